@@ -1,0 +1,51 @@
+"""Which dropout, how much, where, when: an adaptive dropout engine for PyTorch and the study that tunes it.
+
+Names load on first use: ``import dropopt`` alone imports neither torch nor optuna.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version as _version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dropopt.config import Baseline, ConfigError, EngineConfig, RunConfig, TrainConfig
+    from dropopt.engine import DropoutEngine, attach
+    from dropopt.export import load
+
+__version__ = _version("dropopt")
+
+_HOME = {
+    "Baseline": "dropopt.config",
+    "ConfigError": "dropopt.config",
+    "EngineConfig": "dropopt.config",
+    "RunConfig": "dropopt.config",
+    "TrainConfig": "dropopt.config",
+    "DropoutEngine": "dropopt.engine",
+    "attach": "dropopt.engine",
+    "load": "dropopt.export",
+}
+
+__all__ = [
+    "Baseline",
+    "ConfigError",
+    "DropoutEngine",
+    "EngineConfig",
+    "RunConfig",
+    "TrainConfig",
+    "attach",
+    "load",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    if name in ("equations", "engine", "training", "study"):
+        return import_module(f"dropopt.{name}")
+    raise AttributeError(f"module 'dropopt' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME, "equations", "engine", "training", "study"])

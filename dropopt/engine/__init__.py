@@ -1,0 +1,1 @@
+"""The dropout engine: where, what and how often features are dropped; knows nothing of training or studies."""

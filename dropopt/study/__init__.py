@@ -1,0 +1,1 @@
+"""Hyperparameter studies of the engine on Optuna."""

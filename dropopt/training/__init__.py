@@ -1,0 +1,1 @@
+"""Training of CNNs with a dropout engine attached; knows nothing of studies."""
