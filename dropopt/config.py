@@ -100,9 +100,7 @@ class EngineConfig(Config):
     importance_decay: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.5, description="weight of the past in the moving average of importances, per refresh"
     )
-    structured_threshold: Fraction = Field(
-        0.5, description="normalised importance below which a channel may drop"
-    )
+    structured_threshold: Fraction = Field(0.5, description="normalised importance below which a channel may drop")
     block_size: Annotated[int, Field(ge=1)] = Field(3, description="side of a block of pattern 'spatial'")
     # -- how
     reading: Reading = "sound"
@@ -120,9 +118,7 @@ class EngineConfig(Config):
     def _some_weight(self) -> EngineConfig:
         for stage in range(len(STAGES)):
             if sum(self.weights(stage)) == 0:
-                raise ValueError(
-                    "at least one of " + ", ".join(f"w_{m}" for m in METHODS) + " must be above 0"
-                )
+                raise ValueError("at least one of " + ", ".join(f"w_{m}" for m in METHODS) + " must be above 0")
         return self
 
     def weights(self, stage: int = 0) -> tuple[float, ...]:
@@ -139,12 +135,8 @@ class Baseline(Config):
 
     kind: Literal["none", "dropout", "dropout2d", "dropblock", "stochastic_depth"]
     p: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="drop probability")
-    schedule: Literal["constant", "linear"] = Field(
-        "constant", description="linear: 0 at the start, p at the end"
-    )
-    block_size: Annotated[int, Field(ge=1)] = Field(
-        3, description="dropblock only; odd, as torchvision needs"
-    )
+    schedule: Literal["constant", "linear"] = Field("constant", description="linear: 0 at the start, p at the end")
+    block_size: Annotated[int, Field(ge=1)] = Field(3, description="dropblock only; odd, as torchvision needs")
     sites: str | tuple[str, ...] = "auto"
 
     @model_validator(mode="after")
@@ -157,13 +149,9 @@ class Baseline(Config):
 class DataConfig(Config):
     """Images and their seeded, stratified split; the test split is read once, after the study."""
 
-    name: str = Field(
-        "digits", description="a data set's name, folder:PATH, numpy:FILE.npz or module:function"
-    )
+    name: str = Field("digits", description="a data set's name, folder:PATH, numpy:FILE.npz or module:function")
     root: str = Field("data", description="where downloaded data sets lie")
-    subset: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="a stratified n of the training images"
-    )
+    subset: Annotated[int, Field(ge=1)] | None = Field(None, description="a stratified n of the training images")
     image_size: Annotated[int, Field(ge=4)] | None = Field(None, description="resize to this side, in pixels")
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(0.2, description="only where none is given")
@@ -191,9 +179,7 @@ class TrainConfig(Config):
     augment: tuple[Literal["shift", "flip", "cutout"], ...] = ()
     amp: Literal["none", "bf16"] = "none"
     channels_last: bool = False
-    patience: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="stop after n epochs without a gain"
-    )
+    patience: Annotated[int, Field(ge=1)] | None = Field(None, description="stop after n epochs without a gain")
     smooth: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.6, description="decay of the moving average of validation loss that is optimised and pruned on"
     )
@@ -284,23 +270,13 @@ def _words(annotation: Any, metadata: Iterable[Any] = ()) -> str:
         return " or ".join(_words(arm) for arm in get_args(annotation))
     if origin is tuple:
         arms = get_args(annotation)
-        return (
-            f"a list, each {_words(arms[0])}"
-            if arms[-1] is ...
-            else f"{len(arms)} of them, each {_words(arms[0])}"
-        )
+        return f"a list, each {_words(arms[0])}" if arms[-1] is ... else f"{len(arms)} of them, each {_words(arms[0])}"
     if annotation in (int, float):
         low, high = _range(metadata)
         kind = "an integer" if annotation is int else "a number"
         if low and high:
-            return (
-                "an integer " if annotation is int else ""
-            ) + f"in {low[1]}{low[0]:g}, {high[0]:g}{high[1]}"
+            return ("an integer " if annotation is int else "") + f"in {low[1]}{low[0]:g}, {high[0]:g}{high[1]}"
         if low:
             return f"{kind} {'>=' if low[1] == '[' else '>'} {low[0]:g}"
-        return (
-            f"{kind} {'<=' if high[1] == ']' else '<'} {high[0]:g}"
-            if high
-            else f"a finite {kind[2:].lstrip()}"
-        )
+        return f"{kind} {'<=' if high[1] == ']' else '<'} {high[0]:g}" if high else f"a finite {kind[2:].lstrip()}"
     return {bool: "true or false", str: "text", type(None): "nothing"}.get(annotation, "a mapping")

@@ -1,0 +1,129 @@
+"""How a drop is correlated: one feature map, many ways to choose which units fall together.
+
+Every pattern draws noise whose value at each single unit is uniform in [0, 1), and keeps the unit where that
+noise is at least its drop rate p. So the *marginal* rate is exactly p for every map size and block size;
+patterns differ only in which units share their noise:
+
+    element    nobody          Srivastava et al., 2014
+    channel    a whole map     Tompson et al., 2015 (SpatialDropout, torch's Dropout2d)
+    structured a whole map, with p = 0 for the channels that must stay (eq. 5, 6)
+    spatial    a block of neighbouring positions, all channels (Ghiasi et al., 2018, DropBlock; eq. 7, 8)
+
+A pattern returns a *gate*: 1 / (1 - p) where a unit is kept and 0 where it is dropped, broadcastable to x. The
+scale is that of the unit's own rate (never of the batch's realised count, which would couple samples), so
+E[x * gate] = x. Features are on dimension 1 of x, (N, C, *spatial); rates are (1, *1) or (C, *1), in [0, P_MAX].
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from dropopt.config import P_MAX
+
+#: Random bytes pay off once rows are long enough to share a rounding draw; below, floats are as cheap.
+_MIN_ROW = 4
+#: Prominence is pooled over about this many channels, evenly spaced: more cost time and barely move the map.
+_POOLED_CHANNELS = 8
+
+
+def element_gate(x: Tensor, p: Tensor) -> Tensor:
+    """Gate of independent units, shaped like x."""
+    if torch.compiler.is_compiling() or x.ndim < 3 or x.shape[-1] < _MIN_ROW:
+        # Inductor fuses this into the surrounding loop; on short rows there is nothing to save.
+        return _scaled(torch.rand_like(x, dtype=torch.float32) >= p, p, x.dtype)
+    # Random numbers are most of what element dropout costs, so a unit gets 8 bits instead of 32. A rate that is
+    # no multiple of 1/256 stays exact because each row rounds its threshold up with the right probability.
+    rounding = torch.rand(*x.shape[:-1], 1, device=x.device)
+    threshold = torch.floor(p * 256 + rounding).to(x.dtype)  # <= 244: exact in every float type
+    return _random_bytes(x).to(x.dtype).ge_(threshold).mul_((1 / (1 - p)).to(x.dtype))
+
+
+def channel_gate(x: Tensor, p: Tensor) -> Tensor:
+    """Gate of whole feature maps, (N, C, *1)."""
+    noise = torch.rand(*x.shape[:2], *[1] * (x.ndim - 2), device=x.device)
+    return _scaled(noise >= p, p, x.dtype)
+
+
+def spatial_gate(x: Tensor, p: Tensor, block_size: int) -> Tensor:
+    """Gate of contiguous blocks, steered to safe positions; (N, 1 or C, *spatial).
+
+    Eq. (7), (8): positions with S_spatial = 1 are dropped first; only what they cannot carry at P_MAX spills over
+    to the others, so the mean over the map is p whatever the picture looks like. A map of one position has no
+    space: its features are then independent units.
+    """
+    if x[0, 0].numel() == 1:
+        return element_gate(x, p)
+    safe = spatial_structure(x)
+    dims = tuple(range(2, x.ndim))
+    area = safe.to(torch.float32).mean(dims, keepdim=True)  # (N, 1, *1), > 0: the mean is never below the minimum
+    inside = (p / area).clamp(max=P_MAX)
+    outside = ((p - area * inside) / (1 - area).clamp(min=1e-6)).clamp(0, P_MAX)
+    lowest, units = _block_minimum(x, block_size)
+    # The minimum of K uniforms is below g with probability 1 - (1 - g)^K: the g that makes this the rate.
+    keep = lowest >= torch.where(safe, _per_centre(inside, units), _per_centre(outside, units))
+    return keep.to(x.dtype) * torch.where(safe, 1 / (1 - inside), 1 / (1 - outside)).to(x.dtype)
+
+
+def spatial_structure(x: Tensor) -> Tensor:
+    """Eq. (8): S_spatial, (N, 1, *spatial) bool, true where a position may be dropped.
+
+    A position matters by its prominence (|activation|, pooled over channels, averaged over its neighbourhood)
+    and by its novelty (how far it stands from that average: a position that equals its neighbours is redundant).
+    Safe is what matters no more than the average position of its own map.
+    """
+    pooled = x[:, :: max(1, x.shape[1] // _POOLED_CHANNELS)].abs().mean(1, keepdim=True, dtype=torch.float32)
+    around = _neighbourhood_mean(pooled)
+    matter = around + (pooled - around).abs()
+    mean = matter.mean(tuple(range(2, x.ndim)), keepdim=True)
+    return matter <= mean * (1 + 1e-6)  # the margin keeps a constant map whole when its mean rounds down
+
+
+def _scaled(keep: Tensor, p: Tensor, dtype: torch.dtype) -> Tensor:
+    return keep.to(dtype) * (1 / (1 - p)).to(dtype)
+
+
+def _random_bytes(x: Tensor) -> Tensor:
+    """Uniform uint8 in the shape and memory layout of x."""
+    order = sorted(range(x.ndim), key=lambda d: (-x.stride()[d], d))
+    words = torch.empty((x.numel() + 7) // 8, dtype=torch.int64, device=x.device)
+    words.random_(-(2**63), None)  # the full range: without it the sign bit, and every eighth byte, is biased
+    rows = words.view(torch.uint8)[: x.numel()].view([x.shape[d] for d in order])
+    return rows.permute([order.index(d) for d in range(x.ndim)])
+
+
+def _block_minimum(x: Tensor, block_size: int) -> tuple[Tensor, int]:
+    """Per position, the least of the uniform draws whose block covers it, (N, 1, *spatial); and their number.
+
+    Centres reach beyond the border, so that every position is covered by equally many.
+    """
+    sides = [min(block_size, size) for size in x.shape[2:]]
+    grid = [size + side - 1 for size, side in zip(x.shape[2:], sides, strict=True)]
+    lowest = torch.rand(x.shape[0], 1, *grid, device=x.device)
+    units = 1
+    for dim, side in enumerate(sides, start=2):
+        units *= side
+        width = 1
+        while width < side:  # doubling windows: a minimum over b neighbours in log2(b) passes
+            shift = min(width, side - width)
+            length = lowest.shape[dim] - shift
+            lowest = torch.minimum(lowest.narrow(dim, 0, length), lowest.narrow(dim, shift, length))
+            width += shift
+    return lowest, units
+
+
+def _per_centre(p: Tensor, units: int) -> Tensor:
+    return -torch.expm1(torch.log1p(-p) / units)
+
+
+def _neighbourhood_mean(x: Tensor) -> Tensor:
+    """Mean over 3 neighbours along each spatial dimension; the border repeats."""
+    for dim in range(2, x.ndim):
+        size = x.shape[dim]
+        if size > 1:
+            moved = x.movedim(dim, -1)
+            padded = pad(moved.flatten(0, -2).unsqueeze(1), (1, 1), mode="replicate").squeeze(1)
+            total = padded[:, :-2] + padded[:, 1:-1] + padded[:, 2:]
+            x = (total / 3).view(moved.shape).movedim(-1, dim)
+    return x
