@@ -1,0 +1,161 @@
+"""``dropopt run``: the options of a study, and one line on standard error when something is wrong.
+
+Nothing heavy is imported before it is needed: help answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from dropopt.study.definition import Study
+
+Storage = Annotated[
+    str | None,
+    typer.Option(
+        help="Any Optuna storage: a URL, a SQLite or a journal file. Default: OPTUNA_STORAGE, else runs/dropopt.db.",
+        show_default=False,
+    ),
+]
+
+
+def run(
+    context: typer.Context,
+    study: Annotated[
+        str | None, typer.Argument(help="A study's script, or the name of a shipped one: digits, ...")
+    ] = None,
+    storage: Storage = None,
+    study_name: Annotated[str | None, typer.Option(help="Default: the study's own name.", show_default=False)] = None,
+    n_trials: Annotated[
+        int | None,
+        typer.Option(
+            help="Trials that the study shall have in all: completed, pruned or failed. The same line "
+            "again goes on after an interruption; a larger number goes on after the end.",
+            show_default=False,
+        ),
+    ] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(help="Start no trial after so many seconds; those that run end.", show_default=False),
+    ] = None,
+    sampler: Annotated[
+        str | None,
+        typer.Option(
+            help="auto (efficacy where a blend is searched, else tpe), efficacy, tpe, gp, cmaes, random.",
+            show_default=False,
+        ),
+    ] = None,
+    pruner: Annotated[str | None, typer.Option(help="median, hyperband, percentile, none.", show_default=False)] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="With one job, the same seed gives the same study.", show_default=False)
+    ] = None,
+    n_jobs: Annotated[
+        int, typer.Option(help="Child processes that train, of one thread each; -1: one for each core.")
+    ] = -1,
+    space: Annotated[
+        str | None,
+        typer.Option(help="A search space's file, or a shipped one: compact, paper, ...", show_default=False),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs of a trial.", show_default=False)] = None,
+    subset: Annotated[
+        int | None, typer.Option(help="Train on a stratified n of the training images.", show_default=False)
+    ] = None,
+) -> None:
+    """Run a study, or go on with it."""
+    from dropopt.config import ConfigError
+    from dropopt.study import session
+    from dropopt.study.definition import load
+
+    definition: Study | None = context.obj
+    if definition is not None:
+        script, given = Path(sys.argv[0]).resolve(), sys.argv[0]
+    elif study is None:
+        from dropopt.study.shipped import names
+
+        raise ConfigError(f"which study? give a script or one of: {', '.join(names('studies'))}")
+    else:
+        definition, script = load(study)
+        given = study
+    options = {
+        "name": study_name,
+        "n_trials": n_trials,
+        "timeout": timeout,
+        "sampler": sampler,
+        "pruner": pruner,
+        "seed": seed,
+        "space": space,
+        "epochs": epochs,
+        "subset": subset,
+    }
+    changed = session.override(definition, {name: value for name, value in options.items() if value is not None})
+    again = ["dropopt", "run", given, *_same_experiment(options, storage)]
+    code = session.run(changed, script, storage, n_jobs, shlex.join(again))
+    if code:
+        raise typer.Exit(code)
+
+
+def run_script(study: Study, arguments: Sequence[str] | None) -> NoReturn:
+    """The same for a script's own ``main``: no argument names the study, the script is it."""
+    app = typer.Typer(add_completion=False)
+    app.command()(run)
+    command: Any = typer.main.get_command(app)
+    command.params = [parameter for parameter in command.params if parameter.name != "study"]
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    guard(lambda: command.main(args=arguments, obj=study, standalone_mode=False))
+
+
+def guard(work: Callable[[], Any]) -> NoReturn:
+    """Run a command and exit: 0, 1 for a study or storage that broke, 2 for bad input (one line each)."""
+    try:
+        code = work()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # `dropopt status | head` is no error
+        sys.exit(0)
+    except Exception as error:
+        told = _explain(error)
+        if told is None:
+            raise
+        message, code = told
+        if message:
+            print(f"dropopt: {message}", file=sys.stderr)
+        sys.exit(code)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _explain(error: Exception) -> tuple[str, int] | None:
+    """What to say about an expected error and the exit code; None for a bug, which shows its traceback."""
+    from dropopt.config import ConfigError
+
+    if isinstance(error, ConfigError):
+        return str(error), 2
+    if hasattr(error, "format_message"):  # typer: an unknown option, a value of the wrong type
+        if not str(error.format_message()).strip() or type(error).__name__ == "NoArgsIsHelpError":
+            getattr(error, "show", lambda: None)()
+            return "", 2
+        return f"{error.format_message()} (see --help)", getattr(error, "exit_code", 2)
+    from dropopt.study.storage import is_storage_error, reason
+    from dropopt.study.worker import StudyError
+
+    if isinstance(error, StudyError):
+        return str(error), 1
+    if is_storage_error(error):
+        return f"the storage failed: {reason(error)}", 1
+    return None
+
+
+def _same_experiment(options: dict[str, Any], storage: str | None) -> list[str]:
+    """The options that the same study needs again; a storage with a password is better left in a variable."""
+    from dropopt.study.storage import redact
+
+    flags = {"name": "--study-name", "space": "--space", "epochs": "--epochs", "subset": "--subset"}
+    again = [part for name, flag in flags.items() if options[name] is not None for part in (flag, str(options[name]))]
+    if storage is not None:
+        again += ["--storage", redact(storage)]
+    return again

@@ -1,0 +1,113 @@
+"""What a study is: its data, network, training, space and how far to go; written as a short script."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError
+
+from dropopt.config import Config, ConfigError, DataConfig, ModelConfig, RunConfig, TrainConfig, explain
+from dropopt.study import shipped
+from dropopt.study.space import Space
+
+Sampler = Literal["auto", "efficacy", "tpe", "gp", "cmaes", "random"]
+Pruner = Literal["median", "hyperband", "percentile", "none"]
+Seed = Annotated[int, Field(ge=0)]
+
+
+class Study(Config):
+    """A hyperparameter study. ``Study(...)`` in a script defines one, ``study.main()`` runs it.
+
+    Options on the command line override what is given here; they carry Optuna's own names.
+    """
+
+    name: Annotated[str, Field(min_length=1, max_length=200)]
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    #: Settings of the engine that the space leaves alone.
+    engine: Mapping[str, Any] = Field(default_factory=dict)
+    #: A shipped space's name, or a file (from here, or beside the script).
+    space: str = "compact"
+    n_trials: Annotated[int, Field(ge=1)] = 100
+    timeout: Annotated[float, Field(gt=0)] | None = None
+    sampler: Sampler = "auto"
+    pruner: Pruner = "median"
+    seed: Seed = 0
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise ConfigError(f"study: {explain(error, type(self), values)}") from None
+
+    def main(self, arguments: Sequence[str] | None = None) -> None:
+        """Run this study as ``dropopt run`` does, with the same options (from ``sys.argv`` by default)."""
+        from dropopt.study.command import run_script
+
+        run_script(self, arguments)
+
+    def load_space(self, directory: Path | None = None) -> Space:
+        """The search space, looked for from here, beside the script, then among the shipped ones."""
+        return Space.load(self.space, beside=directory)
+
+    def base(self, space: Space) -> RunConfig:
+        """What all trials share; a trial's parameters go on top."""
+        engine = dict(self.engine)
+        if "kind" in engine and space.engine.__name__ != "Baseline":
+            raise ConfigError(f"study {self.name!r} sets a baseline, and space {space.name!r} searches the engine")
+        own: dict[str, Any] = {"engine": engine} if engine else {}
+        run = RunConfig.parse({"data": self.data, "model": self.model, "train": self.train, **own})
+        return space.base(run)
+
+
+def load(name: str) -> tuple[Study, Path]:
+    """The study that a script or a shipped name defines, and the script.
+
+    A script is Python and is run, under a name that is not ``__main__``; its folder is put on the import
+    path, as Python does, so that ``module:function`` finds what lies beside it.
+    """
+    path = shipped.find("studies", name).resolve()
+    add_to_path(path.parent)
+    spec = importlib.util.spec_from_file_location(f"dropopt_study_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"{path} is not a Python script")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    except SyntaxError as error:
+        raise ConfigError(f"{path}:{error.lineno}: {error.msg}") from None
+    studies = list({id(v): v for v in vars(module).values() if isinstance(v, Study)}.values())
+    if len(studies) != 1:
+        raise ConfigError(f"{path} must define one Study (study = Study(...)), found {len(studies)}")
+    return studies[0], path
+
+
+def add_to_path(directory: Path) -> None:
+    """Make what lies in ``directory`` importable, here and in child processes."""
+    text = str(directory)
+    if text not in sys.path:
+        sys.path.insert(0, text)
+
+
+def cores() -> int:
+    """Cores that this process may use; a container's limit counts."""
+    try:
+        count = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS and Windows
+        count = os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()[:2]
+        if quota != "max":
+            count = min(count, max(1, int(quota) // int(period)))
+    except (OSError, ValueError):
+        pass
+    return count

@@ -1,0 +1,142 @@
+"""One sitting of a study: from its definition to the summary, on one machine."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from dropopt.config import ConfigError, RunConfig
+from dropopt.study import report, results
+from dropopt.study.definition import Study, cores
+from dropopt.study.objective import Objective, counted
+from dropopt.study.origin import made_with
+from dropopt.study.progress import Progress, say
+from dropopt.study.slots import Message, Pool, Targets
+from dropopt.study.space import Space
+from dropopt.study.storage import Opened, redact, resolve
+from dropopt.study.strategies import derive, make_pruner, make_sampler
+from dropopt.study.worker import Worker
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.storages import BaseStorage
+
+#: Slots that share a graphics card.
+SLOTS_PER_CARD = 4
+
+
+def override(study: Study, options: Mapping[str, Any]) -> Study:
+    """``study`` with what the command line says; checked like the definition itself."""
+    values = {name: getattr(study, name) for name in type(study).model_fields} | dict(options)
+    for name, section in (("epochs", "train"), ("subset", "data")):
+        if name in values:
+            config = getattr(study, section)
+            values[section] = type(config).parse(config.model_dump() | {name: values.pop(name)})
+    return Study.parse(values)
+
+
+def run(
+    study: Study, script: Path, storage: str | None, n_jobs: int, again: str, targets: Targets | None = None
+) -> int:
+    """Run ``study`` and say how it went; the exit code is 0, or 128 + the signal that ended it."""
+    space = study.load_space(script.parent)
+    base = study.base(space)
+    slots = _slots(n_jobs, base)
+    url = resolve(storage)
+    quiet_optuna()
+    console = Console(soft_wrap=True)
+    # The children start first: they import torch while the storage is opened.
+    with Pool(slots, targets or Targets()) as pool, closing(Opened(url)) as opened:
+        sitting = _Sitting(study, space, base, script, opened.storage)
+        done = sitting.begin()
+        say(console, sitting.opening(redact(url), slots, done))
+        ended: int | None = None
+        if done < study.n_trials:
+            with Progress(console, study.n_trials) as progress:
+                sitting.progress = progress
+                worker = Worker(pool, sitting.open, progress, base=base, n_trials=study.n_trials, timeout=study.timeout)
+                worker.run()
+            ended = worker.signal
+        if sitting.study is not None:
+            report.summary(console, sitting.study, study, redact(url), again, storage is not None, ended)
+        return 0 if ended is None else 128 + ended
+
+
+def quiet_optuna() -> None:
+    """Optuna logs every trial and parameter; what matters is shown by :class:`Progress`."""
+    import optuna
+
+    optuna.logging.set_verbosity(logging.ERROR)
+
+
+class _Sitting:
+    """The study in its storage, opened when the data are known."""
+
+    def __init__(self, study: Study, space: Space, base: RunConfig, script: Path, storage: BaseStorage) -> None:
+        self._definition = study
+        self._space = space
+        self._base = base
+        self._script = script
+        self._storage = storage
+        self.study: optuna.Study | None = None
+        self.progress: Progress | None = None
+
+    def begin(self) -> int:
+        """Check that an existing study is the same experiment; how many trials it has that count."""
+        if self._definition.name not in results.study_names(self._storage):
+            return 0
+        self.study = self._open()
+        self._objective(classes=2).fail_abandoned()
+        return counted(self.study.get_trials(deepcopy=False))
+
+    def opening(self, url: str, slots: int, done: int) -> str:
+        """What is about to happen, in a line."""
+        study = self._definition
+        line = f"study {study.name}: space {self._space.name} ({len(self._space.parameters)} parameters), {url}"
+        if done >= study.n_trials:
+            return f"{line}\nit already has {done} trials; to go on, give --n-trials {done + study.n_trials}"
+        so_far = f" (it has {done})" if done else ""
+        return f"{line}\n{study.n_trials} trials{so_far} of {study.train.epochs} epochs, {slots} at a time"
+
+    def open(self, ready: Message) -> Objective:
+        """Create or go on with the study, for the data that a slot has loaded."""
+        self.study = self.study or self._open()
+        known = self.study.user_attrs.get(results.DATA)
+        if known is None:
+            self.study.set_user_attr(results.DATA, ready["fingerprint"])
+        elif known != ready["fingerprint"]:
+            raise ConfigError(
+                f"the data of study {self.study.study_name!r} have changed since it began; give another --study-name"
+            )
+        if self.progress is not None:
+            self.progress.opened(self.study)
+        return self._objective(ready["classes"])
+
+    def _open(self) -> optuna.Study:
+        definition = self._definition
+        made = made_with(self._script)
+        study = results.open_study(self._storage, definition.name, self._space, self._base, made)
+        # A resumed study draws on: from the same seed alone it would repeat its first draws.
+        drawn = len(study.get_trials(deepcopy=False))
+        study.sampler = make_sampler(definition.sampler, self._space, derive(definition.seed, "sampler", drawn))
+        study.pruner = make_pruner(definition.pruner, self._base.train.epochs)
+        return study
+
+    def _objective(self, classes: int) -> Objective:
+        if self.study is None:
+            raise RuntimeError("the study is opened first")
+        return Objective(self.study, self._space, self._base, self._definition.seed, classes)
+
+
+def _slots(n_jobs: int, base: RunConfig) -> int:
+    if n_jobs == 0 or n_jobs < -1:
+        raise ConfigError(f"n-jobs must be 1 or more, or -1 for one for each core, got {n_jobs}")
+    if n_jobs > 0:
+        return n_jobs
+    cards = len(list(Path("/dev").glob("nvidia[0-9]*"))) if base.train.device != "cpu" else 0
+    return min(cores(), cards * SLOTS_PER_CARD) if cards else cores()

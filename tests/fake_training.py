@@ -1,0 +1,63 @@
+"""Stands in for dropopt.training in tests of the study: same shapes, milliseconds instead of minutes.
+
+The learning rate says how well a run does; some rates make it misbehave in a way that a test asks for
+through the environment (children inherit it).
+"""
+
+import math
+import os
+import signal
+import sys
+import time
+from types import SimpleNamespace
+
+
+class Broken(Exception):
+    """What a trial fails with."""
+
+
+def load(data):
+    if os.environ.get("FAKE_DATA") == "missing":
+        raise FileNotFoundError("no such data")
+    return SimpleNamespace(classes=tuple("0123456789"), fingerprint={"train": os.environ.get("FAKE_DATA", "a")})
+
+
+def train(run, on_epoch):
+    misbehave(os.environ.get("FAKE_FAULT", ""), run)
+    print("a model that prints")  # must not mix with what the slot reports
+    distance = abs(math.log10(run.train.lr) + 1) + run.engine.r0
+    value = 9.9
+    for epoch in range(1, run.train.epochs + 1):
+        time.sleep(float(os.environ.get("FAKE_SECONDS", "0.005")))
+        value = distance + 1 / epoch + (run.train.seed % 1000) * 1e-6
+        on_epoch(
+            SimpleNamespace(
+                epoch=epoch,
+                epochs=run.train.epochs,
+                train_loss=value,
+                val_loss=value,
+                val_accuracy=1 / (1 + value),
+                smoothed_loss=value,
+            )
+        )
+    if os.environ.get("FAKE_FAULT") == "nan":
+        value = math.nan
+    result = SimpleNamespace(
+        smoothed_loss=value, best_epoch=run.train.epochs, best_val_loss=value, best_val_accuracy=1 / (1 + value)
+    )
+    return result, None, None
+
+
+def misbehave(fault, run):
+    """Do what ``fault`` says, in half of the trials or in all of them."""
+    name, _, often = fault.partition(":")
+    if not name or (often != "always" and run.train.lr < 0.07):
+        return
+    if name == "raise":
+        raise Broken("lr is too high")
+    if name == "memory":
+        raise MemoryError
+    if name == "exit":
+        sys.exit(3)
+    if name == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
