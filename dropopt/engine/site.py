@@ -130,7 +130,7 @@ class _ScoredGate(torch.autograd.Function):
         sample = x[: -(-x.shape[0] // _SCORED_SHARE)].clone()
         ctx.save_for_backward(sample, gate)
         ctx.totals, ctx.count = totals, count
-        return x.view_as(x) if gate is None else x * gate
+        return x.clone() if gate is None else x * gate  # a view could not be followed by an in-place operation
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:

@@ -1,0 +1,231 @@
+"""The engine puts the equations in force: how much, where and when."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from dropopt import EngineConfig, attach, equations
+from dropopt.config import METHODS, P_MAX
+
+ONLY = {f"w_{method}": 0.0 for method in METHODS}
+IMAGES = torch.randn(16, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+LABELS = torch.arange(16) % 3
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(8, 12, 3, padding=1, bias=False),
+        nn.BatchNorm2d(12),
+        nn.ReLU(inplace=True),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(12, 3),
+    )
+
+
+def train_step(model: nn.Module) -> float:
+    loss = nn.functional.cross_entropy(model(IMAGES), LABELS)
+    loss.backward()
+    return loss.item()
+
+
+def engine_of(model: nn.Module, **settings):
+    return attach(model, EngineConfig(**settings), example=IMAGES[:2])
+
+
+@pytest.mark.parametrize("reading", ["printed", "sound"])
+def test_members_are_the_equations(reading):
+    """Every member's rate at every site is its equation at that site's depth, time and importance."""
+    config = EngineConfig(reading=reading, performance_psi=-0.3, kappa=0.7, structured_threshold=0.4, w_spatial=0.1)
+    model = network()
+    with attach(model, config, example=IMAGES[:2], complexity=0.3) as engine:
+        train_step(model)
+        engine.step(epoch=2, epochs=5, val_loss=1.4, train_loss=0.9, val_accuracy=0.6)
+        rows, importances = engine.rates(), engine.importances()
+    alpha = equations.adjusted_alpha(config.alpha, 1.4, config.delta, config.lambda_loss, reading=reading)
+    weight = equations.epoch_weight(config.lambda_init, config.kappa, 0.4, config.theta)
+    contextual = equations.contextual_rate(
+        config.r0,
+        equations.complexity_factor(0.3, config.complexity_theta),
+        equations.duration_factor(0.4, 0.5, config.duration_phi),
+        equations.performance_factor(0.6, -0.3, reading=reading),
+    )
+    for row, depth in zip(rows, (1 / 3, 2 / 3), strict=True):
+        importance = importances[row["site"]]
+        eligible = (importance <= 0.4).float()
+        assert row["depth"] == pytest.approx(depth)
+        assert row["alpha"] == pytest.approx(alpha)
+        assert row["adaptive"] == pytest.approx(equations.adaptive_rate(0.25, alpha, depth, 0.4, 1.0, 1.0))
+        assert row["structured"] == pytest.approx(equations.structured_rate(0.25, eligible, reading=reading).item())
+        assert row["contextual"] == pytest.approx(contextual)
+        pfid = equations.pfid_rate(0.25, weight, importance, reading=reading)
+        assert row["pfid"] == pytest.approx(pfid.item(), abs=1e-6)
+        rates = [row[method] for method in METHODS]
+        assert row["integrated"] == pytest.approx(equations.integrated_rate(rates, config.weights()))
+        assert row["applied"] == pytest.approx(row["integrated"])
+
+
+def test_the_adaptive_rate_starts_at_r0_and_falls_faster_in_depth():
+    """Eq. (1): r0 at the start of training; later, deeper layers drop less."""
+    with engine_of(network(), **ONLY | {"w_adaptive": 1.0}) as engine:
+        assert [row["applied"] for row in engine.rates()] == pytest.approx([0.25, 0.25])
+        engine.step(epoch=9, epochs=10)
+        first, second = (row["applied"] for row in engine.rates())
+    assert 0.25 > first > second > 0
+
+
+def test_alpha_is_itself_until_the_first_validation():
+    """Eq. (2) needs a loss; a loss once given is kept until the next one."""
+    with engine_of(network(), alpha=0.8, reading="printed") as engine:
+        assert engine.rates()[0]["alpha"] == 0.8
+        engine.step(epoch=1, epochs=4, val_loss=3.0)
+        assert engine.rates()[0]["alpha"] == pytest.approx(1 / (1 + math.exp(-4 * (3.0 - 1.0))))
+        before = engine.rates()[0]["alpha"]
+        engine.step(epoch=2, epochs=4)
+        assert engine.rates()[0]["alpha"] == before
+
+
+def test_blends_change_with_the_stage_of_training():
+    """Three numbers are the weights of the early, middle and late thirds."""
+    stages = ONLY | {"w_adaptive": (1.0, 0.0, 0.0), "w_contextual": (0.0, 1.0, 0.0), "w_pfid": (0.0, 0.0, 1.0)}
+    with engine_of(network(), **stages) as engine:
+        seen = []
+        for epoch in (0, 3, 4, 6, 8, 9):
+            engine.step(epoch=epoch, epochs=9)
+            seen.append(max(engine.weights(), key=engine.weights().get))
+    assert seen == ["adaptive", "contextual", "contextual", "pfid", "pfid", "pfid"]
+
+
+@pytest.mark.parametrize("allocation", ["feature", "importance"])
+def test_important_features_are_dropped_less(allocation):
+    """Sound eq. (13) and the lemma: rates fall with importance, their mean stays the budget."""
+    model = network()
+    with engine_of(model, allocation=allocation) as engine:
+        for _ in range(3):
+            train_step(model)
+        engine.step(epoch=1, epochs=4)
+        for row in engine.rates():
+            site = engine.sites[row["site"]]
+            order = engine.importances()[row["site"]].argsort()
+            assert (site.p[order].diff() <= 1e-7).all()
+            assert site.p.std() > 0
+            assert site.p.mean().item() == pytest.approx(row["integrated"], rel=1e-5)
+
+
+def test_printed_allocation_is_the_opposite_of_sound():
+    """Eq. (13) as printed rises with importance: the reading is a question for studies, not a detail."""
+    model = network()
+    with engine_of(model, allocation="feature", reading="printed", **ONLY | {"w_adaptive": 1.0}) as engine:
+        train_step(model)
+        engine.step(epoch=1, epochs=4)
+        for name, site in engine.sites.items():
+            assert (site.p[engine.importances()[name].argsort()].diff() >= -1e-7).all()
+
+
+def test_the_structured_pattern_spares_every_important_channel():
+    """Eq. (4)-(6): only channels at or below the threshold may drop, and together they carry the budget."""
+    model = network()
+    with engine_of(model, pattern="structured", structured_threshold=0.5) as engine:
+        train_step(model)
+        engine.step(epoch=1, epochs=4)
+        for row in engine.rates():
+            importance = engine.importances()[row["site"]]
+            p = engine.sites[row["site"]].p
+            assert (p[importance > 0.5] == 0).all()
+            assert (p[importance <= 0.5] > 0).all()
+            assert p.mean().item() == pytest.approx(row["applied"])
+
+
+def test_a_rate_that_cannot_be_met_is_told():
+    """Too few eligible channels: the nearest possible rate is applied, and `applied` says so."""
+    model = network()
+    settings = ONLY | {"w_adaptive": 1.0, "alpha": 0.0, "r0": 0.9, "pattern": "structured", "structured_threshold": 0.1}
+    with engine_of(model, **settings) as engine:
+        for _ in range(20):  # at such a rate, a single step may reach no feature
+            train_step(model)
+        engine.step(epoch=1, epochs=4)
+        for row in engine.rates():
+            eligible = (engine.importances()[row["site"]] <= 0.1).float().mean().item()
+            assert row["integrated"] == pytest.approx(0.9)
+            assert row["applied"] == pytest.approx(P_MAX * eligible, rel=1e-5)
+            assert row["applied"] < row["integrated"]
+
+
+@pytest.mark.parametrize(("val_loss", "more"), [(2.0, True), (0.5, False)])
+def test_adaptive_efficacy_follows_the_generalisation_gap(val_loss, more):
+    """Overfitting (validation loss above training loss) moves the blend towards members that drop more."""
+    settings = {"efficacy": "adaptive", "alpha": 0.9, "efficacy_floor": 0.05}
+    with engine_of(network(), **settings) as engine:
+        engine.step(epoch=3, epochs=4, val_loss=1.0)  # without a training loss there is no gap to follow
+        assert engine.weights()["structured"] == pytest.approx(0.25)
+        rates = {method: sum(row[method] for row in engine.rates()) for method in METHODS}
+        before = sum(rates[m] * w for m, w in engine.weights().items())
+        for _ in range(30):
+            engine.step(epoch=3, epochs=4, val_loss=val_loss, train_loss=1.0)
+        weights = engine.weights()
+        after = sum(rates[m] * w for m, w in weights.items())
+    assert (after > before) is more
+    assert weights["spatial"] == 0.0  # a member that was not asked for stays out
+    assert min(w for m, w in weights.items() if m != "spatial") == pytest.approx(0.05)
+    assert sum(weights.values()) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ({"epoch": 5, "epochs": 4}, r"epoch must be in \[0, 4\], got 5"),
+        ({"epoch": -1, "epochs": 4}, r"epoch must be in \[0, 4\], got -1"),
+        ({"epoch": 1, "epochs": 4, "val_loss": math.nan}, "val_loss must be finite, got nan"),
+        ({"epoch": 1, "epochs": 4, "val_accuracy": math.inf}, "val_accuracy must be finite, got inf"),
+    ],
+)
+def test_a_step_that_makes_no_sense_is_refused(call, message):
+    """A wrong epoch or a metric that is not finite is named, and changes nothing."""
+    with engine_of(network()) as engine:
+        before = engine.rates()
+        with pytest.raises(ValueError, match=message):
+            engine.step(**call)
+        assert engine.rates() == before
+
+
+def test_drop_updates_without_an_optimizer_is_refused():
+    """The engine cannot mask updates of an optimizer that it never saw."""
+    with (
+        engine_of(network(), drop_updates=True) as engine,
+        pytest.raises(ValueError, match=r"call engine\.watch\(optimizer\) before training"),
+    ):
+        engine.step(epoch=1, epochs=4)
+
+
+def test_drop_updates_only_leaves_the_forward_pass_alone():
+    """`only`: training's outputs are those of the bare model, while rates and scores go on."""
+    model, bare = network(), network()
+    with engine_of(model, drop_updates="only") as engine:
+        torch.testing.assert_close(model(IMAGES), bare(IMAGES), rtol=0, atol=0)
+        train_step(model)
+        engine.watch(torch.optim.SGD(model.parameters(), lr=0.1))
+        engine.step(epoch=1, epochs=4)
+        assert all(site.refreshes == 1 for site in engine.sites.values())
+
+
+def test_unused_importances_cost_nothing():
+    """Neither a member nor the allocation asks for them: no score is accumulated."""
+    model = network()
+    with engine_of(model, **ONLY | {"w_adaptive": 1.0}) as engine:
+        train_step(model)
+        assert all(site.count == 0 for site in engine.sites.values())
+
+
+def test_state_of_other_sites_is_refused():
+    """A checkpoint of another network or selection names both."""
+    refused = pytest.raises(ValueError, match=r"state is of sites \['1', '4'\], this engine has \['4'\]")
+    with engine_of(network()) as engine, engine_of(network(), sites="last:1") as other, refused:
+        other.load_state_dict(engine.state_dict())
