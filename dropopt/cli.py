@@ -30,14 +30,13 @@ def status(storage: Storage = None) -> None:
     """List the studies: trials, best value, last activity."""
     from contextlib import closing
 
-    from rich.console import Console
-
     from dropopt.study import report
+    from dropopt.study.progress import make_console
     from dropopt.study.storage import Opened, redact, resolve
 
     url = resolve(storage)
     with closing(Opened(url, create=False)) as opened:
-        report.status(Console(soft_wrap=True), opened.storage, redact(url))
+        report.status(make_console(), opened.storage, redact(url))
 
 
 @app.command()

@@ -116,6 +116,13 @@ class Progress:
         self._live.update(Group(*lines), refresh=True)
 
 
+def make_console() -> Console:
+    """Standard output: lines wrap at the width of a terminal and stay whole in a pipe or a file."""
+    console = Console()
+    console.soft_wrap = not console.is_terminal
+    return console
+
+
 def say(console: Console, text: str, style: str = "") -> None:
     """Print ``text`` as it is: brackets in it are no markup, numbers get no colours."""
     console.print(text, style=style, markup=False, highlight=False)

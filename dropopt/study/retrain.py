@@ -13,7 +13,7 @@ from rich.text import Text
 
 from dropopt.config import ConfigError, RunConfig
 from dropopt.study.definition import add_to_path
-from dropopt.study.progress import say
+from dropopt.study.progress import make_console, say
 
 if TYPE_CHECKING:
     from dropopt.training import EpochReport
@@ -32,7 +32,7 @@ def retrain(file: Path, options: Mapping[str, Any], output: Path | None) -> None
         _check_writable(output)
     # `module:function` may name what lies here, as it does for a study's script.
     add_to_path(Path.cwd())
-    console = Console(soft_wrap=True)
+    console = make_console()
     say(console, _opening(file, run, exported.provenance))
 
     from dropopt import training

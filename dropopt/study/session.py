@@ -8,14 +8,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
 from dropopt.config import ConfigError, RunConfig
 from dropopt.study import report, results
 from dropopt.study.definition import Study, cores
 from dropopt.study.objective import Objective, counted
 from dropopt.study.origin import made_with
-from dropopt.study.progress import Progress, say
+from dropopt.study.progress import Progress, make_console, say
 from dropopt.study.slots import Message, Pool, Targets
 from dropopt.study.space import Space
 from dropopt.study.storage import Opened, redact, resolve
@@ -49,7 +47,7 @@ def run(
     slots = _slots(n_jobs, base)
     url = resolve(storage)
     quiet_optuna()
-    console = Console(soft_wrap=True)
+    console = make_console()
     # The children start first: they import torch while the storage is opened.
     with Pool(slots, targets or Targets()) as pool, closing(Opened(url)) as opened:
         sitting = _Sitting(study, space, base, script, opened.storage)

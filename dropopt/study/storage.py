@@ -31,6 +31,10 @@ _SQLITE_HEADER = b"SQLite format 3\x00"
 _SQLITE_SUFFIXES = (".db", ".sqlite", ".sqlite3")
 
 
+#: Packages that bring a driver, where their name is another.
+_PACKAGES = {"psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary", "mysqldb": "mysqlclient"}
+
+
 class StorageError(RuntimeError):
     """A storage that was open stopped working; the message says which, and why."""
 
@@ -63,6 +67,8 @@ def open_storage(url: str, *, create: bool = True) -> BaseStorage:
         if parsed.get_backend_name() == "sqlite" and parsed.database not in (None, "", ":memory:"):
             _prepare_sqlite(Path(str(parsed.database)), create)
         backend = optuna.storages.RDBStorage(url, engine_kwargs=_engine_kwargs(parsed))
+    except ConfigError:
+        raise
     except (ImportError, sqlalchemy.exc.NoSuchModuleError) as error:
         raise ConfigError(f"storage {redact(url)} needs a database driver: {_driver(url)}") from error
     except (sqlalchemy.exc.ArgumentError, ValueError) as error:
@@ -174,10 +180,12 @@ def _engine_kwargs(parsed: Any) -> dict[str, Any]:
     if backend == "sqlite":
         return {"connect_args": {"timeout": BUSY_TIMEOUT, "factory": _Connection}}
     arguments: dict[str, Any] = {}
-    if driver in ("psycopg2", "psycopg", "pymysql", "mysqldb", "mysqlclient"):
+    if driver in ("psycopg2", "psycopg", "pymysql", "mysqldb"):
         arguments["connect_timeout"] = CONNECT_TIMEOUT
     elif driver == "pg8000":
         arguments["timeout"] = CONNECT_TIMEOUT
+    if driver in ("pymysql", "mysqldb"):  # its connect timeout ends before the server's greeting
+        arguments["read_timeout"] = BUSY_TIMEOUT
     if driver in ("psycopg2", "psycopg"):
         arguments["options"] = f"-c statement_timeout={BUSY_TIMEOUT * 1000}"
     return {"pool_pre_ping": True, "connect_args": arguments}
@@ -214,11 +222,17 @@ def _open_redis(url: str) -> BaseStorage:
 
 
 def _driver(url: str) -> str:
+    """How to get the driver that is missing: SQLAlchemy 2.1 takes another one for PostgreSQL than 2.0."""
+    import sqlalchemy
+
     scheme = url.split("://")[0]
-    package = {"postgresql": "psycopg2-binary", "mysql": "pymysql"}.get(scheme.split("+")[0])
     if scheme == "postgres":
         return "write postgresql://"
-    return f"pip install {package}" if package else f"none is known for {scheme!r}"
+    try:
+        driver = sqlalchemy.engine.make_url(url).get_driver_name()
+    except sqlalchemy.exc.NoSuchModuleError:
+        return f"none is known for {scheme!r}"
+    return f"pip install '{_PACKAGES.get(driver, driver)}'"
 
 
 def _secrets(url: str) -> list[str]:

@@ -209,8 +209,10 @@ class Worker:
         running = self._running[slot]
         if not running.over:
             cause = self._require().fail(running.trial, error, message, trace)
-            self._let_go(slot, f"{cause}: {message}" if message != cause else cause)
-            if error != INTERRUPTED:
+            if error == INTERRUPTED:
+                self._let_go(slot)
+            else:
+                self._let_go(slot, f"{cause}: {message}" if message != cause else cause)
                 self._failed(cause, message)
 
     def _let_go(self, slot: Slot, failure: str = "") -> None:
@@ -248,7 +250,11 @@ class Worker:
         """Answer signals until the returned function is called; a no-op outside the main thread."""
         if threading.current_thread() is not threading.main_thread():
             return lambda: None
-        before: dict[int, Any] = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
+        # Whoever starts a study under nohup wants it to outlive the terminal.
+        hung_up = getattr(signal, "SIGHUP", None)
+        ignored = hung_up is not None and signal.getsignal(hung_up) == signal.SIG_IGN
+        numbers = [number for number in SIGNALS if not (ignored and number == hung_up)]
+        before: dict[int, Any] = {number: signal.signal(number, self._on_signal) for number in numbers}
 
         def restore() -> None:
             for number, handler in before.items():
