@@ -22,7 +22,7 @@ def share_out(budget: Tensor | float, preference: Tensor) -> Tensor:
     wanted = torch.as_tensor(budget, dtype=torch.float64, device=preference.device).clamp(0, P_MAX) * count
     order = preference.sort(descending=True).values
     rest = order.flip(0).cumsum(0).flip(0)  # rest[k]: preference left when the k largest are capped
-    capped = torch.arange(count, device=order.device)
+    capped = torch.arange(count, dtype=torch.float64, device=order.device)
     scale = (wanted - P_MAX * capped) / rest.clamp(min=torch.finfo(torch.float64).tiny)
     fits = (scale * order <= P_MAX) & (rest > 0)  # the largest of the uncapped stays under the cap
     if not bool(fits.any()):

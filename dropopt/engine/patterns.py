@@ -16,6 +16,8 @@ E[x * gate] = x. Features are on dimension 1 of x, (N, C, *spatial); rates are (
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -26,6 +28,8 @@ from dropopt.config import P_MAX
 _MIN_ROW = 4
 #: Prominence is pooled over about this many channels, evenly spaced: more cost time and barely move the map.
 _POOLED_CHANNELS = 8
+#: Up to this many draws per position are floats: each must be below p / K, which takes more than 24 bits beyond.
+_FLOAT_DRAWS = 64
 
 
 def element_gate(x: Tensor, p: Tensor) -> Tensor:
@@ -100,10 +104,10 @@ def _block_minimum(x: Tensor, block_size: int) -> tuple[Tensor, int]:
     """
     sides = [min(block_size, size) for size in x.shape[2:]]
     grid = [size + side - 1 for size, side in zip(x.shape[2:], sides, strict=True)]
-    lowest = torch.rand(x.shape[0], 1, *grid, device=x.device)
-    units = 1
+    units = math.prod(sides)
+    precision = torch.float32 if units <= _FLOAT_DRAWS else torch.float64
+    lowest = torch.rand(x.shape[0], 1, *grid, device=x.device, dtype=precision)
     for dim, side in enumerate(sides, start=2):
-        units *= side
         width = 1
         while width < side:  # doubling windows: a minimum over b neighbours in log2(b) passes
             shift = min(width, side - width)
