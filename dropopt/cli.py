@@ -14,6 +14,7 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # rich's Markdown parser would take help 0.15 s
     help="Which dropout, how much, where, when: studies of an adaptive dropout engine for PyTorch CNNs.",
 )
 
@@ -52,7 +53,10 @@ def export(
     ] = None,
     storage: Storage = None,
 ) -> None:
-    """Write a trial's whole configuration, and where it comes from, to a file."""
+    """Write a trial's configuration to a file.
+
+    All of its settings, and where they come from.
+    """
     from dropopt.study.report import export_trial
     from dropopt.study.storage import resolve
 
@@ -72,7 +76,10 @@ def train(
         typer.Option("--output", "-o", help="Write the network's weights (state_dict) here.", show_default=False),
     ] = None,
 ) -> None:
-    """Train with a configuration; report validation and, once, test accuracy."""
+    """Train with a configuration file.
+
+    Reports validation accuracy and, once, test accuracy.
+    """
     from dropopt.study.retrain import retrain
 
     options = {"epochs": epochs, "seed": seed, "device": device}

@@ -103,7 +103,7 @@ def run(
 
 def run_script(study: Study, arguments: Sequence[str] | None) -> NoReturn:
     """The same for a script's own ``main``: no argument names the study, the script is it."""
-    app = typer.Typer(add_completion=False)
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
     app.command()(run)
     command: Any = typer.main.get_command(app)
     command.params = [parameter for parameter in command.params if parameter.name != "study"]

@@ -1,0 +1,254 @@
+"""The command line: what each command does on the real digits, how fast help is, how faults are told."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import tomllib
+import urllib.request
+from pathlib import Path
+
+import optuna
+import pytest
+
+import dropopt
+from dropopt import cli
+from dropopt.config import ConfigError
+from dropopt.study import Study, definition, shipped
+
+ROOT = Path(__file__).resolve().parent.parent
+PROGRAM = [sys.executable, "-c", "from dropopt.cli import main; main()"]
+
+
+def call(*arguments, cwd, code=0, program=PROGRAM, env=()):
+    """Run ``dropopt ARGUMENTS`` as a person would; its standard output (and error, when it fails)."""
+    done = subprocess.run(
+        [*program, *arguments],
+        cwd=cwd,
+        env={name: value for name, value in os.environ.items() if name != "OPTUNA_STORAGE"} | dict(env),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout if code == 0 else done.stderr
+
+
+@pytest.fixture(scope="module")
+def studied(tmp_path_factory):
+    """A folder in which a tiny digits study has been run: two trials of two epochs."""
+    folder = tmp_path_factory.mktemp("studied")
+    out = call("run", "digits", "--n-trials", "2", "--epochs", "2", "--subset", "300", cwd=folder)
+    return folder, out
+
+
+def fails(monkeypatch, capsys, *arguments):
+    """What ``dropopt ARGUMENTS`` says on standard error; it must exit with 2 and say it in one line."""
+    monkeypatch.setattr(sys, "argv", ["dropopt", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    told = capsys.readouterr()
+    assert caught.value.code == 2, told
+    assert told.err.startswith("dropopt: ")
+    assert told.err.count("\n") == 1
+    return told.err
+
+
+def test_help_answers_at_once(tmp_path):
+    """``dropopt --help`` takes under 0.4 s and names every command."""
+    took = []
+    for _ in range(3):
+        began = time.perf_counter()
+        out = call("--help", cwd=tmp_path)
+        took.append(time.perf_counter() - began)
+    assert min(took) < 0.4
+    for command in ("run", "status", "export", "train", "dashboard"):
+        assert re.search(rf"\b{command}\b", out)
+
+
+@pytest.mark.parametrize("module", ["dropopt", "dropopt.cli", "dropopt.study", "dropopt.study.command"])
+def test_imports_are_light(tmp_path, module):
+    """Neither the package nor its command line loads torch, optuna, scikit-learn or plotly."""
+    code = f"import sys, {module}; print([m for m in ('torch', 'optuna', 'sklearn', 'plotly') if m in sys.modules])"
+    assert call("-c", code, cwd=tmp_path, program=[sys.executable]) == "[]\n"
+
+
+def test_children_that_train_do_not_load_optuna(tmp_path):
+    """Only the worker knows Optuna."""
+    code = "import sys, dropopt.study.trainer; print('optuna' in sys.modules)"
+    assert call("-c", code, cwd=tmp_path, program=[sys.executable]) == "False\n"
+
+
+def test_run_leaves_a_study_that_optuna_opens(studied):
+    """A study by name: its trials are in runs/dropopt.db, and what to type next is told."""
+    folder, out = studied
+    storage = optuna.storages.RDBStorage(f"sqlite:///{folder}/runs/dropopt.db")
+    trials = optuna.load_study(study_name="digits", storage=storage).trials
+    storage.engine.dispose()
+    assert [trial.state.name for trial in trials] == ["COMPLETE"] * 2
+    assert all(0.1 < trial.user_attrs["val_accuracy"] <= 1 for trial in trials)
+    assert "study digits: 2 complete" in out
+    for line in (
+        "dropopt dashboard",
+        "dropopt run digits --epochs 2 --subset 300 --n-trials 4",
+        "dropopt export --study digits -o best.yaml",
+        "dropopt train best.yaml",
+    ):
+        assert line in out
+    assert "\x1b" not in out
+
+
+def test_a_script_and_its_name_are_the_same_study(studied):
+    """``python studies/digits.py`` and ``dropopt run studies/digits.py`` go on with what the name began."""
+    folder, _ = studied
+    script = ROOT / "studies" / "digits.py"
+    options = ("--n-trials", "2", "--epochs", "2", "--subset", "300")
+    assert "it already has 2 trials" in call(str(script), *options, cwd=folder, program=[sys.executable])
+    assert "it already has 2 trials" in call("run", str(script), *options, cwd=folder)
+    assert "--pruner" in call(str(script), "--help", cwd=folder, program=[sys.executable])
+
+
+def test_status_lists_studies(studied):
+    """One row for each study: trials, best, last activity."""
+    folder, _ = studied
+    out = call("status", cwd=folder)
+    assert re.search(r"digits +│ 2 complete +│ \d\.\d{4} +│ 0\.\d{4}", out)
+
+
+@pytest.mark.parametrize("kind", ["yaml", "json", "toml"])
+def test_export_gives_back_the_best_trial(studied, kind):
+    """The file holds the whole configuration and its origin, and ``dropopt.load`` gives it back."""
+    folder, _ = studied
+    out = call("export", "--study", "digits", "--format", kind, "-o", f"best.{kind}", cwd=folder)
+    assert f"train with it: dropopt train best.{kind}" in out
+    loaded = dropopt.load(folder / f"best.{kind}")
+    storage = optuna.storages.RDBStorage(f"sqlite:///{folder}/runs/dropopt.db")
+    best = optuna.load_study(study_name="digits", storage=storage).best_trial
+    storage.engine.dispose()
+    assert loaded.run.model_dump(mode="json") == best.user_attrs["config"]
+    origin = loaded.provenance
+    assert (origin["study"], origin["trial"], origin["value"]) == ("digits", best.number, best.value)
+    assert origin["seed"] == best.user_attrs["seed"] == loaded.train.seed
+    assert origin["made_with"]["dropopt"] == dropopt.__version__
+
+
+def test_train_reports_validation_and_test(studied):
+    """``dropopt train`` repeats the exported trial and looks at the test split once, with n and an error."""
+    folder, _ = studied
+    call("export", "-o", "best.yaml", cwd=folder)
+    out = call("train", "best.yaml", "-o", "model.pt", cwd=folder)
+    best = json.loads(json.dumps(dict(dropopt.load(folder / "best.yaml").provenance)))
+    assert re.search(rf"validation: accuracy {best['val_accuracy']:.4f} \+- 0\.\d{{4}} \(n = \d+\)", out)
+    assert re.search(r"test: +accuracy 0\.\d{4} \+- 0\.\d{4} \(n = 36\d\)", out)
+    assert (folder / "model.pt").stat().st_size > 1000
+
+
+def test_the_dashboard_shows_the_study_on_this_machine_only(studied):
+    """optuna-dashboard answers on the loopback address that is printed."""
+    folder, _ = studied
+    process = subprocess.Popen([*PROGRAM, "dashboard", "--port", "0"], cwd=folder, stdout=subprocess.PIPE, text=True)
+    try:
+        line = process.stdout.readline()
+        url = re.search(r"http://127\.0\.0\.1:\d+/", line)[0]
+        with urllib.request.urlopen(url + "api/studies", timeout=10) as answer:
+            assert [study["study_name"] for study in json.load(answer)["study_summaries"]] == ["digits"]
+    finally:
+        process.terminate()
+        process.communicate(timeout=10)
+
+
+def test_bad_input_is_told_in_one_line(studied, monkeypatch, capsys):
+    """Each gives one line with what is allowed, exit code 2 and no traceback."""
+    folder, _ = studied
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("OPTUNA_STORAGE", raising=False)
+    Path("file").write_text("")
+    Path("bad.yaml").write_text("engine:\n  r0: 1.3\n")
+    Path("odd.yaml").write_text("engine:\n  ro: 0.3\n")
+    for arguments, message in {
+        "run nothing.py": "study nothing.py does not exist; give a .py file or one of: digits",
+        "run digit": "no study 'digit'; did you mean 'digits'? known: digits",
+        "run": "which study? give a script or one of: digits",
+        "run digits --space cmpact": "no search space 'cmpact'; did you mean 'compact'? known: compact",
+        "run digits --sampler tp": "sampler must be one of auto, efficacy, tpe, gp, cmaes, random, got 'tp'",
+        "run digits --pruner x": "pruner must be one of median, hyperband, percentile, none, got 'x'",
+        "run digits --n-trials 0": "n_trials must be an integer >= 1, got 0",
+        "run digits --n-trials x": "Invalid value for '--n-trials'",
+        "run digits --epochs 0": "epochs must be an integer >= 1, got 0",
+        "run digits --n-jobs 0": "n-jobs must be 1 or more, or -1",
+        "run digits --nope": "No such option: --nope",
+        "run digits --storage file/x.db": "folder file cannot be made: File exists",
+        "run digits --storage nope://u:secret@h/x": "storage nope://u:***@h/x needs a database driver",
+        "status --storage none.db": "no storage at none.db; run a study first",
+        "export --study digit": "no study 'digit' in this storage; did you mean 'digits'? known: digits",
+        "export --study digits --trial 9": "study 'digits' has no trial 9; there are: 0 to 1",
+        "export --study digits --format xml": "xml",
+        "export --study digits -o none/best.yaml": "none",
+        "train none.yaml": "none.yaml",
+        "train bad.yaml": "r0 must be in [0, 1], got 1.3",
+        "train odd.yaml": "did you mean 'r0'?",
+        "dashboard --storage none.db": "no storage at none.db",
+        "dashboard --port 99999": "99999",
+        "nope": "No such command 'nope'",
+    }.items():
+        told = fails(monkeypatch, capsys, *arguments.split())
+        assert message in told, arguments
+        assert "secret" not in told
+    assert not Path("none.db").exists()
+
+
+def test_no_traceback_reaches_the_person(tmp_path):
+    """The same through the real program: standard error is one line."""
+    assert call("run", "none.py", cwd=tmp_path, code=2).count("\n") == 1
+
+
+def test_a_script_with_a_mistake_is_told_by_its_path(tmp_path):
+    """A setting that does not exist, no study, a syntax error: file and reason."""
+    path = tmp_path / "own.py"
+    for text, message in {
+        "from dropopt.study import Study\nstudy = Study(name='a', trian={})\n": "unknown setting 'trian'",
+        "from dropopt.study import Study\nstudy = Study(name='a', train={'lr': -1})\n": "train.lr must be a number > 0",
+        "x = 1\n": "must define one Study (study = Study(...)), found 0",
+        "x = (\n": "own.py:1: '(' was never closed",
+    }.items():
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=re.escape(message)):
+            definition.load(str(path))
+
+
+def test_a_study_finds_a_space_beside_its_script(tmp_path, monkeypatch):
+    """A file named in the script is looked for from here and beside the script."""
+    (tmp_path / "mine.yaml").write_text("engine:\n  r0: {low: 0, high: 0.2}\n")
+    assert Study(name="a", space="mine.yaml").load_space(tmp_path).parameters[0].high == 0.2
+    with pytest.raises(ConfigError, match=r"search space mine\.yaml does not exist"):
+        Study(name="a", space="mine.yaml").load_space(tmp_path / "elsewhere")
+
+
+def test_shipped_files_are_found_from_an_installed_package(tmp_path):
+    """In a package laid out as the wheel lays it out, studies and spaces are found by name."""
+    setup = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert {"dropopt.studies", "dropopt.search_spaces"} <= set(setup["packages"])
+    for package in setup["packages"]:
+        where = setup["package-dir"].get(package, package.replace(".", "/"))
+        target = tmp_path / package.replace(".", "/")
+        target.mkdir(parents=True, exist_ok=True)
+        for pattern in ("*.py", *setup["package-data"].get(package, ())):
+            for file in (ROOT / where).glob(pattern):
+                shutil.copy(file, target)
+    code = (
+        "from dropopt.study import shipped; from dropopt.study.definition import load;"
+        "study, path = load('digits'); space = study.load_space(path.parent); print(path); print(space.path)"
+    )
+    env = {"PYTHONPATH": str(tmp_path)}
+    out = call("-P", "-c", code, cwd=tmp_path, program=[sys.executable], env=env).split()
+    assert out == [str(tmp_path / "dropopt/studies/digits.py"), str(tmp_path / "dropopt/search_spaces/compact.yaml")]
+
+
+def test_shipped_names_are_the_files_of_the_repository():
+    """Every study and space of the repository ships."""
+    for kind, suffix in (("studies", ".py"), ("search_spaces", ".yaml")):
+        assert shipped.names(kind) == sorted(path.stem for path in (ROOT / kind).glob(f"*{suffix}"))
