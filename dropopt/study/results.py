@@ -119,24 +119,27 @@ def study_names(storage: BaseStorage) -> list[str]:
     return sorted(study.study_name for study in storage.get_all_studies())
 
 
-def open_study(
+def create(
     storage: BaseStorage, name: str, space: Space, base: RunConfig, made_with: Mapping[str, Any]
 ) -> optuna.Study:
-    """Create the study, or go on with it if it is the same experiment; a :class:`ConfigError` otherwise."""
+    """A new study, or one that has no trial yet, stamped with the experiment that it is."""
     import optuna
 
-    if name not in study_names(storage):
-        study = optuna.create_study(study_name=name, storage=storage, direction="minimize", load_if_exists=True)
-        study.set_user_attr(SPACE, space.name)
-        study.set_user_attr(FINGERPRINT, space.fingerprint)
-        study.set_user_attr(BASE, base.model_dump(mode="json"))
-        study.set_user_attr(MADE_WITH, dict(made_with))
-        return study
-    study = optuna.load_study(study_name=name, storage=storage)
+    study = optuna.create_study(study_name=name, storage=storage, direction="minimize", load_if_exists=True)
+    study.set_user_attr(SPACE, space.name)
+    study.set_user_attr(FINGERPRINT, space.fingerprint)
+    study.set_user_attr(BASE, base.model_dump(mode="json"))
+    study.set_user_attr(MADE_WITH, dict(made_with))
+    return study
+
+
+def check(study: optuna.Study, space: Space, base: RunConfig) -> None:
+    """A :class:`ConfigError` says what makes ``study`` another experiment than this one, if anything does."""
     difference = _difference(study, space, base)
     if difference:
-        raise ConfigError(f"study {name!r} exists and {difference}; give another --study-name, or the same settings")
-    return study
+        raise ConfigError(
+            f"study {study.study_name!r} exists and {difference}; give another --study-name, or the same settings"
+        )
 
 
 def _difference(study: optuna.Study, space: Space, base: RunConfig) -> str:
@@ -144,7 +147,10 @@ def _difference(study: optuna.Study, space: Space, base: RunConfig) -> str:
     import optuna
 
     attributes = study.user_attrs
-    if study.directions != [optuna.study.StudyDirection.MINIMIZE] or BASE not in attributes:
+    minimised = study.directions == [optuna.study.StudyDirection.MINIMIZE]
+    if minimised and not study.get_trials(deepcopy=False):
+        return ""  # it can still become any
+    if not minimised or BASE not in attributes:
         return "was not made by dropopt"
     if attributes[FINGERPRINT] != space.fingerprint:
         changed = "has changed since" if attributes[SPACE] == space.name else f"is not {space.name}"

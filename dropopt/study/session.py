@@ -51,7 +51,7 @@ def run(
     # The children start first: they import torch while the storage is opened.
     with Pool(slots, targets or Targets()) as pool, closing(Opened(url)) as opened:
         sitting = _Sitting(study, space, base, script, opened.storage)
-        done = sitting.begin()
+        done = sitting.done
         say(console, sitting.opening(redact(url), slots, done))
         ended: int | None = None
         if done < study.n_trials:
@@ -79,18 +79,24 @@ class _Sitting:
         self._definition = study
         self._space = space
         self._base = base
-        self._script = script
         self._storage = storage
         self.study: optuna.Study | None = None
         self.progress: Progress | None = None
+        self.done = 0
+        if study.name in results.study_names(storage):
+            self._resume()
+        # What takes time to import is imported while the children import torch.
+        self._made_with = made_with(script)
+        # A resumed study draws on: from the same seed alone it would repeat its first draws.
+        drawn = 0 if self.study is None else len(self.study.get_trials(deepcopy=False))
+        self._sampler = make_sampler(study.sampler, space, derive(study.seed, "sampler", drawn))
 
-    def begin(self) -> int:
-        """Check that an existing study is the same experiment; how many trials it has that count."""
-        if self._definition.name not in results.study_names(self._storage):
-            return 0
-        self.study = self._open()
-        self._objective(classes=2).fail_abandoned()
-        return counted(self.study.get_trials(deepcopy=False))
+    def _resume(self) -> None:
+        """Check that a study of this name is the same experiment, and end what was left running."""
+        self.study = results.find_study(self._storage, self._definition.name)
+        results.check(self.study, self._space, self._base)
+        self._objective(self.study, classes=2).fail_abandoned()
+        self.done = counted(self.study.get_trials(deepcopy=False))
 
     def opening(self, url: str, slots: int, done: int) -> str:
         """What is about to happen, in a line."""
@@ -103,32 +109,24 @@ class _Sitting:
 
     def open(self, ready: Message) -> Objective:
         """Create or go on with the study, for the data that a slot has loaded."""
-        self.study = self.study or self._open()
-        known = self.study.user_attrs.get(results.DATA)
-        if known is None:
-            self.study.set_user_attr(results.DATA, ready["fingerprint"])
-        elif known != ready["fingerprint"]:
+        study = self.study
+        if study is None or not study.get_trials(deepcopy=False):
+            name = self._definition.name
+            study = results.create(self._storage, name, self._space, self._base, self._made_with)
+            study.set_user_attr(results.DATA, ready["fingerprint"])
+        elif study.user_attrs.get(results.DATA) != ready["fingerprint"]:
             raise ConfigError(
-                f"the data of study {self.study.study_name!r} have changed since it began; give another --study-name"
+                f"the data of study {study.study_name!r} have changed since it began; give another --study-name"
             )
+        study.sampler = self._sampler
+        study.pruner = make_pruner(self._definition.pruner, self._base.train.epochs)
+        self.study = study
         if self.progress is not None:
-            self.progress.opened(self.study)
-        return self._objective(ready["classes"])
+            self.progress.opened(study)
+        return self._objective(study, ready["classes"])
 
-    def _open(self) -> optuna.Study:
-        definition = self._definition
-        made = made_with(self._script)
-        study = results.open_study(self._storage, definition.name, self._space, self._base, made)
-        # A resumed study draws on: from the same seed alone it would repeat its first draws.
-        drawn = len(study.get_trials(deepcopy=False))
-        study.sampler = make_sampler(definition.sampler, self._space, derive(definition.seed, "sampler", drawn))
-        study.pruner = make_pruner(definition.pruner, self._base.train.epochs)
-        return study
-
-    def _objective(self, classes: int) -> Objective:
-        if self.study is None:
-            raise RuntimeError("the study is opened first")
-        return Objective(self.study, self._space, self._base, self._definition.seed, classes)
+    def _objective(self, study: optuna.Study, classes: int) -> Objective:
+        return Objective(study, self._space, self._base, self._definition.seed, classes)
 
 
 def _slots(n_jobs: int, base: RunConfig) -> int:
