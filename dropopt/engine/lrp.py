@@ -12,7 +12,8 @@ sums in any network are treated as zennit would treat modules, and the network i
     activations, constants    relevance passes through unchanged
     max pooling, indexing...  relevance follows the entries that were chosen, as a gradient does
     gate times signal         all to the signal. A gate came out of a sigmoid or softmax, or is the smaller factor
-                              (squeeze-excitation); of two equal factors each gets half
+                              (squeeze-excitation); of two equal factors each gets half. So features inside a gate
+                              score 0, and none stands out among them
     attention                 the attention map is such a gate: all to the values. There is no agreed rule; this
                               one conserves relevance (Ali et al., 2022, "XAI for Transformers")
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from zennit.core import BasicHook, Hook
-from zennit.rules import AlphaBeta, Epsilon, Norm, ZPlus
+from zennit.rules import Epsilon, Norm, ZPlus
 
 #: What is added to a layer's denominators, in units of their mean size in the sample: too small to shift relevance, in
 #: a network of any scale (one with fresh BatchNorm statistics can shrink its activations by ten powers of ten).
@@ -74,7 +74,6 @@ RULES: dict[str, Callable[[Stabiliser], tuple[Hook, Hook]]] = {
     "epsilon_plus": lambda s: (SignedPlus(s), Epsilon(epsilon=s)),
     "epsilon": lambda s: (Epsilon(epsilon=s), Epsilon(epsilon=s)),
     "z_plus": lambda s: (SignedPlus(s), SignedPlus(s)),
-    "alpha2_beta1": lambda s: (AlphaBeta(2.0, 1.0, stabilizer=s), Epsilon(epsilon=s)),
 }
 
 
