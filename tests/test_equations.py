@@ -1,0 +1,303 @@
+"""Every equation: golden cases, the formula restated, dtypes, gradients, devices and trends."""
+
+import inspect
+import json
+import math
+from pathlib import Path
+from statistics import NormalDist, fmean
+
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from dropopt import equations
+
+GOLDEN = json.loads((Path(__file__).parent / "vectors" / "equations.json").read_text())
+PROFILE = settings(derandomize=True, deadline=None, max_examples=20)
+READINGS = ("printed", "sound")
+HALF = (torch.float16, torch.bfloat16)
+
+# Every function with its arguments in the specification's order, and the kind of value that each takes.
+ARGUMENTS = {
+    "adaptive_rate": "r0:unit alpha:unit depth:unit progress:unit theta_depth:gain theta_epoch:gain",
+    "adjusted_alpha": "alpha:unit loss:gain delta:gain threshold:gain reading",
+    "threshold_mask": "importance:layer r:unit",
+    "random_mask": "noise:layer structure:mask r:unit reading",
+    "structured_rate": "r:unit structure:mask reading",
+    "complexity_factor": "complexity:unit theta:gain",
+    "duration_factor": "duration:gain midpoint:gain phi:real",
+    "performance_factor": "performance:gain psi:real reading",
+    "contextual_rate": "r0:unit complexity:unit duration:unit performance:real",
+    "probabilistic_importance": "mean:reals variance:layer",
+    "feature_rate": "r0:unit weight:gain importance:layer reading",
+    "epoch_weight": "initial:gain kappa:gain progress:unit theta:gain",
+    "integrated_rate": "rates:layer weights:layer",
+    "pfid_rate": "r0:unit weight:gain importance:layer reading",
+    "normalised": "importance:layer",
+    "importance_rate": "alpha:unit importance:layer reading",
+    "dropped_gradient": "gradient:matrix noise:noises p:layer",
+}
+KINDS = {name: dict(w.split(":") for w in words.split() if ":" in w) for name, words in ARGUMENTS.items()}
+CASES = [(name, r) for name, words in ARGUMENTS.items() for r in (READINGS if "reading" in words else (None,))]
+every_case = pytest.mark.parametrize(("name", "reading"), CASES)
+either_reading = pytest.mark.parametrize("reading", READINGS)
+
+# Few bits, so that sums are exact in float64 and ties happen; the ends of a range come up often.
+UNIT = st.sampled_from((0.0, 1.0)) | st.floats(0, 1, width=16)
+GAIN = st.sampled_from((0.0, 1.0)) | st.floats(0, 8, width=16)
+REAL = st.floats(-8, 8, width=16)
+NOISE = st.floats(0, 1, width=16, exclude_max=True)
+
+
+def kind_of(kind, size):
+    """Values of a kind; those that describe a layer have its number of features."""
+
+    def several(elements, size=size):
+        return st.lists(elements, min_size=size, max_size=size)
+
+    layer = several(UNIT) | UNIT.map(lambda x: [x] * size)
+    kinds = {"unit": UNIT, "gain": GAIN, "real": REAL, "layer": layer, "reals": several(REAL)}
+    kinds |= {"mask": several(st.sampled_from((0.0, 1.0)))}
+    kinds |= {"matrix": several(several(REAL, 2)), "noises": several(several(NOISE, 2))}
+    return kinds[kind]
+
+
+@st.composite
+def arguments(draw, name, features=None):
+    size = features or draw(st.integers(1, 6))
+    values = {key: draw(kind_of(kind, size)) for key, kind in KINDS[name].items()}
+    assume(any(values.get("weights", [1])))
+    return values
+
+
+def fixed(name):
+    """Legal values where every function is smooth."""
+    values = {"unit": 0.3, "gain": 0.7, "real": 0.4, "layer": [0.15, 0.3, 0.9], "reals": [-1.0, 0.2, 1.1]}
+    values |= {"mask": [0.0, 1.0, 1.0], "matrix": [[0.3, -0.2]] * 3, "noises": [[0.1, 0.5]] * 3}
+    return {key: values[kind] for key, kind in KINDS[name].items()}
+
+
+def tensors(values, dtype=torch.float64, grad=False):
+    return {key: torch.tensor(x, dtype=dtype, requires_grad=grad) for key, x in values.items()}
+
+
+def call(name, values, reading=None):
+    return getattr(equations, name)(**values, **({} if reading is None else {"reading": reading}))
+
+
+def close(got, wanted, tolerance=1e-9):
+    got, wanted = (torch.as_tensor(x, dtype=torch.float64).detach() for x in (got, wanted))
+    torch.testing.assert_close(got, wanted, rtol=0, atol=tolerance)  # NaN and another shape fail
+
+
+# -- golden cases, and each formula again: explicit, slow, in Python's own float64 ---------------------------
+
+GOLDEN_IDS = [f"{case['function']}-{case['args'].get('reading', 'only')}-{i}" for i, case in enumerate(GOLDEN)]
+
+
+@pytest.mark.parametrize("case", GOLDEN, ids=GOLDEN_IDS)
+def test_golden(case):
+    """Every golden case holds to 1e-9, its lists given as float64 tensors."""
+    args = case["args"]
+    mixed = {k: torch.tensor(x, dtype=torch.float64) if isinstance(x, list) else x for k, x in args.items()}
+    close(getattr(equations, case["function"])(**mixed), case["expected"])
+
+
+def sigmoid(x):
+    return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
+
+
+def log(x):
+    return math.log(max(x, 2.0**-1022))
+
+
+def clip(x):
+    return min(max(x, 0.0), 1.0)
+
+
+def norm(values):
+    low, high = min(values), max(values)
+    return [0.5 if low == high else (x - low) / (high - low) for x in values]
+
+
+def shares(values):
+    return [x / sum(values) if sum(values) > 0 else 0.0 for x in values]
+
+
+RESTATED = {
+    "adaptive_rate": lambda r0, a, d, t, td, te: clip(r0 * (1 - a * d**td * t**te)),
+    "adjusted_alpha printed": lambda a, loss, delta, threshold: sigmoid(delta * (loss - threshold)),
+    "adjusted_alpha sound": lambda a, loss, delta, threshold: a * sigmoid(delta * (loss - threshold)),
+    "threshold_mask": lambda f, r: [0.0 if x <= r else 1.0 for x in f],
+    "random_mask printed": lambda u, s, r: [float(u[i] < r and s[i] == 1) for i in range(len(u))],
+    "random_mask sound": lambda u, s, r: [float(not (u[i] < r and s[i] == 1)) for i in range(len(u))],
+    "structured_rate printed": lambda r, s: 1 - r * fmean(s),
+    "structured_rate sound": lambda r, s: r * fmean(s),
+    "complexity_factor": lambda d, theta: 1 - math.exp(-theta * d),
+    "duration_factor": lambda t, mid, phi: 1 - sigmoid(phi * (t - mid)),
+    "performance_factor printed": lambda p, psi: psi * log(p),
+    "performance_factor sound": lambda p, psi: max(0.0, 1 + psi * log(p)),
+    "contextual_rate": lambda r0, g, h, i: clip(r0 * g * h * i),
+    "probabilistic_importance": lambda m, v: [
+        NormalDist(fmean(m), math.sqrt(v[i] + 1e-12)).cdf(m[i]) for i in range(len(m))
+    ],
+    "feature_rate printed": lambda r0, w, f: [r0 * (1 - math.exp(-w * x)) for x in f],
+    "feature_rate sound": lambda r0, w, f: [r0 * math.exp(-w * x) for x in f],
+    "epoch_weight": lambda initial, kappa, t, theta: initial * (1 + kappa * t**theta),
+    "integrated_rate": lambda r, w: sum(w[i] * r[i] for i in range(len(r))) / sum(w),
+    "pfid_rate printed": lambda r0, w, f: r0 * math.prod(clip(1 - w * x) for x in f),
+    "pfid_rate sound": lambda r0, w, f: r0 * math.prod(clip(1 - w * x) for x in shares(f)),
+    "normalised": norm,
+    "importance_rate printed": lambda a, f: [1 - a * x for x in norm(f)],
+    "importance_rate sound": lambda a, f: [a * (1 - x) for x in norm(f)],
+    "dropped_gradient": lambda g, u, p: [
+        [0.0 if u[i][j] < p[i] else g[i][j] for j in range(len(g[i]))] for i in range(len(p))
+    ],
+}
+
+
+@every_case
+@PROFILE
+@given(data=st.data())
+def test_restated(name, reading, data):
+    """On numbers and tensors mixed, a function equals its formula spelt out in Python."""
+    values = data.draw(arguments(name))
+    mixed = {k: torch.tensor(x, dtype=torch.float64) if isinstance(x, list) else x for k, x in values.items()}
+    restated = RESTATED[name if reading is None else f"{name} {reading}"]
+    close(call(name, mixed, reading), restated(*values.values()))
+
+
+# -- what holds for every function --------------------------------------------------------------------------
+
+
+def test_signatures():
+    """The functions are the specification's, by its argument names; a reading has to be given, by keyword."""
+    for name, words in ARGUMENTS.items():
+        parameters = inspect.signature(getattr(equations, name)).parameters
+        assert list(parameters) == [word.split(":")[0] for word in words.split()]
+        if "reading" in parameters:
+            assert parameters["reading"].kind is inspect.Parameter.KEYWORD_ONLY
+            assert parameters["reading"].default is inspect.Parameter.empty
+        assert getattr(equations, name).__doc__.startswith(("Eq. (", "Lemma: ", "Weight update: "))
+
+
+@every_case
+@PROFILE
+@given(data=st.data())
+def test_numbers_give_what_tensors_give(name, reading, data):
+    """Numbers alone give a float, what float64 tensors give; a number is a layer of one feature."""
+
+    def first(x):
+        return first(x[0]) if isinstance(x, list) else x
+
+    values = data.draw(arguments(name, features=1))
+    numbers = values if name == "integrated_rate" else {key: first(x) for key, x in values.items()}
+    result = call(name, numbers, reading)
+    assert type(result) is float
+    close(call(name, tensors(numbers), reading), result, tolerance=0)
+
+
+@every_case
+@PROFILE
+@given(data=st.data(), dtype=st.sampled_from((torch.float32, *HALF)))
+def test_other_dtypes(name, reading, data, dtype):
+    """A narrower dtype is kept and costs one rounding of the result, beside float32's own."""
+    values = data.draw(arguments(name))
+    if name == "performance_factor":
+        values["performance"] += 0.5  # 0 counts as the smallest number of the dtype, so differs
+    if name == "probabilistic_importance":
+        values["variance"] = [v + 0.5 for v in values["variance"]]  # near 0, float32's rounding of the mean shows
+    narrow = tensors(values, dtype)
+    result = call(name, narrow, reading)
+    assert result.dtype is dtype
+    exact = call(name, {key: x.double() for key, x in narrow.items()}, reading)
+    torch.testing.assert_close(result.double(), exact, rtol=torch.finfo(dtype).eps, atol=1e-5)
+
+
+@every_case
+@PROFILE
+@given(data=st.data(), dtype=st.sampled_from((torch.float64, torch.float32, torch.bfloat16)))
+def test_gradients_are_finite(name, reading, data, dtype):
+    """Legal arguments, poles and ties included, have finite values and finite gradients."""
+    values = tensors(data.draw(arguments(name)), dtype, grad=True)
+    result = call(name, values, reading)
+    assert result.isfinite().all()
+    if result.requires_grad:
+        result.sum().backward()
+    assert all(x.grad is None or x.grad.isfinite().all() for x in values.values())
+
+
+@pytest.mark.parametrize(("name", "reading"), [case for case in CASES if "mask" not in case[0]])
+def test_gradients_are_right(name, reading):
+    """Where a function is smooth, its gradient is what finite differences give."""
+    values = tensors(fixed(name), grad=True)
+    if name == "dropped_gradient":
+        values |= {key: values[key].detach() for key in ("noise", "p")}
+
+    def function(*changed):
+        return call(name, dict(zip(values, changed, strict=True)), reading)
+
+    assert torch.autograd.gradcheck(function, tuple(values.values()))
+
+
+@every_case
+def test_no_tensor_is_read(name, reading):
+    """Tensors on "meta", which hold no values, will do: none is read, so no device is waited for."""
+    values = {key: x.to("meta") for key, x in tensors(fixed(name)).items()}
+    if name == "integrated_rate":
+        values["weights"] = fixed(name)["weights"]
+    result = call(name, values, reading)
+    assert result.is_meta
+    assert result.dtype is torch.float64
+
+
+def test_compiles_whole():
+    """torch.compile takes all of them without a graph break."""
+
+    def everything(values):
+        return [call(name, values[name], reading) for name, reading in CASES]
+
+    values = {name: tensors(fixed(name)) for name in ARGUMENTS}
+    values["integrated_rate"]["weights"] = fixed("integrated_rate")["weights"]
+    compiled = torch.compile(everything, backend="eager", fullgraph=True)
+    for got, wanted in zip(compiled(values), everything(values), strict=True):
+        close(got, wanted, tolerance=0)
+
+
+# (function, reading) -> what it rises with (+) and falls with (-), everything else being equal
+TRENDS = {
+    ("adaptive_rate", None): "+r0 -alpha -depth -progress +theta_depth +theta_epoch",
+    ("adjusted_alpha", "printed"): "+loss -threshold",
+    ("adjusted_alpha", "sound"): "+alpha +loss -threshold",
+    ("threshold_mask", None): "+importance -r",
+    ("random_mask", "printed"): "-noise +structure +r",
+    ("random_mask", "sound"): "+noise -structure -r",
+    ("structured_rate", "printed"): "-r -structure",
+    ("structured_rate", "sound"): "+r +structure",
+    ("complexity_factor", None): "+complexity +theta",
+    ("contextual_rate", None): "+r0 +complexity +duration +performance",
+    ("feature_rate", "printed"): "+r0 +weight +importance",
+    ("feature_rate", "sound"): "+r0 -weight -importance",
+    ("epoch_weight", None): "+initial +kappa +progress -theta",
+    ("integrated_rate", None): "+rates",
+    ("pfid_rate", "printed"): "+r0 -weight -importance",
+    ("pfid_rate", "sound"): "+r0 -weight",
+    ("importance_rate", "printed"): "-alpha",
+    ("importance_rate", "sound"): "+alpha",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "reading", "trend"), [(*case, trend) for case, trends in TRENDS.items() for trend in trends.split()]
+)
+@PROFILE
+@given(data=st.data())
+def test_trends(name, reading, trend, data):
+    """A function never turns back: it rises or falls with each symbol as the prose says."""
+    sign, key = {"+": 1, "-": -1}[trend[0]], trend[1:]
+    values = tensors(data.draw(arguments(name)))
+    other = torch.tensor(data.draw(kind_of(KINDS[name][key], len(values[key]) if values[key].dim() else 1))).double()
+    low, high = torch.minimum(values[key], other), torch.maximum(values[key], other)
+    change = call(name, values | {key: high}, reading) - call(name, values | {key: low}, reading)
+    assert (sign * change >= -1e-12).all()

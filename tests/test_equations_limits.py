@@ -1,0 +1,273 @@
+"""The equations at their limits: what each reading promises, extreme arguments, and errors."""
+
+import math
+import re
+
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from dropopt import equations
+
+PROFILE = settings(derandomize=True, deadline=None, max_examples=50)
+READINGS = ("printed", "sound")
+either_reading = pytest.mark.parametrize("reading", READINGS)
+
+UNIT = st.floats(0, 1, width=16)
+GAIN = st.floats(0, 8, width=16)
+REAL = st.floats(-8, 8, width=16)
+
+
+def close(got, wanted, tolerance=1e-9):
+    got, wanted = (torch.as_tensor(x, dtype=torch.float64).detach() for x in (got, wanted))
+    torch.testing.assert_close(got, wanted, rtol=0, atol=tolerance)  # NaN and another shape fail
+
+
+def test_adaptive_rate_limits():
+    """r0 at the start, r0 (1 - alpha) at the end of the deepest layer, 0 where alpha > 1 would go below it."""
+    last = {"depth": 1, "progress": 1, "theta_depth": 2, "theta_epoch": 0.5}
+    assert equations.adaptive_rate(0.4, 0.9, **last | {"progress": 0}) == 0.4
+    assert equations.adaptive_rate(0.4, 0.25, **last) == pytest.approx(0.3)
+    assert equations.adaptive_rate(0.4, 1.5, **last) == 0
+
+
+@either_reading
+def test_adjusted_alpha_has_one_shape(reading):
+    """Both readings broadcast alpha with the loss, and only the sound one depends on its value."""
+    alpha = torch.tensor([0.0, 0.5, 1.0])
+    result = equations.adjusted_alpha(alpha, 2.0, 4.0, 2.0, reading=reading)
+    assert torch.equal(result, alpha / 2 if reading == "sound" else torch.full((3,), 0.5))
+
+
+@either_reading
+def test_structured_rate_is_what_the_mask_drops(reading):
+    """The structured rate is the random mask's dropped fraction, averaged over evenly spread noise."""
+    noise = (torch.arange(100, dtype=torch.float64)[:, None] + 0.5) / 100
+    structure = torch.tensor([1.0, 0.0, 1.0, 1.0])
+    mask = equations.random_mask(noise, structure, 0.37, reading=reading)
+    assert set(mask.unique().tolist()) == {0, 1}
+    close(equations.structured_rate(0.37, structure.double(), reading=reading), 1 - mask.mean())
+
+
+@PROFILE
+@given(duration=GAIN, midpoint=GAIN, phi=REAL)
+def test_duration_factor_turns_at_the_midpoint(duration, midpoint, phi):
+    """1/2 at the midpoint; past it smaller for phi > 0, larger for phi < 0, and antisymmetric about it."""
+    assert equations.duration_factor(midpoint, midpoint, phi) == 0.5
+    factor = equations.duration_factor(duration, midpoint, phi)
+    assert (factor - 0.5) * phi * (duration - midpoint) <= 0
+    assert factor + equations.duration_factor(duration, midpoint, -phi) == pytest.approx(1)
+
+
+@PROFILE
+@given(performance=GAIN, better=GAIN, psi=REAL)
+def test_performance_factor_follows_psi(performance, better, psi):
+    """P = 1 is neutral (0 printed, 1 sound), the sign of psi is the direction, sound is never negative."""
+    for reading, neutral in zip(READINGS, (0, 1), strict=True):
+        low, high = (equations.performance_factor(p, psi, reading=reading) for p in sorted((performance, better)))
+        assert (high - low) * psi >= 0
+        assert equations.performance_factor(1.0, psi, reading=reading) == neutral
+    assert low >= 0
+
+
+def test_probabilistic_importance_limits():
+    """A feature at the layer's mean has 1/2, one that never varies has 0 or 1; only differences matter."""
+    mean, variance = torch.tensor([-1.0, 0.0, 1.0]).double(), torch.zeros(3).double()
+    assert equations.probabilistic_importance(mean, variance).tolist() == [0, 0.5, 1]
+    varied = torch.tensor([0.1, 2.0, 3.0]).double()
+    close(*(equations.probabilistic_importance(mean + shift, varied) for shift in (0, 8)))
+    assert equations.probabilistic_importance(7.0, 0.0) == 0.5
+
+
+@PROFILE
+@given(r0=UNIT, weight=GAIN, importance=GAIN)
+def test_feature_rate_readings_share_r0_out(r0, weight, importance):
+    """The readings of eq. (13) add up to r0, each within [0, r0]; sound, no importance means r0."""
+    printed, sound = (equations.feature_rate(r0, weight, importance, reading=reading) for reading in READINGS)
+    assert printed + sound == pytest.approx(r0)
+    assert min(printed, sound) >= 0
+    assert equations.feature_rate(r0, weight, 0.0, reading="sound") == r0
+
+
+def test_epoch_weight_limits():
+    """initial at the start, initial (1 + kappa) at the end; theta = 0 is the end from the start."""
+    assert equations.epoch_weight(0.5, 3.0, 0.0, 0.25) == 0.5
+    assert equations.epoch_weight(0.5, 3.0, 1.0, 0.25) == 2
+    assert equations.epoch_weight(0.5, 3.0, 0.0, 0.0) == 2
+
+
+@PROFILE
+@given(rates=st.lists(st.floats(-0.5, 1.5, width=16), min_size=4, max_size=4), data=st.data())
+def test_integrated_rate_is_a_mean_of_clipped_rates(rates, data):
+    """Within the members' range, alone with one weight, and the same for weights on another scale."""
+    weights = data.draw(st.lists(UNIT, min_size=4, max_size=4).filter(any))
+    clipped = [min(max(rate, 0), 1) for rate in rates]
+    blend = equations.integrated_rate(rates, weights)
+    assert min(clipped) - 1e-12 <= blend <= min(max(clipped) + 1e-12, 1)
+    assert equations.integrated_rate(rates, [8 * w for w in weights]) == blend
+    assert equations.integrated_rate(rates, [0, 0, 1e-300, 0]) == clipped[2]
+
+
+def test_integrated_rate_broadcasts():
+    """Members may be numbers, rates per channel and rates per position; weights too may differ by channel."""
+    channel, position = torch.rand(3, 1, 1), torch.rand(2, 2)
+    result = equations.integrated_rate([0.5, channel, position], [1.0, 2.0, 1.0])
+    close(result, (0.5 + 2 * channel + position) / 4, 1e-6)
+    assert equations.integrated_rate([0.0, 1.0], [channel * 0 + 1, 3.0]).flatten().tolist() == [0.75] * 3
+
+
+@PROFILE
+@given(width=st.integers(1, 300), scale=st.floats(1e-3, 1e3))
+def test_pfid_rate_and_width(width, scale):
+    """Sound: from r0 (1 - weight) to r0 exp(-weight) at any width and scale. Printed: vanishes."""
+    importance = torch.full((width,), 0.5, dtype=torch.float64) * scale
+    sound = equations.pfid_rate(0.8, 0.5, importance, reading="sound")
+    assert 0.4 - 1e-9 <= sound <= 0.8 * math.exp(-0.5)
+    close(sound, 0.8 * (1 - 0.5 / width) ** width)
+    assert equations.pfid_rate(0.8, 0.5, importance / scale, reading="printed") <= 0.8 * 0.75**width + 1e-9
+
+
+@either_reading
+def test_pfid_rate_keeps_r0_where_nothing_matters(reading):
+    """No importance at all, or none above 0, leaves r0; beside others, an importance below 0 counts as 0."""
+    for importance in (torch.zeros(4), torch.tensor([-1.0, 0.0, -2.0])):
+        assert equations.pfid_rate(0.25, 3.0, importance, reading=reading) == 0.25
+    mixed, counted = (equations.pfid_rate(0.25, 0.25, torch.tensor([low, 2.0]), reading=reading) for low in (-1.0, 0.0))
+    assert mixed == counted
+
+
+def test_half_precision_does_not_eat_factors():
+    """Over 512 features each factor of eq. (16) is nearly 1, nearer than bfloat16 can say: it is not lost."""
+    rate = equations.pfid_rate(0.8, 1.0, torch.ones(512, dtype=torch.bfloat16), reading="sound")
+    assert rate.item() == pytest.approx(0.8 * math.exp(-1), rel=0.01)
+
+
+@PROFILE
+@given(importance=st.lists(REAL, min_size=2, max_size=6), alpha=UNIT)
+def test_the_most_important_feature_is_spared(importance, alpha):
+    """Sound: from alpha, the least important, to 0. Printed: from 1 to 1 - alpha. Half way if all are equal."""
+    assume(max(importance) > min(importance))
+    least, most = (importance.index(f(importance)) for f in (min, max))
+    for reading, low, high in (("sound", 0, alpha), ("printed", 1 - alpha, 1)):
+        rates = equations.importance_rate(alpha, torch.tensor(importance), reading=reading)
+        close(rates[[least, most]], [high, low], 1e-6)
+        close(equations.importance_rate(alpha, torch.ones(3), reading=reading), [(low + high) / 2] * 3, 1e-6)
+
+
+def test_dropped_gradient_shapes():
+    """p is per output feature; noise is per entry, or per output feature, with trailing dimensions or not."""
+    gradient = torch.rand(3, 2, 5, 5).to(torch.bfloat16) + 1
+    p = torch.tensor([0.0, 0.5, 1.0])
+    for noise in (torch.full((3, 2, 5, 5), 0.5), torch.full((3, 1, 1, 1), 0.5), torch.full((3,), 0.5)):
+        kept = equations.dropped_gradient(gradient, noise, p)
+        assert kept.dtype is torch.bfloat16
+        assert torch.equal(kept, gradient * torch.tensor([1, 1, 0]).view(3, 1, 1, 1))
+
+
+def test_dropped_gradient_drops_nan():
+    """A dropped entry is 0 even where the gradient is not finite."""
+    gradient = torch.tensor([[math.nan, math.inf], [1.0, 2.0]])
+    kept = equations.dropped_gradient(gradient, torch.zeros(2), torch.tensor([0.5, 0.0]))
+    assert kept.tolist() == [[0, 0], [1, 2]]
+
+
+def test_gradient_at_the_poles():
+    """At t = 0 and P = 0 a slope that is finite is exact, an infinite one is 0, and the others do not notice."""
+    for theta, slope in ((1.0, -0.1), (2.0, 0.0), (0.5, 0.0)):
+        r0, t, exponent = (torch.tensor(x, requires_grad=True) for x in (0.4, 0.0, theta))
+        equations.adaptive_rate(r0, 0.5, 0.5, t, 1.0, exponent).backward()
+        assert (r0.grad.item(), t.grad.item(), exponent.grad.item()) == (1, pytest.approx(slope), 0)
+    performance, psi = torch.tensor(0.0, requires_grad=True), torch.tensor(-1.0, requires_grad=True)
+    equations.performance_factor(performance, psi, reading="printed").backward()
+    assert (performance.grad.item(), psi.grad.item()) == (0, pytest.approx(math.log(2.0**-126)))
+
+
+def test_dtypes_mix_as_in_torch():
+    """Numbers and tensors without dimensions do not widen the others; masks of any type are counted in floats."""
+    layer = torch.ones(3, dtype=torch.bfloat16)
+    r0 = torch.tensor(0.5, dtype=torch.float64)
+    assert equations.feature_rate(r0, 1.0, layer, reading="sound").dtype is torch.bfloat16
+    assert equations.feature_rate(r0, layer.half(), layer, reading="sound").dtype is torch.float32
+    assert equations.structured_rate(r0, layer > 0, reading="sound").dtype is torch.float64
+    assert equations.structured_rate(0.5, layer > 0, reading="sound").dtype is torch.float32
+
+
+EXTREME = [
+    ("adjusted_alpha", {"alpha": 1.0, "loss": 3e4, "delta": 3e4, "threshold": 0.0, "reading": "sound"}, 1),
+    ("adjusted_alpha", {"alpha": 1.0, "loss": 0.0, "delta": 3e4, "threshold": 3e4, "reading": "printed"}, 0),
+    ("duration_factor", {"duration": 3e4, "midpoint": 0.0, "phi": 3e4}, 0),
+    ("duration_factor", {"duration": 3e4, "midpoint": 0.0, "phi": -3e4}, 1),
+    ("complexity_factor", {"complexity": 3e4, "theta": 3e4}, 1),
+    ("feature_rate", {"r0": 0.5, "weight": 3e4, "importance": [3e4, 0.0], "reading": "printed"}, [0.5, 0]),
+    ("feature_rate", {"r0": 0.0, "weight": 3e4, "importance": [-3e4, 0.0], "reading": "sound"}, [0, 0]),
+    ("pfid_rate", {"r0": 0.5, "weight": 0.0, "importance": [3e4] * 9, "reading": "sound"}, 0.5),
+    ("pfid_rate", {"r0": 0.5, "weight": 3e4, "importance": [3e4, 0.0], "reading": "printed"}, 0),
+    ("normalised", {"importance": [-6e4, 6e4, 0.0]}, [0, 1, 0.5]),
+    ("probabilistic_importance", {"mean": [6e4, -6e4], "variance": [0.0, 0.0]}, [1, 0]),
+    ("probabilistic_importance", {"mean": [0.0, 0.0], "variance": [-1e-3, 6e4]}, [0.5, 0.5]),
+    ("performance_factor", {"performance": 0.0, "psi": 0.0, "reading": "sound"}, 1),
+    ("performance_factor", {"performance": 0.0, "psi": 8.0, "reading": "sound"}, 0),
+]
+
+
+def test_normalised_spans_the_whole_range():
+    """Importances at both ends of a dtype are as far apart as any."""
+    for dtype in (torch.float64, torch.float32, torch.bfloat16):
+        ends = torch.tensor([torch.finfo(dtype).min, 0.0, torch.finfo(dtype).max], dtype=dtype)
+        assert equations.normalised(ends).tolist() == [0, 0.5, 1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("name", "values", "expected"), EXTREME)
+def test_extremes(name, values, expected, dtype):
+    """Sums, products and exponentials beyond a dtype's range end in the limit, never in NaN."""
+    leaves = {k: torch.tensor(x, dtype=dtype, requires_grad=True) for k, x in values.items() if k != "reading"}
+    result = getattr(equations, name)(**values | leaves)
+    close(result, expected, 1e-2)
+    result.sum().backward()
+    if dtype is not torch.float16:  # 0.4 / sqrt(1e-12), the slope of eq. (12) without variance, is beyond it
+        assert all(x.grad.isfinite().all() for x in leaves.values())
+
+
+LEGAL = {
+    "adaptive_rate": dict.fromkeys(("r0", "alpha", "depth", "progress", "theta_depth", "theta_epoch"), 0.5),
+    "adjusted_alpha": {"alpha": 0.5, "loss": 1.0, "delta": 1.0, "threshold": 1.0, "reading": "sound"},
+    "random_mask": {"noise": 0.5, "structure": 1.0, "r": 0.5, "reading": "sound"},
+    "performance_factor": {"performance": 0.5, "psi": 1.0, "reading": "printed"},
+    "pfid_rate": {"r0": 0.5, "weight": 1.0, "importance": 1.0, "reading": "printed"},
+    "integrated_rate": {"rates": [0.1, 0.2, 0.3], "weights": [1.0, 0.0, 0.0]},
+    "dropped_gradient": {"gradient": 1.0, "noise": 0.5, "p": 0.5},
+}
+ERRORS = [
+    ("adaptive_rate", {"r0": 1.3}, "r0 must be in [0, 1], got 1.3"),
+    ("adaptive_rate", {"progress": -0.1}, "progress must be in [0, 1], got -0.1"),
+    ("adaptive_rate", {"theta_epoch": -1}, "theta_epoch must be finite and >= 0, got -1"),
+    ("adjusted_alpha", {"loss": math.nan}, "loss must be finite, got nan"),
+    ("performance_factor", {"performance": -0.1}, "performance must be finite and >= 0, got -0.1"),
+    ("pfid_rate", {"weight": math.inf}, "weight must be finite and >= 0, got inf"),
+    ("dropped_gradient", {"p": 2.0}, "p must be in [0, 1], got 2.0"),
+    ("integrated_rate", {"rates": [math.nan, 0, 0]}, "rates[0] must be finite, got nan"),
+    ("integrated_rate", {"weights": [1.0]}, "rates and weights must be equally many, got 3 and 1"),
+    *(
+        (name, {"reading": "Sound"}, "reading must be 'printed' or 'sound', got 'Sound'")
+        for name in ("random_mask", "pfid_rate")
+    ),
+    *(
+        ("integrated_rate", {"weights": weights}, f"weights must be >= 0 with a finite sum above 0, got {shown}")
+        for weights, shown in (
+            ([0.0, 0, 0], "[0.0, 0, 0]"),
+            ([1.0, -0.5, 1], "[1.0, -0.5, 1]"),
+            ([1.0, math.inf, 0], "[1.0, inf, 0]"),
+            (torch.tensor([1.0, math.nan, 1]), "[1.0, nan, 1.0]"),
+            ([torch.tensor([1.0, 0.0]), 0, 0], "[[1.0, 0.0], 0, 0]"),
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "bad", "message"), ERRORS)
+def test_errors(name, bad, message):
+    """What is not legal is refused: its name, what is allowed, what was given."""
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        getattr(equations, name)(**LEGAL[name] | bad)
