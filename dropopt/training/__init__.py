@@ -1,1 +1,25 @@
-"""Training of CNNs with a dropout engine attached; knows nothing of studies."""
+"""Training: data sets as tensors, networks by name, and the loop that trains one; knows the engine, not the study."""
+
+from __future__ import annotations
+
+from dropopt.training.data import load_data, load_once
+from dropopt.training.dataset import Dataset, Split
+from dropopt.training.evaluate import evaluate
+from dropopt.training.fit import fit
+from dropopt.training.models import build_model
+from dropopt.training.results import DivergedError, EpochReport, TrainResult
+from dropopt.training.run import train_run
+
+__all__ = [
+    "Dataset",
+    "DivergedError",
+    "EpochReport",
+    "Split",
+    "TrainResult",
+    "build_model",
+    "evaluate",
+    "fit",
+    "load_data",
+    "load_once",
+    "train_run",
+]

@@ -1,0 +1,169 @@
+"""Images and labels from arrays: a .npz file, or what a person's own function returns."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dropopt.config import ConfigError, suggestion
+from dropopt.training.dataset import Split
+
+#: Other names for the six arrays: those of the Keras files, and plain words.
+_ALIASES = {
+    "x": ("x_train", "images", "train_images"),
+    "y": ("y_train", "labels", "train_labels"),
+    "x_validation": ("x_val", "validation_images"),
+    "y_validation": ("y_val", "validation_labels"),
+    "x_test": ("test_images",),
+    "y_test": ("test_labels",),
+}
+#: What the last axis of (N, H, W, C) images may be.
+_CHANNELS = (1, 3, 4)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set as it was found: images (N, C, H, W), uint8 or float32, and which splits it brings."""
+
+    name: str
+    classes: tuple[str, ...]
+    train: Split
+    validation: Split | None = None
+    test: Split | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.classes) < 2:
+            raise ConfigError(f"{self.name}: at least two classes are needed, got {list(self.classes)}")
+        counts = torch.bincount(self.train.labels, minlength=len(self.classes))
+        if 0 in counts:
+            empty = self.classes[counts.tolist().index(0)]
+            raise ConfigError(f"{self.name}: class {empty!r} has no training images")
+        for name, split in (("validation", self.validation), ("test", self.test)):
+            if split is not None and split.images.shape[1:] != self.train.images.shape[1:]:
+                raise ConfigError(
+                    f"{self.name}: {name} images are {_size(split)}, training images {_size(self.train)}; "
+                    "all must have one size"
+                )
+
+
+def read_npz(path: Path) -> Source:
+    """A NumPy file with x, y and, if it has them, x_test, y_test, x_validation, y_validation, classes."""
+    name = f"numpy:{path}"
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise ConfigError(f"{path} is a single array; expected a .npz file with x and y")
+            return from_arrays(name, {key: _entry(file, key, path) for key in file.files})
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except (OSError, EOFError, zipfile.BadZipFile) as error:
+        raise ConfigError(f"{path} cannot be read: {_line(error)}") from None
+    except ValueError as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{path} is not a .npz file: {_line(error)}") from None
+
+
+def from_arrays(name: str, arrays: Mapping[str, Any]) -> Source:
+    """Check named arrays (x, y, ...) and give classes numbers in the order of their labels."""
+    found = _renamed(name, arrays)
+    if "x" not in found or "y" not in found:
+        raise ConfigError(f"{name} must have x and y (or images and labels), has: {', '.join(arrays) or 'nothing'}")
+    names, classes = _class_names(name, found)
+    splits = {}
+    for suffix in ("", "_validation", "_test"):
+        if (f"x{suffix}" in found) != (f"y{suffix}" in found):
+            raise ConfigError(f"{name}: x{suffix} and y{suffix} must come together")
+        if f"x{suffix}" in found:
+            images = _images(name, f"x{suffix}", found[f"x{suffix}"])
+            labels = _numbers(name, f"y{suffix}", found[f"y{suffix}"], classes)
+            if len(images) != len(labels):
+                raise ConfigError(f"{name}: x{suffix} has {len(images)} images, y{suffix} {len(labels)} labels")
+            splits[suffix] = Split(images, labels)
+    return Source(name, names, splits[""], splits.get("_validation"), splits.get("_test"))
+
+
+def _entry(file: Any, key: str, path: Path) -> Any:
+    try:
+        return file[key]
+    except ValueError as error:
+        if "allow_pickle" not in str(error):
+            raise ConfigError(f"{path}: array {key!r} is damaged: {_line(error)}") from None
+        raise ConfigError(
+            f"{path}: array {key!r} holds Python objects (images of several sizes?); expected numbers"
+        ) from None
+
+
+def _renamed(name: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """Arrays under their first names, as NumPy arrays."""
+    first = {alias: key for key, aliases in _ALIASES.items() for alias in (key, *aliases)} | {"classes": "classes"}
+    found: dict[str, Any] = {}
+    for key, value in arrays.items():
+        if key not in first:
+            raise ConfigError(f"{name}: unknown array {key!r}; {suggestion(key, [*_ALIASES, 'classes'])}")
+        if first[key] in found:
+            raise ConfigError(f"{name}: {first[key]} is given twice, as {key!r} too")
+        try:
+            found[first[key]] = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+        except ValueError:  # a ragged list
+            raise ConfigError(f"{name}: {key} must be one array; all images must have one size") from None
+    return found
+
+
+def _class_names(name: str, found: Mapping[str, Any]) -> tuple[tuple[str, ...], Any]:
+    """Names of the classes, and the label that each has in the arrays."""
+    labels = np.unique(found["y"])
+    if "classes" not in found:
+        return tuple(str(label) for label in labels), labels
+    names = tuple(str(label) for label in found["classes"].tolist())
+    if not np.issubdtype(labels.dtype, np.integer) or (
+        labels.size and not 0 <= labels.min() <= labels.max() < len(names)
+    ):
+        raise ConfigError(f"{name}: with classes given, labels must be integers in [0, {len(names) - 1}]")
+    return names, np.arange(len(names))
+
+
+def _images(name: str, key: str, array: Any) -> Tensor:
+    """(N, C, H, W), uint8 or float32, from (N, H, W), (N, H, W, C) or (N, C, H, W)."""
+    if array.ndim == 3:
+        array = array[:, None]
+    elif array.ndim == 4 and array.shape[3] in _CHANNELS and array.shape[1] not in _CHANNELS:
+        array = array.transpose(0, 3, 1, 2)
+    if array.ndim != 4 or 0 in array.shape:
+        raise ConfigError(
+            f"{name}: {key} must be (N, H, W), (N, H, W, C) or (N, C, H, W) and not empty, got {array.shape}"
+        )
+    if array.dtype == np.uint8 or array.dtype == np.bool_:
+        return torch.from_numpy(np.ascontiguousarray(array, dtype=np.uint8))
+    if not np.issubdtype(array.dtype, np.number) or np.issubdtype(array.dtype, np.complexfloating):
+        raise ConfigError(f"{name}: {key} must hold numbers, got {array.dtype}")
+    images = np.ascontiguousarray(array, dtype=np.float32)
+    if not np.isfinite(images).all():
+        raise ConfigError(f"{name}: {key} holds numbers that are not finite")
+    return torch.from_numpy(images)
+
+
+def _numbers(name: str, key: str, labels: Any, classes: Any) -> Tensor:
+    """Class numbers (N,) of labels, (N,) or (N, 1)."""
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim != 1 or labels.dtype.kind not in "biuUS":
+        raise ConfigError(f"{name}: {key} must be (N,) integers or names, got {labels.dtype} of shape {labels.shape}")
+    if unknown := sorted(set(labels.tolist()) - set(classes.tolist())):
+        raise ConfigError(f"{name}: class {str(unknown[0])!r} is in {key} but not in y")
+    return torch.from_numpy(np.searchsorted(classes, labels).astype(np.int64))
+
+
+def _size(split: Split) -> str:
+    return "x".join(str(side) for side in split.images.shape[1:])
+
+
+def _line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

@@ -1,0 +1,197 @@
+"""Images as tensors, in three seeded, stratified splits; the test split is for after the study.
+
+What a data set brings is kept: its own test split, its own validation split. What it lacks is drawn from its
+training images, first test, then (of what ``subset`` leaves) validation, so that a smaller subset is trained
+on and validated on, and tested on the same images as the whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dropopt.config import ConfigError, DataConfig, suggestion
+from dropopt.training import vision
+from dropopt.training.arrays import Source, from_arrays, read_npz
+from dropopt.training.dataset import Dataset, Split
+from dropopt.training.folder import read_folder
+from dropopt.training.owncode import own_function
+from dropopt.training.progress import tracked
+from dropopt.training.splits import stratified
+
+NAMES = ("digits", *vision.MNIST_LIKE, *vision.OTHERS)
+
+#: Images that are converted at a time: few enough that the copies in between stay small.
+CHUNK = 1000
+
+
+def load_data(config: DataConfig) -> Dataset:
+    """The data set that ``config`` names, split and normalised, on the CPU.
+
+    Everything that can be wrong with it is a :class:`ConfigError` that names the file.
+    """
+    found = _read(config)
+    if isinstance(found, Dataset):
+        if config.subset is not None or config.image_size is not None:
+            raise ConfigError(f"{config.name} returns a ready Dataset: subset and image_size cannot apply to it")
+        return replace(found, fingerprint=_fingerprint(found.splits()) | found.fingerprint)
+    return _prepare(_resized(found, config.image_size), config)
+
+
+@lru_cache(maxsize=1)
+def load_once(config: DataConfig) -> Dataset:
+    """:func:`load_data`, keeping the last one: for a process that trains on it again and again."""
+    return load_data(config)
+
+
+def _read(config: DataConfig) -> Source | Dataset:
+    kind, colon, place = config.name.partition(":")
+    if config.name == "digits":
+        return _digits()
+    if config.name in NAMES:
+        return vision.read_named(config.name, Path(config.root).expanduser())
+    if kind == "folder" and place:
+        return read_folder(Path(place).expanduser(), config.image_size)
+    if kind == "numpy" and place:
+        return read_npz(Path(place).expanduser())
+    if colon and kind not in ("folder", "numpy"):
+        return _from_function(config.name)
+    raise ConfigError(
+        f"data.name {config.name!r} is unknown; "
+        f"{suggestion(config.name, [*NAMES, 'folder:PATH', 'numpy:FILE.npz', 'module:function'])}"
+    )
+
+
+def _digits() -> Source:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = torch.from_numpy(digits.images.astype(np.uint8))[:, None]
+    return Source("digits", tuple("0123456789"), Split(images, torch.from_numpy(digits.target.astype(np.int64))))
+
+
+def _from_function(name: str) -> Source | Dataset:
+    """What a person's own function gives: (images, labels), named arrays as in a .npz file, or a Dataset."""
+    given = own_function(name)()
+    if isinstance(given, Dataset):
+        return given
+    if isinstance(given, tuple | list) and len(given) == 2:
+        given = {"x": given[0], "y": given[1]}
+    if not isinstance(given, Mapping):
+        raise ConfigError(
+            f"{name} must return (images, labels), a mapping of arrays or a Dataset, got {type(given).__name__}"
+        )
+    return from_arrays(name, given)
+
+
+# -- from a source to splits
+
+
+def _prepare(source: Source, config: DataConfig) -> Dataset:
+    splits = _split(source, config)
+    normalised, mean, std = _normalise(splits)
+    return Dataset(
+        name=source.name,
+        classes=source.classes,
+        **normalised,
+        mean=tuple(mean.tolist()),
+        std=tuple(std.tolist()),
+        fingerprint=_fingerprint(splits),
+        duplicates=_duplicates(splits),
+    )
+
+
+def _split(source: Source, config: DataConfig) -> dict[str, Split]:
+    pool, validation, test = source.train, source.validation, source.test
+    seed = config.split_seed
+
+    def carve(name: str, fraction: float) -> tuple[Split, Split]:
+        count = min(max(round(fraction * len(pool)), len(source.classes)), len(pool) - len(source.classes))
+        drawn = stratified(pool.labels, count, least=1, spare=1, seed=seed, purpose=f"{source.name}: {name} split")
+        return pool.take(drawn), pool.take(~drawn)
+
+    if test is None:
+        test, pool = carve("test", config.test_fraction)
+    if config.subset is not None:
+        least = 2 if validation is None else 1  # one to train on, one to validate on
+        drawn = stratified(
+            pool.labels, config.subset, least=least, spare=0, seed=seed, purpose=f"{source.name}: subset"
+        )
+        pool = pool.take(drawn)
+    if validation is None:
+        validation, pool = carve("validation", config.validation_fraction)
+    return {"train": pool, "validation": validation, "test": test}
+
+
+def _resized(source: Source, side: int | None) -> Source:
+    if side is None or source.train.images.shape[2:] == (side, side):
+        return source
+
+    def resized(split: Split | None) -> Split | None:
+        return None if split is None else Split(_resize(split.images, side), split.labels)
+
+    train = Split(_resize(source.train.images, side), source.train.labels)
+    return replace(source, train=train, validation=resized(source.validation), test=resized(source.test))
+
+
+def _resize(images: Tensor, side: int) -> Tensor:
+    """Squeezed to (N, C, side, side), antialiased, in the type they had."""
+    out = torch.empty(*images.shape[:2], side, side, dtype=images.dtype)
+    chunks = range(0, len(images), CHUNK)
+    for start in tracked(chunks, len(chunks), "resizing images"):
+        small = F.interpolate(images[start : start + CHUNK].float(), (side, side), mode="bilinear", antialias=True)
+        out[start : start + CHUNK] = small if images.is_floating_point() else small.round().clamp(0, 255)
+    return out
+
+
+# -- their numbers
+
+
+def _normalise(splits: Mapping[str, Split]) -> tuple[dict[str, Split], Tensor, Tensor]:
+    """Float images with the training split's mean 0 and deviation 1 per channel; a constant channel has mean 0."""
+    images = {name: _floats(split.images) for name, split in splits.items()}
+    mean = _channel_mean(images["train"], torch.Tensor.float)
+    for tensor in images.values():
+        tensor.sub_(mean[:, None, None])
+    std = _channel_mean(images["train"], torch.Tensor.square).sqrt()
+    std = torch.where(std > 1e-6, std, 1.0)
+    for tensor in images.values():
+        tensor.div_(std[:, None, None])
+    return {name: Split(images[name], split.labels) for name, split in splits.items()}, mean, std
+
+
+def _floats(images: Tensor) -> Tensor:
+    """(N, C, H, W) float32 whose channels lie next to each other in memory: what ``channels_last`` wants."""
+    n, c, h, w = images.shape
+    return torch.empty(n, h, w, c).permute(0, 3, 1, 2).copy_(images)
+
+
+def _channel_mean(images: Tensor, of: Callable[[Tensor], Tensor]) -> Tensor:
+    """Mean of ``of(images)`` per channel, (C,); by chunks, which keeps both memory and rounding small."""
+    sums = [of(chunk).sum((0, 2, 3)).double() for chunk in torch.split(images, CHUNK)]
+    return (torch.stack(sums).sum(0) * images.shape[1] / images.numel()).float()
+
+
+def _fingerprint(splits: Mapping[str, Split]) -> dict[str, str]:
+    return {name: split.digest() for name, split in splits.items()}
+
+
+def _duplicates(splits: Mapping[str, Split]) -> dict[str, int]:
+    """How many images of a later split are exact copies of one of an earlier split."""
+    hashes = {name: _image_hashes(split.images) for name, split in splits.items()}
+    pairs = (("train", "validation"), ("train", "test"), ("validation", "test"))
+    known = {name: set(values) for name, values in hashes.items()}
+    return {f"{a}/{b}": sum(value in known[a] for value in hashes[b]) for a, b in pairs}
+
+
+def _image_hashes(images: Tensor) -> list[bytes]:
+    rows = images.contiguous().numpy()
+    return [hashlib.blake2b(memoryview(row).cast("B"), digest_size=16).digest() for row in rows]

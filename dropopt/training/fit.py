@@ -1,0 +1,250 @@
+"""fit: train a network, with or without a dropout engine, and keep its best epoch.
+
+Three kinds of randomness never touch each other: data order and augmentation have streams of their own, a
+function of seed and epoch alone; torch's global stream, which dropout masks are drawn from, starts from the
+seed and is put back afterwards. So another drop rate changes neither the order of the data nor what happens
+to an image, and a checkpoint carries one random state.
+
+Nothing inside an epoch waits for the device: losses stay on it until the epoch ends.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dropopt.config import TrainConfig
+from dropopt.training import augment
+from dropopt.training.checkpoint import read_checkpoint, write_checkpoint
+from dropopt.training.dataset import Dataset
+from dropopt.training.device import resolve_device
+from dropopt.training.evaluate import autocast, evaluate, in_layout
+from dropopt.training.optim import learning_rate, make_optimizer
+from dropopt.training.results import DivergedError, EpochReport, TrainResult, smoothed
+from dropopt.training.streams import generator, global_stream
+
+if TYPE_CHECKING:
+    from dropopt.engine import BaselineEngine, DropoutEngine
+
+    Engine = DropoutEngine | BaselineEngine
+
+OnEpoch = Callable[[EpochReport], None]
+
+
+def fit(
+    model: nn.Module,
+    engine: Engine | None,
+    data: Dataset,
+    config: TrainConfig,
+    on_epoch: OnEpoch | None = None,
+    *,
+    checkpoint: Path | None = None,
+) -> TrainResult:
+    """Train ``model`` on ``data.train``, validate on ``data.validation`` after each epoch; the test split is not read.
+
+    Args:
+        model: trained in place, on ``config.device``; it ends with the weights of the best epoch, by smoothed loss.
+        engine: attached to ``model``, or None for training without dropout; its rates change here.
+        data: images in three splits.
+        config: the recipe.
+        on_epoch: called with each epoch's report; what it raises ends training and propagates.
+        checkpoint: a file, written after each epoch once ``on_epoch`` has returned. A later call with the same
+            arguments goes on from it and ends, on a CPU, as if it had never been stopped; at most the epoch that was
+            under way is trained, and reported, again.
+
+    Raises :class:`DivergedError` when a loss is not finite; found at the end of its epoch.
+    """
+    device = resolve_device(config.device)
+    with global_stream(config.seed, "dropout", device=device):
+        training = _Training(model, engine, data, config, device)
+        if checkpoint is not None:
+            training.resume(checkpoint)
+        while not training.finished:
+            report = training.epoch()
+            if on_epoch is not None:
+                on_epoch(report)
+            if checkpoint is not None:
+                training.save(checkpoint)
+        return training.result()
+
+
+class _Training:
+    """A training under way: everything that changes from epoch to epoch."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        engine: Engine | None,
+        data: Dataset,
+        config: TrainConfig,
+        device: torch.device,
+    ) -> None:
+        self.model, self.engine, self.config, self.device = model, engine, config, device
+        model.to(device)
+        if config.channels_last:
+            model.to(memory_format=torch.channels_last)
+        self.train, self.validation = data.train.to(device), data.validation.to(device)
+        self.identity = _identity(model, engine, data, config)
+        self.optimizer = make_optimizer(model, config)
+        if engine is not None:
+            engine.watch(self.optimizer)
+        self.bounds = _bounds(len(self.train), config.batch_size)
+        #: Steps between refreshes within an epoch; None for none.
+        every = getattr(engine.config, "update_every", None) if engine is not None else None
+        self.every = every if isinstance(every, int) else None
+        self.history: list[EpochReport] = []
+        self.best: dict[str, Tensor] = {}
+
+    # -- how far
+
+    @property
+    def best_epoch(self) -> int:
+        """The epoch (from 1) with the lowest smoothed loss so far; 0 before the first."""
+        return min(self.history, key=lambda report: report.smoothed_loss).epoch if self.history else 0
+
+    @property
+    def finished(self) -> bool:
+        done, patience = len(self.history), self.config.patience
+        return done >= self.config.epochs or (patience is not None and done - self.best_epoch >= patience)
+
+    def result(self) -> TrainResult:
+        """Give the model its best weights, and the caller what came of it."""
+        self.model.load_state_dict(self.best)
+        best = self.history[self.best_epoch - 1]
+        last = self.history[-1].smoothed_loss
+        return TrainResult(last, best.epoch, best.val_loss, best.val_accuracy, self.history)
+
+    # -- one epoch
+
+    def epoch(self) -> EpochReport:
+        """Train and validate one epoch, keep its weights if they are the best, and refresh the engine's rates."""
+        began = time.perf_counter()
+        number, config = len(self.history) + 1, self.config
+        train_loss, batch = self._train_epoch(number)
+        val_loss, val_accuracy = evaluate(self.model, self.validation, config)
+        if not math.isfinite(val_loss):
+            raise DivergedError(number, len(self.bounds), val_loss, "validation")
+        engine = self.engine
+        losses = [report.val_loss for report in self.history] + [val_loss]
+        report = EpochReport(
+            epoch=number,
+            epochs=config.epochs,
+            train_loss=train_loss,
+            val_loss=val_loss,
+            val_accuracy=val_accuracy,
+            smoothed_loss=smoothed(losses, config.smooth)[-1],
+            lr=self._rate(number, len(self.bounds) - 1),
+            seconds=time.perf_counter() - began,
+            rates=engine.rates() if engine is not None else [],
+            weights=engine.weights() if engine is not None else {},
+        )
+        self._refresh(batch, float(number), val_loss=val_loss, train_loss=train_loss, val_accuracy=val_accuracy)
+        self.history.append(report)
+        if self.best_epoch == number:
+            self.best = {name: value.clone() for name, value in self.model.state_dict().items()}
+        return report
+
+    def _train_epoch(self, number: int) -> tuple[float, tuple[Tensor, Tensor]]:
+        """All steps of an epoch; its mean loss, and its last batch."""
+        order = torch.randperm(len(self.train), generator=generator(self.config.seed, "order", number))
+        order = order.to(self.device)
+        draws = augment.draw(
+            self.config.augment, self.train.images, seed=self.config.seed, epoch=number, device=self.device
+        )
+        losses = torch.zeros(len(self.bounds), device=self.device)
+        self.model.train()
+        for step, where in enumerate(self.bounds):
+            index = order[where]
+            images = in_layout(augment.take(self.train.images, index, draws, where), self.config)
+            labels = self.train.labels.index_select(0, index)
+            losses[step] = self._step(images, labels, self._rate(number, step))
+            taken = (number - 1) * len(self.bounds) + step + 1
+            if self.every and taken % self.every == 0 and step + 1 < len(self.bounds):
+                self._refresh((images, labels), taken / len(self.bounds))
+        return self._mean(losses, number), (images, labels)
+
+    def _step(self, images: Tensor, labels: Tensor, rate: float) -> Tensor:
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        with autocast(self.config, self.device):
+            logits = self.model(images)
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.config.label_smoothing)
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        self.optimizer.step()
+        detached: Tensor = loss.detach()
+        return detached
+
+    def _mean(self, losses: Tensor, number: int) -> float:
+        """Mean over samples of the losses of an epoch's steps; the one place where the device is waited for."""
+        values: list[float] = losses.tolist()
+        for step, loss in enumerate(values, start=1):
+            if not math.isfinite(loss):
+                raise DivergedError(number, step, loss)
+        sizes: list[int] = [where.stop - where.start for where in self.bounds]
+        return math.fsum(loss * size for loss, size in zip(values, sizes, strict=True)) / sum(sizes)
+
+    def _rate(self, number: int, step: int) -> float:
+        share = ((number - 1) + step / len(self.bounds)) / self.config.epochs
+        return learning_rate(self.config, share)
+
+    def _refresh(self, batch: tuple[Tensor, Tensor], epoch: float, **metrics: float) -> None:
+        """Let the engine look at a batch, if it needs one, and compute its rates anew."""
+        if self.engine is None:
+            return
+        if self.engine.needs_probe:
+            self.engine.probe(*batch)
+        self.engine.step(epoch=epoch, epochs=self.config.epochs, **metrics)
+
+    # -- stop and go on
+
+    def save(self, path: Path) -> None:
+        state = {
+            "model": self.model.state_dict(),
+            "best": self.best,
+            "optimizer": self.optimizer.state_dict(),
+            "engine": self.engine.state_dict() if self.engine is not None else {},
+        }
+        write_checkpoint(path, self.identity, state, self.history, self.device)
+
+    def resume(self, path: Path) -> None:
+        found = read_checkpoint(path, self.identity, self.device)
+        if found is None:
+            return
+        state, self.history = found
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.best = {name: value.to(self.device) for name, value in state["best"].items()}
+        if self.engine is not None:
+            self.engine.load_state_dict(state["engine"])
+
+
+def _bounds(count: int, size: int) -> list[slice]:
+    """Where each batch lies in an epoch's order.
+
+    A last batch of one sample, which BatchNorm cannot take, joins the one before it.
+    """
+    starts = list(range(0, count, size))
+    if size > 1 and len(starts) > 1 and count - starts[-1] == 1:
+        starts.pop()
+    return [slice(start, end) for start, end in zip(starts, [*starts[1:], count], strict=True)]
+
+
+def _identity(model: nn.Module, engine: Engine | None, data: Dataset, config: TrainConfig) -> str:
+    """What a checkpoint must share with the run that goes on from it: recipe, engine, network and data."""
+    facts: dict[str, Any] = {
+        "train": config.model_dump(mode="json", exclude={"device"}),
+        "engine": engine.config.model_dump(mode="json") if engine is not None else None,
+        "model": {name: list(value.shape) for name, value in model.state_dict().items()},
+        "data": [data.fingerprint.get(name) or len(data.splits()[name]) for name in ("train", "validation")],
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

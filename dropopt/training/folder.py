@@ -1,0 +1,216 @@
+"""A folder tree of images, one folder per class, resized once and kept as a tensor in the cache.
+
+PATH/cat/1.jpg ...                                 all of it, to be split
+PATH/train/cat/1.jpg ..., PATH/test/cat/2.jpg ...  with its own splits; PATH/validation or PATH/val likewise
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import statistics
+import struct
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from dropopt.config import ConfigError
+from dropopt.training.arrays import Source
+from dropopt.training.dataset import Split
+from dropopt.training.files import cache_folder, load_tensors, save_tensors
+from dropopt.training.progress import tracked
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
+#: Without an image_size, larger pictures become this small: a CNN from scratch sees enough, a CPU keeps up.
+LARGEST_DEFAULT = 64
+#: Pictures whose headers tell the default size.
+SIZE_SAMPLE = 200
+#: Part of the fingerprint: raise it when reading or resizing changes.
+VERSION = 1
+
+_SPLITS = {"train": ("train",), "validation": ("validation", "val", "valid"), "test": ("test",)}
+#: What Pillow raises for files that are not the images they say they are.
+_UNREADABLE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
+_GREY = ("1", "L", "I;16")
+
+Files = list[tuple[Path, int]]
+
+
+def read_folder(root: Path, image_size: int | None) -> Source:
+    """The images under ``root``, squeezed to squares of ``image_size``; by default their own size, at most 64."""
+    if not root.is_dir():
+        raise ConfigError(f"{root}: no such folder")
+    root = root.resolve()
+    try:
+        folders = _layout(root)
+        classes = _classes(folders["train"])
+        found = {name: _files(folder, classes, folders["train"]) for name, folder in folders.items()}
+        side = image_size or _default_size([path for path, _ in found["train"]])
+        fingerprint = _fingerprint(root, found, side)
+    except OSError as error:
+        raise ConfigError(f"{error.filename or root} cannot be read: {error.strerror or error}") from None
+    place = hashlib.sha256(f"{root} {side}".encode()).hexdigest()[:20]
+    tensors = _remembered(cache_folder() / "folders" / f"{place}.pt", fingerprint, found, side)
+    splits = {
+        name: Split(tensors[name], torch.tensor([label for _, label in files], dtype=torch.int64))
+        for name, files in found.items()
+    }
+    return Source(f"folder:{root}", classes, splits["train"], splits.get("validation"), splits.get("test"))
+
+
+# -- which files
+
+
+def _layout(root: Path) -> dict[str, Path]:
+    """The folder of each split that the tree has."""
+    found = {}
+    for split, names in _SPLITS.items():
+        here = [root / name for name in names if (root / name).is_dir()]
+        if len(here) > 1:
+            raise ConfigError(f"{root} has both {here[0].name} and {here[1].name}; keep one of them")
+        if here:
+            found[split] = here[0]
+    if "train" in found:
+        return found
+    for split, folder in found.items():
+        if _subfolders(folder):
+            raise ConfigError(f"{root} has a folder {folder.name} ({split}) but no folder train")
+    return {"train": root}
+
+
+def _classes(folder: Path) -> tuple[str, ...]:
+    names = _subfolders(folder)
+    if len(names) < 2:
+        raise ConfigError(f"{folder} must have a folder for each of two or more classes, has {names or 'none'}")
+    return tuple(names)
+
+
+def _subfolders(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _files(folder: Path, classes: tuple[str, ...], train: Path) -> Files:
+    """Image files and class numbers, in the order of their names."""
+    files: Files = []
+    for name in _subfolders(folder):
+        if name not in classes:
+            raise ConfigError(f"class {name!r} is in {folder} but not in {train}")
+        inside = sorted(path for path in _walk(folder / name) if path.suffix.lower() in SUFFIXES)
+        if not inside:
+            raise ConfigError(f"{folder / name}: the class is empty; no files {', '.join(SUFFIXES)}")
+        files += [(path, classes.index(name)) for path in inside]
+    if not files:
+        raise ConfigError(f"{folder} has no class folders")
+    return files
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for here, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(here) / name for name in names if not name.startswith("."))
+
+
+# -- their pixels
+
+
+def _default_size(paths: list[Path]) -> int:
+    """The median of the shorter sides of some pictures, at most :data:`LARGEST_DEFAULT`."""
+    shorter = []
+    for path in paths[:: max(1, len(paths) // SIZE_SAMPLE)]:
+        try:
+            with Image.open(path) as image:
+                shorter.append(min(image.size))
+        except _UNREADABLE as error:
+            raise _unreadable(path, error) from None
+    return max(4, min(LARGEST_DEFAULT, int(statistics.median(shorter))))
+
+
+def _read_all(found: dict[str, Files], side: int) -> dict[str, Tensor]:
+    """All pictures as (N, C, side, side) uint8: C = 1 when every one is grey, else 3."""
+    paths = [path for files in found.values() for path, _ in files]
+    pixels = torch.empty(len(paths), 3, side, side, dtype=torch.uint8)
+    grey = True
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside the interpreter's lock
+        results = pool.map(lambda path: _read(path, side), paths)
+        for row, (array, is_grey) in enumerate(tracked(results, len(paths), "reading images")):
+            pixels[row] = torch.from_numpy(array)
+            grey &= is_grey
+    sizes = [len(files) for files in found.values()]
+    parts = torch.split(pixels[:, :1].clone() if grey else pixels, sizes)
+    return dict(zip(found, parts, strict=True))
+
+
+def _read(path: Path, side: int) -> tuple[Any, bool]:
+    """One picture as (3, side, side) and whether it is grey; upright, on white where it is transparent."""
+    try:
+        with Image.open(path) as file:
+            file.draft("RGB", (2 * side, 2 * side))  # a large JPEG is decoded at a fraction of its size
+            grey = file.mode in _GREY
+            image = ImageOps.exif_transpose(file)
+            if image.mode == "I;16":  # Pillow would clip 16 bits, not scale them
+                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+            if image.has_transparency_data:
+                white = Image.new("RGBA", image.size, "white")
+                image = Image.alpha_composite(white, image.convert("RGBA"))
+                grey = False
+            image = image.convert("RGB")
+            if image.size != (side, side):
+                image = image.resize((side, side), Image.Resampling.BICUBIC, reducing_gap=3.0)
+            return np.asarray(image).transpose(2, 0, 1).copy(), grey
+    except _UNREADABLE as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: BaseException) -> ConfigError:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if isinstance(error, UnidentifiedImageError):
+        reason = "not an image, or damaged"
+    return ConfigError(f"{path} cannot be read as an image: {reason}")
+
+
+# -- once
+
+
+def _fingerprint(root: Path, found: dict[str, Files], side: int) -> str:
+    """Changes with any file's name, size or time, and with how it is read."""
+    digest = hashlib.sha256(f"{VERSION} {side}".encode())
+    for name, files in found.items():
+        for path, label in files:
+            state = path.stat()
+            row = f"{name} {label} {path.relative_to(root)} {state.st_size} {state.st_mtime_ns}\n"
+            digest.update(row.encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def _remembered(path: Path, fingerprint: str, found: dict[str, Files], side: int) -> dict[str, Tensor]:
+    """The tensors in the cache at ``path``, if they have this fingerprint; else read, and kept there."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):  # slots that start together read the folder once
+            if (known := _cached(path, fingerprint)) is not None:
+                return known
+            tensors = _read_all(found, side)
+            save_tensors(path, {"fingerprint": fingerprint, "images": tensors})
+            return tensors
+    except OSError as error:
+        warnings.warn(f"images are not cached ({error}); set DROPOPT_CACHE to a folder with space", stacklevel=2)
+        return _read_all(found, side)
+
+
+def _cached(path: Path, fingerprint: str) -> dict[str, Tensor] | None:
+    # Whatever is wrong with a cache's file, the remedy is to make it again.
+    with suppress(Exception):
+        content = load_tensors(path)
+        if content["fingerprint"] == fingerprint:
+            images: dict[str, Tensor] = content["images"]
+            return images
+    return None

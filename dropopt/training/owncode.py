@@ -1,0 +1,79 @@
+"""``module:function``: a person's own code, named in a setting.
+
+Settings travel: they lie in files and in shared storages. So a name reaches only code that the person has
+put on the import path, never the standard library or an installed package, where any function could be
+called with any arguments.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from dropopt.config import ConfigError
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+#: Shipped studies are there to be used and copied; they may name their own functions.
+_SHIPPED = _PACKAGE / "studies"
+
+
+def own_function(name: str) -> Callable[..., Any]:
+    """What ``module:function`` names; raises :class:`ConfigError` when there is none, or it is not own code."""
+    module_name, _, attribute = name.partition(":")
+    if not all(part.isidentifier() for part in module_name.split(".")) or not attribute.isidentifier():
+        raise ConfigError(f"{name!r} does not name a function; expected module:function")
+    _add_current_folder()
+    parts = module_name.split(".")
+    for depth in range(1, len(parts) + 1):  # looking for a submodule runs its package: check that first
+        _check_own(name, ".".join(parts[:depth]), last=depth == len(parts))
+    module = import_module(module_name)
+    function = getattr(module, attribute, None)
+    if not callable(function):
+        raise ConfigError(f"{name}: module {module_name!r} has no function {attribute!r}")
+    if getattr(function, "__module__", None) != module.__name__:
+        raise ConfigError(f"{name}: {attribute!r} must be defined in {module_name!r}, not imported there")
+    found: Callable[..., Any] = function
+    return found
+
+
+def call_with(function: Callable[..., Any], offers: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
+    """Call ``function`` with ``options`` and those of ``offers`` that it has parameters for."""
+    parameters = inspect.signature(function).parameters
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    unknown = [key for key in options if key not in parameters]
+    if unknown and not takes_all:
+        raise ConfigError(f"unknown option {unknown[0]!r}; it takes: {', '.join(parameters) or 'no options'}")
+    given = {key: value for key, value in offers.items() if takes_all or key in parameters}
+    return function(**given | dict(options))
+
+
+def _add_current_folder() -> None:
+    """A console script's import path lacks the current folder; last, so that it shadows nothing."""
+    here = str(Path.cwd())
+    if here not in sys.path and "" not in sys.path:
+        sys.path.append(here)
+
+
+def _check_own(name: str, module_name: str, *, last: bool) -> None:
+    try:
+        spec = find_spec(module_name)
+    except (ModuleNotFoundError, ValueError):
+        spec = None
+    if spec is None:
+        raise ConfigError(f"{name}: there is no module {module_name!r} on the import path")
+    places = [spec.origin] if spec.origin and spec.has_location else spec.submodule_search_locations or []
+    paths = [Path(place).resolve() for place in places]
+    if module_name == "dropopt" and not last:
+        return
+    if paths and all(path == _SHIPPED or _SHIPPED in path.parents for path in paths):
+        return
+    installed = any({"site-packages", "dist-packages"} & set(p.parts) or _PACKAGE in p.parents for p in paths)
+    if not paths or installed or module_name.split(".")[0] in sys.stdlib_module_names:
+        raise ConfigError(
+            f"{name}: {module_name!r} is not your own code; name a function in a file of yours (it may call that)"
+        )

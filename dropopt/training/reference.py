@@ -1,0 +1,138 @@
+"""Reference CNNs: small, a ResNet-9 and a VGG, for images of any size from 4x4 and any number of channels.
+
+They contain no dropout: adding it, at places of its choice, is the engine's part. Every activation is a module
+of its own, so each can be a place.
+
+    small    the classic beginner's CNN: three convolutions and a hidden layer
+    resnet9  after the nine-layer residual network that David Page trained for DAWNBench (2018)
+    vgg      after Simonyan and Zisserman (2015), with BatchNorm and fewer, narrower layers
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from dropopt.config import ConfigError
+
+#: Hidden layers see maps of at most this side, whatever the image size: they would dwarf the convolutions.
+LARGEST_MAP = 4
+
+
+def small(
+    channels: int,
+    classes: int,
+    image_size: tuple[int, int],
+    widths: Sequence[int] = (32, 64, 64),
+    head: int = 128,
+) -> nn.Module:
+    """Convolutions of ``widths``, each halving the map while it can, and a hidden layer of ``head`` units."""
+    _check_widths(widths, 1)
+    layers, size = _Stack(channels), image_size
+    for width in widths:
+        layers.convolve(width)
+        size = layers.halve(size)
+    return layers.with_head(size, head, classes)
+
+
+def vgg(
+    channels: int,
+    classes: int,
+    image_size: tuple[int, int],
+    widths: Sequence[int] = (32, 64, 128),
+    depth: int = 2,
+    head: int = 256,
+) -> nn.Module:
+    """Stages of ``depth`` convolutions each, a halving after every stage, and a hidden layer."""
+    _check_widths(widths, 1)
+    if depth < 1:
+        raise ConfigError(f"depth must be at least 1, got {depth}")
+    layers, size = _Stack(channels), image_size
+    for width in widths:
+        for _ in range(depth):
+            layers.convolve(width)
+        size = layers.halve(size)
+    return layers.with_head(size, head, classes)
+
+
+def resnet9(
+    channels: int,
+    classes: int,
+    image_size: tuple[int, int],
+    widths: Sequence[int] = (32, 64, 128, 256),
+) -> nn.Module:
+    """Stem, three halving stages with a residual pair after the first and the last, global maximum, linear.
+
+    Half the original's widths, which cost a CPU a quarter; ``widths: [64, 128, 256, 512]`` is the original.
+    """
+    _check_widths(widths, 4, exactly=True)
+    stem, first, second, third = widths
+    layers, size = _Stack(channels), image_size
+    layers.convolve(stem)
+    for width, residual in ((first, True), (second, False), (third, True)):
+        layers.convolve(width)
+        size = layers.halve(size)
+        if residual:
+            layers.add(Residual(width))
+    return layers.add(nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(third, classes)).build()
+
+
+class Residual(nn.Module):
+    """x + two convolutions of x."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.inside = nn.Sequential(*_convolution(width, width), *_convolution(width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H, W)."""
+        out: Tensor = x + self.inside(x)
+        return out
+
+
+class _Stack:
+    """Layers in the making, and how many channels come out of the last."""
+
+    def __init__(self, channels: int) -> None:
+        self.layers: list[nn.Module] = []
+        self.width = channels
+
+    def add(self, *layers: nn.Module) -> _Stack:
+        self.layers += layers
+        return self
+
+    def convolve(self, width: int) -> None:
+        self.add(*_convolution(self.width, width))
+        self.width = width
+
+    def halve(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Pool by two, unless the map is too small for it; returns the map's size."""
+        if min(size) < 2 * 2:
+            return size
+        self.add(nn.MaxPool2d(2))
+        return size[0] // 2, size[1] // 2
+
+    def with_head(self, size: tuple[int, int], head: int, classes: int) -> nn.Module:
+        if head < 1:
+            raise ConfigError(f"head must be at least 1, got {head}")
+        if max(size) > LARGEST_MAP:
+            size = (min(size[0], LARGEST_MAP), min(size[1], LARGEST_MAP))
+            self.add(nn.AdaptiveAvgPool2d(size))
+        features = self.width * size[0] * size[1]
+        return self.add(nn.Flatten(), nn.Linear(features, head), nn.ReLU(), nn.Linear(head, classes)).build()
+
+    def build(self) -> nn.Module:
+        return nn.Sequential(*self.layers)
+
+
+def _convolution(inside: int, outside: int) -> tuple[nn.Module, ...]:
+    # BatchNorm's shift takes the place of the bias.
+    return nn.Conv2d(inside, outside, 3, padding=1, bias=False), nn.BatchNorm2d(outside), nn.ReLU()
+
+
+def _check_widths(widths: Sequence[int], count: int, *, exactly: bool = False) -> None:
+    whole = isinstance(widths, Sequence) and all(isinstance(width, int) and width > 0 for width in widths)
+    if not whole or len(widths) < count or (exactly and len(widths) != count):
+        number = f"{count}" if exactly else f"{count} or more"
+        raise ConfigError(f"widths must be {number} positive integers, got {widths!r}")

@@ -1,0 +1,162 @@
+"""YAML that remembers its lines and never runs code: what configurations and search spaces are read with.
+
+Only mappings, lists and plain scalars pass, and scalars mean what YAML 1.2 says: ``1e-3`` is a number, ``no`` is
+text. Anchors, aliases and tags are refused (an alias can expand without limit, a tag can construct objects), and a
+repeated key is an error.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dropopt.config import ConfigError
+
+#: A configuration is a page or two of text; anything larger is something else.
+MAX_BYTES = 1_000_000
+
+_CORE = "tag:yaml.org,2002:"
+#: YAML 1.2's core schema, and which characters a scalar of each kind may begin with.
+_SCALARS: dict[str, tuple[str, str]] = {
+    "null": (r"~|null|Null|NULL|", "~nN\0"),
+    "bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    "int": (r"[-+]?[0-9]+", "-+0123456789"),
+    "float": (
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Item:
+    """A value of a YAML file: a scalar, a list of items or a mapping of items; and its line (1-based)."""
+
+    value: Any
+    line: int
+
+    def plain(self) -> Any:
+        """The value without lines."""
+        if isinstance(self.value, dict):
+            return {key: item.plain() for key, item in self.value.items()}
+        if isinstance(self.value, list):
+            return [item.plain() for item in self.value]
+        return self.value
+
+    def line_of(self, path: tuple[Hashable, ...]) -> int:
+        """The line of what lies at ``path``, or of the nearest thing around it."""
+        item = self
+        for part in path:
+            try:
+                item = item.value[part]
+            except (TypeError, KeyError, IndexError):  # what is missing has no line of its own
+                break
+        return item.line
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, less aliases, with the scalars of YAML 1.2."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  # PyYAML's own attribute, emptied
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event: yaml.Event = self.peek_event()  # type: ignore[no-untyped-call]  # the stubs leave it out
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+            mark: Any = event.start_mark  # the stubs know two kinds of mark
+            raise yaml.MarkedYAMLError(problem="anchors and aliases are not allowed", problem_mark=mark)
+        return super().compose_node(parent, index)
+
+
+class _Dumper(yaml.SafeDumper):
+    """PyYAML's safe dumper, which writes what ``_Loader`` reads: no aliases, ``'1e-3'`` in quotes if it is text."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+# In this order: what is no int may still be a float. The dumper also keeps 1.1's, for other readers' sake.
+for _kind, (_pattern, _first) in _SCALARS.items():
+    for _class in (_Loader, _Dumper):
+        _class.add_implicit_resolver(
+            _CORE + _kind, re.compile(rf"(?:{_pattern})$"), ["" if c == "\0" else c for c in _first]
+        )
+
+
+def dump(content: Any) -> str:
+    """``content``, made of mappings, lists and plain scalars, as text that :func:`read` gives back exactly."""
+    text: str = yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+    return text
+
+
+def read(path: Path) -> Item:
+    """The content of ``path``; every fault is a :class:`ConfigError` that starts with file and line."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    return parse(data, path)
+
+
+def parse(data: bytes, path: Path) -> Item:
+    """:func:`read`, of ``data`` that was read from ``path``."""
+    if len(data) > MAX_BYTES:
+        raise ConfigError(f"{path}: too large ({len(data)} bytes; at most {MAX_BYTES})")
+    try:
+        loader = _Loader(data.decode("utf-8-sig"))
+        node = loader.get_single_node()
+        if node is None:
+            raise ConfigError(f"{path}: the file is empty")
+        return _item(node, loader, path)
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not a text file in UTF-8") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: nested too deeply") from None
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ConfigError(f"{path}:{line}: not valid here: {error.problem or error.context}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from None
+
+
+def _item(node: yaml.Node, loader: _Loader, path: Path) -> Item:
+    line = node.start_mark.line + 1
+    kind = node.tag.removeprefix(_CORE)
+    if isinstance(node, yaml.ScalarNode) and kind in ("str", *_SCALARS):
+        try:
+            return Item(_scalar(kind, node, loader), line)
+        except ValueError as error:
+            raise ConfigError(f"{path}:{line}: not a value: {node.value!r} ({error})") from None
+    if isinstance(node, yaml.SequenceNode) and kind == "seq":
+        return Item([_item(child, loader, path) for child in node.value], line)
+    if isinstance(node, yaml.MappingNode) and kind == "map":
+        return Item(_mapping(node, loader, path), line)
+    raise ConfigError(
+        f"{path}:{line}: {kind!r} is not allowed here; allowed: mappings, lists, numbers, text, true, false, null"
+    )
+
+
+def _scalar(kind: str, node: yaml.ScalarNode, loader: _Loader) -> Any:
+    # PyYAML constructs the numbers of 1.1: 010 would be 8, and 1:30, with a tag, 90.
+    if kind == "int":
+        return int(node.value)
+    if kind == "float":
+        return float(re.sub(r"^([-+]?)\.(?=[in])", r"\1", node.value.lower()))
+    return loader.construct_object(node)
+
+
+def _mapping(node: yaml.MappingNode, loader: _Loader, path: Path) -> dict[str, Item]:
+    """A mapping's items; each carries the line of its key, which is where a person looks for it."""
+    found: dict[str, Item] = {}
+    for key_node, value_node in node.value:
+        key, line = _item(key_node, loader, path).value, key_node.start_mark.line + 1
+        if not isinstance(key, str):
+            raise ConfigError(f"{path}:{line}: a key must be text, got {key!r}")
+        if key in found:
+            raise ConfigError(f"{path}:{line}: {key!r} is given twice, first in line {found[key].line}")
+        found[key] = Item(_item(value_node, loader, path).value, line)
+    return found
