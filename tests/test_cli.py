@@ -133,7 +133,7 @@ def test_export_gives_back_the_best_trial(studied, kind):
     origin = loaded.provenance
     assert (origin["study"], origin["trial"], origin["value"]) == ("digits", best.number, best.value)
     assert origin["seed"] == best.user_attrs["seed"] == loaded.train.seed
-    assert origin["made_with"]["dropopt"] == dropopt.__version__
+    assert origin["made_with"]["versions"]["dropopt"] == dropopt.__version__
 
 
 def test_train_reports_validation_and_test(studied):

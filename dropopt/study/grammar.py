@@ -42,7 +42,7 @@ from dropopt.config import (
     suggestion,
 )
 from dropopt.study.space import Choice, Parameter, Space
-from dropopt.study.yamlfile import Item, read
+from dropopt.yamlfile import Item, read
 
 #: What would make the trials of one study incomparable; the study sets these, not the space.
 STUDY_SETTINGS = ("epochs", "smooth", "seed", "device")

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dropopt.config import ConfigError, RunConfig
+from dropopt.export import provenance
 from dropopt.study import report, results
 from dropopt.study.definition import Study, cores
 from dropopt.study.objective import Objective, counted
-from dropopt.study.origin import made_with
 from dropopt.study.progress import Progress, make_console, say
 from dropopt.study.slots import Message, Pool, Targets
 from dropopt.study.space import Space
@@ -86,7 +86,7 @@ class _Sitting:
         if study.name in results.study_names(storage):
             self._resume()
         # What takes time to import is imported while the children import torch.
-        self._made_with = made_with(script)
+        self._made_with = provenance(script=script.name)
         # A resumed study draws on: from the same seed alone it would repeat its first draws.
         drawn = 0 if self.study is None else len(self.study.get_trials(deepcopy=False))
         self._sampler = make_sampler(study.sampler, space, derive(study.seed, "sampler", drawn))

@@ -31,7 +31,7 @@ _ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NU
 class Targets:
     """What a child runs, as ``module:function``: one loads the data, the other trains a configuration."""
 
-    load: str = "dropopt.training:load_data"
+    load: str = "dropopt.training:load_once"
     train: str = "dropopt.training:train_run"
 
 
