@@ -57,15 +57,12 @@ def find_places(model: nn.Module, sites: Selector, example: Example) -> list[Pla
     ``last:k`` (the last k of ``auto``), a glob pattern on module names, a tuple of these, or a function
     (name, module) -> bool. The layer that gives the network's output, and what follows it, is never a place.
 
-    Raises ConfigError, naming the module, for a scripted or compiled model, a selector that matches nothing, and a
+    Raises ConfigError, naming the module, for a scripted or compiled one, a selector that matches nothing, and a
     selected module that fires more than once, never, or returns something other than one tensor of features.
     """
     _refuse_compiled(model)
     finder = _Finder(model, _run(model, example))
-    chosen = finder.choose(sites)
-    if not chosen:
-        raise ConfigError(f"sites {sites!r} matches no module; {finder.available()}")
-    return [finder.place(call) for call in chosen]
+    return [finder.place(call) for call in finder.choose(sites)]
 
 
 def _refuse_compiled(model: nn.Module) -> None:
@@ -74,8 +71,10 @@ def _refuse_compiled(model: nn.Module) -> None:
             raise ConfigError(
                 f"module {name or 'model'!r} is scripted, which hides its layers: attach before scripting"
             )
-    if hasattr(model, "_orig_mod"):
-        raise ConfigError("the model is compiled, which ignores new hooks: attach first, then torch.compile")
+        if hasattr(module, "_orig_mod") or module._compiled_call_impl is not None:
+            raise ConfigError(
+                f"module {name or 'model'!r} is compiled, which ignores new hooks: attach first, then torch.compile"
+            )
 
 
 @contextmanager
@@ -171,16 +170,16 @@ class _Finder:
             self.done.append(done)
 
     def choose(self, sites: Selector) -> list[_Call]:
-        if callable(sites):
-            return self._checked(lambda call: bool(sites(call.name, call.module)))
-        chosen: dict[int, _Call] = {}
-        for one in (sites,) if isinstance(sites, str) else sites:
-            for call in self._select(one):
-                chosen[id(call)] = call
-        order = {id(call): i for i, call in enumerate(self.calls)}
-        return sorted(chosen.values(), key=lambda call: order[id(call)])
+        """Calls that the selectors pick, in order of execution; each selector must pick one."""
+        chosen: set[int] = set()
+        for one in sites if isinstance(sites, tuple) else (sites,):
+            calls = self._select(one)
+            if not calls:
+                raise ConfigError(f"sites {one!r} matches no module; {self._available()}")
+            chosen |= {id(call) for call in calls}
+        return [call for call in self.calls if id(call) in chosen]
 
-    def available(self) -> str:
+    def _available(self) -> str:
         kinds = {kind: len(self._usable(test)) for kind, test in self._kinds().items()}
         counts = ", ".join(f"{kind} ({n})" for kind, n in kinds.items())
         return f"allowed: auto, {counts}, last:k, a pattern on module names such as '{self.calls[self.last].name[:1]}*'"
@@ -210,7 +209,9 @@ class _Finder:
             "block": self._is_block,
         }
 
-    def _select(self, selector: str) -> list[_Call]:
+    def _select(self, selector: str | Callable[[str, nn.Module], bool]) -> list[_Call]:
+        if callable(selector):
+            return self._checked(lambda call: bool(selector(call.name, call.module)))
         kinds = self._kinds()
         if selector == "auto":
             return self._auto()
@@ -237,8 +238,8 @@ class _Finder:
         first = norms or self._usable(kinds["conv"])
         normed = {id(t) for call in norms for t in call.inputs}
         hidden = [call for call in self._usable(kinds["linear"]) if id(call.output) not in normed]
-        order = {id(call): i for i, call in enumerate(self.calls)}
-        return sorted({id(c): c for c in first + hidden}.values(), key=lambda call: order[id(call)])
+        chosen = {id(call) for call in first + hidden}
+        return [call for call in self.calls if id(call) in chosen]
 
     def _inner(self) -> list[tuple[int, _Call]]:
         """Calls that end before the output layer does, the output layer's own containers excluded."""
@@ -277,22 +278,26 @@ class _Finder:
     # -- what is known of a place
 
     def _axis(self, call: _Call, index: int) -> int | None:
-        """Feature dimension of the output, from the kind of the module or of the last layer inside it."""
+        """Feature dimension of the output, from the kind of the module or of those before and after it."""
         if not isinstance(call.output, Tensor) or call.output.ndim < 2:
             return None
         shape = call.output.shape
-        if isinstance(call.module, nn.Linear) or type(call.module) is nn.LayerNorm:
-            return -1
-        if isinstance(call.module, nn.modules.conv._ConvNd | nn.modules.batchnorm._BatchNorm):
-            return 1
+        if (own := _own_axis(call.module)) is not None:
+            return own
         if call.output.ndim == 2:
             return 1
-        features = next((f for c in reversed(self.calls[: index + 1]) if (f := _features(c.module))), None)
-        if features == shape[1] and (features != shape[-1] or call.output.ndim > 3):
-            return 1
-        if features == shape[-1]:
-            return -1
-        return 1 if call.output.ndim >= 4 else -1
+        if shape[1] == shape[-1]:  # the sizes do not tell; who reads the output does
+            readers = (_own_axis(c.module) for c in self.calls if any(t is call.output for t in c.inputs))
+            if (axis := next((a for a in readers if a is not None), None)) is not None:
+                return axis
+        before = (c.module for c in reversed(self.calls[: index + 1]) if _features(c.module))
+        layer = next(before, call.module)
+        features = _features(layer)
+        if features == shape[1] == shape[-1]:
+            return 1 if call.output.ndim > 3 else _own_axis(layer)
+        if features in (shape[1], shape[-1]):
+            return 1 if features == shape[1] else -1
+        return 1 if call.output.ndim > 3 else -1
 
     def _weighted(self, call: _Call) -> tuple[nn.Module, ...]:
         if _is_norm(call.module):
@@ -302,6 +307,14 @@ class _Finder:
         if _is_weighted(call.module):
             return (call.module,)
         return ()
+
+
+def _own_axis(module: nn.Module) -> int | None:
+    """Feature dimension of what a layer reads and returns, where its kind tells."""
+    maps = nn.modules.conv._ConvNd | nn.modules.batchnorm._NormBase | nn.GroupNorm
+    if isinstance(module, maps) or (_is_norm(module) and type(module).__name__.endswith("2d")):
+        return 1
+    return -1 if isinstance(module, nn.Linear | nn.LayerNorm) else None
 
 
 def _features(module: nn.Module) -> int | None:
