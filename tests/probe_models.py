@@ -88,5 +88,9 @@ def batch(n: int = 4, size: int = 8, channels: int = 2) -> tuple[Tensor, Tensor]
     return torch.randn(n, channels, size, size), torch.arange(n) % CLASSES
 
 
-def places_of(model: nn.Module, images: Tensor, sites: Any = ("norm", "conv", "linear")) -> dict[str, Place]:
+def has_weights(name: str, module: nn.Module) -> bool:
+    return isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm1d | nn.BatchNorm2d | nn.LayerNorm)
+
+
+def places_of(model: nn.Module, images: Tensor, sites: Any = has_weights) -> dict[str, Place]:
     return {p.name: p for p in find_places(model, sites, images)}

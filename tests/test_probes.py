@@ -159,8 +159,7 @@ def _vit() -> nn.Module:
     )
 
 
-def _case(name: str) -> tuple[nn.Module, Tensor, Tensor, Any]:
-    sites: Any = ("norm", "conv", "linear")
+def _case(name: str) -> tuple[nn.Module, Tensor, Tensor]:
     if name == "dense":
         model: nn.Module = nn.Sequential(nn.Linear(7, 9), nn.BatchNorm1d(9), nn.ReLU(True), nn.Linear(9, CLASSES))
         images, labels = torch.randn(4, 7), torch.arange(4)
@@ -171,7 +170,7 @@ def _case(name: str) -> tuple[nn.Module, Tensor, Tensor, Any]:
         nn.init.normal_(model.heads.head.weight)
     else:
         model, (images, labels) = Functional(), batch()
-    return worn(model), images, labels, sites
+    return worn(model), images, labels
 
 
 CASES = ["functional", "dense", "tokens", "transformer"]
@@ -181,8 +180,8 @@ CASES = ["functional", "dense", "tokens", "transformer"]
 @pytest.mark.parametrize("name", CASES)
 def test_scores_are_finite_non_negative_and_tell_features_apart(name: str, probe: str) -> None:
     """One float32 score per feature at every place of maps, vectors, tokens and transformers."""
-    model, images, labels, sites = _case(name)
-    places = places_of(model, images, sites)
+    model, images, labels = _case(name)
+    places = places_of(model, images)
     scores = PROBES[probe](model, places, images, labels)
     assert scores.keys() == places.keys()
     for key, score in scores.items():
@@ -246,9 +245,9 @@ class Noisy(nn.Module):
 @pytest.mark.parametrize("name", CASES)
 def test_a_probe_leaves_no_trace(name: str, probe: str) -> None:
     """Weights, statistics, gradients, flags, hooks, attributes, identities and random state are bit-identical."""
-    model, images, labels, sites = _case(name)
+    model, images, labels = _case(name)
     model = _half_trained(nn.Sequential(model, Noisy()))
-    places, given = places_of(model, images, sites), images.clone()
+    places, given = places_of(model, images), images.clone()
     before = _snapshot(model)
     PROBES[probe](model, places, images, labels)
     after = _snapshot(model)
@@ -281,10 +280,10 @@ def test_a_probe_that_fails_leaves_no_trace_either(when: str, probe: str) -> Non
                 raise RuntimeError("forward failed")
             return _Fails.apply(x) if when == "backward" else x
 
-    model, images, labels, sites = _case("functional")
+    model, images, labels = _case("functional")
     model.act = nn.Sequential(Noisy(), Breaks(), nn.ReLU(True))
     model.act.inplace = True
-    places = places_of(_half_trained(model), images, sites)
+    places = places_of(_half_trained(model), images)
     model.act[1].broken = True
     before = _snapshot(model)
     fails = probe != "composite" or when == "forward"  # composite needs neither labels nor a backward pass
@@ -329,11 +328,11 @@ def _surrounded(by: str, model: nn.Module, images: Tensor) -> tuple[nn.Module, T
 )
 def test_scores_do_not_depend_on_the_circumstances(by: str, probe: str) -> None:
     """Grad mode, autocast, memory format, frozen weights, train mode, compilation, in-place ReLU, checkpointing."""
-    model, images, labels, sites = _case("functional")
+    model, images, labels = _case("functional")
     model.eval()
-    expected = PROBES[probe](model, places_of(model, images, sites), images, labels)
+    expected = PROBES[probe](model, places_of(model, images), images, labels)
     model, images, surroundings = _surrounded(by, model, images)
-    places = places_of(copy.deepcopy(model), images, sites) if by == "compiled" else places_of(model, images, sites)
+    places = places_of(copy.deepcopy(model), images) if by == "compiled" else places_of(model, images)
     if by == "compiled":
         places = {k: Place(**{**vars(p), "module": model.get_submodule(k)}) for k, p in places.items()}
     with surroundings:
@@ -359,7 +358,7 @@ def test_the_first_of_several_outputs_counts(probe: str) -> None:
             logits = self.model(x)
             return (logits, x) if self.as_tuple else type("Output", (), {"logits": logits})()
 
-    model, images, labels, _ = _case("functional")
+    model, images, labels = _case("functional")
     expected = PROBES[probe](model, places_of(model, images, "norm"), images, labels)
     for as_tuple in (True, False):
         wrapped = Wrapped(model, as_tuple)
