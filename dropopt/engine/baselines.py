@@ -43,14 +43,18 @@ class BaselineSite(nn.Module):
         super().__init__()
         self.part = part
         self.axis = axis
+        self.block_size = part.block_size if isinstance(part, DropBlock2d) else None
 
     def hook(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
         """Forward hook, silent unless the host trains."""
         if not module.training:
             return None
         if isinstance(self.part, StochasticDepth):
-            identity: Tensor = args[0]
+            identity = args[0] if args else output
             return identity + self.part(output - identity) if identity.shape == output.shape else None
+        if self.block_size is not None:  # torchvision takes no even block, and shrinks it to the map itself
+            side = min(self.block_size, *output.shape[2:])
+            self.part.block_size = side - (side + 1) % 2
         masked: Tensor = self.part(output if self.axis == 1 else output.movedim(-1, 1))
         return masked if self.axis == 1 else masked.movedim(1, -1)
 

@@ -1,0 +1,268 @@
+"""An attached engine survives what people do to models: copies, files, compilation, precision, checkpoints, ranks."""
+
+import copy
+import socket
+
+import pytest
+import torch
+from small_net import Net, batch, equal, gradients, make, sites_of, train
+from torch import nn
+
+from dropopt.config import Baseline, EngineConfig
+from dropopt.engine.site import DropoutSite
+
+PATTERNS = ("element", "channel", "structured", "spatial")
+every_pattern = pytest.mark.parametrize("pattern", PATTERNS)
+DEVICES = [
+    "cpu",
+    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")),
+]
+
+
+# -- copies and files
+
+
+def test_a_deep_copy_has_sites_of_its_own():
+    """Training a copy changes neither rates nor scores of the original, and the other way round."""
+    model, engine = make()
+    twin = copy.deepcopy(model)
+    assert len(sites_of(twin)) == len(engine.sites) == 2
+    for mine, theirs in zip(sites_of(model), sites_of(twin), strict=True):
+        assert isinstance(theirs, DropoutSite)
+        assert mine is not theirs
+        assert mine.p.data_ptr() != theirs.p.data_ptr()
+    gradients(twin)
+    assert all(site.count == 0 for site in sites_of(model))
+    before = [site.p.clone() for site in sites_of(twin)]
+    train(model, torch.optim.SGD(model.parameters(), lr=0.1), 2, engine=engine)
+    assert equal(before, [site.p for site in sites_of(twin)])
+    engine.detach()
+    assert not sites_of(model)
+    assert len(sites_of(twin)) == 2
+
+
+def test_an_averaged_model_averages_weights_alone():
+    """torch's EMA copies and updates an attached model; evaluated, the average drops nothing."""
+    model, _ = make()
+    average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.5))
+    train(model, torch.optim.SGD(model.parameters(), lr=0.1), 2)
+    average.update_parameters(model)
+    average.eval()
+    images, _ = batch()
+    assert torch.equal(average(images), average(images))
+    assert set(average.module.state_dict()) == set(Net().state_dict())
+
+
+def test_a_whole_model_is_saved_and_loaded_with_its_sites(tmp_path):
+    """torch.save of the model keeps rates in force; its state dict is the plain network's, key by key."""
+    model, engine = make()
+    train(model, torch.optim.SGD(model.parameters(), lr=0.1), 1, engine=engine)
+    torch.save(model, tmp_path / "model.pt")
+    loaded = torch.load(tmp_path / "model.pt", weights_only=False)
+    assert equal(gradients(model), gradients(loaded))
+    torch.save(model.state_dict(), tmp_path / "weights.pt")
+    plain = Net()
+    plain.load_state_dict(torch.load(tmp_path / "weights.pt", weights_only=True))
+    model.load_state_dict(plain.state_dict())
+
+
+def test_training_resumes_bit_for_bit(tmp_path):
+    """Engine, model and optimizer saved after an epoch: fresh ones that load them end at equal weights."""
+    for config in (
+        EngineConfig(allocation="feature"),
+        EngineConfig(pattern="spatial", w_spatial=0.5, efficacy="adaptive"),
+        EngineConfig(pattern="element", importance="statistical", drop_updates=True),
+        Baseline(kind="dropout", p=0.3, schedule="linear"),
+    ):
+
+        def fresh(seed, config=config):
+            model, engine = make(config, seed=seed)
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+            engine.watch(optimizer)
+            return model, engine, optimizer
+
+        def epochs(parts, first, last):
+            model, engine, optimizer = parts
+            for epoch in range(first, last):
+                train(model, optimizer, 3, seed=10 * epoch)
+                engine.step(epoch=epoch + 1, epochs=4, val_loss=1.0 / (epoch + 1), train_loss=0.3, val_accuracy=0.6)
+
+        parts = fresh(seed=0)
+        epochs(parts, 0, 2)
+        torch.save([part.state_dict() for part in parts], tmp_path / "checkpoint.pt")
+        epochs(parts, 2, 4)
+        resumed = fresh(seed=99)
+        # The engine comes last: it sets the random state.
+        for part, state in zip(
+            (resumed[0], resumed[2], resumed[1]), permuted(torch.load(tmp_path / "checkpoint.pt")), strict=True
+        ):
+            part.load_state_dict(state)
+        epochs(resumed, 2, 4)
+        assert equal(parts[0].state_dict().values(), resumed[0].state_dict().values())
+        assert parts[1].rates() == resumed[1].rates()
+
+
+def permuted(states):
+    model, engine, optimizer = states
+    return model, optimizer, engine
+
+
+# -- compilation and export
+
+
+def count_graphs(model, engine, backend):
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    compiled = torch.compile(model, fullgraph=True, backend=backend)
+    images, labels = batch()
+    seen = []
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for epoch in range(3):
+            nn.functional.cross_entropy(compiled(images), labels).backward()
+            engine.step(epoch=epoch + 1, epochs=3, val_loss=2.0 - epoch, train_loss=0.5, val_accuracy=0.2 + epoch / 4)
+            seen.append(tuple(row["applied"] for row in engine.rates()))
+    assert len(set(seen)) == 3
+    return torch._dynamo.utils.counters["stats"]["unique_graphs"]
+
+
+@every_pattern
+def test_one_graph_serves_every_rate(pattern):
+    """torch.compile(fullgraph=True) captures the network with its sites whole, and rates change without a new one."""
+    model, engine = make(EngineConfig(pattern=pattern, allocation="feature", w_spatial=0.2))
+    assert count_graphs(model, engine, "aot_eager") == 1
+    assert all(site.refreshes == 3 for site in engine.sites.values())
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_inductor_drops_at_the_same_rates():
+    """Code made by inductor keeps rate and expectation, and scores."""
+    torch._dynamo.reset()
+    site = DropoutSite(1, 4, "element", per_feature=True, importance="taylor")
+    host = nn.Identity().train()
+    host.register_forward_hook(site.hook)
+    compiled = torch.compile(host, fullgraph=True)
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for rates in ((0.1, 0.3, 0.7, 0.0), (0.5, 0.0, 0.95, 0.2)):
+            site.p.copy_(torch.tensor(rates))
+            y = compiled(torch.ones(200, 4, 20, 20, requires_grad=True))
+            y.sum().backward()
+            share = (y == 0).double().mean((0, 2, 3))
+            error = (site.p * (1 - site.p) / 80_000).sqrt()
+            assert ((share - site.p).abs() <= 4 * error).all()
+            assert ((y == 0) | ((y * (1 - site.p.view(-1, 1, 1)) - 1).abs() < 1e-6)).all()
+    assert site.count == 50
+    torch.testing.assert_close(site.totals[0], torch.full((4,), 50 * 400.0))
+
+
+def test_compiled_training_equals_eager_training():
+    """Under the same seed masks, gradients and scores of the graph are those of eager mode."""
+    model, engine = make()
+    torch._dynamo.reset()
+    eager = gradients(model)
+    totals = [site.totals.clone() for site in engine.sites.values()]
+    for site in engine.sites.values():
+        site.totals.zero_()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    for mine, theirs in zip(eager, gradients(compiled), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
+    for mine, theirs in zip(totals, (site.totals for site in engine.sites.values()), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore")  # the exporter's own deprecations
+def test_sites_vanish_from_an_export():
+    """ONNX of the model in eval mode has the same nodes with the engine attached as without."""
+
+    def nodes(model):
+        program = torch.onnx.export(model.eval(), (batch()[0],), dynamo=True, verbose=False)
+        return [(node.op_type, len(node.inputs)) for node in program.model.graph]
+
+    model, engine = make()
+    attached = nodes(model)
+    engine.detach()
+    assert attached == nodes(model)
+    assert not any("Random" in kind or "Dropout" in kind for kind, _ in attached)
+
+
+# -- precision, layout, checkpointing
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@every_pattern
+def test_autocast_trains(pattern, dtype, device):
+    """Under autocast outputs keep their half precision, gradients are finite, scores are collected in float32."""
+    model, engine = make(EngineConfig(pattern=pattern, allocation="feature"))
+    model.to(device)
+    kinds = []
+    model.two.conv.register_forward_hook(lambda m, a, y: kinds.append(y.dtype))
+    model.two.norm.register_forward_hook(lambda m, a, y: kinds.append(y.dtype))
+    assert all(gradient.isfinite().all() for gradient in gradients(model, dtype=dtype, device=device))
+    assert kinds == [dtype, dtype]
+    for site in engine.sites.values():
+        assert site.totals.dtype == torch.float32
+        assert site.totals.isfinite().all()
+        assert site.count == 2
+
+
+@every_pattern
+def test_channels_last_is_kept(pattern):
+    """Outputs and gradients at a site have the memory format that came in."""
+    model, _ = make(EngineConfig(pattern=pattern, allocation="feature"))
+    model.to(memory_format=torch.channels_last)
+    seen = []
+
+    def look(module, args, output):
+        seen.append(output.is_contiguous(memory_format=torch.channels_last))
+        output.register_hook(lambda g: seen.append(g.is_contiguous(memory_format=torch.channels_last)))
+
+    model.two.norm.register_forward_hook(look)
+    images, _ = batch()
+    model(images.contiguous(memory_format=torch.channels_last)).sum().backward()
+    assert seen[0]
+    site = DropoutSite(1, 8, pattern, importance="taylor")
+    site.p.fill_(0.3)
+    x = torch.rand(4, 8, 5, 5).contiguous(memory_format=torch.channels_last).requires_grad_()
+    site.hook(nn.Identity(), (), x).backward(torch.ones_like(x))
+    assert x.grad.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+@every_pattern
+def test_checkpointing_gives_the_same_gradients(pattern, reentrant):
+    """The forward pass that is run again draws the same masks."""
+    config = EngineConfig(pattern=pattern, allocation="feature", r0=0.5)
+    whole, _ = make(config)
+    parts, _ = make(config, checkpointing={"use_reentrant": reentrant})
+    for mine, theirs in zip(gradients(whole), gradients(parts), strict=True):
+        torch.testing.assert_close(mine, theirs)
+    assert equal([site.totals for site in sites_of(whole)], [site.totals for site in sites_of(parts)])
+
+
+# -- several processes
+
+
+def rank_main(rank, port, folder):
+    """One of two ranks: different data, one step of the engine after each of two steps of training."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    model, engine = make(EngineConfig(pattern="structured", allocation="importance", w_spatial=0.2))
+    parallel = nn.parallel.DistributedDataParallel(model)
+    torch.manual_seed(rank)  # masks differ between ranks
+    train(parallel, torch.optim.SGD(model.parameters(), lr=0.1), 3, seed=100 * rank, engine=engine)
+    sites = {name: (site.p, site.importance, site.area) for name, site in engine.sites.items()}
+    torch.save((sites, engine.rates(), model.state_dict()), f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_ranks_agree_on_rates(tmp_path):
+    """Under DistributedDataParallel importances are pooled: both ranks drop at equal rates, and weights stay equal."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(rank_main, (port, str(tmp_path)), nprocs=2)
+    (sites, rates, state), (sites_2, rates_2, state_2) = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    assert rates == rates_2
+    assert all(equal(sites[name], sites_2[name]) for name in sites)
+    assert all(torch.equal(state[key], state_2[key]) for key in state if "running" not in key)
+    assert all(importance.std() > 0 for _, importance, _ in sites.values())
