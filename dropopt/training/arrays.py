@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ _ALIASES = {
     "x_test": ("test_images",),
     "y_test": ("test_labels",),
 }
+#: What NumPy and its zip reader raise for files that are not whole.
+_DAMAGED = (OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, MemoryError)
 #: What the last axis of (N, H, W, C) images may be.
 _CHANNELS = (1, 3, 4)
 
@@ -57,13 +60,14 @@ def read_npz(path: Path) -> Source:
     """A NumPy file with x, y and, if it has them, x_test, y_test, x_validation, y_validation, classes."""
     name = f"numpy:{path}"
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream:  # NumPy leaves a file open that it cannot read
+            file = np.load(stream, allow_pickle=False)
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise ConfigError(f"{path} is a single array; expected a .npz file with x and y")
             return from_arrays(name, {key: _entry(file, key, path) for key in file.files})
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
-    except (OSError, EOFError, zipfile.BadZipFile) as error:
+    except _DAMAGED as error:
         raise ConfigError(f"{path} cannot be read: {_line(error)}") from None
     except ValueError as error:
         if isinstance(error, ConfigError):

@@ -10,6 +10,7 @@ import json
 import math
 from contextlib import suppress
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -68,6 +69,8 @@ def _accuracy(images: Tensor, labels: Tensor) -> float:
         images, labels = images[chosen], labels[chosen]
     side = (min(SIDE, images.shape[2]), min(SIDE, images.shape[3]))
     features = F.adaptive_avg_pool2d(images.float(), side).flatten(1).double().numpy()
+    if not np.ptp(features, axis=0).any():  # all images are the same: there is nothing to learn from
+        return 1 / kinds
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
     with threadpool_limits(1):  # small matrices: threads would only wait for each other
         components = PCA(min(COMPONENTS, *features.shape), svd_solver="covariance_eigh").fit_transform(features)

@@ -111,23 +111,25 @@ def _prepare(source: Source, config: DataConfig) -> Dataset:
 
 def _split(source: Source, config: DataConfig) -> dict[str, Split]:
     pool, validation, test = source.train, source.validation, source.test
-    seed = config.split_seed
 
-    def carve(name: str, fraction: float) -> tuple[Split, Split]:
-        count = min(max(round(fraction * len(pool)), len(source.classes)), len(pool) - len(source.classes))
-        drawn = stratified(pool.labels, count, least=1, spare=1, seed=seed, purpose=f"{source.name}: {name} split")
+    def carve(purpose: str, count: int, least: int, spare: int) -> tuple[Split, Split]:
+        try:
+            drawn = stratified(pool.labels, count, least=least, spare=spare, seed=config.split_seed, purpose=purpose)
+        except ConfigError as error:
+            raise ConfigError(f"{source.name}: {error}") from None
         return pool.take(drawn), pool.take(~drawn)
 
+    def share(fraction: float) -> int:
+        kinds = len(source.classes)  # each class is on both sides
+        return min(max(round(fraction * len(pool)), kinds), len(pool) - kinds)
+
     if test is None:
-        test, pool = carve("test", config.test_fraction)
+        test, pool = carve("test", share(config.test_fraction), 1, 1)
     if config.subset is not None:
-        least = 2 if validation is None else 1  # one to train on, one to validate on
-        drawn = stratified(
-            pool.labels, config.subset, least=least, spare=0, seed=seed, purpose=f"{source.name}: subset"
-        )
-        pool = pool.take(drawn)
+        # Of each class at least one to train on and, where that is drawn from it, one to validate on.
+        pool, _ = carve("subset", config.subset, 2 if validation is None else 1, 0)
     if validation is None:
-        validation, pool = carve("validation", config.validation_fraction)
+        validation, pool = carve("validation", share(config.validation_fraction), 1, 1)
     return {"train": pool, "validation": validation, "test": test}
 
 
