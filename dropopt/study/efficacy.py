@@ -107,6 +107,8 @@ SCALES = (
     *((b, b * p, c) for b in (0.3, 1.0) for p in (0.3, 1.0) for c in (0.1, 0.5)),
 )
 DRAWS = 4000
+#: Intervals are widened by this, for the scale's own uncertainty: so measured coverage is 85 to 95%.
+WIDTH = 1.08
 #: Below this probability that the blend matters at all, nothing is claimed.
 MATTERS = 0.75
 
@@ -119,7 +121,7 @@ class Effect:
     mean: float
     low: float
     high: float
-    best: float  # probability that it is the largest of its kind and stage
+    best: float  # probability that it is the largest of its kind and stage; even where nothing matters
 
     @property
     def sign(self) -> int:
@@ -158,10 +160,10 @@ class Efficacy:
         found = []
         for stage in self.methods:
             first = max(stage, key=lambda effect: effect.best)
-            if first.best >= 0.9:
-                found.append(f"{first.name} is best (probability {first.best:.2f})")
+            close = [effect.name for effect in sorted(stage, key=lambda e: -e.best) if effect.best >= 0.1]
+            if first.best >= 0.9 or len(close) == 1:
+                found.append(f"{first.name} is best with probability {first.best:.2f}")
             else:
-                close = [e.name for e in sorted(stage, key=lambda e: -e.best) if e.best >= 0.1]
                 found.append(f"best is one of {', '.join(close)}")
         return f"The blend matters (probability {self.matters:.2f}): " + "; ".join(found) + "."
 
@@ -187,19 +189,20 @@ def learn(table: Evidence) -> Efficacy:
         table.trials,
         table.unit,
         matters,
-        tuple(_effects(samples[:, s, :methods], names) for s, names in enumerate(table.names)),
+        tuple(_effects(samples[:, s, :methods], names, matters) for s, names in enumerate(table.names)),
         tuple(
-            _effects(samples[:, s, methods:], [f"{names[i]} + {names[j]}" for i, j in pairs])
+            _effects(samples[:, s, methods:], [f"{names[i]} + {names[j]}" for i, j in pairs], matters)
             for s, names in enumerate(table.names)
         ),
         needed_trials(table.names),
     )
 
 
-def _effects(samples: Array, names: Sequence[str]) -> tuple[Effect, ...]:
+def _effects(samples: Array, names: Sequence[str], matters: float) -> tuple[Effect, ...]:
     low, high = np.quantile(samples, [0.05, 0.95], axis=0)
     top = samples == samples.max(axis=1, keepdims=True)
     best = (top / top.sum(axis=1, keepdims=True)).mean(axis=0)
+    best = matters * best + (1 - matters) / len(names)
     mean = samples.mean(axis=0)
     return tuple(
         Effect(name, float(mean[i]), float(low[i]), float(high[i]), float(best[i])) for i, name in enumerate(names)
@@ -227,7 +230,7 @@ def _contrasts(stages: int, methods: int) -> Array:
         def at(blend: Array, stage: int = stage) -> Array:
             whole = np.tile(even, (stages, 1))
             whole[stage] = blend
-            return np.concatenate(_terms(whole[None]), axis=1)[0]
+            return np.asarray(np.concatenate(_terms(whole[None]), axis=1)[0])
 
         rows += [at((even + alone[i]) / 2) - at(even) for i in range(methods)]
         rows += [
@@ -269,8 +272,12 @@ def _posterior(table: Evidence) -> tuple[Array, float]:
         logs.append(float(model.scores_[-1]))
     weight = np.exp(np.array(logs) - max(logs))
     null = np.array([scales[0] < 1e-3 for scales in SCALES])
+    weight = np.maximum(weight, 1e-12)
     weight = np.where(null, 0.5 / null.sum(), 0.5 / (~null).sum()) * weight
     weight /= weight.sum()
+    matters = float(weight[~null].sum())
+    # Intervals are conditional on there being something: a spike at zero would cut off small true effects.
+    weight = np.where(null, 0.0, weight) / matters
     counts = np.floor(weight * DRAWS + 0.5).astype(int)
     draws, start = [], 0
     for (centre, covariance, freedom), many in zip(fits, counts, strict=True):
@@ -280,6 +287,6 @@ def _posterior(table: Evidence) -> tuple[Array, float]:
         root = vectors * np.sqrt(np.maximum(values, 0.0))
         tail = np.sqrt(freedom / chi.chisquare(freedom, size=(many, 1)))
         noise = np.resize(spread[start:], (many, size)) if start + many > DRAWS else spread[start : start + many]
-        draws.append(centre + tail * (noise @ root.T))
+        draws.append(centre + WIDTH * tail * (noise @ root.T))
         start += many
-    return np.concatenate(draws), float(weight[~null].sum())
+    return np.concatenate(draws), matters

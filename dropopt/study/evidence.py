@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 from scipy.special import ndtri
@@ -22,6 +23,9 @@ from dropopt.study.efficacy import Array, Evidence, Names
 
 #: How many trials of its own study an imported table is worth before any new data.
 PRIOR_TRIALS = 10.0
+
+#: Rows of an imported table that are read: more would cost time and say little at that worth.
+PRIOR_ROWS = 40
 
 #: Robust deviations below the median at which an outcome is as bad as can be.
 TAIL = 3.0
@@ -50,22 +54,26 @@ def gather(
     flat = [name for stage in names for name in stage]
     rows = _roots(trials, flat)
     shares = _shares([trial.params for trial in rows], names)
-    usable = np.isfinite(shares).all(axis=(1, 2))
-    rows, shares = [trial for trial, ok in zip(rows, usable, strict=True) if ok], shares[usable]
+    usable = np.flatnonzero(np.isfinite(shares).all(axis=(1, 2)))
+    rows, shares = [rows[i] for i in usable], shares[usable]
     outcome = _outcome(rows, maximise)
     score = normal_scores(_standing(rows, outcome, maximise))
     value, unit = _values(rows, outcome, score)
     total = len(rows)
     if limit is not None and total > limit:
-        order = np.lexsort([*shares.reshape(total, -1).T, -value, -score])
-        rest = order[limit // 2 :][np.linspace(0, total - limit // 2 - 1, limit - limit // 2).astype(int)]
-        kept = np.concatenate([order[: limit // 2], rest])
+        kept = _kept(np.lexsort([*shares.reshape(total, -1).T, -value, -score]), limit)
         rows, shares, score, value = [rows[i] for i in kept], shares[kept], score[kept], value[kept]
     columns, covariates = _covariates(rows, set(flat))
     number = np.array([trial.number for trial in rows], dtype=np.int64)
     weight = np.ones(len(rows))
     table = Evidence(names, shares, score, value, covariates, columns, weight, number, total, unit)
     return _sorted(_with_prior(table, prior) if prior else table)
+
+
+def _kept(order: NDArray[np.int64], limit: int) -> NDArray[np.int64]:
+    """``limit`` of ``order``, best first: one half from the top, the other evenly spread over the rest."""
+    top, rest = order[: limit // 2], order[limit // 2 :]
+    return np.concatenate([top, rest[np.linspace(0, len(rest) - 1, limit - limit // 2).astype(int)]])
 
 
 def normal_scores(standing: Array) -> Array:
@@ -108,7 +116,7 @@ def _outcome(trials: Sequence[FrozenTrial], maximise: bool) -> Array:
             return -math.inf
         if trial.system_attrs and any(limit > 0 for limit in trial.constraints.values()):
             return INFEASIBLE
-        return sign * values[0]
+        return sign * float(values[0])
 
     return np.array([worth(trial) for trial in trials], dtype=float)
 
@@ -150,7 +158,8 @@ def _at_steps(reports: Sequence[Mapping[int, float]], steps: Array, sign: float)
     unreported = 1.5e308
     keys = [int(step) if math.isfinite(step) else None for step in steps]
     default = [unreported] * len(keys)
-    raw = np.array([list(map(row.get, keys, default)) for row in reports], dtype=float)  # type: ignore[arg-type]
+    cells: list[list[float]] = [list(map(row.get, keys, default)) for row in reports]  # type: ignore[arg-type]
+    raw: Array = np.array(cells, dtype=np.float64)
     missing = raw == unreported
     values = np.where(missing, math.inf, np.where(np.isfinite(raw), sign * raw, -math.inf))
     return np.where(~np.isfinite(steps) & missing, [[math.inf if row else 0.0] for row in reports], values)
@@ -172,16 +181,16 @@ def _values(trials: Sequence[FrozenTrial], outcome: Array, score: Array) -> tupl
     known = outcome > INFEASIBLE
     if known.sum() < 2:
         return score, math.nan
-    own = outcome[known]
+    own = np.sort(outcome[known])
     low, middle, high = np.quantile(own, [0.25, 0.5, 0.75])
     spread = (high - low) / 1.349 or float(own.std()) or 1.0
-    order = np.argsort(own, kind="stable")
-    value = np.where(known, outcome, np.interp(score, score[known][order], own[order]))
+    value = np.where(known, outcome, np.interp(score, np.sort(score[known]), own))
     value = np.clip((value - middle) / spread, -TAIL, 2 * TAIL)
-    deviation = float(value.std())
+    ordered = np.sort(value)  # sums do not depend on the order of trials, to the last bit
+    deviation = float(ordered.std())
     rise = np.quantile(score[known], 0.75) - np.quantile(score[known], 0.25)
     unit = float((high - low) / rise) if rise > 0 else math.nan
-    return (value - value.mean()) / deviation if deviation > 0 else np.zeros(len(value)), unit
+    return (value - ordered.mean()) / deviation if deviation > 0 else np.zeros(len(value)), unit
 
 
 def row(name: str, value: Any, distribution: BaseDistribution) -> dict[str, float]:
@@ -229,6 +238,8 @@ def _with_prior(table: Evidence, prior: Mapping[str, Any]) -> Evidence:
     foreign = imported(prior, table.names)
     if not len(foreign):
         return table
+    if len(foreign) > PRIOR_ROWS:
+        foreign = foreign.take(_kept(np.argsort(-foreign.score, kind="stable"), PRIOR_ROWS))
     columns = tuple(sorted({*table.columns, *foreign.columns}))
     worth = PRIOR_TRIALS * PRIOR_TRIALS / (PRIOR_TRIALS + table.trials)
     weight = min(1.0, worth / len(foreign))

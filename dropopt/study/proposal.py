@@ -220,11 +220,13 @@ class _Path:
             matern = _pooled_at(_matern(_distances(shares[None], blend)[0], kernel.length), stage)
             total += matern * (kernel.rough + kernel.cross * self._near)
         value = total @ self._alpha
-        return value if self._features is None else value + TEMPER * self._features.at(shares, stage, self._at)
+        if self._features is not None:
+            value = value + TEMPER * self._features.at(shares, stage, self._at)
+        return np.asarray(value)
 
 
 class _Features:
-    """A draw from the prior: random Fourier features of the Maternal parts, exact ones of the polynomial."""
+    """A draw from the prior: random Fourier features of the rough parts, exact ones of the polynomial."""
 
     def __init__(self, kernel: Kernel, shape: tuple[int, ...], covariates: int, rng: np.random.Generator) -> None:
         stages, _, methods = shape
@@ -297,7 +299,7 @@ def _distances(a: Array, b: Array) -> Array:
     """(stages, stages, n, m) distances between (stages, n, methods) and (stages, m, methods)."""
     square = (a**2).sum(-1)[:, None, :, None] + (b**2).sum(-1)[None, :, None, :]
     square = square - 2 * (a[:, None] @ b[None].transpose(0, 1, 3, 2))
-    return np.sqrt(np.maximum(square, 0.0))
+    return np.asarray(np.sqrt(np.maximum(square, 0.0)))
 
 
 def _matern(distance: Array, length: float) -> Array:
@@ -328,7 +330,7 @@ def _additive(a: Array, b: Array) -> Array:
     for column in range(a.shape[1]):
         gap = (a[:, column, None] - b[None, :, column]) / COVARIATE_LENGTH
         total += np.exp(-0.5 * gap * gap)
-    return total / a.shape[1]
+    return np.asarray(total / a.shape[1])
 
 
 @cache
@@ -367,7 +369,7 @@ def climb(
         closer = legal(_near(shares_of(values[top]), width, 10, rng), stage)
         values = np.concatenate([values[top], closer])
         worth = np.concatenate([worth[top], objective(shares_of(closer), stage)])
-    return values[int(np.argmax(worth))]
+    return np.asarray(values[int(np.argmax(worth))])
 
 
 def _near(blends: Array, width: float, count: int, rng: np.random.Generator) -> Array:

@@ -219,7 +219,7 @@ class EfficacySampler(BaseSampler):
             while len(memory) > REMEMBERED:
                 memory.popitem(last=False)
 
-    def _view(self, study: Study, trial: FrozenTrial) -> tuple[Study, FrozenTrial]:
+    def _view(self, study: Study, trial: FrozenTrial) -> tuple[Any, FrozenTrial]:
         """What the base sees: all, unless it enumerates trials, when a continuous blend would be in its way."""
         return (_Blind(study, self._flat), _without(trial, self._flat)) if self._blind else (study, trial)
 

@@ -25,7 +25,14 @@ class Simplex:
     ) -> None:
         self._floor = floor
         self._distributions = [[distributions.get(name, _ANY) for name in stage] for stage in names]
-        self._held = [np.array([held.get(name, np.nan) for name in stage]) for stage in names]
+        single = {
+            name: _bounds(distribution)[0]
+            for stage, row in zip(names, self._distributions, strict=True)
+            for name, distribution in zip(stage, row, strict=True)
+            if distribution.single()
+        }
+        fixed = {**single, **held}
+        self._held = [np.array([fixed.get(name, np.nan) for name in stage]) for stage in names]
 
     def values(self, shares: Array, stage: int) -> Array:
         """(n, methods) values whose shares are the given ones, or as near as the distributions let them be.

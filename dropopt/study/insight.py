@@ -1,0 +1,171 @@
+"""What a study has learned about the blend, for people, for exports and for the next study."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from dropopt.config import METHODS, STAGES, ConfigError
+from dropopt.study.efficacy import Effect, Efficacy, Evidence, Names, learn
+from dropopt.study.evidence import exported, gather
+from dropopt.study.proposal import MAX_ROWS, Surrogate, climb
+
+#: At how many points of a study the preferred blend is shown.
+POINTS = 8
+#: Trials before a preferred blend is worth computing.
+FEWEST = 4
+
+_FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+@dataclass(frozen=True)
+class Learned:
+    """All that is shown: the effects, the preferred blend now, and how it moved over the trials."""
+
+    efficacy: Efficacy
+    preferred: dict[str, float]
+    trajectory: tuple[tuple[int, dict[str, float]], ...]  # (trials, blend)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON for exports and the dashboard."""
+        effects = self.efficacy
+        return {
+            "verdict": effects.verdict,
+            "thin": effects.thin,
+            "trials": effects.trials,
+            "matters": effects.matters,
+            "unit": effects.unit if np.isfinite(effects.unit) else None,
+            "methods": [[asdict(effect) for effect in stage] for stage in effects.methods],
+            "synergies": [[asdict(effect) for effect in stage] for stage in effects.pairs],
+            "preferred": self.preferred,
+            "trajectory": [{"trials": trials, "blend": blend} for trials, blend in self.trajectory],
+        }
+
+
+def find_blend(trials: Sequence[FrozenTrial]) -> Names:
+    """The names of the blend that ``trials`` suggested: one share per method, or one per method and stage."""
+    seen = {name for trial in trials for name in trial.params}
+    staged = [tuple(f"w_{m}_{stage}" for m in METHODS if f"w_{m}_{stage}" in seen) for stage in STAGES]
+    plain = tuple(f"w_{m}" for m in METHODS if f"w_{m}" in seen)
+    if len(plain) < 2 and not any(staged):  # methods of somebody else's
+        plain = tuple(sorted(name for name in seen if name.startswith("w_")))
+    names = (plain,) if len(plain) >= 2 else tuple(staged)
+    if len(names[0]) < 2 or len({len(stage) for stage in names}) != 1:
+        raise ConfigError("no blend in this study: its trials suggest fewer than two of the weights w_*")
+    return names
+
+
+def evidence_of(
+    study: Study,
+    names: Names | None = None,
+    *,
+    prior: Mapping[str, Any] | None = None,
+    limit: int | None = None,
+    trials: Sequence[FrozenTrial] | None = None,
+) -> Evidence:
+    """The study's evidence about its blend."""
+    if study._is_multi_objective():
+        raise ConfigError("efficacy is learned for one objective, got a study with several")
+    rows = study.get_trials(deepcopy=False, states=_FINISHED) if trials is None else trials
+    maximise = study.direction == StudyDirection.MAXIMIZE
+    return gather(rows, names or find_blend(rows), maximise=maximise, prior=prior, limit=limit)
+
+
+def learned(study: Study, names: Names | None = None, prior: Mapping[str, Any] | None = None) -> Learned:
+    """Effects, preferred blend and its trajectory; the same for everyone who sees the same finished trials."""
+    rows = study.get_trials(deepcopy=False, states=_FINISHED)
+    names = names or find_blend(rows)
+    efficacy = learn(evidence_of(study, names, prior=prior, trials=rows))
+    marks = np.unique(np.linspace(0, len(rows), POINTS + 1).astype(int)[1:])
+    path = []
+    for mark in marks:
+        table = evidence_of(study, names, prior=prior, limit=MAX_ROWS, trials=rows[:mark])
+        if len(table) >= FEWEST:
+            path.append((int(mark), preferred(table)))
+    return Learned(efficacy, path[-1][1] if path else {}, tuple(path))
+
+
+def preferred(table: Evidence) -> dict[str, float]:
+    """The blend with the best expected score, to three digits."""
+    surrogate = Surrogate(table)
+    mean = surrogate.mean()
+    blend: dict[str, float] = {}
+    for stage, names in enumerate(table.names):
+        rng = np.random.default_rng(0)
+        best = climb(mean, stage, surrogate.best(stage, 8), lambda shares, _: shares, rng)
+        blend |= {name: round(float(share), 3) for name, share in zip(names, best, strict=True)}
+    return blend
+
+
+def export_evidence(study: Study, names: Names | None = None) -> dict[str, Any]:
+    """The study's evidence as JSON: the ``prior`` of another study's sampler."""
+    return exported(evidence_of(study, names, limit=200))
+
+
+def top_configurations(study: Study, k: int = 5) -> list[dict[str, Any]]:
+    """The parameters of the ``k`` best complete trials, to be enqueued elsewhere; each configuration once."""
+    if study._is_multi_objective():
+        raise ConfigError("top configurations need one objective, got a study with several")
+    sign = 1.0 if study.direction == StudyDirection.MINIMIZE else -1.0
+    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    ranked = sorted(
+        (trial for trial in done if trial.values is not None and np.isfinite(trial.values[0])),
+        key=lambda trial: (any(c > 0 for c in trial.constraints.values()), sign * (trial.value or 0.0), trial.number),
+    )
+    chosen: list[dict[str, Any]] = []
+    for trial in ranked:
+        if len(chosen) < k and trial.params not in chosen:
+            chosen.append(dict(trial.params))
+    return chosen
+
+
+def efficacy_report(study: Study, names: Names | None = None, prior: Mapping[str, Any] | None = None) -> RenderableType:
+    """The verdict, effects and synergies with 90% credible intervals, and the preferred blend over time."""
+    found = learned(study, names, prior)
+    efficacy = found.efficacy
+    parts: list[RenderableType] = [Text(efficacy.verdict, style="yellow" if efficacy.thin else "bold")]
+    unit = f"; 1 is about {efficacy.unit:.3g} of the objective" if np.isfinite(efficacy.unit) else ""
+    for stage, (methods, pairs) in enumerate(zip(efficacy.methods, efficacy.pairs, strict=True)):
+        where = f", {_stage_name(efficacy.names, stage)}" if len(efficacy.names) > 1 else ""
+        parts.append(_effects(f"Effect{where} (equal blend, half way to the method alone{unit})", methods))
+        parts.append(_effects(f"Synergy{where} (half and half against the mean of each alone)", pairs))
+    if found.trajectory:
+        parts.append(_trajectory(found))
+    parts.append(Text("Normal scores of the outcome: higher is better, whatever the direction.", style="dim"))
+    return Group(*parts)
+
+
+def _stage_name(names: Names, stage: int) -> str:
+    suffix = names[stage][0].rsplit("_", 1)[-1]
+    return suffix if suffix in STAGES else f"stage {stage + 1}"
+
+
+def _effects(title: str, effects: Sequence[Effect]) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for heading in ("mean", "90% interval", "P(best)"):
+        table.add_column(heading, justify="right")
+    for effect in sorted(effects, key=lambda effect: -effect.mean):
+        style = {1: "green", -1: "red", 0: ""}[effect.sign]
+        interval = f"{effect.low:+.2f} to {effect.high:+.2f}"
+        table.add_row(effect.name, f"{effect.mean:+.2f}", interval, f"{effect.best:.2f}", style=style)
+    return table
+
+
+def _trajectory(found: Learned) -> Table:
+    title = "Preferred blend (too thin to rely on)" if found.efficacy.thin else "Preferred blend"
+    table = Table(title=title, title_justify="left")
+    table.add_column("trials", justify="right")
+    for name in found.preferred:
+        table.add_column(name, justify="right")
+    for trials, blend in found.trajectory:
+        table.add_row(str(trials), *(f"{share:.2f}" for share in blend.values()))
+    return table
