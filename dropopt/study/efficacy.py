@@ -151,11 +151,16 @@ class Efficacy:
         return self.trials < self.needed
 
     @property
+    def claims(self) -> bool:
+        """Whether anything is claimed at all."""
+        return not self.thin and self.matters >= MATTERS
+
+    @property
     def verdict(self) -> str:
         """One plain sentence."""
         if self.thin:
             return f"Too thin: {self.trials} trials, and no claim is made with fewer than {self.needed}."
-        if self.matters < MATTERS:
+        if not self.claims:
             return f"Nothing found: the blend matters with probability {self.matters:.2f} after {self.trials} trials."
         found = []
         for stage in self.methods:

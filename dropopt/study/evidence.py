@@ -99,8 +99,8 @@ def _roots(trials: Iterable[FrozenTrial], names: Sequence[str]) -> list[FrozenTr
 
 def _shares(params: Sequence[Mapping[str, Any]], names: Names) -> Array:
     """(n, stages, methods) shares that sum to one; an absent name has none, and an all-zero blend is NaN."""
-    raw = np.array([[[row.get(name, 0.0) for name in stage] for stage in names] for row in params], dtype=float)
-    raw = raw.reshape(len(params), len(names), len(names[0]))
+    columns = [[row.get(name, 0.0) for row in params] for stage in names for name in stage]
+    raw = np.array(columns, dtype=float).T.reshape(len(params), len(names), len(names[0]))
     total = raw.sum(axis=2, keepdims=True)
     valid = (total > 0) & (raw >= 0).all(axis=2, keepdims=True) & np.isfinite(total)
     return np.where(valid, raw / np.where(valid, total, 1.0), math.nan)

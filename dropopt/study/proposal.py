@@ -23,7 +23,7 @@ from threadpoolctl import ThreadpoolController
 from dropopt.study.efficacy import STAGE_SHARE, Array, Evidence, scheffe, shares_of
 
 #: Rows the model reads: a draw costs a few milliseconds however long the study.
-MAX_ROWS = 120
+MAX_ROWS = 100
 #: Random features of a prior draw.
 FEATURES = 192
 #: Standard deviations of a covariate over which its effect changes.
@@ -78,8 +78,8 @@ SHAPES = (
     Kernel(0.0, 1.0, 0.5),
     Kernel(0.0, 1.0, 0.25),
 )
-SIGNALS = (0.5, 2.0, 8.0, 32.0)
-COVARIATES = (0.0, 0.5, 2.0, 8.0)
+SIGNALS = (0.7, 4.0, 24.0)
+COVARIATES = (0.0, 1.0, 6.0)
 #: Variance of the product of blend and covariates, in units of the blend's, where it is tried at all: for kernels
 #: whose log evidence is this close to the best.
 CROSS, CONTENDER = 0.7, 4.0

@@ -91,7 +91,6 @@ class EfficacySampler(BaseSampler):
         self._lock = threading.Lock()
         self._proposed: OrderedDict[int, dict[str, Any]] = OrderedDict()
         self._drawn: OrderedDict[int, dict[str, float]] = OrderedDict()
-        self._fitted: tuple[Any, Surrogate | None, int] | None = None
 
     def __str__(self) -> str:
         return f"{type(self).__name__}({self._base})"
@@ -186,13 +185,9 @@ class EfficacySampler(BaseSampler):
 
     def _surrogate(self, study: Study, trials: Sequence[FrozenTrial]) -> tuple[Surrogate | None, int]:
         """The model of ``trials``, None while they are too few, and how many of them count."""
-        key = (study._study_id, tuple(trial._trial_id for trial in trials))
-        fitted = self._fitted
-        if fitted is None or fitted[0] != key:
-            table = gather(trials, self.names, maximise=_maximises(study), prior=self._prior, limit=MAX_ROWS)
-            enough = len(table) >= STARTUP * len(self.names)
-            fitted = self._fitted = (key, Surrogate(table) if enough else None, table.trials)
-        return fitted[1], fitted[2]
+        maximise = study.direction == StudyDirection.MAXIMIZE
+        table = gather(trials, self.names, maximise=maximise, prior=self._prior, limit=MAX_ROWS)
+        return Surrogate(table) if len(table) >= STARTUP * len(self.names) else None, table.trials
 
     def _held(self, trial: FrozenTrial) -> dict[str, float]:
         """Shares that are not ours to draw: enqueued, or fixed by the base."""
@@ -222,10 +217,6 @@ class EfficacySampler(BaseSampler):
     def _view(self, study: Study, trial: FrozenTrial) -> tuple[Any, FrozenTrial]:
         """What the base sees: all, unless it enumerates trials, when a continuous blend would be in its way."""
         return (_Blind(study, self._flat), _without(trial, self._flat)) if self._blind else (study, trial)
-
-
-def _maximises(study: Study) -> bool:
-    return study.direction == StudyDirection.MAXIMIZE
 
 
 def _latest(trials: Sequence[FrozenTrial], names: Iterable[str]) -> dict[str, BaseDistribution]:
