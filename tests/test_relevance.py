@@ -13,6 +13,7 @@ import torchvision
 from probe_models import CLASSES, Functional, batch, places_of, plain, worn
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from dropopt.engine import probes
 from dropopt.engine.attach import Place
@@ -267,6 +268,8 @@ OPERATIONS = {
     "einsum": lambda x: torch.einsum("nchw,nchv->ncwv", x, torch.sigmoid(x)),
     "reversed": lambda x: 1 - (2.0 / (x.abs() + 1)) - 0.5 * x,
     "in_place": lambda x: F.relu_(x.clone().mul_(2).add_(x).sub_(1)),
+    "in_place_for_its_effect": lambda x: [y := x.clone(), F.relu_(y), y.add_(x), y.mul_(2)][0],
+    "checkpointed": lambda x: checkpoint(lambda t: F.max_pool2d(F.gelu(t), 3, 1, 1), x, use_reentrant=False),
     "slices": lambda x: torch.cat([x[:, 2:], F.pad(x[:, :2, 1:], (0, 0, 1, 0))], 1).roll(1, 2),
     "upsampled": lambda x: F.interpolate(F.avg_pool2d(x, 2), scale_factor=2),
     "clamped": lambda x: x.clamp(min=0, max=2).maximum(x - 1),
@@ -292,6 +295,27 @@ def test_functional_operations_keep_their_values_and_pass_finite_relevance(name:
     assert found["conv"].isfinite().all()
     assert found["conv"].abs().sum() > 0
     assert at_input.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "gate", [torch.sigmoid, lambda g: 1 + 2 * torch.sigmoid(g).clamp(0.1), lambda g: F.dropout(g.softmax(1))]
+)
+def test_a_gate_takes_no_relevance_from_its_signal(gate: Any) -> None:
+    """All relevance of signal times gate goes to the signal, however the gate was scaled, on whichever side."""
+
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.signal, self.steer, self.head = nn.Linear(3, 4), nn.Linear(3, 4), nn.Linear(4, CLASSES, bias=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x.flatten(1)
+            return self.head(gate(self.steer(x)) * self.signal(x))
+
+    model, images = Gated(), torch.randn(4, 3, 1, 1)
+    found, _, logits = relevances(model, images, torch.arange(4), ("signal", "steer"), epsilon=TINY)
+    assert found.get("steer", torch.zeros(1)).abs().max() == 0
+    torch.testing.assert_close(found["signal"].sum(1), logits, rtol=1e-4, atol=1e-6)
 
 
 def test_every_handled_operation_exists() -> None:
