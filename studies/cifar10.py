@@ -1,0 +1,21 @@
+"""CIFAR-10, 32x32 colour photographs in ten classes, with a small residual network and light augmentation.
+
+    dropopt run cifar10                    or: python studies/cifar10.py
+    dropopt run cifar10 --subset 50000     the full data set, better on a GPU
+
+Downloads 170 MB on first use. COST
+"""
+
+from dropopt.study import Study
+
+study = Study(
+    name="cifar10",
+    data={"name": "cifar10", "subset": 10000},
+    model={"name": "resnet9", "options": {"widths": [16, 32, 64, 128]}},
+    train={"epochs": 20, "amp": "bf16", "channels_last": True, "augment": ["shift", "flip"]},
+    space="compact",
+    n_trials=60,
+)
+
+if __name__ == "__main__":
+    study.main()
