@@ -71,6 +71,7 @@ def train(
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, ... Default: as in the file.", show_default=False)
     ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="1, as in a study, repeats the trial exactly.")] = 1,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Write the network's weights (state_dict) here.", show_default=False),
@@ -83,7 +84,7 @@ def train(
     from dropopt.study.retrain import retrain
 
     options = {"epochs": epochs, "seed": seed, "device": device}
-    retrain(file, {name: value for name, value in options.items() if value is not None}, output)
+    retrain(file, {name: value for name, value in options.items() if value is not None}, output, threads)
 
 
 @app.command()

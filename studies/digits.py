@@ -13,7 +13,7 @@ study = Study(
     name="digits",
     data={"name": "digits"},
     model={"name": "small"},
-    train={"epochs": 30, "batch_size": 64},
+    train={"epochs": 30, "batch_size": 128},
     space="compact",
     n_trials=40,
 )

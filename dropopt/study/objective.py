@@ -59,18 +59,35 @@ class Objective:
         of initial weights then favours no configuration for a whole study. The split of the data is the
         same for all.
         """
-        trial = self.study.ask()
-        trial.set_user_attr(WORKER, stamp())
+        trial = self._new_trial()
         try:
             run = self.space.suggest(trial, self.classes, self.base)
         except ConfigError as error:
             self.fail(trial, "ConfigError", str(error))
             return trial, None
+        except BaseException as error:
+            self.fail(trial, ABANDONED, f"the sampler failed: {error!r}")
+            raise
         seed = derive(self.seed, "train", trial.number)
         run = run.model_copy(update={"train": run.train.model_copy(update={"seed": seed})})
         trial.set_user_attr(SEED, seed)
         trial.set_user_attr(CONFIG, run.model_dump(mode="json"))
         return trial, run
+
+    def _new_trial(self) -> optuna.Trial:
+        from optuna.trial import TrialState
+
+        before = len(self.study.get_trials(deepcopy=False))
+        try:
+            trial = self.study.ask()
+        except BaseException as error:
+            # The trial exists before the sampler is asked; if that fails, nobody else would end it.
+            for orphan in self.study.get_trials(deepcopy=False)[before:]:
+                if orphan.state == TrialState.RUNNING and WORKER not in orphan.user_attrs:
+                    self.fail(orphan, ABANDONED, f"the sampler failed: {error!r}")
+            raise
+        trial.set_user_attr(WORKER, stamp())
+        return trial
 
     def report(self, trial: optuna.Trial, report: Mapping[str, Any]) -> bool:
         """Store an epoch's smoothed loss; whether the trial should be pruned now."""

@@ -19,8 +19,12 @@ if TYPE_CHECKING:
     from dropopt.training import EpochReport
 
 
-def retrain(file: Path, options: Mapping[str, Any], output: Path | None) -> None:
-    """Train with the configuration in ``file``; ``options`` are training settings that override it."""
+def retrain(file: Path, options: Mapping[str, Any], output: Path | None, threads: int = 1) -> None:
+    """Train with the configuration in ``file``; ``options`` are training settings that override it.
+
+    One thread, as in a study: on the same machine the same configuration then gives the same network, bit
+    for bit, and small networks gain nothing from a second one.
+    """
     from dropopt.export import load
 
     exported = load(file)
@@ -35,8 +39,11 @@ def retrain(file: Path, options: Mapping[str, Any], output: Path | None) -> None
     console = make_console()
     say(console, _opening(file, run, exported.provenance))
 
+    import torch
+
     from dropopt import training
 
+    torch.set_num_threads(threads)
     with _Epochs(console) as epochs:
         result, model, data = training.train_run(run, epochs.show)
     accuracy = result.best_val_accuracy
@@ -48,8 +55,6 @@ def retrain(file: Path, options: Mapping[str, Any], output: Path | None) -> None
     loss, accuracy = training.evaluate(model, data.test, run.train)
     say(console, f"test:       accuracy {_estimate(accuracy, len(data.test.labels))}, loss {loss:.4f}", "bold")
     if output is not None:
-        import torch
-
         torch.save(model.state_dict(), output)
         say(console, f"weights in {output}")
 
