@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import tempfile
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+_MAGIC = b"dropopt tensors 1\n"
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -44,15 +47,33 @@ def save_tensors(path: Path, content: dict[str, Any]) -> None:
     # Through memory: torch's own writer turns a full disk into errors that do not say so.
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    write_whole(path, buffer.getvalue())
+    write_whole(path, seal(buffer.getvalue()))
 
 
 def load_tensors(path: Path) -> dict[str, Any]:
-    """Read what :func:`save_tensors` wrote. Holds no code and runs none; raises what torch raises."""
-    content = torch.load(path, map_location="cpu", weights_only=True)
+    """Read what :func:`save_tensors` wrote; nothing in it is run.
+
+    Raises ValueError for a file that is not as it was written, and what torch raises for what it refuses.
+    """
+    content = torch.load(io.BytesIO(unseal(path.read_bytes())), map_location="cpu", weights_only=True)
     if not isinstance(content, dict):
-        raise ValueError(f"holds a {type(content).__name__}, not a dictionary")
+        raise ValueError(f"it holds a {type(content).__name__}, not a dictionary")
     return content
+
+
+def seal(data: bytes) -> bytes:
+    """``data`` behind its checksum, which torch's format lacks: a flipped bit would be a changed weight."""
+    return _MAGIC + hashlib.sha256(data).digest() + data
+
+
+def unseal(data: bytes) -> bytes:
+    """What was sealed; raises ValueError when it is not that any more."""
+    start = len(_MAGIC) + hashlib.sha256().digest_size
+    if not data.startswith(_MAGIC):
+        raise ValueError("it is no file of dropopt's")
+    if hashlib.sha256(data[start:]).digest() != data[len(_MAGIC) : start]:
+        raise ValueError("it is truncated or damaged")
+    return data[start:]
 
 
 def cache_folder() -> Path:

@@ -1,0 +1,292 @@
+"""Configurations as files: what is written comes back exactly, and what is wrong is told with file and line."""
+
+import json
+import subprocess
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+import dropopt
+from dropopt.config import Baseline, ConfigError, EngineConfig, RunConfig
+from dropopt.export import Exported, load, provenance, save
+
+FORMATS = ("yaml", "json", "toml")
+
+#: Settings that each format could lose: thirds, tiny numbers, tuples, text that looks like something else.
+TRICKY = {
+    "train": {"lr": 0.1 + 0.2, "weight_decay": 1e-5, "augment": ["shift", "flip"]},
+    "engine": {"r0": 1 / 3, "w_adaptive": [0.1, 0.2, 0.7], "update_every": 10, "drop_updates": "only"},
+    "model": {
+        "name": "own:net",
+        "options": {
+            "widths": [8, 16],
+            "big": 1e20,
+            "texts": ["yes", "no", "on", "1e-3", "010", "1:30", "2024-01-01", "", "null", "~", "<<", "=", ".5", "0x1f"],
+            "odd": "a\u2028b\n\t: # '\"",
+            "flag": True,
+            "inside": {"deeper": {"x": -0.0}},
+        },
+    },
+}
+
+
+def refused(path, text=None, **options):
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load(path, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith(str(path))
+    return message.removeprefix(str(path))
+
+
+class TestRoundTrip:
+    """What is written is what is read."""
+
+    @pytest.mark.parametrize("kind", FORMATS)
+    @pytest.mark.parametrize("settings", [{}, TRICKY, {"engine": {"kind": "dropblock", "p": 0.123456789}}])
+    def test_every_setting_comes_back_exactly(self, tmp_path, kind, settings):
+        """Engine, baseline, lists, options and the last bit of every number survive each format."""
+        run = RunConfig.parse(settings)
+        facts = {"study": "digits", "trial": 7, "value": 0.1 + 0.2, "trials": {"complete": 3}}
+        path = tmp_path / f"best.{kind}"
+        save(path, run, facts)
+        assert load(path) == Exported(run, facts)
+
+    @given(
+        lr=st.floats(1e-300, 1e300),
+        r0=st.floats(0, 1),
+        phi=st.floats(-1e9, 1e9),
+        text=st.text(st.characters(codec="utf-8"), max_size=12),
+    )
+    def test_any_number_and_text_do(self, tmp_path_factory, lr, r0, phi, text):
+        """Any finite number comes back bit for bit, and any text as text, in all three formats."""
+        run = RunConfig.parse(
+            {
+                "train": {"lr": lr},
+                "engine": {"r0": r0, "duration_phi": phi},
+                "model": {"options": {"text": text, "numbers": [lr, phi]}},
+            }
+        )
+        for kind in FORMATS:
+            path = tmp_path_factory.getbasetemp() / f"any.{kind}"
+            save(path, run, {})
+            assert load(path).run == run
+
+    @pytest.mark.parametrize("kind", FORMATS)
+    def test_format_overrides_the_suffix(self, tmp_path, kind):
+        """A format may be named for writing and for reading, whatever the file is called."""
+        save(tmp_path / "best.txt", RunConfig(), {"a": 1}, format=kind)
+        assert load(tmp_path / "best.txt", format=kind).provenance == {"a": 1}
+        with pytest.raises(ConfigError, match=r"suffix must be one of \.yaml, \.yml, \.json, \.toml"):
+            load(tmp_path / "best.txt")
+        with pytest.raises(ConfigError, match="format must be yaml, json or toml, got 'xml'"):
+            save(tmp_path / "best.txt", RunConfig(), {}, format="xml")
+
+    @pytest.mark.parametrize("kind", FORMATS)
+    def test_none_is_none_again(self, tmp_path, kind):
+        """TOML leaves out what is None, the others write null; where None is the default it comes back."""
+        path = tmp_path / f"best.{kind}"
+        save(path, RunConfig(), {"git": None, "a": [1, {"b": None}]})
+        loaded = load(path)
+        assert loaded.run.train.patience is None
+        assert loaded.provenance.get("git") is None
+        if kind == "toml":
+            with pytest.raises(ConfigError, match="a: TOML cannot hold null in a list"):
+                save(path, RunConfig(), {"a": [1, None]})
+
+    def test_the_parts_are_at_hand(self, tmp_path):
+        """What is loaded has engine, train, data and model, and ``dropopt.load`` is the same function."""
+        save(tmp_path / "best.yaml", RunConfig.parse(TRICKY), {})
+        best = dropopt.load(tmp_path / "best.yaml")
+        assert isinstance(best.engine, EngineConfig)
+        assert (best.train, best.data, best.model) == (best.run.train, best.run.data, best.run.model)
+        assert best.model.options["texts"][0] == "yes"
+
+    def test_odd_facts_become_text(self, tmp_path):
+        """Provenance is free: what no format can hold is written as text."""
+        save(tmp_path / "a.toml", RunConfig(), {"path": tmp_path, "pair": (1, 2), 3: {"x": 1 + 2j}})
+        assert load(tmp_path / "a.toml").provenance == {"path": str(tmp_path), "pair": [1, 2], "3": {"x": "(1+2j)"}}
+
+    def test_other_readers_agree(self, tmp_path):
+        """What is written reads the same with PyYAML, whose rules are older, and with any JSON parser."""
+        run = RunConfig.parse(TRICKY)
+        for kind, read in (("yaml", yaml.safe_load), ("json", json.loads)):
+            save(tmp_path / f"a.{kind}", run, {})
+            plain = read((tmp_path / f"a.{kind}").read_text())
+            assert RunConfig.parse({k: v for k, v in plain.items() if k != "provenance"}) == run
+
+    def test_a_file_is_replaced_whole(self, tmp_path, monkeypatch):
+        """A write that fails leaves the old file and nothing beside it, and is one line."""
+        path = tmp_path / "best.yaml"
+        save(path, RunConfig(), {"first": 1})
+        with monkeypatch.context() as patch:
+            patch.setattr("pathlib.Path.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+            with pytest.raises(ConfigError, match=r"best.yaml cannot be written: No space left"):
+                save(path, RunConfig(), {"second": 2})
+        assert load(path).provenance == {"first": 1}
+        assert list(tmp_path.iterdir()) == [path]
+        with pytest.raises(ConfigError, match="cannot be written"):
+            save(tmp_path / "none" / "best.yaml", RunConfig(), {})
+
+
+class TestByHand:
+    """Files that a person writes."""
+
+    def test_a_section_alone_is_enough(self, tmp_path):
+        """What is not given has its default, in the section and beside it."""
+        path = tmp_path / "a.yaml"
+        path.write_text("engine: {r0: 0.4}\n")
+        assert load(path) == Exported(RunConfig(engine=EngineConfig(r0=0.4)), {})
+        path.write_text("engine: {kind: none}\n")
+        assert load(path).engine == Baseline(kind="none")
+
+    def test_numbers_mean_what_they_look_like(self, tmp_path):
+        """1e-3 is a number, 010 is ten, no is text: YAML 1.2, not 1.1."""
+        path = tmp_path / "a.yaml"
+        path.write_text(
+            "train: {lr: 1e-3, weight_decay: 5E-4, epochs: 010}\n"
+            "model: {options: {a: 1e-3, b: no, c: 010, d: 1:30, e: off, f: -.5, g: +7, h: 2024-01-01, i: 1_000}}\n"
+        )
+        loaded = load(path)
+        assert (loaded.train.lr, loaded.train.weight_decay, loaded.train.epochs) == (0.001, 0.0005, 10)
+        assert loaded.model.options == {
+            "a": 0.001, "b": "no", "c": 10, "d": "1:30", "e": "off", "f": -0.5, "g": 7, "h": "2024-01-01", "i": "1_000"
+        }  # fmt: skip
+
+    @pytest.mark.parametrize(
+        ("text", "said"),
+        [
+            ("engine:\n  alpha: 0.5\n  r0: 1.3\n", ":3: engine: r0 must be in [0, 1], got 1.3"),
+            ("\n\ntrian: {}\n", ":3: unknown section 'trian'; did you mean 'train'?"),
+            ("train:\n  lr: 1\n  epocs: 3\n", ":3: train: unknown setting 'epocs'; did you mean 'epochs'?"),
+            ("train: 5\n", ":1: train must be a mapping of settings, got 5"),
+            ("train: {lr: .nan}\n", ":1: train: lr must be a number > 0, got nan"),
+            ("train:\n  augment:\n    - flip\n    - flop\n", ":4: train: augment must be a list, each one of shift"),
+            ("engine:\n  kind: dropblock\n  block_size: 2\n", ":1: engine: block_size must be odd"),
+            ("engine:\n  kind: nothing\n", ":2: engine: kind must be one of none, dropout"),
+            ("train: {lr: 1, lr: 2}\n", ":1: 'lr' is given twice, first in line 1"),
+            ("train: {lr: [1\n", ": not valid here: "),
+            ("provenance: 5\n", ":1: provenance must be a mapping of settings, got 5"),
+            ("- 1\n", " must hold a mapping with data, model, train, engine, provenance; it holds list"),
+            ("", ": the file is empty"),
+            ("# nothing\n", ": the file is empty"),
+            ("a: &x [1]\nb: *x\n", ":1: not valid here: anchors and aliases are not allowed"),
+            ("train: {1: 2}\n", ":1: a key must be text, got 1"),
+            ("a: 1\n---\nb: 2\n", ":2: not valid here: "),
+            ("[" * 5000, ": nested too deeply"),
+            ("x" * 1_000_001, ": too large (1000001 bytes; at most 1000000)"),
+        ],
+    )
+    def test_yaml_faults_have_their_line(self, tmp_path, text, said):
+        """Every fault of a YAML file is one line: file, line, what was given, what is allowed."""
+        assert said in refused(tmp_path / "a.yaml", text)
+
+    @pytest.mark.parametrize(
+        ("suffix", "text", "said"),
+        [
+            ("json", '{"train": ', "not valid JSON: Expecting value: line 1 column 11"),
+            ("json", '{"train": {"lr": 1, "lr": 2}}', "not valid JSON: 'lr' is given twice"),
+            ("json", '{"train": {"lr": NaN}}', "train: lr must be a number > 0, got nan"),
+            ("json", '{"train": {"lr": 1e999}}', "train: lr must be a number > 0, got inf"),
+            ("json", "[" * 100_000, "nested too deeply"),
+            ("json", "[]", "it holds list"),
+            ("toml", "train = {lr = }", "not valid TOML: Invalid value (at line 1"),
+            ("toml", "[train]\nlr = 1\nlr = 2\n", "not valid TOML"),
+            ("toml", "[engine]\nr0 = 1.3\n", "engine: r0 must be in [0, 1], got 1.3"),
+        ],
+    )
+    def test_json_and_toml_faults_are_told(self, tmp_path, suffix, text, said):
+        """The other two formats are as strict, and their parsers tell the line."""
+        assert said in refused(tmp_path / f"a.{suffix}", text)
+
+    def test_what_is_no_file_is_told(self, tmp_path):
+        """No file, a folder, and bytes that are no text."""
+        assert refused(tmp_path / "none.yaml") == ": no such file"
+        (tmp_path / "folder.yaml").mkdir()
+        assert refused(tmp_path / "folder.yaml") == " cannot be read: Is a directory"
+        for kind in FORMATS:
+            (tmp_path / f"a.{kind}").write_bytes(b"\xff\xfe\x00")
+            assert "not a text file in UTF-8" in refused(tmp_path / f"a.{kind}")
+
+    def test_control_characters_are_told(self, tmp_path):
+        """A character that YAML forbids is one line too."""
+        assert ": not valid YAML: " in refused(tmp_path / "a.yaml", "a: \x07\n")
+
+
+class TestSafety:
+    """Data never runs code."""
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            "!!python/object/apply:os.mkdir [RAN]",
+            "!!python/object/new:os.mkdir {args: [RAN]}",
+            "!!python/name:os.mkdir",
+            "!!python/module:os",
+            "!custom {}",
+            "!!set {a, b}",
+            "!!binary aGk=",
+        ],
+    )
+    def test_tags_are_refused(self, tmp_path, value):
+        """No tag constructs anything: the file is refused with its line and nothing has happened."""
+        ran = tmp_path / "ran"
+        message = refused(tmp_path / "a.yaml", f"train: {{lr: 0.1}}\nengine: {value.replace('RAN', str(ran))}\n")
+        assert message.startswith(":2: ")
+        assert "is not allowed here" in message
+        assert not ran.exists()
+
+    def test_a_bomb_of_aliases_does_not_go_off(self, tmp_path):
+        """A few lines that would expand to billions of values are refused at the first anchor."""
+        lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+        lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)]
+        assert "anchors and aliases are not allowed" in refused(tmp_path / "a.yaml", "\n".join(lines))
+
+    def test_names_in_a_file_are_only_names(self, tmp_path):
+        """Loading a file that names a function imports nothing."""
+        path = tmp_path / "a.yaml"
+        path.write_text("model: {name: 'antigravity:fly'}\ndata: {name: 'this:s'}\n")
+        import sys
+
+        load(path)
+        assert not {"antigravity", "this"} & set(sys.modules)
+
+
+class TestProvenance:
+    """Where a configuration comes from."""
+
+    def test_it_tells_versions_machine_and_time(self):
+        """Versions of what a result depends on, the platform and a time with its zone stand beside the facts given."""
+        facts = provenance(study="digits", seed=3)
+        assert (facts["study"], facts["seed"]) == ("digits", 3)
+        assert {"dropopt", "torch", "optuna", "numpy"} <= set(facts["versions"])
+        assert facts["created"].endswith("+00:00")
+        assert facts["cpus"] >= 1
+
+    def test_it_tells_the_state_of_git(self, tmp_path, monkeypatch):
+        """Commit and whether files differ from it, of the current folder; None outside of git, or without git."""
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+        assert provenance()["git"] is None
+        identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+        for command in (["init", "-q"], [*identity, "commit", "-q", "--allow-empty", "-m", "first"]):
+            subprocess.run(["git", *command], check=True, capture_output=True)
+        state = provenance()["git"]
+        assert len(state["commit"]) == 40
+        assert state["dirty"] is False
+        (tmp_path / "new").write_text("")
+        assert provenance()["git"]["dirty"] is True
+        monkeypatch.setenv("PATH", "")
+        assert provenance()["git"] is None
+
+    def test_it_can_be_written(self, tmp_path):
+        """All of it survives each format."""
+        facts = provenance(trial=1)
+        for kind in FORMATS:
+            save(tmp_path / f"a.{kind}", RunConfig(), facts)
+            loaded = load(tmp_path / f"a.{kind}").provenance
+            assert loaded == {key: value for key, value in facts.items() if kind != "toml" or value is not None}
