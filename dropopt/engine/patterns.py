@@ -39,9 +39,10 @@ def element_gate(x: Tensor, p: Tensor) -> Tensor:
         return _scaled(torch.rand_like(x, dtype=torch.float32) >= p, p, x.dtype)
     # Random numbers are most of what element dropout costs, so a unit gets 8 bits instead of 32. A rate that is
     # no multiple of 1/256 stays exact because each row rounds its threshold up with the right probability.
-    rounding = torch.rand(*x.shape[:-1], 1, device=x.device)
-    threshold = torch.floor(p * 256 + rounding).to(x.dtype)  # <= 244: exact in every float type
-    return _random_bytes(x).to(x.dtype).ge_(threshold).mul_((1 / (1 - p)).to(x.dtype))
+    # In-place on numbers, since on the CPU bool tensors are several times slower.
+    rounding = torch.rand_like(x[..., :1], dtype=torch.float32)  # in x's memory layout
+    threshold = torch.floor(p * 256 + rounding).to(torch.uint8)  # <= 244
+    return _random_bytes(x).ge_(threshold).to(x.dtype).mul_((1 / (1 - p)).to(x.dtype))
 
 
 def channel_gate(x: Tensor, p: Tensor) -> Tensor:
@@ -59,15 +60,17 @@ def spatial_gate(x: Tensor, p: Tensor, block_size: int) -> Tensor:
     """
     if x[0, 0].numel() == 1:
         return element_gate(x, p)
-    safe = spatial_structure(x)
-    dims = tuple(range(2, x.ndim))
-    area = safe.to(torch.float32).mean(dims, keepdim=True)  # (N, 1, *1), > 0: the mean is never below the minimum
+    safe = spatial_structure(x).to(torch.float32)
+    area = safe.mean(tuple(range(2, x.ndim)), keepdim=True)  # (N, 1, *1), > 0: the mean is never below the minimum
     inside = (p / area).clamp(max=P_MAX)
     outside = ((p - area * inside) / (1 - area).clamp(min=1e-6)).clamp(0, P_MAX)
+    rate = torch.empty_like(x[:, : p.shape[0]], dtype=torch.float32)  # (N, 1 or C, *spatial), in x's memory layout
+    torch.addcmul(outside, safe, inside - outside, out=rate)
     lowest, units = _block_minimum(x, block_size)
-    # The minimum of K uniforms is below g with probability 1 - (1 - g)^K: the g that makes this the rate.
-    keep = lowest >= torch.where(safe, _per_centre(inside, units), _per_centre(outside, units))
-    return keep.to(x.dtype) * torch.where(safe, 1 / (1 - inside), 1 / (1 - outside)).to(x.dtype)
+    # The least of K uniform draws is below g with probability 1 - (1 - g)^K, so this is uniform again.
+    noise = -torch.expm1(units * torch.log1p(-lowest)).to(torch.float32)
+    # 1 / (1 - rate) where noise >= rate; floats in place, since on the CPU bool and fresh tensors are far slower.
+    return torch.sub(noise, rate).ge_(0).div_(rate.neg_().add_(1)).to(x.dtype)
 
 
 def spatial_structure(x: Tensor) -> Tensor:
@@ -77,7 +80,7 @@ def spatial_structure(x: Tensor) -> Tensor:
     and by its novelty (how far it stands from that average: a position that equals its neighbours is redundant).
     Safe is what matters no more than the average position of its own map.
     """
-    pooled = x[:, :: max(1, x.shape[1] // _POOLED_CHANNELS)].abs().mean(1, keepdim=True, dtype=torch.float32)
+    pooled = x[:, :: max(1, x.shape[1] // _POOLED_CHANNELS)].float().abs().mean(1, keepdim=True)
     around = _neighbourhood_mean(pooled)
     matter = around + (pooled - around).abs()
     mean = matter.mean(tuple(range(2, x.ndim)), keepdim=True)
@@ -115,10 +118,6 @@ def _block_minimum(x: Tensor, block_size: int) -> tuple[Tensor, int]:
             lowest = torch.minimum(lowest.narrow(dim, 0, length), lowest.narrow(dim, shift, length))
             width += shift
     return lowest, units
-
-
-def _per_centre(p: Tensor, units: int) -> Tensor:
-    return -torch.expm1(torch.log1p(-p) / units)
 
 
 def _neighbourhood_mean(x: Tensor) -> Tensor:

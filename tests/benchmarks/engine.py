@@ -1,0 +1,309 @@
+"""What dropout costs and how much it really drops: the engine beside torch, torchvision and timm.
+
+    python -m tests.benchmarks.engine
+    python -m tests.benchmarks.engine --rounds 100 --only steps
+
+One process, one thread, the reference CNN on 128 images of 28x28. Every method drops at the same four places (three
+BatchNorm outputs, one hidden layer), and its steps are interleaved with those of all others. Ours score importance
+on the way, by taylor where no other is named. On a CPU time is the process's own processor time, so that a busy
+neighbour does not count; on CUDA it is that of the device.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import platform
+import random
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import timm
+import torch
+import torchvision
+from timm.layers import DropBlock2d as TimmDropBlock
+from torch import Tensor, nn
+from torchvision.ops import DropBlock2d
+
+import dropopt
+from dropopt.config import Baseline, EngineConfig, ModelConfig
+from dropopt.engine.site import DropoutSite
+from dropopt.training.models import build_model
+
+P = 0.25
+BLOCK = 3
+BATCH = 128
+#: An epoch of 5,000 images, the size that small studies use.
+STEPS_PER_EPOCH = 5000 // BATCH
+#: Images of the labelled batch that probes get.
+PROBED = 256
+EVERY_IMPORTANCE = ("taylor", "activation", "statistical", "gradient", "lrp", "composite")
+
+
+@dataclass
+class Arm:
+    """One method, with a network of its own, and the seconds of its steps."""
+
+    name: str
+    model: nn.Module
+    engine: Any
+    seconds: list[float] = field(default_factory=list)
+
+
+def timm_dropblock(model: nn.Module) -> None:
+    """timm's DropBlock where a site has a map, torch's dropout where it has none."""
+    with dropopt.attach(model, Baseline(kind="none"), example=torch.randn(2, 1, 28, 28)) as engine:
+        places = list(engine.places.values())
+    for place in places:
+        part: nn.Module = TimmDropBlock(P, BLOCK) if place.ndim == 4 else nn.Dropout(P)
+        place.module.register_forward_hook(lambda module, args, output, part=part: part(output))
+
+
+def make_arms(device: torch.device, channels_last: bool) -> list[Arm]:
+    """The first arm drops nothing; all start from the same weights."""
+    model = build_model(ModelConfig(name="small"), channels=1, classes=10, image_size=28, seed=0).to(device).train()
+    if channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    ours = {"r0": P, "block_size": BLOCK}
+    settings: dict[str, Any] = {
+        "no dropout": Baseline(kind="none"),
+        "nn.Dropout": Baseline(kind="dropout", p=P),
+        "nn.Dropout2d": Baseline(kind="dropout2d", p=P),
+        "torchvision DropBlock": Baseline(kind="dropblock", p=P, block_size=BLOCK),
+        "timm DropBlock": None,
+    }
+    for pattern in ("element", "channel", "structured", "spatial"):
+        settings[f"dropopt {pattern}"] = EngineConfig(pattern=pattern, **ours)
+    for pattern in ("element", "channel", "spatial"):
+        settings[f"dropopt {pattern}, a rate per feature"] = EngineConfig(pattern=pattern, allocation="feature", **ours)
+    for importance in ("activation", "statistical"):
+        settings[f"dropopt channel, {importance}"] = EngineConfig(pattern="channel", importance=importance, **ours)
+    arms = []
+    for name, config in settings.items():
+        own, engine = copy.deepcopy(model), None
+        if config is None:
+            timm_dropblock(own)
+        else:
+            engine = dropopt.attach(own, config, example=torch.randn(2, 1, 28, 28))
+        arms.append(Arm(name, own, engine))
+    return arms
+
+
+def seconds(work: Callable[[], object], device: torch.device) -> float:
+    """Processor time of ``work``, or its time on a CUDA device."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        start = time.perf_counter()
+        work()
+        torch.cuda.synchronize(device)
+        return time.perf_counter() - start
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+def training_step(model: nn.Module, images: Tensor, labels: Tensor, half: bool) -> Callable[[], None]:
+    """One whole step of training."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=half):
+            loss = nn.functional.cross_entropy(model(images), labels)
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def make_batch(device: torch.device, channels_last: bool = False, images: int = BATCH) -> tuple[Tensor, Tensor]:
+    """Noise and labels."""
+    x = torch.randn(images, 1, 28, 28, device=device)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    return x.contiguous(memory_format=layout), torch.randint(0, 10, (images,), device=device)
+
+
+def time_steps(device: torch.device, half: bool, rounds: int) -> list[Arm]:
+    """Each round takes one step of every arm, in an order of its own."""
+    arms = make_arms(device, channels_last=half)
+    batch = make_batch(device, channels_last=half)
+    steps = {arm.name: training_step(arm.model, *batch, half) for arm in arms}
+    order = random.Random(0)
+    for number in range(-3, rounds):
+        for arm in order.sample(arms, len(arms)):
+            elapsed = seconds(steps[arm.name], device)
+            if number >= 0:
+                arm.seconds.append(elapsed)
+    return arms
+
+
+def ratio(arm: Arm, other: Arm) -> float:
+    """Median over rounds of the quotient within a round."""
+    return statistics.median(a / b for a, b in zip(arm.seconds, other.seconds, strict=True))
+
+
+def print_table(head: list[str], rows: list[list[str]]) -> None:
+    """A table in markdown."""
+    print("| " + " | ".join(head) + " |")
+    print("| --- |" + " ---: |" * (len(head) - 1))
+    for row in rows:
+        print("| " + " | ".join(row) + " |")
+    print()
+
+
+def report_steps(device: torch.device, rounds: int) -> None:
+    """Milliseconds of a training step, and quotients with the parts that one would use otherwise."""
+    for half in (False, True):
+        arms = time_steps(device, half, rounds)
+        by_name = {arm.name: arm for arm in arms}
+        print(
+            f"A training step, {'bf16 autocast, channels_last' if half else 'float32'} (median of {rounds}, p = {P})\n"
+        )
+        references = ("no dropout", "nn.Dropout", "nn.Dropout2d", "timm DropBlock", "torchvision DropBlock")
+        rows = [
+            [arm.name, f"{1e3 * statistics.median(arm.seconds):.2f}"]
+            + [f"{ratio(arm, by_name[reference]):.2f}" for reference in references]
+            for arm in arms
+        ]
+        print_table(["method", "ms", *(f"/ {name}" for name in references)], rows)
+
+
+def dropped(part: Callable[[Tensor], Tensor], size: int, device: torch.device) -> float:
+    """Dropped fraction of many maps of ones."""
+    torch.manual_seed(0)
+    x = torch.ones(400_000 // size**2, 4, size, size, device=device)
+    return (part(x) == 0).double().mean().item()
+
+
+def report_rates(device: torch.device) -> None:
+    """What each DropBlock drops when asked for 0.1."""
+    p = 0.1
+    host = nn.Identity().train()
+    rows = []
+    for size in (7, 14, 28):
+        for block in (3, 4, 7):
+            site = DropoutSite(1, 4, "spatial", block).to(device)
+            site.p.fill_(p)
+            ours = dropped(lambda x, site=site: site.hook(host, (), x), size, device)
+            theirs = dropped(TimmDropBlock(p, block).train(), size, device)
+            try:
+                torchvisions = f"{dropped(DropBlock2d(p, block).train(), size, device):.3f}"
+            except ValueError:
+                torchvisions = "refuses even blocks"
+            rows.append([f"{size}x{size}", str(block), f"{ours:.3f}", f"{theirs:.3f}", torchvisions])
+    print(f"Dropped fraction where {p} was asked for\n")
+    print_table(["map", "block", "dropopt spatial", "timm DropBlock", "torchvision DropBlock"], rows)
+
+
+def report_epoch(device: torch.device) -> None:
+    """What happens once an epoch, as a share of it."""
+    rows = []
+    for importance in EVERY_IMPORTANCE:
+        config = EngineConfig(pattern="structured", allocation="feature", importance=importance, w_spatial=0.2)
+        model = build_model(ModelConfig(name="small"), channels=1, classes=10, image_size=28, seed=0).to(device).train()
+        images, labels = make_batch(device)
+        engine = dropopt.attach(model, config, example=images[:2])
+        step = training_step(model, images, labels, half=False)
+        probed = make_batch(device, images=PROBED)
+
+        def refresh(engine: Any = engine, probed: tuple[Tensor, Tensor] = probed) -> None:
+            engine.probe(*probed)
+            engine.step(epoch=1, epochs=10, val_loss=1.0, train_loss=0.5, val_accuracy=0.5)
+
+        for work in (step, refresh):
+            work()
+        # One after the other, so that a slow spell of the machine falls on both.
+        pairs = [(seconds(step, device), seconds(refresh, device)) for _ in range(20)]
+        once = statistics.median(b for _, b in pairs)
+        share = statistics.median(b / (a * STEPS_PER_EPOCH) for a, b in pairs)
+        rows.append([importance, f"{1e3 * once:.2f}", f"{100 * share:.2f} %"])
+    print(f"Once an epoch: rates and importances (median of 20; share of {STEPS_PER_EPOCH} float32 steps)\n")
+    print_table(["importance", "ms", "share of an epoch"], rows)
+
+
+def kept_bytes(model: nn.Module, images: Tensor, labels: Tensor) -> int:
+    """Bytes that wait for the backward pass, each storage counted once, parameters left out."""
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    storages: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = nn.functional.cross_entropy(model(images), labels)
+    total = sum(storages.values())
+    loss.backward()
+    return total
+
+
+def report_memory(device: torch.device) -> None:
+    """Memory of a float32 step, beside no dropout."""
+    arms = make_arms(device, channels_last=False)
+    batch = make_batch(device)
+    rows, first, first_peak = [], 0, 0
+    for arm in arms:
+        kept = kept_bytes(arm.model, *batch)
+        first = first or kept
+        row = [arm.name, f"{kept / 2**20:.1f}", f"{kept / first:.3f}"]
+        if device.type == "cuda":
+            step = training_step(arm.model, *batch, half=False)
+            step()
+            torch.cuda.reset_peak_memory_stats(device)
+            step()
+            peak = torch.cuda.max_memory_allocated(device)
+            first_peak = first_peak or peak
+            row += [f"{peak / 2**20:.1f}", f"{peak / first_peak:.3f}"]
+        rows.append(row)
+    print("Memory: what a step keeps for its backward pass (float32)\n")
+    peaks = ["peak MiB", "/ no dropout"] if device.type == "cuda" else []
+    print_table(["method", "MiB", "/ no dropout", *peaks], rows)
+
+
+def describe(device: torch.device) -> str:
+    """Machine and versions."""
+    card = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+    versions = f"torch {torch.__version__}, torchvision {torchvision.__version__}, timm {timm.__version__}"
+    return f"{card}, one thread; {versions}, Python {platform.python_version()}"
+
+
+def processor() -> str:
+    """Name of the CPU."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=40, help="steps of each method")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--only", choices=["steps", "rates", "epoch", "memory"], help="one of the tables")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    warnings.simplefilter("ignore")
+    device = torch.device(options.device)
+    reports: dict[str, Callable[[], None]] = {
+        "steps": lambda: report_steps(device, options.rounds),
+        "rates": lambda: report_rates(device),
+        "epoch": lambda: report_epoch(device),
+        "memory": lambda: report_memory(device),
+    }
+    print(describe(device) + "\n")
+    for name, report in reports.items():
+        if options.only in (None, name):
+            report()
+
+
+if __name__ == "__main__":
+    main()
