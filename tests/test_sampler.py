@@ -340,3 +340,25 @@ def test_ask_is_cheap() -> None:
         return best
 
     assert cost(EfficacySampler(RandomSampler(seed=0), seed=0, randomised=1e-9)) - cost(RandomSampler(seed=0)) < 0.02
+
+
+def test_one_sampler_for_two_studies() -> None:
+    """Trials of equal id in two storages do not share a draw."""
+    sampler = EfficacySampler(RandomSampler(seed=0), NAMES)
+    first, second = (optuna.create_study(sampler=sampler).ask() for _ in range(2))
+    drawn = [trial.suggest_float("w_a", 0, 1) for trial in (first, second)]
+    assert drawn[0] != optuna.create_study(sampler=sampler).ask().suggest_float("w_a", 0, 1) != drawn[1]
+
+
+def test_optimum_that_depends_on_another_parameter() -> None:
+    """Where the best blend moves with a parameter of the base, draws follow it."""
+    study = optuna.create_study(sampler=EfficacySampler(RandomSampler(seed=0), NAMES[:2], seed=0))
+
+    def moving(trial: optuna.Trial) -> float:
+        x = trial.suggest_float("x", 0.1, 0.9)
+        return float((blend_of(trial, NAMES[:2])[0] - x) ** 2)
+
+    study.optimize(moving, n_trials=50)
+    late = [trial for trial in study.trials[25:] if not trial.user_attrs[STAMP]["randomised"]]
+    x, share = (np.array([t.params[name] for t in late]) for name in ("x", "w_a"))
+    assert np.corrcoef(x, share)[0, 1] > 0.6

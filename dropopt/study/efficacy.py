@@ -251,47 +251,57 @@ def _posterior(table: Evidence) -> tuple[Array, float]:
     scikit-learn's BayesianRidge has one prior scale for all coefficients, so the terms come in groups of different
     scale and fits are averaged by marginal likelihood; Student's t makes up for its point estimate of the noise.
     """
-    from sklearn.linear_model import BayesianRidge
-
-    own = np.flatnonzero(table.number >= 0)
-    prior = np.flatnonzero(table.number < 0)
-    worth = round(float(table.weight[prior].sum()))
-    if len(prior) and worth:  # as many of a prior's rows as it is worth, from its best to its worst
-        ordered = prior[np.argsort(table.score[prior], kind="stable")]
-        own = np.sort(np.concatenate([own, ordered[np.linspace(0, len(ordered) - 1, worth).astype(int)]]))
-    linear, pairs = _terms(table.blend[own])
-    others = table.standardised[own]
+    rows = _rows(table)
+    linear, pairs = _terms(table.blend[rows])
+    others = table.standardised[rows]
     others = np.concatenate([others, (others**2 - 1) / math.sqrt(2)], axis=1)
-    size = linear.shape[1] + pairs.shape[1]
-    spread = np.random.default_rng(len(own)).normal(size=(DRAWS, size))
-    chi = np.random.default_rng(len(own) + 1)
-    fits, logs = [], []
-    for blend_scale, pair_scale, other_scale in SCALES:
-        features = np.concatenate([linear * blend_scale, pairs * pair_scale, others * other_scale], axis=1)
-        model = BayesianRidge(lambda_1=1.0, lambda_2=1.0, alpha_1=1.0, alpha_2=0.3, compute_score=True)
-        model.fit(features, table.score[own])
-        scale = np.repeat([blend_scale, pair_scale], [linear.shape[1], pairs.shape[1]])
-        effective = features.shape[1] - model.lambda_ * float(np.trace(model.sigma_))
-        freedom = max(len(own) - effective - 1, 2.0)
-        fits.append((model.coef_[:size] * scale, model.sigma_[:size, :size] * np.outer(scale, scale), freedom))
-        logs.append(float(model.scores_[-1]))
-    weight = np.exp(np.array(logs) - max(logs))
+    fits = [_fit(linear, pairs, others, table.score[rows], scales) for scales in SCALES]
+    logs = np.array([log for _, log in fits])
     null = np.array([scales[0] < 1e-3 for scales in SCALES])
-    weight = np.maximum(weight, 1e-12)
-    weight = np.where(null, 0.5 / null.sum(), 0.5 / (~null).sum()) * weight
+    weight = np.maximum(np.exp(logs - logs.max()), 1e-12)
+    weight *= np.where(null, 0.5 / null.sum(), 0.5 / (~null).sum())
     weight /= weight.sum()
     matters = float(weight[~null].sum())
     # Intervals are conditional on there being something: a spike at zero would cut off small true effects.
-    weight = np.where(null, 0.0, weight) / matters
-    counts = np.floor(weight * DRAWS + 0.5).astype(int)
-    draws, start = [], 0
-    for (centre, covariance, freedom), many in zip(fits, counts, strict=True):
-        if not many:
-            continue
-        values, vectors = np.linalg.eigh(covariance)
-        root = vectors * np.sqrt(np.maximum(values, 0.0))
-        tail = np.sqrt(freedom / chi.chisquare(freedom, size=(many, 1)))
-        noise = np.resize(spread[start:], (many, size)) if start + many > DRAWS else spread[start : start + many]
-        draws.append(centre + WIDTH * tail * (noise @ root.T))
-        start += many
-    return np.concatenate(draws), matters
+    counts = np.round(np.where(null, 0.0, weight) / matters * DRAWS).astype(int)
+    rng = np.random.default_rng(len(rows))
+    parts = [_draws(fit, many, rng) for (fit, _), many in zip(fits, counts, strict=True) if many]
+    return np.concatenate(parts), matters
+
+
+def _rows(table: Evidence) -> NDArray[np.int64]:
+    """The study's own rows, and as many of a prior's as it is worth, from its best to its worst."""
+    own, prior = np.flatnonzero(table.number >= 0), np.flatnonzero(table.number < 0)
+    worth = round(float(table.weight[prior].sum()))
+    if not len(prior) or not worth:
+        return own
+    ordered = prior[np.argsort(table.score[prior], kind="stable")]
+    return np.sort(np.concatenate([own, ordered[np.linspace(0, len(ordered) - 1, worth).astype(int)]]))
+
+
+#: Centre and covariance of the blend's coefficients, and degrees of freedom.
+_Fit = tuple[Array, Array, float]
+
+
+def _fit(
+    linear: Array, pairs: Array, others: Array, score: Array, scales: tuple[float, float, float]
+) -> tuple[_Fit, float]:
+    """One ridge whose groups of terms have these prior scales, and its log marginal likelihood."""
+    from sklearn.linear_model import BayesianRidge  # a second to import: only where effects are read
+
+    groups = [group * scale for group, scale in zip((linear, pairs, others), scales, strict=True)]
+    model = BayesianRidge(lambda_1=1.0, lambda_2=1.0, alpha_1=1.0, alpha_2=0.3, compute_score=True)
+    model.fit(np.concatenate(groups, axis=1), score)
+    size = linear.shape[1] + pairs.shape[1]
+    scale = np.repeat(scales[:2], [linear.shape[1], pairs.shape[1]])
+    effective = len(model.coef_) - float(model.lambda_) * float(np.trace(model.sigma_))
+    covariance = model.sigma_[:size, :size] * np.outer(scale, scale)
+    return (model.coef_[:size] * scale, covariance, max(len(score) - effective - 1, 2.0)), float(model.scores_[-1])
+
+
+def _draws(fit: _Fit, count: int, rng: np.random.Generator) -> Array:
+    centre, covariance, freedom = fit
+    values, vectors = np.linalg.eigh(covariance)
+    root = vectors * np.sqrt(np.maximum(values, 0.0))
+    tail = np.sqrt(freedom / rng.chisquare(freedom, size=(count, 1)))
+    return np.asarray(centre + WIDTH * tail * (rng.normal(size=(count, len(centre))) @ root.T))

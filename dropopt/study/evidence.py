@@ -156,9 +156,9 @@ def _at_steps(reports: Sequence[Mapping[int, float]], steps: Array, sign: float)
     At step -inf stand trials pruned without a report: they tie with one another and all others survive them.
     """
     unreported = 1.5e308
-    keys = [int(step) if math.isfinite(step) else None for step in steps]
+    keys = [int(step) if math.isfinite(step) else -1 for step in steps]  # no step is negative
     default = [unreported] * len(keys)
-    cells: list[list[float]] = [list(map(row.get, keys, default)) for row in reports]  # type: ignore[arg-type]
+    cells: list[list[float]] = [list(map(row.get, keys, default)) for row in reports]
     raw: Array = np.array(cells, dtype=np.float64)
     missing = raw == unreported
     values = np.where(missing, math.inf, np.where(np.isfinite(raw), sign * raw, -math.inf))

@@ -36,7 +36,7 @@ NOISE_SHAPE, NOISE_SCALE = 2.0, 0.6
 #: in the benchmark half of it halves what the later trials lose and costs nothing at the end.
 TEMPER = 0.5
 #: Concentration of blends near faces and corners, and how many of the randomised ones are such.
-SPARSE, SPARSE_SHARE = 0.35, 0.3
+SPARSE, SPARSE_SHARE = 0.35, 0.5
 
 #: A function of blends (candidates, methods) at one stage.
 Objective = Callable[[Array, int], Array]
@@ -80,9 +80,10 @@ SHAPES = (
 )
 SIGNALS = (0.7, 4.0, 24.0)
 COVARIATES = (0.0, 1.0, 6.0)
-#: Variance of the product of blend and covariates, in units of the blend's, where it is tried at all: for kernels
-#: whose log evidence is this close to the best.
-CROSS, CONTENDER = 0.7, 4.0
+#: Variances of the product of blend and covariates, in units of the blend's, tried for this many of the best kernels.
+CROSSES, CONTENDERS = (0.7, 4.0), 3
+#: Log prior odds against such a product: most blends do not depend on the rest.
+CROSS_COST = 3.0
 
 
 class Surrogate:
@@ -115,11 +116,11 @@ class Surrogate:
             logs = np.array([self.log_evidence(option) for option in options])
             for scale, best in enumerate(logs.argmax(axis=0)):
                 found.append((float(logs[best, scale]), options[best], scale))
-        if amount:
-            limit = max(log for log, _, _ in found) - CONTENDER
-            for kernel, scale in [(kernel, scale) for log, kernel, scale in found if log > limit]:
-                crossed = replace(kernel, cross=CROSS * kernel.signal)
-                found.append((float(self.log_evidence(crossed)[scale]), crossed, scale))
+        if self.covariates.shape[1]:
+            for _, kernel, scale in sorted(found, key=lambda entry: -entry[0])[:CONTENDERS]:
+                for cross in CROSSES:
+                    crossed = replace(kernel, cross=cross * kernel.signal)
+                    found.append((float(self.log_evidence(crossed)[scale]) - CROSS_COST, crossed, scale))
         logs = np.array([log for log, _, _ in found])
         return [(kernel, scale) for _, kernel, scale in found], np.exp(logs - logs.max())
 

@@ -111,7 +111,9 @@ class EfficacySampler(BaseSampler):
         self._base.reseed_rng()
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        """Delegated."""
+        """Delegated; nothing is left of another study's trial of the same id."""
+        self._proposed.pop(trial._trial_id, None)
+        self._drawn.pop(trial._trial_id, None)
         self._base.before_trial(*self._view(study, trial))
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:

@@ -43,7 +43,8 @@ class Simplex:
         held = self._held[stage]
         free = np.isnan(held)
         count = len(held)
-        raw = self._floor + (1 - self._floor * count) * shares
+        above = np.maximum(shares - self._floor, 0.0)
+        raw = self._floor + above * (1 - self._floor * count) / above.sum(axis=1, keepdims=True)
         taken = float(held[~free].sum())
         if not free.all():
             part = raw[:, free].sum(axis=1, keepdims=True)
@@ -58,7 +59,7 @@ class Simplex:
         if len(empty) and free.any():  # coarse steps rounded all of them away
             largest = np.where(free, shares[empty], -1.0).argmax(axis=1)
             raw[empty, largest] = high[largest]
-        return raw
+        return np.asarray(raw)
 
 
 def numeric(distribution: BaseDistribution) -> bool:
@@ -71,7 +72,7 @@ def numeric(distribution: BaseDistribution) -> bool:
 def project(values: Array, distribution: BaseDistribution) -> Array:
     """The nearest values that ``distribution`` contains."""
     if isinstance(distribution, CategoricalDistribution):
-        choices = np.array([float(choice) for choice in distribution.choices])  # type: ignore[arg-type]
+        choices = _choices(distribution)
         return np.asarray(choices[np.abs(values[:, None] - choices).argmin(axis=1)])
     low, high = _bounds(distribution)
     step = getattr(distribution, "step", None)
@@ -83,14 +84,19 @@ def project(values: Array, distribution: BaseDistribution) -> Array:
 def external(value: float, distribution: BaseDistribution) -> Any:
     """A projected value as the type that ``distribution`` suggests."""
     if isinstance(distribution, CategoricalDistribution):
-        return next(c for c in distribution.choices if float(c) == value)  # type: ignore[arg-type]
+        return distribution.choices[int(np.abs(_choices(distribution) - value).argmin())]
     return int(value) if isinstance(distribution, IntDistribution) else value
 
 
 def _bounds(distribution: BaseDistribution) -> tuple[float, float]:
     if isinstance(distribution, CategoricalDistribution):
-        choices = [float(choice) for choice in distribution.choices]  # type: ignore[arg-type]
-        return min(choices), max(choices)
+        choices = _choices(distribution)
+        return float(choices.min()), float(choices.max())
     if isinstance(distribution, FloatDistribution | IntDistribution):
         return float(distribution.low), float(distribution.high)
     return 0.0, 1.0
+
+
+def _choices(distribution: CategoricalDistribution) -> Array:
+    choices: tuple[Any, ...] = distribution.choices
+    return np.array([float(choice) for choice in choices])
