@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 import tomllib
 import urllib.request
 from pathlib import Path
@@ -40,9 +39,9 @@ def call(*arguments, cwd, code=0, program=PROGRAM, env=()):
 
 @pytest.fixture(scope="module")
 def studied(tmp_path_factory):
-    """A folder in which a tiny digits study has been run: two trials of two epochs."""
+    """A folder in which a tiny digits study has been run: two trials of four epochs."""
     folder = tmp_path_factory.mktemp("studied")
-    out = call("run", "digits", "--n-trials", "2", "--epochs", "2", "--subset", "300", cwd=folder)
+    out = call("run", "digits", "--n-trials", "2", "--epochs", "4", "--subset", "900", cwd=folder)
     return folder, out
 
 
@@ -59,12 +58,13 @@ def fails(monkeypatch, capsys, *arguments):
 
 
 def test_help_answers_at_once(tmp_path):
-    """``dropopt --help`` takes under 0.4 s and names every command."""
+    """``dropopt --help`` takes under 0.4 s (of the processor: others may use it too) and names every command."""
     took = []
     for _ in range(3):
-        began = time.perf_counter()
+        before = os.times()
         out = call("--help", cwd=tmp_path)
-        took.append(time.perf_counter() - began)
+        after = os.times()
+        took.append(after.children_user + after.children_system - before.children_user - before.children_system)
     assert min(took) < 0.4
     for command in ("run", "status", "export", "train", "dashboard"):
         assert re.search(rf"\b{command}\b", out)
@@ -90,11 +90,11 @@ def test_run_leaves_a_study_that_optuna_opens(studied):
     trials = optuna.load_study(study_name="digits", storage=storage).trials
     storage.engine.dispose()
     assert [trial.state.name for trial in trials] == ["COMPLETE"] * 2
-    assert all(0.1 < trial.user_attrs["val_accuracy"] <= 1 for trial in trials)
+    assert 0.5 < max(trial.user_attrs["val_accuracy"] for trial in trials) <= 1
     assert "study digits: 2 complete" in out
     for line in (
         "dropopt dashboard",
-        "dropopt run digits --epochs 2 --subset 300 --n-trials 4",
+        "dropopt run digits --epochs 4 --subset 900 --n-trials 4",
         "dropopt export --study digits -o best.yaml",
         "dropopt train best.yaml",
     ):
@@ -106,7 +106,7 @@ def test_a_script_and_its_name_are_the_same_study(studied):
     """``python studies/digits.py`` and ``dropopt run studies/digits.py`` go on with what the name began."""
     folder, _ = studied
     script = ROOT / "studies" / "digits.py"
-    options = ("--n-trials", "2", "--epochs", "2", "--subset", "300")
+    options = ("--n-trials", "2", "--epochs", "4", "--subset", "900")
     assert "it already has 2 trials" in call(str(script), *options, cwd=folder, program=[sys.executable])
     assert "it already has 2 trials" in call("run", str(script), *options, cwd=folder)
     assert "--pruner" in call(str(script), "--help", cwd=folder, program=[sys.executable])

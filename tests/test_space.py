@@ -196,7 +196,7 @@ MISTAKES = {
     "engine:\n  r0: {low: 0, high: 1}\n  r0: 0.5\n": "3: 'r0' is given twice, first in line 2",
     "engine:\n  r0: &a {low: 0, high: 1}\n  alpha: *a\n": "2: not valid here: anchors and aliases are not allowed",
     "engine:\n  r0: !!python/object/apply:os.system ['true']\n": "2: 'python/object/apply:os.system' is not allowed",
-    "engine:\n  r0: 2020-01-01\n": "2: 'timestamp' is not allowed here",
+    "engine:\n  r0: 2020-01-01\n": "2: r0 must be in [0, 1], got 2020-01-01",
     "engine: [r0]\n": "1: engine must be a mapping (name: value)",
     "- r0\n": "1: a search space must be a mapping (name: value)",
     "engine:\n  1: 2\n": "2: a key must be text, got 1",
