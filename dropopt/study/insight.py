@@ -16,7 +16,7 @@ from rich.text import Text
 from dropopt.config import METHODS, STAGES, ConfigError
 from dropopt.study.efficacy import Effect, Efficacy, Evidence, Names, learn
 from dropopt.study.evidence import exported, gather
-from dropopt.study.proposal import MAX_ROWS, Surrogate, climb
+from dropopt.study.proposal import Surrogate, climb, most_rows
 
 #: At how many points of a study the preferred blend is shown.
 POINTS = 8
@@ -87,7 +87,7 @@ def learned(study: Study, names: Names | None = None, prior: Mapping[str, Any] |
     marks = np.unique(np.linspace(0, len(rows), POINTS + 1).astype(int)[1:])
     path = []
     for mark in marks:
-        table = evidence_of(study, names, prior=prior, limit=MAX_ROWS, trials=rows[:mark])
+        table = evidence_of(study, names, prior=prior, limit=most_rows(len(names)), trials=rows[:mark])
         if len(table) >= FEWEST:
             path.append((int(mark), preferred(table)))
     return Learned(efficacy, path[-1][1] if path else {}, tuple(path))

@@ -22,7 +22,7 @@ from threadpoolctl import ThreadpoolController
 
 from dropopt.study.efficacy import STAGE_SHARE, Array, Evidence, scheffe, shares_of
 
-#: Rows the model reads: a draw costs a few milliseconds however long the study.
+#: Rows the model reads: a draw costs some ten milliseconds however long the study.
 MAX_ROWS = 100
 #: Random features of a prior draw.
 FEATURES = 192
@@ -42,6 +42,11 @@ SPARSE, SPARSE_SHARE = 0.35, 0.5
 Objective = Callable[[Array, int], Array]
 #: Maps blends at one stage to values that may be asked for.
 Legal = Callable[[Array, int], Array]
+
+
+def most_rows(stages: int) -> int:
+    """How many rows a blend of so many stages reads: kernels between stages cost as their square."""
+    return int(MAX_ROWS / stages**0.25)
 
 
 @dataclass(frozen=True)

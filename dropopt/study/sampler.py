@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 from dropopt.config import METHODS, ConfigError
 from dropopt.study.efficacy import Names
 from dropopt.study.evidence import gather, imported, row
-from dropopt.study.proposal import MAX_ROWS, Surrogate, climb, design
+from dropopt.study.proposal import Surrogate, climb, design, most_rows
 from dropopt.study.simplex import Simplex, external, numeric, project
 
 #: The blend of eq. (15).
@@ -188,7 +188,7 @@ class EfficacySampler(BaseSampler):
     def _surrogate(self, study: Study, trials: Sequence[FrozenTrial]) -> tuple[Surrogate | None, int]:
         """The model of ``trials``, None while they are too few, and how many of them count."""
         maximise = study.direction == StudyDirection.MAXIMIZE
-        table = gather(trials, self.names, maximise=maximise, prior=self._prior, limit=MAX_ROWS)
+        table = gather(trials, self.names, maximise=maximise, prior=self._prior, limit=most_rows(len(self.names)))
         return Surrogate(table) if len(table) >= STARTUP * len(self.names) else None, table.trials
 
     def _held(self, trial: FrozenTrial) -> dict[str, float]:

@@ -245,17 +245,9 @@ def coverage(methods: int, trials: int, seed: int, shuffle: bool) -> tuple[float
     everywhere = surface(np.random.default_rng(0).dirichlet(np.ones(methods), size=5000))
     scale = np.sqrt(everywhere.var() + (slopes**2).sum() / 3 + 0.25) if not shuffle else np.inf
     score = normal_scores(outcome)
-    table = Evidence(
-        (tuple(f"w_{i}" for i in range(methods)),),
-        blends[:, None],
-        score,
-        score,
-        others,
-        tuple(f"x{i}" for i in range(6)),
-        np.ones(trials),
-        np.arange(trials),
-        trials,
-    )
+    names = (tuple(f"w_{i}" for i in range(methods)),)
+    columns, ones, numbers = tuple(f"x{i}" for i in range(6)), np.ones(trials), np.arange(trials)
+    table = Evidence(names, blends[:, None], score, score, others, columns, ones, numbers, trials)
     found = learn(table)
     even, vertex = np.full(methods, 1 / methods), np.eye(methods)
     truth = [surface((even + vertex[i]) / 2) - surface(even) for i in range(methods)]
