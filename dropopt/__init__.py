@@ -6,15 +6,12 @@ Names load on first use: ``import dropopt`` alone imports neither torch nor optu
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dropopt.config import Baseline, ConfigError, EngineConfig, RunConfig, TrainConfig
     from dropopt.engine import DropoutEngine, attach
     from dropopt.export import load
-
-__version__ = _version("dropopt")
 
 _HOME = {
     "Baseline": "dropopt.config",
@@ -40,6 +37,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("dropopt")
     if name in _HOME:
         return getattr(import_module(_HOME[name]), name)
     if name in ("equations", "engine", "training", "study"):

@@ -64,6 +64,27 @@ def export(
 
 
 @app.command()
+def efficacy(
+    study: StudyName = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Write what was learned here, for --prior of a new study.", show_default=False
+        ),
+    ] = None,
+    storage: Storage = None,
+) -> None:
+    """Tell which method works, and how sure that is.
+
+    Each method's effect and each pair's synergy with 90% intervals, and the blend now preferred.
+    """
+    from dropopt.study.report import efficacy
+    from dropopt.study.storage import resolve
+
+    efficacy(resolve(storage), study, output)
+
+
+@app.command()
 def train(
     file: Annotated[Path, typer.Argument(help="A configuration: best.yaml, as written by dropopt export.")],
     epochs: Annotated[int | None, typer.Option(help="Default: as in the file.", show_default=False)] = None,

@@ -3,7 +3,7 @@
     dropopt run cifar10                    or: python studies/cifar10.py
     dropopt run cifar10 --subset 50000     the full data set, better on a GPU
 
-Downloads 170 MB on first use. COST
+Downloads 170 MB on first use.
 """
 
 from dropopt.study import Study

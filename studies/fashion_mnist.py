@@ -4,7 +4,7 @@
     dropopt run fashion_mnist --subset 60000     the full data set
 
 Downloads 30 MB on first use; without a network, the files of Debian's package dataset-fashion-mnist are
-found by themselves. COST
+found by themselves.
 """
 
 from dropopt.study import Study

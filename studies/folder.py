@@ -3,7 +3,7 @@
     dropopt run folder --data folder:PATH        or: python studies/folder.py --data folder:PATH
 
 PATH/CLASS/*.jpg, or PATH/train/CLASS/*.jpg with validation (or val) and test beside train. Images are resized
-once, to 32x32, and kept as a tensor in the cache. COST
+once, to 32x32, and kept as a tensor in the cache.
 """
 
 from dropopt.study import Study

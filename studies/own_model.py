@@ -2,7 +2,7 @@
 
     python studies/own_model.py
 
-A network of any shape will do: the engine finds its places by itself. COST
+A network of any shape will do: the engine finds its places by itself.
 """
 
 from sklearn.datasets import load_digits

@@ -63,9 +63,25 @@ def run(
         str | None,
         typer.Option(help="A search space's file, or a shipped one: compact, paper, ...", show_default=False),
     ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="A data set's name, folder:PATH, numpy:FILE.npz or module:function.", show_default=False),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="small, resnet9, vgg, torchvision:NAME, timm:NAME or module:function.", show_default=False),
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs of a trial.", show_default=False)] = None,
     subset: Annotated[
         int | None, typer.Option(help="Train on a stratified n of the training images.", show_default=False)
+    ] = None,
+    prior: Annotated[
+        str | None,
+        typer.Option(
+            help="Start from what another study learned about the blend: STUDY, STUDY@STORAGE, or a file that "
+            "dropopt efficacy wrote.",
+            show_default=False,
+        ),
     ] = None,
 ) -> None:
     """Run a study, or go on with it."""
@@ -91,8 +107,11 @@ def run(
         "pruner": pruner,
         "seed": seed,
         "space": space,
+        "data": data,
+        "model": model,
         "epochs": epochs,
         "subset": subset,
+        "prior": prior,
     }
     changed = session.override(definition, {name: value for name, value in options.items() if value is not None})
     again = ["dropopt", "run", given, *_same_experiment(options, storage)]
@@ -154,8 +173,9 @@ def _same_experiment(options: dict[str, Any], storage: str | None) -> list[str]:
     """The options that the same study needs again; a storage with a password is better left in a variable."""
     from dropopt.study.storage import redact
 
-    flags = {"name": "--study-name", "space": "--space", "epochs": "--epochs", "subset": "--subset"}
-    again = [part for name, flag in flags.items() if options[name] is not None for part in (flag, str(options[name]))]
+    names = {"name": "study-name"} | {name: name for name in ("space", "data", "model", "epochs", "subset")}
+    given = {option: options[name] for name, option in names.items() if options[name] is not None}
+    again = [part for option, value in given.items() for part in (f"--{option}", str(value))]
     if storage is not None:
         again += ["--storage", redact(storage)]
     return again

@@ -39,6 +39,8 @@ class Study(Config):
     sampler: Sampler = "auto"
     pruner: Pruner = "median"
     seed: Seed = 0
+    #: STUDY, STUDY@STORAGE or a file of ``dropopt efficacy``: what is known of the blend before the first trial.
+    prior: str | None = None
 
     def __init__(self, **values: Any) -> None:
         try:

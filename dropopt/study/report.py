@@ -13,6 +13,7 @@ from rich.table import Table
 
 from dropopt.study.progress import say
 from dropopt.study.results import (
+    PRIOR,
     best,
     choose,
     count,
@@ -65,6 +66,7 @@ def summary(
     more = counts.counted >= definition.n_trials
     lines = [
         ("look", f"dropopt dashboard{option}"),
+        ("learn", f"dropopt efficacy --study {name}{option}"),
         ("go on", again + (f" --n-trials {counts.counted + definition.n_trials}" if more else "")),
     ]
     if leader is not None:
@@ -124,6 +126,20 @@ def export_trial(url: str, name: str | None, number: int | None, kind: str | Non
     value = "" if trial.value is None else f", loss {trial.value:.4f}, accuracy {show_accuracy(trial)} (validation)"
     print(f"{path}: study {study.study_name}, trial {trial.number}{value}")
     print(f"train with it: dropopt train {shlex.quote(str(path))}")
+
+
+def efficacy(url: str, name: str | None, output: Path | None) -> None:
+    """Show what a study learned about its blend, and write it to a file for another study."""
+    from dropopt.study.insight import efficacy_report
+    from dropopt.study.prior import prior_of
+    from dropopt.study.progress import make_console
+
+    with closing(Opened(url, create=False)) as opened:
+        study = find_study(opened.storage, name)
+        make_console().print(efficacy_report(study, prior=study.user_attrs.get(PRIOR)))
+        if output is not None:
+            prior_of(study).save(output)
+            print(f"{output}: start another study from it with --prior {shlex.quote(str(output))}")
 
 
 def status(console: Console, storage: BaseStorage, url: str) -> None:

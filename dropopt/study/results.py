@@ -23,6 +23,7 @@ FINGERPRINT = "space_fingerprint"
 BASE = "base"
 MADE_WITH = "made_with"
 DATA = "data_fingerprint"
+PRIOR = "prior"
 
 #: Settings that differ between machines and do not change what a trial means.
 _LOCAL = ("data.root", "train.device", "train.seed")
@@ -142,6 +143,17 @@ def check(study: optuna.Study, space: Space, base: RunConfig) -> None:
         )
 
 
+def _efficacy(study: optuna.Study) -> dict[str, Any] | None:
+    """What was learned about the blend, in short; None where none was searched."""
+    from dropopt.study.insight import learned
+
+    try:
+        found = learned(study, prior=study.user_attrs.get(PRIOR))
+    except ConfigError:
+        return None
+    return {"verdict": found.efficacy.verdict, "preferred": found.preferred}
+
+
 def _difference(study: optuna.Study, space: Space, base: RunConfig) -> str:
     """What makes ``study`` another experiment than this one; empty if it is the same."""
     import optuna
@@ -200,6 +212,7 @@ def exported(study: optuna.Study, trial: FrozenTrial) -> tuple[RunConfig, dict[s
         "space": study.user_attrs.get(SPACE),
         "space_fingerprint": study.user_attrs.get(FINGERPRINT),
         "data_fingerprint": study.user_attrs.get(DATA),
+        "efficacy": _efficacy(study),
         "made_with": study.user_attrs.get(MADE_WITH),
     }
     run = RunConfig.parse(trial.user_attrs[CONFIG])

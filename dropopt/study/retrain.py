@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.text import Text
 
 from dropopt.config import ConfigError, RunConfig
+from dropopt.study import shipped
 from dropopt.study.definition import add_to_path
 from dropopt.study.progress import make_console, say
 
@@ -35,6 +36,7 @@ def retrain(file: Path, options: Mapping[str, Any], output: Path | None, threads
     if output is not None:
         _check_writable(output)
     # `module:function` may name what lies here, as it does for a study's script.
+    add_to_path(shipped.folder("studies"))
     add_to_path(Path.cwd())
     console = make_console()
     say(console, _opening(file, run, exported.provenance))

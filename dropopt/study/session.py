@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from dropopt.config import ConfigError, RunConfig
 from dropopt.export import provenance
-from dropopt.study import report, results
+from dropopt.study import display, report, results
 from dropopt.study.definition import Study, cores
 from dropopt.study.objective import Objective, counted
+from dropopt.study.prior import Prior, load_prior
 from dropopt.study.progress import Progress, make_console, say
 from dropopt.study.slots import Message, Pool, Targets
 from dropopt.study.space import Space
@@ -28,13 +29,25 @@ if TYPE_CHECKING:
 SLOTS_PER_CARD = 4
 
 
+#: Options that change one setting of a section.
+_SETTINGS = {
+    "data": ("data", "name"),
+    "model": ("model", "name"),
+    "epochs": ("train", "epochs"),
+    "subset": ("data", "subset"),
+}
+
+
 def override(study: Study, options: Mapping[str, Any]) -> Study:
     """``study`` with what the command line says; checked like the definition itself."""
-    values = {name: getattr(study, name) for name in type(study).model_fields} | dict(options)
-    for name, section in (("epochs", "train"), ("subset", "data")):
-        if name in values:
-            config = getattr(study, section)
-            values[section] = type(config).parse(config.model_dump() | {name: values.pop(name)})
+    plain = {name: value for name, value in options.items() if name not in _SETTINGS}
+    values = {name: getattr(study, name) for name in type(study).model_fields} | plain
+    for option, (section, name) in _SETTINGS.items():
+        if option in options:
+            changed = values[section].model_dump() | {name: options[option]}
+            if option == "model":
+                changed["options"] = {}  # those of one network mean nothing to another
+            values[section] = type(values[section]).parse(changed)
     return Study.parse(values)
 
 
@@ -50,7 +63,8 @@ def run(
     console = make_console()
     # The children start first: they import torch while the storage is opened.
     with Pool(slots, targets or Targets()) as pool, closing(Opened(url)) as opened:
-        sitting = _Sitting(study, space, base, script, opened.storage)
+        prior = load_prior(study.prior, url) if study.prior else None
+        sitting = _Sitting(study, space, base, script, opened.storage, prior)
         done = sitting.done
         say(console, sitting.opening(redact(url), slots, done))
         ended: int | None = None
@@ -61,6 +75,7 @@ def run(
                 worker.run()
             ended = worker.signal
         if sitting.study is not None:
+            display.refresh(sitting.study)
             report.summary(console, sitting.study, study, redact(url), again, storage is not None, ended)
         return 0 if ended is None else 128 + ended
 
@@ -75,11 +90,20 @@ def quiet_optuna() -> None:
 class _Sitting:
     """The study in its storage, opened when the data are known."""
 
-    def __init__(self, study: Study, space: Space, base: RunConfig, script: Path, storage: BaseStorage) -> None:
+    def __init__(
+        self,
+        study: Study,
+        space: Space,
+        base: RunConfig,
+        script: Path,
+        storage: BaseStorage,
+        prior: Prior | None = None,
+    ) -> None:
         self._definition = study
         self._space = space
         self._base = base
         self._storage = storage
+        self._prior = prior
         self.study: optuna.Study | None = None
         self.progress: Progress | None = None
         self.done = 0
@@ -89,7 +113,9 @@ class _Sitting:
         self._made_with = provenance(script=script.name)
         # A resumed study draws on: from the same seed alone it would repeat its first draws.
         drawn = 0 if self.study is None else len(self.study.get_trials(deepcopy=False))
-        self._sampler = make_sampler(study.sampler, space, derive(study.seed, "sampler", drawn))
+        held = self.study.user_attrs.get(results.PRIOR) if self.study is not None else None
+        evidence = held if prior is None else prior.evidence
+        self._sampler = make_sampler(study.sampler, space, derive(study.seed, "sampler", drawn), evidence)
 
     def _resume(self) -> None:
         """Check that a study of this name is the same experiment, and end what was left running."""
@@ -114,6 +140,8 @@ class _Sitting:
             name = self._definition.name
             study = results.create(self._storage, name, self._space, self._base, self._made_with)
             study.set_user_attr(results.DATA, ready["fingerprint"])
+            if self._prior is not None:
+                self._prior.seed(study)
         elif study.user_attrs.get(results.DATA) != ready["fingerprint"]:
             raise ConfigError(
                 f"the data of study {study.study_name!r} have changed since it began; give another --study-name"

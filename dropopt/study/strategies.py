@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from dropopt.config import METHODS, ConfigError
 
@@ -45,12 +46,14 @@ def derive(seed: int, *parts: int | str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) >> 1
 
 
-def make_sampler(name: str, space: Space, seed: int) -> BaseSampler:
-    """The sampler called ``name``; ``auto`` learns the blend where a space searches one."""
+def make_sampler(name: str, space: Space, seed: int, prior: Mapping[str, Any] | None = None) -> BaseSampler:
+    """The sampler called ``name``; ``auto`` learns the blend where a space searches one, from ``prior`` on."""
     groups = blend(space)
     if name == "auto":
         name = "efficacy" if groups else "tpe"
     if name != "efficacy":
+        if prior is not None:
+            raise ConfigError(f"a prior is about the blend, which only the efficacy sampler learns, not {name}")
         return _base(name, space, seed)
     if not groups:
         raise ConfigError(
@@ -59,7 +62,7 @@ def make_sampler(name: str, space: Space, seed: int) -> BaseSampler:
         )
     from dropopt.study.sampler import EfficacySampler
 
-    return EfficacySampler(_base("tpe", space, seed), blend=groups, seed=seed)
+    return EfficacySampler(_base("tpe", space, seed), blend=groups, seed=seed, prior=prior)
 
 
 def _base(name: str, space: Space, seed: int) -> BaseSampler:

@@ -1,0 +1,101 @@
+"""What a study learned about its blend, on its page in optuna-dashboard: a note to read and a figure to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from dropopt.config import ConfigError
+from dropopt.study.results import PRIOR
+
+if TYPE_CHECKING:
+    import optuna
+    from plotly.graph_objects import Figure
+
+    from dropopt.study.efficacy import Effect
+    from dropopt.study.insight import Learned
+
+#: The dashboard's figure is replaced at each refresh, never added to.
+FIGURE = "dropopt-efficacy"
+#: Okabe and Ito's colours, which colour-blind people can tell apart.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
+
+
+def refresh(study: optuna.Study) -> None:
+    """Bring the note and the figure up to date; a study that searches no blend is left alone."""
+    from optuna_dashboard import save_note, save_plotly_graph_object
+
+    from dropopt.study.insight import learned
+
+    try:
+        found = learned(study, prior=study.user_attrs.get(PRIOR))
+    except ConfigError:
+        return
+    save_note(study, note(found))
+    if found.trajectory:
+        save_plotly_graph_object(study, figure(found), graph_object_id=FIGURE)
+
+
+def note(found: Learned) -> str:
+    """Markdown: the verdict, each method's effect, each pair's synergy, the blend now preferred."""
+    effects = found.efficacy
+    lines = ["## Which method works", "", f"**{effects.verdict}**", ""]
+    for stage, (methods, pairs) in enumerate(zip(effects.methods, effects.pairs, strict=True)):
+        if len(effects.methods) > 1:
+            lines += [f"### {effects.names[stage][0].rsplit('_', 1)[-1]}", ""]
+        lines += _table("method", methods) + _table("pair", pairs)
+    blend = ", ".join(f"{name} {share:.2f}" for name, share in found.preferred.items())
+    lines += [f"Blend now preferred: {blend or 'none yet'}.", ""]
+    lines += ["Effects are normal scores of the outcome, higher is better; intervals hold 90%."]
+    return "\n".join(lines)
+
+
+def _table(head: str, effects: Sequence[Effect]) -> list[str]:
+    rows = [f"| {head} | effect | 90% interval | P(best) |", "| --- | ---: | ---: | ---: |"]
+    for effect in sorted(effects, key=lambda effect: -effect.mean):
+        interval = f"{effect.low:+.2f} to {effect.high:+.2f}"
+        rows.append(f"| {effect.name} | {effect.mean:+.2f} | {interval} | {effect.best:.2f} |")
+    return [*rows, ""]
+
+
+def figure(found: Learned) -> Figure:
+    """Effects with their intervals above, the preferred blend over trials below."""
+    from plotly.subplots import make_subplots
+
+    titles = ("effect of each method and synergy of each pair, 90% interval", "preferred blend over trials")
+    picture = make_subplots(rows=2, cols=1, subplot_titles=titles, row_heights=[0.62, 0.38], vertical_spacing=0.14)
+    stages = zip(found.efficacy.methods, found.efficacy.pairs, strict=True)
+    effects = [effect for methods, pairs in stages for effect in (*methods, *pairs)]
+    picture.add_trace(_intervals(effects), row=1, col=1)
+    picture.add_vline(x=0, line={"color": "grey", "dash": "dot"}, row=1, col=1)
+    trials = [count for count, _ in found.trajectory]
+    for index, name in enumerate(found.preferred):
+        shares = [blend.get(name, 0.0) for _, blend in found.trajectory]
+        style = {"color": COLOURS[index % len(COLOURS)], "dash": "solid" if index < len(COLOURS) else "dot"}
+        line: dict[str, Any] = {"x": trials, "y": shares, "name": name, "mode": "lines+markers", "line": style}
+        picture.add_scatter(**line, row=2, col=1)
+    picture.update_yaxes(autorange="reversed", row=1, col=1)
+    picture.update_xaxes(title="normal scores, higher is better", row=1, col=1)
+    picture.update_xaxes(title="trials", row=2, col=1)
+    picture.update_yaxes(title="share", range=[0, 1], row=2, col=1)
+    picture.update_layout(height=420 + 20 * len(effects), title=found.efficacy.verdict, margin={"l": 180})
+    return picture
+
+
+def _intervals(effects: Sequence[Effect]) -> Any:
+    from plotly.graph_objects import Scatter
+
+    colour = {1: COLOURS[2], -1: COLOURS[5], 0: "grey"}
+    return Scatter(
+        x=[effect.mean for effect in effects],
+        y=[effect.name for effect in effects],
+        error_x={
+            "type": "data",
+            "symmetric": False,
+            "array": [effect.high - effect.mean for effect in effects],
+            "arrayminus": [effect.mean - effect.low for effect in effects],
+        },
+        mode="markers",
+        marker={"size": 9, "color": [colour[effect.sign] for effect in effects]},
+        showlegend=False,
+    )
