@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from dropopt.config import TrainConfig
 from dropopt.training import augment
 from dropopt.training.checkpoint import read_checkpoint, write_checkpoint
-from dropopt.training.dataset import Dataset
+from dropopt.training.dataset import Dataset, Split
 from dropopt.training.device import resolve_device
 from dropopt.training.evaluate import autocast, evaluate, in_layout
 from dropopt.training.optim import learning_rate, make_optimizer
@@ -92,7 +92,10 @@ class _Training:
         model.to(device)
         if config.channels_last:
             model.to(memory_format=torch.channels_last)
-        self.train, self.validation = data.train.to(device), data.validation.to(device)
+        # As load_data keeps them; images that a person made may lie otherwise, and are laid out once.
+        images = data.train.images.to(device).contiguous(memory_format=torch.channels_last)
+        self.train = Split(images, data.train.labels.to(device))
+        self.validation = data.validation.to(device)
         self.identity = _identity(model, engine, data, config)
         self.optimizer = make_optimizer(model, config)
         if engine is not None:
