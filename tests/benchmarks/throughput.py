@@ -1,0 +1,296 @@
+"""Trials per hour: a study of dropopt beside what one would write, and beside the least that one could write.
+
+    python -m tests.benchmarks.throughput
+    python -m tests.benchmarks.throughput --only pruning     minutes; saved compute, and what it costs in quality
+
+The same 5,000 images of Fashion-MNIST, network, batch size and epochs in each of three arms:
+
+    example   the pattern of Optuna's PyTorch example: torchvision data set, DataLoader with ToTensor and Normalize,
+              float32, nn.Dropout2d, one process of two threads
+    bare      preloaded tensors, channels_last, bf16 autocast, nn.Dropout2d, one thread in each of two processes
+    dropopt   a study with storage, reports and the whole engine (channel pattern) at the same places, two slots
+
+Arms take turns; a ratio is the median over rounds of the ratio within a round. Starting processes and loading data
+is left out of all three.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import multiprocessing
+import resource
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from dropopt.config import Baseline, DataConfig, EngineConfig, ModelConfig, RunConfig, TrainConfig
+from tests.benchmarks.engine import describe, print_table
+
+DATA = DataConfig(name="fashion-mnist", subset=5000)
+MODEL = ModelConfig(name="small")
+EPOCHS = 4
+BATCH = 128
+#: Trials of an arm in a round; even, as two processes share them.
+TRIALS = 4
+
+
+def network(seed: int = 0) -> nn.Module:
+    """The reference CNN, as all arms train it."""
+    from dropopt.training import build_model
+
+    return build_model(MODEL, channels=1, classes=10, image_size=28, seed=seed)
+
+
+def with_dropout2d(model: nn.Module) -> nn.Module:
+    """torch's own dropout at the places that the engine takes."""
+    import dropopt
+
+    dropopt.attach(model, Baseline(kind="dropout2d", p=0.25), example=torch.zeros(2, 1, 28, 28))
+    return model
+
+
+def optimizer_of(model: nn.Module, steps: int) -> tuple[torch.optim.Optimizer, Any]:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=steps)
+
+
+# -- what one would write
+
+
+def example(trials: int) -> float:
+    """Seconds for ``trials`` in the pattern of Optuna's example, in a process of its own."""
+    return _in_processes(_example, 1, trials)[0]
+
+
+def _example(trials: int, barrier: Any) -> float:
+    from torch.utils.data import DataLoader
+    from torchvision import transforms
+    from torchvision.transforms.functional import to_pil_image
+
+    torch.set_num_threads(2)
+    data = _data()
+    normalise = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.286,), (0.353,))])
+
+    class Images(torch.utils.data.Dataset[Any]):
+        """Like torchvision's FashionMNIST: bytes in memory, a PIL image and its transform at each access."""
+
+        def __init__(self, split: Any) -> None:
+            low, high = split.images.amin(), split.images.amax()
+            self.images = ((split.images[:, 0] - low) / (high - low) * 255).byte()
+            self.labels = split.labels.tolist()
+
+        def __len__(self) -> int:
+            return len(self.labels)
+
+        def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+            return normalise(to_pil_image(self.images[index])), self.labels[index]
+
+    train = DataLoader(Images(data.train), batch_size=BATCH, shuffle=True)
+    validation = DataLoader(Images(data.validation), batch_size=BATCH)
+    barrier.wait()
+    began = time.perf_counter()
+    for trial in range(trials):
+        model = with_dropout2d(network(trial))
+        optimizer, scheduler = optimizer_of(model, EPOCHS * len(train))
+        for _ in range(EPOCHS):
+            model.train()
+            for images, labels in train:
+                optimizer.zero_grad()
+                F.cross_entropy(model(images), labels).backward()
+                optimizer.step()
+                scheduler.step()
+            model.eval()
+            with torch.no_grad():
+                _right = sum((model(images).argmax(1) == labels).sum().item() for images, labels in validation)
+    return time.perf_counter() - began
+
+
+# -- the least that one could write
+
+
+def bare(trials: int) -> float:
+    """Seconds for ``trials`` of a bare loop, shared by two processes of one thread."""
+    return max(_in_processes(_bare, 2, trials // 2))
+
+
+def _bare(trials: int, barrier: Any) -> float:
+    torch.set_num_threads(1)
+    data = _data()
+    train = data.train.images.contiguous(memory_format=torch.channels_last), data.train.labels
+    validation = data.validation.images.contiguous(memory_format=torch.channels_last), data.validation.labels
+    count = len(train[1])
+    steps = -(-count // BATCH)
+    barrier.wait()
+    began = time.perf_counter()
+    for trial in range(trials):
+        model = with_dropout2d(network(trial)).to(memory_format=torch.channels_last)
+        optimizer, scheduler = optimizer_of(model, EPOCHS * steps)
+        for _ in range(EPOCHS):
+            model.train()
+            for index in torch.randperm(count).split(BATCH):
+                with torch.autocast("cpu", torch.bfloat16):
+                    logits = model(train[0][index])
+                loss = F.cross_entropy(logits.float(), train[1][index])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                scheduler.step()
+            model.eval()
+            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+                logits = torch.cat([model(part) for part in validation[0].split(1000)]).float()
+                F.cross_entropy(logits, validation[1]).item()
+    return time.perf_counter() - began
+
+
+# -- ours
+
+
+def definition(epochs: int, pruner: str, **train: Any) -> Any:
+    """A study of the engine on that data."""
+    from dropopt.study import Study
+
+    recipe = {"epochs": epochs, "batch_size": BATCH, "amp": "bf16", "channels_last": True, **train}
+    return Study(name="benchmark", data=DATA, model=MODEL, train=recipe, engine={"pattern": "channel"}, pruner=pruner)
+
+
+def run_study(study: Any, space: Path, trials: int, storage: str) -> Any:
+    """Run it with two slots; returns the study that Optuna holds."""
+    import optuna
+
+    from dropopt.study import session
+
+    study = session.override(study, {"space": str(space), "n_trials": trials})
+    session.run(study, Path(__file__), storage, 2, "")
+    return optuna.load_study(study_name="benchmark", storage=storage)
+
+
+def dropopt(trials: int) -> float:
+    """Seconds from the first trial's start to the last one's end."""
+    with tempfile.TemporaryDirectory() as folder:
+        space = Path(folder, "space.yaml")
+        space.write_text("engine:\n  r0: {low: 0.2, high: 0.3}\n  allocation: [uniform, importance]\n")
+        held = run_study(definition(EPOCHS, "none"), space, trials, f"sqlite:///{folder}/study.db")
+        done = held.get_trials(deepcopy=False)
+        return (max(t.datetime_complete for t in done) - min(t.datetime_start for t in done)).total_seconds()
+
+
+# -- measuring
+
+
+def _data() -> Any:
+    from dropopt.training import load_data
+
+    return load_data(DATA)
+
+
+def _in_processes(work: Any, processes: int, *arguments: Any) -> list[float]:
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Manager().Barrier(processes)
+    with context.Pool(processes) as pool:
+        return pool.starmap(work, [(*arguments, barrier)] * processes, chunksize=1)
+
+
+def report_trials(rounds: int) -> None:
+    """Trials per hour of the three arms."""
+    seconds: dict[str, list[float]] = {"example": [], "bare": [], "dropopt": []}
+    for _ in range(rounds):
+        for name, arm in (("example", example), ("bare", bare), ("dropopt", dropopt)):
+            seconds[name].append(arm(TRIALS))
+    rows = []
+    for name, values in seconds.items():
+        pairs = {
+            other: statistics.median(b / a for a, b in zip(values, seconds[other], strict=True)) for other in seconds
+        }
+        rate = 3600 * TRIALS / statistics.median(values)
+        rows.append([name, f"{rate:.0f}", f"{pairs['example']:.2f}", f"{pairs['bare']:.2f}"])
+    print(f"\n{TRIALS} trials of {EPOCHS} epochs, {rounds} rounds\n")
+    print_table(["arm", "trials per hour", "times example", "times bare"], rows)
+
+
+def report_augmentation(rounds: int) -> None:
+    """What shift, flip and cutout add to an epoch, and the memory that training takes."""
+    from dropopt.training import fit
+
+    torch.set_num_threads(1)
+    data = _data()
+    arms = {
+        "none": (),
+        "shift": ("shift",),
+        "flip": ("flip",),
+        "cutout": ("cutout",),
+        "all": ("shift", "flip", "cutout"),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in arms}
+    for turn in range(rounds + 1):
+        for name, augment in arms.items():
+            config = TrainConfig(epochs=2, batch_size=BATCH, amp="bf16", channels_last=True, augment=augment)
+            began = time.process_time()
+            fit(network(), None, data, config)
+            if turn:
+                seconds[name].append(time.process_time() - began)
+    rows = [
+        [name, f"{statistics.median(a / b for a, b in zip(values, seconds['none'], strict=True)):.3f}"]
+        for name, values in seconds.items()
+    ]
+    print(f"\nprocessor time of two epochs, {rounds} rounds\n")
+    print_table(["augmentation", "times none"], rows)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"\npeak memory of this process: {peak:.2f} GiB")
+
+
+def report_pruning(trials: int, epochs: int, seeds: int) -> None:
+    """Epochs that pruning saves, and the best configuration of each study on fresh seeds."""
+    space = Path(__file__).parents[2] / "search_spaces" / "compact.yaml"
+    rows = []
+    for pruner in ("none", "median"):
+        with tempfile.TemporaryDirectory() as folder:
+            held = run_study(definition(epochs, pruner), space, trials, f"sqlite:///{folder}/study.db")
+            spent = sum(len(t.intermediate_values) for t in held.get_trials(deepcopy=False))
+            best = held.best_trial
+        again = [retrained(best.user_attrs["config"], seed) for seed in range(seeds)]
+        spread = statistics.stdev(again) / len(again) ** 0.5
+        rows.append([pruner, str(spent), f"{best.value:.4f}", f"{statistics.mean(again):.4f} +- {spread:.4f}"])
+    print(
+        f"\n{trials} trials of up to {epochs} epochs; best re-trained on {seeds} fresh seeds, mean +- standard error\n"
+    )
+    print_table(["pruner", "epochs trained", "best loss", "re-trained"], rows)
+
+
+def retrained(config: dict[str, Any], seed: int) -> float:
+    """Smoothed validation loss of a configuration with another seed."""
+    from dropopt.training import train_run
+
+    run = RunConfig.parse(copy.deepcopy(config))
+    run = run.model_copy(update={"train": run.train.model_copy(update={"seed": 10_000 + seed})})
+    assert isinstance(run.engine, EngineConfig)
+    torch.set_num_threads(1)
+    return train_run(run)[0].smoothed_loss
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=["trials", "augmentation", "pruning"])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--trials", type=int, default=40, help="of a study, for pruning")
+    parser.add_argument("--epochs", type=int, default=20, help="of a trial, for pruning")
+    parser.add_argument("--seeds", type=int, default=5, help="of the best configuration, for pruning")
+    options = parser.parse_args()
+    print(describe(torch.device("cpu")))
+    if options.only in (None, "trials"):
+        report_trials(options.rounds)
+    if options.only in (None, "augmentation"):
+        report_augmentation(options.rounds)
+    if options.only == "pruning":
+        report_pruning(options.trials, options.epochs, options.seeds)
+
+
+if __name__ == "__main__":
+    main()
