@@ -1,4 +1,4 @@
-"""What a study learned about its blend, on its page in optuna-dashboard: a note to read and a figure to look at."""
+"""What a study learned about its blend, on its page in optuna-dashboard: a note to read and figures to look at."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from dropopt.config import ConfigError
-from dropopt.study.results import PRIOR
+from dropopt.study.results import BASE, PRIOR
 
 if TYPE_CHECKING:
     import optuna
@@ -15,25 +15,30 @@ if TYPE_CHECKING:
     from dropopt.study.efficacy import Effect
     from dropopt.study.insight import Learned
 
-#: The dashboard's figure is replaced at each refresh, never added to.
-FIGURE = "dropopt-efficacy"
+#: What the dashboard calls the value of a trial.
+OBJECTIVE = "validation loss (smoothed)"
+#: Pixels of a card on the dashboard.
+HEIGHT = 450
 #: Okabe and Ito's colours, which colour-blind people can tell apart.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
 
 
 def refresh(study: optuna.Study) -> None:
-    """Bring the note and the figure up to date; a study that searches no blend is left alone."""
-    from optuna_dashboard import save_note, save_plotly_graph_object
+    """Bring the note and the figures up to date; a study that searches no blend is left alone."""
+    from optuna_dashboard import save_note, save_plotly_graph_object, set_objective_names
 
     from dropopt.study.insight import learned
 
+    if BASE in study.user_attrs:  # made by dropopt
+        set_objective_names(study, [OBJECTIVE])
     try:
         found = learned(study, prior=study.user_attrs.get(PRIOR))
     except ConfigError:
         return
     save_note(study, note(found))
     if found.trajectory:
-        save_plotly_graph_object(study, figure(found), graph_object_id=FIGURE)
+        for identifier, picture in figures(found).items():  # replaced at each refresh, never added to
+            save_plotly_graph_object(study, picture, graph_object_id=identifier)
 
 
 def note(found: Learned) -> str:
@@ -58,28 +63,40 @@ def _table(head: str, effects: Sequence[Effect]) -> list[str]:
     return [*rows, ""]
 
 
-def figure(found: Learned) -> Figure:
-    """Effects with their intervals above, the preferred blend over trials below."""
-    from plotly.subplots import make_subplots
+def figures(found: Learned) -> dict[str, Figure]:
+    """By identifier: the effects with their intervals, and the preferred blend over trials."""
+    return {"dropopt-effects": _effects(found), "dropopt-blend": _trajectory(found)}
 
-    titles = ("effect of each method and synergy of each pair, 90% interval", "preferred blend over trials")
-    picture = make_subplots(rows=2, cols=1, subplot_titles=titles, row_heights=[0.62, 0.38], vertical_spacing=0.14)
+
+def _effects(found: Learned) -> Figure:
+    from plotly.graph_objects import Figure
+
     stages = zip(found.efficacy.methods, found.efficacy.pairs, strict=True)
-    effects = [effect for methods, pairs in stages for effect in (*methods, *pairs)]
-    picture.add_trace(_intervals(effects), row=1, col=1)
-    picture.add_vline(x=0, line={"color": "grey", "dash": "dot"}, row=1, col=1)
+    picture = Figure(_intervals([effect for methods, pairs in stages for effect in (*methods, *pairs)]))
+    picture.add_vline(x=0, line={"color": "grey", "dash": "dot"})
+    picture.update_yaxes(autorange="reversed", tickfont={"size": 10})
+    picture.update_xaxes(title="effect or synergy, 90% interval (normal scores, higher is better)")
+    return picture.update_layout(_layout(f"Which method works<br><sub>{found.efficacy.verdict}</sub>"))
+
+
+def _trajectory(found: Learned) -> Figure:
+    from plotly.graph_objects import Figure
+
+    picture = Figure()
     trials = [count for count, _ in found.trajectory]
     for index, name in enumerate(found.preferred):
         shares = [blend.get(name, 0.0) for _, blend in found.trajectory]
         style = {"color": COLOURS[index % len(COLOURS)], "dash": "solid" if index < len(COLOURS) else "dot"}
-        line: dict[str, Any] = {"x": trials, "y": shares, "name": name, "mode": "lines+markers", "line": style}
-        picture.add_scatter(**line, row=2, col=1)
-    picture.update_yaxes(autorange="reversed", row=1, col=1)
-    picture.update_xaxes(title="normal scores, higher is better", row=1, col=1)
-    picture.update_xaxes(title="trials", row=2, col=1)
-    picture.update_yaxes(title="share", range=[0, 1], row=2, col=1)
-    picture.update_layout(height=420 + 20 * len(effects), title=found.efficacy.verdict, margin={"l": 180})
-    return picture
+        picture.add_scatter(x=trials, y=shares, name=name, mode="lines+markers", line=style)
+    picture.update_xaxes(title="trials")
+    picture.update_yaxes(title="share", range=[0, 1])
+    return picture.update_layout(_layout("Blend now preferred, over trials"))
+
+
+def _layout(title: str) -> dict[str, Any]:
+    """The dashboard gives a figure a card of this height."""
+    margin = {"t": 70, "b": 50, "l": 60, "r": 20}
+    return {"title": title, "height": HEIGHT, "margin": margin, "template": "plotly_white"}
 
 
 def _intervals(effects: Sequence[Effect]) -> Any:
