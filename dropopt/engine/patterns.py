@@ -24,25 +24,61 @@ from torch.nn.functional import pad
 
 from dropopt.config import P_MAX
 
-#: Random bytes pay off once rows are long enough to share a rounding draw; below, floats are as cheap.
-_MIN_ROW = 4
+#: Random bytes pay off once columns are long enough to share a rounding draw; below, floats are as cheap.
+_MIN_COLUMN = 4
 #: Prominence is pooled over about this many channels, evenly spaced: more cost time and barely move the map.
 _POOLED_CHANNELS = 8
 #: Up to this many draws per position are floats: each must be below p / K, which takes more than 24 bits beyond.
 _FLOAT_DRAWS = 64
+#: For eight 0/1 bytes in one 64-bit word: 1 in every byte, a bit of its own in every byte, and the multiplier that
+#: brings all eight into the top byte.
+_ONES = 0x0101010101010101
+_DIAGONAL = 0x0102040810204080
+_GATHER = 0x8040201008040201 - 2**64
 
 
 def element_gate(x: Tensor, p: Tensor) -> Tensor:
     """Gate of independent units, shaped like x."""
-    if torch.compiler.is_compiling() or x.ndim < 3 or x.shape[-1] < _MIN_ROW:
-        # Inductor fuses this into the surrounding loop; on short rows there is nothing to save.
-        return _scaled(torch.rand_like(x, dtype=torch.float32) >= p, p, x.dtype)
-    # Random numbers are most of what element dropout costs, so a unit gets 8 bits instead of 32. A rate that is
-    # no multiple of 1/256 stays exact because each row rounds its threshold up with the right probability.
-    # In-place on numbers, since on the CPU bool tensors are several times slower.
-    rounding = torch.rand_like(x[..., :1], dtype=torch.float32)  # in x's memory layout
+    if has_bytes(x):
+        return element_bytes(x, p).to(x.dtype).mul_((1 / (1 - p)).to(x.dtype))
+    return _scaled(torch.rand_like(x, dtype=torch.float32) >= p, p, x.dtype)
+
+
+def has_bytes(x: Tensor) -> bool:
+    """Whether :func:`element_bytes` pays off: not in compiled code, which fuses floats, nor on small maps."""
+    return not torch.compiler.is_compiling() and x.ndim > 2 and x.shape[2] >= _MIN_COLUMN
+
+
+def element_bytes(x: Tensor, p: Tensor) -> Tensor:
+    """1 where a unit is kept and 0 where it is dropped, uint8 in the shape and memory layout of x.
+
+    Random numbers are most of what element dropout costs, so a unit gets 8 bits instead of 32. A rate that is
+    no multiple of 1/256 stays exact because each column rounds its threshold up with the right probability.
+    """
+    # In-place on numbers, since on the CPU bool tensors are several times slower. Columns rather than rows share a
+    # draw, and it is laid out as x is: then neighbours in memory have thresholds side by side.
+    rounding = torch.rand_like(x[:, :, :1], dtype=torch.float32)
     threshold = torch.floor(p * 256 + rounding).to(torch.uint8)  # <= 244
-    return _random_bytes(x).ge_(threshold).to(x.dtype).mul_((1 / (1 - p)).to(x.dtype))
+    return _random_bytes(x).ge_(threshold)
+
+
+def pack(kept: Tensor) -> Tensor:
+    """Eight of the 0/1 bytes in one, in memory order."""
+    flat = kept.permute(memory_order(kept)).reshape(-1)
+    words = pad(flat, (0, -flat.numel() % 8)).view(torch.int64)
+    return ((words * _GATHER) >> 56).to(torch.uint8)  # byte i of the word goes to bit 7 - i of its top byte
+
+
+def unpack(bits: Tensor, shape: torch.Size, order: list[int]) -> Tensor:
+    """The bytes that were packed, in their shape and memory layout."""
+    words = ((bits.to(torch.int64) * _ONES) & _DIAGONAL).add_(_ONES * 127)  # a bit of its own in every byte, carried
+    flat = ((words >> 7) & _ONES).view(torch.uint8)[: shape.numel()]  # to the top if it is set, then down to 0 or 1
+    return flat.view([shape[d] for d in order]).permute([order.index(d) for d in range(len(order))])
+
+
+def memory_order(x: Tensor) -> list[int]:
+    """Dimensions of x from the slowest to the fastest."""
+    return sorted(range(x.ndim), key=lambda d: (-x.stride()[d], d))
 
 
 def channel_gate(x: Tensor, p: Tensor) -> Tensor:
@@ -93,7 +129,7 @@ def _scaled(keep: Tensor, p: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _random_bytes(x: Tensor) -> Tensor:
     """Uniform uint8 in the shape and memory layout of x."""
-    order = sorted(range(x.ndim), key=lambda d: (-x.stride()[d], d))
+    order = memory_order(x)
     words = torch.empty((x.numel() + 7) // 8, dtype=torch.int64, device=x.device)
     words.random_(-(2**63), None)  # the full range: without it the sign bit, and every eighth byte, is biased
     rows = words.view(torch.uint8)[: x.numel()].view([x.shape[d] for d in order])

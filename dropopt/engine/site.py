@@ -13,7 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from dropopt.engine import importance as scores
-from dropopt.engine.patterns import channel_gate, element_gate, spatial_gate, spatial_structure
+from dropopt.engine.patterns import (
+    channel_gate,
+    element_bytes,
+    element_gate,
+    has_bytes,
+    memory_order,
+    pack,
+    spatial_gate,
+    spatial_structure,
+    unpack,
+)
 
 #: Importances are estimated on one sample in 16 of each batch: an epoch sees hundreds, the cost all but vanishes.
 _SCORED_SHARE = 16
@@ -73,20 +83,28 @@ class DropoutSite(nn.Module):
         return y if self.axis == 1 else y.movedim(1, -1)
 
     def _masked(self, x: Tensor) -> Tensor:
-        sample = x.detach()[: -(-x.shape[0] // _SCORED_SHARE)]
+        sample = _sample(x.detach())
+        packed = self.masks and self.pattern == "element" and has_bytes(x)
         with torch.no_grad():
-            gate = self._gate(x.detach()) if self.masks else None
+            gate = self._gate(x.detach()) if self.masks and not packed else None
             if self.kind in scores.FORWARD:
                 self._add(scores.FORWARD[self.kind](sample.float()), sample.shape[0])
             if self.track_area and sample.ndim > 2:
                 self.area.lerp_(spatial_structure(sample).float().mean(), 0.1)
-        if self.kind == "taylor" and x.requires_grad:
-            scored: Tensor = _ScoredGate.apply(x, gate, self.totals, self.count)
+        totals = self.totals if self.kind == "taylor" and x.requires_grad else None
+        if packed:
+            masked: Tensor = _PackedElements.apply(x, self._rates(x), totals, self.count)
+            return masked
+        if totals is not None:
+            scored: Tensor = _ScoredGate.apply(x, gate, totals, self.count)
             return scored
         return x if gate is None else x * gate
 
+    def _rates(self, x: Tensor) -> Tensor:
+        return self.p.view(-1, *[1] * (x.ndim - 2))
+
     def _gate(self, x: Tensor) -> Tensor:
-        p = self.p.view(-1, *[1] * (x.ndim - 2))
+        p = self._rates(x)
         if self.pattern == "element":
             return element_gate(x, p)
         if self.pattern == "spatial" and x.ndim > 2:
@@ -127,8 +145,7 @@ class _ScoredGate(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gate: Tensor | None, totals: Tensor, count: Tensor) -> Tensor:
-        sample = x[: -(-x.shape[0] // _SCORED_SHARE)].clone()
-        ctx.save_for_backward(sample, gate)
+        ctx.save_for_backward(_sample(x).clone(), gate)
         ctx.totals, ctx.count = totals, count
         return x.clone() if gate is None else x * gate  # a view could not be followed by an in-place operation
 
@@ -136,9 +153,40 @@ class _ScoredGate(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
         (gradient,) = gradients
         sample, gate = ctx.saved_tensors
-        with torch.no_grad():
-            score = scores.taylor_score(sample.float(), gradient[: sample.shape[0]].float())
-            # A loss scaler may let a step overflow on purpose: that step says nothing.
-            ctx.totals.add_(score.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0))
-            ctx.count.add_(sample.shape[0])
+        _add_taylor(ctx.totals, ctx.count, sample, gradient)
         return gradient if gate is None else gradient * gate, None, None, None
+
+
+class _PackedElements(torch.autograd.Function):
+    """Element dropout that keeps one bit a unit for its backward pass, and scores there if ``totals`` is given."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, p: Tensor, totals: Tensor | None, count: Tensor) -> Tensor:
+        kept = element_bytes(x, p)
+        scale = (1 / (1 - p)).to(x.dtype)
+        ctx.save_for_backward(None if totals is None else _sample(x).clone(), pack(kept), scale)
+        ctx.totals, ctx.count = totals, count
+        ctx.shape, ctx.order = kept.shape, memory_order(kept)
+        return kept.to(x.dtype).mul_(scale).mul_(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        (gradient,) = gradients
+        sample, bits, scale = ctx.saved_tensors
+        if ctx.totals is not None:
+            _add_taylor(ctx.totals, ctx.count, sample, gradient)
+        gate = unpack(bits, ctx.shape, ctx.order).to(scale.dtype).mul_(scale)
+        return gradient * gate if torch.is_grad_enabled() else gate.mul_(gradient), None, None, None
+
+
+def _sample(x: Tensor) -> Tensor:
+    """The samples of a batch that are scored."""
+    return x[: -(-x.shape[0] // _SCORED_SHARE)]
+
+
+@torch.no_grad()
+def _add_taylor(totals: Tensor, count: Tensor, sample: Tensor, gradient: Tensor) -> None:
+    score = scores.taylor_score(sample.float(), gradient[: sample.shape[0]].float())
+    # A loss scaler may let a step overflow on purpose: that step says nothing.
+    totals.add_(score.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0))
+    count.add_(sample.shape[0])
