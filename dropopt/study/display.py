@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from dropopt.config import ConfigError
-from dropopt.study.results import BASE, PRIOR
+from dropopt.study.results import PRIOR
 
 if TYPE_CHECKING:
     import optuna
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from dropopt.study.efficacy import Effect
     from dropopt.study.insight import Learned
 
-#: What the dashboard calls the value of a trial.
-OBJECTIVE = "validation loss (smoothed)"
 #: Pixels of a card on the dashboard.
 HEIGHT = 450
 #: Okabe and Ito's colours, which colour-blind people can tell apart.
@@ -25,12 +23,10 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F
 
 def refresh(study: optuna.Study) -> None:
     """Bring the note and the figures up to date; a study that searches no blend is left alone."""
-    from optuna_dashboard import save_note, save_plotly_graph_object, set_objective_names
+    from optuna_dashboard import save_note, save_plotly_graph_object
 
     from dropopt.study.insight import learned
 
-    if BASE in study.user_attrs:  # made by dropopt
-        set_objective_names(study, [OBJECTIVE])
     try:
         found = learned(study, prior=study.user_attrs.get(PRIOR))
     except ConfigError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -127,6 +128,10 @@ def create(
     import optuna
 
     study = optuna.create_study(study_name=name, storage=storage, direction="minimize", load_if_exists=True)
+    with warnings.catch_warnings():
+        # Experimental since Optuna 3.2; without it the dashboard calls the value "Objective 0".
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study.set_metric_names(["validation loss (smoothed)"])
     study.set_user_attr(SPACE, space.name)
     study.set_user_attr(FINGERPRINT, space.fingerprint)
     study.set_user_attr(BASE, base.model_dump(mode="json"))
