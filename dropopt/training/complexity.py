@@ -55,7 +55,7 @@ def _accuracy(images: Tensor, labels: Tensor) -> float:
     from sklearn.decomposition import PCA
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
     from sklearn.model_selection import StratifiedKFold, cross_val_score
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it has no stubs
+    from threadpoolctl import threadpool_limits
 
     enough = (torch.bincount(labels) >= FOLDS)[labels]  # a class needs an image in each fold
     images = images[enough]
