@@ -34,6 +34,7 @@ from dropopt.study.efficacy import Evidence, learn, scheffe
 from dropopt.study.evidence import normal_scores
 from dropopt.study.sampler import EfficacySampler
 
+#: Standard deviation of the noise, unless --noise says otherwise.
 NOISE = 0.03
 TRIALS = 60
 #: What the six further parameters cost at most, all together.
@@ -49,6 +50,7 @@ class Problem:
     names: tuple[str, ...]
     blend: Loss
     best: dict[str, Any]  # of the further parameters
+    nuisance: float  # what they cost at most
 
     def shares(self, params: dict[str, Any]) -> np.ndarray:
         """The blend: suggested values over their sum."""
@@ -63,7 +65,7 @@ class Problem:
         block = (params["block"] - self.best["block"]) / 6
         nuisance = np.minimum(np.square([lr, decay, *others, block]), 1.0).mean() * 0.7
         nuisance += 0.3 * (params["pattern"] != self.best["pattern"])
-        return self.blend(self.shares(params), params) + NUISANCE * float(nuisance)
+        return self.blend(self.shares(params), params) + self.nuisance * float(nuisance)
 
     def __call__(self, trial: optuna.Trial) -> float:
         """Suggest all parameters and give the loss without noise."""
@@ -181,7 +183,8 @@ PROBLEMS: dict[str, Callable[[np.random.Generator, int], Loss]] = {
 GOALS = {"quadratic": 0.4, "corner": 0.4, "sharp": 0.8, "irrelevant": 1.1}
 
 
-def problem(kind: str, methods: int, seed: int) -> Problem:
+def problem(kind: str, methods: int, seed: int, nuisance: float = NUISANCE) -> Problem:
+    """The objective of a seed: everything about it is drawn."""
     rng = np.random.default_rng([seed, methods, *kind.encode()])
     names = tuple(f"w_{i}" for i in range(methods))
     best = {
@@ -192,7 +195,7 @@ def problem(kind: str, methods: int, seed: int) -> Problem:
         "block": int(rng.integers(1, 8)),
         "pattern": str(rng.choice(["element", "channel", "spatial"])),
     }
-    return Problem(names, PROBLEMS[kind](rng, methods), best)
+    return Problem(names, PROBLEMS[kind](rng, methods), best, nuisance)
 
 
 def _tpe(seed: int) -> BaseSampler:
@@ -213,12 +216,12 @@ SAMPLERS: dict[str, Callable[[int, Sequence[str]], BaseSampler]] = {
 }
 
 
-def regret(kind: str, methods: int, seed: int, sampler: str, trials: int = TRIALS) -> float:
+def regret(kind: str, methods: int, seed: int, sampler: str, noise_level: float, nuisance: float) -> float:
     """Noise-free loss of the trial with the best noisy value."""
-    task = problem(kind, methods, seed)
-    noise = np.random.default_rng([seed, 1]).normal(scale=NOISE, size=trials)
+    task = problem(kind, methods, seed, nuisance)
+    noise = np.random.default_rng([seed, 1]).normal(scale=noise_level, size=TRIALS)
     study = optuna.create_study(sampler=SAMPLERS[sampler](seed, task.names))
-    study.optimize(lambda trial: task(trial) + noise[trial.number], n_trials=trials)
+    study.optimize(lambda trial: task(trial) + noise[trial.number], n_trials=TRIALS)
     return task.truth(study.best_params)
 
 
@@ -278,7 +281,7 @@ def ask_cost(trials: int = 1000, repeats: int = 9) -> tuple[float, float]:
     return found[0], found[1]
 
 
-def _job(arguments: tuple[str, int, int, str]) -> float:
+def _job(arguments: tuple[str, int, int, str, float, float]) -> float:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     return regret(*arguments)
@@ -286,7 +289,9 @@ def _job(arguments: tuple[str, int, int, str]) -> float:
 
 def regret_table(options: argparse.Namespace, samplers: Sequence[str]) -> Table:
     """Mean regret of each sampler, and the ratio of the wrapped TPE to TPE with its goal."""
-    table = Table(title=f"Mean final regret, {options.seeds} seeds, {TRIALS} trials (standard error)", box=MARKDOWN)
+    title = f"Mean final regret (standard error), {options.seeds} seeds from {options.first_seed}, {TRIALS} trials, "
+    title += f"noise {options.noise}, further parameters {options.nuisance}"
+    table = Table(title=title, box=MARKDOWN)
     for heading in ("objective", "methods", *samplers, "efficacy / tpe", "goal"):
         table.add_column(heading, no_wrap=True)
     with ProcessPoolExecutor(options.jobs) as pool:
@@ -294,7 +299,8 @@ def regret_table(options: argparse.Namespace, samplers: Sequence[str]) -> Table:
             for kind in options.objectives:
                 results = {}
                 for name in samplers:
-                    jobs = [(kind, methods, seed, name) for seed in range(options.seeds)]
+                    seeds = range(options.first_seed, options.first_seed + options.seeds)
+                    jobs = [(kind, methods, seed, name, options.noise, options.nuisance) for seed in seeds]
                     results[name] = np.array(list(pool.map(_job, jobs)))
                 cells = [f"{r.mean():.3f} ({r.std() / np.sqrt(len(r)):.3f})" for r in results.values()]
                 ratio = results["efficacy"].mean() / results["tpe"].mean()
@@ -323,6 +329,9 @@ def main() -> None:
     """Parse the command line, run, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--first-seed", type=int, default=100, help="seeds below 100 served to choose constants")
+    parser.add_argument("--noise", type=float, default=NOISE)
+    parser.add_argument("--nuisance", type=float, default=NUISANCE)
     parser.add_argument("--methods", type=int, nargs="+", default=[4, 5])
     parser.add_argument("--objectives", nargs="+", choices=list(PROBLEMS), default=list(PROBLEMS))
     parser.add_argument("--samplers", nargs="+", choices=list(SAMPLERS), default=["tpe", "efficacy", "cmaes", "random"])
