@@ -147,6 +147,12 @@ def test_another_experiment_under_the_same_name_is_refused(storage):
     assert len(trials(storage)) == 2
 
 
+def test_images_in_two_splits_are_told(storage, capsys):
+    """A person hears of copies across splits before believing a result."""
+    fake_study.run(storage, 1, n_trials=1)
+    assert "note: 2 of 9 validation images are exact copies of train images" in capsys.readouterr().out
+
+
 def test_changed_data_are_refused(storage, monkeypatch):
     """A study remembers the hashes of its data."""
     fake_study.run(storage, n_trials=2)

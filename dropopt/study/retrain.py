@@ -48,6 +48,8 @@ def retrain(file: Path, options: Mapping[str, Any], output: Path | None, threads
     torch.set_num_threads(threads)
     with _Epochs(console) as epochs:
         result, model, data = training.train_run(run, epochs.show)
+    for notice in data.notices:
+        say(console, f"note: {notice}", "yellow")
     accuracy = result.best_val_accuracy
     say(
         console,

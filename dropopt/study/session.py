@@ -24,6 +24,7 @@ from dropopt.study.worker import Worker
 if TYPE_CHECKING:
     import optuna
     from optuna.storages import BaseStorage
+    from rich.console import Console
 
 #: Slots that share a graphics card.
 SLOTS_PER_CARD = 4
@@ -64,7 +65,7 @@ def run(
     # The children start first: they import torch while the storage is opened.
     with Pool(slots, targets or Targets()) as pool, closing(Opened(url)) as opened:
         prior = load_prior(study.prior, url) if study.prior else None
-        sitting = _Sitting(study, space, base, script, opened.storage, prior)
+        sitting = _Sitting(study, space, base, script, opened.storage, prior, console)
         done = sitting.done
         say(console, sitting.opening(redact(url), slots, done))
         ended: int | None = None
@@ -97,13 +98,15 @@ class _Sitting:
         base: RunConfig,
         script: Path,
         storage: BaseStorage,
-        prior: Prior | None = None,
+        prior: Prior | None,
+        console: Console,
     ) -> None:
         self._definition = study
         self._space = space
         self._base = base
         self._storage = storage
         self._prior = prior
+        self._console = console
         self.study: optuna.Study | None = None
         self.progress: Progress | None = None
         self.done = 0
@@ -135,6 +138,8 @@ class _Sitting:
 
     def open(self, ready: Message) -> Objective:
         """Create or go on with the study, for the data that a slot has loaded."""
+        for notice in ready["notices"]:
+            say(self._console, f"note: {notice}", "yellow")
         study = self.study
         if study is None or not study.get_trials(deepcopy=False):
             name = self._definition.name

@@ -82,7 +82,12 @@ class Trainer:
 
     def _prepare(self, message: Message) -> None:
         data = resolve(self._load)(DataConfig.parse(message["data"]))
-        self._say(kind="ready", classes=len(data.classes), fingerprint=dict(data.fingerprint))
+        self._say(
+            kind="ready",
+            classes=len(data.classes),
+            fingerprint=dict(data.fingerprint),
+            notices=list(data.notices),
+        )
 
     def _fit(self, message: Message) -> None:
         self._stop = False
