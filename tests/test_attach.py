@@ -321,15 +321,20 @@ def test_a_failing_forward_leaves_no_trace():
 
 
 def test_the_random_state_is_no_further_after_attaching():
-    """Changing the engine changes neither initial weights nor data order: attaching draws nothing."""
+    """Changing the engine changes neither initial weights nor data order, though a model may draw in its forward."""
+
+    class Noisy(Net):
+        def forward(self, x):
+            return super().forward(x + torch.rand_like(x))
 
     def drawn(config):
         torch.manual_seed(0)
-        model = Net()
-        dropopt.attach(model, config, example=EXAMPLE)
+        model = Noisy()
+        if config is not None:
+            dropopt.attach(model, config, example=EXAMPLE)
         return torch.rand(3)
 
-    configs = (Baseline(kind="none"), EngineConfig(r0=0.1), EngineConfig(r0=0.6, pattern="spatial", sites="norm"))
+    configs = (None, Baseline(kind="none"), EngineConfig(r0=0.1), EngineConfig(r0=0.6, pattern="spatial", sites="norm"))
     first, *others = [drawn(config) for config in configs]
     assert all(torch.equal(first, other) for other in others)
 

@@ -75,7 +75,9 @@ def test_taylor_scores_are_their_slow_form(pattern, masks):
     site.p.copy_(torch.tensor([0.0, 0.3, 0.6, 0.95]))
     x = torch.randn(32, 4, 3, 3, requires_grad=True)
     before = x.detach().clone()
-    y = site.hook(nn.Identity(), (), x * 1)
+    output = x * 1
+    y = site.hook(nn.Identity(), (), output)
+    output.detach().zero_()  # a host may reuse its buffer
     behind = torch.randn(32, 4, 3, 3)
     alive = y.detach() > 0
     nn.functional.relu(y, inplace=True).backward(behind)
@@ -101,6 +103,24 @@ def test_dropped_features_are_scored():
     torch.testing.assert_close(site.totals[0], x.detach().sum((0, 2, 3)))
 
 
+@every_pattern
+def test_little_is_kept_for_the_backward_pass(pattern):
+    """Beside its small gate a site keeps a sixteenth of the activation, for taylor, and one bit a unit at most."""
+    site = DropoutSite(1, 8, pattern, 3, importance="taylor")
+    site.p.fill_(0.3)
+    x = torch.randn(64, 8, 12, 12, requires_grad=True)
+    storages = {}
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: storages.update({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()}) or t, lambda t: t
+    ):
+        y = site.hook(nn.Identity(), (), x)
+    kept = sum(storages.values()) / (x.numel() * x.element_size())
+    gate = {"element": 1 / 32, "spatial": 1 / 8}.get(pattern, 1 / 144)  # spatial shares its gate among 8 channels
+    assert kept <= 1 / 16 + gate + 1e-3
+    y.sum().backward()
+    assert torch.equal(x.grad == 0, y == 0)
+
+
 @pytest.mark.parametrize("kind", ["activation", "statistical"])
 def test_forward_scores_see_the_activation_before_the_mask(kind):
     """What is scored is what the host returned, dropped or not."""
@@ -117,8 +137,13 @@ def test_an_overflow_of_the_loss_scaler_is_ignored():
     """A step whose gradients are infinite or NaN leaves the scores finite, and the rates legal."""
     model, engine = make()
     images, labels = batch()
+    nn.functional.cross_entropy(model(images), labels).backward()
+    before = [site.totals.clone() for site in engine.sites.values()]
     for scale in (1e38, float("nan")):
         (nn.functional.cross_entropy(model(images), labels) * scale * 1e5).backward()
+    for totals, site in zip(before, engine.sites.values(), strict=True):
+        assert (site.totals >= totals).all()
+        assert site.totals.isfinite().all()
     engine.step(epoch=1, epochs=2)
     for site in engine.sites.values():
         assert site.importance.isfinite().all()
