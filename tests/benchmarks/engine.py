@@ -175,7 +175,7 @@ def report_steps(device: torch.device, rounds: int) -> None:
 def dropped(part: Callable[[Tensor], Tensor], size: int, device: torch.device) -> float:
     """Dropped fraction of many maps of ones."""
     torch.manual_seed(0)
-    x = torch.ones(400_000 // size**2, 4, size, size, device=device)
+    x = torch.ones(8_000_000 // size**2, 1, size, size, device=device)
     return (part(x) == 0).double().mean().item()
 
 
@@ -186,7 +186,7 @@ def report_rates(device: torch.device) -> None:
     rows = []
     for size in (7, 14, 28):
         for block in (3, 4, 7):
-            site = DropoutSite(1, 4, "spatial", block).to(device)
+            site = DropoutSite(1, 1, "spatial", block).to(device)
             site.p.fill_(p)
             ours = dropped(lambda x, site=site: site.hook(host, (), x), size, device)
             theirs = dropped(TimmDropBlock(p, block).train(), size, device)
