@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from dropopt.engine.attach import Place, find_places
+from dropopt.engine.places import Place, find_places
 
 CLASSES = 5
 

@@ -11,7 +11,7 @@ from torch import nn
 
 import dropopt
 from dropopt.config import Baseline, ConfigError, EngineConfig
-from dropopt.engine.attach import find_places
+from dropopt.engine.places import find_places
 
 #: One or two of each family of torchvision; ``--all-architectures`` runs every one.
 TORCHVISION = (

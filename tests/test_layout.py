@@ -14,7 +14,7 @@ PACKAGE = ROOT / "dropopt"
 #: A wing may import from itself and from those before it; `cli` is the last.
 WINGS = ["floor", "engine", "training", "study", "cli"]
 WITHIN_ENGINE = {
-    "attach": set(),
+    "places": set(),
     "patterns": set(),
     "allocation": set(),
     "blend": set(),
@@ -62,8 +62,8 @@ def test_within_the_engine_mechanism_and_formula_stay_apart(name):
     """What attaches knows no formula, and what draws knows no site."""
     inside = {m.split(".")[2] for m in imports(PACKAGE / "engine" / f"{name}.py") if m.startswith("dropopt.engine.")}
     assert inside <= WITHIN_ENGINE[name]
-    if name == "attach":
-        assert not any("equations" in module for module in imports(PACKAGE / "engine" / "attach.py"))
+    if name == "places":
+        assert not any("equations" in module for module in imports(PACKAGE / "engine" / "places.py"))
 
 
 def test_importing_dropopt_is_light():

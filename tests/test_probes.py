@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from dropopt.config import ConfigError
 from dropopt.engine import probes
-from dropopt.engine.attach import Place
+from dropopt.engine.places import Place
 from dropopt.engine.probes import PROBES
 
 

@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from dropopt.engine import probes
-from dropopt.engine.attach import Place
 from dropopt.engine.lrp_ops import HANDLERS
+from dropopt.engine.places import Place
 from dropopt.engine.probes import PROBES, propagate
 
 TINY = 1e-12  # epsilon where epsilon is to vanish

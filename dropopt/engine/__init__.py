@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import nn
 
 from dropopt.config import Baseline, EngineConfig
-from dropopt.engine.attach import Example, Selector, find_places
 from dropopt.engine.baselines import BaselineEngine
 from dropopt.engine.engine import DropoutEngine
+from dropopt.engine.places import Example, Selector, find_places
 
 __all__ = ["BaselineEngine", "DropoutEngine", "attach"]
 

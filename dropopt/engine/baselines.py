@@ -12,7 +12,7 @@ from torch.utils.hooks import RemovableHandle
 from torchvision.ops import DropBlock2d, StochasticDepth
 
 from dropopt.config import Baseline
-from dropopt.engine.attach import Place
+from dropopt.engine.places import Place
 from dropopt.engine.randomness import random_state, set_random_state
 
 

@@ -22,8 +22,8 @@ from torch.utils.hooks import RemovableHandle
 from dropopt import equations
 from dropopt.config import METHODS, P_MAX, STAGES, EngineConfig
 from dropopt.engine.allocation import share_out
-from dropopt.engine.attach import Example, Place
 from dropopt.engine.blend import reweighted
+from dropopt.engine.places import Example, Place
 from dropopt.engine.probes import PROBES
 from dropopt.engine.randomness import random_state, set_random_state
 from dropopt.engine.site import DropoutSite

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from dropopt import equations
-from dropopt.engine.attach import Example, Place, quiet
 from dropopt.engine.lrp import EPSILON, RULE, RelevanceMode, refuse_reentrant
+from dropopt.engine.places import Example, Place, quiet
 
 Probe = Callable[[nn.Module, Mapping[str, Place], Example, Tensor], dict[str, Tensor]]
 #: What a probe does with a place's output and with what flows back to it.
