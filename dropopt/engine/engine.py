@@ -26,8 +26,11 @@ from dropopt.engine.blend import reweighted
 from dropopt.engine.places import Example, Place
 from dropopt.engine.probes import PROBES
 from dropopt.engine.randomness import random_state, set_random_state
-from dropopt.engine.site import DropoutSite
+from dropopt.engine.site import DropoutSite, mean_over_ranks
 from dropopt.engine.updates import UpdateDropper
+
+#: Images that a probe looks at: relevance of so many costs less than one training step on a usual batch.
+PROBED = 32
 
 
 @dataclass(frozen=True)
@@ -118,15 +121,19 @@ class DropoutEngine:
     def probe(self, images: Example, labels: Tensor) -> None:
         """Score the features on a labelled batch, for the importances that training does not give away.
 
+        The first PROBED images are enough: the moving average over epochs sees more.
         Sites are silent and BatchNorm is in eval mode meanwhile; weights, gradients, statistics and random state
         stay bit-identical. Does nothing unless :attr:`needs_probe`.
         """
         if not self.needs_probe:
             return
+        batch = images if isinstance(images, tuple) else (images,)
+        few = tuple(part[:PROBED] for part in batch)
         with self.silent():
-            scores = PROBES[self.config.importance](self.model, self.places, images, labels)
-        for name, score in scores.items():
-            self.sites[name].set_importance(score, self.config.importance_decay)
+            score = PROBES[self.config.importance]
+            scores = score(self.model, self.places, few if isinstance(images, tuple) else few[0], labels[:PROBED])
+        for name, value in scores.items():
+            self.sites[name].set_importance(mean_over_ranks(value), self.config.importance_decay)
 
     def importances(self) -> dict[str, Tensor]:
         """Normalised importance (C,) in [0, 1] of each site's features."""

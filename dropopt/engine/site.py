@@ -118,11 +118,8 @@ class DropoutSite(nn.Module):
     @torch.no_grad()
     def refresh(self, decay: float) -> None:
         """Fold what was scored since the last refresh into ``importance``, as a moving average."""
-        totals, count = self.totals.clone(), self.count.clone()
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            for part in (totals, count, self.area):  # every rank drops at the same rates
-                torch.distributed.all_reduce(part)
-            self.area /= torch.distributed.get_world_size()
+        totals, count = mean_over_ranks(self.totals), mean_over_ranks(self.count)
+        self.area.copy_(mean_over_ranks(self.area))
         if self.kind in scores.ROWS and count > 0:
             self.set_importance(scores.from_totals(self.kind, totals, count), decay)
         self.totals.zero_()
@@ -134,6 +131,15 @@ class DropoutSite(nn.Module):
         value = value.to(self.importance).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).clamp(min=0)
         self.importance.copy_(self.importance.lerp(value, 1 - decay) if self.refreshes > 0 else value)
         self.refreshes += 1
+
+
+def mean_over_ranks(value: Tensor) -> Tensor:
+    """The mean of a tensor over all processes that train together, which so drop at the same rates; a copy."""
+    value = value.clone()
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(value)
+        value /= torch.distributed.get_world_size()
+    return value
 
 
 class _ScoredGate(torch.autograd.Function):

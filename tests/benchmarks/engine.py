@@ -39,8 +39,8 @@ BLOCK = 3
 BATCH = 128
 #: An epoch of 5,000 images, the size that small studies use.
 STEPS_PER_EPOCH = 5000 // BATCH
-#: Images of the labelled batch that probes get.
-PROBED = 256
+#: Images of the labelled batch that probes get, of which the engine takes what it needs.
+PROBED = 128
 EVERY_IMPORTANCE = ("taylor", "activation", "statistical", "gradient", "lrp", "composite")
 
 
