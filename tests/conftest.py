@@ -1,6 +1,12 @@
 """What all tests share: one thread, so that figures and run time do not depend on the machine, and one option."""
 
+import contextlib
+
 import torch
+
+# torch.compile imports setuptools, which must come before anything that imports the standard library's distutils.
+with contextlib.suppress(ImportError):
+    import setuptools  # noqa: F401
 
 torch.set_num_threads(1)
 
