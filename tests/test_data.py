@@ -152,12 +152,12 @@ class TestNumbers:
 class TestNumpy:
     """.npz files."""
 
-    @pytest.mark.parametrize("shape", [(8, 9), (8, 9, 1), (8, 9, 3), (1, 8, 9), (3, 8, 9)])
+    @pytest.mark.parametrize("shape", [(8, 9), (8, 9, 1), (8, 9, 2), (8, 9, 3), (1, 8, 9), (3, 8, 9)])
     def test_layouts_are_told_apart(self, tmp_path, shape):
         """(N, H, W), (N, H, W, C) and (N, C, H, W) all become (N, C, 8, 9) with the right values."""
         x = images(20, *shape)
         data = load_data(DataConfig(name=npz(tmp_path / "a.npz", x=x, y=np.arange(20) % 2)))
-        channels = 3 if 3 in shape else 1
+        channels = next((c for c in (2, 3) if c in shape), 1)
         assert data.train.images.shape[1:] == (channels, 8, 9)
         planar = x if shape[0] in (1, 3) else x[:, None] if len(shape) == 2 else x.transpose(0, 3, 1, 2)
         mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (data.mean, data.std))
@@ -168,6 +168,8 @@ class TestNumpy:
         """Labels may be text or integers with gaps; classes are named after them, in order."""
         names = load_data(DataConfig(name=npz(tmp_path / "a.npz", images=images(9, 5, 5), labels=["b", "a", "c"] * 3)))
         assert names.classes == ("a", "b", "c")
+        raw = load_data(DataConfig(name=npz(tmp_path / "c.npz", x=images(9, 5, 5), y=np.array([b"b", b"a", b"c"] * 3))))
+        assert raw.classes == ("a", "b", "c")
         gaps = load_data(DataConfig(name=npz(tmp_path / "b.npz", x=images(9, 5, 5), y=[[30], [10], [20]] * 3)))
         assert gaps.classes == ("10", "20", "30")
         assert set(gaps.train.labels.tolist()) == {0, 1, 2}
@@ -192,7 +194,8 @@ class TestNumpy:
                 "class '7' is in y_test but not in y",
             ),
             ({"x": images(6, 5, 5), "y": np.arange(6) % 2, "classes": ["a", "b", "c"]}, "class 'c' has no training"),
-            ({"x": images(4, 5, 5), "y": [0, 0, 0, 1]}, "class number 1 has 1 images"),
+            ({"x": images(4, 5, 5), "y": [0, 0, 0, 1]}, "class '1' has 1 images"),
+            ({"x": images(6, 5, 5), "y": np.arange(6) % 2, "classes": "ab"}, "classes must be a list of names"),
         ],
     )
     def test_faults_are_told_in_one_line_with_the_file(self, tmp_path, arrays, said):

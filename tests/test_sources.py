@@ -130,6 +130,45 @@ class TestFolder:
         assert "class 'wolf' is in" in refused(f"folder:{tmp_path / 'three'}")
         folder(tmp_path / "four" / "test")
         assert "no folder train" in refused(f"folder:{tmp_path / 'four'}")
+        folder(tmp_path / "five", classes=("train", "test"))
+        assert "five/test must have a folder for each of two or more classes" in refused(f"folder:{tmp_path / 'five'}")
+        few = refused(folder(tmp_path / "six", n=2))
+        assert "validation: class 'cat' has 1 images, at least 2 are needed" in few
+
+    @pytest.mark.parametrize(("train", "test"), [("Train", "Test"), ("training", "testing")])
+    def test_folders_of_splits_are_no_classes(self, tmp_path, train, test):
+        """Other spellings of train and test are those splits, not two classes to tell apart."""
+        folder(tmp_path / train, n=10)
+        folder(tmp_path / test, n=4)
+        data = load_data(DataConfig(name=f"folder:{tmp_path}"))
+        assert data.classes == ("cat", "dog")
+        assert len(data.test) == 8
+
+    def test_a_class_may_be_called_train(self, tmp_path):
+        """Photographs of trains beside those of cars are a class."""
+        assert load_data(DataConfig(name=folder(tmp_path / "tree", classes=("car", "train")))).classes == (
+            "car",
+            "train",
+        )
+
+    def test_links_are_followed_once(self, tmp_path):
+        """Linked class folders are read; a link back up adds no copies."""
+        folder(tmp_path / "real", n=10)
+        (tmp_path / "tree").mkdir()
+        for name in ("cat", "dog"):
+            (tmp_path / "tree" / name).symlink_to(tmp_path / "real" / name)
+        (tmp_path / "real" / "cat" / "again").symlink_to(tmp_path / "real" / "cat")
+        data = load_data(DataConfig(name=f"folder:{tmp_path / 'tree'}"))
+        assert sum(len(split) for split in data.splits().values()) == 20
+
+    def test_pixels_without_a_scale_are_refused(self, tmp_path):
+        """Floating-point pictures would be clipped to black and white: the file is named instead."""
+        name = folder(tmp_path / "tree")
+        victim = tmp_path / "tree" / "cat" / "0.tiff"
+        Image.fromarray(np.full((8, 8), 0.5, np.float32)).save(victim)
+        message = refused(name)
+        assert str(victim) in message
+        assert "its pixels have 32 bits" in message
 
 
 def idx(array, path):

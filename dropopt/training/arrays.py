@@ -28,7 +28,7 @@ _ALIASES = {
 #: What NumPy and its zip reader raise for files that are not whole.
 _DAMAGED = (OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, MemoryError)
 #: What the last axis of (N, H, W, C) images may be.
-_CHANNELS = (1, 3, 4)
+_CHANNELS = (1, 2, 3, 4)
 
 
 @dataclass(frozen=True)
@@ -125,8 +125,10 @@ def _class_names(name: str, found: Mapping[str, Any]) -> tuple[tuple[str, ...], 
     """Names of the classes, and the label that each has in the arrays."""
     labels = np.unique(found["y"])
     if "classes" not in found:
-        return tuple(str(label) for label in labels), labels
-    names = tuple(str(label) for label in found["classes"].tolist())
+        return tuple(_text(label) for label in labels.tolist()), labels
+    if found["classes"].ndim != 1:
+        raise ConfigError(f"{name}: classes must be a list of names, got an array of shape {found['classes'].shape}")
+    names = tuple(_text(label) for label in found["classes"].tolist())
     if not np.issubdtype(labels.dtype, np.integer) or (
         labels.size and not 0 <= labels.min() <= labels.max() < len(names)
     ):
@@ -161,8 +163,12 @@ def _numbers(name: str, key: str, labels: Any, classes: Any) -> Tensor:
     if labels.ndim != 1 or labels.dtype.kind not in "biuUS":
         raise ConfigError(f"{name}: {key} must be (N,) integers or names, got {labels.dtype} of shape {labels.shape}")
     if unknown := sorted(set(labels.tolist()) - set(classes.tolist())):
-        raise ConfigError(f"{name}: class {str(unknown[0])!r} is in {key} but not in y")
+        raise ConfigError(f"{name}: class {_text(unknown[0])!r} is in {key} but not in y")
     return torch.from_numpy(np.searchsorted(classes, labels).astype(np.int64))
+
+
+def _text(label: Any) -> str:
+    return label.decode(errors="replace") if isinstance(label, bytes) else str(label)
 
 
 def _size(split: Split) -> str:

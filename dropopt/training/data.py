@@ -113,8 +113,9 @@ def _split(source: Source, config: DataConfig) -> dict[str, Split]:
     pool, validation, test = source.train, source.validation, source.test
 
     def carve(purpose: str, count: int, least: int, spare: int) -> tuple[Split, Split]:
+        limits = {"least": least, "spare": spare, "seed": config.split_seed}
         try:
-            drawn = stratified(pool.labels, count, least=least, spare=spare, seed=config.split_seed, purpose=purpose)
+            drawn = stratified(pool.labels, count, **limits, purpose=purpose, classes=source.classes)
         except ConfigError as error:
             raise ConfigError(f"{source.name}: {error}") from None
         return pool.take(drawn), pool.take(~drawn)

@@ -37,10 +37,18 @@ SIZE_SAMPLE = 200
 #: Part of the fingerprint: raise it when reading or resizing changes.
 VERSION = 1
 
-_SPLITS = {"train": ("train",), "validation": ("validation", "val", "valid"), "test": ("test",)}
+#: In any case: a folder Test is no class.
+_SPLITS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "val", "valid"),
+    "test": ("test", "testing"),
+}
 #: What Pillow raises for files that are not the images they say they are.
 _UNREADABLE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
-_GREY = ("1", "L", "I;16")
+_DEEP = ("I;16", "I;16L", "I;16B", "I;16N")
+_GREY = ("1", "L", *_DEEP)
+#: Pixels of 32 bits, whose black and white no file tells; Pillow would clip them to 0 and 255.
+_UNSCALED = ("I", "F")
 
 Files = list[tuple[Path, int]]
 
@@ -71,19 +79,24 @@ def read_folder(root: Path, image_size: int | None) -> Source:
 
 
 def _layout(root: Path) -> dict[str, Path]:
-    """The folder of each split that the tree has."""
+    """The folder of each split that the tree has; one that holds no folders is a class (trains, in photographs)."""
+    top = _subfolders(root)
     found = {}
     for split, names in _SPLITS.items():
-        here = [root / name for name in names if (root / name).is_dir()]
+        here = [root / name for name in top if name.casefold() in names]
         if len(here) > 1:
             raise ConfigError(f"{root} has both {here[0].name} and {here[1].name}; keep one of them")
         if here:
             found[split] = here[0]
-    if "train" in found:
+    holding = [split for split, folder in found.items() if _subfolders(folder)]
+    if "train" in holding:
         return found
-    for split, folder in found.items():
-        if _subfolders(folder):
-            raise ConfigError(f"{root} has a folder {folder.name} ({split}) but no folder train")
+    for split in holding:
+        raise ConfigError(
+            f"{root} has a folder {found[split].name} ({split}) but no folder train with a folder a class"
+        )
+    if found and len(found) == len(top):
+        raise ConfigError(f"{root / top[0]} must have a folder for each of two or more classes, has none")
     return {"train": root}
 
 
@@ -114,8 +127,12 @@ def _files(folder: Path, classes: tuple[str, ...], train: Path) -> Files:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
+    above: dict[str, frozenset[str]] = {str(folder): frozenset({os.path.realpath(folder)})}
     for here, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        seen = above.pop(here)
+        places = {name: os.path.realpath(os.path.join(here, name)) for name in folders if not name.startswith(".")}
+        folders[:] = [name for name, place in places.items() if place not in seen]  # a link upwards never ends
+        above |= {os.path.join(here, name): seen | {places[name]} for name in folders}
         yield from (Path(here) / name for name in names if not name.startswith("."))
 
 
@@ -155,8 +172,10 @@ def _read(path: Path, side: int) -> tuple[Any, bool]:
         with Image.open(path) as file:
             file.draft("RGB", (2 * side, 2 * side))  # a large JPEG is decoded at a fraction of its size
             grey = file.mode in _GREY
+            if file.mode in _UNSCALED:
+                raise ValueError("its pixels have 32 bits; save 8 or 16, or use numpy:FILE.npz")
             image = ImageOps.exif_transpose(file)
-            if image.mode == "I;16":  # Pillow would clip 16 bits, not scale them
+            if image.mode in _DEEP:  # Pillow would clip 16 bits, not scale them
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             if image.has_transparency_data:
                 white = Image.new("RGBA", image.size, "white")

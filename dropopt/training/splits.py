@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -9,14 +11,17 @@ from dropopt.config import ConfigError
 from dropopt.training.streams import generator
 
 
-def stratified(labels: Tensor, count: int, *, least: int, spare: int, seed: int, purpose: str) -> Tensor:
+def stratified(
+    labels: Tensor, count: int, *, least: int, spare: int, seed: int, purpose: str, classes: Sequence[str] = ()
+) -> Tensor:
     """Mask (N,) of ``count`` samples in which each class has its share of ``labels``.
 
     Each class gets at least ``least`` and at least ``spare`` of it stay outside. Raises ConfigError when that
-    cannot be; its message begins with ``purpose``, which also names the random stream.
+    cannot be; its message begins with ``purpose``, which also names the random stream, and tells the class by
+    its name in ``classes``.
     """
     sizes = torch.bincount(labels)
-    allotted = _allot(sizes.tolist(), count, least, spare, purpose)
+    allotted = _allot(sizes.tolist(), count, least, spare, purpose, classes)
     chosen = torch.zeros(len(labels), dtype=torch.bool)
     draw = generator(seed, "split", purpose)
     for label, number in enumerate(allotted):
@@ -25,14 +30,15 @@ def stratified(labels: Tensor, count: int, *, least: int, spare: int, seed: int,
     return chosen
 
 
-def _allot(sizes: list[int], count: int, least: int, spare: int, purpose: str) -> list[int]:
+def _allot(
+    sizes: list[int], count: int, least: int, spare: int, purpose: str, classes: Sequence[str] = ()
+) -> list[int]:
     """Whole numbers that sum to ``count``, nearest to each class's quota within its limits."""
     limits = [size - spare for size in sizes]
     for label, limit in enumerate(limits):
         if limit < least:
-            raise ConfigError(
-                f"{purpose}: class number {label} has {sizes[label]} images, at least {least + spare} are needed"
-            )
+            name = f"class {classes[label]!r}" if classes else f"class number {label}"
+            raise ConfigError(f"{purpose}: {name} has {sizes[label]} images, at least {least + spare} are needed")
     low, high = least * len(sizes), sum(limits)
     if not low <= count <= high:
         raise ConfigError(f"{purpose}: must be in [{low}, {high}] images for {len(sizes)} classes, got {count}")
