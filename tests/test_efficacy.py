@@ -15,7 +15,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from rich.console import Console
 
-from dropopt.config import ConfigError
+from dropopt.config import METHODS, STAGES, ConfigError
 from dropopt.study.efficacy import Evidence, learn, needed_trials, scheffe
 from dropopt.study.evidence import gather, normal_scores
 from dropopt.study.insight import efficacy_report, export_evidence, learned, top_configurations
@@ -251,6 +251,22 @@ def test_report_and_data() -> None:
     assert [point["trials"] for point in data["trajectory"]] == [5, 10, 15, 20, 25, 30, 35, 40]
     with pytest.raises(ConfigError, match="no blend in this study"):
         efficacy_report(optuna.create_study())
+
+
+def test_a_report_by_stage_fits_a_terminal() -> None:
+    """Five methods in three stages: a table of preferred blends for each stage, no heading cut at 80 columns."""
+    study, rng = optuna.create_study(), np.random.default_rng(0)
+    names = [f"w_{method}_{stage}" for stage in STAGES for method in METHODS]
+    shares = dict.fromkeys(names, UNIT)
+    for value in range(12):
+        params = dict(zip(names, rng.uniform(size=len(names)).tolist(), strict=True))
+        study.add_trial(create_trial(params=params, distributions=shares, value=float(value)))
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(efficacy_report(study))
+    text = console.export_text()
+    assert all(f"Preferred blend, {stage} (too thin to rely on)" in text for stage in STAGES)
+    assert text.count("w_contextual ") >= 3
+    assert "\u2026" not in text.partition("Preferred blend")[2]
 
 
 def test_export_and_top() -> None:

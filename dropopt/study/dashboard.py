@@ -8,6 +8,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from dropopt.config import ConfigError
 from dropopt.study.display import refresh
+from dropopt.study.progress import busy
 from dropopt.study.results import find_study, study_names
 from dropopt.study.storage import close, open_storage, redact
 
@@ -34,8 +35,9 @@ def serve(url: str, port: int) -> None:
     try:
         from optuna_dashboard import wsgi
 
-        for name in study_names(storage):
-            refresh(find_study(storage, name))
+        with busy("reading what was learned"):
+            for name in study_names(storage):
+                refresh(find_study(storage, name))
         app = wsgi(storage)
         try:
             server = make_server(HOST, port, app, server_class=_Server, handler_class=_Handler)

@@ -133,12 +133,13 @@ def efficacy_report(study: Study, names: Names | None = None, prior: Mapping[str
     efficacy = found.efficacy
     parts: list[RenderableType] = [Text(efficacy.verdict, style="yellow" if efficacy.thin else "bold")]
     unit = f"; 1 is about {efficacy.unit:.3g} of the objective" if np.isfinite(efficacy.unit) else ""
-    for stage, (methods, pairs) in enumerate(zip(efficacy.methods, efficacy.pairs, strict=True)):
-        where = f", {_stage_name(efficacy.names, stage)}" if len(efficacy.names) > 1 else ""
+    stages = [_stage_name(efficacy.names, s) if len(efficacy.names) > 1 else "" for s in range(len(efficacy.names))]
+    for stage, methods, pairs in zip(stages, efficacy.methods, efficacy.pairs, strict=True):
+        where = f", {stage}" if stage else ""
         parts.append(_effects(f"Effect{where} (equal blend, half way to the method alone{unit})", methods))
         parts.append(_effects(f"Synergy{where} (half and half against the mean of each alone)", pairs))
     if found.trajectory:
-        parts.append(_trajectory(found))
+        parts += [_trajectory(found, names, stage) for names, stage in zip(efficacy.names, stages, strict=True)]
     parts.append(Text("Normal scores of the outcome: higher is better, whatever the direction.", style="dim"))
     return Group(*parts)
 
@@ -160,12 +161,14 @@ def _effects(title: str, effects: Sequence[Effect]) -> Table:
     return table
 
 
-def _trajectory(found: Learned) -> Table:
-    title = "Preferred blend (too thin to rely on)" if found.efficacy.thin else "Preferred blend"
+def _trajectory(found: Learned, names: Sequence[str], stage: str) -> Table:
+    title = (
+        "Preferred blend" + (f", {stage}" if stage else "") + (" (too thin to rely on)" if found.efficacy.thin else "")
+    )
     table = Table(title=title, title_justify="left")
     table.add_column("trials", justify="right")
-    for name in found.preferred:
-        table.add_column(name, justify="right")
+    for name in names:
+        table.add_column(name.removesuffix(f"_{stage}"), justify="right")  # five must fit on a terminal
     for trials, blend in found.trajectory:
-        table.add_row(str(trials), *(f"{share:.2f}" for share in blend.values()))
+        table.add_row(str(trials), *(f"{blend[name]:.2f}" for name in names))
     return table

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
+from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
@@ -121,6 +122,11 @@ def make_console() -> Console:
     console = Console()
     console.soft_wrap = not console.is_terminal
     return console
+
+
+def busy(what: str) -> Status:
+    """A context that shows ``what`` goes on, on a terminal's standard error, and leaves nothing behind."""
+    return Console(stderr=True).status(what)
 
 
 def say(console: Console, text: str, style: str = "") -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from dropopt.study.progress import say
+from dropopt.study.progress import busy, say
 from dropopt.study.results import (
     PRIOR,
     best,
@@ -120,7 +120,8 @@ def export_trial(url: str, name: str | None, number: int | None, kind: str | Non
     with closing(Opened(url, create=False)) as opened:
         study = find_study(opened.storage, name)
         trial = choose(study, number)
-        run, provenance = exported(study, trial)
+        with busy("reading what was learned"):
+            run, provenance = exported(study, trial)
     path = output or Path(f"best.{kind or 'yaml'}")
     save(path, run, provenance, format=kind)
     value = "" if trial.value is None else f", loss {trial.value:.4f}, accuracy {show_accuracy(trial)} (validation)"
@@ -136,7 +137,9 @@ def efficacy(url: str, name: str | None, output: Path | None) -> None:
 
     with closing(Opened(url, create=False)) as opened:
         study = find_study(opened.storage, name)
-        make_console().print(efficacy_report(study, prior=study.user_attrs.get(PRIOR)))
+        with busy("reading what was learned"):
+            found = efficacy_report(study, prior=study.user_attrs.get(PRIOR))
+        make_console().print(found)
         if output is not None:
             prior_of(study).save(output)
             print(f"{output}: start another study from it with --prior {shlex.quote(str(output))}")
