@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from contextlib import closing
@@ -9,9 +10,10 @@ from contextlib import closing
 import fake_study
 import optuna
 import pytest
+from rich.console import Console
 
 from dropopt.config import ConfigError
-from dropopt.study import display, report
+from dropopt.study import display, progress, report
 from dropopt.study.insight import learned
 from dropopt.study.prior import load_prior, prior_of
 from dropopt.study.results import PRIOR
@@ -119,6 +121,42 @@ def test_a_new_study_starts_from_a_prior(storage, tmp_path):
     # The same line again goes on, and enqueues nothing twice.
     assert fake_study.run(storage, 1, **options | {"n_trials": 6}) == 0
     assert sum("from" in t.user_attrs for t in optuna.load_study(study_name="new", storage=storage).trials) == 3
+
+
+def test_a_prior_stays_within_the_new_space(storage, tmp_path):
+    """A source's setting that the new space searches elsewhere, or not at all, is drawn, not taken over."""
+    space = tmp_path / "blend.yaml"
+    space.write_text(BLEND.replace("high: 0.5", "high: 0.001") + "  pattern: [element, spatial]\n")
+    handed = prior_of(source(storage))
+    handed.configurations[0]["pattern"] = "channel"
+    handed.save(tmp_path / "learned.json")
+    options = {"name": "new", "space": str(space), "sampler": "efficacy", "prior": str(tmp_path / "learned.json")}
+    assert fake_study.run(storage, 1, **options, n_trials=3) == 0
+    first = optuna.load_study(study_name="new", storage=storage).trials[0]
+    assert first.params["w_adaptive"] == handed.configurations[0]["w_adaptive"]
+    assert first.params["r0"] <= 0.001
+    assert first.params["pattern"] in ("element", "spatial")
+
+
+def test_a_study_keeps_the_prior_it_began_with(storage, tmp_path):
+    """All who work on a study know the same: one that began without a prior gets none later."""
+    space = tmp_path / "blend.yaml"
+    space.write_text(BLEND)
+    options = {"name": "new", "space": str(space), "sampler": "efficacy"}
+    assert fake_study.run(storage, 1, **options, n_trials=2) == 0
+    with pytest.raises(ConfigError, match="study 'new' began without a prior; give another --study-name, or no"):
+        fake_study.run(storage, 1, **options, n_trials=4, prior="source")
+
+
+def test_what_takes_seconds_says_so_on_a_terminal(storage, monkeypatch, capsys):
+    """Reading what was learned shows that it goes on; in a pipe nothing of it is left."""
+    report.efficacy(storage, "source", None)
+    assert "reading" not in "".join(capsys.readouterr())
+    shown = io.StringIO()
+    terminal = Console(file=shown, force_terminal=True)
+    monkeypatch.setattr(progress, "Console", lambda **_: terminal)
+    report.efficacy(storage, "source", None)
+    assert "reading what was learned" in shown.getvalue()
 
 
 @pytest.mark.parametrize(

@@ -187,6 +187,18 @@ def test_a_failing_trial_is_recorded_and_the_next_one_runs(storage, monkeypatch,
         assert "Broken: lr is too high" in failed[0].user_attrs["trace"]
 
 
+def test_an_enqueued_trial_that_cannot_be_fails_alone(storage):
+    """A value that somebody enqueued, on the dashboard say, and that the space lacks ends that trial only."""
+    assert fake_study.run(storage, 1, n_trials=1) == 0
+    opened = open_storage(resolve(storage), create=False)
+    optuna.load_study(study_name="fake", storage=opened).enqueue_trial({"pattern": "nonsense"})
+    close(opened)
+    assert fake_study.run(storage, 1, n_trials=3) == 0
+    found = trials(storage)
+    assert [trial.state.name for trial in found] == ["COMPLETE", "FAIL", "COMPLETE"]
+    assert found[1].user_attrs["message"].startswith("it was enqueued with a value that the space lacks: 'nonsense'")
+
+
 def test_a_study_in_which_nothing_works_stops(storage, monkeypatch):
     """The first trials all fail alike: going on would repeat it, so the study ends with the reason."""
     monkeypatch.setenv("FAKE_FAULT", "raise:always")

@@ -66,6 +66,9 @@ class Objective:
             self.fail(trial, "ConfigError", str(error))
             return trial, None
         except BaseException as error:
+            if isinstance(error, ValueError) and self._enqueued(trial):
+                self.fail(trial, "ValueError", f"it was enqueued with a value that the space lacks: {error}")
+                return trial, None
             self.fail(trial, ABANDONED, f"the sampler failed: {error!r}")
             raise
         seed = derive(self.seed, "train", trial.number)
@@ -88,6 +91,10 @@ class Objective:
             raise
         trial.set_user_attr(WORKER, stamp())
         return trial
+
+    def _enqueued(self, trial: optuna.Trial) -> bool:
+        """Whether somebody gave its values, here or on the dashboard."""
+        return "fixed_params" in self.study._storage.get_trial(trial._trial_id).system_attrs
 
     def report(self, trial: optuna.Trial, report: Mapping[str, Any]) -> bool:
         """Store an epoch's smoothed loss; whether the trial should be pruned now."""

@@ -16,6 +16,9 @@ from dropopt.study.storage import Opened, resolve
 
 if TYPE_CHECKING:
     import optuna
+    from optuna.distributions import BaseDistribution
+
+    from dropopt.study.space import Space
 
 #: The source's best configurations that a new study tries first.
 CONFIGURATIONS = 3
@@ -29,15 +32,32 @@ class Prior:
     evidence: Mapping[str, Any]  # of ``export_evidence``
     configurations: list[dict[str, Any]]
 
-    def seed(self, study: optuna.Study) -> None:
-        """Write the evidence on ``study``, for all its workers, and enqueue the configurations."""
+    def seed(self, study: optuna.Study, space: Space, classes: int) -> None:
+        """Write the evidence on ``study``, for all its workers, and enqueue what ``space`` holds of each configuration.
+
+        A setting that the space does not search, or not there, is left to the sampler.
+        """
         study.set_user_attr(PRIOR, dict(self.evidence))
         for configuration in self.configurations:
-            study.enqueue_trial(configuration, user_attrs={"from": self.source}, skip_if_exists=True)
+            legal = {
+                parameter.name: configuration[parameter.name]
+                for parameter in space.parameters
+                if parameter.name in configuration
+                and _within(parameter.distribution(classes), configuration[parameter.name])
+            }
+            if legal:
+                study.enqueue_trial(legal, user_attrs={"from": self.source}, skip_if_exists=True)
 
     def save(self, path: Path) -> None:
         """Write a file that :func:`load_prior` reads."""
         path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+
+
+def _within(distribution: BaseDistribution, value: Any) -> bool:
+    try:
+        return distribution._contains(distribution.to_internal_repr(value))
+    except (ValueError, TypeError):
+        return False
 
 
 def prior_of(study: optuna.Study) -> Prior:

@@ -14,7 +14,7 @@ from dropopt.study import display, report, results
 from dropopt.study.definition import Study, cores
 from dropopt.study.objective import Objective, counted
 from dropopt.study.prior import Prior, load_prior
-from dropopt.study.progress import Progress, make_console, say
+from dropopt.study.progress import Progress, busy, make_console, say
 from dropopt.study.slots import Message, Pool, Targets
 from dropopt.study.space import Space
 from dropopt.study.storage import Opened, redact, resolve
@@ -76,7 +76,8 @@ def run(
                 worker.run()
             ended = worker.signal
         if sitting.study is not None:
-            display.refresh(sitting.study)
+            with busy("reading what was learned"):
+                display.refresh(sitting.study)
             report.summary(console, sitting.study, study, redact(url), again, storage is not None, ended)
         return 0 if ended is None else 128 + ended
 
@@ -116,9 +117,16 @@ class _Sitting:
         self._made_with = provenance(script=script.name)
         # A resumed study draws on: from the same seed alone it would repeat its first draws.
         drawn = 0 if self.study is None else len(self.study.get_trials(deepcopy=False))
+        seed = derive(study.seed, "sampler", drawn)
+        self._sampler = make_sampler(study.sampler, space, seed, self._evidence(drawn))
+
+    def _evidence(self, drawn: int) -> Mapping[str, Any] | None:
+        """What is known of the blend beforehand: the same for all who work on a study, from its first trial on."""
         held = self.study.user_attrs.get(results.PRIOR) if self.study is not None else None
-        evidence = held if prior is None else prior.evidence
-        self._sampler = make_sampler(study.sampler, space, derive(study.seed, "sampler", drawn), evidence)
+        if drawn and held is None and self._prior is not None:
+            name = self._definition.name
+            raise ConfigError(f"study {name!r} began without a prior; give another --study-name, or no --prior")
+        return self._prior.evidence if self._prior is not None and not drawn else held
 
     def _resume(self) -> None:
         """Check that a study of this name is the same experiment, and end what was left running."""
@@ -146,7 +154,7 @@ class _Sitting:
             study = results.create(self._storage, name, self._space, self._base, self._made_with)
             study.set_user_attr(results.DATA, ready["fingerprint"])
             if self._prior is not None:
-                self._prior.seed(study)
+                self._prior.seed(study, self._space, ready["classes"])
         elif study.user_attrs.get(results.DATA) != ready["fingerprint"]:
             raise ConfigError(
                 f"the data of study {study.study_name!r} have changed since it began; give another --study-name"
