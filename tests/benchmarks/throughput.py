@@ -17,7 +17,9 @@ is left out of all three.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
+import io
 import multiprocessing
 import resource
 import statistics
@@ -167,7 +169,8 @@ def run_study(study: Any, space: Path, trials: int, storage: str) -> Any:
     from dropopt.study import session
 
     study = session.override(study, {"space": str(space), "n_trials": trials})
-    session.run(study, Path(__file__), storage, 2, "")
+    with contextlib.redirect_stdout(io.StringIO()):  # its own summary would hide the table
+        session.run(study, Path(__file__), storage, 2, "")
     return optuna.load_study(study_name="benchmark", storage=storage)
 
 
