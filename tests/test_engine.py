@@ -178,6 +178,21 @@ def test_adaptive_efficacy_follows_the_generalisation_gap(val_loss, more):
     assert sum(weights.values()) == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize(("step", "floor"), [(1e6, 0.2), (1e6, 0.0), (5.0, 0.0)])
+def test_adaptive_efficacy_stays_legal_for_any_step_size(step, floor):
+    """However fast, and however long it goes one way, weights are shares, and can still come back."""
+    settings = {"efficacy": "adaptive", "alpha": 0.9, "efficacy_step": step, "efficacy_floor": floor}
+    with engine_of(network(), **settings) as engine:
+        for val_loss in [2.0] * 400 + [0.5] * 40:
+            engine.step(epoch=3, epochs=4, val_loss=val_loss, train_loss=1.0)
+            weights = engine.weights()
+            assert sum(weights.values()) == pytest.approx(1.0)
+            assert min(w for m, w in weights.items() if m != "spatial") > 0
+            if val_loss == 2.0:
+                most = max(weights, key=weights.get)
+        assert max(weights, key=weights.get) != most
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

@@ -5,6 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+#: No share falls below it, whatever floor is asked for: its logarithm is taken.
+_LEAST = 1e-9
+#: From one share to any other it takes no larger exponent than this; a larger one may overflow.
+_FARTHEST = 50.0
+
 
 def reweighted(
     shares: Sequence[float],  # (M,) on the simplex
@@ -20,7 +25,8 @@ def reweighted(
 
     gap = log(val_loss / train_loss), clipped to [-1, 1], is how far the network overfits (> 0: drop more; < 0: it
     underfits, drop less). The blended rate is sum w_m r_m, so a member's credit is its deviation from it,
-    (r_m - r) / max |r_m - r|. Members that start at zero stay there; no other falls below ``floor``.
+    (r_m - r) / max |r_m - r|. Members that start at zero stay there; no other falls below ``floor``, nor so low that
+    it could not come back.
     """
     blended = sum(w * r for w, r in zip(shares, rates, strict=True))
     deviations = [r - blended for w, r in zip(shares, rates, strict=True)]
@@ -28,8 +34,9 @@ def reweighted(
     if largest < 1e-9 or val_loss <= 0 or train_loss <= 0:
         return list(shares)
     gap = min(1.0, max(-1.0, math.log(val_loss / train_loss)))
-    grown = [w * math.exp(step * gap * d / largest) if w > 0 else 0.0 for w, d in zip(shares, deviations, strict=True)]
-    return with_floor(grown, floor)
+    credits = [max(-_FARTHEST, min(_FARTHEST, step * gap * d / largest)) for d in deviations]
+    grown = [w * math.exp(credit) if w > 0 else 0.0 for w, credit in zip(shares, credits, strict=True)]
+    return with_floor(grown, max(floor, _LEAST))
 
 
 def with_floor(weights: Sequence[float], floor: float) -> list[float]:
