@@ -10,7 +10,7 @@ from torch import nn
 
 import dropopt
 from dropopt import equations
-from dropopt.config import Baseline, EngineConfig
+from dropopt.config import Baseline, ConfigError, EngineConfig
 from dropopt.engine import importance as scores
 from dropopt.engine.site import DropoutSite
 
@@ -224,6 +224,56 @@ def test_updates_alone_leave_the_forward_pass_as_it_is():
     torch.testing.assert_close(output, plain(images))
     nn.functional.cross_entropy(output, labels).backward()
     assert all(site.count > 0 for site in engine.sites.values())
+
+
+@pytest.mark.parametrize(
+    ("layer", "moves"),
+    [
+        (nn.ConvTranspose2d(4, 4, 3), lambda weight, feature: weight[:, feature]),
+        (
+            nn.ConvTranspose2d(6, 4, 3, groups=2),
+            lambda weight, feature: weight.view(2, 3, 2, 9)[feature // 2, :, feature % 2],
+        ),
+        (nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 4, 3)), lambda weight, feature: weight[feature]),
+    ],
+)
+def test_updates_are_dropped_by_output_feature(layer, moves):
+    """Also where a layer's output features are not the rows of its parameters, or its weight is made of others."""
+    inputs = layer.in_channels
+    model = nn.Sequential(layer, nn.ReLU(), nn.Conv2d(4, 3, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    images = torch.randn(4, inputs, 6, 6, generator=torch.Generator().manual_seed(0))
+    with dropopt.attach(model, EngineConfig(drop_updates="only", r0=0.5), example=images) as engine:
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+        engine.watch(optimizer)
+        before = layer.weight.detach().clone(), layer.bias.detach().clone()
+        nn.functional.cross_entropy(model(images), torch.tensor([0, 1, 2, 0])).backward()
+        (site,) = engine.sites.values()
+        site.p.fill_(0.5)
+        torch.manual_seed(1)
+        noise = torch.rand(4)
+        torch.manual_seed(1)
+        optimizer.step()
+    stayed = [bool((moves(layer.weight, c) == moves(before[0], c)).all()) for c in range(4)]
+    assert stayed == (noise < 0.5).tolist()
+    assert stayed == (layer.bias == before[1]).tolist()
+    assert 0 < sum(stayed) < 4
+
+
+def test_updates_of_a_blocks_last_layers_are_dropped():
+    """What made a residual sum is what the block itself added to it, not what came in, nor a layer further back."""
+    block = torchvision.models.resnet.BasicBlock
+    model = nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), block(6, 6), block(6, 6), nn.Flatten(), nn.LazyLinear(5)
+    )
+    with dropopt.attach(model, EngineConfig(), example=torch.randn(2, 3, 8, 8)) as engine:
+        assert [place.makers for place in engine.places.values()] == [(b.conv2, b.bn2) for b in model[2:4]]
+
+
+def test_an_optimizer_without_a_droppable_feature_is_refused():
+    """drop_updates that would silently drop nothing is an error."""
+    model, engine = make(EngineConfig(drop_updates=True))
+    with pytest.raises(ConfigError, match=r"^drop_updates finds no layer in the optimizer whose output features"):
+        engine.watch(torch.optim.SGD(model.head.parameters(), lr=0.1))
 
 
 # -- baselines

@@ -140,9 +140,9 @@ class DropoutEngine:
         return {name: _normalised(site) for name, site in self.sites.items()}
 
     def watch(self, optimizer: torch.optim.Optimizer) -> None:
-        """Mask the updates of ``optimizer``, if ``config.drop_updates``."""
+        """Mask the updates of ``optimizer``, if ``config.drop_updates``; ConfigError where it updates no feature."""
         if self.config.drop_updates and self._dropper is None:
-            pairs = [(self.sites[name], place.weighted) for name, place in self.places.items()]
+            pairs = [(self.sites[name], place.makers) for name, place in self.places.items()]
             self._dropper = UpdateDropper(pairs, optimizer)
 
     def silent(self) -> _Silence:

@@ -15,8 +15,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
 
 from dropopt.config import ConfigError
+from dropopt.engine import graph
 
 Example = Tensor | tuple[Tensor, ...]
 Selector = str | tuple[str, ...] | Callable[[str, nn.Module], bool]
@@ -36,6 +38,9 @@ class Place:
     ndim: int  # dimensions of the output, batch included
     depth: float  # share of the weighted layers that have run by then, in (0, 1]
     weighted: tuple[nn.Module, ...]  # layers whose output features these are: the convolution before a norm, the norm
+    makers: tuple[
+        nn.Module, ...
+    ] = ()  # the same; of a sum or an activation, the layers that it is made of
 
 
 @dataclass
@@ -47,6 +52,7 @@ class _Call:
     inputs: tuple[Tensor, ...]  # kept alive, as the output is, so that identities stay unique
     output: Any
     residual: bool  # the output is a sum of two branches
+    node: Any  # of the graph, as the module returned: an in-place operation gives the output another one
 
 
 def find_places(model: nn.Module, sites: Selector, example: Example) -> list[Place]:
@@ -98,16 +104,20 @@ def _run(model: nn.Module, example: Example) -> list[_Call]:
         def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             inputs = tuple(a for a in args if isinstance(a, Tensor))
             residual = isinstance(output, Tensor) and _is_residual(output.grad_fn)
-            calls.append(_Call(name, module, inputs, output, residual))
+            calls.append(_Call(name, module, inputs, output, residual, getattr(output, "grad_fn", None)))
 
         return hook
 
     tensors = example if isinstance(example, tuple) else (example,)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    # These return weights: spectral and weight norm, low-rank updates.
+    lists = [module for module in model.modules() if isinstance(module, ParametrizationList)]
+    not_layers = {id(part) for found in lists for part in found.modules()}
     handles = []
     try:
         for name, module in model.named_modules():
-            handles.append(module.register_forward_hook(note(name)))
+            if id(module) not in not_layers:
+                handles.append(module.register_forward_hook(note(name)))
         with quiet(model), torch.enable_grad():
             # A gradient must flow for residual sums to show in the graph, frozen weights or not; the clone keeps
             # the example itself out of in-place operations.
@@ -162,6 +172,9 @@ class _Finder:
         if not weighted:
             raise ConfigError(f"model {type(model).__name__} runs no convolution or linear layer to put dropout behind")
         self.last = weighted[-1]  # gives the network's output
+        # So may others: a network may have several heads.
+        outer = graph.outermost(self.calls[-1].output, {self.calls[i].node for i in weighted} - {None})
+        self.outer = {id(call) for call in self.calls[: self.last] if call.node in outer}
         # How many weighted layers have run when call i ends: containers end after their children.
         done = 0
         self.done = []
@@ -197,6 +210,7 @@ class _Finder:
             ndim=call.output.ndim,
             depth=max(1, self.done[index]) / self.done[-1],
             weighted=self._weighted(call),
+            makers=self._makers(call),
         )
 
     # -- selection
@@ -242,8 +256,8 @@ class _Finder:
         return [call for call in self.calls if id(call) in chosen]
 
     def _inner(self) -> list[tuple[int, _Call]]:
-        """Calls that end before the output layer does, the output layer's own containers excluded."""
-        return list(enumerate(self.calls[: self.last]))
+        """Calls that end before the output layer does; output layers and their own containers excluded."""
+        return [(i, call) for i, call in enumerate(self.calls[: self.last]) if id(call) not in self.outer]
 
     def _usable(self, test: Callable[[_Call], bool]) -> list[_Call]:
         return [
@@ -262,7 +276,11 @@ class _Finder:
                     "one mask cannot serve it; choose other sites (say 'norm' or 'conv'), or give each use a module"
                 )
         if named and not chosen:
-            late = [call.name for call in self.calls[self.last :] if call.name and test(call)]
+            late = [
+                call.name
+                for i, call in enumerate(self.calls)
+                if (i >= self.last or id(call) in self.outer) and call.name and test(call)
+            ]
             if late:
                 raise ConfigError(f"module {late[0]!r} gives the network's output: dropout there would drop classes")
         return chosen
@@ -307,6 +325,18 @@ class _Finder:
         if _is_weighted(call.module):
             return (call.module,)
         return ()
+
+    def _makers(self, call: _Call) -> tuple[nn.Module, ...]:
+        if known := self._weighted(call):
+            return known
+        layers = {
+            c.node: c for c in self.calls if c.node is not None and (_is_norm(c.module) or _is_weighted(c.module))
+        }
+        # What a block adds to is made outside of it.
+        own = set(call.module.modules()) if _holds_weights(call.module) else {c.module for c in layers.values()}
+        found = [layers[node] for node in graph.makers(call.node, layers)]
+        modules = [module for c in found if c.module in own for module in self._weighted(c)]
+        return tuple(dict.fromkeys(modules))
 
 
 def _own_axis(module: nn.Module) -> int | None:

@@ -230,8 +230,14 @@ def _seen(name: str, note: Take) -> Callable[..., None]:
 def _true_logits(model: nn.Module, images: Example, labels: Tensor) -> Tensor:
     """Logit of each sample's class, (N,)."""
     output = model(*_inputs(model, images))
+    if isinstance(output, Mapping):
+        output = output.get("logits", output)
+    elif not isinstance(output, Tensor):
+        output = output[0] if isinstance(output, tuple | list) else getattr(output, "logits", output)
     if not isinstance(output, Tensor):
-        output = output[0] if isinstance(output, tuple | list) else output.logits
+        raise ValueError(
+            f"a probe takes a model that returns logits, first or as 'logits', got {type(output).__name__}"
+        )
     if output.ndim != 2 or labels.shape != output.shape[:1]:
         raise ValueError(
             f"a probe takes labels (N,) and a model that returns logits (N, classes), "

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from dropopt import equations
+from dropopt.config import ConfigError
 from dropopt.engine.site import DropoutSite
 
 
@@ -21,17 +22,22 @@ class UpdateDropper:
     """Hooks of one optimizer that undo the update of dropped output features.
 
     ``sites`` pairs each site with the layers whose output features it drops; of these, every parameter that the
-    optimizer holds and whose first dimension is the site's features is masked.
+    optimizer holds and that has as many output features as the site is masked.
     """
 
     def __init__(self, sites: Iterable[tuple[DropoutSite, tuple[nn.Module, ...]]], optimizer: torch.optim.Optimizer):
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        self.pairs: list[tuple[DropoutSite, nn.Parameter]] = []
+        self.pairs: list[tuple[DropoutSite, nn.Module, nn.Parameter]] = []
         for site, modules in sites:
             for module in modules:
-                for parameter in module.parameters(recurse=False):
-                    if id(parameter) in held and parameter.shape[:1] == site.importance.shape:
-                        self.pairs.append((site, parameter))
+                for parameter in _parameters(module):
+                    if id(parameter) in held and _features(module, parameter) == site.importance.numel():
+                        self.pairs.append((site, module, parameter))
+        if not self.pairs:
+            raise ConfigError(
+                "drop_updates finds no layer in the optimizer whose output features a site drops; "
+                "choose other sites (say 'norm' or 'conv'), or set drop_updates to false"
+            )
         self._before: list[Tensor] = []
         self._handles: list[RemovableHandle] = [
             optimizer.register_step_pre_hook(self._remember),
@@ -45,16 +51,42 @@ class UpdateDropper:
 
     @torch.no_grad()
     def _remember(self, *_: Any) -> None:
-        self._before = [parameter.detach().clone() for _, parameter in self.pairs]
+        self._before = [parameter.detach().clone() for _, _, parameter in self.pairs]
 
     @torch.no_grad()
     def _drop(self, *_: Any) -> None:
         noise: dict[int, Tensor] = {}  # one draw per site: a feature's weight and bias share it
-        for (site, parameter), before in zip(self.pairs, self._before, strict=True):
-            p = site.p.to(parameter.device).expand(parameter.shape[0])
+        for (site, module, parameter), before in zip(self.pairs, self._before, strict=True):
             if id(site) not in noise:
-                noise[id(site)] = torch.rand(parameter.shape[0], device=parameter.device)
-            shaped = noise[id(site)].view(-1, *[1] * (parameter.ndim - 1))
-            kept = torch.as_tensor(equations.dropped_gradient(torch.ones_like(parameter), shaped, p))
-            parameter.copy_(torch.where(kept > 0, parameter, before))
+                noise[id(site)] = torch.rand(site.importance.numel(), device=parameter.device)
+            drawn = noise[id(site)]
+            p = site.p.to(drawn.device).expand(drawn.shape)
+            kept = torch.as_tensor(equations.dropped_gradient(torch.ones_like(drawn), drawn, p)) > 0
+            parameter.copy_(torch.where(_along(module, parameter, kept), parameter, before))
         self._before = []
+
+
+def _parameters(module: nn.Module) -> list[nn.Parameter]:
+    """A layer's own parameters, and those that a parametrisation (weight norm, say) makes its weight of."""
+    made = getattr(module, "parametrizations", None)
+    return [*module.parameters(recurse=False), *(made.parameters() if isinstance(made, nn.ModuleDict) else ())]
+
+
+def _is_transposed(module: nn.Module, parameter: Tensor) -> bool:
+    """Whether ``parameter`` is (in, out per group, ...) rather than (out, ...)."""
+    return isinstance(module, nn.modules.conv._ConvTransposeNd) and parameter.ndim > 1
+
+
+def _features(module: nn.Module, parameter: Tensor) -> int:
+    """Of how many output features the parameter is made up."""
+    if _is_transposed(module, parameter):
+        return parameter.shape[1] * int(getattr(module, "groups", 1))
+    return parameter.shape[0] if parameter.ndim else 0
+
+
+def _along(module: nn.Module, parameter: Tensor, kept: Tensor) -> Tensor:
+    """``kept`` (C,), one for each output feature, in a shape that broadcasts over the parameter."""
+    if _is_transposed(module, parameter):
+        groups = int(getattr(module, "groups", 1))
+        kept = kept.view(groups, 1, -1).expand(-1, parameter.shape[0] // groups, -1).reshape(parameter.shape[:2])
+    return kept.view(*kept.shape, *[1] * (parameter.ndim - kept.ndim))
