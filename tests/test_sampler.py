@@ -221,6 +221,21 @@ def test_conditional_names() -> None:
     assert all(STAMP not in t.user_attrs for t in study.trials if t.params["engine"] == "none")
 
 
+def test_a_conditional_name_takes_no_share_where_it_is_not_asked_for() -> None:
+    """After two trials of a kind without a name, the others share 1 in those that follow; asked for, it works."""
+    study = optuna.create_study(sampler=EfficacySampler(RandomSampler(seed=0), NAMES, seed=0))
+
+    def conditional(trial: optuna.Trial) -> float:
+        names = NAMES if trial.suggest_int("layers", 1, 2) == 2 or trial.number > 30 else NAMES[:3]
+        return float(1 - blend_of(trial, names)[-1])
+
+    study.optimize(conditional, n_trials=35)
+    short = [t for t in study.trials if "w_d" not in t.params]
+    assert len(short) > 8
+    assert all(sum(t.params[n] for n in NAMES[:3]) == pytest.approx(1.0) for t in short[2:])
+    assert all("w_d" in t.params and STAMP in t.user_attrs for t in study.trials[31:])
+
+
 @pytest.mark.parametrize("methods", [2, 3, 7])
 def test_any_number_of_names(methods: int) -> None:
     """Two names and seven work as well as four."""

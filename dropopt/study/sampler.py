@@ -38,8 +38,11 @@ STARTUP = 8
 INCUMBENTS = 6
 #: Trials whose draw or base proposal is remembered until they end.
 REMEMBERED = 512
+#: Trials with the same choice that show what is not asked for after it.
+FEWEST_ALIKE = 2
 
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+_MISSING = object()
 
 
 def blend_names(blend: Sequence[str] | Sequence[Sequence[str]], stages: Sequence[str] | None = None) -> Names:
@@ -165,7 +168,9 @@ class EfficacySampler(BaseSampler):
         """One joint draw of all names, those in ``given`` held."""
         trials = study._get_trials(deepcopy=False, states=_FINISHED, use_cache=True)
         distributions = {**_latest(trials, self._flat), **trial.distributions, **known}
-        simplex = Simplex(self.names, distributions, {**self._held(trial), **given}, self._floor)
+        absent = self._absent(trial, trials) - known.keys() - given.keys()
+        held = {**dict.fromkeys(absent, 0.0), **self._held(trial), **given}
+        simplex = Simplex(self.names, distributions, held, self._floor)
         rng = np.random.default_rng(None if self._seed is None else [self._seed, trial.number, len(given)])
         surrogate, count = self._surrogate(study, trials)
         if surrogate is None or rng.uniform() < self._randomised:
@@ -183,7 +188,25 @@ class EfficacySampler(BaseSampler):
             name: float(value)
             for stage, shares in zip(self.names, values, strict=True)
             for name, value in zip(stage, shares, strict=True)
+            if name not in absent  # asked for all the same, it gets a draw that keeps what was given
         }
+
+    def _absent(self, trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> frozenset[str]:
+        """Conditional shares that this trial will hardly ask for: two or more with one of its choices, and none did.
+
+        Drawn with the rest they would take a share of 1 that nobody gets.
+        """
+        if all(trial.params.keys() >= self._flat for trial in trials):
+            return frozenset()
+        values = {**self._proposed.get(trial._trial_id, {}), **trial.params}
+        absent: set[str] = set()
+        for name, value in values.items():
+            if isinstance(value, float):
+                continue
+            alike = [other.params for other in trials if other.params.get(name, _MISSING) == value]
+            if len(alike) >= FEWEST_ALIKE:
+                absent |= self._flat.difference(*alike)
+        return frozenset(absent)
 
     def _surrogate(self, study: Study, trials: Sequence[FrozenTrial]) -> tuple[Surrogate | None, int]:
         """The model of ``trials``, None while they are too few, and how many of them count."""
