@@ -38,9 +38,7 @@ class Place:
     ndim: int  # dimensions of the output, batch included
     depth: float  # share of the weighted layers that have run by then, in (0, 1]
     weighted: tuple[nn.Module, ...]  # layers whose output features these are: the convolution before a norm, the norm
-    makers: tuple[
-        nn.Module, ...
-    ] = ()  # the same; of a sum or an activation, the layers that it is made of
+    makers: tuple[nn.Module, ...] = ()  # the same; of a sum or an activation, the layers that it is made of
 
 
 @dataclass
