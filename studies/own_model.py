@@ -2,7 +2,8 @@
 
     python studies/own_model.py
 
-A network of any shape will do: the engine finds its places by itself.
+A network of any shape will do: the engine finds its places by itself. This one costs half a minute on two cores
+and under 1 GB of memory for each of two processes; yours costs trials x epochs x what an epoch of it takes.
 """
 
 from sklearn.datasets import load_digits
