@@ -6,15 +6,18 @@ import io
 import json
 import shutil
 from contextlib import closing
+from dataclasses import replace
 
 import fake_study
 import optuna
 import pytest
 from rich.console import Console
 
-from dropopt.config import ConfigError
+from dropopt.config import METHODS, STAGES, ConfigError
 from dropopt.study import display, progress, report
-from dropopt.study.insight import learned
+from dropopt.study.efficacy import learn
+from dropopt.study.evidence import gather
+from dropopt.study.insight import Learned, learned
 from dropopt.study.prior import load_prior, prior_of
 from dropopt.study.results import PRIOR
 from dropopt.study.storage import Opened
@@ -85,6 +88,16 @@ def test_refreshing_twice_leaves_one_figure(storage):
         attributes = source(storage)._storage.get_study_system_attrs(source(storage)._study_id)
         counts.append(sum("dropopt-" in key for key in attributes))
     assert counts[0] == counts[1] > 0
+
+
+def test_a_figure_by_stage_has_room_for_its_rows():
+    """Five methods in three stages are 15 rows, each with its label; a long verdict is broken into lines."""
+    names = tuple(tuple(f"w_{method}_{stage}" for method in METHODS) for stage in STAGES)
+    table = gather([], names, maximise=False)
+    found = replace(learn(table), trials=99, matters=0.9)
+    picture = display.figures(Learned(found, {}, ()))["dropopt-effects"]
+    assert list(picture.data[0].y) == [name for stage in names for name in stage]
+    assert max(len(line) for line in picture.layout.title.text.split("<br>")) <= display.LINE + len("<sub></sub>")
 
 
 def test_a_study_without_a_blend_is_left_alone(tmp_path):

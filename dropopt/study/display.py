@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 #: Pixels of a card on the dashboard.
 HEIGHT = 450
+#: Characters of a title's small print that a card is wide, and the pixels that a line of it takes.
+LINE, LINE_HEIGHT = 90, 16
 #: Okabe and Ito's colours, which colour-blind people can tell apart.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
 
@@ -67,12 +70,18 @@ def figures(found: Learned) -> dict[str, Figure]:
 def _effects(found: Learned) -> Figure:
     from plotly.graph_objects import Figure
 
-    stages = zip(found.efficacy.methods, found.efficacy.pairs, strict=True)
-    picture = Figure(_intervals([effect for methods, pairs in stages for effect in (*methods, *pairs)]))
+    efficacy = found.efficacy
+    shown = [effect for methods in efficacy.methods for effect in methods]
+    if len(efficacy.names) == 1:  # by stage there would be more rows than a card has room for; the note has them
+        shown += efficacy.pairs[0]
+    picture = Figure(_intervals(shown))
     picture.add_vline(x=0, line={"color": "grey", "dash": "dot"})
     picture.update_yaxes(autorange="reversed", tickfont={"size": 10})
     picture.update_xaxes(title="effect or synergy, 90% interval (normal scores, higher is better)")
-    return picture.update_layout(_layout(f"Which method works<br><sub>{found.efficacy.verdict}</sub>"))
+    lines = textwrap.wrap(efficacy.verdict, LINE)
+    layout = _layout(f"Which method works<br><sub>{'<br>'.join(lines)}</sub>")
+    layout["margin"]["t"] += LINE_HEIGHT * (len(lines) - 1)
+    return picture.update_layout(layout)
 
 
 def _trajectory(found: Learned) -> Figure:
