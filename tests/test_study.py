@@ -223,7 +223,9 @@ def test_what_is_not_finite_never_wins(storage, monkeypatch):
 def test_data_that_cannot_be_loaded_end_the_study_before_a_trial(storage, monkeypatch):
     """No data, no trial, and one sentence about it."""
     monkeypatch.setenv("FAKE_DATA", "missing")
-    with pytest.raises(StudyError, match="the data cannot be loaded: FileNotFoundError: no such data"):
+    with pytest.raises(
+        StudyError, match=r"the data cannot be loaded: FileNotFoundError: no such data \(.*fake_training.py, line \d+\)"
+    ):
         fake_study.run(storage)
 
 

@@ -125,11 +125,13 @@ class Trainer:
 
 
 def describe(error: BaseException) -> dict[str, str]:
-    """An error's class, message and the end of its traceback, without the frames of this module."""
+    """An error's class, message, file and line, and the end of its traceback."""
+    frames = traceback.extract_tb(error.__traceback__)
     trace = "".join(traceback.format_exception(error))
     return {
         "error": type(error).__name__,
         "message": str(error) or type(error).__name__,
+        "where": f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else "nowhere",
         "trace": trace[-TRACE_CHARACTERS:],
     }
 

@@ -236,7 +236,7 @@ class Worker:
         """The data cannot be loaded: no trial could run."""
         if message["error"] == "ConfigError":
             raise ConfigError(message["message"])
-        raise StudyError(f"the data cannot be loaded: {message['error']}: {message['message']}")
+        raise StudyError(f"the data cannot be loaded: {message['error']}: {message['message']} ({message['where']})")
 
     def _require(self) -> Objective:
         if self._objective is None:
