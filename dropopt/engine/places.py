@@ -182,6 +182,8 @@ class _Finder:
 
     def choose(self, sites: Selector) -> list[_Call]:
         """Calls that the selectors pick, in order of execution; each selector must pick one."""
+        if sites == ():
+            raise ConfigError(f"sites is empty and matches no module; {self._available()}")
         chosen: set[int] = set()
         for one in sites if isinstance(sites, tuple) else (sites,):
             calls = self._select(one)
