@@ -16,7 +16,7 @@ class Broken(Exception):
     """What a trial fails with."""
 
 
-def load(data):
+def load(run):
     if os.environ.get("FAKE_DATA") == "missing":
         raise FileNotFoundError("no such data")
     return SimpleNamespace(

@@ -29,9 +29,12 @@ _ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NU
 
 @dataclass(frozen=True)
 class Targets:
-    """What a child runs, as ``module:function``: one loads the data, the other trains a configuration."""
+    """What a child runs, as ``module:function``, each given a configuration.
 
-    load: str = "dropopt.training:load_once"
+    One loads its data and checks that it can be trained on them, the other trains it.
+    """
+
+    load: str = "dropopt.training:prepare"
     train: str = "dropopt.training:train_run"
 
 

@@ -3,9 +3,9 @@
 It speaks JSON, a message a line, on its standard input and output, and knows neither Optuna nor the
 script that defined the study. What models print goes to standard error, so it cannot mix with messages.
 
-Told: ``prepare`` (load the data), ``train`` (a whole configuration), ``go`` or ``stop`` (the answer to a
-report). Tells: ``ready``, ``report`` (after each epoch), ``done``, ``stopped``, ``failed``. When its owner
-is gone, so is it.
+Told: ``prepare`` (load the data and check that they can be trained on), ``train`` (a whole configuration), ``go``
+or ``stop`` (the answer to a report). Tells: ``ready``, ``report`` (after each epoch), ``done``, ``stopped``,
+``failed``. When its owner is gone, so is it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import traceback
 from importlib import import_module
 from typing import IO, Any
 
-from dropopt.config import DataConfig, RunConfig
+from dropopt.config import RunConfig
 
 Message = dict[str, Any]
 
@@ -81,7 +81,7 @@ class Trainer:
         os._exit(0)  # the owner is gone, whatever this process is in the middle of
 
     def _prepare(self, message: Message) -> None:
-        data = resolve(self._load)(DataConfig.parse(message["data"]))
+        data = resolve(self._load)(RunConfig.parse(message["run"]))
         self._say(
             kind="ready",
             classes=len(data.classes),

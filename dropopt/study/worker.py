@@ -121,7 +121,7 @@ class Worker:
         return counted(self._objective.study.get_trials(deepcopy=False)) < self._n_trials
 
     def _prepare(self, slot: Slot) -> None:
-        slot.send(do="prepare", data=self._base.data.model_dump(mode="json"))
+        slot.send(do="prepare", run=self._base.model_dump(mode="json"))
 
     def _fill(self) -> None:
         """Give every idle slot a trial, while there are trials to give."""

@@ -8,7 +8,7 @@ from dropopt.training.evaluate import evaluate
 from dropopt.training.fit import fit
 from dropopt.training.models import build_model
 from dropopt.training.results import DivergedError, EpochReport, TrainResult
-from dropopt.training.run import train_run
+from dropopt.training.run import prepare, train_run
 
 __all__ = [
     "Dataset",
@@ -21,5 +21,6 @@ __all__ = [
     "fit",
     "load_data",
     "load_once",
+    "prepare",
     "train_run",
 ]

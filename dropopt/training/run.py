@@ -20,6 +20,14 @@ from dropopt.training.results import TrainResult
 EXAMPLES = 2
 
 
+def prepare(run: RunConfig) -> Dataset:
+    """Load the data of ``run`` and try its network and engine on them: what is wrong shows before a trial."""
+    data = load_once(run.data)
+    model = _network(run, data)
+    with attach(model, run.engine, example=data.train.images[:EXAMPLES]):
+        return data
+
+
 def train_run(
     run: RunConfig, on_epoch: OnEpoch | None = None, checkpoint: Path | None = None
 ) -> tuple[TrainResult, nn.Module, Dataset]:
@@ -30,13 +38,7 @@ def train_run(
     """
     device = resolve_device(run.train.device)
     data = load_once(run.data)
-    model = build_model(
-        run.model,
-        channels=data.channels,
-        classes=len(data.classes),
-        image_size=data.image_size,
-        seed=run.train.seed,
-    ).to(device)
+    model = _network(run, data).to(device)
     if run.train.channels_last:
         model.to(memory_format=torch.channels_last)
     example = data.train.images[:EXAMPLES].to(device)
@@ -45,3 +47,13 @@ def train_run(
     with attach(model, run.engine, example=example, complexity=complexity) as engine:
         result = fit(model, engine, data, run.train, on_epoch, checkpoint=checkpoint)
     return result, model, data
+
+
+def _network(run: RunConfig, data: Dataset) -> nn.Module:
+    return build_model(
+        run.model,
+        channels=data.channels,
+        classes=len(data.classes),
+        image_size=data.image_size,
+        seed=run.train.seed,
+    )
