@@ -389,6 +389,16 @@ def test_storages_that_cannot_be_opened_say_why(tmp_path, monkeypatch):
     assert not Path("none.db").exists()
 
 
+def test_a_connected_file_is_not_read(tmp_path, monkeypatch):
+    """Reading it would drop the locks of this process's own connections, and so let others damage it."""
+    path = tmp_path / "studies.db"
+    opened = open_storage(f"sqlite:///{path}")
+    monkeypatch.setattr(Path, "open", lambda *_: pytest.fail("the file was opened"))
+    assert resolve(str(path)) == f"sqlite:///{path}"
+    close(open_storage(f"sqlite:///{path}", create=False))
+    close(opened)
+
+
 def test_passwords_are_not_shown():
     """Neither in the usual place nor in the query."""
     assert redact("postgresql://u:secret@host/db?password=secret") == "postgresql://u:***@host/db"

@@ -31,6 +31,10 @@ _SQLITE_HEADER = b"SQLite format 3\x00"
 _SQLITE_SUFFIXES = (".db", ".sqlite", ".sqlite3")
 
 
+#: SQLite files that this process has seen, by device and inode. Closing any descriptor of a file drops all locks that
+#: the process holds on it, those of its SQLite connections too: so a file is read once, before it is connected to.
+_KNOWN: set[tuple[int, int]] = set()
+
 #: Packages that bring a driver, where their name is another.
 _PACKAGES = {"psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary", "mysqldb": "mysqlclient"}
 
@@ -162,6 +166,7 @@ def _prepare_sqlite(path: Path, create: bool) -> None:
             connection.execute("PRAGMA schema_version").fetchone()
         finally:
             connection.close()
+        _KNOWN.add(_identity(path))
     except sqlite3.Error as error:
         raise ConfigError(f"storage {path} cannot be used: {error}") from None
 
@@ -251,7 +256,17 @@ def _secrets(url: str) -> list[str]:
 
 def _has_header(path: Path) -> bool:
     try:
+        if _identity(path) in _KNOWN:
+            return True
         with path.open("rb") as file:
-            return file.read(len(_SQLITE_HEADER)) == _SQLITE_HEADER
+            found = file.read(len(_SQLITE_HEADER)) == _SQLITE_HEADER
     except OSError:
         return False
+    if found:
+        _KNOWN.add(_identity(path))
+    return found
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino
