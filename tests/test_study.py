@@ -4,6 +4,7 @@ import json
 import math
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -397,6 +398,25 @@ def test_a_connected_file_is_not_read(tmp_path, monkeypatch):
     assert resolve(str(path)) == f"sqlite:///{path}"
     close(open_storage(f"sqlite:///{path}", create=False))
     close(opened)
+
+
+def test_one_who_reads_never_makes_the_tables(tmp_path):
+    """A reader that comes while a study's file is being made would race with its owner."""
+    path = tmp_path / "studies.db"
+    sqlite3.connect(path).execute("CREATE TABLE alembic_version (version_num TEXT)").connection.close()
+    with pytest.raises(ConfigError, match=r"storage .*studies\.db holds no study yet; run one first"):
+        open_storage(f"sqlite:///{path}", create=False)
+    held = sqlite3.connect(path)
+    assert held.execute("SELECT count(*) FROM sqlite_master").fetchone() == (1,)
+    held.close()
+
+
+def test_two_may_open_a_new_storage_at_once(tmp_path):
+    """Several workers that start together on a new file all get it."""
+    code = "import sys; from dropopt.study.storage import open_storage; open_storage(sys.argv[1]); print('open')"
+    line = [sys.executable, "-c", code, f"sqlite:///{tmp_path}/new.db"]
+    started = [subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(4)]
+    assert [process.communicate(timeout=60)[0] for process in started] == ["open\n"] * 4
 
 
 def test_passwords_are_not_shown():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import sys
+import time
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from dropopt.config import ConfigError
 
 if TYPE_CHECKING:
+    import optuna
     from optuna.storages import BaseStorage
 
 DEFAULT_FILE = Path("runs") / "dropopt.db"
@@ -26,6 +28,10 @@ VARIABLE = "OPTUNA_STORAGE"
 BUSY_TIMEOUT = 60
 #: Seconds to wait for a database server to answer.
 CONNECT_TIMEOUT = 5
+
+#: How often, and how many seconds apart, a database is opened that another process is just making.
+OPENING_TRIES = 4
+OPENING_PAUSE = 0.5
 
 _SQLITE_HEADER = b"SQLite format 3\x00"
 _SQLITE_SUFFIXES = (".db", ".sqlite", ".sqlite3")
@@ -70,7 +76,7 @@ def open_storage(url: str, *, create: bool = True) -> BaseStorage:
         parsed = sqlalchemy.engine.make_url(url)
         if parsed.get_backend_name() == "sqlite" and parsed.database not in (None, "", ":memory:"):
             _prepare_sqlite(Path(str(parsed.database)), create)
-        backend = optuna.storages.RDBStorage(url, engine_kwargs=_engine_kwargs(parsed))
+        backend = _open_database(url, _engine_kwargs(parsed))
     except ConfigError:
         raise
     except (ImportError, sqlalchemy.exc.NoSuchModuleError) as error:
@@ -164,11 +170,36 @@ def _prepare_sqlite(path: Path, create: bool) -> None:
         try:
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA schema_version").fetchone()
+            if not create and not _is_complete(connection):
+                raise ConfigError(f"storage {path} holds no study yet; run one first")
         finally:
             connection.close()
         _KNOWN.add(_identity(path))
     except sqlite3.Error as error:
         raise ConfigError(f"storage {path} cannot be used: {error}") from None
+
+
+def _is_complete(connection: sqlite3.Connection) -> bool:
+    """Whether Optuna's tables are all there: one who only reads must not finish what another is making."""
+    stamped = "SELECT name FROM sqlite_master WHERE name = 'alembic_version'"
+    if connection.execute(stamped).fetchone() is None:
+        return False
+    return connection.execute("SELECT version_num FROM alembic_version").fetchone() is not None
+
+
+def _open_database(url: str, engine_kwargs: dict[str, Any]) -> optuna.storages.RDBStorage:
+    """Optuna's storage; tried again where another process was making the tables at the same moment."""
+    import optuna
+    import sqlalchemy.exc
+
+    for _ in range(OPENING_TRIES - 1):
+        try:
+            return optuna.storages.RDBStorage(url, engine_kwargs=engine_kwargs)
+        except (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.OperationalError) as error:
+            if not any(words in str(error.orig) for words in ("already exists", "UNIQUE constraint", "duplicate key")):
+                raise
+            time.sleep(OPENING_PAUSE)
+    return optuna.storages.RDBStorage(url, engine_kwargs=engine_kwargs)
 
 
 def _make_folder(folder: Path) -> None:
