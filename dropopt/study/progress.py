@@ -91,7 +91,7 @@ class Progress:
             self._counts, self._best = count(trials), best(trials)
 
     def _left(self) -> str:
-        """The time that the remaining trials will take, from those of this session."""
+        """The time that the remaining trials will take, from those of this sitting."""
         if self._ended < 2:
             return "-"
         remaining = max(0, self._n_trials - self._counts.counted)
