@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 from torchvision.ops import DropBlock2d, StochasticDepth
 
 from dropopt.config import Baseline
+from dropopt.engine.attached import Attached
 from dropopt.engine.places import Place
 from dropopt.engine.randomness import random_state, set_random_state
 
@@ -59,16 +58,16 @@ class BaselineSite(nn.Module):
         return masked if self.axis == 1 else masked.movedim(1, -1)
 
 
-class BaselineEngine:
+class BaselineEngine(Attached):
     """A fixed dropout method with the interface of :class:`~dropopt.engine.engine.DropoutEngine`."""
 
     needs_probe = False
 
     def __init__(self, model: nn.Module, config: Baseline, places: list[Place]) -> None:
+        super().__init__()
         self.model = model
         self.config = config
         self._progress = 0.0
-        self._handles: list[RemovableHandle] = []
         self.sites: dict[str, BaselineSite] = {}
         for place in places:
             part = _part(config, place)
@@ -112,20 +111,6 @@ class BaselineEngine:
         self._progress = state["progress"]
         set_random_state(state["rng"])
         self._apply()
-
-    def detach(self) -> None:
-        """Take every hook off."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.detach()
 
     def _p(self) -> float:
         return self.config.p * (self._progress if self.config.schedule == "linear" else 1.0)

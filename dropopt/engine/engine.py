@@ -12,16 +12,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from dropopt import equations
 from dropopt.config import METHODS, P_MAX, STAGES, EngineConfig
 from dropopt.engine.allocation import share_out
+from dropopt.engine.attached import Attached
 from dropopt.engine.blend import reweighted
 from dropopt.engine.places import Example, Place
 from dropopt.engine.probes import PROBES
@@ -51,7 +50,7 @@ class Signals:
         return Signals(progress=progress, **known)
 
 
-class DropoutEngine:
+class DropoutEngine(Attached):
     """Dropout at the sites of ``model``; made by :func:`dropopt.attach`.
 
     Use as a context manager, or call :meth:`detach`. Rates change in :meth:`step` and nowhere else.
@@ -60,6 +59,7 @@ class DropoutEngine:
     def __init__(self, model: nn.Module, config: EngineConfig, places: list[Place], *, complexity: float = 0.5) -> None:
         if not 0 <= complexity <= 1:
             raise ValueError(f"complexity must be in [0, 1], got {complexity}")
+        super().__init__()
         self.model = model
         self.config = config
         self.complexity = complexity
@@ -68,7 +68,6 @@ class DropoutEngine:
         self._signals = Signals()
         self._tilt = [0.0] * len(METHODS)  # log of what adaptive efficacy multiplies the weights by
         self._dropper: UpdateDropper | None = None
-        self._handles: list[RemovableHandle] = []
         for name, place in self.places.items():
             self.sites[name].to(next((p.device for p in place.module.parameters()), _device(model)))
             self._handles.append(place.module.register_forward_hook(self.sites[name].hook))
@@ -176,20 +175,10 @@ class DropoutEngine:
 
     def detach(self) -> None:
         """Take every hook off: the model is as it was."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        super().detach()
         if self._dropper is not None:
             self._dropper.remove()
             self._dropper = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.detach()
 
     # -- how much
 

@@ -198,6 +198,7 @@ class _Finder:
         return f"allowed: auto, {counts}, last:k, a pattern on module names such as '{self.calls[self.last].name[:1]}*'"
 
     def place(self, call: _Call) -> Place:
+        """What is known of a chosen call; ConfigError where its output has no features."""
         index = next(i for i, c in enumerate(self.calls) if c is call)
         axis = self._axis(call, index)
         if axis is None:

@@ -220,6 +220,7 @@ class _Training:
         write_checkpoint(path, self.identity, state, self.history, self.device)
 
     def resume(self, path: Path) -> None:
+        """Go on from the checkpoint at ``path``, if there is a sound one of this very run."""
         found = read_checkpoint(path, self.identity, self.device)
         if found is None:
             return
