@@ -1,6 +1,7 @@
 """Patterns drop exactly as much as asked, whatever the map, the block and the rates."""
 
 import math
+import sys
 
 import pytest
 import torch
@@ -210,12 +211,13 @@ def test_spatial_structure_is_its_slow_form():
             assert safe[n, 0].tolist() == expected
 
 
-def test_spatial_gate_is_its_slow_form():
+@pytest.mark.parametrize("rows", [1, CHANNELS])
+def test_spatial_gate_is_its_slow_form(rows):
     """Blocks, the split of the rate over safe and other positions, and the scale: all as explicit loops give them."""
     for block in (1, 2, 3, 5):
         x, p = picture(4, (5, 4), seed=block), 0.55
         torch.manual_seed(block)
-        gate = patterns.spatial_gate(x, torch.full((1, 1, 1), p), block)
+        gate = patterns.spatial_gate(x, torch.full((rows, 1, 1), p), block).times(torch.ones_like(x))
         sides = (min(block, 5), min(block, 4))
         torch.manual_seed(block)
         noise = torch.rand(4, 1, 5 + sides[0] - 1, 4 + sides[1] - 1)[:, 0].double()
@@ -229,7 +231,8 @@ def test_spatial_gate_is_its_slow_form():
                     rate = inside if safe[i][j] else outside
                     window = [noise[n, i + a, j + b].item() for a in range(sides[0]) for b in range(sides[1])]
                     hit = any(u < 1 - (1 - rate) ** (1 / len(window)) for u in window)
-                    assert gate[n, 0, i, j].item() == pytest.approx(0 if hit else 1 / (1 - rate), rel=1e-4)
+                    for value in gate[n, :, i, j].tolist():
+                        assert value == pytest.approx(0 if hit else 1 / (1 - rate), rel=1e-4)
 
 
 @pytest.mark.parametrize("pattern", ["element", "channel"])
@@ -238,7 +241,7 @@ def test_gate_is_its_slow_form(pattern):
     x = picture(3, (4, 5))
     rates = torch.tensor(UNEVEN)
     torch.manual_seed(1)
-    gate = make_site(pattern, UNEVEN)._gate(x).expand_as(x)
+    gate = make_site(pattern, UNEVEN)._gate(x).times(torch.ones_like(x))
     torch.manual_seed(1)
     if pattern == "element":
         rounding = torch.rand(3, CHANNELS, 1, 5)
@@ -253,6 +256,23 @@ def test_gate_is_its_slow_form(pattern):
         else:
             dropped = noise[n, c].item() < p
         assert gate[n, c, i, j].item() == pytest.approx(0 if dropped else 1 / (1 - p), rel=1e-6)
+
+
+def test_words_of_bits_are_their_slow_form():
+    """One rate for all units: eight random bits of each, read as a number, against a threshold shared by 64 units."""
+    x, p = torch.ones(9, 5, 7, 2), 0.299  # 630 units in ten words, the last not full
+    torch.manual_seed(1)
+    gate = patterns.element_gate(x, torch.full((1, 1, 1), p)).times(x).flatten().tolist()
+    torch.manual_seed(1)
+    draws = torch.empty(8 * 10, dtype=torch.int64).random_(-(2**63), None).view(8, 10).tolist()
+    up = torch.rand(10) < p * 256 - 76
+    assert up.any()
+    assert not up.all()
+    for unit, value in enumerate(gate):
+        word, byte, place = unit // 64, unit % 64 // 8, 7 - unit % 8
+        bits = [(draw[word] % 2**64).to_bytes(8, sys.byteorder)[byte] >> place & 1 for draw in draws]
+        number = sum((1 - bit) << i for i, bit in enumerate(bits))
+        assert value == pytest.approx(0 if number < 76 + up[word].item() else 1 / (1 - p))
 
 
 # -- where it is safe to drop
@@ -314,13 +334,14 @@ def test_random_bytes_are_uniform_in_every_lane():
         assert abs(chi_square - 255) < 4 * math.sqrt(2 * 255), lane
 
 
+@pytest.mark.parametrize("rows", [1, 40])
 @pytest.mark.parametrize("p", [0.0004, 0.001, 0.1, 1 / 3, 0.6180339, 0.9497])
-def test_rates_between_bytes_are_exact(p):
+def test_rates_between_bytes_are_exact(p, rows):
     """A rate that is no multiple of 1/256 is met: 4 million units, where truncation would be far outside."""
     x = torch.ones(1000, 40, 10, 10)
     torch.manual_seed(0)
-    columns = (patterns.element_gate(x, torch.full((1, 1, 1), p)) == 0).double().mean(2).flatten()
-    share, error = mean_and_error(columns)
+    dropped = patterns.element_gate(x, torch.full((rows, 1, 1), p)).times(x) == 0
+    share, error = mean_and_error(dropped.double().mean((1, 2, 3)))
     assert abs(share - p) <= 4 * error
     assert error < 0.1 / 256
 
@@ -341,7 +362,8 @@ def test_packed_bits_come_back():
     ):
         kept = torch.empty_like(x, dtype=torch.uint8).copy_(x < 0.5)
         bits = patterns.pack(kept)
-        again = patterns.unpack(bits, kept.shape, patterns.memory_order(kept))
-        assert torch.equal(again, kept)
-        assert again.stride() == kept.stride()
+        for scale in (torch.ones(1, 1), torch.full((x.shape[1], *[1] * (x.ndim - 2)), 2.0)):
+            again = patterns._from_bits(bits, scale, kept.shape, patterns.memory_order(kept))
+            assert torch.equal(again, kept * scale)
+            assert again.stride() == kept.stride()
         assert bits.numel() == -(-x.numel() // 8)

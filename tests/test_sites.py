@@ -90,6 +90,22 @@ def test_taylor_scores_are_their_slow_form(pattern, masks):
     assert site.count == 2  # one sample in 16
 
 
+def test_scores_are_taken_always_at_first_then_in_one_step_of_four():
+    """Until 32 samples were scored every step counts, then a quarter of the steps; a refresh starts anew."""
+    torch.manual_seed(0)
+    site = DropoutSite(1, 3, "channel", importance="activation")
+    for _ in range(2):
+        counts = []
+        for _ in range(804):
+            site.hook(nn.Identity(), (), torch.rand(128, 3, 2, 2))
+            counts.append(int(site.count))
+        assert counts[:4] == [8, 16, 24, 32]
+        scored = (counts[-1] - 32) / 8
+        assert abs(scored - 200) < 4 * (800 * 0.25 * 0.75) ** 0.5
+        site.refresh(0.0)
+        assert site.count == 0
+
+
 def test_dropped_features_are_scored():
     """A feature that is always dropped has no gradient, yet its score is that of the gradient behind the mask."""
     site = DropoutSite(1, 3, "channel", importance="taylor")

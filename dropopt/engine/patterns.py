@@ -1,15 +1,14 @@
 """How a drop is correlated: one feature map, many ways to choose which units fall together.
 
-Every pattern draws noise whose value at each single unit is uniform in [0, 1), and keeps the unit where that
-noise is at least its drop rate p. So the *marginal* rate is exactly p for every map size and block size;
-patterns differ only in which units share their noise:
+Every pattern drops each single unit with probability exactly p, for every map size and block size; patterns differ
+only in which units share their noise:
 
     element    nobody          Srivastava et al., 2014
     channel    a whole map     Tompson et al., 2015 (SpatialDropout, torch's Dropout2d)
     structured a whole map, with p = 0 for the channels that must stay (eq. 5, 6)
     spatial    a block of neighbouring positions, all channels (Ghiasi et al., 2018, DropBlock; eq. 7, 8)
 
-A pattern returns a *gate*: 1 / (1 - p) where a unit is kept and 0 where it is dropped, broadcastable to x. The
+A pattern draws a *gate*: 1 / (1 - p) where a unit is kept and 0 where it is dropped, broadcastable to x. The
 scale is that of the unit's own rate (never of the batch's realised count, which would couple samples), so
 E[x * gate] = x. Features are on dimension 1 of x, (N, C, *spatial); rates are (1, *1) or (C, *1), in [0, P_MAX].
 """
@@ -17,6 +16,9 @@ E[x * gate] = x. Features are on dimension 1 of x, (N, C, *spatial); rates are (
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,27 +28,52 @@ from dropopt.config import P_MAX
 
 #: Random bytes pay off once columns are long enough to share a rounding draw; below, floats are as cheap.
 _MIN_COLUMN = 4
+#: Random bits that decide about a unit; what they leave of its rate is met by rounding at random.
+_BITS = 8
 #: Prominence is pooled over about this many channels, evenly spaced: more cost time and barely move the map.
 _POOLED_CHANNELS = 8
 #: Up to this many draws per position are floats: each must be below p / K, which takes more than 24 bits beyond.
 _FLOAT_DRAWS = 64
-#: For eight 0/1 bytes in one 64-bit word: 1 in every byte, a bit of its own in every byte, and the multiplier that
-#: brings all eight into the top byte.
-_ONES = 0x0101010101010101
-_DIAGONAL = 0x0102040810204080
+#: Brings the lowest bit of each byte of a 64-bit word into the top byte.
 _GATHER = 0x8040201008040201 - 2**64
+#: The eight bits of every byte, highest first, as numbers.
+_BITS_OF_BYTE = ((torch.arange(256)[:, None] >> torch.arange(7, -1, -1)) & 1).float()
 
 
-def element_gate(x: Tensor, p: Tensor) -> Tensor:
-    """Gate of independent units, shaped like x."""
-    if has_bytes(x):
-        return element_bytes(x, p).to(x.dtype).mul_((1 / (1 - p)).to(x.dtype))
-    return _scaled(torch.rand_like(x, dtype=torch.float32) >= p, p, x.dtype)
+class Gate(NamedTuple):
+    """A gate as drawn: the little that is kept of it for the backward pass, and how the gate is made of that."""
+
+    kept: tuple[Tensor, ...]
+    make: Callable[..., Tensor] | None = None  # None: the gate itself is little enough, and all that is kept
+
+    def times(self, x: Tensor) -> Tensor:
+        """x * gate."""
+        if self.make is None:
+            return x * self.kept[0]
+        gate = self.make(*self.kept)
+        return x * gate if torch.is_grad_enabled() else gate.mul_(x).detach()  # no view: in-place work may follow
 
 
-def has_bytes(x: Tensor) -> bool:
-    """Whether :func:`element_bytes` pays off: not in compiled code, which fuses floats, nor on small maps."""
-    return not torch.compiler.is_compiling() and x.ndim > 2 and x.shape[2] >= _MIN_COLUMN
+def channel_gate(x: Tensor, p: Tensor) -> Gate:
+    """Gate of whole feature maps, (N, C, *1)."""
+    noise = torch.rand(*x.shape[:2], *[1] * (x.ndim - 2), device=x.device)
+    return Gate((_scaled(noise >= p, p, x.dtype),))
+
+
+# -- element
+
+
+def element_gate(x: Tensor, p: Tensor) -> Gate:
+    """Gate of independent units, shaped like x and laid out as it is; one bit a unit is kept."""
+    if torch.compiler.is_compiling():  # compilers fuse floats better than they read bits
+        return Gate((_scaled(torch.rand_like(x, dtype=torch.float32) >= p, p, x.dtype),))
+    if p.numel() == 1 and x.device.type == "cpu":
+        bits = _bernoulli_bits(x.numel(), p.item())
+    elif x.ndim > 2 and x.shape[2] >= _MIN_COLUMN:
+        bits = pack(element_bytes(x, p))
+    else:
+        bits = pack((torch.rand_like(x, dtype=torch.float32) >= p).to(torch.uint8))
+    return Gate((bits, (1 / (1 - p)).to(x.dtype)), partial(_from_bits, shape=x.shape, order=memory_order(x)))
 
 
 def element_bytes(x: Tensor, p: Tensor) -> Tensor:
@@ -58,8 +85,22 @@ def element_bytes(x: Tensor, p: Tensor) -> Tensor:
     # In-place on numbers, since on the CPU bool tensors are several times slower. Columns rather than rows share a
     # draw, and it is laid out as x is: then neighbours in memory have thresholds side by side.
     rounding = torch.rand_like(x[:, :, :1], dtype=torch.float32)
-    threshold = torch.floor(p * 256 + rounding).to(torch.uint8)  # <= 244
+    threshold = torch.floor(p * 2**_BITS + rounding).to(torch.uint8)  # <= 244
     return _random_bytes(x).ge_(threshold)
+
+
+def _bernoulli_bits(units: int, p: float) -> Tensor:
+    """One bit a unit, 0 with probability p, in bytes.
+
+    A number of 8 random bits is below a threshold or not: for 64 units at a time by going through the bits of the
+    threshold from the lowest up. The threshold is p * 256, rounded up or down at random for each 64 units.
+    """
+    threshold, rest = divmod(p * 2**_BITS, 1)
+    draws = _random_words(_BITS * -(-units // 64)).view(_BITS, -1)
+    below = torch.lt(torch.rand(draws.shape[1]), rest).to(torch.int64).neg_()  # all 64: an equal number is below
+    for bit, draw in enumerate(draws.unbind()):
+        below = below | draw if int(threshold) >> bit & 1 else below & draw
+    return below.bitwise_not().view(torch.uint8)[: -(-units // 8)]
 
 
 def pack(kept: Tensor) -> Tensor:
@@ -69,11 +110,14 @@ def pack(kept: Tensor) -> Tensor:
     return ((words * _GATHER) >> 56).to(torch.uint8)  # byte i of the word goes to bit 7 - i of its top byte
 
 
-def unpack(bits: Tensor, shape: torch.Size, order: list[int]) -> Tensor:
-    """The bytes that were packed, in their shape and memory layout."""
-    words = ((bits.to(torch.int64) * _ONES) & _DIAGONAL).add_(_ONES * 127)  # a bit of its own in every byte, carried
-    flat = ((words >> 7) & _ONES).view(torch.uint8)[: shape.numel()]  # to the top if it is set, then down to 0 or 1
-    return flat.view([shape[d] for d in order]).permute([order.index(d) for d in range(len(order))])
+def _from_bits(bits: Tensor, scale: Tensor, shape: torch.Size, order: list[int]) -> Tensor:
+    """Gate of packed bits, whose dimensions lie in memory in this ``order``."""
+    table = _BITS_OF_BYTE.to(scale)
+    if scale.numel() == 1:
+        table = table * scale.view(())
+    flat = table.index_select(0, bits.to(torch.int32)).view(-1)[: shape.numel()]
+    gate = flat.view([shape[d] for d in order]).permute([order.index(d) for d in range(len(order))])
+    return gate if scale.numel() == 1 else gate.mul_(scale)
 
 
 def memory_order(x: Tensor) -> list[int]:
@@ -81,13 +125,10 @@ def memory_order(x: Tensor) -> list[int]:
     return sorted(range(x.ndim), key=lambda d: (-x.stride()[d], d))
 
 
-def channel_gate(x: Tensor, p: Tensor) -> Tensor:
-    """Gate of whole feature maps, (N, C, *1)."""
-    noise = torch.rand(*x.shape[:2], *[1] * (x.ndim - 2), device=x.device)
-    return _scaled(noise >= p, p, x.dtype)
+# -- spatial
 
 
-def spatial_gate(x: Tensor, p: Tensor, block_size: int) -> Tensor:
+def spatial_gate(x: Tensor, p: Tensor, block_size: int) -> Gate:
     """Gate of contiguous blocks, steered to safe positions; (N, 1 or C, *spatial).
 
     Eq. (7), (8): positions with S_spatial = 1 are dropped first; only what they cannot carry at P_MAX spills over
@@ -96,44 +137,64 @@ def spatial_gate(x: Tensor, p: Tensor, block_size: int) -> Tensor:
     """
     if x[0, 0].numel() == 1:
         return element_gate(x, p)
-    safe = spatial_structure(x).to(torch.float32)
+    safe = spatial_structure(x)
     area = safe.mean(tuple(range(2, x.ndim)), keepdim=True)  # (N, 1, *1), > 0: the mean is never below the minimum
     inside = (p / area).clamp(max=P_MAX)
-    outside = ((p - area * inside) / (1 - area).clamp(min=1e-6)).clamp(0, P_MAX)
-    rate = torch.empty_like(x[:, : p.shape[0]], dtype=torch.float32)  # (N, 1 or C, *spatial), in x's memory layout
-    torch.addcmul(outside, safe, inside - outside, out=rate)
+    outside = (p - area * inside).div_((1 - area).clamp_(min=1e-6)).clamp_(0, P_MAX)
+    rates = torch.stack((outside, inside))  # (2, N, 1 or C, *1): by S_spatial
     lowest, units = _block_minimum(x, block_size)
-    # The least of K uniform draws is below g with probability 1 - (1 - g)^K, so this is uniform again.
-    noise = -torch.expm1(units * torch.log1p(-lowest)).to(torch.float32)
-    # 1 / (1 - rate) where noise >= rate; floats in place, since on the CPU bool and fresh tensors are far slower.
-    return torch.sub(noise, rate).ge_(0).div_(rate.neg_().add_(1)).to(x.dtype)
+    # The least of K uniform draws is below g with probability 1 - (1 - g)^K: g is such that this is the rate.
+    least = (-rates).to(lowest.dtype).log1p_().div_(units).expm1_().neg_()
+    steered = partial(_steered, features=p.shape[0], order=memory_order(x), dtype=x.dtype)
+    kept = (safe, lowest, least, 1 / (1 - rates))
+    return Gate((steered(*kept),)) if p.shape[0] == 1 else Gate(kept, steered)
+
+
+def _steered(
+    safe: Tensor,  # (N, 1, *spatial), S_spatial
+    lowest: Tensor,  # (N, 1, *spatial), dropped where below
+    least: Tensor,  # (2, N, 1 or C, *1), what S_spatial = 0 and 1 ask for
+    scale: Tensor,  # (2, N, 1 or C, *1), of what is kept, likewise
+    features: int,
+    order: list[int],
+    dtype: torch.dtype,
+) -> Tensor:
+    """Gate of blocks from their noise, in memory ``order``."""
+    shape = [safe.shape[0], features, *safe.shape[2:]]
+
+    def choose(low: Tensor, high: Tensor) -> Tensor:
+        out = low.new_empty([shape[d] for d in order]).permute([order.index(d) for d in range(len(order))])
+        return torch.addcmul(low, safe.to(low), high - low, out=out)
+
+    # Floats in place, since on the CPU bool and fresh tensors are far slower.
+    bar = choose(*least)
+    return torch.sub(lowest, bar, out=bar).ge_(0).mul_(choose(*scale)).to(dtype)
 
 
 def spatial_structure(x: Tensor) -> Tensor:
-    """Eq. (8): S_spatial, (N, 1, *spatial) bool, true where a position may be dropped.
+    """Eq. (8): S_spatial, (N, 1, *spatial) float32, 1 where a position may be dropped and 0 elsewhere.
 
     A position matters by its prominence (|activation|, pooled over channels, averaged over its neighbourhood)
     and by its novelty (how far it stands from that average: a position that equals its neighbours is redundant).
     Safe is what matters no more than the average position of its own map.
     """
-    pooled = x[:, :: max(1, x.shape[1] // _POOLED_CHANNELS)].float().abs().mean(1, keepdim=True)
-    around = _neighbourhood_mean(pooled)
-    matter = around + (pooled - around).abs()
+    some = x[:, :: max(1, x.shape[1] // _POOLED_CHANNELS)].float().abs()
+    if some.stride(1) == 1:  # channels lie innermost: a product is faster than a mean over so few
+        pooled = torch.tensordot(some, some.new_full((some.shape[1],), 1 / some.shape[1]), ([1], [0])).unsqueeze(1)
+    else:
+        pooled = some.mean(1, keepdim=True)
+    around = pad(pooled, (1, 1) * (x.ndim - 2), mode="replicate")
+    for dim in range(2, x.ndim):
+        size = x.shape[dim]
+        around = (around.narrow(dim, 0, size) + around.narrow(dim, 1, size)).add_(around.narrow(dim, 2, size))
+    around /= 3 ** (x.ndim - 2)
+    matter = torch.sub(pooled, around).abs_().add_(around)
     mean = matter.mean(tuple(range(2, x.ndim)), keepdim=True)
-    return matter <= mean * (1 + 1e-6)  # the margin keeps a constant map whole when its mean rounds down
+    # The margin keeps a constant map whole when its mean rounds down.
+    return torch.sub(mean * (1 + 1e-6), matter).ge_(0)
 
 
-def _scaled(keep: Tensor, p: Tensor, dtype: torch.dtype) -> Tensor:
-    return keep.to(dtype) * (1 / (1 - p)).to(dtype)
-
-
-def _random_bytes(x: Tensor) -> Tensor:
-    """Uniform uint8 in the shape and memory layout of x."""
-    order = memory_order(x)
-    words = torch.empty((x.numel() + 7) // 8, dtype=torch.int64, device=x.device)
-    words.random_(-(2**63), None)  # the full range: without it the sign bit, and every eighth byte, is biased
-    rows = words.view(torch.uint8)[: x.numel()].view([x.shape[d] for d in order])
-    return rows.permute([order.index(d) for d in range(x.ndim)])
+# -- noise
 
 
 def _block_minimum(x: Tensor, block_size: int) -> tuple[Tensor, int]:
@@ -156,13 +217,18 @@ def _block_minimum(x: Tensor, block_size: int) -> tuple[Tensor, int]:
     return lowest, units
 
 
-def _neighbourhood_mean(x: Tensor) -> Tensor:
-    """Mean over 3 neighbours along each spatial dimension; the border repeats."""
-    for dim in range(2, x.ndim):
-        size = x.shape[dim]
-        if size > 1:
-            moved = x.movedim(dim, -1)
-            padded = pad(moved.flatten(0, -2).unsqueeze(1), (1, 1), mode="replicate").squeeze(1)
-            total = padded[:, :-2] + padded[:, 1:-1] + padded[:, 2:]
-            x = (total / 3).view(moved.shape).movedim(-1, dim)
-    return x
+def _random_bytes(x: Tensor) -> Tensor:
+    """Uniform uint8 in the shape and memory layout of x."""
+    order = memory_order(x)
+    words = _random_words(-(-x.numel() // 8), x.device)
+    rows = words.view(torch.uint8)[: x.numel()].view([x.shape[d] for d in order])
+    return rows.permute([order.index(d) for d in range(x.ndim)])
+
+
+def _random_words(count: int, device: torch.device | str = "cpu") -> Tensor:
+    """Uniform int64 over the full range: without it the sign bit, and every eighth byte, would be biased."""
+    return torch.empty(count, dtype=torch.int64, device=device).random_(-(2**63), None)
+
+
+def _scaled(keep: Tensor, p: Tensor, dtype: torch.dtype) -> Tensor:
+    return keep.to(dtype) * (1 / (1 - p)).to(dtype)

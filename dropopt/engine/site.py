@@ -7,26 +7,20 @@ a site of its own. All that changes lives in buffers, updated in place: compiled
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dropopt.engine import importance as scores
-from dropopt.engine.patterns import (
-    channel_gate,
-    element_bytes,
-    element_gate,
-    has_bytes,
-    memory_order,
-    pack,
-    spatial_gate,
-    spatial_structure,
-    unpack,
-)
+from dropopt.engine.patterns import Gate, channel_gate, element_gate, spatial_gate, spatial_structure
 
-#: Importances are estimated on one sample in 16 of each batch: an epoch sees hundreds, the cost all but vanishes.
+#: Importances are estimated on one sample in 16 of a batch, and once enough were seen since the last refresh in one
+#: step of 4, drawn at random: an epoch sees hundreds, the cost all but vanishes.
 _SCORED_SHARE = 16
+_SCORED_STEPS = 4
+_ENOUGH = 32
 
 
 class DropoutSite(nn.Module):
@@ -83,33 +77,38 @@ class DropoutSite(nn.Module):
         return y if self.axis == 1 else y.movedim(1, -1)
 
     def _masked(self, x: Tensor) -> Tensor:
-        sample = _sample(x.detach())
-        packed = self.masks and self.pattern == "element" and has_bytes(x)
         with torch.no_grad():
-            gate = self._gate(x.detach()) if self.masks and not packed else None
-            if self.kind in scores.FORWARD:
-                self._add(scores.FORWARD[self.kind](sample.float()), sample.shape[0])
-            if self.track_area and sample.ndim > 2:
-                self.area.lerp_(spatial_structure(sample).float().mean(), 0.1)
-        totals = self.totals if self.kind == "taylor" and x.requires_grad else None
-        if packed:
-            masked: Tensor = _PackedElements.apply(x, self._rates(x), totals, self.count)
-            return masked
-        if totals is not None:
-            scored: Tensor = _ScoredGate.apply(x, gate, totals, self.count)
-            return scored
-        return x if gate is None else x * gate
+            gate = self._gate(x.detach()) if self.masks else None
+            scores_now = (self.kind is not None or self.track_area) and self._scores_now()
+            if scores_now:
+                self._observe(_sample(x.detach()))
+        totals = self.totals if scores_now and self.kind == "taylor" and x.requires_grad else None
+        if totals is None and (gate is None or gate.make is None):
+            return x if gate is None else gate.times(x)
+        kept, make = ((), None) if gate is None else gate
+        masked: Tensor = _Masked.apply(x, totals, self.count, make, *kept)
+        return masked
 
-    def _rates(self, x: Tensor) -> Tensor:
-        return self.p.view(-1, *[1] * (x.ndim - 2))
-
-    def _gate(self, x: Tensor) -> Tensor:
-        p = self._rates(x)
+    def _gate(self, x: Tensor) -> Gate:
+        p = self.p.view(-1, *[1] * (x.ndim - 2))
         if self.pattern == "element":
             return element_gate(x, p)
         if self.pattern == "spatial" and x.ndim > 2:
             return spatial_gate(x, p, self.block_size)
         return channel_gate(x, p)
+
+    def _scores_now(self) -> bool:
+        """Whether to score in this step. Compiled code has one graph, and a GPU would have to be waited for."""
+        if torch.compiler.is_compiling() or self.count.device.type != "cpu":
+            return True
+        return bool(self.count < _ENOUGH) or torch.rand(()).item() * _SCORED_STEPS < 1
+
+    def _observe(self, sample: Tensor) -> None:
+        """What the forward pass alone tells."""
+        if self.kind in scores.FORWARD:
+            self._add(scores.FORWARD[self.kind](sample.float()), sample.shape[0])
+        if self.track_area and sample.ndim > 2:
+            self.area.lerp_(spatial_structure(sample).mean(), 0.1)
 
     def _add(self, rows: Tensor, samples: int) -> None:
         self.totals += rows
@@ -142,47 +141,30 @@ def mean_over_ranks(value: Tensor) -> Tensor:
     return value
 
 
-class _ScoredGate(torch.autograd.Function):
-    """x * gate, whose backward pass also scores: activation before the mask, gradient after it.
+class _Masked(torch.autograd.Function):
+    """x * gate, whose backward pass makes the gate anew from the little that was kept, and scores if asked to.
 
-    So dropped features are scored too, though their own gradient is zero. Only the scored samples are kept, as
-    a copy: an in-place operation that follows cannot overwrite them, nor need the whole activation stay in memory.
+    A score is of the activation before the mask and the gradient after it, so dropped features are scored too,
+    though their own gradient is zero. Only the scored samples are kept, as a copy: an in-place operation that follows
+    cannot overwrite them, nor need the whole activation stay in memory.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, gate: Tensor | None, totals: Tensor, count: Tensor) -> Tensor:
-        ctx.save_for_backward(_sample(x).clone(), gate)
-        ctx.totals, ctx.count = totals, count
-        return x.clone() if gate is None else x * gate  # a view could not be followed by an in-place operation
+    def forward(
+        ctx: Any, x: Tensor, totals: Tensor | None, count: Tensor, make: Callable[..., Tensor] | None, *kept: Tensor
+    ) -> Tensor:
+        ctx.save_for_backward(None if totals is None else _sample(x).clone(), *kept)
+        ctx.totals, ctx.count, ctx.make = totals, count, make
+        return Gate(kept, make).times(x) if kept else x.clone()  # a view could not be followed by an in-place operation
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = gradients
-        sample, gate = ctx.saved_tensors
-        _add_taylor(ctx.totals, ctx.count, sample, gradient)
-        return gradient if gate is None else gradient * gate, None, None, None
-
-
-class _PackedElements(torch.autograd.Function):
-    """Element dropout that keeps one bit a unit for its backward pass, and scores there if ``totals`` is given."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, p: Tensor, totals: Tensor | None, count: Tensor) -> Tensor:
-        kept = element_bytes(x, p)
-        scale = (1 / (1 - p)).to(x.dtype)
-        ctx.save_for_backward(None if totals is None else _sample(x).clone(), pack(kept), scale)
-        ctx.totals, ctx.count = totals, count
-        ctx.shape, ctx.order = kept.shape, memory_order(kept)
-        return kept.to(x.dtype).mul_(scale).mul_(x)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
-        (gradient,) = gradients
-        sample, bits, scale = ctx.saved_tensors
+        sample, *kept = ctx.saved_tensors
         if ctx.totals is not None:
             _add_taylor(ctx.totals, ctx.count, sample, gradient)
-        gate = unpack(bits, ctx.shape, ctx.order).to(scale.dtype).mul_(scale)
-        return gradient * gate if torch.is_grad_enabled() else gate.mul_(gradient), None, None, None
+        masked = Gate(tuple(kept), ctx.make).times(gradient) if kept else gradient
+        return masked, None, None, None, *[None] * len(kept)
 
 
 def _sample(x: Tensor) -> Tensor:
