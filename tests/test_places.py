@@ -1,5 +1,6 @@
 """What of a network is a layer and what is output: several heads, parametrised weights, kinds of return values."""
 
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from torch import nn
 
 import dropopt
-from dropopt.config import ConfigError, EngineConfig
+from dropopt.config import Baseline, ConfigError, EngineConfig
 from dropopt.engine.places import find_places
 
 EXAMPLE = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -83,3 +84,31 @@ def test_an_empty_list_of_selectors_is_refused():
     """An engine without a site would drop nothing, and not say so."""
     with pytest.raises(ConfigError, match=r"^sites is empty and matches no module; allowed: auto, conv \(1\)"):
         dropopt.attach(Heads("sum"), EngineConfig(sites=()), example=EXAMPLE)
+
+
+def test_a_place_takes_one_engine_at_a_time():
+    """Attaching twice to a place is refused, naming it; other places are free, and so is this one after detach()."""
+    for first, second in ((EngineConfig(), Baseline(kind="dropout")), (Baseline(kind="dropout"), EngineConfig())):
+        model = Heads("sum")
+        engine = dropopt.attach(model, first, example=EXAMPLE, sites="norm")
+        with pytest.raises(ConfigError, match=r"^module '[\w.]+' has dropout of dropopt already: call detach\(\) on"):
+            dropopt.attach(model, second, example=EXAMPLE, sites="norm")
+        dropopt.attach(model, second, example=EXAMPLE, sites="other.0").detach()
+        engine.detach()
+        dropopt.attach(model, second, example=EXAMPLE, sites="norm")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"model": "resnet18"}, "model must be a torch.nn.Module, got str"),
+        ({"config": {"r0": 0.3}}, "config must be a dropopt.EngineConfig or dropopt.Baseline, got dict"),
+        ({"example": (3, 32, 32)}, "example must be a tensor, or a tuple of tensors, got int"),
+        ({"example": [EXAMPLE]}, "example must be a tensor, or a tuple of tensors, got list"),
+    ],
+)
+def test_arguments_of_another_type_are_refused(arguments, message):
+    """What was given and what is allowed, in one line."""
+    given = {"model": Heads("sum"), "config": EngineConfig(), "example": EXAMPLE} | arguments
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
+        dropopt.attach(given["model"], given["config"], example=given["example"])
