@@ -78,6 +78,13 @@ class _Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
+    def analyze_scalar(self, scalar: str) -> Any:
+        analysis: Any = super().analyze_scalar(scalar)
+        if "\x85" in scalar:  # a line break to readers, which only an escape carries
+            analysis.allow_flow_plain = analysis.allow_block_plain = False
+            analysis.allow_single_quoted = analysis.allow_block = False
+        return analysis
+
 
 # In this order: what is no int may still be a float. The dumper also keeps 1.1's, for other readers' sake.
 for _kind, (_pattern, _first) in _SCALARS.items():

@@ -3,12 +3,15 @@
 import contextlib
 
 import torch
+from hypothesis import settings
 
 # torch.compile imports setuptools, which must come before anything that imports the standard library's distutils.
 with contextlib.suppress(ImportError):
     import setuptools  # noqa: F401
 
 torch.set_num_threads(1)
+settings.register_profile("busy", deadline=None)  # a busy machine is no fault
+settings.load_profile("busy")
 
 
 def pytest_addoption(parser):

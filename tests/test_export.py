@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import dropopt
@@ -62,6 +62,7 @@ class TestRoundTrip:
         phi=st.floats(-1e9, 1e9),
         text=st.text(st.characters(codec="utf-8"), max_size=12),
     )
+    @example(lr=0.1, r0=0.1, phi=0.0, text="a\x85b")
     def test_any_number_and_text_do(self, tmp_path_factory, lr, r0, phi, text):
         """Any finite number comes back bit for bit, and any text as text, in all three formats."""
         run = RunConfig.parse(
