@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -85,22 +86,24 @@ def normal_scores(standing: Array) -> Array:
 
 def _roots(trials: Iterable[FrozenTrial], names: Sequence[str]) -> list[FrozenTrial]:
     """Finished trials with any of ``names``; of a chain of retries the first that completed, else was pruned."""
-    chosen: dict[int, tuple[tuple[bool, int], FrozenTrial]] = {}
-    wanted = frozenset(names)
-    for trial in trials:
-        if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED) or wanted.isdisjoint(trial.params):
-            continue
-        root = trial.system_attrs.get("failed_trial", trial.number)
-        key = (trial.state != TrialState.COMPLETE, trial.number)
-        if root not in chosen or key < chosen[root][0]:
-            chosen[root] = (key, trial)
-    return [chosen[root][1] for root in sorted(chosen)]
+    wanted, complete = frozenset(names), TrialState.COMPLETE
+    finished = [trial for trial in trials if trial.state in (complete, TrialState.PRUNED)]
+    rows = [trial for trial in finished if not wanted.isdisjoint(trial.params)]
+    chosen: dict[int, FrozenTrial] = {}
+    for trial in sorted(rows, key=lambda trial: (trial.state != complete, trial.number)):
+        chosen.setdefault(trial.system_attrs.get("failed_trial", trial.number), trial)
+    return [chosen[root] for root in sorted(chosen)]
 
 
 def _shares(params: Sequence[Mapping[str, Any]], names: Names) -> Array:
     """(n, stages, methods) shares that sum to one; an absent name has none, and an all-zero blend is NaN."""
-    columns = [[row.get(name, 0.0) for row in params] for stage in names for name in stage]
-    raw = np.array(columns, dtype=float).T.reshape(len(params), len(names), len(names[0]))
+    flat = [name for stage in names for name in stage]
+    cells_of = itemgetter(*flat)  # a loop over names in Python takes milliseconds at 1,000 trials
+    try:
+        cells = [cells_of(row) for row in params]
+    except KeyError:
+        cells = [tuple(row.get(name, 0.0) for name in flat) for row in params]
+    raw = np.array(cells, dtype=float).reshape(len(params), len(names), len(names[0]))
     total = raw.sum(axis=2, keepdims=True)
     valid = (total > 0) & (raw >= 0).all(axis=2, keepdims=True) & np.isfinite(total)
     return np.where(valid, raw / np.where(valid, total, 1.0), math.nan)
