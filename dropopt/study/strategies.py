@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 STARTUP_TRIALS = 10
 
 #: Completed trials before a median means anything.
-PRUNING_STARTUP = 5
+PRUNING_STARTUP = 4
 
-#: The share of its epochs that each trial is left alone: regularised runs start slowly.
-PRUNING_WARMUP = 1 / 6
+#: The share of its epochs that each trial is left alone: regularised runs start slowly, but a smoothed loss tells soon.
+PRUNING_WARMUP = 1 / 10
 
 
 def blend(space: Space) -> tuple[tuple[str, ...], ...]:
