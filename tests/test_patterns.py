@@ -310,6 +310,16 @@ def test_a_constant_map_is_wholly_safe(value, space):
         assert patterns.spatial_structure(torch.full((2, channels, *space), value)).all()
 
 
+def test_safe_positions_do_not_depend_on_layout_or_autocast():
+    """The same positions are safe, in float32, whether channels lie innermost and whether autocast is on."""
+    x = torch.randn(20, 32, 9, 9, generator=torch.Generator().manual_seed(0))
+    plain = patterns.spatial_structure(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        other = patterns.spatial_structure(x.to(memory_format=torch.channels_last))
+    assert other.dtype == plain.dtype == torch.float32
+    assert torch.equal(other, plain)
+
+
 @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
 def test_something_is_always_safe(scale):
     """Some position is no more important than the average one, so that a rate can be met."""

@@ -180,7 +180,9 @@ def spatial_structure(x: Tensor) -> Tensor:
     """
     some = x[:, :: max(1, x.shape[1] // _POOLED_CHANNELS)].float().abs()
     if some.stride(1) == 1:  # channels lie innermost: a product is faster than a mean over so few
-        pooled = torch.tensordot(some, some.new_full((some.shape[1],), 1 / some.shape[1]), ([1], [0])).unsqueeze(1)
+        even = some.new_full((some.shape[1],), 1 / some.shape[1])
+        with torch.autocast(x.device.type, enabled=False):  # it would make the map bf16, and its mean inexact
+            pooled = torch.tensordot(some, even, ([1], [0])).unsqueeze(1)
     else:
         pooled = some.mean(1, keepdim=True)
     around = pad(pooled, (1, 1) * (x.ndim - 2), mode="replicate")
