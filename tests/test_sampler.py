@@ -172,6 +172,20 @@ def test_keeps_no_state() -> None:
     assert draws[0] == draws[1] == draws[2]
 
 
+def test_what_is_remembered_changes_nothing() -> None:
+    """One sampler for 130 trials, which shares models between draws, draws what a new one for each trial draws."""
+    histories = []
+    for lasting in (True, False):
+        study = optuna.create_study(sampler=EfficacySampler(RandomSampler(seed=0), NAMES, seed=4))
+        for _ in range(130):
+            if not lasting:
+                study.sampler = EfficacySampler(RandomSampler(seed=0), NAMES, seed=4)
+            trial = study.ask()
+            study.tell(trial, 1 - blend_of(trial)[1])
+        histories.append([trial.params for trial in study.trials])
+    assert histories[0] == histories[1]
+
+
 def test_fixed_and_narrow() -> None:
     """Enqueued, single-valued, stepped, narrow, logarithmic and base-fixed shares are respected."""
     base = optuna.samplers.PartialFixedSampler({"w_d": 0.1}, RandomSampler(seed=0))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from operator import itemgetter
 from typing import Any
 
@@ -153,19 +154,21 @@ def _standing(trials: Sequence[FrozenTrial], outcome: Array, maximise: bool) -> 
     return wins
 
 
-def _at_steps(reports: Sequence[Mapping[int, float]], steps: Array, sign: float) -> Array:
+def _at_steps(reports: Sequence[Mapping[int, float]], stops: Array, sign: float) -> Array:
     """(trials, steps) reported values, higher is better: -inf where not finite, +inf (survived) where missing.
 
     At step -inf stand trials pruned without a report: they tie with one another and all others survive them.
     """
-    unreported = 1.5e308
-    keys = [int(step) if math.isfinite(step) else -1 for step in steps]  # no step is negative
-    default = [unreported] * len(keys)
-    cells: list[list[float]] = [list(map(row.get, keys, default)) for row in reports]
-    raw: Array = np.array(cells, dtype=np.float64)
-    missing = raw == unreported
-    values = np.where(missing, math.inf, np.where(np.isfinite(raw), sign * raw, -math.inf))
-    return np.where(~np.isfinite(steps) & missing, [[math.inf if row else 0.0] for row in reports], values)
+    counts = np.array([len(row) for row in reports])
+    steps = np.fromiter(chain.from_iterable(reports), dtype=float, count=counts.sum())
+    values = np.fromiter(chain.from_iterable(row.values() for row in reports), dtype=float, count=counts.sum())
+    column = np.minimum(np.searchsorted(stops, steps), len(stops) - 1)
+    asked = stops[column] == steps
+    found = np.full((len(reports), len(stops)), math.inf)
+    found[np.ix_(counts == 0, ~np.isfinite(stops))] = 0.0
+    cell = np.repeat(np.arange(len(reports)), counts)[asked], column[asked]
+    found[cell] = np.where(np.isfinite(values[asked]), sign * values[asked], -math.inf)
+    return found
 
 
 def _beaten(values: Array, others: Array) -> Array:

@@ -24,6 +24,8 @@ from dropopt.study.efficacy import STAGE_SHARE, Array, Evidence, scheffe, shares
 
 #: Rows the model reads: a draw costs some ten milliseconds however long the study.
 MAX_ROWS = 100
+#: Blends from which a climb starts, of each of two kinds; as many climbs as stages share the time.
+POOL = 96
 #: Random features of a prior draw.
 FEATURES = 192
 #: Standard deviations of a covariate over which its effect changes.
@@ -360,9 +362,10 @@ def design(rng: np.random.Generator, methods: int) -> Array:
 
 
 def climb(
-    objective: Objective, stage: int, known: Array, legal: Legal, rng: np.random.Generator, *, pool: int = 96
+    objective: Objective, stage: int, known: Array, legal: Legal, rng: np.random.Generator, *, stages: int = 1
 ) -> Array:
     """The values of the best legal blend found: a pool, some near ``known`` blends, then rounds that close in."""
+    pool = int(POOL / stages**0.5)
     methods = known.shape[1]
     pairs = [(np.eye(methods)[i] + np.eye(methods)[j]) / 2 for i in range(methods) for j in range(i)]
     start = [rng.dirichlet(np.full(methods, a), size=pool) for a in (1.0, SPARSE)]

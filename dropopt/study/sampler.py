@@ -10,6 +10,7 @@ import copy
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
+from operator import attrgetter, is_
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,8 @@ STARTUP = 8
 INCUMBENTS = 6
 #: Trials whose draw or base proposal is remembered until they end.
 REMEMBERED = 512
+#: A model is of all trials but the last few that are less than one in this many, so that several draws share it.
+RENEWALS = 50
 #: Trials with the same choice that show what is not asked for after it.
 FEWEST_ALIKE = 2
 
@@ -94,18 +97,17 @@ class EfficacySampler(BaseSampler):
         self._lock = threading.Lock()
         self._proposed: OrderedDict[int, dict[str, Any]] = OrderedDict()
         self._drawn: OrderedDict[int, dict[str, float]] = OrderedDict()
+        self._model: tuple[list[FrozenTrial], bool, Surrogate | None, int] = ([], False, None, 0)
 
     def __str__(self) -> str:
         return f"{type(self).__name__}({self._base})"
 
     def __getstate__(self) -> dict[str, Any]:
-        state = self.__dict__.copy()
-        del state["_lock"]
-        return state
+        return {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_model")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._lock = threading.Lock()
+        self._lock, self._model = threading.Lock(), ([], False, None, 0)
 
     # -- the hooks of an Optuna sampler
 
@@ -178,8 +180,9 @@ class EfficacySampler(BaseSampler):
             stamp = {"evidence": count, "randomised": True, "model": "uniform"}
         else:
             path, model = surrogate.draw(rng, surrogate.standardise(self._covariates(trial, trials)))
+            stages = len(self.names)
             values = [
-                climb(path, s, surrogate.best(s, INCUMBENTS), simplex.values, rng) for s in range(len(self.names))
+                climb(path, s, surrogate.best(s, INCUMBENTS), simplex.values, rng, stages=stages) for s in range(stages)
             ]
             stamp = {"evidence": count, "randomised": False, "model": model}
         if STAMP not in trial.user_attrs:
@@ -209,10 +212,19 @@ class EfficacySampler(BaseSampler):
         return frozenset(absent)
 
     def _surrogate(self, study: Study, trials: Sequence[FrozenTrial]) -> tuple[Surrogate | None, int]:
-        """The model of ``trials``, None while they are too few, and how many of them count."""
+        """The model of ``trials``, None while they are too few, and how many of them count.
+
+        It is a function of them alone: remembering the last one saves time and changes nothing.
+        """
+        ordered = sorted(trials, key=attrgetter("number"))
+        settled = ordered[: len(ordered) - len(ordered) % max(1, len(ordered) // RENEWALS)]
         maximise = study.direction == StudyDirection.MAXIMIZE
-        table = gather(trials, self.names, maximise=maximise, prior=self._prior, limit=most_rows(len(self.names)))
-        return Surrogate(table) if len(table) >= STARTUP * len(self.names) else None, table.trials
+        known, sense, model, count = self._model
+        if sense != maximise or len(known) != len(settled) or not all(map(is_, known, settled)):
+            table = gather(settled, self.names, maximise=maximise, prior=self._prior, limit=most_rows(len(self.names)))
+            model, count = Surrogate(table) if len(table) >= STARTUP * len(self.names) else None, table.trials
+            self._model = (settled, maximise, model, count)
+        return model, count
 
     def _held(self, trial: FrozenTrial) -> dict[str, float]:
         """Shares that are not ours to draw: enqueued, or fixed by the base."""
