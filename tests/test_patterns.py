@@ -371,9 +371,9 @@ def test_packed_bits_come_back():
         torch.rand(1, 9, 8),
     ):
         kept = torch.empty_like(x, dtype=torch.uint8).copy_(x < 0.5)
-        bits = patterns.pack(kept)
+        bits = patterns._pack(kept)
         for scale in (torch.ones(1, 1), torch.full((x.shape[1], *[1] * (x.ndim - 2)), 2.0)):
-            again = patterns._from_bits(bits, scale, kept.shape, patterns.memory_order(kept))
+            again = patterns._from_bits(bits, scale, kept.shape, patterns._memory_order(kept))
             assert torch.equal(again, kept * scale)
             assert again.stride() == kept.stride()
         assert bits.numel() == -(-x.numel() // 8)

@@ -70,13 +70,13 @@ def element_gate(x: Tensor, p: Tensor) -> Gate:
     if p.numel() == 1 and x.device.type == "cpu":
         bits = _bernoulli_bits(x.numel(), p.item())
     elif x.ndim > 2 and x.shape[2] >= _MIN_COLUMN:
-        bits = pack(element_bytes(x, p))
+        bits = _pack(_element_bytes(x, p))
     else:
-        bits = pack((torch.rand_like(x, dtype=torch.float32) >= p).to(torch.uint8))
-    return Gate((bits, (1 / (1 - p)).to(x.dtype)), partial(_from_bits, shape=x.shape, order=memory_order(x)))
+        bits = _pack((torch.rand_like(x, dtype=torch.float32) >= p).to(torch.uint8))
+    return Gate((bits, (1 / (1 - p)).to(x.dtype)), partial(_from_bits, shape=x.shape, order=_memory_order(x)))
 
 
-def element_bytes(x: Tensor, p: Tensor) -> Tensor:
+def _element_bytes(x: Tensor, p: Tensor) -> Tensor:
     """1 where a unit is kept and 0 where it is dropped, uint8 in the shape and memory layout of x.
 
     Random numbers are most of what element dropout costs, so a unit gets 8 bits instead of 32. A rate that is
@@ -103,9 +103,9 @@ def _bernoulli_bits(units: int, p: float) -> Tensor:
     return below.bitwise_not().view(torch.uint8)[: -(-units // 8)]
 
 
-def pack(kept: Tensor) -> Tensor:
+def _pack(kept: Tensor) -> Tensor:
     """Eight of the 0/1 bytes in one, in memory order."""
-    flat = kept.permute(memory_order(kept)).reshape(-1)
+    flat = kept.permute(_memory_order(kept)).reshape(-1)
     words = pad(flat, (0, -flat.numel() % 8)).view(torch.int64)
     return ((words * _GATHER) >> 56).to(torch.uint8)  # byte i of the word goes to bit 7 - i of its top byte
 
@@ -120,7 +120,7 @@ def _from_bits(bits: Tensor, scale: Tensor, shape: torch.Size, order: list[int])
     return gate if scale.numel() == 1 else gate.mul_(scale)
 
 
-def memory_order(x: Tensor) -> list[int]:
+def _memory_order(x: Tensor) -> list[int]:
     """Dimensions of x from the slowest to the fastest."""
     return sorted(range(x.ndim), key=lambda d: (-x.stride()[d], d))
 
@@ -145,7 +145,7 @@ def spatial_gate(x: Tensor, p: Tensor, block_size: int) -> Gate:
     lowest, units = _block_minimum(x, block_size)
     # The least of K uniform draws is below g with probability 1 - (1 - g)^K: g is such that this is the rate.
     least = (-rates).to(lowest.dtype).log1p_().div_(units).expm1_().neg_()
-    steered = partial(_steered, features=p.shape[0], order=memory_order(x), dtype=x.dtype)
+    steered = partial(_steered, features=p.shape[0], order=_memory_order(x), dtype=x.dtype)
     kept = (safe, lowest, least, 1 / (1 - rates))
     return Gate((steered(*kept),)) if p.shape[0] == 1 else Gate(kept, steered)
 
@@ -221,7 +221,7 @@ def _block_minimum(x: Tensor, block_size: int) -> tuple[Tensor, int]:
 
 def _random_bytes(x: Tensor) -> Tensor:
     """Uniform uint8 in the shape and memory layout of x."""
-    order = memory_order(x)
+    order = _memory_order(x)
     words = _random_words(-(-x.numel() // 8), x.device)
     rows = words.view(torch.uint8)[: x.numel()].view([x.shape[d] for d in order])
     return rows.permute([order.index(d) for d in range(x.ndim)])

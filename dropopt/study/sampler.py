@@ -32,7 +32,7 @@ STAMP = "efficacy"
 #: Share of draws that ignore the evidence, once there is plenty: no method is ever given up.
 RANDOMISED = 0.1
 #: No method's share of a draw falls below it.
-FLOOR = 0.005
+FLOOR = 0.001
 #: Trials before the first model, for each stage.
 STARTUP = 8
 #: Blends of the best trials from which a draw is climbed.
