@@ -263,8 +263,8 @@ def integrated_rate(
     named = {f"rates[{i}]": rate for i, rate in enumerate(rates)}
     lifted, lower = _lift(**named, **{f"weights[{i}]": weight for i, weight in enumerate(weights)})
     r, w = lifted[: len(rates)], lifted[len(rates) :]
-    blend = reduce(torch.add, (w_m * r_m.clamp(0, 1) for w_m, r_m in zip(w, r, strict=True)))
-    return lower(blend / reduce(torch.add, w))
+    total = reduce(torch.add, w)  # divided by first: a method alone gets its own rate to the last bit
+    return lower(reduce(torch.add, (w_m / total * r_m.clamp(0, 1) for w_m, r_m in zip(w, r, strict=True))))
 
 
 def pfid_rate(
