@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple
 
 import torch
@@ -36,8 +36,6 @@ _POOLED_CHANNELS = 8
 _FLOAT_DRAWS = 64
 #: Brings the lowest bit of each byte of a 64-bit word into the top byte.
 _GATHER = 0x8040201008040201 - 2**64
-#: The eight bits of every byte, highest first, as numbers.
-_BITS_OF_BYTE = ((torch.arange(256)[:, None] >> torch.arange(7, -1, -1)) & 1).float()
 
 
 class Gate(NamedTuple):
@@ -112,12 +110,18 @@ def _pack(kept: Tensor) -> Tensor:
 
 def _from_bits(bits: Tensor, scale: Tensor, shape: torch.Size, order: list[int]) -> Tensor:
     """Gate of packed bits, whose dimensions lie in memory in this ``order``."""
-    table = _BITS_OF_BYTE.to(scale)
+    table = _bits_of_byte(scale.device, scale.dtype)
     if scale.numel() == 1:
         table = table * scale.view(())
     flat = table.index_select(0, bits.to(torch.int32)).view(-1)[: shape.numel()]
     gate = flat.view([shape[d] for d in order]).permute([order.index(d) for d in range(len(order))])
     return gate if scale.numel() == 1 else gate.mul_(scale)
+
+
+@cache
+def _bits_of_byte(device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(256, 8) the bits of every byte, highest first; once a device, which would else be waited for."""
+    return ((torch.arange(256)[:, None] >> torch.arange(7, -1, -1)) & 1).to(device, dtype)
 
 
 def _memory_order(x: Tensor) -> list[int]:
