@@ -106,6 +106,21 @@ def test_scores_are_taken_always_at_first_then_in_one_step_of_four():
         assert site.count == 0
 
 
+@pytest.mark.parametrize("per_feature", [True, False])
+@every_pattern
+def test_gradients_have_gradients(pattern, per_feature):
+    """A penalty on gradients goes through the gate twice: with y = g x, (y^3)' = 3 g^3 x^2 can be derived again."""
+    torch.manual_seed(0)
+    site = DropoutSite(1, 4, pattern, 2, per_feature=per_feature, importance="taylor")
+    site.p.fill_(0.4)
+    x = torch.randn(3, 4, 6, 6, dtype=torch.float64, requires_grad=True)
+    y = site.hook(nn.Identity(), (), x)
+    gate = (y / x).detach()
+    (first,) = torch.autograd.grad((y**3).sum(), x, create_graph=True)
+    (second,) = torch.autograd.grad((first**2).sum(), x)
+    torch.testing.assert_close(second, 36 * gate**6 * x.detach() ** 3)
+
+
 def test_dropped_features_are_scored():
     """A feature that is always dropped has no gradient, yet its score is that of the gradient behind the mask."""
     site = DropoutSite(1, 3, "channel", importance="taylor")
