@@ -63,6 +63,20 @@ def test_samples_do_not_see_each_other(pattern):
     assert torch.equal(site.hook(host, (), changed)[0], first[0])
 
 
+@every_pattern
+def test_an_empty_batch_leaves_no_trace(pattern):
+    """No sample, or no position: the output passes, and neither scores nor rates become NaN."""
+    for shape in ((0, 4, 6, 6), (0, 4), (2, 4, 0, 3)):
+        site = DropoutSite(1, 4, pattern, 2, importance="activation", track_area=True)
+        site.p.fill_(0.5)
+        x = torch.empty(shape, requires_grad=True)
+        y = site.hook(nn.Identity(), (), x)
+        assert (x if y is None else y).shape == shape
+        site.refresh(0.5)
+        assert (site.area, site.count) == (1, 0)
+        assert (site.importance == 1).all()
+
+
 # -- scores
 
 

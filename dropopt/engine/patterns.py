@@ -94,8 +94,9 @@ def _bernoulli_bits(units: int, p: float) -> Tensor:
     threshold from the lowest up. The threshold is p * 256, rounded up or down at random for each 64 units.
     """
     threshold, rest = divmod(p * 2**_BITS, 1)
-    draws = _random_words(_BITS * -(-units // 64)).view(_BITS, -1)
-    below = torch.lt(torch.rand(draws.shape[1]), rest).to(torch.int64).neg_()  # all 64: an equal number is below
+    words = -(-units // 64)
+    draws = _random_words(_BITS * words).view(_BITS, words)
+    below = torch.lt(torch.rand(words), rest).to(torch.int64).neg_()  # all 64: an equal number is below
     for bit, draw in enumerate(draws.unbind()):
         below = below | draw if int(threshold) >> bit & 1 else below & draw
     return below.bitwise_not().view(torch.uint8)[: -(-units // 8)]
@@ -139,7 +140,7 @@ def spatial_gate(x: Tensor, p: Tensor, block_size: int) -> Gate:
     to the others, so the mean over the map is p whatever the picture looks like. A map of one position has no
     space: its features are then independent units.
     """
-    if x[0, 0].numel() == 1:
+    if math.prod(x.shape[2:]) == 1:
         return element_gate(x, p)
     safe = spatial_structure(x)
     area = safe.mean(tuple(range(2, x.ndim)), keepdim=True)  # (N, 1, *1), > 0: the mean is never below the minimum

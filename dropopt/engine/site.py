@@ -68,7 +68,7 @@ class DropoutSite(nn.Module):
 
     def hook(self, module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
         """Forward hook: the masked output while the *host* trains, nothing (so no trace) otherwise."""
-        if self.silent or not module.training:
+        if self.silent or not module.training or output.numel() == 0:
             return None
         x = output if self.axis == 1 else output.movedim(-1, 1)
         if self.p.device != x.device:  # the model moved after it was attached to
