@@ -52,7 +52,9 @@ def run(
             show_default=False,
         ),
     ] = None,
-    pruner: Annotated[str | None, typer.Option(help="median, hyperband, percentile, none.", show_default=False)] = None,
+    pruner: Annotated[
+        str | None, typer.Option(help="median, percentile (stops more), hyperband, none.", show_default=False)
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(help="With one job, the same seed gives the same study.", show_default=False)
     ] = None,
