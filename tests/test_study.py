@@ -340,8 +340,8 @@ def test_the_blend_is_found_in_the_space(tmp_path):
 
 
 def test_pruners_leave_a_start_alone():
-    """A tenth of the epochs is left alone: regularised runs start slowly."""
-    assert make_pruner("median", 30)._n_warmup_steps == 3
+    """A sixth of the epochs is left alone: regularised runs start slowly."""
+    assert make_pruner("median", 30)._n_warmup_steps == 5
 
 
 def test_a_storage_may_be_a_journal_or_a_sqlite_file(storage, tmp_path):
