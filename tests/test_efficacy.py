@@ -178,6 +178,7 @@ def test_finds_what_is_there() -> None:
     assert found.preferred["w_structured"] > 0.8
     assert "w_structured is best" in found.efficacy.verdict
     assert found.efficacy.matters > 0.99
+    assert found.efficacy.caution == ""
 
 
 def test_shuffled_outcomes_find_nothing() -> None:
@@ -185,6 +186,7 @@ def test_shuffled_outcomes_find_nothing() -> None:
     for seed in range(5):
         found = learn(gather(random_study(60, seed=seed, shuffle=True).trials, NAMES, maximise=False))
         assert found.verdict.startswith("Nothing found")
+        assert found.caution == " (but nothing was found)"
         assert max(effect.best for effect in found.methods[0]) < 0.65
 
 

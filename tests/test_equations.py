@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from dropopt import equations
 
 GOLDEN = json.loads((Path(__file__).parent / "vectors" / "equations.json").read_text())
-PROFILE = settings(derandomize=True, deadline=None, max_examples=20)
+PROFILE = settings(max_examples=20)
 READINGS = ("printed", "sound")
 HALF = (torch.float16, torch.bfloat16)
 

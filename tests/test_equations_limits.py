@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from dropopt import equations
 
-PROFILE = settings(derandomize=True, deadline=None, max_examples=50)
+PROFILE = settings(max_examples=50)
 READINGS = ("printed", "sound")
 either_reading = pytest.mark.parametrize("reading", READINGS)
 

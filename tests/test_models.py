@@ -147,7 +147,6 @@ class TestTimm:
 
     def test_classes_and_channels_are_fitted(self):
         """timm is told about classes and channels itself; other options go to its builder."""
-        pytest.importorskip("timm")
         assert build("timm:resnet10t", channels=2, classes=3)(torch.zeros(2, 2, 32, 32)).shape == (2, 3)
         build("timm:vit_tiny_patch16_224", img_size=32, depth=2)
         assert "doesn't match model (224)" in refused("timm:vit_tiny_patch16_224", depth=2)
@@ -156,7 +155,6 @@ class TestTimm:
 
     def test_files_of_the_settings_choice_are_not_read(self):
         """Options that would load a checkpoint or an address named in a settings file are refused."""
-        pytest.importorskip("timm")
         for option in ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
             assert f"option {option!r} is not allowed" in refused("timm:resnet10t", **{option: "evil.pth"})
 

@@ -68,8 +68,6 @@ BASES: dict[str, Callable[[], BaseSampler]] = {
 @pytest.mark.parametrize("name", BASES)
 def test_wraps(name: str) -> None:
     """Over any base, blends sum to one with no share at 0, and what the base fixes or enumerates stays so."""
-    if name == "cmaes":
-        pytest.importorskip("cmaes")
     study = optuna.create_study(sampler=EfficacySampler(BASES[name](), NAMES, seed=3))
     study.optimize(objective, n_trials=14)
     for trial in study.trials:

@@ -104,10 +104,14 @@ def test_taylor_scores_are_their_slow_form(pattern, masks):
     assert site.count == 2  # one sample in 16
 
 
-def test_scores_are_taken_always_at_first_then_in_one_step_of_four():
-    """Until 32 samples were scored every step counts, then a quarter of the steps; a refresh starts anew."""
+@pytest.mark.parametrize("kind", ["activation", "lrp", None])
+def test_steps_are_observed_always_at_first_then_one_in_four(kind):
+    """Until 32 samples were seen every step counts, then a quarter of the steps; a refresh starts anew.
+
+    That holds for importances and, where another or no importance is asked for, for the share of safe positions.
+    """
     torch.manual_seed(0)
-    site = DropoutSite(1, 3, "channel", importance="activation")
+    site = DropoutSite(1, 3, "channel", importance=kind, track_area=True)
     for _ in range(2):
         counts = []
         for _ in range(804):

@@ -20,7 +20,7 @@ from dropopt.study import results
 from dropopt.study.objective import counted
 from dropopt.study.space import Space
 from dropopt.study.storage import close, open_storage, redact, resolve
-from dropopt.study.strategies import blend, derive, make_pruner, make_sampler
+from dropopt.study.strategies import STARTUP_TRIALS, blend, derive, make_pruner, make_sampler
 from dropopt.study.worker import FIRST_FAILURES, StudyError
 
 SCRIPT = Path(fake_study.__file__)
@@ -325,6 +325,9 @@ def test_samplers_work_on_shipped_spaces(sampler, space):
         trial = study.ask()
         run = found.suggest(trial, 10)
         study.tell(trial, run.train.lr)
+    searched = {parameter.name for parameter in found.parameters if not parameter.when}
+    assert all(searched <= trial.params.keys() for trial in study.trials)
+    assert len({trial.params["lr"] for trial in study.trials}) >= STARTUP_TRIALS
 
 
 def test_the_blend_is_found_in_the_space(tmp_path):

@@ -16,7 +16,7 @@ E[x * gate] = x. Features are on dimension 1 of x, (N, C, *spatial); rates are (
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import NamedTuple
 
@@ -115,7 +115,7 @@ def _from_bits(bits: Tensor, scale: Tensor, shape: torch.Size, order: list[int])
     if scale.numel() == 1:
         table = table * scale.view(())
     flat = table.index_select(0, bits.to(torch.int32)).view(-1)[: shape.numel()]
-    gate = flat.view([shape[d] for d in order]).permute([order.index(d) for d in range(len(order))])
+    gate = _laid_out(flat, shape, order)
     return gate if scale.numel() == 1 else gate.mul_(scale)
 
 
@@ -128,6 +128,11 @@ def _bits_of_byte(device: torch.device, dtype: torch.dtype) -> Tensor:
 def _memory_order(x: Tensor) -> list[int]:
     """Dimensions of x from the slowest to the fastest."""
     return sorted(range(x.ndim), key=lambda d: (-x.stride()[d], d))
+
+
+def _laid_out(flat: Tensor, shape: Sequence[int], order: list[int]) -> Tensor:
+    """View of numbers in a row as a tensor of ``shape`` whose dimensions lie in this ``order``."""
+    return flat.view([shape[d] for d in order]).permute([order.index(d) for d in range(len(order))])
 
 
 # -- spatial
@@ -168,7 +173,7 @@ def _steered(
     shape = [safe.shape[0], features, *safe.shape[2:]]
 
     def choose(low: Tensor, high: Tensor) -> Tensor:
-        out = low.new_empty([shape[d] for d in order]).permute([order.index(d) for d in range(len(order))])
+        out = _laid_out(low.new_empty(math.prod(shape)), shape, order)
         return torch.addcmul(low, safe.to(low), high - low, out=out)
 
     # Floats in place, since on the CPU bool and fresh tensors are far slower.
@@ -226,10 +231,8 @@ def _block_minimum(x: Tensor, block_size: int) -> tuple[Tensor, int]:
 
 def _random_bytes(x: Tensor) -> Tensor:
     """Uniform uint8 in the shape and memory layout of x."""
-    order = _memory_order(x)
     words = _random_words(-(-x.numel() // 8), x.device)
-    rows = words.view(torch.uint8)[: x.numel()].view([x.shape[d] for d in order])
-    return rows.permute([order.index(d) for d in range(x.ndim)])
+    return _laid_out(words.view(torch.uint8)[: x.numel()], x.shape, _memory_order(x))
 
 
 def _random_words(count: int, device: torch.device | str = "cpu") -> Tensor:

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from dropopt.engine import importance as scores
 from dropopt.engine.patterns import Gate, channel_gate, element_gate, spatial_gate, spatial_structure
 
-#: Importances are estimated on one sample in 16 of a batch, and once enough were seen since the last refresh in one
-#: step of 4, drawn at random: an epoch sees hundreds, the cost all but vanishes.
-_SCORED_SHARE = 16
-_SCORED_STEPS = 4
+#: One sample in 16 of a batch is observed, and once enough were since the last refresh in one step of 4, drawn at
+#: random: an epoch sees hundreds, the cost all but vanishes.
+_OBSERVED_SHARE = 16
+_OBSERVED_STEPS = 4
 _ENOUGH = 32
 
 
@@ -35,7 +35,7 @@ class DropoutSite(nn.Module):
     p: Tensor  # (1,) or (C,) drop rates in [0, P_MAX]
     importance: Tensor  # (C,) >= 0, as last refreshed
     totals: Tensor  # (rows, C) scores since the last refresh
-    count: Tensor  # () samples in totals
+    count: Tensor  # () samples observed since the last refresh
     refreshes: Tensor  # () how often importance was set
     area: Tensor  # () share of safe positions, moving average
 
@@ -79,10 +79,10 @@ class DropoutSite(nn.Module):
     def _masked(self, x: Tensor) -> Tensor:
         with torch.no_grad():
             gate = self._gate(x.detach()) if self.masks else None
-            scores_now = (self.kind is not None or self.track_area) and self._scores_now()
-            if scores_now:
+            observed = (self.kind in scores.ROWS or self.track_area) and self._is_observed()
+            if observed:
                 self._observe(_sample(x.detach()))
-        totals = self.totals if scores_now and self.kind == "taylor" and x.requires_grad else None
+        totals = self.totals if observed and self.kind == "taylor" and x.requires_grad else None
         if totals is None and (gate is None or gate.make is None):
             return x if gate is None else gate.times(x)
         kept, make = ((), None) if gate is None else gate
@@ -97,22 +97,20 @@ class DropoutSite(nn.Module):
             return spatial_gate(x, p, self.block_size)
         return channel_gate(x, p)
 
-    def _scores_now(self) -> bool:
-        """Whether to score in this step. Compiled code has one graph, and a GPU would have to be waited for."""
+    def _is_observed(self) -> bool:
+        """Whether this step is. Compiled code has one graph, and a GPU would have to be waited for."""
         if torch.compiler.is_compiling() or self.count.device.type != "cpu":
             return True
-        return bool(self.count < _ENOUGH) or torch.rand(()).item() * _SCORED_STEPS < 1
+        return bool(self.count < _ENOUGH) or torch.rand(()).item() * _OBSERVED_STEPS < 1
 
     def _observe(self, sample: Tensor) -> None:
         """What the forward pass alone tells."""
         if self.kind in scores.FORWARD:
-            self._add(scores.FORWARD[self.kind](sample.float()), sample.shape[0])
+            self.totals += scores.FORWARD[self.kind](sample.float())
         if self.track_area and sample.ndim > 2:
             self.area.lerp_(spatial_structure(sample).mean(), 0.1)
-
-    def _add(self, rows: Tensor, samples: int) -> None:
-        self.totals += rows
-        self.count += samples
+        if self.kind != "taylor":  # which counts where it scores, in the backward pass
+            self.count += sample.shape[0]
 
     @torch.no_grad()
     def refresh(self, decay: float) -> None:
@@ -168,8 +166,8 @@ class _Masked(torch.autograd.Function):
 
 
 def _sample(x: Tensor) -> Tensor:
-    """The samples of a batch that are scored."""
-    return x[: -(-x.shape[0] // _SCORED_SHARE)]
+    """The samples of a batch that are observed."""
+    return x[: -(-x.shape[0] // _OBSERVED_SHARE)]
 
 
 @torch.no_grad()

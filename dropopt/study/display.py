@@ -49,7 +49,7 @@ def note(found: Learned) -> str:
             lines += [f"### {effects.names[stage][0].rsplit('_', 1)[-1]}", ""]
         lines += _table("method", methods) + _table("pair", pairs)
     blend = ", ".join(f"{name} {share:.2f}" for name, share in found.preferred.items())
-    lines += [f"Blend now preferred: {blend or 'none yet'}.", ""]
+    lines += [f"Blend now preferred{effects.caution}: {blend or 'none yet'}.", ""]
     lines += ["Effects are normal scores of the outcome, higher is better; intervals hold 90%."]
     return "\n".join(lines)
 
@@ -95,7 +95,9 @@ def _trajectory(found: Learned) -> Figure:
         picture.add_scatter(x=trials, y=shares, name=name, mode="lines+markers", line=style)
     picture.update_xaxes(title="trials")
     picture.update_yaxes(title="share", range=[0, 1])
-    return picture.update_layout(_layout("Blend now preferred, over trials"))
+    return picture.update_layout(
+        _layout(f"Blend now preferred, over trials<br><sub>{found.efficacy.caution.strip()}</sub>")
+    )
 
 
 def _layout(title: str) -> dict[str, Any]:

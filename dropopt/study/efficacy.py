@@ -156,6 +156,11 @@ class Efficacy:
         return not self.thin and self.matters >= MATTERS
 
     @property
+    def caution(self) -> str:
+        """What stands behind a preferred blend where nothing is claimed of it."""
+        return "" if self.claims else " (too thin to rely on)" if self.thin else " (but nothing was found)"
+
+    @property
     def verdict(self) -> str:
         """One plain sentence."""
         if self.thin:

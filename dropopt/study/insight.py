@@ -162,9 +162,7 @@ def _effects(title: str, effects: Sequence[Effect]) -> Table:
 
 
 def _trajectory(found: Learned, names: Sequence[str], stage: str) -> Table:
-    title = (
-        "Preferred blend" + (f", {stage}" if stage else "") + (" (too thin to rely on)" if found.efficacy.thin else "")
-    )
+    title = "Preferred blend" + (f", {stage}" if stage else "") + found.efficacy.caution
     table = Table(title=title, title_justify="left")
     table.add_column("trials", justify="right")
     for name in names:

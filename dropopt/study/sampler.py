@@ -47,6 +47,9 @@ FEWEST_ALIKE = 2
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 _MISSING = object()
 
+#: The last model, of which trials, and how many of them count.
+_Model = tuple[list[FrozenTrial], Surrogate | None, int]
+
 
 def blend_names(blend: Sequence[str] | Sequence[Sequence[str]], stages: Sequence[str] | None = None) -> Names:
     """One tuple of names per stage: ``blend`` is names, or names for each stage; ``stages`` are suffixes."""
@@ -97,7 +100,7 @@ class EfficacySampler(BaseSampler):
         self._lock = threading.Lock()
         self._proposed: OrderedDict[int, dict[str, Any]] = OrderedDict()
         self._drawn: OrderedDict[int, dict[str, float]] = OrderedDict()
-        self._model: tuple[list[FrozenTrial], bool, Surrogate | None, int] = ([], False, None, 0)
+        self._model: _Model = ([], None, 0)
 
     def __str__(self) -> str:
         return f"{type(self).__name__}({self._base})"
@@ -107,7 +110,7 @@ class EfficacySampler(BaseSampler):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._lock, self._model = threading.Lock(), ([], False, None, 0)
+        self._lock, self._model = threading.Lock(), ([], None, 0)
 
     # -- the hooks of an Optuna sampler
 
@@ -218,12 +221,12 @@ class EfficacySampler(BaseSampler):
         """
         ordered = sorted(trials, key=attrgetter("number"))
         settled = ordered[: len(ordered) - len(ordered) % max(1, len(ordered) // RENEWALS)]
-        maximise = study.direction == StudyDirection.MAXIMIZE
-        known, sense, model, count = self._model
-        if sense != maximise or len(known) != len(settled) or not all(map(is_, known, settled)):
+        known, model, count = self._model
+        if len(known) != len(settled) or not all(map(is_, known, settled)):
+            maximise = study.direction == StudyDirection.MAXIMIZE
             table = gather(settled, self.names, maximise=maximise, prior=self._prior, limit=most_rows(len(self.names)))
             model, count = Surrogate(table) if len(table) >= STARTUP * len(self.names) else None, table.trials
-            self._model = (settled, maximise, model, count)
+            self._model = (settled, model, count)
         return model, count
 
     def _held(self, trial: FrozenTrial) -> dict[str, float]:

@@ -107,7 +107,7 @@ class Trainer:
     def _on_epoch(self) -> Any:
         last = time.monotonic()
 
-        def report(report: Any) -> None:
+        def tell(report: Any) -> None:
             nonlocal last
             self._answered.clear()
             names = ("epoch", "epochs", "train_loss", "val_loss", "val_accuracy", "smoothed_loss")
@@ -117,7 +117,7 @@ class Trainer:
                 raise _Stopped
             last = time.monotonic()
 
-        return report
+        return tell
 
     def _say(self, **message: Any) -> None:
         self._tell.write(json.dumps(message) + "\n")
