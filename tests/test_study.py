@@ -297,7 +297,7 @@ def test_a_timeout_starts_no_further_trial(storage, monkeypatch):
     assert found[-1].state in (TrialState.COMPLETE, TrialState.PRUNED)
 
 
-@pytest.mark.parametrize("pruner", ["median", "percentile", "hyperband"])
+@pytest.mark.parametrize("pruner", ["median", "forecast", "percentile", "hyperband"])
 def test_pruners_stop_what_is_behind(storage, pruner):
     """Each pruner ends some trials before their last epoch, and never the best one."""
     fake_study.run(storage, n_trials=25, pruner=pruner, sampler="random")

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "EfficacySampler": "dropopt.study.sampler",
+    "ForecastPruner": "dropopt.study.forecast",
     "Space": "dropopt.study.space",
     "Study": "dropopt.study.definition",
 }

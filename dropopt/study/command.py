@@ -53,7 +53,11 @@ def run(
         ),
     ] = None,
     pruner: Annotated[
-        str | None, typer.Option(help="median, percentile (stops more), hyperband, none.", show_default=False)
+        str | None,
+        typer.Option(
+            help="median, percentile (stops more), forecast (of where it will end), hyperband, none.",
+            show_default=False,
+        ),
     ] = None,
     seed: Annotated[
         int | None, typer.Option(help="With one job, the same seed gives the same study.", show_default=False)

@@ -16,7 +16,7 @@ from dropopt.study import shipped
 from dropopt.study.space import Space
 
 Sampler = Literal["auto", "efficacy", "tpe", "gp", "cmaes", "random"]
-Pruner = Literal["median", "hyperband", "percentile", "none"]
+Pruner = Literal["median", "forecast", "percentile", "hyperband", "none"]
 Seed = Annotated[int, Field(ge=0)]
 
 

@@ -25,6 +25,9 @@ PRUNING_STARTUP = 4
 #: one-cycle rate the ranks of the first third even disagree with the last ones, and a tenth lost the best trials.
 PRUNING_WARMUP = 1 / 6
 
+#: A forecast stops what is less likely than this to end up best; half of it saved 57 rather than 66 percent on digits.
+PRUNING_CHANCE = 0.2
+
 
 def blend(space: Space) -> tuple[tuple[str, ...], ...]:
     """The efficacy weights that a space searches, as Optuna parameters: a tuple for each stage.
@@ -93,11 +96,15 @@ def make_pruner(name: str, epochs: int) -> BasePruner:
     """The pruner called ``name``, for trials of so many epochs."""
     from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner, PercentilePruner
 
+    from dropopt.study.forecast import ForecastPruner
+
     warmup = round(epochs * PRUNING_WARMUP)
     if name == "median":
         return MedianPruner(n_startup_trials=PRUNING_STARTUP, n_warmup_steps=warmup, interval_steps=1)
     if name == "percentile":
         return PercentilePruner(25.0, n_startup_trials=PRUNING_STARTUP, n_warmup_steps=warmup, interval_steps=1)
+    if name == "forecast":
+        return ForecastPruner(n_startup_trials=PRUNING_STARTUP, chance=PRUNING_CHANCE)
     if name == "hyperband":
         return HyperbandPruner(min_resource=max(1, warmup), max_resource=epochs, reduction_factor=3)
     return NopPruner()

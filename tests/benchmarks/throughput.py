@@ -25,6 +25,7 @@ import resource
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -245,14 +246,14 @@ def report_augmentation(rounds: int) -> None:
     print(f"\npeak memory of this process: {peak:.2f} GiB")
 
 
-def report_pruning(name: str, rounds: int, seeds: int) -> None:
+def report_pruning(name: str, rounds: int, seeds: int, pruners: Sequence[str]) -> None:
     """Epochs and time that pruning saves a shipped study, and the best configuration of each on fresh seeds."""
     from dropopt.study.definition import load
 
     study, _ = load(name)
     rows, epochs, seconds = [], {}, {}
     for seed in range(rounds):
-        for pruner in ("none", "median", "percentile"):
+        for pruner in pruners:
             with tempfile.TemporaryDirectory() as folder:
                 held, seconds[pruner] = run_study(study, {"pruner": pruner, "seed": seed}, folder)
                 epochs[pruner] = sum(len(t.intermediate_values) for t in held.get_trials(deepcopy=False))
@@ -283,6 +284,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--study", default="digits", help="shipped study, for pruning")
     parser.add_argument("--seeds", type=int, default=5, help="of the best configuration, for pruning")
+    parser.add_argument("--pruners", nargs="+", default=["median", "percentile", "forecast"], help="beside none")
     options = parser.parse_args()
     print(describe(torch.device("cpu")))
     if options.only in (None, "trials"):
@@ -290,7 +292,7 @@ def main() -> None:
     if options.only in (None, "augmentation"):
         report_augmentation(options.rounds)
     if options.only == "pruning":
-        report_pruning(options.study, options.rounds, options.seeds)
+        report_pruning(options.study, options.rounds, options.seeds, ["none", *options.pruners])
 
 
 if __name__ == "__main__":

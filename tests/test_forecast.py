@@ -1,0 +1,104 @@
+"""The forecast pruner: it learns from completed trials how much a step tells of the end."""
+
+import math
+
+import optuna
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.trial import TrialState, create_trial
+
+from dropopt.config import ConfigError
+from dropopt.study import ForecastPruner
+
+SPACE = {"r0": FloatDistribution(0, 1), "pattern": CategoricalDistribution(["channel", "spatial"])}
+
+
+def study_of(rows, direction="minimize"):
+    """Completed trials of (r0, value at step 3, final value)."""
+    study = optuna.create_study(direction=direction, pruner=ForecastPruner())
+    for r0, early, final in rows:
+        study.add_trial(
+            create_trial(
+                value=final,
+                params={"r0": r0, "pattern": "channel"},
+                distributions=SPACE,
+                intermediate_values={3: early},
+            )
+        )
+    return study
+
+
+def verdict(study, r0, early, step=3):
+    """Whether a trial at ``early`` is stopped."""
+    trial = create_trial(
+        state=TrialState.RUNNING,
+        params={"r0": r0, "pattern": "spatial"},
+        distributions=SPACE,
+        intermediate_values={step: early},
+    )
+    return study.pruner.prune(study, trial)
+
+
+def spread(index):
+    """Something in [0, 1) that goes with nothing else."""
+    return index * 7 % 10 / 10
+
+
+def test_where_early_values_tell_the_end_what_is_behind_stops():
+    """Final = early / 2: a trial far behind stops, one in front goes on; maximised, the other way round."""
+    rows = [(spread(i), 1 + 0.1 * i, 0.5 + 0.05 * i) for i in range(10)]
+    study = study_of(rows)
+    assert verdict(study, 0.5, 1.9)
+    assert not verdict(study, 0.5, 0.9)
+    study = study_of([(r0, -early, -final) for r0, early, final in rows], "maximize")
+    assert verdict(study, 0.5, -1.9)
+    assert not verdict(study, 0.5, -0.9)
+
+
+def test_where_early_values_mislead_the_slow_go_on():
+    """Strong dropout is behind early and ahead at the end: the forecast keeps it, which a median would have stopped."""
+    rows = [(i / 10, 1 + 0.1 * i, 0.6 - 0.03 * i) for i in range(10)]
+    study = study_of(rows)
+    assert not verdict(study, 1.0, 2.0)
+    assert optuna.pruners.MedianPruner(n_startup_trials=4).prune(
+        study,
+        create_trial(
+            state=TrialState.RUNNING,
+            params={"r0": 1.0, "pattern": "channel"},
+            distributions=SPACE,
+            intermediate_values={3: 2.0},
+        ),
+    )
+
+
+def test_nothing_stops_without_evidence():
+    """Fewer completed trials than asked for, a step that none of them reported, or no report at all."""
+    rows = [(spread(i), 1 + 0.1 * i, 0.5 + 0.05 * i) for i in range(10)]
+    assert not verdict(study_of(rows[:3]), 0.5, 50.0)
+    assert not verdict(study_of(rows), 0.5, 50.0, step=2)
+    study = study_of(rows)
+    assert not study.pruner.prune(study, create_trial(state=TrialState.RUNNING))
+
+
+def test_what_is_not_finite_stops():
+    """NaN and infinity need no forecast."""
+    assert verdict(study_of([]), 0.5, math.nan)
+    assert verdict(study_of([]), 0.5, math.inf)
+
+
+def test_equal_trials_do_not_break_it():
+    """Ten trials alike leave nothing to learn and nothing to divide by: one more of them has an even chance."""
+    assert not verdict(study_of([(0.5, 1.0, 1.0)] * 10), 0.5, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"n_startup_trials": 2}, "n_startup_trials must be at least 3, got 2"),
+        ({"chance": 1.0}, r"chance must be in \(0, 1\), got 1.0"),
+    ],
+)
+def test_wrong_arguments(given, message):
+    """One line says what is allowed."""
+    with pytest.raises(ConfigError, match=message):
+        ForecastPruner(**given)
