@@ -31,7 +31,8 @@ def taylor_score(x: Tensor, gradient: Tensor) -> Tensor:
     Molchanov et al., 2017, "Pruning Convolutional Neural Networks for Resource Efficient Inference", eq. 8.
     """
     product = x * gradient
-    return product.flatten(2).sum(-1).abs().sum(0) if x.ndim > 2 else product.abs().sum(0)
+    change = product.sum(tuple(range(2, x.ndim))) if x.ndim > 2 else product
+    return change.abs().sum(0)
 
 
 def moments(x: Tensor) -> Tensor:

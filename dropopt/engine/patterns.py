@@ -174,7 +174,7 @@ def _steered(
 
     def choose(low: Tensor, high: Tensor) -> Tensor:
         out = _laid_out(low.new_empty(math.prod(shape)), shape, order)
-        return torch.addcmul(low, safe.to(low), high - low, out=out)
+        return torch.mul(safe.to(low), high - low, out=out).add_(low)  # faster than addcmul and lerp
 
     # Floats in place, since on the CPU bool and fresh tensors are far slower.
     bar = choose(*least)

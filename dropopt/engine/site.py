@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from dropopt.engine import importance as scores
 from dropopt.engine.patterns import Gate, channel_gate, element_gate, spatial_gate, spatial_structure
 
-#: One sample in 16 of a batch is observed, and once enough were since the last refresh in one step of 4, drawn at
+#: One sample in 16 of a batch is observed, and once enough were since the last refresh in one step of 8, drawn at
 #: random: an epoch sees hundreds, the cost all but vanishes.
 _OBSERVED_SHARE = 16
-_OBSERVED_STEPS = 4
+_OBSERVED_STEPS = 8
 _ENOUGH = 32
 
 

@@ -4,8 +4,8 @@
     python -m tests.benchmarks.engine --rounds 50 --only steps
 
 One process, one thread, the reference CNN on 128 images of 28x28. Every method drops at the same four places (three
-BatchNorm outputs, one hidden layer), and its steps, four at a time, are interleaved with those of all others. Ours
-score importance on the way, in one step of four, by taylor where no other is named. On a CPU time is the process's
+BatchNorm outputs, one hidden layer), and its steps, eight at a time, are interleaved with those of all others. Ours
+score importance on the way, in one step of eight, by taylor where no other is named. On a CPU time is the process's
 own processor time, so that a busy neighbour does not count; on CUDA it is that of the device.
 """
 
@@ -37,8 +37,8 @@ from dropopt.training.models import build_model
 P = 0.25
 BLOCK = 3
 BATCH = 128
-#: Steps that are timed together, since the engine scores in one of four.
-TOGETHER = 4
+#: Steps that are timed together, since the engine scores in one of eight.
+TOGETHER = 8
 #: An epoch of 5,000 images, the size that small studies use.
 STEPS_PER_EPOCH = 5000 // BATCH
 #: Images of the labelled batch that probes get, of which the engine takes what it needs.
@@ -130,7 +130,7 @@ def make_batch(device: torch.device, channels_last: bool = False, images: int = 
 
 
 def time_steps(device: torch.device, half: bool, rounds: int) -> list[Arm]:
-    """Each round takes four steps of every arm, in an order of its own."""
+    """Each round takes eight steps of every arm, in an order of its own."""
     arms = make_arms(device, channels_last=half)
     batch = make_batch(device, channels_last=half)
     steps = {arm.name: training_step(arm.model, *batch, half) for arm in arms}
@@ -286,7 +286,7 @@ def processor() -> str:
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=20, help="times four steps of each method")
+    parser.add_argument("--rounds", type=int, default=20, help="times eight steps of each method")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--only", choices=["steps", "rates", "epoch", "memory"], help="one of the tables")
     options = parser.parse_args()
