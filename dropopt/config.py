@@ -128,20 +128,24 @@ class EngineConfig(Config):
 
 
 class Baseline(Config):
-    """What one would use otherwise, behind the same ``attach``: made of torch and torchvision.
+    """What one would use otherwise, behind the same ``attach``: made of torch, torchvision and timm.
 
-    ``dropout`` and ``dropout2d`` are torch's, ``dropblock`` and ``stochastic_depth`` torchvision's.
+    ``dropout`` and ``dropout2d`` are torch's, ``stochastic_depth`` is torchvision's, ``dropblock`` is torchvision's or,
+    with ``library: timm``, timm's, which drops more than asked (see README) and has to be installed.
     """
 
     kind: Literal["none", "dropout", "dropout2d", "dropblock", "stochastic_depth"]
     p: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="drop probability")
     schedule: Literal["constant", "linear"] = Field("constant", description="linear: 0 at the start, p at the end")
-    block_size: Annotated[int, Field(ge=1)] = Field(3, description="dropblock only; odd, as torchvision needs")
+    block_size: Annotated[int, Field(ge=1)] = Field(3, description="dropblock only; odd, unless timm's")
+    library: Literal["torchvision", "timm"] = Field("torchvision", description="dropblock only: whose it is")
     sites: str | tuple[str, ...] = "auto"
 
     @model_validator(mode="after")
     def _odd_block(self) -> Baseline:
-        if self.kind == "dropblock" and self.block_size % 2 == 0:
+        if self.library == "timm" and self.kind != "dropblock":
+            raise ValueError(f"library: timm is for dropblock, got {self.kind}")
+        if self.kind == "dropblock" and self.library == "torchvision" and self.block_size % 2 == 0:
             raise ValueError(f"block_size must be odd for dropblock, got {self.block_size}")
         return self
 

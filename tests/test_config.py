@@ -28,6 +28,7 @@ from dropopt.config import METHODS, Baseline, ConfigError, EngineConfig, RunConf
         (RunConfig, {"engine": {"r0": 2}}, "r0 must be in [0, 1], got 2"),
         (RunConfig, {"engine": {"kind": "dropout", "p": 1}}, "p must be in [0, 1), got 1"),
         (Baseline, {"kind": "dropblock", "block_size": 4}, "block_size must be odd for dropblock, got 4"),
+        (Baseline, {"kind": "dropout", "library": "timm"}, "library: timm is for dropblock, got dropout"),
     ],
 )
 def test_a_wrong_value_is_answered_with_what_is_allowed(model, values, message):

@@ -3,6 +3,7 @@
 import copy
 
 import pytest
+import timm
 import torch
 import torchvision
 from small_net import Net, batch, make, train
@@ -105,8 +106,8 @@ def test_taylor_scores_are_their_slow_form(pattern, masks):
 
 
 @pytest.mark.parametrize("kind", ["activation", "lrp", None])
-def test_steps_are_observed_always_at_first_then_one_in_four(kind):
-    """Until 32 samples were seen every step counts, then a quarter of the steps; a refresh starts anew.
+def test_steps_are_observed_always_at_first_then_one_in_eight(kind):
+    """Until 32 samples were seen every step counts, then an eighth of the steps; a refresh starts anew.
 
     That holds for importances and, where another or no importance is asked for, for the share of safe positions.
     """
@@ -119,7 +120,7 @@ def test_steps_are_observed_always_at_first_then_one_in_four(kind):
             counts.append(int(site.count))
         assert counts[:4] == [8, 16, 24, 32]
         scored = (counts[-1] - 32) / 8
-        assert abs(scored - 200) < 4 * (800 * 0.25 * 0.75) ** 0.5
+        assert abs(scored - 100) < 4 * (800 * 0.125 * 0.875) ** 0.5
         site.refresh(0.0)
         assert site.count == 0
 
@@ -350,6 +351,19 @@ def test_a_baseline_is_the_librarys_own_module(kind):
         assert torch.equal(mine, library_part(kind).train()(x))
     train(model, torch.optim.SGD(model.parameters(), lr=0.1), 2, engine=engine)
     assert [row["applied"] for row in engine.rates()] == [0.4, 0.4]
+
+
+def test_timms_dropblock_is_timms_own():
+    """``library: timm`` draws what timm's module draws, bit for bit, for even blocks too, at the scheduled rate."""
+    model, engine = make(Baseline(kind="dropblock", library="timm", p=0.4, block_size=4, schedule="linear"))
+    engine.step(epoch=2, epochs=4)
+    x, part = torch.randn(4, 6, 6, 6), timm.layers.DropBlock2d(0.2, 4).train()
+    for site in engine.sites.values():
+        torch.manual_seed(1)
+        mine = site.hook(nn.Identity().train(), (), x)
+        torch.manual_seed(1)
+        assert torch.equal(mine, part(x))
+    train(model, torch.optim.SGD(model.parameters(), lr=0.1), 2, engine=engine)
 
 
 def test_dropblock_fits_every_map():

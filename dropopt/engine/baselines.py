@@ -1,4 +1,4 @@
-"""What one would use otherwise, at the same sites and behind the same ``attach``: torch's and torchvision's parts."""
+"""What one would use otherwise, behind the same ``attach``: parts of torch, torchvision and timm."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import DropBlock2d, StochasticDepth
 
-from dropopt.config import Baseline
+from dropopt.config import Baseline, ConfigError
 from dropopt.engine.attached import Attached
 from dropopt.engine.places import Place
 from dropopt.engine.randomness import random_state, set_random_state
@@ -20,13 +20,23 @@ def _part(config: Baseline, place: Place) -> nn.Module | None:
     if config.kind == "none":
         return None
     part: nn.Module
-    if config.kind == "stochastic_depth":
+    if config.kind == "dropblock" and config.library == "timm" and place.ndim == 4:
+        part = _timm_dropblock(config)
+    elif config.kind == "stochastic_depth":
         part = StochasticDepth(config.p, "row")
     elif config.kind == "dropout" or place.ndim != 4:  # where there is no map, map-wise dropout is plain dropout
         part = nn.Dropout(config.p)
     else:
         part = nn.Dropout2d(config.p) if config.kind == "dropout2d" else DropBlock2d(config.p, config.block_size)
     return part
+
+
+def _timm_dropblock(config: Baseline) -> nn.Module:
+    try:
+        from timm.layers.drop import DropBlock2d as TimmDropBlock2d
+    except ImportError:
+        raise ConfigError("timm is not installed; pip install timm") from None
+    return TimmDropBlock2d(config.p, config.block_size)
 
 
 class BaselineSite(nn.Module):
@@ -36,7 +46,7 @@ class BaselineSite(nn.Module):
     and output differ in shape there is nothing to fall back to, and the output passes untouched.
     """
 
-    part: Any  # a module of torch or torchvision with an attribute p
+    part: Any  # a module of torch, torchvision or timm with an attribute p or drop_prob
 
     def __init__(self, part: nn.Module, axis: int) -> None:
         super().__init__()
@@ -117,4 +127,4 @@ class BaselineEngine(Attached):
 
     def _apply(self) -> None:
         for site in self.sites.values():
-            site.part.p = self._p()
+            setattr(site.part, "drop_prob" if hasattr(site.part, "drop_prob") else "p", self._p())

@@ -56,15 +56,6 @@ class Arm:
     seconds: list[float] = field(default_factory=list)
 
 
-def timm_dropblock(model: nn.Module) -> None:
-    """timm's DropBlock where a site has a map, torch's dropout where it has none."""
-    with dropopt.attach(model, Baseline(kind="none"), example=torch.randn(2, 1, 28, 28)) as engine:
-        places = list(engine.places.values())
-    for place in places:
-        part: nn.Module = TimmDropBlock(P, BLOCK) if place.ndim == 4 else nn.Dropout(P)
-        place.module.register_forward_hook(lambda module, args, output, part=part: part(output))
-
-
 def make_arms(device: torch.device, channels_last: bool) -> list[Arm]:
     """The first arm drops nothing; all start from the same weights."""
     model = build_model(ModelConfig(name="small"), channels=1, classes=10, image_size=28, seed=0).to(device).train()
@@ -76,7 +67,7 @@ def make_arms(device: torch.device, channels_last: bool) -> list[Arm]:
         "nn.Dropout": Baseline(kind="dropout", p=P),
         "nn.Dropout2d": Baseline(kind="dropout2d", p=P),
         "torchvision DropBlock": Baseline(kind="dropblock", p=P, block_size=BLOCK),
-        "timm DropBlock": None,
+        "timm DropBlock": Baseline(kind="dropblock", library="timm", p=P, block_size=BLOCK),
     }
     for pattern in ("element", "channel", "structured", "spatial"):
         settings[f"dropopt {pattern}"] = EngineConfig(pattern=pattern, **ours)
@@ -86,12 +77,8 @@ def make_arms(device: torch.device, channels_last: bool) -> list[Arm]:
         settings[f"dropopt channel, {importance}"] = EngineConfig(pattern="channel", importance=importance, **ours)
     arms = []
     for name, config in settings.items():
-        own, engine = copy.deepcopy(model), None
-        if config is None:
-            timm_dropblock(own)
-        else:
-            engine = dropopt.attach(own, config, example=torch.randn(2, 1, 28, 28))
-        arms.append(Arm(name, own, engine))
+        own = copy.deepcopy(model)
+        arms.append(Arm(name, own, dropopt.attach(own, config, example=torch.randn(2, 1, 28, 28))))
     return arms
 
 
