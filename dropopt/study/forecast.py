@@ -36,7 +36,7 @@ class ForecastPruner(BasePruner):
     is not finite is pruned. Values that are all positive, as losses are, are compared on a log scale.
     """
 
-    def __init__(self, *, n_startup_trials: int = 4, chance: float = 0.2) -> None:
+    def __init__(self, *, n_startup_trials: int = 4, chance: float = 0.25) -> None:
         if n_startup_trials < 3:
             raise ConfigError(f"n_startup_trials must be at least 3, got {n_startup_trials}")
         if not 0 < chance < 1:

@@ -25,8 +25,9 @@ PRUNING_STARTUP = 4
 #: one-cycle rate the ranks of the first third even disagree with the last ones, and a tenth lost the best trials.
 PRUNING_WARMUP = 1 / 6
 
-#: A forecast stops what is less likely than this to end up best; half of it saved 57 rather than 66 percent on digits.
-PRUNING_CHANCE = 0.2
+#: A forecast stops what is less likely than this to end up best: on digits 0.1 saved 57, 0.2 66 and 0.25 71 percent
+#: of the epochs, with as good a best.
+PRUNING_CHANCE = 0.25
 
 
 def blend(space: Space) -> tuple[tuple[str, ...], ...]:
