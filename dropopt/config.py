@@ -142,7 +142,7 @@ class Baseline(Config):
     sites: str | tuple[str, ...] = "auto"
 
     @model_validator(mode="after")
-    def _odd_block(self) -> Baseline:
+    def _dropblock(self) -> Baseline:
         if self.library == "timm" and self.kind != "dropblock":
             raise ValueError(f"library: timm is for dropblock, got {self.kind}")
         if self.kind == "dropblock" and self.library == "torchvision" and self.block_size % 2 == 0:

@@ -28,15 +28,19 @@ def study_of(rows, direction="minimize"):
     return study
 
 
-def verdict(study, r0, early, step=3):
-    """Whether a trial at ``early`` is stopped."""
-    trial = create_trial(
+def running(r0, early, step=3):
+    """A trial at ``early``."""
+    return create_trial(
         state=TrialState.RUNNING,
         params={"r0": r0, "pattern": "spatial"},
         distributions=SPACE,
         intermediate_values={step: early},
     )
-    return study.pruner.prune(study, trial)
+
+
+def verdict(study, r0, early, step=3):
+    """Whether a trial at ``early`` is stopped."""
+    return study.pruner.prune(study, running(r0, early, step))
 
 
 def spread(index):
@@ -60,15 +64,7 @@ def test_where_early_values_mislead_the_slow_go_on():
     rows = [(i / 10, 1 + 0.1 * i, 0.6 - 0.03 * i) for i in range(10)]
     study = study_of(rows)
     assert not verdict(study, 1.0, 2.0)
-    assert optuna.pruners.MedianPruner(n_startup_trials=4).prune(
-        study,
-        create_trial(
-            state=TrialState.RUNNING,
-            params={"r0": 1.0, "pattern": "channel"},
-            distributions=SPACE,
-            intermediate_values={3: 2.0},
-        ),
-    )
+    assert optuna.pruners.MedianPruner(n_startup_trials=4).prune(study, running(1.0, 2.0))
 
 
 def test_nothing_stops_without_evidence():
@@ -78,6 +74,20 @@ def test_nothing_stops_without_evidence():
     assert not verdict(study_of(rows), 0.5, 50.0, step=2)
     study = study_of(rows)
     assert not study.pruner.prune(study, create_trial(state=TrialState.RUNNING))
+
+
+def test_an_average_trial_stops_where_a_step_tells_nothing():
+    """Where early values go with nothing, an average trial is left a small chance to beat the best of twenty."""
+    rows = [(spread(i), 1 + spread(3 * i + 1), 0.5 + 0.02 * i) for i in range(20)]
+    assert verdict(study_of(rows), 0.5, 1.5)
+
+
+def test_what_is_not_finite_teaches_nothing():
+    """A completed trial whose value is infinite is left out, and does not break the others' forecast."""
+    rows = [(spread(i), 1 + 0.1 * i, 0.5 + 0.05 * i) for i in range(10)]
+    study = study_of([*rows, (0.5, 1.0, math.inf), (0.5, math.inf, 1.0)])
+    assert verdict(study, 0.5, 1.9)
+    assert not verdict(study, 0.5, 0.9)
 
 
 def test_what_is_not_finite_stops():

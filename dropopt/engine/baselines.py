@@ -19,16 +19,14 @@ def _part(config: Baseline, place: Place) -> nn.Module | None:
     """The library's own module for a place; its ``p`` is set as training goes."""
     if config.kind == "none":
         return None
-    part: nn.Module
-    if config.kind == "dropblock" and config.library == "timm" and place.ndim == 4:
-        part = _timm_dropblock(config)
-    elif config.kind == "stochastic_depth":
-        part = StochasticDepth(config.p, "row")
-    elif config.kind == "dropout" or place.ndim != 4:  # where there is no map, map-wise dropout is plain dropout
-        part = nn.Dropout(config.p)
-    else:
-        part = nn.Dropout2d(config.p) if config.kind == "dropout2d" else DropBlock2d(config.p, config.block_size)
-    return part
+    if config.kind == "stochastic_depth":
+        depth: nn.Module = StochasticDepth(config.p, "row")
+        return depth
+    if config.kind == "dropout" or place.ndim != 4:  # where there is no map, map-wise dropout is plain dropout
+        return nn.Dropout(config.p)
+    if config.kind == "dropout2d":
+        return nn.Dropout2d(config.p)
+    return _timm_dropblock(config) if config.library == "timm" else DropBlock2d(config.p, config.block_size)
 
 
 def _timm_dropblock(config: Baseline) -> nn.Module:
@@ -46,13 +44,17 @@ class BaselineSite(nn.Module):
     and output differ in shape there is nothing to fall back to, and the output passes untouched.
     """
 
-    part: Any  # a module of torch, torchvision or timm with an attribute p or drop_prob
+    part: Any  # a module of torch, torchvision or timm
 
     def __init__(self, part: nn.Module, axis: int) -> None:
         super().__init__()
         self.part = part
         self.axis = axis
         self.block_size = part.block_size if isinstance(part, DropBlock2d) else None
+
+    def drop(self, p: float) -> None:
+        """Drop with probability p from now on."""
+        setattr(self.part, "drop_prob" if hasattr(self.part, "drop_prob") else "p", p)  # timm's name, and the others'
 
     def hook(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
         """Forward hook, silent unless the host trains."""
@@ -127,4 +129,4 @@ class BaselineEngine(Attached):
 
     def _apply(self) -> None:
         for site in self.sites.values():
-            setattr(site.part, "drop_prob" if hasattr(site.part, "drop_prob") else "p", self._p())
+            site.drop(self._p())

@@ -26,8 +26,8 @@ LAST_WORDS = 20
 
 _ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
-#: glibc may give what a step frees back to the kernel, and then fetches it page by page in the next one: up to a
-#: tenth of a step, by the luck of what lies where. What is kept is no more than a step's own peak.
+#: glibc may give what a step frees back to the kernel, and then fetch it page by page in the next one: by the luck of
+#: what lies where, a tenth of a step. What is kept instead is no more than the process's own peak.
 _KEEP_MEMORY = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=4294967296"
 
 
