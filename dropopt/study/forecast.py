@@ -31,8 +31,7 @@ class ForecastPruner(BasePruner):
 
     Args:
         n_startup_trials: completed trials that it takes to forecast, at least 3.
-        chance: in (0, 1); higher stops more. On digits 0.1 saved 57, 0.2 66 and 0.25 71 percent of the epochs, with
-            as good a best.
+        chance: in (0, 1); higher stops more. On digits 0.1 saved 57, 0.2 66 and 0.25 71 percent of the epochs.
 
     It keeps no state, minimises or maximises, and learns from trials that reported at the same step, with finite
     values. A value that is not finite is pruned. Values that are all positive, as losses are, are compared as logs.
