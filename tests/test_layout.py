@@ -15,11 +15,13 @@ PACKAGE = ROOT / "dropopt"
 WINGS = ["floor", "engine", "training", "study", "cli"]
 WITHIN_ENGINE = {
     "places": set(),
-    "patterns": set(),
+    "noise": set(),
+    "patterns": {"noise"},
+    "spatial": {"noise", "patterns"},
     "allocation": set(),
     "blend": set(),
     "importance": set(),
-    "site": {"patterns", "importance"},
+    "site": {"patterns", "spatial", "importance"},
 }
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from dropopt.config import P_MAX
-from dropopt.engine import patterns
+from dropopt.engine import noise, patterns, spatial
 from dropopt.engine.site import DropoutSite
 
 PATTERNS = ("element", "channel", "structured", "spatial")
@@ -171,21 +171,26 @@ def test_a_block_that_covers_the_map_can_drop_it_whole():
     assert ((y == 0).flatten(1).all(1)).float().mean() > 0.05
 
 
-def test_draws_are_fine_enough_for_many_centres():
-    """Where 4,096 draws cover a position each must be below 2.4e-8 for p = 1e-4: half of what a float can tell."""
-    torch.manual_seed(0)
-    lowest, units = patterns._block_minimum(torch.empty(6, 1, 64, 64), 64)
-    assert units == 4096
-    assert 1e-4 / units * 2**24 < 0.5
-    steps = lowest.double() * 2.0**24
-    assert (steps != steps.round()).double().mean() > 0.9
+@pytest.mark.parametrize("units", [1, 9, 100, 4096])
+@pytest.mark.parametrize("p", [0.0, 1e-4, 0.1, 0.8, P_MAX])
+def test_rounded_bars_meet_the_rate(p, units):
+    """A bar is one of 65,536 levels; rounded up and down as its fraction says, it gives each side its rate exactly."""
+    area = torch.linspace(0.01, 1, 50)
+    low, high, *scales = spatial._split(torch.tensor(p), area, units).double()
+    rates = []
+    for bar, scale in zip((low, high), scales, strict=True):
+        up = bar - bar.floor()
+        reached = (1 - up) * (1 - bar.floor() / 2**16) ** units + up * (1 - (bar.floor() + 1) / 2**16) ** units
+        rates.append(1 - reached)
+        torch.testing.assert_close(scale * reached, torch.ones(50).double(), rtol=0, atol=2e-5)
+    assert ((area * rates[1] + (1 - area) * rates[0] - p).abs() < 3e-7).all()
 
 
 # -- slow references
 
 
 def slow_structure(pooled):
-    """Eq. (8) for one map, position by position: pooled is a list of lists of |activation|, pooled over channels."""
+    """Eq. (8) for one map, position by position: pooled is a list of lists of norms over channels."""
     height, width = len(pooled), len(pooled[0])
 
     def clamp(i, size):
@@ -205,9 +210,9 @@ def test_spatial_structure_is_its_slow_form():
     """Eq. (8) computed with explicit loops in float64 marks the same positions safe."""
     for seed, space in enumerate([(3, 3), (5, 7), (2, 6), (6, 1)]):
         x = picture(10, space, seed=seed)
-        safe = patterns.spatial_structure(x)
+        safe = spatial.spatial_structure(x)
         for n in range(len(x)):
-            expected = slow_structure(x[n].double().abs().mean(0).tolist())
+            expected = slow_structure(x[n].double().norm(dim=0).tolist())
             assert safe[n, 0].tolist() == expected
 
 
@@ -217,12 +222,16 @@ def test_spatial_gate_is_its_slow_form(rows):
     for block in (1, 2, 3, 5):
         x, p = picture(4, (5, 4), seed=block), 0.55
         torch.manual_seed(block)
-        gate = patterns.spatial_gate(x, torch.full((rows, 1, 1), p), block).times(torch.ones_like(x))
+        gate = spatial.spatial_gate(x, torch.full((rows, 1, 1), p), block).times(torch.ones_like(x))
+        assert rows > 1 or torch.equal(gate, gate[:, :1].expand_as(gate))
         sides = (min(block, 5), min(block, 4))
         torch.manual_seed(block)
-        noise = torch.rand(4, 1, 5 + sides[0] - 1, 4 + sides[1] - 1)[:, 0].double()
+        rounding = torch.rand(2, 4, rows)
+        draws = 4 * (5 + sides[0] - 1) * (4 + sides[1] - 1)
+        words = torch.empty(-(-draws // 4), dtype=torch.int64).random_(-(2**63), None)
+        noise = words.view(torch.int16)[:draws].view(4, 5 + sides[0] - 1, 4 + sides[1] - 1).int() + 2**15
         for n in range(4):
-            safe = slow_structure(x[n].double().abs().mean(0).tolist())
+            safe = slow_structure(x[n].double().norm(dim=0).tolist())
             area = sum(map(sum, safe)) / 20
             inside = min(P_MAX, p / area)
             outside = 0.0 if area == 1 else min(P_MAX, max(0.0, (p - area * inside) / (1 - area)))
@@ -230,31 +239,27 @@ def test_spatial_gate_is_its_slow_form(rows):
                 for j in range(4):
                     rate = inside if safe[i][j] else outside
                     window = [noise[n, i + a, j + b].item() for a in range(sides[0]) for b in range(sides[1])]
-                    hit = any(u < 1 - (1 - rate) ** (1 / len(window)) for u in window)
-                    for value in gate[n, :, i, j].tolist():
+                    down = math.floor(2**16 * (1 - (1 - rate) ** (1 / len(window))))
+                    below, above = (1 - (1 - (down + up) / 2**16) ** len(window) for up in (0, 1))
+                    for c, value in enumerate(gate[n, :rows, i, j].tolist()):
+                        up = (rate - below) / (above - below) + rounding[int(safe[i][j]), n, c].item() >= 1
+                        hit = min(window) < down + up
                         assert value == pytest.approx(0 if hit else 1 / (1 - rate), rel=1e-4)
 
 
-@pytest.mark.parametrize("pattern", ["element", "channel"])
-def test_gate_is_its_slow_form(pattern):
-    """Bytes (element) and floats (channel) compared with thresholds one by one give the same gate."""
+def test_element_gate_is_its_slow_form():
+    """Bytes compared with thresholds one by one give the same gate."""
     x = picture(3, (4, 5))
     rates = torch.tensor(UNEVEN)
     torch.manual_seed(1)
-    gate = make_site(pattern, UNEVEN)._gate(x).times(torch.ones_like(x))
+    gate = make_site("element", UNEVEN)._gate(x).times(torch.ones_like(x))
     torch.manual_seed(1)
-    if pattern == "element":
-        rounding = torch.rand(3, CHANNELS, 1, 5)
-        words = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
-        draws = words.view(torch.uint8)[: x.numel()].view(x.shape).tolist()
-    else:
-        noise = torch.rand(3, CHANNELS)
+    rounding = torch.rand(3, CHANNELS, 1, 5)
+    words = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
+    draws = words.view(torch.uint8)[: x.numel()].view(x.shape).tolist()
     for n, c, i, j in ((n, c, i, j) for n in range(3) for c in range(CHANNELS) for i in range(4) for j in range(5)):
         p = rates[c].item()
-        if pattern == "element":
-            dropped = draws[n][c][i][j] < math.floor(p * 256 + rounding[n, c, 0, j].item())
-        else:
-            dropped = noise[n, c].item() < p
+        dropped = draws[n][c][i][j] < math.floor(p * 256 + rounding[n, c, 0, j].item())
         assert gate[n, c, i, j].item() == pytest.approx(0 if dropped else 1 / (1 - p), rel=1e-6)
 
 
@@ -282,7 +287,7 @@ def test_a_bright_spot_is_protected():
     """Eq. (8): an isolated bright spot and its neighbourhood are kept, the flat background carries the rate."""
     x = torch.full((300, CHANNELS, 9, 9), 0.1)
     x[:, :, 4, 4] = 5.0
-    safe = patterns.spatial_structure(x)[0, 0]
+    safe = spatial.spatial_structure(x)[0, 0]
     assert not safe[3:6, 3:6].any()
     assert safe[:2].all()
     assert safe[-2:].all()
@@ -307,26 +312,35 @@ def test_a_protected_spot_falls_when_the_rest_cannot_carry_the_rate():
 def test_a_constant_map_is_wholly_safe(value, space):
     """No position of a constant map stands out, whatever rounding does to its mean."""
     for channels in (1, 3, 64):
-        assert patterns.spatial_structure(torch.full((2, channels, *space), value)).all()
+        assert spatial.spatial_structure(torch.full((2, channels, *space), value)).all()
 
 
 def test_safe_positions_do_not_depend_on_layout_or_autocast():
     """The same positions are safe, in float32, whether channels lie innermost and whether autocast is on."""
     x = torch.randn(20, 32, 9, 9, generator=torch.Generator().manual_seed(0))
-    plain = patterns.spatial_structure(x)
+    plain = spatial.spatial_structure(x)
     with torch.autocast("cpu", torch.bfloat16):
-        other = patterns.spatial_structure(x.to(memory_format=torch.channels_last))
+        other = spatial.spatial_structure(x.to(memory_format=torch.channels_last))
     assert other.dtype == plain.dtype == torch.float32
     assert torch.equal(other, plain)
 
 
-@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+@pytest.mark.parametrize("scale", [1e-15, 1.0, 1e15])
 def test_something_is_always_safe(scale):
     """Some position is no more important than the average one, so that a rate can be met."""
     x = torch.randn(500, 3, 6, 6, generator=torch.Generator().manual_seed(0)) * scale
-    safe = patterns.spatial_structure(x)
+    safe = spatial.spatial_structure(x)
     assert safe.flatten(1).any(1).all()
     assert not safe.flatten(1).all(1).any()
+
+
+@pytest.mark.parametrize("p", [0.0, 0.3])
+def test_a_map_that_is_not_finite_keeps_its_rate(p):
+    """Where prominence overflows or is NaN nothing can be said of safety, and the rate is met everywhere alike."""
+    for value in (1e30, math.inf, math.nan):
+        gate = spatial.spatial_gate(torch.full((2000, 1, 6, 6), value), torch.full((1, 1, 1), p), 3)
+        share, error = mean_and_error((gate.times(torch.ones(1)) == 0).double().flatten(1).mean(1))
+        assert abs(share - p) <= 4 * error
 
 
 # -- random bytes
@@ -335,7 +349,7 @@ def test_something_is_always_safe(scale):
 def test_random_bytes_are_uniform_in_every_lane():
     """Each of the eight bytes of a word takes all 256 values equally often (chi-square within four sigma)."""
     torch.manual_seed(0)
-    draws = patterns._random_bytes(torch.empty(800_000)).view(-1, 8)
+    draws = noise.random_bytes(torch.empty(800_000)).view(-1, 8)
     assert draws.dtype == torch.uint8
     for lane in range(8):
         counts = torch.bincount(draws[:, lane].long(), minlength=256).double()
@@ -360,7 +374,7 @@ def test_random_bytes_follow_the_memory_layout():
     """Noise has the layout of the activation, so that masking does not gather."""
     plain = torch.empty(2, 3, 4, 5)
     for x in (plain, plain.to(memory_format=torch.channels_last), torch.empty(2, 7, 3).movedim(-1, 1)):
-        assert patterns._random_bytes(x).stride() == x.stride()
+        assert noise.random_bytes(x).stride() == x.stride()
 
 
 def test_packed_bits_come_back():
@@ -373,7 +387,7 @@ def test_packed_bits_come_back():
         kept = torch.empty_like(x, dtype=torch.uint8).copy_(x < 0.5)
         bits = patterns._pack(kept)
         for scale in (torch.ones(1, 1), torch.full((x.shape[1], *[1] * (x.ndim - 2)), 2.0)):
-            again = patterns._from_bits(bits, scale, kept.shape, patterns._memory_order(kept))
+            again = patterns._from_bits(bits, scale, kept.shape, noise.memory_order(kept))
             assert torch.equal(again, kept * scale)
             assert again.stride() == kept.stride()
         assert bits.numel() == -(-x.numel() // 8)

@@ -154,11 +154,13 @@ def test_inductor_drops_at_the_same_rates():
     torch.testing.assert_close(site.totals[0], torch.full((4,), 26 * 400.0))
 
 
-def test_compiled_training_equals_eager_training():
-    """Under the same seed masks, gradients and scores of the graph are those of eager mode."""
+def test_compiled_training_equals_eager_training(monkeypatch):
+    """Under the same seed masks, gradients and scores of the graph are those of its code run eagerly."""
     model, engine = make()
     torch._dynamo.reset()
-    eager = gradients(model)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.compiler, "is_compiling", lambda: True)
+        eager = gradients(model)
     totals = [site.totals.clone() for site in engine.sites.values()]
     for site in engine.sites.values():
         site.totals.zero_()
@@ -237,6 +239,23 @@ def test_checkpointing_gives_the_same_gradients(pattern, reentrant):
     for mine, theirs in zip(gradients(whole), gradients(parts), strict=True):
         torch.testing.assert_close(mine, theirs)
     assert equal([site.totals for site in sites_of(whole)], [site.totals for site in sites_of(parts)])
+
+
+def test_observing_does_not_move_the_masks_of_a_checkpoint():
+    """The pass that is run again may no longer need to observe, and yet draws the same masks at later sites."""
+    hosts = nn.Sequential(nn.Identity(), nn.Identity()).train()
+    for host in hosts:
+        site = DropoutSite(1, 4, "channel", importance="activation")
+        site.p.fill_(0.5)
+        host.register_forward_hook(site.hook)
+    x = torch.ones(16, 4, 3, 3, requires_grad=True)
+    for _ in range(20):
+        for site in sites_of(hosts):
+            site.count.fill_(31)  # the first pass sees one more: enough
+            site.enough = False
+        y = torch.utils.checkpoint.checkpoint(hosts, x, use_reentrant=False)
+        (gradient,) = torch.autograd.grad(y.sum(), x)
+        assert torch.equal(gradient, y)
 
 
 # -- several processes

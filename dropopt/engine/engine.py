@@ -2,7 +2,7 @@
 
     eq. (15)   budget   how much a site drops: a blend of the members' rates
     allocation share    which of its features carry that budget (eq. 13, the lemma, eq. 4-6)
-    pattern    draw     which units fall together (patterns.py)
+    pattern    draw     which units fall together (patterns.py, spatial.py)
 
 Everything here runs once per ``step``; between steps the sites work alone.
 """
@@ -167,6 +167,7 @@ class DropoutEngine(Attached):
             raise ValueError(f"state is of sites {sorted(state['sites'])}, this engine has {sorted(self.sites)}")
         for name, site in self.sites.items():
             site.load_state_dict(state["sites"][name])
+            site.enough = False
         self.complexity = state["complexity"]
         self._signals = Signals(**state["signals"])
         self._tilt = list(state["tilt"])

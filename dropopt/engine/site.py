@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from dropopt.engine import importance as scores
-from dropopt.engine.patterns import Gate, channel_gate, element_gate, spatial_gate, spatial_structure
+from dropopt.engine.patterns import Gate, channel_gate, element_gate
+from dropopt.engine.spatial import spatial_gate, spatial_structure
 
 #: One sample in 16 of a batch is observed, and once enough were since the last refresh in one step of 8, drawn at
 #: random: an epoch sees hundreds, the cost all but vanishes.
@@ -26,10 +27,10 @@ _ENOUGH = 32
 class DropoutSite(nn.Module):
     """Drops features of a module's output at rates ``p``, and scores them on the way.
 
-    Args: ``axis`` of the C features (1 or -1); ``features`` C; ``pattern`` of patterns.py; ``block_size`` in positions;
-    ``per_feature``: rates are (C,) rather than (1,); ``importance``: the score to accumulate, or None;
-    ``track_area``: measure the share of positions that eq. (8) holds safe; ``masks``: False leaves the forward
-    pass alone (Drop(p) on updates only).
+    Args: ``axis`` of the C features (1 or -1); ``features`` C; ``pattern`` of patterns.py or spatial.py;
+    ``block_size`` in positions; ``per_feature``: rates are (C,) rather than (1,); ``importance``: the score to
+    accumulate, or None; ``track_area``: measure the share of positions that eq. (8) holds safe; ``masks``: False leaves
+    the forward pass alone (Drop(p) on updates only).
     """
 
     p: Tensor  # (1,) or (C,) drop rates in [0, P_MAX]
@@ -59,6 +60,8 @@ class DropoutSite(nn.Module):
         self.track_area = track_area
         self.masks = masks
         self.silent = False
+        self.observes = importance in scores.ROWS or track_area
+        self.enough = False  # samples were observed; reading the count each time would cost more
         self.register_buffer("p", torch.zeros(features if per_feature else 1))
         self.register_buffer("importance", torch.ones(features))
         self.register_buffer("totals", torch.zeros(scores.ROWS.get(importance or "", 0), features))
@@ -77,11 +80,11 @@ class DropoutSite(nn.Module):
         return y if self.axis == 1 else y.movedim(1, -1)
 
     def _masked(self, x: Tensor) -> Tensor:
-        with torch.no_grad():
-            gate = self._gate(x.detach()) if self.masks else None
-            observed = (self.kind in scores.ROWS or self.track_area) and self._is_observed()
-            if observed:
-                self._observe(_sample(x.detach()))
+        still = x.detach()
+        gate = self._gate(still) if self.masks else None
+        observed = self.observes and self._is_observed()
+        if observed:
+            self._observe(_sample(still))
         totals = self.totals if observed and self.kind == "taylor" and x.requires_grad else None
         if totals is None and (gate is None or gate.make is None):
             return x if gate is None else gate.times(x)
@@ -99,9 +102,12 @@ class DropoutSite(nn.Module):
 
     def _is_observed(self) -> bool:
         """Whether this step is. Compiled code has one graph, and a GPU would have to be waited for."""
-        if torch.compiler.is_compiling() or self.count.device.type != "cpu":
+        if torch.compiler.is_compiling() or not self.count.is_cpu:
             return True
-        return bool(self.count < _ENOUGH) or torch.rand(()).item() * _OBSERVED_STEPS < 1
+        drawn = torch.rand(()).item() * _OBSERVED_STEPS < 1  # always: a checkpointed pass must draw the same again
+        if not self.enough:
+            self.enough = self.count.item() >= _ENOUGH
+        return drawn or not self.enough
 
     def _observe(self, sample: Tensor) -> None:
         """What the forward pass alone tells."""
@@ -121,6 +127,7 @@ class DropoutSite(nn.Module):
             self.set_importance(scores.from_totals(self.kind, totals, count), decay)
         self.totals.zero_()
         self.count.zero_()
+        self.enough = False
 
     @torch.no_grad()
     def set_importance(self, value: Tensor, decay: float) -> None:
