@@ -28,7 +28,7 @@ _ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NU
 
 #: glibc may give what a step frees back to the kernel, and then fetch it page by page in the next one: by the luck of
 #: what lies where, a tenth of a step. What is kept instead is no more than the process's own peak.
-_KEEP_MEMORY = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=4294967296"
+KEEP_MEMORY = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=4294967296"
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def _environment() -> dict[str, str]:
     """One thread for each library, memory that is kept, and the owner's import path."""
     paths = [os.path.abspath(path) for path in sys.path]
     ours = dict.fromkeys(_ONE_THREAD, "1") | {"PYTHONPATH": os.pathsep.join(paths)}
-    return {"GLIBC_TUNABLES": _KEEP_MEMORY} | os.environ | ours
+    return {"GLIBC_TUNABLES": KEEP_MEMORY} | os.environ | ours
 
 
 def _open(stream: IO[str] | None) -> IO[str]:

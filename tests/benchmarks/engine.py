@@ -6,16 +6,19 @@
 One process, one thread, the reference CNN on 128 images of 28x28. Every method drops at the same four places (three
 BatchNorm outputs, one hidden layer), and its steps, eight at a time, are interleaved with those of all others. Ours
 score importance on the way, in one step of eight, by taylor where no other is named. On a CPU time is the process's
-own processor time, so that a busy neighbour does not count; on CUDA it is that of the device.
+own processor time, so that a busy neighbour does not count, and the allocator keeps what is freed, or else page faults
+would fall on a method by luck; on CUDA it is that of the device.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import os
 import platform
 import random
 import statistics
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -32,6 +35,7 @@ from torchvision.ops import DropBlock2d
 import dropopt
 from dropopt.config import Baseline, EngineConfig, ModelConfig
 from dropopt.engine.site import DropoutSite
+from dropopt.study.slots import KEEP_MEMORY
 from dropopt.training.models import build_model
 
 P = 0.25
@@ -39,6 +43,12 @@ BLOCK = 3
 BATCH = 128
 #: Steps that are timed together, since the engine scores in one of eight.
 TOGETHER = 8
+#: Name, whether bf16 autocast is on, and whether channels lie innermost.
+SETTINGS = (
+    ("bf16 autocast, channels_last", True, True),
+    ("float32, channels_last", False, True),
+    ("float32, contiguous", False, False),
+)
 #: An epoch of 5,000 images, the size that small studies use.
 STEPS_PER_EPOCH = 5000 // BATCH
 #: Images of the labelled batch that probes get, of which the engine takes what it needs.
@@ -116,10 +126,10 @@ def make_batch(device: torch.device, channels_last: bool = False, images: int = 
     return x.contiguous(memory_format=layout), torch.randint(0, 10, (images,), device=device)
 
 
-def time_steps(device: torch.device, half: bool, rounds: int) -> list[Arm]:
+def time_steps(device: torch.device, half: bool, channels_last: bool, rounds: int) -> list[Arm]:
     """Each round takes eight steps of every arm, in an order of its own."""
-    arms = make_arms(device, channels_last=half)
-    batch = make_batch(device, channels_last=half)
+    arms = make_arms(device, channels_last)
+    batch = make_batch(device, channels_last)
     steps = {arm.name: training_step(arm.model, *batch, half) for arm in arms}
     order = random.Random(0)
     for number in range(-3, rounds):
@@ -146,10 +156,9 @@ def print_table(head: list[str], rows: list[list[str]]) -> None:
 
 def report_steps(device: torch.device, rounds: int) -> None:
     """Milliseconds of a training step, and quotients with the parts that one would use otherwise."""
-    for half in (False, True):
-        arms = time_steps(device, half, rounds)
+    for kind, half, channels_last in SETTINGS:
+        arms = time_steps(device, half, channels_last, rounds)
         by_name = {arm.name: arm for arm in arms}
-        kind = "bf16 autocast, channels_last" if half else "float32"
         print(f"A training step, {kind} (median of {rounds} times {TOGETHER}, p = {P})\n")
         references = ("no dropout", "nn.Dropout", "nn.Dropout2d", "timm DropBlock", "torchvision DropBlock")
         rows = [
@@ -277,6 +286,8 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--only", choices=["steps", "rates", "epoch", "memory"], help="one of the tables")
     options = parser.parse_args()
+    if "GLIBC_TUNABLES" not in os.environ:
+        os.execve(sys.executable, sys.orig_argv, os.environ | {"GLIBC_TUNABLES": KEEP_MEMORY})
     torch.set_num_threads(1)
     torch.manual_seed(0)
     warnings.simplefilter("ignore")
