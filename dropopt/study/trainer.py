@@ -3,9 +3,9 @@
 It speaks JSON, a message a line, on its standard input and output, and knows neither Optuna nor the
 script that defined the study. What models print goes to standard error, so it cannot mix with messages.
 
-Told: ``prepare`` (load the data and check that they can be trained on), ``train`` (a whole configuration), ``go``
-or ``stop`` (the answer to a report). Tells: ``ready``, ``report`` (after each epoch), ``done``, ``stopped``,
-``failed``. When its owner is gone, so is it.
+Told: ``prepare`` (load the data and check that they can be trained on), ``train`` (a whole configuration), ``stop``.
+Tells: ``ready``, ``report`` (after each epoch), ``done``, ``stopped``, ``failed``. It does not wait for an answer to a
+report: training goes on, and a trial that is to be pruned ends after a step. When its owner is gone, so is it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Iterator
 from importlib import import_module
 from typing import IO, Any
 
@@ -29,11 +30,6 @@ Message = dict[str, Any]
 
 #: How much of a traceback is kept: it is stored with the trial.
 TRACE_CHARACTERS = 1500
-
-#: After a report, a slot waits this share of an epoch (at most so many seconds) for the answer, so that a
-#: trial that is to be pruned rarely trains an epoch more, and a busy owner never holds one up for long.
-PATIENCE = 0.1
-LONGEST_WAIT = 1.0
 
 
 class _Stopped(Exception):
@@ -49,7 +45,6 @@ class Trainer:
         self._work: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._trial = -1
         self._stop = False
-        self._answered = threading.Event()
 
     def run(self) -> None:
         """Work until the owner closes the pipe."""
@@ -76,8 +71,7 @@ class Trainer:
             if message["do"] in ("prepare", "train"):
                 self._work.put(message)
             elif message["trial"] == self._trial:
-                self._stop = message["do"] == "stop"
-                self._answered.set()
+                self._stop = True
         os._exit(0)  # the owner is gone, whatever this process is in the middle of
 
     def _prepare(self, message: Message) -> None:
@@ -93,7 +87,9 @@ class Trainer:
         self._stop = False
         self._trial = message["trial"]
         began = time.monotonic()
-        result, *_ = resolve(self._train)(RunConfig.parse(message["run"]), self._on_epoch())
+        train = resolve(self._train)
+        with self._stopping_in_steps():
+            result, *_ = train(RunConfig.parse(message["run"]), self._on_epoch)
         self._say(
             kind="done",
             trial=self._trial,
@@ -104,20 +100,28 @@ class Trainer:
             seconds=round(time.monotonic() - began, 3),
         )
 
-    def _on_epoch(self) -> Any:
-        last = time.monotonic()
+    def _on_epoch(self, report: Any) -> None:
+        names = ("epoch", "epochs", "train_loss", "val_loss", "val_accuracy", "smoothed_loss")
+        self._say(kind="report", trial=self._trial, **{name: getattr(report, name) for name in names})
+        self._check()
 
-        def tell(report: Any) -> None:
-            nonlocal last
-            self._answered.clear()
-            names = ("epoch", "epochs", "train_loss", "val_loss", "val_accuracy", "smoothed_loss")
-            self._say(kind="report", trial=self._trial, **{name: getattr(report, name) for name in names})
-            self._answered.wait(min(PATIENCE * (time.monotonic() - last), LONGEST_WAIT))
-            if self._stop:
-                raise _Stopped
-            last = time.monotonic()
+    def _check(self, *_: Any) -> None:
+        if self._stop:
+            raise _Stopped
 
-        return tell
+    @contextlib.contextmanager
+    def _stopping_in_steps(self) -> Iterator[None]:
+        """Whatever steps an optimizer of torch meanwhile stops when told to."""
+        if "torch" not in sys.modules:
+            yield
+            return
+        from torch.optim.optimizer import register_optimizer_step_post_hook
+
+        handle = register_optimizer_step_post_hook(self._check)
+        try:
+            yield
+        finally:
+            handle.remove()
 
     def _say(self, **message: Any) -> None:
         self._tell.write(json.dumps(message) + "\n")

@@ -188,7 +188,7 @@ class Worker:
             self._require().prune(running.trial, running.report)
             running.over = True
             self._succeeded()
-        slot.send(do="stop" if running.over else "go", trial=running.trial.number)
+            slot.send(do="stop", trial=running.trial.number)
         self._listener.reported(slot.index, running.trial.number, report)
 
     def _died(self, slot: Slot) -> None:

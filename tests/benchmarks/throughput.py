@@ -40,8 +40,8 @@ DATA = DataConfig(name="fashion-mnist", subset=5000)
 MODEL = ModelConfig(name="small")
 EPOCHS = 4
 BATCH = 128
-#: Trials of an arm in a round; even, as two processes share them.
-TRIALS = 4
+#: Trials of an arm in a round; even, as two processes share them, and enough that slots need not start as one.
+TRIALS = 8
 
 
 def network(seed: int = 0) -> nn.Module:
