@@ -229,6 +229,26 @@ def test_channels_last_is_kept(pattern):
     assert x.grad.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.parametrize("importance", ["taylor", "activation", "statistical"])
+@pytest.mark.parametrize("allocation", ["uniform", "feature"])
+@every_pattern
+def test_a_step_never_waits_for_its_device(pattern, allocation, importance):
+    """Training on meta tensors, which have no value to wait for and do not mix with a CPU's, goes through.
+
+    They stand in for any accelerator: reading a number from one, or forgetting a tensor on the CPU, would fail.
+    """
+    model, engine = make(EngineConfig(pattern=pattern, allocation=allocation, importance=importance, w_spatial=0.2))
+    model.to("meta")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    for _ in range(2):
+        images, labels = (part.to("meta") for part in batch())
+        nn.functional.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+    assert all(site.p.is_meta for site in engine.sites.values())
+    with pytest.raises(RuntimeError, match="meta"):
+        engine.step(epoch=1, epochs=2)  # between epochs it may read, and does
+
+
 @pytest.mark.parametrize("reentrant", [True, False])
 @every_pattern
 def test_checkpointing_gives_the_same_gradients(pattern, reentrant):

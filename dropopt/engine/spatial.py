@@ -60,7 +60,7 @@ def spatial_structure(x: Tensor) -> Tensor:
         prominence = torch.linalg.vector_norm(x.movedim(1, -1), dim=-1).unsqueeze(1).float()
     else:  # a norm over planes is many times slower than its parts
         prominence = x.float().square().sum(1, keepdim=True).sqrt_()
-    padded = pad(prominence, (1, 1) * (x.ndim - 2), mode="replicate")
+    padded = pad(prominence, (1, 1) * (x.ndim - 2), mode="replicate").contiguous()
     around = padded.view(-1)
     for stride in padded.stride()[2:]:
         length = len(around) - 2 * stride
@@ -96,7 +96,8 @@ def _split(p: Tensor, area: Tensor, units: int) -> Tensor:
 def _split_table(p: float, positions: int, units: int) -> Tensor:
     """The split of one rate for each number of safe positions, (4, positions + 1): most of its many small steps are so
     taken once for a rate, not once for a batch."""
-    return _split(torch.tensor(p), torch.arange(positions + 1) / positions, units).view(4, -1)
+    area = torch.arange(positions + 1, dtype=torch.float32, device="cpu") / positions
+    return _split(torch.tensor(p, dtype=torch.float32, device="cpu"), area, units).view(4, -1)
 
 
 def _steered(

@@ -2,6 +2,7 @@
 
     python -m tests.benchmarks.throughput
     python -m tests.benchmarks.throughput --only pruning     12 minutes; what pruning saves, and costs in quality
+    python -m tests.benchmarks.throughput --only search      15 minutes a round; a whole search, the example's and ours
 
 The same 5,000 images of Fashion-MNIST, network, batch size and epochs in each of three arms:
 
@@ -33,13 +34,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from dropopt.config import Baseline, DataConfig, EngineConfig, ModelConfig, RunConfig, TrainConfig
+from dropopt.config import Baseline, DataConfig, ModelConfig, RunConfig, TrainConfig
 from tests.benchmarks.engine import describe, print_table
 
 DATA = DataConfig(name="fashion-mnist", subset=5000)
 MODEL = ModelConfig(name="small")
 EPOCHS = 4
 BATCH = 128
+#: What a whole search takes: trials, their epochs, and ranges of its two parameters, for both sides.
+SEARCH_TRIALS, SEARCH_EPOCHS = 20, 12
+RATES, LEARNING_RATES = (0.0, 0.6), (0.01, 0.5)
 #: Trials of an arm in a round; even, as two processes share them, and enough that slots need not start as one.
 TRIALS = 8
 
@@ -51,17 +55,17 @@ def network(seed: int = 0) -> nn.Module:
     return build_model(MODEL, channels=1, classes=10, image_size=28, seed=seed)
 
 
-def with_dropout2d(model: nn.Module) -> nn.Module:
+def with_dropout2d(model: nn.Module, p: float = 0.25) -> nn.Module:
     """torch's own dropout at the places that the engine takes."""
     import dropopt
 
-    dropopt.attach(model, Baseline(kind="dropout2d", p=0.25), example=torch.zeros(2, 1, 28, 28))
+    dropopt.attach(model, Baseline(kind="dropout2d", p=p), example=torch.zeros(2, 1, 28, 28))
     return model
 
 
-def optimizer_of(model: nn.Module, steps: int) -> tuple[torch.optim.Optimizer, Any]:
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
-    return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=steps)
+def optimizer_of(model: nn.Module, steps: int, lr: float = 0.1) -> tuple[torch.optim.Optimizer, Any]:
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps)
 
 
 # -- what one would write
@@ -73,6 +77,15 @@ def example(trials: int) -> float:
 
 
 def _example(trials: int, barrier: Any) -> float:
+    train, validation = _loaders()
+    barrier.wait()
+    began = time.perf_counter()
+    for trial in range(trials):
+        _example_trial(with_dropout2d(network(trial)), train, validation, EPOCHS)
+    return time.perf_counter() - began
+
+
+def _loaders() -> tuple[Any, Any]:
     from torch.utils.data import DataLoader
     from torchvision import transforms
     from torchvision.transforms.functional import to_pil_image
@@ -96,23 +109,44 @@ def _example(trials: int, barrier: Any) -> float:
             return normalise(to_pil_image(self.images[index])), self.labels[index]
 
     train = DataLoader(Images(data.train), batch_size=BATCH, shuffle=True)
-    validation = DataLoader(Images(data.validation), batch_size=BATCH)
+    return train, DataLoader(Images(data.validation), batch_size=BATCH)
+
+
+def _example_trial(model: nn.Module, train: Any, validation: Any, epochs: int, lr: float = 0.1) -> float:
+    """Validation loss after the last epoch."""
+    optimizer, scheduler = optimizer_of(model, epochs * len(train), lr)
+    loss = 0.0
+    for _ in range(epochs):
+        model.train()
+        for images, labels in train:
+            optimizer.zero_grad()
+            F.cross_entropy(model(images), labels).backward()
+            optimizer.step()
+            scheduler.step()
+        model.eval()
+        with torch.no_grad():
+            losses = [F.cross_entropy(model(x), y, reduction="sum").item() for x, y in validation]
+        loss = sum(losses) / len(validation.dataset)
+    return loss
+
+
+def _example_search(trials: int, seed: int, barrier: Any) -> tuple[float, dict[str, float]]:
+    """Seconds of a search without pruning, and the parameters of its best trial."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    train, validation = _loaders()
     barrier.wait()
+
+    def objective(trial: Any) -> float:
+        p, lr = trial.suggest_float("p", *RATES), trial.suggest_float("lr", *LEARNING_RATES, log=True)
+        model = with_dropout2d(network(1000 * seed + trial.number), p)
+        return _example_trial(model, train, validation, SEARCH_EPOCHS, lr)
+
     began = time.perf_counter()
-    for trial in range(trials):
-        model = with_dropout2d(network(trial))
-        optimizer, scheduler = optimizer_of(model, EPOCHS * len(train))
-        for _ in range(EPOCHS):
-            model.train()
-            for images, labels in train:
-                optimizer.zero_grad()
-                F.cross_entropy(model(images), labels).backward()
-                optimizer.step()
-                scheduler.step()
-            model.eval()
-            with torch.no_grad():
-                _right = sum((model(images).argmax(1) == labels).sum().item() for images, labels in validation)
-    return time.perf_counter() - began
+    study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed))
+    study.optimize(objective, n_trials=trials)
+    return time.perf_counter() - began, study.best_params
 
 
 # -- the least that one could write
@@ -266,13 +300,42 @@ def report_pruning(name: str, rounds: int, seeds: int, pruners: Sequence[str]) -
     print_table(["pruner", "epochs", "epochs saved", "time saved", "loss re-trained (error)"], rows)
 
 
+def report_search(rounds: int, seeds: int, pruner: str) -> None:
+    """A search of drop rate and learning rate as in the example, unpruned, beside ours, pruned: time and result."""
+    from dropopt.study import Study
+
+    recipe = {"epochs": SEARCH_EPOCHS, "batch_size": BATCH, "amp": "bf16", "channels_last": True}
+    study = Study(name="search", data=DATA, model=MODEL, train=recipe, engine={"pattern": "channel"}, sampler="tpe")
+    low, high = RATES
+    slow, fast = LEARNING_RATES
+    space = f"engine:\n  r0: {{low: {low}, high: {high}}}\ntrain:\n  lr: {{low: {slow}, high: {fast}, log: true}}\n"
+    rows = []
+    for seed in range(rounds):
+        theirs, best = _in_processes(_example_search, 1, SEARCH_TRIALS, seed)[0]
+        run = RunConfig(data=DATA, model=MODEL, engine=Baseline(kind="dropout2d", p=best["p"]), train=recipe)
+        run = run.model_copy(update={"train": run.train.model_copy(update={"lr": best["lr"]})})
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "space.yaml")
+            path.write_text(space)
+            options = {"space": str(path), "n_trials": SEARCH_TRIALS, "seed": seed, "pruner": pruner}
+            held, ours = run_study(study, options, folder)
+        for name, spent, config in (
+            ("example", theirs, run.model_dump(mode="json")),
+            (f"dropopt, {pruner}", ours, held.best_trial.user_attrs["config"]),
+        ):
+            losses = [retrained(config, fresh) for fresh in range(seeds)]
+            mean, error = statistics.mean(losses), statistics.stdev(losses) / len(losses) ** 0.5
+            rows.append([f"{name}, seed {seed}", f"{spent:.0f}", f"{theirs / spent:.1f}", f"{mean:.4f} ({error:.4f})"])
+    print(f"\n{SEARCH_TRIALS} trials of up to {SEARCH_EPOCHS} epochs; best on {seeds} fresh seeds\n")
+    print_table(["search", "seconds", "times faster", "loss re-trained (error)"], rows)
+
+
 def retrained(config: dict[str, Any], seed: int) -> float:
     """Smoothed validation loss of a configuration with another seed."""
     from dropopt.training import train_run
 
     run = RunConfig.parse(copy.deepcopy(config))
     run = run.model_copy(update={"train": run.train.model_copy(update={"seed": 10_000 + seed})})
-    assert isinstance(run.engine, EngineConfig)
     torch.set_num_threads(1)
     return train_run(run)[0].smoothed_loss
 
@@ -280,7 +343,7 @@ def retrained(config: dict[str, Any], seed: int) -> float:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=["trials", "augmentation", "pruning"])
+    parser.add_argument("--only", choices=["trials", "augmentation", "pruning", "search"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--study", default="digits", help="shipped study, for pruning")
     parser.add_argument("--seeds", type=int, default=5, help="of the best configuration, for pruning")
@@ -291,6 +354,8 @@ def main() -> None:
         report_trials(options.rounds)
     if options.only in (None, "augmentation"):
         report_augmentation(options.rounds)
+    if options.only == "search":
+        report_search(options.rounds, options.seeds, options.pruners[-1])
     if options.only == "pruning":
         report_pruning(options.study, options.rounds, options.seeds, ["none", *options.pruners])
 

@@ -1,0 +1,45 @@
+"""A slot: a child process that trains, and what its owner can tell it."""
+
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from dropopt.config import RunConfig
+from dropopt.study.slots import Pool, Targets
+
+
+def train_for_ever(run, on_epoch):
+    """One epoch without end: no report comes, only steps."""
+    layer = nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    while True:
+        layer(torch.ones(1, 2)).sum().backward()
+        optimizer.step()
+        print("a step", flush=True)
+        time.sleep(0.01)
+
+
+def heard(pool, kind):
+    """The next message of this kind."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        event = pool.wait(0.1)
+        if event is not None and event.message is not None and event.message["kind"] == kind:
+            return event.message
+    pytest.fail(f"no {kind} in a minute")
+
+
+def test_a_trial_stops_within_a_step():
+    """Told to stop, a trial does not train its epoch to the end; the slot takes the next one."""
+    run = RunConfig().model_dump(mode="json")
+    with Pool(1, Targets(load="fake_training:load", train="test_slots:train_for_ever")) as pool:
+        (slot,) = pool.slots
+        slot.send(do="prepare", run=run)
+        heard(pool, "ready")
+        for trial in (3, 4):
+            slot.send(do="train", trial=trial, run=run)
+            time.sleep(0.5)
+            slot.send(do="stop", trial=trial)
+            assert heard(pool, "stopped")["trial"] == trial
