@@ -186,6 +186,17 @@ def test_sites_vanish_from_an_export():
     assert not any("Random" in kind or "Dropout" in kind for kind, _ in attached)
 
 
+@pytest.mark.parametrize("per_feature", [True, False])
+@every_pattern
+def test_a_fake_pass_leaves_nothing_behind(pattern, per_feature):
+    """What was drawn for fake tensors, as memory estimators run them, is not remembered for real ones."""
+    site = DropoutSite(1, 4, pattern, 3, per_feature=per_feature)
+    host = nn.Identity().train()
+    with torch._subclasses.FakeTensorMode(allow_non_fake_inputs=True):
+        site.hook(host, (), torch.ones(2, 4, 17, 19))
+    assert torch.equal(site.hook(host, (), torch.ones(2, 4, 17, 19)), torch.ones(2, 4, 17, 19))
+
+
 # -- precision, layout, checkpointing
 
 

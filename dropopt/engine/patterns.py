@@ -58,12 +58,17 @@ def channel_gate(x: Tensor, p: Tensor) -> Gate:
 
 def one_rate(x: Tensor, p: Tensor) -> float | None:
     """The rate of all features, where there is one and reading it costs less than computing with a tensor of one."""
-    return p.item() if p.numel() == 1 and x.is_cpu and not torch.compiler.is_compiling() else None
+    return p.item() if p.numel() == 1 and x.is_cpu and not _traced(x) else None
+
+
+def _traced(x: Tensor) -> bool:
+    """Whether a compiler or a fake mode looks on: nothing that it sees may be remembered."""
+    return torch.compiler.is_compiling() or type(x) is not Tensor
 
 
 def element_gate(x: Tensor, p: Tensor) -> Gate:
     """Gate of independent units, shaped like x and laid out as it is; one bit a unit is kept."""
-    if torch.compiler.is_compiling():  # compilers fuse floats better than they read bits
+    if _traced(x):  # compilers fuse floats better than they read bits
         return Gate(((torch.rand_like(x, dtype=torch.float32) >= p).to(x.dtype) * (1 / (1 - p)).to(x.dtype),))
     if (rate := one_rate(x, p)) is not None:
         bits = _bernoulli_bits(x.numel(), rate)
