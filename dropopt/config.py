@@ -184,7 +184,7 @@ class TrainConfig(Config):
     amp: Literal["none", "bf16"] = "none"
     channels_last: bool = Field(
         False,
-        description="channels innermost: on a CPU up to twice as fast, but x.view(len(x), -1) fails; x.flatten(1)",
+        description="channels innermost: faster on a CPU, but x.view(len(x), -1) fails where x.flatten(1) works",
     )
     patience: Annotated[int, Field(ge=1)] | None = Field(None, description="stop after n epochs without a gain")
     smooth: Annotated[float, Field(ge=0, lt=1)] = Field(

@@ -166,8 +166,7 @@ class DropoutEngine(Attached):
         if set(state["sites"]) != set(self.sites):
             raise ValueError(f"state is of sites {sorted(state['sites'])}, this engine has {sorted(self.sites)}")
         for name, site in self.sites.items():
-            site.load_state_dict(state["sites"][name])
-            site.enough = False
+            site.resume(state["sites"][name])
         self.complexity = state["complexity"]
         self._signals = Signals(**state["signals"])
         self._tilt = list(state["tilt"])

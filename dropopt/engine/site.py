@@ -7,7 +7,7 @@ a site of its own. All that changes lives in buffers, updated in place: compiled
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -61,7 +61,7 @@ class DropoutSite(nn.Module):
         self.masks = masks
         self.silent = False
         self.observes = importance in scores.ROWS or track_area
-        self.enough = False  # samples were observed; reading the count each time would cost more
+        self._enough = False  # samples were observed; reading the count each time would cost more
         self.register_buffer("p", torch.zeros(features if per_feature else 1))
         self.register_buffer("importance", torch.ones(features))
         self.register_buffer("totals", torch.zeros(scores.ROWS.get(importance or "", 0), features))
@@ -105,9 +105,9 @@ class DropoutSite(nn.Module):
         if torch.compiler.is_compiling() or not self.count.is_cpu:
             return True
         drawn = torch.rand(()).item() * _OBSERVED_STEPS < 1  # always: a checkpointed pass must draw the same again
-        if not self.enough:
-            self.enough = self.count.item() >= _ENOUGH
-        return drawn or not self.enough
+        if not self._enough:
+            self._enough = self.count.item() >= _ENOUGH
+        return drawn or not self._enough
 
     def _observe(self, sample: Tensor) -> None:
         """What the forward pass alone tells."""
@@ -118,6 +118,11 @@ class DropoutSite(nn.Module):
         if self.kind != "taylor":  # which counts where it scores, in the backward pass
             self.count += sample.shape[0]
 
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Go on from a ``state_dict``."""
+        self.load_state_dict(state)
+        self._enough = False
+
     @torch.no_grad()
     def refresh(self, decay: float) -> None:
         """Fold what was scored since the last refresh into ``importance``, as a moving average."""
@@ -127,7 +132,7 @@ class DropoutSite(nn.Module):
             self.set_importance(scores.from_totals(self.kind, totals, count), decay)
         self.totals.zero_()
         self.count.zero_()
-        self.enough = False
+        self._enough = False
 
     @torch.no_grad()
     def set_importance(self, value: Tensor, decay: float) -> None:

@@ -125,8 +125,7 @@ class _Windows(NamedTuple):
     """Windows over a map of cells, flat and with a margin, so that each position has a whole one."""
 
     units: int  # cells in a window
-    cells: int  # of a map
-    strides: tuple[int, ...]  # of (N, 1, *spatial) positions in the flat cells
+    strides: tuple[int, ...]  # of (N, 1, *spatial) positions in the flat cells; the first is a map's number of cells
     shifts: tuple[int, ...]  # each pass takes in the neighbour so far away; windows double
 
 
@@ -140,7 +139,7 @@ def _windows(space: Sequence[int], side: int) -> _Windows:
         while width < side:
             shifts.append(min(width, side - width) * stride)
             width *= 2
-    return _Windows(math.prod(sides), strides[0], (strides[0], *strides), tuple(shifts))
+    return _Windows(math.prod(sides), (strides[0], *strides), tuple(shifts))
 
 
 def _least_noise(x: Tensor, windows: _Windows) -> Tensor:
@@ -148,7 +147,7 @@ def _least_noise(x: Tensor, windows: _Windows) -> Tensor:
 
     Centres reach beyond the border, so that every position is covered by equally many.
     """
-    least = random_shorts(len(x) * windows.cells, x.device)
+    least = random_shorts(len(x) * windows.strides[0], x.device)
     for shift in windows.shifts:
         length = len(least) - shift
         least = torch.minimum(least.narrow(0, 0, length), least.narrow(0, shift, length))
