@@ -181,7 +181,9 @@ class TrainConfig(Config):
     schedule: Literal["onecycle", "cosine", "constant"] = "onecycle"
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     augment: tuple[Literal["shift", "flip", "cutout"], ...] = ()
-    amp: Literal["none", "bf16"] = "none"
+    amp: Literal["none", "bf16", "auto"] = Field(
+        "none", description="auto: bf16 where the device computes it in hardware; elsewhere it is far slower than none"
+    )
     channels_last: bool = Field(
         False,
         description="channels innermost: faster on a CPU, but x.view(len(x), -1) fails where x.flatten(1) works",

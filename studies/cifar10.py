@@ -13,7 +13,7 @@ study = Study(
     name="cifar10",
     data={"name": "cifar10", "subset": 10000},
     model={"name": "resnet9", "options": {"widths": [16, 32, 64, 128]}},
-    train={"epochs": 20, "amp": "bf16", "channels_last": True, "augment": ["shift", "flip"]},
+    train={"epochs": 20, "amp": "auto", "channels_last": True, "augment": ["shift", "flip"]},
     space="compact",
     n_trials=60,
 )

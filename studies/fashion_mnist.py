@@ -14,7 +14,7 @@ study = Study(
     name="fashion_mnist",
     data={"name": "fashion-mnist", "subset": 5000},
     model={"name": "small"},
-    train={"epochs": 25, "amp": "bf16", "channels_last": True},
+    train={"epochs": 25, "amp": "auto", "channels_last": True},
     space="compact",
     n_trials=60,
 )

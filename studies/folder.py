@@ -15,7 +15,7 @@ study = Study(
     name="folder",
     data={"name": "folder:photographs", "image_size": 32},
     model={"name": "small"},
-    train={"epochs": 25, "amp": "bf16", "channels_last": True, "augment": ["shift", "flip"]},
+    train={"epochs": 25, "amp": "auto", "channels_last": True, "augment": ["shift", "flip"]},
     space="compact",
     n_trials=60,
 )

@@ -173,8 +173,12 @@ class TestEvaluate:
         assert all(parameter.grad is None for parameter in model.parameters())
         assert torch.equal(torch.get_rng_state(), state)
 
-    def test_layout_and_precision_are_those_asked_for(self):
-        """channels_last batches reach the model as such, plain ones as such, and bf16 runs under autocast."""
+    @pytest.mark.parametrize("hardware", [True, False])
+    def test_layout_and_precision_are_those_asked_for(self, monkeypatch, hardware):
+        """channels_last batches reach the model as such; bf16 is what runs if asked for, or if auto finds hardware."""
+        monkeypatch.setattr(
+            torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": hardware}, raising=False
+        )
         formats, types = [], []
 
         class Spy(nn.Module):
@@ -188,9 +192,10 @@ class TestEvaluate:
                 types.append(out.dtype)
                 return out
 
-        for settings in ({"channels_last": True}, {"amp": "bf16"}):
+        for settings in ({"channels_last": True}, {"amp": "bf16"}, {"amp": "auto"}):
             evaluate(Spy(), toy().validation, recipe(**settings))
             fit(Spy(), None, toy(), recipe(epochs=1, **settings))
-        half = len(formats) // 2
-        assert formats == [False] * half + [True] * half
-        assert types == [torch.float32] * half + [torch.bfloat16] * half
+        third = len(formats) // 3
+        assert formats == [False] * third + [True] * 2 * third
+        automatic = torch.bfloat16 if hardware else torch.float32
+        assert types == [torch.float32] * third + [torch.bfloat16] * third + [automatic] * third

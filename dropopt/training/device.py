@@ -1,6 +1,8 @@
-"""Which device trains."""
+"""Which device trains, and what it is good at."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import torch
 
@@ -16,3 +18,14 @@ def resolve_device(name: str) -> torch.device:
     if name not in known:
         raise ConfigError(f"device must be one of {', '.join(known)} on this machine, got {name!r}")
     return torch.device("cuda", 0) if name == "cuda" else torch.device(name)
+
+
+def computes_bf16(device: torch.device) -> bool:
+    """Whether ``device`` multiplies bf16 in hardware. Where a CPU emulates it, it takes up to eight times float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu":
+        return False
+    # Older torch does not tell; float32 is never wrong.
+    capabilities: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from dropopt.config import ConfigError, TrainConfig
 from dropopt.training.dataset import Split
-from dropopt.training.device import resolve_device
+from dropopt.training.device import computes_bf16, resolve_device
 
 #: Pixels in a batch on a CPU: maps of more leave its caches. 256 images of 28x28 took half the time of 1000.
 CPU_PIXELS = 200_000
@@ -19,7 +19,8 @@ GPU_BATCH = 2048
 
 def autocast(config: TrainConfig, device: torch.device) -> AbstractContextManager[None]:
     """bf16 where ``config`` asks for it."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=config.amp == "bf16")
+    wanted = computes_bf16(device) if config.amp == "auto" else config.amp == "bf16"
+    return torch.autocast(device.type, torch.bfloat16, enabled=wanted)
 
 
 def in_layout(images: Tensor, config: TrainConfig) -> Tensor:
