@@ -156,7 +156,7 @@ class DataConfig(Config):
     name: str = Field("digits", description="a data set's name, folder:PATH, numpy:FILE.npz or module:function")
     root: str = Field("data", description="where downloaded data sets lie")
     subset: Annotated[int, Field(ge=1)] | None = Field(None, description="a stratified n of the training images")
-    image_size: Annotated[int, Field(ge=4)] | None = Field(None, description="resize to this side, in pixels")
+    image_size: Annotated[int, Field(ge=4, le=4096)] | None = Field(None, description="resize to this side, in pixels")
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(0.2, description="only where none is given")
     split_seed: Annotated[int, Field(ge=0)] = 0
@@ -234,8 +234,9 @@ def explain(error: ValidationError, model: type[BaseModel], values: Any) -> str:
 def suggestion(name: str, known: Iterable[str]) -> str:
     """``did you mean 'alpha'? known: ...`` for a misspelt ``name``."""
     known = list(known)
-    close = difflib.get_close_matches(name, known, n=1)
-    return (f"did you mean {close[0]!r}? " if close else "") + "known: " + ", ".join(known)
+    folded = {one.casefold(): one for one in known}
+    close = difflib.get_close_matches(name.casefold(), folded, n=1)
+    return (f"did you mean {folded[close[0]]!r}? " if close else "") + "known: " + ", ".join(known)
 
 
 def allowed(model: type[BaseModel], name: str) -> str:

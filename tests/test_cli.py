@@ -145,6 +145,10 @@ def test_train_reports_validation_and_test(studied):
     assert re.search(rf"validation: accuracy {best['val_accuracy']:.4f} \+- 0\.\d{{4}} \(n = \d+\)", out)
     assert re.search(r"test: +accuracy 0\.\d{4} \+- 0\.\d{4} \(n = 35\d\)", out)
     assert (folder / "model.pt").stat().st_size > 1000
+    assert "note:" not in out
+    text = (folder / "best.yaml").read_text()
+    (folder / "other.yaml").write_text(text.replace("split_seed: 0", "split_seed: 1"))
+    assert "note: the data are not those of the study" in call("train", "other.yaml", "--epochs", "1", cwd=folder)
 
 
 def test_the_dashboard_shows_the_study_on_this_machine_only(studied):

@@ -1,7 +1,7 @@
-"""Data: splits that can be trusted, numbers that are known, arrays from files and from a person's own code."""
+"""Data: splits that can be trusted, numbers that are known, arrays from files."""
 
 import os
-import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ from samples import RNG, images, npz, refused
 
 from dropopt.config import ConfigError, DataConfig
 from dropopt.training import Dataset, Split, load_data, load_once
+from dropopt.training.dataset import room
 from dropopt.training.splits import stratified
 
 
@@ -95,13 +96,35 @@ class TestNumbers:
         assert data.test.images.mean((0, 2, 3)).abs().max() < 0.2
         assert np.allclose(data.mean, (5, -3, 1e3), atol=1)
 
-    def test_constant_channel_stays_finite(self, tmp_path):
-        """A channel that never changes becomes 0, not NaN."""
-        x = images(20, 2, 5, 5)
-        x[:, 1] = 7
-        data = load_data(DataConfig(name=npz(tmp_path / "a.npz", x=x, y=np.arange(20) % 2)))
+    @pytest.mark.parametrize("value", [0, 7, 12.3, 1000.1, 255, -1e-20])
+    def test_a_constant_channel_only_moves(self, tmp_path, value):
+        """A channel that never changes in training becomes 0, however its mean is rounded; elsewhere it is as far off
+        as it was."""
+        x, test = RNG.random((203, 2, 50, 50), dtype=np.float32), np.ones((2, 2, 50, 50), np.float32)
+        x[:, 1], test[:, 1] = value, np.float32(value) + 1
+        y = np.arange(203) % 2
+        data = load_data(DataConfig(name=npz(tmp_path / "a.npz", x=x, y=y, x_test=test, y_test=[0, 1])))
         assert (data.train.images[:, 1] == 0).all()
-        assert data.train.images.isfinite().all()
+        assert (data.test.images[:, 1] - 1).abs().max() < 1e-4
+
+    @pytest.mark.parametrize("scale", [1e-30, 1e-9, 1, 1e9, 1e30])
+    def test_any_scale_is_normalised(self, tmp_path, scale):
+        """Numbers far from 1 are brought to a deviation of 1 as well."""
+        x = (RNG.random((40, 5, 5)) * scale).astype(np.float32)
+        train = load_data(DataConfig(name=npz(tmp_path / "a.npz", x=x, y=np.arange(40) % 2))).train.images
+        assert abs(train.std(correction=0).item() - 1) < 1e-4
+
+    def test_what_no_float_can_scale_is_refused(self, tmp_path):
+        """A range that overflows is told with the largest number."""
+        x = np.full((40, 5, 5), 3e38, np.float32)
+        x[:, 0] = -3e38
+        message = refused(npz(tmp_path / "a.npz", x=x, y=np.arange(40) % 2))
+        assert "float32 can scale, got up to 3e+38" in message
+
+    def test_images_without_room_are_refused(self):
+        """A size that no memory holds is one line with what it would take."""
+        with pytest.raises(ConfigError, match=r"digits: 1000000000 images of 3x4096x4096 need 4.69e\+07 GiB"):
+            room("digits", (10**9, 3, 4096, 4096), torch.uint8)
 
     def test_channels_lie_next_to_each_other(self, tmp_path):
         """Images are kept in channels_last memory, so that no epoch pays for the layout."""
@@ -140,13 +163,26 @@ class TestNumbers:
         assert load_once(DataConfig(name="digits")) is load_once(DataConfig(name="digits"))
 
     def test_a_dataset_checks_itself(self):
-        """Splits of different shapes, empty ones and labels of another type are refused."""
+        """Images and labels that cannot be trained on are refused, with what they are and what they must be."""
         good = Split(torch.zeros(2, 1, 4, 4), torch.zeros(2, dtype=torch.int64))
-        wide = Split(torch.zeros(2, 1, 4, 5), good.labels)
-        with pytest.raises(ConfigError, match="test images must be"):
-            Dataset("d", ("a", "b"), good, good, wide)
-        with pytest.raises(ConfigError, match="int64"):
-            Dataset("d", ("a", "b"), good, Split(good.images, good.labels.float()), good)
+        for images_, labels, said in (
+            (torch.zeros(2, 1, 4, 5), good.labels, r"must be at least one, .* got \(2, 1, 4, 5\)"),
+            (torch.zeros(2, 4, 4), good.labels, "must be at least one"),
+            (torch.zeros(0, 1, 4, 4), good.labels[:0], "must be at least one"),
+            (good.images.byte(), good.labels, "must be a float32 tensor .* got torch.uint8"),
+            (good.images.numpy(), good.labels, "must be a float32 tensor .* got ndarray"),
+            (good.images.clone().requires_grad_(), good.labels, "without a gradient"),
+            (good.images / 0, good.labels, "hold numbers that are not finite"),
+            (good.images, good.labels.float(), r"2 int64 numbers in \[0, 1\], got torch.float32"),
+            (good.images, good.labels[:1], r"2 int64 numbers in \[0, 1\], got torch.int64 \(1,\)"),
+            (good.images, good.labels + 2, r"in \[0, 1\], got torch.int64 \(2,\) in \[2, 2\]"),
+            (good.images, good.labels - 1, r"in \[-1, -1\]"),
+            (good.images, [0, 1], "got list"),
+        ):
+            with pytest.raises(ConfigError, match=f"^d: test (images|labels) .*{said}"):
+                Dataset("d", ("a", "b"), good, good, Split(images_, labels))
+        with pytest.raises(ConfigError, match="at least two classes"):
+            Dataset("d", ("a",), good, good, good)
 
 
 class TestNumpy:
@@ -163,6 +199,25 @@ class TestNumpy:
         mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (data.mean, data.std))
         back = {tuple((image * std + mean).round().byte().flatten().tolist()) for image in data.train.images}
         assert back <= {tuple(image.flatten().tolist()) for image in planar}
+
+    @pytest.mark.parametrize(
+        ("shape", "read"),
+        [((16, 16, 13), (13, 16, 16)), ((4, 4, 1), (1, 4, 4)), ((2, 2, 3), (3, 2, 2)), ((13, 16, 16), (13, 16, 16))],
+    )
+    def test_a_square_tells_where_the_channels_are(self, tmp_path, shape, read):
+        """Where the number of channels does not tell the layout, images are taken for squares."""
+        data = load_data(DataConfig(name=npz(tmp_path / "a.npz", x=images(20, *shape), y=np.arange(20) % 2)))
+        assert data.train.images.shape[1:] == read
+
+    def test_splits_of_several_scales_are_refused(self, tmp_path):
+        """A test split in [0, 1] beside training images in 0 to 255 is refused; integers of two widths are one kind."""
+        x, y = images(20, 5, 5), np.arange(20) % 2
+        for test in (x[:4] / 255, x[:4] > 99):
+            message = refused(npz(tmp_path / "a.npz", x=x, y=y, x_test=test, y_test=y[:4]))
+            assert f"x_test is {test.dtype}, x is uint8; give all images in one type and scale" in message
+        wide = npz(tmp_path / "b.npz", x=x, y=y, x_test=x[:4].astype(np.int32), y_test=y[:4])
+        counts = load_data(DataConfig(name=wide)).duplicates
+        assert counts["train/test"] + counts["validation/test"] == 4
 
     def test_names_and_gaps_in_labels_become_numbers(self, tmp_path):
         """Labels may be text or integers with gaps; classes are named after them, in order."""
@@ -196,6 +251,9 @@ class TestNumpy:
             ({"x": images(6, 5, 5), "y": np.arange(6) % 2, "classes": ["a", "b", "c"]}, "class 'c' has no training"),
             ({"x": images(4, 5, 5), "y": [0, 0, 0, 1]}, "class '1' has 1 images"),
             ({"x": images(6, 5, 5), "y": np.arange(6) % 2, "classes": "ab"}, "classes must be a list of names"),
+            ({"x": images(6, 5, 5), "y": np.arange(6) % 2, "classes": ["a", "a"]}, "got 'a' twice"),
+            ({"x": images(6, 5, 5), "y": np.arange(6) % 2 * 1.0}, ".astype(int) makes whole numbers of them"),
+            ({"x": np.full((6, 5, 5), 1e300), "y": np.arange(6) % 2}, "not finite"),
         ],
     )
     def test_faults_are_told_in_one_line_with_the_file(self, tmp_path, arrays, said):
@@ -225,12 +283,22 @@ class TestNumpy:
         (tmp_path / "a.npz").write_bytes(content)
         assert "a.npz" in refused(f"numpy:{tmp_path / 'a.npz'}")
 
+    @pytest.mark.parametrize("header", [b"{'descr': '|u1', 'fortran_order': (", b"{'descr' '|u1'"])
+    def test_a_header_that_is_no_header_is_told(self, tmp_path, header):
+        """A whole archive around an array whose description cannot be parsed: the file is named."""
+        with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+            text = header.ljust(117) + b"\n"
+            archive.writestr("x.npy", b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text)
+        assert "a.npz" in refused(f"numpy:{tmp_path / 'a.npz'}")
+
     def test_objects_in_a_file_are_refused_and_never_run(self, tmp_path):
         """Arrays of several sizes are Python objects: refused; a pickle that would run a command does not."""
         ragged = np.empty(4, dtype=object)
         ragged[:] = [images(5, 5), images(6, 6), images(5, 5), images(5, 5)]
         name = npz(tmp_path / "ragged.npz", x=ragged, y=np.arange(4) % 2)
         assert "images of several sizes?" in refused(name)
+        words = np.array(["a", "b", "a", "b"], dtype=object)
+        assert "names? .astype(str) makes them text" in refused(npz(tmp_path / "o.npz", x=images(4, 5, 5), y=words))
         evil = np.empty(1, dtype=object)
         evil[0] = _Evil(tmp_path / "ran")
         refused(npz(tmp_path / "evil.npz", x=evil, y=np.arange(1)))
@@ -245,74 +313,3 @@ class _Evil:
 
     def __reduce__(self):
         return os.mkdir, (str(self.path),)
-
-
-OWN = """
-import numpy as np
-from os import getcwd
-rng = np.random.default_rng(0)
-def pair():
-    return rng.integers(0, 256, (40, 6, 6), dtype=np.uint8), np.arange(40) % 4
-def named():
-    x, y = pair()
-    return {"images": x, "labels": y, "x_test": x[:8], "y_test": y[:8], "classes": ["a", "b", "c", "d"]}
-def ragged():
-    return [np.zeros((5, 5)), np.zeros((6, 6))], [0, 1]
-def ready():
-    import torch
-    from dropopt.training import Dataset, Split
-    split = Split(torch.zeros(4, 1, 5, 5), torch.tensor([0, 1, 0, 1]))
-    return Dataset("mine", ("a", "b"), split, split, split)
-def number():
-    return 7
-"""
-
-
-class TestOwnFunction:
-    """``module:function``."""
-
-    @pytest.fixture(autouse=True)
-    def _module(self, tmp_path, monkeypatch):
-        (tmp_path / "own_data.py").write_text(OWN)
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "path", [*sys.path])
-        yield
-        sys.modules.pop("own_data", None)
-
-    def test_arrays_from_a_function_are_a_data_set(self):
-        """A function in the current folder that returns (images, labels) or named arrays is enough."""
-        assert [len(s) for s in load_data(DataConfig(name="own_data:pair")).splits().values()] == [26, 6, 8]
-        data = load_data(DataConfig(name="own_data:named"))
-        assert data.classes == ("a", "b", "c", "d")
-        assert data.duplicates["train/test"] + data.duplicates["validation/test"] == 8
-
-    def test_a_ready_dataset_is_used_as_it_is(self):
-        """A function may return a Dataset; its hashes are filled in, and settings that cannot apply are refused."""
-        data = load_data(DataConfig(name="own_data:ready"))
-        assert data.name == "mine"
-        assert set(data.fingerprint) == {"train", "validation", "test"}
-        assert "subset and image_size cannot apply" in refused("own_data:ready", subset=2)
-
-    def test_what_is_no_data_is_told(self):
-        """A function that returns something else, or pictures of several sizes, is told."""
-        assert "got int" in refused("own_data:number")
-        assert "one size" in refused("own_data:ragged")
-
-    @pytest.mark.parametrize(
-        ("name", "said"),
-        [
-            ("os:getcwd", "'os' is not your own code"),
-            ("builtins:eval", "'builtins' is not your own code"),
-            ("torch.hub:load", "'torch' is not your own code"),
-            ("dropopt.cli:main", "'dropopt.cli' is not your own code"),
-            ("own_data:getcwd", "must be defined in 'own_data', not imported there"),
-            ("own_data:missing", "has no function 'missing'"),
-            ("own_data.inside:x", "there is no module 'own_data.inside'"),
-            ("no_such_module:x", "there is no module 'no_such_module'"),
-            ("own data:x", "expected module:function"),
-            ("own_data:pair()", "expected module:function"),
-        ],
-    )
-    def test_a_name_reaches_own_code_only(self, name, said):
-        """A setting cannot name the standard library, an installed package or what a module merely imported."""
-        assert said in refused(name)

@@ -14,8 +14,9 @@ from PIL import Image
 from samples import folder, images, refused
 
 from dropopt.config import DataConfig
+from dropopt.training import folder as module
 from dropopt.training import load_data
-from dropopt.training.folder import _read
+from dropopt.training.folder import _read, _read_all
 
 
 @pytest.fixture(autouse=True)
@@ -81,6 +82,8 @@ class TestFolder:
         assert _read(tree / "cat" / "turned.png", 8)[0][0, :, 0].tolist() == [0] * 4 + [255] * 4
         assert (_read(tree / "cat" / "clear.png", 8)[0] == 255).all()
         assert (_read(tree / "cat" / "deep.png", 8)[0] == 40_000 >> 8).all()
+        (tree / "cat" / "deep.pgm").write_bytes(b"P5 8 8 65535\n" + np.full((8, 8), 40_000, ">u2").tobytes())
+        assert (_read(tree / "cat" / "deep.pgm", 8)[0] == 40_000 >> 8).all()
 
     def test_images_are_read_once(self, tmp_path, monkeypatch):
         """The second load opens no picture; a changed file, or a broken cache, makes it read again."""
@@ -96,6 +99,42 @@ class TestFolder:
         (kept,) = (tmp_path / "cache" / "folders").glob("*.pt")
         kept.write_bytes(kept.read_bytes()[:1000])
         assert load_data(config).fingerprint == changed.fingerprint
+
+    def test_a_picture_that_pretends_to_be_old_is_read_anew(self, tmp_path):
+        """Two pictures that change places, of one size and one time, as archives unpack them: so do their labels."""
+        name = folder(tmp_path / "tree", n=10, size=(8, 8))
+        cat, dog = (tmp_path / "tree" / kind / "0.bmp" for kind in ("cat", "dog"))
+        for path in (cat, dog):
+            Image.fromarray(images(8, 8, 3)).save(path)
+            os.utime(path, ns=(10**18, 10**18))
+        first = load_data(DataConfig(name=name))
+        swap = tmp_path / "swap"
+        cat.rename(swap), dog.rename(cat), swap.rename(dog)
+        assert load_data(DataConfig(name=name)).fingerprint != first.fingerprint
+
+    def test_a_full_disk_reads_once(self, tmp_path, monkeypatch):
+        """Where the cache's file cannot be written, what was read is used."""
+        times = []
+        monkeypatch.setattr(module, "_read_all", lambda *given: times.append(1) or _read_all(*given))
+
+        def full(*_args):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(module, "save_tensors", full)
+        with pytest.warns(UserWarning, match="No space left"):
+            load_data(DataConfig(name=folder(tmp_path / "tree")))
+        assert times == [1]
+
+    def test_what_a_killed_process_left_is_removed(self, tmp_path, cache):
+        """Half a cache file, as large as the data, does not stay for ever."""
+        name = folder(tmp_path / "tree")
+        load_data(DataConfig(name=name))
+        (kept,) = (cache / "folders").glob("*.pt")
+        left = kept.with_name(f".{kept.name}.abc.tmp")
+        left.write_bytes(b"half")
+        kept.unlink()
+        load_data(DataConfig(name=name))
+        assert not left.exists()
 
     def test_without_a_cache_folder_it_works_and_says_so(self, tmp_path, monkeypatch):
         """A cache that cannot be written costs a warning, not the data."""
@@ -150,6 +189,43 @@ class TestFolder:
             "car",
             "train",
         )
+
+    def test_what_is_left_out_is_told(self, tmp_path):
+        """Folders beside train and files that are no pictures are named; what systems leave behind is not."""
+        tree = tmp_path / "tree"
+        folder(tree / "train", n=10)
+        folder(tree / "dev", n=2)
+        (tree / "train" / "cat" / "a.heic").write_bytes(b"")
+        (tree / "train" / "dog" / "b.HEIC").write_bytes(b"")
+        (tree / "train" / "dog" / "notes").write_bytes(b"")
+        (tree / "train" / "dog" / ".hidden").write_bytes(b"")
+        (tree / "train" / "__MACOSX").mkdir()
+        data = load_data(DataConfig(name=f"folder:{tree}"))
+        assert data.classes == ("cat", "dog")
+        assert data.notices == [
+            f"folder:{tree}: folders beside train are left out: dev",
+            f"folder:{tree}: 3 files of other kinds are left out: 2 .heic, 1 without a suffix",
+        ]
+
+    def test_a_picture_by_another_name_is_read_and_a_program_is_not(self, tmp_path):
+        """A JPEG may be called .jfif; PostScript, which Pillow would hand to Ghostscript, is no picture."""
+        name = folder(tmp_path / "tree")
+        victim = tmp_path / "tree" / "cat" / "0.jfif"
+        Image.fromarray(images(8, 8, 3)).save(victim, "JPEG")
+        assert sum(len(split) for split in load_data(DataConfig(name=name)).splits().values()) == 11
+        Image.fromarray(images(8, 8, 3)).save(victim, "EPS")
+        message = refused(name)
+        assert f"{victim} cannot be read as an image" in message
+
+    def test_paths_that_lead_nowhere_are_told(self, tmp_path, monkeypatch):
+        """A user that is not, a name that is too long, a path without its prefix."""
+        assert "no such user's home" in refused("folder:~nobody-here/x")
+        assert "no such user's home" in refused("mnist", root="~nobody-here/x")
+        assert "cannot be read: File name too long" in refused(f"folder:{tmp_path}/{'a' * 300}")
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "photographs").mkdir()
+        assert "is a path; did you mean 'folder:photographs'?" in refused("photographs")
+        assert "did you mean 'cifar10'?" in refused("CIFAR-10")
 
     def test_links_are_followed_once(self, tmp_path):
         """Linked class folders are read; a link back up adds no copies."""

@@ -159,7 +159,7 @@ def _explain(error: Exception) -> tuple[str, int] | None:
     from dropopt.config import ConfigError
 
     if isinstance(error, ConfigError):
-        return str(error), 2
+        return " ".join(str(error).splitlines()), 2  # a file's name may hold a line's end
     if hasattr(error, "format_message"):  # typer: an unknown option, a value of the wrong type
         if not str(error.format_message()).strip() or type(error).__name__ == "NoArgsIsHelpError":
             getattr(error, "show", lambda: None)()

@@ -48,7 +48,10 @@ def retrain(file: Path, options: Mapping[str, Any], output: Path | None, threads
     torch.set_num_threads(threads)
     with _Epochs(console) as epochs:
         result, model, data = training.train_run(run, epochs.show)
-    for notice in data.notices:
+    notices = list(data.notices)
+    if exported.provenance.get("data_fingerprint", data.fingerprint) != data.fingerprint:
+        notices.append("the data are not those of the study: it may have trained on what is tested on now")
+    for notice in notices:
         say(console, f"note: {notice}", "yellow")
     accuracy = result.best_val_accuracy
     say(

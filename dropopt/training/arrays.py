@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tokenize
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +28,10 @@ _ALIASES = {
     "y_test": ("test_labels",),
 }
 #: What NumPy and its zip reader raise for files that are not whole.
-_DAMAGED = (OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, MemoryError)
+_DAMAGED = (
+    *(OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, MemoryError),
+    *(SyntaxError, tokenize.TokenError),  # a header is a Python literal
+)
 #: What the last axis of (N, H, W, C) images may be.
 _CHANNELS = (1, 2, 3, 4)
 
@@ -40,6 +45,8 @@ class Source:
     train: Split
     validation: Split | None = None
     test: Split | None = None
+    #: What was left out, in sentences.
+    remarks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.classes) < 2:
@@ -88,9 +95,12 @@ def from_arrays(name: str, arrays: Mapping[str, Any]) -> Source:
         if f"x{suffix}" in found:
             images = _images(name, f"x{suffix}", found[f"x{suffix}"])
             labels = _numbers(name, f"y{suffix}", found[f"y{suffix}"], classes)
+            _check_alike(name, f"x{suffix}", found[f"x{suffix}"].dtype, found["x"].dtype)
             if len(images) != len(labels):
                 raise ConfigError(f"{name}: x{suffix} has {len(images)} images, y{suffix} {len(labels)} labels")
             splits[suffix] = Split(images, labels)
+    if len({split.images.dtype for split in splits.values()}) > 1:  # integers of several widths
+        splits = {suffix: Split(split.images.float(), split.labels) for suffix, split in splits.items()}
     return Source(name, names, splits[""], splits.get("_validation"), splits.get("_test"))
 
 
@@ -100,9 +110,8 @@ def _entry(file: Any, key: str, path: Path) -> Any:
     except ValueError as error:
         if "allow_pickle" not in str(error):
             raise ConfigError(f"{path}: array {key!r} is damaged: {_line(error)}") from None
-        raise ConfigError(
-            f"{path}: array {key!r} holds Python objects (images of several sizes?); expected numbers"
-        ) from None
+        guess = "images of several sizes?" if key.startswith(("x", "image")) else "names? .astype(str) makes them text"
+        raise ConfigError(f"{path}: array {key!r} holds Python objects ({guess}); expected numbers") from None
 
 
 def _renamed(name: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
@@ -111,24 +120,36 @@ def _renamed(name: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in arrays.items():
         if key not in first:
-            raise ConfigError(f"{name}: unknown array {key!r}; {suggestion(key, [*_ALIASES, 'classes'])}")
+            raise ConfigError(f"{name}: unknown array {key!r}; {suggestion(str(key), [*_ALIASES, 'classes'])}")
         if first[key] in found:
             raise ConfigError(f"{name}: {first[key]} is given twice, as {key!r} too")
         try:
-            found[first[key]] = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+            found[first[key]] = _array(value)
         except ValueError:  # a ragged list
             raise ConfigError(f"{name}: {key} must be one array; all images must have one size") from None
+        except (TypeError, RuntimeError) as error:  # sparse, quantised, without data: NotImplementedError is one too
+            raise ConfigError(f"{name}: {key} must be an array or a plain tensor: {_line(error)}") from None
     return found
+
+
+def _array(value: Any) -> Any:
+    if not isinstance(value, Tensor):
+        return np.asarray(value)
+    value = value.detach().cpu()
+    return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
 
 
 def _class_names(name: str, found: Mapping[str, Any]) -> tuple[tuple[str, ...], Any]:
     """Names of the classes, and the label that each has in the arrays."""
+    _check_labels(name, "y", found["y"])
     labels = np.unique(found["y"])
     if "classes" not in found:
         return tuple(_text(label) for label in labels.tolist()), labels
     if found["classes"].ndim != 1:
         raise ConfigError(f"{name}: classes must be a list of names, got an array of shape {found['classes'].shape}")
     names = tuple(_text(label) for label in found["classes"].tolist())
+    if doubles := [one for one, count in Counter(names).items() if count > 1]:
+        raise ConfigError(f"{name}: classes must be different names, got {doubles[0]!r} twice")
     if not np.issubdtype(labels.dtype, np.integer) or (
         labels.size and not 0 <= labels.min() <= labels.max() < len(names)
     ):
@@ -140,7 +161,7 @@ def _images(name: str, key: str, array: Any) -> Tensor:
     """(N, C, H, W), uint8 or float32, from (N, H, W), (N, H, W, C) or (N, C, H, W)."""
     if array.ndim == 3:
         array = array[:, None]
-    elif array.ndim == 4 and array.shape[3] in _CHANNELS and array.shape[1] not in _CHANNELS:
+    elif array.ndim == 4 and _channels_come_last(*array.shape[1:]):
         array = array.transpose(0, 3, 1, 2)
     if array.ndim != 4 or 0 in array.shape:
         raise ConfigError(
@@ -150,18 +171,42 @@ def _images(name: str, key: str, array: Any) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array, dtype=np.uint8))
     if not np.issubdtype(array.dtype, np.number) or np.issubdtype(array.dtype, np.complexfloating):
         raise ConfigError(f"{name}: {key} must hold numbers, got {array.dtype}")
-    images = np.ascontiguousarray(array, dtype=np.float32)
+    with np.errstate(over="ignore"):  # infinity is told below
+        images = np.ascontiguousarray(array, dtype=np.float32)
     if not np.isfinite(images).all():
         raise ConfigError(f"{name}: {key} holds numbers that are not finite")
     return torch.from_numpy(images)
 
 
+def _channels_come_last(first: int, middle: int, last: int) -> bool:
+    """Whether images of shape (first, middle, last) are (H, W, C): by the number of channels, else by being square.
+
+    Where nothing tells, they are (C, H, W), as torch has them.
+    """
+    if (first in _CHANNELS) != (last in _CHANNELS):
+        return last in _CHANNELS
+    return first == middle != last
+
+
+def _check_alike(name: str, key: str, kind: Any, train: Any) -> None:
+    """A test in [0, 1] beside training images in 0 to 255 would be a black one."""
+    kinds = {"b": "bool", "i": "integers", "u": "integers"}
+    if kinds.get(kind.kind, "floats") != kinds.get(train.kind, "floats"):
+        raise ConfigError(f"{name}: {key} is {kind}, x is {train}; give all images in one type and scale")
+
+
+def _check_labels(name: str, key: str, labels: Any) -> None:
+    if labels.ndim not in (1, 2) or (labels.ndim == 2 and labels.shape[1] != 1) or labels.dtype.kind not in "biuUS":
+        hint = "; .astype(int) makes whole numbers of them" if labels.dtype.kind == "f" else ""
+        raise ConfigError(
+            f"{name}: {key} must be (N,) integers or names, got {labels.dtype} of shape {labels.shape}{hint}"
+        )
+
+
 def _numbers(name: str, key: str, labels: Any, classes: Any) -> Tensor:
     """Class numbers (N,) of labels, (N,) or (N, 1)."""
-    if labels.ndim == 2 and labels.shape[1] == 1:
-        labels = labels[:, 0]
-    if labels.ndim != 1 or labels.dtype.kind not in "biuUS":
-        raise ConfigError(f"{name}: {key} must be (N,) integers or names, got {labels.dtype} of shape {labels.shape}")
+    _check_labels(name, key, labels)
+    labels = labels.reshape(-1)
     if unknown := sorted(set(labels.tolist()) - set(classes.tolist())):
         raise ConfigError(f"{name}: class {_text(unknown[0])!r} is in {key} but not in y")
     return torch.from_numpy(np.searchsorted(classes, labels).astype(np.int64))

@@ -8,6 +8,7 @@ on and validated on, and tested on the same images as the whole.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache
@@ -21,9 +22,9 @@ from torch.nn import functional as F
 from dropopt.config import ConfigError, DataConfig, suggestion
 from dropopt.training import vision
 from dropopt.training.arrays import Source, from_arrays, read_npz
-from dropopt.training.dataset import Dataset, Split
+from dropopt.training.dataset import Dataset, Split, room
 from dropopt.training.folder import read_folder
-from dropopt.training.owncode import own_function
+from dropopt.training.owncode import own_errors, own_function
 from dropopt.training.progress import tracked
 from dropopt.training.splits import stratified
 
@@ -42,7 +43,12 @@ def load_data(config: DataConfig) -> Dataset:
     if isinstance(found, Dataset):
         if config.subset is not None or config.image_size is not None:
             raise ConfigError(f"{config.name} returns a ready Dataset: subset and image_size cannot apply to it")
-        return replace(found, fingerprint=_fingerprint(found.splits()) | found.fingerprint)
+        splits = found.splits()
+        return replace(
+            found,
+            fingerprint=_fingerprint(splits) | found.fingerprint,
+            duplicates=_duplicates(splits) | found.duplicates,
+        )
     return _prepare(_resized(found, config.image_size), config)
 
 
@@ -57,17 +63,27 @@ def _read(config: DataConfig) -> Source | Dataset:
     if config.name == "digits":
         return _digits()
     if config.name in NAMES:
-        return vision.read_named(config.name, Path(config.root).expanduser())
+        return vision.read_named(config.name, _path(config.root))
     if kind == "folder" and place:
-        return read_folder(Path(place).expanduser(), config.image_size)
+        return read_folder(_path(place), config.image_size)
     if kind == "numpy" and place:
-        return read_npz(Path(place).expanduser())
+        return read_npz(_path(place))
+    if os.path.exists(config.name):  # a path, C:\photographs among them
+        kind = "folder" if os.path.isdir(config.name) else "numpy"
+        raise ConfigError(f"data.name {config.name!r} is a path; did you mean '{kind}:{config.name}'?")
     if colon and kind not in ("folder", "numpy"):
         return _from_function(config.name)
     raise ConfigError(
         f"data.name {config.name!r} is unknown; "
         f"{suggestion(config.name, [*NAMES, 'folder:PATH', 'numpy:FILE.npz', 'module:function'])}"
     )
+
+
+def _path(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise ConfigError(f"{text}: there is no such user's home folder") from None
 
 
 def _digits() -> Source:
@@ -80,7 +96,9 @@ def _digits() -> Source:
 
 def _from_function(name: str) -> Source | Dataset:
     """What a person's own function gives: (images, labels), named arrays as in a .npz file, or a Dataset."""
-    given = own_function(name)()
+    function = own_function(name)
+    with own_errors(name):
+        given = function()
     if isinstance(given, Dataset):
         return given
     if isinstance(given, tuple | list) and len(given) == 2:
@@ -97,7 +115,7 @@ def _from_function(name: str) -> Source | Dataset:
 
 def _prepare(source: Source, config: DataConfig) -> Dataset:
     splits = _split(source, config)
-    normalised, mean, std = _normalise(splits)
+    normalised, mean, std = _normalise(source.name, splits)
     return Dataset(
         name=source.name,
         classes=source.classes,
@@ -106,6 +124,7 @@ def _prepare(source: Source, config: DataConfig) -> Dataset:
         std=tuple(std.tolist()),
         fingerprint=_fingerprint(splits),
         duplicates=_duplicates(splits),
+        remarks=source.remarks,
     )
 
 
@@ -138,16 +157,16 @@ def _resized(source: Source, side: int | None) -> Source:
     if side is None or source.train.images.shape[2:] == (side, side):
         return source
 
-    def resized(split: Split | None) -> Split | None:
-        return None if split is None else Split(_resize(split.images, side), split.labels)
+    def resized(split: Split) -> Split:
+        return Split(_resize(source.name, split.images, side), split.labels)
 
-    train = Split(_resize(source.train.images, side), source.train.labels)
-    return replace(source, train=train, validation=resized(source.validation), test=resized(source.test))
+    validation, test = (split and resized(split) for split in (source.validation, source.test))
+    return replace(source, train=resized(source.train), validation=validation, test=test)
 
 
-def _resize(images: Tensor, side: int) -> Tensor:
+def _resize(name: str, images: Tensor, side: int) -> Tensor:
     """Squeezed to (N, C, side, side), antialiased, in the type they had."""
-    out = torch.empty(*images.shape[:2], side, side, dtype=images.dtype)
+    out = room(name, (*images.shape[:2], side, side), images.dtype)
     chunks = range(0, len(images), CHUNK)
     for start in tracked(chunks, len(chunks), "resizing images"):
         small = F.interpolate(images[start : start + CHUNK].float(), (side, side), mode="bilinear", antialias=True)
@@ -158,17 +177,25 @@ def _resize(images: Tensor, side: int) -> Tensor:
 # -- their numbers
 
 
-def _normalise(splits: Mapping[str, Split]) -> tuple[dict[str, Split], Tensor, Tensor]:
-    """Float images with the training split's mean 0 and deviation 1 per channel; a constant channel has mean 0."""
+def _normalise(source: str, splits: Mapping[str, Split]) -> tuple[dict[str, Split], Tensor, Tensor]:
+    """Float images with the training split's mean 0 and deviation 1 per channel; a constant channel only moves to 0."""
     images = {name: _floats(split.images) for name, split in splits.items()}
-    mean = _channel_mean(images["train"], torch.Tensor.float)
+    low, high = images["train"].amin((0, 2, 3)), images["train"].amax((0, 2, 3))
+    # A mean is rounded, and the deviation from a rounded mean is not 0.
+    mean = torch.where(low == high, low, _channel_mean(images["train"], torch.Tensor.double).float())
     for tensor in images.values():
         tensor.sub_(mean[:, None, None])
-    std = _channel_mean(images["train"], torch.Tensor.square).sqrt()
-    std = torch.where(std > 1e-6, std, 1.0)
+    std = torch.where(low == high, 1.0, _channel_mean(images["train"], _squares).sqrt().float())
     for tensor in images.values():
         tensor.div_(std[:, None, None])
+        if not tensor.isfinite().all():
+            largest = max(abs(low.min().item()), abs(high.max().item()))
+            raise ConfigError(f"{source}: images must hold numbers that float32 can scale, got up to {largest:g}")
     return {name: Split(images[name], split.labels) for name, split in splits.items()}, mean, std
+
+
+def _squares(images: Tensor) -> Tensor:
+    return images.double().square()
 
 
 def _floats(images: Tensor) -> Tensor:
@@ -178,9 +205,9 @@ def _floats(images: Tensor) -> Tensor:
 
 
 def _channel_mean(images: Tensor, of: Callable[[Tensor], Tensor]) -> Tensor:
-    """Mean of ``of(images)`` per channel, (C,); by chunks, which keeps both memory and rounding small."""
-    sums = [of(chunk).sum((0, 2, 3)).double() for chunk in torch.split(images, CHUNK)]
-    return (torch.stack(sums).sum(0) * images.shape[1] / images.numel()).float()
+    """Mean of ``of(images)`` per channel, (C,) float64; by chunks, which keeps memory small."""
+    sums = [of(chunk).sum((0, 2, 3)) for chunk in torch.split(images, CHUNK)]
+    return torch.stack(sums).sum(0) * images.shape[1] / images.numel()
 
 
 def _fingerprint(splits: Mapping[str, Split]) -> dict[str, str]:

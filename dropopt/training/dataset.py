@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -11,6 +12,18 @@ import torch
 from torch import Tensor
 
 from dropopt.config import ConfigError
+
+
+def room(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Memory for so many images of the data set ``name``; raises ConfigError when there is not as much."""
+    try:
+        return torch.empty(shape, dtype=dtype)
+    except RuntimeError:
+        count, size = shape[0], "x".join(str(side) for side in shape[1:])
+        need = math.prod(shape) * dtype.itemsize / 2**30
+        raise ConfigError(
+            f"{name}: {count} images of {size} need {need:.3g} GiB, more than there is; use a smaller image_size"
+        ) from None
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +55,11 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Three splits of images, normalised per channel with the training split's statistics."""
+    """Three splits of images, normalised per channel with the training split's statistics.
+
+    Raises :class:`ConfigError` for what cannot be trained on: images that are not (N, C, H, W) float32 numbers of one
+    size, labels that are not (N,) int64 class numbers, fewer than two classes, an empty split.
+    """
 
     name: str
     classes: tuple[str, ...]
@@ -56,17 +73,36 @@ class Dataset:
     fingerprint: dict[str, str] = field(default_factory=dict)
     #: How many images of the second split are exact copies of one of the first: {"train/test": 3}.
     duplicates: dict[str, int] = field(default_factory=dict)
+    #: What its source left out, in sentences.
+    remarks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        shape = self.train.images.shape[1:]
+        if len(self.classes) < 2:
+            raise ConfigError(f"{self.name}: at least two classes are needed, got {list(self.classes)}")
         for name, split in self.splits().items():
-            if split.images.shape[1:] != shape or split.images.ndim != 4 or not len(split):
-                raise ConfigError(
-                    f"{self.name}: {name} images must be at least one, (N, C, H, W) like the training images, "
-                    f"got {tuple(split.images.shape)} beside {tuple(self.train.images.shape)}"
-                )
-            if len(split.images) != len(split.labels) or split.labels.dtype != torch.int64:
-                raise ConfigError(f"{self.name}: {name} labels must be {len(split.images)} int64 numbers")
+            self._check_images(name, split.images)
+            self._check_labels(name, split.labels, len(split.images))
+
+    def _check_images(self, name: str, images: Tensor) -> None:
+        if not isinstance(images, Tensor) or images.dtype != torch.float32 or images.requires_grad:
+            given = f"{images.dtype} that want a gradient" if isinstance(images, Tensor) else type(images).__name__
+            raise ConfigError(f"{self.name}: {name} images must be a float32 tensor without a gradient, got {given}")
+        if images.ndim != 4 or not images.numel() or images.shape[1:] != self.train.images.shape[1:]:
+            raise ConfigError(
+                f"{self.name}: {name} images must be at least one, (N, C, H, W) like the training images, "
+                f"got {tuple(images.shape)} beside {tuple(self.train.images.shape)}"
+            )
+        if not torch.stack(images.aminmax()).isfinite().all():
+            raise ConfigError(f"{self.name}: {name} images hold numbers that are not finite")
+
+    def _check_labels(self, name: str, labels: Tensor, count: int) -> None:
+        whole = isinstance(labels, Tensor) and labels.dtype == torch.int64 and labels.shape == (count,)
+        if not whole or not 0 <= int(labels.min()) <= int(labels.max()) < len(self.classes):
+            raise ConfigError(
+                f"{self.name}: {name} labels must be {count} int64 numbers in [0, {len(self.classes) - 1}], got "
+                + (f"{labels.dtype} {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__)
+                + (f" in [{labels.min()}, {labels.max()}]" if whole else "")
+            )
 
     @property
     def channels(self) -> int:
@@ -88,7 +124,7 @@ class Dataset:
     @property
     def notices(self) -> list[str]:
         """What a person should be told before a result on these data is believed."""
-        told = []
+        told = [f"{self.name}: {remark}" for remark in self.remarks]
         for pair, count in self.duplicates.items():
             first, second = pair.split("/")
             if count:

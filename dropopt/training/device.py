@@ -23,7 +23,7 @@ def resolve_device(name: str) -> torch.device:
 def computes_bf16(device: torch.device) -> bool:
     """Whether ``device`` multiplies bf16 in hardware. Where a CPU emulates it, it takes up to eight times float32."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type != "cpu":
         return False
     # Older torch does not tell; float32 is never wrong.

@@ -78,9 +78,12 @@ def unseal(data: bytes) -> bytes:
 
 def cache_folder() -> Path:
     """``$DROPOPT_CACHE``, or ``dropopt`` in the user's cache folder."""
-    if own := os.environ.get("DROPOPT_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dropopt"
+    try:
+        if own := os.environ.get("DROPOPT_CACHE"):
+            return Path(own).expanduser()
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dropopt"
+    except RuntimeError:  # a user without a home
+        return Path(tempfile.gettempdir()) / "dropopt"
 
 
 def _sync_folder(folder: Path) -> None:

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+import sysconfig
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +23,7 @@ from dropopt.config import ConfigError
 _PACKAGE = Path(__file__).resolve().parents[1]
 #: Shipped studies are there to be used and copied; they may name their own functions.
 _SHIPPED = _PACKAGE / "studies"
+_FOREIGN = {_PACKAGE, *(Path(sysconfig.get_path(kind)).resolve() for kind in ("stdlib", "platstdlib"))}
 
 
 def own_function(name: str) -> Callable[..., Any]:
@@ -31,7 +35,8 @@ def own_function(name: str) -> Callable[..., Any]:
     parts = module_name.split(".")
     for depth in range(1, len(parts) + 1):  # looking for a submodule runs its package: check that first
         _check_own(name, ".".join(parts[:depth]), last=depth == len(parts))
-    module = import_module(module_name)
+    with own_errors(name):
+        module = import_module(module_name)
     function = getattr(module, attribute, None)
     if not callable(function):
         raise ConfigError(f"{name}: module {module_name!r} has no function {attribute!r}")
@@ -39,6 +44,24 @@ def own_function(name: str) -> Callable[..., Any]:
         raise ConfigError(f"{name}: {attribute!r} must be defined in {module_name!r}, not imported there")
     found: Callable[..., Any] = function
     return found
+
+
+@contextmanager
+def own_errors(name: str) -> Iterator[None]:
+    """What goes wrong in a person's own code becomes one line that tells where."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (Exception, SystemExit) as error:
+        places = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+        text = str(error)
+        if isinstance(error, SyntaxError):
+            places.append((str(error.filename), error.lineno))
+            text = error.msg
+        own = [f" ({file}, line {line})" for file, line in places if not _foreign(Path(file))]
+        message = ": ".join([type(error).__name__, *text.splitlines()[:1]])
+        raise ConfigError(f"{name} failed: {message}{own[-1] if own else ''}") from error
 
 
 def call_with(function: Callable[..., Any], offers: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
@@ -72,8 +95,12 @@ def _check_own(name: str, module_name: str, *, last: bool) -> None:
         return
     if paths and all(path == _SHIPPED or _SHIPPED in path.parents for path in paths):
         return
-    installed = any({"site-packages", "dist-packages"} & set(p.parts) or _PACKAGE in p.parents for p in paths)
-    if not paths or installed or module_name.split(".")[0] in sys.stdlib_module_names:
+    if not paths or any(map(_foreign, paths)) or module_name.split(".")[0] in sys.stdlib_module_names:
         raise ConfigError(
             f"{name}: {module_name!r} is not your own code; name a function in a file of yours (it may call that)"
         )
+
+
+def _foreign(path: Path) -> bool:
+    """Whether a file belongs to Python, to dropopt or to an installed package."""
+    return bool({"site-packages", "dist-packages"} & set(path.parts) or _FOREIGN & set(path.parents))

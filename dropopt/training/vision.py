@@ -6,9 +6,11 @@ import gzip
 import math
 import os
 import socket
+import tarfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -85,13 +87,13 @@ def _mnist_places(name: str, root: Path) -> list[Path]:
 
 
 def _missing(folder: Path) -> list[str]:
-    return [name for name in _MNIST_FILES if not _file(folder, name).exists()]
+    return [name for name in _MNIST_FILES if not os.path.exists(_file(folder, name))]
 
 
 def _file(folder: Path, name: str) -> Path:
     """The file, plain or gzipped."""
     plain = folder / name
-    return plain if plain.exists() else folder / f"{name}.gz"
+    return plain if os.path.exists(plain) else folder / f"{name}.gz"
 
 
 def read_idx(path: Path, ndim: int) -> Tensor:
@@ -105,7 +107,10 @@ def read_idx(path: Path, ndim: int) -> Tensor:
         raise ConfigError(f"{path} is not an IDX file of bytes with {ndim} dimensions")
     shape = tuple(int(size) for size in np.frombuffer(data, ">u4", ndim, 4))
     if len(data) - header != math.prod(shape):
-        raise ConfigError(f"{path} is truncated: {math.prod(shape)} values expected, {len(data) - header} found")
+        raise ConfigError(
+            f"{path} is truncated: {math.prod(shape)} values expected, {len(data) - header} found; "
+            "delete it to have it unpacked or downloaded again"
+        )
     return torch.from_numpy(np.frombuffer(data, np.uint8, offset=header).reshape(shape).copy())
 
 
@@ -142,7 +147,7 @@ def _downloading(name: str, root: Path, state: str) -> Iterator[None]:
         root.mkdir(parents=True, exist_ok=True)
         with FileLock(root / f".{name}.lock"):
             yield
-    except (OSError, RuntimeError, EOFError, ValueError) as error:
+    except (OSError, RuntimeError, EOFError, ValueError, HTTPException, tarfile.TarError, zlib.error) as error:
         reasons = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise ConfigError(
             f"{name}: {state} and it cannot be downloaded ({reasons[-1] if reasons else type(error).__name__}); "

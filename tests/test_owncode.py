@@ -1,0 +1,141 @@
+"""``module:function``: a person's own data, and how far a name in a setting reaches."""
+
+import sys
+
+import pytest
+import torch
+from samples import refused
+
+from dropopt.config import DataConfig
+from dropopt.training import load_data
+
+OWN = """
+import numpy as np
+from os import getcwd
+rng = np.random.default_rng(0)
+def pair():
+    return rng.integers(0, 256, (40, 6, 6), dtype=np.uint8), np.arange(40) % 4
+def named():
+    x, y = pair()
+    return {"images": x, "labels": y, "x_test": x[:8], "y_test": y[:8], "classes": ["a", "b", "c", "d"]}
+def ragged():
+    return [np.zeros((5, 5)), np.zeros((6, 6))], [0, 1]
+def ready():
+    import torch
+    from dropopt.training import Dataset, Split
+    split = Split(torch.zeros(4, 1, 5, 5), torch.tensor([0, 1, 0, 1]))
+    return Dataset("mine", ("a", "b"), split, split, split)
+def number():
+    return 7
+def leaking():
+    import torch
+    from dropopt.training import Dataset, Split
+    split = Split(torch.rand(4, 1, 5, 5), torch.tensor([0, 1, 0, 1]))
+    return Dataset("mine", ("a", "b"), split, Split(torch.rand(2, 1, 5, 5), split.labels[:2]), split)
+def halves():
+    import torch
+    return torch.rand(40, 1, 6, 6).bfloat16(), torch.arange(40) % 4
+def sparse():
+    import torch
+    return torch.rand(40, 6, 6).to_sparse(), torch.arange(40) % 4
+def mixed():
+    return pair()[0], np.array([1, None] * 20, dtype=object)
+def keys():
+    return {1: pair()[0]}
+def raises():
+    return pair()[0].reshape(7)
+def leaves():
+    raise SystemExit(3)
+def asks(where):
+    return pair()
+"""
+
+
+class TestOwnFunction:
+    """``module:function``."""
+
+    @pytest.fixture(autouse=True)
+    def _module(self, tmp_path, monkeypatch):
+        (tmp_path / "own_data.py").write_text(OWN)
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "path", [*sys.path])
+        yield
+        sys.modules.pop("own_data", None)
+
+    def test_arrays_from_a_function_are_a_data_set(self):
+        """A function in the current folder that returns (images, labels) or named arrays is enough."""
+        assert [len(s) for s in load_data(DataConfig(name="own_data:pair")).splits().values()] == [26, 6, 8]
+        data = load_data(DataConfig(name="own_data:named"))
+        assert data.classes == ("a", "b", "c", "d")
+        assert data.duplicates["train/test"] + data.duplicates["validation/test"] == 8
+
+    def test_a_ready_dataset_is_used_as_it_is(self):
+        """A function may return a Dataset; its hashes are filled in, and settings that cannot apply are refused."""
+        data = load_data(DataConfig(name="own_data:ready"))
+        assert data.name == "mine"
+        assert set(data.fingerprint) == {"train", "validation", "test"}
+        assert "subset and image_size cannot apply" in refused("own_data:ready", subset=2)
+
+    def test_doubles_of_a_ready_dataset_are_counted(self):
+        """Test images that were trained on are found there as well."""
+        data = load_data(DataConfig(name="own_data:leaking"))
+        assert data.duplicates == {"train/validation": 0, "train/test": 4, "validation/test": 0}
+        assert data.notices == ["mine: 4 of 4 test images are exact copies of train images"]
+
+    def test_half_precision_is_read(self):
+        """bfloat16, which NumPy lacks, is converted."""
+        assert load_data(DataConfig(name="own_data:halves")).train.images.dtype == torch.float32
+
+    @pytest.mark.parametrize(
+        ("name", "said"),
+        [
+            ("number", "got int"),
+            ("ragged", "one size"),
+            ("sparse", "x must be an array or a plain tensor"),
+            ("mixed", "y must be (N,) integers or names, got object"),
+            ("keys", "unknown array 1; known: x"),
+        ],
+    )
+    def test_what_is_no_data_is_told(self, name, said):
+        """A function that returns something else is told what it returned."""
+        assert said in refused(f"own_data:{name}")
+
+    @pytest.mark.parametrize(
+        ("name", "said"),
+        [
+            (
+                "own_data:raises",
+                "failed: ValueError: cannot reshape array of size 1440 into shape (7,) (FILE, line 35)",
+            ),
+            ("own_data:leaves", "failed: SystemExit: 3 (FILE, line 37)"),
+            ("own_data:asks", "failed: TypeError: asks() missing 1 required positional argument: 'where'"),
+            ("broken:pair", "failed: SyntaxError: '(' was never closed (FILE, line 2)"),
+            ("lacking:pair", "failed: ModuleNotFoundError: No module named 'not_there' (FILE, line 1)"),
+        ],
+    )
+    def test_what_goes_wrong_in_own_code_is_told_with_its_place(self, tmp_path, name, said):
+        """An error in a person's own file is one line with the file and the line."""
+        (tmp_path / "broken.py").write_text("x = 1\ndef pair(\n")
+        (tmp_path / "lacking.py").write_text("import not_there\n")
+        file = tmp_path / f"{name.partition(':')[0]}.py"
+        assert refused(name) == f"{name} {said}".replace("FILE", str(file))
+
+    @pytest.mark.parametrize(
+        ("name", "said"),
+        [
+            ("os:getcwd", "'os' is not your own code"),
+            ("builtins:eval", "'builtins' is not your own code"),
+            ("test.support.os_helper:can_symlink", "'test' is not your own code"),
+            ("torch.hub:load", "'torch' is not your own code"),
+            ("dropopt.cli:main", "'dropopt.cli' is not your own code"),
+            ("own_data:getcwd", "must be defined in 'own_data', not imported there"),
+            ("own_data:missing", "has no function 'missing'"),
+            ("own_data.inside:x", "there is no module 'own_data.inside'"),
+            ("no_such_module:x", "there is no module 'no_such_module'"),
+            ("own data:x", "expected module:function"),
+            ("own_data:pair()", "expected module:function"),
+        ],
+    )
+    def test_a_name_reaches_own_code_only(self, name, said):
+        """A setting cannot name the standard library, an installed package or what a module merely imported."""
+        assert said in refused(name)
