@@ -15,7 +15,7 @@ study = Study(
     name="digits",
     data={"name": "digits"},
     model={"name": "small"},
-    train={"epochs": 30, "batch_size": 128},
+    train={"epochs": 30, "batch_size": 128, "channels_last": True},
     space="compact",
     n_trials=40,
 )

@@ -73,8 +73,10 @@ class TestReference:
         assert "it takes: channels, classes, image_size, widths, head" in refused("small", widht=[8])
         assert "widths must be 4 positive integers, got [8]" in refused("resnet9", widths=[8])
         assert "widths must be 1 or more positive integers, got 8" in refused("small", widths=8)
-        assert "head must be at least 1" in refused("small", head=0)
-        assert "depth must be at least 1" in refused("vgg", depth=0)
+        for number in (0, 1.5, "2", True):
+            assert f"head must be at least 1, a whole number, got {number!r}" in refused("small", head=number)
+            assert f"depth must be at least 1, a whole number, got {number!r}" in refused("vgg", depth=number)
+            assert "positive integers" in refused("small", widths=[number])
         assert "at least 4x4" in refused("small", size=3)
 
 
@@ -132,12 +134,26 @@ class TestTorchvision:
         assert model.fc.out_features == 7
         assert model is trained
 
+    @pytest.mark.parametrize(("name", "size"), [("googlenet", 64), ("inception_v3", 75)])
+    def test_trained_extra_heads_are_gone(self, monkeypatch, name, size):
+        """Networks whose weights bring extra heads and a scale for colours take small grey images, training too."""
+        from torchvision import models
+
+        builder = getattr(models, name)
+        trained = builder(weights=None, init_weights=False, aux_logits=True, transform_input=True)
+        monkeypatch.setattr(models, "get_model", lambda name, **options: trained)
+        model = build(f"torchvision:{name}", channels=1, size=size, weights="DEFAULT")
+        assert model(torch.randn(2, 1, size, size)).shape == (2, 7)
+
     def test_faults_are_told(self):
         """An unknown name, a detector, a bad option, unknown weights, and images that are too small."""
         assert "did you mean resnet18" in refused("torchvision:resnet81")
         assert "no such classifier" in refused("torchvision:fasterrcnn_resnet50_fpn")
         assert "unexpected keyword argument 'foo'" in refused("torchvision:resnet18", foo=1)
-        assert "NOPE" in refused("torchvision:resnet18", weights="NOPE")
+        for weights in ("NOPE", True, 5):
+            message = refused("torchvision:resnet18", weights=weights)
+            assert f"weights must be null or one of IMAGENET1K_V1, DEFAULT, got {weights!r}" in message
+        assert "torchvision's is weights: DEFAULT" in refused("torchvision:resnet18", pretrained=True)
         message = refused("torchvision:alexnet", size=8)
         assert message.startswith("model torchvision:alexnet, given 3x8x8 images, fails: ")
 
@@ -149,6 +165,8 @@ class TestTimm:
         """timm is told about classes and channels itself; other options go to its builder."""
         assert build("timm:resnet10t", channels=2, classes=3)(torch.zeros(2, 2, 32, 32)).shape == (2, 3)
         build("timm:vit_tiny_patch16_224", img_size=32, depth=2)
+        assert "options {" in refused("timm:resnet10t", act_layer="x")
+        assert "fails: AttributeError" in refused("timm:resnet10t", layers=[])
         assert "doesn't match model (224)" in refused("timm:vit_tiny_patch16_224", depth=2)
         assert "did you mean resnet10t" in refused("timm:resnet10tt")
         assert "timm has no such model" in refused("timm:hf-hub:someone/something")

@@ -24,9 +24,11 @@ def autocast(config: TrainConfig, device: torch.device) -> AbstractContextManage
 
 
 def in_layout(images: Tensor, config: TrainConfig) -> Tensor:
-    """A batch in the memory layout that ``config`` asks for; no copy if it has it already."""
-    layout = torch.channels_last if config.channels_last else torch.contiguous_format
-    return images.contiguous(memory_format=layout)
+    """A batch (N, C, H, W) in the memory layout that ``config`` asks for; no copy if it has it already."""
+    if config.channels_last:
+        return images.contiguous(memory_format=torch.channels_last)
+    # Images of one channel have either layout; layers ask the strides, so let these say which.
+    return images.contiguous().flatten().view(images.shape)
 
 
 def evaluate(model: nn.Module, split: Split, config: TrainConfig) -> tuple[float, float]:

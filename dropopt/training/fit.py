@@ -10,6 +10,7 @@ Nothing inside an epoch waits for the device: losses stay on it until the epoch 
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dropopt.config import TrainConfig
+from dropopt.config import ConfigError, TrainConfig
 from dropopt.training import augment
 from dropopt.training.checkpoint import read_checkpoint, write_checkpoint
 from dropopt.training.dataset import Dataset, Split
@@ -105,7 +106,7 @@ class _Training:
         every = getattr(engine.config, "update_every", None) if engine is not None else None
         self.every = every if isinstance(every, int) else None
         self.history: list[EpochReport] = []
-        self.best: dict[str, Tensor] = {}
+        self.best: dict[str, Any] = {}
 
     # -- how far
 
@@ -153,7 +154,7 @@ class _Training:
         self._refresh(batch, float(number), val_loss=val_loss, train_loss=train_loss, val_accuracy=val_accuracy)
         self.history.append(report)
         if self.best_epoch == number:
-            self.best = {name: value.clone() for name, value in self.model.state_dict().items()}
+            self.best = copy.deepcopy(self.model.state_dict())  # a module may keep more in it than tensors
         return report
 
     def _train_epoch(self, number: int) -> tuple[float, tuple[Tensor, Tensor]]:
@@ -180,6 +181,8 @@ class _Training:
             group["lr"] = rate
         with autocast(self.config, self.device):
             logits = self.model(images)
+        if not isinstance(logits, Tensor):
+            raise ConfigError(f"the model must return logits in training as well, returned {type(logits).__name__}")
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.config.label_smoothing)
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
@@ -227,7 +230,7 @@ class _Training:
         state, self.history = found
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.best = {name: value.to(self.device) for name, value in state["best"].items()}
+        self.best = state["best"]
         if self.engine is not None:
             self.engine.load_state_dict(state["engine"])
 
@@ -248,7 +251,7 @@ def _identity(model: nn.Module, engine: Engine | None, data: Dataset, config: Tr
     facts: dict[str, Any] = {
         "train": config.model_dump(mode="json", exclude={"device"}),
         "engine": engine.config.model_dump(mode="json") if engine is not None else None,
-        "model": {name: list(value.shape) for name, value in model.state_dict().items()},
+        "model": {name: list(getattr(value, "shape", ())) for name, value in model.state_dict().items()},
         "data": [data.fingerprint.get(name) or len(data.splits()[name]) for name in ("train", "validation")],
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dropopt.config import ConfigError, ModelConfig, suggestion
 from dropopt.training import reference
-from dropopt.training.owncode import call_with, own_function
+from dropopt.training.owncode import call_with, own_errors, own_function
 from dropopt.training.streams import global_stream
 
 REFERENCE: dict[str, Callable[..., nn.Module]] = {
@@ -22,6 +22,7 @@ REFERENCE: dict[str, Callable[..., nn.Module]] = {
 
 #: torchvision networks that return extra heads while training, unless told not to.
 _AUXILIARY = ("googlenet", "inception_v3")
+_HEADS = {"aux1", "aux2", "AuxLogits"}
 
 #: timm's options that read files or addresses of the caller's choice: settings may come from elsewhere.
 _NOT_FROM_SETTINGS = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
@@ -61,9 +62,14 @@ def _builder(name: str) -> _Builder:
         return lambda shape, options: _timm(rest, shape, options)
     if colon and kind not in ("torchvision", "timm"):
         function = own_function(name)
-        return lambda shape, options: call_with(function, shape, options)
+        return lambda shape, options: _own(function, shape, options)
     known = [*REFERENCE, "torchvision:NAME", "timm:NAME", "module:function"]
     raise ConfigError(f"model.name {name!r} is unknown; {suggestion(name, known)}")
+
+
+def _own(function: Callable[..., Any], shape: dict[str, Any], options: dict[str, Any]) -> Any:
+    with own_errors("building it"):
+        return call_with(function, shape, options)
 
 
 def _reference(build: Callable[..., nn.Module], shape: dict[str, Any], options: dict[str, Any]) -> Any:
@@ -80,20 +86,27 @@ def _torchvision(name: str, shape: dict[str, Any], options: dict[str, Any]) -> n
         raise ConfigError(f"torchvision has no such classifier{_close(name, known)}")
     options = {"weights": None, **options}
     pretrained = options["weights"] is not None
+    if "pretrained" in options:
+        raise ConfigError("pretrained is timm's option; torchvision's is weights: DEFAULT")
+    if pretrained and options["weights"] not in (there := [*models.get_model_weights(name).__members__]):
+        raise ConfigError(f"weights must be null or one of {', '.join(there)}, got {options['weights']!r}")
     if not pretrained:
         options = {"num_classes": shape["classes"], **options}
         if name in _AUXILIARY:
             options = {"aux_logits": False, "init_weights": True, **options}
     try:
         model: nn.Module = models.get_model(name, **options)
-    except (TypeError, ValueError, KeyError) as error:
-        raise ConfigError(f"options {options}: {_line(error)}") from None
     except OSError as error:
         raise ConfigError(f"its weights cannot be downloaded ({_line(error)}); or use weights: null") from None
+    except Exception as error:  # whatever its builder makes of an option
+        raise ConfigError(f"options {options}: {_line(error)}") from None
     if pretrained:
+        for head in _HEADS & vars(model)["_modules"].keys():
+            setattr(model, head, None)
         vars(model)["aux_logits"] = False  # a plain attribute, of the networks that have extra heads
         _replace_head(model, shape["classes"])
     if shape["channels"] != 3:
+        vars(model)["transform_input"] = False  # likewise: another scale for the three colours
         _replace_stem(model, shape["channels"])
     return model
 
@@ -111,10 +124,10 @@ def _timm(name: str, shape: dict[str, Any], options: dict[str, Any]) -> nn.Modul
     options = {"num_classes": shape["classes"], "in_chans": shape["channels"], **options}
     try:
         model: nn.Module = timm.create_model(name, **options)
-    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
-        raise ConfigError(f"options {options}: {_line(error)}") from None
     except OSError as error:
         raise ConfigError(f"weights cannot be downloaded ({_line(error)}); or use pretrained: false") from None
+    except Exception as error:  # whatever its builder makes of an option
+        raise ConfigError(f"options {options}: {_line(error)}") from None
     return model
 
 
@@ -162,7 +175,7 @@ def _try(model: nn.Module, name: str, shape: tuple[int, ...], classes: int) -> N
     try:
         with torch.no_grad():
             out = model(torch.zeros(2, *shape))
-    except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
+    except Exception as error:
         raise ConfigError(f"{what} fails: {_line(error)}") from error
     if not isinstance(out, Tensor) or out.shape != (2, classes):
         given = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
@@ -176,4 +189,5 @@ def _close(name: str, known: list[str]) -> str:
 
 
 def _line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
+    text = (str(error) or type(error).__name__).splitlines()[0]
+    return f"{type(error).__name__}: {text}" if isinstance(error, LookupError | AttributeError | NameError) else text

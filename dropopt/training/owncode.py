@@ -30,7 +30,8 @@ def own_function(name: str) -> Callable[..., Any]:
     """What ``module:function`` names; raises :class:`ConfigError` when there is none, or it is not own code."""
     module_name, _, attribute = name.partition(":")
     if not all(part.isidentifier() for part in module_name.split(".")) or not attribute.isidentifier():
-        raise ConfigError(f"{name!r} does not name a function; expected module:function")
+        dash = " (a file whose functions are used has no dash in its name)" if "-" in module_name else ""
+        raise ConfigError(f"{name!r} does not name a function; expected module:function{dash}")
     _add_current_folder()
     parts = module_name.split(".")
     for depth in range(1, len(parts) + 1):  # looking for a submodule runs its package: check that first
@@ -40,7 +41,9 @@ def own_function(name: str) -> Callable[..., Any]:
     function = getattr(module, attribute, None)
     if not callable(function):
         raise ConfigError(f"{name}: module {module_name!r} has no function {attribute!r}")
-    if getattr(function, "__module__", None) != module.__name__:
+    if not inspect.isroutine(function) and not inspect.isclass(function):
+        raise ConfigError(f"{name}: {attribute!r} must be a function or a class, got a {type(function).__name__}")
+    if function.__module__ != module.__name__:
         raise ConfigError(f"{name}: {attribute!r} must be defined in {module_name!r}, not imported there")
     found: Callable[..., Any] = function
     return found
@@ -71,8 +74,13 @@ def call_with(function: Callable[..., Any], offers: Mapping[str, Any], options: 
     unknown = [key for key in options if key not in parameters]
     if unknown and not takes_all:
         raise ConfigError(f"unknown option {unknown[0]!r}; it takes: {', '.join(parameters) or 'no options'}")
-    given = {key: value for key, value in offers.items() if takes_all or key in parameters}
-    return function(**given | dict(options))
+    given = {key: value for key, value in offers.items() if takes_all or key in parameters} | dict(options)
+    needed = [
+        key for key, p in parameters.items() if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+    ]
+    if lacking := [key for key in needed if key not in given]:
+        raise ConfigError(f"needs {lacking[0]!r}; it is offered {', '.join(offers)}, give others as options")
+    return function(**given)
 
 
 def _add_current_folder() -> None:
@@ -96,9 +104,9 @@ def _check_own(name: str, module_name: str, *, last: bool) -> None:
     if paths and all(path == _SHIPPED or _SHIPPED in path.parents for path in paths):
         return
     if not paths or any(map(_foreign, paths)) or module_name.split(".")[0] in sys.stdlib_module_names:
-        raise ConfigError(
-            f"{name}: {module_name!r} is not your own code; name a function in a file of yours (it may call that)"
-        )
+        pythons = module_name in sys.stdlib_module_names and Path(f"{module_name}.py").exists()
+        remedy = "rename your file" if pythons else "name a function in a file of yours (it may call that)"
+        raise ConfigError(f"{name}: {module_name!r} is not your own code; {remedy}")
 
 
 def _foreign(path: Path) -> bool:

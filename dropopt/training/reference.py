@@ -46,8 +46,7 @@ def vgg(
 ) -> nn.Module:
     """Stages of ``depth`` convolutions each, a halving after every stage, and a hidden layer."""
     _check_widths(widths, 1)
-    if depth < 1:
-        raise ConfigError(f"depth must be at least 1, got {depth}")
+    _check_count("depth", depth)
     layers, size = _Stack(channels), image_size
     for width in widths:
         for _ in range(depth):
@@ -115,8 +114,7 @@ class _Stack:
         return size[0] // 2, size[1] // 2
 
     def with_head(self, size: tuple[int, int], head: int, classes: int) -> nn.Module:
-        if head < 1:
-            raise ConfigError(f"head must be at least 1, got {head}")
+        _check_count("head", head)
         if max(size) > LARGEST_MAP:
             size = (min(size[0], LARGEST_MAP), min(size[1], LARGEST_MAP))
             self.add(nn.AdaptiveAvgPool2d(size))
@@ -132,8 +130,17 @@ def _convolution(inside: int, outside: int) -> tuple[nn.Module, ...]:
     return nn.Conv2d(inside, outside, 3, padding=1, bias=False), nn.BatchNorm2d(outside), nn.ReLU()
 
 
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _check_count(name: str, value: object) -> None:
+    if not _is_count(value):
+        raise ConfigError(f"{name} must be at least 1, a whole number, got {value!r}")
+
+
 def _check_widths(widths: Sequence[int], count: int, *, exactly: bool = False) -> None:
-    whole = isinstance(widths, Sequence) and all(isinstance(width, int) and width > 0 for width in widths)
+    whole = isinstance(widths, Sequence) and all(_is_count(width) for width in widths)
     if not whole or len(widths) < count or (exactly and len(widths) != count):
         number = f"{count}" if exactly else f"{count} or more"
         raise ConfigError(f"widths must be {number} positive integers, got {widths!r}")
