@@ -216,9 +216,11 @@ class RunConfig(Config):
 
 def explain(error: ValidationError, model: type[BaseModel], values: Any) -> str:
     """One line for the first fault that ``error`` found in ``values``: what was given and what is allowed."""
-    first = error.errors()[0]
+    first = min(error.errors(), key=lambda one: one["type"] == "missing")  # its misspelt name tells more
     if first["type"] == "value_error":
         return str(first["ctx"]["error"])
+    if first["type"] == "missing":
+        return f"{'.'.join(map(str, first['loc']))} is required"
     owner, given, path = model, values, []
     for part in first["loc"]:
         path.append(str(part))
@@ -289,4 +291,8 @@ def _words(annotation: Any, metadata: Iterable[Any] = ()) -> str:
         if low:
             return f"{kind} {'>=' if low[1] == '[' else '>'} {low[0]:g}"
         return f"{kind} {'<=' if high[1] == ']' else '<'} {high[0]:g}" if high else f"a finite {kind[2:].lstrip()}"
+    if annotation is str and metadata:
+        ends = ("min_length", "max_length")
+        least, most = (next(getattr(rule, end) for rule in metadata if hasattr(rule, end)) for end in ends)
+        return f"text of {least} to {most} characters"
     return {bool: "true or false", str: "text", type(None): "nothing"}.get(annotation, "a mapping")

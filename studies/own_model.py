@@ -1,4 +1,4 @@
-"""Your own network and data, as functions in a script: copy this file and change the two.
+"""Your own network and data, as functions in a script: copy this file, change the two and the study's name.
 
     python studies/own_model.py
 
@@ -13,7 +13,7 @@ from dropopt.study import Study
 
 
 def data():
-    """Images (N, C, H, W) and labels (N,), as arrays or tensors; scaling and splitting are done for you."""
+    """Images (N, C, H, W) and labels (N,), the same at each call; scaling and splitting are done for you."""
     digits = load_digits()
     return digits.images[:, None], digits.target
 
@@ -29,8 +29,8 @@ def model(channels, classes):
 
 study = Study(
     name="own_model",
-    data={"name": "own_model:data"},
-    model={"name": "own_model:model"},
+    data=data,
+    model=model,
     train={"epochs": 20, "batch_size": 64},
     n_trials=20,
 )

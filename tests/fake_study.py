@@ -4,9 +4,12 @@ import json
 import sys
 from pathlib import Path
 
+import optuna
+
 from dropopt.study import Study, session
 from dropopt.study.command import guard
 from dropopt.study.slots import Targets
+from dropopt.study.storage import close, open_storage, resolve
 
 FAKE = Targets("fake_training:load", "fake_training:train")
 
@@ -19,6 +22,15 @@ def make(**options):
 def run(storage, n_jobs=2, **options):
     """Run it in this process; the exit code."""
     return session.run(make(**options), Path(__file__), storage, n_jobs, "dropopt run fake", FAKE)
+
+
+def trials(storage, name="fake"):
+    """The trials of a study, read with Optuna alone."""
+    opened = open_storage(resolve(storage), create=False)
+    try:
+        return optuna.load_study(study_name=name, storage=opened).get_trials()
+    finally:
+        close(opened)
 
 
 if __name__ == "__main__":

@@ -218,7 +218,12 @@ def test_a_script_with_a_mistake_is_told_by_its_path(tmp_path):
         "from dropopt.study import Study\nstudy = Study(name='a', trian={})\n": "unknown setting 'trian'",
         "from dropopt.study import Study\nstudy = Study(name='a', train={'lr': -1})\n": "train.lr must be a number > 0",
         "x = 1\n": "must define one Study (study = Study(...)), found 0",
-        "x = (\n": "own.py:1: '(' was never closed",
+        "x = (\n": "own.py: reading it failed: SyntaxError: '(' was never closed (",
+        "x = 1\ny = z\n": "own.py: reading it failed: NameError: name 'z' is not defined (",
+        "from dropopt.study import Study\nstudy = Study(nam='x')\n": "unknown setting 'nam'; did you mean 'name'?",
+        "from dropopt.study import Study\nstudy = Study()\n": "name is required",
+        "from dropopt.study import Study\nStudy(name='a').main()\n": "put study.main() below: if __name__ ==",
+        "from dropopt.study import Study\nstudy = Study(name='a', model=lambda: 1)\n": "model must be a function or",
     }.items():
         path.write_text(text)
         with pytest.raises(ConfigError, match=re.escape(message)):

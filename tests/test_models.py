@@ -260,7 +260,7 @@ class TestOwn:
         (studies / "shipped_model_test.py").write_text(OWN)
         monkeypatch.syspath_prepend(studies)
         assert "is not your own code" in refused("shipped_model_test:fixed")
-        monkeypatch.setattr("dropopt.training.owncode._SHIPPED", studies)
+        monkeypatch.setattr("dropopt.owncode._SHIPPED", studies)
         assert isinstance(build("shipped_model_test:fixed"), nn.Module)
         sys.modules.pop("shipped_model_test")
 

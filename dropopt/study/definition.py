@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError
 
 from dropopt.config import Config, ConfigError, DataConfig, ModelConfig, RunConfig, TrainConfig, explain
+from dropopt.owncode import own_errors
 from dropopt.study import shipped
 from dropopt.study.space import Space
 
@@ -20,9 +21,14 @@ Pruner = Literal["median", "forecast", "percentile", "hyperband", "none"]
 Seed = Annotated[int, Field(ge=0)]
 
 
+#: What a script's name begins with while it is read for its study.
+_LOADED = "dropopt_study_"
+
+
 class Study(Config):
     """A hyperparameter study. ``Study(...)`` in a script defines one, ``study.main()`` runs it.
 
+    ``data`` and ``model`` may be functions of the script itself: ``Study(name="mine", data=data, model=model)``.
     Options on the command line override what is given here; they carry Optuna's own names.
     """
 
@@ -43,6 +49,7 @@ class Study(Config):
     prior: str | None = None
 
     def __init__(self, **values: Any) -> None:
+        values |= {section: _by_name(section, values[section]) for section in ("data", "model") if section in values}
         try:
             super().__init__(**values)
         except ValidationError as error:
@@ -52,6 +59,10 @@ class Study(Config):
         """Run this study as ``dropopt run`` does, with the same options (from ``sys.argv`` by default)."""
         from dropopt.study.command import run_script
 
+        caller = sys._getframe(1)
+        if arguments is None and caller.f_code.co_name == "<module>" and caller.f_globals["__name__"] != "__main__":
+            # Child processes import the script for its functions; they must not run the study once more.
+            raise ConfigError(f'{caller.f_code.co_filename}: put study.main() below: if __name__ == "__main__":')
         run_script(self, arguments)
 
     def load_space(self, directory: Path | None = None) -> Space:
@@ -76,21 +87,39 @@ def load(name: str) -> tuple[Study, Path]:
     """
     path = shipped.find("studies", name).resolve()
     add_to_path(path.parent)
-    spec = importlib.util.spec_from_file_location(f"dropopt_study_{path.stem}", path)
+    spec = importlib.util.spec_from_file_location(_LOADED + path.stem, path)
     if spec is None or spec.loader is None:
         raise ConfigError(f"{path} is not a Python script")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     try:
-        spec.loader.exec_module(module)
+        with own_errors("reading it"):
+            spec.loader.exec_module(module)
     except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
-    except SyntaxError as error:
-        raise ConfigError(f"{path}:{error.lineno}: {error.msg}") from None
+        raise ConfigError(f"{path}: {error}") from error.__cause__
     studies = list({id(v): v for v in vars(module).values() if isinstance(v, Study)}.values())
     if len(studies) != 1:
         raise ConfigError(f"{path} must define one Study (study = Study(...)), found {len(studies)}")
     return studies[0], path
+
+
+def _by_name(section: str, given: Any) -> Any:
+    """A section in which a function stands itself, with its ``module:function`` in its place."""
+    if callable(given):
+        given = {"name": given}
+    if not isinstance(given, Mapping) or not callable(given.get("name")):
+        return given
+    function = given["name"]
+    name = getattr(function, "__qualname__", "")
+    if not name.isidentifier():
+        raise ConfigError(f"study: {section} must be a function or a class at the top of a file, got {function!r}")
+    module = function.__module__
+    if module == "__main__" or module.startswith(_LOADED):
+        file = getattr(sys.modules.get(module), "__file__", None)
+        if file is None:
+            raise ConfigError(f"study: {section}: put {name!r} in a file; child processes import it from there")
+        module = Path(file).stem
+    return {**given, "name": f"{module}:{name}"}
 
 
 def add_to_path(directory: Path) -> None:

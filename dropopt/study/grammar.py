@@ -12,8 +12,8 @@ Two sections, ``engine:`` and ``train:``, hold settings by their own names::
     train:
       lr: {low: 0.01, high: 0.5, log: true}
 
-For a setting that is itself a list (``augment``, ``sites``, a weight by stage) a list is a fixed value;
-its choices are written ``{choices: [...]}``. Settings and their legal values are read off the
+For a setting that may itself be a list (``augment``, ``sites``, a weight by stage) a list is a fixed value;
+choices among its single values are written ``{choices: [...]}``. Settings and their legal values are read off the
 configuration models, so a new setting can be searched at once.
 """
 
@@ -161,7 +161,11 @@ def _entry(section: str, setting: Setting, item: Item) -> list[Parameter] | tupl
     if isinstance(item.value, list) and not setting.is_list:
         return [Parameter(section, setting.name, choices=_choices(setting, item))]
     if not isinstance(item.value, dict):
-        return (setting.check(item),)
+        try:
+            return (setting.check(item),)
+        except _Fault as fault:
+            hint = f", or {{choices: {_show(item.plain())}}}" if isinstance(item.value, list) else ""
+            raise _Fault(fault.line, f"{fault}{hint}") from None
     shape = _CHOICES if "choices" in item.value else _RANGE
     keys = _mapping(item, setting.name, shape)
     if "choices" in keys:

@@ -14,6 +14,7 @@ from rich.table import Table
 from dropopt.study.progress import busy, say
 from dropopt.study.results import (
     PRIOR,
+    Counts,
     best,
     choose,
     count,
@@ -47,7 +48,7 @@ def summary(
     again: str,
     storage_given: bool,
     ended: int | None,
-) -> None:
+) -> Counts:
     """The best trials, what failed, where things are and what to type next."""
     trials = study.get_trials(deepcopy=False)
     counts = count(trials)
@@ -56,6 +57,10 @@ def summary(
         say(console, f"stopped by {name}; trials that ran are recorded as interrupted")
     leader = best(trials)
     say(console, f"\nstudy {study.study_name}: {counts}", "bold")
+    if not trials and definition.timeout is not None and ended is None:
+        say(
+            console, f"{definition.timeout:g} s were over before a trial could start; give a longer --timeout", "yellow"
+        )
     if leader is not None:
         console.print(_table(trials))
         console.print(_parameters(leader))
@@ -77,6 +82,7 @@ def summary(
     say(console, f"\nstored in {url}; next:")
     for what, line in lines:
         say(console, f"  {what:<8}{line}")
+    return counts
 
 
 def _table(trials: list[FrozenTrial]) -> Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -25,6 +26,10 @@ BASE = "base"
 MADE_WITH = "made_with"
 DATA = "data_fingerprint"
 PRIOR = "prior"
+
+#: How often, and how many seconds apart, one looks whether another process has stamped the study it has made.
+STAMP_TRIES = 50
+STAMP_PAUSE = 0.1
 
 #: Settings that differ between machines and do not change what a trial means.
 _LOCAL = ("data.root", "train.device", "train.seed")
@@ -122,26 +127,46 @@ def study_names(storage: BaseStorage) -> list[str]:
 
 
 def create(
-    storage: BaseStorage, name: str, space: Space, base: RunConfig, made_with: Mapping[str, Any]
-) -> optuna.Study:
-    """A new study, or one that has no trial yet, stamped with the experiment that it is."""
+    storage: BaseStorage, name: str, space: Space, base: RunConfig, facts: Mapping[str, Any], *, known: bool
+) -> tuple[optuna.Study, bool]:
+    """The study called ``name``, stamped with the experiment that it is and ``facts``; and whether by this call.
+
+    A study without a trial that was ``known`` before is stamped anew. One that another process has made meanwhile is
+    that one's: raises :class:`ConfigError` if it is another experiment.
+    """
     import optuna
 
-    study = optuna.create_study(study_name=name, storage=storage, direction="minimize", load_if_exists=True)
+    try:
+        study = optuna.create_study(study_name=name, storage=storage, direction="minimize", load_if_exists=known)
+    except optuna.exceptions.DuplicatedStudyError:
+        study = _stamped(optuna.load_study(study_name=name, storage=storage))
+        check(study, space, base, begun=True)
+        return study, False
     with warnings.catch_warnings():
         # Experimental since Optuna 3.2; without it the dashboard calls the value "Objective 0".
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study.set_metric_names(["validation loss (smoothed)"])
-    study.set_user_attr(SPACE, space.name)
-    study.set_user_attr(FINGERPRINT, space.fingerprint)
-    study.set_user_attr(BASE, base.model_dump(mode="json"))
-    study.set_user_attr(MADE_WITH, dict(made_with))
+    stamps = {SPACE: space.name, FINGERPRINT: space.fingerprint, **facts, BASE: base.model_dump(mode="json")}
+    for key, value in stamps.items():  # BASE last: where it stands, all do
+        study.set_user_attr(key, value)
+    return study, True
+
+
+def _stamped(study: optuna.Study) -> optuna.Study:
+    """``study`` once the process that has just made it has said what it is."""
+    for _ in range(STAMP_TRIES):
+        if BASE in study.user_attrs:
+            break
+        time.sleep(STAMP_PAUSE)
     return study
 
 
-def check(study: optuna.Study, space: Space, base: RunConfig) -> None:
-    """A :class:`ConfigError` says what makes ``study`` another experiment than this one, if anything does."""
-    difference = _difference(study, space, base)
+def check(study: optuna.Study, space: Space, base: RunConfig, *, begun: bool = False) -> None:
+    """A :class:`ConfigError` says what makes ``study`` another experiment than this one, if anything does.
+
+    One without a trial can still become any, unless another process has just ``begun`` it.
+    """
+    difference = _difference(study, space, base, begun=begun)
     if difference:
         raise ConfigError(
             f"study {study.study_name!r} exists and {difference}; give another --study-name, or the same settings"
@@ -159,13 +184,13 @@ def _efficacy(study: optuna.Study) -> dict[str, Any] | None:
     return {"verdict": found.efficacy.verdict, "preferred": found.preferred}
 
 
-def _difference(study: optuna.Study, space: Space, base: RunConfig) -> str:
+def _difference(study: optuna.Study, space: Space, base: RunConfig, *, begun: bool) -> str:
     """What makes ``study`` another experiment than this one; empty if it is the same."""
     import optuna
 
     attributes = study.user_attrs
     minimised = study.directions == [optuna.study.StudyDirection.MINIMIZE]
-    if minimised and not study.get_trials(deepcopy=False):
+    if minimised and not study.get_trials(deepcopy=False) and not begun:
         return ""  # it can still become any
     if not minimised or BASE not in attributes:
         return "was not made by dropopt"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import math
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +17,7 @@ from dropopt.config import ConfigError, RunConfig
 from dropopt.study import shipped
 from dropopt.study.definition import add_to_path
 from dropopt.study.progress import make_console, say
+from dropopt.study.worker import StudyError
 
 if TYPE_CHECKING:
     from dropopt.training import EpochReport
@@ -36,8 +39,8 @@ def retrain(file: Path, options: Mapping[str, Any], output: Path | None, threads
     if output is not None:
         _check_writable(output)
     # `module:function` may name what lies here, as it does for a study's script.
-    add_to_path(shipped.folder("studies"))
     add_to_path(Path.cwd())
+    sys.path.append(str(shipped.folder("studies")))  # last: a copy of a shipped script goes before it
     console = make_console()
     say(console, _opening(file, run, exported.provenance))
 
@@ -46,13 +49,17 @@ def retrain(file: Path, options: Mapping[str, Any], output: Path | None, threads
     from dropopt import training
 
     torch.set_num_threads(threads)
-    with _Epochs(console) as epochs:
-        result, model, data = training.train_run(run, epochs.show)
+    data = training.prepare(run)
     notices = list(data.notices)
     if exported.provenance.get("data_fingerprint", data.fingerprint) != data.fingerprint:
         notices.append("the data are not those of the study: it may have trained on what is tested on now")
     for notice in notices:
         say(console, f"note: {notice}", "yellow")
+    try:
+        with _Epochs(console) as epochs:
+            result, model, _ = training.train_run(run, epochs.show)
+    except training.DivergedError as error:
+        raise StudyError(str(error)) from None
     accuracy = result.best_val_accuracy
     say(
         console,
@@ -62,7 +69,7 @@ def retrain(file: Path, options: Mapping[str, Any], output: Path | None, threads
     loss, accuracy = training.evaluate(model, data.test, run.train)
     say(console, f"test:       accuracy {_estimate(accuracy, len(data.test.labels))}, loss {loss:.4f}", "bold")
     if output is not None:
-        torch.save(model.state_dict(), output)
+        _save(model.state_dict(), output)
         say(console, f"weights in {output}")
 
 
@@ -102,6 +109,19 @@ def _estimate(share: float, n: int) -> str:
     # Agresti-Coull's centre: an observed share of 1 is no proof that there is no error.
     centre = (share * n + 2) / (n + 4)
     return f"{share:.4f} +- {math.sqrt(centre * (1 - centre) / (n + 4)):.4f} (n = {n})"
+
+
+def _save(weights: Mapping[str, Any], path: Path) -> None:
+    import torch
+
+    from dropopt.training.files import write_whole
+
+    buffer = io.BytesIO()
+    torch.save(weights, buffer)
+    try:
+        write_whole(path, buffer.getvalue())
+    except OSError as error:
+        raise StudyError(f"the weights cannot be written to {path}: {error.strerror or error}") from None
 
 
 def _check_writable(path: Path) -> None:

@@ -55,10 +55,10 @@ def override(study: Study, options: Mapping[str, Any]) -> Study:
 def run(
     study: Study, script: Path, storage: str | None, n_jobs: int, again: str, targets: Targets | None = None
 ) -> int:
-    """Run ``study`` and say how it went; the exit code is 0, or 128 + the signal that ended it."""
+    """Run ``study`` and say how it went; the exit code is 0, 1 where every trial failed, or 128 + a signal."""
     space = study.load_space(script.parent)
     base = study.base(space)
-    slots = _slots(n_jobs, base)
+    slots = min(_slots(n_jobs, base), study.n_trials)
     url = resolve(storage)
     quiet_optuna()
     console = make_console()
@@ -78,7 +78,9 @@ def run(
         if sitting.study is not None:
             with busy("reading what was learned"):
                 display.refresh(sitting.study)
-            report.summary(console, sitting.study, study, redact(url), again, storage is not None, ended)
+            counts = report.summary(console, sitting.study, study, redact(url), again, storage is not None, ended)
+            if ended is None and counts.failed and not counts.complete + counts.pruned:
+                return 1
         return 0 if ended is None else 128 + ended
 
 
@@ -148,14 +150,15 @@ class _Sitting:
         """Create or go on with the study, for the data that a slot has loaded."""
         for notice in ready["notices"]:
             say(self._console, f"note: {notice}", "yellow")
-        study = self.study
+        study, made = self.study, False
         if study is None or not study.get_trials(deepcopy=False):
-            name = self._definition.name
-            study = results.create(self._storage, name, self._space, self._base, self._made_with)
-            study.set_user_attr(results.DATA, ready["fingerprint"])
-            if self._prior is not None:
+            facts = {results.MADE_WITH: self._made_with, results.DATA: ready["fingerprint"]}
+            study, made = results.create(
+                self._storage, self._definition.name, self._space, self._base, facts, known=study is not None
+            )
+            if made and self._prior is not None:
                 self._prior.seed(study, self._space, ready["classes"])
-        elif study.user_attrs.get(results.DATA) != ready["fingerprint"]:
+        if not made and study.user_attrs.get(results.DATA) != ready["fingerprint"]:
             raise ConfigError(
                 f"the data of study {study.study_name!r} have changed since it began; give another --study-name"
             )

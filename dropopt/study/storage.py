@@ -7,6 +7,7 @@ makes a report cost a millisecond. Passwords never leave this module: what is sh
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 import sys
 import time
@@ -54,6 +55,8 @@ def resolve(option: str | None) -> str:
     given = option or os.environ.get(VARIABLE) or DEFAULT_FILE.as_posix()
     if "://" in given:
         return given
+    if slip := re.match(r"([a-z][\w+]+)(:/?|//)[^/]*@", given):  # not shown: it may hold a password
+        raise ConfigError(f"the storage is neither a file nor a URL; a URL begins with {slip[1]}://")
     path = Path(given).expanduser()
     if path.suffix in _SQLITE_SUFFIXES or _has_header(path):
         return f"sqlite:///{path.as_posix()}"
@@ -74,7 +77,9 @@ def open_storage(url: str, *, create: bool = True) -> BaseStorage:
 
     try:
         parsed = sqlalchemy.engine.make_url(url)
-        if parsed.get_backend_name() == "sqlite" and parsed.database not in (None, "", ":memory:"):
+        if parsed.get_backend_name() == "sqlite":
+            if parsed.database in (None, "", ":memory:"):
+                raise ConfigError(f"storage {url} would be lost with this process; give a file, sqlite:///FILE.db")
             _prepare_sqlite(Path(str(parsed.database)), create)
         backend = _open_database(url, _engine_kwargs(parsed))
     except ConfigError:
@@ -90,18 +95,16 @@ def open_storage(url: str, *, create: bool = True) -> BaseStorage:
 
 
 def redact(url: str) -> str:
-    """``url`` with its password and query hidden; what cannot be parsed shows its scheme only."""
-    if "://" not in url:
+    """``url`` with its password and query hidden; where it is not clear what these are, only its scheme is shown."""
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme.startswith("sqlite"):
         return url
-    if url.startswith("sqlite:"):
-        return url
-    import sqlalchemy
-
-    try:
-        parsed = sqlalchemy.engine.make_url(url)
-    except (sqlalchemy.exc.ArgumentError, ValueError):
-        return url.split("://")[0] + "://..."
-    return parsed.set(query={}).render_as_string(hide_password=True)
+    address, _, query = rest.partition("?")
+    login, at, place = address.rpartition("@")
+    if "@" in query or not re.fullmatch(r"[\w+]+", scheme) or not re.fullmatch(r"[^/:]*(:\d+)?(/.*)?", place):
+        return "".join(scheme.split()[:1]) + "://..."
+    user, colon, _ = login.partition(":")
+    return f"{scheme}://{user}{':***' if colon else ''}{at}{place}"
 
 
 def reason(error: BaseException, url: str = "") -> str:
@@ -235,6 +238,8 @@ def _open_journal(path: Path, create: bool) -> BaseStorage:
         if not create:
             raise ConfigError(f"no storage at {path}; run a study first, or give --storage or {VARIABLE}")
         _make_folder(path.parent)
+    elif not path.is_file():
+        raise ConfigError(f"storage {path} is not a file; give a URL, a SQLite or a journal file")
     try:
         return JournalStorage(JournalFileBackend(str(path)))
     except OSError as error:

@@ -87,6 +87,7 @@ class Worker:
         self._n_trials = n_trials
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._objective: Objective | None = None
+        self._data: dict[str, str] | None = None
         self._running: dict[Slot, _Running] = {}
         self._failures: list[str] = []
         self._worked = False
@@ -156,6 +157,9 @@ class Worker:
     def _ready(self, slot: Slot, message: Message) -> None:
         slot.ready = True
         self._bad_starts = 0
+        self._data = self._data or message["fingerprint"]
+        if message["fingerprint"] != self._data:
+            raise ConfigError("the data are others each time they are loaded; a function must seed what it draws")
         if self._objective is None:
             # The first slot may download and cache the data; the others then find it there.
             self._objective = self._open_study(message)
@@ -233,10 +237,10 @@ class Worker:
             raise StudyError(f"{limit} trials in a row failed alike, so the study stops: {cause}: {message}")
 
     def _no_data(self, message: Message) -> None:
-        """The data cannot be loaded: no trial could run."""
+        """Data or network are not what they should be: no trial could run."""
         if message["error"] == "ConfigError":
             raise ConfigError(message["message"])
-        raise StudyError(f"the data cannot be loaded: {message['error']}: {message['message']} ({message['where']})")
+        raise StudyError(f"the study cannot begin: {message['error']}: {message['message']} ({message['where']})")
 
     def _require(self) -> Objective:
         if self._objective is None:

@@ -20,11 +20,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dropopt.config import ConfigError, DataConfig, suggestion
+from dropopt.owncode import own_errors, own_function
 from dropopt.training import vision
 from dropopt.training.arrays import Source, from_arrays, read_npz
 from dropopt.training.dataset import Dataset, Split, room
 from dropopt.training.folder import read_folder
-from dropopt.training.owncode import own_errors, own_function
 from dropopt.training.progress import tracked
 from dropopt.training.splits import stratified
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from dropopt.config import ConfigError, ModelConfig, suggestion
+from dropopt.owncode import call_with, own_errors, own_function
 from dropopt.training import reference
-from dropopt.training.owncode import call_with, own_errors, own_function
 from dropopt.training.streams import global_stream
 
 REFERENCE: dict[str, Callable[..., nn.Module]] = {

@@ -20,7 +20,7 @@ from typing import Any
 
 from dropopt.config import ConfigError
 
-_PACKAGE = Path(__file__).resolve().parents[1]
+_PACKAGE = Path(__file__).resolve().parent
 #: Shipped studies are there to be used and copied; they may name their own functions.
 _SHIPPED = _PACKAGE / "studies"
 _FOREIGN = {_PACKAGE, *(Path(sysconfig.get_path(kind)).resolve() for kind in ("stdlib", "platstdlib"))}
@@ -51,7 +51,7 @@ def own_function(name: str) -> Callable[..., Any]:
 
 @contextmanager
 def own_errors(name: str) -> Iterator[None]:
-    """What goes wrong in a person's own code becomes one line that tells where."""
+    """What goes wrong in a person's own code becomes a :class:`ConfigError` of one line that tells where."""
     try:
         yield
     except ConfigError:
