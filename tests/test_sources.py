@@ -2,7 +2,6 @@
 
 import gzip
 import os
-import pickle
 import socket
 import struct
 import warnings
@@ -327,51 +326,6 @@ class TestNamed:
         mnist_files(tmp_path / "MNIST" / "raw")
         (tmp_path / "MNIST" / "raw" / "t10k-labels-idx1-ubyte").unlink()
         assert "raw has no t10k-labels-idx1-ubyte" in refused("mnist", root=str(tmp_path))
-
-    def test_cifar_arrives_upright(self, tmp_path, monkeypatch):
-        """CIFAR's batches, in their own format, become (N, 3, 32, 32) with labels and names in place."""
-        from torchvision import datasets
-        from torchvision.datasets.utils import calculate_md5
-
-        base = tmp_path / datasets.CIFAR10.base_folder
-        base.mkdir()
-        rows = images(20, 3072)
-        entry = {"data": rows, "labels": [i % 10 for i in range(20)]}
-        sums = {}
-        for name, content in {
-            "train": entry,
-            "test": entry,
-            "meta": {"label_names": [f"c{i}" for i in range(10)]},
-        }.items():
-            (base / name).write_bytes(pickle.dumps(content))
-            sums[name] = calculate_md5(base / name)
-        monkeypatch.setattr(datasets.CIFAR10, "train_list", [["train", sums["train"]]])
-        monkeypatch.setattr(datasets.CIFAR10, "test_list", [["test", sums["test"]]])
-        monkeypatch.setattr(datasets.CIFAR10, "meta", {"filename": "meta", "key": "label_names", "md5": sums["meta"]})
-        data = load_data(DataConfig(name="cifar10", root=str(tmp_path), validation_fraction=0.5))
-        assert data.classes[3] == "c3"
-        assert data.notices  # the same file served as both
-        std, mean = (torch.tensor(v).view(-1, 1, 1) for v in (data.std, data.mean))
-        back = (data.test.images[4] * std + mean).round().byte()
-        assert (back.numpy() == rows[4].reshape(3, 32, 32)).all()
-
-    def test_svhn_arrives_upright(self, tmp_path, monkeypatch):
-        """SVHN's .mat files become (N, 3, 32, 32), and its label 10 the digit 0."""
-        from scipy.io import savemat
-        from torchvision import datasets
-        from torchvision.datasets.utils import calculate_md5
-
-        x = images(32, 32, 3, 40)
-        splits = {}
-        for split in ("train", "test"):
-            savemat(tmp_path / f"{split}.mat", {"X": x, "y": (np.arange(40) % 10 + 1)[:, None]})
-            splits[split] = ["", f"{split}.mat", calculate_md5(tmp_path / f"{split}.mat")]
-        monkeypatch.setattr(datasets.SVHN, "split_list", splits)
-        data = load_data(DataConfig(name="svhn", root=str(tmp_path)))
-        assert data.test.labels[9] == 0
-        std, mean = (torch.tensor(v).view(-1, 1, 1) for v in (data.std, data.mean))
-        back = (data.test.images[9] * std + mean).round().byte()
-        assert (back.numpy() == x[..., 9].transpose(2, 0, 1)).all()
 
     def test_real_fashion_mnist_is_whole(self, monkeypatch):
         """Debian's package, where it is installed, gives 48,000 + 12,000 + 10,000 images of ten balanced classes."""

@@ -30,8 +30,8 @@ from dropopt.training.splits import stratified
 
 NAMES = ("digits", *vision.MNIST_LIKE, *vision.OTHERS)
 
-#: Images that are converted at a time: few enough that the copies in between stay small.
-CHUNK = 1000
+#: Numbers that are converted at a time: few enough that the copies in between stay small.
+CHUNK = 2**22
 
 
 def load_data(config: DataConfig) -> Dataset:
@@ -167,11 +167,17 @@ def _resized(source: Source, side: int | None) -> Source:
 def _resize(name: str, images: Tensor, side: int) -> Tensor:
     """Squeezed to (N, C, side, side), antialiased, in the type they had."""
     out = room(name, (*images.shape[:2], side, side), images.dtype)
-    chunks = range(0, len(images), CHUNK)
-    for start in tracked(chunks, len(chunks), "resizing images"):
-        small = F.interpolate(images[start : start + CHUNK].float(), (side, side), mode="bilinear", antialias=True)
-        out[start : start + CHUNK] = small if images.is_floating_point() else small.round().clamp(0, 255)
+    count = min(_at_a_time(images), _at_a_time(out))
+    pairs = list(zip(images.split(count), out.split(count), strict=True))
+    for given, place in tracked(pairs, len(pairs), "resizing images"):
+        small = F.interpolate(given.float(), (side, side), mode="bilinear", antialias=True)
+        place.copy_(small if images.is_floating_point() else small.round().clamp(0, 255))
     return out
+
+
+def _at_a_time(images: Tensor) -> int:
+    """How many of ``images`` hold :data:`CHUNK` numbers; at least one."""
+    return max(1, CHUNK // images.shape[1:].numel())
 
 
 # -- their numbers
@@ -188,7 +194,7 @@ def _normalise(source: str, splits: Mapping[str, Split]) -> tuple[dict[str, Spli
     std = torch.where(low == high, 1.0, _channel_mean(images["train"], _squares).sqrt().float())
     for tensor in images.values():
         tensor.div_(std[:, None, None])
-        if not tensor.isfinite().all():
+        if not torch.stack(tensor.aminmax()).isfinite().all():
             largest = max(abs(low.min().item()), abs(high.max().item()))
             raise ConfigError(f"{source}: images must hold numbers that float32 can scale, got up to {largest:g}")
     return {name: Split(images[name], split.labels) for name, split in splits.items()}, mean, std
@@ -206,7 +212,7 @@ def _floats(images: Tensor) -> Tensor:
 
 def _channel_mean(images: Tensor, of: Callable[[Tensor], Tensor]) -> Tensor:
     """Mean of ``of(images)`` per channel, (C,) float64; by chunks, which keeps memory small."""
-    sums = [of(chunk).sum((0, 2, 3)) for chunk in torch.split(images, CHUNK)]
+    sums = [of(chunk).sum((0, 2, 3)) for chunk in images.split(_at_a_time(images))]
     return torch.stack(sums).sum(0) * images.shape[1] / images.numel()
 
 
