@@ -173,6 +173,13 @@ class TestFolder:
         few = refused(folder(tmp_path / "six", n=2))
         assert "validation: class 'cat' has 1 images, at least 2 are needed" in few
 
+    def test_a_class_that_a_split_lacks_is_told(self, tmp_path):
+        """A test folder without dogs is used, and said to have none."""
+        folder(tmp_path / "train", n=10)
+        folder(tmp_path / "test", classes=("cat",), n=2)
+        data = load_data(DataConfig(name=f"folder:{tmp_path}"))
+        assert data.notices == [f"folder:{tmp_path}: test has no images of dog"]
+
     @pytest.mark.parametrize(("train", "test"), [("Train", "Test"), ("training", "testing")])
     def test_folders_of_splits_are_no_classes(self, tmp_path, train, test):
         """Other spellings of train and test are those splits, not two classes to tell apart."""

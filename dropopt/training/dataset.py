@@ -125,6 +125,11 @@ class Dataset:
     def notices(self) -> list[str]:
         """What a person should be told before a result on these data is believed."""
         told = [f"{self.name}: {remark}" for remark in self.remarks]
+        for name in ("validation", "test"):
+            held = set(self.splits()[name].labels.tolist())
+            if absent := [label for number, label in enumerate(self.classes) if number not in held]:
+                more = f" and {len(absent) - 3} more classes" if len(absent) > 3 else ""
+                told.append(f"{self.name}: {name} has no images of {', '.join(absent[:3])}{more}")
         for pair, count in self.duplicates.items():
             first, second = pair.split("/")
             if count:
