@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from dropopt.config import ConfigError, RunConfig
 from dropopt.export import provenance
-from dropopt.study import display, report, results
-from dropopt.study.definition import Study, cores
+from dropopt.study import display, machine, report, results
+from dropopt.study.definition import Study
 from dropopt.study.objective import Objective, counted
 from dropopt.study.prior import Prior, load_prior
 from dropopt.study.progress import Progress, busy, make_console, say
@@ -25,10 +25,6 @@ if TYPE_CHECKING:
     import optuna
     from optuna.storages import BaseStorage
     from rich.console import Console
-
-#: Slots that share a graphics card.
-SLOTS_PER_CARD = 4
-
 
 #: Options that change one setting of a section.
 _SETTINGS = {
@@ -58,12 +54,13 @@ def run(
     """Run ``study`` and say how it went; the exit code is 0, 1 where every trial failed, or 128 + a signal."""
     space = study.load_space(script.parent)
     base = study.base(space)
-    slots = min(_slots(n_jobs, base), study.n_trials)
+    cards = machine.cards(base.train.device)
+    slots = min(machine.slots(n_jobs, len(cards)), study.n_trials)
     url = resolve(storage)
     quiet_optuna()
     console = make_console()
     # The children start first: they import torch while the storage is opened.
-    with Pool(slots, targets or Targets()) as pool, closing(Opened(url)) as opened:
+    with Pool(slots, targets or Targets(), cards) as pool, closing(Opened(url)) as opened:
         prior = load_prior(study.prior, url) if study.prior else None
         sitting = _Sitting(study, space, base, script, opened.storage, prior, console)
         done = sitting.done
@@ -171,12 +168,3 @@ class _Sitting:
 
     def _objective(self, study: optuna.Study, classes: int) -> Objective:
         return Objective(study, self._space, self._base, self._definition.seed, classes)
-
-
-def _slots(n_jobs: int, base: RunConfig) -> int:
-    if n_jobs == 0 or n_jobs < -1:
-        raise ConfigError(f"n-jobs must be 1 or more, or -1 for one for each core, got {n_jobs}")
-    if n_jobs > 0:
-        return n_jobs
-    cards = len(list(Path("/dev").glob("nvidia[0-9]*"))) if base.train.device != "cpu" else 0
-    return min(cores(), cards * SLOTS_PER_CARD) if cards else cores()

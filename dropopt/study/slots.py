@@ -16,8 +16,11 @@ import subprocess
 import sys
 import threading
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import IO, Any
+
+from dropopt.study.machine import VISIBLE
 
 Message = dict[str, Any]
 
@@ -53,7 +56,7 @@ class Event:
 class Slot:
     """One child process. When it ends, the slot is spent; :class:`Pool` puts a new one in its place."""
 
-    def __init__(self, index: int, events: queue.SimpleQueue[Event], targets: Targets) -> None:
+    def __init__(self, index: int, events: queue.SimpleQueue[Event], targets: Targets, card: str | None) -> None:
         self.index = index
         self.ready = False
         self.trial: int | None = None
@@ -67,7 +70,7 @@ class Slot:
             text=True,
             encoding="utf-8",
             errors="replace",
-            env=_environment(),
+            env=_environment(card),
             start_new_session=True,  # Ctrl-C and a closing terminal reach the owner alone
         )
         self._hearing = threading.Thread(target=self._hear, daemon=True)
@@ -122,13 +125,18 @@ class Slot:
 
 
 class Pool:
-    """So many slots and the queue that all of them report to."""
+    """So many slots, which share ``cards`` evenly, and the queue that all of them report to."""
 
-    def __init__(self, size: int, targets: Targets) -> None:
+    def __init__(self, size: int, targets: Targets, cards: Sequence[str] = ()) -> None:
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._targets = targets
+        self._cards = cards
         # All at once: importing torch takes a child two seconds.
-        self.slots = [Slot(index, self._events, targets) for index in range(size)]
+        self.slots = [self._slot(index) for index in range(size)]
+
+    def _slot(self, index: int) -> Slot:
+        card = self._cards[index % len(self._cards)] if self._cards else None
+        return Slot(index, self._events, self._targets, card)
 
     def __enter__(self) -> Pool:
         return self
@@ -150,7 +158,7 @@ class Pool:
     def replace(self, slot: Slot) -> Slot:
         """A new child in the place of one that died."""
         slot.kill()
-        new = Slot(slot.index, self._events, self._targets)
+        new = self._slot(slot.index)
         self.slots[slot.index] = new
         return new
 
@@ -160,10 +168,12 @@ class Pool:
             slot.kill()
 
 
-def _environment() -> dict[str, str]:
-    """One thread for each library, memory that is kept, and the owner's import path."""
+def _environment(card: str | None) -> dict[str, str]:
+    """One thread for each library, memory that is kept, the owner's import path, and its own card to see."""
     paths = [os.path.abspath(path) for path in sys.path]
     ours = dict.fromkeys(_ONE_THREAD, "1") | {"PYTHONPATH": os.pathsep.join(paths)}
+    if card is not None:
+        ours[VISIBLE] = card
     return {"GLIBC_TUNABLES": KEEP_MEMORY} | os.environ | ours
 
 

@@ -168,7 +168,7 @@ def _resize(name: str, images: Tensor, side: int) -> Tensor:
     """Squeezed to (N, C, side, side), antialiased, in the type they had."""
     out = room(name, (*images.shape[:2], side, side), images.dtype)
     count = min(_at_a_time(images), _at_a_time(out))
-    pairs = list(zip(images.split(count), out.split(count), strict=True))
+    pairs = list(zip(torch.split(images, count), torch.split(out, count), strict=True))
     for given, place in tracked(pairs, len(pairs), "resizing images"):
         small = F.interpolate(given.float(), (side, side), mode="bilinear", antialias=True)
         place.copy_(small if images.is_floating_point() else small.round().clamp(0, 255))
@@ -212,7 +212,7 @@ def _floats(images: Tensor) -> Tensor:
 
 def _channel_mean(images: Tensor, of: Callable[[Tensor], Tensor]) -> Tensor:
     """Mean of ``of(images)`` per channel, (C,) float64; by chunks, which keeps memory small."""
-    sums = [of(chunk).sum((0, 2, 3)) for chunk in images.split(_at_a_time(images))]
+    sums = [of(chunk).sum((0, 2, 3)) for chunk in torch.split(images, _at_a_time(images))]
     return torch.stack(sums).sum(0) * images.shape[1] / images.numel()
 
 
