@@ -55,7 +55,7 @@ def run(
     pruner: Annotated[
         str | None,
         typer.Option(
-            help="median, percentile (stops more), forecast (of where it will end), hyperband, none.",
+            help="forecast (of where a trial will end), median, percentile, hyperband, none.",
             show_default=False,
         ),
     ] = None,
