@@ -6,7 +6,7 @@
 1,797 images, a fifth for validation, a fifth for the test that is read once, after the study. A network
 this small overfits them quickly, so dropout has something to win.
 
-Costs, on two cores: about a minute, and under 1 GB of memory for each of two processes.
+Costs, on two cores: about half a minute, and under 1 GB of memory for each of two processes.
 """
 
 from dropopt.study import Study
