@@ -179,7 +179,7 @@ def test_bad_input_is_told_in_one_line(studied, monkeypatch, capsys):
         "run": "which study? give a script or one of: ",
         "run digits --space cmpact": "no search space 'cmpact'; did you mean 'compact'? known: compact",
         "run digits --sampler tp": "sampler must be one of auto, efficacy, tpe, gp, cmaes, random, got 'tp'",
-        "run digits --pruner x": "pruner must be one of forecast, median, percentile, hyperband, none, got 'x'",
+        "run digits --pruner x": "pruner must be one of median, forecast, percentile, hyperband, none, got 'x'",
         "run digits --n-trials 0": "n_trials must be an integer >= 1, got 0",
         "run digits --n-trials x": "Invalid value for '--n-trials'",
         "run digits --epochs 0": "epochs must be an integer >= 1, got 0",

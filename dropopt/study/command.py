@@ -55,7 +55,7 @@ def run(
     pruner: Annotated[
         str | None,
         typer.Option(
-            help="forecast (of where a trial will end), median, percentile, hyperband, none.",
+            help="median, forecast (of where a trial will end; stops most), percentile, hyperband, none.",
             show_default=False,
         ),
     ] = None,

@@ -16,7 +16,7 @@ from dropopt.study import shipped
 from dropopt.study.space import Space
 
 Sampler = Literal["auto", "efficacy", "tpe", "gp", "cmaes", "random"]
-Pruner = Literal["forecast", "median", "percentile", "hyperband", "none"]
+Pruner = Literal["median", "forecast", "percentile", "hyperband", "none"]
 Seed = Annotated[int, Field(ge=0)]
 
 
@@ -42,7 +42,7 @@ class Study(Config):
     n_trials: Annotated[int, Field(ge=1)] = 100
     timeout: Annotated[float, Field(gt=0)] | None = None
     sampler: Sampler = "auto"
-    pruner: Pruner = "forecast"
+    pruner: Pruner = "median"
     seed: Seed = 0
     #: STUDY, STUDY@STORAGE or a file of ``dropopt efficacy``: what is known of the blend before the first trial.
     prior: str | None = None

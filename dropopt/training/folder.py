@@ -67,7 +67,7 @@ def read_folder(root: Path, image_size: int | None) -> Source:
     """The images under ``root``, squeezed to squares of ``image_size``; by default their own size, at most 64."""
     try:
         if not root.is_dir():
-            raise ConfigError(f"{root}: no such folder; name yours with folder:PATH")
+            raise ConfigError(f"{root}: no such folder; name yours, as in --data folder:PATH")
         root = root.resolve()
         folders, remarks = _layout(root)
         classes = _classes(folders["train"])
