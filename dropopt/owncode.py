@@ -23,6 +23,7 @@ from dropopt.config import ConfigError
 _PACKAGE = Path(__file__).resolve().parent
 #: Shipped studies are there to be used and copied; they may name their own functions.
 _SHIPPED = _PACKAGE / "studies"
+#: Where Python and dropopt lie, whose functions no setting may name.
 _FOREIGN = {_PACKAGE, *(Path(sysconfig.get_path(kind)).resolve() for kind in ("stdlib", "platstdlib"))}
 
 

@@ -1,8 +1,10 @@
-"""What all tests share: one thread, so that figures and run time do not depend on the machine, and one option."""
+"""What all tests share: one thread, so that figures and run time do not depend on the machine; an option; modules."""
 
 import contextlib
 import os
+import sys
 
+import pytest
 import torch
 from hypothesis import settings
 
@@ -22,3 +24,19 @@ def pytest_addoption(parser):
         action="store_true",
         help="attach to every network of torchvision and of timm's convolutional families (some 15 minutes)",
     )
+
+
+@pytest.fixture
+def own_module(tmp_path, monkeypatch):
+    """Writes modules into a working folder of its own, where names in settings find them; forgotten afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    written = []
+
+    def write(name, text):
+        (tmp_path / f"{name}.py").write_text(text)
+        written.append(name)
+
+    yield write
+    for name in written:
+        sys.modules.pop(name, None)

@@ -212,12 +212,8 @@ class TestOwn:
     """``module:function``."""
 
     @pytest.fixture(autouse=True)
-    def _module(self, tmp_path, monkeypatch):
-        (tmp_path / "own_model_test.py").write_text(OWN)
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "path", [*sys.path])
-        yield
-        sys.modules.pop("own_model_test", None)
+    def _module(self, own_module):
+        own_module("own_model_test", OWN)
 
     @pytest.mark.parametrize("function", ["shaped", "fixed", "anything", "Network"])
     def test_a_function_gets_what_it_has_parameters_for(self, function):

@@ -1,7 +1,5 @@
 """``module:function``: a person's own data, and how far a name in a setting reaches."""
 
-import sys
-
 import pytest
 import torch
 from samples import refused
@@ -55,12 +53,8 @@ class TestOwnFunction:
     """``module:function``."""
 
     @pytest.fixture(autouse=True)
-    def _module(self, tmp_path, monkeypatch):
-        (tmp_path / "own_data.py").write_text(OWN)
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "path", [*sys.path])
-        yield
-        sys.modules.pop("own_data", None)
+    def _module(self, own_module):
+        own_module("own_data", OWN)
 
     def test_arrays_from_a_function_are_a_data_set(self):
         """A function in the current folder that returns (images, labels) or named arrays is enough."""

@@ -1,7 +1,5 @@
 """prepare: a person's own network, as people write them, trains; what cannot train is told before a trial."""
 
-import sys
-
 import pytest
 
 from dropopt.config import ConfigError, RunConfig
@@ -68,12 +66,8 @@ def leaves():
 
 
 @pytest.fixture(autouse=True)
-def _module(tmp_path, monkeypatch):
-    (tmp_path / "own_net_test.py").write_text(OWN)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    yield
-    sys.modules.pop("own_net_test", None)
+def _module(own_module):
+    own_module("own_net_test", OWN)
 
 
 def run_of(network, images="grey", engine=(), **train):

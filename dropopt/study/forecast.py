@@ -82,6 +82,5 @@ def chance_to_win(here: float, reached: Array, final: Array) -> float:
     expected = float(model.predict([[(here - reached.mean()) / scale]])[0])
     count = len(final)
     error = math.sqrt(max(-float(model.best_score_), 0.0) * (count + 1) / count)  # of leaving one out
-    return float(
-        student.cdf((final.min() - expected) / max(error, 1e-12), count - 1)
-    )  # a wide tail while few have ended
+    distance = (final.min() - expected) / max(error, 1e-12)
+    return float(student.cdf(distance, count - 1))  # a wide tail while few have ended

@@ -14,7 +14,6 @@ from rich.table import Table
 from dropopt.study.progress import busy, say
 from dropopt.study.results import (
     PRIOR,
-    Counts,
     best,
     choose,
     count,
@@ -48,7 +47,7 @@ def summary(
     again: str,
     storage_given: bool,
     ended: int | None,
-) -> Counts:
+) -> None:
     """The best trials, what failed, where things are and what to type next."""
     trials = study.get_trials(deepcopy=False)
     counts = count(trials)
@@ -82,7 +81,6 @@ def summary(
     say(console, f"\nstored in {url}; next:")
     for what, line in lines:
         say(console, f"  {what:<8}{line}")
-    return counts
 
 
 def _table(trials: list[FrozenTrial]) -> Table:

@@ -75,7 +75,8 @@ def run(
         if sitting.study is not None:
             with busy("reading what was learned"):
                 display.refresh(sitting.study)
-            counts = report.summary(console, sitting.study, study, redact(url), again, storage is not None, ended)
+            report.summary(console, sitting.study, study, redact(url), again, storage is not None, ended)
+            counts = results.count(sitting.study.get_trials(deepcopy=False))
             if ended is None and counts.failed and not counts.complete + counts.pruned:
                 return 1
         return 0 if ended is None else 128 + ended

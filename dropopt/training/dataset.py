@@ -85,7 +85,8 @@ class Dataset:
 
     def _check_images(self, name: str, images: Tensor) -> None:
         if not isinstance(images, Tensor) or images.dtype != torch.float32 or images.requires_grad:
-            given = f"{images.dtype} that want a gradient" if isinstance(images, Tensor) else type(images).__name__
+            given = f"a tensor of {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
+            given += " with one" if getattr(images, "requires_grad", False) else ""
             raise ConfigError(f"{self.name}: {name} images must be a float32 tensor without a gradient, got {given}")
         if images.ndim != 4 or not images.numel() or images.shape[1:] != self.train.images.shape[1:]:
             raise ConfigError(
