@@ -23,13 +23,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from functools import reduce
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
+from dropopt.config import Reading
+
 Scalar: TypeAlias = float | Tensor
-Reading: TypeAlias = Literal["printed", "sound"]
 
 
 # -- eq. (1), (2): adaptive dropout ----------------------------------------------------------------------

@@ -16,7 +16,8 @@ import pytest
 import dropopt
 from dropopt import cli
 from dropopt.config import ConfigError
-from dropopt.study import Study, definition, shipped
+from dropopt.study import Study
+from dropopt.study.define import definition, shipped
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = [sys.executable, "-c", "from dropopt.cli import main; main()"]
@@ -70,7 +71,7 @@ def test_help_answers_at_once(tmp_path):
         assert re.search(rf"\b{command}\b", out)
 
 
-@pytest.mark.parametrize("module", ["dropopt", "dropopt.cli", "dropopt.study", "dropopt.study.command"])
+@pytest.mark.parametrize("module", ["dropopt", "dropopt.cli", "dropopt.study", "dropopt.study.command.run"])
 def test_imports_are_light(tmp_path, module):
     """Neither the package nor its command line loads torch, optuna, scikit-learn or plotly."""
     code = f"import sys, {module}; print([m for m in ('torch', 'optuna', 'sklearn', 'plotly') if m in sys.modules])"
@@ -79,7 +80,7 @@ def test_imports_are_light(tmp_path, module):
 
 def test_children_that_train_do_not_load_optuna(tmp_path):
     """Only the worker knows Optuna."""
-    code = "import sys, dropopt.study.trainer; print('optuna' in sys.modules)"
+    code = "import sys, dropopt.study.run.trainer; print('optuna' in sys.modules)"
     assert call("-c", code, cwd=tmp_path, program=[sys.executable]) == "False\n"
 
 
@@ -250,7 +251,7 @@ def test_shipped_files_are_found_from_an_installed_package(tmp_path):
             for file in (ROOT / where).glob(pattern):
                 shutil.copy(file, target)
     code = (
-        "from dropopt.study import shipped; from dropopt.study.definition import load;"
+        "from dropopt.study.define import shipped; from dropopt.study.define.definition import load;"
         "study, path = load('digits'); space = study.load_space(path.parent); print(path); print(space.path)"
     )
     env = {"PYTHONPATH": str(tmp_path)}

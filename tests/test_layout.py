@@ -1,4 +1,4 @@
-"""The house keeps its shape: imports run one way, and the door opens fast."""
+"""The layout: each room imports only what it may, no module waits for itself, and the front door opens fast."""
 
 from __future__ import annotations
 
@@ -11,61 +11,117 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "dropopt"
-#: A wing may import from itself and from those before it; `cli` is the last.
-WINGS = ["floor", "engine", "training", "study", "cli"]
-WITHIN_ENGINE = {
-    "places": set(),
-    "noise": set(),
-    "patterns": {"noise"},
-    "spatial": {"noise", "patterns"},
-    "allocation": set(),
-    "blend": set(),
-    "importance": set(),
-    "site": {"patterns", "spatial", "importance"},
+
+#: What each room may import besides itself. A module belongs to the innermost room that holds it; "root" is the
+#: modules directly in dropopt/, which are shared by all.
+MAY_IMPORT = {
+    "root": set(),
+    "engine/masks": {"root"},
+    "engine/places": {"root"},
+    "engine/importance": {"root", "engine/places"},
+    "engine": {"root", "engine/masks", "engine/places", "engine/importance"},
+    "training/data": {"root"},
+    "training/networks": {"root"},
+    "training": {"root", "engine", "training/data", "training/networks"},
+    "study/define": {"root"},
+    "study/store": {"root", "study/define"},
+    "study/blend": {"root"},
+    "study/search": {"root", "study/define", "study/store", "study/blend"},
+    "study/run": {"root", "study/define", "study/store"},
+    "study/after": {"root", "training", "study/define", "study/store", "study/blend", "study/run"},
+    "study/show": {
+        "root",
+        "training",
+        *("study/define", "study/store", "study/blend", "study/search", "study/run/messages.py", "study/after"),
+    },
+    "study/command": {
+        "root",
+        *("study/define", "study/store", "study/blend", "study/search", "study/run", "study/after", "study/show"),
+    },
+    "cli": {"root", "study/command"},
+}
+
+TORCH = ("engine", "training", "study/run", "study/after", "root")
+#: Packages that only some rooms may use.
+ONLY_IN = {
+    "optuna": "study/",
+    "optuna_dashboard": "study/show",
+    "torch": ("engine", "training", "study/run", "study/after", "root"),
+}
+
+#: Modules that name others so that they load on first use.
+FRONT_DOORS = {"dropopt", "dropopt.study"}
+
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(PACKAGE.rglob("*.py"))
 }
 
 
-def wing(module: str) -> int:
-    part = module.split(".")[1] if "." in module else "floor"
-    return WINGS.index(part) if part in WINGS else 0
+def room(module: str) -> str:
+    """The room of a module: ``study/run`` of ``dropopt.study.run.worker``."""
+    if module == "dropopt.cli":
+        return "cli"
+    parts = MODULES[module].relative_to(PACKAGE).parent.parts
+    while parts and "/".join(parts) not in MAY_IMPORT:
+        parts = parts[:-1]
+    return "/".join(parts) or "root"
 
 
-def imports(path: Path) -> set[str]:
-    """Modules that a file imports, at its top or anywhere inside."""
+def imports(module: str) -> set[str]:
+    """The modules that a module imports, at its top, inside functions and for types alone.
+
+    ``from dropopt.engine import masks`` names the module ``dropopt.engine.masks``, and ``from dropopt.engine import
+    attach`` the module ``dropopt.engine``.
+    """
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(MODULES[module].read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            found.add(node.module)
-            found |= {f"{node.module}.{alias.name}" for alias in node.names if node.module == "dropopt"}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{module}: write imports in full, not from {'.' * node.level}{node.module or ''}"
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                found.add(inner if inner in MODULES else str(node.module))
     return found
 
 
-def modules() -> list[Path]:
-    return sorted(PACKAGE.rglob("*.py"))
+def test_every_room_is_in_the_table():
+    """A new folder gets a line that says what it may import."""
+    folders = {"/".join(path.relative_to(PACKAGE).parent.parts) for path in MODULES.values()} - {"", "study"}
+    assert {
+        folder for folder in folders if not any(f"{folder}/".startswith(f"{name}/") for name in MAY_IMPORT)
+    } == set()
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(ROOT)))
-def test_imports_run_one_way(path):
-    """{equations, config} -> engine -> training -> study -> cli; only the study knows Optuna."""
-    if path == PACKAGE / "__init__.py":
-        return  # the front door names every wing, lazily
-    own = wing(".".join(path.relative_to(ROOT).with_suffix("").parts))
-    for module in imports(path):
-        if module.split(".")[0] == "dropopt":
-            assert wing(module) <= own, f"{path.name} imports {module}"
-        if module.split(".")[0] == "optuna":
-            assert WINGS[own] == "study", f"{path.name} imports optuna"
+@pytest.mark.parametrize("module", [name for name in MODULES if name not in FRONT_DOORS])
+def test_imports_run_one_way(module):
+    """A room imports itself and what the table allows."""
+    own = room(module)
+    for other in sorted(imports(module)):
+        top = other.split(".")[0]
+        if top in ONLY_IN:
+            assert own.startswith(ONLY_IN[top]), f"{module} imports {top}"
+        if top != "dropopt" or other in FRONT_DOORS:
+            continue
+        allowed = MAY_IMPORT[own] | {own}
+        file = MODULES[other].relative_to(PACKAGE).as_posix()
+        assert room(other) in allowed or file in allowed, f"{module} imports {other}"
 
 
-@pytest.mark.parametrize("name", WITHIN_ENGINE)
-def test_within_the_engine_mechanism_and_formula_stay_apart(name):
-    """What attaches knows no formula, and what draws knows no site."""
-    inside = {m.split(".")[2] for m in imports(PACKAGE / "engine" / f"{name}.py") if m.startswith("dropopt.engine.")}
-    assert inside <= WITHIN_ENGINE[name]
-    if name == "places":
-        assert not any("equations" in module for module in imports(PACKAGE / "engine" / "places.py"))
+def test_no_module_imports_itself_by_way_of_others():
+    """There is no circle, even of imports inside functions or for types alone."""
+    left = {name: imports(name) & MODULES.keys() - {name} - FRONT_DOORS for name in MODULES if name not in FRONT_DOORS}
+    while ready := [name for name, needs in left.items() if not needs & left.keys()]:
+        for name in ready:
+            del left[name]
+    circles = {name: sorted(needs & left.keys()) for name, needs in left.items()}
+    assert not circles, f"these modules wait for each other: {circles}"
+
+
+def test_attaching_knows_no_formula():
+    """What finds places knows no equation."""
+    assert not any("equations" in name for m in MODULES if room(m) == "engine/places" for name in imports(m))
 
 
 def test_importing_dropopt_is_light():
@@ -78,7 +134,18 @@ def test_importing_dropopt_is_light():
 def test_every_public_name_resolves():
     """What __all__ promises is there."""
     import dropopt
+    import dropopt.study
 
-    assert all(getattr(dropopt, name) is not None for name in dropopt.__all__)
-    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        dropopt.nothing  # noqa: B018
+    for package in (dropopt, dropopt.study):
+        assert all(getattr(package, name) is not None for name in package.__all__)
+        with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+            package.nothing  # noqa: B018
+
+
+def test_every_package_is_installed():
+    """A folder that setuptools does not know would be missing from a wheel."""
+    import tomllib
+
+    known = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    folders = {name for name, path in MODULES.items() if path.name == "__init__.py"}
+    assert {*folders, "dropopt.studies", "dropopt.search_spaces"} == set(known)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from dropopt.config import Baseline, ConfigError, EngineConfig
 from dropopt.engine.baselines import BaselineEngine, BaselineSite
 from dropopt.engine.engine import DropoutEngine
-from dropopt.engine.places import Example, Selector, find_places
+from dropopt.engine.places.find import Example, Selector, find_places
 from dropopt.engine.site import DropoutSite
 
 __all__ = ["BaselineEngine", "DropoutEngine", "attach"]

@@ -11,7 +11,7 @@ from torchvision.ops import DropBlock2d, StochasticDepth
 
 from dropopt.config import Baseline, ConfigError
 from dropopt.engine.attached import Attached
-from dropopt.engine.places import Place
+from dropopt.engine.places.find import Place
 from dropopt.engine.randomness import random_state, set_random_state
 
 

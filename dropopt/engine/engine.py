@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 from dropopt import equations
 from dropopt.config import METHODS, P_MAX, STAGES, EngineConfig
-from dropopt.engine.allocation import share_out
 from dropopt.engine.attached import Attached
 from dropopt.engine.blend import reweighted
-from dropopt.engine.places import Example, Place
-from dropopt.engine.probes import PROBES
+from dropopt.engine.importance.probes import PROBES
+from dropopt.engine.masks.allocation import share_out
+from dropopt.engine.places.find import Example, Place
 from dropopt.engine.randomness import random_state, set_random_state
 from dropopt.engine.site import DropoutSite, mean_over_ranks
 from dropopt.engine.updates import UpdateDropper

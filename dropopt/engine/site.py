@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dropopt.engine import importance as scores
-from dropopt.engine.patterns import Gate, channel_gate, element_gate
-from dropopt.engine.spatial import spatial_gate, spatial_structure
+from dropopt.engine.importance import running as scores
+from dropopt.engine.masks.patterns import Gate, channel_gate, element_gate
+from dropopt.engine.masks.spatial import spatial_gate, spatial_structure
 
 #: One sample in 16 of a batch is observed, and once enough were since the last refresh in one step of 8, drawn at
 #: random: an epoch sees hundreds, the cost all but vanishes.

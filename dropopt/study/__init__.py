@@ -10,14 +10,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dropopt.study.definition import Study
-    from dropopt.study.space import Space
+    from dropopt.study.command.script import Study
+    from dropopt.study.define.space import Space
 
 _HOME = {
-    "EfficacySampler": "dropopt.study.sampler",
-    "ForecastPruner": "dropopt.study.forecast",
-    "Space": "dropopt.study.space",
-    "Study": "dropopt.study.definition",
+    "EfficacySampler": "dropopt.study.blend.sampler",
+    "ForecastPruner": "dropopt.study.search.forecast",
+    "Space": "dropopt.study.define.space",
+    "Study": "dropopt.study.command.script",
 }
 
 __all__ = ["Space", "Study"]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dropopt.training.data import load_data, load_once
-from dropopt.training.dataset import Dataset, Split
+from dropopt.training.data.dataset import Dataset
+from dropopt.training.data.load import load_data, load_once
+from dropopt.training.data.split import Split
 from dropopt.training.evaluate import evaluate
 from dropopt.training.fit import fit
-from dropopt.training.models import build_model
+from dropopt.training.networks.models import build_model
 from dropopt.training.results import DivergedError, EpochReport, TrainResult
 from dropopt.training.run import prepare, train_run
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dropopt.training.streams import generator
+from dropopt.randomness import generator
 
 #: Shifts reach an eighth of the side (4 pixels of CIFAR's 32), the square cut out is a quarter of it.
 SHIFT = 1 / 8

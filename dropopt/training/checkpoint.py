@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from dropopt.training.files import clear_leftovers, load_tensors, save_tensors
+from dropopt.files import clear_leftovers, load_tensors, save_tensors
 from dropopt.training.results import EpochReport
 
 #: Raise it when the content changes: older files are then set aside.

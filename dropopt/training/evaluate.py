@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dropopt.config import ConfigError, TrainConfig
-from dropopt.training.dataset import Split
+from dropopt.training.data.split import Split
 from dropopt.training.device import computes_bf16, resolve_device
 
 #: Pixels in a batch on a CPU: maps of more leave its caches. 256 images of 28x28 took half the time of 1000.

@@ -24,14 +24,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dropopt.config import ConfigError, TrainConfig
+from dropopt.randomness import generator, global_stream
 from dropopt.training import augment
 from dropopt.training.checkpoint import read_checkpoint, write_checkpoint
-from dropopt.training.dataset import Dataset, Split
+from dropopt.training.data.dataset import Dataset
+from dropopt.training.data.split import Split
 from dropopt.training.device import resolve_device
 from dropopt.training.evaluate import autocast, evaluate, in_layout
 from dropopt.training.optim import learning_rate, make_optimizer
 from dropopt.training.results import DivergedError, EpochReport, TrainResult, smoothed
-from dropopt.training.streams import generator, global_stream
 
 if TYPE_CHECKING:
     from dropopt.engine import BaselineEngine, DropoutEngine

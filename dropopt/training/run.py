@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from dropopt.config import EngineConfig, RunConfig
 from dropopt.engine import attach
 from dropopt.owncode import own_errors
-from dropopt.training.data import load_once
-from dropopt.training.dataset import Dataset, Split
+from dropopt.training.data.dataset import Dataset
+from dropopt.training.data.load import load_once
+from dropopt.training.data.split import Split
 from dropopt.training.device import resolve_device
 from dropopt.training.evaluate import in_layout
 from dropopt.training.fit import OnEpoch, fit
-from dropopt.training.models import build_model
+from dropopt.training.networks.models import build_model
 from dropopt.training.results import DivergedError, TrainResult
 
 #: Images that the engine is shown when it looks for its places, and that a rehearsal trains on.

@@ -30,9 +30,9 @@ from rich.box import MARKDOWN
 from rich.console import Console
 from rich.table import Table
 
-from dropopt.study.efficacy import Evidence, learn, scheffe
-from dropopt.study.evidence import normal_scores
-from dropopt.study.sampler import EfficacySampler
+from dropopt.study.blend.effects import Evidence, learn, scheffe
+from dropopt.study.blend.evidence import normal_scores
+from dropopt.study.blend.sampler import EfficacySampler
 
 #: Standard deviation of the noise, unless --noise says otherwise.
 NOISE = 0.03

@@ -35,8 +35,8 @@ from torchvision.ops import DropBlock2d
 import dropopt
 from dropopt.config import Baseline, EngineConfig, ModelConfig
 from dropopt.engine.site import DropoutSite
-from dropopt.study.slots import KEEP_MEMORY
-from dropopt.training.models import build_model
+from dropopt.study.run.slots import KEEP_MEMORY
+from dropopt.training.networks.models import build_model
 
 P = 0.25
 BLOCK = 3

@@ -193,7 +193,7 @@ def run_study(study: Any, options: dict[str, Any], folder: str) -> tuple[Any, fl
     """Run it with two slots: the study that Optuna holds, and seconds from its first trial to the end of its last."""
     import optuna
 
-    from dropopt.study import session
+    from dropopt.study.command import session
 
     study = session.override(study, options)
     storage = f"sqlite:///{folder}/study.db"
@@ -282,7 +282,7 @@ def report_augmentation(rounds: int) -> None:
 
 def report_pruning(name: str, rounds: int, seeds: int, pruners: Sequence[str]) -> None:
     """Epochs and time that pruning saves a shipped study, and the best configuration of each on fresh seeds."""
-    from dropopt.study.definition import load
+    from dropopt.study.define.definition import load
 
     study, _ = load(name)
     rows, epochs, seconds = [], {}, {}

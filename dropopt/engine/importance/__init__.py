@@ -1,0 +1,1 @@
+"""How important each feature is: probes, running averages and relevance propagation."""

@@ -1,0 +1,1 @@
+"""Layer-wise relevance propagation, with zennit's rules."""

@@ -1,0 +1,264 @@
+"""How each kind of operation is propagated through: its handler, given zennit's rules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+from zennit.canonizers import MergeBatchNorm
+from zennit.layer import Sum
+from zennit.rules import Pass
+
+from dropopt.engine.importance.lrp.rules import Op, Rules, run
+
+#: How many views may lie between a gate and the product that it steers.
+_VIEWS = 8
+
+_broadcast: Callable[..., tuple[Tensor, ...]] = torch.broadcast_tensors
+
+# Arguments of batch_norm; instance_norm calls the sixth use_input_stats.
+_BATCH_NORM_ARGUMENTS = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
+
+
+# -- one handler per kind of operation: (rules, function, args, kwargs) -> output
+
+
+def _linear(rules: Rules, func: Any, args: Any, kwargs: Any) -> Any:
+    x, weight, bias, rest, kwargs = _bound(args, kwargs)
+    if not flows(x):  # weights made from the input, of an input that has no gradient
+        return func(*args, **kwargs)
+    op = Op(lambda t, w, b: func(t, w, b, *rest, **kwargs), weight, bias)
+    dense = func.__name__ == "linear"
+    op.mergeable = x.ndim == 2 if dense else "transpose" not in func.__name__
+    return run(x, op, rules.dense if dense else rules.convolution)
+
+
+def _batch_norm(rules: Rules, func: Any, args: Any, kwargs: Any) -> Any:
+    values = dict(zip(_BATCH_NORM_ARGUMENTS, args, strict=False)) | kwargs
+    x, mean, variance = values["input"], values.get("running_mean"), values.get("running_var")
+    shape = (1, -1, *[1] * (x.ndim - 2))
+    own = values.get("training") or values.get("use_input_stats") or mean is None or variance is None
+    if own:
+        over = tuple(range(2, x.ndim)) if func.__name__ == "instance_norm" else (0, *range(2, x.ndim))
+        variance = x.detach().var(over, correction=0, keepdim=True)
+    else:
+        variance = variance.view(shape)
+    slope = (variance + values.get("eps", 1e-5)).rsqrt()
+    if values.get("weight") is not None:
+        slope = slope * values["weight"].view(shape)
+    made_by = getattr(x.grad_fn, "op", None)
+    if not own and isinstance(made_by, Op) and made_by.mergeable:
+        _merge(made_by, mean, values)
+        return run(x, Op(lambda t: func(t, *args[1:], **_without_input(kwargs))), Pass())
+    return _affine(rules, func, args, kwargs, slope)
+
+
+def _layer_norm(rules: Rules, func: Any, args: Any, kwargs: Any) -> Any:
+    values = dict(zip(("input", "normalized_shape", "weight", "bias", "eps"), args, strict=False)) | kwargs
+    x = values["input"].detach()
+    over = tuple(range(-len(values["normalized_shape"]), 0))
+    slope = (x.var(over, correction=0, keepdim=True) + values.get("eps", 1e-5)).rsqrt()
+    if values.get("weight") is not None:
+        slope = slope * values["weight"]
+    return _affine(rules, func, args, kwargs, slope)
+
+
+def _group_norm(rules: Rules, func: Any, args: Any, kwargs: Any) -> Any:
+    values = dict(zip(("input", "num_groups", "weight", "bias", "eps"), args, strict=False)) | kwargs
+    x, groups = values["input"].detach(), values["num_groups"]
+    variance = x.unflatten(1, (groups, -1)).flatten(2).var(2, correction=0)
+    shape = (-1, x.shape[1], *[1] * (x.ndim - 2))
+    slope = (variance + values.get("eps", 1e-5)).rsqrt().repeat_interleave(x.shape[1] // groups, 1).view(shape)
+    if values.get("weight") is not None:
+        slope = slope * values["weight"].view(shape)
+    return _affine(rules, func, args, kwargs, slope)
+
+
+def _affine(rules: Rules, func: Any, args: Any, kwargs: Any, slope: Tensor) -> Tensor:
+    """A normalisation whose statistics are taken as they are: slope * x + shift, the shift absorbing as biases do."""
+    (x,) = args[:1] or (kwargs["input"],)
+    with torch.no_grad():
+        shift = func(*args, **kwargs) - x * slope
+    return run(x, Op(lambda t: t * slope + shift), rules.proportional)
+
+
+def _merge(op: Op, mean: Tensor, values: dict[str, Any]) -> None:
+    """zennit's merge of a BatchNorm into the layer before it, on copies."""
+    weight, bias = values.get("weight"), values.get("bias")
+    batch_norm = SimpleNamespace(
+        running_mean=mean.detach().clone(),
+        running_var=values["running_var"].detach().clone(),
+        weight=torch.ones_like(mean) if weight is None else weight.detach().clone(),
+        bias=torch.zeros_like(mean) if bias is None else bias.detach().clone(),
+        eps=values.get("eps", 1e-5),
+    )
+    MergeBatchNorm.merge_batch_norm((op,), batch_norm)
+    op.mergeable = False  # once
+
+
+def _activation(rules: Rules, func: Any, args: Any, kwargs: Any) -> Any:
+    """One tensor in, elementwise or normalised by a scale of its own: relevance passes."""
+    x, rest = args[0] if args else kwargs.get("input"), args[1:]
+    if not isinstance(x, Tensor) or not flows(x):
+        return func(*args, **kwargs)
+    kwargs = _without_input(kwargs)
+    in_place = False
+
+    def function(t: Tensor) -> Tensor:
+        nonlocal in_place
+        copy = t.detach().clone()
+        output: Tensor = func(copy, *rest, **kwargs)
+        in_place = output is copy
+        return output
+
+    op = Op(function)
+    op.gates = func.__name__.strip("_") in _GATES or _is_gate(x)
+    output = run(x, op, Pass())
+    return x.copy_(output) if in_place else output
+
+
+def _mean(rules: Rules, func: Any, args: Any, kwargs: Any) -> Any:
+    """Linear in one tensor: in proportion."""
+    if not args or not isinstance(args[0], Tensor) or "out" in kwargs:
+        return func(*args, **kwargs)
+    return run(args[0], Op(lambda t: func(t, *args[1:], **kwargs)), rules.proportional)
+
+
+def _sum_of_two(rules: Rules, func: Any, args: Any, kwargs: Any) -> Any:
+    x, y = args[0], args[1] if len(args) > 1 else kwargs["other"]
+    if not (flows(x) and flows(y)):
+        return _product(rules, func, args, kwargs)
+    sign = -1 if "sub" in func.__name__ else 1
+    y = y * (sign * kwargs.get("alpha", 1))
+    if "rsub" in func.__name__:
+        x, y = -x, -y
+    output = run(torch.stack(_broadcast(x, y), -1), Op(Sum()), rules.proportional)
+    return args[0].copy_(output) if _in_place(func) else output
+
+
+def _product(rules: Rules, func: Any, args: Any, kwargs: Any) -> Any:
+    """Signal times gate, or anything elementwise of a signal and a constant."""
+    x, y = args[0], args[1] if len(args) > 1 else kwargs["other"]
+    name = func.__name__
+    with torch.no_grad():
+        plain = [a.detach().clone() if isinstance(a, Tensor) else a for a in (x, y)]
+        value = func(*plain, *args[2:], **{k: v for k, v in kwargs.items() if k != "other"})
+    signals = _signals(x, y, divides="div" in name)
+    parts = []
+    for signal in signals:
+        op = Op(lambda _: value.clone())
+        op.gates = len(signals) == 1 and _is_gate(signal)  # a gate scaled or shifted is one still
+        parts.append(run(signal.expand(value.shape), op, Pass()))
+    output = parts[0] if len(parts) == 1 else (parts[0] + parts[1]) / 2
+    return x.copy_(output) if _in_place(func) else output
+
+
+def _glu(rules: Rules, func: Any, args: Any, kwargs: Any) -> Any:
+    """Half of the input is the signal, the sigmoid of the other half its gate."""
+    x = args[0] if args else kwargs["input"]
+    dim = args[1] if len(args) > 1 else kwargs.get("dim", -1)
+    value = func(x.detach(), dim)
+    return run(x.chunk(2, dim)[0], Op(lambda _: value), Pass())
+
+
+def _contraction(rules: Rules, func: Any, args: Any, kwargs: Any) -> Any:
+    """Matrix product: linear in the signal, in proportion."""
+    places = [i for i, a in enumerate(args) if isinstance(a, Tensor) and flows(a)]
+    if len(places) not in (1, 2):
+        return func(*args, **kwargs)
+    signals = [i for i in places if not _is_gate(args[i])] or places
+    fixed = [a.detach() if isinstance(a, Tensor) else a for a in args]
+    parts = [
+        run(args[i], Op(lambda t, i=i: func(*fixed[:i], t, *fixed[i + 1 :], **kwargs)), rules.proportional)
+        for i in signals
+    ]
+    return parts[0] if len(parts) == 1 else (parts[0] + parts[1]) / 2
+
+
+def _attention(rules: Rules, func: Any, args: Any, kwargs: Any) -> Any:
+    """Linear in the values, queries and keys being the gate; the packed form returns the map as well."""
+    if len(args) < 3 or not flows(args[2]):
+        return func(*args, **kwargs)
+    query, key, value, *rest = args
+    beside: list[Any] = []
+
+    def function(t: Tensor) -> Tensor:
+        output: Tensor | tuple[Tensor, ...] = func(query.detach(), key.detach(), t, *rest, **kwargs)
+        if isinstance(output, tuple):
+            beside[:] = output[1:]
+            return output[0]
+        return output
+
+    output = run(value, Op(function), rules.proportional)
+    return (output, *beside) if beside else output
+
+
+_GATES = frozenset({"sigmoid", "hardsigmoid", "softmax"})
+
+_KINDS: dict[Callable[..., Any], str] = {
+    _linear: "linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d",
+    _batch_norm: "batch_norm instance_norm",
+    _layer_norm: "layer_norm",
+    _group_norm: "group_norm",
+    _activation: """relu relu6 elu selu celu gelu silu mish hardswish leaky_relu rrelu prelu softplus tanh hardtanh
+        threshold sigmoid hardsigmoid logsigmoid softmax log_softmax softsign tanhshrink hardshrink softshrink clamp
+        clamp_min clamp_max clip abs absolute neg negative exp log sqrt rsqrt square pow normalize rms_norm
+        local_response_norm""",
+    _mean: """mean sum avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
+        lp_pool1d lp_pool2d lp_pool3d interpolate""",
+    _sum_of_two: "add radd iadd sub rsub isub subtract",
+    _product: "mul rmul imul multiply div truediv rtruediv itruediv divide true_divide",
+    _glu: "glu",
+    _contraction: "matmul rmatmul bmm mm einsum",
+    _attention: "scaled_dot_product_attention multi_head_attention_forward",
+}
+HANDLERS = {name: handler for handler, names in _KINDS.items() for name in names.split()}
+
+
+def flows(*values: Any) -> bool:
+    """Whether relevance can flow to one of these."""
+    return any(v.requires_grad if isinstance(v, Tensor) else isinstance(v, list | tuple) and flows(*v) for v in values)
+
+
+def _bound(args: Any, kwargs: Any) -> tuple[Tensor, Tensor, Tensor | None, tuple[Any, ...], dict[str, Any]]:
+    """Input, weight and bias of a layer's function, however they were passed, and the rest."""
+    left = dict(kwargs)
+    first = [args[i] if i < len(args) else left.pop(key, None) for i, key in enumerate(("input", "weight", "bias"))]
+    return first[0], first[1], first[2], args[3:], left
+
+
+def _without_input(kwargs: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in kwargs.items() if key != "input"}
+
+
+def _in_place(func: Any) -> bool:
+    name: str = func.__name__
+    return (
+        name.endswith("_") if not name.endswith("__") else name in ("__iadd__", "__isub__", "__imul__", "__itruediv__")
+    )
+
+
+def _signals(x: Any, y: Any, *, divides: bool) -> list[Tensor]:
+    """Which factors of a product, or the dividend of a quotient, get its relevance."""
+    flowing: list[Tensor] = [t for t in (x, y) if flows(t)]
+    if len(flowing) < 2:
+        return flowing
+    if divides:
+        return flowing[:1]
+    signals = [t for t in flowing if not _is_gate(t)] or flowing
+    largest = max(t.numel() for t in signals)
+    return [t for t in signals if t.numel() == largest]
+
+
+def _is_gate(x: Tensor) -> bool:
+    """Whether ``x`` is the output of a gate, or a view of it."""
+    node: Any = x.grad_fn
+    for _ in range(_VIEWS):
+        if node is None or hasattr(node, "op"):
+            break
+        before = [n for n, _ in node.next_functions if n is not None]
+        node = before[0] if len(before) == 1 else None
+    return bool(node is not None and hasattr(node, "op") and node.op.gates)

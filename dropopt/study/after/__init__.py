@@ -1,0 +1,1 @@
+"""What follows a study: exporting a trial and training with it."""

@@ -1,0 +1,53 @@
+"""Exporting a trial: its whole configuration, and where it comes from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from dropopt.config import ConfigError, RunConfig
+from dropopt.study.store.keys import (
+    ACCURACY,
+    CONFIG,
+    DATA,
+    FINGERPRINT,
+    MADE_WITH,
+    PRIOR,
+    SEED,
+    SPACE,
+)
+from dropopt.study.store.queries import count
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.trial import FrozenTrial
+
+
+def _efficacy(study: optuna.Study) -> dict[str, Any] | None:
+    """What was learned about the blend, in short; None where none was searched."""
+    from dropopt.study.blend.insight import learned
+
+    try:
+        found = learned(study, prior=study.user_attrs.get(PRIOR))
+    except ConfigError:
+        return None
+    return {"verdict": found.efficacy.verdict, "preferred": found.preferred}
+
+
+def exported(study: optuna.Study, trial: FrozenTrial) -> tuple[RunConfig, dict[str, Any]]:
+    """A trial's whole configuration, and where it comes from."""
+    provenance: dict[str, Any] = {
+        "study": study.study_name,
+        "trial": trial.number,
+        "state": trial.state.name.lower(),
+        "value": trial.value,
+        "val_accuracy": trial.user_attrs.get(ACCURACY),
+        "seed": trial.user_attrs.get(SEED),
+        "trials": str(count(study.get_trials(deepcopy=False))),
+        "space": study.user_attrs.get(SPACE),
+        "space_fingerprint": study.user_attrs.get(FINGERPRINT),
+        "data_fingerprint": study.user_attrs.get(DATA),
+        "efficacy": _efficacy(study),
+        "made_with": study.user_attrs.get(MADE_WITH),
+    }
+    run = RunConfig.parse(trial.user_attrs[CONFIG])
+    return run, {name: value for name, value in provenance.items() if value is not None}

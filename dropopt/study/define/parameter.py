@@ -1,0 +1,91 @@
+"""One searched setting: its range or choices, and when it is searched."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from dropopt.config import STAGES
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
+
+Choice = None | bool | int | float | str
+
+
+class Suggests(Protocol):
+    """What a space asks of a trial; Optuna's ``Trial`` and ``FixedTrial`` have it."""
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float:
+        """A number in [low, high]."""
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
+        """An integer in [low, high]."""
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        """One of ``choices``."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One searched setting: a range of numbers, or choices."""
+
+    section: str
+    setting: str
+    choices: tuple[Choice, ...] = ()
+    low: float = 0.0
+    high: float = 0.0
+    log: bool = False
+    step: float | None = None
+    integer: bool = False
+    #: The range is in units of ln(classes), the loss of a guess.
+    ln_classes: bool = False
+    #: Which third of training it is for; None: all of it.
+    stage: int | None = None
+    #: The setting is searched only while each of these parameters has one of these values.
+    when: Mapping[str, tuple[Choice, ...]] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The Optuna parameter: the setting's name."""
+        return self.setting if self.stage is None else f"{self.setting}_{STAGES[self.stage]}"
+
+    def range(self, classes: int) -> tuple[float, float]:
+        """Lowest and highest value for a data set of so many classes."""
+        unit = math.log(classes) if self.ln_classes else 1.0
+        return self.low * unit, self.high * unit
+
+    def suggest(self, trial: Suggests, classes: int) -> Choice:
+        """Ask ``trial`` for a value."""
+        if self.choices:
+            choice: Choice = trial.suggest_categorical(self.name, self.choices)
+            return choice
+        low, high = self.range(classes)
+        if self.integer:
+            step = 1 if self.step is None else int(self.step)
+            return trial.suggest_int(self.name, int(low), int(high), step=step, log=self.log)
+        return trial.suggest_float(self.name, low, high, step=self.step, log=self.log)
+
+    def distribution(self, classes: int) -> BaseDistribution:
+        """Optuna's description of the range."""
+        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+        if self.choices:
+            return CategoricalDistribution(self.choices)
+        low, high = self.range(classes)
+        if self.integer:
+            return IntDistribution(int(low), int(high), log=self.log, step=int(self.step or 1))
+        return FloatDistribution(low, high, log=self.log, step=self.step)
+
+    def active(self, values: Mapping[str, Choice]) -> bool:
+        """Whether the conditions hold, given the values of the parameters before this one."""
+        return all(name in values and values[name] in allowed for name, allowed in self.when.items())
+
+    def facts(self) -> dict[str, Any]:
+        """All that decides what it may be, for the fingerprint."""
+        return {key: value for key, value in vars(self).items() if key != "when"} | {"when": dict(self.when)}

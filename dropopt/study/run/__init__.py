@@ -1,0 +1,1 @@
+"""Running trials: the worker, its slots and the child processes that train."""

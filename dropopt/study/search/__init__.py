@@ -1,0 +1,1 @@
+"""Samplers and pruners by name, and what a study starts from."""

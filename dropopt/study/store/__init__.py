@@ -1,0 +1,1 @@
+"""The storage of studies: opening it, what is written on trials, and queries."""

@@ -1,0 +1,144 @@
+"""Opening storages: a SQLite file by default, any URL that Optuna knows, one clear line when it fails.
+
+On SQLite the write-ahead log keeps readers (the dashboard) and the one writer out of each other's way and
+makes a report cost a millisecond. Passwords never leave this module: what is shown is :func:`redact`-ed.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dropopt.config import ConfigError
+from dropopt.study.store.journal import open_journal, open_redis
+from dropopt.study.store.sqlite import BUSY_TIMEOUT, Connection, prepare_sqlite
+from dropopt.study.store.url import reason, redact
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.storages import BaseStorage
+
+
+#: Seconds to wait for a database server to answer.
+CONNECT_TIMEOUT = 5
+
+#: How often, and how many seconds apart, a database is opened that another process is just making.
+OPENING_TRIES = 4
+OPENING_PAUSE = 0.5
+
+
+#: Packages that bring a driver, where their name is another.
+_PACKAGES = {"psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary", "mysqldb": "mysqlclient"}
+
+
+class StorageError(RuntimeError):
+    """A storage that was open stopped working; the message says which, and why."""
+
+
+def open_storage(url: str, *, create: bool = True) -> BaseStorage:
+    """Open the storage at ``url`` (from :func:`resolve`); a :class:`ConfigError` says why it cannot be.
+
+    Without ``create``, a file that does not exist is an error: reading never leaves an empty file behind.
+    """
+    if url.startswith("redis"):
+        return open_redis(url)
+    if "://" not in url:
+        return open_journal(Path(url), create)
+    import optuna
+    import sqlalchemy.exc
+
+    try:
+        parsed = sqlalchemy.engine.make_url(url)
+        if parsed.get_backend_name() == "sqlite":
+            if parsed.database in (None, "", ":memory:"):
+                raise ConfigError(f"storage {url} would be lost with this process; give a file, sqlite:///FILE.db")
+            prepare_sqlite(Path(str(parsed.database)), create)
+        backend = _open_database(url, _engine_kwargs(parsed))
+    except ConfigError:
+        raise
+    except (ImportError, sqlalchemy.exc.NoSuchModuleError) as error:
+        raise ConfigError(f"storage {redact(url)} needs a database driver: {_driver(url)}") from error
+    except (sqlalchemy.exc.ArgumentError, ValueError) as error:
+        hint = "sqlite:///FILE.db, postgresql://USER@HOST/NAME or a journal file"
+        raise ConfigError(f"storage {redact(url)} is not a URL; give {hint}") from error
+    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError, RuntimeError) as error:
+        raise ConfigError(f"storage {redact(url)} cannot be opened: {reason(error, url)}") from error
+    return optuna.storages.get_storage(backend)
+
+
+def is_storage_error(error: BaseException) -> bool:
+    """Whether ``error`` comes from the storage rather than from us; imports nothing."""
+    optuna, sqlalchemy = sys.modules.get("optuna"), sys.modules.get("sqlalchemy")
+    kinds: tuple[type[BaseException], ...] = (StorageError, sqlite3.Error)
+    if optuna is not None:
+        kinds += (optuna.exceptions.StorageInternalError,)
+    if sqlalchemy is not None:
+        kinds += (sqlalchemy.exc.SQLAlchemyError,)
+    return isinstance(error, kinds)
+
+
+def close(storage: BaseStorage) -> None:
+    """Give back the connections; SQLite folds its write-ahead log into the file."""
+    storage.remove_session()
+    engine = getattr(getattr(storage, "_backend", storage), "engine", None)
+    if engine is not None:
+        engine.dispose()
+
+
+class Opened:
+    """A storage for a ``with closing(...)`` block."""
+
+    def __init__(self, url: str, *, create: bool = True) -> None:
+        self.storage = open_storage(url, create=create)
+
+    def close(self) -> None:
+        """Give back the connections."""
+        close(self.storage)
+
+
+def _open_database(url: str, engine_kwargs: dict[str, Any]) -> optuna.storages.RDBStorage:
+    """Optuna's storage; tried again where another process was making the tables at the same moment."""
+    import optuna
+    import sqlalchemy.exc
+
+    for _ in range(OPENING_TRIES - 1):
+        try:
+            return optuna.storages.RDBStorage(url, engine_kwargs=engine_kwargs)
+        except (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.OperationalError) as error:
+            if not any(words in str(error.orig) for words in ("already exists", "UNIQUE constraint", "duplicate key")):
+                raise
+            time.sleep(OPENING_PAUSE)
+    return optuna.storages.RDBStorage(url, engine_kwargs=engine_kwargs)
+
+
+def _engine_kwargs(parsed: Any) -> dict[str, Any]:
+    backend, driver = parsed.get_backend_name(), parsed.get_driver_name()
+    if backend == "sqlite":
+        return {"connect_args": {"timeout": BUSY_TIMEOUT, "factory": Connection}}
+    arguments: dict[str, Any] = {}
+    if driver in ("psycopg2", "psycopg", "pymysql", "mysqldb"):
+        arguments["connect_timeout"] = CONNECT_TIMEOUT
+    elif driver == "pg8000":
+        arguments["timeout"] = CONNECT_TIMEOUT
+    if driver in ("pymysql", "mysqldb"):  # its connect timeout ends before the server's greeting
+        arguments["read_timeout"] = BUSY_TIMEOUT
+    if driver in ("psycopg2", "psycopg"):
+        arguments["options"] = f"-c statement_timeout={BUSY_TIMEOUT * 1000}"
+    return {"pool_pre_ping": True, "connect_args": arguments}
+
+
+def _driver(url: str) -> str:
+    """How to get the driver that is missing: SQLAlchemy 2.1 takes another one for PostgreSQL than 2.0."""
+    import sqlalchemy
+
+    scheme = url.split("://")[0]
+    if scheme == "postgres":
+        return "write postgresql://"
+    try:
+        driver = sqlalchemy.engine.make_url(url).get_driver_name()
+    except sqlalchemy.exc.NoSuchModuleError:
+        return f"none is known for {scheme!r}"
+    return f"pip install '{_PACKAGES.get(driver, driver)}'"

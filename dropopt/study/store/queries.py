@@ -1,0 +1,108 @@
+"""Reading a study: how many trials of each kind, which is best, what it was made with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from dropopt.config import ConfigError, suggestion
+from dropopt.study.store.keys import CONFIG, MESSAGE, REASON, UNCOUNTED
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.storages import BaseStorage
+    from optuna.trial import FrozenTrial
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many trials of a study are in which state."""
+
+    complete: int = 0
+    pruned: int = 0
+    failed: int = 0
+    interrupted: int = 0
+    running: int = 0
+
+    @property
+    def counted(self) -> int:
+        """Trials that ended by themselves."""
+        return self.complete + self.pruned + self.failed
+
+    def __str__(self) -> str:
+        words = [f"{value} {name}" for name, value in vars(self).items() if value]
+        return ", ".join(words) or "none yet"
+
+
+def count(trials: Iterable[FrozenTrial]) -> Counts:
+    """Count ``trials`` by state; those that were interrupted apart from those that failed."""
+    from optuna.trial import TrialState
+
+    names = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.RUNNING: "running"}
+    found = dict.fromkeys(("complete", "pruned", "failed", "interrupted", "running"), 0)
+    for trial in trials:
+        if trial.state == TrialState.WAITING:
+            continue
+        lost = trial.user_attrs.get(REASON) in UNCOUNTED
+        found[names.get(trial.state, "interrupted" if lost else "failed")] += 1
+    return Counts(**found)
+
+
+def best(trials: Iterable[FrozenTrial]) -> FrozenTrial | None:
+    """The completed trial with the lowest value; what is not a finite number never wins."""
+    from optuna.trial import TrialState
+
+    done = [
+        trial
+        for trial in trials
+        if trial.state == TrialState.COMPLETE and trial.value is not None and math.isfinite(trial.value)
+    ]
+    return min(done, key=lambda trial: (trial.value, trial.number), default=None)
+
+
+def last_activity(trials: Iterable[FrozenTrial]) -> datetime | None:
+    """When a trial last started or ended."""
+    times = [time for trial in trials for time in (trial.datetime_start, trial.datetime_complete) if time]
+    return max(times, default=None)
+
+
+def find_study(storage: BaseStorage, name: str | None) -> optuna.Study:
+    """The study called ``name``; without a name, the only one there is."""
+    import optuna
+
+    names = study_names(storage)
+    if name is None:
+        if len(names) == 1:
+            name = names[0]
+        else:
+            which = f"which study? give --study: {', '.join(names)}" if names else "it holds no study yet"
+            raise ConfigError(f"the storage has {len(names)} studies; {which}")
+    elif name not in names:
+        raise ConfigError(
+            f"no study {name!r} in this storage; " + (suggestion(name, names) if names else "it is empty")
+        )
+    return optuna.load_study(study_name=name, storage=storage)
+
+
+def study_names(storage: BaseStorage) -> list[str]:
+    """The names of all studies in ``storage``."""
+    return sorted(study.study_name for study in storage.get_all_studies())
+
+
+def choose(study: optuna.Study, number: int | None) -> FrozenTrial:
+    """Trial ``number``, or the best one."""
+    trials = study.get_trials(deepcopy=False)
+    if number is None:
+        trial = best(trials)
+        if trial is None:
+            raise ConfigError(f"study {study.study_name!r} has no completed trial yet ({count(trials)})")
+        return trial
+    if not 0 <= number < len(trials):
+        last = f"0 to {len(trials) - 1}" if trials else "none"
+        raise ConfigError(f"study {study.study_name!r} has no trial {number}; there are: {last}")
+    if CONFIG not in trials[number].user_attrs:
+        raise ConfigError(f"trial {number} never had a configuration: {trials[number].user_attrs.get(MESSAGE)}")
+    return trials[number]

@@ -1,0 +1,79 @@
+"""D_complexity of eq. (9): how hard a data set is, as one number in [0, 1].
+
+Normalised label entropy times (1 - cross-validated accuracy of a cheap classifier on PCA features): 0 where a
+linear rule on a few components tells the classes apart, near 1 where many balanced classes look alike to it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from contextlib import suppress
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dropopt.training.data.split import Split
+from dropopt.files import cache_folder, write_whole
+from dropopt.training.data.splits import stratified
+
+#: Enough for an accuracy within a percent or two; more would only take longer.
+SAMPLES = 3000
+#: Side of the pooled images: a cheap classifier sees no more, and PCA stays at most a second long.
+SIDE = 12
+COMPONENTS = 32
+FOLDS = 3
+#: Part of the cache's key: raise it when the number's definition changes.
+VERSION = 1
+
+
+def complexity(split: Split, classes: int) -> float:
+    """D of a training split with ``classes`` classes; deterministic."""
+    labels = split.labels.cpu()
+    shares = torch.bincount(labels, minlength=classes).double() / len(labels)
+    entropy = float(torch.special.entr(shares).sum()) / math.log(classes)
+    return min(max(entropy * (1 - _accuracy(split.images.cpu(), labels)), 0.0), 1.0)
+
+
+def remembered_complexity(split: Split, classes: int, digest: str | None) -> float:
+    """:func:`complexity`, computed once per training split and kept in the cache folder by its hash."""
+    path = cache_folder() / "complexity" / f"{digest or split.digest()}-{classes}-v{VERSION}.json"
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        value = json.loads(path.read_text())["complexity"]
+        if isinstance(value, float) and 0 <= value <= 1:
+            return value
+    value = complexity(split, classes)
+    with suppress(OSError):  # a cache that cannot be written costs a second next time
+        write_whole(path, json.dumps({"complexity": value}).encode())
+    return value
+
+
+def _accuracy(images: Tensor, labels: Tensor) -> float:
+    """Cross-validated accuracy of linear discriminants on PCA features, of a stratified subsample."""
+    from sklearn.decomposition import PCA
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+    from sklearn.model_selection import StratifiedKFold, cross_val_score
+    from threadpoolctl import threadpool_limits
+
+    enough = (torch.bincount(labels) >= FOLDS)[labels]  # a class needs an image in each fold
+    images = images[enough]
+    present, labels = torch.unique(labels[enough], return_inverse=True)
+    kinds = len(present)
+    if kinds < 2:
+        return 1 / max(kinds, 1)
+    if len(labels) > SAMPLES:
+        count = max(SAMPLES, FOLDS * kinds)
+        chosen = stratified(labels, count, least=FOLDS, spare=0, seed=0, purpose="complexity")
+        images, labels = images[chosen], labels[chosen]
+    side = (min(SIDE, images.shape[2]), min(SIDE, images.shape[3]))
+    features = F.adaptive_avg_pool2d(images.float(), side).flatten(1).double().numpy()
+    if not np.ptp(features, axis=0).any():  # all images are the same: there is nothing to learn from
+        return 1 / kinds
+    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
+    with threadpool_limits(1):  # small matrices: threads would only wait for each other
+        components = PCA(min(COMPONENTS, *features.shape), svd_solver="covariance_eigh").fit_transform(features)
+        classifier = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
+        scores = cross_val_score(classifier, components, labels.numpy(), cv=folds, error_score="raise")
+    return float(scores.mean())

@@ -1,0 +1,377 @@
+"""Probes against slow explicit computations, and against their promise to leave no trace."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from probe_models import CLASSES, Functional, Tokens, batch, places_of, plain, worn
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dropopt.config import ConfigError
+from dropopt.engine.importance import probes
+from dropopt.engine.importance.probes import PROBES
+from dropopt.engine.places.find import Place
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    yield
+    torch.set_num_threads(threads)
+
+
+# -- gradient
+
+
+@pytest.mark.parametrize("axis", [1, -1])
+def test_gradient_is_what_finite_differences_say(axis: int) -> None:
+    """|dY/dn| averaged over batch and positions, neuron by neuron in float64."""
+    if axis == 1:
+        model: nn.Module = worn(Functional(inplace=False)).double()
+        model.act = nn.Softplus(beta=3)  # smooth, so that differences converge
+        model.act.inplace = False
+        images, labels = batch(3, 4)
+        images = images.double()
+        places = places_of(model, images, ("norm2", "stem"))
+    else:
+        model, images, labels = Tokens().double(), torch.randint(11, (3, 4)), torch.tensor([0, 3, 1])
+        places = places_of(model, images, ("norm", "mix"))
+    scores = PROBES["gradient"](model.eval(), places, images, labels)
+    for name, place in places.items():
+        slow = _differences(model, place, images, labels)
+        torch.testing.assert_close(scores[name], slow.float(), rtol=1e-4, atol=1e-7)
+
+
+def _differences(model: nn.Module, place: Place, images: Tensor, labels: Tensor, step: float = 1e-6) -> Tensor:
+    index: tuple[int, ...] = ()
+    shape: list[torch.Size] = []
+
+    def nudge(by: float) -> Tensor:
+        def hook(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+            shape[:] = [output.shape[1:]]
+            output = output.clone()
+            if index:
+                output[(slice(None), *index)] += by
+            return output
+
+        handle = place.module.register_forward_hook(hook)
+        with torch.no_grad():
+            logits = model(images).gather(1, labels.unsqueeze(1)).squeeze(1)
+        handle.remove()
+        return logits
+
+    nudge(0.0)
+    total = torch.zeros(place.features, dtype=torch.float64)
+    for index in np.ndindex(*shape[0]):
+        slope = (nudge(step) - nudge(-step)) / (2 * step)
+        total[index[0 if place.axis == 1 else -1]] += slope.abs().mean()
+    return total * place.features / shape[0].numel()
+
+
+# -- composite
+
+
+def test_composite_is_what_explicit_statistics_say() -> None:
+    """Mean of four normalised parts, each from loops in float64, for maps and for tokens."""
+    model = worn(Functional()).eval().requires_grad_(False)
+    images, labels = batch(5)
+    seen: dict[str, Tensor] = {}
+    places = places_of(model, images, ("norm1", "deep"))
+    for name, place in places.items():
+        place.module.register_forward_hook(lambda m, a, out, name=name: seen.__setitem__(name, out.detach().clone()))
+    scores = PROBES["composite"](model, places, images, labels)
+    kernels = {
+        "norm1": [
+            float(
+                model.stem.weight[c].norm() * model.norm1.weight[c].abs() / (model.norm1.running_var[c] + 1e-5).sqrt()
+            )
+            for c in range(6)
+        ],
+        "deep": [float(model.deep.weight[c].double().square().sum().sqrt()) for c in range(4)],
+    }
+    for name, place in places.items():
+        maps = seen[name].double().numpy()
+        rows = [maps[:, c].ravel() for c in range(place.features)]
+        alike = np.abs(np.corrcoef(rows)) - np.eye(len(rows))
+        parts = [
+            [np.abs(row).mean() for row in rows],
+            [maps[:, c].mean((1, 2)).var() for c in range(place.features)],
+            [1 - max(row) for row in alike],
+            kernels[name],
+        ]
+        slow = sum((np.array(p) - min(p)) / (max(p) - min(p)) for p in parts) / 4
+        np.testing.assert_allclose(scores[name].numpy(), slow, rtol=1e-4, atol=1e-5)
+
+
+def test_composite_leaves_out_the_kernel_where_no_layer_is_known() -> None:
+    """Without weights to measure, the other three parts share the weight, so scores still reach 1."""
+    model, (images, labels) = plain(), batch()
+    x = torch.zeros(2, 4, 8, 8)
+    x[:, 0], x[:, 1] = torch.randn(2, 8, 8) + 20 * torch.tensor([-1.0, 1.0]).view(2, 1, 1), torch.randn(2, 8, 8)
+    place = Place("x", model[1], 1, 4, 4, 0.5, ())
+    model[1].register_forward_hook(lambda *_: x)
+    score = PROBES["composite"](model, {"x": place}, images, labels)["x"]
+    assert score[0] > 0.6
+    assert score[2] == score[3] == 0
+
+
+def test_composite_spares_a_copied_map_less_and_ignores_the_order_of_maps() -> None:
+    """A map that another one copies loses its uniqueness; permuting channels permutes scores."""
+    maps = torch.randn(8, 6, 4, 4, generator=torch.Generator().manual_seed(1))
+    maps[:, 4] = -2 * maps[:, 1] + 3
+    unique = probes._uniqueness(maps.flatten(2))
+    assert unique[[1, 4]].max() < 1e-5 < 0.5 < unique[[0, 2, 3, 5]].min()
+    order = torch.tensor([3, 5, 0, 1, 4, 2])
+    torch.testing.assert_close(probes._uniqueness(maps.flatten(2)[:, order]), unique[order])
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_kernel_norms_follow_output_features(groups: int) -> None:
+    """The norm of each output feature's weights, for plain, grouped and transposed convolutions and dense layers."""
+    for layer in (nn.Conv2d(4, 6, 3, groups=groups), nn.ConvTranspose2d(4, 6, 3, groups=groups), nn.Linear(4, 6)):
+        layer.requires_grad_(False)
+        shape = (4,) if isinstance(layer, nn.Linear) else (4, 5, 5)
+        zero, squares = layer(torch.zeros(1, *shape)), torch.zeros(6)
+        for i in range(4):  # all that an impulse in the middle of each input gives are the taps of its kernels
+            impulse = torch.zeros(1, *shape)
+            impulse[(0, i, *[2] * (len(shape) - 1))] = 1
+            squares += (layer(impulse) - zero)[0].reshape(6, -1).square().sum(1)
+        norm = probes._kernel_norm(Place("x", layer, 1, 6, 4, 1.0, (layer,)))
+        torch.testing.assert_close(norm, squares.sqrt(), rtol=1e-4, atol=1e-6)
+
+
+# -- every probe: any network, any circumstance
+
+
+def _vit() -> nn.Module:
+    return torchvision.models.VisionTransformer(
+        image_size=32, patch_size=8, num_layers=2, num_heads=2, hidden_dim=32, mlp_dim=64, num_classes=CLASSES
+    )
+
+
+def _case(name: str) -> tuple[nn.Module, Tensor, Tensor]:
+    if name == "dense":
+        model: nn.Module = nn.Sequential(nn.Linear(7, 9), nn.BatchNorm1d(9), nn.ReLU(True), nn.Linear(9, CLASSES))
+        images, labels = torch.randn(4, 7), torch.arange(4)
+    elif name == "tokens":
+        model, images, labels = Tokens(), torch.randint(11, (4, 6)), torch.arange(4)
+    elif name == "transformer":
+        model, (images, labels) = _vit(), batch(4, 32, 3)
+        nn.init.normal_(model.heads.head.weight)
+    else:
+        model, (images, labels) = Functional(), batch()
+    return worn(model), images, labels
+
+
+CASES = ["functional", "dense", "tokens", "transformer"]
+
+
+@pytest.mark.parametrize("probe", PROBES)
+@pytest.mark.parametrize("name", CASES)
+def test_scores_are_finite_non_negative_and_tell_features_apart(name: str, probe: str) -> None:
+    """One float32 score per feature at every place of maps, vectors, tokens and transformers."""
+    model, images, labels = _case(name)
+    places = places_of(model, images)
+    scores = PROBES[probe](model, places, images, labels)
+    assert scores.keys() == places.keys()
+    for key, score in scores.items():
+        assert score.shape == (places[key].features,)
+        assert score.dtype == torch.float32
+        assert score.isfinite().all()
+        assert score.min() >= 0
+        steers = probe == "lrp" and key == "gate"  # all relevance goes to what a gate steers
+        assert bool(score.max() > score.min()) is not steers, key
+
+
+def _snapshot(model: nn.Module) -> dict[str, Any]:
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    return {
+        "values": {k: v.detach().clone() for k, v in tensors},
+        "identity": [(k, id(v), v.data_ptr()) for k, v in tensors],
+        "requires": [(k, v.requires_grad) for k, v in tensors],
+        "grads": {k: None if v.grad is None else (id(v.grad), v.grad.clone()) for k, v in tensors},
+        "modules": [(k, type(m), id(m), m.training, sorted(m.__dict__)) for k, m in model.named_modules()],
+        "hooks": [(k, [list(getattr(m, h)) for h in hooks]) for k, m in model.named_modules()],
+        "rng": [torch.get_rng_state()] + ([torch.cuda.get_rng_state()] if torch.cuda.is_available() else []),
+    }
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_same(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(_same(x, y) for x, y in zip(a, b, strict=True))
+    return bool(a == b)
+
+
+def _half_trained(model: nn.Module) -> nn.Module:
+    """Mixed training flags, frozen parameters, gradients here and None there, a hook of the user's."""
+    model.train()
+    for i, (module, parameter) in enumerate(zip(model.modules(), model.parameters(), strict=False)):
+        module.training = i % 3 > 0
+        parameter.requires_grad_(i % 4 > 0)
+        parameter.grad = torch.ones_like(parameter) if i % 2 else None
+    next(model.children()).register_forward_hook(lambda *_: None)
+    return model
+
+
+class Noisy(nn.Module):
+    """Draws numbers and moves a statistic of its own, in eval mode too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Dropout, whatever the mode."""
+        self.calls += torch.rand(3)
+        return F.dropout(x, 0.1, training=True)
+
+
+@pytest.mark.parametrize("probe", PROBES)
+@pytest.mark.parametrize("name", CASES)
+def test_a_probe_leaves_no_trace(name: str, probe: str) -> None:
+    """Weights, statistics, gradients, flags, hooks, attributes, identities and random state are bit-identical."""
+    model, images, labels = _case(name)
+    model = _half_trained(nn.Sequential(model, Noisy()))
+    places, given = places_of(model, images), images.clone()
+    before = _snapshot(model)
+    PROBES[probe](model, places, images, labels)
+    after = _snapshot(model)
+    for what in before:
+        assert _same(before[what], after[what]), what
+    assert torch.equal(images, given)
+    assert images.grad is None
+
+
+class _Fails(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        raise RuntimeError("backward failed")
+
+
+@pytest.mark.parametrize("probe", PROBES)
+@pytest.mark.parametrize("when", ["forward", "backward", "labels"])
+def test_a_probe_that_fails_leaves_no_trace_either(when: str, probe: str) -> None:
+    """The same when the forward pass, the backward pass or the labels raise."""
+
+    class Breaks(nn.Module):
+        broken = False
+
+        def forward(self, x: Tensor) -> Tensor:
+            if self.broken and when == "forward":
+                raise RuntimeError("forward failed")
+            return _Fails.apply(x) if when == "backward" else x
+
+    model, images, labels = _case("functional")
+    model.act = nn.Sequential(Noisy(), Breaks(), nn.ReLU(True))
+    model.act.inplace = True
+    places = places_of(_half_trained(model), images)
+    model.act[1].broken = True
+    before = _snapshot(model)
+    fails = probe != "composite" or when == "forward"  # composite needs neither labels nor a backward pass
+    with pytest.raises((RuntimeError, ValueError), match=r"failed|labels") if fails else nullcontext():
+        PROBES[probe](model, places, images, labels[:2] if when == "labels" else labels)
+    after = _snapshot(model)
+    for what in before:
+        assert _same(before[what], after[what]), what
+
+
+def _surrounded(by: str, model: nn.Module, images: Tensor) -> tuple[nn.Module, Tensor, Any]:
+    surroundings: Any = nullcontext()
+    if by == "no_grad":
+        surroundings = torch.no_grad()
+    elif by == "inference_mode":
+        surroundings = torch.inference_mode()
+    elif by == "autocast":
+        surroundings = torch.autocast("cpu", torch.bfloat16)
+    elif by == "channels_last":
+        model, images = model.to(memory_format=torch.channels_last), images.to(memory_format=torch.channels_last)
+    elif by == "frozen":
+        model.requires_grad_(False)
+    elif by == "training":
+        model.train()
+    elif by == "compiled":
+        model.compile(backend="eager")
+    elif by in ("out_of_place", "checkpoint", "reentrant"):
+        other = Functional(by != "out_of_place", {"checkpoint": False, "reentrant": True}.get(by))
+        other.load_state_dict(model.state_dict())
+        model = other.eval()
+    return model, images, surroundings
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")  # torch's, of checkpoints under no_grad
+@pytest.mark.parametrize("probe", PROBES)
+@pytest.mark.parametrize(
+    "by",
+    [
+        *("no_grad", "inference_mode", "autocast", "channels_last", "frozen", "training", "compiled"),
+        *("out_of_place", "checkpoint", "reentrant", "second_time"),
+    ],
+)
+def test_scores_do_not_depend_on_the_circumstances(by: str, probe: str) -> None:
+    """Grad mode, autocast, memory format, frozen weights, train mode, compilation, in-place ReLU, checkpointing."""
+    model, images, labels = _case("functional")
+    model.eval()
+    expected = PROBES[probe](model, places_of(model, images), images, labels)
+    model, images, surroundings = _surrounded(by, model, images)
+    places = places_of(copy.deepcopy(model), images) if by == "compiled" else places_of(model, images)
+    if by == "compiled":
+        places = {k: Place(**{**vars(p), "module": model.get_submodule(k)}) for k, p in places.items()}
+    with surroundings:
+        if by == "reentrant" and probe == "lrp":
+            with pytest.raises(ConfigError, match="use_reentrant=True"):
+                PROBES[probe](model, places, images, labels)
+            return
+        scores = PROBES[probe](model, places, images, labels)
+    for name in expected:
+        torch.testing.assert_close(scores[name], expected[name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("probe", PROBES)
+def test_the_first_of_several_outputs_counts(probe: str) -> None:
+    """A tuple, and an object with logits, are read as their logits."""
+
+    class Wrapped(nn.Module):
+        def __init__(self, model: nn.Module, as_tuple: bool) -> None:
+            super().__init__()
+            self.model, self.as_tuple = model, as_tuple
+
+        def forward(self, x: Tensor) -> Any:
+            logits = self.model(x)
+            return (logits, x) if self.as_tuple else type("Output", (), {"logits": logits})()
+
+    model, images, labels = _case("functional")
+    expected = PROBES[probe](model, places_of(model, images, "norm"), images, labels)
+    for as_tuple in (True, False):
+        wrapped = Wrapped(model, as_tuple)
+        places = places_of(wrapped, images, "norm")
+        for name, score in PROBES[probe](wrapped, places, images, labels).items():
+            torch.testing.assert_close(score, expected[name.removeprefix("model.")])
+
+
+@pytest.mark.parametrize("probe", ["gradient", "lrp"])
+def test_a_feature_that_nothing_reads_scores_zero(probe: str) -> None:
+    """With its outgoing weights at zero, a channel has neither gradient nor relevance; the others do."""
+    model, (images, labels) = plain(), batch()
+    model[3].weight.data[:, 2] = 0
+    score = PROBES[probe](model, places_of(model, images, "conv"), images, labels)["0"]
+    assert score[2] == 0
+    assert score[[0, 1, 3]].min() > 0

@@ -1,0 +1,336 @@
+"""Relevance against explicit redistribution, zennit and Captum, and its conservation in any network."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from probe_models import CLASSES, Functional, batch, places_of, plain, worn
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from dropopt.engine.importance import probes
+from dropopt.engine.importance.lrp.ops import HANDLERS
+from dropopt.engine.importance.probes import PROBES, propagate
+from dropopt.engine.places.find import Place
+
+TINY = 1e-12  # epsilon where epsilon is to vanish
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    yield
+    torch.set_num_threads(threads)
+
+
+def relevances(
+    model: nn.Module, images: Tensor, labels: Tensor, sites: Any = "*", **kwargs: Any
+) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """Relevance at places, at the input, and the logits it came from."""
+    whole = nn.Sequential(nn.Identity(), model)
+    places = {"input": Place("input", whole[0], 1, images.shape[1], images.ndim, 1.0, ())}
+    if sites != "*":
+        places |= places_of(model, images, sites)
+    found: dict[str, Tensor] = {}
+    logits = propagate(whole, places, images, labels, found.__setitem__, **kwargs)
+    return found, found.pop("input"), logits
+
+
+def _matrix(layer: nn.Module, shape: tuple[int, ...]) -> Tensor:
+    """The matrix (out, in) of a linear layer without its bias, from what it does to each unit vector."""
+    units = torch.eye(int(np.prod(shape)), dtype=torch.float64).view(-1, *shape)
+    zero = layer(torch.zeros_like(units[:1]))
+    return (layer(units) - zero).flatten(1).T.detach()
+
+
+def _explicit(z: Tensor, a: Tensor, bias: Tensor, relevance: Tensor, positive: bool) -> Tensor:
+    """R_i = sum over k of z_ik / (sum over l of z_lk + b_k) R_k, contribution by contribution."""
+    out = torch.zeros_like(a)
+    for k in range(len(relevance)):
+        parts = [float(z[k, i] * a[i]) for i in range(len(a))]
+        b = float(bias[k])
+        if positive:  # of the sign of the unit's output
+            sign = 1.0 if sum(parts) + b >= 0 else -1.0
+            parts, b = [max(sign * c, 0.0) for c in parts], max(sign * b, 0.0)
+        total = sum(parts) + b
+        if total != 0:
+            for i, c in enumerate(parts):
+                out[i] += c / total * relevance[k]
+    return out
+
+
+@pytest.mark.parametrize("rule", ["epsilon", "epsilon_plus", "z_plus"])
+def test_relevance_is_what_explicit_redistribution_says(rule: str) -> None:
+    """Through two dense layers, a mean, a residual sum, two BatchNorms and two convolutions, in float64 loops."""
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.norm1 = nn.Conv2d(2, 3, 3, padding=1), nn.BatchNorm2d(3)
+            self.two, self.norm2 = nn.Conv2d(3, 3, 3, padding=1, bias=False), nn.BatchNorm2d(3)
+            self.hidden, self.head = nn.Linear(3, 4), nn.Linear(4, CLASSES)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = F.relu(self.norm1(self.one(x)))
+            return self.head(F.silu(self.hidden((x + self.norm2(self.two(x))).mean((2, 3)))))
+
+    model = worn(Block()).double().eval().requires_grad_(False)
+    images, labels = batch(2, 4)
+    images = images.double()
+    found, at_input, logits = relevances(model, images, labels, ("norm1", "norm2", "hidden"), rule=rule, epsilon=TINY)
+    conv, dense = rule != "epsilon", rule == "z_plus"
+    for n, image in enumerate(images):
+        first, second = nn.Sequential(model.one, model.norm1), nn.Sequential(model.two, model.norm2)
+        x = F.relu(first(image[None]))
+        y = second(x)
+        pooled = (x + y).mean((2, 3)).flatten()
+        hidden = model.hidden(pooled)
+        r = torch.zeros(CLASSES, dtype=torch.float64)
+        r[labels[n]] = logits[n]
+        r = _explicit(model.head.weight, F.silu(hidden), model.head.bias, r, dense)
+        torch.testing.assert_close(found["hidden"][n], r)
+        r = _explicit(model.hidden.weight, pooled, model.hidden.bias, r, dense)
+        mean = torch.eye(3, dtype=torch.float64).repeat_interleave(16, 1) / 16
+        r = _explicit(mean, (x + y).flatten(), torch.zeros(3), r, False)
+        share = (x / (x + y)).flatten()
+        torch.testing.assert_close(found["norm2"][n].flatten(), r * (1 - share))
+        shift = second(torch.zeros_like(x)).flatten()
+        r = r * share + _explicit(_matrix(second, (3, 4, 4)), x.flatten(), shift, r * (1 - share), conv)
+        torch.testing.assert_close(found["norm1"][n].flatten(), r)
+        shift = first(torch.zeros_like(image[None])).flatten()
+        r = _explicit(_matrix(first, (2, 4, 4)), image.flatten(), shift, r, conv)
+        torch.testing.assert_close(at_input[n].flatten(), r)
+
+
+@pytest.mark.parametrize("rule", ["epsilon", "epsilon_plus"])
+@pytest.mark.parametrize("name", ["functional", "resnet18", "mobilenet_v2", "efficientnet_b0", "densenet121"])
+def test_relevance_is_conserved_without_biases(name: str, rule: str) -> None:
+    """Sum of relevance in = logit, sample by sample, as epsilon goes to 0: residual sums, gates, concatenations."""
+    if name == "functional":
+        model: nn.Module = Functional()
+        images, labels = batch()
+    else:
+        model = getattr(torchvision.models, name)(num_classes=CLASSES)
+        images, labels = batch(2, 32, 3)
+    model = worn(model, bias=False).double().eval()
+    _, at_input, logits = relevances(model, images.double(), labels, rule=rule, epsilon=TINY)
+    torch.testing.assert_close(at_input.flatten(1).sum(1), logits, rtol=1e-5, atol=0)
+
+
+def test_relevance_is_not_lost_to_small_activations() -> None:
+    """Epsilon is relative: a network whose activations are 1e-8 of another's ranks its features alike."""
+    model, (images, labels) = plain(bias=False), batch()
+    small = copy.deepcopy(model)
+    small[0].weight.data *= 1e-8
+    places, small_places = places_of(model, images), places_of(small, images)
+    normal, tiny = PROBES["lrp"](model, places, images, labels), PROBES["lrp"](small, small_places, images, labels)
+    for name in places:
+        torch.testing.assert_close(tiny[name] * 1e8, normal[name], rtol=1e-3, atol=1e-6)
+
+
+def test_z_plus_gives_no_negative_relevance() -> None:
+    """Relevance has the sign of the logit everywhere under z+, biases and BatchNorm included."""
+    model = worn(
+        nn.Sequential(
+            *(nn.Conv2d(2, 6, 3), nn.BatchNorm2d(6), nn.ReLU(True), nn.AvgPool2d(2), nn.Conv2d(6, 4, 2), nn.SiLU()),
+            *(nn.Flatten(), nn.Linear(16, CLASSES)),
+        )
+    ).double()
+    images, labels = batch(16)
+    found, at_input, logits = relevances(model.eval(), images.double(), labels, ("conv", "norm"), rule="z_plus")
+    assert (logits < 0).any()
+    assert (logits > 0).any()
+    for relevance in (*found.values(), at_input):
+        assert (relevance * logits.sign().view(-1, 1, 1, 1)).min() >= 0
+
+
+def test_epsilon_rule_is_gradient_times_input_on_a_relu_network_without_biases() -> None:
+    """R = n dY/dn at every place as epsilon goes to 0, and Captum's LayerGradientXActivation says so too."""
+    from captum.attr import LayerGradientXActivation
+
+    model, (images, labels) = plain(bias=False).double(), batch()
+    images = images.double()
+    found, at_input, _ = relevances(model, images, labels, ("conv", "linear"), rule="epsilon", epsilon=TINY)
+    leaf = images.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(model(leaf).gather(1, labels.unsqueeze(1)).sum(), leaf)
+    torch.testing.assert_close(at_input, images * slope)
+    for name, relevance in found.items():
+        captum = LayerGradientXActivation(model, model.get_submodule(name)).attribute(images, target=labels)
+        torch.testing.assert_close(relevance, captum.detach())
+
+
+class Flat(nn.Module):
+    """``plain`` without a module that flattens, which Captum has no rule for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(m for m in plain() if not isinstance(m, nn.Flatten))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        for layer in self.layers:
+            x = layer(x.flatten(1) if isinstance(layer, nn.Linear) else x)
+        return x
+
+
+@pytest.mark.filterwarnings("ignore")  # Captum announces the hooks that it sets
+@pytest.mark.parametrize("rule", ["epsilon", "epsilon_plus"])
+def test_relevance_agrees_with_captum(rule: str) -> None:
+    """Captum, with biases: its epsilon rule at the input and every layer, and its alpha 1, beta 0, which is z+."""
+    from captum.attr import LRP, LayerLRP
+    from captum.attr._utils.lrp_rules import Alpha1_Beta0_Rule, EpsilonRule
+
+    model, (images, labels) = Flat().double(), batch()
+    images = images.double().abs()  # Captum's z+ is for positive inputs
+    for module in model.layers:
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            plus = rule == "epsilon_plus" and isinstance(module, nn.Conv2d)
+            module.rule = Alpha1_Beta0_Rule() if plus else EpsilonRule(epsilon=TINY)
+    found, at_input, _ = relevances(model, images, labels, ("conv", "linear"), rule=rule, epsilon=TINY)
+    theirs = LRP(model).attribute(images, target=labels)
+    torch.testing.assert_close(at_input, theirs.detach(), rtol=1e-5, atol=1e-8)
+    for name, relevance in found.items() if rule == "epsilon" else ():  # its z+ changes what a layer's output is
+        theirs = LayerLRP(model, model.get_submodule(name)).attribute(images, target=labels)
+        torch.testing.assert_close(relevance, theirs.detach(), rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("rule", ["epsilon", "epsilon_plus"])
+def test_relevance_agrees_with_zennit_on_its_own_ground(rule: str) -> None:
+    """Its canoniser and composite on torchvision's ResNet (epsilon) and on a plain stack (EpsilonPlus) say the same.
+
+    In a ResNet, z+ differs on purpose, in units that are negative and yet carry relevance (see ``SignedPlus``).
+    """
+    from zennit.attribution import Gradient
+    from zennit.composites import EpsilonPlus, LayerMapComposite, layer_map_base
+    from zennit.rules import Epsilon
+    from zennit.torchvision import ResNetCanonizer
+    from zennit.types import Linear
+
+    if rule == "epsilon":
+        model = worn(torchvision.models.resnet18(num_classes=CLASSES))
+        layers = [*layer_map_base(TINY), (Linear, Epsilon(epsilon=TINY))]
+        composite = LayerMapComposite(layers, canonizers=[ResNetCanonizer()])
+    else:
+        model = worn(
+            nn.Sequential(
+                *(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3, groups=2)),
+                *(nn.BatchNorm2d(8), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(288, 7), nn.ReLU()),
+                nn.Linear(7, CLASSES),
+            )
+        )
+        composite = EpsilonPlus(epsilon=TINY, stabilizer=TINY, canonizers=[ResNetCanonizer()])
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps = 0.0  # which zennit's merge would apply twice
+    images, labels = batch(2, 32, 3)
+    model, images = model.double().eval(), images.double()
+    _, at_input, _ = relevances(model, images, labels, rule=rule, epsilon=TINY)
+    with Gradient(model, composite) as attributor:
+        _, theirs = attributor(images, model(images).detach() * F.one_hot(labels, CLASSES))
+    torch.testing.assert_close(at_input, theirs, rtol=1e-5, atol=1e-10)
+
+
+def test_lrp_scores_are_absolute_relevance_summed_over_positions() -> None:
+    """Score = mean over the batch of |sum over positions of relevance|, with the default rule."""
+    model, (images, labels) = worn(Functional()), batch()
+    places = places_of(model, images)
+    found, _, _ = relevances(model, images, labels, tuple(places))
+    for name, score in PROBES["lrp"](model, places, images, labels).items():
+        relevance = found.get(name, torch.zeros(1, places[name].features, 1))  # nothing flows to a gate
+        torch.testing.assert_close(score, relevance.unsqueeze(-1).flatten(2).sum(2).abs().mean(0))
+
+
+def test_unknown_rules_are_refused() -> None:
+    """A rule that does not exist is a ValueError naming those that do."""
+    model, (images, labels) = plain(), batch()
+    with pytest.raises(ValueError, match="epsilon_plus, epsilon, z_plus"):
+        probes.lrp(model, places_of(model, images), images, labels, rule="gamma")
+
+
+OPERATIONS = {
+    "layer_norm": lambda x: F.layer_norm(x, x.shape[1:]) + x,
+    "group_norm": lambda x: F.group_norm(x, 2, torch.ones(4), torch.ones(4)) * 2,
+    "instance_norm": lambda x: F.instance_norm(x) - x,
+    "glu": lambda x: F.glu(torch.cat([x, x], 1), 1),
+    "attention": lambda x: F.scaled_dot_product_attention(x, x, x),
+    "explicit_attention": lambda x: torch.softmax(x @ x.transpose(-1, -2), -1) @ x,
+    "kernel_product": lambda x: (x @ x) / x.norm(),
+    "square": lambda x: x * x + x**2 - 3,
+    "einsum": lambda x: torch.einsum("nchw,nchv->ncwv", x, torch.sigmoid(x)),
+    "reversed": lambda x: 1 - (2.0 / (x.abs() + 1)) - 0.5 * x,
+    "in_place": lambda x: F.relu_(x.clone().mul_(2).add_(x).sub_(1)),
+    "in_place_for_its_effect": lambda x: [y := x.clone(), F.relu_(y), y.add_(x), y.mul_(2)][0],
+    "checkpointed": lambda x: checkpoint(lambda t: F.max_pool2d(F.gelu(t), 3, 1, 1), x, use_reentrant=False),
+    "slices": lambda x: torch.cat([x[:, 2:], F.pad(x[:, :2, 1:], (0, 0, 1, 0))], 1).roll(1, 2),
+    "upsampled": lambda x: F.interpolate(F.avg_pool2d(x, 2), scale_factor=2),
+    "clamped": lambda x: x.clamp(min=0, max=2).maximum(x - 1),
+}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_functional_operations_keep_their_values_and_pass_finite_relevance(name: str) -> None:
+    """Interception changes no output, whatever the operation, and relevance stays finite."""
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, CLASSES, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(OPERATIONS[name](self.conv(x))).flatten(1)
+
+    model, (images, labels) = Model().eval(), batch(4, 6)
+    found, at_input, logits = relevances(model, images, labels, "conv")
+    expected = model(images).gather(1, labels.unsqueeze(1)).squeeze(1)
+    torch.testing.assert_close(logits, expected.detach())
+    assert found["conv"].isfinite().all()
+    assert found["conv"].abs().sum() > 0
+    assert at_input.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "gate", [torch.sigmoid, lambda g: 1 + 2 * torch.sigmoid(g).clamp(0.1), lambda g: F.dropout(g.softmax(1))]
+)
+def test_a_gate_takes_no_relevance_from_its_signal(gate: Any) -> None:
+    """All relevance of signal times gate goes to the signal, however the gate was scaled, on whichever side."""
+
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.signal, self.steer, self.head = nn.Linear(3, 4), nn.Linear(3, 4), nn.Linear(4, CLASSES, bias=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x.flatten(1)
+            return self.head(gate(self.steer(x)) * self.signal(x))
+
+    model, images = Gated(), torch.randn(4, 3, 1, 1)
+    found, _, logits = relevances(model, images, torch.arange(4), ("signal", "steer"), epsilon=TINY)
+    assert found.get("steer", torch.zeros(1)).abs().max() == 0
+    torch.testing.assert_close(found["signal"].sum(1), logits, rtol=1e-4, atol=1e-6)
+
+
+def test_every_handled_operation_exists() -> None:
+    """Each name that is intercepted is one of torch's, so that a misspelt one cannot hide."""
+    reversed_or_in_place = {
+        "radd",
+        "iadd",
+        "rsub",
+        "isub",
+        "rmul",
+        "imul",
+        "rtruediv",
+        "itruediv",
+        "truediv",
+        "rmatmul",
+    }
+    for name in set(HANDLERS) - reversed_or_in_place:
+        assert any(hasattr(home, name) for home in (torch, F, Tensor)), name

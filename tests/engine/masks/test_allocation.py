@@ -1,0 +1,73 @@
+"""A site's budget is shared out over its features exactly, or as nearly as can be."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dropopt.config import P_MAX
+from dropopt.engine.masks.allocation import share_out
+
+PROFILE = settings(max_examples=100)
+PREFERENCES = st.lists(st.just(0.0) | st.floats(1e-6, 1.0), min_size=1, max_size=40)
+
+
+@PROFILE
+@given(st.floats(0, P_MAX), PREFERENCES)
+def test_shares_have_the_budget_as_mean(budget, preference):
+    """Rates are legal and their mean is the budget, or the nearest value that can be met."""
+    preference = torch.tensor(preference, dtype=torch.float64)
+    rates = share_out(budget, preference)
+    carriers = (preference > 0).double().mean().item() or 1.0
+    assert rates.min() >= 0
+    assert rates.max() <= P_MAX
+    assert rates.mean().item() == pytest.approx(min(budget, P_MAX * carriers), rel=1e-9, abs=1e-12)
+
+
+@PROFILE
+@given(st.floats(0, P_MAX), PREFERENCES)
+def test_shares_follow_preference(budget, preference):
+    """Under the cap rates are proportional to preference; who prefers nothing is never dropped."""
+    preference = torch.tensor(preference, dtype=torch.float64)
+    rates = share_out(budget, preference)
+    if not bool((preference > 0).any()):
+        assert torch.allclose(rates, torch.full_like(rates, budget))
+        return
+    assert (rates[preference == 0] == 0).all()
+    free = (preference > 0) & (rates < P_MAX * (1 - 1e-9))
+    if bool(free.any()):
+        most = preference[free].argmax()
+        ratio = rates[free][most] / preference[free][most]
+        tiny = torch.finfo(torch.float64).tiny  # below it numbers have fewer digits
+        assert torch.allclose(rates[free], ratio * preference[free], rtol=1e-9, atol=tiny)
+        capped = preference[rates >= P_MAX * (1 - 1e-9)]
+        assert (capped * ratio >= P_MAX * (1 - 1e-6)).all()  # nobody is capped without need
+
+
+@PROFILE
+@given(st.floats(0, P_MAX), st.lists(st.just(0.0) | st.floats(1e-9, 1), min_size=2, max_size=12))
+def test_shares_are_the_slow_filling(budget, preference):
+    """Pouring in small rounds, capping who overflows and pouring again, ends at the same rates."""
+    total = budget * len(preference)
+    weights = preference if any(preference) else [1.0] * len(preference)
+    rates, full = [0.0] * len(weights), set()
+    while len(full) < len(weights):
+        rest = sum(w for i, w in enumerate(weights) if i not in full)
+        if rest == 0:
+            break
+        scale = (total - P_MAX * len(full)) / rest
+        over = {i for i, w in enumerate(weights) if i not in full and w * scale > P_MAX}
+        rates = [P_MAX if i in full else w * scale for i, w in enumerate(weights)]
+        if not over:
+            break
+        full |= over
+        rates = [P_MAX if i in full else rate for i, rate in enumerate(rates)]
+    expected = [max(0.0, rate) for rate in rates]
+    given_out = share_out(budget, torch.tensor(preference, dtype=torch.float64)).tolist()
+    assert given_out == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+def test_a_budget_above_the_cap_is_the_cap():
+    """No feature passes P_MAX, whatever is asked for."""
+    assert share_out(1.0, torch.rand(7)).max() <= P_MAX
+    assert torch.equal(share_out(1.0, torch.tensor([1.0, 0.0])), torch.tensor([P_MAX, 0.0], dtype=torch.float64))

@@ -1,0 +1,393 @@
+"""Patterns drop exactly as much as asked, whatever the map, the block and the rates."""
+
+import math
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from dropopt.config import P_MAX
+from dropopt.engine.masks import noise, patterns, spatial
+from dropopt.engine.site import DropoutSite
+
+PATTERNS = ("element", "channel", "structured", "spatial")
+MAPS = [(1, 1), (1, 7), (2, 2), (3, 5), (7, 7), (8, 8), (14, 14), (28, 12), (64, 64), (1,), (33,), (2, 3, 4), (5, 1, 6)]
+BLOCKS = (1, 2, 3, 4, 7, 100)
+RATES = (0.001, 0.1, 0.5, P_MAX)
+#: Rates that differ by feature, among them the extremes; their mean is no round number.
+UNEVEN = (0.0, 0.02, 0.3, 0.61, P_MAX)
+CHANNELS = len(UNEVEN)
+HOST = nn.Identity().train()
+
+
+def make_site(pattern, rates, block=3, axis=1):
+    rates = torch.as_tensor(rates, dtype=torch.float32).reshape(-1)
+    features = max(len(rates), CHANNELS)
+    site = DropoutSite(axis, features, pattern, block, per_feature=len(rates) > 1)
+    site.p.copy_(rates)
+    return site
+
+
+def picture(samples, space, seed=0, dtype=torch.float32):
+    """Positive activations with structure: noise on top of a ramp, a few positions far above the rest."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.rand(samples, CHANNELS, *space, generator=generator, dtype=torch.float64) + 0.1
+    ramp = torch.linspace(0, 2, math.prod(space), dtype=torch.float64).view(space)
+    bright = torch.rand(samples, 1, *space, generator=generator) < 0.05
+    return (x + ramp + 5 * bright).to(dtype)
+
+
+def mean_and_error(values):
+    """Mean over samples (dimension 0) and its standard error, from the spread between samples."""
+    values = values.double()
+    return values.mean(0), values.std(0) / math.sqrt(len(values))
+
+
+def assert_rates(site, x, rates, seed, sigma=4.0):
+    """Per feature the dropped fraction is its rate and the mean is kept, within ``sigma`` errors between samples."""
+    torch.manual_seed(seed)
+    y = site.hook(HOST, (), x)
+    assert y.shape == x.shape
+    assert y.dtype == x.dtype
+    moved = (x, y) if site.axis == 1 else (x.movedim(-1, 1), y.movedim(-1, 1))
+    before, after = (t.double().flatten(2) if t.ndim > 2 else t.double().unsqueeze(-1) for t in moved)
+    rates = torch.as_tensor(rates, dtype=torch.float64).expand(before.shape[1])
+    share, share_error = mean_and_error((after == 0).double().mean(-1))
+    shift, shift_error = mean_and_error((after - before).mean(-1))
+    # Where few samples show a drop, or a survivor, their spread says little: then a sample counts as one unit.
+    few = ((after == 0).any(-1).sum(0) < 30) | ((after != 0).any(-1).sum(0) < 30)
+    fallback = (rates * (1 - rates) / len(x)).sqrt() * few
+    assert ((share - rates).abs() <= sigma * torch.maximum(share_error, fallback)).all(), (share, rates, share_error)
+    # What is stored is rounded to the dtype: its rounding is allowed beside the sampling error.
+    rounding = 1.5 * torch.finfo(x.dtype).eps * before.mean()
+    fallback = fallback * before.mean() / (1 - rates)
+    assert (shift.abs() <= sigma * torch.maximum(shift_error, fallback) + rounding).all(), (shift, shift_error)
+
+
+def samples_for(space, units=400_000):
+    return max(120, min(10_000, units // (CHANNELS * math.prod(space))))
+
+
+# -- exact rates
+
+
+@pytest.mark.parametrize("space", MAPS, ids=str)
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_dropped_fraction_is_the_rate(pattern, space):
+    """On every map, with every block, each feature is dropped at its rate and its expectation is kept."""
+    blocks = sorted({min(block, max(space) + 1) for block in BLOCKS}) if pattern == "spatial" else [3]
+    x = picture(samples_for(space), space)
+    for block in blocks:
+        for seed, rate in enumerate(RATES):
+            assert_rates(make_site(pattern, rate, block), x, rate, seed)
+        assert_rates(make_site(pattern, UNEVEN, block), x, UNEVEN, seed=9)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize(("axis", "space"), [(-1, (9,)), (-1, (1,)), (-1, (4, 6)), (1, ())], ids=str)
+def test_tokens_and_vectors_are_dropped_at_their_rates(pattern, axis, space):
+    """Tokens (N, L, D), channels-last maps (N, H, W, C) and vectors (N, F) keep their rates too."""
+    x = picture(4000, space)
+    if axis == -1:
+        x = x.movedim(1, -1).contiguous()
+    for seed, rate in enumerate(RATES):
+        assert_rates(make_site(pattern, rate, axis=axis), x, rate, seed)
+    assert_rates(make_site(pattern, UNEVEN, axis=axis), x, UNEVEN, seed=9)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_a_rate_of_zero_is_the_identity(pattern):
+    """p = 0 leaves the input as it is, bit for bit."""
+    for space in MAPS:
+        x = picture(50, space)
+        assert torch.equal(make_site(pattern, 0.0).hook(HOST, (), x), x)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_every_float_type_keeps_the_rates(pattern, dtype):
+    """Half and double precision drop at the same rates and keep their dtype."""
+    x = picture(1500, (6, 5), dtype=dtype)
+    for seed, rate in enumerate(RATES):
+        assert_rates(make_site(pattern, rate), x, rate, seed)
+    assert_rates(make_site(pattern, UNEVEN), x, UNEVEN, seed=9)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_channels_last_keeps_rates_and_layout(pattern):
+    """A channels_last input gives a channels_last output at the same rates."""
+    x = picture(1500, (6, 5)).contiguous(memory_format=torch.channels_last)
+    site = make_site(pattern, UNEVEN)
+    assert site.hook(HOST, (), x).is_contiguous(memory_format=torch.channels_last)
+    assert_rates(site, x, UNEVEN, seed=3)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_every_unit_has_the_same_marginal_rate(pattern):
+    """On a constant map no border and no corner is safer: each single unit falls at the rate of its feature."""
+    samples, space = 20_000, (4, 6)
+    for block in (2, 3, 5) if pattern == "spatial" else (1,):
+        torch.manual_seed(block)
+        dropped = make_site(pattern, UNEVEN, block).hook(HOST, (), torch.ones(samples, CHANNELS, *space)) == 0
+        share = dropped.double().mean(0)  # (C, H, W), samples are independent
+        rates = torch.tensor(UNEVEN, dtype=torch.float64).view(-1, 1, 1)
+        error = (rates * (1 - rates) / samples).sqrt()
+        assert ((share - rates).abs() <= 4.2 * error).all()
+
+
+def test_kept_units_are_scaled_by_their_own_rate():
+    """y is 0 or x / (1 - p_i): the two-point property, feature by feature."""
+    x = picture(40, (5, 5))
+    rates = torch.tensor(UNEVEN).view(1, -1, 1, 1)
+    for pattern in ("element", "channel", "structured"):
+        y = make_site(pattern, UNEVEN).hook(HOST, (), x)
+        kept = y != 0
+        torch.testing.assert_close(y[kept], (x / (1 - rates))[kept])
+    constant = torch.ones(40, CHANNELS, 5, 5)  # wholly safe, so that eq. (8) moves no rate
+    y = make_site("spatial", UNEVEN).hook(HOST, (), constant)
+    torch.testing.assert_close(y[y != 0], (constant / (1 - rates))[y != 0])
+
+
+def test_units_of_a_pattern_fall_together():
+    """Channel drops whole maps, spatial the same positions of all channels in blocks, element neither."""
+    torch.manual_seed(0)
+    ones = torch.ones(200, CHANNELS, 8, 8)
+    channel = make_site("channel", 0.4).hook(HOST, (), ones) == 0
+    assert ((channel.float().mean((2, 3)) % 1) == 0).all()
+    spatial = make_site("spatial", 0.4, block=3).hook(HOST, (), ones) == 0
+    assert (spatial == spatial[:, :1]).all()
+    neighbours = [(d[..., 1:] & d[..., :-1]).double().mean().item() for d in (spatial, channel)]
+    element = make_site("element", 0.4).hook(HOST, (), ones) == 0
+    apart = (element[..., 1:] & element[..., :-1]).double().mean().item()
+    assert apart == pytest.approx(0.16, abs=0.01)  # 0.4 squared: independent
+    assert min(neighbours) > 0.22
+
+
+def test_a_block_that_covers_the_map_can_drop_it_whole():
+    """Blocks reach beyond the border, so one draw in the middle of a block larger than the map drops all of it."""
+    torch.manual_seed(0)
+    y = make_site("spatial", 0.5, block=100).hook(HOST, (), torch.ones(500, 1, 5, 5))
+    assert ((y == 0).flatten(1).all(1)).float().mean() > 0.05
+
+
+@pytest.mark.parametrize("units", [1, 9, 100, 4096])
+@pytest.mark.parametrize("p", [0.0, 1e-4, 0.1, 0.8, P_MAX])
+def test_rounded_bars_meet_the_rate(p, units):
+    """A bar is one of 65,536 levels; rounded up and down as its fraction says, it gives each side its rate exactly."""
+    area = torch.linspace(0.01, 1, 50)
+    low, high, *scales = spatial._split(torch.tensor(p), area, units).double()
+    rates = []
+    for bar, scale in zip((low, high), scales, strict=True):
+        up = bar - bar.floor()
+        reached = (1 - up) * (1 - bar.floor() / 2**16) ** units + up * (1 - (bar.floor() + 1) / 2**16) ** units
+        rates.append(1 - reached)
+        torch.testing.assert_close(scale * reached, torch.ones(50).double(), rtol=0, atol=2e-5)
+    assert ((area * rates[1] + (1 - area) * rates[0] - p).abs() < 3e-7).all()
+
+
+# -- slow references
+
+
+def slow_structure(pooled):
+    """Eq. (8) for one map, position by position: pooled is a list of lists of norms over channels."""
+    height, width = len(pooled), len(pooled[0])
+
+    def clamp(i, size):
+        return min(max(i, 0), size - 1)
+
+    matter = [[0.0] * width for _ in range(height)]
+    for i in range(height):
+        for j in range(width):
+            around = [pooled[clamp(i + a, height)][clamp(j + b, width)] for a in (-1, 0, 1) for b in (-1, 0, 1)]
+            mean = sum(around) / 9
+            matter[i][j] = mean + abs(pooled[i][j] - mean)
+    average = sum(map(sum, matter)) / (height * width)
+    return [[value <= average * (1 + 1e-6) for value in row] for row in matter]
+
+
+def test_spatial_structure_is_its_slow_form():
+    """Eq. (8) computed with explicit loops in float64 marks the same positions safe."""
+    for seed, space in enumerate([(3, 3), (5, 7), (2, 6), (6, 1)]):
+        x = picture(10, space, seed=seed)
+        safe = spatial.spatial_structure(x)
+        for n in range(len(x)):
+            expected = slow_structure(x[n].double().norm(dim=0).tolist())
+            assert safe[n, 0].tolist() == expected
+
+
+@pytest.mark.parametrize("rows", [1, CHANNELS])
+def test_spatial_gate_is_its_slow_form(rows):
+    """Blocks, the split of the rate over safe and other positions, and the scale: all as explicit loops give them."""
+    for block in (1, 2, 3, 5):
+        x, p = picture(4, (5, 4), seed=block), 0.55
+        torch.manual_seed(block)
+        gate = spatial.spatial_gate(x, torch.full((rows, 1, 1), p), block).times(torch.ones_like(x))
+        assert rows > 1 or torch.equal(gate, gate[:, :1].expand_as(gate))
+        sides = (min(block, 5), min(block, 4))
+        torch.manual_seed(block)
+        rounding = torch.rand(2, 4, rows)
+        draws = 4 * (5 + sides[0] - 1) * (4 + sides[1] - 1)
+        words = torch.empty(-(-draws // 4), dtype=torch.int64).random_(-(2**63), None)
+        noise = words.view(torch.int16)[:draws].view(4, 5 + sides[0] - 1, 4 + sides[1] - 1).int() + 2**15
+        for n in range(4):
+            safe = slow_structure(x[n].double().norm(dim=0).tolist())
+            area = sum(map(sum, safe)) / 20
+            inside = min(P_MAX, p / area)
+            outside = 0.0 if area == 1 else min(P_MAX, max(0.0, (p - area * inside) / (1 - area)))
+            for i in range(5):
+                for j in range(4):
+                    rate = inside if safe[i][j] else outside
+                    window = [noise[n, i + a, j + b].item() for a in range(sides[0]) for b in range(sides[1])]
+                    down = math.floor(2**16 * (1 - (1 - rate) ** (1 / len(window))))
+                    below, above = (1 - (1 - (down + up) / 2**16) ** len(window) for up in (0, 1))
+                    for c, value in enumerate(gate[n, :rows, i, j].tolist()):
+                        up = (rate - below) / (above - below) + rounding[int(safe[i][j]), n, c].item() >= 1
+                        hit = min(window) < down + up
+                        assert value == pytest.approx(0 if hit else 1 / (1 - rate), rel=1e-4)
+
+
+def test_element_gate_is_its_slow_form():
+    """Bytes compared with thresholds one by one give the same gate."""
+    x = picture(3, (4, 5))
+    rates = torch.tensor(UNEVEN)
+    torch.manual_seed(1)
+    gate = make_site("element", UNEVEN)._gate(x).times(torch.ones_like(x))
+    torch.manual_seed(1)
+    rounding = torch.rand(3, CHANNELS, 1, 5)
+    words = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
+    draws = words.view(torch.uint8)[: x.numel()].view(x.shape).tolist()
+    for n, c, i, j in ((n, c, i, j) for n in range(3) for c in range(CHANNELS) for i in range(4) for j in range(5)):
+        p = rates[c].item()
+        dropped = draws[n][c][i][j] < math.floor(p * 256 + rounding[n, c, 0, j].item())
+        assert gate[n, c, i, j].item() == pytest.approx(0 if dropped else 1 / (1 - p), rel=1e-6)
+
+
+def test_words_of_bits_are_their_slow_form():
+    """One rate for all units: eight random bits of each, read as a number, against a threshold shared by 64 units."""
+    x, p = torch.ones(9, 5, 7, 2), 0.299  # 630 units in ten words, the last not full
+    torch.manual_seed(1)
+    gate = patterns.element_gate(x, torch.full((1, 1, 1), p)).times(x).flatten().tolist()
+    torch.manual_seed(1)
+    draws = torch.empty(8 * 10, dtype=torch.int64).random_(-(2**63), None).view(8, 10).tolist()
+    up = torch.rand(10) < p * 256 - 76
+    assert up.any()
+    assert not up.all()
+    for unit, value in enumerate(gate):
+        word, byte, place = unit // 64, unit % 64 // 8, 7 - unit % 8
+        bits = [(draw[word] % 2**64).to_bytes(8, sys.byteorder)[byte] >> place & 1 for draw in draws]
+        number = sum((1 - bit) << i for i, bit in enumerate(bits))
+        assert value == pytest.approx(0 if number < 76 + up[word].item() else 1 / (1 - p))
+
+
+# -- where it is safe to drop
+
+
+def test_a_bright_spot_is_protected():
+    """Eq. (8): an isolated bright spot and its neighbourhood are kept, the flat background carries the rate."""
+    x = torch.full((300, CHANNELS, 9, 9), 0.1)
+    x[:, :, 4, 4] = 5.0
+    safe = spatial.spatial_structure(x)[0, 0]
+    assert not safe[3:6, 3:6].any()
+    assert safe[:2].all()
+    assert safe[-2:].all()
+    torch.manual_seed(0)
+    dropped = make_site("spatial", 0.3).hook(HOST, (), x) == 0
+    assert not dropped[:, :, 3:6, 3:6].any()
+    assert dropped.float().mean().item() == pytest.approx(0.3, abs=0.02)
+
+
+def test_a_protected_spot_falls_when_the_rest_cannot_carry_the_rate():
+    """At p close to P_MAX the safe positions are full, and what is left spills over to the others."""
+    x = torch.full((2000, CHANNELS, 9, 9), 0.1)
+    x[:, :, 4, 4] = 5.0
+    torch.manual_seed(0)
+    dropped = (make_site("spatial", 0.9, block=2).hook(HOST, (), x) == 0).float().mean((0, 1))
+    assert dropped[0, 0].item() == pytest.approx(P_MAX, abs=0.02)
+    assert 0.2 < dropped[4, 4].item() < 0.8
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, 0.1, 1e-20, 3.3e4])
+@pytest.mark.parametrize("space", [(1, 1), (7, 7), (64, 64), (33,)], ids=str)
+def test_a_constant_map_is_wholly_safe(value, space):
+    """No position of a constant map stands out, whatever rounding does to its mean."""
+    for channels in (1, 3, 64):
+        assert spatial.spatial_structure(torch.full((2, channels, *space), value)).all()
+
+
+def test_safe_positions_do_not_depend_on_layout_or_autocast():
+    """The same positions are safe, in float32, whether channels lie innermost and whether autocast is on."""
+    x = torch.randn(20, 32, 9, 9, generator=torch.Generator().manual_seed(0))
+    plain = spatial.spatial_structure(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        other = spatial.spatial_structure(x.to(memory_format=torch.channels_last))
+    assert other.dtype == plain.dtype == torch.float32
+    assert torch.equal(other, plain)
+
+
+@pytest.mark.parametrize("scale", [1e-15, 1.0, 1e15])
+def test_something_is_always_safe(scale):
+    """Some position is no more important than the average one, so that a rate can be met."""
+    x = torch.randn(500, 3, 6, 6, generator=torch.Generator().manual_seed(0)) * scale
+    safe = spatial.spatial_structure(x)
+    assert safe.flatten(1).any(1).all()
+    assert not safe.flatten(1).all(1).any()
+
+
+@pytest.mark.parametrize("p", [0.0, 0.3])
+def test_a_map_that_is_not_finite_keeps_its_rate(p):
+    """Where prominence overflows or is NaN nothing can be said of safety, and the rate is met everywhere alike."""
+    for value in (1e30, math.inf, math.nan):
+        gate = spatial.spatial_gate(torch.full((2000, 1, 6, 6), value), torch.full((1, 1, 1), p), 3)
+        share, error = mean_and_error((gate.times(torch.ones(1)) == 0).double().flatten(1).mean(1))
+        assert abs(share - p) <= 4 * error
+
+
+# -- random bytes
+
+
+def test_random_bytes_are_uniform_in_every_lane():
+    """Each of the eight bytes of a word takes all 256 values equally often (chi-square within four sigma)."""
+    torch.manual_seed(0)
+    draws = noise.random_bytes(torch.empty(800_000)).view(-1, 8)
+    assert draws.dtype == torch.uint8
+    for lane in range(8):
+        counts = torch.bincount(draws[:, lane].long(), minlength=256).double()
+        expected = len(draws) / 256
+        chi_square = ((counts - expected) ** 2 / expected).sum().item()
+        assert abs(chi_square - 255) < 4 * math.sqrt(2 * 255), lane
+
+
+@pytest.mark.parametrize("rows", [1, 40])
+@pytest.mark.parametrize("p", [0.0004, 0.001, 0.1, 1 / 3, 0.6180339, 0.9497])
+def test_rates_between_bytes_are_exact(p, rows):
+    """A rate that is no multiple of 1/256 is met: 4 million units, where truncation would be far outside."""
+    x = torch.ones(1000, 40, 10, 10)
+    torch.manual_seed(0)
+    dropped = patterns.element_gate(x, torch.full((rows, 1, 1), p)).times(x) == 0
+    share, error = mean_and_error(dropped.double().mean((1, 2, 3)))
+    assert abs(share - p) <= 4 * error
+    assert error < 0.1 / 256
+
+
+def test_random_bytes_follow_the_memory_layout():
+    """Noise has the layout of the activation, so that masking does not gather."""
+    plain = torch.empty(2, 3, 4, 5)
+    for x in (plain, plain.to(memory_format=torch.channels_last), torch.empty(2, 7, 3).movedim(-1, 1)):
+        assert noise.random_bytes(x).stride() == x.stride()
+
+
+def test_packed_bits_come_back():
+    """Eight units in a byte lose nothing, whatever the size and the memory layout."""
+    for x in (
+        torch.rand(3, 5, 7, 1),
+        torch.rand(2, 8, 5, 7).to(memory_format=torch.channels_last),
+        torch.rand(1, 9, 8),
+    ):
+        kept = torch.empty_like(x, dtype=torch.uint8).copy_(x < 0.5)
+        bits = patterns._pack(kept)
+        for scale in (torch.ones(1, 1), torch.full((x.shape[1], *[1] * (x.ndim - 2)), 2.0)):
+            again = patterns._from_bits(bits, scale, kept.shape, noise.memory_order(kept))
+            assert torch.equal(again, kept * scale)
+            assert again.stride() == kept.stride()
+        assert bits.numel() == -(-x.numel() // 8)

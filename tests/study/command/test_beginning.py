@@ -1,0 +1,125 @@
+"""How a study begins: from functions of a script, beside another of its name, with data that must stay the same."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import fake_study
+import pytest
+from fake_study import trials
+from rich.console import Console
+
+from dropopt.config import ConfigError
+from dropopt.study.command import session
+from dropopt.study.store.opening import close, open_storage
+
+SCRIPT = """
+import numpy as np
+from torch import nn
+from dropopt.study import Study
+
+def data():
+    if {unseeded}:
+        return np.random.random((60, 8, 8)), np.arange(60) % 3
+    return np.random.default_rng(0).random((60, 8, 8)), np.arange(60) % 3
+
+class Net(nn.Sequential):
+    def __init__(self, classes):
+        super().__init__(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, classes))
+        {broken}
+
+study = Study(
+    name="mine", data={{"name": data, "subset": 40}}, model=Net, n_trials=2,
+    train={{"epochs": 1, "batch_size": 8, {train}}},
+)
+
+{main}study.main()
+"""
+MAIN = 'if __name__ == "__main__":\n    '
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
+    """A working folder of its own, and no storage from outside."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("OPTUNA_STORAGE", raising=False)
+
+
+def script(name="mine.py", unseeded=False, broken="", train="", main=MAIN):
+    path = Path("elsewhere", name)
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(SCRIPT.format(unseeded=unseeded, broken=broken, train=train, main=main))
+    return path
+
+
+def run(*line):
+    """A program's exit code and what it said."""
+    done = subprocess.run(
+        [sys.executable, *map(str, line)], capture_output=True, text=True, timeout=120, check=False, env=os.environ
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("program", [(), ("-c", "from dropopt.cli import main; main()", "run")])
+def test_functions_of_a_script_are_its_data_and_network(program):
+    """Given as functions, from another folder, under a name of one's own: they are what is trained."""
+    code, said = run(*program, script("copied.py"), "--n-jobs", "1")
+    assert code == 0, said
+    first, _ = trials("sqlite:///runs/dropopt.db", "mine")
+    assert first.user_attrs["config"]["data"]["name"] == "copied:data"
+    assert first.user_attrs["config"]["model"]["name"] == "copied:Net"
+
+
+@pytest.mark.parametrize(
+    ("settings", "code", "said"),
+    [
+        ({"main": ""}, 2, 'mine.py: put study.main() below: if __name__ == "__main__":'),
+        ({"unseeded": True}, 2, "the data are others each time they are loaded; a function must seed what it draws"),
+        ({"broken": "raise KeyError('x')"}, 2, "model mine:Net: building it failed: KeyError: 'x' ("),
+        ({"train": '"lr": 1e30'}, 1, "2 failed: DivergedError"),
+        ({"train": '"device": "cuda:99"'}, 2, "device must be one of"),
+    ],
+)
+def test_what_cannot_work_is_told_at_once(settings, code, said):
+    """A study that runs itself, data that are never the same, a network that cannot be made, rates that explode."""
+    space = Path("space.yaml")
+    space.write_text("engine:\n  r0: {low: 0, high: 0.5}\n")
+    found, told = run(script(**settings), "--space", space, "--n-jobs", "2")
+    assert said in told
+    assert "Traceback" not in told
+    assert found == code
+
+
+def test_a_study_that_another_has_just_made_is_not_taken_over():
+    """Two that start together under one name: the second hears what the first one is, and adds nothing to it."""
+    sittings = []
+    for options in ({}, {}, {}, {"train": {"epochs": 9}}):
+        study = fake_study.make(**options)
+        space = study.load_space()
+        storage = open_storage("study.log")
+        given = (study, space, study.base(space), Path(__file__), storage, None, Console(quiet=True))
+        sittings.append(session._Sitting(*given))
+    ready = {"notices": [], "classes": 10, "fingerprint": {"train": "a"}}
+    first, second, third, other = sittings
+    first.open(ready)
+    assert second.open(ready).study.study_name == "fake"
+    with pytest.raises(ConfigError, match="the data of study 'fake' have changed"):
+        third.open(ready | {"fingerprint": {"train": "b"}})
+    with pytest.raises(ConfigError, match=r"study 'fake' exists and was made with train.epochs = 8, not 9"):
+        other.open(ready)
+    for sitting in sittings:
+        close(sitting._storage)
+
+
+def test_a_time_too_short_for_a_trial_is_told(capsys):
+    """When no trial could start, it is said why."""
+    assert fake_study.run("study.log", timeout=1e-6) == 0
+    assert "1e-06 s were over before a trial could start; give a longer --timeout" in capsys.readouterr().out
+
+
+def test_a_function_without_a_place_is_refused():
+    """What child processes cannot import by name is told where it is given."""
+    for given in (lambda: 1, object.__new__):
+        with pytest.raises(ConfigError, match="study: data must be a function or a class at the top of a file"):
+            Study(name="a", data=given)

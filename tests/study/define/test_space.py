@@ -1,0 +1,252 @@
+"""Search spaces: what a file may say, what is refused and how, and what a trial gets from it."""
+
+import math
+import random
+from pathlib import Path
+
+import optuna
+import pytest
+
+from dropopt.config import Baseline, ConfigError, EngineConfig, RunConfig, TrainConfig, bounds
+from dropopt.study.define import shipped
+from dropopt.study.define.space import Space
+
+SHIPPED = ["compact", "dropout", "no_dropout", "paper"]
+
+
+def space(tmp_path: Path, text: str) -> Space:
+    path = tmp_path / "space.yaml"
+    path.write_text(text)
+    return Space.load(path)
+
+
+def draw(space: Space, seed: int = 0, classes: int = 10, base: RunConfig | None = None):
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
+    trial = study.ask()
+    return space.suggest(trial, classes, base), trial.params
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_spaces_give_legal_configurations_by_name(name):
+    """Every space that ships loads by name, and what it draws is a configuration."""
+    assert shipped.names("search_spaces") == SHIPPED
+    found = Space.load(name)
+    for seed in range(20):
+        run, params = draw(found, seed)
+        assert isinstance(run.engine, found.engine)
+        assert params.keys() <= {parameter.name for parameter in found.parameters}
+
+
+def test_paper_space_searches_every_symbol():
+    """The paper's space varies all its symbols, the five weights and the categorical choices."""
+    names = {parameter.name for parameter in Space.load("paper").parameters}
+    symbols = set(EngineConfig.model_fields) - {"efficacy_floor", "importance_decay", "update_every", "sites"}
+    assert names == symbols | {"lr", "weight_decay"}
+
+
+def test_compact_space_searches_eight_settings_of_the_engine():
+    """Eight settings of the engine, and what every arm searches."""
+    found = Space.load("compact").parameters
+    assert sum(parameter.section == "engine" for parameter in found) == 8
+    for arm in ("no_dropout", "dropout"):
+        train = [p for p in Space.load(arm).parameters if p.section == "train"]
+        assert train == [parameter for parameter in found if parameter.section == "train"]
+
+
+def test_parameter_names_are_setting_names(tmp_path):
+    """A trial's parameter has the name and the value of the setting."""
+    found = space(tmp_path, "engine:\n  r0: {low: 0.1, high: 0.6}\n  pattern: [element, channel]\n")
+    run, params = draw(found)
+    assert params == {"r0": run.engine.r0, "pattern": run.engine.pattern}
+
+
+def test_plain_values_are_fixed(tmp_path):
+    """A plain value is the same in every trial, and what the file leaves out comes from the base."""
+    text = "engine:\n  r0: {low: 0, high: 0.5}\n  reading: printed\ntrain:\n  batch_size: 64\n"
+    base = RunConfig(engine=EngineConfig(kappa=2.0, reading="sound"), train=TrainConfig(epochs=7))
+    run, _ = draw(space(tmp_path, text), base=base)
+    assert (run.engine.reading, run.engine.kappa, run.train.batch_size, run.train.epochs) == ("printed", 2.0, 64, 7)
+
+
+def test_loss_threshold_is_in_units_of_a_guess(tmp_path):
+    """``unit: ln_classes`` stretches a range to the loss of guessing among so many classes."""
+    found = space(tmp_path, "engine:\n  lambda_loss: {low: 0.5, high: 1.0, unit: ln_classes}\n")
+    for classes in (2, 100):
+        distribution = found.parameters[0].distribution(classes)
+        assert distribution.low == pytest.approx(0.5 * math.log(classes))
+        assert distribution.high == pytest.approx(math.log(classes))
+
+
+def test_conditions_decide_what_is_asked(tmp_path):
+    """A conditional parameter is asked for under its condition only, wherever it stands in the file."""
+    text = """
+engine:
+  block_size: {low: 1, high: 5, step: 2, when: {pattern: spatial, reading: sound}}
+  pattern: [channel, spatial]
+  reading: sound
+"""
+    found = space(tmp_path, text)
+    seen = set()
+    for seed in range(20):
+        run, params = draw(found, seed)
+        assert ("block_size" in params) == (params["pattern"] == "spatial")
+        assert run.engine.block_size == params.get("block_size", EngineConfig().block_size)
+        seen.add(run.engine.block_size)
+    assert seen == {1, 3, 5}
+
+
+def test_a_condition_on_a_parameter_that_is_not_asked_for_does_not_hold(tmp_path):
+    """Conditions chain: without the parent's parent there is no child."""
+    text = """
+engine:
+  pattern: [channel, spatial]
+  allocation: {choices: [uniform, feature], when: {pattern: spatial}}
+  kappa: {low: 0, high: 3, when: {allocation: feature}}
+"""
+    found = space(tmp_path, text)
+    for seed in range(30):
+        _, params = draw(found, seed)
+        assert ("kappa" in params) == (params.get("allocation") == "feature")
+
+
+def test_weights_by_stage(tmp_path):
+    """``stages: 3`` searches a weight for each third of training."""
+    found = space(tmp_path, "engine:\n  w_pfid: {low: 0, high: 1, stages: 3}\n")
+    run, params = draw(found)
+    assert list(params) == ["w_pfid_early", "w_pfid_middle", "w_pfid_late"]
+    assert run.engine.w_pfid == tuple(params.values())
+
+
+def test_numbers_may_be_written_with_an_exponent(tmp_path):
+    """``1e-3`` is a number, not text, as people expect of YAML."""
+    found = space(tmp_path, "train:\n  weight_decay: {low: 1e-5, high: 1E-2, log: true}\n")
+    assert (found.parameters[0].low, found.parameters[0].high) == (1e-5, 1e-2)
+
+
+def test_a_list_setting_is_fixed_by_a_list(tmp_path):
+    """For a setting that is a list, a list is its value."""
+    found = space(tmp_path, "engine:\n  r0: {low: 0, high: 0.5}\ntrain:\n  augment: [shift, flip]\n")
+    assert draw(found)[0].train.augment == ("shift", "flip")
+
+
+def test_baselines_are_told_by_their_kind(tmp_path):
+    """``kind`` makes it a baseline; settings of the engine are unknown then."""
+    run, _ = draw(Space.load("dropout"))
+    assert isinstance(run.engine, Baseline)
+    with pytest.raises(ConfigError, match=r"space.yaml:3: unknown name 'r0' in engine"):
+        space(tmp_path, "engine:\n  kind: dropout\n  r0: {low: 0, high: 0.5}\n")
+
+
+def test_fingerprint_is_of_what_is_searched(tmp_path):
+    """Comments, order and layout do not change a space's fingerprint; a bound does."""
+    one = space(tmp_path, "# a\nengine:\n  r0: {low: 0, high: 0.5}\n  kappa: {low: 0, high: 1}\n").fingerprint
+    two = space(tmp_path, "engine:\n  kappa: {high: 1, low: 0}\n  r0:\n    low: 0\n    high: 0.5\n").fingerprint
+    other = space(tmp_path, "engine:\n  r0: {low: 0, high: 0.6}\n  kappa: {low: 0, high: 1}\n").fingerprint
+    assert one == two != other
+
+
+MISTAKES = {
+    "engine:\n  alfa: {low: 0, high: 1}\n": "2: unknown name 'alfa' in engine; did you mean 'alpha'? known: r0, alpha",
+    "engin:\n  r0: 1\n": "1: unknown name 'engin' in a search space; did you mean 'engine'? known: engine, train",
+    "engine:\n  r0: {low: 0.5, high: 0.2}\n": "2: r0: low must be below high, got 0.5 and 0.2",
+    "train:\n  lr: {low: 0, high: 1, log: true}\n": "2: lr: low is 0; lr must be a number > 0",
+    "engine:\n  kappa: {low: 0, high: 1, log: true}\n": "2: kappa: a log range must start above 0, got low 0",
+    "engine:\n\n  r0:\n    low: 0\n    high: 1.3\n": "5: r0: high is 1.3; r0 must be in [0, 1]",
+    "engine:\n  r0: 1.3\n": "2: r0 must be in [0, 1], got 1.3",
+    "engine:\n  r0: true\n": "2: r0 must be in [0, 1], got true",
+    "engine:\n  r0: .nan\n": "2: r0 must be in [0, 1], got nan",
+    "engine:\n  r0: {low: 0}\n": "2: r0 needs high: {low: ..., high: ...}",
+    "engine:\n  r0: {low: a, high: 1}\n": "2: r0: low must be a number, got a",
+    "engine:\n  r0: {lo: 0, high: 1}\n": "2: unknown name 'lo' in r0; did you mean 'low'?",
+    "engine:\n  r0: {low: 0, high: 1, log: 1}\n": "2: r0: log must be true or false, got 1",
+    "engine:\n  r0: {low: 0, high: 1, unit: nats}\n": "2: r0: unit must be ln_classes (of a number), got nats",
+    "engine:\n  r0: {low: 0, high: 1, step: 0.3}\n": "2: r0: 0 to 1 is not a whole number of steps of 0.3",
+    "engine:\n  r0: {low: 0, high: 1, step: 2}\n": "2: r0: step must be a number in (0, high - low], got 2",
+    "engine:\n  r0: {low: 0, high: 1, stages: 3}\n": "2: r0 has no stages",
+    "engine:\n  w_pfid: {low: 0, high: 1, stages: 2}\n": "2: stages must be 3",
+    "engine:\n  block_size: {low: 1.5, high: 3}\n": "2: block_size: low is 1.5; block_size must be an integer >= 1",
+    "engine:\n  pattern: {low: 0, high: 1}\n": "2: pattern is not a number; give choices: one of element, channel",
+    "engine:\n  pattern: [element, chanel]\n": "2: pattern must be one of element, channel, structured, spatial",
+    "engine:\n  pattern: [element, element]\n": "2: pattern: element is given twice",
+    "engine:\n  pattern: []\n": "2: pattern: choices must be a list of values, got []",
+    "engine:\n  pattern: {choices: channel}\n": "2: pattern: choices must be a list of values, got channel",
+    "engine:\n  pattern: [[element], channel]\n": "2: pattern: a choice must be one value, got",
+    "engine:\n  r0: {low: 0, high: 1, when: {pattern: spatial}}\n": "2: r0: the condition on 'pattern' is about",
+    "engine:\n  pattern: [element, channel]\n  r0: {low: 0, high: 1, when: {pattern: spatial}}\n": (
+        "3: r0: the condition on 'pattern' names spatial; here it can be element, channel"
+    ),
+    "engine:\n  pattern: channel\n  r0: {low: 0, high: 1, when: {pattern: spatial}}\n": (
+        "3: r0: the condition on 'pattern' names spatial; here it can be channel"
+    ),
+    "engine:\n  r0: {low: 0, high: 1}\n  kappa: {low: 0, high: 1, when: {r0: 0.5}}\n": (
+        "3: kappa: the condition on 'r0' needs a parameter with choices; r0 is a range"
+    ),
+    "engine:\n  pattern: {choices: [channel, element], when: {reading: sound}}\n"
+    "  reading: {choices: [printed, sound], when: {pattern: channel}}\n": (
+        "2: these conditions wait for each other: pattern, reading"
+    ),
+    "engine:\n  r0: {low: 0, high: 1, when: spatial}\n": "2: when must be a mapping (name: value), got spatial",
+    "engine:\n  r0: {low: 0, high: 1}\n  r0: 0.5\n": "3: 'r0' is given twice, first in line 2",
+    "engine:\n  r0: &a {low: 0, high: 1}\n  alpha: *a\n": "2: not valid here: anchors and aliases are not allowed",
+    "engine:\n  r0: !!python/object/apply:os.system ['true']\n": "2: 'python/object/apply:os.system' is not allowed",
+    "engine:\n  r0: 2020-01-01\n": "2: r0 must be in [0, 1], got 2020-01-01",
+    "engine: [r0]\n": "1: engine must be a mapping (name: value)",
+    "- r0\n": "1: a search space must be a mapping (name: value)",
+    "engine:\n  1: 2\n": "2: a key must be text, got 1",
+    "engine:\n  r0: 0.5\n": "1: nothing is searched",
+    "engine:\n  r0: {low: 0, high\n": "3: not valid here",
+    "train:\n  epochs: {low: 1, high: 9}\n": "2: epochs belongs to the study",
+    "engine:\n  kind: dropout\n  schedule: [constant, linear]\ntrain:\n  schedule: [cosine, onecycle]\n": (
+        "5: schedule is given in both engine and train; keep one"
+    ),
+    "engine:\n  kind: dropblock\n  block_size: {low: 1, high: 5}\n": (
+        "1: some of its configurations are not legal: block_size must be odd for dropblock, got"
+    ),
+    "": " the file is empty",
+    "# only a comment\n": " the file is empty",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", MISTAKES, ids=range(len(MISTAKES)))
+def test_mistakes_are_told_with_file_and_line(tmp_path, text):
+    """Each mistake is refused in one line: file, line, what was given and what is allowed."""
+    with pytest.raises(ConfigError) as caught:
+        space(tmp_path, text)
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path / 'space.yaml'}:{MISTAKES[text]}")
+    assert "\n" not in message
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path):
+    """Binary, endless nesting and a missing file are told, not raised through."""
+    path = tmp_path / "space.yaml"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="not a text file in UTF-8"):
+        Space.load(path)
+    path.write_text("[" * 20_000)
+    with pytest.raises(ConfigError, match="nested too deeply"):
+        Space.load(path)
+    with pytest.raises(ConfigError, match=r"search space .*none.yaml does not exist; give a .yaml file or one of"):
+        Space.load(tmp_path / "none.yaml")
+    with pytest.raises(ConfigError, match=r"no search space 'cmpact'; did you mean 'compact'\? known: compact"):
+        Space.load("cmpact")
+
+
+@pytest.mark.parametrize("model", [EngineConfig, TrainConfig])
+def test_every_numeric_setting_can_be_searched(tmp_path, model):
+    """The grammar knows the settings from the models: each number takes a range within its legal bounds."""
+    section = "train" if model is TrainConfig else "engine"
+    for name, field in model.model_fields.items():
+        if field.annotation not in (int, float) or name in ("epochs", "seed", "smooth"):
+            continue
+        low, high = bounds(model, name)
+        low = max(low, 0) + (1 if field.annotation is int else 0.01)
+        high = low + (2 if field.annotation is int else min(high, 1) * 0.1)
+        found = space(tmp_path, f"{section}:\n  {name}: {{low: {low}, high: {high}}}\n")
+        run, params = draw(found, seed=random.randrange(1000))
+        assert low <= getattr(getattr(run, section), name) == params[name] <= high

@@ -1,0 +1,200 @@
+"""What one study learned is told, shown and handed on."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from contextlib import closing
+from dataclasses import replace
+
+import fake_study
+import optuna
+import pytest
+from rich.console import Console
+
+from dropopt.config import METHODS, STAGES, ConfigError
+from dropopt.study.blend.effects import learn
+from dropopt.study.blend.evidence import gather
+from dropopt.study.blend.insight import Learned, learned
+from dropopt.study.command.efficacy import efficacy
+from dropopt.study.search.prior import load_prior, prior_of
+from dropopt.study.show import console
+from dropopt.study.show import page as display
+from dropopt.study.store.keys import PRIOR
+from dropopt.study.store.opening import Opened
+
+BLEND = """
+engine:
+  r0: {low: 0.0, high: 0.5}
+  w_adaptive: {low: 0.0, high: 1.0}
+  w_structured: {low: 0.0, high: 1.0}
+  w_pfid: {low: 0.0, high: 1.0}
+"""
+
+
+def loss(trial: optuna.Trial) -> float:
+    """Adaptive is good, PFID is bad, the rest does nothing."""
+    weights = {name: trial.suggest_float(name, 0, 1) for name in ("w_adaptive", "w_structured", "w_pfid")}
+    total = sum(weights.values()) or 1.0
+    trial.suggest_float("r0", 0.0, 0.5)
+    return 1.0 + (weights["w_pfid"] - weights["w_adaptive"]) / total
+
+
+@pytest.fixture(name="learned_file", scope="module")
+def _learned_file(tmp_path_factory):
+    """A storage with a study called `source`, in which adaptive works."""
+    path = tmp_path_factory.mktemp("source") / "studies.db"
+    with closing(Opened(f"sqlite:///{path}")) as opened:
+        sampler = optuna.samplers.RandomSampler(seed=0)
+        study = optuna.create_study(storage=opened.storage, study_name="source", sampler=sampler)
+        study.optimize(loss, n_trials=60)
+    return path
+
+
+@pytest.fixture(name="storage")
+def _storage(learned_file, tmp_path, monkeypatch):
+    """A copy of it, in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(learned_file, tmp_path / "studies.db")
+    return f"sqlite:///{tmp_path}/studies.db"
+
+
+def source(url: str) -> optuna.Study:
+    return optuna.load_study(study_name="source", storage=url)
+
+
+def test_the_note_tells_the_method_that_works(storage):
+    """The dashboard's note ranks methods by effect, and its figure has every interval."""
+    display.refresh(source(storage))
+    held = source(storage)
+    text = "".join(
+        value
+        for key, value in sorted(held._storage.get_study_system_attrs(held._study_id).items())
+        if key.startswith("dashboard:note_str")
+    )
+    rows = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| w_")]
+    assert rows[0] == "w_adaptive"
+    assert rows[2] == "w_pfid"
+    assert "w_adaptive + w_pfid" in rows
+    picture = display.figures(learned(held))["dropopt-effects"]
+    assert list(picture.data[0].y)[:3] == ["w_adaptive", "w_structured", "w_pfid"]
+    assert all(low >= 0 for low in picture.data[0].error_x.arrayminus)
+
+
+def test_refreshing_twice_leaves_one_figure(storage):
+    """The page shows the present, not a history of figures."""
+    counts = []
+    for _ in range(2):
+        display.refresh(source(storage))
+        attributes = source(storage)._storage.get_study_system_attrs(source(storage)._study_id)
+        counts.append(sum("dropopt-" in key for key in attributes))
+    assert counts[0] == counts[1] > 0
+
+
+def test_a_figure_by_stage_has_room_for_its_rows():
+    """Five methods in three stages are 15 rows, each with its label; a long verdict is broken into lines."""
+    names = tuple(tuple(f"w_{method}_{stage}" for method in METHODS) for stage in STAGES)
+    table = gather([], names, maximise=False)
+    found = replace(learn(table), trials=99, matters=0.9)
+    picture = display.figures(Learned(found, {}, ()))["dropopt-effects"]
+    assert list(picture.data[0].y) == [name for stage in names for name in stage]
+    assert max(len(line) for line in picture.layout.title.text.split("<br>")) <= display.LINE + len("<sub></sub>")
+
+
+def test_a_study_without_a_blend_is_left_alone(tmp_path):
+    """Nothing is written on a study that searches no weights."""
+    study = optuna.create_study(storage=f"sqlite:///{tmp_path}/plain.db")
+    study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=3)
+    before = study._storage.get_study_system_attrs(study._study_id)
+    display.refresh(study)
+    assert study._storage.get_study_system_attrs(study._study_id) == before
+
+
+@pytest.mark.parametrize("form", ["source", "source@{url}", "file"])
+def test_a_prior_comes_from_a_study_or_a_file(storage, form, tmp_path):
+    """STUDY, STUDY@STORAGE and the file that `dropopt efficacy -o` writes hand on the same."""
+    given = form.format(url=storage)
+    if form == "file":
+        given = str(tmp_path / "learned.json")
+        efficacy("source", tmp_path / "learned.json", storage)
+    assert load_prior(given, storage) == prior_of(source(storage))
+
+
+def test_a_new_study_starts_from_a_prior(storage, tmp_path):
+    """The source's best configurations run first, and the evidence lies on the study for all its workers."""
+    space = tmp_path / "blend.yaml"
+    space.write_text(BLEND)
+    options = {"name": "new", "space": str(space), "sampler": "efficacy", "prior": "source", "n_trials": 4}
+    assert fake_study.run(storage, 1, **options) == 0
+    new = optuna.load_study(study_name="new", storage=storage)
+    best = prior_of(source(storage)).configurations
+    assert [trial.params for trial in new.trials[:3]] == best
+    assert all(trial.user_attrs["from"] == "source" for trial in new.trials[:3])
+    assert "from" not in new.trials[3].user_attrs
+    assert new.user_attrs[PRIOR] == json.loads(json.dumps(prior_of(source(storage)).evidence))
+    # The same line again goes on, and enqueues nothing twice.
+    assert fake_study.run(storage, 1, **options | {"n_trials": 6}) == 0
+    assert sum("from" in t.user_attrs for t in optuna.load_study(study_name="new", storage=storage).trials) == 3
+
+
+def test_a_prior_stays_within_the_new_space(storage, tmp_path):
+    """A source's setting that the new space searches elsewhere, or not at all, is drawn, not taken over."""
+    space = tmp_path / "blend.yaml"
+    space.write_text(BLEND.replace("high: 0.5", "high: 0.001") + "  pattern: [element, spatial]\n")
+    handed = prior_of(source(storage))
+    handed.configurations[0]["pattern"] = "channel"
+    handed.save(tmp_path / "learned.json")
+    options = {"name": "new", "space": str(space), "sampler": "efficacy", "prior": str(tmp_path / "learned.json")}
+    assert fake_study.run(storage, 1, **options, n_trials=3) == 0
+    first = optuna.load_study(study_name="new", storage=storage).trials[0]
+    assert first.params["w_adaptive"] == handed.configurations[0]["w_adaptive"]
+    assert first.params["r0"] <= 0.001
+    assert first.params["pattern"] in ("element", "spatial")
+
+
+def test_a_study_keeps_the_prior_it_began_with(storage, tmp_path):
+    """All who work on a study know the same: one that began without a prior gets none later."""
+    space = tmp_path / "blend.yaml"
+    space.write_text(BLEND)
+    options = {"name": "new", "space": str(space), "sampler": "efficacy"}
+    assert fake_study.run(storage, 1, **options, n_trials=2) == 0
+    with pytest.raises(ConfigError, match="study 'new' began without a prior; give another --study-name, or no"):
+        fake_study.run(storage, 1, **options, n_trials=4, prior="source")
+
+
+def test_what_takes_seconds_says_so_on_a_terminal(storage, monkeypatch, capsys):
+    """Reading what was learned shows that it goes on; in a pipe nothing of it is left."""
+    efficacy("source", None, storage)
+    assert "reading" not in "".join(capsys.readouterr())
+    shown = io.StringIO()
+    terminal = Console(file=shown, force_terminal=True)
+    monkeypatch.setattr(console, "Console", lambda **_: terminal)
+    efficacy("source", None, storage)
+    assert "reading what was learned" in shown.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("nothing", r"no study 'nothing' in this storage; known: source"),
+        ("absent.json", "prior absent.json cannot be read: No such file or directory"),
+        ("broken.json", r"prior broken.json is not a file that dropopt efficacy -o wrote: KeyError\('source'\)"),
+        ("source@nowhere.db", "no storage at nowhere.db"),
+    ],
+)
+def test_a_prior_that_is_none_is_refused(storage, tmp_path, given, message):
+    """One line says what is wrong."""
+    (tmp_path / "broken.json").write_text("{}")
+    with pytest.raises(ConfigError, match=message):
+        load_prior(given, storage)
+
+
+def test_a_prior_needs_the_sampler_that_learns(storage, tmp_path):
+    """TPE knows no blend: a prior for it is an error, not silently ignored."""
+    space = tmp_path / "blend.yaml"
+    space.write_text(BLEND)
+    with pytest.raises(
+        ConfigError, match="a prior is about the blend, which only the efficacy sampler learns, not tpe"
+    ):
+        fake_study.run(storage, 1, name="new", space=str(space), sampler="tpe", prior="source")

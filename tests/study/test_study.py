@@ -1,0 +1,340 @@
+"""The study: what is stored, what is pruned, what happens when trials, children or the worker die."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import fake_study
+import optuna
+import pytest
+from fake_study import trials
+from optuna.trial import TrialState
+
+from dropopt.config import METHODS, ConfigError, RunConfig
+from dropopt.seeds import derived_seed
+from dropopt.study.define.space import Space
+from dropopt.study.run.worker import FIRST_FAILURES, StudyError
+from dropopt.study.search.strategies import STARTUP_TRIALS, blend, make_pruner, make_sampler
+from dropopt.study.store.ledger import counted
+from dropopt.study.store.opening import close, open_storage
+from dropopt.study.store.queries import best
+from dropopt.study.store.url import resolve
+
+SCRIPT = Path(fake_study.__file__)
+
+
+@pytest.fixture
+def storage(tmp_path, monkeypatch):
+    """A storage file, in a working folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("OPTUNA_STORAGE", raising=False)
+    return "study.log"
+
+
+def start(tmp_path, n_jobs=2, env=(), **options):
+    """The fake study as a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPT), json.dumps(options), str(n_jobs)],
+        cwd=tmp_path,
+        env=os.environ | {"FAKE_SECONDS": "0.2"} | dict(env),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def children(pid):
+    """The processes that ``pid`` has started and that still run."""
+    told = subprocess.run(["ps", "-o", "pid=,stat=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
+    rows = [line.split() for line in told.stdout.splitlines()]
+    return [int(row[0]) for row in rows if not row[1].startswith("Z")]
+
+
+def alive(pids):
+    """Those of ``pids`` that still run, and have not just ended unreaped."""
+    found = []
+    for pid in pids:
+        stat = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False).stdout
+        if stat.strip() and not stat.startswith("Z"):
+            found.append(pid)
+    return found
+
+
+def wait_until(condition, seconds=20):
+    """Poll ``condition``; fails the test when it does not come true."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def running(tmp_path):
+    """Whether a trial of the study in ``tmp_path`` runs."""
+    file = tmp_path / "runs" / "dropopt.db"
+    if not file.exists():
+        return False
+    try:
+        found = trials(f"sqlite:///{file}")
+    except (KeyError, ConfigError):
+        return False
+    return any(trial.state == TrialState.RUNNING and trial.intermediate_values for trial in found)
+
+
+def test_a_trial_stores_all_that_is_needed_to_repeat_it(storage):
+    """Value, accuracy, seed and the whole configuration stand on the trial; reports are by epoch from 1."""
+    assert fake_study.run(storage, n_trials=3) == 0
+    for trial in trials(storage):
+        assert trial.state == TrialState.COMPLETE
+        assert sorted(trial.intermediate_values) == list(range(1, 9))
+        run = RunConfig.parse(trial.user_attrs["config"])
+        assert run.train.seed == trial.user_attrs["seed"] == derived_seed(0, "train", trial.number, bits=31)
+        assert run.engine.r0 == trial.params["r0"]
+        assert run.train.lr == trial.params["lr"]
+        assert trial.value == trial.intermediate_values[8]
+        assert trial.user_attrs["val_accuracy"] == pytest.approx(1 / (1 + trial.value))
+        assert (trial.user_attrs["best_epoch"], trial.user_attrs["seconds"] > 0) == (8, True)
+
+
+def test_the_same_seed_and_one_job_give_the_same_study_twice(tmp_path, storage):
+    """Parameters, values, reports and states are equal; another seed's are not."""
+
+    def facts(seed, file):
+        fake_study.run(file, n_jobs=1, n_trials=14, seed=seed)
+        return [(t.state, t.params, t.value, t.intermediate_values) for t in trials(file)]
+
+    one, two, other = facts(3, "a.log"), facts(3, "b.db"), facts(4, "c.log")
+    assert one == two
+    assert one != other
+    assert {state for state, *_ in one} == {TrialState.COMPLETE, TrialState.PRUNED}
+
+
+def test_the_same_line_goes_on_to_the_target(storage, capsys):
+    """A larger target adds trials that do not repeat the first draws; a reached one adds none and says so."""
+    fake_study.run(storage, n_jobs=1, n_trials=3)
+    fake_study.run(storage, n_jobs=1, n_trials=6)
+    found = trials(storage)
+    assert len(found) == 6
+    assert len({trial.params["r0"] for trial in found}) == 6
+    capsys.readouterr()
+    fake_study.run(storage, n_jobs=1, n_trials=6)
+    assert "it already has 6 trials; to go on, give --n-trials 12" in capsys.readouterr().out
+    assert len(trials(storage)) == 6
+
+
+def test_another_experiment_under_the_same_name_is_refused(storage):
+    """A study is one experiment: other epochs, space or data are told, and nothing is added."""
+    fake_study.run(storage, n_trials=2)
+    with pytest.raises(ConfigError, match=r"study 'fake' exists and was made with train.epochs = 8, not 9"):
+        fake_study.run(storage, n_trials=4, train={"epochs": 9})
+    with pytest.raises(ConfigError, match=r"its search space \(compact\) is not paper; give another --study-name"):
+        fake_study.run(storage, n_trials=4, space="paper")
+    opened = open_storage(storage)
+    optuna.create_study(study_name="foreign", storage=opened).add_trial(optuna.trial.create_trial(value=1.0))
+    close(opened)
+    with pytest.raises(ConfigError, match="study 'foreign' exists and was not made by dropopt"):
+        fake_study.run(storage, name="foreign")
+    assert len(trials(storage)) == 2
+
+
+def test_images_in_two_splits_are_told(storage, capsys):
+    """A person hears of copies across splits before believing a result."""
+    fake_study.run(storage, 1, n_trials=1)
+    assert "note: 2 of 9 validation images are exact copies of train images" in capsys.readouterr().out
+
+
+def test_changed_data_are_refused(storage, monkeypatch):
+    """A study remembers the hashes of its data."""
+    fake_study.run(storage, n_trials=2)
+    monkeypatch.setenv("FAKE_DATA", "b")
+    with pytest.raises(ConfigError, match="the data of study 'fake' have changed since it began"):
+        fake_study.run(storage, n_trials=4)
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason", "message"),
+    [
+        ("raise", "Broken", "lr is too high"),
+        ("memory", "out of memory", "MemoryError"),
+        ("exit", "SystemExit", "3"),
+        ("kill", "ProcessDied", "its process was killed (signal 9; the kernel does that when memory runs out)"),
+    ],
+)
+def test_a_failing_trial_is_recorded_and_the_next_one_runs(storage, monkeypatch, fault, reason, message):
+    """However a trial dies, its reason is stored, the others run, and it counts."""
+    monkeypatch.setenv("FAKE_FAULT", fault)
+    assert fake_study.run(storage, n_trials=10) == 0
+    found = trials(storage)
+    failed = [trial for trial in found if trial.state == TrialState.FAIL]
+    assert len(found) == 10
+    assert 0 < len(failed) < 10
+    for trial in found:
+        assert (trial.state == TrialState.FAIL) == (trial.params["lr"] >= 0.07)
+    for trial in failed:
+        assert trial.user_attrs["reason"] == reason
+        assert trial.user_attrs["message"] == message
+    if fault == "raise":
+        assert "Broken: lr is too high" in failed[0].user_attrs["trace"]
+
+
+def test_an_enqueued_trial_that_cannot_be_fails_alone(storage):
+    """A value that somebody enqueued, on the dashboard say, and that the space lacks ends that trial only."""
+    assert fake_study.run(storage, 1, n_trials=1) == 0
+    opened = open_storage(resolve(storage), create=False)
+    optuna.load_study(study_name="fake", storage=opened).enqueue_trial({"pattern": "nonsense"})
+    close(opened)
+    assert fake_study.run(storage, 1, n_trials=3) == 0
+    found = trials(storage)
+    assert [trial.state.name for trial in found] == ["COMPLETE", "FAIL", "COMPLETE"]
+    assert found[1].user_attrs["message"].startswith("it was enqueued with a value that the space lacks: 'nonsense'")
+
+
+def test_a_study_in_which_nothing_works_stops(storage, monkeypatch):
+    """The first trials all fail alike: going on would repeat it, so the study ends with the reason."""
+    monkeypatch.setenv("FAKE_FAULT", "raise:always")
+    with pytest.raises(StudyError, match=f"{FIRST_FAILURES} trials in a row failed alike.*Broken: lr is too high"):
+        fake_study.run(storage, n_jobs=1, n_trials=50)
+    assert len(trials(storage)) == FIRST_FAILURES
+
+
+def test_what_is_not_finite_never_wins(storage, monkeypatch):
+    """A loss that ends at nan is a failure with that reason, not a result."""
+    monkeypatch.setenv("FAKE_FAULT", "nan")
+    fake_study.run(storage, n_trials=3)
+    found = trials(storage)
+    assert {trial.state for trial in found} == {TrialState.FAIL}
+    assert found[0].user_attrs["reason"] == "NotFinite"
+    study = optuna.create_study()
+    for value in (math.inf, -math.inf, 0.5):
+        study.add_trial(optuna.trial.create_trial(value=value))
+    assert best(study.trials).value == 0.5
+
+
+def test_data_that_cannot_be_loaded_end_the_study_before_a_trial(storage, monkeypatch):
+    """No data, no trial, and one sentence about it."""
+    monkeypatch.setenv("FAKE_DATA", "missing")
+    with pytest.raises(
+        StudyError, match=r"the study cannot begin: FileNotFoundError: no such data \(.*fake_training.py, line \d+\)"
+    ):
+        fake_study.run(storage)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_signals_end_a_study_in_good_order(tmp_path, number, code):
+    """No trial is left running, no child survives, the exit code tells the signal, and the same line goes on."""
+    process = start(tmp_path, n_trials=4)
+    wait_until(lambda: running(tmp_path))
+    pids = children(process.pid)
+    process.send_signal(number)
+    out = process.communicate(timeout=10)[0]
+    assert process.returncode == code, out
+    assert "go on   dropopt run fake\n" in out
+    assert len(pids) == 2
+    assert alive(pids) == []
+    found = trials(f"sqlite:///{tmp_path}/runs/dropopt.db")
+    stopped = [trial for trial in found if trial.user_attrs.get("reason") == "interrupted"]
+    assert {trial.state for trial in stopped} == {TrialState.FAIL}
+    assert all(trial.state.is_finished() for trial in found)
+    assert len(stopped) >= 1
+    if number != signal.SIGINT:
+        return
+    out, _ = start(tmp_path, n_trials=4, env={"FAKE_SECONDS": "0"}).communicate(timeout=30)
+    found = trials(f"sqlite:///{tmp_path}/runs/dropopt.db")
+    assert counted(found) == 4, out
+    assert len(found) == 4 + len(stopped)
+
+
+def test_a_killed_worker_leaves_no_child_and_its_trials_are_taken_up(tmp_path):
+    """After SIGKILL the children end by themselves, and the next sitting records the trials as abandoned."""
+    process = start(tmp_path, n_trials=4)
+    wait_until(lambda: running(tmp_path))
+    pids = children(process.pid)
+    process.kill()
+    process.communicate()
+    wait_until(lambda: alive(pids) == [], seconds=5)
+    out, _ = start(tmp_path, n_trials=4, env={"FAKE_SECONDS": "0"}).communicate(timeout=30)
+    found = trials(f"sqlite:///{tmp_path}/runs/dropopt.db")
+    assert all(trial.state.is_finished() for trial in found), out
+    assert "abandoned" in {trial.user_attrs.get("reason") for trial in found}
+    assert counted(found) == 4
+
+
+def test_children_have_one_thread_and_do_not_run_the_script(tmp_path):
+    """A script without a guard around its main is not run again in children."""
+    script = tmp_path / "unguarded.py"
+    script.write_text(
+        "import os, sys\n"
+        f"sys.path.insert(0, {str(SCRIPT.parent)!r})\n"
+        "open('ran', 'a').write('x')\n"
+        "import fake_study\n"
+        "fake_study.run(None, 2, n_trials=2)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "ran").read_text() == "x"
+    assert "a model that prints" not in done.stdout
+
+
+def test_a_timeout_starts_no_further_trial(storage, monkeypatch):
+    """After the time is up, the trials that run end and no other begins."""
+    monkeypatch.setenv("FAKE_SECONDS", "0.1")
+    assert fake_study.run(storage, n_jobs=1, n_trials=1000, timeout=2.5) == 0
+    found = trials(storage)
+    assert 1 <= len(found) < 10
+    assert found[-1].state in (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+@pytest.mark.parametrize("pruner", ["median", "forecast", "percentile", "hyperband"])
+def test_pruners_stop_what_is_behind(storage, pruner):
+    """Each pruner ends some trials before their last epoch, and never the best one."""
+    fake_study.run(storage, n_trials=25, pruner=pruner, sampler="random")
+    found = trials(storage)
+    pruned = [trial for trial in found if trial.state == TrialState.PRUNED]
+    assert pruned
+    assert all(max(trial.intermediate_values) < 8 for trial in pruned)
+    assert all(trial.user_attrs["val_accuracy"] > 0 for trial in pruned)
+
+
+def test_without_a_pruner_all_trials_are_complete(storage):
+    """``none`` is none."""
+    fake_study.run(storage, n_trials=12, pruner="none", sampler="random")
+    assert {trial.state for trial in trials(storage)} == {TrialState.COMPLETE}
+
+
+@pytest.mark.parametrize("space", ["compact", "dropout"])
+@pytest.mark.parametrize("sampler", ["auto", "tpe", "gp", "cmaes", "random"])
+def test_samplers_work_on_shipped_spaces(sampler, space):
+    """Each sampler fills each space, past its random start; warnings would fail the test."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    found = Space.load(space)
+    study = optuna.create_study(sampler=make_sampler(sampler, found, seed=1))
+    for _ in range(13):
+        trial = study.ask()
+        run = found.suggest(trial, 10)
+        study.tell(trial, run.train.lr)
+    searched = {parameter.name for parameter in found.parameters if not parameter.when}
+    assert all(searched <= trial.params.keys() for trial in study.trials)
+    assert len({trial.params["lr"] for trial in study.trials}) >= STARTUP_TRIALS
+
+
+def test_the_blend_is_found_in_the_space(tmp_path):
+    """Searched weights are one group, or one group for each stage; a baseline has none."""
+    weights = tuple(f"w_{method}" for method in METHODS)
+    assert blend(Space.load("compact")) == (weights,)
+    assert blend(Space.load("dropout")) == ()
+    path = tmp_path / "stages.yaml"
+    path.write_text("engine:\n  w_pfid: {low: 0, high: 1, stages: 3}\n  w_adaptive: {low: 0, high: 1, stages: 3}\n")
+    assert blend(Space.load(path))[0] == ("w_pfid_early", "w_adaptive_early")
+    with pytest.raises(ConfigError, match=r"space .dropout. searches no blend .* use --sampler tpe"):
+        make_sampler("efficacy", Space.load("dropout"), 0)
+
+
+def test_pruners_leave_a_start_alone():
+    """A sixth of the epochs is left alone: regularised runs start slowly."""
+    assert make_pruner("median", 30)._n_warmup_steps == 5

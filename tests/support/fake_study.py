@@ -1,0 +1,40 @@
+"""A study on the fake training, as a program: ``python fake_study.py '{"n_trials": 3}' N_JOBS``."""
+
+import json
+import sys
+from pathlib import Path
+
+import optuna
+
+from dropopt.study import Study
+from dropopt.study.command import session
+from dropopt.study.command.errors import guard
+from dropopt.study.run.slots import Targets
+from dropopt.study.store.opening import close, open_storage
+from dropopt.study.store.url import resolve
+
+FAKE = Targets("fake_training:load", "fake_training:train")
+
+
+def make(**options):
+    """A study of few short trials; ``options`` are its fields."""
+    return Study(**({"name": "fake", "train": {"epochs": 8}, "n_trials": 6, "sampler": "tpe"} | options))
+
+
+def run(storage, n_jobs=2, **options):
+    """Run it in this process; the exit code."""
+    return session.run(make(**options), Path(__file__), storage, n_jobs, "dropopt run fake", FAKE)
+
+
+def trials(storage, name="fake"):
+    """The trials of a study, read with Optuna alone."""
+    opened = open_storage(resolve(storage), create=False)
+    try:
+        return optuna.load_study(study_name=name, storage=opened).get_trials()
+    finally:
+        close(opened)
+
+
+if __name__ == "__main__":
+    options, jobs = sys.argv[1:]
+    guard(lambda: run(None, int(jobs), **json.loads(options)))

@@ -1,0 +1,238 @@
+"""Checkpoints: stopped and resumed equals never stopped; a file is whole or absent and never code."""
+
+import errno
+import io
+import os
+import pickle
+import subprocess
+import sys
+import textwrap
+from dataclasses import replace
+
+import pytest
+import torch
+import toy as toy_module
+from torch import nn
+from toy import CLASSES, Stop, assert_same, recipe, toy, train
+
+from dropopt.config import Baseline, EngineConfig
+from dropopt.files import clear_leftovers, seal, write_whole
+from dropopt.training import fit
+
+
+class TestResume:
+    """Stopped and resumed equals never stopped."""
+
+    CASES = (
+        ({"augment": ("shift", "flip", "cutout")}, EngineConfig(allocation="feature")),
+        ({"optimizer": "adamw", "lr": 0.01, "patience": 2}, EngineConfig(update_every=2, drop_updates=True)),
+        ({"channels_last": True, "amp": "bf16"}, EngineConfig(importance="gradient", pattern="structured")),
+        ({"schedule": "cosine"}, EngineConfig(efficacy="adaptive", pattern="spatial", w_spatial=0.5)),
+        ({"schedule": "constant"}, Baseline(kind="dropblock", schedule="linear")),
+        ({"schedule": "constant", "lr": 0.5, "smooth": 0.0}, None),  # its best epoch is not its last
+    )
+
+    @pytest.mark.parametrize(("settings", "engine"), CASES)
+    def test_after_every_epoch_bit_for_bit(self, tmp_path, settings, engine):
+        """Stopped by an exception after each epoch in turn, the run ends with the same bits as one that was not."""
+        whole = train(engine, **settings)
+        path = tmp_path / "run.pt"
+        seen = []
+
+        def stop(report):
+            seen.append(report.epoch)
+            raise Stop
+
+        def go_on(report):
+            seen.append(report.epoch)
+            if report.epoch == len(attempts) + 1:
+                raise Stop
+
+        attempts = []
+        with pytest.raises(Stop):  # nothing is written before on_epoch has returned
+            train(engine, on_epoch=stop, checkpoint=path, **settings)
+        assert not path.exists()
+        while True:
+            try:
+                parts = train(engine, on_epoch=go_on, checkpoint=path, **settings)
+                break
+            except Stop:
+                attempts.append(1)
+        assert_same(whole, parts)
+        assert seen[:6] == [1, 1, 1, 2, 2, 3]  # the epoch under way is done again, no other is, none is skipped
+
+    def test_the_best_epoch_survives_a_stop(self, tmp_path):
+        """Weights of a best epoch before the stop are those that the run ends with."""
+        settings, engine = self.CASES[-1]
+        whole = train(engine, **settings)
+        assert whole[0].best_epoch == 2  # or the case no longer makes the point
+
+        def stop(report):
+            if report.epoch == 4:
+                raise Stop
+
+        with pytest.raises(Stop):
+            train(engine, on_epoch=stop, checkpoint=tmp_path / "run.pt", **settings)
+        assert_same(whole, train(engine, checkpoint=tmp_path / "run.pt", **settings))
+
+    def test_dropout_of_the_networks_own_goes_on_too(self, tmp_path):
+        """Without an engine, masks that a person's own nn.Dropout draws are those of an unbroken run."""
+
+        def run(**options):
+            torch.manual_seed(0)
+            model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(128, CLASSES))
+            return fit(model, None, toy(), recipe(), **options), model.state_dict()
+
+        def stop(report):
+            if report.epoch == 3:
+                raise Stop
+
+        whole = run()
+        with pytest.raises(Stop):
+            run(on_epoch=stop, checkpoint=tmp_path / "run.pt")
+        assert_same(whole, run(checkpoint=tmp_path / "run.pt"))
+
+    def test_a_finished_run_is_only_read(self, tmp_path):
+        """Resuming after the last epoch trains nothing, reports nothing and gives the same result and weights."""
+        path = tmp_path / "run.pt"
+        first = train(EngineConfig(), checkpoint=path)
+        reports = []
+        assert_same(first, train(EngineConfig(), checkpoint=path, on_epoch=reports.append))
+        assert reports == []
+
+    def test_killed_in_the_middle_of_a_batch(self, tmp_path):
+        """A process killed with SIGKILL in an arbitrary batch loses at most that epoch: the weights are the same."""
+        script = textwrap.dedent(
+            f"""
+            import os, pathlib, signal, sys
+            sys.path.insert(0, {os.path.dirname(toy_module.__file__)!r})
+            import torch
+            torch.set_num_threads(1)
+            import toy
+            from dropopt.config import EngineConfig
+            steps = 0
+            def die(*_):
+                global steps
+                steps += 1
+                if steps == 15:
+                    os.kill(os.getpid(), signal.SIGKILL)
+            from torch.optim.optimizer import register_optimizer_step_pre_hook
+            register_optimizer_step_pre_hook(die)
+            toy.train(EngineConfig(), checkpoint=pathlib.Path(sys.argv[1]))
+            """
+        )
+        path = tmp_path / "run.pt"
+        done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=False)
+        assert done.returncode == -9, done.stderr
+        epochs = []
+        resumed = train(EngineConfig(), checkpoint=path, on_epoch=lambda report: epochs.append(report.epoch))
+        assert epochs == [3, 4]  # 15 steps are two epochs of six and half of the third
+        assert_same(train(EngineConfig()), resumed)
+
+
+class TestCheckpointFile:
+    """Whole or absent, and never code."""
+
+    def test_a_kill_at_any_stage_leaves_the_one_before(self, tmp_path):
+        """A process that dies while writing, syncing or renaming leaves the old content; the next write cleans up."""
+        script = textwrap.dedent(
+            """
+            import os, pathlib, sys
+            from dropopt.training import files
+            path = pathlib.Path(sys.argv[1])
+            die = lambda *_: os._exit(9)  # no handler, no finally, nothing flushed
+            class Torn:
+                def __init__(self, handle, mode): self.file = open(handle, mode)
+                def __enter__(self): return self
+                def __exit__(self, *_): pass
+                def write(self, data): self.file.write(data[:10]); self.file.flush(); die()
+            for stage, fault in {"fdopen": Torn, "fsync": die, "replace": die}.items():
+                child = os.fork()
+                if not child:
+                    setattr(os, stage, fault)
+                    files.write_whole(path, b"new content, longer than ten bytes")
+                    os._exit(0)
+                assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9, stage
+                assert path.read_bytes() == b"old", stage
+            """
+        )
+        path = tmp_path / "run.pt"
+        write_whole(path, b"old")
+        subprocess.run([sys.executable, "-c", script, str(path)], check=True)
+        assert len(list(tmp_path.iterdir())) == 1 + 3
+        clear_leftovers(path)
+        assert list(tmp_path.iterdir()) == [path]
+
+    @pytest.mark.parametrize("function", ["fsync", "replace", "fdopen"])
+    def test_a_full_disk_costs_a_warning(self, tmp_path, monkeypatch, function):
+        """Training goes on, the checkpoint before stands and loads, and nothing is left beside it."""
+        path = tmp_path / "run.pt"
+        whole = train()
+
+        def full(*_):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        def fill(report):
+            if report.epoch == 3:
+                monkeypatch.setattr(os, function, full)
+
+        with pytest.warns(UserWarning, match="cannot be written .*No space left on device"):
+            assert_same(whole, train(on_epoch=fill, checkpoint=path))
+        monkeypatch.undo()
+        assert [p.name for p in tmp_path.iterdir()] == ["run.pt"]
+        epochs = []
+        assert_same(whole, train(on_epoch=lambda report: epochs.append(report.epoch), checkpoint=path))
+        assert epochs == [3, 4]
+
+    def damaged(self, path, content):
+        """The result of a run that finds ``content`` where its checkpoint should be."""
+        path.write_bytes(content)
+        with pytest.warns(UserWarning, match=r"is not usable .* kept as run.pt.bad and training starts afresh"):
+            result = train(checkpoint=path)
+        assert path.with_name("run.pt.bad").read_bytes() == content
+        return result
+
+    def test_a_damaged_one_is_set_aside(self, tmp_path):
+        """Cut anywhere, flipped, empty or foreign: it is kept as .bad, told, and the run equals a fresh one."""
+        path = tmp_path / "run.pt"
+        whole = train(checkpoint=path)
+        content = path.read_bytes()
+        flipped = bytearray(content)
+        flipped[len(content) // 2] ^= 255
+        foreign = io.BytesIO()
+        torch.save([1, 2], foreign)
+        cuts = (0, 1, 100, len(content) // 2, len(content) - 1)
+        strangers = (bytes(flipped), b"hello", foreign.getvalue(), seal(foreign.getvalue()), seal(b"hello"))
+        for bad in (*(content[:cut] for cut in cuts), *strangers):
+            assert_same(whole, self.damaged(path, bad))
+
+    def test_one_of_another_run_is_set_aside(self, tmp_path):
+        """Another seed, recipe, engine, network or data set does not go on from this run's file."""
+        path = tmp_path / "run.pt"
+        train(EngineConfig(), checkpoint=path)
+        content = path.read_bytes()
+        others = (
+            {"engine": EngineConfig(), "seed": 1},
+            {"engine": EngineConfig(), "epochs": 5},
+            {"engine": EngineConfig(r0=0.3)},
+            {"engine": None},
+            {"engine": EngineConfig(), "data": replace(toy(), fingerprint={"train": "other"})},
+        )
+        for other in others:
+            path.write_bytes(content)
+            with pytest.warns(UserWarning, match="it is of another run"):
+                result = train(checkpoint=path, **other)
+            assert_same(train(**other), result)
+
+    def test_it_never_runs_code(self, tmp_path):
+        """A pickle that would create a folder is refused and set aside, however well it is wrapped."""
+
+        class Evil:
+            def __reduce__(self):
+                return os.mkdir, (str(tmp_path / "ran"),)
+
+        evil = io.BytesIO()
+        torch.save({"version": 1, "identity": Evil()}, evil)
+        for wrapped in (evil.getvalue(), seal(evil.getvalue()), pickle.dumps(Evil()), seal(pickle.dumps(Evil(), 2))):
+            self.damaged(tmp_path / "run.pt", wrapped)
+        assert not (tmp_path / "ran").exists()
