@@ -11,6 +11,7 @@ from fake_study import trials
 from rich.console import Console
 
 from dropopt.config import ConfigError
+from dropopt.study import Study
 from dropopt.study.command import session
 from dropopt.study.store.opening import close, open_storage
 
