@@ -1,19 +1,18 @@
-"""Every setting of dropopt, as frozen pydantic models that check themselves.
+"""Every setting of dropopt, as frozen pydantic models that validate themselves.
 
-One name per idea, everywhere: the fields below are the keys of configuration files, the parameters of
-search spaces, the columns of reports and the labels on the dashboard. Symbols are the paper's.
+Each setting has one name everywhere: the fields below are the keys of configuration files, the parameters of search
+spaces, the columns of reports and the labels on the dashboard. Symbols are the paper's.
 
     RunConfig
-      data    DataConfig              which images, and how they are split
-      model   ModelConfig             which network
-      train   TrainConfig             how it is trained
+      data    DataConfig               which images, and how they are split
+      model   ModelConfig              which network
+      train   TrainConfig              how it is trained
       engine  EngineConfig | Baseline  which dropout
 """
 
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Iterable, Mapping
 from types import UnionType
 from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
@@ -30,10 +29,10 @@ Method = Literal["adaptive", "structured", "contextual", "pfid", "spatial"]
 #: The members of eq. (15), in the order in which every table and tensor of rates lists them.
 METHODS: tuple[Method, ...] = get_args(Method)
 
-#: Thirds of training, over which a blend may change.
+#: Thirds of training, over which the weights of eq. (15) may change.
 STAGES = ("early", "middle", "late")
 
-#: No unit is dropped more often than this: the survivors are scaled by 1 / (1 - p), at most 20-fold.
+#: Highest drop rate of a unit: kept units are scaled by 1 / (1 - p), at most 20-fold.
 P_MAX = 0.95
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -45,17 +44,30 @@ Weight = Fraction | tuple[Fraction, Fraction, Fraction]
 
 
 class ConfigError(ValueError):
-    """A setting that cannot be used: the message says what was given and what is allowed."""
+    """An argument or a setting cannot be used. The message says what was given and what is allowed.
+
+    Example:
+        >>> EngineConfig.parse({"r0": 1.3})
+        Traceback (most recent call last):
+        dropopt.config.ConfigError: r0 must be in [0, 1], got 1.3
+    """
 
 
 class Config(BaseModel):
-    """Base of all settings: frozen, and an unknown key is an error."""
+    """Base class of all settings: frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> Self:
-        """Check ``values`` and build the model; raises :class:`ConfigError` in one line."""
+        """Validate ``values`` and build the model.
+
+        Args:
+            values: settings by name, nested mappings included.
+
+        Raises:
+            ConfigError: with one line about the first setting that is wrong.
+        """
         try:
             return cls.model_validate(values)
         except ValidationError as error:
@@ -63,52 +75,69 @@ class Config(BaseModel):
 
 
 class EngineConfig(Config):
-    """The paper's dropout engine: how much (eq. 1-2, 9-11, 13-16), then where.
+    """Settings of the paper's dropout engine.
 
-    The defaults are moderate and safe on a CNN with BatchNorm: whole channels, a rate of about r0.
+    The defaults are moderate and safe for a CNN with BatchNorm: whole channels are dropped, at a rate of about r0.
+
+    Args:
+        **settings: the fields below, by name.
+
+    Raises:
+        pydantic.ValidationError: if a value is outside its range. :meth:`parse` raises :class:`ConfigError` instead.
+
+    Example:
+        >>> config = EngineConfig(r0=0.3, pattern="spatial", w_contextual=0)
+        >>> config.weights()
+        (0.25, 0.25, 0.0, 0.25, 0.0)
     """
 
-    # -- eq. (1), (2): adaptive rate, dynamic alpha
-    r0: Fraction = Field(0.25, description="base drop rate")
-    alpha: Fraction = Field(0.5, description="strength of the adaptive decay, before the first validation")
-    delta: Positive = Field(4.0, description="sensitivity of alpha to validation loss")
-    lambda_loss: NonNegative = Field(1.0, description="loss at which alpha is half way (nats)")
-    theta_depth: Positive = Field(1.0, description="exponent of depth")
-    theta_epoch: Positive = Field(1.0, description="exponent of training progress")
+    # -- eq. (1), (2): adaptive rate and dynamic alpha
+    r0: Fraction = Field(0.25, description="base drop rate, in [0, 1]")
+    alpha: Fraction = Field(0.5, description="decay of the adaptive rate until the first validation, in [0, 1]")
+    delta: Positive = Field(4.0, description="sensitivity of alpha to the validation loss, in 1/nats, > 0")
+    lambda_loss: NonNegative = Field(1.0, description="validation loss at which alpha is halved, in nats, >= 0")
+    theta_depth: Positive = Field(1.0, description="exponent of relative depth, > 0")
+    theta_epoch: Positive = Field(1.0, description="exponent of the progress of training, > 0")
     # -- eq. (9)-(11): contextual rate
-    complexity_theta: NonNegative = Field(10.0, description="Theta: gain of dataset complexity")
-    duration_phi: Finite = Field(-5.0, description="Phi: < 0 grows with training, > 0 fades")
-    performance_psi: Finite = Field(0.2, description="Psi: feedback from performance")
-    performance: Performance = Field("accuracy", description="what P is")
+    complexity_theta: NonNegative = Field(10.0, description="Theta: gain of the data's complexity, >= 0")
+    duration_phi: Finite = Field(-5.0, description="Phi: the rate grows during training if < 0, and falls if > 0")
+    performance_psi: Finite = Field(0.2, description="Psi: gain of the feedback from performance")
+    performance: Performance = Field("accuracy", description="P: validation accuracy, loss, or its ratio to training")
     # -- eq. (13), (14), (16): importance weight
-    lambda_init: NonNegative = Field(0.5, description="initial importance weight")
-    kappa: NonNegative = Field(1.0, description="growth of the importance weight over training")
-    theta: Positive = Field(1.0, description="exponent of that growth")
-    # -- eq. (15): efficacy weights, one number or (early, middle, late)
+    lambda_init: NonNegative = Field(0.5, description="importance weight at the start of training, >= 0")
+    kappa: NonNegative = Field(1.0, description="relative growth of the importance weight over training, >= 0")
+    theta: Positive = Field(1.0, description="exponent of progress in that growth, > 0")
+    # -- eq. (15): efficacy weights, in [0, 1]: one number or (early, middle, late)
     w_adaptive: Weight = 0.25
     w_structured: Weight = 0.25
     w_contextual: Weight = 0.25
     w_pfid: Weight = 0.25
     w_spatial: Weight = 0.0
-    efficacy: Literal["fixed", "adaptive"] = Field("fixed", description="re-weight members after each epoch")
-    efficacy_step: NonNegative = Field(0.5, description="step size of the adaptive re-weighting")
-    efficacy_floor: Annotated[float, Field(ge=0, le=0.2)] = Field(0.02, description="no share falls below it")
-    # -- where
-    pattern: Pattern = "channel"
-    allocation: Allocation = "uniform"
-    importance: Importance = "taylor"
-    importance_decay: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.5, description="weight of the past in the moving average of importances, per refresh"
+    efficacy: Literal["fixed", "adaptive"] = Field("fixed", description="adaptive: change the weights after each epoch")
+    efficacy_step: NonNegative = Field(0.5, description="step size of adaptive efficacy, >= 0")
+    efficacy_floor: Annotated[float, Field(ge=0, le=0.2)] = Field(
+        0.02, description="smallest share of a member under adaptive efficacy, in [0, 0.2]"
     )
-    structured_threshold: Fraction = Field(0.5, description="normalised importance below which a channel may drop")
-    block_size: Annotated[int, Field(ge=1)] = Field(3, description="side of a block of pattern 'spatial'")
+    # -- which units
+    pattern: Pattern = Field("channel", description="which units are dropped together")
+    allocation: Allocation = Field("uniform", description="how features share the rate: alike, by eq. (13), by lemma")
+    importance: Importance = Field("taylor", description="how the importance of a feature is measured")
+    importance_decay: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.5, description="weight of the past in the moving average of importances, per refresh, in [0, 1)"
+    )
+    structured_threshold: Fraction = Field(
+        0.5, description="highest normalised importance at which a channel may be dropped, in [0, 1]"
+    )
+    block_size: Annotated[int, Field(ge=1)] = Field(
+        3, description="side of a block of pattern 'spatial', in positions, >= 1"
+    )
     # -- how
-    reading: Reading = "sound"
+    reading: Reading = Field("sound", description="the equations as printed, or as the prose describes them")
     update_every: Literal["epoch"] | Annotated[int, Field(ge=1)] = Field(
-        "epoch", description="refresh rates every epoch, or every n optimizer steps"
+        "epoch", description="refresh rates every epoch, or every n optimizer steps, n >= 1"
     )
     drop_updates: bool | Literal["only"] = Field(
-        False, description="Drop(p) on weight updates: beside the forward mask, or 'only' it"
+        False, description="apply Drop(p) to weight updates too, or 'only' to these"
     )
     sites: str | tuple[str, ...] = Field(
         "auto", description="auto, norm, conv, linear, block, last:k, or patterns on module names"
@@ -122,24 +151,41 @@ class EngineConfig(Config):
         return self
 
     def weights(self, stage: int = 0) -> tuple[float, ...]:
-        """Efficacy weights of eq. (15) in the order of METHODS, for a stage (0 early, 1 middle, 2 late)."""
+        """Return the efficacy weights of eq. (15), in the order of METHODS, for a stage (0 early, 1 middle, 2 late)."""
         values = (getattr(self, f"w_{method}") for method in METHODS)
         return tuple(value[stage] if isinstance(value, tuple) else value for value in values)
 
 
 class Baseline(Config):
-    """What one would use otherwise, behind the same ``attach``: made of torch, torchvision and timm.
+    """Settings of an established dropout method, to compare the engine with, through the same ``attach``.
 
-    ``dropout`` and ``dropout2d`` are torch's, ``stochastic_depth`` is torchvision's, ``dropblock`` is torchvision's or,
-    with ``library: timm``, timm's, which drops more than asked (see README) and has to be installed.
+    ``dropout`` and ``dropout2d`` are torch's, ``stochastic_depth`` is torchvision's, and ``dropblock`` is torchvision's
+    or, with ``library: timm``, timm's. timm has to be installed, and its DropBlock drops more than ``p`` (see
+    ``dropopt/engine/README.md``).
+
+    Args:
+        **settings: the fields below, by name.
+
+    Raises:
+        pydantic.ValidationError: if a value is outside its range. :meth:`parse` raises :class:`ConfigError` instead.
+
+    Example:
+        >>> Baseline(kind="dropout2d", p=0.2).schedule
+        'constant'
     """
 
     kind: Literal["none", "dropout", "dropout2d", "dropblock", "stochastic_depth"]
-    p: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="drop probability")
-    schedule: Literal["constant", "linear"] = Field("constant", description="linear: 0 at the start, p at the end")
-    block_size: Annotated[int, Field(ge=1)] = Field(3, description="dropblock only; odd, unless timm's")
-    library: Literal["torchvision", "timm"] = Field("torchvision", description="dropblock only: whose it is")
-    sites: str | tuple[str, ...] = "auto"
+    p: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="drop probability, in [0, 1)")
+    schedule: Literal["constant", "linear"] = Field(
+        "constant", description="linear: from 0 at the start to p at the end"
+    )
+    block_size: Annotated[int, Field(ge=1)] = Field(
+        3, description="dropblock only: side of a block, in positions; odd for torchvision's"
+    )
+    library: Literal["torchvision", "timm"] = Field("torchvision", description="dropblock only: the implementation")
+    sites: str | tuple[str, ...] = Field(
+        "auto", description="auto, norm, conv, linear, block, last:k, or patterns on module names"
+    )
 
     @model_validator(mode="after")
     def _dropblock(self) -> Baseline:
@@ -151,53 +197,84 @@ class Baseline(Config):
 
 
 class DataConfig(Config):
-    """Images and their seeded, stratified split; the test split is read once, after the study."""
+    """Which images to use, and their seeded, stratified split. A study never reads the test split."""
 
     name: str = Field("digits", description="a data set's name, folder:PATH, numpy:FILE.npz or module:function")
-    root: str = Field("data", description="where downloaded data sets lie")
-    subset: Annotated[int, Field(ge=1)] | None = Field(None, description="a stratified n of the training images")
-    image_size: Annotated[int, Field(ge=4, le=4096)] | None = Field(None, description="resize to this side, in pixels")
-    validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    test_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(0.2, description="only where none is given")
-    split_seed: Annotated[int, Field(ge=0)] = 0
+    root: str = Field("data", description="folder of downloaded data sets")
+    subset: Annotated[int, Field(ge=1)] | None = Field(None, description="use a stratified n of the training images")
+    image_size: Annotated[int, Field(ge=4, le=4096)] | None = Field(
+        None, description="resize images to this side, in pixels, in [4, 4096]"
+    )
+    validation_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.2, description="fraction of the training images for validation, in (0, 1)"
+    )
+    test_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.2, description="fraction for testing, in (0, 1), where the data set has no test split"
+    )
+    split_seed: Annotated[int, Field(ge=0)] = Field(0, description="seed of the split, >= 0")
 
 
 class ModelConfig(Config):
-    """A network: small, resnet9, vgg, torchvision:NAME, timm:NAME or module:function."""
+    """Which network to train."""
 
-    name: str = "small"
-    options: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the builder")
+    name: str = Field("small", description="small, resnet9, vgg, torchvision:NAME, timm:NAME or module:function")
+    options: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the network's function")
 
 
 class TrainConfig(Config):
-    """How a network is trained: the recipe that every arm of a study shares."""
+    """Settings of a training run: optimizer, schedule, augmentation and precision.
 
-    epochs: Annotated[int, Field(ge=1)] = 30
-    batch_size: Annotated[int, Field(ge=1)] = 128
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    lr: Positive = 0.1
-    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="sgd only; Nesterov")
-    weight_decay: NonNegative = 5e-4
-    schedule: Literal["onecycle", "cosine", "constant"] = "onecycle"
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    augment: tuple[Literal["shift", "flip", "cutout"], ...] = ()
+    Args:
+        **settings: the fields below, by name.
+
+    Raises:
+        pydantic.ValidationError: if a value is outside its range. :meth:`parse` raises :class:`ConfigError` instead.
+
+    Example:
+        >>> TrainConfig(epochs=10, lr=0.05).optimizer
+        'sgd'
+    """
+
+    epochs: Annotated[int, Field(ge=1)] = Field(30, description="passes over the training images, >= 1")
+    batch_size: Annotated[int, Field(ge=1)] = Field(128, description="images per optimizer step, >= 1")
+    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="sgd has Nesterov momentum")
+    lr: Positive = Field(0.1, description="peak learning rate, > 0")
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="sgd only, in [0, 1)")
+    weight_decay: NonNegative = Field(5e-4, description="weight decay, >= 0")
+    schedule: Literal["onecycle", "cosine", "constant"] = Field("onecycle", description="learning rate over training")
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="of the training loss, in [0, 1)")
+    augment: tuple[Literal["shift", "flip", "cutout"], ...] = Field((), description="random changes to training images")
     amp: Literal["none", "bf16", "auto"] = Field(
-        "none", description="auto: bf16 where the device computes it in hardware; elsewhere it is far slower than none"
+        "none", description="auto: bf16 if the device computes it in hardware, else float32; emulated bf16 is slower"
     )
     channels_last: bool = Field(
         False,
         description="channels innermost: faster on a CPU, but x.view(len(x), -1) fails where x.flatten(1) works",
     )
-    patience: Annotated[int, Field(ge=1)] | None = Field(None, description="stop after n epochs without a gain")
-    smooth: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.6, description="decay of the moving average of validation loss that is optimised and pruned on"
+    patience: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="stop after n epochs without a lower smoothed loss, n >= 1"
     )
-    device: str = Field("auto", description="auto (cuda when there is one), cpu, cuda, cuda:1")
-    seed: Annotated[int, Field(ge=0)] = 0
+    smooth: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.6, description="decay of the moving average of the validation loss that studies minimise, in [0, 1)"
+    )
+    device: str = Field("auto", description="auto (cuda if available), cpu, cuda, cuda:1")
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="seed of initial weights, data order and masks, >= 0")
 
 
 class RunConfig(Config):
-    """One training run, whole: what ``dropopt train`` needs and ``dropopt export`` writes."""
+    """One complete training run: what ``dropopt train`` reads and ``dropopt export`` writes.
+
+    Args:
+        **settings: the fields below, by name.
+
+    Raises:
+        pydantic.ValidationError: if a value is outside its range. :meth:`parse` raises :class:`ConfigError` instead.
+
+    Example:
+        >>> run = RunConfig.parse({"train": {"epochs": 5}, "engine": {"kind": "dropout", "p": 0.2}})
+        >>> run.train.epochs, run.engine.kind, run.data.name
+        (5, 'dropout', 'digits')
+    """
 
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
@@ -207,7 +284,7 @@ class RunConfig(Config):
     @model_validator(mode="before")
     @classmethod
     def _choose_engine(cls, values: Any) -> Any:
-        # A smart union would report the errors of both arms; the key `kind` tells which one is meant.
+        # Pydantic would report the errors of both types; the key `kind` tells which one is meant.
         if isinstance(values, dict) and isinstance(values.get("engine"), dict):
             arm = Baseline if "kind" in values["engine"] else EngineConfig
             return {**values, "engine": arm.parse(values["engine"])}
@@ -215,8 +292,10 @@ class RunConfig(Config):
 
 
 def explain(error: ValidationError, model: type[BaseModel], values: Any) -> str:
-    """One line for the first fault that ``error`` found in ``values``: what was given and what is allowed."""
-    first = min(error.errors(), key=lambda one: one["type"] == "missing")  # its misspelt name tells more
+    """Return one line about the first error in ``values``: what was given and what is allowed."""
+    first = min(
+        error.errors(), key=lambda one: one["type"] == "missing"
+    )  # an unknown key is the likelier cause of a missing one
     if first["type"] == "value_error":
         return str(first["ctx"]["error"])
     if first["type"] == "missing":
@@ -234,7 +313,7 @@ def explain(error: ValidationError, model: type[BaseModel], values: Any) -> str:
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """``did you mean 'alpha'? known: ...`` for a misspelt ``name``."""
+    """Return ``did you mean 'alpha'? known: ...`` for a misspelt ``name``."""
     known = list(known)
     folded = {one.casefold(): one for one in known}
     close = difflib.get_close_matches(name.casefold(), folded, n=1)
@@ -242,26 +321,16 @@ def suggestion(name: str, known: Iterable[str]) -> str:
 
 
 def allowed(model: type[BaseModel], name: str) -> str:
-    """What the setting ``name`` of ``model`` may be, in words: ``in [0, 1]``, ``one of a, b``."""
+    """Return what the setting ``name`` of ``model`` may be, in words: ``in [0, 1]``, ``one of a, b``."""
     field = model.model_fields[name]
     return _words(field.annotation, field.metadata)
-
-
-def bounds(model: type[BaseModel], name: str) -> tuple[float, float]:
-    """The closed hull of a number's legal range; infinite where it has no bound."""
-    field = model.model_fields[name]
-    metadata = list(field.metadata)
-    for arm in get_args(field.annotation):
-        metadata += getattr(arm, "__metadata__", ())
-    low, high = _range(metadata)
-    return (-math.inf if low is None else low[0]), (math.inf if high is None else high[0])
 
 
 _Bound = tuple[float, str] | None
 
 
 def _range(metadata: Iterable[Any]) -> tuple[_Bound, _Bound]:
-    """(lowest, '[' or '('), (highest, ']' or ')') of pydantic's constraints; None where unbounded."""
+    """Return (lowest, '[' or '(') and (highest, ']' or ')') of pydantic's constraints; None where unbounded."""
     low: _Bound = None
     high: _Bound = None
     for item in metadata:

@@ -18,7 +18,7 @@ PROFILE = settings(max_examples=20)
 READINGS = ("printed", "sound")
 HALF = (torch.float16, torch.bfloat16)
 
-# Every function with its arguments in the specification's order, and the kind of value that each takes.
+# Every function with its arguments in order, and the kind of value that each takes.
 ARGUMENTS = {
     "adaptive_rate": "r0:unit alpha:unit depth:unit progress:unit theta_depth:gain theta_epoch:gain",
     "adjusted_alpha": "alpha:unit loss:gain delta:gain threshold:gain reading",
@@ -43,7 +43,7 @@ CASES = [(name, r) for name, words in ARGUMENTS.items() for r in (READINGS if "r
 every_case = pytest.mark.parametrize(("name", "reading"), CASES)
 either_reading = pytest.mark.parametrize("reading", READINGS)
 
-# Few bits, so that sums are exact in float64 and ties happen; the ends of a range come up often.
+# Few bits, so that sums are exact in float64 and ties occur; the ends of a range are frequent.
 UNIT = st.sampled_from((0.0, 1.0)) | st.floats(0, 1, width=16)
 GAIN = st.sampled_from((0.0, 1.0)) | st.floats(0, 8, width=16)
 REAL = st.floats(-8, 8, width=16)
@@ -51,7 +51,7 @@ NOISE = st.floats(0, 1, width=16, exclude_max=True)
 
 
 def kind_of(kind, size):
-    """Values of a kind; those that describe a layer have its number of features."""
+    """Return values of a kind; a layer has ``size`` features."""
 
     def several(elements, size=size):
         return st.lists(elements, min_size=size, max_size=size)
@@ -72,7 +72,7 @@ def arguments(draw, name, features=None):
 
 
 def fixed(name):
-    """Legal values where every function is smooth."""
+    """Return legal values at which every function is smooth."""
     values = {"unit": 0.3, "gain": 0.7, "real": 0.4, "layer": [0.15, 0.3, 0.9], "reals": [-1.0, 0.2, 1.1]}
     values |= {"mask": [0.0, 1.0, 1.0], "matrix": [[0.3, -0.2]] * 3, "noises": [[0.1, 0.5]] * 3}
     return {key: values[kind] for key, kind in KINDS[name].items()}
@@ -88,17 +88,17 @@ def call(name, values, reading=None):
 
 def close(got, wanted, tolerance=1e-9):
     got, wanted = (torch.as_tensor(x, dtype=torch.float64).detach() for x in (got, wanted))
-    torch.testing.assert_close(got, wanted, rtol=0, atol=tolerance)  # NaN and another shape fail
+    torch.testing.assert_close(got, wanted, rtol=0, atol=tolerance)  # NaN and other shapes fail
 
 
-# -- golden cases, and each formula again: explicit, slow, in Python's own float64 ---------------------------
+# -- golden cases, and each formula restated in plain Python
 
 GOLDEN_IDS = [f"{case['function']}-{case['args'].get('reading', 'only')}-{i}" for i, case in enumerate(GOLDEN)]
 
 
 @pytest.mark.parametrize("case", GOLDEN, ids=GOLDEN_IDS)
 def test_golden(case):
-    """Every golden case holds to 1e-9, its lists given as float64 tensors."""
+    """Every golden case holds to 1e-9, with lists given as float64 tensors."""
     args = case["args"]
     mixed = {k: torch.tensor(x, dtype=torch.float64) if isinstance(x, list) else x for k, x in args.items()}
     close(getattr(equations, case["function"])(**mixed), case["expected"])
@@ -161,18 +161,18 @@ RESTATED = {
 @PROFILE
 @given(data=st.data())
 def test_restated(name, reading, data):
-    """On numbers and tensors mixed, a function equals its formula spelt out in Python."""
+    """With numbers and tensors mixed, a function equals its formula in plain Python."""
     values = data.draw(arguments(name))
     mixed = {k: torch.tensor(x, dtype=torch.float64) if isinstance(x, list) else x for k, x in values.items()}
     restated = RESTATED[name if reading is None else f"{name} {reading}"]
     close(call(name, mixed, reading), restated(*values.values()))
 
 
-# -- what holds for every function --------------------------------------------------------------------------
+# -- properties of every function
 
 
 def test_signatures():
-    """The functions are the specification's, by its argument names; a reading has to be given, by keyword."""
+    """The names and the order of arguments are fixed; ``reading`` is keyword-only and required."""
     for name, words in ARGUMENTS.items():
         parameters = inspect.signature(getattr(equations, name)).parameters
         assert list(parameters) == [word.split(":")[0] for word in words.split()]
@@ -186,7 +186,7 @@ def test_signatures():
 @PROFILE
 @given(data=st.data())
 def test_numbers_give_what_tensors_give(name, reading, data):
-    """Numbers alone give a float, what float64 tensors give; a number is a layer of one feature."""
+    """Numbers give the float that float64 tensors give; a number is a layer with one feature."""
 
     def first(x):
         return first(x[0]) if isinstance(x, list) else x
@@ -202,12 +202,12 @@ def test_numbers_give_what_tensors_give(name, reading, data):
 @PROFILE
 @given(data=st.data(), dtype=st.sampled_from((torch.float32, *HALF)))
 def test_other_dtypes(name, reading, data, dtype):
-    """A narrower dtype is kept and costs one rounding of the result, beside float32's own."""
+    """A narrower dtype is kept, and its result is rounded once."""
     values = data.draw(arguments(name))
     if name == "performance_factor":
-        values["performance"] += 0.5  # 0 counts as the smallest number of the dtype, so differs
+        values["performance"] += 0.5  # 0 counts as the smallest number of the dtype
     if name == "probabilistic_importance":
-        values["variance"] = [v + 0.5 for v in values["variance"]]  # near 0, float32's rounding of the mean shows
+        values["variance"] = [v + 0.5 for v in values["variance"]]  # near 0, float32's rounding of the mean matters
     narrow = tensors(values, dtype)
     result = call(name, narrow, reading)
     assert result.dtype is dtype
@@ -219,7 +219,7 @@ def test_other_dtypes(name, reading, data, dtype):
 @PROFILE
 @given(data=st.data(), dtype=st.sampled_from((torch.float64, torch.float32, torch.bfloat16)))
 def test_gradients_are_finite(name, reading, data, dtype):
-    """Legal arguments, poles and ties included, have finite values and finite gradients."""
+    """Values and gradients are finite for legal arguments, poles and ties included."""
     values = tensors(data.draw(arguments(name)), dtype, grad=True)
     result = call(name, values, reading)
     assert result.isfinite().all()
@@ -230,7 +230,7 @@ def test_gradients_are_finite(name, reading, data, dtype):
 
 @pytest.mark.parametrize(("name", "reading"), [case for case in CASES if "mask" not in case[0]])
 def test_gradients_are_right(name, reading):
-    """Where a function is smooth, its gradient is what finite differences give."""
+    """Where a function is smooth, its gradient matches finite differences."""
     values = tensors(fixed(name), grad=True)
     if name == "dropped_gradient":
         values |= {key: values[key].detach() for key in ("noise", "p")}
@@ -243,7 +243,7 @@ def test_gradients_are_right(name, reading):
 
 @every_case
 def test_no_tensor_is_read(name, reading):
-    """Tensors on "meta", which hold no values, will do: none is read, so no device is waited for."""
+    """All functions work on "meta" tensors, which have no values, so none waits for a device."""
     values = {key: x.to("meta") for key, x in tensors(fixed(name)).items()}
     if name == "integrated_rate":
         values["weights"] = fixed(name)["weights"]
@@ -253,7 +253,7 @@ def test_no_tensor_is_read(name, reading):
 
 
 def test_compiles_whole():
-    """torch.compile takes all of them without a graph break."""
+    """torch.compile compiles all of them without a graph break."""
 
     def everything(values):
         return [call(name, values[name], reading) for name, reading in CASES]
@@ -265,7 +265,7 @@ def test_compiles_whole():
         close(got, wanted, tolerance=0)
 
 
-# (function, reading) -> what it rises with (+) and falls with (-), everything else being equal
+# (function, reading) -> arguments that it rises with (+) and falls with (-)
 TRENDS = {
     ("adaptive_rate", None): "+r0 -alpha -depth -progress +theta_depth +theta_epoch",
     ("adjusted_alpha", "printed"): "+loss -threshold",
@@ -294,7 +294,7 @@ TRENDS = {
 @PROFILE
 @given(data=st.data())
 def test_trends(name, reading, trend, data):
-    """A function never turns back: it rises or falls with each symbol as the prose says."""
+    """A function is monotonic in each argument, in the direction that the prose states."""
     sign, key = {"+": 1, "-": -1}[trend[0]], trend[1:]
     values = tensors(data.draw(arguments(name)))
     other = torch.tensor(data.draw(kind_of(KINDS[name][key], len(values[key]) if values[key].dim() else 1))).double()

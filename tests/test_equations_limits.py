@@ -1,4 +1,4 @@
-"""The equations at their limits: what each reading promises, extreme arguments, and errors."""
+"""The equations at their limits: properties of each reading, extreme arguments, and errors."""
 
 import math
 import re
@@ -21,11 +21,11 @@ REAL = st.floats(-8, 8, width=16)
 
 def close(got, wanted, tolerance=1e-9):
     got, wanted = (torch.as_tensor(x, dtype=torch.float64).detach() for x in (got, wanted))
-    torch.testing.assert_close(got, wanted, rtol=0, atol=tolerance)  # NaN and another shape fail
+    torch.testing.assert_close(got, wanted, rtol=0, atol=tolerance)  # NaN and other shapes fail
 
 
 def test_adaptive_rate_limits():
-    """r0 at the start, r0 (1 - alpha) at the end of the deepest layer, 0 where alpha > 1 would go below it."""
+    """r0 at the start, r0 (1 - alpha) at the end in the deepest layer, and 0 where alpha > 1 gives a negative rate."""
     last = {"depth": 1, "progress": 1, "theta_depth": 2, "theta_epoch": 0.5}
     assert equations.adaptive_rate(0.4, 0.9, **last | {"progress": 0}) == 0.4
     assert equations.adaptive_rate(0.4, 0.25, **last) == pytest.approx(0.3)
@@ -33,7 +33,7 @@ def test_adaptive_rate_limits():
 
 
 @either_reading
-def test_adjusted_alpha_has_one_shape(reading):
+def test_adjusted_alpha_broadcasts(reading):
     """Both readings broadcast alpha with the loss, and only the sound one depends on its value."""
     alpha = torch.tensor([0.0, 0.5, 1.0])
     result = equations.adjusted_alpha(alpha, 2.0, 4.0, 2.0, reading=reading)
@@ -42,7 +42,7 @@ def test_adjusted_alpha_has_one_shape(reading):
 
 @either_reading
 def test_structured_rate_is_what_the_mask_drops(reading):
-    """The structured rate is the random mask's dropped fraction, averaged over evenly spread noise."""
+    """The structured rate is the fraction that the random mask drops, averaged over evenly spaced noise."""
     noise = (torch.arange(100, dtype=torch.float64)[:, None] + 0.5) / 100
     structure = torch.tensor([1.0, 0.0, 1.0, 1.0])
     mask = equations.random_mask(noise, structure, 0.37, reading=reading)
@@ -53,7 +53,7 @@ def test_structured_rate_is_what_the_mask_drops(reading):
 @PROFILE
 @given(duration=GAIN, midpoint=GAIN, phi=REAL)
 def test_duration_factor_turns_at_the_midpoint(duration, midpoint, phi):
-    """1/2 at the midpoint; past it smaller for phi > 0, larger for phi < 0, and antisymmetric about it."""
+    """1/2 at the midpoint; after it smaller for phi > 0 and larger for phi < 0; antisymmetric about it."""
     assert equations.duration_factor(midpoint, midpoint, phi) == 0.5
     factor = equations.duration_factor(duration, midpoint, phi)
     assert (factor - 0.5) * phi * (duration - midpoint) <= 0
@@ -63,7 +63,7 @@ def test_duration_factor_turns_at_the_midpoint(duration, midpoint, phi):
 @PROFILE
 @given(performance=GAIN, better=GAIN, psi=REAL)
 def test_performance_factor_follows_psi(performance, better, psi):
-    """P = 1 is neutral (0 printed, 1 sound), the sign of psi is the direction, sound is never negative."""
+    """P = 1 is neutral (0 printed, 1 sound), the sign of psi gives the direction, and sound is never negative."""
     for reading, neutral in zip(READINGS, (0, 1), strict=True):
         low, high = (equations.performance_factor(p, psi, reading=reading) for p in sorted((performance, better)))
         assert (high - low) * psi >= 0
@@ -72,7 +72,7 @@ def test_performance_factor_follows_psi(performance, better, psi):
 
 
 def test_probabilistic_importance_limits():
-    """A feature at the layer's mean has 1/2, one that never varies has 0 or 1; only differences matter."""
+    """1/2 at the layer's mean, 0 or 1 without variance, and invariant to a shift of all means."""
     mean, variance = torch.tensor([-1.0, 0.0, 1.0]).double(), torch.zeros(3).double()
     assert equations.probabilistic_importance(mean, variance).tolist() == [0, 0.5, 1]
     varied = torch.tensor([0.1, 2.0, 3.0]).double()
@@ -82,8 +82,8 @@ def test_probabilistic_importance_limits():
 
 @PROFILE
 @given(r0=UNIT, weight=GAIN, importance=GAIN)
-def test_feature_rate_readings_share_r0_out(r0, weight, importance):
-    """The readings of eq. (13) add up to r0, each within [0, r0]; sound, no importance means r0."""
+def test_feature_rate_readings_sum_to_r0(r0, weight, importance):
+    """The readings of eq. (13) sum to r0, each within [0, r0]; the sound rate is r0 without importance."""
     printed, sound = (equations.feature_rate(r0, weight, importance, reading=reading) for reading in READINGS)
     assert printed + sound == pytest.approx(r0)
     assert min(printed, sound) >= 0
@@ -91,7 +91,7 @@ def test_feature_rate_readings_share_r0_out(r0, weight, importance):
 
 
 def test_epoch_weight_limits():
-    """initial at the start, initial (1 + kappa) at the end; theta = 0 is the end from the start."""
+    """initial at the start, initial (1 + kappa) at the end; with theta = 0, the latter throughout."""
     assert equations.epoch_weight(0.5, 3.0, 0.0, 0.25) == 0.5
     assert equations.epoch_weight(0.5, 3.0, 1.0, 0.25) == 2
     assert equations.epoch_weight(0.5, 3.0, 0.0, 0.0) == 2
@@ -100,7 +100,7 @@ def test_epoch_weight_limits():
 @PROFILE
 @given(rates=st.lists(st.floats(-0.5, 1.5, width=16), min_size=4, max_size=4), data=st.data())
 def test_integrated_rate_is_a_mean_of_clipped_rates(rates, data):
-    """Within the members' range, alone with one weight, and the same for weights on another scale."""
+    """The rate is within the members' range, equals a single member with weight, and ignores the scale of weights."""
     weights = data.draw(st.lists(UNIT, min_size=4, max_size=4).filter(any))
     clipped = [min(max(rate, 0), 1) for rate in rates]
     blend = equations.integrated_rate(rates, weights)
@@ -110,7 +110,7 @@ def test_integrated_rate_is_a_mean_of_clipped_rates(rates, data):
 
 
 def test_integrated_rate_broadcasts():
-    """Members may be numbers, rates per channel and rates per position; weights too may differ by channel."""
+    """Members may be numbers, rates per channel or rates per position; weights may differ by channel."""
     channel, position = torch.rand(3, 1, 1), torch.rand(2, 2)
     result = equations.integrated_rate([0.5, channel, position], [1.0, 2.0, 1.0])
     close(result, (0.5 + 2 * channel + position) / 4, 1e-6)
@@ -129,16 +129,16 @@ def test_pfid_rate_and_width(width, scale):
 
 
 @either_reading
-def test_pfid_rate_keeps_r0_where_nothing_matters(reading):
-    """No importance at all, or none above 0, leaves r0; beside others, an importance below 0 counts as 0."""
+def test_pfid_rate_is_r0_without_importance(reading):
+    """The rate is r0 if no importance is positive; beside others, a negative importance counts as 0."""
     for importance in (torch.zeros(4), torch.tensor([-1.0, 0.0, -2.0])):
         assert equations.pfid_rate(0.25, 3.0, importance, reading=reading) == 0.25
     mixed, counted = (equations.pfid_rate(0.25, 0.25, torch.tensor([low, 2.0]), reading=reading) for low in (-1.0, 0.0))
     assert mixed == counted
 
 
-def test_half_precision_does_not_eat_factors():
-    """Over 512 features each factor of eq. (16) is nearly 1, nearer than bfloat16 can say: it is not lost."""
+def test_half_precision_keeps_small_factors():
+    """Over 512 features each factor of eq. (16) would round to 1 in bfloat16; the product is still right."""
     rate = equations.pfid_rate(0.8, 1.0, torch.ones(512, dtype=torch.bfloat16), reading="sound")
     assert rate.item() == pytest.approx(0.8 * math.exp(-1), rel=0.01)
 
@@ -146,7 +146,7 @@ def test_half_precision_does_not_eat_factors():
 @PROFILE
 @given(importance=st.lists(REAL, min_size=2, max_size=6), alpha=UNIT)
 def test_the_most_important_feature_is_spared(importance, alpha):
-    """Sound: from alpha, the least important, to 0. Printed: from 1 to 1 - alpha. Half way if all are equal."""
+    """From the least to the most important, alpha to 0 sound, 1 to 1 - alpha printed; the middle if all are equal."""
     assume(max(importance) > min(importance))
     least, most = (importance.index(f(importance)) for f in (min, max))
     for reading, low, high in (("sound", 0, alpha), ("printed", 1 - alpha, 1)):
@@ -173,7 +173,7 @@ def test_dropped_gradient_drops_nan():
 
 
 def test_gradient_at_the_poles():
-    """At t = 0 and P = 0 a slope that is finite is exact, an infinite one is 0, and the others do not notice."""
+    """At t = 0 and P = 0 a finite slope is exact, an infinite one is 0, and other gradients are not affected."""
     for theta, slope in ((1.0, -0.1), (2.0, 0.0), (0.5, 0.0)):
         r0, t, exponent = (torch.tensor(x, requires_grad=True) for x in (0.4, 0.0, theta))
         equations.adaptive_rate(r0, 0.5, 0.5, t, 1.0, exponent).backward()
@@ -184,7 +184,7 @@ def test_gradient_at_the_poles():
 
 
 def test_dtypes_mix_as_in_torch():
-    """Numbers and tensors without dimensions do not widen the others; masks of any type are counted in floats."""
+    """Numbers and 0-dim tensors do not widen the dtype; integer and bool masks are computed in floats."""
     layer = torch.ones(3, dtype=torch.bfloat16)
     r0 = torch.tensor(0.5, dtype=torch.float64)
     assert equations.feature_rate(r0, 1.0, layer, reading="sound").dtype is torch.bfloat16
@@ -212,7 +212,7 @@ EXTREME = [
 
 
 def test_normalised_spans_the_whole_range():
-    """Importances at both ends of a dtype are as far apart as any."""
+    """The extremes of a dtype are normalised to 0 and 1."""
     for dtype in (torch.float64, torch.float32, torch.bfloat16):
         ends = torch.tensor([torch.finfo(dtype).min, 0.0, torch.finfo(dtype).max], dtype=dtype)
         assert equations.normalised(ends).tolist() == [0, 0.5, 1]
@@ -221,12 +221,12 @@ def test_normalised_spans_the_whole_range():
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(("name", "values", "expected"), EXTREME)
 def test_extremes(name, values, expected, dtype):
-    """Sums, products and exponentials beyond a dtype's range end in the limit, never in NaN."""
+    """Sums, products and exponentials beyond a dtype's range give the limit, never NaN."""
     leaves = {k: torch.tensor(x, dtype=dtype, requires_grad=True) for k, x in values.items() if k != "reading"}
     result = getattr(equations, name)(**values | leaves)
     close(result, expected, 1e-2)
     result.sum().backward()
-    if dtype is not torch.float16:  # 0.4 / sqrt(1e-12), the slope of eq. (12) without variance, is beyond it
+    if dtype is not torch.float16:  # 0.4 / sqrt(1e-12), the slope of eq. (12) without variance, exceeds its range
         assert all(x.grad.isfinite().all() for x in leaves.values())
 
 
@@ -248,7 +248,7 @@ ERRORS = [
     ("pfid_rate", {"weight": math.inf}, "weight must be finite and >= 0, got inf"),
     ("dropped_gradient", {"p": 2.0}, "p must be in [0, 1], got 2.0"),
     ("integrated_rate", {"rates": [math.nan, 0, 0]}, "rates[0] must be finite, got nan"),
-    ("integrated_rate", {"weights": [1.0]}, "rates and weights must be equally many, got 3 and 1"),
+    ("integrated_rate", {"weights": [1.0]}, "rates and weights must have the same length, got 3 and 1"),
     *(
         (name, {"reading": "Sound"}, "reading must be 'printed' or 'sound', got 'Sound'")
         for name in ("random_mask", "pfid_rate")
@@ -268,6 +268,6 @@ ERRORS = [
 
 @pytest.mark.parametrize(("name", "bad", "message"), ERRORS)
 def test_errors(name, bad, message):
-    """What is not legal is refused: its name, what is allowed, what was given."""
+    """An illegal argument raises, with its name, what is allowed and what was given."""
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         getattr(equations, name)(**LEGAL[name] | bad)

@@ -7,7 +7,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from dropopt.config import Baseline, ConfigError, EngineConfig, RunConfig, TrainConfig, bounds
+from dropopt.config import Baseline, ConfigError, EngineConfig, RunConfig, TrainConfig
 from dropopt.study.define import shipped
 from dropopt.study.define.space import Space
 
@@ -244,7 +244,9 @@ def test_every_numeric_setting_can_be_searched(tmp_path, model):
     for name, field in model.model_fields.items():
         if field.annotation not in (int, float) or name in ("epochs", "seed", "smooth"):
             continue
-        low, high = bounds(model, name)
+        legal = model.model_json_schema()["properties"][name]
+        low = legal.get("minimum", legal.get("exclusiveMinimum", -math.inf))
+        high = legal.get("maximum", legal.get("exclusiveMaximum", math.inf))
         low = max(low, 0) + (1 if field.annotation is int else 0.01)
         high = low + (2 if field.annotation is int else min(high, 1) * 0.1)
         found = space(tmp_path, f"{section}:\n  {name}: {{low: {low}, high: {high}}}\n")
