@@ -1,18 +1,54 @@
-"""The dropout engine: where, what and how often features are dropped; knows nothing of training or studies."""
+"""The dropout engine: where features are dropped, which ones, and how often. Independent of training and studies."""
 
 from __future__ import annotations
 
 from types import UnionType
+from typing import overload
 
 from torch import Tensor, nn
 
 from dropopt.config import Baseline, ConfigError, EngineConfig
 from dropopt.engine.baselines import BaselineEngine, BaselineSite
 from dropopt.engine.engine import DropoutEngine
-from dropopt.engine.places.find import Example, Selector, find_places
+from dropopt.engine.places.find import find_places
+from dropopt.engine.places.place import Example, Place, Selector
+from dropopt.engine.protocol import Engine
 from dropopt.engine.site import DropoutSite
 
-__all__ = ["BaselineEngine", "DropoutEngine", "attach"]
+__all__ = ["BaselineEngine", "DropoutEngine", "Engine", "attach"]
+
+
+@overload
+def attach(
+    model: nn.Module,
+    config: EngineConfig,
+    *,
+    example: Example,
+    complexity: float = 0.5,
+    sites: Selector | None = None,
+) -> DropoutEngine: ...
+
+
+@overload
+def attach(
+    model: nn.Module,
+    config: Baseline,
+    *,
+    example: Example,
+    complexity: float = 0.5,
+    sites: Selector | None = None,
+) -> BaselineEngine: ...
+
+
+@overload
+def attach(
+    model: nn.Module,
+    config: EngineConfig | Baseline,
+    *,
+    example: Example,
+    complexity: float = 0.5,
+    sites: Selector | None = None,
+) -> DropoutEngine | BaselineEngine: ...
 
 
 def attach(
@@ -23,30 +59,38 @@ def attach(
     complexity: float = 0.5,
     sites: Selector | None = None,
 ) -> DropoutEngine | BaselineEngine:
-    """Add dropout to ``model`` without changing its class, keys or parameters.
+    """Add dropout to a model without changing its class, its keys or its parameters.
 
     Args:
-        model: any module; run once in eval mode on ``example``, with its state guarded.
+        model: any module. It is run once on ``example`` in eval mode; its parameters, statistics and training flags,
+            and the random state, are left as they were.
         config: the paper's engine, or a baseline method at the same places.
-        example: an input batch such as the model is trained on, (N, C, H, W); a tuple for several arguments.
-        complexity: D_complexity of eq. (9) in [0, 1], of the data; half way when it was not measured.
-        sites: overrides ``config.sites``, and may be a function (name, module) -> bool.
+        example: an input batch (N, C, H, W) such as the model is trained on; a tuple if it takes several arguments.
+        complexity: D_complexity of eq. (9), the complexity of the data, in [0, 1].
+        sites: overrides ``config.sites``. It may also be a function (name, module) -> bool.
 
-    Returns an engine: a context manager whose exit, or ``detach()``, leaves the model as it was.
-    Raises ConfigError, naming the module, when no site matches, one cannot be a site (see ``find_places``), or one has
-    dropout of dropopt already; and for arguments of another type.
+    Returns:
+        An engine. It is a context manager; on exit, or when ``detach()`` is called, it leaves the model as it was.
+
+    Raises:
+        ConfigError: if no module matches ``sites``, if a selected module cannot be a site (the message names it), if a
+            place already has dropout of this package, or if an argument has the wrong type.
+
+    Example:
+        >>> import dropopt, torch
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(32, 2))
+        >>> engine = dropopt.attach(model, dropopt.EngineConfig(r0=0.3), example=torch.zeros(2, 1, 4, 4))
+        >>> [row["site"] for row in engine.rates()]
+        ['1']
+        >>> engine.detach()
     """
     _require("model", model, nn.Module, "a torch.nn.Module")
     _require("config", config, EngineConfig | Baseline, "a dropopt.EngineConfig or dropopt.Baseline")
     for part in example if isinstance(example, tuple) else (example,):
         _require("example", part, Tensor, "a tensor, or a tuple of tensors")
     places = find_places(model, config.sites if sites is None else sites, example)
-    for place in places:
-        owners = [getattr(hook, "__self__", None) for hook in place.module._forward_hooks.values()]
-        if any(isinstance(owner, (DropoutSite, BaselineSite)) for owner in owners):
-            raise ConfigError(
-                f"module {place.name!r} has dropout of dropopt already: call detach() on the engine that is there"
-            )
+    _refuse_taken(places)
     if isinstance(config, Baseline):
         return BaselineEngine(model, config, places)
     return DropoutEngine(model, config, places, complexity=complexity)
@@ -55,3 +99,12 @@ def attach(
 def _require(name: str, value: object, kind: type | UnionType, allowed: str) -> None:
     if not isinstance(value, kind):
         raise ConfigError(f"{name} must be {allowed}, got {type(value).__name__}")
+
+
+def _refuse_taken(places: list[Place]) -> None:
+    for place in places:
+        owners = [getattr(hook, "__self__", None) for hook in place.module._forward_hooks.values()]
+        if any(isinstance(owner, (DropoutSite, BaselineSite)) for owner in owners):
+            raise ConfigError(
+                f"module {place.name!r} already has dropout of dropopt: call detach() on the engine that is attached"
+            )

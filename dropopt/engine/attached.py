@@ -1,21 +1,27 @@
-"""What every engine has in common: hooks that come off, on exit even after a failure."""
+"""Attached: what every engine has in common, a model with hooks that come off again."""
 
 from __future__ import annotations
 
 from types import TracebackType
 from typing import Self
 
+from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 
 class Attached:
-    """A context manager around the hooks in ``_handles``."""
+    """A context manager that holds hooks on a model and removes them on exit, also after an exception.
 
-    def __init__(self) -> None:
+    Attributes:
+        model: the model that the hooks are on.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
         self._handles: list[RemovableHandle] = []
 
     def detach(self) -> None:
-        """Take every hook off: the model is as it was."""
+        """Remove every hook, which leaves the model as it was."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()

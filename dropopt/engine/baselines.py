@@ -1,4 +1,4 @@
-"""What one would use otherwise, behind the same ``attach``: parts of torch, torchvision and timm."""
+"""Baselines: established dropout methods of torch, torchvision and timm, at the same places as the engine."""
 
 from __future__ import annotations
 
@@ -11,73 +11,37 @@ from torchvision.ops import DropBlock2d, StochasticDepth
 
 from dropopt.config import Baseline, ConfigError
 from dropopt.engine.attached import Attached
-from dropopt.engine.places.find import Place
-from dropopt.engine.randomness import random_state, set_random_state
-
-
-def _part(config: Baseline, place: Place) -> nn.Module | None:
-    """The library's own module for a place; its ``p`` is set as training goes."""
-    if config.kind == "none":
-        return None
-    if config.kind == "stochastic_depth":
-        depth: nn.Module = StochasticDepth(config.p, "row")
-        return depth
-    if config.kind == "dropout" or place.ndim != 4:  # where there is no map, map-wise dropout is plain dropout
-        return nn.Dropout(config.p)
-    if config.kind == "dropout2d":
-        return nn.Dropout2d(config.p)
-    return _timm_dropblock(config) if config.library == "timm" else DropBlock2d(config.p, config.block_size)
-
-
-def _timm_dropblock(config: Baseline) -> nn.Module:
-    try:
-        from timm.layers.drop import DropBlock2d as TimmDropBlock2d
-    except ImportError:
-        raise ConfigError("timm is not installed; pip install timm") from None
-    return TimmDropBlock2d(config.p, config.block_size)
-
-
-class BaselineSite(nn.Module):
-    """Applies a library's module to a host's output while the host trains.
-
-    Stochastic depth falls back to the host's input, so the branch that it drops is the difference; where input
-    and output differ in shape there is nothing to fall back to, and the output passes untouched.
-    """
-
-    part: Any  # a module of torch, torchvision or timm
-
-    def __init__(self, part: nn.Module, axis: int) -> None:
-        super().__init__()
-        self.part = part
-        self.axis = axis
-        self.block_size = part.block_size if isinstance(part, DropBlock2d) else None
-
-    def drop(self, p: float) -> None:
-        """Drop with probability p from now on."""
-        setattr(self.part, "drop_prob" if hasattr(self.part, "drop_prob") else "p", p)  # timm's name, and the others'
-
-    def hook(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
-        """Forward hook, silent unless the host trains."""
-        if not module.training:
-            return None
-        if isinstance(self.part, StochasticDepth):
-            identity = args[0] if args else output
-            return identity + self.part(output - identity) if identity.shape == output.shape else None
-        if self.block_size is not None:  # torchvision takes no even block, and shrinks it to the map itself
-            side = min(self.block_size, *output.shape[2:])
-            self.part.block_size = side - (side + 1) % 2
-        masked: Tensor = self.part(output if self.axis == 1 else output.movedim(-1, 1))
-        return masked if self.axis == 1 else masked.movedim(1, -1)
+from dropopt.engine.places.place import Example, Place
+from dropopt.randomness import random_state, set_random_state
 
 
 class BaselineEngine(Attached):
-    """A fixed dropout method with the interface of :class:`~dropopt.engine.engine.DropoutEngine`."""
+    """A fixed dropout method with the interface of :class:`~dropopt.engine.engine.DropoutEngine`.
+
+    Created by :func:`dropopt.attach`. Use it as a context manager, or call :meth:`detach` at the end.
+
+    Attributes:
+        model: the model that it is attached to.
+        config: its settings.
+        places: what is known about each place, by the module's name.
+        sites: the part that drops, by the module's name; empty for ``kind="none"``.
+
+    Example:
+        >>> import dropopt, torch
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(16, 2))
+        >>> baseline = dropopt.Baseline(kind="dropout2d", p=0.5, schedule="linear")
+        >>> with dropopt.attach(model, baseline, example=torch.zeros(2, 1, 4, 4)) as engine:
+        ...     engine.step(epoch=2, epochs=10)
+        ...     engine.rates()
+        [{'site': '0', 'depth': 0.5, 'applied': 0.1}]
+    """
 
     needs_probe = False
+    update_every = None
 
     def __init__(self, model: nn.Module, config: Baseline, places: list[Place]) -> None:
-        super().__init__()
-        self.model = model
+        super().__init__(model)
         self.config = config
         self._progress = 0.0
         self.sites: dict[str, BaselineSite] = {}
@@ -90,36 +54,55 @@ class BaselineEngine(Attached):
         self.places = {place.name: place for place in places}
         self._apply()
 
-    def step(self, *, epoch: float, epochs: int, **_: float | None) -> None:
-        """Follow the schedule; metrics change nothing."""
+    def step(
+        self,
+        *,
+        epoch: float,
+        epochs: int,
+        val_loss: float | None = None,
+        train_loss: float | None = None,
+        val_accuracy: float | None = None,
+    ) -> None:
+        """Set the drop rate that ``config.schedule`` gives for ``epoch``; the metrics are ignored.
+
+        Args:
+            epoch: completed epochs, in [0, epochs].
+            epochs: epochs of the whole training, >= 1.
+            val_loss: ignored.
+            train_loss: ignored.
+            val_accuracy: ignored.
+
+        Raises:
+            ValueError: if ``epoch`` is outside its range.
+        """
         if not 0 <= epoch <= epochs or epochs < 1:
             raise ValueError(f"epoch must be in [0, {epochs}], got {epoch}")
         self._progress = epoch / epochs
         self._apply()
 
     def rates(self) -> list[dict[str, Any]]:
-        """One row per site: ``site``, ``depth`` and ``applied``."""
+        """Return one row per place: ``site``, its module's name; ``depth``; and ``applied``, the drop rate."""
         return [
             {"site": name, "depth": place.depth, "applied": self._p() if name in self.sites else 0.0}
             for name, place in self.places.items()
         ]
 
     def weights(self) -> dict[str, float]:
-        """A baseline blends nothing."""
+        """Return an empty dictionary, because a baseline has no members to weigh."""
         return {}
 
-    def probe(self, images: Any, labels: Tensor) -> None:
-        """A baseline scores nothing."""
+    def probe(self, images: Example, labels: Tensor) -> None:
+        """Do nothing, because a baseline needs no importances."""
 
     def watch(self, optimizer: torch.optim.Optimizer) -> None:
-        """A baseline leaves updates alone."""
+        """Do nothing, because a baseline drops no updates."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Progress, and torch's random state that the masks are drawn from."""
+        """Return the progress of training and torch's random state, from which the masks are drawn."""
         return {"progress": self._progress, "rng": random_state()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from ``state``."""
+        """Continue from ``state``; this sets torch's global random state."""
         self._progress = state["progress"]
         set_random_state(state["rng"])
         self._apply()
@@ -130,3 +113,58 @@ class BaselineEngine(Attached):
     def _apply(self) -> None:
         for site in self.sites.values():
             site.drop(self._p())
+
+
+class BaselineSite(nn.Module):
+    """Applies a library's module to the output of the module that it is hooked to, while that is in training mode.
+
+    Stochastic depth replaces a dropped output by the module's input, so it drops the difference of the two. Where
+    their shapes differ, it leaves the output as it is.
+    """
+
+    part: Any  # a module of torch, torchvision or timm
+
+    def __init__(self, part: nn.Module, axis: int) -> None:
+        super().__init__()
+        self.part = part
+        self.axis = axis
+        self.block_size = part.block_size if isinstance(part, DropBlock2d) else None
+
+    def drop(self, p: float) -> None:
+        """Set the drop probability."""
+        setattr(self.part, "drop_prob" if hasattr(self.part, "drop_prob") else "p", p)  # drop_prob is timm's name
+
+    def hook(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+        """Forward hook: return the masked output if ``module`` is in training mode, else None."""
+        if not module.training:
+            return None
+        if isinstance(self.part, StochasticDepth):
+            identity = args[0] if args else output
+            return identity + self.part(output - identity) if identity.shape == output.shape else None
+        if self.block_size is not None:  # torchvision refuses even blocks, and limits a block to the map's size
+            side = min(self.block_size, *output.shape[2:])
+            self.part.block_size = side - (side + 1) % 2
+        masked: Tensor = self.part(output if self.axis == 1 else output.movedim(-1, 1))
+        return masked if self.axis == 1 else masked.movedim(1, -1)
+
+
+def _part(config: Baseline, place: Place) -> nn.Module | None:
+    """Return the library's module for a place, whose drop probability is set later; None for ``kind="none"``."""
+    if config.kind == "none":
+        return None
+    if config.kind == "stochastic_depth":
+        depth: nn.Module = StochasticDepth(config.p, "row")
+        return depth
+    if config.kind == "dropout" or place.ndim != 4:  # without a map, dropout2d and dropblock are plain dropout
+        return nn.Dropout(config.p)
+    if config.kind == "dropout2d":
+        return nn.Dropout2d(config.p)
+    return _timm_dropblock(config) if config.library == "timm" else DropBlock2d(config.p, config.block_size)
+
+
+def _timm_dropblock(config: Baseline) -> nn.Module:
+    try:
+        from timm.layers.drop import DropBlock2d as TimmDropBlock2d
+    except ImportError:
+        raise ConfigError("timm is not installed; pip install timm") from None
+    return TimmDropBlock2d(config.p, config.block_size)

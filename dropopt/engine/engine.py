@@ -1,79 +1,85 @@
-"""DropoutEngine: the paper's rates, computed between epochs, in force at every site of a network.
+"""DropoutEngine: the paper's drop rates, computed between epochs and in force at every site of a network.
 
-    eq. (15)   budget   how much a site drops: a blend of the members' rates
-    allocation share    which of its features carry that budget (eq. 13, the lemma, eq. 4-6)
-    pattern    draw     which units fall together (patterns.py, spatial.py)
+    how much   members.py, efficacy.py    a site's rate: its members, blended by eq. (15)
+    where      masks/allocation.py        the rate of each of its features (eq. 13, the lemma, eq. 4-6)
+    how        masks/patterns.py, ...     which units are dropped together
 
-Everything here runs once per ``step``; between steps the sites work alone.
+Everything here runs once per ``step``. Between steps the sites work on their own.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dropopt import equations
-from dropopt.config import METHODS, P_MAX, STAGES, EngineConfig
+from dropopt.config import METHODS, P_MAX, STAGES, EngineConfig, Method
 from dropopt.engine.attached import Attached
-from dropopt.engine.blend import reweighted
+from dropopt.engine.drop_updates import UpdateDropper
+from dropopt.engine.efficacy import EfficacyWeights
 from dropopt.engine.importance.probes import PROBES
-from dropopt.engine.masks.allocation import share_out
-from dropopt.engine.places.find import Example, Place
-from dropopt.engine.randomness import random_state, set_random_state
+from dropopt.engine.masks.allocation import preference, share_out
+from dropopt.engine.members import BY_AREA, BY_IMPORTANCE, alpha, member_rates
+from dropopt.engine.places.place import Example, Place
+from dropopt.engine.places.record import device_of
+from dropopt.engine.signals import Signals
 from dropopt.engine.site import DropoutSite, mean_over_ranks
-from dropopt.engine.updates import UpdateDropper
+from dropopt.randomness import random_state, set_random_state
 
-#: Images that a probe looks at: relevance of so many costs less than one training step on a usual batch.
+#: Images that a probe looks at: relevance of this many costs less than one training step on a usual batch.
 PROBED = 32
 
 
-@dataclass(frozen=True)
-class Signals:
-    """What training last told the engine; None before it was told."""
-
-    progress: float = 0.0  # t in [0, 1]
-    val_loss: float | None = None
-    train_loss: float | None = None
-    val_accuracy: float | None = None
-
-    def updated(self, progress: float, **news: float | None) -> Signals:
-        """A copy with what is new; raises ValueError for what is not finite."""
-        known = {name: value if value is not None else getattr(self, name) for name, value in news.items()}
-        for name, value in known.items():
-            if value is not None and not math.isfinite(value):
-                raise ValueError(f"{name} must be finite, got {value}")
-        return Signals(progress=progress, **known)
-
-
 class DropoutEngine(Attached):
-    """Dropout at the sites of ``model``; made by :func:`dropopt.attach`.
+    """Dropout at the sites of a model, by the paper's equations; created by :func:`dropopt.attach`.
 
-    Use as a context manager, or call :meth:`detach`. Rates change in :meth:`step` and nowhere else.
+    Use it as a context manager, or call :meth:`detach` at the end. The drop rates change in :meth:`step` only.
+
+    Attributes:
+        model: the model that it is attached to.
+        config: its settings.
+        complexity: D_complexity of eq. (9), in [0, 1].
+        places: what is known about the module of each site, by the module's name.
+        sites: the part that drops and observes, by the module's name.
+
+    Example:
+        >>> import dropopt, torch
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(16, 2))
+        >>> with dropopt.attach(model, dropopt.EngineConfig(r0=0.3), example=torch.zeros(2, 1, 4, 4)) as engine:
+        ...     engine.step(epoch=1, epochs=10, train_loss=0.9, val_loss=1.0, val_accuracy=0.5)
+        ...     [row["site"] for row in engine.rates()]
+        ['0']
     """
 
     def __init__(self, model: nn.Module, config: EngineConfig, places: list[Place], *, complexity: float = 0.5) -> None:
         if not 0 <= complexity <= 1:
             raise ValueError(f"complexity must be in [0, 1], got {complexity}")
-        super().__init__()
-        self.model = model
+        super().__init__(model)
         self.config = config
         self.complexity = complexity
         self.places = {place.name: place for place in places}
         self.sites = {place.name: self._make_site(place) for place in places}
         self._signals = Signals()
-        self._tilt = [0.0] * len(METHODS)  # log of what adaptive efficacy multiplies the weights by
+        self._efficacy = EfficacyWeights(config)
         self._dropper: UpdateDropper | None = None
         for name, place in self.places.items():
-            self.sites[name].to(next((p.device for p in place.module.parameters()), _device(model)))
+            self.sites[name].to(device_of(place.module, default=device_of(model)))
             self._handles.append(place.module.register_forward_hook(self.sites[name].hook))
         self._rows = self._apply()
 
-    # -- what the person calls
+    @property
+    def update_every(self) -> int | None:
+        """Number of optimizer steps between refreshes within an epoch; None to refresh at the end of each epoch."""
+        every = self.config.update_every
+        return None if every == "epoch" else every
+
+    # -- during training
 
     def step(
         self,
@@ -84,11 +90,32 @@ class DropoutEngine(Attached):
         train_loss: float | None = None,
         val_accuracy: float | None = None,
     ) -> None:
-        """Compute every rate anew from training's progress and what the sites have seen.
+        """Recompute every drop rate from the progress of training and from what the sites observed.
 
-        ``epoch`` of ``epochs`` are completed (fractions are fine: call it every n optimizer steps if you like).
-        Losses in nats, accuracy in [0, 1]; what is None keeps its last value. Raises ValueError for an epoch outside
-        [0, epochs] and for a metric that is not finite.
+        Call it after each epoch, or more often. A metric that is not given keeps its last value; the factor of
+        eq. (2) or (9)-(11) that uses it is neutral until its first report.
+
+        Args:
+            epoch: completed epochs, in [0, epochs]; a fraction within an epoch.
+            epochs: epochs of the whole training, >= 1.
+            val_loss: validation loss, in nats.
+            train_loss: training loss, in nats.
+            val_accuracy: validation accuracy, in [0, 1].
+
+        Raises:
+            ValueError: if ``epoch`` is outside its range, if a metric is not finite, or if ``config.drop_updates`` is
+                set and :meth:`watch` was not called.
+
+        Example:
+            >>> import dropopt, torch
+            >>> from torch import nn
+            >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(16, 2))
+            >>> config = dropopt.EngineConfig(w_structured=0, w_contextual=0, w_pfid=0)  # eq. (1) alone
+            >>> engine = dropopt.attach(model, config, example=torch.zeros(2, 1, 4, 4))
+            >>> before = engine.rates()[0]["applied"]
+            >>> engine.step(epoch=5, epochs=10, train_loss=0.9, val_loss=1.0, val_accuracy=0.5)
+            >>> before, engine.rates()[0]["applied"]
+            (0.25, 0.234375)
         """
         if not 0 <= epoch <= epochs or epochs < 1:
             raise ValueError(f"epoch must be in [0, {epochs}], got {epoch}")
@@ -98,19 +125,10 @@ class DropoutEngine(Attached):
             epoch / epochs, val_loss=val_loss, train_loss=train_loss, val_accuracy=val_accuracy
         )
         if self.config.efficacy == "adaptive" and val_loss is not None:
-            self._learn_weights()
+            self._adapt_weights()
         for site in self.sites.values():
             site.refresh(self.config.importance_decay)
         self._rows = self._apply()
-
-    def rates(self) -> list[dict[str, Any]]:
-        """One row per site, in order of depth: ``site``, ``depth``, each member's rate, ``integrated`` (eq. 15), and
-        ``applied``, the expected dropped fraction, which is lower where ``integrated`` cannot be met."""
-        return [dict(row) for row in self._rows]
-
-    def weights(self) -> dict[str, float]:
-        """Efficacy weights of eq. (15) now in force, summing to 1."""
-        return dict(zip(METHODS, self._shares(), strict=True))
 
     @property
     def needs_probe(self) -> bool:
@@ -118,11 +136,31 @@ class DropoutEngine(Attached):
         return self.config.importance in PROBES and self._uses_importance()
 
     def probe(self, images: Example, labels: Tensor) -> None:
-        """Score the features on a labelled batch, for the importances that training does not give away.
+        """Score the features on a labelled batch, for the importances ``gradient``, ``lrp`` and ``composite``.
 
-        The first PROBED images are enough: the moving average over epochs sees more.
-        Sites are silent and BatchNorm is in eval mode meanwhile; weights, gradients, statistics and random state
-        stay bit-identical. Does nothing unless :attr:`needs_probe`.
+        Call it before each :meth:`step`, with a batch of training data. The model is in eval mode and its sites drop
+        nothing meanwhile. Parameters, gradients, statistics and the random state are the same afterwards, bit for bit.
+        The call does nothing unless :attr:`needs_probe`.
+
+        Args:
+            images: (N, C, H, W) inputs, or a tuple where the model takes several arguments. The first 32 samples are
+                used.
+            labels: (N,) class indices.
+
+        Raises:
+            ValueError: if the model does not return logits (N, classes).
+            ConfigError: if importance is ``lrp`` and the model uses a re-entrant checkpoint.
+
+        Example:
+            >>> import dropopt, torch
+            >>> from torch import nn
+            >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(16, 2))
+            >>> images, labels = torch.ones(2, 1, 4, 4), torch.tensor([0, 1])
+            >>> engine = dropopt.attach(model, dropopt.EngineConfig(importance="lrp"), example=images)
+            >>> engine.needs_probe
+            True
+            >>> engine.probe(images, labels)
+            >>> engine.step(epoch=1, epochs=10)
         """
         if not self.needs_probe:
             return
@@ -134,178 +172,203 @@ class DropoutEngine(Attached):
         for name, value in scores.items():
             self.sites[name].set_importance(mean_over_ranks(value), self.config.importance_decay)
 
-    def importances(self) -> dict[str, Tensor]:
-        """Normalised importance (C,) in [0, 1] of each site's features."""
-        return {name: _normalised(site) for name, site in self.sites.items()}
-
     def watch(self, optimizer: torch.optim.Optimizer) -> None:
-        """Mask the updates of ``optimizer``, if ``config.drop_updates``; ConfigError where it updates no feature."""
+        """Apply Drop(p) to the updates of ``optimizer``. The call does nothing unless ``config.drop_updates``.
+
+        Args:
+            optimizer: any optimizer that holds parameters of the model.
+
+        Raises:
+            ConfigError: if none of its parameters makes a feature that a site drops.
+
+        Example:
+            >>> import dropopt, torch
+            >>> from torch import nn
+            >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(16, 2))
+            >>> config = dropopt.EngineConfig(drop_updates=True)
+            >>> engine = dropopt.attach(model, config, example=torch.zeros(2, 1, 4, 4))
+            >>> engine.watch(torch.optim.SGD(model.parameters(), lr=0.1))
+            >>> engine.step(epoch=1, epochs=10)
+        """
         if self.config.drop_updates and self._dropper is None:
             pairs = [(self.sites[name], place.makers) for name, place in self.places.items()]
             self._dropper = UpdateDropper(pairs, optimizer)
 
-    def silent(self) -> _Silence:
-        """Context in which no site drops or observes anything, whatever mode the model is in."""
-        return _Silence(list(self.sites.values()))
+    @contextmanager
+    def silent(self) -> Iterator[None]:
+        """Return a context in which no site drops or observes anything, even if the model is in training mode."""
+        for site in self.sites.values():
+            site.silent = True
+        try:
+            yield
+        finally:
+            for site in self.sites.values():
+                site.silent = False
+
+    # -- reports
+
+    def rates(self) -> list[dict[str, Any]]:
+        """Return the drop rates in force.
+
+        Returns:
+            One row per site, in order of execution:
+
+            - ``site``: name of the module; ``depth``: its relative depth, in (0, 1];
+            - ``adaptive``, ``structured``, ``contextual``, ``pfid``, ``spatial``: each member's rate, in [0, 1];
+            - ``w_adaptive``, ...: each member's efficacy weight, summing to 1;
+            - ``integrated``: the blended rate of eq. (15), in [0, 1];
+            - ``applied``: the expected dropped fraction, in [0, 0.95]; it is lower than ``integrated`` where that
+              cannot be met (too few eligible features, or a rate above 0.95);
+            - ``alpha``: alpha of eq. (2).
+
+        Example:
+            >>> import dropopt, torch
+            >>> from torch import nn
+            >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(16, 2))
+            >>> config = dropopt.EngineConfig(w_structured=0, w_contextual=0, w_pfid=0)
+            >>> (row,) = dropopt.attach(model, config, example=torch.zeros(2, 1, 4, 4)).rates()
+            >>> row["site"], row["depth"], row["adaptive"], row["integrated"], row["applied"]
+            ('0', 0.5, 0.25, 0.25, 0.25)
+        """
+        return [dict(row) for row in self._rows]
+
+    def weights(self) -> dict[str, float]:
+        """Return the efficacy weights of eq. (15) in force, by member, summing to 1.
+
+        Example:
+            >>> import dropopt, torch
+            >>> from torch import nn
+            >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(16, 2))
+            >>> config = dropopt.EngineConfig(w_adaptive=0.5, w_structured=0.5, w_contextual=0, w_pfid=0)
+            >>> dropopt.attach(model, config, example=torch.zeros(2, 1, 4, 4)).weights()["adaptive"]
+            0.5
+        """
+        return dict(zip(METHODS, self._shares(), strict=True))
+
+    def importances(self) -> dict[str, Tensor]:
+        """Return each site's feature importances (C,), normalised to [0, 1]; 1/2 where all are equal.
+
+        Example:
+            >>> import dropopt, torch
+            >>> from torch import nn
+            >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(16, 2))
+            >>> dropopt.attach(model, dropopt.EngineConfig(), example=torch.zeros(2, 1, 4, 4)).importances()
+            {'0': tensor([0.5000, 0.5000, 0.5000, 0.5000])}
+        """
+        return {name: _normalised(site) for name, site in self.sites.items()}
+
+    # -- stop and continue
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a later :meth:`load_state_dict` needs to go on bit for bit, random state included."""
+        """Return the state that :meth:`load_state_dict` needs to continue bit for bit, random state included.
+
+        Example:
+            >>> import dropopt, torch
+            >>> from torch import nn
+            >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(16, 2))
+            >>> engine = dropopt.attach(model, dropopt.EngineConfig(), example=torch.zeros(2, 1, 4, 4))
+            >>> engine.step(epoch=5, epochs=10, val_loss=1.0)
+            >>> state, rates = engine.state_dict(), engine.rates()
+            >>> engine.step(epoch=9, epochs=10, val_loss=0.5)
+            >>> engine.load_state_dict(state)
+            >>> engine.rates() == rates
+            True
+        """
         return {
             "signals": asdict(self._signals),
-            "tilt": list(self._tilt),
+            "tilt": list(self._efficacy.tilt),
             "complexity": self.complexity,
             "sites": {name: {k: v.clone() for k, v in site.state_dict().items()} for name, site in self.sites.items()},
             "rng": random_state(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from ``state``; sets torch's random state, which the masks are drawn from.
+        """Continue from ``state``. This sets torch's global random state, from which the masks are drawn.
 
-        Raises ValueError when it is of other sites.
+        Args:
+            state: what :meth:`state_dict` returned, of an engine with the same sites.
+
+        Raises:
+            ValueError: if the state belongs to other sites.
+
+        Example:
+            See :meth:`state_dict`.
         """
         if set(state["sites"]) != set(self.sites):
-            raise ValueError(f"state is of sites {sorted(state['sites'])}, this engine has {sorted(self.sites)}")
+            raise ValueError(
+                f"the state belongs to sites {sorted(state['sites'])}, this engine has {sorted(self.sites)}"
+            )
         for name, site in self.sites.items():
             site.resume(state["sites"][name])
         self.complexity = state["complexity"]
         self._signals = Signals(**state["signals"])
-        self._tilt = list(state["tilt"])
+        self._efficacy.tilt = list(state["tilt"])
         set_random_state(state["rng"])
         self._rows = self._apply()
 
     def detach(self) -> None:
-        """Take every hook off: the model is as it was."""
+        """Remove every hook from the model and the optimizer, which leaves them as they were.
+
+        Example:
+            >>> import dropopt, torch
+            >>> from torch import nn
+            >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(16, 2))
+            >>> engine = dropopt.attach(model, dropopt.EngineConfig(), example=torch.zeros(2, 1, 4, 4))
+            >>> len(model[0]._forward_hooks)
+            1
+            >>> engine.detach()
+            >>> len(model[0]._forward_hooks)
+            0
+        """
         super().detach()
         if self._dropper is not None:
             self._dropper.remove()
             self._dropper = None
 
-    # -- how much
-
-    def _members(self, place: Place, site: DropoutSite) -> dict[str, float]:
-        """Rates of the five members at a site, each in [0, 1]."""
-        c, signals = self.config, self._signals
-        importance = _normalised(site)
-        weight = equations.epoch_weight(c.lambda_init, c.kappa, signals.progress, c.theta)
-        area = site.area.reshape(1)
-        rates = {
-            "adaptive": equations.adaptive_rate(
-                c.r0, self._alpha(), place.depth, signals.progress, c.theta_depth, c.theta_epoch
-            ),
-            "structured": equations.structured_rate(c.r0, self._eligible(importance), reading=c.reading),
-            "contextual": self._contextual(),
-            "pfid": equations.pfid_rate(c.r0, weight, importance, reading=c.reading),
-            "spatial": equations.structured_rate(c.r0, area, reading=c.reading),
-        }
-        return {method: float(rates[method]) for method in METHODS}
-
-    def _alpha(self) -> float:
-        """Eq. (2); before the first validation, alpha itself."""
-        c, loss = self.config, self._signals.val_loss
-        if loss is None:
-            return c.alpha
-        return float(equations.adjusted_alpha(c.alpha, loss, c.delta, c.lambda_loss, reading=c.reading))
-
-    def _contextual(self) -> float:
-        """Eq. (9)-(11); before the first validation, performance has no say (factor 1)."""
-        c = self.config
-        performance = self._performance()
-        return float(
-            equations.contextual_rate(
-                c.r0,
-                equations.complexity_factor(self.complexity, c.complexity_theta),
-                equations.duration_factor(self._signals.progress, 0.5, c.duration_phi),
-                1.0
-                if performance is None
-                else equations.performance_factor(performance, c.performance_psi, reading=c.reading),
-            )
-        )
-
-    def _performance(self) -> float | None:
-        signals = self._signals
-        if self.config.performance == "accuracy":
-            value = signals.val_accuracy
-        elif self.config.performance == "loss":
-            value = signals.val_loss
-        elif signals.val_loss is None or not signals.train_loss:
-            value = None
-        else:
-            value = signals.val_loss / signals.train_loss
-        return None if value is None else max(value, 1e-6)  # its logarithm is taken
-
-    def _shares(self) -> list[float]:
-        stage = min(int(self._signals.progress * len(STAGES)), len(STAGES) - 1)
-        tilted = [w * math.exp(tilt) for w, tilt in zip(self.config.weights(stage), self._tilt, strict=True)]
-        return [w / sum(tilted) for w in tilted]
-
-    def _learn_weights(self) -> None:
-        signals = self._signals
-        if signals.val_loss is None or signals.train_loss is None:
-            return
-        old = self._shares()
-        mean_rates = [sum(row[m] for row in self._rows) / len(self._rows) for m in METHODS]
-        new = reweighted(
-            old,
-            mean_rates,
-            val_loss=signals.val_loss,
-            train_loss=signals.train_loss,
-            step=self.config.efficacy_step,
-            floor=self.config.efficacy_floor,
-        )
-        self._tilt = [
-            tilt + math.log(n / o) if o > 0 else tilt for tilt, n, o in zip(self._tilt, new, old, strict=True)
-        ]
-
-    # -- where
-
-    def _eligible(self, importance: Tensor) -> Tensor:
-        """S of eq. (6): 1 where eq. (4) would drop, on normalised importance; everywhere when it would nowhere."""
-        eligible = 1 - torch.as_tensor(equations.threshold_mask(importance, self.config.structured_threshold))
-        return eligible if bool(eligible.any()) else torch.ones_like(eligible)
-
-    def _uses_importance(self) -> bool:
-        c = self.config
-        weights = [c.weights(stage) for stage in range(len(STAGES))]
-        members = any(w[METHODS.index("structured")] or w[METHODS.index("pfid")] for w in weights)
-        return members or self._per_feature() or c.drop_updates is not False
-
-    def _per_feature(self) -> bool:
-        return self.config.allocation != "uniform" or self.config.pattern == "structured"
-
-    def _preference(self, importance: Tensor) -> Tensor:
-        """In which proportion features carry the budget, (C,)."""
-        c = self.config
-        preference = torch.ones_like(importance)
-        if c.allocation == "feature":  # eq. (13)
-            weight = equations.epoch_weight(c.lambda_init, c.kappa, self._signals.progress, c.theta)
-            preference = torch.as_tensor(equations.feature_rate(1.0, weight, importance, reading=c.reading))
-        elif c.allocation == "importance":  # the lemma
-            preference = torch.as_tensor(equations.importance_rate(self._alpha(), importance, reading=c.reading))
-        if c.pattern == "structured":  # eq. (5), (6)
-            eligible = self._eligible(importance)
-            preferred = preference * eligible
-            preference = preferred if bool(preferred.any()) else eligible
-        return preference
+    # -- rates into force
 
     def _apply(self) -> list[dict[str, Any]]:
-        """Put the rates in force at every site and return them as rows."""
+        """Compute the rates, set them at every site and return them as rows."""
         rows = []
         shares = self._shares()
+        strength = alpha(self.config, self._signals)
         for name, place in self.places.items():
             site = self.sites[name]
-            members = self._members(place, site)
+            importance = _normalised(site)
+            members = member_rates(
+                self.config,
+                self._signals,
+                complexity=self.complexity,
+                depth=place.depth,
+                importance=importance,
+                safe_area=site.area.reshape(1),
+            )
             integrated = float(equations.integrated_rate(list(members.values()), shares))
             if site.p.numel() == 1:
                 site.p.fill_(min(integrated, P_MAX))
             else:
-                site.p.copy_(share_out(integrated, self._preference(_normalised(site))))
+                progress = self._signals.progress
+                proportions = preference(self.config, alpha=strength, progress=progress, importance=importance)
+                site.p.copy_(share_out(integrated, proportions))
             applied = float(site.p.mean())
             rows.append(
                 {"site": name, "depth": place.depth, **members, "integrated": integrated, "applied": applied}
                 | {f"w_{method}": share for method, share in zip(METHODS, shares, strict=True)}
-                | {"alpha": self._alpha()}
+                | {"alpha": strength}
             )
         return rows
+
+    def _shares(self) -> list[float]:
+        return self._efficacy.shares(self._signals.progress)
+
+    def _adapt_weights(self) -> None:
+        signals = self._signals
+        if signals.val_loss is None or signals.train_loss is None:
+            return
+        rates = [sum(row[m] for row in self._rows) / len(self._rows) for m in METHODS]
+        self._efficacy.learn(signals.progress, rates, val_loss=signals.val_loss, train_loss=signals.train_loss)
+
+    # -- what a site has to do
 
     def _make_site(self, place: Place) -> DropoutSite:
         c = self.config
@@ -316,27 +379,21 @@ class DropoutEngine(Attached):
             c.block_size,
             per_feature=self._per_feature(),
             importance=c.importance if self._uses_importance() else None,
-            track_area=any(c.weights(stage)[METHODS.index("spatial")] for stage in range(len(STAGES))),
+            track_area=self._has_weight(BY_AREA),
             masks=c.drop_updates != "only",
         )
 
+    def _has_weight(self, methods: tuple[Method, ...]) -> bool:
+        """Whether one of these members has a weight in some stage of training."""
+        weights = [self.config.weights(stage) for stage in range(len(STAGES))]
+        return any(stage[METHODS.index(method)] for stage in weights for method in methods)
 
-class _Silence:
-    def __init__(self, sites: list[DropoutSite]) -> None:
-        self.sites = sites
+    def _per_feature(self) -> bool:
+        return self.config.allocation != "uniform" or self.config.pattern == "structured"
 
-    def __enter__(self) -> None:
-        for site in self.sites:
-            site.silent = True
-
-    def __exit__(self, *_: object) -> None:
-        for site in self.sites:
-            site.silent = False
+    def _uses_importance(self) -> bool:
+        return self._has_weight(BY_IMPORTANCE) or self._per_feature() or self.config.drop_updates is not False
 
 
 def _normalised(site: DropoutSite) -> Tensor:
     return torch.as_tensor(equations.normalised(site.importance))
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next((p.device for p in model.parameters()), torch.device("cpu"))

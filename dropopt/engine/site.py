@@ -1,8 +1,8 @@
 """DropoutSite: one place of the network where features are dropped.
 
-A site is not part of the model: it is held by a forward hook, so that classes, keys and parameters of the model
-stay what they are. The hook is a bound method, so a deep copy of the model (for weight averaging, say) gets
-a site of its own. All that changes lives in buffers, updated in place: compiled code reads them without recompiling.
+A site is not a submodule of the model. A forward hook holds it, so the classes, keys and parameters of the model do
+not change. The hook is a bound method, so a deep copy of the model (for weight averaging, say) has sites of its own.
+All state that changes is in buffers, which are updated in place: compiled code reads them without recompiling.
 """
 
 from __future__ import annotations
@@ -13,32 +13,37 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dropopt.engine.importance import running as scores
+from dropopt.engine.importance import from_training as scores
 from dropopt.engine.masks.patterns import Gate, channel_gate, element_gate
 from dropopt.engine.masks.spatial import spatial_gate, spatial_structure
 
-#: One sample in 16 of a batch is observed, and once enough were since the last refresh in one step of 8, drawn at
-#: random: an epoch sees hundreds, the cost all but vanishes.
+#: In an observed step, one sample in 16 is scored. Every step is observed until 32 samples were scored since the last
+#: refresh, then one step in 8, at random. An epoch scores hundreds of samples at a negligible cost.
 _OBSERVED_SHARE = 16
 _OBSERVED_STEPS = 8
 _ENOUGH = 32
 
 
 class DropoutSite(nn.Module):
-    """Drops features of a module's output at rates ``p``, and scores them on the way.
+    """Drops features of a module's output at rates ``p``, and scores their importance.
 
-    Args: ``axis`` of the C features (1 or -1); ``features`` C; ``pattern`` of patterns.py or spatial.py;
-    ``block_size`` in positions; ``per_feature``: rates are (C,) rather than (1,); ``importance``: the score to
-    accumulate, or None; ``track_area``: measure the share of positions that eq. (8) holds safe; ``masks``: False leaves
-    the forward pass alone (Drop(p) on updates only).
+    Args:
+        axis: dimension of the features, 1 or -1.
+        features: C, their number.
+        pattern: one of ``dropopt.config.Pattern``.
+        block_size: side of a block of pattern ``spatial``, in positions.
+        per_feature: whether ``p`` is (C,) rather than (1,).
+        importance: kind of score to accumulate; None for none.
+        track_area: whether to measure the fraction of positions that eq. (8) holds safe.
+        masks: whether to mask the output; False for Drop(p) on updates only.
     """
 
     p: Tensor  # (1,) or (C,) drop rates in [0, P_MAX]
-    importance: Tensor  # (C,) >= 0, as last refreshed
-    totals: Tensor  # (rows, C) scores since the last refresh
-    count: Tensor  # () samples observed since the last refresh
-    refreshes: Tensor  # () how often importance was set
-    area: Tensor  # () share of safe positions, moving average
+    importance: Tensor  # (C,) >= 0, of the last refresh
+    totals: Tensor  # (rows, C) sums of scores since the last refresh
+    count: Tensor  # () samples scored since the last refresh
+    refreshes: Tensor  # () number of times that importance was set
+    area: Tensor  # () fraction of safe positions, moving average
 
     def __init__(
         self,
@@ -61,7 +66,7 @@ class DropoutSite(nn.Module):
         self.masks = masks
         self.silent = False
         self.observes = importance in scores.ROWS or track_area
-        self._enough = False  # samples were observed; reading the count each time would cost more
+        self._enough = False  # whether enough samples were scored; reading `count` in every step is slower
         self.register_buffer("p", torch.zeros(features if per_feature else 1))
         self.register_buffer("importance", torch.ones(features))
         self.register_buffer("totals", torch.zeros(scores.ROWS.get(importance or "", 0), features))
@@ -70,11 +75,11 @@ class DropoutSite(nn.Module):
         self.register_buffer("area", torch.ones(()))
 
     def hook(self, module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
-        """Forward hook: the masked output while the *host* trains, nothing (so no trace) otherwise."""
+        """Forward hook: return the masked output if ``module`` is in training mode, else None."""
         if self.silent or not module.training or output.numel() == 0:
             return None
         x = output if self.axis == 1 else output.movedim(-1, 1)
-        if self.p.device != x.device:  # the model moved after it was attached to
+        if self.p.device != x.device:  # the model was moved after attaching
             self.to(x.device)
         y = self._masked(x)
         return y if self.axis == 1 else y.movedim(1, -1)
@@ -101,31 +106,37 @@ class DropoutSite(nn.Module):
         return channel_gate(x, p)
 
     def _is_observed(self) -> bool:
-        """Whether this step is. Compiled code has one graph, and a GPU would have to be waited for."""
+        """Whether to observe this step; always in compiled code (one graph) and on a GPU (no waiting)."""
         if torch.compiler.is_compiling() or not self.count.is_cpu:
             return True
-        drawn = torch.rand(()).item() * _OBSERVED_STEPS < 1  # always: a checkpointed pass must draw the same again
+        drawn = (
+            torch.rand(()).item() * _OBSERVED_STEPS < 1
+        )  # drawn in every step, because a checkpoint draws the same numbers again
         if not self._enough:
             self._enough = self.count.item() >= _ENOUGH
         return drawn or not self._enough
 
     def _observe(self, sample: Tensor) -> None:
-        """What the forward pass alone tells."""
+        """Accumulate what the forward pass alone tells about the sample."""
         if self.kind in scores.FORWARD:
             self.totals += scores.FORWARD[self.kind](sample.float())
         if self.track_area and sample.ndim > 2:
             self.area.lerp_(spatial_structure(sample).mean(), 0.1)
-        if self.kind != "taylor":  # which counts where it scores, in the backward pass
+        if self.kind != "taylor":  # taylor is scored and counted in the backward pass
             self.count += sample.shape[0]
 
     def resume(self, state: Mapping[str, Any]) -> None:
-        """Go on from a ``state_dict``."""
+        """Continue from a ``state_dict``."""
         self.load_state_dict(state)
         self._enough = False
 
     @torch.no_grad()
     def refresh(self, decay: float) -> None:
-        """Fold what was scored since the last refresh into ``importance``, as a moving average."""
+        """Update ``importance``, a moving average, with the scores since the last refresh, and clear these.
+
+        Args:
+            decay: weight of the old importance, in [0, 1).
+        """
         totals, count = mean_over_ranks(self.totals), mean_over_ranks(self.count)
         self.area.copy_(mean_over_ranks(self.area))
         if self.kind in scores.ROWS and count > 0:
@@ -136,14 +147,14 @@ class DropoutSite(nn.Module):
 
     @torch.no_grad()
     def set_importance(self, value: Tensor, decay: float) -> None:
-        """New scores (C,) >= 0; ``decay`` is the weight of the old ones, none the first time."""
+        """Update ``importance`` with new scores (C,) >= 0; the old ones have the weight ``decay``, 0 the first time."""
         value = value.to(self.importance).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).clamp(min=0)
         self.importance.copy_(self.importance.lerp(value, 1 - decay) if self.refreshes > 0 else value)
         self.refreshes += 1
 
 
 def mean_over_ranks(value: Tensor) -> Tensor:
-    """The mean of a tensor over all processes that train together, which so drop at the same rates; a copy."""
+    """Return the mean of a tensor over all processes, as a copy, so that all of them drop at the same rates."""
     value = value.clone()
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(value)
@@ -152,11 +163,11 @@ def mean_over_ranks(value: Tensor) -> Tensor:
 
 
 class _Masked(torch.autograd.Function):
-    """x * gate, whose backward pass makes the gate anew from the little that was kept, and scores if asked to.
+    """x * gate. The backward pass makes the gate again from its compact form, and scores by taylor if requested.
 
-    A score is of the activation before the mask and the gradient after it, so dropped features are scored too,
-    though their own gradient is zero. Only the scored samples are kept, as a copy: an in-place operation that follows
-    cannot overwrite them, nor need the whole activation stay in memory.
+    The score uses the activation before the mask and the gradient behind it, so dropped features are scored as well,
+    although their own gradient is zero. The scored samples are saved as a copy, which in-place operations cannot
+    overwrite, and without keeping the whole activation in memory.
     """
 
     @staticmethod
@@ -165,7 +176,7 @@ class _Masked(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(None if totals is None else _sample(x).clone(), *kept)
         ctx.totals, ctx.count, ctx.make = totals, count, make
-        return Gate(kept, make).times(x) if kept else x.clone()  # a view could not be followed by an in-place operation
+        return Gate(kept, make).times(x) if kept else x.clone()  # no view, so that in-place operations may follow
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -178,13 +189,13 @@ class _Masked(torch.autograd.Function):
 
 
 def _sample(x: Tensor) -> Tensor:
-    """The samples of a batch that are observed."""
+    """Return the samples of a batch that are scored."""
     return x[: -(-x.shape[0] // _OBSERVED_SHARE)]
 
 
 @torch.no_grad()
 def _add_taylor(totals: Tensor, count: Tensor, sample: Tensor, gradient: Tensor) -> None:
     score = scores.taylor_score(sample.float(), gradient[: sample.shape[0]].float())
-    # A loss scaler may let a step overflow on purpose: that step says nothing.
+    # A loss scaler may cause overflow on purpose: such values are ignored.
     totals.add_(score.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0))
     count.add_(sample.shape[0])

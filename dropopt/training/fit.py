@@ -17,13 +17,14 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dropopt.config import ConfigError, TrainConfig
+from dropopt.engine.protocol import Engine
 from dropopt.randomness import generator, global_stream
 from dropopt.training import augment
 from dropopt.training.checkpoint import read_checkpoint, write_checkpoint
@@ -33,11 +34,6 @@ from dropopt.training.device import resolve_device
 from dropopt.training.evaluate import autocast, evaluate, in_layout
 from dropopt.training.optim import learning_rate, make_optimizer
 from dropopt.training.results import DivergedError, EpochReport, TrainResult, smoothed
-
-if TYPE_CHECKING:
-    from dropopt.engine import BaselineEngine, DropoutEngine
-
-    Engine = DropoutEngine | BaselineEngine
 
 OnEpoch = Callable[[EpochReport], None]
 
@@ -104,8 +100,7 @@ class _Training:
             engine.watch(self.optimizer)
         self.bounds = _bounds(len(self.train), config.batch_size)
         #: Steps between refreshes within an epoch; None for none.
-        every = getattr(engine.config, "update_every", None) if engine is not None else None
-        self.every = every if isinstance(every, int) else None
+        self.every = engine.update_every if engine is not None else None
         self.history: list[EpochReport] = []
         self.best: dict[str, Any] = {}
 

@@ -1,13 +1,13 @@
-"""What dropout costs and how much it really drops: the engine beside torch, torchvision and timm.
+"""Time, memory and drop rates of the engine, compared with torch, torchvision and timm.
 
     python -m tests.benchmarks.engine
     python -m tests.benchmarks.engine --rounds 50 --only steps
 
-One process, one thread, the reference CNN on 128 images of 28x28. Every method drops at the same four places (three
-BatchNorm outputs, one hidden layer), and its steps, eight at a time, are interleaved with those of all others. Ours
-score importance on the way, in one step of eight, by taylor where no other is named. On a CPU time is the process's
-own processor time, so that a busy neighbour does not count, and the allocator keeps what is freed, or else page faults
-would fall on a method by luck; on CUDA it is that of the device.
+One process with one thread trains the small CNN on 128 images of 28x28. Every method drops at the same four places
+(three BatchNorm outputs and one hidden layer). Groups of eight steps of one method alternate with those of the others.
+The engine scores importance in one step of eight, by taylor unless another importance is named. On a CPU, time is
+processor time of this process, so that other processes do not count, and the allocator keeps freed memory, so that
+page faults do not hit a method at random. On CUDA, time is that of the device.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from dropopt.training.networks.models import build_model
 P = 0.25
 BLOCK = 3
 BATCH = 128
-#: Steps that are timed together, since the engine scores in one of eight.
+#: Steps that are timed together, because the engine scores in one of eight.
 TOGETHER = 8
 #: Name, whether bf16 autocast is on, and whether channels lie innermost.
 SETTINGS = (
@@ -49,16 +49,16 @@ SETTINGS = (
     ("float32, channels_last", False, True),
     ("float32, contiguous", False, False),
 )
-#: An epoch of 5,000 images, the size that small studies use.
+#: Steps of an epoch of 5,000 images, the size of small studies.
 STEPS_PER_EPOCH = 5000 // BATCH
-#: Images of the labelled batch that probes get, of which the engine takes what it needs.
+#: Images of the labelled batch that probes are given.
 PROBED = 128
 EVERY_IMPORTANCE = ("taylor", "activation", "statistical", "gradient", "lrp", "composite")
 
 
 @dataclass
 class Arm:
-    """One method, with a network of its own, and the seconds of its steps."""
+    """One method with its own network, and the seconds of its steps."""
 
     name: str
     model: nn.Module
@@ -67,7 +67,7 @@ class Arm:
 
 
 def make_arms(device: torch.device, channels_last: bool) -> list[Arm]:
-    """The first arm drops nothing; all start from the same weights."""
+    """Return all methods, with equal initial weights; the first drops nothing."""
     model = build_model(ModelConfig(name="small"), channels=1, classes=10, image_size=28, seed=0).to(device).train()
     if channels_last:
         model = model.to(memory_format=torch.channels_last)
@@ -93,7 +93,7 @@ def make_arms(device: torch.device, channels_last: bool) -> list[Arm]:
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Processor time of ``work``, or its time on a CUDA device."""
+    """Return the processor time of ``work``, or its time on a CUDA device."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         start = time.perf_counter()
@@ -106,7 +106,7 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
 
 
 def training_step(model: nn.Module, images: Tensor, labels: Tensor, half: bool) -> Callable[[], None]:
-    """One whole step of training."""
+    """Return a function that runs one training step."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
 
     def step() -> None:
@@ -120,14 +120,14 @@ def training_step(model: nn.Module, images: Tensor, labels: Tensor, half: bool) 
 
 
 def make_batch(device: torch.device, channels_last: bool = False, images: int = BATCH) -> tuple[Tensor, Tensor]:
-    """Noise and labels."""
+    """Return noise images and labels."""
     x = torch.randn(images, 1, 28, 28, device=device)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     return x.contiguous(memory_format=layout), torch.randint(0, 10, (images,), device=device)
 
 
 def time_steps(device: torch.device, half: bool, channels_last: bool, rounds: int) -> list[Arm]:
-    """Each round takes eight steps of every arm, in an order of its own."""
+    """Time eight steps of every method per round, in a random order."""
     arms = make_arms(device, channels_last)
     batch = make_batch(device, channels_last)
     steps = {arm.name: training_step(arm.model, *batch, half) for arm in arms}
@@ -141,12 +141,12 @@ def time_steps(device: torch.device, half: bool, channels_last: bool, rounds: in
 
 
 def ratio(arm: Arm, other: Arm) -> float:
-    """Median over rounds of the quotient within a round."""
+    """Return the median over rounds of the ratio within a round."""
     return statistics.median(a / b for a, b in zip(arm.seconds, other.seconds, strict=True))
 
 
 def print_table(head: list[str], rows: list[list[str]]) -> None:
-    """A table in markdown."""
+    """Print a table in Markdown."""
     print("| " + " | ".join(head) + " |")
     print("| --- |" + " ---: |" * (len(head) - 1))
     for row in rows:
@@ -155,7 +155,7 @@ def print_table(head: list[str], rows: list[list[str]]) -> None:
 
 
 def report_steps(device: torch.device, rounds: int) -> None:
-    """Milliseconds of a training step, and quotients with the parts that one would use otherwise."""
+    """Print the milliseconds of a training step, and the ratios to the libraries' methods."""
     for kind, half, channels_last in SETTINGS:
         arms = time_steps(device, half, channels_last, rounds)
         by_name = {arm.name: arm for arm in arms}
@@ -170,14 +170,14 @@ def report_steps(device: torch.device, rounds: int) -> None:
 
 
 def dropped(part: Callable[[Tensor], Tensor], size: int, device: torch.device) -> float:
-    """Dropped fraction of many maps of ones."""
+    """Return the dropped fraction of many maps of ones."""
     torch.manual_seed(0)
     x = torch.ones(8_000_000 // size**2, 1, size, size, device=device)
     return (part(x) == 0).double().mean().item()
 
 
 def report_rates(device: torch.device) -> None:
-    """What each DropBlock drops when asked for 0.1."""
+    """Print what each DropBlock drops at a requested rate of 0.1."""
     p = 0.1
     host = nn.Identity().train()
     rows = []
@@ -192,12 +192,12 @@ def report_rates(device: torch.device) -> None:
             except ValueError:
                 torchvisions = "refuses even blocks"
             rows.append([f"{size}x{size}", str(block), f"{ours:.3f}", f"{theirs:.3f}", torchvisions])
-    print(f"Dropped fraction where {p} was asked for\n")
+    print(f"Dropped fraction at a requested rate of {p}\n")
     print_table(["map", "block", "dropopt spatial", "timm DropBlock", "torchvision DropBlock"], rows)
 
 
 def report_epoch(device: torch.device) -> None:
-    """What happens once an epoch, as a share of it."""
+    """Print the time of the work done once per epoch, relative to the epoch."""
     rows = []
     for importance in EVERY_IMPORTANCE:
         config = EngineConfig(pattern="structured", allocation="feature", importance=importance, w_spatial=0.2)
@@ -213,17 +213,17 @@ def report_epoch(device: torch.device) -> None:
 
         for work in (step, refresh):
             work()
-        # One after the other, so that a slow spell of the machine falls on both.
+        # Alternate, so that a slow phase of the machine affects both.
         pairs = [(seconds(step, device), seconds(refresh, device)) for _ in range(20)]
         once = statistics.median(b for _, b in pairs)
         share = statistics.median(b / (a * STEPS_PER_EPOCH) for a, b in pairs)
         rows.append([importance, f"{1e3 * once:.2f}", f"{100 * share:.2f} %"])
-    print(f"Once an epoch: rates and importances (median of 20; share of {STEPS_PER_EPOCH} float32 steps)\n")
+    print(f"Once per epoch: rates and importances (median of 20; relative to {STEPS_PER_EPOCH} float32 steps)\n")
     print_table(["importance", "ms", "share of an epoch"], rows)
 
 
 def kept_bytes(model: nn.Module, images: Tensor, labels: Tensor) -> int:
-    """Bytes that wait for the backward pass, each storage counted once, parameters left out."""
+    """Return the bytes that are saved for the backward pass, without parameters, counting each storage once."""
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     storages: dict[int, int] = {}
 
@@ -241,7 +241,7 @@ def kept_bytes(model: nn.Module, images: Tensor, labels: Tensor) -> int:
 
 
 def report_memory(device: torch.device) -> None:
-    """Memory of a float32 step, beside no dropout."""
+    """Print the memory of a float32 step, relative to no dropout."""
     arms = make_arms(device, channels_last=False)
     batch = make_batch(device)
     rows, first, first_peak = [], 0, 0
@@ -258,20 +258,20 @@ def report_memory(device: torch.device) -> None:
             first_peak = first_peak or peak
             row += [f"{peak / 2**20:.1f}", f"{peak / first_peak:.3f}"]
         rows.append(row)
-    print("Memory: what a step keeps for its backward pass (float32)\n")
+    print("Memory that a step saves for its backward pass (float32)\n")
     peaks = ["peak MiB", "/ no dropout"] if device.type == "cuda" else []
     print_table(["method", "MiB", "/ no dropout", *peaks], rows)
 
 
 def describe(device: torch.device) -> str:
-    """Machine and versions."""
+    """Return the machine and the versions of the libraries."""
     card = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
     versions = f"torch {torch.__version__}, torchvision {torchvision.__version__}, timm {timm.__version__}"
     return f"{card}, one thread; {versions}, Python {platform.python_version()}"
 
 
 def processor() -> str:
-    """Name of the CPU."""
+    """Return the name of the CPU."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as lines:
             return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
@@ -282,9 +282,9 @@ def processor() -> str:
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=20, help="times eight steps of each method")
+    parser.add_argument("--rounds", type=int, default=20, help="number of rounds of eight steps per method")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--only", choices=["steps", "rates", "epoch", "memory"], help="one of the tables")
+    parser.add_argument("--only", choices=["steps", "rates", "epoch", "memory"], help="print one of the tables only")
     options = parser.parse_args()
     if "GLIBC_TUNABLES" not in os.environ:
         os.execve(sys.executable, sys.orig_argv, os.environ | {"GLIBC_TUNABLES": KEEP_MEMORY})

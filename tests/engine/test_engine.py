@@ -1,4 +1,4 @@
-"""The engine puts the equations in force: how much, where and when."""
+"""The engine computes its rates by the equations."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def engine_of(model: nn.Module, **settings):
 
 @pytest.mark.parametrize("reading", ["printed", "sound"])
 def test_members_are_the_equations(reading):
-    """Every member's rate at every site is its equation at that site's depth, time and importance."""
+    """Each member's rate is its equation, evaluated at the site's depth and importance and the current progress."""
     config = EngineConfig(reading=reading, performance_psi=-0.3, kappa=0.7, structured_threshold=0.4, w_spatial=0.1)
     model = network()
     with attach(model, config, example=IMAGES[:2], complexity=0.3) as engine:
@@ -74,7 +74,7 @@ def test_members_are_the_equations(reading):
 
 
 def test_the_adaptive_rate_starts_at_r0_and_falls_faster_in_depth():
-    """Eq. (1): r0 at the start of training; later, deeper layers drop less."""
+    """Eq. (1): the rate is r0 at the start of training; later it is lower in deeper layers."""
     with engine_of(network(), **ONLY | {"w_adaptive": 1.0}) as engine:
         assert [row["applied"] for row in engine.rates()] == pytest.approx([0.25, 0.25])
         engine.step(epoch=9, epochs=10)
@@ -82,8 +82,8 @@ def test_the_adaptive_rate_starts_at_r0_and_falls_faster_in_depth():
     assert 0.25 > first > second > 0
 
 
-def test_alpha_is_itself_until_the_first_validation():
-    """Eq. (2) needs a loss; a loss once given is kept until the next one."""
+def test_alpha_is_the_configured_one_until_the_first_validation():
+    """Eq. (2) needs a loss; the last reported loss is kept."""
     with engine_of(network(), alpha=0.8, reading="printed") as engine:
         assert engine.rates()[0]["alpha"] == 0.8
         engine.step(epoch=1, epochs=4, val_loss=3.0)
@@ -93,8 +93,8 @@ def test_alpha_is_itself_until_the_first_validation():
         assert engine.rates()[0]["alpha"] == before
 
 
-def test_blends_change_with_the_stage_of_training():
-    """Three numbers are the weights of the early, middle and late thirds."""
+def test_weights_change_with_the_stage_of_training():
+    """Three numbers are the weights in the early, middle and late third of training."""
     stages = ONLY | {"w_adaptive": (1.0, 0.0, 0.0), "w_contextual": (0.0, 1.0, 0.0), "w_pfid": (0.0, 0.0, 1.0)}
     with engine_of(network(), **stages) as engine:
         seen = []
@@ -106,7 +106,7 @@ def test_blends_change_with_the_stage_of_training():
 
 @pytest.mark.parametrize("allocation", ["feature", "importance"])
 def test_important_features_are_dropped_less(allocation):
-    """Sound eq. (13) and the lemma: rates fall with importance, their mean stays the budget."""
+    """Eq. (13) and the lemma, sound: rates fall with importance and their mean is the integrated rate."""
     model = network()
     with engine_of(model, allocation=allocation) as engine:
         for _ in range(3):
@@ -121,7 +121,7 @@ def test_important_features_are_dropped_less(allocation):
 
 
 def test_printed_allocation_is_the_opposite_of_sound():
-    """Eq. (13) as printed rises with importance: the reading is a question for studies, not a detail."""
+    """Eq. (13) as printed: rates rise with importance."""
     model = network()
     with engine_of(model, allocation="feature", reading="printed", **ONLY | {"w_adaptive": 1.0}) as engine:
         train_step(model)
@@ -131,7 +131,7 @@ def test_printed_allocation_is_the_opposite_of_sound():
 
 
 def test_the_structured_pattern_spares_every_important_channel():
-    """Eq. (4)-(6): only channels at or below the threshold may drop, and together they carry the budget."""
+    """Eq. (4)-(6): only channels at or below the threshold drop, and the mean rate is met by these."""
     model = network()
     with engine_of(model, pattern="structured", structured_threshold=0.5) as engine:
         train_step(model)
@@ -144,12 +144,12 @@ def test_the_structured_pattern_spares_every_important_channel():
             assert p.mean().item() == pytest.approx(row["applied"])
 
 
-def test_a_rate_that_cannot_be_met_is_told():
-    """Too few eligible channels: the nearest possible rate is applied, and `applied` says so."""
+def test_a_rate_that_cannot_be_met_is_reported():
+    """With too few eligible channels the highest possible rate is applied, and `applied` reports it."""
     model = network()
     settings = ONLY | {"w_adaptive": 1.0, "alpha": 0.0, "r0": 0.9, "pattern": "structured", "structured_threshold": 0.1}
     with engine_of(model, **settings) as engine:
-        for _ in range(20):  # at such a rate, a single step may reach no feature
+        for _ in range(20):  # at this rate, a single step may drop every feature
             train_step(model)
         engine.step(epoch=1, epochs=4)
         for row in engine.rates():
@@ -173,14 +173,14 @@ def test_adaptive_efficacy_follows_the_generalisation_gap(val_loss, more):
         weights = engine.weights()
         after = sum(rates[m] * w for m, w in weights.items())
     assert (after > before) is more
-    assert weights["spatial"] == 0.0  # a member that was not asked for stays out
+    assert weights["spatial"] == 0.0  # a member with weight 0 keeps it
     assert min(w for m, w in weights.items() if m != "spatial") == pytest.approx(0.05)
     assert sum(weights.values()) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(("step", "floor"), [(1e6, 0.2), (1e6, 0.0), (5.0, 0.0)])
 def test_adaptive_efficacy_stays_legal_for_any_step_size(step, floor):
-    """However fast, and however long it goes one way, weights are shares, and can still come back."""
+    """For any step size and number of steps in one direction, weights are valid and can recover."""
     settings = {"efficacy": "adaptive", "alpha": 0.9, "efficacy_step": step, "efficacy_floor": floor}
     with engine_of(network(), **settings) as engine:
         for val_loss in [2.0] * 400 + [0.5] * 40:
@@ -202,8 +202,8 @@ def test_adaptive_efficacy_stays_legal_for_any_step_size(step, floor):
         ({"epoch": 1, "epochs": 4, "val_accuracy": math.inf}, "val_accuracy must be finite, got inf"),
     ],
 )
-def test_a_step_that_makes_no_sense_is_refused(call, message):
-    """A wrong epoch or a metric that is not finite is named, and changes nothing."""
+def test_an_invalid_step_is_refused(call, message):
+    """An epoch outside its range, or a metric that is not finite, raises and changes nothing."""
     with engine_of(network()) as engine:
         before = engine.rates()
         with pytest.raises(ValueError, match=message):
@@ -212,7 +212,7 @@ def test_a_step_that_makes_no_sense_is_refused(call, message):
 
 
 def test_drop_updates_without_an_optimizer_is_refused():
-    """The engine cannot mask updates of an optimizer that it never saw."""
+    """The engine has to know the optimizer whose updates it masks."""
     with (
         engine_of(network(), drop_updates=True) as engine,
         pytest.raises(ValueError, match=r"call engine\.watch\(optimizer\) before training"),
@@ -221,7 +221,7 @@ def test_drop_updates_without_an_optimizer_is_refused():
 
 
 def test_drop_updates_only_leaves_the_forward_pass_alone():
-    """`only`: training's outputs are those of the bare model, while rates and scores go on."""
+    """`only`: outputs in training mode equal those of the model without engine; rates and scores are updated."""
     model, bare = network(), network()
     with engine_of(model, drop_updates="only") as engine:
         torch.testing.assert_close(model(IMAGES), bare(IMAGES), rtol=0, atol=0)
@@ -232,15 +232,15 @@ def test_drop_updates_only_leaves_the_forward_pass_alone():
 
 
 def test_unused_importances_cost_nothing():
-    """Neither a member nor the allocation asks for them: no score is accumulated."""
+    """No score is accumulated where neither a member nor the allocation uses importances."""
     model = network()
     with engine_of(model, **ONLY | {"w_adaptive": 1.0}) as engine:
         train_step(model)
         assert all(site.count == 0 for site in engine.sites.values())
 
 
-def test_state_of_other_sites_is_refused():
-    """A checkpoint of another network or selection names both."""
-    refused = pytest.raises(ValueError, match=r"state is of sites \['1', '4'\], this engine has \['4'\]")
+def test_the_state_of_other_sites_is_refused():
+    """The error names the sites of the state and those of the engine."""
+    refused = pytest.raises(ValueError, match=r"the state belongs to sites \['1', '4'\], this engine has \['4'\]")
     with engine_of(network()) as engine, engine_of(network(), sites="last:1") as other, refused:
         other.load_state_dict(engine.state_dict())

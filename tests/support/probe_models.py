@@ -9,13 +9,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from dropopt.engine.places.find import Place, find_places
+from dropopt.engine.places.find import find_places
+from dropopt.engine.places.place import Place
 
 CLASSES = 5
 
 
 def plain(bias: bool = True, act: type[nn.Module] = nn.ReLU) -> nn.Sequential:
-    """Convolutions, pooling, dense: what every LRP tool can do."""
+    """Convolutions, pooling and dense layers, which every LRP library supports."""
     return nn.Sequential(
         *(nn.Conv2d(2, 4, 3, padding=1, bias=bias), act(), nn.MaxPool2d(2), nn.Conv2d(4, 3, 3, bias=bias), act()),
         *(nn.Flatten(), nn.Linear(12, 6, bias=bias), act(), nn.Linear(6, CLASSES, bias=bias)),
@@ -23,7 +24,7 @@ def plain(bias: bool = True, act: type[nn.Module] = nn.ReLU) -> nn.Sequential:
 
 
 class Functional(nn.Module):
-    """What no canoniser knows: functional code, a shared activation, in-place sums, a gate, a strided skip."""
+    """Functional code, a shared activation, in-place sums, a gate and a strided skip, which no canoniser supports."""
 
     def __init__(self, inplace: bool = True, recompute: bool | None = None) -> None:
         super().__init__()
@@ -56,7 +57,7 @@ class Functional(nn.Module):
 
 
 class Tokens(nn.Module):
-    """Features last, (N, L, D), from indices that have no gradient."""
+    """Features on the last dimension, (N, L, D), from token indices, which have no gradient."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,7 +72,7 @@ class Tokens(nn.Module):
 
 
 def worn(model: nn.Module, *, bias: bool = True) -> nn.Module:
-    """Statistics and scales as after training, of both signs; without ``bias``, nothing absorbs relevance."""
+    """Set statistics and scales as after training, of both signs; without ``bias``, nothing absorbs relevance."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_var.uniform_(0.5, 2)

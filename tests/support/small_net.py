@@ -1,4 +1,4 @@
-"""A small network with attached sites, and what tests do with it: train it, take its gradients, compare."""
+"""A small network with an attached engine, and helpers to train it and to compare its gradients."""
 
 import torch
 from torch import nn
@@ -9,7 +9,7 @@ from dropopt.config import EngineConfig
 
 
 class Block(nn.Module):
-    """Convolution, norm and an in-place ReLU: what follows a site overwrites its output."""
+    """Convolution, norm and an in-place ReLU, which overwrites the output of the site at the norm."""
 
     def __init__(self, inputs, width):
         super().__init__()

@@ -1,1 +1,1 @@
-"""How important each feature is: probes, running averages and relevance propagation."""
+"""How important each feature is: scores from training's own passes, and probes that run passes of their own."""

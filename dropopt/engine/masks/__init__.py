@@ -1,1 +1,1 @@
-"""Which units a step drops: patterns, their noise, and how a rate is shared out over features."""
+"""Which units are dropped: patterns, their random numbers, and the allocation of a rate to features."""

@@ -1,19 +1,57 @@
-"""From a site's budget to one drop rate per feature, without changing how much is dropped."""
+"""Which features carry a site's budget: one drop rate per feature whose mean is the site's rate."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from dropopt.config import P_MAX
+from dropopt import equations
+from dropopt.config import P_MAX, EngineConfig
+
+
+def eligible(importance: Tensor, threshold: float) -> Tensor:
+    """S of eq. (5), (6), shape (C,): 1 where the threshold mask of eq. (4) drops, 0 elsewhere.
+
+    ``importance`` is normalised to [0, 1]. Where the mask drops no feature, all are eligible.
+    """
+    dropped = 1 - torch.as_tensor(equations.threshold_mask(importance, threshold))
+    return dropped if bool(dropped.any()) else torch.ones_like(dropped)
+
+
+def preference(config: EngineConfig, *, alpha: float, progress: float, importance: Tensor) -> Tensor:
+    """Return the proportions, shape (C,), in which features carry the budget.
+
+    Args:
+        config: ``allocation`` and ``pattern`` choose the rule.
+        alpha: strength of the lemma's allocation, eq. (2).
+        progress: progress of training, in [0, 1].
+        importance: (C,) normalised importance, in [0, 1].
+    """
+    proportions = torch.ones_like(importance)
+    if config.allocation == "feature":  # eq. (13)
+        weight = equations.epoch_weight(config.lambda_init, config.kappa, progress, config.theta)
+        proportions = torch.as_tensor(equations.feature_rate(1.0, weight, importance, reading=config.reading))
+    elif config.allocation == "importance":  # the lemma
+        proportions = torch.as_tensor(equations.importance_rate(alpha, importance, reading=config.reading))
+    if config.pattern == "structured":  # eq. (5), (6)
+        allowed = eligible(importance, config.structured_threshold)
+        restricted = proportions * allowed
+        proportions = restricted if bool(restricted.any()) else allowed
+    return proportions
 
 
 def share_out(budget: Tensor | float, preference: Tensor) -> Tensor:
-    """Rates p (C,) proportional to ``preference`` (C,) >= 0, capped at P_MAX, with mean equal to ``budget``.
+    """Return drop rates (C,) proportional to ``preference``, at most P_MAX, whose mean is ``budget``.
 
-    What a capped feature cannot take goes to the others. A feature of preference 0 is never dropped, so the
-    highest budget that can be met is P_MAX times the share of the others; beyond it they all take P_MAX. No
-    preference at all (zeros) is the uniform one. A filling of vessels: exact, no iteration.
+    The excess of a capped feature goes to the others. The solution is exact and needs no iteration.
+
+    Args:
+        budget: mean drop rate, in [0, 1].
+        preference: (C,) non-negative proportions. A feature with 0 is never dropped; all zeros count as all ones.
+
+    Returns:
+        The rates, float64. Where the budget exceeds P_MAX times the fraction of features with a positive preference,
+        each of these has P_MAX.
     """
     preference = preference.to(torch.float64)
     if not bool((preference > 0).any()):
@@ -21,10 +59,10 @@ def share_out(budget: Tensor | float, preference: Tensor) -> Tensor:
     count = preference.numel()
     wanted = torch.as_tensor(budget, dtype=torch.float64, device=preference.device).clamp(0, P_MAX) * count
     order = preference.sort(descending=True).values
-    rest = order.flip(0).cumsum(0).flip(0)  # rest[k]: preference left when the k largest are capped
+    rest = order.flip(0).cumsum(0).flip(0)  # rest[k]: sum of preferences when the k largest are capped
     capped = torch.arange(count, dtype=torch.float64, device=order.device)
     scale = (wanted - P_MAX * capped) / rest.clamp(min=torch.finfo(torch.float64).tiny)
-    fits = (scale * order <= P_MAX) & (rest > 0)  # the largest of the uncapped stays under the cap
+    fits = (scale * order <= P_MAX) & (rest > 0)  # the largest uncapped feature stays below the cap
     if not bool(fits.any()):
         return P_MAX * (preference > 0).to(torch.float64)
     return (preference * scale[fits.to(torch.int8).argmax()]).clamp(0, P_MAX)

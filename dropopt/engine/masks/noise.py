@@ -1,4 +1,4 @@
-"""Random numbers, more than one from a draw, and the order in which they lie."""
+"""Random numbers, several from each 64-bit draw, and their memory layout."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from torch import Tensor
 
 
 def random_bytes(x: Tensor) -> Tensor:
-    """Uniform uint8 in the shape and memory layout of x."""
+    """Return uniform uint8 in the shape and memory layout of x."""
     words = random_words(-(-x.numel() // 8), x.device)
     return laid_out(words.view(torch.uint8)[: x.numel()], x.shape, memory_order(x))
 
 
 def random_shorts(count: int, device: torch.device) -> Tensor:
-    """Uniform int16 over the full range."""
+    """Return uniform int16 over the full range."""
     if torch.compiler.is_compiling():
         return torch.randint(-(2**15), 2**15, (count,), dtype=torch.int16, device=device)
     return random_words(-(-count // 4), device).view(torch.int16)[:count]
 
 
 def random_words(count: int, device: torch.device | str = "cpu") -> Tensor:
-    """Uniform int64 over the full range: without it the sign bit, and every eighth byte, would be biased."""
+    """Return uniform int64 over the full range; over a smaller one the sign bit, and every eighth byte, is biased."""
     return torch.empty(count, dtype=torch.int64, device=device).random_(-(2**63), None)
 
 
 def memory_order(x: Tensor) -> list[int]:
-    """Dimensions of x from the slowest to the fastest."""
+    """Return the dimensions of x from the largest stride to the smallest."""
     return sorted(range(x.ndim), key=lambda d: (-x.stride()[d], d))
 
 
 def laid_out(flat: Tensor, shape: Sequence[int], order: list[int]) -> Tensor:
-    """View of numbers in a row as a tensor of ``shape`` whose dimensions lie in this ``order``."""
+    """Return a view of flat numbers as a tensor of ``shape`` whose dimensions have this ``order`` in memory."""
     return flat.view([shape[d] for d in order]).permute([order.index(d) for d in range(len(order))])

@@ -1,16 +1,16 @@
-"""How a drop is correlated: one feature map, many ways to choose which units fall together.
+"""Patterns: which units of a feature map are dropped together.
 
-Every pattern drops each single unit with probability exactly p, for every map size and block size; patterns differ
-only in which units share their noise:
+Every pattern drops each unit with probability exactly p, for every map size and block size. Patterns differ in which
+units share a random number:
 
-    element    nobody          Srivastava et al., 2014
-    channel    a whole map     Tompson et al., 2015 (SpatialDropout, torch's Dropout2d)
-    structured a whole map, with p = 0 for the channels that must stay (eq. 5, 6)
-    spatial    a block of neighbouring positions, all channels (Ghiasi et al., 2018, DropBlock): spatial.py
+    element    none                                      Srivastava et al., 2014
+    channel    a whole map                               Tompson et al., 2015 (SpatialDropout, torch's Dropout2d)
+    structured a whole map, with p = 0 for features that are not eligible (eq. 5, 6)
+    spatial    a block of positions, in all channels     Ghiasi et al., 2018 (DropBlock); see spatial.py
 
-A pattern draws a *gate*: 1 / (1 - p) where a unit is kept and 0 where it is dropped, broadcastable to x. The
-scale is that of the unit's own rate (never of the batch's realised count, which would couple samples), so
-E[x * gate] = x. Features are on dimension 1 of x, (N, C, *spatial); rates are (1, *1) or (C, *1), in [0, P_MAX].
+A pattern draws a *gate*, broadcastable to x: 1 / (1 - p) where a unit is kept and 0 where it is dropped, so that
+E[x * gate] = x. The scale uses the unit's own rate rather than the fraction that was dropped in the batch, which would
+couple samples. Features are on dimension 1 of x, (N, C, *spatial); rates are (1, *1) or (C, *1), in [0, P_MAX].
 """
 
 from __future__ import annotations
@@ -25,30 +25,32 @@ from torch.nn.functional import pad
 
 from dropopt.engine.masks.noise import laid_out, memory_order, random_bytes, random_words
 
-#: Random bytes pay off once columns are long enough to share a rounding draw; below, floats are as cheap.
+#: Shortest column for which random bytes are faster: its units share one random number for rounding.
 _MIN_COLUMN = 4
-#: Random bits that decide about a unit; what they leave of its rate is met by rounding at random.
+#: Random bits per unit. A rate that is no multiple of 2^-_BITS is met by random rounding.
 _BITS = 8
-#: Brings the lowest bit of each byte of a 64-bit word into the top byte.
+#: Multiplier that collects the lowest bit of each byte of a 64-bit word in the top byte.
 _GATHER = 0x8040201008040201 - 2**64
 
 
 class Gate(NamedTuple):
-    """A gate as drawn: the little that is kept of it for the backward pass, and how the gate is made of that."""
+    """A drawn gate in compact form: tensors to keep for the backward pass, and how to make the gate of them."""
 
     kept: tuple[Tensor, ...]
-    make: Callable[..., Tensor] | None = None  # None: the gate itself is little enough, and all that is kept
+    make: Callable[..., Tensor] | None = None  # None: the only kept tensor is the gate itself
 
     def times(self, x: Tensor) -> Tensor:
-        """x * gate."""
+        """Return x * gate."""
         if self.make is None:
             return x * self.kept[0]
         gate = self.make(*self.kept)
-        return x * gate if torch.is_grad_enabled() else gate.mul_(x).detach()  # no view: in-place work may follow
+        return (
+            x * gate if torch.is_grad_enabled() else gate.mul_(x).detach()
+        )  # no view, so that in-place operations may follow
 
 
 def channel_gate(x: Tensor, p: Tensor) -> Gate:
-    """Gate of whole feature maps, (N, C, *1)."""
+    """Draw a gate of whole feature maps, (N, C, *1)."""
     shape = [*x.shape[:2], *[1] * (x.ndim - 2)]
     if (rate := one_rate(x, p)) is not None:
         return Gate((x.new_empty(shape).bernoulli_(1 - rate).div_(1 - rate),))
@@ -57,18 +59,18 @@ def channel_gate(x: Tensor, p: Tensor) -> Gate:
 
 
 def one_rate(x: Tensor, p: Tensor) -> float | None:
-    """The rate of all features, where there is one and reading it costs less than computing with a tensor of one."""
+    """Return the common rate as a number if there is one and reading it does not wait for a device; else None."""
     return p.item() if p.numel() == 1 and x.is_cpu and not _traced(x) else None
 
 
 def _traced(x: Tensor) -> bool:
-    """Whether a compiler or a fake mode looks on: nothing that it sees may be remembered."""
+    """Whether a compiler or a fake mode traces x, so that nothing computed from it may be cached."""
     return torch.compiler.is_compiling() or type(x) is not Tensor
 
 
 def element_gate(x: Tensor, p: Tensor) -> Gate:
-    """Gate of independent units, shaped like x and laid out as it is; one bit a unit is kept."""
-    if _traced(x):  # compilers fuse floats better than they read bits
+    """Draw a gate of independent units, in the shape and memory layout of x; one bit per unit is kept."""
+    if _traced(x):  # compilers fuse operations on floats, but not those on bits
         return Gate(((torch.rand_like(x, dtype=torch.float32) >= p).to(x.dtype) * (1 / (1 - p)).to(x.dtype),))
     if (rate := one_rate(x, p)) is not None:
         bits = _bernoulli_bits(x.numel(), rate)
@@ -80,42 +82,44 @@ def element_gate(x: Tensor, p: Tensor) -> Gate:
 
 
 def _element_bytes(x: Tensor, p: Tensor) -> Tensor:
-    """1 where a unit is kept and 0 where it is dropped, uint8 in the shape and memory layout of x.
+    """Return 1 where a unit is kept and 0 where it is dropped, uint8 in the shape and memory layout of x.
 
-    Random numbers are most of what element dropout costs, so a unit gets 8 bits instead of 32. A rate that is
-    no multiple of 1/256 stays exact because each column rounds its threshold up with the right probability.
+    Random numbers are most of the cost of element dropout, so a unit takes 8 bits instead of 32. A rate that is no
+    multiple of 1/256 is still exact, because each column rounds its threshold up with the right probability.
     """
-    # In-place on numbers, since on the CPU bool tensors are several times slower. Columns rather than rows share a
-    # draw, and it is laid out as x is: then neighbours in memory have thresholds side by side.
+    # In-place on numbers, because bool tensors are several times slower on the CPU. Columns rather than rows share a
+    # draw, in the layout of x, so that neighbours in memory have neighbouring thresholds.
     rounding = torch.rand_like(x[:, :, :1], dtype=torch.float32)
     threshold = torch.floor(p * 2**_BITS + rounding).to(torch.uint8)  # <= 244
     return random_bytes(x).ge_(threshold)
 
 
 def _bernoulli_bits(units: int, p: float) -> Tensor:
-    """One bit a unit, 0 with probability p, in bytes.
+    """Return one bit per unit, packed into bytes: 0 with probability p, else 1.
 
-    A number of 8 random bits is below a threshold or not: for 64 units at a time by going through the bits of the
-    threshold from the lowest up. The threshold is p * 256, rounded up or down at random for each 64 units.
+    A unit is dropped if its number of 8 random bits is below the threshold p * 256, rounded up or down at random for
+    each 64 units. The comparison treats 64 units at a time, one bit of the numbers after another, lowest first.
     """
     threshold, rest = divmod(p * 2**_BITS, 1)
     words = -(-units // 64)
     draws = random_words(_BITS * words).view(_BITS, words)
-    below = torch.lt(torch.rand(words), rest).to(torch.int64).neg_()  # all 64: an equal number is below
+    below = (
+        torch.lt(torch.rand(words), rest).to(torch.int64).neg_()
+    )  # -1 for the 64 units whose threshold is rounded up, so that equal numbers count as below
     for bit, draw in enumerate(draws.unbind()):
         below = below | draw if int(threshold) >> bit & 1 else below & draw
     return below.bitwise_not().view(torch.uint8)[: -(-units // 8)]
 
 
 def _pack(kept: Tensor) -> Tensor:
-    """Eight of the 0/1 bytes in one, in memory order."""
+    """Pack eight 0/1 bytes into one, in memory order."""
     flat = kept.permute(memory_order(kept)).reshape(-1)
     words = pad(flat, (0, -flat.numel() % 8)).view(torch.int64)
     return ((words * _GATHER) >> 56).to(torch.uint8)  # byte i of the word goes to bit 7 - i of its top byte
 
 
 def _from_bits(bits: Tensor, scale: Tensor, shape: torch.Size, order: list[int]) -> Tensor:
-    """Gate of packed bits, whose dimensions lie in memory in this ``order``."""
+    """Make a gate of packed bits, with its dimensions in this ``order`` in memory."""
     table = _bits_of_byte(scale.device, scale.dtype)
     if scale.numel() == 1:
         table = table * scale.view(())
@@ -126,5 +130,5 @@ def _from_bits(bits: Tensor, scale: Tensor, shape: torch.Size, order: list[int])
 
 @cache
 def _bits_of_byte(device: torch.device, dtype: torch.dtype) -> Tensor:
-    """(256, 8) the bits of every byte, highest first; once a device, which would else be waited for."""
+    """Return the bits of every byte, highest first, (256, 8); cached, because a copy to a device waits for it."""
     return ((torch.arange(256)[:, None] >> torch.arange(7, -1, -1)) & 1).to(device, dtype)

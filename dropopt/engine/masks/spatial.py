@@ -1,7 +1,7 @@
-"""Eq. (7), (8): contiguous blocks, steered to where dropping is safe.
+"""Pattern ``spatial``, eq. (7), (8): contiguous blocks, preferably at positions that are safe to drop.
 
-Maps are flat while windows slide over them: a neighbour along any dimension is then a fixed shift away, and what a
-window picks up across the end of a row lands in a margin that is cut off.
+Maps are flattened for sliding windows: a neighbour along any dimension is then a fixed shift away. Where a window
+crosses the end of a row, its result lies in a margin that is cut off.
 """
 
 from __future__ import annotations
@@ -19,16 +19,15 @@ from dropopt.config import P_MAX
 from dropopt.engine.masks.noise import laid_out, memory_order, random_shorts
 from dropopt.engine.masks.patterns import Gate, element_gate, one_rate
 
-#: What random_shorts can tell apart; what such a bar leaves of a rate is met by rounding at random.
+#: Number of values of a random short. A rate between two levels is met by random rounding.
 _LEVELS = 2**16
 
 
 def spatial_gate(x: Tensor, p: Tensor, block_size: int) -> Gate:
-    """Gate of blocks, (N, 1 or C, *spatial).
+    """Draw a gate of blocks, (N, 1 or C, *spatial).
 
-    Positions with S_spatial = 1 are dropped first; only what they cannot carry at P_MAX spills over to the others, so
-    the mean over the map is p whatever the picture looks like. A map of one position has no space: its features are
-    then independent units.
+    Positions with S_spatial = 1 are dropped first; others are dropped only where the rate cannot be met by these at
+    P_MAX. The mean over the map is p for every image. Features of a map with one position are independent units.
     """
     space = x.shape[2:]
     if (positions := math.prod(space)) == 1:
@@ -50,15 +49,15 @@ def spatial_gate(x: Tensor, p: Tensor, block_size: int) -> Gate:
 
 
 def spatial_structure(x: Tensor) -> Tensor:
-    """Eq. (8): S_spatial, (N, 1, *spatial) float32, 1 where a position may be dropped and 0 elsewhere.
+    """Return S_spatial of eq. (8), (N, 1, *spatial) float32: 1 where a position is safe to drop, 0 elsewhere.
 
-    A position matters by its prominence (the norm of its activations over all channels, averaged over its
-    neighbourhood) and by its novelty (how far it stands from that average: a position that equals its neighbours is
-    redundant). Safe is what matters no more than the average position of its own map.
+    The importance of a position is its prominence (the norm of its activations over all channels, averaged over its
+    3x3 neighbourhood) plus its novelty (the distance of its own norm from that average, because a position that equals
+    its neighbours is redundant). A position is safe if its importance is at most the mean of its map.
     """
-    if x.stride(1) == 1:  # channels lie innermost
+    if x.stride(1) == 1:  # channels innermost in memory
         prominence = torch.linalg.vector_norm(x.movedim(1, -1), dim=-1).unsqueeze(1).float()
-    else:  # a norm over planes is many times slower than its parts
+    else:  # many times faster than a norm over strided planes
         prominence = x.float().square().sum(1, keepdim=True).sqrt_()
     padded = pad(prominence, (1, 1) * (x.ndim - 2), mode="replicate").contiguous()
     around = padded.view(-1)
@@ -67,26 +66,26 @@ def spatial_structure(x: Tensor) -> Tensor:
         pair = around.narrow(0, 0, length) + around.narrow(0, stride, length)
         around = pair.add_(around.narrow(0, 2 * stride, length))
     around = around.as_strided(prominence.shape, padded.stride())
-    # Sums over the neighbourhood serve as well as means: all is compared with its own mean.
+    # Sums over the neighbourhood serve as means: they are compared with their own mean.
     matter = torch.sub(around, prominence, alpha=3 ** (x.ndim - 2)).abs_().add_(around)
     mean = matter.mean(list(range(2, x.ndim)), keepdim=True)
-    return matter.le_(mean * (1 + 1e-6))  # the margin keeps a constant map whole when its mean rounds down
+    return matter.le_(mean * (1 + 1e-6))  # the tolerance keeps a constant map wholly safe when its mean rounds down
 
 
-# -- how much on which side
+# -- rates of safe and of other positions
 
 
 def _split(p: Tensor, area: Tensor, units: int) -> Tensor:
-    """How rates p are met where a share ``area`` of the positions is safe: (4, ...).
+    """Return how rates p are met where a fraction ``area`` of the positions is safe: (4, ...).
 
-    The rows are, for S_spatial = 0 and 1, the bar that the least of ``units`` draws must reach for a position to be
-    kept, and again for 0 and 1 the scale of what is. A bar rounded up with the probability in its fraction, or else
-    down, is reached with probability 1 - rate.
+    Rows 0 and 1 are, for S_spatial = 0 and 1, the bar that the minimum of ``units`` draws must reach for a position to
+    be kept; rows 2 and 3 are the scales of kept positions. A bar that is rounded up with the probability of its
+    fractional part, and down otherwise, is reached with probability 1 - rate.
     """
-    inside = (p / area.clamp(min=1e-6)).clamp(max=P_MAX)  # no position is safe where a map is not finite
+    inside = (p / area.clamp(min=1e-6)).clamp(max=P_MAX)  # area is 0 where a map is not finite
     outside = ((p - area * inside) / (1 - area).clamp(min=1e-6)).clamp(0, P_MAX)
     rates = torch.stack((outside, inside))
-    # The least of K draws from [0, 1) is below g with probability 1 - (1 - g)^K.
+    # The minimum of K draws from [0, 1) is below g with probability 1 - (1 - g)^K.
     below = ((-rates).log1p().div(units).expm1() * -_LEVELS).floor()
     low, high = (((below + up) / -_LEVELS).log1p().mul(units).expm1().neg() for up in (0, 1))
     return torch.cat((below + ((rates - low) / (high - low)).clamp(0, 1), 1 / (1 - rates)))
@@ -94,26 +93,28 @@ def _split(p: Tensor, area: Tensor, units: int) -> Tensor:
 
 @lru_cache(maxsize=256)
 def _split_table(p: float, positions: int, units: int) -> Tensor:
-    """The split of one rate for each number of safe positions, (4, positions + 1): most of its many small steps are so
-    taken once for a rate, not once for a batch."""
+    """Return the split of one rate for each number of safe positions, (4, positions + 1).
+
+    It is computed once per rate instead of once per batch.
+    """
     area = torch.arange(positions + 1, dtype=torch.float32, device="cpu") / positions
     return _split(torch.tensor(p, dtype=torch.float32, device="cpu"), area, units).view(4, -1)
 
 
 def _steered(
     safe: Tensor,  # (N, 1, *spatial), S_spatial
-    least: Tensor,  # (N, 1, *spatial) int16, of the draws that cover a position
-    split: Tensor,  # (4, N, 1 or C, *1), its bars rounded
+    least: Tensor,  # (N, 1, *spatial) int16, minimum of the draws whose blocks cover a position
+    split: Tensor,  # (4, N, 1 or C, *1), with rounded bars
     dtype: torch.dtype,
     order: list[int] | None = None,
 ) -> Tensor:
-    """Gate of blocks from their noise; in this memory ``order`` where features differ."""
-    low, high = split[::2], split[1::2]  # a bar and a scale each
+    """Make a gate of blocks from their noise; in this memory ``order`` where the rates of features differ."""
+    low, high = split[::2], split[1::2]  # bar and scale for S_spatial = 0 and for 1
     out = None
     if order is not None:
         shape = [2, *split.shape[1:3], *safe.shape[2:]]
         out = laid_out(low.new_empty(math.prod(shape)), shape, [0, *(dim + 1 for dim in order)])
-    # A product and a sum are faster than addcmul and lerp, and numbers in place than bool and fresh tensors.
+    # A product and a sum are faster than addcmul and lerp; numbers in place are faster than bool and new tensors.
     bar, scale = torch.mul(safe, high - low, out=out).add_(low).unbind()
     return (bar.le_(least.float()) * scale).to(dtype)
 
@@ -122,11 +123,11 @@ def _steered(
 
 
 class _Windows(NamedTuple):
-    """Windows over a map of cells, flat and with a margin, so that each position has a whole one."""
+    """Windows over a flattened map of cells with a margin, so that each position has a whole window."""
 
-    units: int  # cells in a window
-    strides: tuple[int, ...]  # of (N, 1, *spatial) positions in the flat cells; the first is a map's number of cells
-    shifts: tuple[int, ...]  # each pass takes in the neighbour so far away; windows double
+    units: int  # cells in one window
+    strides: tuple[int, ...]  # of (N, 1, *spatial) in the flat cells; the first is the number of cells of a map
+    shifts: tuple[int, ...]  # distance of the neighbour that each pass includes; the window width doubles each time
 
 
 def _windows(space: Sequence[int], side: int) -> _Windows:
@@ -143,9 +144,9 @@ def _windows(space: Sequence[int], side: int) -> _Windows:
 
 
 def _least_noise(x: Tensor, windows: _Windows) -> Tensor:
-    """Per position, the least of the uniform draws whose block covers it, (N, 1, *spatial) int16.
+    """Return for each position the minimum of the uniform draws whose blocks cover it, (N, 1, *spatial) int16.
 
-    Centres reach beyond the border, so that every position is covered by equally many.
+    Block centres reach beyond the border, so that every position is covered by equally many.
     """
     least = random_shorts(len(x) * windows.strides[0], x.device)
     for shift in windows.shifts:

@@ -1,1 +1,1 @@
-"""Where dropout sites go: the modules of a network that can have one."""
+"""Where dropout can go: the modules of a network whose output features can be dropped."""

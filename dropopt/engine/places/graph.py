@@ -1,4 +1,4 @@
-"""What autograd's graph tells of a recorded forward pass: which layers made a tensor, which give the output."""
+"""What autograd's graph tells about a recorded forward pass."""
 
 from __future__ import annotations
 
@@ -8,12 +8,28 @@ from typing import Any
 
 from torch import Tensor
 
-#: Operations that mix features: what lies before one made other features. (Modules that wrap one are known by theirs.)
+#: Operations that mix features: the features before one are different from those after it.
 _MIXING = ("Addmm", "Mm", "Bmm", "Baddbmm", "Convolution", "MkldnnConvolution", "CudnnConvolution", "ScaledDotProduct")
+#: Largest number of one-input operations (an activation, a view, a copy) between a residual sum and the output.
+_AFTER_SUM = 3
+
+
+def is_residual(node: Any) -> bool:
+    """Whether the graph of ``node`` ends in a sum of two computed tensors."""
+    for _ in range(_AFTER_SUM + 1):
+        if node is None:
+            return False
+        before = [n for n, _ in node.next_functions]
+        if node.name().startswith("AddBackward"):
+            return len(before) == 2 and all(n and n.name() != "torch::autograd::AccumulateGrad" for n in before)
+        if len(before) != 1:  # a layer with weights, or with several inputs
+            return False
+        node = before[0]
+    return False
 
 
 def makers(output: Any, layers: Collection[Any]) -> list[Any]:
-    """Those of ``layers`` (graph nodes) that the node ``output`` is made of with no other layer in between."""
+    """Return those of ``layers`` (graph nodes) that the node ``output`` depends on with no other layer in between."""
     found, seen, stack = [], set(), [output]
     while stack:
         node = stack.pop()
@@ -28,11 +44,11 @@ def makers(output: Any, layers: Collection[Any]) -> list[Any]:
 
 
 def outermost(outputs: Any, layers: Collection[Any]) -> set[Any]:
-    """Nodes that ``outputs``, a model's, depend on through none of ``layers`` but, at most, the node itself.
+    """Return the nodes between ``outputs``, a model's outputs, and the last of ``layers`` on every path, inclusive.
 
-    So these are the layers that give the outputs, and what follows them.
+    These are the layers that give the outputs, and the operations that follow them.
     """
-    inside: dict[bool, set[Any]] = {False: set(), True: set()}  # by whether a layer lies behind
+    inside: dict[bool, set[Any]] = {False: set(), True: set()}  # key: whether one of `layers` lies behind the node
     stack = [(tensor.grad_fn, False) for tensor in tensors(outputs)]
     while stack:
         node, hidden = stack.pop()
@@ -44,7 +60,7 @@ def outermost(outputs: Any, layers: Collection[Any]) -> set[Any]:
 
 
 def tensors(value: Any) -> Iterator[Tensor]:
-    """The tensors in nested tuples, lists, mappings and data classes."""
+    """Yield the tensors in nested tuples, lists, mappings and data classes."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Probes against slow explicit computations, and against their promise to leave no trace."""
+"""Probes match explicit computations and leave no trace."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dropopt.config import ConfigError
-from dropopt.engine.importance import probes
+from dropopt.engine.importance import composite
 from dropopt.engine.importance.probes import PROBES
-from dropopt.engine.places.find import Place
+from dropopt.engine.places.place import Place
 
 
 @pytest.fixture(autouse=True)
@@ -34,8 +34,8 @@ def _seeded() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("axis", [1, -1])
-def test_gradient_is_what_finite_differences_say(axis: int) -> None:
-    """|dY/dn| averaged over batch and positions, neuron by neuron in float64."""
+def test_gradient_matches_finite_differences(axis: int) -> None:
+    """The score is |dY/dn| averaged over batch and positions, computed neuron by neuron in float64."""
     if axis == 1:
         model: nn.Module = worn(Functional(inplace=False)).double()
         model.act = nn.Softplus(beta=3)  # smooth, so that differences converge
@@ -81,8 +81,8 @@ def _differences(model: nn.Module, place: Place, images: Tensor, labels: Tensor,
 # -- composite
 
 
-def test_composite_is_what_explicit_statistics_say() -> None:
-    """Mean of four normalised parts, each from loops in float64, for maps and for tokens."""
+def test_composite_matches_explicit_statistics() -> None:
+    """The score is the mean of four normalised parts, computed by loops in float64."""
     model = worn(Functional()).eval().requires_grad_(False)
     images, labels = batch(5)
     seen: dict[str, Tensor] = {}
@@ -114,7 +114,7 @@ def test_composite_is_what_explicit_statistics_say() -> None:
 
 
 def test_composite_leaves_out_the_kernel_where_no_layer_is_known() -> None:
-    """Without weights to measure, the other three parts share the weight, so scores still reach 1."""
+    """Without known weights the other three parts share the weight, so scores still reach 1."""
     model, (images, labels) = plain(), batch()
     x = torch.zeros(2, 4, 8, 8)
     x[:, 0], x[:, 1] = torch.randn(2, 8, 8) + 20 * torch.tensor([-1.0, 1.0]).view(2, 1, 1), torch.randn(2, 8, 8)
@@ -126,13 +126,13 @@ def test_composite_leaves_out_the_kernel_where_no_layer_is_known() -> None:
 
 
 def test_composite_spares_a_copied_map_less_and_ignores_the_order_of_maps() -> None:
-    """A map that another one copies loses its uniqueness; permuting channels permutes scores."""
+    """Two maps that are copies of each other have no uniqueness; permuting channels permutes the scores."""
     maps = torch.randn(8, 6, 4, 4, generator=torch.Generator().manual_seed(1))
     maps[:, 4] = -2 * maps[:, 1] + 3
-    unique = probes._uniqueness(maps.flatten(2))
+    unique = composite.uniqueness(maps.flatten(2))
     assert unique[[1, 4]].max() < 1e-5 < 0.5 < unique[[0, 2, 3, 5]].min()
     order = torch.tensor([3, 5, 0, 1, 4, 2])
-    torch.testing.assert_close(probes._uniqueness(maps.flatten(2)[:, order]), unique[order])
+    torch.testing.assert_close(composite.uniqueness(maps.flatten(2)[:, order]), unique[order])
 
 
 @pytest.mark.parametrize("groups", [1, 2])
@@ -142,15 +142,15 @@ def test_kernel_norms_follow_output_features(groups: int) -> None:
         layer.requires_grad_(False)
         shape = (4,) if isinstance(layer, nn.Linear) else (4, 5, 5)
         zero, squares = layer(torch.zeros(1, *shape)), torch.zeros(6)
-        for i in range(4):  # all that an impulse in the middle of each input gives are the taps of its kernels
+        for i in range(4):  # the response to an impulse in the middle of an input is the taps of its kernels
             impulse = torch.zeros(1, *shape)
             impulse[(0, i, *[2] * (len(shape) - 1))] = 1
             squares += (layer(impulse) - zero)[0].reshape(6, -1).square().sum(1)
-        norm = probes._kernel_norm(Place("x", layer, 1, 6, 4, 1.0, (layer,)))
+        norm = composite.kernel_norm(Place("x", layer, 1, 6, 4, 1.0, (layer,)))
         torch.testing.assert_close(norm, squares.sqrt(), rtol=1e-4, atol=1e-6)
 
 
-# -- every probe: any network, any circumstance
+# -- every probe, on any network
 
 
 def _vit() -> nn.Module:
@@ -178,7 +178,7 @@ CASES = ["functional", "dense", "tokens", "transformer"]
 
 @pytest.mark.parametrize("probe", PROBES)
 @pytest.mark.parametrize("name", CASES)
-def test_scores_are_finite_non_negative_and_tell_features_apart(name: str, probe: str) -> None:
+def test_scores_are_finite_non_negative_and_not_constant(name: str, probe: str) -> None:
     """One float32 score per feature at every place of maps, vectors, tokens and transformers."""
     model, images, labels = _case(name)
     places = places_of(model, images)
@@ -189,7 +189,7 @@ def test_scores_are_finite_non_negative_and_tell_features_apart(name: str, probe
         assert score.dtype == torch.float32
         assert score.isfinite().all()
         assert score.min() >= 0
-        steers = probe == "lrp" and key == "gate"  # all relevance goes to what a gate steers
+        steers = probe == "lrp" and key == "gate"  # all relevance goes to the signal of the gate
         assert bool(score.max() > score.min()) is not steers, key
 
 
@@ -218,7 +218,7 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def _half_trained(model: nn.Module) -> nn.Module:
-    """Mixed training flags, frozen parameters, gradients here and None there, a hook of the user's."""
+    """Set mixed training flags, frozen parameters, gradients on some parameters, and a hook of the user."""
     model.train()
     for i, (module, parameter) in enumerate(zip(model.modules(), model.parameters(), strict=False)):
         module.training = i % 3 > 0
@@ -229,14 +229,14 @@ def _half_trained(model: nn.Module) -> nn.Module:
 
 
 class Noisy(nn.Module):
-    """Draws numbers and moves a statistic of its own, in eval mode too."""
+    """Draws numbers and updates a statistic, also in eval mode."""
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("calls", torch.zeros(3))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Dropout, whatever the mode."""
+        """Dropout in every mode."""
         self.calls += torch.rand(3)
         return F.dropout(x, 0.1, training=True)
 
@@ -244,7 +244,7 @@ class Noisy(nn.Module):
 @pytest.mark.parametrize("probe", PROBES)
 @pytest.mark.parametrize("name", CASES)
 def test_a_probe_leaves_no_trace(name: str, probe: str) -> None:
-    """Weights, statistics, gradients, flags, hooks, attributes, identities and random state are bit-identical."""
+    """Weights, statistics, gradients, flags, hooks, attributes, identities and the random state do not change."""
     model, images, labels = _case(name)
     model = _half_trained(nn.Sequential(model, Noisy()))
     places, given = places_of(model, images), images.clone()
@@ -270,7 +270,7 @@ class _Fails(torch.autograd.Function):
 @pytest.mark.parametrize("probe", PROBES)
 @pytest.mark.parametrize("when", ["forward", "backward", "labels"])
 def test_a_probe_that_fails_leaves_no_trace_either(when: str, probe: str) -> None:
-    """The same when the forward pass, the backward pass or the labels raise."""
+    """The same holds if the forward pass, the backward pass or a check of the labels raises."""
 
     class Breaks(nn.Module):
         broken = False
@@ -317,7 +317,7 @@ def _surrounded(by: str, model: nn.Module, images: Tensor) -> tuple[nn.Module, T
     return model, images, surroundings
 
 
-@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")  # torch's, of checkpoints under no_grad
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")  # of checkpoints under no_grad
 @pytest.mark.parametrize("probe", PROBES)
 @pytest.mark.parametrize(
     "by",
@@ -326,8 +326,8 @@ def _surrounded(by: str, model: nn.Module, images: Tensor) -> tuple[nn.Module, T
         *("out_of_place", "checkpoint", "reentrant", "second_time"),
     ],
 )
-def test_scores_do_not_depend_on_the_circumstances(by: str, probe: str) -> None:
-    """Grad mode, autocast, memory format, frozen weights, train mode, compilation, in-place ReLU, checkpointing."""
+def test_scores_do_not_depend_on_the_context(by: str, probe: str) -> None:
+    """Grad mode, autocast, layout, frozen weights, training mode, compilation, in-place operations, checkpointing."""
     model, images, labels = _case("functional")
     model.eval()
     expected = PROBES[probe](model, places_of(model, images), images, labels)
@@ -346,8 +346,8 @@ def test_scores_do_not_depend_on_the_circumstances(by: str, probe: str) -> None:
 
 
 @pytest.mark.parametrize("probe", PROBES)
-def test_the_first_of_several_outputs_counts(probe: str) -> None:
-    """A tuple, and an object with logits, are read as their logits."""
+def test_logits_are_found_in_other_outputs(probe: str) -> None:
+    """Logits are the first element of a tuple, or the attribute ``logits``."""
 
     class Wrapped(nn.Module):
         def __init__(self, model: nn.Module, as_tuple: bool) -> None:
@@ -369,7 +369,7 @@ def test_the_first_of_several_outputs_counts(probe: str) -> None:
 
 @pytest.mark.parametrize("probe", ["gradient", "lrp"])
 def test_a_feature_that_nothing_reads_scores_zero(probe: str) -> None:
-    """With its outgoing weights at zero, a channel has neither gradient nor relevance; the others do."""
+    """A channel whose outgoing weights are 0 has neither gradient nor relevance; others have."""
     model, (images, labels) = plain(), batch()
     model[3].weight.data[:, 2] = 0
     score = PROBES[probe](model, places_of(model, images, "conv"), images, labels)["0"]

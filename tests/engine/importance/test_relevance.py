@@ -1,4 +1,4 @@
-"""Relevance against explicit redistribution, zennit and Captum, and its conservation in any network."""
+"""Relevance matches explicit redistribution, zennit and Captum, and is conserved in any network."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from dropopt.engine.importance import probes
-from dropopt.engine.importance.lrp.ops import HANDLERS
+from dropopt.engine.importance.lrp.handlers import HANDLERS
 from dropopt.engine.importance.probes import PROBES, propagate
-from dropopt.engine.places.find import Place
+from dropopt.engine.places.place import Place
 
-TINY = 1e-12  # epsilon where epsilon is to vanish
+TINY = 1e-12  # epsilon for the limit epsilon -> 0
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +35,7 @@ def _seeded() -> Iterator[None]:
 def relevances(
     model: nn.Module, images: Tensor, labels: Tensor, sites: Any = "*", **kwargs: Any
 ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-    """Relevance at places, at the input, and the logits it came from."""
+    """Return the relevance at places, the relevance at the input, and the logits."""
     whole = nn.Sequential(nn.Identity(), model)
     places = {"input": Place("input", whole[0], 1, images.shape[1], images.ndim, 1.0, ())}
     if sites != "*":
@@ -46,19 +46,19 @@ def relevances(
 
 
 def _matrix(layer: nn.Module, shape: tuple[int, ...]) -> Tensor:
-    """The matrix (out, in) of a linear layer without its bias, from what it does to each unit vector."""
+    """Return the matrix (out, in) of a linear layer without its bias, from its response to unit vectors."""
     units = torch.eye(int(np.prod(shape)), dtype=torch.float64).view(-1, *shape)
     zero = layer(torch.zeros_like(units[:1]))
     return (layer(units) - zero).flatten(1).T.detach()
 
 
 def _explicit(z: Tensor, a: Tensor, bias: Tensor, relevance: Tensor, positive: bool) -> Tensor:
-    """R_i = sum over k of z_ik / (sum over l of z_lk + b_k) R_k, contribution by contribution."""
+    """Return R_i = sum over k of z_ik / (sum over l of z_lk + b_k) R_k, contribution by contribution."""
     out = torch.zeros_like(a)
     for k in range(len(relevance)):
         parts = [float(z[k, i] * a[i]) for i in range(len(a))]
         b = float(bias[k])
-        if positive:  # of the sign of the unit's output
+        if positive:  # contributions with the sign of the unit's output
             sign = 1.0 if sum(parts) + b >= 0 else -1.0
             parts, b = [max(sign * c, 0.0) for c in parts], max(sign * b, 0.0)
         total = sum(parts) + b
@@ -69,7 +69,7 @@ def _explicit(z: Tensor, a: Tensor, bias: Tensor, relevance: Tensor, positive: b
 
 
 @pytest.mark.parametrize("rule", ["epsilon", "epsilon_plus", "z_plus"])
-def test_relevance_is_what_explicit_redistribution_says(rule: str) -> None:
+def test_relevance_matches_explicit_redistribution(rule: str) -> None:
     """Through two dense layers, a mean, a residual sum, two BatchNorms and two convolutions, in float64 loops."""
 
     class Block(nn.Module):
@@ -114,7 +114,7 @@ def test_relevance_is_what_explicit_redistribution_says(rule: str) -> None:
 @pytest.mark.parametrize("rule", ["epsilon", "epsilon_plus"])
 @pytest.mark.parametrize("name", ["functional", "resnet18", "mobilenet_v2", "efficientnet_b0", "densenet121"])
 def test_relevance_is_conserved_without_biases(name: str, rule: str) -> None:
-    """Sum of relevance in = logit, sample by sample, as epsilon goes to 0: residual sums, gates, concatenations."""
+    """The relevance at the input sums to the logit of each sample, through residual sums, gates and concatenations."""
     if name == "functional":
         model: nn.Module = Functional()
         images, labels = batch()
@@ -127,7 +127,7 @@ def test_relevance_is_conserved_without_biases(name: str, rule: str) -> None:
 
 
 def test_relevance_is_not_lost_to_small_activations() -> None:
-    """Epsilon is relative: a network whose activations are 1e-8 of another's ranks its features alike."""
+    """Epsilon is relative: a network with activations scaled by 1e-8 has scaled relevance."""
     model, (images, labels) = plain(bias=False), batch()
     small = copy.deepcopy(model)
     small[0].weight.data *= 1e-8
@@ -138,7 +138,7 @@ def test_relevance_is_not_lost_to_small_activations() -> None:
 
 
 def test_z_plus_gives_no_negative_relevance() -> None:
-    """Relevance has the sign of the logit everywhere under z+, biases and BatchNorm included."""
+    """Under z+, relevance has the sign of the logit everywhere, also with biases and BatchNorm."""
     model = worn(
         nn.Sequential(
             *(nn.Conv2d(2, 6, 3), nn.BatchNorm2d(6), nn.ReLU(True), nn.AvgPool2d(2), nn.Conv2d(6, 4, 2), nn.SiLU()),
@@ -154,7 +154,7 @@ def test_z_plus_gives_no_negative_relevance() -> None:
 
 
 def test_epsilon_rule_is_gradient_times_input_on_a_relu_network_without_biases() -> None:
-    """R = n dY/dn at every place as epsilon goes to 0, and Captum's LayerGradientXActivation says so too."""
+    """R = n dY/dn at every place in the limit, which Captum's LayerGradientXActivation confirms."""
     from captum.attr import LayerGradientXActivation
 
     model, (images, labels) = plain(bias=False).double(), batch()
@@ -169,7 +169,7 @@ def test_epsilon_rule_is_gradient_times_input_on_a_relu_network_without_biases()
 
 
 class Flat(nn.Module):
-    """``plain`` without a module that flattens, which Captum has no rule for."""
+    """``plain`` without the flatten module, for which Captum has no rule."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -182,10 +182,10 @@ class Flat(nn.Module):
         return x
 
 
-@pytest.mark.filterwarnings("ignore")  # Captum announces the hooks that it sets
+@pytest.mark.filterwarnings("ignore")  # Captum warns about the hooks that it sets
 @pytest.mark.parametrize("rule", ["epsilon", "epsilon_plus"])
 def test_relevance_agrees_with_captum(rule: str) -> None:
-    """Captum, with biases: its epsilon rule at the input and every layer, and its alpha 1, beta 0, which is z+."""
+    """With biases: Captum's epsilon rule at the input and every layer, and its alpha-1-beta-0 rule, which is z+."""
     from captum.attr import LRP, LayerLRP
     from captum.attr._utils.lrp_rules import Alpha1_Beta0_Rule, EpsilonRule
 
@@ -198,16 +198,16 @@ def test_relevance_agrees_with_captum(rule: str) -> None:
     found, at_input, _ = relevances(model, images, labels, ("conv", "linear"), rule=rule, epsilon=TINY)
     theirs = LRP(model).attribute(images, target=labels)
     torch.testing.assert_close(at_input, theirs.detach(), rtol=1e-5, atol=1e-8)
-    for name, relevance in found.items() if rule == "epsilon" else ():  # its z+ changes what a layer's output is
+    for name, relevance in found.items() if rule == "epsilon" else ():  # Captum's z+ changes the outputs of layers
         theirs = LayerLRP(model, model.get_submodule(name)).attribute(images, target=labels)
         torch.testing.assert_close(relevance, theirs.detach(), rtol=1e-5, atol=1e-8)
 
 
 @pytest.mark.parametrize("rule", ["epsilon", "epsilon_plus"])
-def test_relevance_agrees_with_zennit_on_its_own_ground(rule: str) -> None:
-    """Its canoniser and composite on torchvision's ResNet (epsilon) and on a plain stack (EpsilonPlus) say the same.
+def test_relevance_agrees_with_zennit(rule: str) -> None:
+    """zennit's canoniser and composites agree on torchvision's ResNet (epsilon) and a plain stack (EpsilonPlus).
 
-    In a ResNet, z+ differs on purpose, in units that are negative and yet carry relevance (see ``SignedPlus``).
+    In a ResNet, z+ differs on purpose, in negative units that carry relevance (see ``SignedPlus``).
     """
     from zennit.attribution import Gradient
     from zennit.composites import EpsilonPlus, LayerMapComposite, layer_map_base
@@ -240,7 +240,7 @@ def test_relevance_agrees_with_zennit_on_its_own_ground(rule: str) -> None:
 
 
 def test_lrp_scores_are_absolute_relevance_summed_over_positions() -> None:
-    """Score = mean over the batch of |sum over positions of relevance|, with the default rule."""
+    """The score is the mean over the batch of |sum over positions of relevance|, with the default rule."""
     model, (images, labels) = worn(Functional()), batch()
     places = places_of(model, images)
     found, _, _ = relevances(model, images, labels, tuple(places))
@@ -250,7 +250,7 @@ def test_lrp_scores_are_absolute_relevance_summed_over_positions() -> None:
 
 
 def test_unknown_rules_are_refused() -> None:
-    """A rule that does not exist is a ValueError naming those that do."""
+    """An unknown rule raises ValueError, which lists the rules."""
     model, (images, labels) = plain(), batch()
     with pytest.raises(ValueError, match="epsilon_plus, epsilon, z_plus"):
         probes.lrp(model, places_of(model, images), images, labels, rule="gamma")
@@ -277,8 +277,8 @@ OPERATIONS = {
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_functional_operations_keep_their_values_and_pass_finite_relevance(name: str) -> None:
-    """Interception changes no output, whatever the operation, and relevance stays finite."""
+def test_intercepted_operations_keep_their_values(name: str) -> None:
+    """Interception changes no output, and relevance is finite, for every operation."""
 
     class Model(nn.Module):
         def __init__(self) -> None:
@@ -301,7 +301,7 @@ def test_functional_operations_keep_their_values_and_pass_finite_relevance(name:
     "gate", [torch.sigmoid, lambda g: 1 + 2 * torch.sigmoid(g).clamp(0.1), lambda g: F.dropout(g.softmax(1))]
 )
 def test_a_gate_takes_no_relevance_from_its_signal(gate: Any) -> None:
-    """All relevance of signal times gate goes to the signal, however the gate was scaled, on whichever side."""
+    """All relevance of signal times gate goes to the signal, also if the gate is scaled, shifted or comes first."""
 
     class Gated(nn.Module):
         def __init__(self) -> None:
@@ -319,7 +319,7 @@ def test_a_gate_takes_no_relevance_from_its_signal(gate: Any) -> None:
 
 
 def test_every_handled_operation_exists() -> None:
-    """Each name that is intercepted is one of torch's, so that a misspelt one cannot hide."""
+    """Each intercepted name is a function of torch, which detects misspelt names."""
     reversed_or_in_place = {
         "radd",
         "iadd",

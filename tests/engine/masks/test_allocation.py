@@ -1,4 +1,4 @@
-"""A site's budget is shared out over its features exactly, or as nearly as can be."""
+"""The features' rates have the site's budget as their mean, or the nearest value that can be met."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def test_shares_have_the_budget_as_mean(budget, preference):
 @PROFILE
 @given(st.floats(0, P_MAX), PREFERENCES)
 def test_shares_follow_preference(budget, preference):
-    """Under the cap rates are proportional to preference; who prefers nothing is never dropped."""
+    """Rates below the cap are proportional to preference; a feature with preference 0 is never dropped."""
     preference = torch.tensor(preference, dtype=torch.float64)
     rates = share_out(budget, preference)
     if not bool((preference > 0).any()):
@@ -38,16 +38,16 @@ def test_shares_follow_preference(budget, preference):
     if bool(free.any()):
         most = preference[free].argmax()
         ratio = rates[free][most] / preference[free][most]
-        tiny = torch.finfo(torch.float64).tiny  # below it numbers have fewer digits
+        tiny = torch.finfo(torch.float64).tiny  # smaller numbers have fewer digits
         assert torch.allclose(rates[free], ratio * preference[free], rtol=1e-9, atol=tiny)
         capped = preference[rates >= P_MAX * (1 - 1e-9)]
-        assert (capped * ratio >= P_MAX * (1 - 1e-6)).all()  # nobody is capped without need
+        assert (capped * ratio >= P_MAX * (1 - 1e-6)).all()  # no feature is capped without need
 
 
 @PROFILE
 @given(st.floats(0, P_MAX), st.lists(st.just(0.0) | st.floats(1e-9, 1), min_size=2, max_size=12))
-def test_shares_are_the_slow_filling(budget, preference):
-    """Pouring in small rounds, capping who overflows and pouring again, ends at the same rates."""
+def test_shares_match_a_reference(budget, preference):
+    """Distributing the budget, capping rates and redistributing the excess in a loop gives the same rates."""
     total = budget * len(preference)
     weights = preference if any(preference) else [1.0] * len(preference)
     rates, full = [0.0] * len(weights), set()
@@ -68,6 +68,6 @@ def test_shares_are_the_slow_filling(budget, preference):
 
 
 def test_a_budget_above_the_cap_is_the_cap():
-    """No feature passes P_MAX, whatever is asked for."""
+    """No rate exceeds P_MAX, for any budget."""
     assert share_out(1.0, torch.rand(7)).max() <= P_MAX
     assert torch.equal(share_out(1.0, torch.tensor([1.0, 0.0])), torch.tensor([P_MAX, 0.0], dtype=torch.float64))

@@ -1,4 +1,4 @@
-"""Patterns drop exactly as much as asked, whatever the map, the block and the rates."""
+"""Every pattern drops exactly the requested fraction, for every map, block size and rate."""
 
 import math
 import sys
@@ -15,7 +15,7 @@ PATTERNS = ("element", "channel", "structured", "spatial")
 MAPS = [(1, 1), (1, 7), (2, 2), (3, 5), (7, 7), (8, 8), (14, 14), (28, 12), (64, 64), (1,), (33,), (2, 3, 4), (5, 1, 6)]
 BLOCKS = (1, 2, 3, 4, 7, 100)
 RATES = (0.001, 0.1, 0.5, P_MAX)
-#: Rates that differ by feature, among them the extremes; their mean is no round number.
+#: Rates that differ by feature and include both extremes.
 UNEVEN = (0.0, 0.02, 0.3, 0.61, P_MAX)
 CHANNELS = len(UNEVEN)
 HOST = nn.Identity().train()
@@ -30,7 +30,7 @@ def make_site(pattern, rates, block=3, axis=1):
 
 
 def picture(samples, space, seed=0, dtype=torch.float32):
-    """Positive activations with structure: noise on top of a ramp, a few positions far above the rest."""
+    """Return positive activations with structure: a ramp plus noise, with a few positions far above the rest."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.rand(samples, CHANNELS, *space, generator=generator, dtype=torch.float64) + 0.1
     ramp = torch.linspace(0, 2, math.prod(space), dtype=torch.float64).view(space)
@@ -39,13 +39,13 @@ def picture(samples, space, seed=0, dtype=torch.float32):
 
 
 def mean_and_error(values):
-    """Mean over samples (dimension 0) and its standard error, from the spread between samples."""
+    """Return the mean over samples (dimension 0) and its standard error."""
     values = values.double()
     return values.mean(0), values.std(0) / math.sqrt(len(values))
 
 
 def assert_rates(site, x, rates, seed, sigma=4.0):
-    """Per feature the dropped fraction is its rate and the mean is kept, within ``sigma`` errors between samples."""
+    """Assert that features are dropped at their rates and keep their means, within ``sigma`` standard errors."""
     torch.manual_seed(seed)
     y = site.hook(HOST, (), x)
     assert y.shape == x.shape
@@ -55,11 +55,11 @@ def assert_rates(site, x, rates, seed, sigma=4.0):
     rates = torch.as_tensor(rates, dtype=torch.float64).expand(before.shape[1])
     share, share_error = mean_and_error((after == 0).double().mean(-1))
     shift, shift_error = mean_and_error((after - before).mean(-1))
-    # Where few samples show a drop, or a survivor, their spread says little: then a sample counts as one unit.
+    # With few dropped, or few kept, samples the spread is unreliable: then a sample counts as one unit.
     few = ((after == 0).any(-1).sum(0) < 30) | ((after != 0).any(-1).sum(0) < 30)
     fallback = (rates * (1 - rates) / len(x)).sqrt() * few
     assert ((share - rates).abs() <= sigma * torch.maximum(share_error, fallback)).all(), (share, rates, share_error)
-    # What is stored is rounded to the dtype: its rounding is allowed beside the sampling error.
+    # Stored values are rounded to the dtype, which adds to the sampling error.
     rounding = 1.5 * torch.finfo(x.dtype).eps * before.mean()
     fallback = fallback * before.mean() / (1 - rates)
     assert (shift.abs() <= sigma * torch.maximum(shift_error, fallback) + rounding).all(), (shift, shift_error)
@@ -75,7 +75,7 @@ def samples_for(space, units=400_000):
 @pytest.mark.parametrize("space", MAPS, ids=str)
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_dropped_fraction_is_the_rate(pattern, space):
-    """On every map, with every block, each feature is dropped at its rate and its expectation is kept."""
+    """For every map and block size, each feature is dropped at its rate and keeps its expectation."""
     blocks = sorted({min(block, max(space) + 1) for block in BLOCKS}) if pattern == "spatial" else [3]
     x = picture(samples_for(space), space)
     for block in blocks:
@@ -125,7 +125,7 @@ def test_channels_last_keeps_rates_and_layout(pattern):
 
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_every_unit_has_the_same_marginal_rate(pattern):
-    """On a constant map no border and no corner is safer: each single unit falls at the rate of its feature."""
+    """On a constant map each unit, borders and corners included, is dropped at the rate of its feature."""
     samples, space = 20_000, (4, 6)
     for block in (2, 3, 5) if pattern == "spatial" else (1,):
         torch.manual_seed(block)
@@ -137,20 +137,20 @@ def test_every_unit_has_the_same_marginal_rate(pattern):
 
 
 def test_kept_units_are_scaled_by_their_own_rate():
-    """y is 0 or x / (1 - p_i): the two-point property, feature by feature."""
+    """y is 0 or x / (1 - p_i) in each feature i."""
     x = picture(40, (5, 5))
     rates = torch.tensor(UNEVEN).view(1, -1, 1, 1)
     for pattern in ("element", "channel", "structured"):
         y = make_site(pattern, UNEVEN).hook(HOST, (), x)
         kept = y != 0
         torch.testing.assert_close(y[kept], (x / (1 - rates))[kept])
-    constant = torch.ones(40, CHANNELS, 5, 5)  # wholly safe, so that eq. (8) moves no rate
+    constant = torch.ones(40, CHANNELS, 5, 5)  # wholly safe, so that eq. (8) changes no rate
     y = make_site("spatial", UNEVEN).hook(HOST, (), constant)
     torch.testing.assert_close(y[y != 0], (constant / (1 - rates))[y != 0])
 
 
-def test_units_of_a_pattern_fall_together():
-    """Channel drops whole maps, spatial the same positions of all channels in blocks, element neither."""
+def test_units_of_a_pattern_are_dropped_together():
+    """Channel drops whole maps, spatial blocks of positions in all channels, element independent units."""
     torch.manual_seed(0)
     ones = torch.ones(200, CHANNELS, 8, 8)
     channel = make_site("channel", 0.4).hook(HOST, (), ones) == 0
@@ -165,7 +165,7 @@ def test_units_of_a_pattern_fall_together():
 
 
 def test_a_block_that_covers_the_map_can_drop_it_whole():
-    """Blocks reach beyond the border, so one draw in the middle of a block larger than the map drops all of it."""
+    """A single draw can drop the whole map if the block is larger than the map."""
     torch.manual_seed(0)
     y = make_site("spatial", 0.5, block=100).hook(HOST, (), torch.ones(500, 1, 5, 5))
     assert ((y == 0).flatten(1).all(1)).float().mean() > 0.05
@@ -174,7 +174,7 @@ def test_a_block_that_covers_the_map_can_drop_it_whole():
 @pytest.mark.parametrize("units", [1, 9, 100, 4096])
 @pytest.mark.parametrize("p", [0.0, 1e-4, 0.1, 0.8, P_MAX])
 def test_rounded_bars_meet_the_rate(p, units):
-    """A bar is one of 65,536 levels; rounded up and down as its fraction says, it gives each side its rate exactly."""
+    """A bar has 65,536 levels; random rounding by its fraction gives safe and other positions exact rates."""
     area = torch.linspace(0.01, 1, 50)
     low, high, *scales = spatial._split(torch.tensor(p), area, units).double()
     rates = []
@@ -186,11 +186,11 @@ def test_rounded_bars_meet_the_rate(p, units):
     assert ((area * rates[1] + (1 - area) * rates[0] - p).abs() < 3e-7).all()
 
 
-# -- slow references
+# -- references
 
 
-def slow_structure(pooled):
-    """Eq. (8) for one map, position by position: pooled is a list of lists of norms over channels."""
+def reference_structure(pooled):
+    """Return eq. (8) for one map, position by position; ``pooled`` holds norms over channels as nested lists."""
     height, width = len(pooled), len(pooled[0])
 
     def clamp(i, size):
@@ -206,19 +206,19 @@ def slow_structure(pooled):
     return [[value <= average * (1 + 1e-6) for value in row] for row in matter]
 
 
-def test_spatial_structure_is_its_slow_form():
+def test_spatial_structure_matches_a_reference():
     """Eq. (8) computed with explicit loops in float64 marks the same positions safe."""
     for seed, space in enumerate([(3, 3), (5, 7), (2, 6), (6, 1)]):
         x = picture(10, space, seed=seed)
         safe = spatial.spatial_structure(x)
         for n in range(len(x)):
-            expected = slow_structure(x[n].double().norm(dim=0).tolist())
+            expected = reference_structure(x[n].double().norm(dim=0).tolist())
             assert safe[n, 0].tolist() == expected
 
 
 @pytest.mark.parametrize("rows", [1, CHANNELS])
-def test_spatial_gate_is_its_slow_form(rows):
-    """Blocks, the split of the rate over safe and other positions, and the scale: all as explicit loops give them."""
+def test_spatial_gate_matches_a_reference(rows):
+    """Explicit loops give the same blocks, the same rates of safe and other positions, and the same scale."""
     for block in (1, 2, 3, 5):
         x, p = picture(4, (5, 4), seed=block), 0.55
         torch.manual_seed(block)
@@ -231,7 +231,7 @@ def test_spatial_gate_is_its_slow_form(rows):
         words = torch.empty(-(-draws // 4), dtype=torch.int64).random_(-(2**63), None)
         noise = words.view(torch.int16)[:draws].view(4, 5 + sides[0] - 1, 4 + sides[1] - 1).int() + 2**15
         for n in range(4):
-            safe = slow_structure(x[n].double().norm(dim=0).tolist())
+            safe = reference_structure(x[n].double().norm(dim=0).tolist())
             area = sum(map(sum, safe)) / 20
             inside = min(P_MAX, p / area)
             outside = 0.0 if area == 1 else min(P_MAX, max(0.0, (p - area * inside) / (1 - area)))
@@ -247,7 +247,7 @@ def test_spatial_gate_is_its_slow_form(rows):
                         assert value == pytest.approx(0 if hit else 1 / (1 - rate), rel=1e-4)
 
 
-def test_element_gate_is_its_slow_form():
+def test_element_gate_matches_a_reference():
     """Bytes compared with thresholds one by one give the same gate."""
     x = picture(3, (4, 5))
     rates = torch.tensor(UNEVEN)
@@ -263,9 +263,9 @@ def test_element_gate_is_its_slow_form():
         assert gate[n, c, i, j].item() == pytest.approx(0 if dropped else 1 / (1 - p), rel=1e-6)
 
 
-def test_words_of_bits_are_their_slow_form():
-    """One rate for all units: eight random bits of each, read as a number, against a threshold shared by 64 units."""
-    x, p = torch.ones(9, 5, 7, 2), 0.299  # 630 units in ten words, the last not full
+def test_words_of_bits_match_a_reference():
+    """With one rate, a unit's 8 random bits are compared as a number with a threshold that 64 units share."""
+    x, p = torch.ones(9, 5, 7, 2), 0.299  # 630 units in ten words, the last one incomplete
     torch.manual_seed(1)
     gate = patterns.element_gate(x, torch.full((1, 1, 1), p)).times(x).flatten().tolist()
     torch.manual_seed(1)
@@ -280,11 +280,11 @@ def test_words_of_bits_are_their_slow_form():
         assert value == pytest.approx(0 if number < 76 + up[word].item() else 1 / (1 - p))
 
 
-# -- where it is safe to drop
+# -- safe positions
 
 
 def test_a_bright_spot_is_protected():
-    """Eq. (8): an isolated bright spot and its neighbourhood are kept, the flat background carries the rate."""
+    """Eq. (8): a bright spot and its neighbourhood are kept, and the background is dropped more to meet the rate."""
     x = torch.full((300, CHANNELS, 9, 9), 0.1)
     x[:, :, 4, 4] = 5.0
     safe = spatial.spatial_structure(x)[0, 0]
@@ -297,8 +297,8 @@ def test_a_bright_spot_is_protected():
     assert dropped.float().mean().item() == pytest.approx(0.3, abs=0.02)
 
 
-def test_a_protected_spot_falls_when_the_rest_cannot_carry_the_rate():
-    """At p close to P_MAX the safe positions are full, and what is left spills over to the others."""
+def test_a_protected_spot_is_dropped_when_the_rest_cannot_meet_the_rate():
+    """At p close to P_MAX the safe positions have P_MAX, and the others are dropped as well."""
     x = torch.full((2000, CHANNELS, 9, 9), 0.1)
     x[:, :, 4, 4] = 5.0
     torch.manual_seed(0)
@@ -310,13 +310,13 @@ def test_a_protected_spot_falls_when_the_rest_cannot_carry_the_rate():
 @pytest.mark.parametrize("value", [0.0, 1.0, 0.1, 1e-20, 3.3e4])
 @pytest.mark.parametrize("space", [(1, 1), (7, 7), (64, 64), (33,)], ids=str)
 def test_a_constant_map_is_wholly_safe(value, space):
-    """No position of a constant map stands out, whatever rounding does to its mean."""
+    """All positions of a constant map are safe, however its mean is rounded."""
     for channels in (1, 3, 64):
         assert spatial.spatial_structure(torch.full((2, channels, *space), value)).all()
 
 
 def test_safe_positions_do_not_depend_on_layout_or_autocast():
-    """The same positions are safe, in float32, whether channels lie innermost and whether autocast is on."""
+    """Safe positions are computed in float32 and depend neither on the memory layout nor on autocast."""
     x = torch.randn(20, 32, 9, 9, generator=torch.Generator().manual_seed(0))
     plain = spatial.spatial_structure(x)
     with torch.autocast("cpu", torch.bfloat16):
@@ -327,7 +327,7 @@ def test_safe_positions_do_not_depend_on_layout_or_autocast():
 
 @pytest.mark.parametrize("scale", [1e-15, 1.0, 1e15])
 def test_something_is_always_safe(scale):
-    """Some position is no more important than the average one, so that a rate can be met."""
+    """At least one position is at most as important as the mean, so that a rate can be met."""
     x = torch.randn(500, 3, 6, 6, generator=torch.Generator().manual_seed(0)) * scale
     safe = spatial.spatial_structure(x)
     assert safe.flatten(1).any(1).all()
@@ -336,7 +336,7 @@ def test_something_is_always_safe(scale):
 
 @pytest.mark.parametrize("p", [0.0, 0.3])
 def test_a_map_that_is_not_finite_keeps_its_rate(p):
-    """Where prominence overflows or is NaN nothing can be said of safety, and the rate is met everywhere alike."""
+    """Where prominence overflows or is NaN, no position is safe and all have the same rate."""
     for value in (1e30, math.inf, math.nan):
         gate = spatial.spatial_gate(torch.full((2000, 1, 6, 6), value), torch.full((1, 1, 1), p), 3)
         share, error = mean_and_error((gate.times(torch.ones(1)) == 0).double().flatten(1).mean(1))
@@ -347,7 +347,7 @@ def test_a_map_that_is_not_finite_keeps_its_rate(p):
 
 
 def test_random_bytes_are_uniform_in_every_lane():
-    """Each of the eight bytes of a word takes all 256 values equally often (chi-square within four sigma)."""
+    """Each of the eight bytes of a word is uniform over 256 values (chi-square within four sigma)."""
     torch.manual_seed(0)
     draws = noise.random_bytes(torch.empty(800_000)).view(-1, 8)
     assert draws.dtype == torch.uint8
@@ -361,7 +361,7 @@ def test_random_bytes_are_uniform_in_every_lane():
 @pytest.mark.parametrize("rows", [1, 40])
 @pytest.mark.parametrize("p", [0.0004, 0.001, 0.1, 1 / 3, 0.6180339, 0.9497])
 def test_rates_between_bytes_are_exact(p, rows):
-    """A rate that is no multiple of 1/256 is met: 4 million units, where truncation would be far outside."""
+    """A rate that is no multiple of 1/256 is met; over 4 million units, truncation would be detected."""
     x = torch.ones(1000, 40, 10, 10)
     torch.manual_seed(0)
     dropped = patterns.element_gate(x, torch.full((rows, 1, 1), p)).times(x) == 0
@@ -371,14 +371,14 @@ def test_rates_between_bytes_are_exact(p, rows):
 
 
 def test_random_bytes_follow_the_memory_layout():
-    """Noise has the layout of the activation, so that masking does not gather."""
+    """Noise has the memory layout of the activation, so that masking is contiguous."""
     plain = torch.empty(2, 3, 4, 5)
     for x in (plain, plain.to(memory_format=torch.channels_last), torch.empty(2, 7, 3).movedim(-1, 1)):
         assert noise.random_bytes(x).stride() == x.stride()
 
 
-def test_packed_bits_come_back():
-    """Eight units in a byte lose nothing, whatever the size and the memory layout."""
+def test_bits_are_unpacked_as_packed():
+    """Packing and unpacking is lossless for every size and memory layout."""
     for x in (
         torch.rand(3, 5, 7, 1),
         torch.rand(2, 8, 5, 7).to(memory_format=torch.channels_last),

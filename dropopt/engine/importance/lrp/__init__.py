@@ -1,1 +1,1 @@
-"""Layer-wise relevance propagation, with zennit's rules."""
+"""Layer-wise relevance propagation through any network, by zennit's rules."""

@@ -1,24 +1,24 @@
 """Layer-wise relevance propagation through any eager network, by zennit's rules.
 
-zennit attaches its rules to modules, so it asks for a network in which every operation is a module used once, and
-brings canonisers for a few architectures. Here the operations themselves are intercepted as they run: each becomes
-a small module of its own, propagated by zennit's rule for its kind. So functional code, shared modules and residual
-sums in any network are treated as zennit would treat modules, and the network itself is not touched.
+zennit attaches its rules to modules. It requires a network in which every operation is a module that is used once,
+and has canonisers for a few architectures. Here the operations are intercepted as they run: each becomes a small
+module of its own, to which zennit's rule for its kind applies. This treats functional code, shared modules and
+residual sums in any network as zennit treats modules, and does not modify the network.
 
-    convolution, dense        z+ or epsilon, as the named rule says; a BatchNorm right behind is merged into it
-    other normalisations      epsilon, as the affine map that they are once their statistics are known
-    sums of two branches      in proportion to what each contributed (zennit's ``Sum`` with ``Norm``)
-    average pooling, means    in proportion likewise
-    activations, constants    relevance passes through unchanged
-    max pooling, indexing...  relevance follows the entries that were chosen, as a gradient does
-    gate times signal         all to the signal. A gate came out of a sigmoid or softmax, or is the smaller factor
-                              (squeeze-excitation); of two equal factors each gets half. So features inside a gate
-                              score 0, and none stands out among them
-    attention                 the attention map is such a gate: all to the values. There is no agreed rule; this
+    convolution, dense        z+ or epsilon, depending on the named rule; a BatchNorm right behind is merged
+    other normalisations      epsilon, as affine maps with their statistics held fixed
+    sums of two branches      in proportion to the contribution of each (zennit's ``Sum`` with ``Norm``)
+    average pooling, means    in proportion to the contribution of each input
+    activations, constants    relevance passes unchanged
+    max pooling, indexing...  relevance follows the selected entries, as a gradient does
+    gate times signal         all relevance to the signal. A gate is the output of a sigmoid or softmax, or the smaller
+                              factor (squeeze-excitation); two equal factors get half each. Features inside a gate
+                              therefore score 0
+    attention                 the attention map is a gate: all relevance to the values. There is no agreed rule; this
                               one conserves relevance (Ali et al., 2022, "XAI for Transformers")
 
-Biases absorb relevance, as in zennit. What happens inside a custom ``autograd.Function``, a scripted function or a
-recurrent layer is not seen: there, relevance flows as the gradient would.
+Biases absorb relevance, as in zennit. Operations inside a custom ``autograd.Function``, a scripted function or a
+recurrent layer are not intercepted; there, relevance flows as the gradient does.
 """
 
 from __future__ import annotations
@@ -31,18 +31,24 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
 
 from dropopt.config import ConfigError
-from dropopt.engine.importance.lrp.ops import HANDLERS, flows
+from dropopt.engine.importance.lrp.handlers import HANDLERS, flows
 from dropopt.engine.importance.lrp.rules import EPSILON, RULE, rules
 
 __all__ = ["EPSILON", "RULE", "RelevanceMode", "refuse_reentrant"]
 
 
 class RelevanceMode(TorchFunctionMode):
-    """Context in which operations run as always, and the graph that they leave carries relevance, not gradients.
+    """Context in which operations compute their usual values, but their graph propagates relevance, not gradients.
 
-    Call ``backward`` on the output after leaving it, seeded with the output's own values. Parameters must not require
-    grad: an operation is intercepted where a tensor that does is among its arguments. ``rule`` is a key of
-    ``lrp_rules.RULES``; raises ValueError for another.
+    After leaving the context, call ``backward`` on the output with the output itself as the gradient. Parameters must
+    not require grad: an operation is intercepted where one of its arguments does.
+
+    Args:
+        rule: a key of ``rules.RULES``.
+        epsilon: stabiliser of the denominators, relative to their mean size.
+
+    Raises:
+        ValueError: if there is no such rule.
     """
 
     def __init__(self, rule: str = RULE, epsilon: float = EPSILON) -> None:
@@ -52,7 +58,7 @@ class RelevanceMode(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         handler = HANDLERS.get(getattr(func, "__name__", "").strip("_"))
-        # Nothing is saved through a checkpoint's hooks, so no checkpoint runs an operation again unseen.
+        # Without a checkpoint's own hooks, no checkpoint can run an operation again outside this mode.
         with saved_tensors_hooks(lambda t: t.detach(), lambda t: t):
             if handler is None or not torch.is_grad_enabled() or not flows(*args, *kwargs.values()):
                 return func(*args, **kwargs)
@@ -60,7 +66,7 @@ class RelevanceMode(TorchFunctionMode):
 
 
 def refuse_reentrant(output: Tensor) -> None:
-    """Raise ConfigError where a re-entrant checkpoint hides operations from the mode."""
+    """Raise ConfigError if a re-entrant checkpoint hid operations from the mode."""
     seen: set[Any] = set()
     nodes: list[Any] = [output.grad_fn]
     while nodes:

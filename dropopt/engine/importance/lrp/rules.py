@@ -1,4 +1,4 @@
-"""What zennit's rules act on: one operation that ran, as a module, and the node that propagates through it."""
+"""zennit's rules, and what they act on: one operation as a module, and a graph node that propagates relevance."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from torch import Tensor, nn
 from zennit.core import BasicHook, Hook
 from zennit.rules import Epsilon, Norm, ZPlus
 
-#: What is added to a layer's denominators, in units of their mean size in the sample: too small to shift relevance, in
-#: a network of any scale (one with fresh BatchNorm statistics can shrink its activations by ten powers of ten).
+#: Stabiliser of a layer's denominators, relative to their mean size in the sample. An absolute one would distort
+#: relevance where activations are small (fresh BatchNorm statistics can shrink them by ten powers of ten).
 EPSILON = 1e-6
 
-#: zennit's ``EpsilonPlus``: z+ keeps the relevance of deep convolutional stacks positive and free of noise, epsilon
-#: keeps dense layers faithful to the class. Pruning by relevance uses z+ as well (Yeom et al., 2021).
+#: zennit's ``EpsilonPlus``: z+ on convolutions, which avoids noisy relevance in deep stacks, and epsilon on dense
+#: layers, which keeps it specific to the class. Pruning by relevance uses z+ as well (Yeom et al., 2021).
 RULE = "epsilon_plus"
 
 Stabiliser = Callable[[Tensor], Tensor]
 
 
 class Op(nn.Module):
-    """One operation that ran, with what it took beside its input: the form in which zennit's rules take it."""
+    """One operation with its weight and bias, as a module that zennit's rules accept."""
 
     def __init__(
         self, function: Callable[..., Tensor], weight: Tensor | None = None, bias: Tensor | None = None
@@ -32,32 +32,32 @@ class Op(nn.Module):
         self.function = function
         self.weight = None if weight is None else nn.Parameter(weight.detach(), requires_grad=False)
         self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
-        self.mergeable = False  # a BatchNorm right behind may be merged into the weights
-        self.gates = False  # the output steers a signal, and takes no relevance from it
+        self.mergeable = False  # whether a BatchNorm right behind may be merged into the weights
+        self.gates = False  # whether the output is a gate, which takes no relevance from its signal
 
     def forward(self, x: Tensor) -> Tensor:
-        """What the operation gives for ``x``."""
+        """Return the result of the operation on ``x``."""
         return self.function(x) if self.weight is None else self.function(x, self.weight, self.bias)
 
     def negated(self) -> Op:
-        """The layer that gives the opposite output."""
+        """Return the layer with the negated output."""
         return Op(
             self.function, None if self.weight is None else -self.weight, None if self.bias is None else -self.bias
         )
 
 
 class SignedPlus(ZPlus):  # type: ignore[misc]  # zennit is untyped
-    """z+ where a unit's output is positive; where it is negative, z+ of the opposite layer.
+    """z+ where a unit's output is positive; z+ of the negated layer where it is negative.
 
-    Behind a ReLU, negative outputs carry no relevance and this is zennit's z+. Elsewhere (SiLU, linear bottlenecks)
-    they do, made by negative contributions that z+ would not see: their relevance would be lost.
+    Before a ReLU, negative outputs carry no relevance, and this equals zennit's z+. Elsewhere (SiLU, linear
+    bottlenecks) they do. It comes from negative contributions, which z+ ignores, so z+ would lose this relevance.
     """
 
     def __init__(self, stabilizer: Stabiliser) -> None:
         super().__init__(stabilizer=stabilizer)
 
     def backward(self, module: Op, grad_input: Any, grad_output: Any) -> Any:
-        """Relevance of the input, from that of the output."""
+        """Return the relevance of the input, given that of the output."""
         (relevance,) = grad_output
         with torch.no_grad():
             output = module.forward(self.stored_tensors["input"][0])
@@ -69,7 +69,7 @@ class SignedPlus(ZPlus):  # type: ignore[misc]  # zennit is untyped
         return (positive + negative,)
 
 
-#: Rule of (convolutions, dense layers) by name, given what keeps denominators from zero.
+#: By name, a function from the stabiliser of denominators to the rules of (convolutions, dense layers).
 RULES: dict[str, Callable[[Stabiliser], tuple[Hook, Hook]]] = {
     "epsilon_plus": lambda s: (SignedPlus(s), Epsilon(epsilon=s)),
     "epsilon": lambda s: (Epsilon(epsilon=s), Epsilon(epsilon=s)),
@@ -79,7 +79,7 @@ RULES: dict[str, Callable[[Stabiliser], tuple[Hook, Hook]]] = {
 
 @dataclass(frozen=True)
 class Rules:
-    """Which of zennit's rules propagates through which kind of operation."""
+    """zennit's rule for each kind of operation."""
 
     convolution: Hook
     dense: Hook
@@ -87,7 +87,7 @@ class Rules:
 
 
 def rules(name: str, epsilon: float) -> Rules:
-    """Rules by name (a key of RULES). Raises ValueError for another."""
+    """Return the rules with this name, a key of RULES; raise ValueError if there is none."""
     if name not in RULES:
         raise ValueError(f"rule must be one of {', '.join(RULES)}, got {name!r}")
     stabiliser = _stabiliser(epsilon)
@@ -96,15 +96,15 @@ def rules(name: str, epsilon: float) -> Rules:
 
 
 def run(x: Tensor, op: Op, rule: Hook) -> Tensor:
-    """Output of ``op`` on ``x``, with a copy of ``rule`` behind it."""
+    """Return ``op(x)``, through which a copy of ``rule`` propagates relevance."""
     output: Tensor = _Relevance.apply(x, op, rule.copy())
     return output
 
 
 class _Relevance(torch.autograd.Function):
-    """Runs an operation; what comes back is relevance, redistributed by a rule.
+    """Runs an operation forward; backward, redistributes relevance by a rule.
 
-    The input is kept as a copy, beyond the reach of in-place operations.
+    The input is saved as a copy, which in-place operations cannot change.
     """
 
     @staticmethod

@@ -1,7 +1,8 @@
-"""What to spare: scores of a layer's features that training itself gives away.
+"""Feature importance from training's own passes: ``activation``, ``taylor`` and ``statistical``.
 
-Each score is a function of a few samples of the activation at a mask, and of the gradient behind it, (M, C, *spatial)
-in float32, and returns (C,), summed over the M samples. Scores that need passes of their own are in ``probes``.
+Each score is a function of a few samples of the activation before a mask, and of the gradient behind it, both
+(M, C, *spatial) in float32. It returns the sum over the M samples, (C,). Scores that need passes of their own are in
+``probes.py``.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from dropopt import equations
 
 
 def activation_score(x: Tensor) -> Tensor:
-    """Activation summed over the region where each map responds strongly, per position ("Feature Importance").
+    """Return the activation summed over the region of strong response, divided by the number of positions.
 
-    The region is where |activation| is at least the map's own mean, so a filter that answers strongly in one
-    place counts for more than one that hums everywhere.
+    The region is where |activation| is at least the mean of the feature's own map, so a filter that responds strongly
+    in one place scores higher than one that responds weakly everywhere. From "Feature Importance".
     """
     maps = x.abs().flatten(2) if x.ndim > 2 else x.abs().unsqueeze(-1)  # (M, C, positions)
     region = maps >= maps.mean(-1, keepdim=True)
@@ -26,7 +27,7 @@ def activation_score(x: Tensor) -> Tensor:
 
 
 def taylor_score(x: Tensor, gradient: Tensor) -> Tensor:
-    """|sum over positions of activation x gradient|: first-order change of the loss if the map were removed.
+    """Return |sum over positions of activation x gradient|: first-order change of the loss without the feature.
 
     Molchanov et al., 2017, "Pruning Convolutional Neural Networks for Resource Efficient Inference", eq. 8.
     """
@@ -36,23 +37,23 @@ def taylor_score(x: Tensor, gradient: Tensor) -> Tensor:
 
 
 def moments(x: Tensor) -> Tensor:
-    """First and second moment of each feature over positions, summed over samples, (2, C)."""
+    """Return the first and second moment of each feature over positions, summed over samples, (2, C)."""
     maps = x.flatten(2) if x.ndim > 2 else x.unsqueeze(-1)
     return torch.stack([maps.mean(-1).sum(0), maps.square().mean(-1).sum(0)])
 
 
 def from_totals(kind: str, totals: Tensor, count: Tensor) -> Tensor:
-    """Importance (C,) from ``totals`` (rows, C) accumulated over ``count`` samples."""
+    """Return the importance (C,) from ``totals`` (rows, C), accumulated over ``count`` samples."""
     mean = totals / count
     if kind == "statistical":  # eq. (12)
         return torch.as_tensor(equations.probabilistic_importance(mean[0], (mean[1] - mean[0].square()).clamp(min=0)))
     return mean[0]
 
 
-#: Rows that each kind accumulates; of the others, probes set the importance directly.
+#: Rows of the totals that each kind accumulates. Other kinds are set by probes.
 ROWS = {"activation": 1, "taylor": 1, "statistical": 2}
 
-#: Those that the forward pass alone gives.
+#: Kinds that the forward pass alone gives.
 FORWARD: dict[str, Callable[[Tensor], Tensor]] = {
     "activation": lambda x: activation_score(x).unsqueeze(0),
     "statistical": moments,

@@ -1,7 +1,7 @@
 """Drop(p) on weight updates: W <- W - eta Drop(p) dE/dW, for any optimizer.
 
-The paper masks the gradient; under momentum or Adam a masked gradient still moves the weight. What is masked here is
-the update itself, the difference that the optimizer's step makes, one draw per output feature.
+The paper masks the gradient. With momentum or Adam, a weight with a masked gradient would still move, so the update
+itself is masked here: the change that the optimizer's step makes, with one draw per output feature.
 """
 
 from __future__ import annotations
@@ -19,10 +19,15 @@ from dropopt.engine.site import DropoutSite
 
 
 class UpdateDropper:
-    """Hooks of one optimizer that undo the update of dropped output features.
+    """Hooks on one optimizer that undo the update of dropped output features.
 
-    ``sites`` pairs each site with the layers whose output features it drops; of these, every parameter that the
-    optimizer holds and that has as many output features as the site is masked.
+    Args:
+        sites: each site with the layers whose output features it drops. Of these layers, the parameters that the
+            optimizer holds and that have as many output features as the site are masked.
+        optimizer: any optimizer.
+
+    Raises:
+        ConfigError: if the optimizer holds no such parameter.
     """
 
     def __init__(self, sites: Iterable[tuple[DropoutSite, tuple[nn.Module, ...]]], optimizer: torch.optim.Optimizer):
@@ -36,7 +41,7 @@ class UpdateDropper:
         if not self.pairs:
             raise ConfigError(
                 "drop_updates finds no layer in the optimizer whose output features a site drops; "
-                "choose other sites (say 'norm' or 'conv'), or set drop_updates to false"
+                "choose other sites (such as 'norm' or 'conv'), or set drop_updates to false"
             )
         self._before: list[Tensor] = []
         self._handles: list[RemovableHandle] = [
@@ -45,7 +50,7 @@ class UpdateDropper:
         ]
 
     def remove(self) -> None:
-        """Let the optimizer go."""
+        """Remove the hooks from the optimizer."""
         for handle in self._handles:
             handle.remove()
 
@@ -55,7 +60,7 @@ class UpdateDropper:
 
     @torch.no_grad()
     def _drop(self, *_: Any) -> None:
-        noise: dict[int, Tensor] = {}  # one draw per site: a feature's weight and bias share it
+        noise: dict[int, Tensor] = {}  # one draw per site, which a feature's weight and bias share
         for (site, module, parameter), before in zip(self.pairs, self._before, strict=True):
             if id(site) not in noise:
                 noise[id(site)] = torch.rand(site.importance.numel(), device=parameter.device)
@@ -67,7 +72,7 @@ class UpdateDropper:
 
 
 def _parameters(module: nn.Module) -> list[nn.Parameter]:
-    """A layer's own parameters, and those that a parametrisation (weight norm, say) makes its weight of."""
+    """Return a layer's own parameters, and those of its parametrisations, such as weight norm."""
     made = getattr(module, "parametrizations", None)
     return [*module.parameters(recurse=False), *(made.parameters() if isinstance(made, nn.ModuleDict) else ())]
 
@@ -78,14 +83,14 @@ def _is_transposed(module: nn.Module, parameter: Tensor) -> bool:
 
 
 def _features(module: nn.Module, parameter: Tensor) -> int:
-    """Of how many output features the parameter is made up."""
+    """Return the number of output features that the parameter has."""
     if _is_transposed(module, parameter):
         return parameter.shape[1] * int(getattr(module, "groups", 1))
     return parameter.shape[0] if parameter.ndim else 0
 
 
 def _along(module: nn.Module, parameter: Tensor, kept: Tensor) -> Tensor:
-    """``kept`` (C,), one for each output feature, in a shape that broadcasts over the parameter."""
+    """Return ``kept`` (C,), one per output feature, in a shape that broadcasts over the parameter."""
     if _is_transposed(module, parameter):
         groups = int(getattr(module, "groups", 1))
         kept = kept.view(groups, 1, -1).expand(-1, parameter.shape[0] // groups, -1).reshape(parameter.shape[:2])

@@ -1,4 +1,4 @@
-"""How each kind of operation is propagated through: its handler, given zennit's rules."""
+"""How relevance is propagated through each kind of operation: one handler per kind, which applies zennit's rules."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from zennit.rules import Pass
 
 from dropopt.engine.importance.lrp.rules import Op, Rules, run
 
-#: How many views may lie between a gate and the product that it steers.
+#: Largest number of views between a gate and the product that it controls.
 _VIEWS = 8
 
 _broadcast: Callable[..., tuple[Tensor, ...]] = torch.broadcast_tensors
@@ -28,7 +28,7 @@ _BATCH_NORM_ARGUMENTS = ("input", "running_mean", "running_var", "weight", "bias
 
 def _linear(rules: Rules, func: Any, args: Any, kwargs: Any) -> Any:
     x, weight, bias, rest, kwargs = _bound(args, kwargs)
-    if not flows(x):  # weights made from the input, of an input that has no gradient
+    if not flows(x):  # only the weights depend on the network's input
         return func(*args, **kwargs)
     op = Op(lambda t, w, b: func(t, w, b, *rest, **kwargs), weight, bias)
     dense = func.__name__ == "linear"
@@ -78,7 +78,7 @@ def _group_norm(rules: Rules, func: Any, args: Any, kwargs: Any) -> Any:
 
 
 def _affine(rules: Rules, func: Any, args: Any, kwargs: Any, slope: Tensor) -> Tensor:
-    """A normalisation whose statistics are taken as they are: slope * x + shift, the shift absorbing as biases do."""
+    """A normalisation with its statistics held fixed: slope * x + shift; the shift absorbs relevance."""
     (x,) = args[:1] or (kwargs["input"],)
     with torch.no_grad():
         shift = func(*args, **kwargs) - x * slope
@@ -86,7 +86,7 @@ def _affine(rules: Rules, func: Any, args: Any, kwargs: Any, slope: Tensor) -> T
 
 
 def _merge(op: Op, mean: Tensor, values: dict[str, Any]) -> None:
-    """zennit's merge of a BatchNorm into the layer before it, on copies."""
+    """Merge a BatchNorm into the layer before it, as zennit does, on copies."""
     weight, bias = values.get("weight"), values.get("bias")
     batch_norm = SimpleNamespace(
         running_mean=mean.detach().clone(),
@@ -96,11 +96,11 @@ def _merge(op: Op, mean: Tensor, values: dict[str, Any]) -> None:
         eps=values.get("eps", 1e-5),
     )
     MergeBatchNorm.merge_batch_norm((op,), batch_norm)
-    op.mergeable = False  # once
+    op.mergeable = False  # only the first BatchNorm is merged
 
 
 def _activation(rules: Rules, func: Any, args: Any, kwargs: Any) -> Any:
-    """One tensor in, elementwise or normalised by a scale of its own: relevance passes."""
+    """Elementwise functions of one tensor, and normalisations by its own scale: relevance passes unchanged."""
     x, rest = args[0] if args else kwargs.get("input"), args[1:]
     if not isinstance(x, Tensor) or not flows(x):
         return func(*args, **kwargs)
@@ -121,7 +121,7 @@ def _activation(rules: Rules, func: Any, args: Any, kwargs: Any) -> Any:
 
 
 def _mean(rules: Rules, func: Any, args: Any, kwargs: Any) -> Any:
-    """Linear in one tensor: in proportion."""
+    """Operations that are linear in one tensor: relevance is split in proportion to the contributions."""
     if not args or not isinstance(args[0], Tensor) or "out" in kwargs:
         return func(*args, **kwargs)
     return run(args[0], Op(lambda t: func(t, *args[1:], **kwargs)), rules.proportional)
@@ -140,7 +140,7 @@ def _sum_of_two(rules: Rules, func: Any, args: Any, kwargs: Any) -> Any:
 
 
 def _product(rules: Rules, func: Any, args: Any, kwargs: Any) -> Any:
-    """Signal times gate, or anything elementwise of a signal and a constant."""
+    """Signal times gate, and elementwise operations of a signal and a constant."""
     x, y = args[0], args[1] if len(args) > 1 else kwargs["other"]
     name = func.__name__
     with torch.no_grad():
@@ -150,14 +150,14 @@ def _product(rules: Rules, func: Any, args: Any, kwargs: Any) -> Any:
     parts = []
     for signal in signals:
         op = Op(lambda _: value.clone())
-        op.gates = len(signals) == 1 and _is_gate(signal)  # a gate scaled or shifted is one still
+        op.gates = len(signals) == 1 and _is_gate(signal)  # a gate that is scaled or shifted is still a gate
         parts.append(run(signal.expand(value.shape), op, Pass()))
     output = parts[0] if len(parts) == 1 else (parts[0] + parts[1]) / 2
     return x.copy_(output) if _in_place(func) else output
 
 
 def _glu(rules: Rules, func: Any, args: Any, kwargs: Any) -> Any:
-    """Half of the input is the signal, the sigmoid of the other half its gate."""
+    """One half of the input is the signal, the sigmoid of the other half is its gate."""
     x = args[0] if args else kwargs["input"]
     dim = args[1] if len(args) > 1 else kwargs.get("dim", -1)
     value = func(x.detach(), dim)
@@ -165,7 +165,7 @@ def _glu(rules: Rules, func: Any, args: Any, kwargs: Any) -> Any:
 
 
 def _contraction(rules: Rules, func: Any, args: Any, kwargs: Any) -> Any:
-    """Matrix product: linear in the signal, in proportion."""
+    """Matrix products: linear in the signal, so relevance is split in proportion to the contributions."""
     places = [i for i, a in enumerate(args) if isinstance(a, Tensor) and flows(a)]
     if len(places) not in (1, 2):
         return func(*args, **kwargs)
@@ -179,7 +179,7 @@ def _contraction(rules: Rules, func: Any, args: Any, kwargs: Any) -> Any:
 
 
 def _attention(rules: Rules, func: Any, args: Any, kwargs: Any) -> Any:
-    """Linear in the values, queries and keys being the gate; the packed form returns the map as well."""
+    """Attention is linear in the values, with queries and keys as the gate; the packed form also returns the map."""
     if len(args) < 3 or not flows(args[2]):
         return func(*args, **kwargs)
     query, key, value, *rest = args
@@ -219,12 +219,12 @@ HANDLERS = {name: handler for handler, names in _KINDS.items() for name in names
 
 
 def flows(*values: Any) -> bool:
-    """Whether relevance can flow to one of these."""
+    """Whether relevance can flow to at least one of the values."""
     return any(v.requires_grad if isinstance(v, Tensor) else isinstance(v, list | tuple) and flows(*v) for v in values)
 
 
 def _bound(args: Any, kwargs: Any) -> tuple[Tensor, Tensor, Tensor | None, tuple[Any, ...], dict[str, Any]]:
-    """Input, weight and bias of a layer's function, however they were passed, and the rest."""
+    """Return input, weight and bias of a layer's function, positional or not, and the remaining arguments."""
     left = dict(kwargs)
     first = [args[i] if i < len(args) else left.pop(key, None) for i, key in enumerate(("input", "weight", "bias"))]
     return first[0], first[1], first[2], args[3:], left
@@ -242,7 +242,7 @@ def _in_place(func: Any) -> bool:
 
 
 def _signals(x: Any, y: Any, *, divides: bool) -> list[Tensor]:
-    """Which factors of a product, or the dividend of a quotient, get its relevance."""
+    """Return the factors of a product, or the dividend of a quotient, that receive its relevance."""
     flowing: list[Tensor] = [t for t in (x, y) if flows(t)]
     if len(flowing) < 2:
         return flowing

@@ -1,0 +1,88 @@
+"""Feature importance ``composite``: the mean of four statistics of a feature, from one forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from dropopt import equations
+from dropopt.engine.importance.passes import feature_maps, finite, inputs, outputs_at, undisturbed
+from dropopt.engine.places.place import Example, Place
+
+#: Weights of the four parts. They are equal because nothing is known that favours one.
+WEIGHT_ACTIVATION = 1.0
+WEIGHT_VARIANCE = 1.0
+WEIGHT_UNIQUENESS = 1.0
+WEIGHT_KERNEL = 1.0
+
+#: Largest number of responses per feature, evenly spaced over batch and positions, that correlations are estimated on.
+_RESPONSES = 4096
+
+
+def composite(model: nn.Module, places: Mapping[str, Place], images: Example, labels: Tensor) -> dict[str, Tensor]:
+    """Return the weighted mean of four parts, (C,) in [0, 1]; each part is normalised over its layer.
+
+    - Activation: mean |a| over batch and positions.
+    - Variance: variance over the batch of the response averaged over positions.
+    - Uniqueness: 1 - |Pearson correlation| with the most similar feature of the layer, so that redundant features are
+      spared less. A constant map has 0.
+    - Kernel norm: L2 norm of the weights that make the feature, after the normalisation that follows them. Where no
+      layer is known to make it, this part is left out and the others share its weight.
+    """
+    scores: dict[str, Tensor] = {}
+
+    def take(name: str, output: Tensor) -> None:
+        scores[name] = _combined(feature_maps(output, places[name]), places[name])
+
+    with undisturbed(model), torch.no_grad(), outputs_at(places, take):
+        model(*inputs(model, images))
+    return finite(scores)
+
+
+def _combined(maps: Tensor, place: Place) -> Tensor:
+    parts = [
+        (WEIGHT_ACTIVATION, maps.abs().mean((0, 2))),
+        (WEIGHT_VARIANCE, maps.mean(2).var(0, correction=0)),
+        (WEIGHT_UNIQUENESS, uniqueness(maps)),
+    ]
+    kernel = kernel_norm(place)
+    if kernel is not None:
+        parts.append((WEIGHT_KERNEL, kernel))
+    total = sum(weight for weight, _ in parts)
+    score = torch.zeros_like(parts[0][1])
+    for weight, part in parts:
+        score += weight / total * torch.as_tensor(equations.normalised(part.nan_to_num(0.0, 0.0, 0.0)))
+    return score
+
+
+def uniqueness(maps: Tensor) -> Tensor:
+    """Return 1 - |correlation| of each feature's responses (N, C, P) with those of the most similar feature, (C,)."""
+    responses = maps.transpose(0, 1).flatten(1)
+    responses = responses[:, :: -(-responses.shape[1] // _RESPONSES)]
+    centred = responses - responses.mean(1, keepdim=True)
+    length: Tensor = centred.norm(dim=1)
+    constant: Tensor = length <= 1e-6 * responses.norm(dim=1)  # nothing left but rounding
+    unit = centred / length.masked_fill(constant, 1.0).unsqueeze(1)
+    similarity = (unit @ unit.T).abs().fill_diagonal_(0)
+    return (1 - similarity.amax(1)).clamp(0, 1).masked_fill(constant, 0.0)
+
+
+def kernel_norm(place: Place) -> Tensor | None:
+    """Return the L2 norm (C,) of each feature's weights, times the scale of the norm behind; None without weights."""
+    norm: Tensor | None = None
+    for layer in place.weighted:
+        weight = getattr(layer, "weight", None)
+        if not isinstance(weight, Tensor):
+            continue
+        rows: Tensor = weight.detach().float()
+        if isinstance(layer, nn.modules.conv._ConvTransposeNd):  # (in, out per group, ...)
+            rows = torch.unflatten(rows, 0, (layer.groups, -1)).transpose(1, 2).flatten(0, 1)
+        rows = rows.flatten(1).norm(dim=1) if rows.ndim > 1 else rows.abs()
+        variance = getattr(layer, "running_var", None)
+        if isinstance(variance, Tensor):
+            rows = rows * (variance.float() + float(getattr(layer, "eps", 0.0))).rsqrt()
+        if rows.numel() == place.features:
+            norm = rows if norm is None else norm * rows
+    return norm

@@ -1,0 +1,135 @@
+"""Passes of a probe through a network, which leave no trace.
+
+A probe runs the network in eval mode. Parameters, their ``grad`` and ``requires_grad``, buffers, training flags, hooks
+and the random state are the same afterwards, bit for bit, whether or not the probe raised. It computes in the type of
+the parameters, outside autocast.
+
+The passes also work under ``no_grad``, on frozen parameters, with in-place operations right behind a place, and on
+inputs that have no gradient (token indices).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dropopt.engine.places.place import Example, Place
+from dropopt.engine.places.record import device_of, quiet
+
+#: What a probe does, for a place's name, with the place's output or with the gradient of it.
+Take = Callable[[str, Tensor], None]
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Run a block in eval mode, eagerly, in full precision, with gradients on and parameters frozen; then restore."""
+    frozen = [(p, p.requires_grad) for p in model.parameters() if p.is_leaf]
+    buffers = [(b, b.detach().clone()) for b in model.buffers()]
+    with ExitStack() as stack:
+        stack.enter_context(quiet(model))
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        for kind in {"cpu", device_of(model).type}:
+            stack.enter_context(torch.autocast(kind, enabled=False))
+        if "torch._dynamo" in sys.modules:  # a module that compiles itself would ignore the hooks, or recompile
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        try:
+            for parameter, _ in frozen:
+                parameter.requires_grad_(False)  # so that its gradient is neither computed nor left behind
+            yield
+        finally:
+            for parameter, flag in frozen:
+                parameter.requires_grad_(flag)
+            with torch.no_grad():
+                for buffer, before in buffers:  # some modules update statistics in eval mode as well
+                    if not torch.equal(buffer, before):
+                        buffer.copy_(before)
+
+
+@contextmanager
+def gradients_at(places: Mapping[str, Place], take: Take) -> Iterator[None]:
+    """Call ``take(name, gradient)`` with the gradient of each place's output, in the output's shape."""
+    with ExitStack() as hooks:
+        for name, place in places.items():
+            hooks.callback(place.module.register_forward_hook(_gradient_hook(name, take)).remove)
+        yield
+
+
+@contextmanager
+def outputs_at(places: Mapping[str, Place], take: Take) -> Iterator[None]:
+    """Call ``take(name, output)`` with each place's output."""
+    with ExitStack() as hooks:
+        for name, place in places.items():
+            hooks.callback(place.module.register_forward_hook(_output_hook(name, take)).remove)
+        yield
+
+
+def _gradient_hook(name: str, take: Take) -> Callable[..., Tensor | None]:
+    def hook(module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
+        if not torch.is_grad_enabled():  # first pass of a re-entrant checkpoint: a second one follows
+            return None
+        # Where nothing before the place requires a gradient, the graph starts here.
+        start: Any = output if output.requires_grad else output.detach().requires_grad_()
+        start.register_hook(lambda gradient: take(name, gradient.detach()))
+        return None if start is output else start.clone()
+
+    return hook
+
+
+def _output_hook(name: str, take: Take) -> Callable[..., None]:
+    def hook(module: nn.Module, args: Any, output: Tensor) -> None:
+        take(name, output)
+
+    return hook
+
+
+def true_logits(model: nn.Module, images: Example, labels: Tensor) -> Tensor:
+    """Run ``model`` and return the logit of each sample's class, (N,).
+
+    The logits are the output, the first element of a tuple, or what the output calls ``logits``.
+
+    Raises:
+        ValueError: if there are no logits (N, classes), or if the labels are not (N,).
+    """
+    output = model(*inputs(model, images))
+    if isinstance(output, Mapping):
+        output = output.get("logits", output)
+    elif not isinstance(output, Tensor):
+        output = output[0] if isinstance(output, tuple | list) else getattr(output, "logits", output)
+    if not isinstance(output, Tensor):
+        raise ValueError(
+            f"a probe takes a model that returns logits, first or as 'logits', got {type(output).__name__}"
+        )
+    if output.ndim != 2 or labels.shape != output.shape[:1]:
+        raise ValueError(
+            f"a probe takes labels (N,) and a model that returns logits (N, classes), "
+            f"got {tuple(labels.shape)} and {tuple(output.shape)}"
+        )
+    logits: Tensor = output.gather(1, labels.to(output.device, torch.int64).unsqueeze(1)).squeeze(1)
+    return logits
+
+
+def inputs(model: nn.Module, images: Example) -> list[Tensor]:
+    """Return copies on the model's device, in its type, so that no operation of the model changes the originals."""
+    like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    tensors = images if isinstance(images, tuple) else (images,)
+    copies = [t.detach().to(like if t.is_floating_point() else like.device).clone() for t in tensors]
+    if torch.is_grad_enabled():
+        return [t.requires_grad_().clone() if t.is_floating_point() else t for t in copies]
+    return copies
+
+
+def feature_maps(x: Tensor, place: Place) -> Tensor:
+    """Return a place's output, or its gradient, as (N, C, positions) in float32."""
+    x = x.detach().float().movedim(place.axis, 1)
+    return x.flatten(2) if x.ndim > 2 else x.unsqueeze(-1)
+
+
+def finite(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the scores with 0 in place of values that are negative or not finite."""
+    return {name: s.nan_to_num(0.0, 0.0, 0.0).clamp(min=0).contiguous() for name, s in scores.items()}

@@ -1,0 +1,27 @@
+"""Place: a module whose output can be masked, and what is known about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+#: An input batch; a tuple where the model takes several arguments.
+Example = Tensor | tuple[Tensor, ...]
+#: The setting ``sites``, or a function (name, module) -> bool.
+Selector = str | tuple[str, ...] | Callable[[str, nn.Module], bool]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A module whose output can be masked."""
+
+    name: str
+    module: nn.Module
+    axis: int  # dimension of the features: 1 (N, C, ...) or -1 (N, ..., C)
+    features: int  # C
+    ndim: int  # dimensions of the output, batch included
+    depth: float  # fraction of the weighted layers that have run when the module returns, in (0, 1]
+    weighted: tuple[nn.Module, ...]  # layers whose output features these are: a norm, and the convolution before it
+    makers: tuple[nn.Module, ...] = ()  # as `weighted`; for a sum or an activation, the layers that feed it

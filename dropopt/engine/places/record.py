@@ -1,0 +1,125 @@
+"""A recorded forward pass: which modules ran, in which order, on what."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
+
+from dropopt.config import ConfigError
+from dropopt.engine.places import graph
+from dropopt.engine.places.layers import is_weighted
+from dropopt.engine.places.place import Example
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One call of a module. Inputs and output are kept alive so that their identities stay unique."""
+
+    index: int  # in order of return
+    name: str
+    module: nn.Module
+    inputs: tuple[Tensor, ...]
+    output: Any
+    residual: bool  # the output is the sum of two branches
+    node: Any  # of autograd's graph, when the module returned: a later in-place operation gives the output another
+
+
+class Forward:
+    """All module calls of one forward pass of ``model``, in the order in which they returned.
+
+    Raises:
+        ConfigError: if no convolution or linear layer ran.
+    """
+
+    def __init__(self, model: nn.Module, calls: list[Call]) -> None:
+        self.model = model
+        self.calls = calls
+        self._times = Counter(id(call.module) for call in calls)
+        weighted = [call for call in calls if is_weighted(call.module)]
+        if not weighted:
+            raise ConfigError(f"model {type(model).__name__} runs no convolution or linear layer to put dropout behind")
+        #: The last weighted layer, which gives the network's output.
+        self.last = weighted[-1]
+        # A network may have several heads: other layers may give outputs as well.
+        outer = graph.outermost(calls[-1].output, {call.node for call in weighted} - {None})
+        self._outer = {call.index for call in calls[: self.last.index] if call.node in outer}
+        self._done = []  # weighted layers that have run when call i returns; containers return after their children
+        done = 0
+        for call in calls:
+            done += is_weighted(call.module)
+            self._done.append(done)
+
+    def times(self, call: Call) -> int:
+        """Return how many times the module of ``call`` ran."""
+        return self._times[id(call.module)]
+
+    def is_inner(self, call: Call) -> bool:
+        """Whether the call returns before the output layers do; false for these and for their own containers."""
+        return call.index < self.last.index and call.index not in self._outer
+
+    def depth(self, call: Call) -> float:
+        """Return the fraction of the weighted layers that have run when the call returns, in (0, 1]."""
+        return max(1, self._done[call.index]) / self._done[-1]
+
+
+def record(model: nn.Module, example: Example) -> Forward:
+    """Run ``model`` once on ``example`` in eval mode and record every module call; the model is left as it was."""
+    calls: list[Call] = []
+
+    def note(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            inputs = tuple(a for a in args if isinstance(a, Tensor))
+            node = getattr(output, "grad_fn", None)
+            residual = isinstance(output, Tensor) and graph.is_residual(node)
+            calls.append(Call(len(calls), name, module, inputs, output, residual, node))
+
+        return hook
+
+    tensors = example if isinstance(example, tuple) else (example,)
+    device = device_of(model)
+    # Parametrisations (spectral norm, weight norm, low-rank updates) return weights, not activations.
+    lists = [module for module in model.modules() if isinstance(module, ParametrizationList)]
+    not_layers = {id(part) for found in lists for part in found.modules()}
+    handles = []
+    try:
+        for name, module in model.named_modules():
+            if id(module) not in not_layers:
+                handles.append(module.register_forward_hook(note(name)))
+        with quiet(model), torch.enable_grad():
+            # Inputs require a gradient, so that residual sums show in the graph even if all weights are frozen. The
+            # clone protects the example from in-place operations.
+            inputs = [
+                t.detach().to(device).requires_grad_().clone() if t.is_floating_point() else t.to(device)
+                for t in tensors
+            ]
+            model(*inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return Forward(model, calls)
+
+
+@contextmanager
+def quiet(model: nn.Module) -> Iterator[None]:
+    """Run a block with ``model`` in eval mode; restore every training flag and the random state afterwards."""
+    flags = [(module, module.training) for module in model.modules()]
+    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
+    try:
+        model.eval()
+        with torch.random.fork_rng(devices=sorted(devices, key=str)):
+            yield
+    finally:
+        for module, training in flags:
+            module.training = training
+
+
+def device_of(module: nn.Module, default: torch.device | None = None) -> torch.device:
+    """Return the device of the module's first parameter; ``default``, or the CPU, where it has none."""
+    return next((p.device for p in module.parameters()), default or torch.device("cpu"))

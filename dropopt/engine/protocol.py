@@ -1,0 +1,63 @@
+"""Engine: the interface that the paper's dropout engine and the baselines share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from dropopt.config import Config
+
+
+class Engine(Protocol):
+    """What a training loop may call on the result of :func:`dropopt.attach`.
+
+    :class:`~dropopt.engine.engine.DropoutEngine` describes each method; a baseline implements those that have no
+    meaning for it as no-ops.
+    """
+
+    @property
+    def config(self) -> Config:
+        """The settings that the engine was attached with."""
+
+    @property
+    def update_every(self) -> int | None:
+        """Number of optimizer steps between refreshes within an epoch; None to refresh at the end of each epoch."""
+
+    @property
+    def needs_probe(self) -> bool:
+        """Whether :meth:`probe` has to be called before each :meth:`step`."""
+
+    def step(
+        self,
+        *,
+        epoch: float,
+        epochs: int,
+        val_loss: float | None = None,
+        train_loss: float | None = None,
+        val_accuracy: float | None = None,
+    ) -> None:
+        """Recompute the drop rates from the progress of training and its metrics."""
+
+    def probe(self, images: Tensor | tuple[Tensor, ...], labels: Tensor) -> None:
+        """Score the features on a labelled batch, if :attr:`needs_probe`."""
+
+    def watch(self, optimizer: torch.optim.Optimizer) -> None:
+        """Drop updates of ``optimizer``, if the configuration says so."""
+
+    def rates(self) -> list[dict[str, Any]]:
+        """Return one row per site with the drop rates in force."""
+
+    def weights(self) -> dict[str, float]:
+        """Return the efficacy weights of eq. (15) in force; empty for a baseline."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state that :meth:`load_state_dict` needs to continue bit for bit."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from ``state``, random state included."""
+
+    def detach(self) -> None:
+        """Remove every hook, which leaves the model as it was."""

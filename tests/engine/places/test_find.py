@@ -1,0 +1,197 @@
+"""Selectors choose places; modules that cannot be places are refused."""
+
+import re
+
+import pytest
+import timm
+import torch
+import torchvision
+from residual_net import EXAMPLE, Net, assert_same, snapshot
+from torch import nn
+
+import dropopt
+from dropopt.config import ConfigError, EngineConfig
+from dropopt.engine.places.find import find_places
+
+AVAILABLE = "allowed: auto, conv (3), norm (3), linear (1), block (2), last:k, a pattern on module names such as 'h*'"
+
+
+def plain(*layers):
+    return nn.Sequential(*layers, nn.Flatten(), nn.LazyLinear(5))
+
+
+def names(model, sites, example=EXAMPLE):
+    return [place.name for place in find_places(model, sites, example)]
+
+
+# -- selectors
+
+
+def test_selectors_choose_what_their_names_say():
+    """conv, norm, linear and block pick those layers, in order of execution, without the output layer."""
+    blocks = ["blocks.0", "blocks.1"]
+    assert names(Net(), "conv") == ["stem", "blocks.0.conv", "blocks.1.conv"]
+    assert names(Net(), "norm") == ["stem_norm", "blocks.0.norm", "blocks.1.norm"]
+    assert names(Net(), "linear") == ["hidden"]
+    assert names(Net(), "block") == blocks
+    assert names(Net(), "auto") == blocks
+    assert names(Net(), "last:1") == ["blocks.1"]
+    assert names(Net(), "last:9") == blocks
+    assert names(Net(), "blocks.?.norm") == ["blocks.0.norm", "blocks.1.norm"]
+    assert names(Net(), ("linear", "stem*", "stem")) == ["stem", "stem_norm", "hidden"]
+    assert names(Net(), lambda name, module: isinstance(module, nn.ReLU) and name == "act") == ["act"]
+
+
+def test_auto_falls_back_from_blocks_to_norms_to_convolutions():
+    """Without residual blocks auto takes norms and hidden linear layers that no norm follows; without norms, convs."""
+    conv, linear = nn.Conv2d(3, 4, 3), nn.LazyLinear(6)
+    assert names(plain(conv, nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), linear), "auto") == ["1", "4"]
+    normed = plain(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.LazyLinear(6), nn.LayerNorm(6))
+    assert names(normed, "auto") == ["3"]
+    assert names(plain(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3)), "auto") == ["0", "2"]
+
+
+def test_places_know_their_features_depth_and_weights():
+    """Depth is the fraction of weighted layers that have run; a norm has the features of the convolution before it."""
+    model = Net()
+    places = {place.name: place for place in find_places(model, ("norm", "block", "linear"), EXAMPLE)}
+    assert [place.depth for place in places.values()] == [0.2, 0.4, 0.4, 0.6, 0.6, 0.8]
+    assert places["stem_norm"].weighted == (model.stem, model.stem_norm)
+    assert places["hidden"].weighted == (model.hidden,)
+    assert places["blocks.0"].weighted == ()
+    assert [(p.axis, p.features, p.ndim) for p in places.values()] == [(1, 6, 4)] * 5 + [(-1, 10, 2)]
+
+
+class Tokens(nn.Module):
+    """A residual block on tokens (N, L, D) or on maps (N, C, L), whose sizes may be equal."""
+
+    def __init__(self, layer, norm):
+        super().__init__()
+        self.layer, self.norm = layer, norm
+
+    def forward(self, x):
+        """Logits."""
+        return x + self.layer(self.norm(x))
+
+
+@pytest.mark.parametrize("size", [6, 9])
+def test_the_feature_dimension_is_found_where_sizes_are_equal(size):
+    """Features are on dimension 1 after convolutions and last after linear layers, also where C = L."""
+    last = [Tokens(nn.Linear(6, 6), nn.LayerNorm(6)) for _ in range(3)]
+    first = [Tokens(nn.Conv1d(6, 6, 3, padding=1), nn.BatchNorm1d(6)) for _ in range(3)]
+    maps = [Tokens(nn.Linear(6, 6), nn.LayerNorm(6)) for _ in range(3)]
+    maps.append(nn.LayerNorm(6))
+    for layers, shape, axis in ((last, (2, size, 6), -1), (first, (2, 6, size), 1), (maps, (2, size, 5, 6), -1)):
+        places = find_places(plain(*layers), "block", torch.randn(shape))
+        assert [(place.axis, place.features) for place in places] == [(axis, 6)] * 3
+
+
+def test_a_layer_norm_over_maps_keeps_channels_first():
+    """timm's and torchvision's LayerNorm2d inherit from LayerNorm, but their features are on dimension 1."""
+    norms = (timm.layers.LayerNorm2d(4), timm.layers.LayerNormAct2d(4), torchvision.models.convnext.LayerNorm2d(4))
+    for norm in norms:
+        (place,) = find_places(plain(nn.Conv2d(3, 4, 3), norm), "norm", EXAMPLE)
+        assert (place.axis, place.features) == (1, 4)
+
+
+# -- refusals
+
+
+@pytest.mark.parametrize(
+    ("sites", "message"),
+    [
+        ("layer*", f"sites 'layer*' matches no module; {AVAILABLE}"),
+        (("conv", "layer*"), f"sites 'layer*' matches no module; {AVAILABLE}"),
+        ("last:0", "sites 'last:0': last:k takes a whole number k >= 1, such as last:2"),
+        ("last:two", "sites 'last:two': last:k takes a whole number k >= 1, such as last:2"),
+        ("head", "module 'head' gives the network's output: dropout there would drop classes"),
+        ("unused", "module 'unused' did not run in the forward pass: it cannot be a site"),
+        (
+            "blocks.0.relu",
+            "module 'blocks.0.relu' runs 2 times in one forward pass: one mask cannot serve it; "
+            "choose other sites (such as 'norm' or 'conv'), or give each use a module of its own",
+        ),
+    ],
+)
+def test_what_cannot_be_a_site_is_refused_by_name(sites, message):
+    """One line names the module or the selector and says what is allowed; the model is left as it was."""
+    model = Net()
+    before = snapshot(model)
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
+        dropopt.attach(model, EngineConfig(), example=EXAMPLE, sites=sites)
+    assert_same(before, snapshot(model))
+
+
+def test_a_function_that_selects_nothing_is_an_error():
+    """A callable that matches nothing is an error, not a warning."""
+    with pytest.raises(ConfigError, match="matches no module; allowed: auto"):
+        find_places(Net(), lambda name, module: False, EXAMPLE)
+
+
+def test_torchvisions_shared_relu_is_refused():
+    """A block of torchvision's ResNet uses one ReLU twice."""
+    model = torchvision.models.resnet18(num_classes=4)
+    with pytest.raises(ConfigError, match=r"^module 'layer1\.0\.relu' runs 2 times in one forward pass"):
+        find_places(model, "layer1.0.relu", torch.randn(1, 3, 32, 32))
+
+
+class Pair(nn.Module):
+    """Returns two tensors."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x):
+        """Logits."""
+        y = self.conv(x)
+        return y, y
+
+
+def test_a_module_that_returns_several_tensors_is_refused():
+    """A tuple has no feature dimension."""
+
+    class Wrap(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.pair, self.fc = Pair(), nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.fc(self.pair(x)[0].mean((2, 3)))
+
+    with pytest.raises(ConfigError, match=r"^module 'pair' returns tuple: no feature dimension to drop$"):
+        find_places(Wrap(), "pair", EXAMPLE)
+
+
+def test_a_model_without_layers_is_refused():
+    """A network without convolutions and linear layers has no features to drop."""
+    message = "^model Flatten runs no convolution or linear layer to put dropout behind$"
+    with pytest.raises(ConfigError, match=message):
+        find_places(nn.Flatten(), "auto", EXAMPLE)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_scripted_modules_are_refused():
+    """TorchScript hides the layers; the error names the scripted module, the whole model or a part."""
+    model = Net()
+    scripted = torch.jit.script(plain(nn.Conv2d(3, 4, 3), nn.Linear(6, 6))[0])
+    with pytest.raises(
+        ConfigError, match=r"^module 'model' is scripted, which hides its layers: attach before scripting$"
+    ):
+        find_places(scripted, "auto", EXAMPLE)
+    model.stem = torch.jit.script(model.stem)
+    with pytest.raises(
+        ConfigError, match=r"^module 'stem' is scripted, which hides its layers: attach before scripting$"
+    ):
+        find_places(model, "auto", EXAMPLE)
+
+
+def test_compiled_modules_are_refused():
+    """Compiled code ignores new hooks, whether the model is wrapped, compiled in place or compiled in part."""
+    part, whole = Net(), Net()
+    part.stem = torch.compile(part.stem)
+    whole.compile()
+    for model, name in ((torch.compile(Net()), "model"), (part, "stem"), (whole, "model")):
+        message = f"^module '{name}' is compiled, which ignores new hooks: attach first, then torch.compile$"
+        with pytest.raises(ConfigError, match=message):
+            find_places(model, "auto", EXAMPLE)

@@ -1,0 +1,93 @@
+"""A baseline applies the module of torch, torchvision or timm at the engine's places."""
+
+import pytest
+import timm
+import torch
+import torchvision
+from small_net import make, train
+from torch import nn
+
+import dropopt
+from dropopt.config import Baseline
+
+
+def library_part(kind, block=3):
+    return {
+        "dropout": nn.Dropout(0.4),
+        "dropout2d": nn.Dropout2d(0.4),
+        "dropblock": torchvision.ops.DropBlock2d(0.4, block),
+    }[kind]
+
+
+@pytest.mark.parametrize("kind", ["dropout", "dropout2d", "dropblock"])
+def test_a_baseline_is_the_librarys_own_module(kind):
+    """At every site a baseline draws what torch's or torchvision's module draws, bit for bit."""
+    model, engine = make(Baseline(kind=kind, p=0.4))
+    assert list(engine.sites) == ["one.norm", "two.norm"]
+    x = torch.randn(4, 6, 6, 6)
+    host = nn.Identity().train()
+    for site in engine.sites.values():
+        torch.manual_seed(1)
+        mine = site.hook(host, (), x)
+        torch.manual_seed(1)
+        assert torch.equal(mine, library_part(kind).train()(x))
+    train(model, torch.optim.SGD(model.parameters(), lr=0.1), 2, engine=engine)
+    assert [row["applied"] for row in engine.rates()] == [0.4, 0.4]
+
+
+def test_timms_dropblock_is_timms_own():
+    """``library: timm`` draws what timm's module draws, bit for bit, for even blocks too, at the scheduled rate."""
+    model, engine = make(Baseline(kind="dropblock", library="timm", p=0.4, block_size=4, schedule="linear"))
+    engine.step(epoch=2, epochs=4)
+    x, part = torch.randn(4, 6, 6, 6), timm.layers.DropBlock2d(0.2, 4).train()
+    for site in engine.sites.values():
+        torch.manual_seed(1)
+        mine = site.hook(nn.Identity().train(), (), x)
+        torch.manual_seed(1)
+        assert torch.equal(mine, part(x))
+    train(model, torch.optim.SGD(model.parameters(), lr=0.1), 2, engine=engine)
+
+
+def test_dropblock_fits_every_map():
+    """A block that does not fit the map, or would become even in torchvision, is reduced to the next odd size."""
+    _, engine = make(Baseline(kind="dropblock", p=0.3, block_size=5))
+    site = next(iter(engine.sites.values()))
+    host = nn.Identity().train()
+    for size, block in ((2, 1), (4, 3), (3, 3), (5, 5), (6, 5)):
+        x = torch.ones(4, 2, size, size)
+        torch.manual_seed(0)
+        mine = site.hook(host, (), x)
+        torch.manual_seed(0)
+        assert torch.equal(mine, torchvision.ops.drop_block2d(x, 0.3, block))
+
+
+def test_stochastic_depth_falls_back_to_the_input():
+    """Each sample of a block's output is the block's input or input + branch / (1 - p), as in torchvision."""
+    torch.manual_seed(0)
+    model = torchvision.models.resnet18(num_classes=3)
+    example = torch.randn(8, 3, 32, 32)
+    with dropopt.attach(model, Baseline(kind="stochastic_depth", p=0.5), example=example, sites="block") as engine:
+        x, branch = torch.randn(8, 64, 4, 4), torch.randn(8, 64, 4, 4)
+        y = engine.sites["layer1.0"].hook(model.layer1[0].train(), (x,), x + branch)
+        skipped = (y == x).flatten(1).all(1)
+        torch.testing.assert_close(y[~skipped], (x + 2 * branch)[~skipped])
+        assert 0 < skipped.sum() < 8
+        assert engine.sites["layer2.0"].hook(model.layer2[0].train(), (x,), torch.randn(8, 128, 2, 2)) is None
+        model.train()(example).sum().backward()
+
+
+def test_the_linear_schedule_rises_from_zero_to_p():
+    """'linear' rises from 0 at the start to p at the end, 'constant' is p throughout, and kind 'none' drops nothing."""
+    for kind, schedule, expected in (
+        ("dropout", "linear", [0.0, 0.1, 0.4]),
+        ("dropblock", "linear", [0.0, 0.1, 0.4]),
+        ("dropout2d", "constant", [0.4, 0.4, 0.4]),
+        ("none", "constant", [0.0, 0.0, 0.0]),
+    ):
+        _, engine = make(Baseline(kind=kind, p=0.4, schedule=schedule))
+        seen = []
+        for epoch in (0, 1, 4):
+            engine.step(epoch=epoch, epochs=4, val_loss=1.0, train_loss=1.0, val_accuracy=0.5)
+            seen += {row["applied"] for row in engine.rates()}
+            assert all(site.part.p == seen[-1] for site in engine.sites.values())
+        assert seen == pytest.approx(expected)

@@ -1,0 +1,136 @@
+"""Drop(p) on weight updates: the update of a dropped output feature is undone, for any optimizer."""
+
+import copy
+
+import pytest
+import torch
+import torchvision
+from small_net import Net, batch, make, train
+from torch import nn
+
+import dropopt
+from dropopt import equations
+from dropopt.config import ConfigError, EngineConfig
+
+
+def step_with(config, optimizer_class, **options):
+    """Return the parameters before a step, after it, and after the same step without Drop(p); masks use seed 5."""
+    model, engine = make(config)
+    optimizer = optimizer_class(model.parameters(), **options)
+    engine.watch(optimizer)
+    train(model, optimizer, 3)  # so that momentum has a history
+    nn.functional.cross_entropy(model(batch(seed=9)[0]), batch(seed=9)[1]).backward()
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    twin = make()[0]
+    twin.load_state_dict(model.state_dict())
+    free = optimizer_class(twin.parameters(), **options)
+    free.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for mine, theirs in zip(model.parameters(), twin.parameters(), strict=True):
+        theirs.grad = mine.grad.clone()
+    free.step()
+    torch.manual_seed(5)
+    optimizer.step()
+    return before, dict(model.named_parameters()), dict(twin.named_parameters()), engine
+
+
+@pytest.mark.parametrize("mode", [True, "only"])
+def test_dropped_updates_under_sgd_are_the_printed_rule(mode):
+    """W <- W - eta Drop(p) dE/dW, one draw per output feature, shared by its weight, bias and norm."""
+    config = EngineConfig(drop_updates=mode, allocation="feature", r0=0.6)
+    before, after, _, engine = step_with(config, torch.optim.SGD, lr=0.1)
+    torch.manual_seed(5)
+    for name, site in engine.sites.items():
+        noise = torch.rand(site.p.numel())
+        layers = [name, name.replace("norm", "conv")] if "norm" in name else [name]
+        for key, parameter in after.items():
+            if key.rpartition(".")[0] in layers:
+                update = 0.1 * equations.dropped_gradient(parameter.grad, noise, site.p)
+                torch.testing.assert_close(parameter.detach(), before[key] - update)
+    free = before["head.weight"] - 0.1 * after["head.weight"].grad  # no site here, so no update is dropped
+    torch.testing.assert_close(after["head.weight"].detach(), free)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "options"),
+    [
+        (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.1}),
+        (torch.optim.Adam, {"lr": 0.01}),
+        (torch.optim.AdamW, {"lr": 0.01, "foreach": True}),
+        (torch.optim.RMSprop, {"lr": 0.01}),
+    ],
+)
+def test_a_dropped_feature_does_not_move(optimizer, options):
+    """With momentum, weight decay or adaptive steps, a feature stays as it was or moves as without Drop(p)."""
+    before, after, free, _ = step_with(EngineConfig(drop_updates=True, r0=0.6), optimizer, **options)
+    stayed = moved = 0
+    for key in ("one.conv.weight", "one.norm.bias", "two.conv.bias", "two.norm.weight"):
+        for row, parameter in enumerate(after[key]):
+            still = torch.equal(parameter, before[key][row])
+            stayed += still
+            moved += not still
+            if not still:
+                torch.testing.assert_close(parameter.detach(), free[key][row].detach(), rtol=1e-5, atol=1e-7)
+    assert stayed > 3
+    assert moved > 3
+
+
+def test_only_updates_leaves_the_forward_pass_unchanged():
+    """drop_updates='only' scores activations but does not mask them."""
+    model, engine = make(EngineConfig(drop_updates="only", r0=0.9))
+    plain = Net()
+    plain.load_state_dict(model.state_dict())
+    images, labels = batch()
+    output = model(images)
+    torch.testing.assert_close(output, plain(images))
+    nn.functional.cross_entropy(output, labels).backward()
+    assert all(site.count > 0 for site in engine.sites.values())
+
+
+@pytest.mark.parametrize(
+    ("layer", "moves"),
+    [
+        (nn.ConvTranspose2d(4, 4, 3), lambda weight, feature: weight[:, feature]),
+        (
+            nn.ConvTranspose2d(6, 4, 3, groups=2),
+            lambda weight, feature: weight.view(2, 3, 2, 9)[feature // 2, :, feature % 2],
+        ),
+        (nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 4, 3)), lambda weight, feature: weight[feature]),
+    ],
+)
+def test_updates_are_dropped_by_output_feature(layer, moves):
+    """This includes layers whose output features are not the rows of their parameters, and parametrised weights."""
+    inputs = layer.in_channels
+    model = nn.Sequential(layer, nn.ReLU(), nn.Conv2d(4, 3, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    images = torch.randn(4, inputs, 6, 6, generator=torch.Generator().manual_seed(0))
+    with dropopt.attach(model, EngineConfig(drop_updates="only", r0=0.5), example=images) as engine:
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+        engine.watch(optimizer)
+        before = layer.weight.detach().clone(), layer.bias.detach().clone()
+        nn.functional.cross_entropy(model(images), torch.tensor([0, 1, 2, 0])).backward()
+        (site,) = engine.sites.values()
+        site.p.fill_(0.5)
+        torch.manual_seed(1)
+        noise = torch.rand(4)
+        torch.manual_seed(1)
+        optimizer.step()
+    stayed = [bool((moves(layer.weight, c) == moves(before[0], c)).all()) for c in range(4)]
+    assert stayed == (noise < 0.5).tolist()
+    assert stayed == (layer.bias == before[1]).tolist()
+    assert 0 < sum(stayed) < 4
+
+
+def test_the_updates_of_a_blocks_last_layers_are_dropped():
+    """The makers of a residual sum are the last layers of the block, not its input or earlier layers."""
+    block = torchvision.models.resnet.BasicBlock
+    model = nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), block(6, 6), block(6, 6), nn.Flatten(), nn.LazyLinear(5)
+    )
+    with dropopt.attach(model, EngineConfig(), example=torch.randn(2, 3, 8, 8)) as engine:
+        assert [place.makers for place in engine.places.values()] == [(b.conv2, b.bn2) for b in model[2:4]]
+
+
+def test_an_optimizer_without_a_droppable_feature_is_refused():
+    """drop_updates without any effect is an error."""
+    model, engine = make(EngineConfig(drop_updates=True))
+    with pytest.raises(ConfigError, match=r"^drop_updates finds no layer in the optimizer whose output features"):
+        engine.watch(torch.optim.SGD(model.head.parameters(), lr=0.1))

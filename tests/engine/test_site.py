@@ -1,0 +1,196 @@
+"""A site drops features while its module trains, and scores their importance."""
+
+from typing import get_args
+
+import pytest
+import torch
+from small_net import Net, batch, make
+from torch import nn
+
+from dropopt.config import Baseline, EngineConfig
+from dropopt.engine.importance import from_training as scores
+from dropopt.engine.site import DropoutSite
+
+PATTERNS = ("element", "channel", "structured", "spatial")
+every_pattern = pytest.mark.parametrize("pattern", PATTERNS)
+
+
+# -- training and evaluation
+
+
+def test_eval_and_detached_models_drop_nothing():
+    """model.eval() silences every site, for the engine and for each baseline; so does detach()."""
+    images, _ = batch()
+    plain = Net().eval()
+    kinds = get_args(Baseline.model_fields["kind"].annotation)
+    for config in (EngineConfig(r0=0.9), *(Baseline(kind=kind, p=0.9) for kind in kinds)):
+        model, engine = make(config)
+        plain.load_state_dict(model.state_dict())
+        assert torch.equal(model.eval()(images), plain(images))
+        engine.detach()
+        model.train()
+        torch.manual_seed(0)
+        assert torch.equal(model(images), model(images))
+
+
+def test_a_site_follows_its_own_module():
+    """A site whose module is in eval mode inside a model in training mode drops nothing; the others do."""
+    model, engine = make(EngineConfig(r0=0.9))
+    model.one.norm.eval()
+    seen = {}
+    for name in ("one", "two"):
+        getattr(model, name).norm.register_forward_hook(lambda m, a, y, name=name: seen.update({name: (y == 0).any()}))
+    model(batch()[0])
+    assert seen == {"one": False, "two": True}
+    with engine.silent():
+        model(batch()[0])
+    assert seen == {"one": False, "two": False}
+
+
+@every_pattern
+def test_samples_are_independent(pattern):
+    """A sample's mask does not depend on the other samples: the scale is 1 / (1 - p), not the fraction kept."""
+    site = DropoutSite(1, 4, pattern, 2)
+    site.p.fill_(0.5)
+    host, x = nn.Identity(), torch.rand(8, 4, 5, 5) + 0.5
+    changed = torch.cat([x[:1], 7 * torch.rand(7, 4, 5, 5)])
+    torch.manual_seed(0)
+    first = site.hook(host, (), x)
+    torch.manual_seed(0)
+    assert torch.equal(site.hook(host, (), changed)[0], first[0])
+
+
+@every_pattern
+def test_an_empty_batch_leaves_no_trace(pattern):
+    """With no samples or no positions the output passes unchanged, and neither scores nor rates become NaN."""
+    for shape in ((0, 4, 6, 6), (0, 4), (2, 4, 0, 3)):
+        site = DropoutSite(1, 4, pattern, 2, importance="activation", track_area=True)
+        site.p.fill_(0.5)
+        x = torch.empty(shape, requires_grad=True)
+        y = site.hook(nn.Identity(), (), x)
+        assert (x if y is None else y).shape == shape
+        site.refresh(0.5)
+        assert (site.area, site.count) == (1, 0)
+        assert (site.importance == 1).all()
+
+
+# -- scores
+
+
+@pytest.mark.parametrize("masks", [True, False])
+@every_pattern
+def test_taylor_scores_match_a_reference(pattern, masks):
+    """|sum of activation before the mask x gradient behind it|, even if an in-place ReLU overwrites the activation."""
+    torch.manual_seed(0)
+    site = DropoutSite(1, 4, pattern, 2, per_feature=True, importance="taylor", masks=masks)
+    site.p.copy_(torch.tensor([0.0, 0.3, 0.6, 0.95]))
+    x = torch.randn(32, 4, 3, 3, requires_grad=True)
+    before = x.detach().clone()
+    output = x * 1
+    y = site.hook(nn.Identity(), (), output)
+    output.detach().zero_()  # the module may reuse its buffer
+    behind = torch.randn(32, 4, 3, 3)
+    alive = y.detach() > 0
+    nn.functional.relu(y, inplace=True).backward(behind)
+    gradient = behind * alive  # the gradient that reaches the site
+    expected = [
+        sum(abs(sum(before[n, c].double().flatten() * gradient[n, c].double().flatten()).item()) for n in range(2))
+        for c in range(4)
+    ]
+    assert site.totals[0].tolist() == pytest.approx(expected, rel=1e-5)
+    assert site.count == 2  # one sample in 16
+
+
+@pytest.mark.parametrize("kind", ["activation", "lrp", None])
+def test_every_step_is_observed_at_first_then_one_in_eight(kind):
+    """Every step is observed until 32 samples were scored, then one step in 8; a refresh starts again.
+
+    The same holds for the fraction of safe positions if no importance is scored during training.
+    """
+    torch.manual_seed(0)
+    site = DropoutSite(1, 3, "channel", importance=kind, track_area=True)
+    for _ in range(2):
+        counts = []
+        for _ in range(804):
+            site.hook(nn.Identity(), (), torch.rand(128, 3, 2, 2))
+            counts.append(int(site.count))
+        assert counts[:4] == [8, 16, 24, 32]
+        scored = (counts[-1] - 32) / 8
+        assert abs(scored - 100) < 4 * (800 * 0.125 * 0.875) ** 0.5
+        site.refresh(0.0)
+        assert site.count == 0
+
+
+@pytest.mark.parametrize("per_feature", [True, False])
+@every_pattern
+def test_second_derivatives_are_right(pattern, per_feature):
+    """A gradient penalty differentiates through the gate twice: with y = g x, (y^3)' = 3 g^3 x^2."""
+    torch.manual_seed(0)
+    site = DropoutSite(1, 4, pattern, 2, per_feature=per_feature, importance="taylor")
+    site.p.fill_(0.4)
+    x = torch.randn(3, 4, 6, 6, dtype=torch.float64, requires_grad=True)
+    y = site.hook(nn.Identity(), (), x)
+    gate = (y / x).detach()
+    (first,) = torch.autograd.grad((y**3).sum(), x, create_graph=True)
+    (second,) = torch.autograd.grad((first**2).sum(), x)
+    torch.testing.assert_close(second, 36 * gate**6 * x.detach() ** 3)
+
+
+def test_dropped_features_are_scored():
+    """A feature that is always dropped has no gradient, yet its score is that of the gradient behind the mask."""
+    site = DropoutSite(1, 3, "channel", importance="taylor")
+    site.p.fill_(0.95)
+    torch.manual_seed(0)
+    x = torch.rand(1, 3, 4, 4, requires_grad=True)
+    y = site.hook(nn.Identity(), (), x)
+    assert (y == 0).all()
+    y.sum().backward()
+    assert (x.grad == 0).all()
+    torch.testing.assert_close(site.totals[0], x.detach().sum((0, 2, 3)))
+
+
+@every_pattern
+def test_little_is_kept_for_the_backward_pass(pattern):
+    """A site keeps its gate, at most one bit per unit, and for taylor a sixteenth of the activation."""
+    site = DropoutSite(1, 8, pattern, 3, importance="taylor")
+    site.p.fill_(0.3)
+    x = torch.randn(64, 8, 12, 12, requires_grad=True)
+    storages = {}
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: storages.update({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()}) or t, lambda t: t
+    ):
+        y = site.hook(nn.Identity(), (), x)
+    kept = sum(storages.values()) / (x.numel() * x.element_size())
+    gate = {"element": 1 / 32, "spatial": 1 / 8}.get(pattern, 1 / 144)  # spatial shares its gate among 8 channels
+    assert kept <= 1 / 16 + gate + 1e-3
+    y.sum().backward()
+    assert torch.equal(x.grad == 0, y == 0)
+
+
+@pytest.mark.parametrize("kind", ["activation", "statistical"])
+def test_forward_scores_see_the_activation_before_the_mask(kind):
+    """The score uses the output of the module, whether dropped or not."""
+    torch.manual_seed(0)
+    site = DropoutSite(1, 3, "channel", importance=kind)
+    site.p.fill_(0.9)
+    x = torch.randn(32, 3, 4, 4)
+    site.hook(nn.Identity(), (), x)
+    expected = scores.FORWARD[kind](x[:2].double())
+    torch.testing.assert_close(site.totals.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_an_overflow_of_the_loss_scaler_is_ignored():
+    """A step whose gradients are infinite or NaN leaves the scores finite, and the rates legal."""
+    model, engine = make()
+    images, labels = batch()
+    nn.functional.cross_entropy(model(images), labels).backward()
+    before = [site.totals.clone() for site in engine.sites.values()]
+    for scale in (1e38, float("nan")):
+        (nn.functional.cross_entropy(model(images), labels) * scale * 1e5).backward()
+    for totals, site in zip(before, engine.sites.values(), strict=True):
+        assert (site.totals >= totals).all()
+        assert site.totals.isfinite().all()
+    engine.step(epoch=1, epochs=2)
+    for site in engine.sites.values():
+        assert site.importance.isfinite().all()
+        assert ((site.p >= 0) & (site.p <= 0.95)).all()
