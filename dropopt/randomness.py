@@ -1,13 +1,15 @@
-"""Random streams: one seed, many independent generators, so that what one consumes never moves another.
+"""Random streams: one seed, many independent generators, so that drawing from one never changes another.
 
-Every draw outside the dropout masks has a name and an index (an epoch, say) of its own. A stream is then a
-function of the seed alone: there is no generator whose state a checkpoint would have to carry.
+Every draw outside the dropout masks has a stream of its own, named for a purpose and an index (an epoch, for example).
+Such a stream is a function of the seed only: no generator state needs to be saved in a checkpoint. Dropout masks are
+drawn from torch's global stream, whose state a checkpoint does hold.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -15,14 +17,43 @@ from dropopt.seeds import derived_seed
 
 
 def generator(seed: int, *names: str | int) -> torch.Generator:
-    """A fresh CPU generator for that stream; on the CPU, so that every device sees the same draws."""
+    """Create a generator for the stream called ``names``.
+
+    It is on the CPU whatever the device, so that every device gets the same draws.
+    """
     return torch.Generator().manual_seed(derived_seed(seed, *names))
 
 
 @contextmanager
 def global_stream(seed: int, *names: str | int, device: torch.device | None = None) -> Iterator[None]:
-    """Run a block with torch's global random state seeded; afterwards it is what it was."""
+    """Seed torch's global random state, of the CPU and ``device``, inside a block; restore it afterwards."""
     cuda = [device] if device is not None and device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
         torch.manual_seed(derived_seed(seed, *names))
         yield
+
+
+def global_state(device: torch.device) -> dict[str, Any]:
+    """State of the generators that :func:`global_stream` seeds: the CPU's and that of ``device``."""
+    cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    return {"rng": torch.get_rng_state(), "cuda_rng": cuda}
+
+
+def set_global_state(state: Mapping[str, Any], device: torch.device) -> None:
+    """Continue drawing from ``state``, as :func:`global_state` returned it."""
+    torch.set_rng_state(state["rng"])
+    if state["cuda_rng"] is not None and device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda_rng"], device)
+
+
+def random_state() -> dict[str, Any]:
+    """State of the CPU's and every CUDA device's generator."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+def set_random_state(state: Mapping[str, Any]) -> None:
+    """Go on drawing from ``state``."""
+    torch.set_rng_state(state["cpu"])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])

@@ -1,1 +1,13 @@
-"""Data sets as tensors: readers, splits, and what is measured of the data."""
+"""Data sets as tensors.
+
+The path of an image through this package:
+
+    load_data        chooses the reader that a setting names
+    read_*           one reader per format; each returns a Source (source.py)
+      read_arrays        NumPy files, and what a user's own function returns
+      read_folder        image files in one folder per class; read_image decodes one file
+      read_torchvision   MNIST, Fashion-MNIST, KMNIST, CIFAR and SVHN
+    prepare          resizes, splits (stratify) and normalises a Source; returns a Dataset (dataset.py) of three Splits
+
+``complexity`` measures how hard a data set is, eq. (9). ``memory`` and ``progress`` serve the readers.
+"""
