@@ -7,7 +7,7 @@ The path of an image through this package:
       read_arrays        NumPy files, and what a user's own function returns
       read_folder        image files in one folder per class; read_image decodes one file
       read_torchvision   MNIST, Fashion-MNIST, KMNIST, CIFAR and SVHN
-    prepare          resizes, splits (stratify) and normalises a Source; returns a Dataset (dataset.py) of three Splits
+    from_source      resizes, splits (stratify) and normalises a Source; returns a Dataset (dataset.py) of three Splits
 
 ``complexity`` measures how hard a data set is, eq. (9). ``memory`` and ``progress`` serve the readers.
 """

@@ -15,7 +15,7 @@ from dropopt.config import ConfigError, DataConfig, suggestion
 from dropopt.owncode import own_errors, own_function
 from dropopt.training.data import read_torchvision
 from dropopt.training.data.dataset import Dataset
-from dropopt.training.data.prepare import duplicates, fingerprints, prepared
+from dropopt.training.data.from_source import dataset_from, duplicates, fingerprints
 from dropopt.training.data.read_arrays import from_arrays, read_npz
 from dropopt.training.data.read_folder import read_folder
 from dropopt.training.data.source import Source
@@ -58,7 +58,7 @@ def load_data(config: DataConfig) -> Dataset:
             fingerprint=fingerprints(splits) | found.fingerprint,
             duplicates=duplicates(splits) | found.duplicates,
         )
-    return prepared(found, config)
+    return dataset_from(found, config)
 
 
 @lru_cache(maxsize=1)

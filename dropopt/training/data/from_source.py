@@ -23,7 +23,7 @@ from dropopt.training.data.split import Split
 from dropopt.training.data.stratify import stratified
 
 
-def prepared(source: Source, config: DataConfig) -> Dataset:
+def dataset_from(source: Source, config: DataConfig) -> Dataset:
     """Resize, split and normalise ``source`` as ``config`` says."""
     source = _resized(source, config.image_size)
     splits = _split(source, config)
