@@ -3,7 +3,7 @@
 PATH/cat/1.jpg ...                                 all images; the splits are drawn
 PATH/train/cat/1.jpg ..., PATH/test/cat/2.jpg ...  with its own splits; also PATH/validation or PATH/val
 
-Notices name what is left out: folders beside train, and files of other types.
+Notices name what is left out: folders beside train, images in system folders, and files of other types.
 """
 
 from __future__ import annotations
@@ -24,11 +24,13 @@ from torch import Tensor
 
 from dropopt.config import ConfigError
 from dropopt.files import cache_folder, clear_leftovers, load_tensors, save_tensors
+from dropopt.training.data import system_files
 from dropopt.training.data.memory import allocate
 from dropopt.training.data.progress import tracked
 from dropopt.training.data.read_image import SUFFIXES, image_size, read_image
 from dropopt.training.data.source import Source
 from dropopt.training.data.split import Split
+from dropopt.training.data.system_files import count_images, is_system
 
 #: Without an image_size, larger images are reduced to this side: enough for a CNN trained from scratch on a CPU.
 LARGEST_DEFAULT = 64
@@ -43,9 +45,6 @@ _SPLITS = {
     "validation": ("validation", "val", "valid"),
     "test": ("test", "testing"),
 }
-#: Folders that archives and network drives leave behind.
-_LITTER = ("__MACOSX", "@eaDir")
-
 Files = list[tuple[Path, int]]
 
 
@@ -57,8 +56,8 @@ def read_folder(root: Path, side: int | None) -> Source:
         root = root.resolve()
         folders, remarks = _layout(root)
         classes = _classes(folders["train"])
-        others: Counter[str] = Counter()
-        found = {name: _files(folder, classes, folders["train"], others) for name, folder in folders.items()}
+        skipped, others = _system_images(root, folders), Counter[str]()
+        found = {name: _files(folder, classes, folders["train"], skipped, others) for name, folder in folders.items()}
         side = side or _default_side([path for path, _ in found["train"]])
         fingerprint = _fingerprint(root, found, side)
     except OSError as error:
@@ -69,6 +68,7 @@ def read_folder(root: Path, side: int | None) -> Source:
         name: Split(tensors[name], torch.tensor([label for _, label in files], dtype=torch.int64))
         for name, files in found.items()
     }
+    remarks += system_files.remark(skipped)
     if others:
         kinds = ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in others.most_common(3))
         remarks.append(f"{others.total()} files of other types are left out: {kinds}")
@@ -116,16 +116,29 @@ def _classes(folder: Path) -> tuple[str, ...]:
 
 def _subfolders(folder: Path) -> list[str]:
     names = (entry.name for entry in folder.iterdir() if entry.is_dir())
-    return sorted(name for name in names if not name.startswith(".") and name not in _LITTER)
+    return sorted(name for name in names if not is_system(name))
 
 
-def _files(folder: Path, classes: tuple[str, ...], train: Path, others: Counter[str]) -> Files:
-    """Image files with their class numbers, sorted by name; ``others`` counts the other files by suffix."""
+def _system_images(root: Path, folders: dict[str, Path]) -> Counter[str]:
+    """Images in system folders beside the split folders and beside the class folders, counted by the folder's name."""
+    skipped: Counter[str] = Counter()
+    for folder in {root, *folders.values()}:
+        for entry in folder.iterdir():
+            if is_system(entry.name) and entry.is_dir():
+                skipped[entry.name] += count_images(entry, SUFFIXES)
+    return skipped
+
+
+def _files(folder: Path, classes: tuple[str, ...], train: Path, skipped: Counter[str], others: Counter[str]) -> Files:
+    """Image files with their class numbers, sorted by name.
+
+    ``skipped`` counts images in system folders by the folder's name, and ``others`` files of other types by suffix.
+    """
     files: Files = []
     for name in _subfolders(folder):
         if name not in classes:
             raise ConfigError(f"class {name!r} is in {folder} but not in {train}")
-        paths = list(_walk(folder / name))
+        paths = list(_walk(folder / name, skipped))
         inside = sorted(path for path in paths if path.suffix.lower() in SUFFIXES)
         others.update(path.suffix.lower() for path in paths if path.suffix.lower() not in SUFFIXES)
         if not inside:
@@ -136,15 +149,20 @@ def _files(folder: Path, classes: tuple[str, ...], train: Path, others: Counter[
     return files
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    """All files below ``folder``; symbolic links are followed unless they lead to a folder above."""
+def _walk(folder: Path, skipped: Counter[str]) -> Iterator[Path]:
+    """All files below ``folder``, except those of the system.
+
+    Symbolic links are followed unless they lead to a folder above.
+    """
     above: dict[str, frozenset[str]] = {str(folder): frozenset({os.path.realpath(folder)})}
     for here, folders, names in os.walk(folder, followlinks=True, onerror=_raise):
         seen = above.pop(here)
-        places = {name: os.path.realpath(os.path.join(here, name)) for name in folders if not name.startswith(".")}
+        for name in filter(is_system, folders):
+            skipped[name] += count_images(Path(here, name), SUFFIXES)
+        places = {name: os.path.realpath(os.path.join(here, name)) for name in folders if not is_system(name)}
         folders[:] = [name for name, place in places.items() if place not in seen]
         above |= {os.path.join(here, name): seen | {places[name]} for name in folders}
-        yield from (Path(here) / name for name in names if not name.startswith("."))
+        yield from (Path(here) / name for name in names if not is_system(name))
 
 
 def _raise(error: OSError) -> None:

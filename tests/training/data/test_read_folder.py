@@ -213,6 +213,30 @@ class TestFolder:
             f"folder:{tree}: 3 files of other types are left out: 2 .heic, 1 without a suffix",
         ]
 
+    @pytest.mark.parametrize(
+        "place",
+        ["@eaDir", "@EADIR", "__MACOSX", ".thumbnails", ".AppleDouble", "lost+found", "#recycle", "$RECYCLE.BIN"],
+    )
+    def test_system_folders_are_left_out(self, tmp_path, place):
+        """Thumbnails in system folders, at every level, are no images of any class; a notice counts them."""
+        clean, tree = tmp_path / "clean", tmp_path / "tree"
+        for root in (clean, tree):
+            for split, n in (("train", 10), ("test", 4)):
+                folder(root / split, n=n)
+        for level in ("", "train", "train/cat", "train/cat/nested", "test", "test/dog"):
+            thumbnails = tree / level / place / "1.jpg"
+            thumbnails.mkdir(parents=True)
+            for size in ("S", "M"):
+                Image.fromarray(images(4, 4, 3)).save(thumbnails / f"THUMB_{size}.jpg")
+        (tree / "train" / "cat" / "Thumbs.db").write_bytes(b"")
+        (tree / "train" / "cat" / "._1.jpg").write_bytes(b"")
+        data = load_data(DataConfig(name=f"folder:{tree}"))
+        assert data.classes == ("cat", "dog")
+        expected = load_data(DataConfig(name=f"folder:{clean}"))
+        assert [len(split) for split in data.splits().values()] == [len(s) for s in expected.splits().values()]
+        said = f"12 images in system or hidden folders are left out: 12 in {place}"
+        assert data.notices == [f"folder:{tree}: {said}"]
+
     def test_the_format_is_read_from_the_content(self, tmp_path):
         """A JPEG may be called .jfif; PostScript, which Pillow would pass to Ghostscript, is refused."""
         name = folder(tmp_path / "tree")
