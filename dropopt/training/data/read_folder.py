@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -25,11 +26,11 @@ from torch import Tensor
 from dropopt.config import ConfigError
 from dropopt.files import cache_folder, clear_leftovers, load_tensors, save_tensors
 from dropopt.training.data import system_files
-from dropopt.training.data.memory import allocate
 from dropopt.training.data.progress import tracked
 from dropopt.training.data.read_image import SUFFIXES, image_size, read_image
 from dropopt.training.data.source import Source
 from dropopt.training.data.split import Split
+from dropopt.training.data.stack import Stack
 from dropopt.training.data.system_files import count_images, is_system
 
 #: Without an image_size, larger images are reduced to this side: enough for a CNN trained from scratch on a CPU.
@@ -37,7 +38,7 @@ LARGEST_DEFAULT = 64
 #: Number of image headers read to find the default size.
 SIZE_SAMPLE = 200
 #: Part of the fingerprint: increase it when reading or resizing changes.
-VERSION = 2
+VERSION = 3
 
 #: Names of the split folders, compared without case.
 _SPLITS = {
@@ -63,9 +64,10 @@ def read_folder(root: Path, side: int | None) -> Source:
     except OSError as error:
         raise ConfigError(f"{error.filename or root} cannot be read: {error.strerror or error}") from None
     place = hashlib.sha256(f"{root} {side}".encode()).hexdigest()[:20]
-    tensors = _remembered(cache_folder() / "folders" / f"{place}.pt", fingerprint, root, found, side)
+    images = _remembered(cache_folder() / "folders" / f"{place}.pt", fingerprint, root, found, side)
+    remarks += images.remarks
     splits = {
-        name: Split(tensors[name], torch.tensor([label for _, label in files], dtype=torch.int64))
+        name: Split(images.splits[name], torch.tensor([label for _, label in files], dtype=torch.int64))
         for name, files in found.items()
     }
     remarks += system_files.remark(skipped)
@@ -178,19 +180,24 @@ def _default_side(paths: list[Path]) -> int:
     return max(4, min(LARGEST_DEFAULT, int(statistics.median(shorter))))
 
 
-def _read_all(root: Path, found: dict[str, Files], side: int) -> dict[str, Tensor]:
-    """All images as (N, C, side, side) uint8: C = 1 when all are greyscale, else 3."""
+@dataclass(frozen=True)
+class _Images:
+    """The images of each split, and what to say about their precision."""
+
+    splits: dict[str, Tensor]
+    remarks: list[str]
+
+
+def _read_all(root: Path, found: dict[str, Files], side: int) -> _Images:
+    """All images as (N, C, side, side): C = 1 if all are greyscale, else 3; uint8 if all have 8 bits, else float32."""
     paths = [path for files in found.values() for path, _ in files]
-    pixels = allocate(f"folder:{root}", (len(paths), 3, side, side), torch.uint8)
-    grey = True
+    stack = Stack(f"folder:{root}", len(paths), side)
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow releases the interpreter's lock while it decodes
         results = pool.map(lambda path: read_image(path, side), paths)
-        for row, (array, is_grey) in enumerate(tracked(results, len(paths), "reading images")):
-            pixels[row] = torch.from_numpy(array)
-            grey &= is_grey
-    sizes = [len(files) for files in found.values()]
-    parts = torch.split(pixels[:, :1].clone() if grey else pixels, sizes)
-    return dict(zip(found, parts, strict=True))
+        for path, pixels in zip(paths, tracked(results, len(paths), "reading images"), strict=True):
+            stack.add(path, pixels)
+    parts = torch.split(stack.images(), [len(files) for files in found.values()])
+    return _Images(dict(zip(found, parts, strict=True)), stack.remarks())
 
 
 # -- cached
@@ -210,27 +217,27 @@ def _fingerprint(root: Path, found: dict[str, Files], side: int) -> str:
     return digest.hexdigest()
 
 
-def _remembered(path: Path, fingerprint: str, root: Path, found: dict[str, Files], side: int) -> dict[str, Tensor]:
-    """Return the tensors cached at ``path`` if their fingerprint matches; otherwise read the images and cache them."""
-    tensors: dict[str, Tensor] | None = None
+def _remembered(path: Path, fingerprint: str, root: Path, found: dict[str, Files], side: int) -> _Images:
+    """Return the images cached at ``path`` if their fingerprint matches; otherwise read the files and cache them."""
+    images: _Images | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):  # processes that start together read the folder once
-            tensors = _cached(path, fingerprint)
-            if tensors is None:
-                tensors = _read_all(root, found, side)
+            images = _cached(path, fingerprint)
+            if images is None:
+                images = _read_all(root, found, side)
                 clear_leftovers(path)
-                save_tensors(path, {"fingerprint": fingerprint, "images": tensors})
+                content = {"fingerprint": fingerprint, "images": images.splits, "remarks": images.remarks}
+                save_tensors(path, content)
     except OSError as error:
         warnings.warn(f"images are not cached ({error}); set DROPOPT_CACHE to a folder with space", stacklevel=2)
-    return tensors if tensors is not None else _read_all(root, found, side)
+    return images if images is not None else _read_all(root, found, side)
 
 
-def _cached(path: Path, fingerprint: str) -> dict[str, Tensor] | None:
+def _cached(path: Path, fingerprint: str) -> _Images | None:
     # Whatever is wrong with a cache file, the images can be read again.
     with suppress(Exception):
         content = load_tensors(path)
         if content["fingerprint"] == fingerprint:
-            images: dict[str, Tensor] = content["images"]
-            return images
+            return _Images(content["images"], content["remarks"])
     return None

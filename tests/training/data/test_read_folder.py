@@ -1,13 +1,15 @@
 """Folders of images: which files are read, how they are decoded, and what notices and errors say."""
 
 import os
+import struct
 import warnings
+import zlib
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from samples import folder, images, refused
+from samples import folder, images, npz, refused
 
 from dropopt.config import DataConfig
 from dropopt.training import load_data
@@ -21,6 +23,29 @@ def cache(tmp_path, monkeypatch):
     """A cache folder of the test's own."""
     monkeypatch.setenv("DROPOPT_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+def png16(path, pixels):
+    """Write (H, W, C) as a PNG of 16 bits per colour, which Pillow cannot; C = 4 has transparency."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    height, width, channels = pixels.shape
+    header = struct.pack(">IIBBBBB", width, height, 16, {3: 2, 4: 6}[channels], 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    parts = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + parts)
+
+
+def tiff(path, pixels, sample_format):
+    """Write (H, W) as a TIFF of the array's own type: 1 is unsigned, 2 signed, 3 floating point."""
+    data, (height, width) = pixels.tobytes(), pixels.shape
+    tags = {256: width, 257: height, 258: 8 * pixels.itemsize, 259: 1, 262: 1, 273: 8, 277: 1, 278: height}
+    tags |= {279: len(data), 339: sample_format}
+    rows = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    header = b"II*\0" + struct.pack("<I", 8 + len(data))
+    path.write_bytes(header + data + struct.pack("<H", len(tags)) + rows + struct.pack("<I", 0))
 
 
 class TestFolder:
@@ -63,24 +88,18 @@ class TestFolder:
         assert load_data(DataConfig(name=f"folder:{tmp_path / 'tree'}", image_size=16)).image_size == (16, 16)
 
     def test_rotation_and_transparency_are_applied(self, tmp_path):
-        """A rotation tag is applied, transparency becomes white, 16 bits are scaled to 8."""
-        tree = tmp_path / "tree"
-        folder(tree, n=4, size=(8, 8))
+        """A rotation tag is applied and transparency becomes white; at 16 bits as at 8."""
         top = np.zeros((8, 8, 3), np.uint8)
         top[:4] = 255
-        exif = Image.Exif()
-        exif[0x0112] = 3  # upside down
-        for name, image in {
-            "turned.png": (Image.fromarray(top), {"exif": exif}),
-            "clear.png": (Image.new("RGBA", (8, 8), (0, 0, 0, 0)), {}),
-            "deep.png": (Image.fromarray(np.full((8, 8), 40_000, np.uint16)), {}),
-        }.items():
-            image[0].save(tree / "cat" / name, **image[1])
-        assert read_image(tree / "cat" / "turned.png", 8)[0][0, :, 0].tolist() == [0] * 4 + [255] * 4
-        assert (read_image(tree / "cat" / "clear.png", 8)[0] == 255).all()
-        assert (read_image(tree / "cat" / "deep.png", 8)[0] == 40_000 >> 8).all()
-        (tree / "cat" / "deep.pgm").write_bytes(b"P5 8 8 65535\n" + np.full((8, 8), 40_000, ">u2").tobytes())
-        assert (read_image(tree / "cat" / "deep.pgm", 8)[0] == 40_000 >> 8).all()
+        for orientation, upright in ((3, top[::-1]), (6, top.transpose(1, 0, 2)[:, ::-1]), (5, top.transpose(1, 0, 2))):
+            exif = Image.Exif()
+            exif[0x0112] = orientation
+            Image.fromarray(top).save(tmp_path / "a.png", exif=exif)
+            assert (read_image(tmp_path / "a.png", 8).array == upright.transpose(2, 0, 1)).all()
+            Image.fromarray(top[..., 0].astype(np.uint16) * 257).save(tmp_path / "b.png", exif=exif)
+            assert (read_image(tmp_path / "b.png", 8).array == upright.transpose(2, 0, 1) * 257.0).all()
+        Image.new("RGBA", (8, 8), (0, 0, 0, 51)).save(tmp_path / "clear.png")
+        assert (read_image(tmp_path / "clear.png", 8).array == 204).all()
 
     def test_images_are_read_once(self, tmp_path, monkeypatch):
         """The second load opens no image; a changed file or a damaged cache is read again."""
@@ -267,14 +286,125 @@ class TestFolder:
         data = load_data(DataConfig(name=f"folder:{tmp_path / 'tree'}"))
         assert sum(len(split) for split in data.splits().values()) == 20
 
-    def test_pixels_without_a_scale_are_refused(self, tmp_path):
-        """Floating-point images would be clipped to black and white; they are refused, and the file named."""
+
+class TestPrecision:
+    """Every file keeps the grey levels that it has."""
+
+    def pictures(self, tmp_path, save, top):
+        """The images of a folder saved by ``save``, and of a NumPy file with the same values."""
+        rng = np.random.default_rng(0)
+        x = rng.integers(0, top + 1, (20, 8, 8))
+        for number, image in enumerate(x):
+            path = tmp_path / "tree" / "ab"[number % 2] / f"{number // 2}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save(path, image)
+        order = [*range(0, 20, 2), *range(1, 20, 2)]  # as the folder is read
+        return (
+            load_data(DataConfig(name=f"folder:{tmp_path / 'tree'}")),
+            load_data(DataConfig(name=npz(tmp_path / "a.npz", x=x[order].astype(np.int64), y=[0] * 10 + [1] * 10))),
+        )
+
+    @pytest.mark.parametrize("top", [65535, 4095, 1023, 255])
+    @pytest.mark.parametrize("kind", ["png", "tiff", "pgm", "int32", "float"])
+    def test_levels_are_those_of_the_same_array(self, tmp_path, kind, top):
+        """However few of their bits the pixels use, a folder of files equals the array that they were made from."""
+        save = {
+            "png": lambda path, x: Image.fromarray(x.astype(np.uint16)).save(path),
+            "tiff": lambda path, x: Image.fromarray(x.astype(np.uint16)).save(path, "TIFF"),
+            "pgm": lambda path, x: path.write_bytes(b"P5 8 8 65535\n" + x.astype(">u2").tobytes()),
+            "int32": lambda path, x: Image.fromarray(x.astype(np.int32)).save(path, "TIFF"),
+            "float": lambda path, x: Image.fromarray(x.astype(np.float32)).save(path, "TIFF"),
+        }[kind]
+        files, array = self.pictures(tmp_path, save, top)
+        assert files.fingerprint == array.fingerprint
+        assert torch.equal(files.train.images, array.train.images)
+        assert files.notices == []
+
+    @pytest.mark.parametrize(
+        ("mode", "value", "shown"),
+        [
+            *(("1", 1, (255,) * 3), ("L", 77, (77,) * 3), ("LA", (77, 51), (219,) * 3), ("RGB", (1, 2, 3), (1, 2, 3))),
+            *(("P", (200, 0, 0), (200, 0, 0)), ("CMYK", (0, 255, 0, 0), (255, 0, 255))),
+        ],
+    )
+    def test_8_bits_become_colours(self, tmp_path, mode, value, shown):
+        """1-bit, greyscale, alpha, palette and CMYK files become RGB in uint8."""
+        image = Image.new("RGB" if mode == "P" else mode, (8, 8), value)
+        image = image.quantize(2) if mode == "P" else image
+        path = tmp_path / "a.tiff"
+        image.save(path)
+        pixels = read_image(path, 8)
+        assert pixels.array.dtype == np.uint8
+        assert pixels.array[:, 3, 3].tolist() == list(shown)
+        assert pixels.grey == (mode in ("1", "L"))
+
+    @pytest.mark.parametrize(
+        ("value", "sample_format"),
+        [(np.uint32(3e9), 1), (np.int32(-5), 2), (np.int16(-5), 2), (np.uint16(40_000), 1), (np.float32(0.25), 3)],
+    )
+    def test_tiff_types_keep_their_values(self, tmp_path, value, sample_format):
+        """Signed, unsigned and floating-point pixels of a TIFF are read as they are."""
+        tiff(tmp_path / "a.tiff", np.full((8, 8), value), sample_format)
+        assert (read_image(tmp_path / "a.tiff", 8).array == np.float32(value)).all()
+
+    def test_8_and_16_bits_share_white(self, tmp_path):
+        """In a folder with both, 255 and 65535 are the same level, whichever comes first, and a notice counts them."""
+        x = images(20, 8, 8)
+        for deep_first in (True, False):
+            tree = tmp_path / str(deep_first)
+            for number, image in enumerate(x):
+                path = tree / "ab"[number % 2] / f"{number:02}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                deep = (number < 6) == deep_first
+                Image.fromarray(image * np.uint16(257) if deep else image).save(path)
+            order = [*range(0, 20, 2), *range(1, 20, 2)]
+            y = [0] * 10 + [1] * 10
+            wide = npz(tmp_path / "a.npz", x=x[order].astype(np.uint16) * 257, y=y)
+            data = load_data(DataConfig(name=f"folder:{tree}"))
+            assert torch.equal(data.train.images, load_data(DataConfig(name=wide)).train.images)
+            count = 6 if deep_first else 14
+            (notice,) = data.notices
+            assert f"{count} images have 16 bits and {20 - count} have 8" in notice
+            assert load_data(DataConfig(name=f"folder:{tree}")).notices == data.notices  # from the cache
+
+    @pytest.mark.parametrize("kind", ["png", "png alpha", "ppm"])
+    def test_16_bits_per_colour_are_truncated_with_a_notice(self, tmp_path, kind):
+        """The upper 8 bits are used and a notice says so; if the upper bits are empty, the folder is refused."""
+        name = folder(tmp_path / "tree", n=10, size=(8, 8))
+        for top in (65536, 4096):
+            pixels = np.random.default_rng(0).integers(0, top, (8, 8, 3))
+            if kind == "ppm":
+                path = tmp_path / "tree" / "cat" / "0.ppm"
+                path.write_bytes(b"P6 8 8 65535\n" + pixels.astype(">u2").tobytes())
+            else:
+                path = tmp_path / "tree" / "cat" / "0.png"
+                png16(path, np.dstack([pixels, np.full((8, 8), 65535)]) if kind == "png alpha" else pixels)
+            if top == 65536:
+                assert np.abs(read_image(path, 8).array - pixels.transpose(2, 0, 1) / 257).max() < 1
+                said = "1 images have 16 bits per colour, of which the upper 8 are used"
+                assert load_data(DataConfig(name=name)).notices == [f"{name}: {said}"]
+            else:
+                assert "1 images have 16 bits per colour but use fewer than 15" in refused(name)
+
+    def test_resizing_keeps_the_scale(self, tmp_path):
+        """Files of 16 bits are resized as those of 8 are, within the rounding of the latter."""
+        x = np.random.default_rng(0).integers(0, 256, (40, 24)).astype(np.uint8)
+        Image.fromarray(x).save(tmp_path / "a.png")
+        Image.fromarray(x * np.uint16(257)).save(tmp_path / "b.png")
+        shallow, deep = (read_image(tmp_path / name, 8).array for name in ("a.png", "b.png"))
+        assert np.abs(shallow - deep / 257).max() < 2
+        assert len(np.unique(deep)) == 64
+
+    def test_what_has_no_common_scale_is_refused(self, tmp_path):
+        """Pixels of 32 bits beside others, and values that are not finite, are refused."""
         name = folder(tmp_path / "tree")
         victim = tmp_path / "tree" / "cat" / "0.tiff"
         Image.fromarray(np.full((8, 8), 0.5, np.float32)).save(victim)
         message = refused(name)
         assert str(victim) in message
-        assert "its pixels have 32 bits" in message
+        assert "pixels of 32 bits, which have no common scale with those of" in message
+        Image.fromarray(np.full((8, 8), np.nan, np.float32)).save(victim)
+        assert f"{victim} cannot be read as an image: it holds values that are not finite" in refused(name)
 
 
 def test_a_folder_loads_without_warnings(tmp_path):
