@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from toy import CLASSES, network, recipe, toy
 
 from dropopt.config import ModelConfig
-from dropopt.training import build_model, evaluate, fit
+from dropopt.training import Split, build_model, evaluate, fit
 
 
 class TestEvaluate:
@@ -29,6 +29,17 @@ class TestEvaluate:
             logits = model.eval()(data.train.images)
         assert math.isclose(loss, F.cross_entropy(logits, data.train.labels).item(), rel_tol=1e-5)
         assert accuracy == (logits.argmax(1) == data.train.labels).sum().item() / 500
+
+    @pytest.mark.parametrize(("n", "right"), [(1, 1), (33, 0), (2048, 2048), (5000, 4321)])
+    def test_known_accuracy(self, n, right):
+        """If ``right`` of ``n`` labels are those of the logits, accuracy and loss are exact for any last batch."""
+        labels = torch.randint(0, 3, (n,), generator=torch.Generator().manual_seed(0))
+        shown = torch.where(torch.arange(n) < right, labels, (labels + 1) % 3)
+        logits = 2.0 * F.one_hot(shown, 3).float()
+        loss, accuracy = evaluate(nn.Flatten(), Split(logits[:, :, None, None], labels), recipe(device="cpu"))
+        assert accuracy == right / n
+        total = math.log(math.exp(2) + 2)
+        assert math.isclose(loss, total - 2 * right / n, rel_tol=1e-6)
 
     def test_it_changes_nothing(self):
         """Modes (mixed ones too), BatchNorm statistics, gradients and random state are as before."""
