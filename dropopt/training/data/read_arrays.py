@@ -1,4 +1,4 @@
-"""Images and labels from arrays: a .npz file, or what a person's own function returns."""
+"""Images and labels from arrays: a .npz file, or what a user's own function returns."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,10 @@ import torch
 from torch import Tensor
 
 from dropopt.config import ConfigError, suggestion
+from dropopt.training.data.source import Source
 from dropopt.training.data.split import Split
 
-#: Other names for the six arrays: those of the Keras files, and plain words.
+#: Accepted aliases of the six arrays: those of Keras files, and plain words.
 _ALIASES = {
     "x": ("x_train", "images", "train_images"),
     "y": ("y_train", "labels", "train_labels"),
@@ -27,47 +27,20 @@ _ALIASES = {
     "x_test": ("test_images",),
     "y_test": ("test_labels",),
 }
-#: What NumPy and its zip reader raise for files that are not whole.
+#: What NumPy and its zip reader raise for damaged files.
 _DAMAGED = (
     *(OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, MemoryError),
     *(SyntaxError, tokenize.TokenError),  # a header is a Python literal
 )
-#: What the last axis of (N, H, W, C) images may be.
+#: Numbers of channels by which the layouts (N, H, W, C) and (N, C, H, W) are told apart.
 _CHANNELS = (1, 2, 3, 4)
 
 
-@dataclass(frozen=True)
-class Source:
-    """A data set as it was found: images (N, C, H, W), uint8 or float32, and which splits it brings."""
-
-    name: str
-    classes: tuple[str, ...]
-    train: Split
-    validation: Split | None = None
-    test: Split | None = None
-    #: What was left out, in sentences.
-    remarks: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if len(self.classes) < 2:
-            raise ConfigError(f"{self.name}: at least two classes are needed, got {list(self.classes)}")
-        counts = torch.bincount(self.train.labels, minlength=len(self.classes))
-        if 0 in counts:
-            empty = self.classes[counts.tolist().index(0)]
-            raise ConfigError(f"{self.name}: class {empty!r} has no training images")
-        for name, split in (("validation", self.validation), ("test", self.test)):
-            if split is not None and split.images.shape[1:] != self.train.images.shape[1:]:
-                raise ConfigError(
-                    f"{self.name}: {name} images are {_size(split)}, training images {_size(self.train)}; "
-                    "all must have one size"
-                )
-
-
 def read_npz(path: Path) -> Source:
-    """A NumPy file with x, y and, if it has them, x_test, y_test, x_validation, y_validation, classes."""
+    """Read a NumPy file with arrays x, y and, optionally, x_test, y_test, x_validation, y_validation, classes."""
     name = f"numpy:{path}"
     try:
-        with path.open("rb") as stream:  # NumPy leaves a file open that it cannot read
+        with path.open("rb") as stream:  # NumPy does not close a file that it cannot read
             file = np.load(stream, allow_pickle=False)
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise ConfigError(f"{path} is a single array; expected a .npz file with x and y")
@@ -83,15 +56,15 @@ def read_npz(path: Path) -> Source:
 
 
 def from_arrays(name: str, arrays: Mapping[str, Any]) -> Source:
-    """Check named arrays (x, y, ...) and give classes numbers in the order of their labels."""
+    """Check named arrays (x, y, ...) and number the classes in the order of their labels."""
     found = _renamed(name, arrays)
     if "x" not in found or "y" not in found:
-        raise ConfigError(f"{name} must have x and y (or images and labels), has: {', '.join(arrays) or 'nothing'}")
+        raise ConfigError(f"{name} must have x and y (or images and labels), got: {', '.join(arrays) or 'nothing'}")
     names, classes = _class_names(name, found)
     splits = {}
     for suffix in ("", "_validation", "_test"):
         if (f"x{suffix}" in found) != (f"y{suffix}" in found):
-            raise ConfigError(f"{name}: x{suffix} and y{suffix} must come together")
+            raise ConfigError(f"{name}: x{suffix} and y{suffix} must be given together")
         if f"x{suffix}" in found:
             images = _images(name, f"x{suffix}", found[f"x{suffix}"])
             labels = _numbers(name, f"y{suffix}", found[f"y{suffix}"], classes)
@@ -99,7 +72,9 @@ def from_arrays(name: str, arrays: Mapping[str, Any]) -> Source:
             if len(images) != len(labels):
                 raise ConfigError(f"{name}: x{suffix} has {len(images)} images, y{suffix} {len(labels)} labels")
             splits[suffix] = Split(images, labels)
-    if len({split.images.dtype for split in splits.values()}) > 1:  # integers of several widths
+    if (
+        len({split.images.dtype for split in splits.values()}) > 1
+    ):  # integers of several widths: some splits are uint8, others float32
         splits = {suffix: Split(split.images.float(), split.labels) for suffix, split in splits.items()}
     return Source(name, names, splits[""], splits.get("_validation"), splits.get("_test"))
 
@@ -110,24 +85,29 @@ def _entry(file: Any, key: str, path: Path) -> Any:
     except ValueError as error:
         if "allow_pickle" not in str(error):
             raise ConfigError(f"{path}: array {key!r} is damaged: {_line(error)}") from None
-        guess = "images of several sizes?" if key.startswith(("x", "image")) else "names? .astype(str) makes them text"
+        guess = (
+            "images of several sizes?" if key.startswith(("x", "image")) else "names? convert them with .astype(str)"
+        )
         raise ConfigError(f"{path}: array {key!r} holds Python objects ({guess}); expected numbers") from None
 
 
 def _renamed(name: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
-    """Arrays under their first names, as NumPy arrays."""
+    """Replace aliases by x, y, ..., and convert the values to NumPy arrays."""
     first = {alias: key for key, aliases in _ALIASES.items() for alias in (key, *aliases)} | {"classes": "classes"}
     found: dict[str, Any] = {}
     for key, value in arrays.items():
         if key not in first:
             raise ConfigError(f"{name}: unknown array {key!r}; {suggestion(str(key), [*_ALIASES, 'classes'])}")
         if first[key] in found:
-            raise ConfigError(f"{name}: {first[key]} is given twice, as {key!r} too")
+            raise ConfigError(f"{name}: {first[key]} is given twice, also as {key!r}")
         try:
             found[first[key]] = _array(value)
         except ValueError:  # a ragged list
             raise ConfigError(f"{name}: {key} must be one array; all images must have one size") from None
-        except (TypeError, RuntimeError) as error:  # sparse, quantised, without data: NotImplementedError is one too
+        except (
+            TypeError,
+            RuntimeError,
+        ) as error:  # sparse, quantised or meta tensors; NotImplementedError is a RuntimeError
             raise ConfigError(f"{name}: {key} must be an array or a plain tensor: {_line(error)}") from None
     return found
 
@@ -140,7 +120,7 @@ def _array(value: Any) -> Any:
 
 
 def _class_names(name: str, found: Mapping[str, Any]) -> tuple[tuple[str, ...], Any]:
-    """Names of the classes, and the label that each has in the arrays."""
+    """Names of the classes, and the label of each in the arrays."""
     _check_labels(name, "y", found["y"])
     labels = np.unique(found["y"])
     if "classes" not in found:
@@ -149,7 +129,7 @@ def _class_names(name: str, found: Mapping[str, Any]) -> tuple[tuple[str, ...], 
         raise ConfigError(f"{name}: classes must be a list of names, got an array of shape {found['classes'].shape}")
     names = tuple(_text(label) for label in found["classes"].tolist())
     if doubles := [one for one, count in Counter(names).items() if count > 1]:
-        raise ConfigError(f"{name}: classes must be different names, got {doubles[0]!r} twice")
+        raise ConfigError(f"{name}: class names must differ, got {doubles[0]!r} twice")
     if not np.issubdtype(labels.dtype, np.integer) or (
         labels.size and not 0 <= labels.min() <= labels.max() < len(names)
     ):
@@ -158,7 +138,7 @@ def _class_names(name: str, found: Mapping[str, Any]) -> tuple[tuple[str, ...], 
 
 
 def _images(name: str, key: str, array: Any) -> Tensor:
-    """(N, C, H, W), uint8 or float32, from (N, H, W), (N, H, W, C) or (N, C, H, W)."""
+    """Convert (N, H, W), (N, H, W, C) or (N, C, H, W) to (N, C, H, W), uint8 or float32."""
     if array.ndim == 3:
         array = array[:, None]
     elif array.ndim == 4 and _channels_come_last(*array.shape[1:]):
@@ -171,17 +151,18 @@ def _images(name: str, key: str, array: Any) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array, dtype=np.uint8))
     if not np.issubdtype(array.dtype, np.number) or np.issubdtype(array.dtype, np.complexfloating):
         raise ConfigError(f"{name}: {key} must hold numbers, got {array.dtype}")
-    with np.errstate(over="ignore"):  # infinity is told below
+    with np.errstate(over="ignore"):  # infinity is reported below
         images = np.ascontiguousarray(array, dtype=np.float32)
     if not np.isfinite(images).all():
-        raise ConfigError(f"{name}: {key} holds numbers that are not finite")
+        raise ConfigError(f"{name}: {key} holds values that are not finite")
     return torch.from_numpy(images)
 
 
 def _channels_come_last(first: int, middle: int, last: int) -> bool:
-    """Whether images of shape (first, middle, last) are (H, W, C): by the number of channels, else by being square.
+    """Whether images of shape (first, middle, last) are (H, W, C).
 
-    Where nothing tells, they are (C, H, W), as torch has them.
+    An axis of 1 to 4 is taken for the channels; else the two equal axes are taken for height and width. If neither
+    decides, images are (C, H, W), PyTorch's layout.
     """
     if (first in _CHANNELS) != (last in _CHANNELS):
         return last in _CHANNELS
@@ -189,22 +170,22 @@ def _channels_come_last(first: int, middle: int, last: int) -> bool:
 
 
 def _check_alike(name: str, key: str, kind: Any, train: Any) -> None:
-    """A test in [0, 1] beside training images in 0 to 255 would be a black one."""
+    """Refuse splits on different scales: test images in [0, 1] would look black beside training images up to 255."""
     kinds = {"b": "bool", "i": "integers", "u": "integers"}
     if kinds.get(kind.kind, "floats") != kinds.get(train.kind, "floats"):
-        raise ConfigError(f"{name}: {key} is {kind}, x is {train}; give all images in one type and scale")
+        raise ConfigError(f"{name}: {key} is {kind}, x is {train}; give all images the same type and scale")
 
 
 def _check_labels(name: str, key: str, labels: Any) -> None:
     if labels.ndim not in (1, 2) or (labels.ndim == 2 and labels.shape[1] != 1) or labels.dtype.kind not in "biuUS":
-        hint = "; .astype(int) makes whole numbers of them" if labels.dtype.kind == "f" else ""
+        hint = "; convert them with .astype(int)" if labels.dtype.kind == "f" else ""
         raise ConfigError(
             f"{name}: {key} must be (N,) integers or names, got {labels.dtype} of shape {labels.shape}{hint}"
         )
 
 
 def _numbers(name: str, key: str, labels: Any, classes: Any) -> Tensor:
-    """Class numbers (N,) of labels, (N,) or (N, 1)."""
+    """Class numbers (N,) of labels (N,) or (N, 1)."""
     _check_labels(name, key, labels)
     labels = labels.reshape(-1)
     if unknown := sorted(set(labels.tolist()) - set(classes.tolist())):
@@ -214,10 +195,6 @@ def _numbers(name: str, key: str, labels: Any, classes: Any) -> Tensor:
 
 def _text(label: Any) -> str:
     return label.decode(errors="replace") if isinstance(label, bytes) else str(label)
-
-
-def _size(split: Split) -> str:
-    return "x".join(str(side) for side in split.images.shape[1:])
 
 
 def _line(error: Exception) -> str:

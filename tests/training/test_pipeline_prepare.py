@@ -1,4 +1,4 @@
-"""prepare: a person's own network, as people write them, trains; what cannot train is told before a trial."""
+"""prepare: a user's own network is rehearsed, so that errors show before the first trial."""
 
 import pytest
 
@@ -19,7 +19,7 @@ def colour():
     return np.random.default_rng(0).random((60, 3, 16, 16)), np.arange(60) % 3
 
 class Tutorial(nn.Module):
-    '''The network of PyTorch's own tutorial: functions, a pooling used twice, and a view.'''
+    '''The network of PyTorch's tutorial: functions, a pooling layer used twice, and a view.'''
     def __init__(self, channels, classes=3):
         super().__init__()
         self.conv1 = nn.Conv2d(channels, 6, 3)
@@ -34,7 +34,7 @@ class Tutorial(nn.Module):
         return self.fc2(F.relu(self.fc1(x)))
 
 class Extra(Tutorial):
-    '''It keeps more than tensors in its state.'''
+    '''A network with more than tensors in its state.'''
     def get_extra_state(self):
         return {"version": 1}
     def set_extra_state(self, state):
@@ -85,7 +85,7 @@ def run_of(network, images="grey", engine=(), **train):
 @pytest.mark.parametrize("images", ["grey", "colour"])
 @pytest.mark.parametrize("network", ["Tutorial", "Extra"])
 def test_own_networks_train_under_the_defaults(network, images, engine):
-    """A network that flattens by view gets images laid out as torch's are, whatever layout they are kept in."""
+    """A network that flattens with view gets contiguous images, although they are kept in channels_last memory."""
     run = run_of(network, images, engine)
     prepare(run)
     result, _, _ = train_run(run)
@@ -110,8 +110,8 @@ def test_own_networks_train_under_the_defaults(network, images, engine):
         ("Tutorial", {"device": "cuda:77"}, "device must be one of auto, cpu"),
     ],
 )
-def test_what_cannot_train_is_told_beforehand(tmp_path, network, settings, said):
-    """Extra heads, errors of a forward pass in training, a layout, a batch or a device that cannot be: one line."""
+def test_errors_of_training_show_beforehand(tmp_path, network, settings, said):
+    """Auxiliary heads, errors in a training pass, an unsuitable layout, batch or device: one line each."""
     run = run_of(network, **settings)
     if said is None:
         run = run.model_copy(update={"model": run.model.model_copy(update={"options": {"aux_logits": True}})})
@@ -121,8 +121,8 @@ def test_what_cannot_train_is_told_beforehand(tmp_path, network, settings, said)
     assert said.replace("FILE", str(tmp_path / "own_net_test.py")) in str(caught.value)
 
 
-def test_a_rehearsal_leaves_the_run_as_it_was():
-    """The same run gives the same numbers with a rehearsal before it and without."""
+def test_a_rehearsal_does_not_change_the_run():
+    """A run gives the same numbers with and without a rehearsal before it."""
     run = run_of("Tutorial", engine={"r0": 0.3})
     alone, _, _ = train_run(run)
     prepare(run)

@@ -1,4 +1,4 @@
-"""A whole run from its settings: data, network, engine, training."""
+"""A complete run from its configuration: data, network, engine, training."""
 
 from __future__ import annotations
 
@@ -13,22 +13,34 @@ from dropopt.config import EngineConfig, RunConfig
 from dropopt.engine import attach
 from dropopt.owncode import own_errors
 from dropopt.training.data.dataset import Dataset
-from dropopt.training.data.load import load_once
+from dropopt.training.data.load_data import load_once
 from dropopt.training.data.split import Split
 from dropopt.training.device import resolve_device
 from dropopt.training.evaluate import in_layout
 from dropopt.training.fit import OnEpoch, fit
-from dropopt.training.networks.models import build_model
+from dropopt.training.networks.build_model import build_model
 from dropopt.training.results import DivergedError, TrainResult
 
-#: Images that the engine is shown when it looks for its places, and that a rehearsal trains on.
+#: Number of images with which the engine traces the network, and on which a rehearsal trains.
 EXAMPLES = 2
 
 
 def prepare(run: RunConfig) -> Dataset:
-    """Load the data of ``run`` and train its network on two of its images: what is wrong shows before a trial.
+    """Load the data and rehearse the training on two images, so that errors show before the first trial.
 
-    Raises :class:`ConfigError`.
+    Args:
+        run: The configuration of the run.
+
+    Returns:
+        The data set.
+
+    Raises:
+        ConfigError: For anything that would make :func:`train_run` fail.
+
+    Example:
+        >>> from dropopt.config import RunConfig
+        >>> prepare(RunConfig.parse({"data": {"subset": 100}})).name
+        'digits'
     """
     device = resolve_device(run.train.device)
     data = load_once(run.data)
@@ -48,15 +60,33 @@ def prepare(run: RunConfig) -> Dataset:
 def train_run(
     run: RunConfig, on_epoch: OnEpoch | None = None, checkpoint: Path | None = None
 ) -> tuple[TrainResult, nn.Module, Dataset]:
-    """Load, build, attach and fit as ``run`` says; the model comes back without its engine.
+    """Load the data, build the network, attach the engine and train.
 
-    See :func:`dropopt.training.fit` for ``on_epoch`` and ``checkpoint``. The data set of the last run is kept in
-    memory, so a process that trains one run after the other on it loads it once.
+    The data set of the last run is kept in memory: further runs on it in the same process do not load it again.
+
+    Args:
+        run: The configuration of the run.
+        on_epoch: See :func:`fit`.
+        checkpoint: See :func:`fit`.
+
+    Returns:
+        The result; the model with the weights of its best epoch, without the engine; and the data set.
+
+    Raises:
+        ConfigError: For data, a network or a device that cannot be used.
+        DivergedError: If a loss is not finite.
+
+    Example:
+        >>> from dropopt.config import RunConfig
+        >>> settings = {"data": {"subset": 100}, "train": {"epochs": 2}, "engine": {"kind": "dropout2d", "p": 0.2}}
+        >>> result, model, data = train_run(RunConfig.parse(settings))
+        >>> len(result.history), len(data.train)
+        (2, 80)
     """
     device = resolve_device(run.train.device)
     data = load_once(run.data)
     model = _network(run, data, device)
-    # Baselines do not read it, and it costs a second where it is not in the cache.
+    # Baselines do not use the complexity, which takes a second to compute if it is not cached.
     complexity = data.complexity if isinstance(run.engine, EngineConfig) else 0.5
     with attach(model, run.engine, example=_example(run, data, device), complexity=complexity) as engine:
         result = fit(model, engine, data, run.train, on_epoch, checkpoint=checkpoint)

@@ -1,4 +1,4 @@
-"""Seeded, stratified draws: each class keeps its share, and no class is left out."""
+"""Seeded, stratified samples: every class is represented in proportion to its size, and none is left out."""
 
 from __future__ import annotations
 
@@ -14,11 +14,22 @@ from dropopt.randomness import generator
 def stratified(
     labels: Tensor, count: int, *, least: int, spare: int, seed: int, purpose: str, classes: Sequence[str] = ()
 ) -> Tensor:
-    """Mask (N,) of ``count`` samples in which each class has its share of ``labels``.
+    """Draw ``count`` samples so that each class keeps its share of ``labels``.
 
-    Each class gets at least ``least`` and at least ``spare`` of it stay outside. Raises ConfigError when that
-    cannot be; its message begins with ``purpose``, which also names the random stream, and tells the class by
-    its name in ``classes``.
+    Args:
+        labels: (N,) class numbers; every class in [0, max] must occur.
+        count: How many samples to draw.
+        least: Draw at least this many samples of each class.
+        spare: Leave at least this many samples of each class undrawn.
+        seed: Seed of the draw.
+        purpose: Names the random stream and begins the error messages, for example ``"test"``.
+        classes: Names of the classes for error messages.
+
+    Returns:
+        A mask (N,), true for the samples drawn.
+
+    Raises:
+        ConfigError: If no draw can satisfy ``count``, ``least`` and ``spare``.
     """
     sizes = torch.bincount(labels)
     allotted = _allot(sizes.tolist(), count, least, spare, purpose, classes)
@@ -33,7 +44,7 @@ def stratified(
 def _allot(
     sizes: list[int], count: int, least: int, spare: int, purpose: str, classes: Sequence[str] = ()
 ) -> list[int]:
-    """Whole numbers that sum to ``count``, nearest to each class's quota within its limits."""
+    """Integers that sum to ``count``, each as close to its class's quota as its limits allow."""
     limits = [size - spare for size in sizes]
     for label, limit in enumerate(limits):
         if limit < least:
