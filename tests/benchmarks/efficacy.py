@@ -30,8 +30,10 @@ from rich.box import MARKDOWN
 from rich.console import Console
 from rich.table import Table
 
-from dropopt.study.blend.effects import Evidence, learn, scheffe
-from dropopt.study.blend.evidence import normal_scores
+from dropopt.study.blend.effects import learn
+from dropopt.study.blend.evidence import Evidence
+from dropopt.study.blend.mixture import scheffe
+from dropopt.study.blend.ranks import normal_scores
 from dropopt.study.blend.sampler import EfficacySampler
 
 #: Standard deviation of the noise, unless --noise says otherwise.

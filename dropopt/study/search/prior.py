@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dropopt.config import ConfigError
-from dropopt.study.blend.insight import export_evidence, top_configurations
+from dropopt.study.blend.learned import export_evidence, top_configurations
 from dropopt.study.store.keys import PRIOR
 from dropopt.study.store.opening import Opened
 from dropopt.study.store.queries import find_study

@@ -15,10 +15,14 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from rich.console import Console
 
-from dropopt.config import METHODS, STAGES, ConfigError
-from dropopt.study.blend.effects import Evidence, learn, needed_trials, scheffe
-from dropopt.study.blend.evidence import gather, normal_scores
-from dropopt.study.blend.insight import export_evidence, learned, top_configurations
+from dropopt.config import METHODS, STAGES
+from dropopt.study.blend.effects import learn, needed_trials
+from dropopt.study.blend.evidence import Evidence
+from dropopt.study.blend.gather import gather
+from dropopt.study.blend.learned import export_evidence, learned, top_configurations
+from dropopt.study.blend.mixture import scheffe
+from dropopt.study.blend.names import NoBlendError
+from dropopt.study.blend.ranks import normal_scores
 from dropopt.study.blend.surrogate import Surrogate
 from dropopt.study.show.efficacy import efficacy_report
 
@@ -186,8 +190,8 @@ def test_shuffled_outcomes_find_nothing() -> None:
     """With outcomes shuffled no claim is made, and no method is thought best by much."""
     for seed in range(5):
         found = learn(gather(random_study(60, seed=seed, shuffle=True).trials, NAMES, maximise=False))
-        assert found.verdict.startswith("Nothing found")
-        assert found.caution == " (but nothing was found)"
+        assert found.verdict.startswith("No effect found")
+        assert found.caution == " (but no effect was found)"
         assert max(effect.best for effect in found.methods[0]) < 0.65
 
 
@@ -196,7 +200,7 @@ def test_thin_evidence_is_said() -> None:
     need = needed_trials(NAMES)
     assert need == 11
     assert learned(random_study(need - 1)).efficacy.verdict == (
-        "Too thin: 10 trials, and no claim is made with fewer than 11."
+        "Too few trials: 10, and no claim is made with fewer than 11."
     )
     assert not learn(gather(random_study(need).trials, NAMES, maximise=False)).thin
     empty = learn(gather([], NAMES, maximise=False))
@@ -252,7 +256,7 @@ def test_report_and_data() -> None:
     assert "Preferred blend" in text
     data = json.loads(json.dumps(learned(study).as_dict(), allow_nan=False))
     assert [point["trials"] for point in data["trajectory"]] == [5, 10, 15, 20, 25, 30, 35, 40]
-    with pytest.raises(ConfigError, match="no blend in this study"):
+    with pytest.raises(NoBlendError, match="no blend in this study"):
         efficacy_report(optuna.create_study())
 
 
@@ -267,7 +271,7 @@ def test_a_report_by_stage_fits_a_terminal() -> None:
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(efficacy_report(study))
     text = console.export_text()
-    assert all(f"Preferred blend, {stage} (too thin to rely on)" in text for stage in STAGES)
+    assert all(f"Preferred blend, {stage} (too few trials to rely on)" in text for stage in STAGES)
     assert text.count("w_contextual ") >= 3
     assert "\u2026" not in text.partition("Preferred blend")[2]
 

@@ -18,8 +18,9 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from dropopt.config import ConfigError
-from dropopt.study.blend.insight import export_evidence
-from dropopt.study.blend.sampler import BLEND, FLOOR, STAMP, EfficacySampler
+from dropopt.study.blend.learned import export_evidence
+from dropopt.study.blend.names import BLEND
+from dropopt.study.blend.sampler import FLOOR, STAMP, EfficacySampler
 
 NAMES = ("w_a", "w_b", "w_c", "w_d")
 
@@ -316,11 +317,11 @@ def test_prior_seeds_and_is_overridden() -> None:
     [
         ({"blend": ["w"]}, "blend must be two or more different names"),
         ({"blend": ["w", "w"]}, "blend must be two or more different names"),
-        ({"blend": [["a", "b"], ["c"]]}, "as many in each stage"),
+        ({"blend": [["a", "b"], ["c"]]}, "the same number in each stage"),
         ({"floor": 0.5}, r"floor must be in \[0, 0.2\), got 0.5"),
         ({"randomised": 0.0}, r"randomised must be in \(0, 1\], got 0.0"),
-        ({"prior": {"rows": []}}, "a prior must be what export_evidence gives"),
-        ({"prior": {"names": [["q", "r"]], "columns": [], "rows": []}}, "the prior speaks of q, r"),
+        ({"prior": {"rows": []}}, "a prior must be a dictionary from export_evidence"),
+        ({"prior": {"names": [["q", "r"]], "columns": [], "rows": []}}, "the prior is about q, r"),
     ],
 )
 def test_refuses(arguments: dict[str, Any], message: str) -> None:

@@ -15,8 +15,8 @@ from rich.console import Console
 
 from dropopt.config import METHODS, STAGES, ConfigError
 from dropopt.study.blend.effects import learn
-from dropopt.study.blend.evidence import gather
-from dropopt.study.blend.insight import Learned, learned
+from dropopt.study.blend.gather import gather
+from dropopt.study.blend.learned import Learned, learned
 from dropopt.study.command.efficacy import efficacy
 from dropopt.study.search.prior import load_prior, prior_of
 from dropopt.study.show import console
