@@ -71,11 +71,11 @@ class EfficacySampler(BaseSampler):
     method is ever given up. The sampler supports one objective, pruned trials, conditional shares, enqueued trials
     and any number of workers.
 
-    A draw depends only on the seed, the number of the trial and the finished trials in storage, so that all workers
-    agree and a study can be resumed. The sampler remembers two things between calls. The last model is kept to save
-    time; it is a function of the trials in storage, and is fitted again after a restart. The values sampled for
-    a running trial are kept until it ends, because Optuna requests one parameter at a time and the shares
-    must come from one draw.
+    A draw depends only on the seed, the trial's number and parameters, and the finished trials in storage. All workers
+    therefore use the same model, and a study can be resumed by a new sampler. Two things are remembered between
+    calls. The last model is kept to save time; it is a function of the trials in storage and is fitted again when
+    they change or the sampler is restarted. The values sampled for a running trial are kept until the trial ends,
+    because Optuna requests one parameter at a time and all shares must come from one draw.
 
     Each trial gets the user attribute ``efficacy`` with the number of trials that counted as evidence, whether the
     draw ignored them, and the kind of model.

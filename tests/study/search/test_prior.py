@@ -179,7 +179,7 @@ def test_what_takes_seconds_says_so_on_a_terminal(storage, monkeypatch, capsys):
     [
         ("nothing", r"no study 'nothing' in this storage; known: source"),
         ("absent.json", "prior absent.json cannot be read: No such file or directory"),
-        ("broken.json", r"prior broken.json is not a file that dropopt efficacy -o wrote: KeyError\('source'\)"),
+        ("broken.json", r"prior broken.json is not a file written by dropopt efficacy -o: KeyError\('source'\)"),
         ("source@nowhere.db", "no storage at nowhere.db"),
     ],
 )
@@ -195,6 +195,6 @@ def test_a_prior_needs_the_sampler_that_learns(storage, tmp_path):
     space = tmp_path / "blend.yaml"
     space.write_text(BLEND)
     with pytest.raises(
-        ConfigError, match="a prior is about the blend, which only the efficacy sampler learns, not tpe"
+        ConfigError, match="a prior needs the sampler efficacy, the only one that learns the blend, got tpe"
     ):
         fake_study.run(storage, 1, name="new", space=str(space), sampler="tpe", prior="source")
