@@ -2,6 +2,7 @@
 
 Read the modules in this order; each imports only modules above it (and the modules directly in ``dropopt``):
 
+    arrays      types of arrays
     names       which parameters form the blend
     mixture     shares on a simplex, terms of Scheffe's polynomial
     outcomes    one outcome for each trial, and the trials that count
@@ -30,7 +31,7 @@ share       A method's weight divided by the sum of the weights of its stage.
 blend       The shares of all methods in all stages.
 outcome     The final value of a trial, with its sign chosen such that higher is better.
 wins        How many of the other trials a trial beats; ties count one half.
-score       The wins as a quantile of the standard normal distribution ("normal score", "rank-normal score").
+score       The rank of the wins as a quantile of the standard normal distribution ("normal score", "rank-normal score").
 value       The outcome, standardised, with its lower tail clipped. Keeps the distances that ranks discard.
 scale       On which of the two a surrogate is fitted: score or value.
 covariate   Any other parameter of a trial (learning rate, pattern, ...), as one or more columns of numbers.
@@ -73,7 +74,7 @@ References
 - H. Scheffe, "Experiments with Mixtures", J. R. Stat. Soc. B 20(2), 1958.
 - J. A. Cornell, "Experiments with Mixtures", 3rd ed., Wiley, 2002.
 - W. R. Thompson, "On the Likelihood that One Unknown Probability Exceeds Another", Biometrika 25, 1933.
-- G. Blom, "Statistical Estimates and Transformed Beta-Variables", Wiley, 1958 (normal scores).
+- A. Hazen, "Storage to Be Provided in Impounding Reservoirs", Trans. ASCE 77, 1914 (the quantiles (rank - 1/2) / n).
 - D. J. C. MacKay, "Bayesian Interpolation", Neural Computation 4(3), 1992 (evidence of a ridge regression).
 - C. E. Rasmussen and C. K. I. Williams, "Gaussian Processes for Machine Learning", MIT Press, 2006.
 - A. Rahimi and B. Recht, "Random Features for Large-Scale Kernel Machines", NeurIPS 2007.

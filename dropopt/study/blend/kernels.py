@@ -1,8 +1,9 @@
 """Kernels: covariances between blends and covariates, and between the rows of a table.
 
-With w a blend, c covariates, and variances q, m, a, x in units of the noise variance,
+With w a blend, c covariates, and the variances of a :class:`Kernel` in units of the noise variance,
 
-    k((w, c), (w', c')) = LEVEL + q k_poly(w, w') + m k_matern(w, w') + a k_add(c, c') + x k_matern(w, w') k_add(c, c')
+    k((w, c), (w', c')) = LEVEL + polynomial k_poly(w, w') + matern k_matern(w, w') + covariates k_add(c, c')
+                          + interaction k_matern(w, w') k_add(c, c')
 
 Blends have several stages. If k_st is a kernel between stage s of one blend and stage t of another, and f the fraction
 STAGE_FRACTION, the kernel of the sum over stages of a common function and one of each stage's own is
@@ -146,7 +147,7 @@ class Rows:
 def _distances(a: Array, b: Array) -> Array:
     """Euclidean distances (S, T, n, m) between the stages of blends (S, n, M) and (T, m, M)."""
     flat = cdist(a.reshape(-1, a.shape[2]), b.reshape(-1, b.shape[2]))
-    return np.asarray(flat.reshape(*a.shape[:2], *b.shape[:2]).transpose(0, 2, 1, 3))
+    return np.ascontiguousarray(flat.reshape(*a.shape[:2], *b.shape[:2]).transpose(0, 2, 1, 3))
 
 
 def _pooled(kernel: Array) -> Array:

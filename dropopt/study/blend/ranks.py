@@ -28,7 +28,7 @@ def normal_scores(wins: Array) -> Array:
 
         z_i = Phi^-1((rank_i - 1/2) / n)
 
-    If all trials tie, all scores are 0.
+    with Hazen's plotting positions (1914). If all trials tie, all scores are 0.
     """
     if not len(wins):
         return np.zeros(0)

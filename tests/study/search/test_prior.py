@@ -111,6 +111,14 @@ def test_a_study_without_a_blend_is_not_changed(tmp_path):
     assert study._storage.get_study_system_attrs(study._study_id) == before
 
 
+def test_a_fault_in_the_prior_is_reported(storage):
+    """Only a study without a blend is skipped; a prior that cannot be read is an error."""
+    study = source(storage)
+    study.set_user_attr(PRIOR, {"rows": []})
+    with pytest.raises(ConfigError, match="a prior must be a dictionary from export_evidence"):
+        display.refresh(study)
+
+
 @pytest.mark.parametrize("form", ["source", "source@{url}", "file"])
 def test_a_prior_comes_from_a_study_or_a_file(storage, form, tmp_path):
     """STUDY, STUDY@STORAGE and the file written by `dropopt efficacy -o` give the same prior."""
