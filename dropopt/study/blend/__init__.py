@@ -25,17 +25,17 @@ Read the modules in this order; each imports only modules above it (and the modu
 Terms
 -----
 
-method      A member of the dropout engine, whose weight is searched as the parameter ``w_<method>``.
+method      A member of the dropout engine. A study searches a non-negative number for it, ``w_<method>``.
 stage       A part of training (early, middle, late) with a blend of its own. One stage: all of training.
-share       A method's weight divided by the sum of the weights of its stage.
+share       The number of a method divided by the sum of the numbers of its stage.
 blend       The shares of all methods in all stages.
 outcome     The final value of a trial, with its sign chosen such that higher is better.
 wins        How many of the other trials a trial beats; ties count one half.
-score       The rank of the wins as a quantile of the standard normal distribution ("normal score", "rank-normal score").
-value       The outcome, standardised, with its lower tail clipped. Keeps the distances that ranks discard.
+score       The rank of the wins as a quantile of the standard normal distribution (a "rank-normal score").
+value       The outcome, standardised, with its tails clipped. It keeps the distances that ranks discard.
 scale       On which of the two a surrogate is fitted: score or value.
 covariate   Any other parameter of a trial (learning rate, pattern, ...), as one or more columns of numbers.
-weight      How much a row counts: 1 for a trial of this study, less for a row of a prior.
+weight      How much a row of the table counts: 1 for a trial of this study, less for a row of a prior.
 prior       The table of another study, appended with reduced weight.
 
 Symbols and shapes
@@ -51,6 +51,22 @@ Symbols and shapes
     y  (n,)        the target of a surrogate: z or v
     G  (n, n)      covariance of y in units of sigma^2, noise included
     a  (n,)        G^-1 y
+
+Sentinels
+---------
+
+    UNUSABLE     outcome of a trial that is not complete or whose value is not finite
+    INFEASIBLE   outcome of a trial that violates a constraint
+    COMPLETED    last step of a complete trial
+    NO_REPORT    last step of a pruned trial that never reported
+    OUTLIVED     value, at a step, of a trial that reported nothing there
+    NOT_FINITE   value of a report that is not finite
+    PRIOR_ROW    trial number of a row of a prior
+    NO_EFFECT    prior scale of terms without an effect
+    NaN          an absent covariate; the shares of a blend that cannot be used; a free value of a simplex
+
+Models
+------
 
 Two models read the table. Each is a pure function of it, and the table is a pure function of the *set* of finished
 trials: rows are sorted by content, so that all workers compute the same floats whatever the order of trials.

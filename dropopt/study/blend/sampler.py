@@ -35,7 +35,7 @@ FLOOR = 0.001
 STARTUP = 8
 #: Blends of the best trials from which the maximum of a draw is searched.
 INCUMBENTS = 6
-#: Trials about which something is remembered; more only if trials are asked for and never told.
+#: Largest number of running trials that are remembered. Trials created by ``ask`` that never end would accumulate.
 REMEMBERED = 512
 #: With t finished trials, a model is shared by the draws of t / RENEWALS trials.
 RENEWALS = 50

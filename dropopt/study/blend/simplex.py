@@ -16,7 +16,7 @@ UNKNOWN = FloatDistribution(0.0, 1.0)
 
 #: Smallest sum of the shares of held names by which free shares are scaled.
 _LEAST = 0.05
-#: Stands for the upper bound 0 in a ratio.
+#: Replaces an upper bound of 0 in a denominator.
 _TINY = 1e-12
 
 
@@ -46,7 +46,7 @@ class Simplex:
             if distribution.single()
         }
         fixed = {**single, **held}
-        #: By stage, (M,) held values; NaN where free.
+        # By stage, (M,) held values; NaN where free.
         self._held = [np.array([fixed.get(name, np.nan) for name in stage]) for stage in names]
 
     def values(self, shares: Array, stage: int) -> Array:

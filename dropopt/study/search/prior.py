@@ -63,6 +63,7 @@ class Prior:
 
 
 def _within(distribution: BaseDistribution, value: Any) -> bool:
+    """Whether ``distribution`` contains ``value``."""
     try:
         return distribution._contains(distribution.to_internal_repr(value))
     except (ValueError, TypeError):
