@@ -19,7 +19,8 @@ from dropopt.config import METHODS, ConfigError, RunConfig
 from dropopt.seeds import derived_seed
 from dropopt.study.define.space import Space
 from dropopt.study.run.worker import FIRST_FAILURES, StudyError
-from dropopt.study.search.strategies import STARTUP_TRIALS, blend, make_pruner, make_sampler
+from dropopt.study.search.pruners import make_pruner
+from dropopt.study.search.samplers import STARTUP_TRIALS, blend_of, make_sampler
 from dropopt.study.store.ledger import counted
 from dropopt.study.store.opening import close, open_storage
 from dropopt.study.store.queries import best
@@ -326,11 +327,11 @@ def test_samplers_work_on_shipped_spaces(sampler, space):
 def test_the_blend_is_found_in_the_space(tmp_path):
     """Searched weights are one group, or one group for each stage; a baseline has none."""
     weights = tuple(f"w_{method}" for method in METHODS)
-    assert blend(Space.load("compact")) == (weights,)
-    assert blend(Space.load("dropout")) == ()
+    assert blend_of(Space.load("compact")) == (weights,)
+    assert blend_of(Space.load("dropout")) == ()
     path = tmp_path / "stages.yaml"
     path.write_text("engine:\n  w_pfid: {low: 0, high: 1, stages: 3}\n  w_adaptive: {low: 0, high: 1, stages: 3}\n")
-    assert blend(Space.load(path))[0] == ("w_pfid_early", "w_adaptive_early")
+    assert blend_of(Space.load(path))[0] == ("w_pfid_early", "w_adaptive_early")
     with pytest.raises(ConfigError, match=r"space .dropout. searches no blend .* use --sampler tpe"):
         make_sampler("efficacy", Space.load("dropout"), 0)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dropopt.config import ConfigError, RunConfig
+from dropopt.config import RunConfig
 from dropopt.study.store.keys import (
     ACCURACY,
     CONFIG,
@@ -24,11 +24,12 @@ if TYPE_CHECKING:
 
 def _efficacy(study: optuna.Study) -> dict[str, Any] | None:
     """What was learned about the blend, in short; None where none was searched."""
-    from dropopt.study.blend.insight import learned
+    from dropopt.study.blend.learned import learned
+    from dropopt.study.blend.names import NoBlendError
 
     try:
         found = learned(study, prior=study.user_attrs.get(PRIOR))
-    except ConfigError:
+    except NoBlendError:
         return None
     return {"verdict": found.efficacy.verdict, "preferred": found.preferred}
 

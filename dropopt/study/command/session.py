@@ -18,7 +18,8 @@ from dropopt.study.run.messages import Message
 from dropopt.study.run.slots import Pool, Targets
 from dropopt.study.run.worker import Worker
 from dropopt.study.search.prior import Prior, load_prior
-from dropopt.study.search.strategies import make_pruner, make_sampler
+from dropopt.study.search.pruners import make_pruner
+from dropopt.study.search.samplers import make_sampler
 from dropopt.study.show import page as display
 from dropopt.study.show import tables
 from dropopt.study.show.console import busy, make_console, say

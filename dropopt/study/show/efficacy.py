@@ -12,8 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from dropopt.config import STAGES
-from dropopt.study.blend.effects import Effect, Names
-from dropopt.study.blend.insight import Learned, learned
+from dropopt.study.blend.effects import Effect
+from dropopt.study.blend.learned import Learned, learned
+from dropopt.study.blend.names import Names
 
 
 def efficacy_report(study: Study, names: Names | None = None, prior: Mapping[str, Any] | None = None) -> RenderableType:

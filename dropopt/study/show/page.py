@@ -6,7 +6,6 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from dropopt.config import ConfigError
 from dropopt.study.store.keys import PRIOR
 
 if TYPE_CHECKING:
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
     from dropopt.study.blend.effects import Effect
-    from dropopt.study.blend.insight import Learned
+    from dropopt.study.blend.learned import Learned
 
 #: Pixels of a card on the dashboard.
 HEIGHT = 450
@@ -28,11 +27,12 @@ def refresh(study: optuna.Study) -> None:
     """Bring the note and the figures up to date; a study that searches no blend is left alone."""
     from optuna_dashboard import save_note, save_plotly_graph_object
 
-    from dropopt.study.blend.insight import learned
+    from dropopt.study.blend.learned import learned
+    from dropopt.study.blend.names import NoBlendError
 
     try:
         found = learned(study, prior=study.user_attrs.get(PRIOR))
-    except ConfigError:
+    except NoBlendError:
         return
     save_note(study, note(found))
     if found.trajectory:
