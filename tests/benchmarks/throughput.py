@@ -282,7 +282,7 @@ def report_augmentation(rounds: int) -> None:
 
 def report_pruning(name: str, rounds: int, seeds: int, pruners: Sequence[str]) -> None:
     """Epochs and time that pruning saves a shipped study, and the best configuration of each on fresh seeds."""
-    from dropopt.study.define.definition import load
+    from dropopt.study.define.script import load
 
     study, _ = load(name)
     rows, epochs, seconds = [], {}, {}
