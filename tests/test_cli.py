@@ -187,7 +187,7 @@ def test_bad_input_is_told_in_one_line(studied, monkeypatch, capsys):
         "run digits --n-jobs 0": "n-jobs must be 1 or more, or -1",
         "run digits --nope": "No such option: --nope",
         "run digits --study-name other --model nosuch": "model.name 'nosuch' is unknown; known: small, resnet9",
-        "run digits --storage file/x.db": "folder file cannot be made: File exists",
+        "run digits --storage file/x.db": "folder file cannot be created: File exists",
         "run digits --storage nope://u:secret@h/x": "storage nope://u:***@h/x needs a database driver",
         "status --storage none.db": "no storage at none.db; run a study first",
         "export --study digit": "no study 'digit' in this storage; did you mean 'digits'? known: digits",

@@ -291,7 +291,7 @@ def report_pruning(name: str, rounds: int, seeds: int, pruners: Sequence[str]) -
 
     The best configuration of each search is trained again with ``seeds`` fresh seeds.
     """
-    from dropopt.study.define.definition import load
+    from dropopt.study.define.script import load
 
     study, _ = load(name)
     rows, epochs, seconds = [], {}, {}

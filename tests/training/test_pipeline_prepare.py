@@ -104,7 +104,7 @@ def test_own_networks_train_under_the_defaults(network, images, engine):
         ("Tutorial", {"channels_last": True}, "training it failed: RuntimeError: view size is not compatible"),
         ("Normed", {"batch_size": 1}, "training it failed: ValueError: Expected more than 1 value per channel"),
         ("frozen", {}, "the model has no parameter that requires a gradient"),
-        ("needs", {}, "needs 'depth'; it is offered channels, classes, image_size, give others as options"),
+        ("needs", {}, "needs 'depth'; available are channels, classes, image_size; give other arguments as options"),
         ("leaves", {}, "building it failed: SystemExit: 0 (FILE, line 57)"),
         ("torchvision:googlenet", {}, None),
         ("Tutorial", {"device": "cuda:77"}, "device must be one of auto, cpu"),

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import io
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dropopt.config import ConfigError, RunConfig
+from dropopt.owncode import make_importable
 from dropopt.study.define import shipped
-from dropopt.study.define.definition import add_to_path
-from dropopt.study.run.worker import StudyError
+from dropopt.study.run.errors import StudyError
 
 if TYPE_CHECKING:
     from dropopt.export import Exported
@@ -59,9 +58,9 @@ def retrain(
 
     With one thread, as in a study, the same configuration gives the same network on the same machine, bit for bit.
     """
-    # `module:function` may name what lies here, as it does for a study's script.
-    add_to_path(Path.cwd())
-    sys.path.append(str(shipped.folder("studies")))  # last: a copy of a shipped script goes before it
+    # `module:function` may name a file in the current folder, or else a shipped script.
+    make_importable(Path.cwd(), first=True)
+    make_importable(shipped.folder("studies"), first=False)
 
     import torch
 

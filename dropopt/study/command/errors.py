@@ -40,7 +40,7 @@ def _explain(error: Exception) -> tuple[str, int] | None:
             getattr(error, "show", lambda: None)()
             return "", 2
         return f"{error.format_message()} (see --help)", getattr(error, "exit_code", 2)
-    from dropopt.study.run.worker import StudyError
+    from dropopt.study.run.errors import StudyError
     from dropopt.study.store.opening import is_storage_error
     from dropopt.study.store.url import reason
 

@@ -87,7 +87,7 @@ def run(
     """Run a study, or go on with it."""
     from dropopt.config import ConfigError
     from dropopt.study.command import session
-    from dropopt.study.define.definition import load
+    from dropopt.study.define.script import load
 
     definition: Definition | None = context.obj
     if definition is not None:

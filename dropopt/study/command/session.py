@@ -14,7 +14,7 @@ from dropopt.seeds import derived_seed
 from dropopt.study.define.definition import Definition
 from dropopt.study.define.space import Space
 from dropopt.study.run import machine
-from dropopt.study.run.messages import Message
+from dropopt.study.run.messages import Ready
 from dropopt.study.run.slots import Pool, Targets
 from dropopt.study.run.worker import Worker
 from dropopt.study.search.prior import Prior, load_prior
@@ -154,19 +154,19 @@ class _Sitting:
         so_far = f" (it has {done})" if done else ""
         return f"{line}\n{study.n_trials} trials{so_far} of {study.train.epochs} epochs, {slots} at a time"
 
-    def open(self, ready: Message) -> Ledger:
+    def open(self, ready: Ready) -> Ledger:
         """Create or go on with the study, for the data that a slot has loaded."""
-        for notice in ready["notices"]:
+        for notice in ready.notices:
             say(self._console, f"note: {notice}", "yellow")
         study, made = self.study, False
         if study is None or not study.get_trials(deepcopy=False):
-            facts = {MADE_WITH: self._made_with, DATA: ready["fingerprint"]}
+            facts = {MADE_WITH: self._made_with, DATA: ready.fingerprint}
             study, made = create(
                 self._storage, self._definition.name, self._space, self._base, facts, known=study is not None
             )
             if made and self._prior is not None:
-                self._prior.seed(study, self._space, ready["classes"])
-        if not made and study.user_attrs.get(DATA) != ready["fingerprint"]:
+                self._prior.seed(study, self._space, ready.classes)
+        if not made and study.user_attrs.get(DATA) != ready.fingerprint:
             raise ConfigError(
                 f"the data of study {study.study_name!r} have changed since it began; give another --study-name"
             )
@@ -175,7 +175,7 @@ class _Sitting:
         self.study = study
         if self.progress is not None:
             self.progress.opened(study)
-        return self._objective(study, ready["classes"])
+        return self._objective(study, ready.classes)
 
     def _objective(self, study: optuna.Study, classes: int) -> Ledger:
         return Ledger(study, self._space, self._base, self._definition.seed, classes)

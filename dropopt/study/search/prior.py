@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dropopt.config import ConfigError
 from dropopt.study.blend.learned import export_evidence, top_configurations
-from dropopt.study.store.keys import PRIOR
+from dropopt.study.store.keys import PRIOR, SOURCE
 from dropopt.study.store.opening import Opened
 from dropopt.study.store.queries import find_study
 from dropopt.study.store.url import resolve
@@ -55,7 +55,7 @@ class Prior:
                 and _within(parameter.distribution(classes), configuration[parameter.name])
             }
             if legal:
-                study.enqueue_trial(legal, user_attrs={"from": self.source}, skip_if_exists=True)
+                study.enqueue_trial(legal, user_attrs={SOURCE: self.source}, skip_if_exists=True)
 
     def save(self, path: Path) -> None:
         """Write a file that :func:`load_prior` reads."""

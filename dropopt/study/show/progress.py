@@ -11,7 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from dropopt.study.run.messages import Message
+from dropopt.study.run.messages import Report
 from dropopt.study.show.console import say
 from dropopt.study.show.words import show_accuracy, show_parameters, show_seconds
 from dropopt.study.store.queries import Counts, best, count
@@ -35,7 +35,7 @@ class Progress:
         self._study: optuna.Study | None = None
         self._counts = Counts()
         self._best: FrozenTrial | None = None
-        self._slots: dict[int, tuple[int, Message | None]] = {}
+        self._slots: dict[int, tuple[int, Report | None]] = {}
         self._began = time.monotonic()
         self._drawn = 0.0
         self._ended = 0
@@ -63,7 +63,7 @@ class Progress:
         """A slot begins a trial."""
         self._slots[slot] = (trial, None)
 
-    def reported(self, slot: int, trial: int, report: Message) -> None:
+    def reported(self, slot: int, trial: int, report: Report) -> None:
         """A slot has ended an epoch."""
         self._slots[slot] = (trial, report)
 
@@ -120,12 +120,12 @@ class Progress:
         self._live.update(Group(*lines), refresh=True)
 
 
-def _epoch(report: Message | None) -> str:
+def _epoch(report: Report | None) -> str:
     if report is None:
         return "starting"
     return (
-        f"epoch {report['epoch']:>3} of {report['epochs']}  loss {report['smoothed_loss']:.4f}  "
-        f"accuracy {report['val_accuracy']:.4f}"
+        f"epoch {report.epoch:>3} of {report.epochs}  loss {report.smoothed_loss:.4f}  "
+        f"accuracy {report.val_accuracy:.4f}"
     )
 
 

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from dropopt.study.show.console import say
 from dropopt.study.show.words import show_accuracy, show_value
+from dropopt.study.store.keys import BEST_EPOCH, SECONDS
 from dropopt.study.store.queries import best, count, last_activity, study_names
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def _table(trials: list[FrozenTrial]) -> Table:
     done = [trial for trial in trials if trial.state == TrialState.COMPLETE and trial.value is not None]
     table = Table("trial", "loss (smoothed)", "accuracy", "best epoch", "seconds", title="best trials (validation)")
     for trial in sorted(done, key=lambda trial: trial.value or 0.0)[:ROWS]:
-        extra = (trial.user_attrs.get(name) for name in ("best_epoch", "seconds"))
+        extra = (trial.user_attrs.get(name) for name in (BEST_EPOCH, SECONDS))
         table.add_row(str(trial.number), f"{trial.value:.4f}", show_accuracy(trial), *map(show_value, extra))
     return table
 

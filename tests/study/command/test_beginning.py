@@ -13,6 +13,7 @@ from rich.console import Console
 from dropopt.config import ConfigError
 from dropopt.study import Study
 from dropopt.study.command import session
+from dropopt.study.run.messages import Ready
 from dropopt.study.store.opening import close, open_storage
 
 SCRIPT = """
@@ -76,7 +77,7 @@ def test_functions_of_a_script_are_its_data_and_network(program):
     ("settings", "code", "said"),
     [
         ({"main": ""}, 2, 'mine.py: put study.main() below: if __name__ == "__main__":'),
-        ({"unseeded": True}, 2, "the data are others each time they are loaded; a function must seed what it draws"),
+        ({"unseeded": True}, 2, "the data differ between loads; seed any randomness in the function that returns them"),
         ({"broken": "raise KeyError('x')"}, 2, "model mine:Net: building it failed: KeyError: 'x' ("),
         ({"train": '"lr": 1e30'}, 1, "2 failed: DivergedError"),
         ({"train": '"device": "cuda:99"'}, 2, "device must be one of"),
@@ -101,13 +102,13 @@ def test_a_study_that_another_has_just_made_is_not_taken_over():
         storage = open_storage("study.log")
         given = (study, space, study.base(space), Path(__file__), storage, None, Console(quiet=True))
         sittings.append(session._Sitting(*given))
-    ready = {"notices": [], "classes": 10, "fingerprint": {"train": "a"}}
+    ready = Ready(10, {"train": "a"}, [])
     first, second, third, other = sittings
     first.open(ready)
     assert second.open(ready).study.study_name == "fake"
     with pytest.raises(ConfigError, match="the data of study 'fake' have changed"):
-        third.open(ready | {"fingerprint": {"train": "b"}})
-    with pytest.raises(ConfigError, match=r"study 'fake' exists and was made with train.epochs = 8, not 9"):
+        third.open(Ready(10, {"train": "b"}, []))
+    with pytest.raises(ConfigError, match=r"study 'fake' exists and was created with train.epochs = 8, not 9"):
         other.open(ready)
     for sitting in sittings:
         close(sitting._storage)
@@ -122,5 +123,5 @@ def test_a_time_too_short_for_a_trial_is_told(capsys):
 def test_a_function_without_a_place_is_refused():
     """What child processes cannot import by name is told where it is given."""
     for given in (lambda: 1, object.__new__):
-        with pytest.raises(ConfigError, match="study: data must be a function or a class at the top of a file"):
+        with pytest.raises(ConfigError, match="study: data must be a function or a class at the top level of a file"):
             Study(name="a", data=given)
