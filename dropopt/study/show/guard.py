@@ -27,6 +27,9 @@ READING = ("GET", "HEAD", "OPTIONS")
 #: Bytes of a refused request's body that are read, so that the client receives the reply before the connection closes.
 DRAINED = 1_000_000
 
+#: Plots that Optuna can restrict to some parameters.
+PARAMS_PLOTS = ("contour", "rank", "slice", "parallel_coordinate")
+
 #: Headers of every reply. The content security policy adds to the page's own: browsers enforce both.
 HEADERS = (
     ("X-Content-Type-Options", "nosniff"),
@@ -166,10 +169,9 @@ class SmallPlots:
             return None  # optuna-dashboard reports that the study does not exist
         if size <= self.limit:
             return None
-        line = (
-            f"the {found[2]} plot of this study would be about {size / 1e6:,.0f} MB, and the limit is "
-            f"{self.limit / 1e6:,.0f} MB; plot some parameters with optuna.visualization.plot_{found[2]}(params=...)"
-        )
+        line = f"the {found[2]} plot would be about {size / 1e6:,.0f} MB; the limit is {self.limit / 1e6:,.0f} MB"
+        if found[2] in PARAMS_PLOTS:
+            line += f"; plot fewer parameters with optuna.visualization.plot_{found[2]}(study, params=[...])"
         return Refusal("413 Content Too Large", line)
 
 
