@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import secrets
 import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
-
-import torch
 
 _MAGIC = b"dropopt tensors 1\n"
 
@@ -21,9 +20,9 @@ def write_whole(path: Path, data: bytes) -> None:
     Raises OSError; then the old file stands and nothing is left beside it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:  # with the usual permissions, which tempfile.mkstemp would restrict
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -44,6 +43,8 @@ def clear_leftovers(path: Path) -> None:
 
 def save_tensors(path: Path, content: dict[str, Any]) -> None:
     """Write tensors and plain values, whole or not at all."""
+    import torch  # most users of this module have no tensors, and importing torch takes a second
+
     # Through memory: torch's own writer turns a full disk into errors that do not say so.
     buffer = io.BytesIO()
     torch.save(content, buffer)
@@ -55,6 +56,8 @@ def load_tensors(path: Path) -> dict[str, Any]:
 
     Raises ValueError for a file that is not as it was written, and what torch raises for what it refuses.
     """
+    import torch
+
     content = torch.load(io.BytesIO(unseal(path.read_bytes())), map_location="cpu", weights_only=True)
     if not isinstance(content, dict):
         raise ValueError(f"it holds a {type(content).__name__}, not a dictionary")

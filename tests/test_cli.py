@@ -149,7 +149,7 @@ def test_train_reports_validation_and_test(studied):
     assert "note:" not in out
     text = (folder / "best.yaml").read_text()
     (folder / "other.yaml").write_text(text.replace("split_seed: 0", "split_seed: 1"))
-    assert "note: the data are not those of the study" in call("train", "other.yaml", "--epochs", "1", cwd=folder)
+    assert "note: the data differ from those of the study" in call("train", "other.yaml", "--epochs", "1", cwd=folder)
 
 
 def test_the_dashboard_shows_the_study_on_this_machine_only(studied):

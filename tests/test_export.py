@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 import dropopt
 from dropopt.config import Baseline, ConfigError, EngineConfig, RunConfig
-from dropopt.export import Exported, load, provenance, save
+from dropopt.export import Exported, load, save
+from dropopt.provenance import provenance
 
 FORMATS = ("yaml", "json", "toml")
 
@@ -125,7 +126,7 @@ class TestRoundTrip:
         path = tmp_path / "best.yaml"
         save(path, RunConfig(), {"first": 1})
         with monkeypatch.context() as patch:
-            patch.setattr("pathlib.Path.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+            patch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
             with pytest.raises(ConfigError, match=r"best.yaml cannot be written: No space left"):
                 save(path, RunConfig(), {"second": 2})
         assert load(path).provenance == {"first": 1}

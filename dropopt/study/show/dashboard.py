@@ -1,4 +1,4 @@
-"""optuna-dashboard on a storage, for this machine alone."""
+"""The server of optuna-dashboard, which only this machine can reach."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from dropopt.study.store.opening import close, open_storage
 from dropopt.study.store.queries import find_study, study_names
 from dropopt.study.store.url import redact
 
-#: The dashboard has no passwords: only this machine may ask.
+#: The address to listen on. The dashboard has no passwords, so other machines must not reach it.
 HOST = "127.0.0.1"
 
 
 class _Server(ThreadingMixIn, WSGIServer):
-    """Answers each request in a thread: a slow plot holds up nothing else."""
+    """Answers each request in its own thread, so that a slow plot does not delay other requests."""
 
     daemon_threads = True
 
 
 class _Handler(WSGIRequestHandler):
-    """Says nothing about requests that went well."""
+    """Logs errors only, not every request."""
 
     def log_request(self, code: Any = "-", size: Any = "-") -> None:
-        """Not logged."""
+        """Log nothing."""
 
 
 def serve(url: str, port: int) -> None:
-    """Serve until Ctrl-C."""
+    """Update the pages of all studies in the storage at ``url``, then serve them on ``port`` until Ctrl-C."""
     storage = open_storage(url, create=False)
     try:
         from optuna_dashboard import wsgi
@@ -45,7 +45,7 @@ def serve(url: str, port: int) -> None:
         except OSError as error:
             raise ConfigError(f"port {port} cannot be used ({error.strerror}); give another --port") from None
         with server:
-            print(f"{redact(url)} is shown at http://{HOST}:{server.server_port}/ (Ctrl-C ends it)", flush=True)
+            print(f"{redact(url)} is shown at http://{HOST}:{server.server_port}/ (Ctrl-C stops it)", flush=True)
             server.serve_forever()
     except KeyboardInterrupt:
         print()

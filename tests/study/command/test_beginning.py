@@ -94,29 +94,30 @@ def test_what_cannot_work_is_told_at_once(settings, code, said):
 
 def test_a_study_that_another_has_just_made_is_not_taken_over():
     """Two that start together under one name: the second hears what the first one is, and adds nothing to it."""
-    sittings = []
+    sessions = []
     for options in ({}, {}, {}, {"train": {"epochs": 9}}):
         study = fake_study.make(**options)
-        space = study.load_space()
-        storage = open_storage("study.log")
-        given = (study, space, study.base(space), Path(__file__), storage, None, Console(quiet=True))
-        sittings.append(session._Sitting(*given))
+        request = session.Request(study, Path(__file__), "study.log", 1, "dropopt run fake")
+        begun = session.Session(request, open_storage("study.log"), None, Console(quiet=True))
+        begun.resume()
+        begun.prepare()
+        sessions.append(begun)
     ready = {"notices": [], "classes": 10, "fingerprint": {"train": "a"}}
-    first, second, third, other = sittings
-    first.open(ready)
-    assert second.open(ready).study.study_name == "fake"
+    first, second, third, other = sessions
+    first.open_study(ready)
+    assert second.open_study(ready).study.study_name == "fake"
     with pytest.raises(ConfigError, match="the data of study 'fake' have changed"):
-        third.open(ready | {"fingerprint": {"train": "b"}})
+        third.open_study(ready | {"fingerprint": {"train": "b"}})
     with pytest.raises(ConfigError, match=r"study 'fake' exists and was made with train.epochs = 8, not 9"):
-        other.open(ready)
-    for sitting in sittings:
-        close(sitting._storage)
+        other.open_study(ready)
+    for begun in sessions:
+        close(begun._storage)
 
 
 def test_a_time_too_short_for_a_trial_is_told(capsys):
     """When no trial could start, it is said why."""
     assert fake_study.run("study.log", timeout=1e-6) == 0
-    assert "1e-06 s were over before a trial could start; give a longer --timeout" in capsys.readouterr().out
+    assert "no trial could start within 1e-06 s; give a longer --timeout" in capsys.readouterr().out
 
 
 def test_a_function_without_a_place_is_refused():
