@@ -13,6 +13,7 @@ def efficacy(study: StudyName = None, output: EvidenceOutput = None, storage: St
 
     Prints each method's effect and each pair's synergy with 90% intervals, and the preferred blend.
     """
+    from dropopt.config import ConfigError
     from dropopt.study.command.output import check_writable
     from dropopt.study.search.prior import prior_of
     from dropopt.study.show.console import busy, make_console
@@ -30,5 +31,8 @@ def efficacy(study: StudyName = None, output: EvidenceOutput = None, storage: St
             report = efficacy_report(found, prior=found.user_attrs.get(PRIOR))
         make_console().print(report)
         if output is not None:
-            prior_of(found).save(output)
+            try:
+                prior_of(found).save(output)
+            except OSError as error:
+                raise ConfigError(f"{output} cannot be written: {error.strerror or error}") from None
             print(f"{output}: start another study from it with --prior {shlex.quote(str(output))}")
