@@ -43,7 +43,8 @@ NTrials = Annotated[
 Timeout = Annotated[
     float | None,
     typer.Option(
-        help="Seconds (above 0) after which no further trial starts; running trials are finished. Default: as in the script.",
+        help="Seconds (above 0) after which no further trial starts; running trials are finished. "
+        "Default: as in the script.",
         show_default=False,
     ),
 ]

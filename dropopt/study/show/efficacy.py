@@ -53,12 +53,14 @@ def efficacy_report(study: Study, names: Names | None = None, prior: Mapping[str
     for effects in stages:
         where = _of_stage(effects.stage)
         parts += [
-            _effects(f"Effect{where} (equal blend, half way to the method alone{unit})", effects.methods),
-            _effects(f"Synergy{where} (half and half against the mean of each alone)", effects.pairs),
+            _effects(f"Effect{where} (of moving the equal blend half way to the method alone{unit})", effects.methods),
+            _effects(f"Synergy{where} (half of each method, compared with the mean of both alone)", effects.pairs),
         ]
     if found.trajectory:
         parts += [_trajectory(found, effects) for effects in stages]
-    parts.append(Text("Normal scores of the outcome: higher is better, whatever the direction.", style="dim"))
+    parts.append(
+        Text("Effects are normal scores of the outcome: higher is better, also for a minimised objective.", style="dim")
+    )
     return Group(*parts)
 
 
@@ -77,7 +79,7 @@ def _effects(title: str, effects: Sequence[Effect]) -> Table:
 
 
 def _trajectory(found: Learned, effects: StageEffects) -> Table:
-    """The preferred blend of a stage after more and more trials."""
+    """The preferred blend of a stage, after increasing numbers of trials."""
     title = f"Preferred blend{_of_stage(effects.stage)}{found.efficacy.caution}"
     table = Table(title=title, title_justify="left")
     table.add_column("trials", justify="right")

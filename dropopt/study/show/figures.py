@@ -56,7 +56,7 @@ def _trajectory(found: Learned) -> Figure:
     picture.update_xaxes(title="trials")
     picture.update_yaxes(title="share", range=[0, 1])
     return picture.update_layout(
-        _layout(f"Blend now preferred, over trials<br><sub>{found.efficacy.caution.strip()}</sub>")
+        _layout(f"Preferred blend over the trials<br><sub>{found.efficacy.caution.strip()}</sub>")
     )
 
 

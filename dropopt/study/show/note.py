@@ -21,7 +21,7 @@ def note(found: Learned) -> str:
             lines += [f"### {effects.stage}", ""]
         lines += [*_table("method", effects.methods), *_table("pair", effects.pairs)]
     blend = ", ".join(f"{name} {share:.2f}" for name, share in found.preferred.items())
-    lines += [f"Blend now preferred{efficacy.caution}: {blend or 'none yet'}.", ""]
+    lines += [f"Preferred blend{efficacy.caution}: {blend or 'none yet'}.", ""]
     lines += ["Effects are normal scores of the outcome: higher is better. The intervals have a probability of 90%."]
     return "\n".join(lines)
 
