@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import secrets
 import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
-
-import torch
 
 _MAGIC = b"dropopt tensors 1\n"
 
@@ -31,9 +30,9 @@ def write_whole(path: Path, data: bytes) -> None:
         ('lr: 0.1', 1)
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:  # with the usual permissions, which tempfile.mkstemp would restrict
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -58,6 +57,8 @@ def save_tensors(path: Path, content: dict[str, Any]) -> None:
     Raises:
         OSError: If writing fails.
     """
+    import torch  # most users of this module have no tensors, and importing torch takes a second
+
     # Through memory: torch's own writer reports a full disk as an unrelated RuntimeError.
     buffer = io.BytesIO()
     torch.save(content, buffer)
@@ -71,6 +72,8 @@ def load_tensors(path: Path) -> dict[str, Any]:
         ValueError: If the file is damaged or was not written by :func:`save_tensors`.
         Exception: Whatever torch raises for content that it refuses to load.
     """
+    import torch
+
     content = torch.load(io.BytesIO(unseal(path.read_bytes())), map_location="cpu", weights_only=True)
     if not isinstance(content, dict):
         raise ValueError(f"it holds a {type(content).__name__}, not a dictionary")

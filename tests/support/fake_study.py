@@ -23,7 +23,7 @@ def make(**options):
 
 def run(storage, n_jobs=2, **options):
     """Run the study in this process and return the exit code."""
-    return session.run(make(**options), Path(__file__), storage, n_jobs, "dropopt run fake", FAKE)
+    return session.run(session.Request(make(**options), Path(__file__), storage, n_jobs, "dropopt run fake", FAKE))
 
 
 def trials(storage, name="fake"):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dropopt.config import ConfigError
+from dropopt.files import write_whole
 from dropopt.study.blend.learned import export_evidence, top_configurations
 from dropopt.study.store.keys import PRIOR, SOURCE
 from dropopt.study.store.opening import Opened
@@ -59,7 +60,7 @@ class Prior:
 
     def save(self, path: Path) -> None:
         """Write a file that :func:`load_prior` reads."""
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        write_whole(path, (json.dumps(asdict(self), indent=1) + "\n").encode())
 
 
 def _within(distribution: BaseDistribution, value: Any) -> bool:

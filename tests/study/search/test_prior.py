@@ -19,7 +19,7 @@ from dropopt.study.blend.gather import gather
 from dropopt.study.blend.learned import Learned, learned
 from dropopt.study.command.efficacy import efficacy
 from dropopt.study.search.prior import load_prior, prior_of
-from dropopt.study.show import console
+from dropopt.study.show import console, figures
 from dropopt.study.show import page as display
 from dropopt.study.store.keys import PRIOR
 from dropopt.study.store.opening import Opened
@@ -99,7 +99,7 @@ def test_a_figure_by_stage_has_room_for_its_rows():
     found = replace(learn(table), trials=99, matters=0.9)
     picture = display.figures(Learned(found, {}, ()))["dropopt-effects"]
     assert list(picture.data[0].y) == [name for stage in names for name in stage]
-    assert max(len(line) for line in picture.layout.title.text.split("<br>")) <= display.LINE + len("<sub></sub>")
+    assert max(len(line) for line in picture.layout.title.text.split("<br>")) <= figures.LINE + len("<sub></sub>")
 
 
 def test_a_study_without_a_blend_is_not_changed(tmp_path):
@@ -174,12 +174,12 @@ def test_a_study_keeps_the_prior_it_began_with(storage, tmp_path):
 def test_progress_is_shown_on_a_terminal(storage, monkeypatch, capsys):
     """A message is shown on a terminal while the effects are computed, and none in a pipe."""
     efficacy("source", None, storage)
-    assert "reading" not in "".join(capsys.readouterr())
+    assert "analysing" not in "".join(capsys.readouterr())
     shown = io.StringIO()
     terminal = Console(file=shown, force_terminal=True)
     monkeypatch.setattr(console, "Console", lambda **_: terminal)
     efficacy("source", None, storage)
-    assert "reading what was learned" in shown.getvalue()
+    assert "analysing the trials" in shown.getvalue()
 
 
 @pytest.mark.parametrize(

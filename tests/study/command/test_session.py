@@ -1,4 +1,4 @@
-"""How a study begins: from functions of a script, beside another of its name, with data that must stay the same."""
+"""The start of a session: functions of a script, another study of the same name, data that must not change."""
 
 import os
 import subprocess
@@ -43,7 +43,7 @@ MAIN = 'if __name__ == "__main__":\n    '
 
 @pytest.fixture(autouse=True)
 def _here(tmp_path, monkeypatch):
-    """A working folder of its own, and no storage from outside."""
+    """Use an empty working folder and the default storage."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("OPTUNA_STORAGE", raising=False)
 
@@ -56,7 +56,7 @@ def script(name="mine.py", unseeded=False, broken="", train="", main=MAIN):
 
 
 def run(*line):
-    """A program's exit code and what it said."""
+    """Run Python with the arguments ``line``. Returns the exit code and the output."""
     done = subprocess.run(
         [sys.executable, *map(str, line)], capture_output=True, text=True, timeout=120, check=False, env=os.environ
     )
@@ -65,16 +65,16 @@ def run(*line):
 
 @pytest.mark.parametrize("program", [(), ("-c", "from dropopt.cli import main; main()", "run")])
 def test_functions_of_a_script_are_its_data_and_network(program):
-    """Given as functions, from another folder, under a name of one's own: they are what is trained."""
-    code, said = run(*program, script("copied.py"), "--n-jobs", "1")
-    assert code == 0, said
+    """A script in another folder, under another name, trains the functions that it defines."""
+    code, output = run(*program, script("copied.py"), "--n-jobs", "1")
+    assert code == 0, output
     first, _ = trials("sqlite:///runs/dropopt.db", "mine")
     assert first.user_attrs["config"]["data"]["name"] == "copied:data"
     assert first.user_attrs["config"]["model"]["name"] == "copied:Net"
 
 
 @pytest.mark.parametrize(
-    ("settings", "code", "said"),
+    ("settings", "code", "message"),
     [
         ({"main": ""}, 2, 'mine.py: put study.main() below: if __name__ == "__main__":'),
         ({"unseeded": True}, 2, "the data differ between loads; seed any randomness in the function that returns them"),
@@ -83,45 +83,46 @@ def test_functions_of_a_script_are_its_data_and_network(program):
         ({"train": '"device": "cuda:99"'}, 2, "device must be one of"),
     ],
 )
-def test_what_cannot_work_is_told_at_once(settings, code, said):
-    """A study that runs itself, data that are never the same, a network that cannot be made, rates that explode."""
+def test_a_study_that_cannot_work_is_reported_at_once(settings, code, message):
+    """An unguarded main, data that differ between loads, a network that cannot be built, a diverging loss."""
     space = Path("space.yaml")
     space.write_text("engine:\n  r0: {low: 0, high: 0.5}\n")
-    found, told = run(script(**settings), "--space", space, "--n-jobs", "2")
-    assert said in told
-    assert "Traceback" not in told
+    found, output = run(script(**settings), "--space", space, "--n-jobs", "2")
+    assert message in output
+    assert "Traceback" not in output
     assert found == code
 
 
-def test_a_study_that_another_has_just_made_is_not_taken_over():
-    """Two that start together under one name: the second hears what the first one is, and adds nothing to it."""
-    sittings = []
+def test_a_study_that_another_session_has_just_created_is_kept():
+    """Of sessions that start at the same time, the first defines the study and the others are compared with it."""
+    sessions = []
     for options in ({}, {}, {}, {"train": {"epochs": 9}}):
         study = fake_study.make(**options)
-        space = study.load_space()
-        storage = open_storage("study.log")
-        given = (study, space, study.base(space), Path(__file__), storage, None, Console(quiet=True))
-        sittings.append(session._Sitting(*given))
+        request = session.Request(study, Path(__file__), "study.log", 1, "dropopt run fake")
+        begun = session.Session(request, open_storage("study.log"), None, Console(quiet=True))
+        begun.resume()
+        begun.prepare()
+        sessions.append(begun)
     ready = Ready(10, {"train": "a"}, [])
-    first, second, third, other = sittings
-    first.open(ready)
-    assert second.open(ready).study.study_name == "fake"
+    first, second, third, other = sessions
+    first.open_study(ready)
+    assert second.open_study(ready).study.study_name == "fake"
     with pytest.raises(ConfigError, match="the data of study 'fake' have changed"):
-        third.open(Ready(10, {"train": "b"}, []))
+        third.open_study(Ready(10, {"train": "b"}, []))
     with pytest.raises(ConfigError, match=r"study 'fake' exists and was created with train.epochs = 8, not 9"):
-        other.open(ready)
-    for sitting in sittings:
-        close(sitting._storage)
+        other.open_study(ready)
+    for begun in sessions:
+        close(begun._storage)
 
 
-def test_a_time_too_short_for_a_trial_is_told(capsys):
-    """When no trial could start, it is said why."""
+def test_a_timeout_before_the_first_trial_is_reported(capsys):
+    """The summary says why there is no trial."""
     assert fake_study.run("study.log", timeout=1e-6) == 0
-    assert "1e-06 s were over before a trial could start; give a longer --timeout" in capsys.readouterr().out
+    assert "no trial could start within 1e-06 s; give a longer --timeout" in capsys.readouterr().out
 
 
-def test_a_function_without_a_place_is_refused():
-    """What child processes cannot import by name is told where it is given."""
+def test_a_function_that_children_cannot_import_is_refused():
+    """Child processes import functions by name, so a lambda or a method is an error."""
     for given in (lambda: 1, object.__new__):
         with pytest.raises(ConfigError, match="study: data must be a function or a class at the top level of a file"):
             Study(name="a", data=given)
