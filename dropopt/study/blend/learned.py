@@ -54,10 +54,33 @@ class Learned:
 
 
 def learned(study: Study, names: Names | None = None, prior: Mapping[str, Any] | None = None) -> Learned:
-    """What the finished trials of ``study`` say about its blend; a pure function of them and ``prior``.
+    """Estimate from the finished trials of ``study`` which methods work; a pure function of them and ``prior``.
+
+    Args:
+        study: A study with one objective, of dropopt or of your own, whose trials suggest weights ``w_*``.
+        names: The names of the weights, one tuple for each stage of training. Default: as the trials suggest them.
+        prior: Evidence of another study, as :func:`export_evidence` returns it.
+
+    Returns:
+        The effects with their intervals, the preferred blend, and how the preferred blend changed over the trials.
 
     Raises:
         NoBlendError: The trials suggested no blend, or the study has several objectives.
+
+    Example:
+        >>> import optuna
+        >>> from dropopt.study import learned
+        >>> optuna.logging.set_verbosity(optuna.logging.WARNING)
+        >>> study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+        >>> def loss(trial):
+        ...     first, second = (trial.suggest_float(name, 0, 1) for name in ("w_adaptive", "w_pfid"))
+        ...     return second / (first + second)
+        >>> study.optimize(loss, n_trials=12)
+        >>> found = learned(study)
+        >>> [effect.name for effect in found.efficacy.methods[0]]
+        ['w_adaptive', 'w_pfid']
+        >>> found.preferred["w_adaptive"] > 0.9
+        True
     """
     trials = finished_trials(study)
     names = names or names_in(trials)
@@ -83,12 +106,60 @@ def preferred(table: Evidence) -> dict[str, float]:
 
 
 def export_evidence(study: Study, names: Names | None = None) -> dict[str, Any]:
-    """The evidence of ``study`` as JSON, to be the ``prior`` of another study's sampler."""
+    """Return the evidence of ``study`` about its blend, for the ``prior`` of another study's sampler.
+
+    Args:
+        study: A study with one objective, of dropopt or of your own, whose trials suggest weights ``w_*``.
+        names: The names of the weights, one tuple for each stage of training. Default: as the trials suggest them.
+
+    Returns:
+        Plain values that JSON can hold: shares, normal scores and covariates of the trials.
+
+    Raises:
+        NoBlendError: The trials suggested no blend, or the study has several objectives.
+
+    Example:
+        >>> import optuna
+        >>> from dropopt.study import EfficacySampler, export_evidence
+        >>> optuna.logging.set_verbosity(optuna.logging.WARNING)
+        >>> study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+        >>> def loss(trial):
+        ...     first, second = (trial.suggest_float(name, 0, 1) for name in ("w_adaptive", "w_pfid"))
+        ...     return second / (first + second)
+        >>> study.optimize(loss, n_trials=3)
+        >>> prior = export_evidence(study)
+        >>> len(prior["rows"])
+        3
+        >>> sampler = EfficacySampler(blend=("w_adaptive", "w_pfid"), prior=prior)
+    """
     return exported(evidence_of(study, names, limit=EXPORTED_ROWS))
 
 
 def top_configurations(study: Study, k: int = 5) -> list[dict[str, Any]]:
-    """The parameters of the ``k`` best complete trials, without duplicates; feasible trials come first."""
+    """Return the parameters of the ``k`` best complete trials, without duplicates; feasible trials come first.
+
+    Args:
+        study: A study with one objective.
+        k: The largest number of configurations to return.
+
+    Returns:
+        One dictionary of parameters for each configuration, the best first. Trials whose value is not finite are
+        left out.
+
+    Raises:
+        ConfigError: The study has several objectives.
+
+    Example:
+        >>> import optuna
+        >>> from dropopt.study import top_configurations
+        >>> optuna.logging.set_verbosity(optuna.logging.WARNING)
+        >>> study = optuna.create_study()
+        >>> for rate, loss in ((0.1, 0.5), (0.3, 0.2)):
+        ...     study.enqueue_trial({"r0": rate})
+        ...     study.optimize(lambda trial: loss + 0 * trial.suggest_float("r0", 0, 1), n_trials=1)
+        >>> top_configurations(study, k=1)
+        [{'r0': 0.3}]
+    """
     if study._is_multi_objective():
         raise ConfigError("top configurations need one objective, got a study with several")
     sign = 1.0 if study.direction == StudyDirection.MINIMIZE else -1.0

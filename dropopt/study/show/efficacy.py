@@ -44,7 +44,7 @@ def efficacy_report(study: Study, names: Names | None = None, prior: Mapping[str
         ...     return second / (first + second)
         >>> study.optimize(loss, n_trials=3)
         >>> rich.print(efficacy_report(study))  # doctest: +ELLIPSIS
-        Too thin: 3 trials, ...
+        Too few trials: 3, ...
     """
     found = learned(study, names, prior)
     efficacy = found.efficacy
