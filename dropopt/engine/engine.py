@@ -10,7 +10,7 @@ Everything here runs once per ``step``; between steps the sites work alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -270,15 +270,20 @@ class DropoutEngine(Attached):
         return members or self._per_feature() or c.drop_updates is not False
 
     def _per_feature(self) -> bool:
-        return self.config.allocation != "uniform" or self.config.pattern == "structured"
+        return self.config.allocation != "uniform" or self.config.pattern in ("structured", "own")
+
+    def _by_importance(self, importance: Tensor) -> Tensor:
+        """Eq. (13) for r0 = 1, (C,)."""
+        c = self.config
+        weight = equations.epoch_weight(c.lambda_init, c.kappa, self._signals.progress, c.theta)
+        return torch.as_tensor(equations.feature_rate(1.0, weight, importance, reading=c.reading))
 
     def _preference(self, importance: Tensor) -> Tensor:
         """In which proportion features carry the budget, (C,)."""
         c = self.config
         preference = torch.ones_like(importance)
         if c.allocation == "feature":  # eq. (13)
-            weight = equations.epoch_weight(c.lambda_init, c.kappa, self._signals.progress, c.theta)
-            preference = torch.as_tensor(equations.feature_rate(1.0, weight, importance, reading=c.reading))
+            preference = self._by_importance(importance)
         elif c.allocation == "importance":  # the lemma
             preference = torch.as_tensor(equations.importance_rate(self._alpha(), importance, reading=c.reading))
         if c.pattern == "structured":  # eq. (5), (6)
@@ -286,6 +291,16 @@ class DropoutEngine(Attached):
             preferred = preference * eligible
             preference = preferred if bool(preferred.any()) else eligible
         return preference
+
+    def _mixture(
+        self, members: Mapping[str, float], shares: Sequence[float], site: DropoutSite
+    ) -> tuple[Tensor, Tensor]:
+        """Each method's share (M,), and its rates (M, C) in its own pattern, whose mean is the member's rate."""
+        importance = _normalised(site)
+        rates = torch.stack([torch.full_like(importance, min(members[m], P_MAX)) for m in METHODS])
+        rates[METHODS.index("structured")] = share_out(members["structured"], self._eligible(importance))
+        rates[METHODS.index("pfid")] = share_out(members["pfid"], self._by_importance(importance))
+        return torch.tensor(shares), rates
 
     def _apply(self) -> list[dict[str, Any]]:
         """Put the rates in force at every site and return them as rows."""
@@ -295,7 +310,9 @@ class DropoutEngine(Attached):
             site = self.sites[name]
             members = self._members(place, site)
             integrated = float(equations.integrated_rate(list(members.values()), shares))
-            if site.p.numel() == 1:
+            if self.config.pattern == "own":
+                site.set_mixture(*self._mixture(members, shares, site))
+            elif site.p.numel() == 1:
                 site.p.fill_(min(integrated, P_MAX))
             else:
                 site.p.copy_(share_out(integrated, self._preference(_normalised(site))))

@@ -16,7 +16,7 @@ from dropopt.engine.importance import running as scores
 from dropopt.engine.site import DropoutSite
 
 KINDS = ("none", "dropout", "dropout2d", "dropblock", "stochastic_depth")
-PATTERNS = ("element", "channel", "structured", "spatial")
+PATTERNS = ("element", "channel", "structured", "spatial", "own")
 every_pattern = pytest.mark.parametrize("pattern", PATTERNS)
 
 
@@ -165,7 +165,9 @@ def test_little_is_kept_for_the_backward_pass(pattern):
     ):
         y = site.hook(nn.Identity(), (), x)
     kept = sum(storages.values()) / (x.numel() * x.element_size())
-    gate = {"element": 1 / 32, "spatial": 1 / 8}.get(pattern, 1 / 144)  # spatial shares its gate among 8 channels
+    gate = {"element": 1 / 32, "spatial": 1 / 8, "own": 1 / 16}.get(
+        pattern, 1 / 144
+    )  # spatial shares its gate among 8 channels
     assert kept <= 1 / 16 + gate + 1e-3
     y.sum().backward()
     assert torch.equal(x.grad == 0, y == 0)

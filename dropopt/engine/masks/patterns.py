@@ -15,7 +15,7 @@ E[x * gate] = x. Features are on dimension 1 of x, (N, C, *spatial); rates are (
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import NamedTuple
 
@@ -39,6 +39,10 @@ class Gate(NamedTuple):
     kept: tuple[Tensor, ...]
     make: Callable[..., Tensor] | None = None  # None: the gate itself is little enough, and all that is kept
 
+    def with_kept(self, kept: Sequence[Tensor]) -> Gate:
+        """The same gate made of other tensors."""
+        return Gate(tuple(kept), self.make)
+
     def times(self, x: Tensor) -> Tensor:
         """x * gate."""
         if self.make is None:
@@ -46,29 +50,33 @@ class Gate(NamedTuple):
         gate = self.make(*self.kept)
         return x * gate if torch.is_grad_enabled() else gate.mul_(x).detach()  # no view: in-place work may follow
 
+    def times_into(self, x: Tensor, out: Tensor) -> None:
+        """Write x * gate to ``out``."""
+        torch.mul(x, self.kept[0] if self.make is None else self.make(*self.kept), out=out)
+
 
 def channel_gate(x: Tensor, p: Tensor) -> Gate:
     """Gate of whole feature maps, (N, C, *1)."""
     shape = [*x.shape[:2], *[1] * (x.ndim - 2)]
     if (rate := one_rate(x, p)) is not None:
         return Gate((x.new_empty(shape).bernoulli_(1 - rate).div_(1 - rate),))
-    keep = 1 - p
-    return Gate((torch.bernoulli(keep.expand(shape)).div_(keep).to(x.dtype),))
+    keep = (1 - p).expand(shape)
+    return Gate((torch.bernoulli(keep).div_(keep).to(x.dtype),))
 
 
 def one_rate(x: Tensor, p: Tensor) -> float | None:
     """The rate of all features, where there is one and reading it costs less than computing with a tensor of one."""
-    return p.item() if p.numel() == 1 and x.is_cpu and not _traced(x) else None
+    return p.item() if p.numel() == 1 and x.is_cpu and not is_traced(x) else None
 
 
-def _traced(x: Tensor) -> bool:
+def is_traced(x: Tensor) -> bool:
     """Whether a compiler or a fake mode looks on: nothing that it sees may be remembered."""
     return torch.compiler.is_compiling() or type(x) is not Tensor
 
 
 def element_gate(x: Tensor, p: Tensor) -> Gate:
     """Gate of independent units, shaped like x and laid out as it is; one bit a unit is kept."""
-    if _traced(x):  # compilers fuse floats better than they read bits
+    if is_traced(x):  # compilers fuse floats better than they read bits
         return Gate(((torch.rand_like(x, dtype=torch.float32) >= p).to(x.dtype) * (1 / (1 - p)).to(x.dtype),))
     if (rate := one_rate(x, p)) is not None:
         bits = _bernoulli_bits(x.numel(), rate)

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dropopt.training.data.split import Split
 from dropopt.files import cache_folder, write_whole
+from dropopt.training.data.split import Split
 from dropopt.training.data.splits import stratified
 
 #: Enough for an accuracy within a percent or two; more would only take longer.

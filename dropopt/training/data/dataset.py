@@ -1,19 +1,17 @@
 """What training sees of a data set: three splits as tensors, and what is known about them."""
 
 from __future__ import annotations
-from dropopt.training.data.split import Split
 
-import hashlib
 import math
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from dropopt.config import ConfigError
 from dropopt.training.data.complexity import remembered_complexity
+from dropopt.training.data.split import Split
 
 
 def room(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -26,8 +24,6 @@ def room(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         raise ConfigError(
             f"{name}: {count} images of {size} need {need:.3g} GiB, more than there is; use a smaller image_size"
         ) from None
-
-
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,11 +27,11 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from dropopt.config import ConfigError
+from dropopt.files import cache_folder, clear_leftovers, load_tensors, save_tensors
 from dropopt.training.data.arrays import Source
 from dropopt.training.data.dataset import room
-from dropopt.training.data.split import Split
-from dropopt.files import cache_folder, clear_leftovers, load_tensors, save_tensors
 from dropopt.training.data.progress import tracked
+from dropopt.training.data.split import Split
 
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".avif"),

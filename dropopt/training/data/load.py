@@ -24,9 +24,9 @@ from dropopt.owncode import own_errors, own_function
 from dropopt.training.data import vision
 from dropopt.training.data.arrays import Source, from_arrays, read_npz
 from dropopt.training.data.dataset import Dataset, room
-from dropopt.training.data.split import Split
 from dropopt.training.data.folder import read_folder
 from dropopt.training.data.progress import tracked
+from dropopt.training.data.split import Split
 from dropopt.training.data.splits import stratified
 
 NAMES = ("digits", *vision.MNIST_LIKE, *vision.OTHERS)

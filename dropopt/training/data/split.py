@@ -1,15 +1,13 @@
 """One split of a data set: images and their labels."""
 
 from __future__ import annotations
+
 import hashlib
-import math
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor
-from dropopt.config import ConfigError
-
 
 
 @dataclass(frozen=True, eq=False)

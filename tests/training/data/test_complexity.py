@@ -10,8 +10,8 @@ import torch
 
 from dropopt.config import DataConfig
 from dropopt.training import Split, load_data
-from dropopt.training.data import progress
 from dropopt.training.data import complexity as complexity_module
+from dropopt.training.data import progress
 from dropopt.training.data.complexity import complexity
 
 

@@ -13,8 +13,8 @@ from PIL import Image
 from samples import folder, images, refused
 
 from dropopt.config import DataConfig
-from dropopt.training.data import folder as module
 from dropopt.training import load_data
+from dropopt.training.data import folder as module
 from dropopt.training.data.folder import _read, _read_all
 
 
