@@ -73,7 +73,7 @@ class DropoutSite(nn.Module):
         if pattern == "own":
             self.register_buffer("shares", torch.full((len(OWN_PATTERN),), 1 / len(OWN_PATTERN)))
             self.register_buffer("method_rates", torch.zeros(len(OWN_PATTERN), features))
-            self._shares_on_host = tuple(self.shares.tolist())  # the sizes of runs are drawn without waiting for a GPU
+            self._shares_on_host = self.shares.cpu().clone()  # the sizes of runs are drawn without waiting for a GPU
         self.register_buffer("importance", torch.ones(features))
         self.register_buffer("totals", torch.zeros(scores.ROWS.get(importance or "", 0), features))
         self.register_buffer("count", torch.zeros(()))
@@ -138,7 +138,7 @@ class DropoutSite(nn.Module):
     def set_mixture(self, shares: Tensor, rates: Tensor) -> None:
         """New shares (M,) and rates (M, C) of the methods; ``p`` becomes what they amount to by eq. (15)."""
         self.shares.copy_(shares)
-        self._shares_on_host = tuple(shares.tolist())
+        self._shares_on_host = shares.cpu().clone()
         self.method_rates.copy_(rates)
         self.p.copy_(shares @ rates)
 
@@ -147,7 +147,7 @@ class DropoutSite(nn.Module):
         self.load_state_dict(state)
         self._enough = False
         if self.pattern == "own":
-            self._shares_on_host = tuple(self.shares.tolist())
+            self._shares_on_host = self.shares.cpu().clone()
 
     @torch.no_grad()
     def refresh(self, decay: float) -> None:

@@ -6,16 +6,17 @@ A sample draws method m with probability w_m (the shares sum to 1) and is then m
 
 The gate of method m is scaled by 1 / (1 - r_m,i), so E[x * gate] = x given the method, and therefore altogether.
 
-The samples of one method are neighbours in the batch. Only the sizes of these runs are random: they are multinomial,
-and the order of runs starts at a random sample, so each sample draws method m with probability w_m wherever it lies.
-A pattern thus costs only what its own samples cost. Compiled code, whose sizes must not depend on data, draws a
-method for each sample instead and selects among the gates of all patterns.
+The samples of one method are neighbours in the batch, so a pattern costs only what its own samples cost. The numbers
+of samples are multinomial, and the first method starts at a random sample (the last one goes on at the batch's
+beginning), so each sample draws method m with probability w_m wherever it lies in the batch.
+
+Compiled code, whose sizes must not depend on data, draws a method for each sample instead and selects among the gates
+of all patterns.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -34,70 +35,82 @@ OWN_PATTERN = {
 }
 
 
-class Run(NamedTuple):
-    """Neighbouring samples that one gate masks."""
+class Part(NamedTuple):
+    """The samples that one gate masks: neighbours, or two pieces of the batch where its order begins in between."""
 
-    start: int
-    stop: int
+    pieces: tuple[slice, ...]
     gate: Gate
 
 
 class MixtureGate(NamedTuple):
-    """One gate for each run of samples."""
+    """One gate for each part of the batch."""
 
-    runs: tuple[Run, ...]
+    parts: tuple[Part, ...]
 
     @property
     def kept(self) -> tuple[Tensor, ...]:
-        """The tensors of all runs, one after the other."""
-        return tuple(tensor for run in self.runs for tensor in run.gate.kept)
+        """The tensors of all parts, one after the other."""
+        return tuple(tensor for part in self.parts for tensor in part.gate.kept)
 
     def without_kept(self) -> MixtureGate:
         """The same gate with empty tensors in the place of its own."""
-        empty = torch.empty(0)
-        return self.with_kept([empty] * len(self.kept))
+        return self.with_kept([torch.empty(0)] * len(self.kept))
 
     def with_kept(self, kept: Sequence[Tensor]) -> MixtureGate:
         """The same gate made of other tensors."""
-        runs, left = [], iter(kept)
-        for run in self.runs:
-            runs.append(run._replace(gate=run.gate.with_kept([next(left) for _ in run.gate.kept])))
-        return MixtureGate(tuple(runs))
+        left = iter(kept)
+        return MixtureGate(
+            tuple(Part(pieces, gate.with_kept([next(left) for _ in gate.kept])) for pieces, gate in self.parts)
+        )
 
     def times(self, x: Tensor) -> Tensor:
         """x * gate."""
-        if torch.is_grad_enabled():
-            return torch.cat([run.gate.times(x[run.start : run.stop]) for run in self.runs])
-        out = torch.empty_like(x)
-        for run in self.runs:
-            run.gate.times_into(x[run.start : run.stop], out[run.start : run.stop])
-        return out
+        differentiable = torch.is_grad_enabled()
+        masked = x.clone() if differentiable else torch.empty_like(x)
+        for pieces, gate in self.parts:
+            factor, first = gate.whole(), 0
+            for piece in pieces:
+                own = factor[first : first + piece.stop - piece.start]
+                if differentiable:
+                    masked[piece] = x[piece] * own
+                else:
+                    torch.mul(x[piece], own, out=masked[piece])
+                first += piece.stop - piece.start
+        return masked
+
+
+def gathered(x: Tensor, pieces: Sequence[slice]) -> Tensor:
+    """The samples of ``x`` in ``pieces``; a view where it is one."""
+    return x[pieces[0]] if len(pieces) == 1 else torch.cat([x[piece] for piece in pieces])
 
 
 def mixture_gate(
     x: Tensor,  # (N, C, *spatial)
     shares: Tensor,  # (M,) on the simplex, in the order of OWN_PATTERN
-    shares_on_host: Sequence[float],  # the same numbers, where reading them waits for no device
+    shares_on_host: Tensor,  # the same numbers on the CPU: reading them waits for no device
     rates: Tensor,  # (M, C) drop rates in [0, P_MAX]; those of element and spatial methods are equal for all features
     block_size: int,
 ) -> Gate | MixtureGate:
     """Gate in which each sample is masked by a method of its own."""
     if is_traced(x):
         return _selected_gate(x, shares, rates, block_size)
-    runs = []
-    for start, stop, methods in _runs(len(x), shares_on_host):
-        part = x[start:stop]
+    parts = []
+    for pieces, methods in _parts(len(x), shares_on_host):
+        samples = gathered(x, pieces)
         pattern = _PATTERNS[methods[0][0]]
         if pattern == "channel":
             own = torch.cat([rates[method].expand(count, -1) for method, count in methods])
-            gate = channel_gate(part, own.view(*own.shape, *[1] * (x.ndim - 2)))
+            gate = channel_gate(samples, own.view(*own.shape, *[1] * (x.ndim - 2)))
         else:
-            gate = _gate(part, pattern, rates[methods[0][0], :1], block_size)
-        runs.append(Run(start, stop, gate))
-    return MixtureGate(tuple(runs))
+            gate = _gate(samples, pattern, rates[methods[0][0], :1], block_size)
+        parts.append(Part(pieces, gate))
+    return MixtureGate(tuple(parts))
 
 
 _PATTERNS = tuple(OWN_PATTERN.values())
+_METHODS_BY_PATTERN = {
+    pattern: [method for method, own in enumerate(_PATTERNS) if own == pattern] for pattern in dict.fromkeys(_PATTERNS)
+}
 
 
 def _gate(x: Tensor, pattern: str, rate: Tensor, block_size: int) -> Gate:
@@ -107,29 +120,24 @@ def _gate(x: Tensor, pattern: str, rate: Tensor, block_size: int) -> Gate:
     return spatial_gate(x, p, block_size) if x.ndim > 2 else channel_gate(x, p)
 
 
-def _runs(samples: int, shares: Sequence[float]) -> list[tuple[int, int, list[tuple[int, int]]]]:
-    """Runs of samples as (start, stop, [(method, count), ...]); all methods of a run have the same pattern.
+def _parts(samples: int, shares: Tensor) -> list[tuple[tuple[slice, ...], list[tuple[int, int]]]]:
+    """For each pattern that is drawn: its samples, and its methods with their numbers of samples, in that order.
 
-    The methods lie around a circle of N samples that begins at a random sample, so that a run may be cut in two.
+    The methods lie around a circle of N samples that begins at a random sample.
     """
-    # On the CPU whatever the device of x: the sizes are needed here, and reading them would wait for a GPU.
-    drawn = torch.multinomial(torch.tensor(shares), samples, replacement=True)
+    drawn = torch.multinomial(shares, samples, replacement=True)
     counts = torch.bincount(drawn, minlength=len(shares)).tolist()
-    first = int(torch.randint(samples, ()))
-    ends = list(accumulate(counts))
-    pieces = []  # (start, stop, method) on the circle, cut where it passes the last sample
-    for method, (count, end) in enumerate(zip(counts, ends, strict=True)):
-        start, stop = end - count + first, end + first
-        pieces += [(start, min(stop, samples), method), (max(start, samples) - samples, stop - samples, method)]
-    runs: list[tuple[int, int, list[tuple[int, int]]]] = []
-    for start, stop, method in sorted(piece for piece in pieces if piece[0] < piece[1]):
-        same = runs and _PATTERNS[runs[-1][2][0][0]] == _PATTERNS[method] == "channel"
-        if same:
-            begun, _, methods = runs[-1]
-            runs[-1] = (begun, stop, [*methods, (method, stop - start)])
-        else:
-            runs.append((start, stop, [(method, stop - start)]))
-    return runs
+    start = int(torch.randint(samples, ()))
+    parts = []
+    for members in _METHODS_BY_PATTERN.values():
+        methods = [(method, counts[method]) for method in members if counts[method]]
+        if not methods:
+            continue
+        stop = start + sum(count for _, count in methods)
+        cut = [(start, min(stop, samples)), (0, stop - samples)] if stop > samples else [(start, stop)]
+        parts.append((tuple(slice(*piece) for piece in cut if piece[0] < piece[1]), methods))
+        start = stop % samples
+    return parts
 
 
 def _selected_gate(x: Tensor, shares: Tensor, rates: Tensor, block_size: int) -> Gate:
@@ -140,6 +148,5 @@ def _selected_gate(x: Tensor, shares: Tensor, rates: Tensor, block_size: int) ->
     for index, pattern in enumerate(_PATTERNS):
         if pattern != "channel":
             other = _gate(x, pattern, rates[index, :1], block_size)
-            whole = other.kept[0] if other.make is None else other.make(*other.kept)
-            gate = torch.where((method == index).view(-1, 1, *one), whole, gate)
+            gate = torch.where((method == index).view(-1, 1, *one), other.whole(), gate)
     return Gate((gate,))

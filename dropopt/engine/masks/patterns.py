@@ -50,9 +50,9 @@ class Gate(NamedTuple):
         gate = self.make(*self.kept)
         return x * gate if torch.is_grad_enabled() else gate.mul_(x).detach()  # no view: in-place work may follow
 
-    def times_into(self, x: Tensor, out: Tensor) -> None:
-        """Write x * gate to ``out``."""
-        torch.mul(x, self.kept[0] if self.make is None else self.make(*self.kept), out=out)
+    def whole(self) -> Tensor:
+        """The gate, broadcastable to x."""
+        return self.kept[0] if self.make is None else self.make(*self.kept)
 
 
 def channel_gate(x: Tensor, p: Tensor) -> Gate:

@@ -96,7 +96,7 @@ def test_code_for_compilers_drops_at_the_same_rates(monkeypatch):
     monkeypatch.setattr("dropopt.engine.masks.mixture.is_traced", lambda x: True)
     torch.manual_seed(3)
     x = torch.ones(20_000, 4, 4, 4)
-    y = x * mixture_gate(x, SHARES, SHARES.tolist(), RATES, 3).kept[0]
+    y = x * mixture_gate(x, SHARES, SHARES, RATES, 3).kept[0]
     expected = SHARES @ RATES
     assert ((y == 0).float().mean((0, 2, 3)) - expected).abs().max() < 5 * 0.5 / 20_000**0.5
     assert (y.mean((0, 2, 3)) - 1).abs().max() < 0.03
