@@ -17,7 +17,7 @@ import dropopt
 from dropopt import cli
 from dropopt.config import ConfigError
 from dropopt.study import Study
-from dropopt.study.define import definition, shipped
+from dropopt.study.define import script, shipped
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = [sys.executable, "-c", "from dropopt.cli import main; main()"]
@@ -229,7 +229,7 @@ def test_a_mistake_in_a_script_is_reported_with_its_path(tmp_path):
     }.items():
         path.write_text(text)
         with pytest.raises(ConfigError, match=re.escape(message)):
-            definition.load(str(path))
+            script.load(str(path))
 
 
 def test_a_study_finds_a_space_beside_its_script(tmp_path, monkeypatch):
@@ -252,7 +252,7 @@ def test_shipped_files_are_found_from_an_installed_package(tmp_path):
             for file in (ROOT / where).glob(pattern):
                 shutil.copy(file, target)
     code = (
-        "from dropopt.study.define import shipped; from dropopt.study.define.definition import load;"
+        "from dropopt.study.define import shipped; from dropopt.study.define.script import load;"
         "study, path = load('digits'); space = study.load_space(path.parent); print(path); print(space.path)"
     )
     env = {"PYTHONPATH": str(tmp_path)}
