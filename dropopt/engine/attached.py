@@ -2,28 +2,74 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import TracebackType
-from typing import Self
+from typing import Any, Generic, Protocol, Self, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from dropopt.config import ConfigError
+from dropopt.engine.places.place import Place
 
-class Attached:
-    """A context manager that holds hooks on a model and removes them on exit, also after an exception.
+
+class Site(Protocol):
+    """The part of an engine that drops features at one place."""
+
+    def hook(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+        """Forward hook of the place's module."""
+
+
+S = TypeVar("S", bound=Site)
+
+
+class Attached(Generic[S]):
+    """A context manager that holds one hook per site and removes them on exit, also after an exception.
 
     Attributes:
         model: the model that the hooks are on.
+        places: what is known about the module of each place, by the module's name.
+        sites: the part that drops, by the module's name.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, places: list[Place]) -> None:
         self.model = model
+        self.places = {place.name: place for place in places}
+        self.sites: dict[str, S] = {}
         self._handles: list[RemovableHandle] = []
+
+    def _add(self, place: Place, site: S) -> None:
+        self.sites[place.name] = site
+        self._handles.append(place.module.register_forward_hook(site.hook))
+
+    def _require_hooks(self) -> None:
+        """Check that every site is still in the model: code that replaces a module drops the module's hooks.
+
+        A hook that was copied to another module of the model, as torch's fusion does, is followed.
+
+        Raises:
+            ConfigError: if a site is no longer in the model.
+        """
+        for name, site in self.sites.items() if self._handles else ():
+            place, module = self.places[name], _module_at(self.model, name)
+            if module is None or not _holds(module, site):
+                holder = next((part for part in self.model.modules() if _holds(part, site)), None)
+                if holder is None:
+                    raise ConfigError(_lost(place, module))
+                module = holder
+            if module is not place.module:
+                self.places[name] = _moved(place, module)
 
     def detach(self) -> None:
         """Remove every hook, which leaves the model as it was."""
         for handle in self._handles:
             handle.remove()
+        if self._handles:  # also hooks that were copied to other modules
+            own = {id(site) for site in self.sites.values()}
+            for module in self.model.modules():
+                for key, hook in list(module._forward_hooks.items()):
+                    if id(getattr(hook, "__self__", None)) in own:
+                        del module._forward_hooks[key]
         self._handles.clear()
 
     def __enter__(self) -> Self:
@@ -33,3 +79,36 @@ class Attached:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.detach()
+
+
+def _module_at(model: nn.Module, name: str) -> nn.Module | None:
+    try:
+        return model.get_submodule(name)
+    except AttributeError:
+        return None
+
+
+def _holds(module: nn.Module, site: object) -> bool:
+    return any(getattr(hook, "__self__", None) is site for hook in module._forward_hooks.values())
+
+
+def _moved(place: Place, module: nn.Module) -> Place:
+    """Return ``place`` with ``module`` instead of its module."""
+    weighted, makers = (
+        tuple(module if layer is place.module else layer for layer in layers)
+        for layers in (place.weighted, place.makers)
+    )
+    return replace(place, module=module, weighted=weighted, makers=makers)
+
+
+def _lost(place: Place, module: nn.Module | None) -> str:
+    old = type(place.module).__name__
+    if module is None:
+        fault = f"module {place.name!r} ({old}) was removed"
+    elif module is place.module:
+        fault = f"the forward hooks of module {place.name!r} ({old}) were removed"
+    else:
+        fault = f"module {place.name!r} ({old}) was replaced by a new {type(module).__name__}"
+    return (
+        f"{fault} after attaching, so its dropout is gone: change the model first, then call dropopt.attach(model, ...)"
+    )

@@ -15,7 +15,7 @@ from dropopt.engine.places.place import Example, Place
 from dropopt.randomness import random_state, set_random_state
 
 
-class BaselineEngine(Attached):
+class BaselineEngine(Attached["BaselineSite"]):
     """A fixed dropout method with the interface of :class:`~dropopt.engine.engine.DropoutEngine`.
 
     Created by :func:`dropopt.attach`. Use it as a context manager, or call :meth:`detach` at the end.
@@ -41,17 +41,13 @@ class BaselineEngine(Attached):
     update_every = None
 
     def __init__(self, model: nn.Module, config: Baseline, places: list[Place]) -> None:
-        super().__init__(model)
+        super().__init__(model, places)
         self.config = config
         self._progress = 0.0
-        self.sites: dict[str, BaselineSite] = {}
         for place in places:
             part = _part(config, place)
-            if part is None:
-                continue
-            self.sites[place.name] = site = BaselineSite(part, place.axis)
-            self._handles.append(place.module.register_forward_hook(site.hook))
-        self.places = {place.name: place for place in places}
+            if part is not None:
+                self._add(place, BaselineSite(part, place.axis))
         self._apply()
 
     def step(
@@ -74,14 +70,17 @@ class BaselineEngine(Attached):
 
         Raises:
             ValueError: if ``epoch`` is outside its range.
+            ConfigError: if the module of a site was replaced after attaching, which removes its dropout.
         """
         if not 0 <= epoch <= epochs or epochs < 1:
             raise ValueError(f"epoch must be in [0, {epochs}], got {epoch}")
+        self._require_hooks()
         self._progress = epoch / epochs
         self._apply()
 
     def rates(self) -> list[dict[str, Any]]:
         """Return one row per place: ``site``, its module's name; ``depth``; and ``applied``, the drop rate."""
+        self._require_hooks()
         return [
             {"site": name, "depth": place.depth, "applied": self._p() if name in self.sites else 0.0}
             for name, place in self.places.items()
@@ -95,7 +94,8 @@ class BaselineEngine(Attached):
         """Do nothing, because a baseline needs no importances."""
 
     def watch(self, optimizer: torch.optim.Optimizer) -> None:
-        """Do nothing, because a baseline drops no updates."""
+        """Check that every site is still in the model; a baseline drops no updates."""
+        self._require_hooks()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the progress of training and torch's random state, from which the masks are drawn."""

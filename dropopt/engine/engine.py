@@ -35,7 +35,7 @@ from dropopt.randomness import random_state, set_random_state
 PROBED = 32
 
 
-class DropoutEngine(Attached):
+class DropoutEngine(Attached[DropoutSite]):
     """Dropout at the sites of a model, by the paper's equations; created by :func:`dropopt.attach`.
 
     Use it as a context manager, or call :meth:`detach` at the end. The drop rates change in :meth:`step` only.
@@ -60,17 +60,14 @@ class DropoutEngine(Attached):
     def __init__(self, model: nn.Module, config: EngineConfig, places: list[Place], *, complexity: float = 0.5) -> None:
         if not 0 <= complexity <= 1:
             raise ValueError(f"complexity must be in [0, 1], got {complexity}")
-        super().__init__(model)
+        super().__init__(model, places)
         self.config = config
         self.complexity = complexity
-        self.places = {place.name: place for place in places}
-        self.sites = {place.name: self._make_site(place) for place in places}
         self._signals = Signals()
         self._efficacy = EfficacyWeights(config)
         self._dropper: UpdateDropper | None = None
-        for name, place in self.places.items():
-            self.sites[name].to(device_of(place.module, default=device_of(model)))
-            self._handles.append(place.module.register_forward_hook(self.sites[name].hook))
+        for place in places:
+            self._add(place, self._make_site(place).to(device_of(place.module, default=device_of(model))))
         self._rows = self._apply()
 
     @property
@@ -105,6 +102,7 @@ class DropoutEngine(Attached):
         Raises:
             ValueError: if ``epoch`` is outside its range, if a metric is not finite, or if ``config.drop_updates`` is
                 set and :meth:`watch` was not called.
+            ConfigError: if the module of a site was replaced after attaching, which removes its dropout.
 
         Example:
             >>> import dropopt, torch
@@ -119,6 +117,7 @@ class DropoutEngine(Attached):
         """
         if not 0 <= epoch <= epochs or epochs < 1:
             raise ValueError(f"epoch must be in [0, {epochs}], got {epoch}")
+        self._require_hooks()
         if self.config.drop_updates and self._dropper is None:
             raise ValueError("drop_updates masks the optimizer's updates: call engine.watch(optimizer) before training")
         self._signals = self._signals.updated(
@@ -149,7 +148,8 @@ class DropoutEngine(Attached):
 
         Raises:
             ValueError: if the model does not return logits (N, classes).
-            ConfigError: if importance is ``lrp`` and the model uses a re-entrant checkpoint.
+            ConfigError: if importance is ``lrp`` and the model uses a re-entrant checkpoint, or if the module of a site
+                was replaced after attaching.
 
         Example:
             >>> import dropopt, torch
@@ -164,6 +164,7 @@ class DropoutEngine(Attached):
         """
         if not self.needs_probe:
             return
+        self._require_hooks()
         batch = images if isinstance(images, tuple) else (images,)
         few = tuple(part[:PROBED] for part in batch)
         with self.silent():
@@ -179,7 +180,8 @@ class DropoutEngine(Attached):
             optimizer: any optimizer that holds parameters of the model.
 
         Raises:
-            ConfigError: if none of its parameters makes a feature that a site drops.
+            ConfigError: if none of its parameters makes a feature that a site drops, or if the module of a site was
+                replaced after attaching.
 
         Example:
             >>> import dropopt, torch
@@ -190,6 +192,7 @@ class DropoutEngine(Attached):
             >>> engine.watch(torch.optim.SGD(model.parameters(), lr=0.1))
             >>> engine.step(epoch=1, epochs=10)
         """
+        self._require_hooks()
         if self.config.drop_updates and self._dropper is None:
             pairs = [(self.sites[name], place.makers) for name, place in self.places.items()]
             self._dropper = UpdateDropper(pairs, optimizer)
@@ -221,6 +224,9 @@ class DropoutEngine(Attached):
               cannot be met (too few eligible features, or a rate above 0.95);
             - ``alpha``: alpha of eq. (2).
 
+        Raises:
+            ConfigError: if the module of a site was replaced after attaching, which removes its dropout.
+
         Example:
             >>> import dropopt, torch
             >>> from torch import nn
@@ -230,6 +236,7 @@ class DropoutEngine(Attached):
             >>> row["site"], row["depth"], row["adaptive"], row["integrated"], row["applied"]
             ('0', 0.5, 0.25, 0.25, 0.25)
         """
+        self._require_hooks()
         return [dict(row) for row in self._rows]
 
     def weights(self) -> dict[str, float]:

@@ -1,0 +1,96 @@
+"""Code that replaces a module with a site removes its dropout: the engine notices, or follows the hook."""
+
+import pytest
+import torch
+from small_net import Net, batch, train
+from torch import nn
+
+import dropopt
+from dropopt.config import Baseline, ConfigError, EngineConfig
+
+CONFIGS = (EngineConfig(r0=0.5, w_contextual=0), Baseline(kind="dropout2d", p=0.5))
+every_config = pytest.mark.parametrize("config", CONFIGS, ids=["engine", "baseline"])
+
+
+def attached(config, model=None):
+    model = (model or Net()).train()
+    return model, dropopt.attach(model, config, example=batch()[0])
+
+
+def sync(model):
+    nn.SyncBatchNorm.convert_sync_batchnorm(model)
+
+
+def other_norm(model):
+    model.two.norm = nn.BatchNorm2d(8)
+
+
+def other_block(model):
+    model.two = nn.Sequential(nn.Conv2d(6, 8, 3))
+
+
+def no_hooks(model):
+    model.two.norm._forward_hooks.clear()
+
+
+@every_config
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (sync, r"module 'one.norm' \(BatchNorm2d\) was replaced by a new SyncBatchNorm"),
+        (other_norm, r"module 'two.norm' \(BatchNorm2d\) was replaced by a new BatchNorm2d"),
+        (other_block, r"module 'two.norm' \(BatchNorm2d\) was removed"),
+        (no_hooks, r"the forward hooks of module 'two.norm' \(BatchNorm2d\) were removed"),
+    ],
+)
+def test_lost_dropout_is_an_error(config, change, fault):
+    """Every call during training names the module and says what to do, instead of reporting a rate."""
+    model, engine = attached(config)
+    change(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    message = rf"^{fault} after attaching, so its dropout is gone: change the model first, then call dropopt\.attach"
+    for call in (
+        engine.rates,
+        lambda: engine.step(epoch=1, epochs=4, val_loss=1.0),
+        lambda: engine.watch(optimizer),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            call()
+    engine.detach()
+    engine.rates()  # a detached engine reports its last rates
+
+
+@every_config
+def test_attaching_after_the_change_works(config):
+    """A converted model takes an engine as any other."""
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(Net())
+    _, engine = attached(config, model)
+    engine.step(epoch=1, epochs=4, val_loss=1.0)
+    assert [row["site"] for row in engine.rates()] == ["one.norm", "two.norm"]
+
+
+@every_config
+def test_a_wrapped_module_keeps_its_site(config):
+    """A module that moves into a wrapper, which forwards its calls, still drops."""
+    model, engine = attached(config)
+    model.two.norm = nn.Sequential(model.two.norm)
+    engine.step(epoch=1, epochs=4, val_loss=1.0)
+    engine.detach()
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.ao announces its successor
+def test_a_hook_that_moves_with_its_module_is_followed():
+    """torch's fusion for quantization-aware training copies hooks to the fused module: it drops, until detach()."""
+    fuse = pytest.importorskip("torch.ao.quantization").fuse_modules_qat
+    config = EngineConfig(r0=0.5, importance="gradient", w_contextual=0)
+    model = nn.Sequential(nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(96, 3)).train()
+    images, labels = batch()
+    engine = dropopt.attach(model, config, example=images, sites="1")
+    fuse(model, [["0", "1"]], inplace=True)
+    engine.probe(images, labels)
+    assert engine.sites["1"].refreshes == 1
+    train(model, torch.optim.SGD(model.parameters(), lr=0.1), 1)
+    assert (model[0](images) == 0).flatten(2).all(-1).any()
+    engine.detach()
+    assert not any(module._forward_hooks for module in model.modules())
