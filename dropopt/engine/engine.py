@@ -361,11 +361,11 @@ class DropoutEngine(Attached[DropoutSite]):
                 proportions = preference(self.config, alpha=strength, progress=progress, importance=importance)
                 site.p.copy_(share_out(integrated, proportions))
             applied = float(site.p.mean())
-            weights = {f"w_{method}": share for method, share in zip(METHODS, shares, strict=True)}
-            row: dict[str, Any] = {"site": name, "depth": place.depth}
-            row |= members
-            row |= {"integrated": integrated, "applied": applied, **weights, "alpha": strength}
-            rows.append(row)
+            rows.append(
+                {"site": name, "depth": place.depth, **members, "integrated": integrated, "applied": applied}
+                | {f"w_{method}": share for method, share in zip(METHODS, shares, strict=True)}
+                | {"alpha": strength}
+            )
         return rows
 
     def _shares(self) -> list[float]:

@@ -23,7 +23,7 @@ def member_rates(
     depth: float,
     importance: Tensor,
     safe_area: Tensor,
-) -> dict[Method, float]:
+) -> dict[str, float]:
     """Return the drop rate of each member at one site, in [0, 1], in the order of METHODS.
 
     Args:
@@ -36,7 +36,7 @@ def member_rates(
     """
     c = config
     weight = equations.epoch_weight(c.lambda_init, c.kappa, signals.progress, c.theta)
-    rates: dict[Method, equations.Scalar] = {
+    rates = {
         "adaptive": equations.adaptive_rate(
             c.r0, alpha(c, signals), depth, signals.progress, c.theta_depth, c.theta_epoch
         ),

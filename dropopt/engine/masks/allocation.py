@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dropopt import equations
-from dropopt.config import METHODS, P_MAX, EngineConfig, Method
+from dropopt.config import METHODS, P_MAX, EngineConfig
 
 
 def eligible(importance: Tensor, threshold: float) -> Tensor:
@@ -47,9 +47,7 @@ def by_importance(config: EngineConfig, progress: float, importance: Tensor) -> 
     return torch.as_tensor(equations.feature_rate(1.0, weight, importance, reading=config.reading))
 
 
-def mixture_rates(
-    config: EngineConfig, members: Mapping[Method, float], *, progress: float, importance: Tensor
-) -> Tensor:
+def mixture_rates(config: EngineConfig, members: Mapping[str, float], *, progress: float, importance: Tensor) -> Tensor:
     """Return the rates (M, C) at which each method drops features in its own pattern; the mean of a row is its rate.
 
     Args:
