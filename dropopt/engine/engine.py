@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from dropopt import equations
-from dropopt.config import METHODS, P_MAX, STAGES, EngineConfig, Method
+from dropopt.config import METHODS, P_MAX, EngineConfig
 from dropopt.engine.attached import Attached
 from dropopt.engine.drop_updates import UpdateDropper
 from dropopt.engine.efficacy import EfficacyWeights
@@ -52,7 +52,7 @@ class DropoutEngine(Attached[DropoutSite]):
         >>> from torch import nn
         >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(16, 2))
         >>> config = dropopt.EngineConfig(r0=0.3)
-        >>> with dropopt.attach(model, config, example=torch.zeros(2, 1, 4, 4)) as engine:
+        >>> with dropopt.attach(model, config, example=torch.zeros(2, 1, 4, 4), complexity=0.5) as engine:
         ...     engine.step(epoch=1, epochs=10, train_loss=0.9, val_loss=1.0, val_accuracy=0.5)
         ...     [row["site"] for row in engine.rates()]
         ['0']
@@ -103,8 +103,9 @@ class DropoutEngine(Attached[DropoutSite]):
             val_accuracy: validation accuracy, in [0, 1].
 
         Raises:
-            ValueError: if ``epoch`` or the accuracy is outside its range, if a metric is not a finite number, or
-                if ``config.drop_updates`` is set and :meth:`watch` was not called.
+            ValueError: if ``epoch`` or the accuracy is outside its range, if a metric is not a finite number, if
+                ``config.drop_updates`` is set and :meth:`watch` was not called, or if :attr:`needs_probe` and
+                :meth:`probe` was not called.
             ConfigError: if the module of a site was replaced after attaching, which removes its dropout.
 
         Example:
@@ -122,6 +123,11 @@ class DropoutEngine(Attached[DropoutSite]):
         self._require_hooks()
         if self.config.drop_updates and self._dropper is None:
             raise ValueError("drop_updates masks the optimizer's updates: call engine.watch(optimizer) before training")
+        if self.needs_probe and any(site.refreshes == 0 for site in self.sites.values()):
+            raise ValueError(
+                f"importance {self.config.importance!r} is measured by a probe: "
+                "call engine.probe(images, labels) with a training batch before engine.step(...)"
+            )
         self._signals = self._signals.updated(
             progress, val_loss=val_loss, train_loss=train_loss, val_accuracy=val_accuracy
         )
@@ -158,7 +164,7 @@ class DropoutEngine(Attached[DropoutSite]):
             >>> from torch import nn
             >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(16, 2))
             >>> images, labels = torch.ones(2, 1, 4, 4), torch.tensor([0, 1])
-            >>> engine = dropopt.attach(model, dropopt.EngineConfig(importance="lrp"), example=images)
+            >>> engine = dropopt.attach(model, dropopt.EngineConfig(importance="lrp"), example=images, complexity=0.5)
             >>> engine.needs_probe
             True
             >>> engine.probe(images, labels)
@@ -190,7 +196,7 @@ class DropoutEngine(Attached[DropoutSite]):
             >>> from torch import nn
             >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(16, 2))
             >>> config = dropopt.EngineConfig(drop_updates=True)
-            >>> engine = dropopt.attach(model, config, example=torch.zeros(2, 1, 4, 4))
+            >>> engine = dropopt.attach(model, config, example=torch.zeros(2, 1, 4, 4), complexity=0.5)
             >>> engine.watch(torch.optim.SGD(model.parameters(), lr=0.1))
             >>> engine.step(epoch=1, epochs=10)
         """
@@ -261,7 +267,7 @@ class DropoutEngine(Attached[DropoutSite]):
             >>> import dropopt, torch
             >>> from torch import nn
             >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(16, 2))
-            >>> engine = dropopt.attach(model, dropopt.EngineConfig(), example=torch.zeros(2, 1, 4, 4))
+            >>> engine = dropopt.attach(model, dropopt.EngineConfig(), example=torch.zeros(2, 1, 4, 4), complexity=0.5)
             >>> engine.importances()
             {'0': tensor([0.5000, 0.5000, 0.5000, 0.5000])}
         """
@@ -276,7 +282,7 @@ class DropoutEngine(Attached[DropoutSite]):
             >>> import dropopt, torch
             >>> from torch import nn
             >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(16, 2))
-            >>> engine = dropopt.attach(model, dropopt.EngineConfig(), example=torch.zeros(2, 1, 4, 4))
+            >>> engine = dropopt.attach(model, dropopt.EngineConfig(), example=torch.zeros(2, 1, 4, 4), complexity=0.5)
             >>> engine.step(epoch=5, epochs=10, val_loss=1.0)
             >>> state, rates = engine.state_dict(), engine.rates()
             >>> engine.step(epoch=9, epochs=10, val_loss=0.5)
@@ -323,7 +329,7 @@ class DropoutEngine(Attached[DropoutSite]):
             >>> import dropopt, torch
             >>> from torch import nn
             >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(16, 2))
-            >>> engine = dropopt.attach(model, dropopt.EngineConfig(), example=torch.zeros(2, 1, 4, 4))
+            >>> engine = dropopt.attach(model, dropopt.EngineConfig(), example=torch.zeros(2, 1, 4, 4), complexity=0.5)
             >>> len(model[0]._forward_hooks)
             1
             >>> engine.detach()
@@ -389,20 +395,15 @@ class DropoutEngine(Attached[DropoutSite]):
             c.block_size,
             per_feature=self._per_feature(),
             importance=c.importance if self._uses_importance() else None,
-            track_area=self._has_weight(BY_AREA),
+            track_area=c.uses(*BY_AREA),
             masks=c.drop_updates != "only",
         )
-
-    def _has_weight(self, methods: tuple[Method, ...]) -> bool:
-        """Whether one of these members has a weight in some stage of training."""
-        weights = [self.config.weights(stage) for stage in range(len(STAGES))]
-        return any(stage[METHODS.index(method)] for stage in weights for method in methods)
 
     def _per_feature(self) -> bool:
         return self.config.allocation != "uniform" or self.config.pattern == "structured"
 
     def _uses_importance(self) -> bool:
-        return self._has_weight(BY_IMPORTANCE) or self._per_feature() or self.config.drop_updates is not False
+        return self.config.uses(*BY_IMPORTANCE) or self._per_feature() or self.config.drop_updates is not False
 
 
 def _normalised(site: DropoutSite) -> Tensor:

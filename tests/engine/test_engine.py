@@ -247,6 +247,22 @@ def test_an_accuracy_may_round_to_more_than_one():
         assert engine.rates() == other.rates()
 
 
+@pytest.mark.parametrize("importance", ["gradient", "lrp", "composite"])
+def test_a_step_without_a_probe_is_refused(importance):
+    """An importance that only probe() measures is never silently constant, also after resuming."""
+    with engine_of(network(), importance=importance) as engine, engine_of(network(), importance=importance) as other:
+        with pytest.raises(
+            ValueError, match=rf"^importance '{importance}' is measured by a probe: call engine\.probe\("
+        ):
+            engine.step(epoch=1, epochs=4)
+        engine.probe(IMAGES, LABELS)
+        engine.step(epoch=1, epochs=4)
+        other.load_state_dict(engine.state_dict())
+        other.step(epoch=2, epochs=4)
+    with engine_of(network(), importance=importance, **ONLY | {"w_adaptive": 1.0}) as engine:
+        engine.step(epoch=1, epochs=4)  # no member uses importances
+
+
 def test_drop_updates_without_an_optimizer_is_refused():
     """The engine has to know the optimizer whose updates it masks."""
     with (

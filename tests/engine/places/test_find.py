@@ -118,7 +118,7 @@ def test_what_cannot_be_a_site_is_refused_by_name(sites, message):
     model = Net()
     before = snapshot(model)
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
-        dropopt.attach(model, EngineConfig(), example=EXAMPLE, sites=sites)
+        dropopt.attach(model, EngineConfig(), example=EXAMPLE, complexity=0.5, sites=sites)
     assert_same(before, snapshot(model))
 
 
