@@ -155,6 +155,11 @@ class EngineConfig(Config):
         values = (getattr(self, f"w_{method}") for method in METHODS)
         return tuple(value[stage] if isinstance(value, tuple) else value for value in values)
 
+    def uses(self, *methods: Method) -> bool:
+        """Whether at least one of these members of eq. (15) has a weight in some stage of training."""
+        stages = [dict(zip(METHODS, self.weights(stage), strict=True)) for stage in range(len(STAGES))]
+        return any(weights[method] for weights in stages for method in methods)
+
 
 class Baseline(Config):
     """Settings of an established dropout method, to compare the engine with, through the same ``attach``.

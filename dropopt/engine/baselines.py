@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, SupportsFloat
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torchvision.ops import DropBlock2d, StochasticDepth
 from dropopt.config import Baseline, ConfigError
 from dropopt.engine.attached import Attached
 from dropopt.engine.places.place import Example, Place
+from dropopt.engine.signals import as_progress
 from dropopt.randomness import random_state, set_random_state
 
 
@@ -55,9 +56,9 @@ class BaselineEngine(Attached["BaselineSite"]):
         *,
         epoch: float,
         epochs: int,
-        val_loss: float | None = None,
-        train_loss: float | None = None,
-        val_accuracy: float | None = None,
+        val_loss: SupportsFloat | None = None,
+        train_loss: SupportsFloat | None = None,
+        val_accuracy: SupportsFloat | None = None,
     ) -> None:
         """Set the drop rate that ``config.schedule`` gives for ``epoch``; the metrics are ignored.
 
@@ -72,10 +73,9 @@ class BaselineEngine(Attached["BaselineSite"]):
             ValueError: if ``epoch`` is outside its range.
             ConfigError: if the module of a site was replaced after attaching, which removes its dropout.
         """
-        if not 0 <= epoch <= epochs or epochs < 1:
-            raise ValueError(f"epoch must be in [0, {epochs}], got {epoch}")
+        progress = as_progress(epoch, epochs)
         self._require_hooks()
-        self._progress = epoch / epochs
+        self._progress = progress
         self._apply()
 
     def rates(self) -> list[dict[str, Any]]:

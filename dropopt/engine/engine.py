@@ -12,13 +12,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any
+from typing import Any, SupportsFloat
 
 import torch
 from torch import Tensor, nn
 
 from dropopt import equations
-from dropopt.config import METHODS, P_MAX, STAGES, EngineConfig, Method
+from dropopt.config import METHODS, P_MAX, EngineConfig
 from dropopt.engine.attached import Attached
 from dropopt.engine.drop_updates import UpdateDropper
 from dropopt.engine.efficacy import EfficacyWeights
@@ -27,7 +27,7 @@ from dropopt.engine.masks.allocation import mixture_rates, preference, share_out
 from dropopt.engine.members import BY_AREA, BY_IMPORTANCE, alpha, member_rates
 from dropopt.engine.places.place import Example, Place
 from dropopt.engine.places.record import device_of
-from dropopt.engine.signals import Signals
+from dropopt.engine.signals import Signals, as_number, as_progress
 from dropopt.engine.site import DropoutSite, mean_over_ranks
 from dropopt.randomness import random_state, set_random_state
 
@@ -51,13 +51,15 @@ class DropoutEngine(Attached[DropoutSite]):
         >>> import dropopt, torch
         >>> from torch import nn
         >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(16, 2))
-        >>> with dropopt.attach(model, dropopt.EngineConfig(r0=0.3), example=torch.zeros(2, 1, 4, 4)) as engine:
+        >>> config = dropopt.EngineConfig(r0=0.3)
+        >>> with dropopt.attach(model, config, example=torch.zeros(2, 1, 4, 4), complexity=0.5) as engine:
         ...     engine.step(epoch=1, epochs=10, train_loss=0.9, val_loss=1.0, val_accuracy=0.5)
         ...     [row["site"] for row in engine.rates()]
         ['0']
     """
 
     def __init__(self, model: nn.Module, config: EngineConfig, places: list[Place], *, complexity: float = 0.5) -> None:
+        complexity = as_number("complexity", complexity)
         if not 0 <= complexity <= 1:
             raise ValueError(f"complexity must be in [0, 1], got {complexity}")
         super().__init__(model, places)
@@ -83,14 +85,15 @@ class DropoutEngine(Attached[DropoutSite]):
         *,
         epoch: float,
         epochs: int,
-        val_loss: float | None = None,
-        train_loss: float | None = None,
-        val_accuracy: float | None = None,
+        val_loss: SupportsFloat | None = None,
+        train_loss: SupportsFloat | None = None,
+        val_accuracy: SupportsFloat | None = None,
     ) -> None:
         """Recompute every drop rate from the progress of training and from what the sites observed.
 
         Call it after each epoch, or more often. A metric that is not given keeps its last value; the factor of
-        eq. (2) or (9)-(11) that uses it is neutral until its first report.
+        eq. (2) or (9)-(11) that uses it is neutral until its first report. Metrics may be numbers of Python or NumPy,
+        or tensors with one element.
 
         Args:
             epoch: completed epochs, in [0, epochs]; a fraction within an epoch.
@@ -100,8 +103,9 @@ class DropoutEngine(Attached[DropoutSite]):
             val_accuracy: validation accuracy, in [0, 1].
 
         Raises:
-            ValueError: if ``epoch`` is outside its range, if a metric is not finite, or if ``config.drop_updates`` is
-                set and :meth:`watch` was not called.
+            ValueError: if ``epoch`` or the accuracy is outside its range, if a metric is not a finite number, if
+                ``config.drop_updates`` is set and :meth:`watch` was not called, or if :attr:`needs_probe` and
+                :meth:`probe` was not called.
             ConfigError: if the module of a site was replaced after attaching, which removes its dropout.
 
         Example:
@@ -115,13 +119,17 @@ class DropoutEngine(Attached[DropoutSite]):
             >>> before, engine.rates()[0]["applied"]
             (0.25, 0.234375)
         """
-        if not 0 <= epoch <= epochs or epochs < 1:
-            raise ValueError(f"epoch must be in [0, {epochs}], got {epoch}")
+        progress = as_progress(epoch, epochs)
         self._require_hooks()
         if self.config.drop_updates and self._dropper is None:
             raise ValueError("drop_updates masks the optimizer's updates: call engine.watch(optimizer) before training")
+        if self.needs_probe and any(site.refreshes == 0 for site in self.sites.values()):
+            raise ValueError(
+                f"importance {self.config.importance!r} is measured by a probe: "
+                "call engine.probe(images, labels) with a training batch before engine.step(...)"
+            )
         self._signals = self._signals.updated(
-            epoch / epochs, val_loss=val_loss, train_loss=train_loss, val_accuracy=val_accuracy
+            progress, val_loss=val_loss, train_loss=train_loss, val_accuracy=val_accuracy
         )
         if self.config.efficacy == "adaptive" and val_loss is not None:
             self._adapt_weights()
@@ -156,7 +164,7 @@ class DropoutEngine(Attached[DropoutSite]):
             >>> from torch import nn
             >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(16, 2))
             >>> images, labels = torch.ones(2, 1, 4, 4), torch.tensor([0, 1])
-            >>> engine = dropopt.attach(model, dropopt.EngineConfig(importance="lrp"), example=images)
+            >>> engine = dropopt.attach(model, dropopt.EngineConfig(importance="lrp"), example=images, complexity=0.5)
             >>> engine.needs_probe
             True
             >>> engine.probe(images, labels)
@@ -188,7 +196,7 @@ class DropoutEngine(Attached[DropoutSite]):
             >>> from torch import nn
             >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(16, 2))
             >>> config = dropopt.EngineConfig(drop_updates=True)
-            >>> engine = dropopt.attach(model, config, example=torch.zeros(2, 1, 4, 4))
+            >>> engine = dropopt.attach(model, config, example=torch.zeros(2, 1, 4, 4), complexity=0.5)
             >>> engine.watch(torch.optim.SGD(model.parameters(), lr=0.1))
             >>> engine.step(epoch=1, epochs=10)
         """
@@ -259,7 +267,8 @@ class DropoutEngine(Attached[DropoutSite]):
             >>> import dropopt, torch
             >>> from torch import nn
             >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(16, 2))
-            >>> dropopt.attach(model, dropopt.EngineConfig(), example=torch.zeros(2, 1, 4, 4)).importances()
+            >>> engine = dropopt.attach(model, dropopt.EngineConfig(), example=torch.zeros(2, 1, 4, 4), complexity=0.5)
+            >>> engine.importances()
             {'0': tensor([0.5000, 0.5000, 0.5000, 0.5000])}
         """
         return {name: _normalised(site) for name, site in self.sites.items()}
@@ -273,7 +282,7 @@ class DropoutEngine(Attached[DropoutSite]):
             >>> import dropopt, torch
             >>> from torch import nn
             >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(16, 2))
-            >>> engine = dropopt.attach(model, dropopt.EngineConfig(), example=torch.zeros(2, 1, 4, 4))
+            >>> engine = dropopt.attach(model, dropopt.EngineConfig(), example=torch.zeros(2, 1, 4, 4), complexity=0.5)
             >>> engine.step(epoch=5, epochs=10, val_loss=1.0)
             >>> state, rates = engine.state_dict(), engine.rates()
             >>> engine.step(epoch=9, epochs=10, val_loss=0.5)
@@ -320,7 +329,7 @@ class DropoutEngine(Attached[DropoutSite]):
             >>> import dropopt, torch
             >>> from torch import nn
             >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(16, 2))
-            >>> engine = dropopt.attach(model, dropopt.EngineConfig(), example=torch.zeros(2, 1, 4, 4))
+            >>> engine = dropopt.attach(model, dropopt.EngineConfig(), example=torch.zeros(2, 1, 4, 4), complexity=0.5)
             >>> len(model[0]._forward_hooks)
             1
             >>> engine.detach()
@@ -389,20 +398,15 @@ class DropoutEngine(Attached[DropoutSite]):
             c.block_size,
             per_feature=self._per_feature(),
             importance=c.importance if self._uses_importance() else None,
-            track_area=self._has_weight(BY_AREA),
+            track_area=c.uses(*BY_AREA),
             masks=c.drop_updates != "only",
         )
-
-    def _has_weight(self, methods: tuple[Method, ...]) -> bool:
-        """Whether one of these members has a weight in some stage of training."""
-        weights = [self.config.weights(stage) for stage in range(len(STAGES))]
-        return any(stage[METHODS.index(method)] for stage in weights for method in methods)
 
     def _per_feature(self) -> bool:
         return self.config.allocation != "uniform" or self.config.pattern in ("structured", "own")
 
     def _uses_importance(self) -> bool:
-        return self._has_weight(BY_IMPORTANCE) or self._per_feature() or self.config.drop_updates is not False
+        return self.config.uses(*BY_IMPORTANCE) or self._per_feature() or self.config.drop_updates is not False
 
 
 def _normalised(site: DropoutSite) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, SupportsFloat
 
 import torch
 from torch import Tensor
@@ -35,9 +35,9 @@ class Engine(Protocol):
         *,
         epoch: float,
         epochs: int,
-        val_loss: float | None = None,
-        train_loss: float | None = None,
-        val_accuracy: float | None = None,
+        val_loss: SupportsFloat | None = None,
+        train_loss: SupportsFloat | None = None,
+        val_accuracy: SupportsFloat | None = None,
     ) -> None:
         """Recompute the drop rates from the progress of training and its metrics."""
 

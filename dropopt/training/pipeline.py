@@ -51,7 +51,7 @@ def prepare(run: RunConfig) -> Dataset:
     with (
         own_errors(f"model {run.model.name}: training it"),
         suppress(DivergedError),
-        attach(model, run.engine, example=_example(run, data, device)) as engine,
+        attach(model, run.engine, example=_example(run, data, device), complexity=0.5) as engine,
     ):
         fit(model, engine, few, config)
     return data

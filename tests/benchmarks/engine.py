@@ -88,7 +88,7 @@ def make_arms(device: torch.device, channels_last: bool) -> list[Arm]:
     arms = []
     for name, config in settings.items():
         own = copy.deepcopy(model)
-        arms.append(Arm(name, own, dropopt.attach(own, config, example=torch.randn(2, 1, 28, 28))))
+        arms.append(Arm(name, own, dropopt.attach(own, config, example=torch.randn(2, 1, 28, 28), complexity=0.5)))
     return arms
 
 
@@ -203,7 +203,7 @@ def report_epoch(device: torch.device) -> None:
         config = EngineConfig(pattern="structured", allocation="feature", importance=importance, w_spatial=0.2)
         model = build_model(ModelConfig(name="small"), channels=1, classes=10, image_size=28, seed=0).to(device).train()
         images, labels = make_batch(device)
-        engine = dropopt.attach(model, config, example=images[:2])
+        engine = dropopt.attach(model, config, example=images[:2], complexity=0.5)
         step = training_step(model, images, labels, half=False)
         probed = make_batch(device, images=PROBED)
 

@@ -46,7 +46,7 @@ def assert_trains(model, size):
     model.train()
     example = torch.randn(2, 3, size, size)
     before = snapshot(model)
-    engine = dropopt.attach(model, EngineConfig(allocation="feature"), example=example)
+    engine = dropopt.attach(model, EngineConfig(allocation="feature"), example=example, complexity=0.5)
     state, modules, gradients, rng = snapshot(model)
     after = (state, [(n, t, h - (n in engine.sites), c) for n, t, h, c in modules], gradients, rng)
     assert_same(before, after)

@@ -202,7 +202,7 @@ class TestStreams:
         initial = copy.deepcopy(model.state_dict())
         seen = []
         model.register_forward_pre_hook(lambda m, given: seen.append(given[0].clone()) if m.training else None)
-        with attach(model, engine, example=data.train.images[:2]) as attached:
+        with attach(model, engine, example=data.train.images[:2], complexity=0.5) as attached:
             seen.clear()
             result = fit(model, attached, data, recipe(epochs=2, **settings))
         return seen, initial, result
