@@ -37,6 +37,7 @@ def run(
     epochs: options.Epochs = None,
     subset: options.Subset = None,
     prior: options.Prior = None,
+    anchors: options.Anchors = None,
 ) -> None:
     """Run a study, or resume it.
 
@@ -59,6 +60,7 @@ def run(
         epochs=epochs,
         subset=subset,
         prior=prior,
+        anchors=anchors,
     )
     resume = ["dropopt", "run", given, *overrides.command_line(), *_storage_option(storage)]
     code = session.run(session.Request(overrides.apply(definition), script, storage, n_jobs, shlex.join(resume)))

@@ -101,6 +101,36 @@ class Space:
         """The choices of the setting ``sites``; empty if it is not searched."""
         return next((parameter.choices for parameter in self.parameters if parameter.setting == "sites"), ())
 
+    def offered_sites(self, places: Mapping[str, Sequence[str]]) -> dict[Choice, str]:
+        """Return the choices of ``sites``, each with an empty text, or with the reason why it is not worth a trial.
+
+        A named choice (``conv``, ``last:2``) that chooses no place, or the same places as an earlier one, is left out.
+        Patterns on module names are kept, because somebody wrote them for this network.
+
+        Args:
+            places: The names of the modules that each named selector chooses, in order of execution.
+
+        Raises:
+            ConfigError: No choice is left.
+        """
+        known: dict[tuple[str, ...], Choice] = {}
+        reasons: dict[Choice, str] = {}
+        for choice in self.sites:
+            chosen = _chosen(str(choice), places)
+            if chosen is None:
+                reasons[choice] = ""
+            elif not chosen:
+                reasons[choice] = f"{choice} matches no module"
+            else:
+                first = known.setdefault(chosen, choice)
+                reasons[choice] = "" if first == choice else f"{choice} chooses the same modules as {first}"
+        if reasons and all(reasons.values()):
+            raise ConfigError(
+                f"{self.path}: no choice of sites matches a module of this network: {', '.join(map(str, reasons))}; "
+                f"it has: {', '.join(name for name, names in places.items() if names) or 'none'}"
+            )
+        return reasons
+
     def with_sites(self, choices: Sequence[Choice]) -> Space:
         """Return the space with other choices of the setting ``sites``, those that a network offers."""
         return replace(
@@ -200,6 +230,14 @@ class Space:
             return self.resolve(first, base)
         except ConfigError as error:
             raise ConfigError(f"{self.path}: {error}") from None
+
+
+def _chosen(selector: str, places: Mapping[str, Sequence[str]]) -> tuple[str, ...] | None:
+    """The names of the modules that a named selector chooses; None if it is a pattern, or its places are unknown."""
+    kind, _, count = selector.partition(":")
+    if kind == "last" and count.isdecimal() and "auto" in places:
+        return tuple(places["auto"][-int(count) :]) if int(count) else ()
+    return tuple(places[selector]) if selector in places else None
 
 
 class _Draw:

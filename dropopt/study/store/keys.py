@@ -22,6 +22,11 @@ DATA = "data_fingerprint"
 #: The evidence about the blend that the study started from.
 PRIOR = "prior"
 
+#: The number of classes of the data.
+CLASSES = "classes"
+#: The choices of the setting ``sites`` that the network offers; a study keeps them from its first trial on.
+SITES = "sites"
+
 # -- user attributes of a trial
 
 #: ``machine:process`` of the worker that runs the trial.
@@ -46,6 +51,9 @@ MESSAGE = "message"
 TRACE = "trace"
 #: The study whose prior enqueued the trial.
 SOURCE = "from"
+
+#: What the trial stands for, if it is one that the best trial is compared with: ``no dropout``, ``element 0.1``.
+ANCHOR = "anchor"
 
 # -- values of REASON
 

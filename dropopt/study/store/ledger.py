@@ -18,6 +18,7 @@ from dropopt.study.define.space import Space
 from dropopt.study.store.keys import (
     ABANDONED,
     ACCURACY,
+    ANCHOR,
     BEST_EPOCH,
     BEST_LOSS,
     CONFIG,
@@ -101,10 +102,10 @@ class Ledger:
 
         Returns:
             Whether the trial should be pruned. Never after its last epoch: the cost is already paid, and a complete
-            result is worth more.
+            result is worth more. Never an anchor: the best trial is compared with its result.
         """
         trial.report(value, epoch)
-        return epoch < epochs and trial.should_prune()
+        return epoch < epochs and ANCHOR not in trial.user_attrs and trial.should_prune()
 
     def complete(
         self,

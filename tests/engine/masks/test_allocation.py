@@ -75,7 +75,7 @@ def test_a_budget_above_the_cap_is_the_cap():
 
 @pytest.mark.parametrize("reading", ["printed", "sound"])
 def test_the_lemma_ignores_the_sign_of_alpha(reading):
-    """The sign says how a rate changes with depth and time. In the sound reading, proportions are those of any alpha."""
+    """The sign says how a rate changes with depth and time; sound proportions are the same for any alpha."""
     importance = torch.tensor([0.0, 0.25, 1.0])
     config = EngineConfig(allocation="importance", reading=reading)
 
