@@ -29,8 +29,8 @@ MIN_TRIALS = 10
 #: The name of the anchor without dropout.
 NO_DROPOUT = "no dropout"
 
-#: Two trainings of one configuration with different seeds differ by up to about this fraction of their smoothed loss, on
-#: 5,000 images of Fashion-MNIST. A smaller difference is not called an improvement.
+#: Two trainings of one configuration with different seeds differ by up to about this fraction of their smoothed loss
+#: (small CNN, 5,000 images of Fashion-MNIST). A smaller difference is not called an improvement.
 SEED_NOISE = 0.05
 
 #: Customary rates of the plain methods, by the engine's pattern and by the baseline's kind.

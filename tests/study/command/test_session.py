@@ -115,6 +115,21 @@ def test_a_study_that_another_session_has_just_created_is_kept():
         close(begun._storage)
 
 
+def test_the_network_decides_which_sites_are_searched(capsys):
+    """Choices that the network does not offer are reported and left out; a resumed study keeps its choices."""
+    Path("space.yaml").write_text("engine:\n  r0: 0.2\n  sites: {choices: [auto, block, linear, 'last:1']}\n")
+    options = {"name": "where", "space": "space.yaml", "sampler": "random"}
+    fake_study.run("study.log", 1, n_trials=6, **options)
+    note = "note: choices of sites that are not searched: block matches no module, last:1 chooses the same modules as"
+    assert note in capsys.readouterr().out
+    fake_study.run("study.log", 1, n_trials=9, **options)
+    assert note not in capsys.readouterr().out
+    found = trials("study.log", "where")
+    assert len(found) == 9
+    assert {trial.distributions["sites"].choices for trial in found} == {("auto", "linear")}
+    assert {trial.params["sites"] for trial in found} == {"auto", "linear"}
+
+
 def test_a_timeout_before_the_first_trial_is_reported(capsys):
     """The summary says why there is no trial."""
     assert fake_study.run("study.log", timeout=1e-6) == 0

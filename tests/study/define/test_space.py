@@ -224,6 +224,46 @@ train:
     assert Study(name="a", space="no_dropout").load_space().fingerprint == "eca6695031e9f7da"
 
 
+PLACES = {
+    "auto": ["norm1", "norm2", "hidden"],
+    "norm": ["norm1", "norm2"],
+    "conv": ["conv1", "conv2"],
+    "linear": ["hidden"],
+    "block": [],
+}
+
+
+def sites(tmp_path, *choices):
+    return space(tmp_path, f"engine:\n  sites: {{choices: [{', '.join(choices)}]}}\n")
+
+
+def test_choices_of_sites_are_those_that_the_network_offers(tmp_path):
+    """A choice that selects nothing, or what an earlier one selects, is left out; patterns are kept."""
+    found = sites(tmp_path, "auto", "norm", "conv", "block", "'last:1'", "linear", "'last:2'", "'last:9'", "layer*")
+    reasons = found.offered_sites(PLACES)
+    assert [choice for choice, reason in reasons.items() if not reason] == [
+        *("auto", "norm", "conv", "last:1", "last:2", "layer*")
+    ]
+    assert reasons["block"] == "block matches no module"
+    assert reasons["linear"] == "linear chooses the same modules as last:1"
+    assert reasons["last:9"] == "last:9 chooses the same modules as auto"
+    assert found.with_sites(["auto", "conv"]).sites == ("auto", "conv")
+
+
+def test_unknown_places_leave_the_choices_as_they_are(tmp_path):
+    """Without a report of the network nothing is left out, and a space that searches no sites has no choices."""
+    assert set(sites(tmp_path, "auto", "'last:2'", "block").offered_sites({}).values()) == {""}
+    assert Space.load("no_dropout").offered_sites(PLACES) == {}
+
+
+def test_a_network_without_any_of_the_sites_is_refused(tmp_path):
+    """The error names the choices and what the network has."""
+    with pytest.raises(
+        ConfigError, match=r"space.yaml: no choice of sites matches a module of this network: block; it has: auto, norm"
+    ):
+        sites(tmp_path, "block").offered_sites(PLACES)
+
+
 def test_the_fingerprint_depends_on_content_only(tmp_path):
     """Comments, order and layout do not change the fingerprint of a space; a bound does."""
     one = space(tmp_path, "# a\nengine:\n  r0: {low: 0, high: 0.5}\n  kappa: {low: 0, high: 1}\n").fingerprint
