@@ -141,3 +141,15 @@ def test_a_function_that_children_cannot_import_is_refused():
     for given in (lambda: 1, object.__new__):
         with pytest.raises(ConfigError, match="study: data must be a function or a class at the top level of a file"):
             Study(name="a", data=given)
+
+
+def test_a_space_that_has_changed_is_refused():
+    """A study is resumed only with the space that it began with; the name of its file does not matter."""
+    Path("space.yaml").write_text("engine:\n  r0: {low: 0.0, high: 0.5}\n")
+    fake_study.run("study.log", 1, n_trials=1, space="space.yaml")
+    Path("copy.yaml").write_text(Path("space.yaml").read_text())
+    fake_study.run("study.log", 1, n_trials=2, space="copy.yaml")
+    Path("space.yaml").write_text("engine:\n  r0: {low: 0.0, high: 0.7}\n")
+    with pytest.raises(ConfigError, match=r"study 'fake' exists and its search space \(space\) has changed since"):
+        fake_study.run("study.log", 1, n_trials=3, space="space.yaml")
+    assert len(trials("study.log")) == 2
