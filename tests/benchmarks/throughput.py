@@ -216,7 +216,15 @@ def dropopt(trials: int) -> float:
     from dropopt.study import Study
 
     recipe = {"epochs": EPOCHS, "batch_size": BATCH, "amp": "bf16", "channels_last": True}
-    study = Study(name="benchmark", data=DATA, model=MODEL, train=recipe, engine={"pattern": "channel"}, pruner="none", anchors=False)
+    study = Study(
+        name="benchmark",
+        data=DATA,
+        model=MODEL,
+        train=recipe,
+        engine={"pattern": "channel"},
+        pruner="none",
+        anchors=False,
+    )
     with tempfile.TemporaryDirectory() as folder:
         space = Path(folder, "space.yaml")
         space.write_text("engine:\n  r0: {low: 0.2, high: 0.3}\n  allocation: [uniform, importance]\n")
