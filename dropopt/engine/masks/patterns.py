@@ -48,7 +48,7 @@ class Gate(NamedTuple):
         if self.make is None:
             return x * self.kept[0]
         gate = self.make(*self.kept)
-        # Detached, so that it is no view and in-place operations may follow.
+        # Detached, so that the result is not a view and in-place operations may follow.
         return x * gate if torch.is_grad_enabled() else gate.mul_(x).detach()
 
     def whole(self) -> Tensor:
