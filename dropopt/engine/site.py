@@ -7,13 +7,16 @@ All state that changes is in buffers, which are updated in place: compiled code 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from dropopt.config import ConfigError
 from dropopt.engine.importance import from_training as scores
+from dropopt.engine.masks.noise import in_transform
 from dropopt.engine.masks.patterns import Gate, channel_gate, element_gate
 from dropopt.engine.masks.spatial import spatial_gate, spatial_structure
 
@@ -76,7 +79,10 @@ class DropoutSite(nn.Module):
 
     def hook(self, module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
         """Forward hook: return the masked output if ``module`` is in training mode, else None."""
-        if self.silent or not module.training or output.numel() == 0:
+        if self.silent or not module.training:
+            return None
+        require_tensor(module, output)
+        if output.numel() == 0:
             return None
         x = output if self.axis == 1 else output.movedim(-1, 1)
         if self.p.device != x.device:  # the model was moved after attaching
@@ -87,6 +93,10 @@ class DropoutSite(nn.Module):
     def _masked(self, x: Tensor) -> Tensor:
         still = x.detach()
         gate = self._gate(still) if self.masks else None
+        if in_transform():  # which allows neither a custom backward pass nor an update of the scores
+            if self.observes:
+                warnings.warn("torch.func transforms hide activations: their importance is not scored", stacklevel=2)
+            return x if gate is None else gate.times(x)
         observed = self.observes and self._is_observed()
         if observed:
             self._observe(_sample(still))
@@ -151,6 +161,22 @@ class DropoutSite(nn.Module):
         value = value.to(self.importance).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).clamp(min=0)
         self.importance.copy_(self.importance.lerp(value, 1 - decay) if self.refreshes > 0 else value)
         self.refreshes += 1
+
+
+def require_tensor(module: nn.Module, output: object) -> None:
+    """Raise ConfigError if the output of a module with a site is no tensor, such as a proxy of torch.fx."""
+    if isinstance(output, Tensor):
+        return
+    kind = type(module).__name__
+    if isinstance(output, torch.fx.Proxy):
+        raise ConfigError(
+            f"torch.fx cannot trace dropout behind a {kind} in training mode: call engine.detach() before tracing, "
+            "or attach with sites='conv', whose layers torch.fx does not trace into"
+        )
+    raise ConfigError(
+        f"module {kind} with dropout returned {type(output).__name__} in training mode, "
+        "but a tensor in eval mode: choose other sites"
+    )
 
 
 def mean_over_ranks(value: Tensor) -> Tensor:
