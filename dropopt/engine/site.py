@@ -70,12 +70,14 @@ class DropoutSite(nn.Module):
         self.silent = False
         self.observes = importance in scores.ROWS or track_area
         self._enough = False  # whether enough samples were scored; reading `count` in every step is slower
-        self.register_buffer("p", torch.zeros(features if per_feature else 1))
-        self.register_buffer("importance", torch.ones(features))
-        self.register_buffer("totals", torch.zeros(scores.ROWS.get(importance or "", 0), features))
-        self.register_buffer("count", torch.zeros(()))
+        # Not of the default type: in half precision, counts and sums would stop growing.
+        f32 = torch.float32
+        self.register_buffer("p", torch.zeros(features if per_feature else 1, dtype=f32))
+        self.register_buffer("importance", torch.ones(features, dtype=f32))
+        self.register_buffer("totals", torch.zeros(scores.ROWS.get(importance or "", 0), features, dtype=f32))
+        self.register_buffer("count", torch.zeros((), dtype=f32))
         self.register_buffer("refreshes", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("area", torch.ones(()))
+        self.register_buffer("area", torch.ones((), dtype=f32))
 
     def hook(self, module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
         """Forward hook: return the masked output if ``module`` is in training mode, else None."""
