@@ -1,6 +1,6 @@
-"""Which dropout, how much, where, when: an adaptive dropout engine for PyTorch and the study that tunes it.
+"""An adaptive dropout engine for PyTorch CNNs, and hyperparameter studies that tune it.
 
-Names load on first use: ``import dropopt`` alone imports neither torch nor optuna.
+Names are loaded on first use: ``import dropopt`` alone imports neither torch nor optuna.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from dropopt.engine import DropoutEngine, attach
     from dropopt.export import load
 
+#: The module of each public name.
 _HOME = {
     "Baseline": "dropopt.config",
     "ConfigError": "dropopt.config",
@@ -23,6 +24,8 @@ _HOME = {
     "attach": "dropopt.engine",
     "load": "dropopt.export",
 }
+
+_MODULES = ("equations", "engine", "training", "study")
 
 __all__ = [
     "Baseline",
@@ -43,10 +46,10 @@ def __getattr__(name: str) -> Any:
         return version("dropopt")
     if name in _HOME:
         return getattr(import_module(_HOME[name]), name)
-    if name in ("equations", "engine", "training", "study"):
+    if name in _MODULES:
         return import_module(f"dropopt.{name}")
     raise AttributeError(f"module 'dropopt' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOME, "equations", "engine", "training", "study"])
+    return sorted([*globals(), *_HOME, *_MODULES])

@@ -1,4 +1,7 @@
-"""The ``dropopt`` command. Each command imports what it needs when it runs, so that help answers at once."""
+"""The ``dropopt`` command.
+
+Modules that take long to import are imported inside the commands, so that help is printed at once.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +22,8 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # rich's Markdown parser would take help 0.15 s
-    help="Which dropout, how much, where, when: studies of an adaptive dropout engine for PyTorch CNNs.",
+    rich_markup_mode=None,  # importing rich's Markdown parser takes 0.15 s
+    help="Hyperparameter studies of an adaptive dropout engine for PyTorch CNNs: which dropout, how much, where, when.",
 )
 for command in (run, status, export, efficacy, train, dashboard):
     app.command()(command)

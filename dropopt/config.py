@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 Reading = Literal["printed", "sound"]
-Pattern = Literal["element", "channel", "structured", "spatial"]
+Pattern = Literal["element", "channel", "structured", "spatial", "own"]
 Allocation = Literal["uniform", "feature", "importance"]
 Importance = Literal["activation", "taylor", "statistical", "gradient", "lrp", "composite"]
 Performance = Literal["accuracy", "loss", "ratio"]

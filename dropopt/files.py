@@ -1,27 +1,38 @@
-"""Files that are whole or absent, and the folder where what can be computed again is kept."""
+"""Files that are complete or absent, and the cache folder."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import os
+import secrets
 import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import torch
-
 _MAGIC = b"dropopt tensors 1\n"
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Replace ``path`` by ``data`` at once: a reader, or a crash at any point, sees the old file or the new.
+    """Replace the file ``path`` by ``data`` atomically.
 
-    Raises OSError; then the old file stands and nothing is left beside it.
+    A reader sees the old content or the new, and so does whoever opens the file after a crash at any point.
+
+    Raises:
+        OSError: If writing fails; the old file is unchanged then, and no temporary file is left.
+
+    Example:
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "new", "settings.yaml")
+        ...     write_whole(path, b"lr: 0.1")
+        ...     path.read_text(), len(list(path.parent.iterdir()))
+        ('lr: 0.1', 1)
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    # The umask decides who can read the file; tempfile.mkstemp would leave it to the user alone.
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
@@ -36,25 +47,35 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def clear_leftovers(path: Path) -> None:
-    """Remove what a process that was killed while it wrote ``path`` has left beside it."""
+    """Remove temporary files left by processes that were killed while they wrote ``path``."""
     for leftover in path.parent.glob(f".{path.name}.*.tmp"):
         with suppress(OSError):
             leftover.unlink()
 
 
 def save_tensors(path: Path, content: dict[str, Any]) -> None:
-    """Write tensors and plain values, whole or not at all."""
-    # Through memory: torch's own writer turns a full disk into errors that do not say so.
+    """Write tensors and plain values atomically.
+
+    Raises:
+        OSError: If writing fails.
+    """
+    import torch  # most users of this module have no tensors, and importing torch takes a second
+
+    # Through memory: torch's own writer reports a full disk as an unrelated RuntimeError.
     buffer = io.BytesIO()
     torch.save(content, buffer)
     write_whole(path, seal(buffer.getvalue()))
 
 
 def load_tensors(path: Path) -> dict[str, Any]:
-    """Read what :func:`save_tensors` wrote; nothing in it is run.
+    """Read a file written by :func:`save_tensors`; no code in it is ever run.
 
-    Raises ValueError for a file that is not as it was written, and what torch raises for what it refuses.
+    Raises:
+        ValueError: If the file is damaged or was not written by :func:`save_tensors`.
+        Exception: Whatever torch raises for content that it refuses to load.
     """
+    import torch
+
     content = torch.load(io.BytesIO(unseal(path.read_bytes())), map_location="cpu", weights_only=True)
     if not isinstance(content, dict):
         raise ValueError(f"it holds a {type(content).__name__}, not a dictionary")
@@ -62,15 +83,19 @@ def load_tensors(path: Path) -> dict[str, Any]:
 
 
 def seal(data: bytes) -> bytes:
-    """``data`` behind its checksum, which torch's format lacks: a flipped bit would be a changed weight."""
+    """Prefix ``data`` with its checksum. torch's format has none: a flipped bit would be a changed weight."""
     return _MAGIC + hashlib.sha256(data).digest() + data
 
 
 def unseal(data: bytes) -> bytes:
-    """What was sealed; raises ValueError when it is not that any more."""
+    """Return what was sealed.
+
+    Raises:
+        ValueError: If the checksum does not match.
+    """
     start = len(_MAGIC) + hashlib.sha256().digest_size
     if not data.startswith(_MAGIC):
-        raise ValueError("it is no file of dropopt's")
+        raise ValueError("it was not written by dropopt")
     if hashlib.sha256(data[start:]).digest() != data[len(_MAGIC) : start]:
         raise ValueError("it is truncated or damaged")
     return data[start:]
@@ -82,12 +107,12 @@ def cache_folder() -> Path:
         if own := os.environ.get("DROPOPT_CACHE"):
             return Path(own).expanduser()
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dropopt"
-    except RuntimeError:  # a user without a home
+    except RuntimeError:  # a user without a home folder
         return Path(tempfile.gettempdir()) / "dropopt"
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename in ``folder`` durable; where folders cannot be opened (Windows) it already is."""
+    """Make a rename in ``folder`` durable. On Windows, where folders cannot be opened, it is durable already."""
     with suppress(OSError, AttributeError):
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:

@@ -1,13 +1,14 @@
-"""``module:function``: a person's own code, named in a setting.
+"""The user's own code: functions that settings name as ``module:function``, and where they are imported from.
 
-Settings travel: they lie in files and in shared storages. So a name reaches only code that the person has
-put on the import path, never the standard library or an installed package, where any function could be
-called with any arguments.
+Settings are stored in files and in shared storages, so they may come from someone else. A name in a setting therefore
+reaches only modules that the user has put on the import path. It never reaches the standard library or an installed
+package, where any function could be called with any arguments.
 """
 
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 import sysconfig
 import traceback
@@ -21,21 +22,69 @@ from typing import Any
 from dropopt.config import ConfigError
 
 _PACKAGE = Path(__file__).resolve().parent
-#: Shipped studies are there to be used and copied; they may name their own functions.
+#: Shipped studies are meant to be used and copied, so their functions may be named.
 _SHIPPED = _PACKAGE / "studies"
-#: Where Python and dropopt lie, whose functions no setting may name.
+#: The folders of Python and of dropopt, whose functions no setting may name.
 _FOREIGN = {_PACKAGE, *(Path(sysconfig.get_path(kind)).resolve() for kind in ("stdlib", "platstdlib"))}
+
+#: The module name under which a study's script is executed begins with this, and ends with the name of its file.
+SCRIPT_PREFIX = "dropopt_study_"
+
+
+def make_importable(folder: Path, *, first: bool) -> None:
+    """Add ``folder`` to the import path of this process, which child processes inherit; does nothing if it is there.
+
+    This is the only place that changes ``sys.path``. ``python SCRIPT`` puts the script's folder on the import path,
+    but the console script ``dropopt`` puts neither the current folder nor the script's there. Without them,
+    ``module:function`` could not name a file that lies in one of them.
+
+    Args:
+        folder: The folder.
+        first: Whether its modules hide others of the same name, as those of a script's folder do.
+    """
+    if os.path.abspath(folder) in map(os.path.abspath, sys.path):
+        return
+    if first:
+        sys.path.insert(0, str(folder))
+    else:
+        sys.path.append(str(folder))
+
+
+def name_of(function: Callable[..., Any], where: str) -> str:
+    """Return the ``module:function`` of a function or class that is given itself.
+
+    Args:
+        function: The function or class.
+        where: The setting, for messages.
+
+    Raises:
+        ConfigError: A child process could not import it by that name.
+    """
+    name = getattr(function, "__qualname__", "")
+    if not name.isidentifier():
+        raise ConfigError(f"{where} must be a function or a class at the top level of a file, got {function!r}")
+    module = function.__module__
+    if module == "__main__" or module.startswith(SCRIPT_PREFIX):
+        file = getattr(sys.modules.get(module), "__file__", None)
+        if file is None:
+            raise ConfigError(f"{where}: put {name!r} in a file, from which child processes can import it")
+        module = Path(file).stem
+    return f"{module}:{name}"
 
 
 def own_function(name: str) -> Callable[..., Any]:
-    """What ``module:function`` names; raises :class:`ConfigError` when there is none, or it is not own code."""
+    """Return the function or class that ``module:function`` names.
+
+    Raises:
+        ConfigError: There is no such function, or it is not the user's own code.
+    """
     module_name, _, attribute = name.partition(":")
     if not all(part.isidentifier() for part in module_name.split(".")) or not attribute.isidentifier():
-        dash = " (a file whose functions are used has no dash in its name)" if "-" in module_name else ""
+        dash = " (the name of the file must not contain a dash)" if "-" in module_name else ""
         raise ConfigError(f"{name!r} does not name a function; expected module:function{dash}")
-    _add_current_folder()
+    make_importable(Path.cwd(), first=False)
     parts = module_name.split(".")
-    for depth in range(1, len(parts) + 1):  # looking for a submodule runs its package: check that first
+    for depth in range(1, len(parts) + 1):  # finding a submodule imports its package, so check that first
         _check_own(name, ".".join(parts[:depth]), last=depth == len(parts))
     with own_errors(name):
         module = import_module(module_name)
@@ -52,7 +101,7 @@ def own_function(name: str) -> Callable[..., Any]:
 
 @contextmanager
 def own_errors(name: str) -> Iterator[None]:
-    """What goes wrong in a person's own code becomes a :class:`ConfigError` of one line that tells where."""
+    """Turn an error in the user's code into a :class:`ConfigError` of one line, with the file and the line."""
     try:
         yield
     except ConfigError:
@@ -69,29 +118,27 @@ def own_errors(name: str) -> Iterator[None]:
 
 
 def call_with(function: Callable[..., Any], offers: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
-    """Call ``function`` with ``options`` and those of ``offers`` that it has parameters for."""
+    """Call ``function`` with ``options``, and with those of ``offers`` for which it has a parameter.
+
+    Raises:
+        ConfigError: It has no parameter for an option, or a parameter without a value.
+    """
     parameters = inspect.signature(function).parameters
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     unknown = [key for key in options if key not in parameters]
     if unknown and not takes_all:
         raise ConfigError(f"unknown option {unknown[0]!r}; it takes: {', '.join(parameters) or 'no options'}")
     given = {key: value for key, value in offers.items() if takes_all or key in parameters} | dict(options)
-    needed = [
+    required = [
         key for key, p in parameters.items() if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
     ]
-    if lacking := [key for key in needed if key not in given]:
-        raise ConfigError(f"needs {lacking[0]!r}; it is offered {', '.join(offers)}, give others as options")
+    if missing := [key for key in required if key not in given]:
+        raise ConfigError(f"needs {missing[0]!r}; available are {', '.join(offers)}; give other arguments as options")
     return function(**given)
 
 
-def _add_current_folder() -> None:
-    """A console script's import path lacks the current folder; last, so that it shadows nothing."""
-    here = str(Path.cwd())
-    if here not in sys.path and "" not in sys.path:
-        sys.path.append(here)
-
-
 def _check_own(name: str, module_name: str, *, last: bool) -> None:
+    """Check that a module, or a package that contains it, is the user's own code, without importing it."""
     try:
         spec = find_spec(module_name)
     except (ModuleNotFoundError, ValueError):
@@ -106,7 +153,7 @@ def _check_own(name: str, module_name: str, *, last: bool) -> None:
         return
     if not paths or any(map(_foreign, paths)) or module_name.split(".")[0] in sys.stdlib_module_names:
         pythons = module_name in sys.stdlib_module_names and Path(f"{module_name}.py").exists()
-        remedy = "rename your file" if pythons else "name a function in a file of yours (it may call that)"
+        remedy = "rename your file" if pythons else "name a function in a file of your own, which may call that one"
         raise ConfigError(f"{name}: {module_name!r} is not your own code; {remedy}")
 
 

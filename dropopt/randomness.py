@@ -1,9 +1,8 @@
-"""Random numbers: streams of their own for data and augmentation, and torch's global state for everything else.
+"""Random streams: one seed, many independent generators, so that drawing from one never changes another.
 
-Every draw outside the dropout masks has a name and an index (an epoch, say). Its stream is a function of the seed
-alone, so one consumer cannot shift the numbers of another, and a checkpoint need not store any generator.
-
-Dropout masks are drawn from torch's global generators, whose state a checkpoint does store.
+Every draw outside the dropout masks has a stream of its own, named for a purpose and an index (an epoch, for example).
+Such a stream is a function of the seed only: no generator state needs to be saved in a checkpoint. Dropout masks are
+drawn from torch's global stream, whose state a checkpoint does hold.
 """
 
 from __future__ import annotations
@@ -18,27 +17,43 @@ from dropopt.seeds import derived_seed
 
 
 def generator(seed: int, *names: str | int) -> torch.Generator:
-    """Return a fresh generator for the named stream; on the CPU, so that every device sees the same draws."""
+    """Create a generator for the stream called ``names``.
+
+    It is on the CPU whatever the device, so that every device gets the same draws.
+    """
     return torch.Generator().manual_seed(derived_seed(seed, *names))
 
 
 @contextmanager
 def global_stream(seed: int, *names: str | int, device: torch.device | None = None) -> Iterator[None]:
-    """Run a block with torch's global generators seeded, and restore their state afterwards."""
+    """Seed torch's global random state, of the CPU and ``device``, inside a block; restore it afterwards."""
     cuda = [device] if device is not None and device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
         torch.manual_seed(derived_seed(seed, *names))
         yield
 
 
+def global_state(device: torch.device) -> dict[str, Any]:
+    """State of the generators that :func:`global_stream` seeds: the CPU's and that of ``device``."""
+    cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    return {"rng": torch.get_rng_state(), "cuda_rng": cuda}
+
+
+def set_global_state(state: Mapping[str, Any], device: torch.device) -> None:
+    """Continue drawing from ``state``, as :func:`global_state` returned it."""
+    torch.set_rng_state(state["rng"])
+    if state["cuda_rng"] is not None and device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda_rng"], device)
+
+
 def random_state() -> dict[str, Any]:
-    """Return the state of torch's global generators: ``cpu``, and ``cuda``, a list with one state per device."""
+    """State of the CPU's and every CUDA device's generator."""
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     return {"cpu": torch.get_rng_state(), "cuda": cuda}
 
 
 def set_random_state(state: Mapping[str, Any]) -> None:
-    """Restore what :func:`random_state` returned. States of CUDA devices are ignored where there is no CUDA."""
+    """Go on drawing from ``state``."""
     torch.set_rng_state(state["cpu"])
     if state["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["cuda"])

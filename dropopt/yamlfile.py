@@ -1,8 +1,8 @@
-"""YAML that remembers its lines and never runs code: what configurations and search spaces are read with.
+"""A YAML reader that keeps line numbers and never runs code, for configurations and search spaces.
 
-Only mappings, lists and plain scalars pass, and scalars mean what YAML 1.2 says: ``1e-3`` is a number, ``no`` is
-text. Anchors, aliases and tags are refused (an alias can expand without limit, a tag can construct objects), and a
-repeated key is an error.
+Only mappings, lists and plain scalars are allowed. Scalars follow YAML 1.2: ``1e-3`` is a number, ``no`` is text.
+Anchors, aliases and tags are errors, because an alias can expand without limit and a tag can construct objects. A
+repeated key is an error too.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import yaml
 
 from dropopt.config import ConfigError
 
-#: A configuration is a page or two of text; anything larger is something else.
+#: The largest file that is read. A configuration has a page or two of text.
 MAX_BYTES = 1_000_000
 
 _CORE = "tag:yaml.org,2002:"
-#: YAML 1.2's core schema, and which characters a scalar of each kind may begin with.
+#: The scalars of YAML 1.2's core schema: a pattern, and the characters with which a scalar of this kind may begin.
 _SCALARS: dict[str, tuple[str, str]] = {
     "null": (r"~|null|Null|NULL|", "~nN\0"),
     "bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),
@@ -35,13 +35,13 @@ _SCALARS: dict[str, tuple[str, str]] = {
 
 @dataclass(frozen=True)
 class Item:
-    """A value of a YAML file: a scalar, a list of items or a mapping of items; and its line (1-based)."""
+    """A value of a YAML file (a scalar, a list of items or a mapping of items) and its line, counted from 1."""
 
     value: Any
     line: int
 
     def plain(self) -> Any:
-        """The value without lines."""
+        """The value without line numbers."""
         if isinstance(self.value, dict):
             return {key: item.plain() for key, item in self.value.items()}
         if isinstance(self.value, list):
@@ -49,44 +49,45 @@ class Item:
         return self.value
 
     def line_of(self, path: tuple[Hashable, ...]) -> int:
-        """The line of what lies at ``path``, or of the nearest thing around it."""
+        """The line of the item at ``path``. If it does not exist, the line of the innermost item around it."""
         item = self
         for part in path:
             try:
                 item = item.value[part]
-            except (TypeError, KeyError, IndexError):  # what is missing has no line of its own
+            except (TypeError, KeyError, IndexError):  # a missing item has no line
                 break
         return item.line
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, less aliases, with the scalars of YAML 1.2."""
+    """PyYAML's safe loader without aliases, with the scalars of YAML 1.2."""
 
-    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  # PyYAML's own attribute, emptied
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  # replaces the resolvers of YAML 1.1
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        event: yaml.Event = self.peek_event()  # type: ignore[no-untyped-call]  # the stubs leave it out
+        event: yaml.Event = self.peek_event()  # type: ignore[no-untyped-call]  # not in the stubs
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-            mark: Any = event.start_mark  # the stubs know two kinds of mark
+            mark: Any = event.start_mark  # the stubs have two types of mark
             raise yaml.MarkedYAMLError(problem="anchors and aliases are not allowed", problem_mark=mark)
         return super().compose_node(parent, index)
 
 
 class _Dumper(yaml.SafeDumper):
-    """PyYAML's safe dumper, which writes what ``_Loader`` reads: no aliases, ``'1e-3'`` in quotes if it is text."""
+    """PyYAML's safe dumper. Its output is valid for ``_Loader``: no aliases, and the text ``1e-3`` is quoted."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
     def analyze_scalar(self, scalar: str) -> Any:
         analysis: Any = super().analyze_scalar(scalar)
-        if "\x85" in scalar:  # a line break to readers, which only an escape carries
+        if "\x85" in scalar:  # readers treat it as a line break unless it is escaped
             analysis.allow_flow_plain = analysis.allow_block_plain = False
             analysis.allow_single_quoted = analysis.allow_block = False
         return analysis
 
 
-# In this order: what is no int may still be a float. The dumper also keeps 1.1's, for other readers' sake.
+# The order matters: integers also match the pattern of floats. The dumper keeps the resolvers of YAML 1.1 too:
+# it quotes text that a reader of YAML 1.1 would take for another type.
 for _kind, (_pattern, _first) in _SCALARS.items():
     for _class in (_Loader, _Dumper):
         _class.add_implicit_resolver(
@@ -95,13 +96,13 @@ for _kind, (_pattern, _first) in _SCALARS.items():
 
 
 def dump(content: Any) -> str:
-    """``content``, made of mappings, lists and plain scalars, as text that :func:`read` gives back exactly."""
+    """``content`` (mappings, lists and plain scalars) as YAML text, which :func:`read` reads back exactly."""
     text: str = yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
     return text
 
 
 def read(path: Path) -> Item:
-    """The content of ``path``; every fault is a :class:`ConfigError` that starts with file and line."""
+    """The content of the file ``path``. Raises :class:`ConfigError` with the file and line of a fault."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -110,7 +111,7 @@ def read(path: Path) -> Item:
 
 
 def parse(data: bytes, path: Path) -> Item:
-    """:func:`read`, of ``data`` that was read from ``path``."""
+    """As :func:`read`, for ``data`` that was read from ``path``."""
     if len(data) > MAX_BYTES:
         raise ConfigError(f"{path}: too large ({len(data)} bytes; at most {MAX_BYTES})")
     try:
@@ -148,7 +149,7 @@ def _item(node: yaml.Node, loader: _Loader, path: Path) -> Item:
 
 
 def _scalar(kind: str, node: yaml.ScalarNode, loader: _Loader) -> Any:
-    # PyYAML constructs the numbers of 1.1: 010 would be 8, and 1:30, with a tag, 90.
+    # PyYAML constructs the numbers of YAML 1.1, where 010 is 8.
     if kind == "int":
         return int(node.value)
     if kind == "float":
@@ -157,7 +158,7 @@ def _scalar(kind: str, node: yaml.ScalarNode, loader: _Loader) -> Any:
 
 
 def _mapping(node: yaml.MappingNode, loader: _Loader, path: Path) -> dict[str, Item]:
-    """A mapping's items; each carries the line of its key, which is where a person looks for it."""
+    """The items of a mapping. Each has the line of its key, where a person looks for it."""
     found: dict[str, Item] = {}
     for key_node, value_node in node.value:
         key, line = _item(key_node, loader, path).value, key_node.start_mark.line + 1

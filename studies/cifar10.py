@@ -1,10 +1,10 @@
-"""CIFAR-10, 32x32 colour photographs in ten classes, with a small residual network and light augmentation.
+"""CIFAR-10: 32x32 colour photographs in ten classes, with a small residual network and light augmentation.
 
     dropopt run cifar10                    or: python studies/cifar10.py
     dropopt run cifar10 --subset 50000     the full data set, better on a GPU
 
-Costs, on two cores: about an hour or an hour and a half, since a trial that is not pruned takes about 3 minutes, and
-1.3 GB of memory for each of two processes; five times as long with the full data set. Downloads 170 MB on first use.
+Time on two cores: 60 to 90 minutes. A trial that is not pruned takes about 3 minutes. The full data set takes five
+times as long. Memory: 1.3 GB for each of two processes. Download: 170 MB on first use.
 """
 
 from dropopt.study import Study

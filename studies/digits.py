@@ -1,12 +1,12 @@
-"""The 8x8 handwritten digits of scikit-learn: nothing to download.
+"""scikit-learn's handwritten digits: 8x8 images in ten classes, nothing to download.
 
     dropopt run digits            or: python studies/digits.py
-    dropopt run digits --help     what else it can do
+    dropopt run digits --help     all options
 
-1,797 images, a fifth for validation, a fifth for the test that is read once, after the study. A network
-this small overfits them quickly, so dropout has something to win.
+There are 1,797 images. A fifth is for validation, and a fifth is the test set, which is read once, after the study.
+Even a small network overfits so few images, so dropout can help.
 
-Costs, on two cores: about half a minute, and under 1 GB of memory for each of two processes.
+Time on two cores: about half a minute. Memory: under 1 GB for each of two processes.
 """
 
 from dropopt.study import Study

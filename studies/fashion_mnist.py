@@ -1,11 +1,14 @@
-"""Fashion-MNIST, 28x28 grey photographs of clothes in ten classes: 5,000 of them, where dropout has something to win.
+"""Fashion-MNIST: 28x28 grey images of clothes in ten classes, of which 5,000 are used.
 
     dropopt run fashion_mnist                    or: python studies/fashion_mnist.py
     dropopt run fashion_mnist --subset 60000     the full data set
 
-Costs, on two cores: 10 to 20 minutes, since a trial that is not pruned takes about 40 seconds, and 1 GB of memory
-for each of two processes; twelve times as long with the full data set, 3 hours or so, and 1.2 GB. Downloads 30 MB on
-first use; without a network, the files of Debian's package dataset-fashion-mnist are found by themselves.
+Even a small network overfits so few images, so dropout can help.
+
+Time on two cores: 10 to 20 minutes. A trial that is not pruned takes about 40 seconds. The full data set takes twelve
+times as long, about 3 hours. Memory: 1 GB for each of two processes, 1.2 GB with the full data set. Download: 30 MB on
+first use. Without a network connection, install Debian's package dataset-fashion-mnist; its files are found
+automatically.
 """
 
 from dropopt.study import Study

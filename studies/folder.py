@@ -1,12 +1,12 @@
-"""Your own photographs: a folder with one sub-folder for each class.
+"""Your own photographs, in a folder with one sub-folder for each class.
 
     dropopt run folder --data folder:PATH        or: python studies/folder.py --data folder:PATH
 
-PATH/CLASS/*.jpg, or PATH/train/CLASS/*.jpg with validation (or val) and test beside train. Images are resized
-once, to 32x32, and kept as a tensor in the cache.
+The photographs are PATH/CLASS/*.jpg. To use your own splits, put them in PATH/train/CLASS/*.jpg, and likewise in
+PATH/validation (or PATH/val) and PATH/test. Images are resized to 32x32 once and cached as a tensor.
 
-Costs, on two cores: 10 to 20 minutes for 3,000 photographs (about 40 seconds for a trial that is not pruned), in
-proportion for more, and 1 GB of memory for each of two processes. Nothing is downloaded.
+Time on two cores: 10 to 20 minutes for 3,000 photographs, and in proportion for more. A trial that is not pruned takes
+about 40 seconds. Memory: 1 GB for each of two processes. Nothing is downloaded.
 """
 
 from dropopt.study import Study

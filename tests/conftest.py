@@ -1,4 +1,7 @@
-"""What all tests share: one thread, so that figures and run time do not depend on the machine; an option; modules."""
+"""Set-up shared by all tests.
+
+Tests run on one thread, so that results and run time depend less on the machine.
+"""
 
 import contextlib
 import os
@@ -8,27 +11,34 @@ import pytest
 import torch
 from hypothesis import settings
 
-# torch.compile imports setuptools, which must come before anything that imports the standard library's distutils.
+# torch.compile imports setuptools, which warns unless it is imported before the standard library's distutils.
 with contextlib.suppress(ImportError):
     import setuptools  # noqa: F401
 
 torch.set_num_threads(1)
-# A busy machine is no fault; and a gate that refuses a change because of another example would be a lottery.
+# A slow example on a busy machine is not a failure. In CI the examples are the same in every run, so that a change is
+# never rejected because of a random example that it has nothing to do with.
 settings.register_profile("dropopt", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("dropopt")
+
+# These folders hold no tests; without this line, collecting doctests would import them.
+collect_ignore = ["benchmarks", "support"]
 
 
 def pytest_addoption(parser):
     parser.addoption(
         "--all-architectures",
         action="store_true",
-        help="attach to every network of torchvision and of timm's convolutional families (some 15 minutes)",
+        help="attach to every network of torchvision and of timm's convolutional families (about 15 minutes)",
     )
 
 
 @pytest.fixture
 def own_module(tmp_path, monkeypatch):
-    """Writes modules into a working folder of its own, where names in settings find them; forgotten afterwards."""
+    """A function ``write(name, text)`` that writes a module into a temporary working directory.
+
+    Settings such as ``module:function`` find the module there. It is removed from ``sys.modules`` after the test.
+    """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     written = []

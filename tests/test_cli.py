@@ -1,4 +1,4 @@
-"""The command line: what each command does on the real digits, how fast help is, how faults are told."""
+"""The command line: each command on the real digits, the speed of help, and error messages."""
 
 import json
 import os
@@ -17,14 +17,14 @@ import dropopt
 from dropopt import cli
 from dropopt.config import ConfigError
 from dropopt.study import Study
-from dropopt.study.define import definition, shipped
+from dropopt.study.define import script, shipped
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = [sys.executable, "-c", "from dropopt.cli import main; main()"]
 
 
 def call(*arguments, cwd, code=0, program=PROGRAM, env=()):
-    """Run ``dropopt ARGUMENTS`` as a person would; its standard output (and error, when it fails)."""
+    """Run ``dropopt ARGUMENTS`` as a process. Returns standard output, or standard error if ``code`` is not 0."""
     done = subprocess.run(
         [*program, *arguments],
         cwd=cwd,
@@ -40,26 +40,26 @@ def call(*arguments, cwd, code=0, program=PROGRAM, env=()):
 
 @pytest.fixture(scope="module")
 def studied(tmp_path_factory):
-    """A folder in which a tiny digits study has been run: two trials of four epochs."""
+    """A folder with a tiny digits study of two trials with four epochs."""
     folder = tmp_path_factory.mktemp("studied")
     out = call("run", "digits", "--n-trials", "2", "--epochs", "4", "--subset", "900", cwd=folder)
     return folder, out
 
 
 def fails(monkeypatch, capsys, *arguments):
-    """What ``dropopt ARGUMENTS`` says on standard error; it must exit with 2 and say it in one line."""
+    """The standard error of ``dropopt ARGUMENTS``, which must exit with 2 after one line."""
     monkeypatch.setattr(sys, "argv", ["dropopt", *arguments])
     with pytest.raises(SystemExit) as caught:
         cli.main()
-    told = capsys.readouterr()
-    assert caught.value.code == 2, told
-    assert told.err.startswith("dropopt: ")
-    assert told.err.count("\n") == 1
-    return told.err
+    printed = capsys.readouterr()
+    assert caught.value.code == 2, printed
+    assert printed.err.startswith("dropopt: ")
+    assert printed.err.count("\n") == 1
+    return printed.err
 
 
 def test_help_answers_at_once(tmp_path):
-    """``dropopt --help`` takes under 0.4 s (of the processor: others may use it too) and names every command."""
+    """``dropopt --help`` takes less than 0.4 s of processor time and names every command."""
     took = []
     for _ in range(3):
         before = os.times()
@@ -73,19 +73,19 @@ def test_help_answers_at_once(tmp_path):
 
 @pytest.mark.parametrize("module", ["dropopt", "dropopt.cli", "dropopt.study", "dropopt.study.command.run"])
 def test_imports_are_light(tmp_path, module):
-    """Neither the package nor its command line loads torch, optuna, scikit-learn or plotly."""
+    """Neither the package nor its command line imports torch, optuna, scikit-learn or plotly."""
     code = f"import sys, {module}; print([m for m in ('torch', 'optuna', 'sklearn', 'plotly') if m in sys.modules])"
     assert call("-c", code, cwd=tmp_path, program=[sys.executable]) == "[]\n"
 
 
 def test_children_that_train_do_not_load_optuna(tmp_path):
-    """Only the worker knows Optuna."""
+    """Only the worker imports Optuna."""
     code = "import sys, dropopt.study.run.trainer; print('optuna' in sys.modules)"
     assert call("-c", code, cwd=tmp_path, program=[sys.executable]) == "False\n"
 
 
 def test_run_leaves_a_study_that_optuna_opens(studied):
-    """A study by name: its trials are in runs/dropopt.db, and what to type next is told."""
+    """A study by name stores its trials in runs/dropopt.db and prints the next commands."""
     folder, out = studied
     storage = optuna.storages.RDBStorage(f"sqlite:///{folder}/runs/dropopt.db")
     trials = optuna.load_study(study_name="digits", storage=storage).trials
@@ -104,7 +104,7 @@ def test_run_leaves_a_study_that_optuna_opens(studied):
 
 
 def test_a_script_and_its_name_are_the_same_study(studied):
-    """``python studies/digits.py`` and ``dropopt run studies/digits.py`` go on with what the name began."""
+    """``python studies/digits.py`` and ``dropopt run studies/digits.py`` resume the study ``digits``."""
     folder, _ = studied
     script = ROOT / "studies" / "digits.py"
     options = ("--n-trials", "2", "--epochs", "4", "--subset", "900")
@@ -114,7 +114,7 @@ def test_a_script_and_its_name_are_the_same_study(studied):
 
 
 def test_status_lists_studies(studied):
-    """One row for each study: trials, best, last activity."""
+    """The table has one row for each study: trials, best trial, last activity."""
     folder, _ = studied
     out = call("status", cwd=folder)
     assert re.search(r"digits +│ 2 complete +│ \d\.\d{4} +│ 0\.\d{4}", out)
@@ -122,7 +122,7 @@ def test_status_lists_studies(studied):
 
 @pytest.mark.parametrize("kind", ["yaml", "json", "toml"])
 def test_export_gives_back_the_best_trial(studied, kind):
-    """The file holds the whole configuration and its origin, and ``dropopt.load`` gives it back."""
+    """The file contains the whole configuration and its provenance, and ``dropopt.load`` reads it."""
     folder, _ = studied
     out = call("export", "--study", "digits", "--format", kind, "-o", f"best.{kind}", cwd=folder)
     assert f"train with it: dropopt train best.{kind}" in out
@@ -138,7 +138,7 @@ def test_export_gives_back_the_best_trial(studied, kind):
 
 
 def test_train_reports_validation_and_test(studied):
-    """``dropopt train`` repeats the exported trial and looks at the test split once, with n and an error."""
+    """``dropopt train`` repeats the exported trial and reports the test accuracy with n and its error."""
     folder, _ = studied
     call("export", "-o", "best.yaml", cwd=folder)
     out = call("train", "best.yaml", "-o", "model.pt", cwd=folder)
@@ -149,11 +149,11 @@ def test_train_reports_validation_and_test(studied):
     assert "note:" not in out
     text = (folder / "best.yaml").read_text()
     (folder / "other.yaml").write_text(text.replace("split_seed: 0", "split_seed: 1"))
-    assert "note: the data are not those of the study" in call("train", "other.yaml", "--epochs", "1", cwd=folder)
+    assert "note: the data differ from those of the study" in call("train", "other.yaml", "--epochs", "1", cwd=folder)
 
 
 def test_the_dashboard_shows_the_study_on_this_machine_only(studied):
-    """optuna-dashboard answers on the loopback address that is printed."""
+    """optuna-dashboard answers at the printed loopback address."""
     folder, _ = studied
     process = subprocess.Popen([*PROGRAM, "dashboard", "--port", "0"], cwd=folder, stdout=subprocess.PIPE, text=True)
     try:
@@ -166,8 +166,8 @@ def test_the_dashboard_shows_the_study_on_this_machine_only(studied):
         process.communicate(timeout=10)
 
 
-def test_bad_input_is_told_in_one_line(studied, monkeypatch, capsys):
-    """Each gives one line with what is allowed, exit code 2 and no traceback."""
+def test_bad_input_is_reported_in_one_line(studied, monkeypatch, capsys):
+    """Each error is one line that names the allowed values, with exit code 2 and no traceback."""
     folder, _ = studied
     monkeypatch.chdir(folder)
     monkeypatch.delenv("OPTUNA_STORAGE", raising=False)
@@ -187,13 +187,14 @@ def test_bad_input_is_told_in_one_line(studied, monkeypatch, capsys):
         "run digits --n-jobs 0": "n-jobs must be 1 or more, or -1",
         "run digits --nope": "No such option: --nope",
         "run digits --study-name other --model nosuch": "model.name 'nosuch' is unknown; known: small, resnet9",
-        "run digits --storage file/x.db": "folder file cannot be made: File exists",
+        "run digits --storage file/x.db": "folder file cannot be created: File exists",
         "run digits --storage nope://u:secret@h/x": "storage nope://u:***@h/x needs a database driver",
         "status --storage none.db": "no storage at none.db; run a study first",
         "export --study digit": "no study 'digit' in this storage; did you mean 'digits'? known: digits",
         "export --study digits --trial 9": "study 'digits' has no trial 9; there are: 0 to 1",
         "export --study digits --format xml": "format must be yaml, json or toml, got 'xml'",
         "export --study digits -o none/best.yaml": "none/best.yaml cannot be written",
+        "efficacy -o none/prior.json": "none/prior.json cannot be written: its folder does not exist",
         "train none.yaml": "none.yaml: no such file",
         "train bad.yaml": "r0 must be in [0, 1], got 1.3",
         "train odd.yaml": "odd.yaml:2: engine: unknown setting 'alfa'; did you mean 'alpha'?",
@@ -201,19 +202,19 @@ def test_bad_input_is_told_in_one_line(studied, monkeypatch, capsys):
         "dashboard --port 99999": "less than or equal to 65535",
         "nope": "No such command 'nope'",
     }.items():
-        told = fails(monkeypatch, capsys, *arguments.split())
-        assert message in told, arguments
-        assert "secret" not in told
+        line = fails(monkeypatch, capsys, *arguments.split())
+        assert message in line, arguments
+        assert "secret" not in line
     assert not Path("none.db").exists()
 
 
 def test_no_traceback_reaches_the_person(tmp_path):
-    """The same through the real program: standard error is one line."""
+    """The standard error of the real program is one line."""
     assert call("run", "none.py", cwd=tmp_path, code=2).count("\n") == 1
 
 
-def test_a_script_with_a_mistake_is_told_by_its_path(tmp_path):
-    """A setting that does not exist, no study, a syntax error: file and reason."""
+def test_a_mistake_in_a_script_is_reported_with_its_path(tmp_path):
+    """For an unknown setting, a missing study or a syntax error, the message has the file and the reason."""
     path = tmp_path / "own.py"
     for text, message in {
         "from dropopt.study import Study\nstudy = Study(name='a', trian={})\n": "unknown setting 'trian'",
@@ -228,11 +229,11 @@ def test_a_script_with_a_mistake_is_told_by_its_path(tmp_path):
     }.items():
         path.write_text(text)
         with pytest.raises(ConfigError, match=re.escape(message)):
-            definition.load(str(path))
+            script.load(str(path))
 
 
 def test_a_study_finds_a_space_beside_its_script(tmp_path, monkeypatch):
-    """A file named in the script is looked for from here and beside the script."""
+    """A space's file is searched in the current folder and in the folder of the script."""
     (tmp_path / "mine.yaml").write_text("engine:\n  r0: {low: 0, high: 0.2}\n")
     assert Study(name="a", space="mine.yaml").load_space(tmp_path).parameters[0].high == 0.2
     with pytest.raises(ConfigError, match=r"search space mine\.yaml does not exist"):
@@ -240,7 +241,7 @@ def test_a_study_finds_a_space_beside_its_script(tmp_path, monkeypatch):
 
 
 def test_shipped_files_are_found_from_an_installed_package(tmp_path):
-    """In a package laid out as the wheel lays it out, studies and spaces are found by name."""
+    """Studies and spaces are found by name in a package that is laid out like the wheel."""
     setup = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     assert {"dropopt.studies", "dropopt.search_spaces"} <= set(setup["packages"])
     for package in setup["packages"]:
@@ -251,7 +252,7 @@ def test_shipped_files_are_found_from_an_installed_package(tmp_path):
             for file in (ROOT / where).glob(pattern):
                 shutil.copy(file, target)
     code = (
-        "from dropopt.study.define import shipped; from dropopt.study.define.definition import load;"
+        "from dropopt.study.define import shipped; from dropopt.study.define.script import load;"
         "study, path = load('digits'); space = study.load_space(path.parent); print(path); print(space.path)"
     )
     env = {"PYTHONPATH": str(tmp_path)}
@@ -260,6 +261,6 @@ def test_shipped_files_are_found_from_an_installed_package(tmp_path):
 
 
 def test_shipped_names_are_the_files_of_the_repository():
-    """Every study and space of the repository ships."""
+    """Every study and space of the repository is part of the package."""
     for kind, suffix in (("studies", ".py"), ("search_spaces", ".yaml")):
         assert shipped.names(kind) == sorted(path.stem for path in (ROOT / kind).glob(f"*{suffix}"))

@@ -1,4 +1,7 @@
-"""The layout: each room imports only what it may, no module waits for itself, and the front door opens fast."""
+"""The layout of the package: which room may import which, no import cycles, and light top-level imports.
+
+A room is a folder of modules with one subject, such as ``study/run``.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "dropopt"
 
-#: What each room may import besides itself. A module belongs to the innermost room that holds it; "root" is the
-#: modules directly in dropopt/, which are shared by all.
+#: What each room may import besides itself. A module belongs to the innermost room that contains it. "root" stands for
+#: the modules directly in dropopt/, which all rooms share.
 MAY_IMPORT = {
     "root": set(),
     "engine/masks": {"root"},
@@ -41,15 +44,14 @@ MAY_IMPORT = {
     "cli": {"root", "study/command"},
 }
 
-TORCH = ("engine", "training", "study/run", "study/after", "root")
-#: Packages that only some rooms may use.
+#: Packages that only some rooms may import.
 ONLY_IN = {
     "optuna": "study/",
     "optuna_dashboard": "study/show",
     "torch": ("engine", "training", "study/run", "study/after", "root"),
 }
 
-#: Modules that name others so that they load on first use.
+#: Modules that load others when one of their names is first used.
 FRONT_DOORS = {"dropopt", "dropopt.study"}
 
 MODULES = {
@@ -69,17 +71,17 @@ def room(module: str) -> str:
 
 
 def imports(module: str) -> set[str]:
-    """The modules that a module imports, at its top, inside functions and for types alone.
+    """The modules that a module imports: at the top, inside functions and under ``TYPE_CHECKING``.
 
-    ``from dropopt.engine import masks`` names the module ``dropopt.engine.masks``, and ``from dropopt.engine import
-    attach`` the module ``dropopt.engine``.
+    ``from dropopt.engine import masks`` imports the module ``dropopt.engine.masks``; ``from dropopt.engine import
+    attach`` imports the module ``dropopt.engine``.
     """
     found = set()
     for node in ast.walk(ast.parse(MODULES[module].read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert not node.level, f"{module}: write imports in full, not from {'.' * node.level}{node.module or ''}"
+            assert not node.level, f"{module}: use an absolute import, not from {'.' * node.level}{node.module or ''}"
             for alias in node.names:
                 inner = f"{node.module}.{alias.name}"
                 found.add(inner if inner in MODULES else str(node.module))
@@ -87,7 +89,7 @@ def imports(module: str) -> set[str]:
 
 
 def test_every_room_is_in_the_table():
-    """A new folder gets a line that says what it may import."""
+    """Every folder has a line in ``MAY_IMPORT``."""
     folders = {"/".join(path.relative_to(PACKAGE).parent.parts) for path in MODULES.values()} - {"", "study"}
     assert {
         folder for folder in folders if not any(f"{folder}/".startswith(f"{name}/") for name in MAY_IMPORT)
@@ -96,7 +98,7 @@ def test_every_room_is_in_the_table():
 
 @pytest.mark.parametrize("module", [name for name in MODULES if name not in FRONT_DOORS])
 def test_imports_run_one_way(module):
-    """A room imports itself and what the table allows."""
+    """A module imports only its own room and the rooms that ``MAY_IMPORT`` allows."""
     own = room(module)
     for other in sorted(imports(module)):
         top = other.split(".")[0]
@@ -109,30 +111,30 @@ def test_imports_run_one_way(module):
         assert room(other) in allowed or file in allowed, f"{module} imports {other}"
 
 
-def test_no_module_imports_itself_by_way_of_others():
-    """There is no circle, even of imports inside functions or for types alone."""
+def test_there_are_no_import_cycles():
+    """No modules import each other in a cycle, even inside functions or under ``TYPE_CHECKING``."""
     left = {name: imports(name) & MODULES.keys() - {name} - FRONT_DOORS for name in MODULES if name not in FRONT_DOORS}
     while ready := [name for name, needs in left.items() if not needs & left.keys()]:
         for name in ready:
             del left[name]
-    circles = {name: sorted(needs & left.keys()) for name, needs in left.items()}
-    assert not circles, f"these modules wait for each other: {circles}"
+    cycles = {name: sorted(needs & left.keys()) for name, needs in left.items()}
+    assert not cycles, f"import cycles: {cycles}"
 
 
 def test_attaching_knows_no_formula():
-    """What finds places knows no equation."""
+    """The modules that find places import no equation."""
     assert not any("equations" in name for m in MODULES if room(m) == "engine/places" for name in imports(m))
 
 
 def test_importing_dropopt_is_light():
-    """Neither torch nor optuna loads until a name that needs it is used."""
+    """``import dropopt`` loads neither torch nor optuna nor pydantic."""
     code = "import sys, dropopt; print([m for m in ('torch', 'optuna', 'pydantic') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
 def test_every_public_name_resolves():
-    """What __all__ promises is there."""
+    """Every name in ``__all__`` can be imported, and other names raise AttributeError."""
     import dropopt
     import dropopt.study
 
@@ -143,7 +145,7 @@ def test_every_public_name_resolves():
 
 
 def test_every_package_is_installed():
-    """A folder that setuptools does not know would be missing from a wheel."""
+    """Every folder of modules is listed in pyproject.toml; otherwise it would be missing from a wheel."""
     import tomllib
 
     known = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]

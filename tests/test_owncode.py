@@ -1,4 +1,4 @@
-"""``module:function``: a person's own data, and how far a name in a setting reaches."""
+"""``module:function``: data sets from the user's own functions, and which functions a setting may name."""
 
 import pytest
 import torch
@@ -57,27 +57,27 @@ class TestOwnFunction:
         own_module("own_data", OWN)
 
     def test_arrays_from_a_function_are_a_data_set(self):
-        """A function in the current folder that returns (images, labels) or named arrays is enough."""
+        """A data set can be a function in the current folder that returns (images, labels) or named arrays."""
         assert [len(s) for s in load_data(DataConfig(name="own_data:pair")).splits().values()] == [26, 6, 8]
         data = load_data(DataConfig(name="own_data:named"))
         assert data.classes == ("a", "b", "c", "d")
         assert data.duplicates["train/test"] + data.duplicates["validation/test"] == 8
 
-    def test_a_ready_dataset_is_used_as_it_is(self):
-        """A function may return a Dataset; its hashes are filled in, and settings that cannot apply are refused."""
+    def test_a_function_may_return_a_dataset(self):
+        """A Dataset is used as it is, except that its hashes are added; settings that cannot apply are an error."""
         data = load_data(DataConfig(name="own_data:ready"))
         assert data.name == "mine"
         assert set(data.fingerprint) == {"train", "validation", "test"}
         assert "subset and image_size cannot apply" in refused("own_data:ready", subset=2)
 
-    def test_doubles_of_a_ready_dataset_are_counted(self):
-        """Test images that were trained on are found there as well."""
+    def test_duplicates_in_a_returned_dataset_are_counted(self):
+        """Copies of training images in the test split are found in a returned Dataset as well."""
         data = load_data(DataConfig(name="own_data:leaking"))
         assert data.duplicates == {"train/validation": 0, "train/test": 4, "validation/test": 0}
         assert data.notices == ["mine: 4 of 4 test images are exact copies of train images"]
 
     def test_half_precision_is_read(self):
-        """bfloat16, which NumPy lacks, is converted."""
+        """bfloat16 images are converted, although NumPy does not have this type."""
         assert load_data(DataConfig(name="own_data:halves")).train.images.dtype == torch.float32
 
     @pytest.mark.parametrize(
@@ -90,8 +90,8 @@ class TestOwnFunction:
             ("keys", "unknown array 1; known: x"),
         ],
     )
-    def test_what_is_no_data_is_told(self, name, said):
-        """A function that returns something else is told what it returned."""
+    def test_errors_for_results_that_are_not_data(self, name, said):
+        """The error says what the function returned."""
         assert said in refused(f"own_data:{name}")
 
     @pytest.mark.parametrize(
@@ -107,8 +107,8 @@ class TestOwnFunction:
             ("lacking:pair", "failed: ModuleNotFoundError: No module named 'not_there' (FILE, line 1)"),
         ],
     )
-    def test_what_goes_wrong_in_own_code_is_told_with_its_place(self, tmp_path, name, said):
-        """An error in a person's own file is one line with the file and the line."""
+    def test_errors_in_own_code_name_file_and_line(self, tmp_path, name, said):
+        """An error in the user's own file becomes one line with the file and the line number."""
         (tmp_path / "broken.py").write_text("x = 1\ndef pair(\n")
         (tmp_path / "lacking.py").write_text("import not_there\n")
         file = tmp_path / f"{name.partition(':')[0]}.py"
@@ -130,6 +130,6 @@ class TestOwnFunction:
             ("own_data:pair()", "expected module:function"),
         ],
     )
-    def test_a_name_reaches_own_code_only(self, name, said):
+    def test_only_own_code_can_be_named(self, name, said):
         """A setting cannot name the standard library, an installed package or what a module merely imported."""
         assert said in refused(name)

@@ -23,7 +23,7 @@ from dropopt.engine.attached import Attached
 from dropopt.engine.drop_updates import UpdateDropper
 from dropopt.engine.efficacy import EfficacyWeights
 from dropopt.engine.importance.probes import PROBES
-from dropopt.engine.masks.allocation import preference, share_out
+from dropopt.engine.masks.allocation import mixture_rates, preference, share_out
 from dropopt.engine.members import BY_AREA, BY_IMPORTANCE, alpha, member_rates
 from dropopt.engine.places.place import Example, Place
 from dropopt.engine.places.record import device_of
@@ -360,7 +360,10 @@ class DropoutEngine(Attached[DropoutSite]):
                 safe_area=site.area.reshape(1),
             )
             integrated = float(equations.integrated_rate(list(members.values()), shares))
-            if site.p.numel() == 1:
+            if self.config.pattern == "own":
+                rates = mixture_rates(self.config, members, progress=self._signals.progress, importance=importance)
+                site.set_mixture(torch.tensor(shares), rates)
+            elif site.p.numel() == 1:
                 site.p.fill_(min(integrated, P_MAX))
             else:
                 progress = self._signals.progress
@@ -400,7 +403,7 @@ class DropoutEngine(Attached[DropoutSite]):
         )
 
     def _per_feature(self) -> bool:
-        return self.config.allocation != "uniform" or self.config.pattern == "structured"
+        return self.config.allocation != "uniform" or self.config.pattern in ("structured", "own")
 
     def _uses_importance(self) -> bool:
         return self.config.uses(*BY_IMPORTANCE) or self._per_feature() or self.config.drop_updates is not False

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from dropopt.config import ConfigError
 from dropopt.engine.importance import from_training as scores
+from dropopt.engine.masks.mixture import OWN_PATTERN, MixtureGate, mixture_gate
 from dropopt.engine.masks.noise import in_transform
 from dropopt.engine.masks.patterns import Gate, channel_gate, element_gate
 from dropopt.engine.masks.spatial import spatial_gate, spatial_structure
@@ -25,6 +26,10 @@ from dropopt.engine.masks.spatial import spatial_gate, spatial_structure
 _OBSERVED_SHARE = 16
 _OBSERVED_STEPS = 8
 _ENOUGH = 32
+
+
+#: What is needed, beside the saved tensors, to rebuild a gate in the backward pass.
+Rebuild = MixtureGate | Callable[..., Tensor] | None
 
 
 class DropoutSite(nn.Module):
@@ -42,6 +47,8 @@ class DropoutSite(nn.Module):
     """
 
     p: Tensor  # (1,) or (C,) drop rates in [0, P_MAX]
+    shares: Tensor  # (M,) probability of each method; pattern "own" only
+    method_rates: Tensor  # (M, C) drop rates of each method, in [0, P_MAX]; pattern "own" only
     importance: Tensor  # (C,) >= 0, of the last refresh
     totals: Tensor  # (rows, C) sums of scores since the last refresh
     count: Tensor  # () samples scored since the last refresh
@@ -73,6 +80,10 @@ class DropoutSite(nn.Module):
         # Not of the default type: in half precision, counts and sums would stop growing.
         f32 = torch.float32
         self.register_buffer("p", torch.zeros(features if per_feature else 1, dtype=f32))
+        if pattern == "own":
+            self.register_buffer("shares", torch.full((len(OWN_PATTERN),), 1 / len(OWN_PATTERN), dtype=f32))
+            self.register_buffer("method_rates", torch.zeros(len(OWN_PATTERN), features, dtype=f32))
+            self._shares_on_host = self.shares.cpu().clone()  # the sizes of runs are drawn without waiting for a GPU
         self.register_buffer("importance", torch.ones(features, dtype=f32))
         self.register_buffer("totals", torch.zeros(scores.ROWS.get(importance or "", 0), features, dtype=f32))
         self.register_buffer("count", torch.zeros((), dtype=f32))
@@ -103,13 +114,18 @@ class DropoutSite(nn.Module):
         if observed:
             self._observe(_sample(still))
         totals = self.totals if observed and self.kind == "taylor" and x.requires_grad else None
-        if totals is None and (gate is None or gate.make is None):
-            return x if gate is None else gate.times(x)
-        kept, make = ((), None) if gate is None else gate
-        masked: Tensor = _Masked.apply(x, totals, self.count, make, *kept)
+        if totals is None and gate is None:
+            return x
+        if totals is None and isinstance(gate, Gate) and gate.make is None:
+            return gate.times(x)
+        kept = () if gate is None else gate.kept
+        how = gate.without_kept() if isinstance(gate, MixtureGate) else None if gate is None else gate.make
+        masked: Tensor = _Masked.apply(x, totals, self.count, how, *kept)
         return masked
 
-    def _gate(self, x: Tensor) -> Gate:
+    def _gate(self, x: Tensor) -> Gate | MixtureGate:
+        if self.pattern == "own":
+            return mixture_gate(x, self.shares, self._shares_on_host, self.method_rates, self.block_size)
         p = self.p.view(-1, *[1] * (x.ndim - 2))
         if self.pattern == "element":
             return element_gate(x, p)
@@ -137,10 +153,21 @@ class DropoutSite(nn.Module):
         if self.kind != "taylor":  # taylor is scored and counted in the backward pass
             self.count += sample.shape[0]
 
+    @torch.no_grad()
+    def set_mixture(self, shares: Tensor, rates: Tensor) -> None:
+        """Set the shares (M,) and the rates (M, C) of the methods; ``p`` becomes their blend by eq. (15)."""
+        shares = shares.to(self.shares)
+        self.shares.copy_(shares)
+        self._shares_on_host = shares.cpu().clone()
+        self.method_rates.copy_(rates)
+        self.p.copy_(shares @ rates)
+
     def resume(self, state: Mapping[str, Any]) -> None:
         """Continue from a ``state_dict``."""
         self.load_state_dict(state)
         self._enough = False
+        if self.pattern == "own":
+            self._shares_on_host = self.shares.cpu().clone()
 
     @torch.no_grad()
     def refresh(self, decay: float) -> None:
@@ -200,11 +227,17 @@ class _Masked(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, totals: Tensor | None, count: Tensor, make: Callable[..., Tensor] | None, *kept: Tensor
+        ctx: Any,
+        x: Tensor,
+        totals: Tensor | None,
+        count: Tensor,
+        how: Rebuild,
+        *kept: Tensor,
     ) -> Tensor:
         ctx.save_for_backward(None if totals is None else _sample(x).clone(), *kept)
-        ctx.totals, ctx.count, ctx.make = totals, count, make
-        return Gate(kept, make).times(x) if kept else x.clone()  # no view, so that in-place operations may follow
+        ctx.totals, ctx.count, ctx.how = totals, count, how
+        # No view, so that in-place operations may follow.
+        return _gate_of(how, kept).times(x) if kept else x.clone()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -212,8 +245,13 @@ class _Masked(torch.autograd.Function):
         sample, *kept = ctx.saved_tensors
         if ctx.totals is not None:
             _add_taylor(ctx.totals, ctx.count, sample, gradient)
-        masked = Gate(tuple(kept), ctx.make).times(gradient) if kept else gradient
+        masked = _gate_of(ctx.how, tuple(kept)).times(gradient) if kept else gradient
         return masked, None, None, None, *[None] * len(kept)
+
+
+def _gate_of(how: Rebuild, kept: tuple[Tensor, ...]) -> Gate | MixtureGate:
+    """Rebuild a gate from the tensors that were saved for the backward pass."""
+    return how.with_kept(kept) if isinstance(how, MixtureGate) else Gate(kept, how)
 
 
 def _sample(x: Tensor) -> Tensor:

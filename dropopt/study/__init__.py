@@ -1,7 +1,7 @@
-"""Hyperparameter studies of the engine: spaces, storage, a worker with its slots, results.
+"""Hyperparameter studies of the engine, on Optuna.
 
-The only folder that imports optuna; names load on first use, so that ``dropopt --help`` and the child
-processes that train stay light.
+No other folder imports optuna. The names below are loaded on first use, which keeps ``dropopt --help`` and the child
+processes that train fast to start.
 """
 
 from __future__ import annotations
@@ -10,17 +10,35 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dropopt.study.blend.learned import export_evidence, learned, top_configurations
+    from dropopt.study.blend.sampler import EfficacySampler
     from dropopt.study.command.script import Study
     from dropopt.study.define.space import Space
+    from dropopt.study.search.forecast import ForecastPruner
+    from dropopt.study.show.efficacy import efficacy_report
 
+#: The module of each public name.
 _HOME = {
     "EfficacySampler": "dropopt.study.blend.sampler",
     "ForecastPruner": "dropopt.study.search.forecast",
     "Space": "dropopt.study.define.space",
     "Study": "dropopt.study.command.script",
+    "efficacy_report": "dropopt.study.show.efficacy",
+    "export_evidence": "dropopt.study.blend.learned",
+    "learned": "dropopt.study.blend.learned",
+    "top_configurations": "dropopt.study.blend.learned",
 }
 
-__all__ = ["Space", "Study"]
+__all__ = [
+    "EfficacySampler",
+    "ForecastPruner",
+    "Space",
+    "Study",
+    "efficacy_report",
+    "export_evidence",
+    "learned",
+    "top_configurations",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,15 +1,22 @@
-"""Training: data sets as tensors, networks by name, and the loop that trains one; knows the engine, not the study."""
+"""Training: data sets as tensors, networks by name, and the loop that trains one. It uses the engine, not the study.
+
+data/        from a setting to a Dataset: readers, splits, normalisation, complexity
+networks/    from a setting to a network: reference CNNs, torchvision's, timm's, your own
+fit          the training loop, with its optimizer (optim), augmentation (augment), evaluation (evaluate),
+             checkpoints (checkpoint) and device (device); results.py holds what it reports and returns
+pipeline     a complete run from its configuration: data, network, engine, fit
+"""
 
 from __future__ import annotations
 
 from dropopt.training.data.dataset import Dataset
-from dropopt.training.data.load import load_data, load_once
+from dropopt.training.data.load_data import load_data, load_once
 from dropopt.training.data.split import Split
 from dropopt.training.evaluate import evaluate
 from dropopt.training.fit import fit
-from dropopt.training.networks.models import build_model
+from dropopt.training.networks.build_model import build_model
+from dropopt.training.pipeline import prepare, train_run
 from dropopt.training.results import DivergedError, EpochReport, TrainResult
-from dropopt.training.run import prepare, train_run
 
 __all__ = [
     "Dataset",

@@ -1,7 +1,7 @@
-"""Augmentation on tensors: shift, flip and cutout, other for every sample, without a loop over samples.
+"""Augmentation on tensors: shift, flip and cutout, drawn for each image, without a loop over images.
 
-Shift and flip choose, for every pixel, where it comes from: they are one gather together with picking the batch.
-All draws of an epoch are made at its start, each kind from a stream of its own.
+Shift and flip map every pixel to the pixel that it is copied from, so selecting the batch and augmenting it is one
+gather. All draws of an epoch are made at its start, each kind from a stream of its own.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from torch import Tensor
 
 from dropopt.randomness import generator
 
-#: Shifts reach an eighth of the side (4 pixels of CIFAR's 32), the square cut out is a quarter of it.
+#: Largest shift and side of the cutout square, as shares of the image's side: 4 and 8 of CIFAR's 32 pixels.
 SHIFT = 1 / 8
 CUTOUT = 1 / 4
 
 
 @dataclass(frozen=True)
 class Draws:
-    """An epoch's draws, one per sample in the order of training; None for what is not asked for."""
+    """The draws of an epoch, one per image in the order of training; None for kinds that are not used."""
 
-    shift: Tensor | None = None  # (N, 2) rows, columns
+    shift: Tensor | None = None  # (N, 2) pixels: rows, columns
     flip: Tensor | None = None  # (N,) bool
     cutout: Tensor | None = None  # (N, 2) centre: row, column
 
 
 def draw(kinds: Sequence[str], images: Tensor, *, seed: int, epoch: int, device: torch.device) -> Draws | None:
-    """What happens to each image of ``epoch``; None when ``kinds`` is empty."""
+    """Draw the augmentation of each image in ``epoch``; None if ``kinds`` is empty."""
     if not kinds:
         return None
     n, _, height, width = images.shape
@@ -49,9 +49,9 @@ def draw(kinds: Sequence[str], images: Tensor, *, seed: int, epoch: int, device:
 
 
 def take(images: Tensor, index: Tensor, draws: Draws | None = None, where: slice = slice(None)) -> Tensor:
-    """The batch ``images[index]``, augmented with ``draws[where]``; channels stay next to each other in memory.
+    """Return the batch ``images[index]``, augmented with ``draws[where]``, in channels_last memory.
 
-    What a shift uncovers repeats the border; what cutout covers becomes 0, the training mean.
+    A shift repeats the border pixels where it uncovers the image; cutout fills its square with 0, the training mean.
     """
     rows = images.permute(0, 2, 3, 1)  # (N, H, W, C), contiguous as Dataset keeps them
     if draws is None:
@@ -63,7 +63,7 @@ def take(images: Tensor, index: Tensor, draws: Draws | None = None, where: slice
 
 
 def _gather(images: Tensor, index: Tensor, draws: Draws, where: slice) -> Tensor:
-    """(B, H, W, C) of images (N, H, W, C), shifted and flipped."""
+    """Select (B, H, W, C) from images (N, H, W, C), shifted and flipped."""
     if draws.shift is None and draws.flip is None:
         return images.index_select(0, index)
     _, height, width, channels = images.shape
@@ -80,7 +80,7 @@ def _gather(images: Tensor, index: Tensor, draws: Draws, where: slice) -> Tensor
 
 
 def _square(centre: Tensor, height: int, width: int) -> Tensor:
-    """(B, H, W, 1), true in a square around ``centre`` (B, 2), cut off at the border."""
+    """Mask (B, H, W, 1), true in a square around ``centre`` (B, 2), clipped at the border."""
     inside = []
     for axis, side in enumerate((height, width)):
         length = max(1, round(side * CUTOUT))

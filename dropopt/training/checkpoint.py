@@ -1,4 +1,7 @@
-"""Checkpoints: all that a stopped run needs to go on bit for bit, whole or absent, and never code."""
+"""Checkpoints: everything an interrupted training needs to continue with bit-identical results.
+
+A checkpoint is complete or absent, and reading one never runs code.
+"""
 
 from __future__ import annotations
 
@@ -13,23 +16,23 @@ from typing import Any
 import torch
 
 from dropopt.files import clear_leftovers, load_tensors, save_tensors
+from dropopt.randomness import global_state, set_global_state
 from dropopt.training.results import EpochReport
 
-#: Raise it when the content changes: older files are then set aside.
+#: Increase it when the content changes; files of other versions are then set aside.
 VERSION = 1
 
 
 def write_checkpoint(
     path: Path, identity: str, state: Mapping[str, Any], history: list[EpochReport], device: torch.device
 ) -> None:
-    """Replace the checkpoint at ``path``. When that fails training goes on, with a warning, and the old one stands."""
+    """Replace the checkpoint at ``path``. If that fails, warn and keep the old file, so that training continues."""
     content = {
         "version": VERSION,
         "identity": identity,
         "state": dict(state),
-        "history": json.dumps([asdict(report) for report in history]),  # rates are plain: text keeps them so
-        "rng": torch.get_rng_state(),
-        "cuda_rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+        "history": json.dumps([asdict(report) for report in history]),  # JSON keeps plain floats exactly
+        **global_state(device),
     }
     try:
         save_tensors(path, content)
@@ -38,9 +41,12 @@ def write_checkpoint(
 
 
 def read_checkpoint(path: Path, identity: str, device: torch.device) -> tuple[dict[str, Any], list[EpochReport]] | None:
-    """State and history of the run ``identity``, and torch's random state put back; None to start afresh.
+    """Read the checkpoint of the run ``identity`` and restore torch's random state.
 
-    A file that is damaged, of another run or not a checkpoint is set aside as ``path``.bad, with a warning.
+    A file that is damaged, belongs to another run, or is not a checkpoint is renamed to ``path``.bad with a warning.
+
+    Returns:
+        State and history, or None if there is no usable checkpoint.
     """
     clear_leftovers(path)
     if not path.exists():
@@ -49,14 +55,12 @@ def read_checkpoint(path: Path, identity: str, device: torch.device) -> tuple[di
     try:
         content = load_tensors(path)
         if content["version"] != VERSION:
-            raise ValueError(f"it is of version {content['version']}, not {VERSION}")
+            raise ValueError(f"its version is {content['version']}, expected {VERSION}")
         if content["identity"] != identity:
-            raise ValueError("it is of another run")
+            raise ValueError("it belongs to another run")
         history = [EpochReport(**report) for report in json.loads(content["history"])]
         state: dict[str, Any] = content["state"]
-        torch.set_rng_state(content["rng"])
-        if content["cuda_rng"] is not None and device.type == "cuda":
-            torch.cuda.set_rng_state(content["cuda_rng"], device)
+        set_global_state(content, device)
     except Exception as error:
         _set_aside(path, error)
         return None

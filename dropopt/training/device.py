@@ -1,4 +1,4 @@
-"""Which device trains, and what it is good at."""
+"""Which device trains, and whether it computes bf16 in hardware."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from dropopt.config import ConfigError
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device called ``name``; ``auto`` is CUDA where there is one, else the CPU."""
+    """Find the device called ``name``; ``auto`` means CUDA if available, else the CPU.
+
+    Raises:
+        ConfigError: If this machine has no such device; the message lists those it has.
+    """
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
         return torch.device("cuda", 0) if available else torch.device("cpu")
@@ -21,11 +25,11 @@ def resolve_device(name: str) -> torch.device:
 
 
 def computes_bf16(device: torch.device) -> bool:
-    """Whether ``device`` multiplies bf16 in hardware. Where a CPU emulates it, it takes up to eight times float32."""
+    """Whether ``device`` multiplies bf16 in hardware; a CPU that emulates it needs up to eight times float32's time."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type != "cpu":
         return False
-    # Older torch does not tell; float32 is never wrong.
+    # Older versions of torch do not report it; float32 is always correct.
     capabilities: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))

@@ -1,9 +1,9 @@
 """fit: train a network, with or without a dropout engine, and keep its best epoch.
 
-Three kinds of randomness never touch each other: data order and augmentation have streams of their own, a
-function of seed and epoch alone; torch's global stream, which dropout masks are drawn from, starts from the
-seed and is put back afterwards. So another drop rate changes neither the order of the data nor what happens
-to an image, and a checkpoint carries one random state.
+Three kinds of randomness are independent of each other. The order of the data and the augmentation have streams of
+their own, functions of the seed and the epoch only. Dropout masks are drawn from torch's global stream, which is seeded
+at the start and restored at the end. Hence another drop rate changes neither the order of the data nor the
+augmentation of an image, and a checkpoint needs to hold only one random state.
 
 Nothing inside an epoch waits for the device: losses stay on it until the epoch ends.
 """
@@ -47,19 +47,38 @@ def fit(
     *,
     checkpoint: Path | None = None,
 ) -> TrainResult:
-    """Train ``model`` on ``data.train``, validate on ``data.validation`` after each epoch; the test split is not read.
+    """Train a model on the training split and validate it after each epoch. The test split is not used.
 
     Args:
-        model: trained in place, on ``config.device``; it ends with the weights of the best epoch, by smoothed loss.
-        engine: attached to ``model``, or None for training without dropout; its rates change here.
-        data: images in three splits.
-        config: the recipe.
-        on_epoch: called with each epoch's report; what it raises ends training and propagates.
-        checkpoint: a file, written after each epoch once ``on_epoch`` has returned. A later call with the same
-            arguments goes on from it and ends, on a CPU, as if it had never been stopped; at most the epoch that was
-            under way is trained, and reported, again.
+        model: Maps images (N, C, H, W) to logits (N, classes). It is moved to ``config.device``, trained in place, and
+            ends with the weights of the epoch that has the lowest smoothed validation loss.
+        engine: What :func:`dropopt.attach` returned for ``model``; its drop rates are updated after each epoch, or
+            every ``update_every`` steps. None to train without it.
+        data: Training and validation images, from :func:`load_data` or your own :class:`Dataset`.
+        config: Epochs, batch size, optimizer, learning rate and its schedule, augmentation, precision, device, seed.
+        on_epoch: Called with the :class:`EpochReport` of each epoch. If it raises, training ends and the exception
+            propagates.
+        checkpoint: A file that is written after each epoch, once ``on_epoch`` has returned. A later call with the same
+            arguments continues from it. On a CPU it ends with bit-identical results; only the epoch that was
+            interrupted is trained, and reported, again.
 
-    Raises :class:`DivergedError` when a loss is not finite; found at the end of its epoch.
+    Returns:
+        The best epoch, its validation loss and accuracy, the smoothed loss of the last epoch, and all reports.
+
+    Raises:
+        DivergedError: If a loss is not finite; checked at the end of each epoch.
+        ConfigError: If the device does not exist, the model has nothing to train, or it does not return logits.
+
+    Example:
+        >>> from dropopt.config import TrainConfig
+        >>> labels = torch.arange(40) % 2
+        >>> images = labels.float().view(40, 1, 1, 1).expand(40, 1, 4, 4)
+        >>> split = Split(images, labels)
+        >>> data = Dataset("bright or dark", ("dark", "bright"), train=split, validation=split, test=split)
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
+        >>> result = fit(model, None, data, TrainConfig(epochs=3, batch_size=8, device="cpu"))
+        >>> len(result.history), result.best_val_accuracy
+        (3, 1.0)
     """
     device = resolve_device(config.device)
     with global_stream(config.seed, "dropout", device=device):
@@ -76,7 +95,7 @@ def fit(
 
 
 class _Training:
-    """A training under way: everything that changes from epoch to epoch."""
+    """A training in progress: everything that changes from epoch to epoch."""
 
     def __init__(
         self,
@@ -90,7 +109,7 @@ class _Training:
         model.to(device)
         if config.channels_last:
             model.to(memory_format=torch.channels_last)
-        # As load_data keeps them; images that a person made may lie otherwise, and are laid out once.
+        # load_data returns this layout; images from elsewhere are converted once here.
         images = data.train.images.to(device).contiguous(memory_format=torch.channels_last)
         self.train = Split(images, data.train.labels.to(device))
         self.validation = data.validation.to(device)
@@ -99,12 +118,12 @@ class _Training:
         if engine is not None:
             engine.watch(self.optimizer)
         self.bounds = _bounds(len(self.train), config.batch_size)
-        #: Steps between refreshes within an epoch; None for none.
+        #: Steps between updates of the rates within an epoch; None to update after each epoch only.
         self.every = engine.update_every if engine is not None else None
         self.history: list[EpochReport] = []
         self.best: dict[str, Any] = {}
 
-    # -- how far
+    # -- progress
 
     @property
     def best_epoch(self) -> int:
@@ -113,11 +132,12 @@ class _Training:
 
     @property
     def finished(self) -> bool:
+        """Whether all epochs are done, or ``patience`` epochs have passed since the best one."""
         done, patience = len(self.history), self.config.patience
         return done >= self.config.epochs or (patience is not None and done - self.best_epoch >= patience)
 
     def result(self) -> TrainResult:
-        """Give the model its best weights, and the caller what came of it."""
+        """Load the best weights into the model and summarise the training."""
         self.model.load_state_dict(self.best)
         best = self.history[self.best_epoch - 1]
         last = self.history[-1].smoothed_loss
@@ -126,7 +146,7 @@ class _Training:
     # -- one epoch
 
     def epoch(self) -> EpochReport:
-        """Train and validate one epoch, keep its weights if they are the best, and refresh the engine's rates."""
+        """Train and validate one epoch, keep its weights if they are the best, and update the engine's rates."""
         began = time.perf_counter()
         number, config = len(self.history) + 1, self.config
         train_loss, batch = self._train_epoch(number)
@@ -150,11 +170,11 @@ class _Training:
         self._refresh(batch, float(number), val_loss=val_loss, train_loss=train_loss, val_accuracy=val_accuracy)
         self.history.append(report)
         if self.best_epoch == number:
-            self.best = copy.deepcopy(self.model.state_dict())  # a module may keep more in it than tensors
+            self.best = copy.deepcopy(self.model.state_dict())  # deep: a module may keep more than tensors in it
         return report
 
     def _train_epoch(self, number: int) -> tuple[float, tuple[Tensor, Tensor]]:
-        """All steps of an epoch; its mean loss, and its last batch."""
+        """Take all steps of an epoch; return its mean loss and its last batch."""
         order = torch.randperm(len(self.train), generator=generator(self.config.seed, "order", number))
         order = order.to(self.device)
         draws = augment.draw(
@@ -187,7 +207,7 @@ class _Training:
         return detached
 
     def _mean(self, losses: Tensor, number: int) -> float:
-        """Mean over samples of the losses of an epoch's steps; the one place where the device is waited for."""
+        """Mean loss per image, from each step's mean loss. This is the only place that waits for the device."""
         values: list[float] = losses.tolist()
         for step, loss in enumerate(values, start=1):
             if not math.isfinite(loss):
@@ -196,20 +216,22 @@ class _Training:
         return math.fsum(loss * size for loss, size in zip(values, sizes, strict=True)) / sum(sizes)
 
     def _rate(self, number: int, step: int) -> float:
+        """Learning rate of ``step`` (from 0) in epoch ``number`` (from 1)."""
         share = ((number - 1) + step / len(self.bounds)) / self.config.epochs
         return learning_rate(self.config, share)
 
     def _refresh(self, batch: tuple[Tensor, Tensor], epoch: float, **metrics: float) -> None:
-        """Let the engine look at a batch, if it needs one, and compute its rates anew."""
+        """Show the engine a batch if it needs one, and let it update its rates."""
         if self.engine is None:
             return
         if self.engine.needs_probe:
             self.engine.probe(*batch)
         self.engine.step(epoch=epoch, epochs=self.config.epochs, **metrics)
 
-    # -- stop and go on
+    # -- checkpoints
 
     def save(self, path: Path) -> None:
+        """Write the checkpoint at ``path``."""
         state = {
             "model": self.model.state_dict(),
             "best": self.best,
@@ -219,7 +241,7 @@ class _Training:
         write_checkpoint(path, self.identity, state, self.history, self.device)
 
     def resume(self, path: Path) -> None:
-        """Go on from the checkpoint at ``path``, if there is a sound one of this very run."""
+        """Continue from the checkpoint at ``path`` if it is usable and belongs to this run."""
         found = read_checkpoint(path, self.identity, self.device)
         if found is None:
             return
@@ -232,9 +254,9 @@ class _Training:
 
 
 def _bounds(count: int, size: int) -> list[slice]:
-    """Where each batch lies in an epoch's order.
+    """The slice of an epoch's order that each batch takes.
 
-    A last batch of one sample, which BatchNorm cannot take, joins the one before it.
+    A last batch of one image, for which BatchNorm fails, is merged into the batch before it.
     """
     starts = list(range(0, count, size))
     if size > 1 and len(starts) > 1 and count - starts[-1] == 1:
@@ -243,7 +265,7 @@ def _bounds(count: int, size: int) -> list[slice]:
 
 
 def _identity(model: nn.Module, engine: Engine | None, data: Dataset, config: TrainConfig) -> str:
-    """What a checkpoint must share with the run that goes on from it: recipe, engine, network and data."""
+    """Hash of what a checkpoint and the run that continues from it must share: recipe, engine, network and data."""
     facts: dict[str, Any] = {
         "train": config.model_dump(mode="json", exclude={"device"}),
         "engine": engine.config.model_dump(mode="json") if engine is not None else None,

@@ -1,4 +1,4 @@
-"""The optimizer, and its learning rate as a function of progress: nothing to carry from step to step."""
+"""The optimizer, and its learning rate as a function of progress, so that a schedule has no state of its own."""
 
 from __future__ import annotations
 
@@ -9,14 +9,21 @@ from torch import nn
 
 from dropopt.config import ConfigError, TrainConfig
 
-#: One cycle, as in PyTorch's scheduler: share of the steps that the rate climbs, and where it starts and ends.
-CLIMB = 0.3
+#: One cycle, with the defaults of PyTorch's OneCycleLR: the share of the steps in which the rate rises (pct_start),
+#: and where it starts and ends as a fraction of lr (1 / div_factor, and that / final_div_factor).
+RISE = 0.3
 START = 1 / 25
 END = 1 / 250_000
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum or AdamW; norms and biases, all of one dimension, do not decay."""
+    """Build SGD with Nesterov momentum, or AdamW.
+
+    Weight decay applies to parameters of two or more dimensions, hence not to biases and normalisation layers.
+
+    Raises:
+        ConfigError: If no parameter requires a gradient.
+    """
     trained = [p for p in model.parameters() if p.requires_grad]
     if not trained:
         raise ConfigError("the model has no parameter that requires a gradient")
@@ -32,14 +39,17 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
 
 
 def learning_rate(config: TrainConfig, progress: float) -> float:
-    """The rate when the share ``progress`` of all steps, in [0, 1), has been taken."""
+    """Learning rate after the share ``progress``, in [0, 1), of all steps.
+
+    constant: lr. cosine: from lr to 0. onecycle: from lr * START to lr, then to lr * END, both along half a cosine.
+    """
     if config.schedule == "constant":
         return config.lr
     if config.schedule == "cosine":
         return config.lr * _cosine(1.0, 0.0, progress)
-    if progress < CLIMB:
-        return config.lr * _cosine(START, 1.0, progress / CLIMB)
-    return config.lr * _cosine(1.0, END, (progress - CLIMB) / (1 - CLIMB))
+    if progress < RISE:
+        return config.lr * _cosine(START, 1.0, progress / RISE)
+    return config.lr * _cosine(1.0, END, (progress - RISE) / (1 - RISE))
 
 
 def _cosine(start: float, end: float, share: float) -> float:

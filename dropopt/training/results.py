@@ -1,4 +1,4 @@
-"""What training tells: a report after each epoch, a result at the end, or where it diverged."""
+"""What training returns: a report after each epoch, a result at the end, or an error that says where it diverged."""
 
 from __future__ import annotations
 
@@ -8,37 +8,79 @@ from typing import Any
 
 @dataclass(frozen=True)
 class EpochReport:
-    """One completed epoch; losses in nats."""
+    """One completed epoch. Losses are mean cross-entropies per image, in nats.
 
-    epoch: int  # from 1
-    epochs: int  # planned
-    train_loss: float  # as optimised: with dropout, augmentation and label smoothing
-    val_loss: float  # plain cross-entropy
+    Args:
+        epoch: Number of the epoch, from 1.
+        epochs: How many epochs are planned.
+        train_loss: Loss as optimised: with dropout, augmentation and label smoothing.
+        val_loss: Loss on the validation split, without any of these.
+        val_accuracy: Accuracy on the validation split, in [0, 1].
+        smoothed_loss: Exponential moving average of ``val_loss`` up to this epoch, corrected for its start at zero.
+        lr: Learning rate of the epoch's last step.
+        seconds: Wall-clock time of the epoch, validation included.
+        rates: The engine's rates with which the epoch ended, one row per site.
+        weights: The weights of the efficacy metrics with which the epoch ended.
+
+    Example:
+        >>> losses = {"train_loss": 1.2, "val_loss": 1.0, "smoothed_loss": 1.0}
+        >>> report = EpochReport(epoch=1, epochs=9, val_accuracy=0.7, lr=0.1, seconds=2.5, **losses)
+        >>> f"epoch {report.epoch} of {report.epochs}: {report.val_accuracy:.0%}"
+        'epoch 1 of 9: 70%'
+    """
+
+    epoch: int
+    epochs: int
+    train_loss: float
+    val_loss: float
     val_accuracy: float
-    smoothed_loss: float  # moving average of val_loss so far
-    lr: float  # of the epoch's last step
+    smoothed_loss: float
+    lr: float
     seconds: float
-    #: One row per site and the efficacy weights, as they were in force when the epoch ended.
     rates: list[dict[str, Any]] = field(default_factory=list)
     weights: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """A finished training; the model holds the weights of ``best_epoch``."""
+    """A finished training; the model holds the weights of ``best_epoch``.
 
-    smoothed_loss: float  # of the last epoch: what studies minimise
-    best_epoch: int  # where the smoothed loss was lowest
-    best_val_loss: float  # validation loss of that epoch
-    best_val_accuracy: float  # accuracy of that epoch
+    Args:
+        smoothed_loss: Smoothed validation loss of the last epoch: the value that studies minimise.
+        best_epoch: The epoch (from 1) with the lowest smoothed validation loss.
+        best_val_loss: Validation loss of that epoch.
+        best_val_accuracy: Validation accuracy of that epoch, in [0, 1].
+        history: The report of every epoch.
+
+    Example:
+        >>> result = TrainResult(0.4, best_epoch=2, best_val_loss=0.3, best_val_accuracy=0.9, history=[])
+        >>> result.best_epoch
+        2
+    """
+
+    smoothed_loss: float
+    best_epoch: int
+    best_val_loss: float
+    best_val_accuracy: float
     history: list[EpochReport]
 
 
 class DivergedError(ArithmeticError):
-    """A loss was not finite at ``step`` (from 1) of ``epoch`` (from 1)."""
+    """A loss that is not finite.
+
+    Args:
+        epoch: The epoch, from 1.
+        step: The step within the epoch, from 1.
+        loss: The loss.
+        what: Which loss: training or validation.
+
+    Example:
+        >>> print(DivergedError(epoch=2, step=5, loss=float("inf")))
+        training loss is inf at epoch 2, step 5; a lower lr may help
+    """
 
     def __init__(self, epoch: int, step: int, loss: float, what: str = "training") -> None:
-        # All arguments go to the base: an exception that cannot be pickled cannot cross a process.
+        # The base class gets all arguments: otherwise the exception cannot be unpickled in another process.
         super().__init__(epoch, step, loss, what)
         self.epoch = epoch
         self.step = step
@@ -49,7 +91,10 @@ class DivergedError(ArithmeticError):
 
 
 def smoothed(losses: list[float], decay: float) -> list[float]:
-    """Exponential moving average after each loss, corrected for its start at zero."""
+    """Exponential moving average after each loss, corrected for its start at zero.
+
+    After n losses it is the weighted mean sum_i decay^(n-i) loss_i / sum_i decay^(n-i).
+    """
     average, out = 0.0, []
     for count, loss in enumerate(losses, start=1):
         average = decay * average + (1 - decay) * loss

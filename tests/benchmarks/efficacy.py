@@ -1,11 +1,11 @@
-"""Does learning the blend pay? Final regret of samplers on objectives whose truth is known.
+"""Benchmark of the efficacy sampler: final regret of samplers on objectives with a known optimum.
 
     python -m tests.benchmarks.efficacy --quick
-    python -m tests.benchmarks.efficacy --jobs 2 --samplers gp cmaes random even      hours, nearly all of them the GP's
+    python -m tests.benchmarks.efficacy --jobs 2 --samplers gp cmaes random even      # hours, mostly for the GP
 
-An objective is to be minimised: the loss of a blend (best 0, typically 0.3 to 1), that of six further
-parameters (at most 0.1), and normal noise (0.03). Every sampler suggests the shares as numbers in [0, 1], which the
-objective divides by their sum. A study's regret is the noise-free loss of the trial with the best noisy value.
+An objective is minimised. It is the sum of the loss of a blend (minimum 0, typically 0.3 to 1), the loss of six further
+parameters (at most 0.1) and normal noise (standard deviation 0.03). Each sampler suggests weights in [0, 1], which the
+objective divides by their sum. The regret of a study is the noise-free loss of the trial with the best noisy value.
 """
 
 from __future__ import annotations
@@ -30,14 +30,16 @@ from rich.box import MARKDOWN
 from rich.console import Console
 from rich.table import Table
 
-from dropopt.study.blend.effects import Evidence, learn, scheffe
-from dropopt.study.blend.evidence import normal_scores
+from dropopt.study.blend.effects import learn
+from dropopt.study.blend.evidence import Evidence
+from dropopt.study.blend.mixture import scheffe
+from dropopt.study.blend.ranks import normal_scores
 from dropopt.study.blend.sampler import EfficacySampler
 
-#: Standard deviation of the noise, unless --noise says otherwise.
+#: Default standard deviation of the noise.
 NOISE = 0.03
 TRIALS = 60
-#: What the six further parameters cost at most, all together.
+#: Default largest loss of the six further parameters together.
 NUISANCE = 0.1
 
 Loss = Callable[[np.ndarray, dict[str, Any]], float]
@@ -49,11 +51,11 @@ class Problem:
 
     names: tuple[str, ...]
     blend: Loss
-    best: dict[str, Any]  # of the further parameters
-    nuisance: float  # what they cost at most
+    best: dict[str, Any]  # optimum of the further parameters
+    nuisance: float  # their largest loss
 
     def shares(self, params: dict[str, Any]) -> np.ndarray:
-        """The blend: suggested values over their sum."""
+        """The blend: weights divided by their sum."""
         raw = np.array([params[name] for name in self.names]) + 1e-9
         return raw / raw.sum()
 
@@ -68,7 +70,7 @@ class Problem:
         return self.blend(self.shares(params), params) + self.nuisance * float(nuisance)
 
     def __call__(self, trial: optuna.Trial) -> float:
-        """Suggest all parameters and give the loss without noise."""
+        """Suggest all parameters and return the loss without noise."""
         for name in self.names:
             trial.suggest_float(name, 0.0, 1.0)
         trial.suggest_float("lr", 1e-4, 1.0, log=True)
@@ -87,7 +89,7 @@ def _interior(rng: np.random.Generator, methods: int) -> np.ndarray:
 
 
 def quadratic(rng: np.random.Generator, methods: int) -> Loss:
-    """A random polynomial of Scheffe, from 0 to 1: its best blend lies anywhere, often on a face."""
+    """A random quadratic polynomial with values from 0 to 1; its best blend is anywhere, often on a face."""
     alone = rng.normal(size=methods)
     together = np.triu(rng.normal(scale=2.0, size=(methods, methods)), 1)
 
@@ -101,7 +103,7 @@ def quadratic(rng: np.random.Generator, methods: int) -> Loss:
 
 
 def bowl(rng: np.random.Generator, methods: int) -> Loss:
-    """A bowl of random curvature around a blend inside."""
+    """A quadratic bowl of random curvature around an interior blend."""
     root = rng.normal(size=(methods, methods))
     curve = root @ root.T + 0.5 * np.eye(methods)
     best = _interior(rng, methods)
@@ -111,40 +113,40 @@ def bowl(rng: np.random.Generator, methods: int) -> Loss:
 
 
 def corner(rng: np.random.Generator, methods: int) -> Loss:
-    """One method alone is best; the others differ a little."""
+    """One method alone is best; the others differ little from each other."""
     cost = rng.uniform(0.7, 1.0, size=methods)
     cost[rng.integers(methods)] = 0.0
     return lambda w, _: float(cost @ w)
 
 
 def edge(rng: np.random.Generator, methods: int) -> Loss:
-    """Two methods together beat either; all others harm."""
+    """Two methods together are better than either alone; all others are harmful."""
     a, b = rng.permutation(methods)[:2]
     split = rng.uniform(0.3, 0.7)
     return lambda w, _: float(0.8 * (1 - w[a] - w[b]) + 2.0 * (w[a] - split * (w[a] + w[b])) ** 2)
 
 
 def ridge(rng: np.random.Generator, methods: int) -> Loss:
-    """A valley: only how much two methods take together matters, to a sharp best."""
+    """A valley: the loss depends only on the sum of the shares of half of the methods, with a sharp minimum."""
     pair = rng.permutation(methods)[: methods // 2]
     level = rng.uniform(0.3, 0.8)
     return lambda w, _: float(min(2.0 * abs(w[pair].sum() - level), 1.0))
 
 
 def plateau(rng: np.random.Generator, methods: int) -> Loss:
-    """Flat, but for a basin around a blend inside."""
+    """Flat except for a basin around an interior blend."""
     best = _interior(rng, methods)
     return lambda w, _: float(min(((w - best) @ (w - best)) / 0.4**2, 1.0))
 
 
 def sharp(rng: np.random.Generator, methods: int) -> Loss:
-    """A cone whose point lies inside."""
+    """A cone with its apex at an interior blend."""
     best = _interior(rng, methods)
     return lambda w, _: float(min(np.linalg.norm(w - best) / 0.5, 1.0))
 
 
 def two(rng: np.random.Generator, methods: int) -> Loss:
-    """Two basins, one a little deeper."""
+    """Two basins, one slightly deeper."""
     first, second = rng.dirichlet(np.full(methods, 0.7), size=2)
     return lambda w, _: float(
         min(np.linalg.norm(w - first) ** 2 / 0.4**2, 0.15 + np.linalg.norm(w - second) ** 2 / 0.4**2, 1.0)
@@ -152,7 +154,7 @@ def two(rng: np.random.Generator, methods: int) -> Loss:
 
 
 def dependent(rng: np.random.Generator, methods: int) -> Loss:
-    """The best blend moves with another parameter."""
+    """The best blend depends on another parameter."""
     ends = [_interior(rng, methods), rng.dirichlet(np.full(methods, 0.5))]
 
     def loss(w: np.ndarray, params: dict[str, Any]) -> float:
@@ -179,12 +181,12 @@ PROBLEMS: dict[str, Callable[[np.random.Generator, int], Loss]] = {
     "dependent": dependent,
     "irrelevant": irrelevant,
 }
-#: Largest ratio of regret to TPE's that counts as success, where one is promised.
+#: Goal for the ratio of the regret to that of TPE, for objectives with a goal.
 GOALS = {"quadratic": 0.4, "corner": 0.4, "sharp": 0.8, "irrelevant": 1.1}
 
 
 def problem(kind: str, methods: int, seed: int, nuisance: float = NUISANCE) -> Problem:
-    """The objective of a seed: everything about it is drawn."""
+    """The objective of a seed; all its properties are random."""
     rng = np.random.default_rng([seed, methods, *kind.encode()])
     names = tuple(f"w_{i}" for i in range(methods))
     best = {
@@ -217,7 +219,7 @@ SAMPLERS: dict[str, Callable[[int, Sequence[str]], BaseSampler]] = {
 
 
 def regret(kind: str, methods: int, seed: int, sampler: str, noise_level: float, nuisance: float) -> float:
-    """Noise-free loss of the trial with the best noisy value."""
+    """The noise-free loss of the trial with the best noisy value."""
     task = problem(kind, methods, seed, nuisance)
     noise = np.random.default_rng([seed, 1]).normal(scale=noise_level, size=TRIALS)
     study = optuna.create_study(sampler=SAMPLERS[sampler](seed, task.names))
@@ -226,12 +228,15 @@ def regret(kind: str, methods: int, seed: int, sampler: str, noise_level: float,
 
 
 def coverage(methods: int, trials: int, seed: int, shuffle: bool) -> tuple[float, float, bool, float]:
-    """One study where the polynomial is right: the share of true effects inside their 90% intervals.
+    """Coverage of the 90% intervals in one study where the polynomial is the correct model.
 
-    Also the share of effects with an interval away from 0 on the wrong side, whether anything was claimed, and
-    the highest probability of a method to be best. Blends are even over the simplex; the outcome is a random
-    polynomial, linear in six covariates, with noise. Scores are ranks, so the truth is on their scale:
-    coefficients over the deviation of the outcome. ``shuffle`` breaks the link: there is no effect.
+    Blends are uniform on the simplex. The outcome is a random quadratic polynomial of them, linear in six covariates,
+    with noise. True effects are on the scale of scores: coefficients divided by the standard deviation of the outcome.
+    With ``shuffle``, outcomes are permuted, so that there is no effect.
+
+    Returns:
+        The fraction of true effects inside their intervals, the fraction of intervals that exclude 0 on the wrong
+        side, whether any claim was made, and the highest probability of a method of being the best.
     """
     rng = np.random.default_rng([methods, trials, seed])
     blends, others = rng.dirichlet(np.ones(methods), size=trials), rng.uniform(-1, 1, size=(trials, 6))
@@ -262,9 +267,9 @@ def coverage(methods: int, trials: int, seed: int, shuffle: bool) -> tuple[float
 
 
 def ask_cost(trials: int = 1000, repeats: int = 40) -> tuple[float, float]:
-    """Mean milliseconds of processor time of an ask and its suggestions after so many trials: TPE, and wrapped.
+    """Mean processor time, in milliseconds, of an ask and its suggestions after ``trials`` trials: TPE, and wrapped.
 
-    Twenty asks share a model of the blend: two of the forty make one.
+    Twenty asks share a model of the blend, so two of the forty asks fit one.
     """
     task = problem("quadratic", 5, 0)
     source = optuna.create_study(sampler=RandomSampler(seed=0))
@@ -315,7 +320,7 @@ def regret_table(options: argparse.Namespace, samplers: Sequence[str]) -> Table:
 
 
 def coverage_table(seeds: int) -> Table:
-    """Coverage where the model is right, and the control: with outcomes shuffled nothing may be claimed."""
+    """Coverage where the model is correct, and a control with shuffled outcomes, where no claim should be made."""
     table = Table(title=f"90% credible intervals, {seeds} seeds", box=MARKDOWN)
     for heading in ("outcomes", "methods", "trials", "coverage", "wrong sign", "claims", "highest P(best)"):
         table.add_column(heading, no_wrap=True)
@@ -329,17 +334,17 @@ def coverage_table(seeds: int) -> Table:
 
 
 def main() -> None:
-    """Parse the command line, run, print."""
+    """Parse the command line, run the benchmark and print its tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--first-seed", type=int, default=100, help="seeds below 100 served to choose constants")
+    parser.add_argument("--first-seed", type=int, default=100, help="seeds below 100 were used to choose constants")
     parser.add_argument("--noise", type=float, default=NOISE)
     parser.add_argument("--nuisance", type=float, default=NUISANCE)
     parser.add_argument("--methods", type=int, nargs="+", default=[4, 5])
     parser.add_argument("--objectives", nargs="+", choices=list(PROBLEMS), default=list(PROBLEMS))
     parser.add_argument("--samplers", nargs="+", choices=list(SAMPLERS), default=["tpe", "efficacy", "cmaes", "random"])
-    parser.add_argument("--jobs", type=int, default=1, help="processes; the GP sampler takes minutes a study")
-    parser.add_argument("--quick", action="store_true", help="3 seeds, 5 methods, the objectives with a goal")
+    parser.add_argument("--jobs", type=int, default=1, help="processes; the GP sampler takes minutes per study")
+    parser.add_argument("--quick", action="store_true", help="3 seeds, 5 methods, and only the objectives with a goal")
     options = parser.parse_args()
     if options.quick:
         options.seeds, options.methods, options.objectives = 3, [5], list(GOALS)

@@ -36,7 +36,7 @@ import dropopt
 from dropopt.config import Baseline, EngineConfig, ModelConfig
 from dropopt.engine.site import DropoutSite
 from dropopt.study.run.slots import KEEP_MEMORY
-from dropopt.training.networks.models import build_model
+from dropopt.training import build_model
 
 P = 0.25
 BLOCK = 3

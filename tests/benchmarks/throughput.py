@@ -1,18 +1,19 @@
-"""Trials per hour: a study of dropopt beside what one would write, and beside the least that one could write.
+"""Trials per hour of a dropopt study, compared with Optuna's example and with a minimal training loop.
 
-    python -m tests.benchmarks.throughput
-    python -m tests.benchmarks.throughput --only pruning     12 minutes; what pruning saves, and costs in quality
-    python -m tests.benchmarks.throughput --only search      40 minutes a round; a whole search, the example's and ours
+    python -m tests.benchmarks.throughput                    trials per hour, and the cost of augmentation
+    python -m tests.benchmarks.throughput --only trials      7 minutes
+    python -m tests.benchmarks.throughput --only pruning     12 minutes; what pruning saves, and the quality it costs
+    python -m tests.benchmarks.throughput --only search      40 minutes a round; a search with and without dropopt
 
-The same 5,000 images of Fashion-MNIST, network, batch size and epochs in each of three arms:
+Three arms use the same 5,000 images of Fashion-MNIST (4,000 for training), network, batch size and number of epochs:
 
     example   the pattern of Optuna's PyTorch example: torchvision data set, DataLoader with ToTensor and Normalize,
               float32, nn.Dropout2d, one process of two threads
-    bare      preloaded tensors, channels_last, bf16 autocast, nn.Dropout2d, one thread in each of two processes
-    dropopt   a study with storage, reports and the whole engine (channel pattern) at the same places, two slots
+    bare      preloaded tensors, channels_last, bf16 autocast, nn.Dropout2d, two processes of one thread each
+    dropopt   a study with storage, reports and the engine (channel pattern) at the same places, two slots
 
-Arms take turns; a ratio is the median over rounds of the ratio within a round. Starting processes and loading data
-is left out of all three.
+The arms take turns. A ratio is the median over rounds of the ratio within a round. Times exclude starting processes and
+loading data.
 """
 
 from __future__ import annotations
@@ -41,22 +42,22 @@ DATA = DataConfig(name="fashion-mnist", subset=5000)
 MODEL = ModelConfig(name="small")
 EPOCHS = 4
 BATCH = 128
-#: What a whole search takes: trials, their epochs, and ranges of its two parameters, for both sides.
+#: Of a whole search: the number of trials, the epochs of a trial, and the ranges of the two parameters.
 SEARCH_TRIALS, SEARCH_EPOCHS = 60, 12
 RATES, LEARNING_RATES = (0.0, 0.6), (0.01, 0.5)
-#: Trials of an arm in a round; even, as two processes share them, and enough that slots need not start as one.
+#: Trials of an arm in a round: even, since two processes share them, and enough that the start of slots has no effect.
 TRIALS = 8
 
 
 def network(seed: int = 0) -> nn.Module:
-    """The reference CNN, as all arms train it."""
+    """The reference CNN, which all arms train."""
     from dropopt.training import build_model
 
     return build_model(MODEL, channels=1, classes=10, image_size=28, seed=seed)
 
 
 def with_dropout2d(model: nn.Module, p: float = 0.25) -> nn.Module:
-    """torch's own dropout at the places that the engine takes."""
+    """``model`` with torch's Dropout2d at the places that the engine would use."""
     import dropopt
 
     dropopt.attach(model, Baseline(kind="dropout2d", p=p), example=torch.zeros(2, 1, 28, 28))
@@ -64,15 +65,16 @@ def with_dropout2d(model: nn.Module, p: float = 0.25) -> nn.Module:
 
 
 def optimizer_of(model: nn.Module, steps: int, lr: float = 0.1) -> tuple[torch.optim.Optimizer, Any]:
+    """SGD and a one-cycle schedule over ``steps``."""
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
     return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps)
 
 
-# -- what one would write
+# -- the pattern of Optuna's example
 
 
 def example(trials: int) -> float:
-    """Seconds for ``trials`` in the pattern of Optuna's example, in a process of its own."""
+    """Seconds for ``trials`` in the pattern of Optuna's example, in one process."""
     return _in_processes(_example, 1, trials)[0]
 
 
@@ -95,7 +97,7 @@ def _loaders() -> tuple[Any, Any]:
     normalise = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.286,), (0.353,))])
 
     class Images(torch.utils.data.Dataset[Any]):
-        """Like torchvision's FashionMNIST: bytes in memory, a PIL image and its transform at each access."""
+        """Like torchvision's FashionMNIST: bytes in memory; each access makes a PIL image and transforms it."""
 
         def __init__(self, split: Any) -> None:
             low, high = split.images.amin(), split.images.amax()
@@ -113,7 +115,7 @@ def _loaders() -> tuple[Any, Any]:
 
 
 def _example_trial(model: nn.Module, train: Any, validation: Any, epochs: int, lr: float = 0.1) -> float:
-    """Validation loss after the last epoch."""
+    """Train one trial and return its validation loss after the last epoch."""
     optimizer, scheduler = optimizer_of(model, epochs * len(train), lr)
     loss = 0.0
     for _ in range(epochs):
@@ -131,7 +133,7 @@ def _example_trial(model: nn.Module, train: Any, validation: Any, epochs: int, l
 
 
 def _example_search(trials: int, seed: int, barrier: Any) -> tuple[float, dict[str, float]]:
-    """Seconds of a search without pruning, and the parameters of its best trial."""
+    """Seconds that a search without pruning takes, and the parameters of its best trial."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -149,11 +151,11 @@ def _example_search(trials: int, seed: int, barrier: Any) -> tuple[float, dict[s
     return time.perf_counter() - began, study.best_params
 
 
-# -- the least that one could write
+# -- a minimal training loop
 
 
 def bare(trials: int) -> float:
-    """Seconds for ``trials`` of a bare loop, shared by two processes of one thread."""
+    """Seconds for ``trials`` of a minimal training loop, shared by two processes of one thread each."""
     return max(_in_processes(_bare, 2, trials // 2))
 
 
@@ -186,26 +188,31 @@ def _bare(trials: int, barrier: Any) -> float:
     return time.perf_counter() - began
 
 
-# -- ours
+# -- a study of dropopt
 
 
 def run_study(study: Any, options: dict[str, Any], folder: str) -> tuple[Any, float]:
-    """Run it with two slots: the study that Optuna holds, and seconds from its first trial to the end of its last."""
+    """Run a study with two slots.
+
+    Returns:
+        The Optuna study, and the seconds from the start of its first trial to the end of its last.
+    """
     import optuna
 
     from dropopt.study.command import session
+    from dropopt.study.command.overrides import Overrides
 
-    study = session.override(study, options)
+    study = Overrides(**options).apply(study)
     storage = f"sqlite:///{folder}/study.db"
-    with contextlib.redirect_stdout(io.StringIO()):  # its own summary would hide the table
-        session.run(study, Path(__file__), storage, 2, "")
+    with contextlib.redirect_stdout(io.StringIO()):  # the study's summary
+        session.run(session.Request(study, Path(__file__), storage, 2, ""))
     held = optuna.load_study(study_name=study.name, storage=storage)
     done = held.get_trials(deepcopy=False)
     return held, (max(t.datetime_complete for t in done) - min(t.datetime_start for t in done)).total_seconds()
 
 
 def dropopt(trials: int) -> float:
-    """Seconds from the first trial's start to the last one's end."""
+    """Seconds for ``trials`` of a study, from the start of the first trial to the end of the last."""
     from dropopt.study import Study
 
     recipe = {"epochs": EPOCHS, "batch_size": BATCH, "amp": "bf16", "channels_last": True}
@@ -233,7 +240,7 @@ def _in_processes(work: Any, processes: int, *arguments: Any) -> list[float]:
 
 
 def report_trials(rounds: int) -> None:
-    """Trials per hour of the three arms."""
+    """Print the trials per hour of the three arms."""
     seconds: dict[str, list[float]] = {"example": [], "bare": [], "dropopt": []}
     for _ in range(rounds):
         for name, arm in (("example", example), ("bare", bare), ("dropopt", dropopt)):
@@ -245,12 +252,12 @@ def report_trials(rounds: int) -> None:
         }
         rate = 3600 * TRIALS / statistics.median(values)
         rows.append([name, f"{rate:.0f}", f"{pairs['example']:.2f}", f"{pairs['bare']:.2f}"])
-    print(f"\n{TRIALS} trials of {EPOCHS} epochs, {rounds} rounds\n")
-    print_table(["arm", "trials per hour", "times example", "times bare"], rows)
+    print(f"\n{TRIALS} trials of {EPOCHS} epochs; medians of {rounds} rounds\n")
+    print_table(["arm", "trials per hour", "relative to example", "relative to bare"], rows)
 
 
 def report_augmentation(rounds: int) -> None:
-    """What shift, flip and cutout add to an epoch, and the memory that training takes."""
+    """Print the cost of shift, flip and cutout, and the peak memory of training."""
     from dropopt.training import fit
 
     torch.set_num_threads(1)
@@ -274,15 +281,18 @@ def report_augmentation(rounds: int) -> None:
         [name, f"{statistics.median(a / b for a, b in zip(values, seconds['none'], strict=True)):.3f}"]
         for name, values in seconds.items()
     ]
-    print(f"\nprocessor time of two epochs, {rounds} rounds\n")
-    print_table(["augmentation", "times none"], rows)
+    print(f"\nProcessor time of two epochs; medians of {rounds} rounds\n")
+    print_table(["augmentation", "relative to none"], rows)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"\npeak memory of this process: {peak:.2f} GiB")
+    print(f"\nPeak memory of this process: {peak:.2f} GiB")
 
 
 def report_pruning(name: str, rounds: int, seeds: int, pruners: Sequence[str]) -> None:
-    """Epochs and time that pruning saves a shipped study, and the best configuration of each on fresh seeds."""
-    from dropopt.study.define.definition import load
+    """Print what pruning saves in the study ``name``.
+
+    The best configuration of each search is trained again with ``seeds`` fresh seeds.
+    """
+    from dropopt.study.define.script import load
 
     study, _ = load(name)
     rows, epochs, seconds = [], {}, {}
@@ -296,12 +306,18 @@ def report_pruning(name: str, rounds: int, seeds: int, pruners: Sequence[str]) -
             mean, error = statistics.mean(again), statistics.stdev(again) / len(again) ** 0.5
             saved = [f"{1 - spent[pruner] / spent['none']:.2f}" for spent in (epochs, seconds)]
             rows.append([f"{pruner}, seed {seed}", str(epochs[pruner]), *saved, f"{mean:.4f} ({error:.4f})"])
-    print(f"\n{name}: {study.n_trials} trials of up to {study.train.epochs} epochs; best on {seeds} fresh seeds\n")
-    print_table(["pruner", "epochs", "epochs saved", "time saved", "loss re-trained (error)"], rows)
+    print(
+        f"\n{name}: {study.n_trials} trials of up to {study.train.epochs} epochs; "
+        f"the best of each search trained again with {seeds} fresh seeds\n"
+    )
+    print_table(["pruner", "epochs", "epochs saved", "time saved", "mean loss (standard error)"], rows)
 
 
 def report_search(rounds: int, seeds: int, pruner: str) -> None:
-    """A search of Dropout2d's rate and the learning rate, as in the example, unpruned, beside ours, pruned."""
+    """Print the time and the result of two searches of a Dropout2d rate and a learning rate.
+
+    One follows Optuna's example and does not prune; the other is a study of dropopt with ``pruner``.
+    """
     from dropopt.study import Study
 
     recipe = {"epochs": SEARCH_EPOCHS, "batch_size": BATCH, "amp": "bf16", "channels_last": True}
@@ -327,12 +343,15 @@ def report_search(rounds: int, seeds: int, pruner: str) -> None:
             losses = [retrained(config, fresh) for fresh in range(seeds)]
             mean, error = statistics.mean(losses), statistics.stdev(losses) / len(losses) ** 0.5
             rows.append([f"{name}, seed {seed}", f"{spent:.0f}", f"{theirs / spent:.1f}", f"{mean:.4f} ({error:.4f})"])
-    print(f"\n{SEARCH_TRIALS} trials of up to {SEARCH_EPOCHS} epochs; best on {seeds} fresh seeds\n")
-    print_table(["search", "seconds", "times faster", "loss re-trained (error)"], rows)
+    print(
+        f"\n{SEARCH_TRIALS} trials of up to {SEARCH_EPOCHS} epochs; "
+        f"the best of each search trained again with {seeds} fresh seeds\n"
+    )
+    print_table(["search", "seconds", "speed-up", "mean loss (standard error)"], rows)
 
 
 def retrained(config: dict[str, Any], seed: int) -> float:
-    """Smoothed validation loss of a configuration with another seed."""
+    """Smoothed validation loss of a configuration, trained with a seed that no study uses."""
     from dropopt.training import train_run
 
     run = RunConfig.parse(copy.deepcopy(config))
@@ -342,13 +361,19 @@ def retrained(config: dict[str, Any], seed: int) -> float:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Read the options and print the reports."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=["trials", "augmentation", "pruning", "search"])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--study", default="digits", help="shipped study, for pruning")
-    parser.add_argument("--seeds", type=int, default=5, help="of the best configuration, for pruning")
-    parser.add_argument("--pruners", nargs="+", default=["median", "percentile", "forecast"], help="beside none")
+    choices = ["trials", "augmentation", "pruning", "search"]
+    parser.add_argument("--only", choices=choices, help="one report; default: trials and augmentation")
+    parser.add_argument("--rounds", type=int, default=3, help="repetitions; pruning and search: seeds of the study")
+    parser.add_argument("--study", default="digits", help="the shipped study that the report on pruning runs")
+    parser.add_argument("--seeds", type=int, default=5, help="seeds with which the best configuration is trained again")
+    parser.add_argument(
+        "--pruners",
+        nargs="+",
+        default=["median", "percentile", "forecast"],
+        help="pruners to compare with none; the report on a whole search uses the last of them",
+    )
     options = parser.parse_args()
     print(describe(torch.device("cpu")))
     if options.only in (None, "trials"):

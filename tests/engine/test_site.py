@@ -11,7 +11,7 @@ from dropopt.config import Baseline, EngineConfig
 from dropopt.engine.importance import from_training as scores
 from dropopt.engine.site import DropoutSite
 
-PATTERNS = ("element", "channel", "structured", "spatial")
+PATTERNS = ("element", "channel", "structured", "spatial", "own")
 every_pattern = pytest.mark.parametrize("pattern", PATTERNS)
 
 
@@ -161,7 +161,8 @@ def test_little_is_kept_for_the_backward_pass(pattern):
     ):
         y = site.hook(nn.Identity(), (), x)
     kept = sum(storages.values()) / (x.numel() * x.element_size())
-    gate = {"element": 1 / 32, "spatial": 1 / 8}.get(pattern, 1 / 144)  # spatial shares its gate among 8 channels
+    # A spatial gate is shared among 8 channels.
+    gate = {"element": 1 / 32, "spatial": 1 / 8, "own": 1 / 16}.get(pattern, 1 / 144)
     assert kept <= 1 / 16 + gate + 1e-3
     y.sum().backward()
     assert torch.equal(x.grad == 0, y == 0)

@@ -11,7 +11,7 @@ from torch import nn
 from dropopt.config import Baseline, EngineConfig
 from dropopt.engine.site import DropoutSite
 
-PATTERNS = ("element", "channel", "structured", "spatial")
+PATTERNS = ("element", "channel", "structured", "spatial", "own")
 every_pattern = pytest.mark.parametrize("pattern", PATTERNS)
 DEVICES = [
     "cpu",
@@ -72,6 +72,7 @@ def test_training_resumes_bit_for_bit(tmp_path):
         EngineConfig(allocation="feature"),
         EngineConfig(pattern="spatial", w_spatial=0.5, efficacy="adaptive"),
         EngineConfig(pattern="element", importance="statistical", drop_updates=True),
+        EngineConfig(pattern="own", w_spatial=0.2, efficacy="adaptive"),
         Baseline(kind="dropout", p=0.3, schedule="linear"),
     ):
 

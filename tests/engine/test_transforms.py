@@ -15,7 +15,7 @@ import dropopt
 from dropopt.config import Baseline, ConfigError, EngineConfig
 from dropopt.engine.site import DropoutSite
 
-PATTERNS = ("element", "channel", "structured", "spatial")
+PATTERNS = ("element", "channel", "structured", "spatial", "own")
 CONFIGS = (EngineConfig(r0=0.5), Baseline(kind="dropout2d"))
 every_config = pytest.mark.parametrize("config", CONFIGS, ids=["engine", "baseline"])
 
@@ -24,8 +24,10 @@ every_config = pytest.mark.parametrize("config", CONFIGS, ids=["engine", "baseli
 
 
 def make_site(pattern, per_feature, importance=None):
-    site = DropoutSite(1, 4, pattern, 2, per_feature=per_feature, importance=importance)
+    site = DropoutSite(1, 4, pattern, 2, per_feature=per_feature or pattern == "own", importance=importance)
     site.p.fill_(0.4)
+    if pattern == "own":
+        site.set_mixture(torch.full((5,), 0.2), torch.full((5, 4), 0.4))
     return site
 
 

@@ -1,4 +1,4 @@
-"""The study: what is stored, what is pruned, what happens when trials, children or the worker die."""
+"""A study: what is stored, what is pruned, and what happens when a trial, a child process or the worker dies."""
 
 import json
 import math
@@ -18,8 +18,10 @@ from optuna.trial import TrialState
 from dropopt.config import METHODS, ConfigError, RunConfig
 from dropopt.seeds import derived_seed
 from dropopt.study.define.space import Space
-from dropopt.study.run.worker import FIRST_FAILURES, StudyError
-from dropopt.study.search.strategies import STARTUP_TRIALS, blend, make_pruner, make_sampler
+from dropopt.study.run.errors import StudyError
+from dropopt.study.run.failures import FIRST_FAILURES
+from dropopt.study.search.pruners import make_pruner
+from dropopt.study.search.samplers import STARTUP_TRIALS, blend_of, make_sampler
 from dropopt.study.store.ledger import counted
 from dropopt.study.store.opening import close, open_storage
 from dropopt.study.store.queries import best
@@ -30,14 +32,14 @@ SCRIPT = Path(fake_study.__file__)
 
 @pytest.fixture
 def storage(tmp_path, monkeypatch):
-    """A storage file, in a working folder of its own."""
+    """A storage file in a temporary working folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("OPTUNA_STORAGE", raising=False)
     return "study.log"
 
 
 def start(tmp_path, n_jobs=2, env=(), **options):
-    """The fake study as a process of its own."""
+    """Start the fake study as a separate process."""
     return subprocess.Popen(
         [sys.executable, str(SCRIPT), json.dumps(options), str(n_jobs)],
         cwd=tmp_path,
@@ -49,14 +51,14 @@ def start(tmp_path, n_jobs=2, env=(), **options):
 
 
 def children(pid):
-    """The processes that ``pid`` has started and that still run."""
-    told = subprocess.run(["ps", "-o", "pid=,stat=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
-    rows = [line.split() for line in told.stdout.splitlines()]
+    """Return the processes that ``pid`` has started and that are still running."""
+    listed = subprocess.run(["ps", "-o", "pid=,stat=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
+    rows = [line.split() for line in listed.stdout.splitlines()]
     return [int(row[0]) for row in rows if not row[1].startswith("Z")]
 
 
 def alive(pids):
-    """Those of ``pids`` that still run, and have not just ended unreaped."""
+    """Return those of ``pids`` that are still running; zombies do not count."""
     found = []
     for pid in pids:
         stat = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False).stdout
@@ -66,7 +68,7 @@ def alive(pids):
 
 
 def wait_until(condition, seconds=20):
-    """Poll ``condition``; fails the test when it does not come true."""
+    """Poll ``condition``; fails the test if it does not become true in time."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"
@@ -74,7 +76,7 @@ def wait_until(condition, seconds=20):
 
 
 def running(tmp_path):
-    """Whether a trial of the study in ``tmp_path`` runs."""
+    """Whether a trial of the study in ``tmp_path`` is running."""
     file = tmp_path / "runs" / "dropopt.db"
     if not file.exists():
         return False
@@ -85,8 +87,8 @@ def running(tmp_path):
     return any(trial.state == TrialState.RUNNING and trial.intermediate_values for trial in found)
 
 
-def test_a_trial_stores_all_that_is_needed_to_repeat_it(storage):
-    """Value, accuracy, seed and the whole configuration stand on the trial; reports are by epoch from 1."""
+def test_a_trial_stores_what_is_needed_to_repeat_it(storage):
+    """A trial holds its value, accuracy, seed and whole configuration; epochs are reported from 1."""
     assert fake_study.run(storage, n_trials=3) == 0
     for trial in trials(storage):
         assert trial.state == TrialState.COMPLETE
@@ -113,8 +115,8 @@ def test_the_same_seed_and_one_job_give_the_same_study_twice(tmp_path, storage):
     assert {state for state, *_ in one} == {TrialState.COMPLETE, TrialState.PRUNED}
 
 
-def test_the_same_line_goes_on_to_the_target(storage, capsys):
-    """A larger target adds trials that do not repeat the first draws; a reached one adds none and says so."""
+def test_the_same_command_continues_to_the_target(storage, capsys):
+    """A larger target adds trials that do not repeat the first draws; a target that is reached adds none."""
     fake_study.run(storage, n_jobs=1, n_trials=3)
     fake_study.run(storage, n_jobs=1, n_trials=6)
     found = trials(storage)
@@ -126,29 +128,29 @@ def test_the_same_line_goes_on_to_the_target(storage, capsys):
     assert len(trials(storage)) == 6
 
 
-def test_another_experiment_under_the_same_name_is_refused(storage):
-    """A study is one experiment: other epochs, space or data are told, and nothing is added."""
+def test_a_different_experiment_under_the_same_name_is_refused(storage):
+    """Different epochs, space or origin are an error that names the difference, and no trial is added."""
     fake_study.run(storage, n_trials=2)
-    with pytest.raises(ConfigError, match=r"study 'fake' exists and was made with train.epochs = 8, not 9"):
+    with pytest.raises(ConfigError, match=r"study 'fake' exists and was created with train.epochs = 8, not 9"):
         fake_study.run(storage, n_trials=4, train={"epochs": 9})
     with pytest.raises(ConfigError, match=r"its search space \(compact\) is not paper; give another --study-name"):
         fake_study.run(storage, n_trials=4, space="paper")
     opened = open_storage(storage)
     optuna.create_study(study_name="foreign", storage=opened).add_trial(optuna.trial.create_trial(value=1.0))
     close(opened)
-    with pytest.raises(ConfigError, match="study 'foreign' exists and was not made by dropopt"):
+    with pytest.raises(ConfigError, match="study 'foreign' exists and was not created by dropopt"):
         fake_study.run(storage, name="foreign")
     assert len(trials(storage)) == 2
 
 
-def test_images_in_two_splits_are_told(storage, capsys):
-    """A person hears of copies across splits before believing a result."""
+def test_images_in_two_splits_are_reported(storage, capsys):
+    """The user is warned about images that are in more than one split."""
     fake_study.run(storage, 1, n_trials=1)
     assert "note: 2 of 9 validation images are exact copies of train images" in capsys.readouterr().out
 
 
 def test_changed_data_are_refused(storage, monkeypatch):
-    """A study remembers the hashes of its data."""
+    """A study stores the hashes of its data."""
     fake_study.run(storage, n_trials=2)
     monkeypatch.setenv("FAKE_DATA", "b")
     with pytest.raises(ConfigError, match="the data of study 'fake' have changed since it began"):
@@ -165,7 +167,7 @@ def test_changed_data_are_refused(storage, monkeypatch):
     ],
 )
 def test_a_failing_trial_is_recorded_and_the_next_one_runs(storage, monkeypatch, fault, reason, message):
-    """However a trial dies, its reason is stored, the others run, and it counts."""
+    """However a trial fails, the reason is stored, the other trials run, and the failed trial counts."""
     monkeypatch.setenv("FAKE_FAULT", fault)
     assert fake_study.run(storage, n_trials=10) == 0
     found = trials(storage)
@@ -181,8 +183,8 @@ def test_a_failing_trial_is_recorded_and_the_next_one_runs(storage, monkeypatch,
         assert "Broken: lr is too high" in failed[0].user_attrs["trace"]
 
 
-def test_an_enqueued_trial_that_cannot_be_fails_alone(storage):
-    """A value that somebody enqueued, on the dashboard say, and that the space lacks ends that trial only."""
+def test_an_enqueued_trial_with_an_invalid_value_fails_alone(storage):
+    """An enqueued value that is not in the space, for example from the dashboard, fails only its own trial."""
     assert fake_study.run(storage, 1, n_trials=1) == 0
     opened = open_storage(resolve(storage), create=False)
     optuna.load_study(study_name="fake", storage=opened).enqueue_trial({"pattern": "nonsense"})
@@ -190,19 +192,23 @@ def test_an_enqueued_trial_that_cannot_be_fails_alone(storage):
     assert fake_study.run(storage, 1, n_trials=3) == 0
     found = trials(storage)
     assert [trial.state.name for trial in found] == ["COMPLETE", "FAIL", "COMPLETE"]
-    assert found[1].user_attrs["message"].startswith("it was enqueued with a value that the space lacks: 'nonsense'")
+    assert (
+        found[1].user_attrs["message"].startswith("it was enqueued with a value that is not in the space: 'nonsense'")
+    )
 
 
-def test_a_study_in_which_nothing_works_stops(storage, monkeypatch):
-    """The first trials all fail alike: going on would repeat it, so the study ends with the reason."""
+def test_a_study_whose_first_trials_all_fail_stops(storage, monkeypatch):
+    """If the first trials all fail with the same error, the study stops and reports it."""
     monkeypatch.setenv("FAKE_FAULT", "raise:always")
-    with pytest.raises(StudyError, match=f"{FIRST_FAILURES} trials in a row failed alike.*Broken: lr is too high"):
+    with pytest.raises(
+        StudyError, match=f"{FIRST_FAILURES} trials in a row failed with the same error: Broken: lr is too high"
+    ):
         fake_study.run(storage, n_jobs=1, n_trials=50)
     assert len(trials(storage)) == FIRST_FAILURES
 
 
-def test_what_is_not_finite_never_wins(storage, monkeypatch):
-    """A loss that ends at nan is a failure with that reason, not a result."""
+def test_a_value_that_is_not_finite_never_wins(storage, monkeypatch):
+    """A trial whose loss ends at NaN fails with that reason; infinite values are never the best."""
     monkeypatch.setenv("FAKE_FAULT", "nan")
     fake_study.run(storage, n_trials=3)
     found = trials(storage)
@@ -215,7 +221,7 @@ def test_what_is_not_finite_never_wins(storage, monkeypatch):
 
 
 def test_data_that_cannot_be_loaded_end_the_study_before_a_trial(storage, monkeypatch):
-    """No data, no trial, and one sentence about it."""
+    """No trial starts, and the error says why the data could not be loaded."""
     monkeypatch.setenv("FAKE_DATA", "missing")
     with pytest.raises(
         StudyError, match=r"the study cannot begin: FileNotFoundError: no such data \(.*fake_training.py, line \d+\)"
@@ -224,8 +230,8 @@ def test_data_that_cannot_be_loaded_end_the_study_before_a_trial(storage, monkey
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_signals_end_a_study_in_good_order(tmp_path, number, code):
-    """No trial is left running, no child survives, the exit code tells the signal, and the same line goes on."""
+def test_signals_end_a_study_cleanly(tmp_path, number, code):
+    """No trial or child is left running, the exit code gives the signal, and the same command continues the study."""
     process = start(tmp_path, n_trials=4)
     wait_until(lambda: running(tmp_path))
     pids = children(process.pid)
@@ -248,8 +254,8 @@ def test_signals_end_a_study_in_good_order(tmp_path, number, code):
     assert len(found) == 4 + len(stopped)
 
 
-def test_a_killed_worker_leaves_no_child_and_its_trials_are_taken_up(tmp_path):
-    """After SIGKILL the children end by themselves, and the next sitting records the trials as abandoned."""
+def test_a_killed_worker_leaves_no_child_and_its_trials_are_replaced(tmp_path):
+    """After SIGKILL the children end by themselves, and the next run records the trials as abandoned."""
     process = start(tmp_path, n_trials=4)
     wait_until(lambda: running(tmp_path))
     pids = children(process.pid)
@@ -264,7 +270,7 @@ def test_a_killed_worker_leaves_no_child_and_its_trials_are_taken_up(tmp_path):
 
 
 def test_children_have_one_thread_and_do_not_run_the_script(tmp_path):
-    """A script without a guard around its main is not run again in children."""
+    """A script without ``if __name__ == "__main__"`` is not executed again in child processes."""
     script = tmp_path / "unguarded.py"
     script.write_text(
         "import os, sys\n"
@@ -281,8 +287,8 @@ def test_children_have_one_thread_and_do_not_run_the_script(tmp_path):
     assert "a model that prints" not in done.stdout
 
 
-def test_a_timeout_starts_no_further_trial(storage, monkeypatch):
-    """After the time is up, the trials that run end and no other begins."""
+def test_no_trial_starts_after_the_timeout(storage, monkeypatch):
+    """After the time limit the running trials finish and no other trial starts."""
     monkeypatch.setenv("FAKE_SECONDS", "0.1")
     assert fake_study.run(storage, n_jobs=1, n_trials=1000, timeout=2.5) == 0
     found = trials(storage)
@@ -291,8 +297,8 @@ def test_a_timeout_starts_no_further_trial(storage, monkeypatch):
 
 
 @pytest.mark.parametrize("pruner", ["median", "forecast", "percentile", "hyperband"])
-def test_pruners_stop_what_is_behind(storage, pruner):
-    """Each pruner ends some trials before their last epoch, and never the best one."""
+def test_pruners_stop_poor_trials(storage, pruner):
+    """Each pruner ends some trials before their last epoch."""
     fake_study.run(storage, n_trials=25, pruner=pruner, sampler="random")
     found = trials(storage)
     pruned = [trial for trial in found if trial.state == TrialState.PRUNED]
@@ -302,7 +308,7 @@ def test_pruners_stop_what_is_behind(storage, pruner):
 
 
 def test_without_a_pruner_all_trials_are_complete(storage):
-    """``none`` is none."""
+    """With ``none`` every trial runs to its last epoch."""
     fake_study.run(storage, n_trials=12, pruner="none", sampler="random")
     assert {trial.state for trial in trials(storage)} == {TrialState.COMPLETE}
 
@@ -310,7 +316,7 @@ def test_without_a_pruner_all_trials_are_complete(storage):
 @pytest.mark.parametrize("space", ["compact", "dropout"])
 @pytest.mark.parametrize("sampler", ["auto", "tpe", "gp", "cmaes", "random"])
 def test_samplers_work_on_shipped_spaces(sampler, space):
-    """Each sampler fills each space, past its random start; warnings would fail the test."""
+    """Each sampler suggests all parameters of each space, also after its random start, without a warning."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     found = Space.load(space)
     study = optuna.create_study(sampler=make_sampler(sampler, found, seed=1))
@@ -323,18 +329,18 @@ def test_samplers_work_on_shipped_spaces(sampler, space):
     assert len({trial.params["lr"] for trial in study.trials}) >= STARTUP_TRIALS
 
 
-def test_the_blend_is_found_in_the_space(tmp_path):
-    """Searched weights are one group, or one group for each stage; a baseline has none."""
+def test_the_blend_of_a_space(tmp_path):
+    """The searched weights are one group, or one group per stage; a space of baselines has none."""
     weights = tuple(f"w_{method}" for method in METHODS)
-    assert blend(Space.load("compact")) == (weights,)
-    assert blend(Space.load("dropout")) == ()
+    assert blend_of(Space.load("compact")) == (weights,)
+    assert blend_of(Space.load("dropout")) == ()
     path = tmp_path / "stages.yaml"
     path.write_text("engine:\n  w_pfid: {low: 0, high: 1, stages: 3}\n  w_adaptive: {low: 0, high: 1, stages: 3}\n")
-    assert blend(Space.load(path))[0] == ("w_pfid_early", "w_adaptive_early")
+    assert blend_of(Space.load(path))[0] == ("w_pfid_early", "w_adaptive_early")
     with pytest.raises(ConfigError, match=r"space .dropout. searches no blend .* use --sampler tpe"):
         make_sampler("efficacy", Space.load("dropout"), 0)
 
 
-def test_pruners_leave_a_start_alone():
-    """A sixth of the epochs is left alone: regularised runs start slowly."""
+def test_pruners_do_not_stop_the_first_epochs():
+    """No trial is pruned in the first sixth of its epochs, because regularized networks start slowly."""
     assert make_pruner("median", 30)._n_warmup_steps == 5

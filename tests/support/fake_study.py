@@ -1,4 +1,4 @@
-"""A study on the fake training, as a program: ``python fake_study.py '{"n_trials": 3}' N_JOBS``."""
+"""A study that uses the fake training; also a program: ``python fake_study.py '{"n_trials": 3}' N_JOBS``."""
 
 import json
 import sys
@@ -17,17 +17,17 @@ FAKE = Targets("fake_training:load", "fake_training:train")
 
 
 def make(**options):
-    """A study of few short trials; ``options`` are its fields."""
+    """Define a study of a few short trials; ``options`` override its fields."""
     return Study(**({"name": "fake", "train": {"epochs": 8}, "n_trials": 6, "sampler": "tpe"} | options))
 
 
 def run(storage, n_jobs=2, **options):
-    """Run it in this process; the exit code."""
-    return session.run(make(**options), Path(__file__), storage, n_jobs, "dropopt run fake", FAKE)
+    """Run the study in this process and return the exit code."""
+    return session.run(session.Request(make(**options), Path(__file__), storage, n_jobs, "dropopt run fake", FAKE))
 
 
 def trials(storage, name="fake"):
-    """The trials of a study, read with Optuna alone."""
+    """Read the trials of a study with Optuna alone."""
     opened = open_storage(resolve(storage), create=False)
     try:
         return optuna.load_study(study_name=name, storage=opened).get_trials()

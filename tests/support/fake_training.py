@@ -1,7 +1,8 @@
-"""Stands in for dropopt.training in tests of the study: same shapes, milliseconds instead of minutes.
+"""Replaces dropopt.training in tests of studies: the same interface, in milliseconds instead of minutes.
 
-The learning rate says how well a run does; some rates make it misbehave in a way that a test asks for
-through the environment (children inherit it).
+The result of a run depends on its learning rate. Environment variables, which child processes inherit, make some runs
+fail: ``FAKE_FAULT`` (an error, for high learning rates or ``:always``), ``FAKE_DATA`` and ``FAKE_SECONDS`` (of an
+epoch).
 """
 
 import math
@@ -13,7 +14,7 @@ from types import SimpleNamespace
 
 
 class Broken(Exception):
-    """What a trial fails with."""
+    """The error of a failing trial."""
 
 
 def load(run):
@@ -28,7 +29,7 @@ def load(run):
 
 def train(run, on_epoch):
     misbehave(os.environ.get("FAKE_FAULT", ""), run)
-    print("a model that prints")  # must not mix with what the slot reports
+    print("a model that prints")  # must not mix with the messages of the slot
     distance = abs(math.log10(run.train.lr) + 1) + run.engine.r0
     value = 9.9
     for epoch in range(1, run.train.epochs + 1):
@@ -53,7 +54,7 @@ def train(run, on_epoch):
 
 
 def misbehave(fault, run):
-    """Do what ``fault`` says, in half of the trials or in all of them."""
+    """Fail as ``fault`` requests, in about half of the trials or in all of them."""
     name, _, often = fault.partition(":")
     if not name or (often != "always" and run.train.lr < 0.07):
         return

@@ -1,4 +1,4 @@
-"""Images made on the spot, as arrays, .npz files and folder trees; and how their faults are told."""
+"""Random images as arrays, .npz files and folders, and the messages with which faulty ones are refused."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ RNG = np.random.default_rng(0)
 
 
 def refused(name, **settings):
-    """The one line with which ``name`` is refused."""
+    """The message, of one line, with which ``name`` is refused."""
     with pytest.raises(ConfigError) as caught:
         load_data(DataConfig(name=name, **settings))
     message = str(caught.value)
@@ -29,7 +29,7 @@ def npz(path, **arrays):
 
 
 def folder(root, classes=("cat", "dog"), n=5, size=(12, 10), mode="RGB"):
-    """An image tree with ``n`` noisy PNG files a class."""
+    """Write a folder with ``n`` random PNG files per class; return its name for settings."""
     for name in classes:
         (root / name).mkdir(parents=True, exist_ok=True)
         for i in range(n):

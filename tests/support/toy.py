@@ -1,4 +1,4 @@
-"""A data set of four noisy classes, a small network and a recipe: trainings of a fraction of a second."""
+"""A data set of four noisy classes, a small network and a recipe that trains in a fraction of a second."""
 
 from dataclasses import asdict, replace
 
@@ -12,7 +12,7 @@ CLASSES = 4
 
 
 def toy(n=90, side=8, channels=2, seed=0):
-    """Noisy images of four classes, in three splits of which the last may be poisoned."""
+    """Noisy images of four classes in three splits."""
     draw = torch.Generator().manual_seed(seed)
     centres = torch.randn(CLASSES, channels, side, side, generator=draw)
 
@@ -34,7 +34,7 @@ def recipe(**settings):
 
 
 def train(engine=None, data=None, on_epoch=None, checkpoint=None, seed=0, **settings):
-    """A fresh network, trained; (result, weights)."""
+    """Train a fresh network; return the result and its weights."""
     data = data or toy()
     model = network(seed)
     config = recipe(seed=seed, **settings)
@@ -47,12 +47,12 @@ def train(engine=None, data=None, on_epoch=None, checkpoint=None, seed=0, **sett
 
 
 def timeless(history):
-    """Reports without their one field that is never the same twice."""
+    """Reports as dictionaries, with the time of each epoch set to 0."""
     return [asdict(replace(report, seconds=0.0)) for report in history]
 
 
 def assert_same(first, second):
-    """Two trainings agree bit for bit: results, reports and weights."""
+    """Assert that two trainings agree bit for bit: results, reports and weights."""
     (result, weights), (other, others) = first, second
     assert timeless(result.history) == timeless(other.history)
     assert replace(result, history=[]) == replace(other, history=[])

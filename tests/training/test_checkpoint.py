@@ -1,4 +1,4 @@
-"""Checkpoints: stopped and resumed equals never stopped; a file is whole or absent and never code."""
+"""Checkpoints: a resumed run equals an uninterrupted one; a file is complete or absent and never runs code."""
 
 import errno
 import io
@@ -21,7 +21,7 @@ from dropopt.training import fit
 
 
 class TestResume:
-    """Stopped and resumed equals never stopped."""
+    """A resumed run equals an uninterrupted one."""
 
     CASES = (
         ({"augment": ("shift", "flip", "cutout")}, EngineConfig(allocation="feature")),
@@ -29,12 +29,12 @@ class TestResume:
         ({"channels_last": True, "amp": "bf16"}, EngineConfig(importance="gradient", pattern="structured")),
         ({"schedule": "cosine"}, EngineConfig(efficacy="adaptive", pattern="spatial", w_spatial=0.5)),
         ({"schedule": "constant"}, Baseline(kind="dropblock", schedule="linear")),
-        ({"schedule": "constant", "lr": 0.5, "smooth": 0.0}, None),  # its best epoch is not its last
+        ({"schedule": "constant", "lr": 0.5, "smooth": 0.0}, None),  # the best epoch is not the last
     )
 
     @pytest.mark.parametrize(("settings", "engine"), CASES)
-    def test_after_every_epoch_bit_for_bit(self, tmp_path, settings, engine):
-        """Stopped by an exception after each epoch in turn, the run ends with the same bits as one that was not."""
+    def test_an_interruption_after_any_epoch(self, tmp_path, settings, engine):
+        """A run interrupted by an exception after each epoch in turn ends with the bits of an uninterrupted one."""
         whole = train(engine, **settings)
         path = tmp_path / "run.pt"
         seen = []
@@ -59,13 +59,13 @@ class TestResume:
             except Stop:
                 attempts.append(1)
         assert_same(whole, parts)
-        assert seen[:6] == [1, 1, 1, 2, 2, 3]  # the epoch under way is done again, no other is, none is skipped
+        assert seen[:6] == [1, 1, 1, 2, 2, 3]  # the interrupted epoch is repeated, no other is, none is skipped
 
     def test_the_best_epoch_survives_a_stop(self, tmp_path):
-        """Weights of a best epoch before the stop are those that the run ends with."""
+        """The run ends with the weights of its best epoch, which came before the interruption."""
         settings, engine = self.CASES[-1]
         whole = train(engine, **settings)
-        assert whole[0].best_epoch == 2  # or the case no longer makes the point
+        assert whole[0].best_epoch == 2  # otherwise the case tests nothing
 
         def stop(report):
             if report.epoch == 4:
@@ -75,8 +75,8 @@ class TestResume:
             train(engine, on_epoch=stop, checkpoint=tmp_path / "run.pt", **settings)
         assert_same(whole, train(engine, checkpoint=tmp_path / "run.pt", **settings))
 
-    def test_dropout_of_the_networks_own_goes_on_too(self, tmp_path):
-        """Without an engine, masks that a person's own nn.Dropout draws are those of an unbroken run."""
+    def test_the_networks_own_dropout_continues(self, tmp_path):
+        """Without an engine, the masks of nn.Dropout are those of an uninterrupted run."""
 
         def run(**options):
             torch.manual_seed(0)
@@ -93,15 +93,15 @@ class TestResume:
         assert_same(whole, run(checkpoint=tmp_path / "run.pt"))
 
     def test_a_finished_run_is_only_read(self, tmp_path):
-        """Resuming after the last epoch trains nothing, reports nothing and gives the same result and weights."""
+        """Resuming after the last epoch trains and reports nothing, and gives the same result and weights."""
         path = tmp_path / "run.pt"
         first = train(EngineConfig(), checkpoint=path)
         reports = []
         assert_same(first, train(EngineConfig(), checkpoint=path, on_epoch=reports.append))
         assert reports == []
 
-    def test_killed_in_the_middle_of_a_batch(self, tmp_path):
-        """A process killed with SIGKILL in an arbitrary batch loses at most that epoch: the weights are the same."""
+    def test_a_process_killed_during_a_step(self, tmp_path):
+        """A process killed with SIGKILL during a step repeats only that epoch; the weights are the same."""
         script = textwrap.dedent(
             f"""
             import os, pathlib, signal, sys
@@ -131,14 +131,14 @@ class TestResume:
 
 
 class TestCheckpointFile:
-    """Whole or absent, and never code."""
+    """The file is complete or absent, and never runs code."""
 
-    def test_a_kill_at_any_stage_leaves_the_one_before(self, tmp_path):
-        """A process that dies while writing, syncing or renaming leaves the old content; the next write cleans up."""
+    def test_a_kill_at_any_stage_leaves_the_old_file(self, tmp_path):
+        """A process that dies while writing, syncing or renaming leaves the old content; leftovers are cleared."""
         script = textwrap.dedent(
             """
             import os, pathlib, sys
-            from dropopt.training import files
+            from dropopt import files
             path = pathlib.Path(sys.argv[1])
             die = lambda *_: os._exit(9)  # no handler, no finally, nothing flushed
             class Torn:
@@ -164,8 +164,8 @@ class TestCheckpointFile:
         assert list(tmp_path.iterdir()) == [path]
 
     @pytest.mark.parametrize("function", ["fsync", "replace", "fdopen"])
-    def test_a_full_disk_costs_a_warning(self, tmp_path, monkeypatch, function):
-        """Training goes on, the checkpoint before stands and loads, and nothing is left beside it."""
+    def test_a_full_disk_gives_a_warning(self, tmp_path, monkeypatch, function):
+        """Training goes on, the previous checkpoint remains and loads, and no temporary file is left."""
         path = tmp_path / "run.pt"
         whole = train()
 
@@ -185,15 +185,15 @@ class TestCheckpointFile:
         assert epochs == [3, 4]
 
     def damaged(self, path, content):
-        """The result of a run that finds ``content`` where its checkpoint should be."""
+        """Train with ``content`` in the place of the checkpoint."""
         path.write_bytes(content)
         with pytest.warns(UserWarning, match=r"is not usable .* kept as run.pt.bad and training starts afresh"):
             result = train(checkpoint=path)
         assert path.with_name("run.pt.bad").read_bytes() == content
         return result
 
-    def test_a_damaged_one_is_set_aside(self, tmp_path):
-        """Cut anywhere, flipped, empty or foreign: it is kept as .bad, told, and the run equals a fresh one."""
+    def test_a_damaged_file_is_set_aside(self, tmp_path):
+        """A truncated, damaged or foreign file is renamed to .bad with a warning, and the run equals a fresh one."""
         path = tmp_path / "run.pt"
         whole = train(checkpoint=path)
         content = path.read_bytes()
@@ -206,8 +206,8 @@ class TestCheckpointFile:
         for bad in (*(content[:cut] for cut in cuts), *strangers):
             assert_same(whole, self.damaged(path, bad))
 
-    def test_one_of_another_run_is_set_aside(self, tmp_path):
-        """Another seed, recipe, engine, network or data set does not go on from this run's file."""
+    def test_the_file_of_another_run_is_set_aside(self, tmp_path):
+        """A run with another seed, recipe, engine, network or data set does not continue from this run's file."""
         path = tmp_path / "run.pt"
         train(EngineConfig(), checkpoint=path)
         content = path.read_bytes()
@@ -220,12 +220,12 @@ class TestCheckpointFile:
         )
         for other in others:
             path.write_bytes(content)
-            with pytest.warns(UserWarning, match="it is of another run"):
+            with pytest.warns(UserWarning, match="it belongs to another run"):
                 result = train(checkpoint=path, **other)
             assert_same(train(**other), result)
 
     def test_it_never_runs_code(self, tmp_path):
-        """A pickle that would create a folder is refused and set aside, however well it is wrapped."""
+        """A pickle that would create a folder is refused and set aside, even with a valid checksum."""
 
         class Evil:
             def __reduce__(self):

@@ -1,4 +1,4 @@
-"""fit: it learns, wastes nothing, keeps its random streams apart, and tells the engine what it needs."""
+"""fit: it learns, uses every image, keeps its random streams independent, and informs the engine."""
 
 import copy
 import math
@@ -8,11 +8,11 @@ import time
 import pytest
 import torch
 from torch import nn
-from toy import CLASSES, Stop, assert_same, network, recipe, timeless, toy, train
+from toy import CLASSES, assert_same, network, recipe, toy, train
 
-from dropopt.config import Baseline, ConfigError, DataConfig, EngineConfig, RunConfig
+from dropopt.config import Baseline, EngineConfig, RunConfig
 from dropopt.engine import attach
-from dropopt.training import DivergedError, EpochReport, augment, evaluate, fit, load_data, train_run
+from dropopt.training import DivergedError, EpochReport, augment, evaluate, fit, train_run
 from dropopt.training.optim import learning_rate
 from dropopt.training.results import smoothed
 
@@ -23,7 +23,7 @@ def _cache(tmp_path, monkeypatch):
 
 
 class FakeEngine:
-    """Records what it is told; changes nothing."""
+    """Records its calls and does nothing."""
 
     def __init__(self, update_every="epoch", needs_probe=False):
         self.config = EngineConfig(update_every=update_every)
@@ -43,7 +43,7 @@ class FakeEngine:
         self.calls.append(("step", signals))
 
     def rates(self):
-        """How many calls there have been."""
+        """One row whose rate is the number of calls so far."""
         return [{"site": "a", "applied": float(len(self.calls))}]
 
     def weights(self):
@@ -56,14 +56,14 @@ class FakeEngine:
 
 
 class TestLearning:
-    """That it trains."""
+    """Training works."""
 
     def test_digits_are_learned_in_seconds(self):
-        """With the default engine, 15 epochs reach 0.97 on validation, and the weights that are kept do so too."""
+        """With the default engine, 15 epochs reach 0.97 on validation, and so do the weights that are kept."""
         run = RunConfig.parse({"train": {"epochs": 15, "batch_size": 64}})
         began = time.process_time()
         result, model, data = train_run(run)
-        assert time.process_time() - began < 30  # a few seconds on a machine that has nothing else to do
+        assert time.process_time() - began < 30  # a few seconds on an idle machine
         assert result.best_val_accuracy >= 0.97
         assert result.best_epoch > 1
         loss, accuracy = evaluate(model, data.validation, run.train)
@@ -81,13 +81,13 @@ class TestLearning:
         ],
     )
     def test_every_recipe_learns(self, settings):
-        """Each optimizer, schedule and precision brings the loss well below a guess's."""
+        """Each optimizer, schedule and precision brings the loss to less than half of a uniform guess's."""
         result, _ = train(epochs=6, **settings)
         assert result.history[-1].val_loss < 0.5 * math.log(CLASSES)
         assert result.history[-1].train_loss < result.history[0].train_loss
 
-    def test_the_test_split_is_not_read(self):
-        """With NaN in every test image and labels out of range, training is the same bit for bit."""
+    def test_the_test_split_is_not_used(self):
+        """NaN in every test image and invalid test labels change no bit of the training."""
         data, poisoned = toy(), toy()
         poisoned.test.images.fill_(torch.nan)
         poisoned.test.labels.fill_(-1)
@@ -102,7 +102,7 @@ class TestLearning:
         result = fit(model, None, data, config, lambda report: seen.append(copy.deepcopy(model.state_dict())))
         losses = [report.smoothed_loss for report in result.history]
         assert result.best_epoch == 1 + losses.index(min(losses))
-        assert result.best_epoch < 6  # or the recipe above no longer makes the point
+        assert result.best_epoch < 6  # otherwise the recipe tests nothing
         for name, value in model.state_dict().items():
             assert torch.equal(value, seen[result.best_epoch - 1][name])
         best = result.history[result.best_epoch - 1]
@@ -110,7 +110,7 @@ class TestLearning:
         assert result.smoothed_loss == losses[-1]
 
     def test_smoothing_is_a_corrected_moving_average(self):
-        """After n losses it is their mean with weights decay^age, and the raw loss for decay 0."""
+        """After n losses it is their mean with weights decay^age; with decay 0 it is the last loss."""
         losses = [3.0, 1.0, 2.0]
         weights = [0.36, 0.6, 1.0]
         expected = sum(w * x for w, x in zip(weights, losses, strict=True)) / sum(weights)
@@ -118,14 +118,14 @@ class TestLearning:
         assert smoothed(losses, 0.0) == losses
         assert math.isclose(smoothed([2.5] * 9, 0.9)[-1], 2.5)
 
-    def test_patience_ends_a_training_that_gains_nothing(self):
-        """It stops ``patience`` epochs after the best one, and says how many it ran."""
+    def test_patience_ends_a_training_without_gain(self):
+        """Training stops ``patience`` epochs after the best one."""
         result, _ = train(epochs=30, lr=1.5, schedule="constant", patience=2)
         assert len(result.history) < 30
         assert len(result.history) == result.best_epoch + 2
 
-    def test_every_image_is_used_once_an_epoch(self):
-        """97 images in batches of 16: none is left out, none comes twice, and the one left over joins a batch."""
+    def test_every_image_is_used_once_per_epoch(self):
+        """97 images in batches of 16: each is used once, and the one left over joins the last batch."""
         data = toy(n=97)
         seen = []
         model = network()
@@ -136,12 +136,12 @@ class TestLearning:
         assert sorted(shown) == sorted(had)
 
     def test_a_batch_size_of_one_is_allowed(self):
-        """Where one image a step is asked for, it is given."""
+        """With batch_size 1, every step takes one image."""
         model = nn.Sequential(nn.Flatten(), nn.Linear(128, CLASSES))
         assert len(fit(model, None, toy(n=5), recipe(epochs=1, batch_size=1)).history) == 1
 
-    def test_reports_say_what_happened(self):
-        """Epochs count from 1, losses match a recount, and the rate is the last step's."""
+    def test_reports_count_epochs(self):
+        """Epochs count from 1, and the learning rate is that of the last step."""
         data, reports = toy(), []
         model = network()
         config = recipe(epochs=3)
@@ -167,37 +167,37 @@ class TestDivergence:
             out = self.inside(x.flatten(1))
             return out * torch.nan if self.calls == self.call else out
 
-    def test_epoch_and_step_are_told(self):
-        """A loss that is NaN in step 3 of epoch 2 is reported as that, though found at the epoch's end."""
+    def test_the_error_names_epoch_and_step(self):
+        """A NaN in step 3 of epoch 2 is reported as such, although it is found at the end of the epoch."""
         model = self.Poisoned(call=6 + 1 + 3)  # six steps and one batch of validation, then three steps
         with pytest.raises(DivergedError, match="training loss is nan at epoch 2, step 3") as caught:
             fit(model, None, toy(), recipe())
         assert (caught.value.epoch, caught.value.step) == (2, 3)
 
-    def test_validation_counts_too(self):
-        """A validation loss that is not finite is no result either."""
+    def test_a_validation_loss_that_is_not_finite(self):
+        """A validation loss that is not finite is an error as well."""
         with pytest.raises(DivergedError, match="validation loss is nan at epoch 1"):
             fit(self.Poisoned(call=7), None, toy(), recipe())
 
-    def test_a_rate_that_is_absurd_diverges(self):
-        """It is found on its own, with a real network, and no epoch is reported."""
+    def test_an_absurd_learning_rate_diverges(self):
+        """A learning rate of 1e30 raises the error with a real network, and no epoch is reported."""
         reports = []
         with pytest.raises(DivergedError):
             train(lr=1e30, schedule="constant", on_epoch=reports.append)
         assert reports == []
 
     def test_the_error_crosses_processes(self):
-        """It survives pickling with its epoch, step and message."""
+        """Pickling keeps its epoch, step and message."""
         error = DivergedError(2, 5, math.inf)
         twin = pickle.loads(pickle.dumps(error))
         assert (twin.epoch, twin.step, str(twin)) == (2, 5, str(error))
 
 
 class TestStreams:
-    """Random streams that never touch each other."""
+    """Random streams are independent."""
 
     def inputs(self, engine, **settings):
-        """Every training batch that the model was shown, before dropout, and its initial weights."""
+        """Every training batch the model received, its initial weights, and the result."""
         data, model = toy(), network()
         initial = copy.deepcopy(model.state_dict())
         seen = []
@@ -208,7 +208,7 @@ class TestStreams:
         return seen, initial, result
 
     def test_a_drop_rate_changes_neither_data_nor_initial_weights(self):
-        """Rates of 0.1 and 0.6, and no dropout at all, see the same batches, augmented alike, from the same start."""
+        """Drop rates of 0.1, 0.6 and none give the same batches, augmentation and initial weights."""
         runs = [
             self.inputs(engine, augment=("shift", "flip", "cutout"))
             for engine in (EngineConfig(r0=0.1), EngineConfig(r0=0.6, pattern="element"), Baseline(kind="none"))
@@ -218,25 +218,25 @@ class TestStreams:
             assert all(torch.equal(a, b) for a, b in zip(seen, runs[0][0], strict=True))
             assert all(torch.equal(value, runs[0][1][name]) for name, value in initial.items())
         losses = {result.history[-1].train_loss for _, _, result in runs}
-        assert len(losses) == 3  # the dropout itself did differ
+        assert len(losses) == 3  # the dropout did differ
 
-    def test_one_augmentation_does_not_move_another(self):
-        """Switching cutout on leaves every image's shift as it was."""
+    def test_one_augmentation_does_not_change_another(self):
+        """Adding cutout changes no image's shift."""
         images = toy().train.images
         alone = augment.draw(("shift",), images, seed=1, epoch=2, device=torch.device("cpu"))
         both = augment.draw(("cutout", "shift"), images, seed=1, epoch=2, device=torch.device("cpu"))
         assert torch.equal(alone.shift, both.shift)
 
     def test_the_same_seed_gives_the_same_training(self):
-        """Two runs agree bit for bit whatever was drawn before; another seed, or another order, does not."""
+        """Two runs agree bit for bit whatever was drawn before; another seed gives a different run."""
         first = train(EngineConfig())
         torch.rand(5)
         assert_same(first, train(EngineConfig()))
         other, _ = train(EngineConfig(), seed=1)
         assert other.history[0].train_loss != first[0].history[0].train_loss
 
-    def test_the_callers_random_state_is_left_alone(self):
-        """Training seeds torch's global stream for the masks, and puts it back, after a failure too."""
+    def test_torchs_random_state_is_restored(self):
+        """Training seeds torch's global stream for the masks and restores it, even after a failure."""
         torch.manual_seed(77)
         expected = torch.rand(3)
         torch.manual_seed(77)
@@ -247,10 +247,10 @@ class TestStreams:
 
 
 class TestEngine:
-    """What the engine is told, and when."""
+    """What the engine is passed, and when."""
 
     def test_after_each_epoch_with_its_metrics(self):
-        """watch comes first, then one step per epoch with epochs completed and what validation said."""
+        """watch comes first, then one step per epoch with the epochs completed and the epoch's metrics."""
         engine = FakeEngine()
         result = fit(network(), engine, toy(), recipe())
         assert engine.calls[0][0] == "watch"
@@ -262,8 +262,8 @@ class TestEngine:
             for name in ("val_loss", "train_loss", "val_accuracy"):
                 assert signals[name] == getattr(report, name)
 
-    def test_every_n_steps_too(self):
-        """With update_every 4 and 6 steps an epoch, rates are refreshed after steps 4, 8, 12, ... and each epoch."""
+    def test_every_n_steps(self):
+        """With update_every 4 and 6 steps per epoch, rates are updated after steps 4, 8, 12, ... and each epoch."""
         engine = FakeEngine(update_every=4)
         fit(network(), engine, toy(), recipe(epochs=2))
         told = [signals for kind, signals in engine.calls if kind == "step"]
@@ -271,7 +271,7 @@ class TestEngine:
         assert ["val_loss" in t for t in told] == [False, True, False, True]
 
     def test_a_probe_sees_a_training_batch_before_each_step(self):
-        """Where importances need labels, a batch as it was trained on comes before every refresh."""
+        """If importances need labels, every update is preceded by the last training batch."""
         data, engine = toy(), FakeEngine(update_every=5, needs_probe=True)
         fit(network(), engine, data, recipe(epochs=2))
         kinds = [call[0] for call in engine.calls]
@@ -282,64 +282,14 @@ class TestEngine:
                 assert data.train.labels[found] == label
 
     def test_reports_carry_the_rates_in_force(self):
-        """Rates and weights of a report are those with which the epoch ended, before the refresh after it."""
+        """Rates and weights of a report are those with which the epoch ended, before the update that follows."""
         result = fit(network(), FakeEngine(), toy(), recipe(epochs=2))
         assert [report.rates[0]["applied"] for report in result.history] == [1.0, 2.0]
         assert result.history[0].weights == {"adaptive": 1.0}
 
-    def test_a_baseline_serves_as_well(self):
-        """A scheduled torch dropout behind the same attach trains, and its rate rises."""
+    def test_a_baseline_trains(self):
+        """A baseline attached in the same way trains, and its scheduled rate rises."""
         result, _ = train(Baseline(kind="dropout", p=0.4, schedule="linear"))
         rates = [report.rates[0]["applied"] for report in result.history]
         assert rates == sorted(rates)
         assert rates[0] < rates[-1] <= 0.4
-
-
-class TestRun:
-    """A whole run."""
-
-    def test_settings_are_a_whole_run(self):
-        """train_run loads, builds, attaches and fits; the model comes back without its engine, the data with it."""
-        run = RunConfig.parse(
-            {
-                "data": {"subset": 200},
-                "model": {"options": {"widths": [8, 8], "head": 16}},
-                "train": {"epochs": 2, "channels_last": True},
-                "engine": {"kind": "dropout2d", "p": 0.2},
-            }
-        )
-        reports = []
-        result, model, data = train_run(run, reports.append)
-        assert timeless(result.history) == timeless(reports)
-        assert reports[0].rates
-        assert data.fingerprint == load_data(DataConfig(subset=200)).fingerprint
-        assert not any(module._forward_hooks for module in model.modules())
-
-    def test_the_engine_goes_when_training_fails(self):
-        """A run that raises leaves no hook behind: nothing of it survives."""
-        run = RunConfig.parse({"data": {"subset": 200}, "train": {"epochs": 1}})
-
-        def stop(_):
-            raise Stop
-
-        with pytest.raises(Stop):
-            train_run(run, stop)
-
-    def test_complexity_reaches_the_engine(self, monkeypatch):
-        """The engine is told D of these data."""
-        told = {}
-
-        def spy(model, config, **given):
-            told.update(given)
-            return attach(model, config, **given)
-
-        monkeypatch.setattr("dropopt.training.run.attach", spy)
-        _, _, data = train_run(RunConfig.parse({"data": {"subset": 200}, "train": {"epochs": 1}}))
-        assert told["complexity"] == data.complexity != 0.5
-        assert told["example"].shape[1:] == (1, 8, 8)
-
-    def test_devices_that_are_not_here_are_refused(self):
-        """A device is checked before anything is loaded, and what there is is told."""
-        for name in ("gpu", "cuda:77", "meta"):
-            with pytest.raises(ConfigError, match=r"device must be one of auto, cpu.*, got"):
-                train_run(RunConfig.parse({"train": {"device": name}}))

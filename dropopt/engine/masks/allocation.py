@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
 from dropopt import equations
-from dropopt.config import P_MAX, EngineConfig
+from dropopt.config import METHODS, P_MAX, EngineConfig
 
 
 def eligible(importance: Tensor, threshold: float) -> Tensor:
@@ -28,9 +30,8 @@ def preference(config: EngineConfig, *, alpha: float, progress: float, importanc
         importance: (C,) normalised importance, in [0, 1].
     """
     proportions = torch.ones_like(importance)
-    if config.allocation == "feature":  # eq. (13)
-        weight = equations.epoch_weight(config.lambda_init, config.kappa, progress, config.theta)
-        proportions = torch.as_tensor(equations.feature_rate(1.0, weight, importance, reading=config.reading))
+    if config.allocation == "feature":
+        proportions = by_importance(config, progress, importance)
     elif config.allocation == "importance":  # the lemma
         proportions = torch.as_tensor(equations.importance_rate(alpha, importance, reading=config.reading))
     if config.pattern == "structured":  # eq. (5), (6)
@@ -38,6 +39,29 @@ def preference(config: EngineConfig, *, alpha: float, progress: float, importanc
         restricted = proportions * allowed
         proportions = restricted if bool(restricted.any()) else allowed
     return proportions
+
+
+def by_importance(config: EngineConfig, progress: float, importance: Tensor) -> Tensor:
+    """Eq. (13) for r0 = 1: the proportions, shape (C,), in which rates follow the importance of features."""
+    weight = equations.epoch_weight(config.lambda_init, config.kappa, progress, config.theta)
+    return torch.as_tensor(equations.feature_rate(1.0, weight, importance, reading=config.reading))
+
+
+def mixture_rates(config: EngineConfig, members: Mapping[str, float], *, progress: float, importance: Tensor) -> Tensor:
+    """Return the rates (M, C) at which each method drops features in its own pattern; the mean of a row is its rate.
+
+    Args:
+        config: the engine's settings.
+        members: each method's rate at the site, in [0, 1].
+        progress: progress of training, in [0, 1].
+        importance: (C,) normalised importance, in [0, 1].
+    """
+    proportions = {
+        "structured": eligible(importance, config.structured_threshold),
+        "pfid": by_importance(config, progress, importance),
+    }
+    even = torch.ones_like(importance)
+    return torch.stack([share_out(members[m], proportions.get(m, even)) for m in METHODS]).to(importance)
 
 
 def share_out(budget: Tensor | float, preference: Tensor) -> Tensor:

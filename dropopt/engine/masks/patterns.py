@@ -15,7 +15,7 @@ couple samples. Features are on dimension 1 of x, (N, C, *spatial); rates are (1
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import NamedTuple
 
@@ -39,6 +39,10 @@ class Gate(NamedTuple):
     kept: tuple[Tensor, ...]
     make: Callable[..., Tensor] | None = None  # None: the only kept tensor is the gate itself
 
+    def with_kept(self, kept: Sequence[Tensor]) -> Gate:
+        """Return this gate with other tensors."""
+        return Gate(tuple(kept), self.make)
+
     def times(self, x: Tensor) -> Tensor:
         """Return x * gate."""
         if self.make is None:
@@ -48,29 +52,33 @@ class Gate(NamedTuple):
             return x * gate
         return gate.mul_(x).detach()  # no view, so that in-place operations may follow
 
+    def whole(self) -> Tensor:
+        """Return the gate, broadcastable to x."""
+        return self.kept[0] if self.make is None else self.make(*self.kept)
+
 
 def channel_gate(x: Tensor, p: Tensor) -> Gate:
     """Draw a gate of whole feature maps, (N, C, *1)."""
     shape = [*x.shape[:2], *[1] * (x.ndim - 2)]
     if (rate := one_rate(x, p)) is not None:
         return Gate((x.new_empty(shape).bernoulli_(1 - rate).div_(1 - rate),))
-    keep = 1 - p
-    return Gate((torch.bernoulli(keep.expand(shape)).div_(keep).to(x.dtype),))
+    keep = (1 - p).expand(shape)
+    return Gate((torch.bernoulli(keep).div_(keep).to(x.dtype),))
 
 
 def one_rate(x: Tensor, p: Tensor) -> float | None:
     """Return the common rate as a number if there is one and reading it does not wait for a device; else None."""
-    return p.item() if p.numel() == 1 and x.is_cpu and not _traced(x) else None
+    return p.item() if p.numel() == 1 and x.is_cpu and not is_traced(x) else None
 
 
-def _traced(x: Tensor) -> bool:
+def is_traced(x: Tensor) -> bool:
     """Whether a compiler, a fake mode or torch.func traces x, so that nothing computed from it may be cached."""
     return torch.compiler.is_compiling() or type(x) is not Tensor or in_transform()
 
 
 def element_gate(x: Tensor, p: Tensor) -> Gate:
     """Draw a gate of independent units, in the shape and memory layout of x; one bit per unit is kept."""
-    if _traced(x):  # compilers fuse operations on floats, but not those on bits
+    if is_traced(x):  # compilers fuse operations on floats, but not those on bits
         return Gate(((torch.rand_like(x, dtype=torch.float32) >= p).to(x.dtype) * (1 / (1 - p)).to(x.dtype),))
     if (rate := one_rate(x, p)) is not None:
         bits = _bernoulli_bits(x.numel(), rate)

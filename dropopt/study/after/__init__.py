@@ -1,1 +1,1 @@
-"""What follows a study: exporting a trial and training with it."""
+"""What follows a study: the export of a trial, and training with its configuration."""

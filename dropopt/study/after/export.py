@@ -1,20 +1,11 @@
-"""Exporting a trial: its whole configuration, and where it comes from."""
+"""The export of a trial: its whole configuration, and where it comes from."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dropopt.config import ConfigError, RunConfig
-from dropopt.study.store.keys import (
-    ACCURACY,
-    CONFIG,
-    DATA,
-    FINGERPRINT,
-    MADE_WITH,
-    PRIOR,
-    SEED,
-    SPACE,
-)
+from dropopt.config import RunConfig
+from dropopt.study.store.keys import ACCURACY, CONFIG, DATA, FINGERPRINT, MADE_WITH, PRIOR, SEED, SPACE
 from dropopt.study.store.queries import count
 
 if TYPE_CHECKING:
@@ -23,18 +14,19 @@ if TYPE_CHECKING:
 
 
 def _efficacy(study: optuna.Study) -> dict[str, Any] | None:
-    """What was learned about the blend, in short; None where none was searched."""
-    from dropopt.study.blend.insight import learned
+    """The verdict about the blend and the preferred blend; None if the study has no blend."""
+    from dropopt.study.blend.learned import learned
+    from dropopt.study.blend.names import NoBlendError
 
     try:
         found = learned(study, prior=study.user_attrs.get(PRIOR))
-    except ConfigError:
+    except NoBlendError:
         return None
     return {"verdict": found.efficacy.verdict, "preferred": found.preferred}
 
 
 def exported(study: optuna.Study, trial: FrozenTrial) -> tuple[RunConfig, dict[str, Any]]:
-    """A trial's whole configuration, and where it comes from."""
+    """The configuration of ``trial`` and its provenance, for :func:`dropopt.export.save`."""
     provenance: dict[str, Any] = {
         "study": study.study_name,
         "trial": trial.number,

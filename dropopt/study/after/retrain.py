@@ -1,18 +1,17 @@
-"""Training with one configuration in this process, and the one look at the test split."""
+"""Training with one configuration in this process. This is the only place where the test split is evaluated."""
 
 from __future__ import annotations
 
 import io
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dropopt.config import ConfigError, RunConfig
+from dropopt.config import RunConfig
+from dropopt.owncode import make_importable
 from dropopt.study.define import shipped
-from dropopt.study.define.definition import add_to_path
-from dropopt.study.run.worker import StudyError
+from dropopt.study.run.errors import StudyError
 
 if TYPE_CHECKING:
     from dropopt.export import Exported
@@ -21,25 +20,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Accuracy and loss of a network on one split."""
+    """Accuracy and loss of a network on one split of the data."""
 
     accuracy: float
     loss: float
-    n: int  # images of the split
+    n: int  # number of images
 
 
 @dataclass(frozen=True)
 class Retrained:
-    """What training with a configuration gave."""
+    """The result of training with a configuration."""
 
     result: TrainResult
     validation: Estimate
     test: Estimate
-    weights: Mapping[str, Any]
+    weights: Mapping[str, Any]  # state_dict of the network
 
 
 def configured(exported: Exported, options: Mapping[str, Any]) -> RunConfig:
-    """The configuration of a file; ``options`` are training settings that override it."""
+    """The configuration of a file, with ``options`` in place of its training settings."""
     run = exported.run
     if not options:
         return run
@@ -55,13 +54,22 @@ def retrain(
     on_notice: Callable[[str], None],
     on_epoch: Callable[[EpochReport], None],
 ) -> Retrained:
-    """Train with ``run`` and read the test split.
+    """Train with ``run``, then evaluate the network on the test split.
 
-    With one thread, as in a study, the same configuration gives the same network on the same machine, bit for bit.
+    Args:
+        run: The configuration.
+        provenance: Where it comes from. A notice is sent if the data differ from those of the study.
+        threads: Threads that torch uses. With one thread, as in a study, the same configuration gives the same
+            network on the same machine, bit for bit.
+        on_notice: Called with each notice about the data.
+        on_epoch: Called with the report of each epoch.
+
+    Raises:
+        StudyError: The loss became infinite or NaN.
     """
-    # `module:function` may name what lies here, as it does for a study's script.
-    add_to_path(Path.cwd())
-    sys.path.append(str(shipped.folder("studies")))  # last: a copy of a shipped script goes before it
+    # A setting may name a function of a module in the current folder, or else of a shipped script.
+    make_importable(Path.cwd(), first=True)
+    make_importable(shipped.folder("studies"), first=False)
 
     import torch
 
@@ -72,7 +80,7 @@ def retrain(
     for notice in data.notices:
         on_notice(notice)
     if provenance.get("data_fingerprint", data.fingerprint) != data.fingerprint:
-        on_notice("the data are not those of the study: it may have trained on what is tested on now")
+        on_notice("the data differ from those of the study, so the study may have trained on images of this test split")
     try:
         result, model, _ = training.train_run(run, on_epoch)
     except training.DivergedError as error:
@@ -83,7 +91,7 @@ def retrain(
 
 
 def save_weights(weights: Mapping[str, Any], path: Path) -> None:
-    """Write ``weights`` to ``path``, whole or not at all."""
+    """Write ``weights`` to ``path``. A failure leaves an existing file as it was."""
     import torch
 
     from dropopt.files import write_whole
@@ -94,11 +102,3 @@ def save_weights(weights: Mapping[str, Any], path: Path) -> None:
         write_whole(path, buffer.getvalue())
     except OSError as error:
         raise StudyError(f"the weights cannot be written to {path}: {error.strerror or error}") from None
-
-
-def check_writable(path: Path) -> None:
-    """Before minutes of training, not after."""
-    if path.is_dir() or not path.parent.is_dir():
-        raise ConfigError(
-            f"{path} cannot be written: {'it is a folder' if path.is_dir() else 'its folder does not exist'}"
-        )

@@ -1,76 +1,120 @@
-"""EfficacySampler: an Optuna sampler that wraps any other and proposes the blend of methods itself.
-
-The wrapped sampler proposes everything else. What is known of the blend is recomputed from the finished trials in
-storage at every draw, so any number of workers and any restart agree; only a draw's randomness is a trial's own.
-"""
+"""EfficacySampler: an Optuna sampler that samples the blend of methods and leaves all else to another sampler."""
 
 from __future__ import annotations
 
-import copy
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from operator import attrgetter, is_
 from typing import Any
 
 import numpy as np
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, BruteForceSampler, PartialFixedSampler, TPESampler
+from optuna.samplers import BaseSampler, TPESampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from dropopt.config import METHODS, ConfigError
-from dropopt.study.blend.effects import Names
-from dropopt.study.blend.evidence import gather, imported, row
+from dropopt.config import ConfigError
+from dropopt.study.blend.climb import climb, random_blend
+from dropopt.study.blend.covariates import cells_of
+from dropopt.study.blend.gather import FINISHED, gather
+from dropopt.study.blend.names import BLEND, blend_names, flatten
 from dropopt.study.blend.simplex import Simplex, external, numeric, project
-from dropopt.study.blend.surrogate import Surrogate, climb, design, most_rows
+from dropopt.study.blend.surrogate import Surrogate, row_limit
+from dropopt.study.blend.transfer import imported
+from dropopt.study.blend.wrapped import enumerates, fixed_params, hide
 
-#: The blend of eq. (15).
-BLEND = tuple(f"w_{method}" for method in METHODS)
-#: The user attribute that says what a trial was drawn from.
+#: The user attribute of a trial that says how its blend was sampled.
 STAMP = "efficacy"
-#: Share of draws that ignore the evidence, once there is plenty: no method is ever given up.
+#: Fraction of the draws that ignore the evidence, so that no method is ever given up.
 RANDOMISED = 0.1
-#: No method's share of a draw falls below it.
+#: Smallest share of a method in a draw.
 FLOOR = 0.001
 #: Trials before the first model, for each stage.
 STARTUP = 8
-#: Blends of the best trials from which a draw is climbed.
+#: Blends of the best trials from which the maximum of a draw is searched.
 INCUMBENTS = 6
-#: Trials whose draw or base proposal is remembered until they end.
+#: Largest number of running trials that are remembered. Trials created by ``ask`` that never end would accumulate.
 REMEMBERED = 512
-#: A model is of all trials but the last few that are less than one in this many, so that several draws share it.
+#: With t finished trials, a model is shared by the draws of t / RENEWALS trials.
 RENEWALS = 50
-#: Trials with the same choice that show what is not asked for after it.
+#: Number of earlier trials with the same value of a parameter that show which shares are not suggested with it.
 FEWEST_ALIKE = 2
 
-_FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 _MISSING = object()
 
-#: The last model, of which trials, and how many of them count.
-_Model = tuple[list[FrozenTrial], Surrogate | None, int]
+
+@dataclass
+class _Running:
+    """What is remembered of a running trial: parameters sampled by the base, and values of the blend."""
+
+    sampled: dict[str, Any] = field(default_factory=dict)
+    blend: dict[str, float] = field(default_factory=dict)
 
 
-def blend_names(blend: Sequence[str] | Sequence[Sequence[str]], stages: Sequence[str] | None = None) -> Names:
-    """One tuple of names per stage: ``blend`` is names, or names for each stage; ``stages`` are suffixes."""
-    groups: list[Sequence[str]]
-    if all(isinstance(name, str) for name in blend):
-        flat = [str(name) for name in blend]
-        groups = [[f"{name}_{stage}" for name in flat] for stage in stages] if stages else [flat]
-    else:
-        groups = [[str(name) for name in group] for group in blend]
-    names = tuple(tuple(group) for group in groups)
-    flat = [name for group in names for name in group]
-    if not names or len({len(group) for group in names}) != 1 or len(names[0]) < 2 or len(set(flat)) != len(flat):
-        raise ConfigError(f"blend must be two or more different names, as many in each stage, got {blend!r}")
-    return names
+@dataclass(frozen=True)
+class _Model:
+    """The last model (None: too few trials), the trials it was fitted to, and how many of them count."""
+
+    trials: tuple[FrozenTrial, ...] = ()
+    surrogate: Surrogate | None = None
+    count: int = 0
 
 
 class EfficacySampler(BaseSampler):
-    """Proposes the shares named in ``blend`` by Thompson sampling, and leaves the rest to ``base``.
+    """Samples the shares of a blend by Thompson sampling, and all other parameters with another sampler.
 
-    ``blend`` is a sequence of names, each suggested as a number in [0, 1], or one sequence per stage of training;
-    ``stages`` appends ``_early`` and so on to the names instead. ``prior`` is what ``export_evidence`` gave.
+    The shares are parameters in [0, 1] that the objective divides by their sum. A Gaussian process over blends is
+    fitted to the finished trials. For each trial, a function is drawn from its posterior and maximised over the
+    simplex, given the trial's other parameters as far as they are known. Some draws ignore the evidence, so that no
+    method is ever given up. The sampler supports one objective, pruned trials, conditional shares, enqueued trials
+    and any number of workers.
+
+    A draw depends only on the seed, the trial's number and parameters, and the finished trials in storage. All workers
+    therefore use the same model, and a study can be resumed by a new sampler. Two things are remembered between
+    calls. The last model is kept to save time; it is a function of the trials in storage and is fitted again when
+    they change or the sampler is restarted. The values sampled for a running trial are kept until the trial ends,
+    because Optuna requests one parameter at a time and all shares must come from one draw.
+
+    Each trial gets the user attribute ``efficacy`` with the number of trials that counted as evidence, whether the
+    draw ignored them, and the kind of model.
+
+    Args:
+        base: Samples the parameters that are not part of the blend. Default: a multivariate
+            :class:`optuna.samplers.TPESampler` with ``constant_liar=True``.
+        blend: Names of the parameters that form the blend, at least two; or one sequence of names for each stage of
+            training. Default: the weights ``w_<method>`` of the engine.
+        seed: Seed of the blend's draws and of the default base. Default: not reproducible.
+        stages: Suffixes of the stages; for example, ``("early", "late")`` makes ``w_pfid`` the two parameters
+            ``w_pfid_early`` and ``w_pfid_late``. Only if ``blend`` is one sequence.
+        prior: Evidence of an earlier study, from ``export_evidence``. It counts as 10 trials at first, and less as
+            trials finish.
+        floor: Smallest share of a method in a draw, in [0, 1 / number of methods).
+        randomised: Fraction of the draws that ignore the evidence, in (0, 1].
+
+    Raises:
+        ConfigError: An argument is out of range, names repeat or differ in number between stages, or ``prior`` is
+            not an exported table about this blend.
+
+    Source:
+        Thompson (1933) for the strategy; Scheffe (1958) for mixtures; Wilson et al. (2020), "Efficiently Sampling
+        Functions from Gaussian Process Posteriors", for the draws.
+
+    Example:
+        >>> import optuna
+        >>> from dropopt.study import EfficacySampler
+        >>> optuna.logging.set_verbosity(optuna.logging.ERROR)
+        >>> def objective(trial):
+        ...     a, b = (trial.suggest_float(name, 0.0, 1.0) for name in ("w_a", "w_b"))
+        ...     return (a / (a + b) - 0.7) ** 2
+        >>> sampler = EfficacySampler(optuna.samplers.RandomSampler(seed=0), blend=("w_a", "w_b"), seed=0)
+        >>> study = optuna.create_study(sampler=sampler)
+        >>> study.optimize(objective, n_trials=12)
+        >>> bool(abs(study.best_params["w_a"] - 0.7) < 0.1)
+        True
+        >>> study.trials[-1].user_attrs["efficacy"]["evidence"]
+        11
     """
 
     def __init__(
@@ -91,16 +135,15 @@ class EfficacySampler(BaseSampler):
         if not 0 < randomised <= 1:
             raise ConfigError(f"randomised must be in (0, 1], got {randomised!r}")
         if prior is not None:
-            imported(prior, self.names)  # a fault shows here, not in a trial
+            imported(prior, self.names)  # report an invalid prior now, not in the first trial
         self._base = base if base is not None else TPESampler(multivariate=True, constant_liar=True, seed=seed)
         self._seed, self._prior, self._floor, self._randomised = seed, prior, floor, randomised
-        self._flat = frozenset(name for stage in self.names for name in stage)
-        self._fixed_by_base = _fixed_params(self._base)
-        self._blind = any(isinstance(sampler, BruteForceSampler) for sampler in _chain(self._base))
+        self._flat = frozenset(flatten(self.names))
+        self._fixed_by_base = fixed_params(self._base)
+        self._hides_blend = enumerates(self._base)
         self._lock = threading.Lock()
-        self._proposed: OrderedDict[int, dict[str, Any]] = OrderedDict()
-        self._drawn: OrderedDict[int, dict[str, float]] = OrderedDict()
-        self._model: _Model = ([], None, 0)
+        self._running: OrderedDict[int, _Running] = OrderedDict()
+        self._model = _Model()
 
     def __str__(self) -> str:
         return f"{type(self).__name__}({self._base})"
@@ -110,59 +153,56 @@ class EfficacySampler(BaseSampler):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._lock, self._model = threading.Lock(), ([], None, 0)
+        self._lock, self._model = threading.Lock(), _Model()
 
-    # -- the hooks of an Optuna sampler
+    # -- the methods of an Optuna sampler
 
     def reseed_rng(self) -> None:
-        """Delegated: a blend's randomness comes from the seed and the trial's number."""
+        """Reseed the base. The blend needs no reseeding: its seed includes the trial number."""
         self._base.reseed_rng()
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        """Delegated; nothing is left of another study's trial of the same id."""
-        self._proposed.pop(trial._trial_id, None)
-        self._drawn.pop(trial._trial_id, None)
+        """Forget any trial of another study with the same id, and call the base."""
+        self._running.pop(trial._trial_id, None)
         self._base.before_trial(*self._view(study, trial))
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """The base's."""
+        """The search space of the base."""
         return self._base.infer_relative_search_space(*self._view(study, trial))
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """The base's; remembered, so that the blend can be drawn for it."""
+        """The parameters that the base samples, without the blend; the blend is sampled given their values."""
         params = self._base.sample_relative(*self._view(study, trial), search_space)
         params = {name: value for name, value in params.items() if name not in self._flat}
-        self._remember(self._proposed, trial._trial_id, params)
+        self._remembered(trial).sampled = params
         return params
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """A share of this trial's one joint draw; what is not of the blend is the base's."""
+        """A share, from the joint draw of the trial; for any other parameter, the value that the base samples."""
         if param_name not in self._flat or not numeric(param_distribution):
             view = self._view(study, trial)
             return self._base.sample_independent(*view, param_name, param_distribution)
         if study._is_multi_objective():
-            raise ConfigError("EfficacySampler serves one objective, got a study with several")
+            raise ConfigError("EfficacySampler supports one objective, got a study with several")
         if param_name in self._fixed_by_base:
             return self._fixed_by_base[param_name]
         given = {name: float(value) for name, value in trial.params.items() if name in self._flat}
-        drawn = self._drawn.get(trial._trial_id)
-        if drawn is None or param_name not in drawn or any(drawn.get(k) != v for k, v in given.items()):
+        drawn = self._remembered(trial).blend
+        if param_name not in drawn or any(drawn.get(k) != v for k, v in given.items()):
             drawn = self._draw(study, trial, {param_name: param_distribution}, given)
-        value = project(np.array([drawn[param_name]]), param_distribution)[0]
-        self._remember(self._drawn, trial._trial_id, {**drawn, param_name: float(value)})
-        return external(float(value), param_distribution)
+        value = float(project(np.array([drawn[param_name]]), param_distribution)[0])
+        self._remembered(trial).blend = {**drawn, param_name: value}
+        return external(value, param_distribution)
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
-        """Delegated; a blend that was given, not drawn, is stamped as such."""
-        self._proposed.pop(trial._trial_id, None)
-        self._drawn.pop(trial._trial_id, None)
+        """Stamp a trial whose blend was given, not drawn; forget the trial; call the base."""
+        self._running.pop(trial._trial_id, None)
         if STAMP not in trial.user_attrs and not self._flat.isdisjoint(trial.params):
-            stamp = {"evidence": 0, "randomised": False, "model": "given"}
-            study._storage.set_trial_user_attr(trial._trial_id, STAMP, stamp)
+            self._stamp(study, trial, 0, randomised=False, model="given")
         self._base.after_trial(*self._view(study, trial), state, values)
 
     # -- drawing
@@ -170,41 +210,42 @@ class EfficacySampler(BaseSampler):
     def _draw(
         self, study: Study, trial: FrozenTrial, known: dict[str, BaseDistribution], given: dict[str, float]
     ) -> dict[str, float]:
-        """One joint draw of all names, those in ``given`` held."""
-        trials = study._get_trials(deepcopy=False, states=_FINISHED, use_cache=True)
+        """One joint draw of all names, in which those in ``given`` keep their values."""
+        trials = study._get_trials(deepcopy=False, states=FINISHED, use_cache=True)
         distributions = {**_latest(trials, self._flat), **trial.distributions, **known}
-        absent = self._absent(trial, trials) - known.keys() - given.keys()
-        held = {**dict.fromkeys(absent, 0.0), **self._held(trial), **given}
+        absent = self._not_suggested(trial, trials) - known.keys() - given.keys()
+        held = {**dict.fromkeys(absent, 0.0), **self._fixed(trial), **given}
         simplex = Simplex(self.names, distributions, held, self._floor)
         rng = np.random.default_rng(None if self._seed is None else [self._seed, trial.number, len(given)])
         surrogate, count = self._surrogate(study, trials)
+        stages = len(self.names)
         if surrogate is None or rng.uniform() < self._randomised:
-            values = [simplex.values(design(rng, len(stage))[None], s)[0] for s, stage in enumerate(self.names)]
-            stamp = {"evidence": count, "randomised": True, "model": "uniform"}
+            values = [simplex.values(random_blend(rng, len(self.names[s]))[None], s)[0] for s in range(stages)]
+            randomised, model = True, "uniform"
         else:
             path, model = surrogate.draw(rng, surrogate.standardise(self._covariates(trial, trials)))
-            stages = len(self.names)
+            randomised = False
             values = [
                 climb(path, s, surrogate.best(s, INCUMBENTS), simplex.values, rng, stages=stages) for s in range(stages)
             ]
-            stamp = {"evidence": count, "randomised": False, "model": model}
         if STAMP not in trial.user_attrs:
-            study._storage.set_trial_user_attr(trial._trial_id, STAMP, stamp)
+            self._stamp(study, trial, count, randomised=randomised, model=model)
         return {
             name: float(value)
-            for stage, shares in zip(self.names, values, strict=True)
-            for name, value in zip(stage, shares, strict=True)
-            if name not in absent  # asked for all the same, it gets a draw that keeps what was given
+            for stage, row in zip(self.names, values, strict=True)
+            for name, value in zip(stage, row, strict=True)
+            if name not in absent  # if it is suggested after all, it is drawn then, given the others
         }
 
-    def _absent(self, trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> frozenset[str]:
-        """Conditional shares that this trial will hardly ask for: two or more with one of its choices, and none did.
+    def _not_suggested(self, trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> frozenset[str]:
+        """Shares that this trial will probably not suggest.
 
-        Drawn with the rest they would take a share of 1 that nobody gets.
+        At least FEWEST_ALIKE earlier trials had the same value of a categorical or integer parameter, and none of
+        them suggested the share. If such a share were drawn with the others, they would sum to less than 1.
         """
         if all(trial.params.keys() >= self._flat for trial in trials):
             return frozenset()
-        values = {**self._proposed.get(trial._trial_id, {}), **trial.params}
+        values = {**self._remembered(trial).sampled, **trial.params}
         absent: set[str] = set()
         for name, value in values.items():
             if isinstance(value, float):
@@ -214,30 +255,15 @@ class EfficacySampler(BaseSampler):
                 absent |= self._flat.difference(*alike)
         return frozenset(absent)
 
-    def _surrogate(self, study: Study, trials: Sequence[FrozenTrial]) -> tuple[Surrogate | None, int]:
-        """The model of ``trials``, None while they are too few, and how many of them count.
-
-        It is a function of them alone: remembering the last one saves time and changes nothing.
-        """
-        ordered = sorted(trials, key=attrgetter("number"))
-        settled = ordered[: len(ordered) - len(ordered) % max(1, len(ordered) // RENEWALS)]
-        known, model, count = self._model
-        if len(known) != len(settled) or not all(map(is_, known, settled)):
-            maximise = study.direction == StudyDirection.MAXIMIZE
-            table = gather(settled, self.names, maximise=maximise, prior=self._prior, limit=most_rows(len(self.names)))
-            model, count = Surrogate(table) if len(table) >= STARTUP * len(self.names) else None, table.trials
-            self._model = (settled, model, count)
-        return model, count
-
-    def _held(self, trial: FrozenTrial) -> dict[str, float]:
-        """Shares that are not ours to draw: enqueued, or fixed by the base."""
-        held = {**self._fixed_by_base, **trial.system_attrs.get("fixed_params", {})}
-        return {name: float(held[name]) for name in self._flat & held.keys()}
+    def _fixed(self, trial: FrozenTrial) -> dict[str, float]:
+        """Shares that are not drawn: enqueued, or fixed by the base."""
+        fixed = {**self._fixed_by_base, **trial.system_attrs.get("fixed_params", {})}
+        return {name: float(fixed[name]) for name in self._flat & fixed.keys()}
 
     def _covariates(self, trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> dict[str, float]:
-        """What is known of the trial's other parameters: suggested already, enqueued, or proposed by the base."""
+        """The known other parameters of the trial, by column: suggested, enqueued, or sampled by the base."""
         values = {
-            **self._proposed.get(trial._trial_id, {}),
+            **self._remembered(trial).sampled,
             **trial.system_attrs.get("fixed_params", {}),
             **trial.params,
         }
@@ -245,18 +271,43 @@ class EfficacySampler(BaseSampler):
         distributions = {**_latest(trials, others), **trial.distributions}
         cells: dict[str, float] = {}
         for name in sorted(others & distributions.keys()):
-            cells.update(row(name, values[name], distributions[name]))
+            cells.update(cells_of(name, values[name], distributions[name]))
         return cells
 
-    def _remember(self, memory: OrderedDict[int, dict[str, Any]], trial_id: int, values: dict[str, Any]) -> None:
+    def _surrogate(self, study: Study, trials: Sequence[FrozenTrial]) -> tuple[Surrogate | None, int]:
+        """The model of ``trials``, None while there are too few, and how many of them count.
+
+        The latest trials are left out until their number reaches 1 / RENEWALS of all, so that several draws share
+        a model.
+        """
+        ordered = sorted(trials, key=attrgetter("number"))
+        used = tuple(ordered[: len(ordered) - len(ordered) % max(1, len(ordered) // RENEWALS)])
+        model = self._model
+        if len(model.trials) != len(used) or not all(map(is_, model.trials, used)):
+            stages, maximise = len(self.names), study.direction == StudyDirection.MAXIMIZE
+            table = gather(used, self.names, maximise=maximise, prior=self._prior, limit=row_limit(stages))
+            model = _Model(used, Surrogate(table) if len(table) >= STARTUP * stages else None, table.trials)
+            self._model = model
+        return model.surrogate, model.count
+
+    # -- small helpers
+
+    def _remembered(self, trial: FrozenTrial) -> _Running:
+        """What is remembered of a running trial. The oldest entry goes if there are too many."""
         with self._lock:
-            memory[trial_id] = values
-            while len(memory) > REMEMBERED:
-                memory.popitem(last=False)
+            found = self._running.setdefault(trial._trial_id, _Running())
+            while len(self._running) > REMEMBERED:
+                self._running.popitem(last=False)
+        return found
+
+    @staticmethod
+    def _stamp(study: Study, trial: FrozenTrial, evidence: int, *, randomised: bool, model: str) -> None:
+        stamp = {"evidence": evidence, "randomised": randomised, "model": model}
+        study._storage.set_trial_user_attr(trial._trial_id, STAMP, stamp)
 
     def _view(self, study: Study, trial: FrozenTrial) -> tuple[Any, FrozenTrial]:
-        """What the base sees: all, unless it enumerates trials, when a continuous blend would be in its way."""
-        return (_Blind(study, self._flat), _without(trial, self._flat)) if self._blind else (study, trial)
+        """The study and trial that the base sees."""
+        return hide(study, trial, self._flat) if self._hides_blend else (study, trial)
 
 
 def _latest(trials: Sequence[FrozenTrial], names: Iterable[str]) -> dict[str, BaseDistribution]:
@@ -269,41 +320,3 @@ def _latest(trials: Sequence[FrozenTrial], names: Iterable[str]) -> dict[str, Ba
             found[name] = trial.distributions[name]
             missing.discard(name)
     return found
-
-
-def _chain(sampler: Any) -> Iterable[Any]:
-    """A sampler and those that it wraps, in Optuna's own wrappers."""
-    while sampler is not None:
-        yield sampler
-        sampler = getattr(sampler, "_base_sampler", None)
-
-
-def _fixed_params(base: BaseSampler) -> dict[str, Any]:
-    fixed: dict[str, Any] = {}
-    for sampler in _chain(base):
-        if isinstance(sampler, PartialFixedSampler):
-            fixed = {**sampler._fixed_params, **fixed}
-    return fixed
-
-
-def _without(trial: FrozenTrial, names: frozenset[str]) -> FrozenTrial:
-    """A copy of ``trial`` that never heard of ``names``."""
-    blind = copy.copy(trial)
-    blind._params = {name: value for name, value in trial.params.items() if name not in names}
-    blind._distributions = {name: d for name, d in trial.distributions.items() if name not in names}
-    return blind
-
-
-class _Blind:
-    """A study or storage whose trials never heard of some names."""
-
-    def __init__(self, target: Any, names: frozenset[str]) -> None:
-        self._target, self._names = target, names
-
-    def __getattr__(self, name: str) -> Any:
-        value = getattr(self._target, name)
-        if name == "_storage":
-            return _Blind(value, self._names)
-        if name in ("get_trials", "_get_trials", "get_all_trials"):
-            return lambda *a, **k: [_without(trial, self._names) for trial in value(*a, **k)]
-        return value

@@ -1,4 +1,4 @@
-"""From blends to values that may be asked for: fixed shares, ranges, steps and categories."""
+"""From shares to values that the search space contains: fixed values, ranges, steps and categories."""
 
 from __future__ import annotations
 
@@ -8,13 +8,27 @@ from typing import Any
 import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from dropopt.study.blend.effects import Array, Names
+from dropopt.study.blend.arrays import Array
+from dropopt.study.blend.names import Names
 
-_ANY = FloatDistribution(0.0, 1.0)
+#: The distribution of a name that no trial suggested yet.
+UNKNOWN = FloatDistribution(0.0, 1.0)
+
+#: Smallest sum of the shares of held names by which free shares are scaled.
+_LEAST = 0.05
+#: Replaces an upper bound of 0 in a denominator.
+_TINY = 1e-12
 
 
 class Simplex:
-    """Blends of ``names`` as values of their ``distributions``, some ``held`` at a value, each with ``floor``."""
+    """The legal values of a blend.
+
+    Args:
+        names: Parameter names of the blend, by stage.
+        distributions: Distributions by name; [0, 1] where absent.
+        held: Values by name that are not free.
+        floor: The smallest share of a free method.
+    """
 
     def __init__(
         self,
@@ -24,7 +38,7 @@ class Simplex:
         floor: float,
     ) -> None:
         self._floor = floor
-        self._distributions = [[distributions.get(name, _ANY) for name in stage] for stage in names]
+        self._distributions = [[distributions.get(name, UNKNOWN) for name in stage] for stage in names]
         single = {
             name: _bounds(distribution)[0]
             for stage, row in zip(names, self._distributions, strict=True)
@@ -32,45 +46,54 @@ class Simplex:
             if distribution.single()
         }
         fixed = {**single, **held}
+        # By stage, (M,) held values; NaN where free.
         self._held = [np.array([fixed.get(name, np.nan) for name in stage]) for stage in names]
 
     def values(self, shares: Array, stage: int) -> Array:
-        """(n, methods) values whose shares are the given ones, or as near as the distributions let them be.
+        """Values (B, M) whose shares are ``shares`` (B, M), or as close as the distributions allow.
 
-        Free values sum to what the held ones leave of 1, so that a held value is its share; where they leave
-        nothing, free values keep the given proportion to the held ones as far as their ranges go.
+        Free values sum to 1 minus the held values, so that a held value is its share. If the held values sum to 1 or
+        more, free values keep the given proportion to them as far as their ranges allow.
         """
         held = self._held[stage]
         free = np.isnan(held)
-        count = len(held)
-        above = np.maximum(shares - self._floor, 0.0)
-        raw = self._floor + above * (1 - self._floor * count) / above.sum(axis=1, keepdims=True)
-        taken = float(held[~free].sum())
-        if not free.all():
-            part = raw[:, free].sum(axis=1, keepdims=True)
-            raw = raw * ((1 - taken) / part if taken < 1 else taken / np.maximum(1 - part, 0.05))
-            raw = np.where(free, raw, held)
+        values = self._scaled(self._raised(shares), held, free)
         high = np.array([_bounds(d)[1] for d in self._distributions[stage]])
-        over = (raw / np.maximum(high, 1e-12))[:, free].max(axis=1, initial=0.0, keepdims=True)
-        raw = np.where(free, raw / np.maximum(over, 1.0), raw)
+        over = (values / np.maximum(high, _TINY))[:, free].max(axis=1, initial=0.0, keepdims=True)
+        values = np.where(free, values / np.maximum(over, 1.0), values)
         for index in np.flatnonzero(free):
-            raw[:, index] = project(raw[:, index], self._distributions[stage][index])
-        empty = np.flatnonzero(raw.sum(axis=1) <= 0)
-        if len(empty) and free.any():  # coarse steps rounded all of them away
+            values[:, index] = project(values[:, index], self._distributions[stage][index])
+        empty = np.flatnonzero(values.sum(axis=1) <= 0)
+        if len(empty) and free.any():  # coarse steps rounded all of them to 0
             largest = np.where(free, shares[empty], -1.0).argmax(axis=1)
-            raw[empty, largest] = high[largest]
-        return np.asarray(raw)
+            values[empty, largest] = high[largest]
+        return np.asarray(values)
+
+    def _raised(self, shares: Array) -> Array:
+        """Shares with none below the floor."""
+        above = np.maximum(shares - self._floor, 0.0)
+        return np.asarray(self._floor + above * (1 - self._floor * shares.shape[1]) / above.sum(axis=1, keepdims=True))
+
+    @staticmethod
+    def _scaled(shares: Array, held: Array, free: Any) -> Array:
+        """Held values, and the free shares scaled to complement them."""
+        if free.all():
+            return shares
+        taken = float(held[~free].sum())
+        part = shares[:, free].sum(axis=1, keepdims=True)
+        scaled = shares * ((1 - taken) / part if taken < 1 else taken / np.maximum(1 - part, _LEAST))
+        return np.where(free, scaled, held)
 
 
 def numeric(distribution: BaseDistribution) -> bool:
-    """Whether values of it can be shares."""
+    """Whether all values of the distribution are non-negative numbers, as weights are."""
     if isinstance(distribution, CategoricalDistribution):
         return all(isinstance(c, int | float) and not isinstance(c, bool) and c >= 0 for c in distribution.choices)
     return isinstance(distribution, FloatDistribution | IntDistribution) and distribution.low >= 0
 
 
 def project(values: Array, distribution: BaseDistribution) -> Array:
-    """The nearest values that ``distribution`` contains."""
+    """The nearest values that the distribution contains."""
     if isinstance(distribution, CategoricalDistribution):
         choices = _choices(distribution)
         return np.asarray(choices[np.abs(values[:, None] - choices).argmin(axis=1)])
@@ -82,7 +105,7 @@ def project(values: Array, distribution: BaseDistribution) -> Array:
 
 
 def external(value: float, distribution: BaseDistribution) -> Any:
-    """A projected value as the type that ``distribution`` suggests."""
+    """A projected value in the type that the distribution suggests."""
     if isinstance(distribution, CategoricalDistribution):
         return distribution.choices[int(np.abs(_choices(distribution) - value).argmin())]
     return int(value) if isinstance(distribution, IntDistribution) else value
@@ -94,7 +117,7 @@ def _bounds(distribution: BaseDistribution) -> tuple[float, float]:
         return float(choices.min()), float(choices.max())
     if isinstance(distribution, FloatDistribution | IntDistribution):
         return float(distribution.low), float(distribution.high)
-    return 0.0, 1.0
+    return UNKNOWN.low, UNKNOWN.high
 
 
 def _choices(distribution: CategoricalDistribution) -> Array:

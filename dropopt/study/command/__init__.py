@@ -1,1 +1,1 @@
-"""The bodies of the command line."""
+"""The commands of the command line, one module each, and ``Study``, which runs as a script."""

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
-
-from dropopt.study.command.options import Storage
+from dropopt.study.command.options import Host, Port, Storage, Writable
 
 
-def dashboard(
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8080,
-    storage: Storage = None,
-) -> None:
-    """Open the studies in optuna-dashboard, on this machine only."""
+def dashboard(port: Port = 8080, host: Host = "127.0.0.1", writable: Writable = False, storage: Storage = None) -> None:
+    """Show the studies in optuna-dashboard, read-only and on this machine only unless options say otherwise."""
     from dropopt.study.show.dashboard import serve
     from dropopt.study.store.url import resolve
 
-    serve(resolve(storage), port)
+    serve(resolve(storage), port, host=host, writable=writable)

@@ -1,51 +1,68 @@
-"""Errors as exit codes: one line on standard error, and no traceback for what was expected."""
+"""Errors as exit codes: an expected error is one line on standard error, without a traceback."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NoReturn
+from dataclasses import dataclass
+from typing import Any, NoReturn
 
-if TYPE_CHECKING:
-    pass
+#: Exit codes. A signal ends ``dropopt run`` with 128 + its number.
+FAILED, BAD_INPUT = 1, 2
+
+
+@dataclass(frozen=True)
+class _Exit:
+    """How the program ends after an expected error."""
+
+    code: int
+    message: str  # empty if everything has been printed
 
 
 def guard(work: Callable[[], Any]) -> NoReturn:
-    """Run a command and exit: 0, 1 for a study or storage that broke, 2 for bad input (one line each)."""
+    """Run a command and exit with its code: 0, 1 if a study or a storage failed, 2 for bad input."""
     try:
         code = work()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # `dropopt status | head` is no error
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # `dropopt status | head` is not an error
         sys.exit(0)
     except Exception as error:
-        told = _explain(error)
-        if told is None:
+        expected = _expected(error)
+        if expected is None:
             raise
-        message, code = told
-        if message:
-            print(f"dropopt: {message}", file=sys.stderr)
-        sys.exit(code)
+        if expected.message:
+            print(f"dropopt: {expected.message}", file=sys.stderr)
+        sys.exit(expected.code)
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _explain(error: Exception) -> tuple[str, int] | None:
-    """What to say about an expected error and the exit code; None for a bug, which shows its traceback."""
+def _expected(error: Exception) -> _Exit | None:
+    """How the program ends after ``error``; None for a bug, whose traceback is printed."""
     from dropopt.config import ConfigError
 
     if isinstance(error, ConfigError):
-        return " ".join(str(error).splitlines()), 2  # a file's name may hold a line's end
-    if hasattr(error, "format_message"):  # typer: an unknown option, a value of the wrong type
-        if not str(error.format_message()).strip() or type(error).__name__ == "NoArgsIsHelpError":
-            getattr(error, "show", lambda: None)()
-            return "", 2
-        return f"{error.format_message()} (see --help)", getattr(error, "exit_code", 2)
-    from dropopt.study.run.worker import StudyError
+        return _Exit(BAD_INPUT, " ".join(str(error).splitlines()))  # a file's name may contain line breaks
+    if hasattr(error, "format_message"):
+        return _usage(error)
+    from dropopt.study.run.errors import StudyError
     from dropopt.study.store.opening import is_storage_error
     from dropopt.study.store.url import reason
 
     if isinstance(error, StudyError):
-        return str(error), 1
+        return _Exit(FAILED, str(error))
     if is_storage_error(error):
-        return f"the storage failed: {reason(error)}", 1
+        return _Exit(FAILED, f"the storage failed: {reason(error)}")
     return None
+
+
+def _usage(error: Any) -> _Exit:
+    """How the program ends after an unknown option, a value of the wrong type or a missing command.
+
+    These errors are click's, and where click is found depends on the version of typer: either the package or a copy
+    inside typer. So they are recognised by their methods and names.
+    """
+    if type(error).__name__ == "NoArgsIsHelpError" or not str(error.format_message()).strip():
+        getattr(error, "show", lambda: None)()  # prints the help text
+        return _Exit(BAD_INPUT, "")
+    return _Exit(getattr(error, "exit_code", BAD_INPUT), f"{error.format_message()} (see --help)")

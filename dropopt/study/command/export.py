@@ -5,33 +5,25 @@ from __future__ import annotations
 import shlex
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated
 
-import typer
-
-from dropopt.study.command.options import Storage, StudyName
+from dropopt.study.command.options import ExportOutput, Format, Storage, StudyName, Trial
 
 
 def export(
     study: StudyName = None,
-    trial: Annotated[int | None, typer.Option(help="Default: the best trial.", show_default=False)] = None,
-    format: Annotated[
-        str | None,
-        typer.Option(help="yaml, json or toml. Default: by the file's name.", show_default=False),
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Default: best.FORMAT.", show_default=False)
-    ] = None,
+    trial: Trial = None,
+    format: Format = None,
+    output: ExportOutput = None,
     storage: Storage = None,
 ) -> None:
-    """Write a trial's configuration to a file.
+    """Write the configuration of a trial to a file.
 
-    All of its settings, and where they come from.
+    The file contains all settings and their provenance.
     """
     from dropopt.export import save
     from dropopt.study.after.export import exported
     from dropopt.study.show.console import busy
-    from dropopt.study.show.words import show_accuracy
+    from dropopt.study.show.formatting import format_accuracy
     from dropopt.study.store.opening import Opened
     from dropopt.study.store.queries import choose, find_study
     from dropopt.study.store.url import resolve
@@ -39,10 +31,12 @@ def export(
     with closing(Opened(resolve(storage), create=False)) as opened:
         found = find_study(opened.storage, study)
         chosen = choose(found, trial)
-        with busy("reading what was learned"):
+        with busy("analysing the trials"):
             run, provenance = exported(found, chosen)
     path = output or Path(f"best.{format or 'yaml'}")
     save(path, run, provenance, format=format)
-    value = "" if chosen.value is None else f", loss {chosen.value:.4f}, accuracy {show_accuracy(chosen)} (validation)"
-    print(f"{path}: study {found.study_name}, trial {chosen.number}{value}")
+    scores = (
+        "" if chosen.value is None else f", loss {chosen.value:.4f}, accuracy {format_accuracy(chosen)} (validation)"
+    )
+    print(f"{path}: study {found.study_name}, trial {chosen.number}{scores}")
     print(f"train with it: dropopt train {shlex.quote(str(path))}")

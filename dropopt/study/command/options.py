@@ -1,24 +1,185 @@
-"""Options that several commands share."""
+"""The options of the commands: names, help texts and limits."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    pass
-
+# -- of several commands
 
 Storage = Annotated[
     str | None,
     typer.Option(
-        help="Any Optuna storage: a URL, a SQLite or a journal file. Default: OPTUNA_STORAGE, else runs/dropopt.db.",
+        help="An Optuna storage: a URL, a SQLite or a journal file. Default: OPTUNA_STORAGE, else runs/dropopt.db.",
+        show_default=False,
+    ),
+]
+StudyName = Annotated[
+    str | None,
+    typer.Option(
+        "--study", "--study-name", help="Name of the study. Default: the only study in the storage.", show_default=False
+    ),
+]
+
+# -- of ``dropopt run``
+
+StudyScript = Annotated[
+    str | None, typer.Argument(help="A study's script, or the name of a shipped study such as digits.")
+]
+NewStudyName = Annotated[
+    str | None,
+    typer.Option(help="Name of the study in the storage. Default: the name in the script.", show_default=False),
+]
+NTrials = Annotated[
+    int | None,
+    typer.Option(
+        help="Number of trials that the study has at the end, completed, pruned and failed ones together (1 or more). "
+        "Earlier runs of the same study count. Default: as in the script.",
+        show_default=False,
+    ),
+]
+Timeout = Annotated[
+    float | None,
+    typer.Option(
+        help="Seconds (above 0) after which no further trial starts; running trials are finished. "
+        "Default: as in the script.",
+        show_default=False,
+    ),
+]
+Sampler = Annotated[
+    str | None,
+    typer.Option(
+        help="Sampler: auto, efficacy, tpe, gp, cmaes or random; auto is efficacy if the space has a blend of methods, "
+        "else tpe. Default: as in the script.",
+        show_default=False,
+    ),
+]
+Pruner = Annotated[
+    str | None,
+    typer.Option(
+        help="Pruner: median, forecast (stops the most), percentile, hyperband or none. Default: as in the script.",
+        show_default=False,
+    ),
+]
+Seed = Annotated[
+    int | None,
+    typer.Option(
+        help="Seed of the study (0 or more); with --n-jobs 1, the same seed gives the same study. "
+        "Default: as in the script.",
+        show_default=False,
+    ),
+]
+NJobs = Annotated[
+    int,
+    typer.Option(help="Number of child processes that train, with one thread each (1 or more); -1: one for each core."),
+]
+Space = Annotated[
+    str | None,
+    typer.Option(
+        help="A search space's file, or the name of a shipped one such as compact or paper. Default: as in the script.",
+        show_default=False,
+    ),
+]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        help="A data set's name, folder:PATH, numpy:FILE.npz or module:function. Default: as in the script.",
+        show_default=False,
+    ),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        help="Network: small, resnet9, vgg, torchvision:NAME, timm:NAME or module:function. Default: as in the script.",
+        show_default=False,
+    ),
+]
+Epochs = Annotated[
+    int | None,
+    typer.Option(help="Number of epochs of a trial (1 or more). Default: as in the script.", show_default=False),
+]
+Subset = Annotated[
+    int | None,
+    typer.Option(
+        help="Number of training images, a stratified sample (1 or more). Default: as in the script.",
+        show_default=False,
+    ),
+]
+Prior = Annotated[
+    str | None,
+    typer.Option(
+        help="Start from what another study learned about the blend: STUDY, STUDY@STORAGE or a file that dropopt "
+        "efficacy wrote. Default: as in the script.",
         show_default=False,
     ),
 ]
 
-StudyName = Annotated[
+# -- of ``dropopt export``
+
+Trial = Annotated[
+    int | None, typer.Option(help="Number of the trial (0 or more). Default: the best trial.", show_default=False)
+]
+Format = Annotated[
     str | None,
-    typer.Option("--study", "--study-name", help="Default: the only study in the storage.", show_default=False),
+    typer.Option(help="File format: yaml, json or toml. Default: by the suffix of the file.", show_default=False),
+]
+ExportOutput = Annotated[
+    Path | None, typer.Option("--output", "-o", help="File to write. Default: best.FORMAT.", show_default=False)
+]
+
+# -- of ``dropopt efficacy``
+
+EvidenceOutput = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        help="JSON file to write, for the option --prior of a new study. Default: no file.",
+        show_default=False,
+    ),
+]
+
+# -- of ``dropopt train``
+
+ConfigurationFile = Annotated[Path, typer.Argument(help="A configuration file, as dropopt export writes it.")]
+TrainEpochs = Annotated[
+    int | None, typer.Option(help="Number of epochs (1 or more). Default: as in the file.", show_default=False)
+]
+TrainSeed = Annotated[
+    int | None, typer.Option(help="Seed of training (0 or more). Default: as in the file.", show_default=False)
+]
+Device = Annotated[
+    str | None, typer.Option(help="Device: auto, cpu, cuda or cuda:N. Default: as in the file.", show_default=False)
+]
+Threads = Annotated[
+    int, typer.Option(min=1, help="Number of threads; 1 repeats a study's trial exactly, on the same machine.")
+]
+WeightsOutput = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        help="File to write the network's weights (state_dict) to. Default: no file.",
+        show_default=False,
+    ),
+]
+
+# -- of ``dropopt dashboard``
+
+Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free port.")]
+Host = Annotated[
+    str,
+    typer.Option(
+        help="Address to listen on. The default accepts connections from this machine only. With another address, such "
+        "as 0.0.0.0, other machines can open the dashboard, and there is no password."
+    ),
+]
+Writable = Annotated[
+    bool,
+    typer.Option(
+        "--writable",
+        help="Allow the page to change studies: notes, trials, names, deletion. Default: the page is read-only.",
+    ),
 ]

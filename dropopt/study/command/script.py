@@ -1,4 +1,4 @@
-"""Studies as scripts: ``study = Study(...)`` and, below, ``study.main()``."""
+"""Studies as scripts: ``study = Study(...)`` and, at the end, ``study.main()``."""
 
 from __future__ import annotations
 
@@ -11,12 +11,65 @@ from dropopt.study.define.definition import Definition
 
 
 class Study(Definition):
-    """A hyperparameter study. ``Study(...)`` in a script defines one, ``study.main()`` runs it."""
+    """A hyperparameter study: what is trained, what is searched and for how long.
+
+    A script defines one study and runs it with :meth:`main`. ``dropopt run SCRIPT`` runs it too. Options on the command
+    line override the fields.
+
+    Args:
+        name: Name of the study in its storage, 1 to 200 characters. Required.
+        data: The data set and its split, a :class:`~dropopt.config.DataConfig` or a mapping of its fields, or a
+            function of the script that returns the data. Default: scikit-learn's digits.
+        model: The network, a :class:`~dropopt.config.ModelConfig` or a mapping of its fields, or a function or class of
+            the script that builds the network. Default: a small CNN.
+        train: How each trial is trained, a :class:`~dropopt.config.TrainConfig` or a mapping of its fields.
+        engine: Settings of the engine that the space does not search, by name, such as ``{"pattern": "channel"}``.
+        space: Name of a shipped search space, or a file, relative to the current folder or to the script.
+            Default: ``"compact"``.
+        n_trials: Number of trials that the study has at the end, at least 1. Default: 100.
+        timeout: Seconds (above 0) after which no further trial starts. Default: None, no limit.
+        sampler: ``"auto"`` (the default), ``"efficacy"``, ``"tpe"``, ``"gp"``, ``"cmaes"`` or ``"random"``. ``"auto"``
+            is ``"efficacy"`` if the space has a blend of methods, else ``"tpe"``.
+        pruner: ``"median"`` (the default), ``"forecast"``, ``"percentile"``, ``"hyperband"`` or ``"none"``.
+        seed: Seed of the sampler and of the trials, at least 0. Default: 0.
+        prior: What an earlier study learned about the blend: ``"STUDY"`` in the same storage, ``"STUDY@STORAGE"``, or a
+            file that ``dropopt efficacy`` wrote. Default: None.
+
+    Raises:
+        ConfigError: A field is unknown, missing or out of range.
+
+    Example:
+        >>> from dropopt.study import Study
+        >>> study = Study(name="short", train={"epochs": 5}, n_trials=20, pruner="forecast")
+        >>> study.train.epochs, study.data.name, study.sampler
+        (5, 'digits', 'auto')
+        >>> space = study.load_space()
+        >>> [parameter.name for parameter in space.parameters][:3]
+        ['r0', 'pattern', 'allocation']
+    """
 
     def main(self, arguments: Sequence[str] | None = None) -> None:
-        """Run this study as ``dropopt run`` does, with the same options (from ``sys.argv`` by default)."""
+        """Run this study as ``dropopt run`` does, then exit the program.
+
+        Call it at the end of the script, below ``if __name__ == "__main__":``. Child processes import the script for
+        its functions and must not run the study again.
+
+        Args:
+            arguments: Options of ``dropopt run``. Default: those of the program, ``sys.argv[1:]``.
+
+        Raises:
+            SystemExit: Always. The code is 0, 1 if the study failed, 2 for bad input, or 128 + the number of the signal
+                that stopped it.
+            ConfigError: The script calls it while it is imported.
+
+        Example:
+            >>> from dropopt.study import Study
+            >>> study = Study(name="short", n_trials=20)
+            >>> study.main(["--help"])
+            Traceback (most recent call last):
+            SystemExit: 0
+        """
         caller = sys._getframe(1)
         if arguments is None and caller.f_code.co_name == "<module>" and caller.f_globals["__name__"] != "__main__":
-            # Child processes import the script for its functions; they must not run the study once more.
             raise ConfigError(f'{caller.f_code.co_filename}: put study.main() below: if __name__ == "__main__":')
         run_script(self, arguments)

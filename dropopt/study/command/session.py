@@ -1,28 +1,44 @@
-"""One sitting of a study: from its definition to the summary, on one machine."""
+"""One session of a study on this machine: from a request to the summary.
+
+:func:`run` goes through these steps:
+
+1. The child processes start. They import torch, which takes seconds; the steps 2 to 4 happen in the meantime.
+2. The storage is opened, and the prior is read if there is one.
+3. ``Session.resume``: if the storage has a study of this name, it must be the same experiment. Its trials that a killed
+   worker left behind are recorded as failed.
+4. ``Session.prepare``: the sampler is made, with a seed that depends on the number of trials so far.
+5. ``Session.train``: a worker runs trials until the target is reached, unless it is reached already. Once the first
+   child has loaded the data, the worker calls ``Session.open_study``, which creates the study or checks that its data
+   are the same as before.
+6. ``Session.summarise``: the summary is printed and the exit code determined.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
 from contextlib import closing
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dropopt.config import ConfigError, RunConfig
-from dropopt.export import provenance
+from dropopt.provenance import provenance
 from dropopt.seeds import derived_seed
 from dropopt.study.define.definition import Definition
 from dropopt.study.define.space import Space
 from dropopt.study.run import machine
-from dropopt.study.run.messages import Message
+from dropopt.study.run.messages import Ready
 from dropopt.study.run.slots import Pool, Targets
 from dropopt.study.run.worker import Worker
 from dropopt.study.search.prior import Prior, load_prior
-from dropopt.study.search.strategies import make_pruner, make_sampler
-from dropopt.study.show import page as display
-from dropopt.study.show import tables
+from dropopt.study.search.pruners import make_pruner
+from dropopt.study.search.samplers import make_sampler
+from dropopt.study.show import page
 from dropopt.study.show.console import busy, make_console, say
 from dropopt.study.show.progress import Progress
+from dropopt.study.show.summary import Outcome, show_summary
 from dropopt.study.store.experiment import check, create
 from dropopt.study.store.keys import DATA, MADE_WITH, PRIOR
 from dropopt.study.store.ledger import Ledger, counted
@@ -32,149 +48,178 @@ from dropopt.study.store.url import redact, resolve
 
 if TYPE_CHECKING:
     import optuna
+    from optuna.samplers import BaseSampler
     from optuna.storages import BaseStorage
     from rich.console import Console
 
-#: Options that change one setting of a section.
-_SETTINGS = {
-    "data": ("data", "name"),
-    "model": ("model", "name"),
-    "epochs": ("train", "epochs"),
-    "subset": ("data", "subset"),
-}
+
+@dataclass(frozen=True)
+class Request:
+    """A study to run, with the options that are not part of its definition."""
+
+    definition: Definition
+    script: Path
+    storage: str | None  # as given; None for the default
+    n_jobs: int
+    resume_command: str  # what to type to resume the study
+    targets: Targets = field(default_factory=Targets)
+
+    @cached_property
+    def url(self) -> str:
+        """The URL of the storage."""
+        return resolve(self.storage)
+
+    @cached_property
+    def space(self) -> Space:
+        """The search space."""
+        return self.definition.load_space(self.script.parent)
+
+    @cached_property
+    def base(self) -> RunConfig:
+        """The configuration that all trials share."""
+        return self.definition.base(self.space)
 
 
-def override(study: Definition, options: Mapping[str, Any]) -> Definition:
-    """``study`` with what the command line says; checked like the definition itself."""
-    plain = {name: value for name, value in options.items() if name not in _SETTINGS}
-    values = {name: getattr(study, name) for name in type(study).model_fields} | plain
-    for option, (section, name) in _SETTINGS.items():
-        if option in options:
-            changed = values[section].model_dump() | {name: options[option]}
-            if option == "model":
-                changed["options"] = {}  # those of one network mean nothing to another
-            values[section] = type(values[section]).parse(changed)
-    return Definition.parse(values)
-
-
-def run(
-    study: Definition, script: Path, storage: str | None, n_jobs: int, again: str, targets: Targets | None = None
-) -> int:
-    """Run ``study`` and say how it went; the exit code is 0, 1 where every trial failed, or 128 + a signal."""
-    space = study.load_space(script.parent)
-    base = study.base(space)
+def run(request: Request) -> int:
+    """Run a study. Returns the exit code: 0, 1 if every trial failed, or 128 + the signal that stopped the study."""
+    n_trials, base = request.definition.n_trials, request.base
     cards = machine.cards(base.train.device)
-    slots = min(machine.slots(n_jobs, len(cards)), study.n_trials)
-    url = resolve(storage)
+    slots = min(machine.slots(request.n_jobs, len(cards)), n_trials)
+    url = request.url
     quiet_optuna()
-    console = make_console()
-    # The children start first: they import torch while the storage is opened.
-    with Pool(slots, targets or Targets(), cards) as pool, closing(Opened(url)) as opened:
-        prior = load_prior(study.prior, url) if study.prior else None
-        sitting = _Sitting(study, space, base, script, opened.storage, prior, console)
-        done = sitting.done
-        say(console, sitting.opening(redact(url), slots, done))
-        ended: int | None = None
-        if done < study.n_trials:
-            with Progress(console, study.n_trials) as progress:
-                sitting.progress = progress
-                worker = Worker(pool, sitting.open, progress, base=base, n_trials=study.n_trials, timeout=study.timeout)
-                worker.run()
-            ended = worker.signal
-        if sitting.study is not None:
-            with busy("reading what was learned"):
-                display.refresh(sitting.study)
-            tables.summary(console, sitting.study, study, redact(url), again, storage is not None, ended)
-            counts = count(sitting.study.get_trials(deepcopy=False))
-            if ended is None and counts.failed and not counts.complete + counts.pruned:
-                return 1
-        return 0 if ended is None else 128 + ended
+    with Pool(slots, request.targets, cards) as pool, closing(Opened(url)) as opened:
+        prior = load_prior(request.definition.prior, url) if request.definition.prior else None
+        session = Session(request, opened.storage, prior, make_console())
+        session.resume()
+        session.prepare()
+        session.announce(slots)
+        stopped_by = session.train(pool)
+        return session.summarise(stopped_by)
 
 
 def quiet_optuna() -> None:
-    """Optuna logs every trial and parameter; what matters is shown by :class:`Progress`."""
+    """Turn off Optuna's log of every trial; :class:`Progress` shows the progress."""
     import optuna
 
     optuna.logging.set_verbosity(logging.ERROR)
 
 
-class _Sitting:
-    """The study in its storage, opened when the data are known."""
+class Session:
+    """A study while it runs. See the top of this module for the order of the steps."""
 
-    def __init__(
-        self,
-        study: Definition,
-        space: Space,
-        base: RunConfig,
-        script: Path,
-        storage: BaseStorage,
-        prior: Prior | None,
-        console: Console,
-    ) -> None:
-        self._definition = study
-        self._space = space
-        self._base = base
+    def __init__(self, request: Request, storage: BaseStorage, prior: Prior | None, console: Console) -> None:
+        self._request = request
+        self._definition = request.definition
         self._storage = storage
         self._prior = prior
         self._console = console
-        self.study: optuna.Study | None = None
-        self.progress: Progress | None = None
-        self.done = 0
-        if study.name in study_names(storage):
-            self._resume()
-        # What takes time to import is imported while the children import torch.
-        self._made_with = provenance(script=script.name)
-        # A resumed study draws on: from the same seed alone it would repeat its first draws.
-        drawn = 0 if self.study is None else len(self.study.get_trials(deepcopy=False))
-        seed = derived_seed(study.seed, "sampler", drawn, bits=31)
-        self._sampler = make_sampler(study.sampler, space, seed, self._evidence(drawn))
+        self._study: optuna.Study | None = None
+        self._progress: Progress | None = None
+        self._sampler: BaseSampler | None = None
+        self._made_with: Mapping[str, Any] = {}
+        self._done = 0
 
-    def _evidence(self, drawn: int) -> Mapping[str, Any] | None:
-        """What is known of the blend beforehand: the same for all who work on a study, from its first trial on."""
-        held = self.study.user_attrs.get(PRIOR) if self.study is not None else None
-        if drawn and held is None and self._prior is not None:
-            name = self._definition.name
-            raise ConfigError(f"study {name!r} began without a prior; give another --study-name, or no --prior")
-        return self._prior.evidence if self._prior is not None and not drawn else held
+    def resume(self) -> None:
+        """Find the study in its storage, check that it is the same experiment and fail its abandoned trials."""
+        if self._definition.name not in study_names(self._storage):
+            return
+        self._study = find_study(self._storage, self._definition.name)
+        check(self._study, self._request.space, self._request.base)
+        self._ledger(self._study, classes=2).fail_abandoned()
+        self._done = counted(self._study.get_trials(deepcopy=False))
 
-    def _resume(self) -> None:
-        """Check that a study of this name is the same experiment, and end what was left running."""
-        self.study = find_study(self._storage, self._definition.name)
-        check(self.study, self._space, self._base)
-        self._objective(self.study, classes=2).fail_abandoned()
-        self.done = counted(self.study.get_trials(deepcopy=False))
+    def prepare(self) -> None:
+        """Make the sampler and the provenance."""
+        self._made_with = provenance(script=self._request.script.name)
+        # The number of trials is part of the seed: otherwise a resumed study would repeat its first suggestions.
+        drawn = 0 if self._study is None else len(self._study.get_trials(deepcopy=False))
+        seed = derived_seed(self._definition.seed, "sampler", drawn, bits=31)
+        self._sampler = make_sampler(self._definition.sampler, self._request.space, seed, self._evidence(drawn))
 
-    def opening(self, url: str, slots: int, done: int) -> str:
-        """What is about to happen, in a line."""
-        study = self._definition
-        line = f"study {study.name}: space {self._space.name} ({len(self._space.parameters)} parameters), {url}"
+    def announce(self, slots: int) -> None:
+        """Print what is about to happen."""
+        study, space, done = self._definition, self._request.space, self._done
+        url = redact(self._request.url)
+        say(self._console, f"study {study.name}: space {space.name} ({len(space.parameters)} parameters), {url}")
         if done >= study.n_trials:
-            return f"{line}\nit already has {done} trials; to go on, give --n-trials {done + study.n_trials}"
-        so_far = f" (it has {done})" if done else ""
-        return f"{line}\n{study.n_trials} trials{so_far} of {study.train.epochs} epochs, {slots} at a time"
+            more = done + study.n_trials
+            say(self._console, f"it already has {done} trials; to go on, give --n-trials {more}")
+        else:
+            so_far = f" (it has {done})" if done else ""
+            plan = f"{study.n_trials} trials{so_far} of {study.train.epochs} epochs, {slots} at a time"
+            say(self._console, plan)
 
-    def open(self, ready: Message) -> Ledger:
-        """Create or go on with the study, for the data that a slot has loaded."""
-        for notice in ready["notices"]:
+    def train(self, pool: Pool) -> int | None:
+        """Run trials until the target is reached. Returns the signal that stopped it, if one did."""
+        study = self._definition
+        if self._done >= study.n_trials:
+            return None
+        with Progress(self._console, study.n_trials) as progress:
+            self._progress = progress
+            base = self._request.base
+            worker = Worker(pool, self.open_study, progress, base=base, n_trials=study.n_trials, timeout=study.timeout)
+            worker.run()
+        return worker.signal
+
+    def open_study(self, ready: Ready) -> Ledger:
+        """Create the study, or continue it, with the data that the first child has loaded."""
+        for notice in ready.notices:
             say(self._console, f"note: {notice}", "yellow")
-        study, made = self.study, False
+        study, created = self._study, False
         if study is None or not study.get_trials(deepcopy=False):
-            facts = {MADE_WITH: self._made_with, DATA: ready["fingerprint"]}
-            study, made = create(
-                self._storage, self._definition.name, self._space, self._base, facts, known=study is not None
-            )
-            if made and self._prior is not None:
-                self._prior.seed(study, self._space, ready["classes"])
-        if not made and study.user_attrs.get(DATA) != ready["fingerprint"]:
+            study, created = self._create({MADE_WITH: self._made_with, DATA: ready.fingerprint})
+            if created and self._prior is not None:
+                self._prior.seed(study, self._request.space, ready.classes)
+        if not created and study.user_attrs.get(DATA) != ready.fingerprint:
             raise ConfigError(
                 f"the data of study {study.study_name!r} have changed since it began; give another --study-name"
             )
         study.sampler = self._sampler
-        study.pruner = make_pruner(self._definition.pruner, self._base.train.epochs)
-        self.study = study
-        if self.progress is not None:
-            self.progress.opened(study)
-        return self._objective(study, ready["classes"])
+        study.pruner = make_pruner(self._definition.pruner, self._request.base.train.epochs)
+        self._study = study
+        if self._progress is not None:
+            self._progress.opened(study)
+        return self._ledger(study, ready.classes)
 
-    def _objective(self, study: optuna.Study, classes: int) -> Ledger:
-        return Ledger(study, self._space, self._base, self._definition.seed, classes)
+    def summarise(self, stopped_by: int | None) -> int:
+        """Update the study's page on the dashboard and print the summary. Returns the exit code."""
+        if self._study is not None:
+            with busy("analysing the trials"):
+                page.refresh(self._study)
+            show_summary(self._console, self._study, self._outcome(stopped_by))
+        if stopped_by is not None:
+            return 128 + stopped_by
+        return int(self._study is not None and _all_failed(self._study))
+
+    def _create(self, facts: Mapping[str, Any]) -> tuple[optuna.Study, bool]:
+        """The study, and whether this call created it: another process may create it at the same time."""
+        space, base, known = self._request.space, self._request.base, self._study is not None
+        return create(self._storage, self._definition.name, space, base, facts, known=known)
+
+    def _evidence(self, drawn: int) -> Mapping[str, Any] | None:
+        """The evidence of an earlier study. All workers of a study use the same, from its first trial on."""
+        stored = self._study.user_attrs.get(PRIOR) if self._study is not None else None
+        if not drawn and self._prior is not None:
+            return self._prior.evidence
+        if self._prior is not None and stored is None:
+            name = self._definition.name
+            raise ConfigError(f"study {name!r} began without a prior; give another --study-name, or no --prior")
+        return stored
+
+    def _ledger(self, study: optuna.Study, classes: int) -> Ledger:
+        return Ledger(study, self._request.space, self._request.base, self._definition.seed, classes)
+
+    def _outcome(self, stopped_by: int | None) -> Outcome:
+        return Outcome(
+            n_trials=self._definition.n_trials,
+            timeout=self._definition.timeout,
+            stopped_by=stopped_by,
+            url=redact(self._request.url),
+            storage_option=self._request.storage is not None,
+            resume_command=self._request.resume_command,
+        )
+
+
+def _all_failed(study: optuna.Study) -> bool:
+    counts = count(study.get_trials(deepcopy=False))
+    return bool(counts.failed) and not counts.complete + counts.pruned

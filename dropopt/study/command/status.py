@@ -8,9 +8,12 @@ from dropopt.study.command.options import Storage
 
 
 def status(storage: Storage = None) -> None:
-    """List the studies: trials, best value, last activity."""
+    """List the studies in a storage.
+
+    Each row shows the number of trials, the best trial and the time of the last activity.
+    """
     from dropopt.study.show.console import make_console
-    from dropopt.study.show.tables import status as show_status
+    from dropopt.study.show.status import show_status
     from dropopt.study.store.opening import Opened
     from dropopt.study.store.url import redact, resolve
 

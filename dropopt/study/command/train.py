@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
+from dropopt.study.command.options import ConfigurationFile, Device, Threads, TrainEpochs, TrainSeed, WeightsOutput
 
 if TYPE_CHECKING:
     from dropopt.config import RunConfig
@@ -15,26 +15,22 @@ if TYPE_CHECKING:
 
 
 def train(
-    file: Annotated[Path, typer.Argument(help="A configuration: best.yaml, as written by dropopt export.")],
-    epochs: Annotated[int | None, typer.Option(help="Default: as in the file.", show_default=False)] = None,
-    seed: Annotated[int | None, typer.Option(help="Default: as in the file.", show_default=False)] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, ... Default: as in the file.", show_default=False)
-    ] = None,
-    threads: Annotated[int, typer.Option(min=1, help="1, as in a study, repeats the trial exactly.")] = 1,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="Write the network's weights (state_dict) here.", show_default=False),
-    ] = None,
+    file: ConfigurationFile,
+    epochs: TrainEpochs = None,
+    seed: TrainSeed = None,
+    device: Device = None,
+    threads: Threads = 1,
+    output: WeightsOutput = None,
 ) -> None:
     """Train with a configuration file.
 
-    Reports validation accuracy and, once, test accuracy.
+    Reports the validation accuracy and, once, the test accuracy.
     """
     from dropopt.export import load
-    from dropopt.study.after.retrain import check_writable, configured, retrain, save_weights
+    from dropopt.study.after.retrain import configured, retrain, save_weights
+    from dropopt.study.command.output import check_writable
     from dropopt.study.show.console import make_console, say
-    from dropopt.study.show.progress import Epochs
+    from dropopt.study.show.epochs import EpochProgress
 
     exported = load(file)
     options = {"epochs": epochs, "seed": seed, "device": device}
@@ -42,35 +38,36 @@ def train(
     if output is not None:
         check_writable(output)
     console = make_console()
-    say(console, _opening(file, run, exported.provenance))
-    with Epochs(console) as shown:
+    say(console, _header(file, run, exported.provenance))
+    with EpochProgress(console) as progress:
         done = retrain(
             run,
             exported.provenance,
             threads=threads,
             on_notice=lambda notice: say(console, f"note: {notice}", "yellow"),
-            on_epoch=shown.show,
+            on_epoch=progress.show,
         )
     best, last = done.result.best_epoch, len(done.result.history)
-    say(console, f"validation: {_words(done.validation)}, best epoch {best} of {last}")
-    say(console, f"test:       {_words(done.test)}", "bold")
+    say(console, f"validation: {_scores(done.validation)}, best epoch {best} of {last}")
+    say(console, f"test:       {_scores(done.test)}", "bold")
     if output is not None:
         save_weights(done.weights, output)
-        say(console, f"weights in {output}")
+        say(console, f"weights written to {output}")
 
 
-def _opening(file: Path, run: RunConfig, provenance: Mapping[str, Any]) -> str:
+def _header(file: Path, run: RunConfig, provenance: Mapping[str, Any]) -> str:
+    """What is trained, in one line."""
     source = f" (study {provenance['study']}, trial {provenance.get('trial')})" if "study" in provenance else ""
     what = f"{run.model.name} on {run.data.name}, {run.train.epochs} epochs, seed {run.train.seed}"
     return f"{file}{source}: {what}"
 
 
-def _words(estimate: Estimate) -> str:
-    return f"accuracy {_share(estimate.accuracy, estimate.n)}, loss {estimate.loss:.4f}"
+def _scores(estimate: Estimate) -> str:
+    return f"accuracy {_with_error(estimate.accuracy, estimate.n)}, loss {estimate.loss:.4f}"
 
 
-def _share(share: float, n: int) -> str:
-    """``0.9833 +- 0.0068 (n = 360)``: a share and its standard error."""
-    # Agresti-Coull's centre: an observed share of 1 is no proof that there is no error.
-    centre = (share * n + 2) / (n + 4)
-    return f"{share:.4f} +- {math.sqrt(centre * (1 - centre) / (n + 4)):.4f} (n = {n})"
+def _with_error(accuracy: float, n: int) -> str:
+    """An accuracy and its standard error: ``0.9833 +- 0.0068 (n = 360)``."""
+    # The estimate of Agresti and Coull: the plain standard error would be 0 for an observed accuracy of 1.
+    centre = (accuracy * n + 2) / (n + 4)
+    return f"{accuracy:.4f} +- {math.sqrt(centre * (1 - centre) / (n + 4)):.4f} (n = {n})"

@@ -1,1 +1,1 @@
-"""What a study is: its definition, the shipped scripts and the search spaces."""
+"""What a study is: its definition, the scripts that hold one, and the search spaces."""

@@ -1,10 +1,10 @@
-"""The grammar of search-space files: from YAML to a checked :class:`~dropopt.study.define.space.Space`.
+"""The grammar of search-space files, which are YAML.
 
-Two sections, ``engine:`` and ``train:``, hold settings by their own names::
+The two sections ``engine:`` and ``train:`` contain settings by name::
 
     engine:
       reading: sound                                     # a plain value is fixed
-      pattern: [element, channel, spatial]               # a list: one of these
+      pattern: [element, channel, spatial]               # a list: choices
       r0: {low: 0.0, high: 0.7}                          # a range
       block_size: {low: 1, high: 5, step: 2, when: {pattern: spatial}}
       lambda_loss: {low: 0.02, high: 1.0, unit: ln_classes}
@@ -12,9 +12,9 @@ Two sections, ``engine:`` and ``train:``, hold settings by their own names::
     train:
       lr: {low: 0.01, high: 0.5, log: true}
 
-For a setting that may itself be a list (``augment``, ``sites``, a weight by stage) a list is a fixed value;
-choices among its single values are written ``{choices: [...]}``. Settings and their legal values are read off the
-configuration models, so a new setting can be searched at once.
+If the value of a setting can be a list itself (``augment``, ``sites``, a weight by stage), a list is a fixed value.
+Choices among its single values are then written ``{choices: [...]}``. The settings and their valid values come from the
+configuration models in :mod:`dropopt.config`, so a new setting can be searched without a change here.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -42,7 +42,7 @@ from dropopt.config import (
 from dropopt.study.define.parameter import Choice, Parameter
 from dropopt.yamlfile import Item, read
 
-#: What would make the trials of one study incomparable; the study sets these, not the space.
+#: Settings that only the study sets: trials that differ in them could not be compared.
 STUDY_SETTINGS = ("epochs", "smooth", "seed", "device")
 
 _RANGE = ("low", "high", "log", "step", "unit", "stages", "when")
@@ -50,7 +50,7 @@ _CHOICES = ("choices", "stages", "when")
 
 
 class _Fault(Exception):
-    """A mistake at a line of the file; the message says what was given and what is allowed."""
+    """A mistake in a line of the file."""
 
     def __init__(self, line: int, message: str) -> None:
         super().__init__(message)
@@ -59,45 +59,39 @@ class _Fault(Exception):
 
 @dataclass(frozen=True)
 class Setting:
-    """A field of a configuration model, seen as something to search."""
+    """A field of a configuration model, and how it can be searched."""
 
     model: type[EngineConfig] | type[Baseline] | type[TrainConfig]
     name: str
 
     @cached_property
-    def _arms(self) -> tuple[Any, ...]:
-        """The alternatives of a union, without their constraints; the type itself otherwise."""
+    def _types(self) -> tuple[Any, ...]:
+        """The members of a union without their constraints, or the one type of the field."""
         annotation = self.model.model_fields[self.name].annotation
-        arms = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
-        return tuple(get_args(arm)[0] if get_origin(arm) is Annotated else arm for arm in arms)
+        members = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+        return tuple(get_args(member)[0] if get_origin(member) is Annotated else member for member in members)
 
     @property
     def number(self) -> type[int] | type[float] | None:
         """``int`` or ``float`` if the setting can be a number."""
-        return int if int in self._arms else float if float in self._arms else None
+        return int if int in self._types else float if float in self._types else None
 
     @property
     def is_list(self) -> bool:
-        """Whether a list is one value of this setting."""
-        return any(get_origin(arm) is tuple for arm in self._arms)
+        """Whether a value of this setting can be a list."""
+        return any(get_origin(kind) is tuple for kind in self._types)
 
     @property
     def staged(self) -> bool:
         """Whether it can have one value for each stage of training."""
         return any(
-            get_origin(arm) is tuple and len(get_args(arm)) == len(STAGES) and get_args(arm)[-1] is not ...
-            for arm in self._arms
+            get_origin(kind) is tuple and len(get_args(kind)) == len(STAGES) and get_args(kind)[-1] is not ...
+            for kind in self._types
         )
 
     @property
-    def options(self) -> tuple[Choice, ...]:
-        """The names it can take, if it is a choice among names."""
-        names = [value for arm in self._arms if get_origin(arm) is Literal for value in get_args(arm)]
-        return (*((False, True) if bool in self._arms else ()), *names)
-
-    @property
-    def words(self) -> str:
-        """What it may be, in words."""
+    def allowed(self) -> str:
+        """The valid values, in words."""
         return allowed(self.model, self.name)
 
     @cached_property
@@ -107,31 +101,31 @@ class Setting:
         return TypeAdapter(whole)
 
     def check(self, item: Item) -> Any:
-        """The value of ``item`` if the setting may have it. Strict: ``true`` is no number, text neither."""
+        """Return the value of ``item`` if it is valid; types are not converted, so ``true`` is not a number."""
         value = item.plain()
         if isinstance(value, float) and not math.isfinite(value):
-            raise _Fault(item.line, f"{self.name} must be {self.words}, got {value}")
+            raise _Fault(item.line, f"{self.name} must be {self.allowed}, got {value}")
         try:
             return self._adapter.validate_json(json.dumps(value), strict=True)
         except ValidationError:
-            raise _Fault(item.line, f"{self.name} must be {self.words}, got {_show(value)}") from None
+            raise _Fault(item.line, f"{self.name} must be {self.allowed}, got {_show(value)}") from None
 
 
 @dataclass(frozen=True)
 class Declared:
-    """What a space file declares."""
+    """The content of a space file."""
 
     engine: type[EngineConfig] | type[Baseline]
     #: Settings that every trial shares, by section.
     fixed: Mapping[str, Mapping[str, Any]]
-    #: In an order in which every condition is decided before it is asked for.
+    #: A parameter comes after those that its conditions refer to.
     parameters: tuple[Parameter, ...]
     #: The line on which the file's content begins.
     line: int
 
 
 def parse(path: Path) -> Declared:
-    """Read and check a space file; every mistake is a :class:`ConfigError` with file and line."""
+    """Read and check a space file; raises :class:`ConfigError` with the file and the line of a mistake."""
     try:
         return _declared(read(path))
     except _Fault as fault:
@@ -139,9 +133,10 @@ def parse(path: Path) -> Declared:
 
 
 def _declared(root: Item) -> Declared:
+    """Read the content of a file."""
     sections = _mapping(root, "a search space", ("engine", "train"))
     engine = sections.get("engine", Item({}, root.line))
-    # The key `kind` makes it a baseline, as everywhere in dropopt.
+    # As in a configuration, the key `kind` selects a baseline.
     baseline = isinstance(engine.value, dict) and "kind" in engine.value
     model: type[EngineConfig] | type[Baseline] = Baseline if baseline else EngineConfig
     fixed: dict[str, dict[str, Any]] = {}
@@ -150,7 +145,7 @@ def _declared(root: Item) -> Declared:
         items = _mapping(sections.get(section, Item({}, 1)), section, tuple(owner.model_fields))
         for name, item in items.items():
             if name in STUDY_SETTINGS:
-                raise _Fault(item.line, f"{name} belongs to the study, which compares all trials by it")
+                raise _Fault(item.line, f"{name} is set by the study and must be the same for all trials; remove it")
             searched = _entry(section, Setting(owner, name), item)
             if isinstance(searched, list):
                 found += [(parameter, item) for parameter in searched]
@@ -163,7 +158,7 @@ def _declared(root: Item) -> Declared:
 
 
 def _entry(section: str, setting: Setting, item: Item) -> list[Parameter] | tuple[Any]:
-    """The parameters that an entry declares, or, in a tuple of one, the value that it fixes."""
+    """Return the parameters that an entry declares, or the value that it fixes, in a tuple of one."""
     if isinstance(item.value, list) and not setting.is_list:
         return [Parameter(section, setting.name, choices=_choices(setting, item))]
     if not isinstance(item.value, dict):
@@ -190,9 +185,10 @@ def _entry(section: str, setting: Setting, item: Item) -> list[Parameter] | tupl
 
 
 def _range(section: str, setting: Setting, item: Item, keys: Mapping[str, Item]) -> Parameter:
+    """Read ``{low: ..., high: ...}``."""
     name, line = setting.name, item.line
     if setting.number is None:
-        raise _Fault(line, f"{name} is not a number; give choices: {setting.words}")
+        raise _Fault(line, f"{name} is not a number; give choices: {setting.allowed}")
     if missing := [key for key in ("low", "high") if key not in keys]:
         raise _Fault(line, f"{name} needs {' and '.join(missing)}: {{low: ..., high: ...}}")
     low, high = (_bound(setting, key, keys[key]) for key in ("low", "high"))
@@ -205,14 +201,22 @@ def _range(section: str, setting: Setting, item: Item, keys: Mapping[str, Item])
         raise _Fault(line, f"{name}: a log range must start above 0, got low {low:g}")
     unit = keys["unit"].value if "unit" in keys else None
     if unit is not None and (unit != "ln_classes" or setting.number is int):
-        raise _Fault(keys["unit"].line, f"{name}: unit must be ln_classes (of a number), got {_show(unit)}")
+        raise _Fault(keys["unit"].line, f"{name}: unit must be ln_classes (not for integers), got {_show(unit)}")
     step = _step(setting, keys["step"], low, high, log) if "step" in keys else None
-    integer = setting.number is int
-    ln_classes = unit == "ln_classes"
-    return Parameter(section, name, (), low, high, log, step, integer, ln_classes)
+    return Parameter(
+        section,
+        name,
+        low=low,
+        high=high,
+        log=log,
+        step=step,
+        integer=setting.number is int,
+        ln_classes=unit == "ln_classes",
+    )
 
 
 def _bound(setting: Setting, key: str, item: Item) -> float:
+    """Read the number at ``low`` or ``high``, which must be a valid value of the setting."""
     value = item.value
     if isinstance(value, bool) or not isinstance(value, int | float):
         kind = "an integer" if setting.number is int else "a number"
@@ -220,25 +224,27 @@ def _bound(setting: Setting, key: str, item: Item) -> float:
     try:
         setting.check(item)
     except _Fault:
-        message = f"{setting.name}: {key} is {value:g}; {setting.name} must be {setting.words}"
+        message = f"{setting.name}: {key} is {value:g}; {setting.name} must be {setting.allowed}"
         raise _Fault(item.line, message) from None
     return value
 
 
 def _step(setting: Setting, item: Item, low: float, high: float, log: bool) -> float:
+    """Read a step, of which the range must be a multiple."""
     step, name = item.value, setting.name
     kinds = int if setting.number is int else int | float
     if isinstance(step, bool) or not isinstance(step, kinds) or not 0 < step <= high - low:
         kind = "an integer" if setting.number is int else "a number"
         raise _Fault(item.line, f"{name}: step must be {kind} in (0, high - low], got {_show(step)}")
     if log:
-        raise _Fault(item.line, f"{name}: a log range has no step")
+        raise _Fault(item.line, f"{name}: a log range cannot have a step")
     if abs((high - low) / step - round((high - low) / step)) > 1e-9:
-        raise _Fault(item.line, f"{name}: {low:g} to {high:g} is not a whole number of steps of {step:g}")
+        raise _Fault(item.line, f"{name}: high - low must be a multiple of step {step:g}, got {low:g} to {high:g}")
     return step
 
 
 def _choices(setting: Setting, item: Item) -> tuple[Choice, ...]:
+    """Read a list of different valid values."""
     if not isinstance(item.value, list) or not item.value:
         raise _Fault(item.line, f"{setting.name}: choices must be a list of values, got {_show(item.plain())}")
     values: list[Choice] = []
@@ -253,15 +259,15 @@ def _choices(setting: Setting, item: Item) -> tuple[Choice, ...]:
 
 
 def _values(item: Item) -> tuple[Choice, ...]:
-    """The values named by a condition: one, or a list of them."""
+    """Read the values of a condition: one, or a list of them."""
     entries = item.value if isinstance(item.value, list) else [item]
     if not entries or any(isinstance(entry.value, dict | list) for entry in entries):
-        raise _Fault(item.line, f"a condition names a value or a list of them, got {_show(item.plain())}")
+        raise _Fault(item.line, f"a condition must give a value or a list of values, got {_show(item.plain())}")
     return tuple(entry.value for entry in entries)
 
 
 def _refuse_double_names(found: Sequence[tuple[Parameter, Item]], fixed: Mapping[str, Mapping[str, Any]]) -> None:
-    """Engine and training share a few names (``schedule``); a parameter's name must mean one setting."""
+    """Check that a name is used in one section only: engine and training have settings of the same name."""
     names: dict[str, str] = {name: section for section, values in fixed.items() for name in values}
     for parameter, item in found:
         section = names.setdefault(parameter.name, parameter.section)
@@ -270,7 +276,7 @@ def _refuse_double_names(found: Sequence[tuple[Parameter, Item]], fixed: Mapping
 
 
 def _in_order(found: Sequence[tuple[Parameter, Item]], fixed: Mapping[str, Mapping[str, Any]]) -> tuple[Parameter, ...]:
-    """Check every condition and put each parameter after those that decide about it."""
+    """Check every condition, and sort the parameters so that each comes after those that its conditions refer to."""
     lines = {parameter.name: item.line for parameter, item in found}
     waiting = {parameter.name: parameter for parameter, _ in found}
     constants = {name: value for section in fixed.values() for name, value in section.items()}
@@ -283,7 +289,7 @@ def _in_order(found: Sequence[tuple[Parameter, Item]], fixed: Mapping[str, Mappi
         if not ready:
             circle = ", ".join(waiting)
             line = min(lines[name] for name in waiting)
-            raise _Fault(line, f"these conditions wait for each other: {circle}")
+            raise _Fault(line, f"the conditions of these parameters form a circle: {circle}")
         ordered += ready
         waiting = {name: p for name, p in waiting.items() if p not in ready}
     return tuple(ordered)
@@ -297,24 +303,25 @@ def _condition(
     constants: Mapping[str, Any],
     line: int,
 ) -> None:
+    """Check that a condition of ``parameter`` refers to a setting of the file, and to values that it can have."""
     where = f"{parameter.setting}: the condition on {name!r}"
     if other is None:
         if name not in constants:
-            raise _Fault(line, f"{where} is about nothing in this file; fixed or searched here must be {name!r}")
+            raise _Fault(line, f"{where} refers to a setting that this file neither fixes nor searches")
         possible: tuple[Any, ...] = (constants[name],)
     elif not other.choices:
-        raise _Fault(line, f"{where} needs a parameter with choices; {name} is a range")
+        raise _Fault(line, f"{where} must refer to a parameter with choices; {name} is a range")
     else:
         possible = other.choices
     for value in values:
-        # `1 == True`: a condition must name the value as it is.
+        # The types must be equal too, because 1 == True.
         if not any(value == option and type(value) is type(option) for option in possible):
             listed = ", ".join(_show(option) for option in possible)
-            raise _Fault(line, f"{where} names {_show(value)}; here it can be {listed}")
+            raise _Fault(line, f"{where} names {_show(value)}; its values in this file are {listed}")
 
 
 def _mapping(item: Item, what: str, known: tuple[str, ...] | None) -> dict[str, Item]:
-    """The entries of ``item``, all of whose names must be ``known``."""
+    """Return the entries of ``item``; their names must be ``known``, unless that is None."""
     if not isinstance(item.value, dict) or (known is None and not item.value):
         raise _Fault(item.line, f"{what} must be a mapping (name: value), got {_show(item.plain())}")
     for name, entry in item.value.items():
@@ -324,6 +331,6 @@ def _mapping(item: Item, what: str, known: tuple[str, ...] | None) -> dict[str, 
 
 
 def _show(value: Any) -> str:
-    """A value as the file would spell it, cut short."""
+    """Return a value as it is written in a file, shortened."""
     text = value if isinstance(value, str) and value else json.dumps(value, default=str)
     return text if len(text) <= 60 else text[:57] + "..."

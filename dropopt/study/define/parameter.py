@@ -1,4 +1,4 @@
-"""One searched setting: its range or choices, and when it is searched."""
+"""One searched setting: its range or choices, and the conditions under which it is searched."""
 
 from __future__ import annotations
 
@@ -17,51 +17,53 @@ Choice = None | bool | int | float | str
 
 
 class Suggests(Protocol):
-    """What a space asks of a trial; Optuna's ``Trial`` and ``FixedTrial`` have it."""
+    """The methods of a trial that a space calls; Optuna's ``Trial`` and ``FixedTrial`` have them."""
 
     def suggest_float(
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
     ) -> float:
-        """A number in [low, high]."""
+        """Suggest a number in [low, high]."""
 
     def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
-        """An integer in [low, high]."""
+        """Suggest an integer in [low, high]."""
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        """One of ``choices``."""
+        """Suggest one of ``choices``."""
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One searched setting: a range of numbers, or choices."""
+    """One searched setting: a list of choices, or a range of numbers."""
 
+    #: ``engine`` or ``train``.
     section: str
     setting: str
+    #: The values to choose from; empty for a range.
     choices: tuple[Choice, ...] = ()
     low: float = 0.0
     high: float = 0.0
     log: bool = False
     step: float | None = None
     integer: bool = False
-    #: The range is in units of ln(classes), the loss of a guess.
+    #: Whether the range is in units of ln(classes), the loss of guessing with equal probabilities.
     ln_classes: bool = False
-    #: Which third of training it is for; None: all of it.
+    #: The third of training for which the value holds, from 0; None for all of training.
     stage: int | None = None
     #: The setting is searched only while each of these parameters has one of these values.
     when: Mapping[str, tuple[Choice, ...]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
-        """The Optuna parameter: the setting's name."""
+        """The name of the Optuna parameter: the setting's name, followed by the stage if it has one."""
         return self.setting if self.stage is None else f"{self.setting}_{STAGES[self.stage]}"
 
     def range(self, classes: int) -> tuple[float, float]:
-        """Lowest and highest value for a data set of so many classes."""
+        """Return the lowest and the highest value, for a data set with this number of classes."""
         unit = math.log(classes) if self.ln_classes else 1.0
         return self.low * unit, self.high * unit
 
     def suggest(self, trial: Suggests, classes: int) -> Choice:
-        """Ask ``trial`` for a value."""
+        """Suggest a value in ``trial``."""
         if self.choices:
             choice: Choice = trial.suggest_categorical(self.name, self.choices)
             return choice
@@ -72,7 +74,7 @@ class Parameter:
         return trial.suggest_float(self.name, low, high, step=self.step, log=self.log)
 
     def distribution(self, classes: int) -> BaseDistribution:
-        """Optuna's description of the range."""
+        """Return Optuna's distribution of the parameter."""
         from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
         if self.choices:
@@ -83,9 +85,9 @@ class Parameter:
         return FloatDistribution(low, high, log=self.log, step=self.step)
 
     def active(self, values: Mapping[str, Choice]) -> bool:
-        """Whether the conditions hold, given the values of the parameters before this one."""
+        """Whether the conditions hold, given the values of the preceding parameters and of the fixed settings."""
         return all(name in values and values[name] in allowed for name, allowed in self.when.items())
 
     def facts(self) -> dict[str, Any]:
-        """All that decides what it may be, for the fingerprint."""
+        """Return everything that determines the possible values, for the fingerprint of the space."""
         return {key: value for key, value in vars(self).items() if key != "when"} | {"when": dict(self.when)}

@@ -1,4 +1,4 @@
-"""Studies and search spaces by name or path: one's own files, and those that come with dropopt."""
+"""Finding studies and search spaces: the user's own files by path, and those that ship with dropopt by name."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dropopt.config import ConfigError, suggestion
 
 
 def folder(kind: str) -> Path:
-    """Where the shipped ``studies`` or ``search_spaces`` lie.
+    """Return the folder of the shipped ``studies`` or ``search_spaces``.
 
-    An installed wheel holds them inside the package, a source tree beside it.
+    It is inside the package in an installed wheel, and beside the package in a source tree.
     """
     package = Path(dropopt.__file__).parent
     inside = package / kind
@@ -19,13 +19,22 @@ def folder(kind: str) -> Path:
 
 
 def names(kind: str) -> list[str]:
-    """The names of the shipped ``studies`` or ``search_spaces``."""
+    """Return the names of the shipped ``studies`` or ``search_spaces``, sorted."""
     suffix = _suffix(kind)
     return sorted(path.stem for path in folder(kind).glob(f"*{suffix}") if not path.stem.startswith("_"))
 
 
 def find(kind: str, name: str, beside: Path | None = None) -> Path:
-    """The file that ``name`` means: a path (from here, or beside ``beside``), else a shipped name."""
+    """Return the path of a study or a search space.
+
+    Args:
+        kind: ``studies`` or ``search_spaces``.
+        name: A path, or the name of a shipped file.
+        beside: A folder that relative paths are tried in after the current one.
+
+    Raises:
+        ConfigError: There is no such file.
+    """
     suffix = _suffix(kind)
     given = Path(name).expanduser()
     candidates = [given] if beside is None or given.is_absolute() else [given, beside / given]
@@ -37,7 +46,8 @@ def find(kind: str, name: str, beside: Path | None = None) -> Path:
         return folder(kind) / f"{name}{suffix}"
     thing = "study" if kind == "studies" else "search space"
     if given.suffix or len(given.parts) > 1:
-        what = "is a folder" if given.is_dir() else "does not exist" if not given.exists() else "is not one"
+        wrong_kind = "is a folder" if given.is_dir() else f"is not a {suffix} file"
+        what = wrong_kind if given.exists() else "does not exist"
         raise ConfigError(f"{thing} {name} {what}; give a {suffix} file or one of: {', '.join(shipped)}")
     raise ConfigError(f"no {thing} {name!r}; {suggestion(name, shipped)} (or the path of a {suffix} file)")
 

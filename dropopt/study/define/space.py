@@ -1,9 +1,7 @@
-"""A search space: which settings a study varies, from where to where, and under which conditions.
+"""Search spaces: the settings that a study searches, their ranges, and the conditions between them.
 
-A space is read from a YAML file (see :mod:`dropopt.study.define.grammar`) and turned into one configuration per
-trial. An Optuna parameter carries the name of the setting it sets, so that files, the dashboard and
-reports all show the same names; only a weight searched by stage has one parameter per stage
-(``w_pfid_early``, ``w_pfid_middle``, ``w_pfid_late``).
+An Optuna parameter has the name of its setting, so that files, the dashboard and reports all show the same names. Only
+a weight that is searched by stage has one parameter per stage (``w_pfid_early``, ``w_pfid_middle``, ``w_pfid_late``).
 """
 
 from __future__ import annotations
@@ -14,38 +12,62 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dropopt.config import STAGES, Baseline, ConfigError, EngineConfig, RunConfig
 from dropopt.study.define import shipped
 from dropopt.study.define.grammar import parse
 from dropopt.study.define.parameter import Choice, Parameter, Suggests
 
-if TYPE_CHECKING:
-    pass
-
-
-#: Configurations drawn to find settings that are legal alone but not together.
+#: The number of configurations that are drawn to check a space when it is loaded.
 _DRAWS = 100
 
 
 @dataclass(frozen=True)
 class Space:
-    """What a study searches, and what it holds fixed."""
+    """The settings that a study searches and those that it fixes.
+
+    Spaces are written as YAML files (see :mod:`dropopt.study.define.grammar`) and read with :meth:`load`.
+    :meth:`suggest` builds the configuration of a trial; it works with any Optuna study.
+
+    Args:
+        name: The name of the file, without its suffix.
+        path: The file.
+        engine: The kind of engine that the space configures: ``EngineConfig`` or ``Baseline``.
+        fixed: The settings that all trials share, by section (``engine``, ``train``) and name.
+        parameters: The searched settings. A parameter comes after those that its conditions refer to.
+
+    Example:
+        >>> import optuna
+        >>> from dropopt.study import Space
+        >>> space = Space.load("dropout")
+        >>> [parameter.name for parameter in space.parameters]
+        ['kind', 'p', 'schedule', 'lr', 'weight_decay', 'block_size']
+        >>> values = {"kind": "dropout2d", "p": 0.3, "schedule": "linear", "lr": 0.1, "weight_decay": 1e-4}
+        >>> run = space.suggest(optuna.trial.FixedTrial(values), classes=10)
+        >>> run.engine.kind, run.engine.p, run.train.lr
+        ('dropout2d', 0.3, 0.1)
+    """
 
     name: str
     path: Path
     engine: type[EngineConfig] | type[Baseline]
-    #: Settings that every trial shares, by section.
     fixed: Mapping[str, Mapping[str, Any]]
-    #: In an order in which every condition is decided before it is asked for.
     parameters: tuple[Parameter, ...]
 
     @classmethod
     def load(cls, name: str | Path, *, beside: Path | None = None) -> Space:
-        """Read a space by path (from here, or beside a study's script) or by the name of a shipped one.
+        """Read and check a space.
 
-        Every mistake in the file is a :class:`ConfigError` with file, line and what is allowed.
+        Args:
+            name: The path of a YAML file, or the name of a shipped space: ``compact``, ``paper``, ...
+            beside: A folder that a relative path is tried in after the current one.
+
+        Returns:
+            The space.
+
+        Raises:
+            ConfigError: There is no such file, or it has a mistake; the message gives the line and what is allowed.
         """
         path = shipped.find("search_spaces", str(name), beside)
         declared = parse(path)
@@ -53,12 +75,12 @@ class Space:
         try:
             _try_draws(space)
         except ConfigError as error:
-            raise ConfigError(f"{path}:{declared.line}: some of its configurations are not legal: {error}") from None
+            raise ConfigError(f"{path}:{declared.line}: some of its configurations are not valid: {error}") from None
         return space
 
     @property
     def fingerprint(self) -> str:
-        """A hash of what is searched and what is fixed; comments and layout do not matter."""
+        """A hash of the searched and the fixed settings. Comments, order and layout do not change it."""
         facts = {
             "engine": self.engine.__name__,
             "fixed": {section: dict(values) for section, values in self.fixed.items()},
@@ -73,9 +95,18 @@ class Space:
         return any(parameter.when for parameter in self.parameters)
 
     def suggest(self, trial: Suggests, classes: int, base: RunConfig | None = None) -> RunConfig:
-        """Ask ``trial`` for every parameter whose conditions hold and build its configuration.
+        """Suggest every parameter whose conditions hold, and build the configuration of a trial.
 
-        What is neither searched nor fixed here comes from ``base``.
+        Args:
+            trial: An Optuna trial.
+            classes: The number of classes of the data, at least 2; ranges in units of ln(classes) depend on it.
+            base: The settings that the space neither searches nor fixes; the defaults if None.
+
+        Returns:
+            The configuration.
+
+        Raises:
+            ConfigError: The suggested values are not valid together.
         """
         values: dict[str, Choice] = {}
         known = {name: value for section in self.fixed.values() for name, value in section.items()}
@@ -85,7 +116,18 @@ class Space:
         return self.resolve(values, base or RunConfig())
 
     def resolve(self, values: Mapping[str, Choice], base: RunConfig) -> RunConfig:
-        """The configuration that these values of the parameters mean."""
+        """Build the configuration for given values of the parameters.
+
+        Args:
+            values: A value for each parameter whose conditions hold, by the parameter's name.
+            base: The settings that the space neither searches nor fixes.
+
+        Returns:
+            The configuration.
+
+        Raises:
+            ConfigError: A value is not valid, alone or together with the others.
+        """
         sections: dict[str, dict[str, Any]] = {name: dict(fixed) for name, fixed in self.fixed.items()}
         for parameter in self.parameters:
             if parameter.name not in values:
@@ -95,7 +137,7 @@ class Space:
                 section[parameter.setting] = value
             else:
                 section.setdefault(parameter.setting, [None] * len(STAGES))[parameter.stage] = value
-        # Settings of another kind of engine mean nothing to this one.
+        # The settings of another kind of engine do not apply to this one.
         engine = base.engine.model_dump() if isinstance(base.engine, self.engine) else {}
         return RunConfig.parse(
             {
@@ -107,7 +149,14 @@ class Space:
         )
 
     def base(self, base: RunConfig) -> RunConfig:
-        """``base`` with this space's kind of engine and fixed settings: what all trials share."""
+        """Apply the kind of engine and the fixed settings of this space to ``base``.
+
+        Returns:
+            The configuration that all trials share.
+
+        Raises:
+            ConfigError: The fixed settings are not valid together with ``base``.
+        """
         first = {p.name: p.choices[0] for p in self.parameters if p.setting == "kind"}
         try:
             return self.resolve(first, base)
@@ -116,7 +165,7 @@ class Space:
 
 
 class _Draw:
-    """A trial of uniform draws, to try a space before any study does."""
+    """Stands in for a trial, and draws every parameter uniformly."""
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
@@ -136,6 +185,6 @@ class _Draw:
 
 
 def _try_draws(space: Space) -> None:
-    """Draw configurations from ``space``: settings that are legal alone may not be legal together."""
+    """Draw configurations, because settings that are valid alone may not be valid together."""
     for seed in range(_DRAWS):
         space.suggest(_Draw(seed), 10, RunConfig())

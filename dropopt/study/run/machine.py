@@ -1,4 +1,4 @@
-"""What this machine offers a study: cores, graphics cards, and so how many trials at a time."""
+"""The resources of this machine: its cores and GPUs, and the number of trials to run at a time."""
 
 from __future__ import annotations
 
@@ -7,26 +7,35 @@ from pathlib import Path
 
 from dropopt.config import ConfigError
 
-#: Slots that share a graphics card.
+#: Slots that share a GPU.
 SLOTS_PER_CARD = 4
 
-#: CUDA's own variable: the cards that a process may see.
+#: CUDA's variable: the GPUs that a process sees.
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 def slots(n_jobs: int, cards: int) -> int:
-    """Trials at a time: ``n_jobs``, or for -1 one for each core, at most :data:`SLOTS_PER_CARD` for each card."""
+    """Return the number of trials to run at a time.
+
+    Args:
+        n_jobs: The requested number; -1 for one per core, at most :data:`SLOTS_PER_CARD` per GPU.
+        cards: The number of GPUs; 0 if trials train on the CPU.
+
+    Raises:
+        ConfigError: ``n_jobs`` is 0 or below -1.
+    """
     if n_jobs == 0 or n_jobs < -1:
-        raise ConfigError(f"n-jobs must be 1 or more, or -1 for one for each core, got {n_jobs}")
+        raise ConfigError(f"n-jobs must be 1 or more, or -1 for one per core, got {n_jobs}")
     if n_jobs > 0:
         return n_jobs
     return min(cores(), cards * SLOTS_PER_CARD) if cards else cores()
 
 
 def cards(device: str) -> list[str]:
-    """The graphics cards on which trials of ``device`` train, each as a value of :data:`VISIBLE`; none for a CPU.
+    """Return the GPUs that slots share, each as a value of :data:`VISIBLE`; an empty list if trials use the CPU.
 
-    ``auto`` takes them all in turn; a card that is named is the one.
+    ``auto`` distributes the slots over all visible GPUs. With a named device such as ``cuda:1`` every slot sees all
+    GPUs, so that the number keeps its meaning.
     """
     given = os.environ.get(VISIBLE)
     if given is None:
@@ -39,10 +48,10 @@ def cards(device: str) -> list[str]:
 
 
 def cores() -> int:
-    """Cores that this process may use; a container's limit counts."""
+    """Return the number of cores that this process may use, within the limit of its container."""
     try:
         count = len(os.sched_getaffinity(0))
-    except AttributeError:  # not on macOS and Windows
+    except AttributeError:  # macOS and Windows
         count = os.cpu_count() or 1
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()[:2]

@@ -1,7 +1,152 @@
-"""What the worker and its child processes tell each other."""
+"""Messages between the worker and its trainers: one dataclass per kind, one JSON object per line.
+
+The worker sends :class:`Prepare`, :class:`Train` and :class:`Stop`; a trainer sends :class:`Ready`, :class:`Report`,
+:class:`Done`, :class:`Stopped` and :class:`Failed`. The field ``kind`` identifies the class. Messages are checked when
+they are read: every field must be present and of its type, and no other field is allowed.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from dataclasses import dataclass
+from typing import Annotated, Literal, TypeVar
 
-Message = dict[str, Any]
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from dropopt.config import RunConfig
+
+
+class MessageError(ValueError):
+    """A line is not a valid message; the error names the field that is wrong."""
+
+
+class _Message:
+    """Makes pydantic check the fields of a message without converting their types."""
+
+    __pydantic_config__ = ConfigDict(strict=True, extra="forbid")
+
+
+@dataclass(frozen=True)
+class Prepare(_Message):
+    """Load the data of ``run`` and check that its network can be trained on them."""
+
+    run: RunConfig
+    kind: Literal["prepare"] = "prepare"
+
+
+@dataclass(frozen=True)
+class Train(_Message):
+    """Train the configuration of a trial."""
+
+    trial: int
+    run: RunConfig
+    kind: Literal["train"] = "train"
+
+
+@dataclass(frozen=True)
+class Stop(_Message):
+    """Stop a trial after its current step; ignored if another trial is running."""
+
+    trial: int
+    kind: Literal["stop"] = "stop"
+
+
+@dataclass(frozen=True)
+class Ready(_Message):
+    """The data are loaded and the trainer can run trials."""
+
+    #: Number of classes.
+    classes: int
+    #: The hash of each split of the data.
+    fingerprint: dict[str, str]
+    #: What the user should know about the data, one sentence each.
+    notices: list[str]
+    kind: Literal["ready"] = "ready"
+
+
+@dataclass(frozen=True)
+class Report(_Message):
+    """A trial has finished an epoch. Losses are in nats and may be NaN or infinite."""
+
+    trial: int
+    #: From 1 to ``epochs``.
+    epoch: int
+    epochs: int
+    train_loss: float
+    val_loss: float
+    val_accuracy: float
+    #: The moving average of ``val_loss``, which the study minimizes.
+    smoothed_loss: float
+    kind: Literal["report"] = "report"
+
+
+@dataclass(frozen=True)
+class Done(_Message):
+    """A trial has finished its last epoch."""
+
+    trial: int
+    smoothed_loss: float
+    best_epoch: int
+    best_val_loss: float
+    best_val_accuracy: float
+    #: Duration of training.
+    seconds: float
+    kind: Literal["done"] = "done"
+
+
+@dataclass(frozen=True)
+class Stopped(_Message):
+    """A trial has ended because of :class:`Stop`."""
+
+    trial: int
+    kind: Literal["stopped"] = "stopped"
+
+
+@dataclass(frozen=True)
+class Failed(_Message):
+    """A trial has raised an error, or the preparation has (then ``trial`` is None)."""
+
+    trial: int | None
+    #: The name of the error's class.
+    error: str
+    message: str
+    #: File and line.
+    where: str
+    #: The end of the traceback.
+    trace: str
+    kind: Literal["failed"] = "failed"
+
+
+ToTrainer = Prepare | Train | Stop
+FromTrainer = Ready | Report | Done | Stopped | Failed
+
+_M = TypeVar("_M")
+_TO_TRAINER: TypeAdapter[ToTrainer] = TypeAdapter(Annotated[ToTrainer, Field(discriminator="kind")])
+_FROM_TRAINER: TypeAdapter[FromTrainer] = TypeAdapter(Annotated[FromTrainer, Field(discriminator="kind")])
+_ANY: TypeAdapter[ToTrainer | FromTrainer] = TypeAdapter(ToTrainer | FromTrainer)
+
+
+def encode(message: ToTrainer | FromTrainer) -> str:
+    """Return ``message`` as one line of JSON, which ends with a newline."""
+    # json writes NaN and Infinity, where pydantic's own writer would write null.
+    return json.dumps(_ANY.dump_python(message, mode="json")) + "\n"
+
+
+def decode_to_trainer(line: str) -> ToTrainer:
+    """Read and check a message to a trainer; raises :class:`MessageError`."""
+    return _decode(_TO_TRAINER, line)
+
+
+def decode_from_trainer(line: str) -> FromTrainer:
+    """Read and check a message from a trainer; raises :class:`MessageError`."""
+    return _decode(_FROM_TRAINER, line)
+
+
+def _decode(adapter: TypeAdapter[_M], line: str) -> _M:
+    try:
+        return adapter.validate_json(line)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        kind, *path = map(str, first["loc"] or ("message",))
+        field = f", field {'.'.join(path)!r}" if path else ""
+        raise MessageError(f"invalid {kind}{field}: {first['msg']}; got {first['input']!r:.200}") from None

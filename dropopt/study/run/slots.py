@@ -1,14 +1,13 @@
-"""Slots: child processes of one thread each that only train, reused from trial to trial.
+"""Slots: child processes of one thread each, which train one trial after the other.
 
-The owner starts them, hands them trials, hears their reports from one queue and sees at once when one has
-died. A child is a fresh interpreter (never a fork of a process with threads), does not import the script
-that defined the study, and is told everything it needs as plain data.
+The owner starts the children, sends them trials, and receives the messages of all of them through one queue, which
+also reports the death of a child at once. A child is a new interpreter, never a fork of a process that has threads. It
+does not import the script that defines the study: everything it needs is sent as plain data.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import queue
 import signal
@@ -16,51 +15,47 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO
 
+from dropopt.study.run.executor import Died, Event
 from dropopt.study.run.machine import VISIBLE
-from dropopt.study.run.messages import Message
+from dropopt.study.run.messages import ToTrainer, decode_from_trainer, encode
 
-#: Lines of a child's standard error that are kept to tell why it died.
-LAST_WORDS = 20
+#: Lines of a child's standard error that are kept; the last one is shown when the child dies.
+STDERR_LINES = 20
 
 _ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
-#: glibc may give what a step frees back to the kernel, and then fetch it page by page in the next one: by the luck of
-#: what lies where, a tenth of a step. What is kept instead is no more than the process's own peak.
+#: Settings of glibc's allocator: keep freed memory. By default it may return the memory of each training step to the
+#: kernel and fetch it again page by page in the next step, which can cost a tenth of the step. The process keeps no
+#: more than its own peak.
 KEEP_MEMORY = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=4294967296"
 
 
 @dataclass(frozen=True)
 class Targets:
-    """What a child runs, as ``module:function``, each given a configuration.
+    """The functions that a child calls, as ``module:function``; both take a :class:`~dropopt.config.RunConfig`."""
 
-    One loads its data and checks that it can be trained on them, the other trains it.
-    """
-
+    #: Loads the data and checks that the network can be trained on them.
     load: str = "dropopt.training:prepare"
+    #: Trains; also takes a function that it calls after each epoch.
     train: str = "dropopt.training:train_run"
 
 
-@dataclass(frozen=True)
-class Event:
-    """A message of a slot; without a message, its process has ended. Without a slot, just a wake-up call."""
-
-    slot: Slot | None
-    message: Message | None
-
-
 class Slot:
-    """One child process. When it ends, the slot is spent; :class:`Pool` puts a new one in its place."""
+    """One child process.
 
-    def __init__(self, index: int, events: queue.SimpleQueue[Event], targets: Targets, card: str | None) -> None:
-        self.index = index
-        self.ready = False
-        self.trial: int | None = None
-        self._events = events
-        self._words: deque[str] = deque(maxlen=LAST_WORDS)
+    Args:
+        targets: The functions that the child calls.
+        card: The GPUs that the child sees, as a value of ``CUDA_VISIBLE_DEVICES``; None leaves the variable alone.
+        receive: Called from another thread with each line that the child writes, and with None when it has ended.
+    """
+
+    def __init__(self, targets: Targets, card: str | None, receive: Callable[[Slot, str | None], None]) -> None:
+        self._receive = receive
+        self._stderr_lines: deque[str] = deque(maxlen=STDERR_LINES)
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "dropopt.study.run.trainer", targets.load, targets.train],
             stdin=subprocess.PIPE,
@@ -70,72 +65,73 @@ class Slot:
             encoding="utf-8",
             errors="replace",
             env=_environment(card),
-            start_new_session=True,  # Ctrl-C and a closing terminal reach the owner alone
+            start_new_session=True,  # Ctrl-C and a closing terminal reach only the owner
         )
-        self._hearing = threading.Thread(target=self._hear, daemon=True)
-        self._heeding = threading.Thread(target=self._heed, daemon=True)
-        self._hearing.start()
-        self._heeding.start()
+        self._readers = [threading.Thread(target=read, daemon=True) for read in (self._read_stdout, self._read_stderr)]
+        for reader in self._readers:
+            reader.start()
 
-    @property
-    def pid(self) -> int:
-        """The child's process id."""
-        return self._process.pid
-
-    def send(self, **message: Any) -> None:
-        """Tell the child something; if it is dead, its end is about to be reported anyway."""
+    def send(self, message: ToTrainer) -> None:
+        """Send a message to the child; does nothing if it is dead, because its end is reported anyway."""
         with contextlib.suppress(BrokenPipeError):
-            stream = _open(self._process.stdin)
-            stream.write(json.dumps(message) + "\n")
+            stream = _opened(self._process.stdin)
+            stream.write(encode(message))
             stream.flush()
 
     def kill(self) -> None:
-        """End the child now; it holds nothing that is worth a goodbye. Again is fine."""
+        """End the child at once; it holds nothing that must be saved. Safe to call more than once."""
         try:
-            os.killpg(self._process.pid, signal.SIGKILL)  # with whatever it has started itself
+            os.killpg(self._process.pid, signal.SIGKILL)  # includes the processes that the child has started
         except (AttributeError, ProcessLookupError, PermissionError):
             self._process.kill()
         self._process.wait()
-        self._hearing.join(timeout=1)
-        self._heeding.join(timeout=1)
+        for reader in self._readers:
+            reader.join(timeout=1)
         for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
             with contextlib.suppress(BrokenPipeError):
-                _open(stream).close()
+                _opened(stream).close()
 
-    def obituary(self) -> str:
-        """How the child ended: its signal or exit code, and the last line it wrote."""
+    def how_it_ended(self) -> str:
+        """Wait for the child to end; returns its signal or exit code, and the last line of its standard error."""
         code = self._process.wait()
-        self._heeding.join(timeout=1)
+        self._readers[1].join(timeout=1)
         if code == -signal.SIGKILL:
             return "its process was killed (signal 9; the kernel does that when memory runs out)"
         how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
-        last = f": {self._words[-1]}" if self._words else ""
+        last = f": {self._stderr_lines[-1]}" if self._stderr_lines else ""
         return f"its process ended {how}{last}"
 
-    def _hear(self) -> None:
-        for line in _open(self._process.stdout):
-            self._events.put(Event(self, json.loads(line)))
-        self._events.put(Event(self, None))
+    def _read_stdout(self) -> None:
+        for line in _opened(self._process.stdout):
+            self._receive(self, line)
+        self._receive(self, None)
 
-    def _heed(self) -> None:
-        for line in _open(self._process.stderr):
+    def _read_stderr(self) -> None:
+        for line in _opened(self._process.stderr):
             if line.strip():
-                self._words.append(line.strip())
+                self._stderr_lines.append(line.strip())
 
 
 class Pool:
-    """So many slots, which share ``cards`` evenly, and the queue that all of them report to."""
+    """An :class:`~dropopt.study.run.executor.Executor` whose trainers are child processes of this machine.
+
+    Args:
+        size: The number of slots.
+        targets: The functions that the children call.
+        cards: The GPUs, which the slots share evenly, each as a value of ``CUDA_VISIBLE_DEVICES``.
+    """
 
     def __init__(self, size: int, targets: Targets, cards: Sequence[str] = ()) -> None:
-        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        # Each entry: a slot and a line of its output, None for its end; None alone is a wake-up call.
+        self._events: queue.SimpleQueue[tuple[Slot, str | None] | None] = queue.SimpleQueue()
         self._targets = targets
         self._cards = cards
-        # All at once: importing torch takes a child two seconds.
-        self.slots = [self._slot(index) for index in range(size)]
+        # All children start at the same time, because importing torch takes each of them two seconds.
+        self._slots = [self._start(index) for index in range(size)]
 
-    def _slot(self, index: int) -> Slot:
+    def _start(self, index: int) -> Slot:
         card = self._cards[index % len(self._cards)] if self._cards else None
-        return Slot(index, self._events, self._targets, card)
+        return Slot(self._targets, card, lambda slot, line: self._events.put((slot, line)))
 
     def __enter__(self) -> Pool:
         return self
@@ -143,32 +139,47 @@ class Pool:
     def __exit__(self, *_: object) -> None:
         self.kill()
 
+    @property
+    def size(self) -> int:
+        """The number of slots."""
+        return len(self._slots)
+
+    def send(self, slot: int, message: ToTrainer) -> None:
+        """Send a message to the child in ``slot``."""
+        self._slots[slot].send(message)
+
     def wait(self, timeout: float) -> Event | None:
-        """The next event, or None when nothing happens for ``timeout`` seconds."""
+        """Return the next event; None after ``timeout`` seconds without one, or after :meth:`wake`.
+
+        Raises:
+            MessageError: A child has written a line that is not a valid message.
+        """
         try:
-            return self._events.get(timeout=timeout)
+            found = self._events.get(timeout=timeout)
         except queue.Empty:
             return None
+        if found is None or found[0] not in self._slots:
+            return None  # a wake-up call, or the rest of the output of a child that has been replaced
+        slot, line = found
+        return Event(self._slots.index(slot), Died(slot.how_it_ended()) if line is None else decode_from_trainer(line))
 
     def wake(self) -> None:
-        """End a running :meth:`wait`; safe in a signal handler."""
-        self._events.put(Event(None, None))
+        """End a running :meth:`wait`. Safe in a signal handler."""
+        self._events.put(None)
 
-    def replace(self, slot: Slot) -> Slot:
-        """A new child in the place of one that died."""
-        slot.kill()
-        new = self._slot(slot.index)
-        self.slots[slot.index] = new
-        return new
+    def replace(self, slot: int) -> None:
+        """Start a new child in ``slot``."""
+        self._slots[slot].kill()
+        self._slots[slot] = self._start(slot)
 
     def kill(self) -> None:
-        """End all children. Again is fine."""
-        for slot in self.slots:
+        """End all children at once. Safe to call more than once."""
+        for slot in self._slots:
             slot.kill()
 
 
 def _environment(card: str | None) -> dict[str, str]:
-    """One thread for each library, memory that is kept, the owner's import path, and its own card to see."""
+    """Return a child's environment: one thread per library, freed memory kept, the import path, and its GPUs."""
     paths = [os.path.abspath(path) for path in sys.path]
     ours = dict.fromkeys(_ONE_THREAD, "1") | {"PYTHONPATH": os.pathsep.join(paths)}
     if card is not None:
@@ -176,7 +187,7 @@ def _environment(card: str | None) -> dict[str, str]:
     return {"GLIBC_TUNABLES": KEEP_MEMORY} | os.environ | ours
 
 
-def _open(stream: IO[str] | None) -> IO[str]:
+def _opened(stream: IO[str] | None) -> IO[str]:
     if stream is None:
-        raise RuntimeError("a slot's pipes are always made with it")
+        raise RuntimeError("the pipes of a slot exist as long as the slot")
     return stream

@@ -1,18 +1,17 @@
-"""The child process of a slot: it trains what it is told to, one trial after the other, and reports.
+"""The child process of a slot: trains the configurations that it receives, one at a time, and reports.
 
-It speaks JSON, a message a line, on its standard input and output, and knows neither Optuna nor the
-script that defined the study. What models print goes to standard error, so it cannot mix with messages.
+It reads and writes the messages of :mod:`dropopt.study.run.messages` on its standard input and output, and imports
+neither Optuna nor the script that defines the study. Whatever a model prints goes to standard error, so that it cannot
+mix with the messages.
 
-Told: ``prepare`` (load the data and check that they can be trained on), ``train`` (a whole configuration), ``stop``.
-Tells: ``ready``, ``report`` (after each epoch), ``done``, ``stopped``, ``failed``. It does not wait for an answer to a
-report: training goes on, and a trial that is to be pruned ends after a step. When its owner is gone, so is it.
+It does not wait for an answer to a report: training continues, and a trial that is to be pruned ends after its current
+step. The process ends when its owner closes the pipe.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
-import json
 import os
 import queue
 import signal
@@ -24,74 +23,91 @@ from collections.abc import Iterator
 from importlib import import_module
 from typing import IO, Any
 
-from dropopt.config import RunConfig
-from dropopt.study.run.messages import Message
+from dropopt.study.run.messages import (
+    Done,
+    Failed,
+    FromTrainer,
+    Prepare,
+    Ready,
+    Report,
+    Stop,
+    Stopped,
+    Train,
+    decode_to_trainer,
+    encode,
+)
 
-#: How much of a traceback is kept: it is stored with the trial.
+#: Characters of a traceback that are kept, from its end: it is stored with the trial.
 TRACE_CHARACTERS = 1500
 
 
-class _Stopped(Exception):
-    """The owner wants no more of this trial."""
+class _StopTraining(Exception):
+    """Ends the current trial, because the owner has sent :class:`Stop`."""
 
 
 class Trainer:
-    """Takes messages from ``told`` and answers on ``tell``."""
+    """Reads messages from ``source`` and writes messages to ``sink``.
 
-    def __init__(self, told: IO[str], tell: IO[str], *, load: str, train: str) -> None:
-        self._told, self._tell = told, tell
+    Args:
+        source: Where the owner's messages arrive.
+        sink: Where messages to the owner go.
+        load: The function that loads the data, as ``module:function``.
+        train: The function that trains, as ``module:function``.
+    """
+
+    def __init__(self, source: IO[str], sink: IO[str], *, load: str, train: str) -> None:
+        self._source, self._sink = source, sink
         self._load, self._train = load, train
-        self._work: queue.SimpleQueue[Message] = queue.SimpleQueue()
-        self._trial = -1
+        self._work: queue.SimpleQueue[Prepare | Train] = queue.SimpleQueue()
+        self._trial: int | None = None
         self._stop = False
 
     def run(self) -> None:
         """Work until the owner closes the pipe."""
         threading.Thread(target=self._listen, daemon=True).start()
-        # Importing torch takes seconds: all children do it at once, before the first has read the data.
-        # What fails here fails again, and is told, when it is used.
+        # All children spend the seconds that importing torch takes at the same time, before the first has read the
+        # data. An error here is raised and reported again when the function is called.
         with contextlib.suppress(Exception):
             resolve(self._load)
         while True:
-            message = self._work.get()
-            try:
-                self._prepare(message) if message["do"] == "prepare" else self._fit(message)
-            except _Stopped:
-                self._say(kind="stopped", trial=self._trial)
-            except (Exception, SystemExit) as error:
-                # Nothing that a trial does may end the study.
-                self._say(kind="failed", trial=self._trial, **describe(error))
-            self._trial = -1
-            _free()
+            self._handle(self._work.get())
+            self._trial = None
+            _free_memory()
 
     def _listen(self) -> None:
-        for line in self._told:
-            message = json.loads(line)
-            if message["do"] in ("prepare", "train"):
-                self._work.put(message)
-            elif message["trial"] == self._trial:
-                self._stop = True
-        os._exit(0)  # the owner is gone, whatever this process is in the middle of
+        try:
+            for line in self._source:
+                message = decode_to_trainer(line)
+                if not isinstance(message, Stop):
+                    self._work.put(message)
+                elif message.trial == self._trial:
+                    self._stop = True
+        except Exception:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)  # the owner is gone; whatever this process is doing is of no use
 
-    def _prepare(self, message: Message) -> None:
-        data = resolve(self._load)(RunConfig.parse(message["run"]))
-        self._say(
-            kind="ready",
-            classes=len(data.classes),
-            fingerprint=dict(data.fingerprint),
-            notices=list(data.notices),
-        )
+    def _handle(self, message: Prepare | Train) -> None:
+        try:
+            self._send(self._prepare(message) if isinstance(message, Prepare) else self._fit(message))
+        except _StopTraining:
+            self._send(Stopped(_running(self._trial)))
+        except (Exception, SystemExit) as error:  # nothing that a trial does may end the study
+            self._send(failure(self._trial, error))
 
-    def _fit(self, message: Message) -> None:
+    def _prepare(self, message: Prepare) -> Ready:
+        data = resolve(self._load)(message.run)
+        return Ready(len(data.classes), dict(data.fingerprint), list(data.notices))
+
+    def _fit(self, message: Train) -> Done:
         self._stop = False
-        self._trial = message["trial"]
+        self._trial = message.trial
         began = time.monotonic()
         train = resolve(self._train)
-        with self._stopping_in_steps():
-            result, *_ = train(RunConfig.parse(message["run"]), self._on_epoch)
-        self._say(
-            kind="done",
-            trial=self._trial,
+        with self._stopping_between_steps():
+            result, *_ = train(message.run, self._on_epoch)
+        return Done(
+            trial=message.trial,
             smoothed_loss=float(result.smoothed_loss),
             best_epoch=int(result.best_epoch),
             best_val_loss=float(result.best_val_loss),
@@ -100,17 +116,26 @@ class Trainer:
         )
 
     def _on_epoch(self, report: Any) -> None:
-        names = ("epoch", "epochs", "train_loss", "val_loss", "val_accuracy", "smoothed_loss")
-        self._say(kind="report", trial=self._trial, **{name: getattr(report, name) for name in names})
+        self._send(
+            Report(
+                trial=_running(self._trial),
+                epoch=int(report.epoch),
+                epochs=int(report.epochs),
+                train_loss=float(report.train_loss),
+                val_loss=float(report.val_loss),
+                val_accuracy=float(report.val_accuracy),
+                smoothed_loss=float(report.smoothed_loss),
+            )
+        )
         self._check()
 
     def _check(self, *_: Any) -> None:
         if self._stop:
-            raise _Stopped
+            raise _StopTraining
 
     @contextlib.contextmanager
-    def _stopping_in_steps(self) -> Iterator[None]:
-        """Whatever steps an optimizer of torch meanwhile stops when told to."""
+    def _stopping_between_steps(self) -> Iterator[None]:
+        """Check after every step of any torch optimizer whether the trial should stop."""
         if "torch" not in sys.modules:
             yield
             return
@@ -122,31 +147,38 @@ class Trainer:
         finally:
             handle.remove()
 
-    def _say(self, **message: Any) -> None:
-        self._tell.write(json.dumps(message) + "\n")
-        self._tell.flush()
+    def _send(self, message: FromTrainer) -> None:
+        self._sink.write(encode(message))
+        self._sink.flush()
 
 
-def describe(error: BaseException) -> dict[str, str]:
-    """An error's class, message, file and line, and the end of its traceback."""
+def failure(trial: int | None, error: BaseException) -> Failed:
+    """Describe an error: its class, message, file and line, and the end of its traceback."""
     frames = traceback.extract_tb(error.__traceback__)
     trace = "".join(traceback.format_exception(error))
-    return {
-        "error": type(error).__name__,
-        "message": str(error) or type(error).__name__,
-        "where": f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else "nowhere",
-        "trace": trace[-TRACE_CHARACTERS:],
-    }
+    return Failed(
+        trial=trial,
+        error=type(error).__name__,
+        message=str(error) or type(error).__name__,
+        where=f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else "nowhere",
+        trace=trace[-TRACE_CHARACTERS:],
+    )
 
 
 def resolve(name: str) -> Any:
-    """The function that ``module:function`` names."""
+    """Return the function that ``module:function`` names."""
     module, _, attribute = name.partition(":")
     return getattr(import_module(module), attribute)
 
 
-def _free() -> None:
-    """Give back what the last trial held before the next one starts."""
+def _running(trial: int | None) -> int:
+    if trial is None:
+        raise RuntimeError("no trial is running")
+    return trial
+
+
+def _free_memory() -> None:
+    """Free the memory of the last trial before the next one starts."""
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
@@ -155,14 +187,14 @@ def _free() -> None:
 
 def main() -> None:
     """Entry point of the child process: ``python -m dropopt.study.run.trainer LOAD TRAIN``."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the owner's to handle
-    told = os.fdopen(os.dup(0), encoding="utf-8")
-    tell = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the owner handles Ctrl-C
+    source = os.fdopen(os.dup(0), encoding="utf-8")
+    sink = os.fdopen(os.dup(1), "w", encoding="utf-8")
     with open(os.devnull) as nothing:
         os.dup2(nothing.fileno(), 0)
     os.dup2(2, 1)
     load, train = sys.argv[1:]
-    Trainer(told, tell, load=load, train=train).run()
+    Trainer(source, sink, load=load, train=train).run()
 
 
 if __name__ == "__main__":

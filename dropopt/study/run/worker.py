@@ -1,61 +1,47 @@
-"""The worker: one process that owns the storage, hands trials to slots and writes down what they report.
+"""The worker: one process that owns the storage, sends trials to slots and records what they report.
 
-Only this process speaks to the storage, so a SQLite file has a single writer, and a child that dies is
-seen at once. A trial that fails, however it does, is recorded with its reason and the next one runs.
+Only this process writes to the storage, so a SQLite file has a single writer. A trial that fails in any way, even by
+the death of its process, is recorded with the reason, and the next trial starts.
 """
 
 from __future__ import annotations
 
-import os
 import signal
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from types import FrameType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from dropopt.config import ConfigError, RunConfig
-from dropopt.study.run.messages import Message
-from dropopt.study.run.slots import Event, Pool, Slot
+from dropopt.study.run.errors import StudyError
+from dropopt.study.run.executor import Died, Event, Executor
+from dropopt.study.run.failures import FailureCounter
+from dropopt.study.run.messages import Done, Failed, FromTrainer, Prepare, Ready, Report, Stop, Train
+from dropopt.study.run.signals import SignalCatcher
 from dropopt.study.store.keys import INTERRUPTED
 from dropopt.study.store.ledger import Ledger, counted
 
 if TYPE_CHECKING:
     import optuna
 
-#: A study none of whose trials has worked stops after so many that failed alike.
-FIRST_FAILURES = 5
-#: A study that has worked before stops after so many in a row.
-LATER_FAILURES = 25
-#: Children that may die before they are ready, one after the other.
-FAILED_STARTS = 3
-
-#: Seconds between two looks at the clock while nothing happens.
+#: Seconds after which the worker checks the time limit, and redraws, although nothing has happened.
 TICK = 0.25
-
-#: What a person or a machine sends to end a program.
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
-
-
-class StudyError(RuntimeError):
-    """A study cannot go on; the message says why and what to look at."""
 
 
 class Listener(Protocol):
-    """Who is told what happens: see :mod:`dropopt.study.show.progress`."""
+    """Receives what happens, to show it; see :mod:`dropopt.study.show.progress`."""
 
     def started(self, slot: int, trial: int) -> None:
-        """A slot begins a trial."""
+        """A slot has started a trial."""
 
-    def reported(self, slot: int, trial: int, report: Message) -> None:
-        """A slot has ended an epoch."""
+    def reported(self, slot: int, trial: int, report: Report) -> None:
+        """A trial has finished an epoch."""
 
     def ended(self, slot: int, trial: int, failure: str = "") -> None:
-        """A trial has ended; ``failure`` says why if it went wrong."""
+        """A trial has ended; ``failure`` is the reason if it failed."""
 
     def tick(self) -> None:
-        """Time passes."""
+        """Called after every event, and at least every :data:`TICK` seconds."""
 
 
 @dataclass
@@ -63,215 +49,194 @@ class _Running:
     """A trial in a slot."""
 
     trial: optuna.Trial
-    report: Message = field(default_factory=dict)
     began: float = field(default_factory=time.monotonic)
-    #: It has been ended in the storage; the slot has yet to notice.
-    over: bool = False
+    #: Whether the trial has been pruned: it has ended in the storage, but its slot is not free yet.
+    pruned: bool = False
 
 
 class Worker:
-    """Runs trials until the study has ``n_trials`` that count, time is up or a signal comes."""
+    """Runs trials until the study has enough of them, the time limit is over or a signal arrives.
+
+    Args:
+        executor: Runs the trials.
+        open_study: Creates or opens the study, as soon as the first slot has loaded the data.
+        listener: Receives what happens.
+        base: The configuration that all trials share.
+        n_trials: The number of trials after which the study is complete, earlier runs included.
+        timeout: Seconds after which no further trial starts; None for no limit.
+    """
 
     def __init__(
         self,
-        pool: Pool,
-        open_study: Callable[[Message], Ledger],
+        executor: Executor,
+        open_study: Callable[[Ready], Ledger],
         listener: Listener,
         *,
         base: RunConfig,
         n_trials: int,
         timeout: float | None = None,
     ) -> None:
-        self._pool = pool
+        self._executor = executor
         self._open_study = open_study
         self._listener = listener
         self._base = base
         self._n_trials = n_trials
         self._deadline = None if timeout is None else time.monotonic() + timeout
-        self._objective: Ledger | None = None
-        self._data: dict[str, str] | None = None
-        self._running: dict[Slot, _Running] = {}
-        self._failures: list[str] = []
-        self._worked = False
-        self._bad_starts = 0
-        self.signal: int | None = None
+        self._ledger: Ledger | None = None
+        self._fingerprint: dict[str, str] | None = None
+        self._ready: set[int] = set()
+        self._running: dict[int, _Running] = {}
+        self._failures = FailureCounter()
+        self._signals = SignalCatcher(on_first=executor.wake, on_second=executor.kill)
+
+    @property
+    def signal(self) -> int | None:
+        """The number of the signal that has stopped the study, if any."""
+        return self._signals.received
 
     def run(self) -> None:
-        """Work; afterwards no trial of this worker is running, whatever happened."""
-        restore = self._catch_signals()
-        try:
-            self._prepare(self._pool.slots[0])
-            while not self._finished():
-                event = self._pool.wait(TICK)
-                if event is not None:
-                    self._handle(event)
-                self._fill()
-                self._listener.tick()
-        finally:
-            self._pool.kill()
-            for slot in list(self._running):
-                self._fail(slot, INTERRUPTED, self._why_interrupted())
-            restore()
+        """Run trials; when this returns or raises, no trial of this worker is running."""
+        with self._signals:
+            try:
+                self._executor.send(0, Prepare(self._base))
+                while not self._finished():
+                    event = self._executor.wait(TICK)
+                    if event is not None:
+                        self._handle(event)
+                    self._fill_slots()
+                    self._listener.tick()
+            finally:
+                self._executor.kill()
+                self._interrupt_running()
+
+    # -- when to start a trial
 
     def _finished(self) -> bool:
         if self.signal is not None:
             return True
-        return self._objective is not None and not self._running and not self._may_start()
+        return self._ledger is not None and not self._running and not self._may_start()
 
     def _may_start(self) -> bool:
-        if self._objective is None or (self._deadline is not None and time.monotonic() >= self._deadline):
+        if self._ledger is None or (self._deadline is not None and time.monotonic() >= self._deadline):
             return False
-        return counted(self._objective.study.get_trials(deepcopy=False)) < self._n_trials
+        return counted(self._ledger.study.get_trials(deepcopy=False)) < self._n_trials
 
-    def _prepare(self, slot: Slot) -> None:
-        slot.send(do="prepare", run=self._base.model_dump(mode="json"))
-
-    def _fill(self) -> None:
-        """Give every idle slot a trial, while there are trials to give."""
-        for slot in self._pool.slots:
-            while slot.ready and slot not in self._running and self.signal is None and self._may_start():
+    def _fill_slots(self) -> None:
+        """Start a trial in every idle slot, as long as trials are left."""
+        for slot in range(self._executor.size):
+            while slot in self._ready and slot not in self._running and self.signal is None and self._may_start():
                 self._start(slot)
 
-    def _start(self, slot: Slot) -> None:
-        objective = self._require()
-        trial, run = objective.ask()
-        self._listener.started(slot.index, trial.number)
+    def _start(self, slot: int) -> None:
+        trial, run = self._opened().ask()
+        self._listener.started(slot, trial.number)
         if run is None:
-            self._failed("ConfigError", "it is no legal configuration")
-            self._listener.ended(slot.index, trial.number, "no legal configuration")
+            self._listener.ended(slot, trial.number, "its configuration is not valid")
+            self._failures.trial_failed("ConfigError", "the configuration is not valid")
             return
         self._running[slot] = _Running(trial)
-        slot.send(do="train", trial=trial.number, run=run.model_dump(mode="json"))
+        self._executor.send(slot, Train(trial.number, run))
+
+    # -- what happens in a slot
 
     def _handle(self, event: Event) -> None:
-        slot, message = event.slot, event.message
-        if slot is None or slot is not self._pool.slots[slot.index]:
-            return  # a wake-up call, or the last words of a child that was replaced
-        if message is None:
-            self._died(slot)
-        elif message["kind"] == "ready":
-            self._ready(slot, message)
+        slot, content = event.slot, event.content
+        if isinstance(content, Died):
+            self._on_died(slot, content)
+        elif isinstance(content, Ready):
+            self._on_ready(slot, content)
         elif slot in self._running:
-            self._hear(slot, self._running[slot], message)
-        elif message["kind"] == "failed":
-            self._no_data(message)
+            self._on_trial(slot, self._running[slot], content)
+        elif isinstance(content, Failed):
+            raise _not_prepared(content)
 
-    def _ready(self, slot: Slot, message: Message) -> None:
-        slot.ready = True
-        self._bad_starts = 0
-        self._data = self._data or message["fingerprint"]
-        if message["fingerprint"] != self._data:
-            raise ConfigError("the data are others each time they are loaded; a function must seed what it draws")
-        if self._objective is None:
-            # The first slot may download and cache the data; the others then find it there.
-            self._objective = self._open_study(message)
-            for other in self._pool.slots:
-                if other is not slot:
-                    self._prepare(other)
+    def _on_ready(self, slot: int, ready: Ready) -> None:
+        self._ready.add(slot)
+        self._failures.trainer_started()
+        self._fingerprint = self._fingerprint or ready.fingerprint
+        if ready.fingerprint != self._fingerprint:
+            raise ConfigError("the data differ between loads; seed any randomness in the function that returns them")
+        if self._ledger is None:
+            # The first slot may download and cache the data; the others then find them there.
+            self._ledger = self._open_study(ready)
+            for other in range(self._executor.size):
+                if other != slot:
+                    self._executor.send(other, Prepare(self._base))
 
-    def _hear(self, slot: Slot, running: _Running, message: Message) -> None:
-        """What a slot says about the trial it runs."""
-        kind = message["kind"]
-        if kind == "report":
-            self._report(slot, running, message)
-        elif running.over:
-            self._let_go(slot)
-        elif kind == "done":
-            failure = self._require().complete(running.trial, message)
-            if failure:
-                self._failed(failure, "its loss is not finite")
-            else:
-                self._succeeded()
-            self._let_go(slot, failure)
-        elif kind == "failed":
-            self._fail(slot, message["error"], message["message"], message["trace"])
+    def _on_trial(self, slot: int, running: _Running, message: FromTrainer) -> None:
+        if running.pruned:
+            if not isinstance(message, Report):
+                self._release(slot)
+        elif isinstance(message, Report):
+            self._on_report(slot, running, message)
+        elif isinstance(message, Done):
+            self._on_done(slot, running, message)
+        elif isinstance(message, Failed):
+            self._fail(slot, message.error, message.message, message.trace)
 
-    def _report(self, slot: Slot, running: _Running, report: Message) -> None:
-        if running.over:
-            return
-        running.report = report | {"seconds": round(time.monotonic() - running.began, 3)}
-        if self._require().report(running.trial, report):
-            self._require().prune(running.trial, running.report)
-            running.over = True
-            self._succeeded()
-            slot.send(do="stop", trial=running.trial.number)
-        self._listener.reported(slot.index, running.trial.number, report)
+    def _on_report(self, slot: int, running: _Running, report: Report) -> None:
+        ledger, trial = self._opened(), running.trial
+        if ledger.report(trial, report.smoothed_loss, epoch=report.epoch, epochs=report.epochs):
+            ledger.prune(trial, accuracy=report.val_accuracy, seconds=round(time.monotonic() - running.began, 3))
+            running.pruned = True
+            self._failures.trial_succeeded()
+            self._executor.send(slot, Stop(trial.number))
+        self._listener.reported(slot, trial.number, report)
 
-    def _died(self, slot: Slot) -> None:
-        """Record the trial that went with a child, and start another child."""
-        obituary = slot.obituary()
+    def _on_done(self, slot: int, running: _Running, done: Done) -> None:
+        failure = self._opened().complete(
+            running.trial,
+            done.smoothed_loss,
+            accuracy=done.best_val_accuracy,
+            best_loss=done.best_val_loss,
+            best_epoch=done.best_epoch,
+            seconds=done.seconds,
+        )
+        self._release(slot, failure)
+        if failure:
+            self._failures.trial_failed(failure, "the loss is not finite")
+        else:
+            self._failures.trial_succeeded()
+
+    def _on_died(self, slot: int, died: Died) -> None:
+        """Record the trial that ended with its trainer, and start another trainer."""
         if slot in self._running:
-            if self._running[slot].over:
-                self._let_go(slot)
+            if self._running[slot].pruned:
+                self._release(slot)
             else:
-                self._fail(slot, "ProcessDied", obituary)
-        elif not slot.ready:
-            self._bad_starts += 1
-            if self._bad_starts >= FAILED_STARTS:
-                raise StudyError(f"child processes die before they train: {obituary}")
-        self._prepare(self._pool.replace(slot))
+                self._fail(slot, "ProcessDied", died.reason)
+        elif slot not in self._ready:
+            self._failures.trainer_died_early(died.reason)
+        self._ready.discard(slot)
+        self._executor.replace(slot)
+        self._executor.send(slot, Prepare(self._base))
 
-    def _fail(self, slot: Slot, error: str, message: str, trace: str = "") -> None:
-        running = self._running[slot]
-        if not running.over:
-            cause = self._require().fail(running.trial, error, message, trace)
-            if error == INTERRUPTED:
-                self._let_go(slot)
-            else:
-                self._let_go(slot, f"{cause}: {message}" if message != cause else cause)
-                self._failed(cause, message)
+    # -- how a trial ends
 
-    def _let_go(self, slot: Slot, failure: str = "") -> None:
+    def _fail(self, slot: int, error: str, message: str, trace: str = "") -> None:
+        cause = self._opened().fail(self._running[slot].trial, error, message, trace)
+        self._release(slot, f"{cause}: {message}" if message != cause else cause)
+        self._failures.trial_failed(cause, message)
+
+    def _interrupt_running(self) -> None:
+        reason = "the study stopped" if self.signal is None else f"by {signal.Signals(self.signal).name}"
+        for slot, running in list(self._running.items()):
+            if not running.pruned:
+                self._opened().fail(running.trial, INTERRUPTED, reason)
+                self._release(slot)
+
+    def _release(self, slot: int, failure: str = "") -> None:
         running = self._running.pop(slot)
-        self._listener.ended(slot.index, running.trial.number, failure)
+        self._listener.ended(slot, running.trial.number, failure)
 
-    def _succeeded(self) -> None:
-        self._worked = True
-        self._failures.clear()
+    def _opened(self) -> Ledger:
+        if self._ledger is None:
+            raise RuntimeError("a trial is running before the study is open")
+        return self._ledger
 
-    def _failed(self, cause: str, message: str) -> None:
-        """Stop a study in which nothing works: going on would only repeat the same mistake all night."""
-        if self._failures and self._failures[-1] != cause:
-            self._failures.clear()
-        self._failures.append(cause)
-        limit = LATER_FAILURES if self._worked else FIRST_FAILURES
-        if len(self._failures) >= limit:
-            raise StudyError(f"{limit} trials in a row failed alike, so the study stops: {cause}: {message}")
 
-    def _no_data(self, message: Message) -> None:
-        """Data or network are not what they should be: no trial could run."""
-        if message["error"] == "ConfigError":
-            raise ConfigError(message["message"])
-        raise StudyError(f"the study cannot begin: {message['error']}: {message['message']} ({message['where']})")
-
-    def _require(self) -> Ledger:
-        if self._objective is None:
-            raise RuntimeError("a slot reports before the study is open")
-        return self._objective
-
-    def _why_interrupted(self) -> str:
-        return "the study stopped" if self.signal is None else f"by {signal.Signals(self.signal).name}"
-
-    def _catch_signals(self) -> Callable[[], None]:
-        """Answer signals until the returned function is called; a no-op outside the main thread."""
-        if threading.current_thread() is not threading.main_thread():
-            return lambda: None
-        # Whoever starts a study under nohup wants it to outlive the terminal.
-        hung_up = getattr(signal, "SIGHUP", None)
-        ignored = hung_up is not None and signal.getsignal(hung_up) == signal.SIG_IGN
-        numbers = [number for number in SIGNALS if not (ignored and number == hung_up)]
-        before: dict[int, Any] = {number: signal.signal(number, self._on_signal) for number in numbers}
-
-        def restore() -> None:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-        return restore
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        """The first signal ends the study in good order, the second at once."""
-        if self.signal is not None:
-            self._pool.kill()
-            os._exit(128 + number)
-        self.signal = number
-        self._pool.wake()
+def _not_prepared(failed: Failed) -> Exception:
+    """Return the error that ends a study whose data or network cannot be used."""
+    if failed.error == "ConfigError":
+        return ConfigError(failed.message)
+    return StudyError(f"the study cannot begin: {failed.error}: {failed.message} ({failed.where})")

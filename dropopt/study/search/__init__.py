@@ -1,1 +1,1 @@
-"""Samplers and pruners by name, and what a study starts from."""
+"""How a study searches: samplers and pruners by name, the forecast pruner, and priors from earlier studies."""

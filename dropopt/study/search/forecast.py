@@ -1,14 +1,7 @@
-"""A pruner that asks where a trial will end, not where it stands.
+"""A pruner that compares forecasts of the final value instead of current values.
 
-Early ranks can mislead: regularised networks start slowly, and under a one-cycle rate the first third of the epochs
-may even rank trials the wrong way round. So what a step tells of the end is learned from the trials that completed, by
-a ridge regression of their final values on their values at that step, and how little it tells from its errors in
-leaving one out. A trial stops once it is unlikely to beat the best. One that is ahead of them all goes on; so does a
-slow start while slow starts may end well; what promises no more than an average trial stops, and sooner the more have
-completed.
-
-The rule is the one of Golovin et al., 2017, "Google Vizier: A Service for Black-Box Optimization", after Domhan et al.,
-2015, "Speeding up Automatic Hyperparameter Optimization of Deep Neural Networks by Extrapolation of Learning Curves".
+Current values can mislead: regularised networks learn slowly at first, and under a one-cycle learning rate the ranks
+of trials in the first third of the epochs can even be reversed at the end.
 """
 
 from __future__ import annotations
@@ -20,25 +13,63 @@ import numpy as np
 from optuna.pruners import BasePruner
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from scipy.stats import t as student
+from scipy.stats import t as student_t
 
 from dropopt.config import ConfigError
 
 Array = np.ndarray[Any, Any]
 
-#: Strengths of the ridge that are tried, for standardised values: from hardly any to nothing but the mean.
-_RIDGES = np.logspace(-1, 3, 9)
+#: Regularisation strengths that are tried, for a standardised predictor: from almost none to almost only the mean.
+_STRENGTHS = np.logspace(-1, 3, 9)
+
+#: Smallest standard error of a forecast.
+_SMALLEST_ERROR = 1e-12
 
 
 class ForecastPruner(BasePruner):
-    """Stops a trial whose forecast beats the best trial with a probability below ``chance``.
+    """Prunes a trial whose probability of beating the best complete trial is below ``chance``.
+
+    The final value of a trial is predicted from its value at the current step, by a ridge regression on the complete
+    trials that reported at the same step. The error of the prediction is estimated by leave-one-out cross-validation.
+    Where values at a step predict the final value well, trials that are behind are pruned early. Where they predict
+    nothing, only the number of complete trials counts: the more there are, the less likely an average trial beats
+    them all.
+
+    A trial with the best value at its step is never pruned, and one whose value is not finite is always pruned. If all
+    values are positive, as losses are, their logarithms are compared. The pruner is stateless and supports both
+    directions.
 
     Args:
-        n_startup_trials: completed trials that it takes to forecast, at least 3.
-        chance: in (0, 1); higher stops more.
+        n_startup_trials: Number of complete trials with finite values at a step before trials are pruned there, at
+            least 3.
+        chance: Smallest probability with which a trial continues, in (0, 1). A higher value prunes more.
 
-    It keeps no state, minimises or maximises, and learns from trials that reported at the same step, with finite
-    values. A value that is not finite is pruned. Values that are all positive, as losses are, are compared as logs.
+    Raises:
+        ConfigError: An argument is out of range.
+
+    Source:
+        The rule follows Golovin et al. (2017), "Google Vizier: A Service for Black-Box Optimization", and Domhan et
+        al. (2015), "Speeding up Automatic Hyperparameter Optimization of Deep Neural Networks by Extrapolation of
+        Learning Curves".
+
+    Example:
+        >>> import optuna
+        >>> from dropopt.study import ForecastPruner
+        >>> optuna.logging.set_verbosity(optuna.logging.ERROR)
+        >>> def objective(trial):
+        ...     x = trial.suggest_float("x", 0.0, 1.0)
+        ...     for step in range(5):
+        ...         trial.report(x + 1 / (step + 1), step)
+        ...         if trial.should_prune():
+        ...             raise optuna.TrialPruned
+        ...     return x
+        >>> sampler = optuna.samplers.RandomSampler(seed=0)
+        >>> study = optuna.create_study(sampler=sampler, pruner=ForecastPruner(n_startup_trials=4, chance=0.2))
+        >>> study.optimize(objective, n_trials=20)
+        >>> any(trial.state.name == "PRUNED" for trial in study.trials)
+        True
+        >>> study.best_trial.value == min(trial.params["x"] for trial in study.trials)
+        True
     """
 
     def __init__(self, *, n_startup_trials: int = 4, chance: float = 0.2) -> None:
@@ -50,14 +81,14 @@ class ForecastPruner(BasePruner):
         self._chance = chance
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
-        """Whether ``trial`` should stop at its last reported step."""
+        """Whether ``trial`` should be pruned at the last step that it reported."""
         step = trial.last_step
         if step is None:
             return False
         if not math.isfinite(trial.intermediate_values[step]):
             return True
-        completed = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        pairs = [(one.intermediate_values.get(step, math.nan), one.values[0]) for one in completed]
+        complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        pairs = [(other.intermediate_values.get(step, math.nan), other.values[0]) for other in complete]
         known = np.array([pair for pair in pairs if all(map(math.isfinite, pair))])
         if len(known) < self._n_startup_trials:
             return False
@@ -71,16 +102,22 @@ class ForecastPruner(BasePruner):
 
 
 def chance_to_win(here: float, reached: Array, final: Array) -> float:
-    """The probability that a trial that is ``here`` ends below all of ``final``, lower being better.
+    """The probability that a trial ends below all others, lower being better.
 
-    The others, (n,), had ``reached`` their values at the same step.
+        P = F((min(final) - forecast) / error),   F: Student's t with n - 1 degrees of freedom
+        error^2 = (n + 1) / n * mean squared error of leaving one out
+
+    Args:
+        here: The trial's value at the step.
+        reached: (n,) the values of the complete trials at the same step.
+        final: (n,) their final values.
     """
-    from sklearn.linear_model import RidgeCV
+    from sklearn.linear_model import RidgeCV  # slow to import
 
     scale = float(reached.std()) or 1.0
-    model = RidgeCV(alphas=_RIDGES).fit((reached[:, None] - reached.mean()) / scale, final)
-    expected = float(model.predict([[(here - reached.mean()) / scale]])[0])
+    model = RidgeCV(alphas=_STRENGTHS).fit((reached[:, None] - reached.mean()) / scale, final)
+    forecast = float(model.predict([[(here - reached.mean()) / scale]])[0])
     count = len(final)
-    error = math.sqrt(max(-float(model.best_score_), 0.0) * (count + 1) / count)  # of leaving one out
-    distance = (final.min() - expected) / max(error, 1e-12)
-    return float(student.cdf(distance, count - 1))  # a wide tail while few have ended
+    error = math.sqrt(max(-float(model.best_score_), 0.0) * (count + 1) / count)  # best_score_ is minus the error
+    distance = (final.min() - forecast) / max(error, _SMALLEST_ERROR)
+    return float(student_t.cdf(distance, count - 1))

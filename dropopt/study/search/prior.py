@@ -1,4 +1,4 @@
-"""Starting a study from what another one learned: its evidence about the blend, discounted, and its best trials."""
+"""Priors: what a study takes over from an earlier one, its evidence about the blend and its best configurations."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dropopt.config import ConfigError
-from dropopt.study.blend.insight import export_evidence, top_configurations
-from dropopt.study.store.keys import PRIOR
+from dropopt.files import write_whole
+from dropopt.study.blend.learned import export_evidence, top_configurations
+from dropopt.study.store.keys import PRIOR, SOURCE
 from dropopt.study.store.opening import Opened
 from dropopt.study.store.queries import find_study
 from dropopt.study.store.url import resolve
@@ -22,22 +23,29 @@ if TYPE_CHECKING:
 
     from dropopt.study.define.space import Space
 
-#: The source's best configurations that a new study tries first.
+#: Number of the earlier study's best configurations that a new study tries first.
 CONFIGURATIONS = 3
 
 
 @dataclass(frozen=True)
 class Prior:
-    """What one study hands to another."""
+    """What one study passes on to another.
+
+    Attributes:
+        source: Name of the earlier study.
+        evidence: Its evidence about the blend, from ``export_evidence``.
+        configurations: The parameters of its best trials.
+    """
 
     source: str
-    evidence: Mapping[str, Any]  # of ``export_evidence``
+    evidence: Mapping[str, Any]
     configurations: list[dict[str, Any]]
 
     def seed(self, study: optuna.Study, space: Space, classes: int) -> None:
-        """Write the evidence on ``study``, for all its workers, and enqueue what ``space`` holds of each configuration.
+        """Store the evidence in ``study``, where all its workers find it, and enqueue the configurations.
 
-        A setting that the space does not search, or not there, is left to the sampler.
+        Only parameters that ``space`` searches, with values inside their ranges, are enqueued; the sampler chooses
+        the others. ``classes`` is the number of classes of the data.
         """
         study.set_user_attr(PRIOR, dict(self.evidence))
         for configuration in self.configurations:
@@ -48,14 +56,15 @@ class Prior:
                 and _within(parameter.distribution(classes), configuration[parameter.name])
             }
             if legal:
-                study.enqueue_trial(legal, user_attrs={"from": self.source}, skip_if_exists=True)
+                study.enqueue_trial(legal, user_attrs={SOURCE: self.source}, skip_if_exists=True)
 
     def save(self, path: Path) -> None:
         """Write a file that :func:`load_prior` reads."""
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        write_whole(path, (json.dumps(asdict(self), indent=1) + "\n").encode())
 
 
 def _within(distribution: BaseDistribution, value: Any) -> bool:
+    """Whether ``distribution`` contains ``value``."""
     try:
         return distribution._contains(distribution.to_internal_repr(value))
     except (ValueError, TypeError):
@@ -63,12 +72,20 @@ def _within(distribution: BaseDistribution, value: Any) -> bool:
 
 
 def prior_of(study: optuna.Study) -> Prior:
-    """What ``study`` has to hand on; raises ConfigError when it searched no blend."""
+    """The prior that ``study`` provides; raises NoBlendError if it searched no blend."""
     return Prior(study.study_name, export_evidence(study), top_configurations(study, CONFIGURATIONS))
 
 
 def load_prior(given: str, url: str) -> Prior:
-    """The prior that ``given`` names: STUDY (in the storage at ``url``), STUDY@STORAGE, or a file."""
+    """Load a prior.
+
+    Args:
+        given: STUDY (in the storage at ``url``), STUDY@STORAGE, or the path of a .json file.
+        url: The default storage.
+
+    Raises:
+        ConfigError: There is no such study, storage or file, or the file is not a prior.
+    """
     path = Path(given).expanduser()
     if path.suffix == ".json":
         return _read(path)
@@ -84,4 +101,4 @@ def _read(path: Path) -> Prior:
     except OSError as error:
         raise ConfigError(f"prior {path} cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"prior {path} is not a file that dropopt efficacy -o wrote: {error!r}") from None
+        raise ConfigError(f"prior {path} is not a file written by dropopt efficacy -o: {error!r}") from None

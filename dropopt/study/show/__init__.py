@@ -1,1 +1,1 @@
-"""What a person sees: progress, tables, figures and the dashboard."""
+"""What people see: progress, tables, figures and the dashboard."""

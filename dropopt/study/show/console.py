@@ -1,28 +1,23 @@
-"""The console: how dropopt prints."""
+"""Printing to the terminal, a pipe or a file."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.status import Status
 
-if TYPE_CHECKING:
-    pass
-
 
 def make_console() -> Console:
-    """Standard output: lines wrap at the width of a terminal and stay whole in a pipe or a file."""
+    """A console on standard output. Lines wrap at the width of a terminal and are not broken in a pipe or a file."""
     console = Console()
     console.soft_wrap = not console.is_terminal
     return console
 
 
 def busy(what: str) -> Status:
-    """A context that shows ``what`` goes on, on a terminal's standard error, and leaves nothing behind."""
+    """A context that shows ``what`` with a spinner on standard error while it runs, if that is a terminal."""
     return Console(stderr=True).status(what)
 
 
 def say(console: Console, text: str, style: str = "") -> None:
-    """Print ``text`` as it is: brackets in it are no markup, numbers get no colours."""
+    """Print ``text`` literally: brackets are not markup, and numbers are not highlighted."""
     console.print(text, style=style, markup=False, highlight=False)

@@ -1,4 +1,4 @@
-"""What a study learned about its blend, as tables for a terminal."""
+"""What a study learned about its blend, as tables for the terminal."""
 
 from __future__ import annotations
 
@@ -11,51 +11,81 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from dropopt.config import STAGES
-from dropopt.study.blend.effects import Effect, Names
-from dropopt.study.blend.insight import Learned, learned
+from dropopt.study.blend.effects import Effect
+from dropopt.study.blend.learned import Learned, learned
+from dropopt.study.blend.names import Names
+from dropopt.study.show.effects import HEADINGS, StageEffects, by_stage, effect_rows
 
 
 def efficacy_report(study: Study, names: Names | None = None, prior: Mapping[str, Any] | None = None) -> RenderableType:
-    """The verdict, effects and synergies with 90% credible intervals, and the preferred blend over time."""
+    """Report which methods of a blend work, as tables for ``rich``.
+
+    The report contains a verdict in one sentence, the effect of each method and the synergy of each pair with 90%
+    credible intervals, and the preferred blend over the trials.
+
+    Args:
+        study: A study with one objective whose trials suggested the shares of a blend, parameters named ``w_*``.
+        names: The names of the shares, one tuple for each stage of training. Default: found from the trials.
+        prior: Evidence of an earlier study, from ``dropopt.study.export_evidence``.
+
+    Returns:
+        An object that ``rich.print`` or a ``rich.console.Console`` prints.
+
+    Raises:
+        ConfigError: The study has no blend or several objectives.
+
+    Example:
+        >>> import optuna, rich
+        >>> from dropopt.study import efficacy_report
+        >>> optuna.logging.set_verbosity(optuna.logging.WARNING)
+        >>> study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+        >>> def loss(trial):
+        ...     first, second = (trial.suggest_float(name, 0, 1) for name in ("w_adaptive", "w_pfid"))
+        ...     return second / (first + second)
+        >>> study.optimize(loss, n_trials=3)
+        >>> rich.print(efficacy_report(study))  # doctest: +ELLIPSIS
+        Too few trials: 3, ...
+    """
     found = learned(study, names, prior)
     efficacy = found.efficacy
     parts: list[RenderableType] = [Text(efficacy.verdict, style="yellow" if efficacy.thin else "bold")]
     unit = f"; 1 is about {efficacy.unit:.3g} of the objective" if np.isfinite(efficacy.unit) else ""
-    stages = [_stage_name(efficacy.names, s) if len(efficacy.names) > 1 else "" for s in range(len(efficacy.names))]
-    for stage, methods, pairs in zip(stages, efficacy.methods, efficacy.pairs, strict=True):
-        where = f", {stage}" if stage else ""
-        parts.append(_effects(f"Effect{where} (equal blend, half way to the method alone{unit})", methods))
-        parts.append(_effects(f"Synergy{where} (half and half against the mean of each alone)", pairs))
+    stages = list(by_stage(efficacy))
+    for effects in stages:
+        where = _of_stage(effects.stage)
+        parts += [
+            _effects(f"Effect{where} (of moving the equal blend half way to the method alone{unit})", effects.methods),
+            _effects(f"Synergy{where} (half of each method, compared with the mean of both alone)", effects.pairs),
+        ]
     if found.trajectory:
-        parts += [_trajectory(found, names, stage) for names, stage in zip(efficacy.names, stages, strict=True)]
-    parts.append(Text("Normal scores of the outcome: higher is better, whatever the direction.", style="dim"))
+        parts += [_trajectory(found, effects) for effects in stages]
+    parts.append(
+        Text("Effects are normal scores of the outcome: higher is better, also for a minimised objective.", style="dim")
+    )
     return Group(*parts)
 
 
-def _stage_name(names: Names, stage: int) -> str:
-    suffix = names[stage][0].rsplit("_", 1)[-1]
-    return suffix if suffix in STAGES else f"stage {stage + 1}"
+def _of_stage(stage: str) -> str:
+    return f", {stage}" if stage else ""
 
 
 def _effects(title: str, effects: Sequence[Effect]) -> Table:
     table = Table(title=title, title_justify="left")
     table.add_column("")
-    for heading in ("mean", "90% interval", "P(best)"):
+    for heading in HEADINGS:
         table.add_column(heading, justify="right")
-    for effect in sorted(effects, key=lambda effect: -effect.mean):
-        style = {1: "green", -1: "red", 0: ""}[effect.sign]
-        interval = f"{effect.low:+.2f} to {effect.high:+.2f}"
-        table.add_row(effect.name, f"{effect.mean:+.2f}", interval, f"{effect.best:.2f}", style=style)
+    for effect, texts in effect_rows(effects):
+        table.add_row(effect.name, *texts, style={1: "green", -1: "red", 0: ""}[effect.sign])
     return table
 
 
-def _trajectory(found: Learned, names: Sequence[str], stage: str) -> Table:
-    title = "Preferred blend" + (f", {stage}" if stage else "") + found.efficacy.caution
+def _trajectory(found: Learned, effects: StageEffects) -> Table:
+    """The preferred blend of a stage, after increasing numbers of trials."""
+    title = f"Preferred blend{_of_stage(effects.stage)}{found.efficacy.caution}"
     table = Table(title=title, title_justify="left")
     table.add_column("trials", justify="right")
-    for name in names:
-        table.add_column(name.removesuffix(f"_{stage}"), justify="right")  # five must fit on a terminal
+    for name in effects.shares:
+        table.add_column(name.removesuffix(f"_{effects.stage}"), justify="right")  # five must fit on a terminal
     for trials, blend in found.trajectory:
-        table.add_row(str(trials), *(f"{blend[name]:.2f}" for name in names))
+        table.add_row(str(trials), *(f"{blend[name]:.2f}" for name in effects.shares))
     return table

@@ -1,4 +1,4 @@
-"""What a person sees while a study runs: a live table on a terminal, a few plain lines otherwise."""
+"""Progress of a study, for ``dropopt run``: a live table on a terminal, a few plain lines in a pipe or a file."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from dropopt.study.run.messages import Message
+from dropopt.study.run.messages import Report
 from dropopt.study.show.console import say
-from dropopt.study.show.words import show_accuracy, show_parameters, show_seconds
+from dropopt.study.show.formatting import format_accuracy, format_parameters, format_seconds
 from dropopt.study.store.queries import Counts, best, count
 
 if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
 
-    from dropopt.training import EpochReport
-
-#: Redraws per second: more would cost what trials could use.
+#: Redraws per second. Redrawing takes processor time from the trials.
 REFRESH = 2
 
 
 class Progress:
-    """Follows a study and shows it on ``console``: live if that is a terminal, else line by line."""
+    """Shows a study on ``console`` while it runs: live on a terminal, otherwise line by line.
+
+    It listens to the worker: see :class:`dropopt.study.run.worker.Listener`.
+    """
 
     def __init__(self, console: Console, n_trials: int) -> None:
         self._console = console
@@ -35,8 +36,8 @@ class Progress:
         self._study: optuna.Study | None = None
         self._counts = Counts()
         self._best: FrozenTrial | None = None
-        self._slots: dict[int, tuple[int, Message | None]] = {}
-        self._began = time.monotonic()
+        self._slots: dict[int, tuple[int, Report | None]] = {}
+        self._started = time.monotonic()
         self._drawn = 0.0
         self._ended = 0
         self._live: Live | None = None
@@ -54,51 +55,50 @@ class Progress:
             self._live.stop()
 
     def opened(self, study: optuna.Study) -> None:
-        """The study is there; what it already holds is not news."""
+        """Follow ``study``. The trials that it already has are not announced."""
         self._study = study
-        self._began = time.monotonic()
-        self._look()
+        self._started = time.monotonic()
+        self._read()
 
     def started(self, slot: int, trial: int) -> None:
-        """A slot begins a trial."""
+        """A slot starts a trial."""
         self._slots[slot] = (trial, None)
 
-    def reported(self, slot: int, trial: int, report: Message) -> None:
+    def reported(self, slot: int, trial: int, report: Report) -> None:
         """A slot has ended an epoch."""
         self._slots[slot] = (trial, report)
 
     def ended(self, slot: int, trial: int, failure: str = "") -> None:
-        """A trial has ended: news if it failed or leads."""
+        """A trial has ended. It is announced if it failed or is the best so far."""
         self._slots.pop(slot, None)
         self._ended += 1
         before = self._best
-        self._look()
+        self._read()
         if failure:
             say(self._console, f"trial {trial} failed: {failure}", "yellow")
         leader = self._best
         if self._live is None and leader is not None and (before is None or leader.number != before.number):
-            say(
-                self._console,
-                f"trial {leader.number} leads: loss {leader.value:.4f}, accuracy {show_accuracy(leader)} "
-                f"({self._counts.counted} of {self._n_trials} trials)",
-            )
+            scores = f"loss {leader.value:.4f}, accuracy {format_accuracy(leader)}"
+            done = f"{self._counts.counted} of {self._n_trials} trials"
+            say(self._console, f"trial {leader.number} is the best so far: {scores} ({done})")
 
     def tick(self) -> None:
-        """Redraw, if it is time."""
+        """Redraw if the last time is long enough ago."""
         if self._live is not None and time.monotonic() - self._drawn >= 1 / REFRESH:
             self._draw()
 
-    def _look(self) -> None:
+    def _read(self) -> None:
+        """Read the state of the study from its storage."""
         if self._study is not None:
             trials = self._study.get_trials(deepcopy=False)
             self._counts, self._best = count(trials), best(trials)
 
-    def _left(self) -> str:
-        """The time that the remaining trials will take, from those of this sitting."""
+    def _time_left(self) -> str:
+        """The time that the remaining trials will take, estimated from the trials of this session."""
         if self._ended < 2:
             return "-"
         remaining = max(0, self._n_trials - self._counts.counted)
-        return show_seconds(remaining * (time.monotonic() - self._began) / self._ended)
+        return format_seconds(remaining * (time.monotonic() - self._started) / self._ended)
 
     def _draw(self) -> None:
         if self._live is None:
@@ -107,48 +107,23 @@ class Progress:
         grid = Table.grid(padding=(0, 2))
         done = self._counts.counted
         bar = ProgressBar(total=self._n_trials, completed=done, width=30)
-        grid.add_row(bar, f"{done} of {self._n_trials} trials", str(self._counts), f"time left {self._left()}")
+        grid.add_row(bar, f"{done} of {self._n_trials} trials", str(self._counts), f"time left {self._time_left()}")
         lines: list[Table | Text] = [grid]
         if self._study is None:
             lines.append(Text("starting: loading torch and the data", style="dim"))
         if self._best is not None:
-            loss, accuracy = f"{self._best.value:.4f}", show_accuracy(self._best)
+            loss, accuracy = f"{self._best.value:.4f}", format_accuracy(self._best)
             head = f"best: trial {self._best.number}, loss {loss}, accuracy {accuracy}"
-            lines += [Text(head, style="bold"), Text("  " + show_parameters(self._best), style="dim")]
+            lines += [Text(head, style="bold"), Text("  " + format_parameters(self._best), style="dim")]
         for slot, (trial, report) in sorted(self._slots.items()):
             lines.append(Text(f"  slot {slot + 1}  trial {trial:<5}{_epoch(report)}"))
         self._live.update(Group(*lines), refresh=True)
 
 
-def _epoch(report: Message | None) -> str:
+def _epoch(report: Report | None) -> str:
     if report is None:
         return "starting"
     return (
-        f"epoch {report['epoch']:>3} of {report['epochs']}  loss {report['smoothed_loss']:.4f}  "
-        f"accuracy {report['val_accuracy']:.4f}"
+        f"epoch {report.epoch:>3} of {report.epochs}  loss {report.smoothed_loss:.4f}  "
+        f"accuracy {report.val_accuracy:.4f}"
     )
-
-
-class Epochs:
-    """A line that follows training on a terminal; nothing when piped."""
-
-    def __init__(self, console: Console) -> None:
-        self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
-
-    def __enter__(self) -> Epochs:
-        if self._live is not None:
-            self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._live is not None:
-            self._live.stop()
-
-    def show(self, report: EpochReport) -> None:
-        """An epoch has ended."""
-        if self._live is not None:
-            line = (
-                f"epoch {report.epoch} of {report.epochs}  training loss {report.train_loss:.4f}  "
-                f"validation loss {report.val_loss:.4f}  accuracy {report.val_accuracy:.4f}"
-            )
-            self._live.update(Text(line), refresh=True)

@@ -1,1 +1,1 @@
-"""The storage of studies: opening it, what is written on trials, and queries."""
+"""The storage of studies: opening it, recording trials and reading them."""

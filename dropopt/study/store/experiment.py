@@ -1,4 +1,4 @@
-"""Which experiment a study is: stamped when it is created, and checked when it is resumed."""
+"""The identity of a study: stored when the study is created, checked when it is resumed."""
 
 from __future__ import annotations
 
@@ -15,55 +15,69 @@ if TYPE_CHECKING:
     import optuna
     from optuna.storages import BaseStorage
 
+#: How many times, and at what interval in seconds, to check whether another process has described a study that it has
+#: just created.
+IDENTITY_TRIES = 50
+IDENTITY_PAUSE = 0.1
 
-#: How often, and how many seconds apart, one looks whether another process has stamped the study it has made.
-STAMP_TRIES = 50
-
-STAMP_PAUSE = 0.1
-
-#: Settings that differ between machines and do not change what a trial means.
+#: Settings that may differ between machines and do not change the meaning of a trial.
 _LOCAL = ("data.root", "train.device", "train.seed")
 
 
 def create(
     storage: BaseStorage, name: str, space: Space, base: RunConfig, facts: Mapping[str, Any], *, known: bool
 ) -> tuple[optuna.Study, bool]:
-    """The study called ``name``, stamped with the experiment that it is and ``facts``; and whether by this call.
+    """Create a study and describe it in its attributes.
 
-    A study without a trial that was ``known`` before is stamped anew. One that another process has made meanwhile is
-    that one's: raises :class:`ConfigError` if it is another experiment.
+    Args:
+        storage: The storage.
+        name: The name of the study.
+        space: The search space.
+        base: The configuration that all trials share.
+        facts: Further attributes of the study, by key.
+        known: Whether the study existed before without a trial; its attributes are then replaced.
+
+    Returns:
+        The study, and whether this call has created it. If another process has created it at the same time, the study
+        is the other one's and the attributes stay as they are.
+
+    Raises:
+        ConfigError: The study that another process has created is a different experiment.
     """
     import optuna
 
     try:
         study = optuna.create_study(study_name=name, storage=storage, direction="minimize", load_if_exists=known)
     except optuna.exceptions.DuplicatedStudyError:
-        study = _stamped(optuna.load_study(study_name=name, storage=storage))
+        study = optuna.load_study(study_name=name, storage=storage)
+        _wait_for_identity(study)
         check(study, space, base, begun=True)
         return study, False
     with warnings.catch_warnings():
-        # Experimental since Optuna 3.2; without it the dashboard calls the value "Objective 0".
+        # Metric names are experimental since Optuna 3.2. Without one the dashboard calls the value "Objective 0".
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study.set_metric_names(["validation loss (smoothed)"])
-    stamps = {SPACE: space.name, FINGERPRINT: space.fingerprint, **facts, BASE: base.model_dump(mode="json")}
-    for key, value in stamps.items():  # BASE last: where it stands, all do
+    identity = {SPACE: space.name, FINGERPRINT: space.fingerprint, **facts, BASE: base.model_dump(mode="json")}
+    for key, value in identity.items():  # BASE is last: a study that has it has all of them
         study.set_user_attr(key, value)
     return study, True
 
 
-def _stamped(study: optuna.Study) -> optuna.Study:
-    """``study`` once the process that has just made it has said what it is."""
-    for _ in range(STAMP_TRIES):
+def _wait_for_identity(study: optuna.Study) -> None:
+    """Wait until the process that has just created ``study`` has described it."""
+    for _ in range(IDENTITY_TRIES):
         if BASE in study.user_attrs:
-            break
-        time.sleep(STAMP_PAUSE)
-    return study
+            return
+        time.sleep(IDENTITY_PAUSE)
 
 
 def check(study: optuna.Study, space: Space, base: RunConfig, *, begun: bool = False) -> None:
-    """A :class:`ConfigError` says what makes ``study`` another experiment than this one, if anything does.
+    """Check that an existing study is the same experiment as this one.
 
-    One without a trial can still become any, unless another process has just ``begun`` it.
+    A study without a trial can become any experiment, unless another process has just ``begun`` it.
+
+    Raises:
+        ConfigError: It is a different experiment; the message names the first difference.
     """
     difference = _difference(study, space, base, begun=begun)
     if difference:
@@ -73,27 +87,27 @@ def check(study: optuna.Study, space: Space, base: RunConfig, *, begun: bool = F
 
 
 def _difference(study: optuna.Study, space: Space, base: RunConfig, *, begun: bool) -> str:
-    """What makes ``study`` another experiment than this one; empty if it is the same."""
+    """Return the first difference between ``study`` and this experiment; an empty string if there is none."""
     import optuna
 
     attributes = study.user_attrs
-    minimised = study.directions == [optuna.study.StudyDirection.MINIMIZE]
-    if minimised and not study.get_trials(deepcopy=False) and not begun:
-        return ""  # it can still become any
-    if not minimised or BASE not in attributes:
-        return "was not made by dropopt"
+    minimized = study.directions == [optuna.study.StudyDirection.MINIMIZE]
+    if minimized and not study.get_trials(deepcopy=False) and not begun:
+        return ""
+    if not minimized or BASE not in attributes:
+        return "was not created by dropopt"
     if attributes[FINGERPRINT] != space.fingerprint:
         changed = "has changed since" if attributes[SPACE] == space.name else f"is not {space.name}"
         return f"its search space ({attributes[SPACE]}) {changed}"
     then, now = (_flat(settings) for settings in (attributes[BASE], base.model_dump(mode="json")))
     for name in sorted(then.keys() | now.keys()):
         if then.get(name) != now.get(name) and name not in _LOCAL:
-            return f"was made with {name} = {then.get(name)}, not {now.get(name)}"
+            return f"was created with {name} = {then.get(name)}, not {now.get(name)}"
     return ""
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as ``section.name``."""
+    """Flatten nested settings: the keys become ``section.name``."""
     found: dict[str, Any] = {}
     for name, value in settings.items():
         nested = isinstance(value, Mapping) and bool(value)

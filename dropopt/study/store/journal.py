@@ -1,4 +1,4 @@
-"""Journals: Optuna's append-only files, and the same on Redis."""
+"""Journal storages of Optuna: append-only files, and Redis servers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def open_journal(path: Path, create: bool) -> BaseStorage:
-    """Open Optuna's append-only file at ``path``."""
+    """Open the journal file at ``path``; without ``create``, a missing file is an error."""
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
@@ -29,7 +29,7 @@ def open_journal(path: Path, create: bool) -> BaseStorage:
         return JournalStorage(JournalFileBackend(str(path)))
     except OSError as error:
         raise ConfigError(f"storage {path} cannot be opened: {error.strerror}") from None
-    except (ValueError, KeyError) as error:  # a line that is not a journal's
+    except (ValueError, KeyError) as error:  # a line that is not part of a journal
         raise ConfigError(f"storage {path} is not a journal file: {error}") from None
 
 
@@ -44,5 +44,5 @@ def open_redis(url: str) -> BaseStorage:
             return optuna.storages.JournalStorage(optuna.storages.journal.JournalRedisBackend(url))
     except ImportError as error:
         raise ConfigError(f"storage {redact(url)} needs a driver: pip install redis") from error
-    except Exception as error:  # the driver's own classes, which may not be installed
+    except Exception as error:  # of the driver, whose classes may not be installed
         raise ConfigError(f"storage {redact(url)} cannot be opened: {reason(error, url)}") from error

@@ -1,35 +1,57 @@
-"""Every attribute that dropopt writes on a study or a trial, by its key.
+"""The key of every attribute that dropopt writes on a study or a trial.
 
-What a person or a sampler may want later is written on the *trial*, before it ends: attributes of a study are
-overwritten by whoever writes last.
+What a user or a sampler may need later is written on the *trial*, before it ends. An attribute of a study is
+overwritten by whichever worker writes last. The sampler of :mod:`dropopt.study.blend`, which works without this
+package, has one more attribute on a trial; see ``STAMP`` there.
 """
 
 from __future__ import annotations
 
 # -- user attributes of a study
 
+#: The name of the search space.
 SPACE = "space"
+#: The hash of the search space.
 FINGERPRINT = "space_fingerprint"
+#: The configuration that all trials share.
 BASE = "base"
+#: Versions, command and machine at the time the study was created.
 MADE_WITH = "made_with"
+#: The hash of each split of the data.
 DATA = "data_fingerprint"
+#: The evidence about the blend that the study started from.
 PRIOR = "prior"
 
 # -- user attributes of a trial
 
+#: ``machine:process`` of the worker that runs the trial.
 WORKER = "worker"
+#: The whole configuration.
 CONFIG = "config"
+#: The training seed.
 SEED = "seed"
+#: The validation accuracy of the best epoch; of a pruned trial, of its last epoch.
 ACCURACY = "val_accuracy"
+#: The validation loss of the best epoch.
+BEST_LOSS = "best_val_loss"
+#: The epoch with the lowest smoothed validation loss.
+BEST_EPOCH = "best_epoch"
+#: The duration of training.
+SECONDS = "seconds"
+#: Why the trial failed: the name of an error, or one of the values below.
 REASON = "reason"
+#: The message of that error.
 MESSAGE = "message"
+#: The end of its traceback.
 TRACE = "trace"
+#: The study whose prior enqueued the trial.
+SOURCE = "from"
 
 # -- values of REASON
 
-#: The study was stopped while the trial ran.
+#: The study was stopped while the trial was running.
 INTERRUPTED = "interrupted"
 #: The worker of the trial died.
 ABANDONED = "abandoned"
-#: Trials with these reasons have no result. They do not count towards the number of trials, and others replace them.
+#: Trials with these reasons have no result. They do not count towards the number of trials, and are replaced.
 UNCOUNTED = (INTERRUPTED, ABANDONED)

@@ -1,8 +1,6 @@
-"""A trial's life in the storage: asked for, configured, reported on, and ended with what is to be known.
+"""The trials of a study in its storage: how they start, report and end.
 
-What is minimised is validation loss smoothed over epochs; accuracy stands beside it. Everything that a
-person or a sampler may want later is written on the trial before it ends, never on the study: attributes
-of a study are overwritten by whoever comes last.
+A study minimizes the validation loss, smoothed over epochs; accuracy is stored beside it.
 """
 
 from __future__ import annotations
@@ -17,57 +15,150 @@ from typing import TYPE_CHECKING, Any
 from dropopt.config import ConfigError, RunConfig
 from dropopt.seeds import derived_seed
 from dropopt.study.define.space import Space
-from dropopt.study.store.keys import ABANDONED, ACCURACY, CONFIG, MESSAGE, REASON, SEED, TRACE, UNCOUNTED, WORKER
+from dropopt.study.store.keys import (
+    ABANDONED,
+    ACCURACY,
+    BEST_EPOCH,
+    BEST_LOSS,
+    CONFIG,
+    MESSAGE,
+    REASON,
+    SECONDS,
+    SEED,
+    TRACE,
+    UNCOUNTED,
+    WORKER,
+)
 
 if TYPE_CHECKING:
     import optuna
-    from optuna.trial import FrozenTrial
+    from optuna.trial import FrozenTrial, TrialState
 
-
-#: Dashboards show messages in a table cell.
+#: Characters of an error message that are stored: dashboards show it in a cell of a table.
 MESSAGE_CHARACTERS = 500
+
+#: Bits of a trial's training seed.
+SEED_BITS = 31
 
 _OUT_OF_MEMORY = ("MemoryError", "OutOfMemoryError")
 
 
-#: Training seeds of trials have so many bits.
-SEED_BITS = 31
-
-
 class Ledger:
-    """What happens to one study's trials."""
+    """Starts the trials of one study, and records their reports and results.
+
+    Args:
+        study: The study, with its sampler and pruner.
+        space: The search space.
+        base: The configuration that all trials share.
+        seed: The seed of the study, from which the training seed of each trial is derived.
+        classes: The number of classes of the data.
+    """
 
     def __init__(self, study: optuna.Study, space: Space, base: RunConfig, seed: int, classes: int) -> None:
         self.study = study
-        self.space = space
-        self.base = base
-        self.seed = seed
-        self.classes = classes
+        self._space = space
+        self._base = base
+        self._seed = seed
+        self._classes = classes
 
     def ask(self) -> tuple[optuna.Trial, RunConfig | None]:
-        """The next trial and its configuration; None when it is not a legal one, which fails the trial.
+        """Start the next trial.
 
-        Every trial has its own training seed, from the study's seed and its number: the luck of one set
-        of initial weights then favours no configuration for a whole study. The split of the data is the
-        same for all.
+        Each trial has its own training seed, derived from the study's seed and the trial's number. With one seed for
+        all, the initial weights could favour the same configurations throughout the study. The split of the data is
+        the same for all trials.
+
+        Returns:
+            The trial and its configuration. The configuration is None if the suggested parameters are not valid; the
+            trial has then failed.
         """
         trial = self._new_trial()
         try:
-            run = self.space.suggest(trial, self.classes, self.base)
+            run = self._space.suggest(trial, self._classes, self._base)
         except ConfigError as error:
             self.fail(trial, "ConfigError", str(error))
             return trial, None
         except BaseException as error:
-            if isinstance(error, ValueError) and self._enqueued(trial):
-                self.fail(trial, "ValueError", f"it was enqueued with a value that the space lacks: {error}")
+            if isinstance(error, ValueError) and self._is_enqueued(trial):
+                self.fail(trial, "ValueError", f"it was enqueued with a value that is not in the space: {error}")
                 return trial, None
             self.fail(trial, ABANDONED, f"the sampler failed: {error!r}")
             raise
-        seed = derived_seed(self.seed, "train", trial.number, bits=SEED_BITS)
+        seed = derived_seed(self._seed, "train", trial.number, bits=SEED_BITS)
         run = run.model_copy(update={"train": run.train.model_copy(update={"seed": seed})})
         trial.set_user_attr(SEED, seed)
         trial.set_user_attr(CONFIG, run.model_dump(mode="json"))
         return trial, run
+
+    def report(self, trial: optuna.Trial, value: float, *, epoch: int, epochs: int) -> bool:
+        """Store the value of an epoch.
+
+        Args:
+            trial: The running trial.
+            value: Smoothed validation loss.
+            epoch: The epoch, from 1.
+            epochs: The number of epochs of the trial.
+
+        Returns:
+            Whether the trial should be pruned. Never after its last epoch: the cost is already paid, and a complete
+            result is worth more.
+        """
+        trial.report(value, epoch)
+        return epoch < epochs and trial.should_prune()
+
+    def complete(
+        self,
+        trial: optuna.Trial,
+        value: float,
+        *,
+        accuracy: float,
+        best_loss: float,
+        best_epoch: int,
+        seconds: float,
+    ) -> str:
+        """End a trial with its result; a value that is not finite makes it fail.
+
+        Returns:
+            The reason for the failure; an empty string if the trial is complete.
+        """
+        from optuna.trial import TrialState
+
+        if not math.isfinite(value):
+            return self.fail(trial, "NotFinite", f"its validation loss ended at {value}")
+        facts = {ACCURACY: accuracy, BEST_LOSS: best_loss, BEST_EPOCH: best_epoch, SECONDS: seconds}
+        self._end(trial, TrialState.COMPLETE, facts, value)
+        return ""
+
+    def prune(self, trial: optuna.Trial, *, accuracy: float, seconds: float) -> None:
+        """End a trial that is unlikely to win; its value is the last one that it reported."""
+        from optuna.trial import TrialState
+
+        self._end(trial, TrialState.PRUNED, {ACCURACY: accuracy, SECONDS: seconds})
+
+    def fail(self, trial: optuna.Trial | FrozenTrial, error: str, message: str, trace: str = "") -> str:
+        """End a trial as failed.
+
+        Args:
+            trial: The trial.
+            error: The name of the error's class, or one of the values of ``REASON`` in :mod:`dropopt.study.store.keys`.
+            message: The error's message.
+            trace: The end of its traceback.
+
+        Returns:
+            The reason that is stored: ``error``, or ``out of memory``.
+        """
+        from optuna.trial import TrialState
+
+        cause = "out of memory" if error in _OUT_OF_MEMORY else error
+        facts = {REASON: cause, MESSAGE: message[:MESSAGE_CHARACTERS], TRACE: trace}
+        self._end(trial, TrialState.FAIL, {key: fact for key, fact in facts.items() if fact})
+        return cause
+
+    def fail_abandoned(self) -> None:
+        """End the trials that were running when a worker on this machine was killed."""
+        for trial in self.study.get_trials(deepcopy=False):
+            if _is_abandoned(trial):
+                self.fail(trial, ABANDONED, f"its worker ({trial.user_attrs[WORKER]}) is no longer running")
 
     def _new_trial(self) -> optuna.Trial:
         from optuna.trial import TrialState
@@ -76,85 +167,50 @@ class Ledger:
         try:
             trial = self.study.ask()
         except BaseException as error:
-            # The trial exists before the sampler is asked; if that fails, nobody else would end it.
+            # Optuna creates the trial before it calls the sampler; if that fails, nobody else ends the trial.
             for orphan in self.study.get_trials(deepcopy=False)[before:]:
                 if orphan.state == TrialState.RUNNING and WORKER not in orphan.user_attrs:
                     self.fail(orphan, ABANDONED, f"the sampler failed: {error!r}")
             raise
-        trial.set_user_attr(WORKER, stamp())
+        trial.set_user_attr(WORKER, _this_worker())
         return trial
 
-    def _enqueued(self, trial: optuna.Trial) -> bool:
-        """Whether somebody gave its values, here or on the dashboard."""
-        return "fixed_params" in self.study._storage.get_trial(trial._trial_id).system_attrs
-
-    def report(self, trial: optuna.Trial, report: Mapping[str, Any]) -> bool:
-        """Store an epoch's smoothed loss; whether the trial should be pruned now."""
-        trial.report(report["smoothed_loss"], report["epoch"])
-        # A trial that has reached its last epoch has cost what it costs: its result is worth more.
-        return report["epoch"] < report["epochs"] and trial.should_prune()
-
-    def complete(self, trial: optuna.Trial, result: Mapping[str, Any]) -> str:
-        """End a trial with its result; returns why it failed, if its value is no finite number."""
-        value = float(result["smoothed_loss"])
-        if not math.isfinite(value):
-            return self.fail(trial, "NotFinite", f"its validation loss ended at {value}")
-        names = ("best_val_loss", "best_epoch", "seconds")
-        facts = {ACCURACY: result["best_val_accuracy"], **{name: result[name] for name in names}}
-        self._end(trial, facts, value=value)
-        return ""
-
-    def prune(self, trial: optuna.Trial, report: Mapping[str, Any]) -> None:
-        """End a trial that is behind; its value is the last one it reported."""
-        self._end(trial, {ACCURACY: report["val_accuracy"], "seconds": report["seconds"]}, pruned=True)
-
-    def fail(self, trial: optuna.Trial | FrozenTrial, error: str, message: str, trace: str = "") -> str:
-        """End a trial that went wrong, with class, message and the end of the traceback; returns why."""
-        cause = "out of memory" if error in _OUT_OF_MEMORY else error
-        facts = {REASON: cause, MESSAGE: message[:MESSAGE_CHARACTERS], TRACE: trace}
-        self._end(trial, {name: value for name, value in facts.items() if value})
-        return cause
-
-    def fail_abandoned(self) -> int:
-        """End the trials that a worker on this machine left behind when it was killed; how many."""
-        abandoned = [trial for trial in self.study.get_trials(deepcopy=False) if _is_abandoned(trial)]
-        for trial in abandoned:
-            self.fail(trial, ABANDONED, f"its worker ({trial.user_attrs[WORKER]}) has gone")
-        return len(abandoned)
+    def _is_enqueued(self, trial: optuna.Trial) -> bool:
+        """Whether somebody chose the trial's parameters, with ``enqueue_trial`` or on the dashboard."""
+        return "fixed_params" in self.study.get_trials(deepcopy=False)[trial.number].system_attrs
 
     def _end(
         self,
         trial: optuna.Trial | FrozenTrial,
+        state: TrialState,
         facts: Mapping[str, Any],
-        *,
         value: float | None = None,
-        pruned: bool = False,
     ) -> None:
-        """Write what is to be known, then the state: a finished trial takes no attributes."""
+        """Write the attributes, then the state: a finished trial accepts no attributes."""
         from optuna.exceptions import UpdateFinishedTrialError
-        from optuna.trial import TrialState
 
-        state = TrialState.PRUNED if pruned else TrialState.FAIL if value is None else TrialState.COMPLETE
-        # Someone else may have ended it meanwhile (from the dashboard, say); the first word counts.
+        # Another process, such as the dashboard, may have ended the trial already; its result stays.
         with contextlib.suppress(UpdateFinishedTrialError):
-            for name, fact in facts.items():
-                self.study._storage.set_trial_user_attr(trial._trial_id, name, fact)
+            for key, fact in facts.items():
+                # An abandoned trial is a FrozenTrial, for which Optuna has no public way to write attributes.
+                self.study._storage.set_trial_user_attr(trial._trial_id, key, fact)
             self.study.tell(trial.number, value, state, skip_if_finished=True)
 
 
 def counted(trials: Iterable[FrozenTrial]) -> int:
-    """How many trials count towards a study's target: those that ended by themselves and those that run."""
+    """Return how many trials count towards the target: the running ones and those that were not interrupted."""
     from optuna.trial import TrialState
 
     return sum(trial.state != TrialState.WAITING and trial.user_attrs.get(REASON) not in UNCOUNTED for trial in trials)
 
 
-def stamp() -> str:
-    """This worker: its machine and process."""
+def _this_worker() -> str:
+    """Return the machine and process of this worker."""
     return f"{platform.node()}:{os.getpid()}"
 
 
 def _is_abandoned(trial: FrozenTrial) -> bool:
+    """Whether a trial is running whose worker, on this machine, is not."""
     from optuna.trial import TrialState
 
     if trial.state != TrialState.RUNNING:
@@ -162,11 +218,11 @@ def _is_abandoned(trial: FrozenTrial) -> bool:
     node, _, pid = str(trial.user_attrs.get(WORKER, "")).rpartition(":")
     if node != platform.node() or not pid.isdecimal():
         return False
-    # Called before this process asks for a trial: a trial with its own number is another's, before a reboot.
-    return int(pid) == os.getpid() or not _alive(int(pid))
+    # This process has not started a trial yet, so a trial with its process id is from before a reboot.
+    return int(pid) == os.getpid() or not _is_alive(int(pid))
 
 
-def _alive(pid: int) -> bool:
+def _is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

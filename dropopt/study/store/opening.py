@@ -1,7 +1,7 @@
-"""Opening storages: a SQLite file by default, any URL that Optuna knows, one clear line when it fails.
+"""Opening storages: a SQLite file by default, or any URL that Optuna supports.
 
-On SQLite the write-ahead log keeps readers (the dashboard) and the one writer out of each other's way and
-makes a report cost a millisecond. Passwords never leave this module: what is shown is :func:`redact`-ed.
+Errors are one line and never contain a password: URLs in messages pass through
+:func:`~dropopt.study.store.url.redact`.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ if TYPE_CHECKING:
     import optuna
     from optuna.storages import BaseStorage
 
-
 #: Seconds to wait for a database server to answer.
 CONNECT_TIMEOUT = 5
 
-#: How often, and how many seconds apart, a database is opened that another process is just making.
+#: How many times, and at what interval in seconds, to try to open a database that another process is creating.
 OPENING_TRIES = 4
 OPENING_PAUSE = 0.5
 
-
-#: Packages that bring a driver, where their name is another.
+#: The packages of drivers whose name differs from the driver's.
 _PACKAGES = {"psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary", "mysqldb": "mysqlclient"}
 
 
-class StorageError(RuntimeError):
-    """A storage that was open stopped working; the message says which, and why."""
-
-
 def open_storage(url: str, *, create: bool = True) -> BaseStorage:
-    """Open the storage at ``url`` (from :func:`resolve`); a :class:`ConfigError` says why it cannot be.
+    """Open a storage.
 
-    Without ``create``, a file that does not exist is an error: reading never leaves an empty file behind.
+    Args:
+        url: A URL or the path of a journal file, from :func:`~dropopt.study.store.url.resolve`.
+        create: Whether to create a file that does not exist. Commands that only read pass False, so that they never
+            leave an empty file behind.
+
+    Raises:
+        ConfigError: The storage cannot be opened; the message gives the reason.
     """
     if url.startswith("redis"):
         return open_redis(url)
@@ -54,7 +54,7 @@ def open_storage(url: str, *, create: bool = True) -> BaseStorage:
         parsed = sqlalchemy.engine.make_url(url)
         if parsed.get_backend_name() == "sqlite":
             if parsed.database in (None, "", ":memory:"):
-                raise ConfigError(f"storage {url} would be lost with this process; give a file, sqlite:///FILE.db")
+                raise ConfigError(f"storage {url} is lost when this process ends; give a file: sqlite:///FILE.db")
             prepare_sqlite(Path(str(parsed.database)), create)
         backend = _open_database(url, _engine_kwargs(parsed))
     except ConfigError:
@@ -70,9 +70,9 @@ def open_storage(url: str, *, create: bool = True) -> BaseStorage:
 
 
 def is_storage_error(error: BaseException) -> bool:
-    """Whether ``error`` comes from the storage rather than from us; imports nothing."""
+    """Whether ``error`` was raised by a storage. Imports nothing: a package that is not loaded has raised nothing."""
     optuna, sqlalchemy = sys.modules.get("optuna"), sys.modules.get("sqlalchemy")
-    kinds: tuple[type[BaseException], ...] = (StorageError, sqlite3.Error)
+    kinds: tuple[type[BaseException], ...] = (sqlite3.Error,)
     if optuna is not None:
         kinds += (optuna.exceptions.StorageInternalError,)
     if sqlalchemy is not None:
@@ -81,7 +81,7 @@ def is_storage_error(error: BaseException) -> bool:
 
 
 def close(storage: BaseStorage) -> None:
-    """Give back the connections; SQLite folds its write-ahead log into the file."""
+    """Close the connections of ``storage``; SQLite then merges its write-ahead log into the file."""
     storage.remove_session()
     engine = getattr(getattr(storage, "_backend", storage), "engine", None)
     if engine is not None:
@@ -89,18 +89,18 @@ def close(storage: BaseStorage) -> None:
 
 
 class Opened:
-    """A storage for a ``with closing(...)`` block."""
+    """An open storage, to be used with :func:`contextlib.closing`."""
 
     def __init__(self, url: str, *, create: bool = True) -> None:
         self.storage = open_storage(url, create=create)
 
     def close(self) -> None:
-        """Give back the connections."""
+        """Close the connections."""
         close(self.storage)
 
 
 def _open_database(url: str, engine_kwargs: dict[str, Any]) -> optuna.storages.RDBStorage:
-    """Optuna's storage; tried again where another process was making the tables at the same moment."""
+    """Open Optuna's storage; tries again if another process creates the tables at the same time."""
     import optuna
     import sqlalchemy.exc
 
@@ -115,6 +115,7 @@ def _open_database(url: str, engine_kwargs: dict[str, Any]) -> optuna.storages.R
 
 
 def _engine_kwargs(parsed: Any) -> dict[str, Any]:
+    """Return the arguments of SQLAlchemy's engine: the timeouts, as each driver calls them."""
     backend, driver = parsed.get_backend_name(), parsed.get_driver_name()
     if backend == "sqlite":
         return {"connect_args": {"timeout": BUSY_TIMEOUT, "factory": Connection}}
@@ -123,7 +124,7 @@ def _engine_kwargs(parsed: Any) -> dict[str, Any]:
         arguments["connect_timeout"] = CONNECT_TIMEOUT
     elif driver == "pg8000":
         arguments["timeout"] = CONNECT_TIMEOUT
-    if driver in ("pymysql", "mysqldb"):  # its connect timeout ends before the server's greeting
+    if driver in ("pymysql", "mysqldb"):  # the connect timeout does not cover the server's greeting
         arguments["read_timeout"] = BUSY_TIMEOUT
     if driver in ("psycopg2", "psycopg"):
         arguments["options"] = f"-c statement_timeout={BUSY_TIMEOUT * 1000}"
@@ -131,7 +132,7 @@ def _engine_kwargs(parsed: Any) -> dict[str, Any]:
 
 
 def _driver(url: str) -> str:
-    """How to get the driver that is missing: SQLAlchemy 2.1 takes another one for PostgreSQL than 2.0."""
+    """Return how to install the missing driver; for PostgreSQL it depends on the version of SQLAlchemy."""
     import sqlalchemy
 
     scheme = url.split("://")[0]

@@ -1,4 +1,4 @@
-"""Reading a study: how many trials of each kind, which is best, what it was made with."""
+"""Reading a storage: its studies, the number of trials in each state, and the best trial."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Counts:
-    """How many trials of a study are in which state."""
+    """The number of a study's trials in each state."""
 
     complete: int = 0
     pruned: int = 0
@@ -29,7 +29,7 @@ class Counts:
 
     @property
     def counted(self) -> int:
-        """Trials that ended by themselves."""
+        """The number of trials that ended and were not interrupted."""
         return self.complete + self.pruned + self.failed
 
     def __str__(self) -> str:
@@ -38,7 +38,7 @@ class Counts:
 
 
 def count(trials: Iterable[FrozenTrial]) -> Counts:
-    """Count ``trials`` by state; those that were interrupted apart from those that failed."""
+    """Count ``trials`` by state. Interrupted and abandoned trials are counted apart from failed ones."""
     from optuna.trial import TrialState
 
     names = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.RUNNING: "running"}
@@ -52,7 +52,7 @@ def count(trials: Iterable[FrozenTrial]) -> Counts:
 
 
 def best(trials: Iterable[FrozenTrial]) -> FrozenTrial | None:
-    """The completed trial with the lowest value; what is not a finite number never wins."""
+    """Return the complete trial with the lowest finite value; None if there is none."""
     from optuna.trial import TrialState
 
     done = [
@@ -64,13 +64,13 @@ def best(trials: Iterable[FrozenTrial]) -> FrozenTrial | None:
 
 
 def last_activity(trials: Iterable[FrozenTrial]) -> datetime | None:
-    """When a trial last started or ended."""
+    """Return the time at which a trial last started or ended; None without trials."""
     times = [time for trial in trials for time in (trial.datetime_start, trial.datetime_complete) if time]
     return max(times, default=None)
 
 
 def find_study(storage: BaseStorage, name: str | None) -> optuna.Study:
-    """The study called ``name``; without a name, the only one there is."""
+    """Return the study called ``name``, or the only study if ``name`` is None; raises :class:`ConfigError`."""
     import optuna
 
     names = study_names(storage)
@@ -78,7 +78,7 @@ def find_study(storage: BaseStorage, name: str | None) -> optuna.Study:
         if len(names) == 1:
             name = names[0]
         else:
-            which = f"which study? give --study: {', '.join(names)}" if names else "it holds no study yet"
+            which = f"give --study with one of: {', '.join(names)}" if names else "run a study first"
             raise ConfigError(f"the storage has {len(names)} studies; {which}")
     elif name not in names:
         raise ConfigError(
@@ -88,12 +88,12 @@ def find_study(storage: BaseStorage, name: str | None) -> optuna.Study:
 
 
 def study_names(storage: BaseStorage) -> list[str]:
-    """The names of all studies in ``storage``."""
+    """Return the names of all studies in ``storage``, sorted."""
     return sorted(study.study_name for study in storage.get_all_studies())
 
 
 def choose(study: optuna.Study, number: int | None) -> FrozenTrial:
-    """Trial ``number``, or the best one."""
+    """Return trial ``number``, or the best trial if ``number`` is None; raises :class:`ConfigError`."""
     trials = study.get_trials(deepcopy=False)
     if number is None:
         trial = best(trials)
@@ -104,5 +104,5 @@ def choose(study: optuna.Study, number: int | None) -> FrozenTrial:
         last = f"0 to {len(trials) - 1}" if trials else "none"
         raise ConfigError(f"study {study.study_name!r} has no trial {number}; there are: {last}")
     if CONFIG not in trials[number].user_attrs:
-        raise ConfigError(f"trial {number} never had a configuration: {trials[number].user_attrs.get(MESSAGE)}")
+        raise ConfigError(f"trial {number} has no configuration: {trials[number].user_attrs.get(MESSAGE)}")
     return trials[number]

@@ -1,47 +1,45 @@
-"""Naming a storage: from an option or the environment to a URL, and never a password in what is shown."""
+"""The URL of a storage: found from an option or the environment, and shown without its password."""
 
 from __future__ import annotations
 
 import os
 import re
+import sqlite3
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dropopt.config import ConfigError
 
-if TYPE_CHECKING:
-    pass
-
-
 DEFAULT_FILE = Path("runs") / "dropopt.db"
 
-#: Optuna's own variable for a storage; an option on the command line goes before it.
+#: Optuna's environment variable for a storage; the command line's option has precedence.
 VARIABLE = "OPTUNA_STORAGE"
-
-_SQLITE_HEADER = b"SQLite format 3\x00"
 
 _SQLITE_SUFFIXES = (".db", ".sqlite", ".sqlite3")
 
-#: SQLite files that this process has seen, by device and inode. Closing any descriptor of a file drops all locks that
-#: the process holds on it, those of its SQLite connections too: so a file is read once, before it is connected to.
-KNOWN_SQLITE_FILES: set[tuple[int, int]] = set()
-
 
 def resolve(option: str | None) -> str:
-    """The storage's URL or journal file: the option, else ``OPTUNA_STORAGE``, else ``runs/dropopt.db``."""
+    """Return the URL or the journal file of a storage.
+
+    Args:
+        option: A URL or a path; None for the value of ``OPTUNA_STORAGE``, or ``runs/dropopt.db`` if that is not set.
+
+    Raises:
+        ConfigError: It looks like a URL with a mistake.
+    """
     given = option or os.environ.get(VARIABLE) or DEFAULT_FILE.as_posix()
     if "://" in given:
         return given
     if slip := re.match(r"([a-z][\w+]+)(:/?|//)[^/]*@", given):  # not shown: it may hold a password
         raise ConfigError(f"the storage is neither a file nor a URL; a URL begins with {slip[1]}://")
     path = Path(given).expanduser()
-    if path.suffix in _SQLITE_SUFFIXES or has_sqlite_header(path):
+    if path.suffix in _SQLITE_SUFFIXES or _is_sqlite(path):
         return f"sqlite:///{path.as_posix()}"
     return str(path)
 
 
 def redact(url: str) -> str:
-    """``url`` with its password and query hidden; where it is not clear what these are, only its scheme is shown."""
+    """Hide the password and the query of ``url``. Returns only its scheme if the rest cannot be parsed safely."""
     scheme, separator, rest = url.partition("://")
     if not separator or scheme.startswith("sqlite"):
         return url
@@ -54,7 +52,7 @@ def redact(url: str) -> str:
 
 
 def reason(error: BaseException, url: str = "") -> str:
-    """The first line of the driver's own complaint, without SQL text and without the password."""
+    """Return the first line of the driver's error message, without SQL text and without the password."""
     original = getattr(error, "orig", None) or error.__cause__ or error
     original = getattr(original, "orig", None) or original
     lines = [line.strip() for line in str(original).splitlines() if line.strip()]
@@ -65,7 +63,7 @@ def reason(error: BaseException, url: str = "") -> str:
 
 
 def _secrets(url: str) -> list[str]:
-    """What must never be shown, longest first."""
+    """Return the parts of ``url`` that must not be shown, longest first."""
     if "://" not in url:
         return []
     import sqlalchemy
@@ -78,21 +76,20 @@ def _secrets(url: str) -> list[str]:
     return sorted((secret for secret in found if secret), key=len, reverse=True)
 
 
-def has_sqlite_header(path: Path) -> bool:
-    """Whether the file at ``path`` is an SQLite database."""
+def _is_sqlite(path: Path) -> bool:
+    """Whether the file at ``path`` is an SQLite database.
+
+    SQLite itself reads the file. A plain ``open`` and ``close`` would release the POSIX locks of all connections that
+    this process has to the same file, and other processes could then damage it. ``immutable`` makes SQLite read
+    without locks of its own, and without the write-ahead log.
+    """
     try:
-        if file_identity(path) in KNOWN_SQLITE_FILES:
-            return True
-        with path.open("rb") as file:
-            found = file.read(len(_SQLITE_HEADER)) == _SQLITE_HEADER
+        if not path.is_file() or not path.stat().st_size:
+            return False
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)) as connection:
+            connection.execute("PRAGMA schema_version")
+    except sqlite3.DatabaseError as error:
+        return error.sqlite_errorcode not in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CANTOPEN)
     except OSError:
         return False
-    if found:
-        KNOWN_SQLITE_FILES.add(file_identity(path))
-    return found
-
-
-def file_identity(path: Path) -> tuple[int, int]:
-    """Device and inode of the file at ``path``."""
-    status = path.stat()
-    return status.st_dev, status.st_ino
+    return True

@@ -1,1 +1,14 @@
-"""Data sets as tensors: readers, splits, and what is measured of the data."""
+"""Data sets as tensors.
+
+The path of an image through this package:
+
+    load_data        chooses the reader that a setting names
+    read_*           one reader per format; each returns a Source (source.py)
+      read_arrays        NumPy files, and what a user's own function returns
+      read_folder        image files in one folder per class, without system_files; read_image decodes one file, stack
+                         brings all to one scale
+      read_torchvision   MNIST, Fashion-MNIST, KMNIST, CIFAR and SVHN
+    from_source      resizes, splits (stratify) and normalises a Source; returns a Dataset (dataset.py) of three Splits
+
+``complexity`` measures how hard a data set is, eq. (9). ``memory`` and ``progress`` serve the readers.
+"""

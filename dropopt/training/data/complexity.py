@@ -1,7 +1,7 @@
 """D_complexity of eq. (9): how hard a data set is, as one number in [0, 1].
 
-Normalised label entropy times (1 - cross-validated accuracy of a cheap classifier on PCA features): 0 where a
-linear rule on a few components tells the classes apart, near 1 where many balanced classes look alike to it.
+Normalised label entropy times (1 - cross-validated accuracy of a linear classifier on PCA features): 0 if a linear
+classifier on a few components separates the classes, near 1 if many balanced classes look alike to it.
 """
 
 from __future__ import annotations
@@ -15,22 +15,30 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dropopt.training.data.split import Split
 from dropopt.files import cache_folder, write_whole
-from dropopt.training.data.splits import stratified
+from dropopt.training.data.split import Split
+from dropopt.training.data.stratify import stratified
 
-#: Enough for an accuracy within a percent or two; more would only take longer.
+#: Images that the classifier sees: enough to know its accuracy within one or two percent.
 SAMPLES = 3000
-#: Side of the pooled images: a cheap classifier sees no more, and PCA stays at most a second long.
+#: Side of the pooled images, which keeps PCA under a second.
 SIDE = 12
 COMPONENTS = 32
 FOLDS = 3
-#: Part of the cache's key: raise it when the number's definition changes.
+#: Part of the cache's key: increase it when the definition changes.
 VERSION = 1
 
 
 def complexity(split: Split, classes: int) -> float:
-    """D of a training split with ``classes`` classes; deterministic."""
+    """D_complexity of a training split, eq. (9).
+
+    Args:
+        split: The training split.
+        classes: Number of classes, at least two.
+
+    Returns:
+        A number in [0, 1]; the same split always gives the same number.
+    """
     labels = split.labels.cpu()
     shares = torch.bincount(labels, minlength=classes).double() / len(labels)
     entropy = float(torch.special.entr(shares).sum()) / math.log(classes)
@@ -38,20 +46,26 @@ def complexity(split: Split, classes: int) -> float:
 
 
 def remembered_complexity(split: Split, classes: int, digest: str | None) -> float:
-    """:func:`complexity`, computed once per training split and kept in the cache folder by its hash."""
+    """Return :func:`complexity`, cached on disk by the split's hash.
+
+    Args:
+        split: The training split.
+        classes: Number of classes.
+        digest: Hash of the split if it is known; computed otherwise.
+    """
     path = cache_folder() / "complexity" / f"{digest or split.digest()}-{classes}-v{VERSION}.json"
     with suppress(OSError, ValueError, KeyError, TypeError):
         value = json.loads(path.read_text())["complexity"]
         if isinstance(value, float) and 0 <= value <= 1:
             return value
     value = complexity(split, classes)
-    with suppress(OSError):  # a cache that cannot be written costs a second next time
+    with suppress(OSError):  # without a cache, the next process computes it again
         write_whole(path, json.dumps({"complexity": value}).encode())
     return value
 
 
 def _accuracy(images: Tensor, labels: Tensor) -> float:
-    """Cross-validated accuracy of linear discriminants on PCA features, of a stratified subsample."""
+    """Cross-validated accuracy of linear discriminant analysis on PCA features of a stratified subsample."""
     from sklearn.decomposition import PCA
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
     from sklearn.model_selection import StratifiedKFold, cross_val_score
@@ -69,10 +83,10 @@ def _accuracy(images: Tensor, labels: Tensor) -> float:
         images, labels = images[chosen], labels[chosen]
     side = (min(SIDE, images.shape[2]), min(SIDE, images.shape[3]))
     features = F.adaptive_avg_pool2d(images.float(), side).flatten(1).double().numpy()
-    if not np.ptp(features, axis=0).any():  # all images are the same: there is nothing to learn from
+    if not np.ptp(features, axis=0).any():  # all images are equal
         return 1 / kinds
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
-    with threadpool_limits(1):  # small matrices: threads would only wait for each other
+    with threadpool_limits(1):  # on such small matrices, threads cost more than they gain
         components = PCA(min(COMPONENTS, *features.shape), svd_solver="covariance_eigh").fit_transform(features)
         classifier = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
         scores = cross_val_score(classifier, components, labels.numpy(), cv=folds, error_score="raise")

@@ -1,4 +1,4 @@
-"""A progress bar for what turns out to take more than two seconds."""
+"""A progress bar that appears only when reading data takes more than two seconds."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import Progress
 
-#: Nobody needs a bar for less.
+#: Seconds before the bar appears.
 PATIENCE = 2.0
 
 T = TypeVar("T")
 
 
 def tracked(items: Iterable[T], total: int, what: str) -> Iterator[T]:
-    """Yield ``items``; on a terminal, show how far it is once it has taken :data:`PATIENCE` seconds."""
+    """Yield ``items``; on a terminal, show a bar labelled ``what`` once :data:`PATIENCE` seconds have passed."""
     began = time.monotonic()
     bar: Progress | None = None
     try:

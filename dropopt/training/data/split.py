@@ -1,37 +1,45 @@
 """One split of a data set: images and their labels."""
 
 from __future__ import annotations
+
 import hashlib
-import math
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor
-from dropopt.config import ConfigError
-
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Images and their labels."""
+    """Images and their labels.
 
-    images: Tensor  # (N, C, H, W)
-    labels: Tensor  # (N,) int64, in [0, classes)
+    Args:
+        images: (N, C, H, W). In a :class:`Dataset` they are float32 and normalised.
+        labels: (N,) int64 class numbers in [0, number of classes).
+
+    Example:
+        >>> split = Split(torch.zeros(4, 1, 8, 8), torch.tensor([0, 1, 0, 1]))
+        >>> len(split), split.take(torch.tensor([3, 0])).labels.tolist()
+        (4, [1, 0])
+    """
+
+    images: Tensor
+    labels: Tensor
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, index: Tensor) -> Split:
-        """The images at ``index``, in its order."""
+        """Select the images at ``index``: positions in any order, or a mask (N,)."""
         return Split(self.images[index], self.labels[index])
 
     def to(self, device: torch.device | str) -> Split:
-        """The same on ``device``."""
+        """Copy the split to ``device``."""
         return Split(self.images.to(device), self.labels.to(device))
 
     def digest(self) -> str:
-        """SHA-256 of type, shape and values of images and labels."""
+        """SHA-256, in hexadecimal, of the types, shapes and values of images and labels."""
         found = hashlib.sha256()
         for tensor in (self.images, self.labels):
             found.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())

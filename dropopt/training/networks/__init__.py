@@ -1,1 +1,1 @@
-"""Networks by name: the reference CNNs, torchvision's, timm's and a person's own."""
+"""Networks by name: reference CNNs, torchvision's, timm's, and those of a user's own function."""

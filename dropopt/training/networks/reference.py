@@ -1,9 +1,8 @@
 """Reference CNNs: small, a ResNet-9 and a VGG, for images of any size from 4x4 and any number of channels.
 
-They contain no dropout: adding it, at places of its choice, is the engine's part. Every activation is a module
-of its own, so each can be a place.
+They contain no dropout: the engine adds it. Every activation is a module of its own, so the engine can attach to each.
 
-    small    the classic beginner's CNN: three convolutions and a hidden layer
+    small    a basic CNN: three convolutions and a hidden layer
     resnet9  after the nine-layer residual network that David Page trained for DAWNBench (2018)
     vgg      after Simonyan and Zisserman (2015), with BatchNorm and fewer, narrower layers
 """
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from dropopt.config import ConfigError
 
-#: Hidden layers see maps of at most this side, whatever the image size: they would dwarf the convolutions.
+#: Side to which maps are pooled before a hidden layer, whose weights would otherwise outnumber the convolutions'.
 LARGEST_MAP = 4
 
 
@@ -27,7 +26,7 @@ def small(
     widths: Sequence[int] = (32, 64, 64),
     head: int = 128,
 ) -> nn.Module:
-    """Convolutions of ``widths``, each halving the map while it can, and a hidden layer of ``head`` units."""
+    """Build convolutions of ``widths``, each halving maps of 4x4 or larger, and a hidden layer of ``head`` units."""
     _check_widths(widths, 1)
     layers, size = _Stack(channels), image_size
     for width in widths:
@@ -44,7 +43,7 @@ def vgg(
     depth: int = 2,
     head: int = 256,
 ) -> nn.Module:
-    """Stages of ``depth`` convolutions each, a halving after every stage, and a hidden layer."""
+    """Build stages of ``depth`` convolutions, each stage halving the map, and a hidden layer of ``head`` units."""
     _check_widths(widths, 1)
     _check_count("depth", depth)
     layers, size = _Stack(channels), image_size
@@ -61,9 +60,12 @@ def resnet9(
     image_size: tuple[int, int],
     widths: Sequence[int] = (32, 64, 128, 256),
 ) -> nn.Module:
-    """Stem, three halving stages with a residual pair after the first and the last, global maximum, linear.
+    """Build a stem, three halving stages, a global maximum and a linear layer.
 
-    Half the original's widths, which cost a CPU a quarter; ``widths: [64, 128, 256, 512]`` is the original.
+    A residual block follows the first and the last stage.
+
+    The default widths are half the original's, which takes a quarter of the time; ``widths: [64, 128, 256, 512]`` is
+    the original.
     """
     _check_widths(widths, 4, exactly=True)
     stem, first, second, third = widths
@@ -78,7 +80,7 @@ def resnet9(
 
 
 class Residual(nn.Module):
-    """x + two convolutions of x."""
+    """Residual block: x plus two convolutions of x."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -91,7 +93,7 @@ class Residual(nn.Module):
 
 
 class _Stack:
-    """Layers in the making, and how many channels come out of the last."""
+    """Collects layers and remembers how many channels the last one returns."""
 
     def __init__(self, channels: int) -> None:
         self.layers: list[nn.Module] = []
@@ -106,10 +108,10 @@ class _Stack:
         self.width = width
 
     def halve(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Pool by two, unless the map is too small for it; returns the map's size."""
+        """Pool by two unless a side is below 4; return the map's size."""
         if min(size) < 2 * 2:
             return size
-        # Before the ReLU: the same function, since both keep order, on a quarter of the numbers.
+        # Both are monotonic, so pooling before the ReLU gives the same result at a quarter of the ReLU's cost.
         self.layers.insert(-1, nn.MaxPool2d(2))
         return size[0] // 2, size[1] // 2
 
@@ -126,7 +128,7 @@ class _Stack:
 
 
 def _convolution(inside: int, outside: int) -> tuple[nn.Module, ...]:
-    # BatchNorm's shift takes the place of the bias.
+    # BatchNorm's shift replaces the bias.
     return nn.Conv2d(inside, outside, 3, padding=1, bias=False), nn.BatchNorm2d(outside), nn.ReLU()
 
 
@@ -136,7 +138,7 @@ def _is_count(value: object) -> bool:
 
 def _check_count(name: str, value: object) -> None:
     if not _is_count(value):
-        raise ConfigError(f"{name} must be at least 1, a whole number, got {value!r}")
+        raise ConfigError(f"{name} must be an integer of at least 1, got {value!r}")
 
 
 def _check_widths(widths: Sequence[int], count: int, *, exactly: bool = False) -> None:

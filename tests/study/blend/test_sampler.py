@@ -1,4 +1,4 @@
-"""The sampler: a blend of its own, everything else the base's, whatever the base."""
+"""The efficacy sampler over different bases: it samples the blend, and the base samples all else."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from dropopt.config import ConfigError
-from dropopt.study.blend.insight import export_evidence
-from dropopt.study.blend.sampler import BLEND, FLOOR, STAMP, EfficacySampler
+from dropopt.study.blend.learned import export_evidence
+from dropopt.study.blend.names import BLEND
+from dropopt.study.blend.sampler import FLOOR, STAMP, EfficacySampler
 
 NAMES = ("w_a", "w_b", "w_c", "w_d")
 
@@ -38,7 +39,7 @@ def blend_of(trial: optuna.Trial, names: tuple[str, ...] = NAMES) -> np.ndarray:
 
 
 def objective(trial: optuna.Trial) -> float:
-    """Best at w_b alone and x = 1."""
+    """The best blend is w_b alone; the best x is 1."""
     x = trial.suggest_int("x", 0, 2)
     kind = trial.suggest_categorical("kind", ["p", "q"])
     noise = np.random.default_rng(trial.number).normal() * 0.02
@@ -67,7 +68,7 @@ BASES: dict[str, Callable[[], BaseSampler]] = {
 
 @pytest.mark.parametrize("name", BASES)
 def test_wraps(name: str) -> None:
-    """Over any base, blends sum to one with no share at 0, and what the base fixes or enumerates stays so."""
+    """With any base, shares sum to 1 and none is 0; parameters that the base fixes or enumerates are respected."""
     study = optuna.create_study(sampler=EfficacySampler(BASES[name](), NAMES, seed=3))
     study.optimize(objective, n_trials=14)
     for trial in study.trials:
@@ -87,7 +88,7 @@ HOOKS = [name for name, member in inspect.getmembers(BaseSampler, inspect.isfunc
 
 @pytest.mark.parametrize("hook", HOOKS)
 def test_every_hook_is_delegated(hook: str) -> None:
-    """Each public method of Optuna's BaseSampler, whichever release adds it, reaches the base."""
+    """Each public method of Optuna's BaseSampler is delegated to the base, including those that a release adds."""
     called = []
     base = RandomSampler(seed=0)
     result: Any = {} if hook in ("infer_relative_search_space", "sample_relative") else 0.5
@@ -114,16 +115,16 @@ def test_every_hook_is_delegated(hook: str) -> None:
     assert len(called) == 1
 
 
-def test_finds_the_corner() -> None:
-    """It comes within 0.06 of a corner that it was never told of, for either direction."""
+def test_finds_an_optimum_at_a_vertex() -> None:
+    """The sampler comes within 0.06 of an optimum at a vertex, in either direction."""
     for direction, sign in (("minimize", 1.0), ("maximize", -1.0)):
         study = optuna.create_study(direction=direction, sampler=EfficacySampler(RandomSampler(seed=0), NAMES, seed=0))
         study.optimize(lambda trial, sign=sign: sign * objective(trial), n_trials=35)
         assert max(shares(trial)[1] for trial in study.trials) > 0.94
 
 
-def test_no_method_dies() -> None:
-    """However bad a method is, it keeps a floor in every draw and a larger share in the randomised ones."""
+def test_no_method_is_given_up() -> None:
+    """A bad method keeps the floor in every draw, and a larger share in some of the randomised draws."""
     study = optuna.create_study(sampler=EfficacySampler(RandomSampler(seed=0), NAMES, seed=1, randomised=0.2))
     study.optimize(lambda trial: 1 - blend_of(trial)[1], n_trials=70)
     late = np.array([shares(trial) for trial in study.trials[20:]])
@@ -135,7 +136,7 @@ def test_no_method_dies() -> None:
 
 
 def test_same_seed_same_study() -> None:
-    """A seeded study is the same twice; another seed gives another."""
+    """The same seed gives the same study, and another seed a different one."""
 
     def run(seed: int) -> list[dict[str, Any]]:
         study = optuna.create_study(sampler=EfficacySampler(TPESampler(seed=5), NAMES, seed=seed))
@@ -145,8 +146,8 @@ def test_same_seed_same_study() -> None:
     assert run(1) == run(1) != run(2)
 
 
-def test_resumed_study_draws_anew() -> None:
-    """A sampler made again with the same seed does not repeat its first draws."""
+def test_a_resumed_study_does_not_repeat_draws() -> None:
+    """A new sampler with the same seed does not repeat the first draws of a resumed study."""
     storage = optuna.storages.InMemoryStorage()
     study = optuna.create_study(
         storage=storage, study_name="s", sampler=EfficacySampler(RandomSampler(), NAMES, seed=7)
@@ -157,8 +158,8 @@ def test_resumed_study_draws_anew() -> None:
     assert len({trial.params["w_a"] for trial in again.trials}) == 6
 
 
-def test_keeps_no_state() -> None:
-    """A fresh sampler, a pickled one and one that saw every trial make the same draw from the same trials."""
+def test_draws_depend_on_storage_alone() -> None:
+    """A new sampler, a pickled one and one that sampled all trials make the same draw from the same trials."""
     old = EfficacySampler(RandomSampler(seed=0), NAMES, seed=4)
     study = optuna.create_study(sampler=old)
     study.optimize(objective, n_trials=20)
@@ -170,8 +171,8 @@ def test_keeps_no_state() -> None:
     assert draws[0] == draws[1] == draws[2]
 
 
-def test_what_is_remembered_changes_nothing() -> None:
-    """One sampler for 130 trials, which shares models between draws, draws what a new one for each trial draws."""
+def test_the_remembered_model_changes_no_draw() -> None:
+    """One sampler for 130 trials, which reuses models, makes the same draws as a new sampler for each trial."""
     histories = []
     for lasting in (True, False):
         study = optuna.create_study(sampler=EfficacySampler(RandomSampler(seed=0), NAMES, seed=4))
@@ -184,8 +185,8 @@ def test_what_is_remembered_changes_nothing() -> None:
     assert histories[0] == histories[1]
 
 
-def test_fixed_and_narrow() -> None:
-    """Enqueued, single-valued, stepped, narrow, logarithmic and base-fixed shares are respected."""
+def test_fixed_and_narrow_shares() -> None:
+    """Shares that are enqueued, single-valued, stepped, narrow, logarithmic or fixed by the base are respected."""
     base = optuna.samplers.PartialFixedSampler({"w_d": 0.1}, RandomSampler(seed=0))
     study = optuna.create_study(sampler=EfficacySampler(base, (*NAMES, "w_e"), seed=0))
 
@@ -207,8 +208,8 @@ def test_fixed_and_narrow() -> None:
     assert {trial.params["w_a"] for trial in study.trials} != {0.5}
 
 
-def test_enqueued_whole_is_stamped_given() -> None:
-    """A blend that was given is stamped so, and one part given leaves the rest to sum to one."""
+def test_enqueued_blends() -> None:
+    """A blend that is enqueued as a whole is marked as given; if one share is enqueued, all still sum to 1."""
     study = optuna.create_study(sampler=EfficacySampler(RandomSampler(seed=0), NAMES, seed=0))
     study.enqueue_trial(dict.fromkeys(NAMES, 0.25))
     study.enqueue_trial({"w_b": 0.7})
@@ -219,7 +220,7 @@ def test_enqueued_whole_is_stamped_given() -> None:
 
 
 def test_conditional_names() -> None:
-    """Names that some trials never suggest, and arms without a blend, do no harm."""
+    """The sampler works if some trials suggest only part of the blend, or none of it."""
     study = optuna.create_study(sampler=EfficacySampler(TPESampler(seed=0, multivariate=True), NAMES, seed=0))
 
     def conditional(trial: optuna.Trial) -> float:
@@ -233,8 +234,8 @@ def test_conditional_names() -> None:
     assert all(STAMP not in t.user_attrs for t in study.trials if t.params["engine"] == "none")
 
 
-def test_a_conditional_name_takes_no_share_where_it_is_not_asked_for() -> None:
-    """After two trials of a kind without a name, the others share 1 in those that follow; asked for, it works."""
+def test_a_conditional_name_gets_no_share_where_it_is_not_suggested() -> None:
+    """After two similar trials without a name, the other shares sum to 1; if the name is suggested, it gets a value."""
     study = optuna.create_study(sampler=EfficacySampler(RandomSampler(seed=0), NAMES, seed=0))
 
     def conditional(trial: optuna.Trial) -> float:
@@ -250,7 +251,7 @@ def test_a_conditional_name_takes_no_share_where_it_is_not_asked_for() -> None:
 
 @pytest.mark.parametrize("methods", [2, 3, 7])
 def test_any_number_of_names(methods: int) -> None:
-    """Two names and seven work as well as four."""
+    """The sampler works with two, three and seven names."""
     names = tuple(f"n{i}" for i in range(methods))
     study = optuna.create_study(sampler=EfficacySampler(RandomSampler(seed=0), names, seed=0))
     study.optimize(lambda trial: abs(blend_of(trial, names)[0] - 0.5), n_trials=25)
@@ -258,7 +259,7 @@ def test_any_number_of_names(methods: int) -> None:
 
 
 def test_stages() -> None:
-    """One blend per stage: each is a simplex of its own, and each is learned."""
+    """With one blend for each stage, each lies on its own simplex, and each is learned."""
     sampler = EfficacySampler(RandomSampler(seed=0), NAMES[:3], seed=0, stages=("early", "middle", "late"))
     assert sampler.names[2] == ("w_a_late", "w_b_late", "w_c_late")
     study = optuna.create_study(sampler=sampler)
@@ -274,7 +275,7 @@ def test_stages() -> None:
 
 
 def test_degenerate_outcomes() -> None:
-    """Five identical values, infinities, failures and prunings leave it able to draw."""
+    """Identical values, infinities, failures and pruned trials do not prevent draws."""
     study = optuna.create_study(sampler=EfficacySampler(RandomSampler(seed=0), NAMES, seed=0))
 
     def odd(trial: optuna.Trial) -> float:
@@ -290,15 +291,15 @@ def test_degenerate_outcomes() -> None:
 
 
 def test_workers_and_threads() -> None:
-    """Threads that share a sampler each get a blend of their own that sums to one."""
+    """Threads that share a sampler get different blends, each of which sums to 1."""
     study = optuna.create_study(sampler=EfficacySampler(RandomSampler(seed=0), NAMES, seed=0))
     study.optimize(objective, n_trials=24, n_jobs=4)
     assert len({trial.params["w_a"] for trial in study.trials[:8]}) == 8
     assert all(sum(t.params[n] for n in NAMES) == pytest.approx(1.0) for t in study.trials)
 
 
-def test_prior_seeds_and_is_overridden() -> None:
-    """A prior from a like study finds the corner at once; one from an opposite study is overridden."""
+def test_a_prior_helps_and_is_overridden() -> None:
+    """A prior from a similar study finds the optimum at once; one from an opposite study is overridden."""
     source = optuna.create_study(sampler=EfficacySampler(RandomSampler(seed=0), NAMES, seed=0))
     source.optimize(objective, n_trials=40)
     prior = export_evidence(source)
@@ -316,21 +317,21 @@ def test_prior_seeds_and_is_overridden() -> None:
     [
         ({"blend": ["w"]}, "blend must be two or more different names"),
         ({"blend": ["w", "w"]}, "blend must be two or more different names"),
-        ({"blend": [["a", "b"], ["c"]]}, "as many in each stage"),
+        ({"blend": [["a", "b"], ["c"]]}, "the same number in each stage"),
         ({"floor": 0.5}, r"floor must be in \[0, 0.2\), got 0.5"),
         ({"randomised": 0.0}, r"randomised must be in \(0, 1\], got 0.0"),
-        ({"prior": {"rows": []}}, "a prior must be what export_evidence gives"),
-        ({"prior": {"names": [["q", "r"]], "columns": [], "rows": []}}, "the prior speaks of q, r"),
+        ({"prior": {"rows": []}}, "a prior must be a dictionary from export_evidence"),
+        ({"prior": {"names": [["q", "r"]], "columns": [], "rows": []}}, "the prior is about q, r"),
     ],
 )
-def test_refuses(arguments: dict[str, Any], message: str) -> None:
-    """A wrong argument is told in one line."""
+def test_invalid_arguments_are_rejected(arguments: dict[str, Any], message: str) -> None:
+    """An invalid argument raises an error of one line."""
     with pytest.raises(ConfigError, match=message):
         EfficacySampler(RandomSampler(), **arguments)
 
 
 def test_several_objectives_are_refused() -> None:
-    """There is no one outcome to learn from: a typed error, not a wrong answer."""
+    """A study with several objectives has no single outcome to learn from, so it raises ConfigError."""
     study = optuna.create_study(directions=["minimize", "minimize"], sampler=EfficacySampler(RandomSampler(), NAMES))
     with pytest.raises(ConfigError, match="one objective"):
         study.ask().suggest_float("w_a", 0, 1)
@@ -350,7 +351,7 @@ def history(count: int) -> list[FrozenTrial]:
 
 
 def test_ask_is_cheap() -> None:
-    """At 1,000 trials a draw costs under 20 ms of this process's time more than the base alone (best of several)."""
+    """At 1,000 trials, a draw takes less than 20 ms of processor time more than the base alone (best of several)."""
     trials = history(1000)
 
     def cost(sampler: BaseSampler) -> float:
@@ -370,7 +371,7 @@ def test_ask_is_cheap() -> None:
 
 
 def test_one_sampler_for_two_studies() -> None:
-    """Trials of equal id in two storages do not share a draw."""
+    """Trials with the same id in different storages do not share a draw."""
     sampler = EfficacySampler(RandomSampler(seed=0), NAMES)
     first, second = (optuna.create_study(sampler=sampler).ask() for _ in range(2))
     drawn = [trial.suggest_float("w_a", 0, 1) for trial in (first, second)]
@@ -378,7 +379,7 @@ def test_one_sampler_for_two_studies() -> None:
 
 
 def test_optimum_that_depends_on_another_parameter() -> None:
-    """Where the best blend moves with a parameter of the base, draws follow it."""
+    """If the best blend depends on a parameter of the base, draws follow that parameter."""
     study = optuna.create_study(sampler=EfficacySampler(RandomSampler(seed=0), NAMES[:2], seed=0))
 
     def moving(trial: optuna.Trial) -> float:

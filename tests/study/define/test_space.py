@@ -1,4 +1,4 @@
-"""Search spaces: what a file may say, what is refused and how, and what a trial gets from it."""
+"""Search spaces: the grammar of files, the errors for mistakes, and the configurations of trials."""
 
 import math
 import random
@@ -32,8 +32,8 @@ def quiet():
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_shipped_spaces_give_legal_configurations_by_name(name):
-    """Every space that ships loads by name, and what it draws is a configuration."""
+def test_shipped_spaces_suggest_valid_configurations(name):
+    """Every shipped space loads by name and suggests valid configurations."""
     assert shipped.names("search_spaces") == SHIPPED
     found = Space.load(name)
     for seed in range(20):
@@ -43,14 +43,14 @@ def test_shipped_spaces_give_legal_configurations_by_name(name):
 
 
 def test_paper_space_searches_every_symbol():
-    """The paper's space varies all its symbols, the five weights and the categorical choices."""
+    """The paper's space searches all symbols, the five weights and the categorical settings."""
     names = {parameter.name for parameter in Space.load("paper").parameters}
     symbols = set(EngineConfig.model_fields) - {"efficacy_floor", "importance_decay", "update_every", "sites"}
     assert names == symbols | {"lr", "weight_decay"}
 
 
 def test_compact_space_searches_eight_settings_of_the_engine():
-    """Eight settings of the engine, and what every arm searches."""
+    """The compact space searches eight settings of the engine; all arms search the same settings of training."""
     found = Space.load("compact").parameters
     assert sum(parameter.section == "engine" for parameter in found) == 8
     for arm in ("no_dropout", "dropout"):
@@ -59,22 +59,22 @@ def test_compact_space_searches_eight_settings_of_the_engine():
 
 
 def test_parameter_names_are_setting_names(tmp_path):
-    """A trial's parameter has the name and the value of the setting."""
+    """A parameter of a trial has the name and the value of its setting."""
     found = space(tmp_path, "engine:\n  r0: {low: 0.1, high: 0.6}\n  pattern: [element, channel]\n")
     run, params = draw(found)
     assert params == {"r0": run.engine.r0, "pattern": run.engine.pattern}
 
 
 def test_plain_values_are_fixed(tmp_path):
-    """A plain value is the same in every trial, and what the file leaves out comes from the base."""
+    """A plain value is the same in every trial; settings that the file omits come from the base."""
     text = "engine:\n  r0: {low: 0, high: 0.5}\n  reading: printed\ntrain:\n  batch_size: 64\n"
     base = RunConfig(engine=EngineConfig(kappa=2.0, reading="sound"), train=TrainConfig(epochs=7))
     run, _ = draw(space(tmp_path, text), base=base)
     assert (run.engine.reading, run.engine.kappa, run.train.batch_size, run.train.epochs) == ("printed", 2.0, 64, 7)
 
 
-def test_loss_threshold_is_in_units_of_a_guess(tmp_path):
-    """``unit: ln_classes`` stretches a range to the loss of guessing among so many classes."""
+def test_the_loss_threshold_scales_with_the_number_of_classes(tmp_path):
+    """``unit: ln_classes`` multiplies a range by the loss of guessing, ln(classes)."""
     found = space(tmp_path, "engine:\n  lambda_loss: {low: 0.5, high: 1.0, unit: ln_classes}\n")
     for classes in (2, 100):
         distribution = found.parameters[0].distribution(classes)
@@ -82,8 +82,8 @@ def test_loss_threshold_is_in_units_of_a_guess(tmp_path):
         assert distribution.high == pytest.approx(math.log(classes))
 
 
-def test_conditions_decide_what_is_asked(tmp_path):
-    """A conditional parameter is asked for under its condition only, wherever it stands in the file."""
+def test_conditional_parameters(tmp_path):
+    """A conditional parameter is suggested only if its conditions hold, wherever it is in the file."""
     text = """
 engine:
   block_size: {low: 1, high: 5, step: 2, when: {pattern: spatial, reading: sound}}
@@ -100,8 +100,8 @@ engine:
     assert seen == {1, 3, 5}
 
 
-def test_a_condition_on_a_parameter_that_is_not_asked_for_does_not_hold(tmp_path):
-    """Conditions chain: without the parent's parent there is no child."""
+def test_a_condition_on_an_inactive_parameter_does_not_hold(tmp_path):
+    """Conditions chain: a parameter is inactive if the parameter that it depends on is inactive."""
     text = """
 engine:
   pattern: [channel, spatial]
@@ -115,7 +115,7 @@ engine:
 
 
 def test_weights_by_stage(tmp_path):
-    """``stages: 3`` searches a weight for each third of training."""
+    """``stages: 3`` searches one weight per third of training."""
     found = space(tmp_path, "engine:\n  w_pfid: {low: 0, high: 1, stages: 3}\n")
     run, params = draw(found)
     assert list(params) == ["w_pfid_early", "w_pfid_middle", "w_pfid_late"]
@@ -123,27 +123,27 @@ def test_weights_by_stage(tmp_path):
 
 
 def test_numbers_may_be_written_with_an_exponent(tmp_path):
-    """``1e-3`` is a number, not text, as people expect of YAML."""
+    """``1e-3`` is a number, although YAML 1.1 reads it as text."""
     found = space(tmp_path, "train:\n  weight_decay: {low: 1e-5, high: 1E-2, log: true}\n")
     assert (found.parameters[0].low, found.parameters[0].high) == (1e-5, 1e-2)
 
 
 def test_a_list_setting_is_fixed_by_a_list(tmp_path):
-    """For a setting that is a list, a list is its value."""
+    """If a setting can be a list, a list is a fixed value."""
     found = space(tmp_path, "engine:\n  r0: {low: 0, high: 0.5}\ntrain:\n  augment: [shift, flip]\n")
     assert draw(found)[0].train.augment == ("shift", "flip")
 
 
-def test_baselines_are_told_by_their_kind(tmp_path):
-    """``kind`` makes it a baseline; settings of the engine are unknown then."""
+def test_kind_selects_a_baseline(tmp_path):
+    """With ``kind`` the space configures a baseline, and settings of the engine are unknown."""
     run, _ = draw(Space.load("dropout"))
     assert isinstance(run.engine, Baseline)
     with pytest.raises(ConfigError, match=r"space.yaml:3: unknown name 'r0' in engine"):
         space(tmp_path, "engine:\n  kind: dropout\n  r0: {low: 0, high: 0.5}\n")
 
 
-def test_fingerprint_is_of_what_is_searched(tmp_path):
-    """Comments, order and layout do not change a space's fingerprint; a bound does."""
+def test_the_fingerprint_depends_on_content_only(tmp_path):
+    """Comments, order and layout do not change the fingerprint of a space; a bound does."""
     one = space(tmp_path, "# a\nengine:\n  r0: {low: 0, high: 0.5}\n  kappa: {low: 0, high: 1}\n").fingerprint
     two = space(tmp_path, "engine:\n  kappa: {high: 1, low: 0}\n  r0:\n    low: 0\n    high: 0.5\n").fingerprint
     other = space(tmp_path, "engine:\n  r0: {low: 0, high: 0.6}\n  kappa: {low: 0, high: 1}\n").fingerprint
@@ -164,8 +164,8 @@ MISTAKES = {
     "engine:\n  r0: {low: a, high: 1}\n": "2: r0: low must be a number, got a",
     "engine:\n  r0: {lo: 0, high: 1}\n": "2: unknown name 'lo' in r0; did you mean 'low'?",
     "engine:\n  r0: {low: 0, high: 1, log: 1}\n": "2: r0: log must be true or false, got 1",
-    "engine:\n  r0: {low: 0, high: 1, unit: nats}\n": "2: r0: unit must be ln_classes (of a number), got nats",
-    "engine:\n  r0: {low: 0, high: 1, step: 0.3}\n": "2: r0: 0 to 1 is not a whole number of steps of 0.3",
+    "engine:\n  r0: {low: 0, high: 1, unit: nats}\n": "2: r0: unit must be ln_classes (not for integers), got nats",
+    "engine:\n  r0: {low: 0, high: 1, step: 0.3}\n": "2: r0: high - low must be a multiple of step 0.3, got 0 to 1",
     "engine:\n  r0: {low: 0, high: 1, step: 2}\n": "2: r0: step must be a number in (0, high - low], got 2",
     "engine:\n  r0: {low: 0, high: 1, stages: 3}\n": "2: r0 has no stages",
     "engine:\n  w_pfid: {low: 0, high: 1, stages: 2}\n": "2: stages must be 3",
@@ -176,19 +176,19 @@ MISTAKES = {
     "engine:\n  pattern: []\n": "2: pattern: choices must be a list of values, got []",
     "engine:\n  pattern: {choices: channel}\n": "2: pattern: choices must be a list of values, got channel",
     "engine:\n  pattern: [[element], channel]\n": "2: pattern: a choice must be one value, got",
-    "engine:\n  r0: {low: 0, high: 1, when: {pattern: spatial}}\n": "2: r0: the condition on 'pattern' is about",
+    "engine:\n  r0: {low: 0, high: 1, when: {pattern: spatial}}\n": "2: r0: the condition on 'pattern' refers to",
     "engine:\n  pattern: [element, channel]\n  r0: {low: 0, high: 1, when: {pattern: spatial}}\n": (
-        "3: r0: the condition on 'pattern' names spatial; here it can be element, channel"
+        "3: r0: the condition on 'pattern' names spatial; its values in this file are element, channel"
     ),
     "engine:\n  pattern: channel\n  r0: {low: 0, high: 1, when: {pattern: spatial}}\n": (
-        "3: r0: the condition on 'pattern' names spatial; here it can be channel"
+        "3: r0: the condition on 'pattern' names spatial; its values in this file are channel"
     ),
     "engine:\n  r0: {low: 0, high: 1}\n  kappa: {low: 0, high: 1, when: {r0: 0.5}}\n": (
-        "3: kappa: the condition on 'r0' needs a parameter with choices; r0 is a range"
+        "3: kappa: the condition on 'r0' must refer to a parameter with choices; r0 is a range"
     ),
     "engine:\n  pattern: {choices: [channel, element], when: {reading: sound}}\n"
     "  reading: {choices: [printed, sound], when: {pattern: channel}}\n": (
-        "2: these conditions wait for each other: pattern, reading"
+        "2: the conditions of these parameters form a circle: pattern, reading"
     ),
     "engine:\n  r0: {low: 0, high: 1, when: spatial}\n": "2: when must be a mapping (name: value), got spatial",
     "engine:\n  r0: {low: 0, high: 1}\n  r0: 0.5\n": "3: 'r0' is given twice, first in line 2",
@@ -200,12 +200,12 @@ MISTAKES = {
     "engine:\n  1: 2\n": "2: a key must be text, got 1",
     "engine:\n  r0: 0.5\n": "1: nothing is searched",
     "engine:\n  r0: {low: 0, high\n": "3: not valid here",
-    "train:\n  epochs: {low: 1, high: 9}\n": "2: epochs belongs to the study",
+    "train:\n  epochs: {low: 1, high: 9}\n": "2: epochs is set by the study",
     "engine:\n  kind: dropout\n  schedule: [constant, linear]\ntrain:\n  schedule: [cosine, onecycle]\n": (
         "5: schedule is given in both engine and train; keep one"
     ),
     "engine:\n  kind: dropblock\n  block_size: {low: 1, high: 5}\n": (
-        "1: some of its configurations are not legal: block_size must be odd for dropblock, got"
+        "1: some of its configurations are not valid: block_size must be odd for dropblock, got"
     ),
     "": " the file is empty",
     "# only a comment\n": " the file is empty",
@@ -213,8 +213,8 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("text", MISTAKES, ids=range(len(MISTAKES)))
-def test_mistakes_are_told_with_file_and_line(tmp_path, text):
-    """Each mistake is refused in one line: file, line, what was given and what is allowed."""
+def test_errors_name_file_and_line(tmp_path, text):
+    """Each error is one line: the file, the line number, what was given and what is allowed."""
     with pytest.raises(ConfigError) as caught:
         space(tmp_path, text)
     message = str(caught.value)
@@ -222,8 +222,8 @@ def test_mistakes_are_told_with_file_and_line(tmp_path, text):
     assert "\n" not in message
 
 
-def test_a_file_that_is_no_text_is_refused(tmp_path):
-    """Binary, endless nesting and a missing file are told, not raised through."""
+def test_files_that_cannot_be_read(tmp_path):
+    """Binary content, deep nesting and a missing file are reported as configuration errors."""
     path = tmp_path / "space.yaml"
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match="not a text file in UTF-8"):
@@ -239,7 +239,7 @@ def test_a_file_that_is_no_text_is_refused(tmp_path):
 
 @pytest.mark.parametrize("model", [EngineConfig, TrainConfig])
 def test_every_numeric_setting_can_be_searched(tmp_path, model):
-    """The grammar knows the settings from the models: each number takes a range within its legal bounds."""
+    """Every numeric setting of the configuration models accepts a range within its bounds."""
     section = "train" if model is TrainConfig else "engine"
     for name, field in model.model_fields.items():
         if field.annotation not in (int, float) or name in ("epochs", "seed", "smooth"):

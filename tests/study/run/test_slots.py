@@ -1,4 +1,4 @@
-"""A slot: a child process that trains, and what its owner can tell it."""
+"""Slots: child processes that train, stop and share GPUs."""
 
 import os
 import time
@@ -9,13 +9,20 @@ import torch
 from torch import nn
 
 from dropopt.config import RunConfig
+from dropopt.study.run.executor import Died
 from dropopt.study.run.machine import VISIBLE, cards, slots
+from dropopt.study.run.messages import Prepare, Ready, Report, Stop, Stopped, Train
 from dropopt.study.run.slots import Pool, Targets
 
 
-def train_for_ever(run, on_epoch):
-    """After a report one epoch without end: no other report comes, only steps."""
-    on_epoch(SimpleNamespace(epoch=1, epochs=2, train_loss=1, val_loss=1, val_accuracy=0, smoothed_loss=1))
+def epoch(train_loss=1.0):
+    """The report of a first epoch."""
+    return SimpleNamespace(epoch=1, epochs=2, train_loss=train_loss, val_loss=1, val_accuracy=0, smoothed_loss=1)
+
+
+def train_forever(run, on_epoch):
+    """Report once, then train an epoch that never ends: only steps follow, no report."""
+    on_epoch(epoch())
     layer = nn.Linear(2, 2)
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
     while True:
@@ -23,46 +30,58 @@ def train_for_ever(run, on_epoch):
         optimizer.step()
 
 
-def tell_its_card(run, on_epoch):
-    """Its report names the card that it sees."""
-    card = os.environ.get(VISIBLE, "any")
-    on_epoch(SimpleNamespace(epoch=1, epochs=2, train_loss=card, val_loss=1, val_accuracy=0, smoothed_loss=1))
+def report_the_card(run, on_epoch):
+    """Report the GPU that the process sees as its training loss."""
+    on_epoch(epoch(train_loss=os.environ.get(VISIBLE, "-1")))
 
 
-def heard(pool, kind):
-    """The next message of this kind."""
+def exit_at_once(run, on_epoch):
+    """End the process with a message on standard error."""
+    os.write(2, b"the last line\n")
+    os._exit(7)
+
+
+def received(pool, kind):
+    """Wait for the next event whose content is of class ``kind``."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         event = pool.wait(0.1)
-        if event is not None and event.message is not None and event.message["kind"] == kind:
-            return event.message
-    pytest.fail(f"no {kind} in a minute")
+        if event is not None and isinstance(event.content, kind):
+            return event.content
+    pytest.fail(f"no {kind.__name__} within a minute")
 
 
 def test_a_trial_stops_within_a_step():
-    """Told to stop, a trial does not train its epoch to the end; the slot takes the next one."""
-    run = RunConfig().model_dump(mode="json")
-    with Pool(1, Targets(load="fake_training:load", train="test_slots:train_for_ever")) as pool:
-        (slot,) = pool.slots
-        slot.send(do="prepare", run=run)
-        heard(pool, "ready")
+    """A trial stops before the end of its epoch, and the slot accepts another trial."""
+    with Pool(1, Targets(load="fake_training:load", train="test_slots:train_forever")) as pool:
+        pool.send(0, Prepare(RunConfig()))
+        received(pool, Ready)
         for trial in (3, 4):
-            slot.send(do="train", trial=trial, run=run)
-            assert heard(pool, "report")["trial"] == trial
-            slot.send(do="stop", trial=trial)
-            assert heard(pool, "stopped")["trial"] == trial
+            pool.send(0, Train(trial, RunConfig()))
+            assert received(pool, Report).trial == trial
+            pool.send(0, Stop(trial))
+            assert received(pool, Stopped).trial == trial
 
 
 def test_slots_share_cards_evenly():
-    """Three slots on two cards: each sees one, in turn, and so does the one that takes a dead one's place."""
-    run = RunConfig().model_dump(mode="json")
-    with Pool(3, Targets(load="fake_training:load", train="test_slots:tell_its_card"), ["0", "5"]) as pool:
-        pool.replace(pool.slots[1])
+    """Three slots on two GPUs: each sees one, in turn, and so does a child that replaces another one."""
+    with Pool(3, Targets(load="fake_training:load", train="test_slots:report_the_card"), ["0", "5"]) as pool:
+        pool.replace(1)
         seen = []
-        for slot in pool.slots:
-            slot.send(do="train", trial=0, run=run)
-            seen.append(heard(pool, "report")["train_loss"])
-    assert seen == ["0", "5", "0"]
+        for slot in range(pool.size):
+            pool.send(slot, Train(0, RunConfig()))
+            seen.append(received(pool, Report).train_loss)
+    assert seen == [0, 5, 0]
+
+
+def test_the_death_of_a_child_is_reported():
+    """The event has the exit code and the last line of standard error; messages to a dead child are ignored."""
+    with Pool(1, Targets(load="fake_training:load", train="test_slots:exit_at_once")) as pool:
+        pool.send(0, Train(0, RunConfig()))
+        assert received(pool, Died).reason == "its process ended with exit code 7: the last line"
+        pool.send(0, Stop(0))
+        pool.wake()
+        assert pool.wait(60) is None
 
 
 @pytest.mark.parametrize(
@@ -76,14 +95,14 @@ def test_slots_share_cards_evenly():
         ("-1", "auto", []),
     ],
 )
-def test_cards_are_those_that_may_be_seen(monkeypatch, visible, device, found):
-    """CUDA's own variable is heeded; a device that is named keeps all cards in sight, and its number."""
+def test_visible_cards(monkeypatch, visible, device, found):
+    """CUDA's variable limits the GPUs; with a named device all of them stay visible, so that its number is valid."""
     monkeypatch.setenv(VISIBLE, visible)
     assert cards(device) == found
 
 
-def test_a_card_takes_four_slots(monkeypatch):
-    """Of sixteen cores, four serve a card, unless one says otherwise."""
+def test_four_slots_share_a_card(monkeypatch):
+    """With GPUs there are at most four slots per GPU, unless the number is given."""
     monkeypatch.setattr("dropopt.study.run.machine.cores", lambda: 16)
     assert [slots(-1, count) for count in (0, 1, 2, 9)] == [16, 4, 8, 16]
     assert slots(7, 1) == 7

@@ -1,4 +1,4 @@
-"""The forecast pruner: it learns from completed trials how much a step tells of the end."""
+"""The forecast pruner learns from complete trials how well values at a step predict the final value."""
 
 import math
 
@@ -11,7 +11,7 @@ from dropopt.study import ForecastPruner
 
 
 def study_of(rows, direction="minimize"):
-    """Completed trials of (value at step 3, final value)."""
+    """A study with complete trials, given as (value at step 3, final value)."""
     study = optuna.create_study(direction=direction, pruner=ForecastPruner())
     for early, final in rows:
         study.add_trial(create_trial(value=final, intermediate_values={3: early}))
@@ -19,80 +19,80 @@ def study_of(rows, direction="minimize"):
 
 
 def running(early, step=3):
-    """A trial at ``early``."""
+    """A running trial with the value ``early`` at ``step``."""
     return create_trial(state=TrialState.RUNNING, intermediate_values={step: early})
 
 
-def verdict(study, early, step=3):
-    """Whether a trial at ``early`` is stopped."""
+def pruned(study, early, step=3):
+    """Whether a trial with the value ``early`` at ``step`` is pruned."""
     return study.pruner.prune(study, running(early, step))
 
 
 def spread(index):
-    """Something in [0, 1) that goes with nothing else."""
+    """A number in [0, 1) that is uncorrelated with the final values."""
     return index * 7 % 10 / 10
 
 
-def test_where_early_values_tell_the_end_what_is_behind_stops():
-    """Final = early / 2: a trial far behind stops, one in front goes on; maximised, the other way round."""
+def test_a_trial_behind_is_pruned_where_early_values_predict_the_final_ones():
+    """With final = early / 2, a trial far behind is pruned and one in front continues, in both directions."""
     rows = [(1 + 0.1 * i, 0.5 + 0.05 * i) for i in range(10)]
     study = study_of(rows)
-    assert verdict(study, 1.9)
-    assert not verdict(study, 0.9)
+    assert pruned(study, 1.9)
+    assert not pruned(study, 0.9)
     study = study_of([(-early, -final) for early, final in rows], "maximize")
-    assert verdict(study, -1.9)
-    assert not verdict(study, -0.9)
+    assert pruned(study, -1.9)
+    assert not pruned(study, -0.9)
 
 
-def test_where_early_values_mislead_the_slow_go_on():
-    """Strong dropout is behind early and ahead at the end: the forecast keeps it, which a median would have stopped."""
+def test_a_slow_start_continues_where_early_values_mislead():
+    """A trial that is behind early and ahead at the end continues; the median pruner would have pruned it."""
     rows = [(1 + 0.1 * i, 0.6 - 0.03 * i) for i in range(10)]
     study = study_of(rows)
-    assert not verdict(study, 2.0)
+    assert not pruned(study, 2.0)
     assert optuna.pruners.MedianPruner(n_startup_trials=4).prune(study, running(2.0))
 
 
-def test_nothing_stops_without_evidence():
-    """Fewer completed trials than asked for, a step that none of them reported, or no report at all."""
+def test_nothing_is_pruned_without_evidence():
+    """No trial is pruned with too few complete trials, at a step that none of them reported, or without a report."""
     rows = [(1 + 0.1 * i, 0.5 + 0.05 * i) for i in range(10)]
-    assert not verdict(study_of(rows[:3]), 50.0)
-    assert not verdict(study_of(rows), 50.0, step=2)
+    assert not pruned(study_of(rows[:3]), 50.0)
+    assert not pruned(study_of(rows), 50.0, step=2)
     study = study_of(rows)
     assert not study.pruner.prune(study, create_trial(state=TrialState.RUNNING))
 
 
-def test_an_average_trial_stops_where_a_step_tells_nothing():
-    """Where early values go with nothing, an average trial is left a small chance to beat the best of twenty."""
+def test_an_average_trial_is_pruned_where_early_values_predict_nothing():
+    """If early values predict nothing, an average trial has a small probability of beating the best of twenty."""
     rows = [(1 + spread(3 * i + 1), 0.5 + 0.02 * i) for i in range(20)]
-    assert verdict(study_of(rows), 1.5)
+    assert pruned(study_of(rows), 1.5)
 
 
-def test_what_is_in_front_goes_on():
-    """Ahead of all others at its step, a trial goes on, whatever a step has told so far."""
+def test_the_best_trial_at_a_step_continues():
+    """A trial ahead of all others at its step continues, however well values at the step predict the final ones."""
     rows = [(1 + spread(3 * i + 1), 0.5 + 0.02 * i) for i in range(20)]
-    assert not verdict(study_of(rows), 0.99)
+    assert not pruned(study_of(rows), 0.99)
     rows = [(1 + 0.1 * i, 0.6 - 0.03 * i) for i in range(10)]
-    assert not verdict(study_of(rows), 0.99)
-    assert verdict(study_of(rows), 1.01)
+    assert not pruned(study_of(rows), 0.99)
+    assert pruned(study_of(rows), 1.01)
 
 
-def test_what_is_not_finite_teaches_nothing():
-    """A completed trial whose value is infinite is left out, and does not break the others' forecast."""
+def test_complete_trials_that_are_not_finite_are_left_out():
+    """A complete trial with an infinite value is left out of the regression."""
     rows = [(1 + 0.1 * i, 0.5 + 0.05 * i) for i in range(10)]
     study = study_of([*rows, (1.0, math.inf), (math.inf, 1.0)])
-    assert verdict(study, 1.9)
-    assert not verdict(study, 0.9)
+    assert pruned(study, 1.9)
+    assert not pruned(study, 0.9)
 
 
-def test_what_is_not_finite_stops():
-    """NaN and infinity need no forecast."""
-    assert verdict(study_of([]), math.nan)
-    assert verdict(study_of([]), math.inf)
+def test_a_trial_that_is_not_finite_is_pruned():
+    """A trial that reports NaN or infinity is pruned without a forecast."""
+    assert pruned(study_of([]), math.nan)
+    assert pruned(study_of([]), math.inf)
 
 
-def test_equal_trials_do_not_break_it():
-    """Ten trials alike leave nothing to learn and nothing to divide by: one more of them has an even chance."""
-    assert not verdict(study_of([(1.0, 1.0)] * 10), 1.0)
+def test_equal_trials():
+    """Ten equal trials have zero variance; another equal trial is as good as the best one and continues."""
+    assert not pruned(study_of([(1.0, 1.0)] * 10), 1.0)
 
 
 @pytest.mark.parametrize(
@@ -103,6 +103,6 @@ def test_equal_trials_do_not_break_it():
     ],
 )
 def test_wrong_arguments(given, message):
-    """One line says what is allowed."""
+    """The error says what is allowed."""
     with pytest.raises(ConfigError, match=message):
         ForecastPruner(**given)

@@ -1,4 +1,4 @@
-"""What one study learned is told, shown and handed on."""
+"""What a study learned is reported, shown on the dashboard and passed on to other studies."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from rich.console import Console
 
 from dropopt.config import METHODS, STAGES, ConfigError
 from dropopt.study.blend.effects import learn
-from dropopt.study.blend.evidence import gather
-from dropopt.study.blend.insight import Learned, learned
+from dropopt.study.blend.gather import gather
+from dropopt.study.blend.learned import Learned, learned
 from dropopt.study.command.efficacy import efficacy
 from dropopt.study.search.prior import load_prior, prior_of
-from dropopt.study.show import console
+from dropopt.study.show import console, figures
 from dropopt.study.show import page as display
 from dropopt.study.store.keys import PRIOR
 from dropopt.study.store.opening import Opened
@@ -34,7 +34,7 @@ engine:
 
 
 def loss(trial: optuna.Trial) -> float:
-    """Adaptive is good, PFID is bad, the rest does nothing."""
+    """A loss that w_adaptive lowers and w_pfid raises; the other parameters have no effect."""
     weights = {name: trial.suggest_float(name, 0, 1) for name in ("w_adaptive", "w_structured", "w_pfid")}
     total = sum(weights.values()) or 1.0
     trial.suggest_float("r0", 0.0, 0.5)
@@ -43,7 +43,7 @@ def loss(trial: optuna.Trial) -> float:
 
 @pytest.fixture(name="learned_file", scope="module")
 def _learned_file(tmp_path_factory):
-    """A storage with a study called `source`, in which adaptive works."""
+    """A storage with a study called `source`, in which w_adaptive is the best method."""
     path = tmp_path_factory.mktemp("source") / "studies.db"
     with closing(Opened(f"sqlite:///{path}")) as opened:
         sampler = optuna.samplers.RandomSampler(seed=0)
@@ -54,7 +54,7 @@ def _learned_file(tmp_path_factory):
 
 @pytest.fixture(name="storage")
 def _storage(learned_file, tmp_path, monkeypatch):
-    """A copy of it, in the current folder."""
+    """The URL of a copy of that storage, in the current folder."""
     monkeypatch.chdir(tmp_path)
     shutil.copy(learned_file, tmp_path / "studies.db")
     return f"sqlite:///{tmp_path}/studies.db"
@@ -64,8 +64,8 @@ def source(url: str) -> optuna.Study:
     return optuna.load_study(study_name="source", storage=url)
 
 
-def test_the_note_tells_the_method_that_works(storage):
-    """The dashboard's note ranks methods by effect, and its figure has every interval."""
+def test_the_note_ranks_methods(storage):
+    """The dashboard's note ranks methods by effect, and the figure shows all intervals."""
     display.refresh(source(storage))
     held = source(storage)
     text = "".join(
@@ -83,7 +83,7 @@ def test_the_note_tells_the_method_that_works(storage):
 
 
 def test_refreshing_twice_leaves_one_figure(storage):
-    """The page shows the present, not a history of figures."""
+    """A refresh replaces the figures of the page; it does not add to them."""
     counts = []
     for _ in range(2):
         display.refresh(source(storage))
@@ -93,17 +93,17 @@ def test_refreshing_twice_leaves_one_figure(storage):
 
 
 def test_a_figure_by_stage_has_room_for_its_rows():
-    """Five methods in three stages are 15 rows, each with its label; a long verdict is broken into lines."""
+    """Five methods in three stages give 15 labelled rows, and a long verdict is wrapped."""
     names = tuple(tuple(f"w_{method}_{stage}" for method in METHODS) for stage in STAGES)
     table = gather([], names, maximise=False)
     found = replace(learn(table), trials=99, matters=0.9)
     picture = display.figures(Learned(found, {}, ()))["dropopt-effects"]
     assert list(picture.data[0].y) == [name for stage in names for name in stage]
-    assert max(len(line) for line in picture.layout.title.text.split("<br>")) <= display.LINE + len("<sub></sub>")
+    assert max(len(line) for line in picture.layout.title.text.split("<br>")) <= figures.LINE + len("<sub></sub>")
 
 
-def test_a_study_without_a_blend_is_left_alone(tmp_path):
-    """Nothing is written on a study that searches no weights."""
+def test_a_study_without_a_blend_is_not_changed(tmp_path):
+    """A refresh writes nothing to a study that searches no weights."""
     study = optuna.create_study(storage=f"sqlite:///{tmp_path}/plain.db")
     study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=3)
     before = study._storage.get_study_system_attrs(study._study_id)
@@ -111,9 +111,17 @@ def test_a_study_without_a_blend_is_left_alone(tmp_path):
     assert study._storage.get_study_system_attrs(study._study_id) == before
 
 
+def test_a_fault_in_the_prior_is_reported(storage):
+    """Only a study without a blend is skipped; a prior that cannot be read is an error."""
+    study = source(storage)
+    study.set_user_attr(PRIOR, {"rows": []})
+    with pytest.raises(ConfigError, match="a prior must be a dictionary from export_evidence"):
+        display.refresh(study)
+
+
 @pytest.mark.parametrize("form", ["source", "source@{url}", "file"])
 def test_a_prior_comes_from_a_study_or_a_file(storage, form, tmp_path):
-    """STUDY, STUDY@STORAGE and the file that `dropopt efficacy -o` writes hand on the same."""
+    """STUDY, STUDY@STORAGE and the file written by `dropopt efficacy -o` give the same prior."""
     given = form.format(url=storage)
     if form == "file":
         given = str(tmp_path / "learned.json")
@@ -122,7 +130,7 @@ def test_a_prior_comes_from_a_study_or_a_file(storage, form, tmp_path):
 
 
 def test_a_new_study_starts_from_a_prior(storage, tmp_path):
-    """The source's best configurations run first, and the evidence lies on the study for all its workers."""
+    """The best configurations of the source run first, and the evidence is stored in the study for all its workers."""
     space = tmp_path / "blend.yaml"
     space.write_text(BLEND)
     options = {"name": "new", "space": str(space), "sampler": "efficacy", "prior": "source", "n_trials": 4}
@@ -133,28 +141,28 @@ def test_a_new_study_starts_from_a_prior(storage, tmp_path):
     assert all(trial.user_attrs["from"] == "source" for trial in new.trials[:3])
     assert "from" not in new.trials[3].user_attrs
     assert new.user_attrs[PRIOR] == json.loads(json.dumps(prior_of(source(storage)).evidence))
-    # The same line again goes on, and enqueues nothing twice.
+    # The same command resumes the study and enqueues nothing twice.
     assert fake_study.run(storage, 1, **options | {"n_trials": 6}) == 0
     assert sum("from" in t.user_attrs for t in optuna.load_study(study_name="new", storage=storage).trials) == 3
 
 
 def test_a_prior_stays_within_the_new_space(storage, tmp_path):
-    """A source's setting that the new space searches elsewhere, or not at all, is drawn, not taken over."""
+    """A value outside the new space, or of a parameter that it does not search, is not taken over."""
     space = tmp_path / "blend.yaml"
     space.write_text(BLEND.replace("high: 0.5", "high: 0.001") + "  pattern: [element, spatial]\n")
-    handed = prior_of(source(storage))
-    handed.configurations[0]["pattern"] = "channel"
-    handed.save(tmp_path / "learned.json")
+    prior = prior_of(source(storage))
+    prior.configurations[0]["pattern"] = "channel"
+    prior.save(tmp_path / "learned.json")
     options = {"name": "new", "space": str(space), "sampler": "efficacy", "prior": str(tmp_path / "learned.json")}
     assert fake_study.run(storage, 1, **options, n_trials=3) == 0
     first = optuna.load_study(study_name="new", storage=storage).trials[0]
-    assert first.params["w_adaptive"] == handed.configurations[0]["w_adaptive"]
+    assert first.params["w_adaptive"] == prior.configurations[0]["w_adaptive"]
     assert first.params["r0"] <= 0.001
     assert first.params["pattern"] in ("element", "spatial")
 
 
 def test_a_study_keeps_the_prior_it_began_with(storage, tmp_path):
-    """All who work on a study know the same: one that began without a prior gets none later."""
+    """A study that began without a prior cannot get one later, so that all its workers use the same evidence."""
     space = tmp_path / "blend.yaml"
     space.write_text(BLEND)
     options = {"name": "new", "space": str(space), "sampler": "efficacy"}
@@ -163,15 +171,15 @@ def test_a_study_keeps_the_prior_it_began_with(storage, tmp_path):
         fake_study.run(storage, 1, **options, n_trials=4, prior="source")
 
 
-def test_what_takes_seconds_says_so_on_a_terminal(storage, monkeypatch, capsys):
-    """Reading what was learned shows that it goes on; in a pipe nothing of it is left."""
+def test_progress_is_shown_on_a_terminal(storage, monkeypatch, capsys):
+    """A message is shown on a terminal while the effects are computed, and none in a pipe."""
     efficacy("source", None, storage)
-    assert "reading" not in "".join(capsys.readouterr())
+    assert "analysing" not in "".join(capsys.readouterr())
     shown = io.StringIO()
     terminal = Console(file=shown, force_terminal=True)
     monkeypatch.setattr(console, "Console", lambda **_: terminal)
     efficacy("source", None, storage)
-    assert "reading what was learned" in shown.getvalue()
+    assert "analysing the trials" in shown.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -179,22 +187,22 @@ def test_what_takes_seconds_says_so_on_a_terminal(storage, monkeypatch, capsys):
     [
         ("nothing", r"no study 'nothing' in this storage; known: source"),
         ("absent.json", "prior absent.json cannot be read: No such file or directory"),
-        ("broken.json", r"prior broken.json is not a file that dropopt efficacy -o wrote: KeyError\('source'\)"),
+        ("broken.json", r"prior broken.json is not a file written by dropopt efficacy -o: KeyError\('source'\)"),
         ("source@nowhere.db", "no storage at nowhere.db"),
     ],
 )
-def test_a_prior_that_is_none_is_refused(storage, tmp_path, given, message):
-    """One line says what is wrong."""
+def test_an_invalid_prior_is_rejected(storage, tmp_path, given, message):
+    """The error says what is wrong."""
     (tmp_path / "broken.json").write_text("{}")
     with pytest.raises(ConfigError, match=message):
         load_prior(given, storage)
 
 
-def test_a_prior_needs_the_sampler_that_learns(storage, tmp_path):
-    """TPE knows no blend: a prior for it is an error, not silently ignored."""
+def test_a_prior_needs_the_efficacy_sampler(storage, tmp_path):
+    """A prior for TPE, which does not learn the blend, is an error."""
     space = tmp_path / "blend.yaml"
     space.write_text(BLEND)
     with pytest.raises(
-        ConfigError, match="a prior is about the blend, which only the efficacy sampler learns, not tpe"
+        ConfigError, match="a prior needs the sampler efficacy, the only one that learns the blend, got tpe"
     ):
         fake_study.run(storage, 1, name="new", space=str(space), sampler="tpe", prior="source")

@@ -1,4 +1,4 @@
-"""Storages: files and URLs, what cannot be opened, and what is never shown."""
+"""Storages: files and URLs, errors when they cannot be opened, and hidden passwords."""
 
 import sqlite3
 import subprocess
@@ -10,19 +10,19 @@ import pytest
 from fake_study import trials
 
 from dropopt.config import ConfigError
-from dropopt.study.store.opening import close, open_storage
+from dropopt.study.store.opening import open_storage
 from dropopt.study.store.url import redact, resolve
 
 
 @pytest.fixture(autouse=True)
 def _here(tmp_path, monkeypatch):
-    """A working folder of its own, and no storage from outside."""
+    """A temporary working folder, and no storage from the environment."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("OPTUNA_STORAGE", raising=False)
 
 
 def test_a_storage_may_be_a_journal_or_a_sqlite_file(tmp_path):
-    """A path with a SQLite suffix is one, another path is a journal; nothing else is written."""
+    """A path with a SQLite suffix is a SQLite file, any other path a journal; no other file is written."""
     for path in ("study.log", "study.sqlite3"):
         fake_study.run(path, n_trials=2)
         assert len(trials(path)) == 2
@@ -30,8 +30,8 @@ def test_a_storage_may_be_a_journal_or_a_sqlite_file(tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-def test_the_storage_is_one_file_that_stays_open_to_readers(tmp_path, monkeypatch):
-    """The default is runs/dropopt.db, in write-ahead mode, and folded into one file at the end."""
+def test_the_default_storage_is_a_single_file(tmp_path, monkeypatch):
+    """The default is runs/dropopt.db. It uses the write-ahead log, which is merged into the file at the end."""
     fake_study.run(None, n_trials=2)
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["dropopt.db"]
     assert (tmp_path / "runs" / "dropopt.db").read_bytes()[18:20] == b"\x02\x02"
@@ -40,8 +40,8 @@ def test_the_storage_is_one_file_that_stays_open_to_readers(tmp_path, monkeypatc
     assert resolve("given.sqlite3") == "sqlite:///given.sqlite3"
 
 
-def test_storages_that_cannot_be_opened_say_why():
-    """One line: which storage, what is wrong; the file is not touched."""
+def test_errors_of_storages_that_cannot_be_opened():
+    """The error is one line with the storage and the reason, and the file is not changed."""
     Path("text.db").write_text("hello")
     Path("torn.log").write_text("{torn\n{}\n")
     fake_study.run("whole.db", n_trials=1)
@@ -51,15 +51,15 @@ def test_storages_that_cannot_be_opened_say_why():
         "text.db": "storage text.db is not a SQLite file",
         "torn.log": "storage torn.log is not a journal file",
         "cut.db": "storage cut.db cannot be used: database disk image is malformed",
-        "text.db/x/y.db": "folder text.db/x cannot be made: Not a directory",
+        "text.db/x/y.db": "folder text.db/x cannot be created: Not a directory",
         "foo://u:secret@host/x": r"storage foo://u:\*\*\*@host/x needs a database driver",
         "sqlite:///text.db": "storage text.db is not a SQLite file",
         "postgresql://u:secret@host:x/y": r"storage postgresql://... is not a URL; give sqlite:///FILE.db",
         "postgresql:/u:secret@host/y": "the storage is neither a file nor a URL; a URL begins with postgresql://",
         "postgresql//u:secret@host/y": "the storage is neither a file nor a URL; a URL begins with postgresql://",
         "postgresql:u:secret@host/y": "the storage is neither a file nor a URL; a URL begins with postgresql://",
-        "sqlite://": "would be lost with this process; give a file",
-        "sqlite:///": "would be lost with this process; give a file",
+        "sqlite://": "is lost when this process ends; give a file",
+        "sqlite:///": "is lost when this process ends; give a file",
         "/dev/null": "storage /dev/null is not a file; give a URL, a SQLite or a journal file",
         "/dev/zero": "storage /dev/zero is not a file",
     }.items():
@@ -73,18 +73,29 @@ def test_storages_that_cannot_be_opened_say_why():
     assert not Path("none.db").exists()
 
 
-def test_a_connected_file_is_not_read(tmp_path, monkeypatch):
-    """Reading it would drop the locks of this process's own connections, and so let others damage it."""
-    path = tmp_path / "studies.db"
-    opened = open_storage(f"sqlite:///{path}")
-    monkeypatch.setattr(Path, "open", lambda *_: pytest.fail("the file was opened"))
+def test_resolving_a_path_keeps_the_locks_of_open_connections(tmp_path):
+    """A plain ``open`` of a connected file would release its POSIX locks, and let other processes damage it."""
+    path = tmp_path / "studies"
+    owner = sqlite3.connect(path, isolation_level=None)
+    owner.execute("CREATE TABLE trials (number)")
+    owner.execute("BEGIN EXCLUSIVE")
     assert resolve(str(path)) == f"sqlite:///{path}"
-    close(open_storage(f"sqlite:///{path}", create=False))
-    close(opened)
+    other = f"import sqlite3; sqlite3.connect({str(path)!r}, timeout=0).execute('BEGIN IMMEDIATE')"
+    done = subprocess.run([sys.executable, "-c", other], capture_output=True, text=True, check=False)
+    assert "database is locked" in done.stderr
+    owner.close()
 
 
-def test_one_who_reads_never_makes_the_tables(tmp_path):
-    """A reader that comes while a study's file is being made would race with its owner."""
+def test_files_that_are_not_sqlite_are_journals(tmp_path):
+    """Without a SQLite suffix the content decides; an empty or missing file is a journal."""
+    (tmp_path / "text").write_text("hello")
+    (tmp_path / "empty").touch()
+    for name in ("text", "empty", "missing", "."):
+        assert resolve(str(tmp_path / name)) == str(tmp_path / name)
+
+
+def test_reading_never_creates_the_tables(tmp_path):
+    """A reader that created the tables of a new file would race with the worker that is creating them."""
     path = tmp_path / "studies.db"
     sqlite3.connect(path).execute("CREATE TABLE alembic_version (version_num TEXT)").connection.close()
     with pytest.raises(ConfigError, match=r"storage .*studies\.db holds no study yet; run one first"):
@@ -94,8 +105,8 @@ def test_one_who_reads_never_makes_the_tables(tmp_path):
     held.close()
 
 
-def test_two_may_open_a_new_storage_at_once(tmp_path):
-    """Several workers that start together on a new file all get it."""
+def test_several_processes_may_create_a_storage_at_once(tmp_path):
+    """Workers that start at the same time on a new file can all open it."""
     code = "import sys; from dropopt.study.store.opening import open_storage; open_storage(sys.argv[1]); print('open')"
     line = [sys.executable, "-c", code, f"sqlite:///{tmp_path}/new.db"]
     started = [subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(4)]
@@ -103,7 +114,7 @@ def test_two_may_open_a_new_storage_at_once(tmp_path):
 
 
 def test_passwords_are_not_shown():
-    """Neither in the usual place nor in the query, whatever signs they contain."""
+    """Passwords are hidden in the usual place and in the query, whatever characters they contain."""
     assert redact("postgresql://u:secret@host/db?password=secret") == "postgresql://u:***@host/db"
     assert redact("postgresql+psycopg://u:sec@ret/sec@host:5432/db") == "postgresql+psycopg://u:***@host:5432/db"
     assert redact("redis://:secret@host") == "redis://:***@host"

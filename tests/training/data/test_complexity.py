@@ -1,4 +1,4 @@
-"""D_complexity of eq. (9), and the bar that is shown when something takes long."""
+"""D_complexity of eq. (9), and the progress bar."""
 
 import io
 import sys
@@ -10,8 +10,8 @@ import torch
 
 from dropopt.config import DataConfig
 from dropopt.training import Split, load_data
-from dropopt.training.data import progress
 from dropopt.training.data import complexity as complexity_module
+from dropopt.training.data import progress
 from dropopt.training.data.complexity import complexity
 
 
@@ -26,7 +26,7 @@ class TestComplexity:
     """D_complexity of eq. (9)."""
 
     def split(self, n=600, classes=4, noise=0.0, seed=0):
-        """Images of ``classes`` random centres under noise."""
+        """Images of ``classes`` random centres with noise."""
         rng = np.random.default_rng(seed)
         y = rng.integers(0, classes, n)
         centres = rng.normal(size=(classes, 1, 8, 8))
@@ -34,20 +34,20 @@ class TestComplexity:
         return Split(torch.from_numpy(x).float(), torch.from_numpy(y))
 
     def test_it_rises_with_difficulty_from_0_to_1(self):
-        """Classes that a line separates are near 0, noise with random labels near 1 - 1/classes, always in [0, 1]."""
+        """Linearly separable classes give nearly 0, pure noise nearly 1 - 1/classes."""
         easy, medium, hard = (complexity(self.split(noise=noise), 4) for noise in (0.1, 5.0, 1e4))
         assert 0 <= easy < 0.01
         assert easy < medium < hard
         assert 0.65 < hard <= 1
 
     def test_it_falls_with_imbalance(self):
-        """The same noise with one dominant class is less complex: both the entropy and the error are lower."""
+        """The same noise with one dominant class is less complex: entropy and error are lower."""
         balanced = self.split(noise=1e4)
         skewed = Split(balanced.images, torch.where(balanced.labels < 3, 0, 1))
         assert complexity(skewed, 2) < complexity(balanced, 4)
 
-    def test_it_is_deterministic_and_reads_the_training_split_alone(self, cache, monkeypatch):
-        """Two computations agree; NaN in the other splits changes nothing."""
+    def test_it_is_deterministic_and_uses_the_training_split_only(self, cache, monkeypatch):
+        """Two computations agree, and NaN in the other splits changes nothing."""
         data = load_data(DataConfig(name="digits"))
         value = complexity(data.train, 10)
         assert value == complexity(data.train, 10)
@@ -57,7 +57,7 @@ class TestComplexity:
         assert 0.02 < value < 0.12
 
     def test_it_is_computed_once(self, cache, monkeypatch):
-        """A second process would find it by the training split's hash; a broken file is computed again."""
+        """A second load finds it by the training split's hash; a damaged file is computed again."""
         value = load_data(DataConfig(name="digits")).complexity
         with monkeypatch.context() as patch:
             patch.setattr(complexity_module, "complexity", None)
@@ -67,8 +67,8 @@ class TestComplexity:
             kept.write_text(damage)
             assert load_data(DataConfig(name="digits")).complexity == value
 
-    def test_odd_sets_have_one_too(self):
-        """Rare classes, constant images and a handful of samples still give a number in [0, 1]."""
+    def test_degenerate_data_sets_have_one(self):
+        """Rare classes, constant images and very few images still give a number in [0, 1]."""
         rare = self.split(noise=1.0)
         rare.labels[0], rare.labels[1:3] = 4, 5
         constant = Split(torch.zeros(30, 1, 4, 4), torch.arange(30) % 3)
@@ -77,7 +77,7 @@ class TestComplexity:
             assert 0 <= complexity(split, classes) <= 1
 
     def test_it_takes_a_moment(self):
-        """5,000 images of 28x28 take well under the time of an epoch."""
+        """5,000 images of 28x28 take less than two seconds of processor time."""
         split = Split(torch.randn(5000, 1, 28, 28), torch.arange(5000) % 10)
         complexity(self.split(), 4)  # imports
         began = time.process_time()
@@ -86,7 +86,7 @@ class TestComplexity:
 
 
 def test_progress_is_silent_when_fast_or_piped(capfd, monkeypatch):
-    """Nothing is shown within two seconds or without a terminal; on one, what takes longer shows a bar."""
+    """No bar is shown within two seconds or without a terminal; otherwise it is."""
     monkeypatch.setattr(progress, "PATIENCE", -1.0)
     assert list(progress.tracked(range(3), 3, "counting")) == [0, 1, 2]
     assert capfd.readouterr() == ("", "")

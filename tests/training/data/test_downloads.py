@@ -1,4 +1,4 @@
-"""Downloads by torchvision's own code, from a server on this machine in the place of theirs."""
+"""Downloads by torchvision's own code, from a server on this machine."""
 
 import gzip
 import hashlib
@@ -23,7 +23,7 @@ LABELS = np.arange(N) % 10
 
 @pytest.fixture
 def web(tmp_path, monkeypatch):
-    """A folder that is served, its address, and the requests that came."""
+    """A folder that a local server serves, its address, and the requests received."""
     monkeypatch.setenv("XDG_DATA_DIRS", str(tmp_path / "nothing"))
     folder, asked = tmp_path / "web", []
     folder.mkdir()
@@ -46,7 +46,7 @@ def md5(path):
 
 
 def serve_mnist(folder, address, monkeypatch, kind):
-    """Four gzipped IDX files; the first test image."""
+    """Serve four gzipped IDX files; return the first test image."""
     sums = []
     for part in ("train", "t10k"):
         pixels = images(N, 28, 28)
@@ -61,7 +61,7 @@ def serve_mnist(folder, address, monkeypatch, kind):
 
 
 def serve_cifar(folder, address, monkeypatch, kind):
-    """An archive of pickled batches."""
+    """Serve an archive of pickled batches; return the first test image."""
     hundred = kind is datasets.CIFAR100
     base, key = folder / kind.base_folder, "fine_labels" if hundred else "labels"
     base.mkdir()
@@ -80,7 +80,7 @@ def serve_cifar(folder, address, monkeypatch, kind):
 
 
 def serve_svhn(folder, address, monkeypatch, kind):
-    """Two .mat files, in which the digit 0 is a 10."""
+    """Serve two .mat files, in which the label of the digit 0 is 10; return the first test image."""
     entries = {}
     for split in ("train", "test"):
         pixels = images(32, 32, 3, N)
@@ -90,7 +90,7 @@ def serve_svhn(folder, address, monkeypatch, kind):
     return pixels[..., 0].transpose(2, 0, 1)
 
 
-#: How each is served, torchvision's class, and what its label 3 is called.
+#: How each is served, torchvision's class, and the name of class 3.
 SERVED = {
     "mnist": (serve_mnist, datasets.MNIST, "3"),
     "fashion-mnist": (serve_mnist, datasets.FashionMNIST, "Dress"),
@@ -103,7 +103,7 @@ SERVED = {
 
 @pytest.mark.parametrize("name", SERVED)
 def test_a_data_set_is_downloaded_once(tmp_path, monkeypatch, capfd, web, name):
-    """It arrives whole under root, pixels and labels in place; a second load asks nobody."""
+    """The download gives the right pixels and labels; a second load sends no request."""
     folder, address, asked = web
     serve, kind, third = SERVED[name]
     first = serve(folder, address, monkeypatch, kind)
@@ -121,8 +121,8 @@ def test_a_data_set_is_downloaded_once(tmp_path, monkeypatch, capfd, web, name):
 
 
 @pytest.mark.parametrize("name", SERVED)
-def test_a_download_that_is_cut_short_is_told_and_not_used(tmp_path, monkeypatch, capfd, web, name):
-    """Half a file fails its checksum: one line with the set and the folder; once the file is whole, it is used."""
+def test_a_truncated_download_is_refused(tmp_path, monkeypatch, capfd, web, name):
+    """Half a file fails its checksum and gives one line with the data set and the folder; a retry succeeds."""
     folder, address, _ = web
     serve, kind, _ = SERVED[name]
     serve(folder, address, monkeypatch, kind)

@@ -1,0 +1,98 @@
+"""YAML, JSON and TOML: which of them a file is in, and its text as plain values and back."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dropopt.config import ConfigError
+from dropopt.yamlfile import MAX_BYTES, Item, dump, parse
+
+#: File formats by suffix.
+FORMATS = {".yaml": "yaml", ".yml": "yaml", ".json": "json", ".toml": "toml"}
+
+
+def format_of(path: Path, given: str | None) -> str:
+    """The format of ``path``: ``given``, or the one that its suffix stands for."""
+    if given is not None:
+        if given not in FORMATS.values():
+            raise ConfigError(f"{path}: format must be yaml, json or toml, got {given!r}")
+        return given
+    found = FORMATS.get(path.suffix.lower())
+    if found is None:
+        raise ConfigError(f"{path}: the suffix must be one of {', '.join(FORMATS)}, or give a format")
+    return found
+
+
+# -- reading
+
+
+def decode(data: bytes, path: Path, kind: str) -> tuple[Any, Item | None]:
+    """The values in ``data``, and for YAML the same values with their lines.
+
+    Raises:
+        ConfigError: ``data`` is too large, is not text or is not valid in the format ``kind``. The message starts with
+            ``path``.
+    """
+    if len(data) > MAX_BYTES:
+        raise ConfigError(f"{path}: too large ({len(data)} bytes; at most {MAX_BYTES})")
+    if kind == "yaml":
+        items = parse(data, path)
+        return items.plain(), items
+    try:
+        text = data.decode("utf-8-sig")
+        return (tomllib.loads(text) if kind == "toml" else json.loads(text, object_pairs_hook=_unique)), None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not a text file in UTF-8") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: nested too deeply") from None
+    except ValueError as error:  # the messages of both parsers contain the line
+        raise ConfigError(f"{path}: not valid {kind.upper()}: {error}") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object as a dictionary. A repeated key is an error, as in YAML and TOML."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"{key!r} is given twice")
+        found[key] = value
+    return found
+
+
+# -- writing
+
+
+def encode(content: Mapping[str, Any], kind: str) -> str:
+    """``content`` as text in the format ``kind``. Values that the formats do not support are written as their text."""
+    plain = _plain(content)
+    if kind == "yaml":
+        return dump(plain)
+    if kind == "json":
+        return json.dumps(plain, indent=2, ensure_ascii=False) + "\n"
+    import tomli_w
+
+    return tomli_w.dumps(_without_none(plain))
+
+
+def _plain(value: Any) -> Any:
+    """``value`` as mappings, lists and scalars that all three formats support."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inside) for key, inside in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inside) for inside in value]
+    return value if value is None or isinstance(value, str | bool | int | float) else str(value)
+
+
+def _without_none(value: Any, name: str = "") -> Any:
+    """``value`` without the keys whose value is None, since TOML has no null."""
+    if isinstance(value, dict):
+        return {key: _without_none(inside, key) for key, inside in value.items() if inside is not None}
+    if isinstance(value, list):
+        if None in value:
+            raise ConfigError(f"{name}: TOML cannot hold null in a list; use yaml or json")
+        return [_without_none(inside, name) for inside in value]
+    return value

@@ -1,0 +1,61 @@
+"""Where a result comes from: package versions, the machine, the state of git and the time."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import Any
+
+#: Packages whose versions can change a result.
+PACKAGES = ("dropopt", "torch", "torchvision", "optuna", "numpy", "scikit-learn", "pydantic")
+
+#: Seconds before a call of git is given up, for example on a network drive that does not answer.
+_GIT_SECONDS = 5
+
+
+def provenance(**facts: Any) -> dict[str, Any]:
+    """Describe the environment of a result.
+
+    Args:
+        **facts: Further entries, which come first.
+
+    Returns:
+        ``facts``, the time (UTC), the versions of Python and of :data:`PACKAGES`, the platform, the number of CPUs, and
+        the git commit of the current folder (None outside of a git repository).
+    """
+    return {
+        **facts,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "versions": _versions(),
+        "git": _git_state(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    """The versions of those :data:`PACKAGES` that are installed."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _git_state() -> dict[str, Any] | None:
+    """The commit of the current folder, and whether files differ from it; None outside of a git repository."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=_GIT_SECONDS, check=True)
+        return done.stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,37 @@
+"""Pruners by name, with all relevant arguments of Optuna's given explicitly."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from optuna.pruners import BasePruner
+
+#: Number of complete trials before a trial is pruned.
+STARTUP_TRIALS = 4
+
+#: Fraction of its epochs during which no trial is pruned, because regularised networks learn slowly at first. On
+#: Fashion-MNIST with a one-cycle learning rate, ranks in the first third are even negatively correlated with the
+#: final ones, and a warm-up of a tenth pruned the best trials.
+WARMUP = 1 / 6
+
+
+def make_pruner(name: str, epochs: int) -> BasePruner:
+    """The pruner called ``name`` (``median``, ``percentile``, ``forecast``, ``hyperband``) for trials of ``epochs``.
+
+    Any other name, such as ``none``, gives a pruner that prunes nothing.
+    """
+    from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner, PercentilePruner
+
+    from dropopt.study.search.forecast import ForecastPruner
+
+    warmup = round(epochs * WARMUP)
+    if name == "median":
+        return MedianPruner(n_startup_trials=STARTUP_TRIALS, n_warmup_steps=warmup, interval_steps=1)
+    if name == "percentile":
+        return PercentilePruner(25.0, n_startup_trials=STARTUP_TRIALS, n_warmup_steps=warmup, interval_steps=1)
+    if name == "forecast":
+        return ForecastPruner(n_startup_trials=STARTUP_TRIALS)
+    if name == "hyperband":
+        return HyperbandPruner(min_resource=max(1, warmup), max_resource=epochs, reduction_factor=3)
+    return NopPruner()

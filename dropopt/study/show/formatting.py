@@ -1,0 +1,33 @@
+"""Values of a trial as text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from dropopt.study.store.keys import ACCURACY
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+
+def format_parameters(trial: FrozenTrial) -> str:
+    """A trial's parameters in one line: ``r0=0.21 pattern=channel``."""
+    return " ".join(f"{name}={format_value(value)}" for name, value in trial.params.items())
+
+
+def format_value(value: Any) -> str:
+    """A parameter's value; numbers have three significant digits."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def format_accuracy(trial: FrozenTrial) -> str:
+    """A trial's validation accuracy, or ``-`` if it has none."""
+    accuracy = trial.user_attrs.get(ACCURACY)
+    return f"{accuracy:.4f}" if isinstance(accuracy, float) else "-"
+
+
+def format_seconds(seconds: float) -> str:
+    """A duration: ``1:05`` or ``2:03:10``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

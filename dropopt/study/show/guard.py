@@ -1,0 +1,256 @@
+"""WSGI middleware that protects the dashboard, which has no password.
+
+A web page on another site can send requests to this machine through the user's browser. Each rule below refuses one
+way to exploit that, and the security headers limit what a browser does with the replies.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import re
+import socket
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import unquote
+
+from dropopt.study.show.plotsize import PLOT_LIMIT, plot_size
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+    from optuna.storages import BaseStorage
+
+#: Methods that do not change the studies. No GET route of optuna-dashboard 0.21 writes to the storage, and its page
+#: needs no other method to show a study.
+READING = ("GET", "HEAD", "OPTIONS")
+#: Bytes of a refused request's body that are read, so that the client receives the reply before the connection closes.
+DRAINED = 1_000_000
+
+#: Plots that Optuna can restrict to some parameters.
+PARAMS_PLOTS = ("contour", "rank", "slice", "parallel_coordinate")
+
+#: Headers of every reply. The content security policy adds to the page's own: browsers enforce both.
+HEADERS = (
+    ("X-Content-Type-Options", "nosniff"),
+    ("Referrer-Policy", "same-origin"),
+    ("X-Frame-Options", "DENY"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+    ("Content-Security-Policy", "frame-ancestors 'none'; base-uri 'none'; form-action 'self'"),
+)
+#: Headers of an artifact: a file that anyone who can write to the storage may have put there.
+ARTIFACT_HEADERS = (
+    ("Content-Disposition", "attachment"),
+    ("Content-Security-Policy", "sandbox; default-src 'none'"),
+)
+#: Headers of optuna-dashboard that are removed: they let other sites read artifacts, or show artifacts inline.
+REMOVED = ("access-control-allow-origin", "content-disposition")
+
+
+@dataclass(frozen=True)
+class Request:
+    """The parts of a WSGI request that the rules read."""
+
+    method: str
+    path: str
+    host: str
+    origin: str | None
+    fetch_site: str | None
+    address: str
+
+    @classmethod
+    def of(cls, environ: WSGIEnvironment) -> Request:
+        """Read the request; the path is decoded as optuna-dashboard decodes it."""
+        return cls(
+            method=environ["REQUEST_METHOD"],
+            path=environ.get("PATH_INFO", "").encode("latin-1").decode("utf-8", "replace"),
+            host=environ.get("HTTP_HOST", "").lower(),
+            origin=environ.get("HTTP_ORIGIN"),
+            fetch_site=environ.get("HTTP_SEC_FETCH_SITE"),
+            address=environ.get("SERVER_ADDR", ""),
+        )
+
+    @property
+    def writes(self) -> bool:
+        """Whether the request may change a study."""
+        return self.method not in READING
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """The HTTP status and the one line that explains it."""
+
+    status: str
+    reason: str
+
+
+class Rule(Protocol):
+    """Decides whether a request is refused."""
+
+    def __call__(self, request: Request) -> Refusal | None:
+        """Return the refusal, or None if the rule allows the request."""
+
+
+class KnownHost:
+    """Refuses a Host header that does not name this server, which prevents DNS rebinding.
+
+    Args:
+        names: The names and addresses that clients may use, in lower case.
+        port: The served port.
+    """
+
+    def __init__(self, names: Iterable[str], port: int) -> None:
+        self.names = frozenset(names)
+        self.port = port
+
+    def __call__(self, request: Request) -> Refusal | None:
+        """Allow the known names, and the address that the client connected to."""
+        name, colon, port = request.host.rpartition(":")
+        if not colon or request.host.endswith("]"):  # a browser leaves out port 80
+            name, port = request.host, "80"
+        allowed = self.names | ({_bracketed(request.address)} if request.address else set())
+        if name in allowed and port == str(self.port):
+            return None
+        given = f"the Host {request.host[:100]!r}" if request.host else "a request without a Host"
+        return Refusal("403 Forbidden", f"{given} is not allowed; open http://localhost:{self.port}/")
+
+
+class PlainPath:
+    """Refuses a path that leaves its folder, also if it is percent-encoded more than once."""
+
+    def __call__(self, request: Request) -> Refusal | None:
+        """Check the path after each round of decoding."""
+        path, decoded = "", request.path
+        while path != decoded:
+            path, decoded = decoded, unquote(decoded)
+            parts = path.split("/")
+            if (path and parts[0]) or ".." in parts or "." in parts or re.search(r"[\\\x00-\x1f\x7f]", path):
+                return Refusal("400 Bad Request", "the path of the request is not allowed; open /dashboard")
+        return None
+
+
+class ReadOnly:
+    """Refuses every request that may change a study."""
+
+    def __call__(self, request: Request) -> Refusal | None:
+        """Allow the methods that only read."""
+        if not request.writes:
+            return None
+        line = "the dashboard is read-only; to allow changes, restart it with: dropopt dashboard --writable"
+        return Refusal("403 Forbidden", line)
+
+
+class SameOrigin:
+    """Refuses a change that a page of another origin requests; clients that are not browsers send no origin."""
+
+    def __call__(self, request: Request) -> Refusal | None:
+        """Compare the Origin with the Host, which KnownHost has checked."""
+        foreign = request.origin is not None and request.origin.lower() != f"http://{request.host}"
+        if request.writes and (foreign or request.fetch_site not in (None, "same-origin", "none")):
+            return Refusal("403 Forbidden", "a page of another origin may not change a study; use the dashboard's page")
+        return None
+
+
+class SmallPlots:
+    """Refuses a plot whose estimated size exceeds the limit, before anything is computed."""
+
+    def __init__(self, storage: BaseStorage, limit: int = PLOT_LIMIT) -> None:
+        self.storage = storage
+        self.limit = limit
+
+    def __call__(self, request: Request) -> Refusal | None:
+        """Estimate the size if the request is for a plot."""
+        found = re.fullmatch(r"/api/studies/(\d+)/plot/([^/]+)/*", request.path)
+        if found is None:
+            return None
+        try:
+            size = plot_size(self.storage, int(found[1]), found[2])
+        except KeyError:
+            return None  # optuna-dashboard reports that the study does not exist
+        if size <= self.limit:
+            return None
+        line = f"the {found[2]} plot would be about {size / 1e6:,.0f} MB; the limit is {self.limit / 1e6:,.0f} MB"
+        if found[2] in PARAMS_PLOTS:
+            line += f"; plot fewer parameters with optuna.visualization.plot_{found[2]}(study, params=[...])"
+        return Refusal("413 Content Too Large", line)
+
+
+class Guard:
+    """Applies the rules to each request, and the security headers to each reply.
+
+    Args:
+        app: The application to protect.
+        rules: The first rule that refuses a request decides.
+    """
+
+    def __init__(self, app: WSGIApplication, rules: Sequence[Rule]) -> None:
+        self.app = app
+        self.rules = rules
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer one request."""
+        for name in ("HTTP_X_FORWARDED_HOST", "HTTP_X_FORWARDED_PROTO"):  # redirects would trust them
+            environ.pop(name, None)
+        request = Request.of(environ)
+        for rule in self.rules:
+            if refusal := rule(request):
+                _drain(environ)
+                return _answer(request, refusal, start_response)
+
+        def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+            return start_response(status, _secured(request, headers), exc_info)
+
+        return self.app(environ, start)
+
+
+def guard(app: WSGIApplication, storage: BaseStorage, host: str, port: int, *, writable: bool) -> Guard:
+    """Protect optuna-dashboard's application on ``storage``, served at ``host`` and ``port``."""
+    changes: Rule = SameOrigin() if writable else ReadOnly()
+    return Guard(app, (KnownHost(host_names(host), port), PlainPath(), changes, SmallPlots(storage)))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server at ``host``."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def host_names(host: str) -> set[str]:
+    """The names by which clients may address a server that listens at ``host``."""
+    names = {"localhost", "127.0.0.1", "[::1]", _bracketed(host.lower())}
+    if not is_loopback(host):
+        names |= {socket.gethostname().lower(), socket.getfqdn().lower()}
+    return names
+
+
+def _bracketed(address: str) -> str:
+    """An address as a URL writes it."""
+    return f"[{address}]" if ":" in address else address
+
+
+def _secured(request: Request, headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The reply's headers with the security headers added."""
+    if not request.path.startswith("/artifacts/"):
+        return [*headers, *HEADERS]
+    kept = [(name, value) for name, value in headers if name.lower() not in REMOVED]
+    return [*kept, *HEADERS, *ARTIFACT_HEADERS]
+
+
+def _answer(request: Request, refusal: Refusal, start_response: StartResponse) -> list[bytes]:
+    """A refusal in the format of optuna-dashboard's API, whose page shows the reason; elsewhere as plain text."""
+    if request.path.startswith("/api/"):
+        kind, body = "application/json", json.dumps({"reason": refusal.reason})
+    else:
+        kind, body = "text/plain; charset=utf-8", refusal.reason + "\n"
+    data = body.encode()
+    start_response(refusal.status, [("Content-Type", kind), ("Content-Length", str(len(data))), *HEADERS])
+    return [] if request.method == "HEAD" else [data]
+
+
+def _drain(environ: WSGIEnvironment) -> None:
+    """Read the body of a refused request: a connection that is closed with unread data loses the reply."""
+    length = environ.get("CONTENT_LENGTH") or "0"
+    if length.isdecimal():
+        environ["wsgi.input"].read(min(int(length), DRAINED))

@@ -1,0 +1,104 @@
+"""The summary at the end of ``dropopt run``: the best trials, the failures and the next commands to type."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from dropopt.study.show.console import say
+from dropopt.study.show.formatting import format_accuracy, format_value
+from dropopt.study.store.keys import BEST_EPOCH, MESSAGE, REASON, SECONDS, UNCOUNTED
+from dropopt.study.store.queries import Counts, best, count
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.trial import FrozenTrial
+
+#: Rows of the table of the best trials.
+ROWS = 5
+#: Failures with the same reason share a line. At most this many lines are printed.
+FAILURE_LINES = 3
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a session ended, and what the commands that it suggests need."""
+
+    n_trials: int  # the target of the study
+    timeout: float | None  # seconds after which no trial starts
+    stopped_by: int | None  # the signal that ended the session
+    url: str  # of the storage, redacted
+    storage_option: bool  # whether the storage was given with --storage
+    resume_command: str  # without --n-trials
+
+
+def show_summary(console: Console, study: optuna.Study, outcome: Outcome) -> None:
+    """Print the best trials, what failed, where the study is stored and which commands come next."""
+    trials = study.get_trials(deepcopy=False)
+    counts, leader = count(trials), best(trials)
+    if outcome.stopped_by is not None:
+        name = signal.Signals(outcome.stopped_by).name
+        say(console, f"stopped by {name}; running trials are recorded as interrupted")
+    say(console, f"\nstudy {study.study_name}: {counts}", "bold")
+    if not trials and outcome.timeout is not None and outcome.stopped_by is None:
+        say(console, f"no trial could start within {outcome.timeout:g} s; give a longer --timeout", "yellow")
+    if leader is not None:
+        console.print(_best_trials(trials))
+        console.print(_parameters(leader))
+    for line in _failures(trials):
+        say(console, line, "yellow")
+    say(console, f"\nstored in {outcome.url}; next:")
+    for what, command in _next_commands(study.study_name, outcome, counts, has_best=leader is not None):
+        say(console, f"  {what:<8}{command}")
+
+
+def _next_commands(name: str, outcome: Outcome, counts: Counts, *, has_best: bool) -> Iterator[tuple[str, str]]:
+    """What a person may want to do next, and the command that does it."""
+    name = shlex.quote(name)
+    storage = f" --storage {shlex.quote(outcome.url)}" if outcome.storage_option else ""
+    reached = counts.counted >= outcome.n_trials
+    more = f" --n-trials {counts.counted + outcome.n_trials}" if reached else ""
+    yield "look", f"dropopt dashboard{storage}"
+    yield "learn", f"dropopt efficacy --study {name}{storage}"
+    yield "go on", f"{outcome.resume_command}{more}"
+    if has_best:
+        yield "export", f"dropopt export --study {name}{storage} -o best.yaml"
+        yield "train", "dropopt train best.yaml"
+
+
+def _best_trials(trials: Sequence[FrozenTrial]) -> Table:
+    from optuna.trial import TrialState
+
+    done = [trial for trial in trials if trial.state == TrialState.COMPLETE and trial.value is not None]
+    table = Table("trial", "loss (smoothed)", "accuracy", "best epoch", "seconds", title="best trials (validation)")
+    for trial in sorted(done, key=lambda trial: trial.value or 0.0)[:ROWS]:
+        extra = (trial.user_attrs.get(name) for name in (BEST_EPOCH, SECONDS))
+        table.add_row(str(trial.number), f"{trial.value:.4f}", format_accuracy(trial), *map(format_value, extra))
+    return table
+
+
+def _parameters(trial: FrozenTrial) -> Table:
+    table = Table("setting", "value", title=f"trial {trial.number}")
+    for name, value in trial.params.items():
+        table.add_row(name, format_value(value))
+    return table
+
+
+def _failures(trials: Sequence[FrozenTrial]) -> list[str]:
+    """One line for each reason of failure, the most frequent first."""
+    by_reason: dict[str, list[FrozenTrial]] = {}
+    for trial in trials:
+        reason = trial.user_attrs.get(REASON)
+        if reason and reason not in UNCOUNTED:
+            by_reason.setdefault(reason, []).append(trial)
+    ordered = sorted(by_reason.items(), key=lambda item: -len(item[1]))[:FAILURE_LINES]
+    return [
+        f"{len(failed)} failed: {reason} (trial {failed[-1].number}: {failed[-1].user_attrs.get(MESSAGE)})"
+        for reason, failed in ordered
+    ]

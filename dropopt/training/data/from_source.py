@@ -1,0 +1,150 @@
+"""From a source to a data set: resize, split, normalise, and count what leaks between splits.
+
+Missing splits are drawn from the training images: the test split first, then ``subset`` of the rest, then the
+validation split. A smaller subset is therefore trained and validated on fewer images, but tested on the same ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dropopt.config import ConfigError, DataConfig
+from dropopt.training.data.dataset import Dataset
+from dropopt.training.data.memory import allocate, images_per_chunk
+from dropopt.training.data.progress import tracked
+from dropopt.training.data.source import Source
+from dropopt.training.data.split import Split
+from dropopt.training.data.stratify import stratified
+
+
+def dataset_from(source: Source, config: DataConfig) -> Dataset:
+    """Resize, split and normalise ``source`` as ``config`` says."""
+    source = _resized(source, config.image_size)
+    splits = _split(source, config)
+    normalised, mean, std = _normalise(source.name, splits)
+    return Dataset(
+        name=source.name,
+        classes=source.classes,
+        **normalised,
+        mean=tuple(mean.tolist()),
+        std=tuple(std.tolist()),
+        fingerprint=fingerprints(splits),
+        duplicates=duplicates(splits),
+        remarks=source.remarks,
+    )
+
+
+def fingerprints(splits: Mapping[str, Split]) -> dict[str, str]:
+    """Hash of each split."""
+    return {name: split.digest() for name, split in splits.items()}
+
+
+def duplicates(splits: Mapping[str, Split]) -> dict[str, int]:
+    """How many images of a later split are exact copies of images of an earlier split."""
+    hashes = {name: _image_hashes(split.images) for name, split in splits.items()}
+    pairs = (("train", "validation"), ("train", "test"), ("validation", "test"))
+    known = {name: set(values) for name, values in hashes.items()}
+    return {f"{a}/{b}": sum(value in known[a] for value in hashes[b]) for a, b in pairs}
+
+
+def _image_hashes(images: Tensor) -> list[bytes]:
+    rows = images.contiguous().numpy()
+    return [hashlib.blake2b(memoryview(row).cast("B"), digest_size=16).digest() for row in rows]
+
+
+# -- splitting
+
+
+def _split(source: Source, config: DataConfig) -> dict[str, Split]:
+    pool, validation, test = source.train, source.validation, source.test
+
+    def carve(purpose: str, count: int, least: int, spare: int) -> tuple[Split, Split]:
+        limits = {"least": least, "spare": spare, "seed": config.split_seed}
+        try:
+            drawn = stratified(pool.labels, count, **limits, purpose=purpose, classes=source.classes)
+        except ConfigError as error:
+            raise ConfigError(f"{source.name}: {error}") from None
+        return pool.take(drawn), pool.take(~drawn)
+
+    def share(fraction: float) -> int:
+        kinds = len(source.classes)  # both sides need an image of each class
+        return min(max(round(fraction * len(pool)), kinds), len(pool) - kinds)
+
+    if test is None:
+        test, pool = carve("test", share(config.test_fraction), 1, 1)
+    if config.subset is not None:
+        # Each class needs an image to train on, and one to validate on if validation images are drawn from the pool.
+        pool, _ = carve("subset", config.subset, 2 if validation is None else 1, 0)
+    if validation is None:
+        validation, pool = carve("validation", share(config.validation_fraction), 1, 1)
+    return {"train": pool, "validation": validation, "test": test}
+
+
+# -- resizing
+
+
+def _resized(source: Source, side: int | None) -> Source:
+    if side is None or source.train.images.shape[2:] == (side, side):
+        return source
+
+    def resized(split: Split) -> Split:
+        return Split(_resize(source.name, split.images, side), split.labels)
+
+    validation, test = (split and resized(split) for split in (source.validation, source.test))
+    return replace(source, train=resized(source.train), validation=validation, test=test)
+
+
+def _resize(name: str, images: Tensor, side: int) -> Tensor:
+    """Resize to (N, C, side, side) with antialiasing, ignoring the aspect ratio; the dtype stays."""
+    out = allocate(name, (*images.shape[:2], side, side), images.dtype)
+    count = min(images_per_chunk(images), images_per_chunk(out))
+    pairs = list(zip(torch.split(images, count), torch.split(out, count), strict=True))
+    for given, place in tracked(pairs, len(pairs), "resizing images"):
+        small = F.interpolate(given.float(), (side, side), mode="bilinear", antialias=True)
+        place.copy_(small if images.is_floating_point() else small.round().clamp(0, 255))
+    return out
+
+
+# -- normalising
+
+
+def _normalise(source: str, splits: Mapping[str, Split]) -> tuple[dict[str, Split], Tensor, Tensor]:
+    """Normalise each channel with the training split's mean and standard deviation.
+
+    A channel that is constant in the training split is shifted to 0 and not scaled.
+    """
+    images = {name: _floats(split.images) for name, split in splits.items()}
+    low, high = images["train"].amin((0, 2, 3)), images["train"].amax((0, 2, 3))
+    # The mean of a constant channel is rounded, and the deviation from a rounded mean would not be 0.
+    mean = torch.where(low == high, low, _channel_mean(images["train"], torch.Tensor.double).float())
+    for tensor in images.values():
+        tensor.sub_(mean[:, None, None])
+    std = torch.where(low == high, 1.0, _channel_mean(images["train"], _squares).sqrt().float())
+    for tensor in images.values():
+        tensor.div_(std[:, None, None])
+        if not torch.stack(tensor.aminmax()).isfinite().all():
+            largest = max(abs(low.min().item()), abs(high.max().item()))
+            raise ConfigError(f"{source}: images must hold values that float32 can normalise, got up to {largest:g}")
+    return {name: Split(images[name], split.labels) for name, split in splits.items()}, mean, std
+
+
+def _squares(images: Tensor) -> Tensor:
+    return images.double().square()
+
+
+def _floats(images: Tensor) -> Tensor:
+    """Copy to float32 (N, C, H, W) in channels_last memory."""
+    n, c, h, w = images.shape
+    return torch.empty(n, h, w, c).permute(0, 3, 1, 2).copy_(images)
+
+
+def _channel_mean(images: Tensor, of: Callable[[Tensor], Tensor]) -> Tensor:
+    """Mean of ``of(images)`` per channel, (C,) float64, computed by chunks to keep memory small."""
+    sums = [of(chunk).sum((0, 2, 3)) for chunk in torch.split(images, images_per_chunk(images))]
+    return torch.stack(sums).sum(0) * images.shape[1] / images.numel()

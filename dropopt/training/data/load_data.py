@@ -1,0 +1,122 @@
+"""load_data: from a setting to a data set, by choosing the reader that the setting names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dropopt.config import ConfigError, DataConfig, suggestion
+from dropopt.owncode import own_errors, own_function
+from dropopt.training.data import read_torchvision
+from dropopt.training.data.dataset import Dataset
+from dropopt.training.data.from_source import dataset_from, duplicates, fingerprints
+from dropopt.training.data.read_arrays import from_arrays, read_npz
+from dropopt.training.data.read_folder import read_folder
+from dropopt.training.data.source import Source
+from dropopt.training.data.split import Split
+
+NAMES = ("digits", *read_torchvision.NAMES)
+
+
+def load_data(config: DataConfig) -> Dataset:
+    """Read, split and normalise a data set.
+
+    A data set's own validation and test splits are used as they are. Missing splits are drawn from the training
+    images: seeded, stratified, the test split first. A smaller ``subset`` therefore leaves the test split unchanged.
+
+    Args:
+        config: Which data, and how to split them. ``config.name`` is one of digits, mnist, fashion-mnist, kmnist,
+            cifar10, cifar100, svhn, ``folder:PATH`` (one folder of images per class), ``numpy:FILE.npz``, or
+            ``module:function`` (a function of yours that returns images and labels, a mapping of arrays, or a
+            :class:`Dataset`).
+
+    Returns:
+        The data set, on the CPU.
+
+    Raises:
+        ConfigError: For anything wrong with the data; the message names the file.
+
+    Example:
+        >>> from dropopt.config import DataConfig
+        >>> data = load_data(DataConfig(name="digits", subset=200))
+        >>> {name: len(split) for name, split in data.splits().items()}
+        {'train': 160, 'validation': 40, 'test': 359}
+    """
+    found = _read(config)
+    if isinstance(found, Dataset):
+        if config.subset is not None or config.image_size is not None:
+            raise ConfigError(f"{config.name} returns a Dataset: subset and image_size cannot apply to it")
+        splits = found.splits()
+        return replace(
+            found,
+            fingerprint=fingerprints(splits) | found.fingerprint,
+            duplicates=duplicates(splits) | found.duplicates,
+        )
+    return dataset_from(found, config)
+
+
+@lru_cache(maxsize=1)
+def load_once(config: DataConfig) -> Dataset:
+    """Load a data set, or return the one loaded last if its configuration is the same.
+
+    A process that runs one training after another on the same data loads them once.
+    """
+    return load_data(config)
+
+
+def _read(config: DataConfig) -> Source | Dataset:
+    kind, colon, place = config.name.partition(":")
+    if config.name == "digits":
+        return _digits()
+    if config.name in NAMES:
+        return read_torchvision.read_named(config.name, _path(config.root))
+    if kind == "folder" and place:
+        return read_folder(_path(place), config.image_size)
+    if kind == "numpy" and place:
+        return read_npz(_path(place))
+    if os.path.exists(config.name):  # a path; C:\photographs also has a colon
+        kind = "folder" if os.path.isdir(config.name) else "numpy"
+        raise ConfigError(f"data.name {config.name!r} is a path; did you mean '{kind}:{config.name}'?")
+    if colon and kind not in ("folder", "numpy"):
+        return _from_function(config.name)
+    raise ConfigError(
+        f"data.name {config.name!r} is unknown; "
+        f"{suggestion(config.name, [*NAMES, 'folder:PATH', 'numpy:FILE.npz', 'module:function'])}"
+    )
+
+
+def _path(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise ConfigError(f"{text}: the home folder of that user is unknown") from None
+
+
+def _digits() -> Source:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = torch.from_numpy(digits.images.astype(np.uint8))[:, None]
+    return Source("digits", tuple("0123456789"), Split(images, torch.from_numpy(digits.target.astype(np.int64))))
+
+
+def _from_function(name: str) -> Source | Dataset:
+    """Call the user's function; it returns (images, labels), named arrays as in a .npz file, or a Dataset."""
+    function = own_function(name)
+    with own_errors(name):
+        given = function()
+    if isinstance(given, Dataset):
+        return given
+    if isinstance(given, tuple | list) and len(given) == 2:
+        given = {"x": given[0], "y": given[1]}
+    if not isinstance(given, Mapping):
+        raise ConfigError(
+            f"{name} must return (images, labels), a mapping of arrays or a Dataset, got {type(given).__name__}"
+        )
+    return from_arrays(name, given)

@@ -1,0 +1,165 @@
+"""Decode one image file to a square of pixels, at the precision of the file.
+
+    bits           white    pixels                                      array
+    1..8           255      0 to 255; a palette, CMYK, ... becomes RGB  uint8
+    16, greyscale  65535    as stored, not scaled                       float32
+    32, greyscale  unknown  as stored: integers or floats of any range  float32
+
+Cameras and microscopes store 10 or 12 bits in files of 16: a conversion to 8 bits would leave few of their levels. Of
+16 bits per colour, Pillow reads the upper 8.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from dropopt.config import ConfigError
+
+#: Suffixes of the files that are read.
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".avif"),
+)
+#: Formats that are decoded, whatever the suffix. Pillow's other formats may start programs (EPS runs Ghostscript).
+FORMATS = ("JPEG", "MPO", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF", "AVIF")
+
+WHITE_8, WHITE_16 = 255, 65535
+
+#: What Pillow raises for damaged files and for files of another format.
+_UNREADABLE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
+_GREY = ("1", "L")
+_DEEP = ("I;16", "I;16L", "I;16B", "I;16N")
+#: Formats whose mode "I" holds 16 bits; in TIFF it holds 32, or 16 with a sign.
+_DEEP_AS_I = ("PPM", "PNG")
+#: EXIF's orientations, and how to turn the image upright.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_ORIENTATION = 0x0112
+_SAMPLE_FORMAT, _UNSIGNED = 339, 1  # TIFF's tag, and its default
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """A decoded image.
+
+    Args:
+        array: (3, side, side), uint8 or float32.
+        grey: Whether the three channels are equal because the file is greyscale.
+        white: The value of white, or None if the file does not define it.
+        truncated: Whether the file has 16 bits per colour, of which only the upper 8 could be read.
+    """
+
+    array: Any
+    grey: bool
+    white: int | None
+    truncated: bool = False
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Width and height from the file's header.
+
+    Raises:
+        ConfigError: If the file is not an image; the message names it.
+    """
+    try:
+        with _open(path) as image:
+            return image.size
+    except _UNREADABLE as error:
+        raise _unreadable(path, error) from None
+
+
+def read_image(path: Path, side: int) -> Pixels:
+    """Read an image, upright, on white where it is transparent, resized to a square.
+
+    Raises:
+        ConfigError: If the file cannot be decoded; the message names it.
+    """
+    try:
+        with _open(path) as file:
+            if file.mode in _DEEP or (file.mode == "I" and file.format in _DEEP_AS_I):
+                return _square(np.asarray(file), side, WHITE_16, file)
+            if file.mode in ("I", "F"):
+                return _square(_values(file), side, None, file)
+            file.draft("RGB", (2 * side, 2 * side))  # decodes a large JPEG at a fraction of its size
+            return _read_8_bits(file, side)
+    except _UNREADABLE as error:
+        raise _unreadable(path, error) from None
+
+
+# -- 8 bits
+
+
+def _read_8_bits(file: Image.Image, side: int) -> Pixels:
+    grey, truncated = file.mode in _GREY, _has_16_bit_colours(file)
+    image = ImageOps.exif_transpose(file)
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+        grey = False
+    image = image.convert("RGB")
+    if image.size != (side, side):
+        image = image.resize((side, side), Image.Resampling.BICUBIC, reducing_gap=3.0)
+    return Pixels(np.asarray(image).transpose(2, 0, 1).copy(), grey, WHITE_8, truncated)
+
+
+# -- 16 and 32 bits
+
+
+def _square(pixels: Any, side: int, white: int | None, file: Image.Image) -> Pixels:
+    """Turn and resize greyscale pixels (H, W) in float32: Pillow cannot resize its integer modes of 16 bits."""
+    image = Image.fromarray(np.ascontiguousarray(pixels, dtype=np.float32))
+    upright = _UPRIGHT.get(file.getexif().get(_ORIENTATION, 1))
+    if upright is not None:
+        image = image.transpose(upright)
+    if image.size != (side, side):
+        image = image.resize((side, side), Image.Resampling.BICUBIC, reducing_gap=3.0)
+    array = np.asarray(image)
+    if not np.isfinite(array).all():
+        raise ValueError("it holds values that are not finite")
+    if white is not None:
+        array = array.clip(0, white)  # bicubic interpolation overshoots
+    return Pixels(np.stack([array] * 3), True, white)
+
+
+def _values(file: Image.Image) -> Any:
+    """Pixels of 32 bits. Pillow reads unsigned integers as signed ones."""
+    array = np.asarray(file)
+    tags = getattr(file, "tag_v2", {})
+    wide = file.mode == "I" and tags.get(258, (32,))[0] == 32
+    unsigned = tags.get(_SAMPLE_FORMAT, (_UNSIGNED,))[0] == _UNSIGNED
+    return array.view(np.uint32) if wide and unsigned else array
+
+
+def _has_16_bit_colours(file: Image.Image) -> bool:
+    """Whether Pillow drops the lower half of each colour's 16 bits, as it does in every mode but greyscale."""
+    for tile in getattr(file, "tile", []):
+        options = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
+        if any(";16" in option for option in options if isinstance(option, str)):
+            return True
+        if file.format == "PPM" and any(option > WHITE_8 for option in options if isinstance(option, int)):
+            return True
+    return False
+
+
+def _open(path: Path) -> Image.Image:
+    Image.init()
+    return Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN])  # not every Pillow has them all
+
+
+def _unreadable(path: Path, error: BaseException) -> ConfigError:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if isinstance(error, UnidentifiedImageError):
+        reason = "not an image, or damaged"
+    return ConfigError(f"{path} cannot be read as an image: {reason}")

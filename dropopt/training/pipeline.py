@@ -1,0 +1,108 @@
+"""A complete run from its configuration: data, network, engine, training."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from dropopt.config import EngineConfig, RunConfig
+from dropopt.engine import attach
+from dropopt.owncode import own_errors
+from dropopt.training.data.dataset import Dataset
+from dropopt.training.data.load_data import load_once
+from dropopt.training.data.split import Split
+from dropopt.training.device import resolve_device
+from dropopt.training.evaluate import in_layout
+from dropopt.training.fit import OnEpoch, fit
+from dropopt.training.networks.build_model import build_model
+from dropopt.training.results import DivergedError, TrainResult
+
+#: Number of images with which the engine traces the network, and on which a rehearsal trains.
+EXAMPLES = 2
+
+
+def prepare(run: RunConfig) -> Dataset:
+    """Load the data and rehearse the training on two images, so that errors show before the first trial.
+
+    Args:
+        run: The configuration of the run.
+
+    Returns:
+        The data set.
+
+    Raises:
+        ConfigError: For anything that would make :func:`train_run` fail.
+
+    Example:
+        >>> from dropopt.config import RunConfig
+        >>> prepare(RunConfig.parse({"data": {"subset": 100}})).name
+        'digits'
+    """
+    device = resolve_device(run.train.device)
+    data = load_once(run.data)
+    train, validation = (Split(one.images[:EXAMPLES], one.labels[:EXAMPLES]) for one in (data.train, data.validation))
+    few = replace(data, train=train, validation=validation, fingerprint={}, duplicates={})
+    config = run.train.model_copy(update={"epochs": 1})
+    model = _network(run, data, device)
+    with (
+        own_errors(f"model {run.model.name}: training it"),
+        suppress(DivergedError),
+        attach(model, run.engine, example=_example(run, data, device), complexity=0.5) as engine,
+    ):
+        fit(model, engine, few, config)
+    return data
+
+
+def train_run(
+    run: RunConfig, on_epoch: OnEpoch | None = None, checkpoint: Path | None = None
+) -> tuple[TrainResult, nn.Module, Dataset]:
+    """Load the data, build the network, attach the engine and train.
+
+    The data set of the last run is kept in memory: further runs on it in the same process do not load it again.
+
+    Args:
+        run: The configuration of the run.
+        on_epoch: See :func:`fit`.
+        checkpoint: See :func:`fit`.
+
+    Returns:
+        The result; the model with the weights of its best epoch, without the engine; and the data set.
+
+    Raises:
+        ConfigError: For data, a network or a device that cannot be used.
+        DivergedError: If a loss is not finite.
+
+    Example:
+        >>> from dropopt.config import RunConfig
+        >>> settings = {"data": {"subset": 100}, "train": {"epochs": 2}, "engine": {"kind": "dropout2d", "p": 0.2}}
+        >>> result, model, data = train_run(RunConfig.parse(settings))
+        >>> len(result.history), len(data.train)
+        (2, 80)
+    """
+    device = resolve_device(run.train.device)
+    data = load_once(run.data)
+    model = _network(run, data, device)
+    # Baselines do not use the complexity, which takes a second to compute if it is not cached.
+    complexity = data.complexity if isinstance(run.engine, EngineConfig) else 0.5
+    with attach(model, run.engine, example=_example(run, data, device), complexity=complexity) as engine:
+        result = fit(model, engine, data, run.train, on_epoch, checkpoint=checkpoint)
+    return result, model, data
+
+
+def _network(run: RunConfig, data: Dataset, device: torch.device) -> nn.Module:
+    model = build_model(
+        run.model,
+        channels=data.channels,
+        classes=len(data.classes),
+        image_size=data.image_size,
+        seed=run.train.seed,
+    ).to(device)
+    return model.to(memory_format=torch.channels_last) if run.train.channels_last else model
+
+
+def _example(run: RunConfig, data: Dataset, device: torch.device) -> Tensor:
+    return in_layout(data.train.images[:EXAMPLES].to(device), run.train)

@@ -1,0 +1,125 @@
+"""Pattern "own": eq. (15) as the law of total probability, each method in its own pattern."""
+
+import pytest
+import torch
+from small_net import gradients, make
+from torch import nn
+
+from dropopt import equations
+from dropopt.config import METHODS, P_MAX, EngineConfig
+from dropopt.engine.masks.allocation import share_out
+from dropopt.engine.masks.mixture import OWN_PATTERN, mixture_gate
+from dropopt.engine.site import DropoutSite
+
+HOST = nn.Identity().train()
+SHARES = torch.tensor([0.3, 0.2, 0.1, 0.15, 0.25])
+RATES = torch.tensor([[0.2] * 4, [0.0, 0.5, 0.0, 0.5], [0.3] * 4, [0.1, 0.2, 0.3, 0.4], [0.25] * 4])
+
+
+def make_site(shares=SHARES, rates=RATES, axis=1):
+    site = DropoutSite(axis, rates.shape[1], "own", 3, per_feature=True)
+    site.set_mixture(shares, rates)
+    return site
+
+
+def corner(method):
+    return torch.tensor([float(name == method) for name in METHODS])
+
+
+def test_methods_are_in_the_order_of_the_equations():
+    """Rows of shares and rates mean the same methods everywhere."""
+    assert tuple(OWN_PATTERN) == METHODS
+
+
+@pytest.mark.parametrize(("axis", "shape"), [(1, (13, 4, 7, 6)), (1, (13, 4)), (-1, (13, 5, 4)), (1, (13, 4, 3, 4, 3))])
+def test_every_unit_is_dropped_at_the_rate_of_eq_15(axis, shape):
+    """P(dropped) = sum w r for each feature, for each sample wherever it lies in the batch, and E[output] = input."""
+    site = make_site(axis=axis)
+    dropped, total, steps = torch.zeros(13, 4), torch.zeros(13, 4), 4000
+    torch.manual_seed(0)
+    for _ in range(steps):
+        y = site.hook(HOST, (), torch.ones(shape)).movedim(axis, 1).reshape(*shape[:1], 4, -1)
+        dropped += (y == 0).float().mean(2)
+        total += y.mean(2)
+    expected = SHARES @ RATES
+    torch.testing.assert_close(site.p, expected)
+    error = (expected * (1 - expected) / steps).sqrt()  # if all units of a sample fell together
+    assert ((dropped / steps - expected).abs() <= 5 * error).all()
+    assert ((dropped.mean(0) / steps - expected).abs() <= 5 * error / 13**0.5).all()
+    assert (total.mean(0) / steps - 1).abs().max() <= 5 * (0.35 / steps / 13) ** 0.5
+
+
+def test_the_sizes_of_runs_are_multinomial():
+    """A sample draws each method independently of the others: counts have mean N w and variance N w (1 - w)."""
+    samples, steps = 20, 5000
+    rates = torch.tensor([0.05, 0.1, 0.2, 0.4, 0.8])[:, None].expand(5, 3)
+    site = make_site(rates=rates)
+    scale = (1 / (1 - rates[:, 0])).tolist()
+    counts = torch.zeros(steps, 5)
+    torch.manual_seed(1)
+    for step in range(steps):
+        y = site.hook(HOST, (), torch.ones(samples, 3, 8, 8)).flatten(1).amax(1)  # the scale tells the method
+        counts[step] = torch.stack([torch.isclose(y, torch.tensor(s), atol=1e-4).sum() for s in scale])
+    # Samples of whole channels may lose every unit: with probability r^3.
+    seen = SHARES * torch.tensor([1.0, 1 - 0.1**3, 1 - 0.2**3, 1 - 0.4**3, 1.0])
+    mean, variance = counts.mean(0), counts.var(0)
+    assert ((mean - samples * seen).abs() <= 5 * (samples * seen * (1 - seen) / steps).sqrt()).all()
+    torch.testing.assert_close(variance, samples * seen * (1 - seen), rtol=0.15, atol=0.05)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_corner_of_the_simplex_is_one_pattern(method):
+    """With one method alone the units that fall together are those of its own pattern."""
+    site = make_site(corner(method), torch.full((5, 4), 0.3))
+    torch.manual_seed(2)
+    dropped = site.hook(HOST, (), torch.randn(400, 4, 8, 8)) == 0
+    whole_maps = ((share := dropped.float().mean((2, 3))) == 0) | (share == 1)
+    same_for_all_channels = (dropped == dropped[:, :1]).all()
+    pattern = OWN_PATTERN[method]
+    assert bool(whole_maps.all()) == (pattern == "channel")
+    assert bool(same_for_all_channels) == (pattern == "spatial")
+    assert abs(float(dropped.float().mean()) - 0.3) < 0.05
+
+
+def test_the_backward_pass_has_the_mask_of_the_forward_pass():
+    """The gradient of a sum is the gate itself, in contiguous memory and with channels innermost."""
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        x = torch.rand(32, 4, 9, 9).add(0.5).to(memory_format=memory_format).requires_grad_()
+        y = make_site().hook(HOST, (), x)
+        y.sum().backward()
+        torch.testing.assert_close(x.grad, (y / x).detach())
+        assert y.is_contiguous(memory_format=memory_format)
+
+
+def test_code_for_compilers_drops_at_the_same_rates(monkeypatch):
+    """The selection among gates, which a compiler sees, keeps rates and expectation."""
+    monkeypatch.setattr("dropopt.engine.masks.mixture.is_traced", lambda x: True)
+    torch.manual_seed(3)
+    x = torch.ones(20_000, 4, 4, 4)
+    y = x * mixture_gate(x, SHARES, SHARES, RATES, 3).kept[0]
+    expected = SHARES @ RATES
+    assert ((y == 0).float().mean((0, 2, 3)) - expected).abs().max() < 5 * 0.5 / 20_000**0.5
+    assert (y.mean((0, 2, 3)) - 1).abs().max() < 0.03
+
+
+@pytest.mark.parametrize("reading", ["printed", "sound"])
+def test_the_engine_puts_eq_15_in_force_feature_by_feature(reading):
+    """Each site's p is sum w r_m,i, restated here, and rates() says its mean."""
+    config = EngineConfig(pattern="own", w_adaptive=0.4, w_spatial=0.3, reading=reading, importance="activation")
+    model, engine = make(config)
+    gradients(model)
+    engine.step(epoch=1, epochs=4, val_loss=1.2, train_loss=0.7, val_accuracy=0.6)
+    shares = torch.tensor(list(engine.weights().values()), dtype=torch.float64)
+    for row, (name, site) in zip(engine.rates(), engine.sites.items(), strict=True):
+        importance = engine.importances()[name].double()
+        weight = equations.epoch_weight(config.lambda_init, config.kappa, 0.25, config.theta)
+        eligible = (importance <= config.structured_threshold).double()
+        rates = {m: torch.full_like(importance, min(row[m], P_MAX)) for m in METHODS}
+        rates["structured"] = share_out(row["structured"], eligible)
+        rates["pfid"] = share_out(row["pfid"], equations.feature_rate(1.0, weight, importance.float(), reading=reading))
+        expected = sum(share * rates[m].double() for share, m in zip(shares, METHODS, strict=True))
+        torch.testing.assert_close(site.p.double(), expected, rtol=1e-5, atol=1e-6)
+        assert row["applied"] == pytest.approx(float(expected.mean()), rel=1e-5)
+        assert row["integrated"] == pytest.approx(
+            sum(float(s) * row[m] for s, m in zip(shares, METHODS, strict=True)), rel=1e-6
+        )

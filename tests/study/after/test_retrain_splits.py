@@ -1,0 +1,69 @@
+"""Training with a configuration reports the right split, and the recipe that was requested."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from dropopt.config import RunConfig, TrainConfig
+from dropopt.export import Exported
+from dropopt.study.after.retrain import configured, retrain
+
+OWN = """
+import torch
+from torch import nn
+from torch.nn import functional as F
+from dropopt.training import Dataset, Split
+
+def split(n, wrong):
+    shown = torch.arange(n) % 4
+    labels = torch.where(torch.arange(n) < wrong, (shown + 1) % 4, shown)
+    return Split(F.one_hot(shown, 4).float()[:, :, None, None].expand(n, 4, 2, 2).contiguous(), labels)
+
+def data():
+    return Dataset("known", tuple("abcd"), train=split(64, 0), validation=split(40, 4), test=split(60, 15))
+
+def network():
+    return nn.Sequential(nn.Conv2d(4, 8, 1), nn.ReLU(), nn.Flatten(), nn.Linear(32, 4))
+"""
+
+
+@pytest.fixture
+def run(own_module):
+    """A run on data whose best possible accuracy is 1 in training, 0.9 in validation and 0.75 in the test split."""
+    own_module("known_splits", OWN)
+    return RunConfig.parse(
+        {
+            "data": {"name": "known_splits:data"},
+            "model": {"name": "known_splits:network"},
+            "engine": {"kind": "none"},
+            "train": {"epochs": 12, "batch_size": 16, "lr": 0.05, "device": "cpu"},
+        }
+    )
+
+
+def test_validation_and_test_are_estimated_on_their_own_splits(run):
+    """Accuracy, loss and size of each estimate are those of its split, recomputed from the weights."""
+    reports = []
+    done = retrain(run, {}, threads=1, on_notice=print, on_epoch=reports.append)
+    import known_splits  # found now that the current folder is on the import path
+
+    model = known_splits.network()
+    model.load_state_dict(done.weights)
+    for estimate, split, accuracy in (
+        (done.validation, known_splits.data().validation, 0.9),
+        (done.test, known_splits.data().test, 0.75),
+    ):
+        assert (estimate.n, estimate.accuracy) == (len(split), accuracy)
+        with torch.no_grad():
+            loss = F.cross_entropy(model(split.images), split.labels).item()
+        assert math.isclose(estimate.loss, loss, rel_tol=1e-5)
+    assert len(reports) == len(done.result.history) == 12
+
+
+def test_options_override_the_recipe_and_nothing_else(run):
+    """Requested training settings replace those of the file; data, network, engine and other settings stay."""
+    changed = configured(Exported(run, {}), {"epochs": 3, "lr": 0.2})
+    assert changed.train == TrainConfig(**{**run.train.model_dump(), "epochs": 3, "lr": 0.2})
+    assert changed.model_copy(update={"train": run.train}) == run

@@ -1,0 +1,46 @@
+"""The names of a blend: declared, searched by a space, or suggested by trials."""
+
+from __future__ import annotations
+
+import pytest
+
+from dropopt.config import METHODS, STAGES
+from dropopt.study.blend.names import BLEND, NoBlendError, blend_names, searched_blend, suggested_blend
+
+STAGED = tuple(tuple(f"w_{method}_{stage}" for method in METHODS) for stage in STAGES)
+
+
+def test_stages_are_appended_to_names() -> None:
+    """Names with suffixes and names for each stage give the same blend."""
+    assert blend_names(BLEND, STAGES) == blend_names(STAGED) == STAGED
+    assert blend_names(["a", "b"]) == (("a", "b"),)
+
+
+def test_a_space_keeps_its_order() -> None:
+    """The blend of a space has the order of the space, and other parameters are ignored."""
+    assert searched_blend(["r0", "w_pfid", "lr", "w_adaptive"]) == (("w_pfid", "w_adaptive"),)
+    assert searched_blend(name for stage in STAGED for name in reversed(stage))[1] == STAGED[1][::-1]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [[], ["w_pfid"], ["w_pfid", "w_adaptive", "w_spatial_late"], ["w_pfid_early", "w_adaptive_early", "w_pfid_late"]],
+)
+def test_a_space_without_a_blend(names: list[str]) -> None:
+    """A blend has two or more weights, all by stage or none, and the same number in each stage."""
+    assert searched_blend(names) == ()
+
+
+def test_trials_have_a_canonical_order() -> None:
+    """The blend of trials has the order of METHODS; weights for all of training take precedence."""
+    assert suggested_blend(["w_pfid", "lr", "w_adaptive"]) == (("w_adaptive", "w_pfid"),)
+    assert suggested_blend(name for stage in STAGED for name in reversed(stage)) == STAGED
+    assert suggested_blend([*BLEND, *STAGED[0]]) == (BLEND,)
+    assert suggested_blend(["w_b", "w_a", "x"]) == (("w_a", "w_b"),)
+
+
+@pytest.mark.parametrize("names", [[], ["lr"], ["w_pfid", "lr"], list(STAGED[0])])
+def test_trials_without_a_blend(names: list[str]) -> None:
+    """Fewer than two weights, or weights of some stages only, are not a blend."""
+    with pytest.raises(NoBlendError, match="no blend in this study"):
+        suggested_blend(names)

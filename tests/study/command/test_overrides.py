@@ -1,0 +1,41 @@
+"""Options of ``dropopt run`` that override a definition."""
+
+import pytest
+
+from dropopt.config import ConfigError
+from dropopt.study import Study
+from dropopt.study.command.overrides import Overrides
+
+STUDY = Study(name="a", model={"name": "vgg", "options": {"widths": [8]}}, train={"epochs": 5, "lr": 0.2}, n_trials=7)
+
+
+def test_options_that_are_not_given_change_nothing():
+    """Without options, the definition is the same."""
+    assert Overrides().apply(STUDY).model_dump() == STUDY.model_dump()
+    assert Overrides().command_line() == []
+
+
+def test_options_change_fields_and_settings():
+    """An option changes one field, or one setting of a section."""
+    changed = Overrides(name="b", epochs=3, subset=100, seed=0, timeout=1.5).apply(STUDY)
+    assert (changed.name, changed.seed, changed.timeout, changed.n_trials) == ("b", 0, 1.5, 7)
+    assert (changed.train.epochs, changed.train.lr, changed.data.subset) == (3, 0.2, 100)
+    assert changed.model == STUDY.model
+
+
+def test_another_network_drops_the_options_of_the_first():
+    """The options in the definition belong to its own network."""
+    changed = Overrides(model="small").apply(STUDY)
+    assert (changed.model.name, changed.model.options) == ("small", {})
+
+
+def test_overrides_are_checked():
+    """A value that the definition does not allow is an error."""
+    with pytest.raises(ConfigError, match="sampler must be one of auto, efficacy"):
+        Overrides(sampler="tp").apply(STUDY)
+
+
+def test_the_command_line_has_the_options_that_identify_the_study():
+    """The number of trials and the sampler may differ when a study is resumed."""
+    overrides = Overrides(name="b", n_trials=9, sampler="tpe", space="paper", epochs=3)
+    assert overrides.command_line() == ["--study-name", "b", "--space", "paper", "--epochs", "3"]

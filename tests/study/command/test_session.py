@@ -1,0 +1,128 @@
+"""The start of a session: functions of a script, another study of the same name, data that must not change."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import fake_study
+import pytest
+from fake_study import trials
+from rich.console import Console
+
+from dropopt.config import ConfigError
+from dropopt.study import Study
+from dropopt.study.command import session
+from dropopt.study.run.messages import Ready
+from dropopt.study.store.opening import close, open_storage
+
+SCRIPT = """
+import numpy as np
+from torch import nn
+from dropopt.study import Study
+
+def data():
+    if {unseeded}:
+        return np.random.random((60, 8, 8)), np.arange(60) % 3
+    return np.random.default_rng(0).random((60, 8, 8)), np.arange(60) % 3
+
+class Net(nn.Sequential):
+    def __init__(self, classes):
+        super().__init__(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, classes))
+        {broken}
+
+study = Study(
+    name="mine", data={{"name": data, "subset": 40}}, model=Net, n_trials=2,
+    train={{"epochs": 1, "batch_size": 8, {train}}},
+)
+
+{main}study.main()
+"""
+MAIN = 'if __name__ == "__main__":\n    '
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
+    """Use an empty working folder and the default storage."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("OPTUNA_STORAGE", raising=False)
+
+
+def script(name="mine.py", unseeded=False, broken="", train="", main=MAIN):
+    path = Path("elsewhere", name)
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(SCRIPT.format(unseeded=unseeded, broken=broken, train=train, main=main))
+    return path
+
+
+def run(*line):
+    """Run Python with the arguments ``line``. Returns the exit code and the output."""
+    done = subprocess.run(
+        [sys.executable, *map(str, line)], capture_output=True, text=True, timeout=120, check=False, env=os.environ
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("program", [(), ("-c", "from dropopt.cli import main; main()", "run")])
+def test_functions_of_a_script_are_its_data_and_network(program):
+    """A script in another folder, under another name, trains the functions that it defines."""
+    code, output = run(*program, script("copied.py"), "--n-jobs", "1")
+    assert code == 0, output
+    first, _ = trials("sqlite:///runs/dropopt.db", "mine")
+    assert first.user_attrs["config"]["data"]["name"] == "copied:data"
+    assert first.user_attrs["config"]["model"]["name"] == "copied:Net"
+
+
+@pytest.mark.parametrize(
+    ("settings", "code", "message"),
+    [
+        ({"main": ""}, 2, 'mine.py: put study.main() below: if __name__ == "__main__":'),
+        ({"unseeded": True}, 2, "the data differ between loads; seed any randomness in the function that returns them"),
+        ({"broken": "raise KeyError('x')"}, 2, "model mine:Net: building it failed: KeyError: 'x' ("),
+        ({"train": '"lr": 1e30'}, 1, "2 failed: DivergedError"),
+        ({"train": '"device": "cuda:99"'}, 2, "device must be one of"),
+    ],
+)
+def test_a_study_that_cannot_work_is_reported_at_once(settings, code, message):
+    """An unguarded main, data that differ between loads, a network that cannot be built, a diverging loss."""
+    space = Path("space.yaml")
+    space.write_text("engine:\n  r0: {low: 0, high: 0.5}\n")
+    found, output = run(script(**settings), "--space", space, "--n-jobs", "2")
+    assert message in output
+    assert "Traceback" not in output
+    assert found == code
+
+
+def test_a_study_that_another_session_has_just_created_is_kept():
+    """Of sessions that start at the same time, the first defines the study and the others are compared with it."""
+    sessions = []
+    for options in ({}, {}, {}, {"train": {"epochs": 9}}):
+        study = fake_study.make(**options)
+        request = session.Request(study, Path(__file__), "study.log", 1, "dropopt run fake")
+        begun = session.Session(request, open_storage("study.log"), None, Console(quiet=True))
+        begun.resume()
+        begun.prepare()
+        sessions.append(begun)
+    ready = Ready(10, {"train": "a"}, [])
+    first, second, third, other = sessions
+    first.open_study(ready)
+    assert second.open_study(ready).study.study_name == "fake"
+    with pytest.raises(ConfigError, match="the data of study 'fake' have changed"):
+        third.open_study(Ready(10, {"train": "b"}, []))
+    with pytest.raises(ConfigError, match=r"study 'fake' exists and was created with train.epochs = 8, not 9"):
+        other.open_study(ready)
+    for begun in sessions:
+        close(begun._storage)
+
+
+def test_a_timeout_before_the_first_trial_is_reported(capsys):
+    """The summary says why there is no trial."""
+    assert fake_study.run("study.log", timeout=1e-6) == 0
+    assert "no trial could start within 1e-06 s; give a longer --timeout" in capsys.readouterr().out
+
+
+def test_a_function_that_children_cannot_import_is_refused():
+    """Child processes import functions by name, so a lambda or a method is an error."""
+    for given in (lambda: 1, object.__new__):
+        with pytest.raises(ConfigError, match="study: data must be a function or a class at the top level of a file"):
+            Study(name="a", data=given)

@@ -1,0 +1,79 @@
+"""Messages between worker and trainer: encoding, and the errors for messages that are not valid."""
+
+import math
+
+import pytest
+
+from dropopt.config import RunConfig
+from dropopt.study.run.messages import (
+    Done,
+    Failed,
+    MessageError,
+    Prepare,
+    Ready,
+    Report,
+    Stop,
+    Stopped,
+    Train,
+    decode_from_trainer,
+    decode_to_trainer,
+    encode,
+)
+
+RUN = RunConfig.parse({"train": {"augment": ["flip"]}, "engine": {"w_pfid": [0.1, 0.2, 0.3]}})
+BASELINE = RunConfig.parse({"engine": {"kind": "dropout"}})
+
+
+@pytest.mark.parametrize("message", [Prepare(BASELINE), Train(3, RUN), Stop(3)])
+def test_messages_to_a_trainer_are_read_back(message):
+    """Decoding an encoded message gives an equal message."""
+    assert decode_to_trainer(encode(message)) == message
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Ready(10, {"train": "a"}, ["a notice\nof two lines"]),
+        Report(3, 1, 2, 0.5, math.inf, 0.9, -math.inf),
+        Done(3, 0.1 + 0.2, 2, 0.5, 1.0, 1e-300),
+        Stopped(3),
+        Failed(None, "ValueError", "bad", "file.py, line 1", ""),
+    ],
+)
+def test_messages_from_a_trainer_are_read_back(message):
+    """The same in the other direction; a message is one line, and infinite numbers survive."""
+    line = encode(message)
+    assert line.count("\n") == 1
+    assert decode_from_trainer(line) == message
+
+
+def test_nan_survives():
+    """A diverged loss is reported as NaN."""
+    assert math.isnan(decode_from_trainer(encode(Done(0, math.nan, 1, 0.5, 0.5, 1.0))).smoothed_loss)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"kind": "halt"}', "invalid message: Input tag 'halt' found using 'kind'"),
+        ("{}", "invalid message: Unable to extract tag using discriminator 'kind'"),
+        ("[1]", "invalid message: Input should be an object"),
+        ("{torn", "invalid message: Invalid JSON"),
+        ('{"kind": "stop"}', "invalid stop, field 'trial': Field required"),
+        ('{"kind": "stop", "trial": 1, "why": 2}', "invalid stop, field 'why': Unexpected keyword argument; got 2"),
+        ('{"kind": "stop", "trial": "1"}', "invalid stop, field 'trial': Input should be a valid integer; got '1'"),
+        ('{"kind": "stop", "trial": true}', "invalid stop, field 'trial': Input should be a valid integer; got True"),
+        ('{"kind": "train", "trial": 1, "run": {"train": {"epochs": 0}}}', "invalid train, field 'run.train.epochs'"),
+    ],
+)
+def test_invalid_messages_are_errors_that_name_the_field(line, message):
+    """An unknown kind, a missing or additional field, or a wrong type is an error."""
+    with pytest.raises(MessageError) as caught:
+        decode_to_trainer(line)
+    assert str(caught.value).startswith(message)
+
+
+def test_a_message_of_the_other_direction_is_an_error():
+    """A trainer does not accept the messages that trainers send."""
+    with pytest.raises(MessageError, match="'stopped'"):
+        decode_to_trainer(encode(Stopped(1)))

@@ -1,0 +1,31 @@
+"""Where a result comes from: versions, machine, git and time."""
+
+import subprocess
+
+from dropopt.provenance import provenance
+
+
+def test_versions_machine_and_time_are_recorded():
+    """The result has the given facts, the versions of packages, the platform and a time with its zone."""
+    facts = provenance(study="digits", seed=3)
+    assert (facts["study"], facts["seed"]) == ("digits", 3)
+    assert {"dropopt", "torch", "optuna", "numpy"} <= set(facts["versions"])
+    assert facts["created"].endswith("+00:00")
+    assert facts["cpus"] >= 1
+
+
+def test_the_state_of_git_is_recorded(tmp_path, monkeypatch):
+    """Commit and whether files differ from it, for the current folder; None outside of git or without git."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert provenance()["git"] is None
+    identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+    for command in (["init", "-q"], [*identity, "commit", "-q", "--allow-empty", "-m", "first"]):
+        subprocess.run(["git", *command], check=True, capture_output=True)
+    state = provenance()["git"]
+    assert len(state["commit"]) == 40
+    assert state["dirty"] is False
+    (tmp_path / "new").write_text("")
+    assert provenance()["git"]["dirty"] is True
+    monkeypatch.setenv("PATH", "")
+    assert provenance()["git"] is None

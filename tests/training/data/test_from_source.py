@@ -1,0 +1,185 @@
+"""Splits, resizing and normalisation, and what a Dataset checks."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from samples import RNG, images, npz, refused
+
+from dropopt.config import ConfigError, DataConfig
+from dropopt.training import Dataset, Split, load_data, load_once
+from dropopt.training.data.memory import allocate
+from dropopt.training.data.stratify import stratified
+
+
+class TestSplits:
+    """Which split an image belongs to."""
+
+    def test_splits_are_disjoint_complete_and_stratified(self):
+        """Every digit is in exactly one split, and each class has its share of every split within 1.5 images."""
+        data = load_data(DataConfig(name="digits"))
+        sizes = {name: len(split) for name, split in data.splits().items()}
+        assert sizes == {"train": 1150, "validation": 288, "test": 359}
+        labels = torch.cat([split.labels for split in data.splits().values()])
+        total = torch.bincount(labels)
+        assert total.sum() == 1797
+        for split in data.splits().values():
+            share = total * len(split) / 1797
+            assert (torch.bincount(split.labels, minlength=10) - share).abs().max() <= 1.5
+        assert not any(data.duplicates.values())  # digits has no duplicates, so no image is in two splits
+
+    def test_splits_depend_on_split_seed_only(self):
+        """The same seed gives the same splits, another seed gives different ones."""
+        first, again = (load_data(DataConfig(name="digits")) for _ in range(2))
+        other = load_data(DataConfig(name="digits", split_seed=1))
+        assert first.fingerprint == again.fingerprint
+        assert not set(first.fingerprint.values()) & set(other.fingerprint.values())
+
+    def test_subset_is_exact_and_leaves_the_test_split_alone(self):
+        """Training and validation images together are ``subset``; the test images are those of the whole data set."""
+        whole = load_data(DataConfig(name="digits"))
+        part = load_data(DataConfig(name="digits", subset=200))
+        assert len(part.train) + len(part.validation) == 200
+        assert part.fingerprint["test"] == whole.fingerprint["test"]
+        assert torch.bincount(part.train.labels).min() >= 15
+
+    def test_an_impossible_subset_is_refused(self):
+        """A subset larger than the data, or too small for every class, is refused with the allowed range."""
+        assert "in [20, 1438]" in refused("digits", subset=19)
+        assert "got 1500" in refused("digits", subset=1500)
+
+    @given(
+        sizes=st.lists(st.integers(2, 60), min_size=2, max_size=12),
+        share=st.floats(0, 1),
+        seed=st.integers(0, 9),
+    )
+    def test_stratified_is_exact_within_its_limits(self, sizes, share, seed):
+        """Any allowed count is met exactly; no class is left out or used up, and each is within one of its quota."""
+        labels = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+        low, high = len(sizes), sum(sizes) - len(sizes)
+        count = round(low + share * (high - low))
+        chosen = stratified(labels, count, least=1, spare=1, seed=seed, purpose="p")
+        found = torch.bincount(labels[chosen], minlength=len(sizes))
+        assert int(chosen.sum()) == count
+        assert (found >= 1).all()
+        assert (found < torch.tensor(sizes)).all()
+        quota = torch.tensor(sizes) * count / sum(sizes)
+        inside = (quota >= 1) & (quota <= torch.tensor(sizes) - 1)
+        if inside.all():
+            assert ((found - quota).abs() < 1 + 1e-6).all()
+
+    def test_own_splits_are_kept(self, tmp_path):
+        """A data set's own test and validation splits are used as they are."""
+        arrays = {"x": images(20, 6, 6), "x_val": images(6, 6, 6), "x_test": images(8, 6, 6)}
+        labels = {"y": np.arange(20) % 2, "y_val": np.arange(6) % 2, "y_test": np.arange(8) % 2}
+        data = load_data(DataConfig(name=npz(tmp_path / "a.npz", **arrays, **labels)))
+        assert [len(split) for split in data.splits().values()] == [20, 6, 8]
+        back = data.test.images * data.std[0] + data.mean[0]
+        assert np.abs(back[:, 0].numpy() - arrays["x_test"]).max() < 1e-3
+
+
+class TestNumbers:
+    """Normalisation, resizing, fingerprints and duplicates."""
+
+    def test_training_statistics_normalise_every_split(self, tmp_path):
+        """Training images have mean 0 and deviation 1 per channel; the others are on the same scale."""
+        x = RNG.normal((5, -3, 1e3), (2, 0.1, 10), (300, 5, 5, 3)).astype(np.float32)
+        data = load_data(DataConfig(name=npz(tmp_path / "a.npz", x=x, y=np.arange(300) % 3)))
+        train = data.train.images
+        assert train.dtype == torch.float32
+        assert train.mean((0, 2, 3)).abs().max() < 1e-4
+        assert (train.std((0, 2, 3), correction=0) - 1).abs().max() < 1e-4
+        assert data.test.images.mean((0, 2, 3)).abs().max() < 0.2
+        assert np.allclose(data.mean, (5, -3, 1e3), atol=1)
+
+    @pytest.mark.parametrize("value", [0, 7, 12.3, 1000.1, 255, -1e-20])
+    def test_a_constant_channel_is_shifted_to_0(self, tmp_path, value):
+        """A channel that is constant in training becomes 0 however its mean is rounded, and is not scaled elsewhere."""
+        x, test = RNG.random((203, 2, 50, 50), dtype=np.float32), np.ones((2, 2, 50, 50), np.float32)
+        x[:, 1], test[:, 1] = value, np.float32(value) + 1
+        y = np.arange(203) % 2
+        data = load_data(DataConfig(name=npz(tmp_path / "a.npz", x=x, y=y, x_test=test, y_test=[0, 1])))
+        assert (data.train.images[:, 1] == 0).all()
+        assert (data.test.images[:, 1] - 1).abs().max() < 1e-4
+
+    @pytest.mark.parametrize("scale", [1e-30, 1e-9, 1, 1e9, 1e30])
+    def test_any_scale_is_normalised(self, tmp_path, scale):
+        """Values of any magnitude are scaled to a standard deviation of 1."""
+        x = (RNG.random((40, 5, 5)) * scale).astype(np.float32)
+        train = load_data(DataConfig(name=npz(tmp_path / "a.npz", x=x, y=np.arange(40) % 2))).train.images
+        assert abs(train.std(correction=0).item() - 1) < 1e-4
+
+    def test_an_overflowing_range_is_refused(self, tmp_path):
+        """A range that overflows float32 is refused with the largest value."""
+        x = np.full((40, 5, 5), 3e38, np.float32)
+        x[:, 0] = -3e38
+        message = refused(npz(tmp_path / "a.npz", x=x, y=np.arange(40) % 2))
+        assert "float32 can normalise, got up to 3e+38" in message
+
+    def test_images_larger_than_memory_are_refused(self):
+        """Images that do not fit into memory give one line with the memory they need."""
+        with pytest.raises(ConfigError, match=r"digits: 1000000000 images of 3x4096x4096 need 4.69e\+07 GiB"):
+            allocate("digits", (10**9, 3, 4096, 4096), torch.uint8)
+
+    def test_images_are_channels_last(self, tmp_path):
+        """Images are kept in channels_last memory, so that no epoch has to convert them."""
+        data = load_data(DataConfig(name=npz(tmp_path / "a.npz", x=images(20, 3, 5, 5), y=np.arange(20) % 2)))
+        assert data.train.images.is_contiguous(memory_format=torch.channels_last)
+        assert (data.channels, data.image_size) == (3, (5, 5))
+
+    def test_the_fingerprint_changes_with_one_pixel(self, tmp_path):
+        """Changing one pixel changes the hash of its split and of no other."""
+        x, y = images(40, 5, 5), np.arange(40) % 2
+        first = load_data(DataConfig(name=npz(tmp_path / "a.npz", x=x, y=y))).fingerprint
+        x[7, 2, 2] ^= 1
+        second = load_data(DataConfig(name=npz(tmp_path / "b.npz", x=x, y=y))).fingerprint
+        assert sum(first[name] != second[name] for name in first) == 1
+
+    def test_duplicates_across_splits_are_counted_and_reported(self, tmp_path):
+        """Exact copies of training images in the test split are counted, and a notice reports them."""
+        x, test = images(30, 5, 5), images(10, 5, 5)
+        test[:3] = x[4]
+        arrays = {"x": x, "x_val": images(4, 5, 5), "x_test": test}
+        labels = {"y": np.arange(30) % 2, "y_val": np.arange(4) % 2, "y_test": np.arange(10) % 2}
+        data = load_data(DataConfig(name=npz(tmp_path / "a.npz", **arrays, **labels)))
+        assert data.duplicates == {"train/validation": 0, "train/test": 3, "validation/test": 0}
+        (notice,) = data.notices
+        assert notice.endswith("3 of 10 test images are exact copies of train images")
+
+    @pytest.mark.parametrize("size", [6, 20])
+    def test_image_size_resizes_arrays(self, size):
+        """Digits can be made smaller or larger; their mean stays the same."""
+        data = load_data(DataConfig(name="digits", image_size=size))
+        assert data.image_size == (size, size)
+        assert abs(data.mean[0] - 4.88) < 0.2
+
+    def test_load_once_keeps_the_last(self):
+        """Loading the same data twice in a process returns the same object."""
+        assert load_once(DataConfig(name="digits")) is load_once(DataConfig(name="digits"))
+
+    def test_a_dataset_checks_itself(self):
+        """Images and labels of a wrong type, shape or range are refused; the message says what is expected."""
+        good = Split(torch.zeros(2, 1, 4, 4), torch.zeros(2, dtype=torch.int64))
+        for images_, labels, said in (
+            (torch.zeros(2, 1, 4, 5), good.labels, r"must be \(N, C, H, W\), not empty .* got \(2, 1, 4, 5\)"),
+            (torch.zeros(2, 4, 4), good.labels, "not empty"),
+            (torch.zeros(0, 1, 4, 4), good.labels[:0], "not empty"),
+            (good.images.byte(), good.labels, "must be a float32 tensor .* got a tensor of torch.uint8$"),
+            (good.images.numpy(), good.labels, "must be a float32 tensor .* got ndarray$"),
+            (
+                good.images.clone().requires_grad_(),
+                good.labels,
+                "got a tensor of torch.float32 with a gradient$",
+            ),
+            (good.images / 0, good.labels, "hold values that are not finite"),
+            (good.images, good.labels.float(), r"2 int64 numbers in \[0, 1\], got torch.float32"),
+            (good.images, good.labels[:1], r"2 int64 numbers in \[0, 1\], got torch.int64 \(1,\)"),
+            (good.images, good.labels + 2, r"in \[0, 1\], got torch.int64 \(2,\) in \[2, 2\]"),
+            (good.images, good.labels - 1, r"in \[-1, -1\]"),
+            (good.images, [0, 1], "got list"),
+        ):
+            with pytest.raises(ConfigError, match=f"^d: test (images|labels) .*{said}"):
+                Dataset("d", ("a", "b"), good, good, Split(images_, labels))
+        with pytest.raises(ConfigError, match="at least two classes"):
+            Dataset("d", ("a",), good, good, good)

@@ -1,0 +1,142 @@
+"""Arrays from .npz files: layouts, labels, and errors that name the file."""
+
+import os
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from samples import images, npz, refused
+
+from dropopt.config import DataConfig
+from dropopt.training import load_data
+
+
+class TestNumpy:
+    """.npz files."""
+
+    @pytest.mark.parametrize("shape", [(8, 9), (8, 9, 1), (8, 9, 2), (8, 9, 3), (1, 8, 9), (3, 8, 9)])
+    def test_layouts_are_told_apart(self, tmp_path, shape):
+        """(N, H, W), (N, H, W, C) and (N, C, H, W) all become (N, C, 8, 9) with the right values."""
+        x = images(20, *shape)
+        data = load_data(DataConfig(name=npz(tmp_path / "a.npz", x=x, y=np.arange(20) % 2)))
+        channels = next((c for c in (2, 3) if c in shape), 1)
+        assert data.train.images.shape[1:] == (channels, 8, 9)
+        planar = x if shape[0] in (1, 3) else x[:, None] if len(shape) == 2 else x.transpose(0, 3, 1, 2)
+        mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (data.mean, data.std))
+        back = {tuple((image * std + mean).round().byte().flatten().tolist()) for image in data.train.images}
+        assert back <= {tuple(image.flatten().tolist()) for image in planar}
+
+    @pytest.mark.parametrize(
+        ("shape", "read"),
+        [((16, 16, 13), (13, 16, 16)), ((4, 4, 1), (1, 4, 4)), ((2, 2, 3), (3, 2, 2)), ((13, 16, 16), (13, 16, 16))],
+    )
+    def test_equal_sides_decide_the_layout(self, tmp_path, shape, read):
+        """Where the number of channels does not decide the layout, images are assumed to be square."""
+        data = load_data(DataConfig(name=npz(tmp_path / "a.npz", x=images(20, *shape), y=np.arange(20) % 2)))
+        assert data.train.images.shape[1:] == read
+
+    def test_splits_on_different_scales_are_refused(self, tmp_path):
+        """A test split in [0, 1] is refused beside training images up to 255; integers of two widths are allowed."""
+        x, y = images(20, 5, 5), np.arange(20) % 2
+        for test in (x[:4] / 255, x[:4] > 99):
+            message = refused(npz(tmp_path / "a.npz", x=x, y=y, x_test=test, y_test=y[:4]))
+            assert f"x_test is {test.dtype}, x is uint8; give all images the same type and scale" in message
+        wide = npz(tmp_path / "b.npz", x=x, y=y, x_test=x[:4].astype(np.int32), y_test=y[:4])
+        counts = load_data(DataConfig(name=wide)).duplicates
+        assert counts["train/test"] + counts["validation/test"] == 4
+
+    def test_names_and_gaps_in_labels_become_numbers(self, tmp_path):
+        """Labels may be text or integers with gaps; they become the names of the classes, in order."""
+        names = load_data(DataConfig(name=npz(tmp_path / "a.npz", images=images(9, 5, 5), labels=["b", "a", "c"] * 3)))
+        assert names.classes == ("a", "b", "c")
+        raw = load_data(DataConfig(name=npz(tmp_path / "c.npz", x=images(9, 5, 5), y=np.array([b"b", b"a", b"c"] * 3))))
+        assert raw.classes == ("a", "b", "c")
+        gaps = load_data(DataConfig(name=npz(tmp_path / "b.npz", x=images(9, 5, 5), y=[[30], [10], [20]] * 3)))
+        assert gaps.classes == ("10", "20", "30")
+        assert set(gaps.train.labels.tolist()) == {0, 1, 2}
+
+    @pytest.mark.parametrize(
+        ("arrays", "said"),
+        [
+            ({"x": images(6, 5, 5)}, "must have x and y"),
+            ({"x": images(6, 5, 5), "y": np.arange(5)}, "x has 6 images, y 5 labels"),
+            ({"x": images(6, 5), "y": np.arange(6)}, "must be (N, H, W)"),
+            ({"x": images(6, 5, 5), "y": np.zeros(6, int)}, "at least two classes"),
+            ({"x": images(6, 5, 5), "y": np.linspace(0, 1, 6)}, "integers or names"),
+            ({"x": np.full((6, 5, 5), np.nan), "y": np.arange(6) % 2}, "not finite"),
+            ({"x": images(6, 5, 5), "y": np.arange(6) % 2, "z": [1]}, "unknown array 'z'"),
+            ({"x": images(6, 5, 5), "y": np.arange(6) % 2, "x_test": images(2, 5, 5)}, "must be given together"),
+            (
+                {"x": images(6, 5, 5), "y": np.arange(6) % 2, "x_test": images(2, 5, 6), "y_test": [0, 1]},
+                "test images are 1x5x6, training images 1x5x5; all images must have the same size",
+            ),
+            (
+                {"x": images(6, 5, 5), "y": np.arange(6) % 2, "x_test": images(2, 5, 5), "y_test": [0, 7]},
+                "class '7' is in y_test but not in y",
+            ),
+            ({"x": images(6, 5, 5), "y": np.arange(6) % 2, "classes": ["a", "b", "c"]}, "class 'c' has no training"),
+            ({"x": images(4, 5, 5), "y": [0, 0, 0, 1]}, "class '1' has 1 images"),
+            ({"x": images(6, 5, 5), "y": np.arange(6) % 2, "classes": "ab"}, "classes must be a list of names"),
+            ({"x": images(6, 5, 5), "y": np.arange(6) % 2, "classes": ["a", "a"]}, "got 'a' twice"),
+            ({"x": images(6, 5, 5), "y": np.arange(6) % 2 * 1.0}, "convert them with .astype(int)"),
+            ({"x": np.full((6, 5, 5), 1e300), "y": np.arange(6) % 2}, "not finite"),
+        ],
+    )
+    def test_errors_are_one_line_with_the_file(self, tmp_path, arrays, said):
+        """Inconsistent arrays give one line with the file and what is wrong."""
+        message = refused(npz(tmp_path / "bad.npz", **arrays))
+        assert said in message
+        assert str(tmp_path / "bad.npz") in message
+
+    def test_missing_truncated_and_foreign_files_are_named(self, tmp_path):
+        """A missing file, half a file, a text file and a single array are each named."""
+        assert "no such file" in refused(f"numpy:{tmp_path / 'none.npz'}")
+        npz(tmp_path / "a.npz", x=images(50, 9, 9), y=np.arange(50) % 2)
+        content = (tmp_path / "a.npz").read_bytes()
+        for cut in (0, 10, len(content) // 2, len(content) - 30):
+            (tmp_path / "half.npz").write_bytes(content[:cut])
+            assert "half.npz" in refused(f"numpy:{tmp_path / 'half.npz'}")
+        (tmp_path / "text.npz").write_text("hello")
+        assert "text.npz" in refused(f"numpy:{tmp_path / 'text.npz'}")
+        np.save(tmp_path / "lone.npy", images(4, 4))
+        assert "expected a .npz file" in refused(f"numpy:{tmp_path / 'lone.npy'}")
+
+    def test_flipped_bytes_are_found(self, tmp_path):
+        """The checksum reveals damage inside a compressed array; the message names the file."""
+        np.savez_compressed(tmp_path / "a.npz", x=images(50, 9, 9), y=np.arange(50) % 2)
+        content = bytearray((tmp_path / "a.npz").read_bytes())
+        content[1500:1510] = bytes(10)
+        (tmp_path / "a.npz").write_bytes(content)
+        assert "a.npz" in refused(f"numpy:{tmp_path / 'a.npz'}")
+
+    @pytest.mark.parametrize("header", [b"{'descr': '|u1', 'fortran_order': (", b"{'descr' '|u1'"])
+    def test_an_invalid_header_is_found(self, tmp_path, header):
+        """An array whose header cannot be parsed gives an error that names the file."""
+        with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+            text = header.ljust(117) + b"\n"
+            archive.writestr("x.npy", b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text)
+        assert "a.npz" in refused(f"numpy:{tmp_path / 'a.npz'}")
+
+    def test_objects_in_a_file_are_refused_and_never_run(self, tmp_path):
+        """Object arrays are refused; a pickle that would run a command is not unpickled."""
+        ragged = np.empty(4, dtype=object)
+        ragged[:] = [images(5, 5), images(6, 6), images(5, 5), images(5, 5)]
+        name = npz(tmp_path / "ragged.npz", x=ragged, y=np.arange(4) % 2)
+        assert "images of several sizes?" in refused(name)
+        words = np.array(["a", "b", "a", "b"], dtype=object)
+        assert "names? convert them with .astype(str)" in refused(npz(tmp_path / "o.npz", x=images(4, 5, 5), y=words))
+        evil = np.empty(1, dtype=object)
+        evil[0] = _Evil(tmp_path / "ran")
+        refused(npz(tmp_path / "evil.npz", x=evil, y=np.arange(1)))
+        assert not (tmp_path / "ran").exists()
+
+
+class _Evil:
+    """Unpickling it creates a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)

@@ -1,0 +1,414 @@
+"""Folders of images: which files are read, how they are decoded, and what notices and errors say."""
+
+import os
+import struct
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from samples import folder, images, npz, refused
+
+from dropopt.config import DataConfig
+from dropopt.training import load_data
+from dropopt.training.data import read_folder as module
+from dropopt.training.data.read_folder import _read_all
+from dropopt.training.data.read_image import read_image
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """A cache folder of the test's own."""
+    monkeypatch.setenv("DROPOPT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def png16(path, pixels):
+    """Write (H, W, C) as a PNG of 16 bits per colour, which Pillow cannot; C = 4 has transparency."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    height, width, channels = pixels.shape
+    header = struct.pack(">IIBBBBB", width, height, 16, {3: 2, 4: 6}[channels], 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    parts = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + parts)
+
+
+def tiff(path, pixels, sample_format):
+    """Write (H, W) as a TIFF of the array's own type: 1 is unsigned, 2 signed, 3 floating point."""
+    data, (height, width) = pixels.tobytes(), pixels.shape
+    tags = {256: width, 257: height, 258: 8 * pixels.itemsize, 259: 1, 262: 1, 273: 8, 277: 1, 278: height}
+    tags |= {279: len(data), 339: sample_format}
+    rows = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    header = b"II*\0" + struct.pack("<I", 8 + len(data))
+    path.write_bytes(header + data + struct.pack("<H", len(tags)) + rows + struct.pack("<I", 0))
+
+
+class TestFolder:
+    """One folder of images per class."""
+
+    def test_a_tree_without_splits_is_split(self, tmp_path):
+        """Class folders give the names of the classes; all three splits are drawn."""
+        data = load_data(DataConfig(name=folder(tmp_path / "tree", n=10)))
+        assert data.classes == ("cat", "dog")
+        assert [len(split) for split in data.splits().values()] == [13, 3, 4]
+        assert data.train.images.shape[1:] == (3, 10, 10)  # the shorter side
+
+    @pytest.mark.parametrize("validation", ["validation", "val", None])
+    def test_own_splits_are_used(self, tmp_path, validation):
+        """train/, validation/ (or val/) and test/ are used as splits; missing ones are drawn from train/."""
+        tree = tmp_path / "tree"
+        folder(tree / "train", n=10)
+        folder(tree / "test", n=4)
+        if validation:
+            folder(tree / validation, n=3)
+        data = load_data(DataConfig(name=f"folder:{tree}"))
+        expected = [20, 6, 8] if validation else [16, 4, 8]
+        assert [len(split) for split in data.splits().values()] == expected
+
+    def test_pixels_are_unchanged(self, tmp_path):
+        """An image of the right size reaches the tensor unchanged."""
+        tree = tmp_path / "tree"
+        for split in ("train", "validation", "test"):
+            folder(tree / split, n=2, size=(8, 8))
+        data = load_data(DataConfig(name=f"folder:{tree}"))
+        std, mean = (torch.tensor(v).view(-1, 1, 1) for v in (data.std, data.mean))
+        back = (data.test.images[3] * std + mean).round().byte()
+        pixels = np.asarray(Image.open(tree / "test" / "dog" / "1.png"))
+        assert (back.numpy() == pixels.transpose(2, 0, 1)).all()
+
+    def test_large_images_are_reduced_and_greyscale_keeps_one_channel(self, tmp_path):
+        """Without image_size the side is at most 64; if all images are greyscale there is one channel."""
+        data = load_data(DataConfig(name=folder(tmp_path / "tree", size=(150, 90), mode="L")))
+        assert data.train.images.shape[1:] == (1, 64, 64)
+        assert load_data(DataConfig(name=f"folder:{tmp_path / 'tree'}", image_size=16)).image_size == (16, 16)
+
+    def test_rotation_and_transparency_are_applied(self, tmp_path):
+        """A rotation tag is applied and transparency becomes white; at 16 bits as at 8."""
+        top = np.zeros((8, 8, 3), np.uint8)
+        top[:4] = 255
+        for orientation, upright in ((3, top[::-1]), (6, top.transpose(1, 0, 2)[:, ::-1]), (5, top.transpose(1, 0, 2))):
+            exif = Image.Exif()
+            exif[0x0112] = orientation
+            Image.fromarray(top).save(tmp_path / "a.png", exif=exif)
+            assert (read_image(tmp_path / "a.png", 8).array == upright.transpose(2, 0, 1)).all()
+            Image.fromarray(top[..., 0].astype(np.uint16) * 257).save(tmp_path / "b.png", exif=exif)
+            assert (read_image(tmp_path / "b.png", 8).array == upright.transpose(2, 0, 1) * 257.0).all()
+        Image.new("RGBA", (8, 8), (0, 0, 0, 51)).save(tmp_path / "clear.png")
+        assert (read_image(tmp_path / "clear.png", 8).array == 204).all()
+
+    def test_images_are_read_once(self, tmp_path, monkeypatch):
+        """The second load opens no image; a changed file or a damaged cache is read again."""
+        name = folder(tmp_path / "tree")
+        config = DataConfig(name=name, image_size=10)
+        first = load_data(config)
+        with monkeypatch.context() as patch:
+            patch.setattr(Image, "open", None)
+            assert load_data(config).fingerprint == first.fingerprint
+        Image.fromarray(images(10, 10, 3)).save(tmp_path / "tree" / "cat" / "0.png")
+        changed = load_data(config)
+        assert changed.fingerprint != first.fingerprint
+        (kept,) = (tmp_path / "cache" / "folders").glob("*.pt")
+        kept.write_bytes(kept.read_bytes()[:1000])
+        assert load_data(config).fingerprint == changed.fingerprint
+
+    def test_swapped_files_with_old_times_are_read_again(self, tmp_path):
+        """Two images of equal size and modification time that swap classes change the fingerprint."""
+        name = folder(tmp_path / "tree", n=10, size=(8, 8))
+        cat, dog = (tmp_path / "tree" / kind / "0.bmp" for kind in ("cat", "dog"))
+        for path in (cat, dog):
+            Image.fromarray(images(8, 8, 3)).save(path)
+            os.utime(path, ns=(10**18, 10**18))
+        first = load_data(DataConfig(name=name))
+        swap = tmp_path / "swap"
+        cat.rename(swap), dog.rename(cat), swap.rename(dog)
+        assert load_data(DataConfig(name=name)).fingerprint != first.fingerprint
+
+    def test_a_full_disk_does_not_read_twice(self, tmp_path, monkeypatch):
+        """If the cache file cannot be written, the images already read are used."""
+        times = []
+        monkeypatch.setattr(module, "_read_all", lambda *given: times.append(1) or _read_all(*given))
+
+        def full(*_args):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(module, "save_tensors", full)
+        with pytest.warns(UserWarning, match="No space left"):
+            load_data(DataConfig(name=folder(tmp_path / "tree")))
+        assert times == [1]
+
+    def test_temporary_files_of_killed_processes_are_removed(self, tmp_path, cache):
+        """An incomplete cache file left by a killed process is deleted by the next one."""
+        name = folder(tmp_path / "tree")
+        load_data(DataConfig(name=name))
+        (kept,) = (cache / "folders").glob("*.pt")
+        left = kept.with_name(f".{kept.name}.abc.tmp")
+        left.write_bytes(b"half")
+        kept.unlink()
+        load_data(DataConfig(name=name))
+        assert not left.exists()
+
+    def test_without_a_cache_folder_there_is_a_warning(self, tmp_path, monkeypatch):
+        """If the cache folder cannot be created, the images are loaded with a warning."""
+        (tmp_path / "file").write_text("")
+        monkeypatch.setenv("DROPOPT_CACHE", str(tmp_path / "file"))
+        with pytest.warns(UserWarning, match="not cached"):
+            assert len(load_data(DataConfig(name=folder(tmp_path / "tree"))).train) == 6
+
+    def test_damaged_images_are_named(self, tmp_path):
+        """Half an image, a text file with an image's suffix and an empty file are each named."""
+        tree = tmp_path / "tree"
+        name = folder(tree, n=4, size=(40, 40))
+        victim = tree / "dog" / "2.png"
+        content = victim.read_bytes()
+        for damage in (content[: len(content) // 2], b"not an image", b"", content[:20]):
+            victim.write_bytes(damage)
+            message = refused(name, image_size=8)
+            assert str(victim) in message
+            assert "cannot be read as an image" in message
+
+    def test_invalid_trees_are_refused(self, tmp_path):
+        """A missing folder, one class, an empty class, a class only in test/, and test/ without train/ are refused."""
+        assert "no such folder" in refused(f"folder:{tmp_path / 'nowhere'}")
+        assert "two or more classes" in refused(folder(tmp_path / "one", classes=("cat",)))
+        (tmp_path / "two" / "train" / "empty").mkdir(parents=True)
+        folder(tmp_path / "two" / "train")
+        message = refused(f"folder:{tmp_path / 'two'}")
+        assert "the class is empty" in message
+        assert str(tmp_path / "two" / "train" / "empty") in message
+        folder(tmp_path / "three" / "train")
+        folder(tmp_path / "three" / "test", classes=("cat", "wolf"))
+        assert "class 'wolf' is in" in refused(f"folder:{tmp_path / 'three'}")
+        folder(tmp_path / "four" / "test")
+        assert "no folder train" in refused(f"folder:{tmp_path / 'four'}")
+        folder(tmp_path / "five", classes=("train", "test"))
+        assert "five/test must have a subfolder for each of two or more classes" in refused(
+            f"folder:{tmp_path / 'five'}"
+        )
+        few = refused(folder(tmp_path / "six", n=2))
+        assert "validation: class 'cat' has 1 images, at least 2 are needed" in few
+
+    def test_a_class_missing_from_a_split_is_reported(self, tmp_path):
+        """A test folder without dogs is used, and a notice says so."""
+        folder(tmp_path / "train", n=10)
+        folder(tmp_path / "test", classes=("cat",), n=2)
+        data = load_data(DataConfig(name=f"folder:{tmp_path}"))
+        assert data.notices == [f"folder:{tmp_path}: test has no images of dog"]
+
+    @pytest.mark.parametrize(("train", "test"), [("Train", "Test"), ("training", "testing")])
+    def test_split_folders_are_not_classes(self, tmp_path, train, test):
+        """Other spellings of train and test name splits, not classes."""
+        folder(tmp_path / train, n=10)
+        folder(tmp_path / test, n=4)
+        data = load_data(DataConfig(name=f"folder:{tmp_path}"))
+        assert data.classes == ("cat", "dog")
+        assert len(data.test) == 8
+
+    def test_a_class_may_be_called_train(self, tmp_path):
+        """A folder train beside other classes, without subfolders, is a class."""
+        assert load_data(DataConfig(name=folder(tmp_path / "tree", classes=("car", "train")))).classes == (
+            "car",
+            "train",
+        )
+
+    def test_notices_name_what_is_left_out(self, tmp_path):
+        """Folders beside train and files of other types are named; hidden files are not."""
+        tree = tmp_path / "tree"
+        folder(tree / "train", n=10)
+        folder(tree / "dev", n=2)
+        (tree / "train" / "cat" / "a.heic").write_bytes(b"")
+        (tree / "train" / "dog" / "b.HEIC").write_bytes(b"")
+        (tree / "train" / "dog" / "notes").write_bytes(b"")
+        (tree / "train" / "dog" / ".hidden").write_bytes(b"")
+        (tree / "train" / "__MACOSX").mkdir()
+        data = load_data(DataConfig(name=f"folder:{tree}"))
+        assert data.classes == ("cat", "dog")
+        assert data.notices == [
+            f"folder:{tree}: folders beside train are left out: dev",
+            f"folder:{tree}: 3 files of other types are left out: 2 .heic, 1 without a suffix",
+        ]
+
+    @pytest.mark.parametrize(
+        "place",
+        ["@eaDir", "@EADIR", "__MACOSX", ".thumbnails", ".AppleDouble", "lost+found", "#recycle", "$RECYCLE.BIN"],
+    )
+    def test_system_folders_are_left_out(self, tmp_path, place):
+        """Thumbnails in system folders, at every level, are no images of any class; a notice counts them."""
+        clean, tree = tmp_path / "clean", tmp_path / "tree"
+        for root in (clean, tree):
+            for split, n in (("train", 10), ("test", 4)):
+                folder(root / split, n=n)
+        for level in ("", "train", "train/cat", "train/cat/nested", "test", "test/dog"):
+            thumbnails = tree / level / place / "1.jpg"
+            thumbnails.mkdir(parents=True)
+            for size in ("S", "M"):
+                Image.fromarray(images(4, 4, 3)).save(thumbnails / f"THUMB_{size}.jpg")
+        (tree / "train" / "cat" / "Thumbs.db").write_bytes(b"")
+        (tree / "train" / "cat" / "._1.jpg").write_bytes(b"")
+        data = load_data(DataConfig(name=f"folder:{tree}"))
+        assert data.classes == ("cat", "dog")
+        expected = load_data(DataConfig(name=f"folder:{clean}"))
+        assert [len(split) for split in data.splits().values()] == [len(s) for s in expected.splits().values()]
+        said = f"12 images in system or hidden folders are left out: 12 in {place}"
+        assert data.notices == [f"folder:{tree}: {said}"]
+
+    def test_the_format_is_read_from_the_content(self, tmp_path):
+        """A JPEG may be called .jfif; PostScript, which Pillow would pass to Ghostscript, is refused."""
+        name = folder(tmp_path / "tree")
+        victim = tmp_path / "tree" / "cat" / "0.jfif"
+        Image.fromarray(images(8, 8, 3)).save(victim, "JPEG")
+        assert sum(len(split) for split in load_data(DataConfig(name=name)).splits().values()) == 11
+        Image.fromarray(images(8, 8, 3)).save(victim, "EPS")
+        message = refused(name)
+        assert f"{victim} cannot be read as an image" in message
+
+    def test_invalid_paths_are_refused(self, tmp_path, monkeypatch):
+        """An unknown user, a name that is too long and a path without its prefix give one line each."""
+        assert "the home folder of that user is unknown" in refused("folder:~nobody-here/x")
+        assert "the home folder of that user is unknown" in refused("mnist", root="~nobody-here/x")
+        assert "cannot be read: File name too long" in refused(f"folder:{tmp_path}/{'a' * 300}")
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "photographs").mkdir()
+        assert "is a path; did you mean 'folder:photographs'?" in refused("photographs")
+        assert "did you mean 'cifar10'?" in refused("CIFAR-10")
+
+    def test_links_are_followed_once(self, tmp_path):
+        """Symbolic links to class folders are read; a link to a folder above adds no copies."""
+        folder(tmp_path / "real", n=10)
+        (tmp_path / "tree").mkdir()
+        for name in ("cat", "dog"):
+            (tmp_path / "tree" / name).symlink_to(tmp_path / "real" / name)
+        (tmp_path / "real" / "cat" / "again").symlink_to(tmp_path / "real" / "cat")
+        data = load_data(DataConfig(name=f"folder:{tmp_path / 'tree'}"))
+        assert sum(len(split) for split in data.splits().values()) == 20
+
+
+class TestPrecision:
+    """Every file keeps the grey levels that it has."""
+
+    def pictures(self, tmp_path, save, top):
+        """The images of a folder saved by ``save``, and of a NumPy file with the same values."""
+        rng = np.random.default_rng(0)
+        x = rng.integers(0, top + 1, (20, 8, 8))
+        for number, image in enumerate(x):
+            path = tmp_path / "tree" / "ab"[number % 2] / f"{number // 2}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save(path, image)
+        order = [*range(0, 20, 2), *range(1, 20, 2)]  # as the folder is read
+        return (
+            load_data(DataConfig(name=f"folder:{tmp_path / 'tree'}")),
+            load_data(DataConfig(name=npz(tmp_path / "a.npz", x=x[order].astype(np.int64), y=[0] * 10 + [1] * 10))),
+        )
+
+    @pytest.mark.parametrize("top", [65535, 4095, 1023, 255])
+    @pytest.mark.parametrize("kind", ["png", "tiff", "pgm", "int32", "float"])
+    def test_levels_are_those_of_the_same_array(self, tmp_path, kind, top):
+        """However few of their bits the pixels use, a folder of files equals the array that they were made from."""
+        save = {
+            "png": lambda path, x: Image.fromarray(x.astype(np.uint16)).save(path),
+            "tiff": lambda path, x: Image.fromarray(x.astype(np.uint16)).save(path, "TIFF"),
+            "pgm": lambda path, x: path.write_bytes(b"P5 8 8 65535\n" + x.astype(">u2").tobytes()),
+            "int32": lambda path, x: Image.fromarray(x.astype(np.int32)).save(path, "TIFF"),
+            "float": lambda path, x: Image.fromarray(x.astype(np.float32)).save(path, "TIFF"),
+        }[kind]
+        files, array = self.pictures(tmp_path, save, top)
+        assert files.fingerprint == array.fingerprint
+        assert torch.equal(files.train.images, array.train.images)
+        assert files.notices == []
+
+    @pytest.mark.parametrize(
+        ("mode", "value", "shown"),
+        [
+            *(("1", 1, (255,) * 3), ("L", 77, (77,) * 3), ("LA", (77, 51), (219,) * 3), ("RGB", (1, 2, 3), (1, 2, 3))),
+            *(("P", (200, 0, 0), (200, 0, 0)), ("CMYK", (0, 255, 0, 0), (255, 0, 255))),
+        ],
+    )
+    def test_8_bits_become_colours(self, tmp_path, mode, value, shown):
+        """1-bit, greyscale, alpha, palette and CMYK files become RGB in uint8."""
+        image = Image.new("RGB" if mode == "P" else mode, (8, 8), value)
+        image = image.quantize(2) if mode == "P" else image
+        path = tmp_path / "a.tiff"
+        image.save(path)
+        pixels = read_image(path, 8)
+        assert pixels.array.dtype == np.uint8
+        assert pixels.array[:, 3, 3].tolist() == list(shown)
+        assert pixels.grey == (mode in ("1", "L"))
+
+    @pytest.mark.parametrize(
+        ("value", "sample_format"),
+        [(np.uint32(3e9), 1), (np.int32(-5), 2), (np.int16(-5), 2), (np.uint16(40_000), 1), (np.float32(0.25), 3)],
+    )
+    def test_tiff_types_keep_their_values(self, tmp_path, value, sample_format):
+        """Signed, unsigned and floating-point pixels of a TIFF are read as they are."""
+        tiff(tmp_path / "a.tiff", np.full((8, 8), value), sample_format)
+        assert (read_image(tmp_path / "a.tiff", 8).array == np.float32(value)).all()
+
+    def test_8_and_16_bits_share_white(self, tmp_path):
+        """In a folder with both, 255 and 65535 are the same level, whichever comes first, and a notice counts them."""
+        x = images(20, 8, 8)
+        for deep_first in (True, False):
+            tree = tmp_path / str(deep_first)
+            for number, image in enumerate(x):
+                path = tree / "ab"[number % 2] / f"{number:02}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                deep = (number < 6) == deep_first
+                Image.fromarray(image * np.uint16(257) if deep else image).save(path)
+            order = [*range(0, 20, 2), *range(1, 20, 2)]
+            y = [0] * 10 + [1] * 10
+            wide = npz(tmp_path / "a.npz", x=x[order].astype(np.uint16) * 257, y=y)
+            data = load_data(DataConfig(name=f"folder:{tree}"))
+            assert torch.equal(data.train.images, load_data(DataConfig(name=wide)).train.images)
+            count = 6 if deep_first else 14
+            (notice,) = data.notices
+            assert f"{count} images have 16 bits and {20 - count} have 8" in notice
+            assert load_data(DataConfig(name=f"folder:{tree}")).notices == data.notices  # from the cache
+
+    @pytest.mark.parametrize("kind", ["png", "png alpha", "ppm"])
+    def test_16_bits_per_colour_are_truncated_with_a_notice(self, tmp_path, kind):
+        """The upper 8 bits are used and a notice says so; if the upper bits are empty, the folder is refused."""
+        name = folder(tmp_path / "tree", n=10, size=(8, 8))
+        for top in (65536, 4096):
+            pixels = np.random.default_rng(0).integers(0, top, (8, 8, 3))
+            if kind == "ppm":
+                path = tmp_path / "tree" / "cat" / "0.ppm"
+                path.write_bytes(b"P6 8 8 65535\n" + pixels.astype(">u2").tobytes())
+            else:
+                path = tmp_path / "tree" / "cat" / "0.png"
+                png16(path, np.dstack([pixels, np.full((8, 8), 65535)]) if kind == "png alpha" else pixels)
+            if top == 65536:
+                assert np.abs(read_image(path, 8).array - pixels.transpose(2, 0, 1) / 257).max() < 1
+                said = "1 images have 16 bits per colour, of which the upper 8 are used"
+                assert load_data(DataConfig(name=name)).notices == [f"{name}: {said}"]
+            else:
+                assert "1 images have 16 bits per colour but use fewer than 15" in refused(name)
+
+    def test_resizing_keeps_the_scale(self, tmp_path):
+        """Files of 16 bits are resized as those of 8 are, within the rounding of the latter."""
+        x = np.random.default_rng(0).integers(0, 256, (40, 24)).astype(np.uint8)
+        Image.fromarray(x).save(tmp_path / "a.png")
+        Image.fromarray(x * np.uint16(257)).save(tmp_path / "b.png")
+        shallow, deep = (read_image(tmp_path / name, 8).array for name in ("a.png", "b.png"))
+        assert np.abs(shallow - deep / 257).max() < 2
+        assert len(np.unique(deep)) == 64
+
+    def test_what_has_no_common_scale_is_refused(self, tmp_path):
+        """Pixels of 32 bits beside others, and values that are not finite, are refused."""
+        name = folder(tmp_path / "tree")
+        victim = tmp_path / "tree" / "cat" / "0.tiff"
+        Image.fromarray(np.full((8, 8), 0.5, np.float32)).save(victim)
+        message = refused(name)
+        assert str(victim) in message
+        assert "pixels of 32 bits, which have no common scale with those of" in message
+        Image.fromarray(np.full((8, 8), np.nan, np.float32)).save(victim)
+        assert f"{victim} cannot be read as an image: it holds values that are not finite" in refused(name)
+
+
+def test_a_folder_loads_without_warnings(tmp_path):
+    """A typical folder loads without a warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_data(DataConfig(name=folder(tmp_path / "tree")))

@@ -1,0 +1,291 @@
+"""Networks by name: any image size and channels, weights that depend on the seed only, errors in one line."""
+
+import sys
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+
+from dropopt.config import ConfigError, ModelConfig
+from dropopt.training import build_model
+
+REFERENCE = ("small", "resnet9", "vgg")
+
+
+def build(name, channels=3, classes=7, size=32, seed=0, **options):
+    config = ModelConfig(name=name, options=options)
+    return build_model(config, channels=channels, classes=classes, image_size=size, seed=seed)
+
+
+def refused(name, **settings):
+    with pytest.raises(ConfigError) as caught:
+        build(name, **settings)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def equal(first, second):
+    pairs = zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+class TestReference:
+    """small, resnet9, vgg."""
+
+    @pytest.mark.parametrize("name", REFERENCE)
+    @pytest.mark.parametrize("size", [4, 5, 8, 28, (9, 33), 64])
+    @pytest.mark.parametrize("channels", [1, 4])
+    def test_any_size_and_channels_train(self, name, size, channels):
+        """From 4x4 up, square or not, every parameter gets a finite gradient that is not all zero."""
+        model = build(name, channels, 5, size)
+        side = (size, size) if isinstance(size, int) else size
+        torch.manual_seed(0)
+        F.cross_entropy(model(torch.randn(6, channels, *side)), torch.arange(6) % 5).backward()
+        for key, parameter in model.named_parameters():
+            assert parameter.grad.isfinite().all(), key
+            assert parameter.grad.any(), key
+
+    @pytest.mark.parametrize("name", REFERENCE)
+    def test_they_contain_no_dropout_and_share_no_module(self, name):
+        """The engine adds dropout; every module runs once per forward pass, so the engine can attach to each."""
+        model = build(name)
+        assert not any(isinstance(module, _DropoutNd) for module in model.modules())
+        calls = {}
+        for key, module in model.named_modules():
+            module.register_forward_hook(lambda m, i, o, key=key: calls.update({key: calls.get(key, 0) + 1}))
+        model(torch.zeros(2, 3, 32, 32))
+        assert set(calls.values()) == {1}
+        assert sum(isinstance(module, _BatchNorm) for module in model.modules()) >= 3
+
+    def test_small_is_as_documented(self):
+        """Three convolutions of 32, 64 and 64 channels, halving 28 to 3, and 128 hidden units."""
+        model = build("small", 1, 10, 28)
+        shapes = [tuple(p.shape) for p in model.parameters() if p.ndim > 1]
+        assert shapes == [(32, 1, 3, 3), (64, 32, 3, 3), (64, 64, 3, 3), (128, 576), (10, 128)]
+
+    def test_options_reach_the_builder(self):
+        """Widths, depth and head change the network; invalid values are refused with those allowed."""
+        count = sum(p.numel() for p in build("vgg", widths=[8, 16], depth=1, head=32).parameters())
+        assert count < 40_000
+        assert "it takes: channels, classes, image_size, widths, head" in refused("small", widht=[8])
+        assert "widths must be 4 positive integers, got [8]" in refused("resnet9", widths=[8])
+        assert "widths must be 1 or more positive integers, got 8" in refused("small", widths=8)
+        for number in (0, 1.5, "2", True):
+            assert f"head must be an integer of at least 1, got {number!r}" in refused("small", head=number)
+            assert f"depth must be an integer of at least 1, got {number!r}" in refused("vgg", depth=number)
+            assert "positive integers" in refused("small", widths=[number])
+        assert "at least 4x4" in refused("small", size=3)
+
+
+class TestSeed:
+    """Initial weights."""
+
+    @pytest.mark.parametrize("name", ["small", "torchvision:resnet18"])
+    def test_weights_depend_on_the_seed_only(self, name):
+        """The same seed gives the same weights whatever was drawn before; another seed gives different ones."""
+        first = build(name, seed=3)
+        torch.rand(17)
+        assert equal(first, build(name, seed=3))
+        assert not equal(first, build(name, seed=4))
+
+    def test_torchs_random_state_is_unchanged(self):
+        """Building draws nothing from torch's global stream."""
+        torch.manual_seed(0)
+        expected = torch.rand(3)
+        torch.manual_seed(0)
+        build("small")
+        assert torch.equal(torch.rand(3), expected)
+
+    def test_the_trial_pass_changes_nothing(self):
+        """BatchNorm has counted no batch, and the model is in training mode."""
+        model = build("small")
+        assert model.training
+        for module in model.modules():
+            if isinstance(module, _BatchNorm):
+                assert module.num_batches_tracked == 0
+
+
+class TestTorchvision:
+    """``torchvision:NAME``."""
+
+    @pytest.mark.parametrize(
+        "name", ["resnet18", "squeezenet1_1", "mobilenet_v3_small", "shufflenet_v2_x0_5", "googlenet"]
+    )
+    def test_classes_and_channels_fit(self, name):
+        """Networks made for 1,000 classes of colour images take 2 channels and 7 classes, and return one tensor."""
+        model = build(f"torchvision:{name}", channels=2, size=64)
+        model.train()
+        assert model(torch.randn(2, 2, 64, 64)).shape == (2, 7)
+
+    def test_pretrained_weights_keep_their_scale(self, monkeypatch):
+        """With weights, the head is new and the stem sums over colours: grey images give what grey RGB images gave."""
+        from torchvision import models
+
+        torch.manual_seed(0)
+        trained = models.resnet18()
+        monkeypatch.setattr(models, "get_model", lambda name, **options: trained)
+        grey = torch.randn(2, 1, 32, 32)
+        expected = trained.conv1(grey.expand(2, 3, 32, 32))
+        model = build("torchvision:resnet18", channels=1, weights="DEFAULT")
+        assert torch.allclose(model.conv1(grey), expected, atol=1e-5)
+        assert model.fc.out_features == 7
+        assert model is trained
+
+    @pytest.mark.parametrize(("name", "size"), [("googlenet", 64), ("inception_v3", 75)])
+    def test_pretrained_auxiliary_heads_are_removed(self, monkeypatch, name, size):
+        """Pretrained networks with auxiliary heads and rescaled colours accept small grey images, in training too."""
+        from torchvision import models
+
+        builder = getattr(models, name)
+        trained = builder(weights=None, init_weights=False, aux_logits=True, transform_input=True)
+        monkeypatch.setattr(models, "get_model", lambda name, **options: trained)
+        model = build(f"torchvision:{name}", channels=1, size=size, weights="DEFAULT")
+        assert model(torch.randn(2, 1, size, size)).shape == (2, 7)
+
+    def test_errors_are_one_line(self):
+        """An unknown name, a detector, a wrong option, unknown weights, and images that are too small."""
+        assert "did you mean resnet18" in refused("torchvision:resnet81")
+        assert "no such classifier" in refused("torchvision:fasterrcnn_resnet50_fpn")
+        assert "unexpected keyword argument 'foo'" in refused("torchvision:resnet18", foo=1)
+        for weights in ("NOPE", True, 5):
+            message = refused("torchvision:resnet18", weights=weights)
+            assert f"weights must be null or one of IMAGENET1K_V1, DEFAULT, got {weights!r}" in message
+        assert "for torchvision use weights: DEFAULT" in refused("torchvision:resnet18", pretrained=True)
+        message = refused("torchvision:alexnet", size=8)
+        assert message.startswith("model torchvision:alexnet, given 3x8x8 images, fails: ")
+
+
+class TestTimm:
+    """``timm:NAME``."""
+
+    def test_classes_and_channels_fit(self):
+        """Classes and channels are passed to timm; other options reach its builder."""
+        assert build("timm:resnet10t", channels=2, classes=3)(torch.zeros(2, 2, 32, 32)).shape == (2, 3)
+        build("timm:vit_tiny_patch16_224", img_size=32, depth=2)
+        assert "options {" in refused("timm:resnet10t", act_layer="x")
+        assert "fails: AttributeError" in refused("timm:resnet10t", layers=[])
+        assert "doesn't match model (224)" in refused("timm:vit_tiny_patch16_224", depth=2)
+        assert "did you mean resnet10t" in refused("timm:resnet10tt")
+        assert "timm has no such model" in refused("timm:hf-hub:someone/something")
+
+    def test_settings_cannot_name_files_to_read(self):
+        """Options that would load a file or URL named in a settings file are refused."""
+        for option in ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
+            assert f"option {option!r} is not allowed here" in refused("timm:resnet10t", **{option: "evil.pth"})
+
+    def test_without_timm_the_error_says_what_to_install(self, monkeypatch):
+        """timm is optional; without it, one line says how to install it."""
+        monkeypatch.setitem(sys.modules, "timm", None)
+        assert refused("timm:resnet18") == "model timm:resnet18: timm is not installed; pip install timm"
+
+
+OWN = """
+from torch import nn
+from subprocess import run
+def shaped(channels, classes, image_size, width=4):
+    h, w = image_size
+    return nn.Sequential(nn.Flatten(), nn.Linear(channels * h * w, width), nn.Linear(width, classes))
+def fixed():
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(7))
+def anything(**given):
+    assert set(given) == {"channels", "classes", "image_size", "deep"}
+    return fixed()
+class Network(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.inside = fixed()
+    def forward(self, x):
+        return self.inside(x)
+def wrong():
+    return "a network"
+def features():
+    return nn.Flatten()
+def broken():
+    return nn.Linear(3, 3)
+"""
+
+
+class TestOwn:
+    """``module:function``."""
+
+    @pytest.fixture(autouse=True)
+    def _module(self, own_module):
+        own_module("own_model_test", OWN)
+
+    @pytest.mark.parametrize("function", ["shaped", "fixed", "anything", "Network"])
+    def test_a_function_gets_the_arguments_it_accepts(self, function):
+        """channels, classes and image_size are passed if the function has such parameters; a class works as well."""
+        options = {"deep": 1} if function == "anything" else {}
+        model = build(f"own_model_test:{function}", size=(4, 6), **options)
+        assert model(torch.zeros(3, 3, 4, 6)).shape == (3, 7)
+
+    def test_options_are_its_arguments(self):
+        """Options are passed by name; an unknown one is refused with the accepted ones."""
+        assert build("own_model_test:shaped", size=4, width=9)[1].out_features == 9
+        assert "it takes: channels, classes, image_size, width" in refused("own_model_test:shaped", depth=3)
+        assert "it takes: no options" in refused("own_model_test:fixed", depth=3)
+
+    @pytest.mark.parametrize(
+        ("function", "said"),
+        [
+            ("wrong", "expected a torch.nn.Module, got str"),
+            ("features", "must return logits (N, 7), returned (2, 48) for N = 2"),
+            ("broken", "fails: mat1 and mat2"),
+            ("run", "must be defined in 'own_model_test'"),
+            ("none", "has no function 'none'"),
+        ],
+    )
+    def test_anything_but_a_classifier_is_refused(self, function, said):
+        """A function whose module does not map such images to logits is refused before training."""
+        assert said in refused(f"own_model_test:{function}", size=4)
+
+    def test_a_settings_file_cannot_call_the_system(self, tmp_path):
+        """Functions of the standard library and of installed packages cannot be named."""
+        for name in ("os:system", "subprocess:run", "torch.hub:load", "rich:print", "dropopt.cli:main"):
+            message = refused(name, args=["touch", str(tmp_path / "ran")])
+            assert "is not your own code" in message or "there is no module" in message
+        assert not (tmp_path / "ran").exists()
+
+    def test_shipped_studies_may_be_named(self, tmp_path, monkeypatch):
+        """Functions of the studies shipped with dropopt can be named, those of other installed packages cannot."""
+        studies = tmp_path / "site-packages" / "dropopt" / "studies"
+        studies.mkdir(parents=True)
+        (studies / "shipped_model_test.py").write_text(OWN)
+        monkeypatch.syspath_prepend(studies)
+        assert "is not your own code" in refused("shipped_model_test:fixed")
+        monkeypatch.setattr("dropopt.owncode._SHIPPED", studies)
+        assert isinstance(build("shipped_model_test:fixed"), nn.Module)
+        sys.modules.pop("shipped_model_test")
+
+
+def test_unknown_names_get_a_suggestion():
+    """A misspelt name is refused with the closest one and a list of all."""
+    message = refused("smal")
+    assert "did you mean 'small'?" in message
+    assert "module:function" in message
+    for name in ("torchvision:", "timm:", ":x"):
+        assert name in refused(name)
+
+
+def test_models_move_to_channels_last():
+    """Reference networks give the same logits in either memory layout."""
+    model = build("resnet9").eval()
+    x = torch.randn(2, 3, 32, 32)
+    expected = model(x)
+    model.to(memory_format=torch.channels_last)
+    assert torch.allclose(model(x.contiguous(memory_format=torch.channels_last)), expected, atol=1e-4)
+
+
+def test_modules_are_ordinary():
+    """A reference network can be copied, saved and loaded."""
+    import copy
+
+    model = build("small")
+    twin = copy.deepcopy(model)
+    assert isinstance(twin, nn.Module)
+    assert equal(model, twin)
+    twin.load_state_dict(build("small", seed=9).state_dict())
+    assert not equal(model, twin)

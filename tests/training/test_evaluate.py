@@ -1,0 +1,82 @@
+"""Evaluation: loss, accuracy, and what it leaves unchanged."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from toy import CLASSES, network, recipe, toy
+
+from dropopt.config import ModelConfig
+from dropopt.training import Split, build_model, evaluate, fit
+
+
+class TestEvaluate:
+    """Loss and accuracy."""
+
+    def test_it_is_the_mean_over_the_split(self):
+        """Computed in batches, it equals cross-entropy and accuracy of the whole split, without label smoothing."""
+        data, model = (
+            toy(n=500, side=32),
+            build_model(
+                ModelConfig(options={"widths": (4,), "head": 4}), channels=2, classes=CLASSES, image_size=32, seed=0
+            ),
+        )
+        loss, accuracy = evaluate(model, data.train, recipe(label_smoothing=0.3))
+        with torch.no_grad():
+            logits = model.eval()(data.train.images)
+        assert math.isclose(loss, F.cross_entropy(logits, data.train.labels).item(), rel_tol=1e-5)
+        assert accuracy == (logits.argmax(1) == data.train.labels).sum().item() / 500
+
+    @pytest.mark.parametrize(("n", "right"), [(1, 1), (33, 0), (2048, 2048), (5000, 4321)])
+    def test_known_accuracy(self, n, right):
+        """If ``right`` of ``n`` labels are those of the logits, accuracy and loss are exact for any last batch."""
+        labels = torch.randint(0, 3, (n,), generator=torch.Generator().manual_seed(0))
+        shown = torch.where(torch.arange(n) < right, labels, (labels + 1) % 3)
+        logits = 2.0 * F.one_hot(shown, 3).float()
+        loss, accuracy = evaluate(nn.Flatten(), Split(logits[:, :, None, None], labels), recipe(device="cpu"))
+        assert accuracy == right / n
+        total = math.log(math.exp(2) + 2)
+        assert math.isclose(loss, total - 2 * right / n, rel_tol=1e-6)
+
+    def test_it_changes_nothing(self):
+        """Modes (mixed ones too), BatchNorm statistics, gradients and random state are as before."""
+        model = network()
+        model.train()
+        model[1].eval()
+        before = copy.deepcopy(model.state_dict())
+        state = torch.get_rng_state()
+        evaluate(model, toy().validation, recipe())
+        assert [m.training for m in model] == [i != 1 for i in range(len(model))]
+        assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+        assert all(parameter.grad is None for parameter in model.parameters())
+        assert torch.equal(torch.get_rng_state(), state)
+
+    @pytest.mark.parametrize("hardware", [True, False])
+    def test_layout_and_precision_follow_the_configuration(self, monkeypatch, hardware):
+        """Batches have the configured layout; bf16 is used if configured, or if auto finds hardware for it."""
+        monkeypatch.setattr(
+            torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": hardware}, raising=False
+        )
+        formats, types = [], []
+
+        class Spy(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.inside = nn.Linear(128, CLASSES)
+
+            def forward(self, x):
+                formats.append(x.is_contiguous())
+                out = self.inside(x.flatten(1))
+                types.append(out.dtype)
+                return out
+
+        for settings in ({"channels_last": True}, {"amp": "bf16"}, {"amp": "auto"}):
+            evaluate(Spy(), toy().validation, recipe(**settings))
+            fit(Spy(), None, toy(), recipe(epochs=1, **settings))
+        third = len(formats) // 3
+        assert formats == [False] * third + [True] * 2 * third
+        automatic = torch.bfloat16 if hardware else torch.float32
+        assert types == [torch.float32] * third + [torch.bfloat16] * third + [automatic] * third

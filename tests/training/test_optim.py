@@ -1,0 +1,64 @@
+"""The optimizer and its learning rate."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from toy import network, recipe, toy
+
+from dropopt.config import ConfigError
+from dropopt.training import fit
+from dropopt.training.optim import learning_rate, make_optimizer
+
+
+class TestOptimizer:
+    """Parameter groups and learning rates."""
+
+    def test_norms_and_biases_do_not_decay(self):
+        """Parameters of two or more dimensions are in the group with weight decay, all others in the group without."""
+        model = network()
+        for kind in ("sgd", "adamw"):
+            decays, spared = make_optimizer(model, recipe(optimizer=kind, weight_decay=0.1)).param_groups
+            assert (decays["weight_decay"], spared["weight_decay"]) == (0.1, 0.0)
+            assert {id(p) for p in decays["params"]} == {id(p) for p in model.parameters() if p.ndim > 1}
+            assert len(decays["params"]) + len(spared["params"]) == len(list(model.parameters()))
+
+    def test_frozen_parameters_are_unchanged(self):
+        """Parameters that require no gradient are not trained; a network without any other is refused."""
+        model, before = network(), network()
+        model[0].weight.requires_grad_(False)
+        fit(model, None, toy(), recipe(epochs=1))
+        assert torch.equal(model[0].weight, before[0].weight)
+        assert not torch.equal(model[4].weight, before[4].weight)
+        for parameter in model.parameters():
+            parameter.requires_grad_(False)
+        with pytest.raises(ConfigError, match="no parameter that requires a gradient"):
+            fit(model, None, toy(), recipe())
+
+    @pytest.mark.parametrize("lr", [0.2, 3e-4])
+    def test_schedules_are_pytorchs(self, lr):
+        """Cosine is CosineAnnealingLR; one cycle anneals as OneCycleLR does, with its defaults; constant stays."""
+        steps = 200
+        optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=lr)
+        cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
+        for step in range(steps):
+            share = step / steps
+            assert learning_rate(recipe(schedule="constant", lr=lr), share) == lr
+            ours = learning_rate(recipe(schedule="cosine", lr=lr), share)
+            assert ours == pytest.approx(cosine.get_last_lr()[0], rel=1e-6)
+            optimizer.step()
+            cosine.step()
+        # OneCycleLR counts steps - 1 intervals: after 2001 steps its rate at step s is ours at s / 2000 in the limit.
+        optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=lr)
+        one = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=2001, cycle_momentum=False)
+        for step in range(2000):
+            ours = learning_rate(recipe(schedule="onecycle", lr=lr), step / 2000)
+            # Its peak is at step 0.3 * 2001 - 1, ours at 0.3 * 2000: a shift of at most one step.
+            slack = lr * math.pi / 2 / (0.3 * 2000)
+            assert abs(ours - one.get_last_lr()[0]) < slack
+            optimizer.step()
+            one.step()
+        assert learning_rate(recipe(lr=lr), 0.0) == pytest.approx(lr / 25)
+        assert learning_rate(recipe(lr=lr), 0.3) == pytest.approx(lr)
+        assert learning_rate(recipe(lr=lr), 1.0) == pytest.approx(lr / 25 / 1e4)

@@ -1,0 +1,63 @@
+"""A complete run from its configuration."""
+
+import pytest
+from toy import Stop, timeless
+
+from dropopt.config import ConfigError, DataConfig, RunConfig
+from dropopt.engine import attach
+from dropopt.training import load_data, train_run
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("DROPOPT_CACHE", str(tmp_path / "cache"))
+
+
+class TestRun:
+    """train_run."""
+
+    def test_a_run_from_settings(self):
+        """train_run loads, builds, attaches and trains; it returns the model without its engine, and the data."""
+        run = RunConfig.parse(
+            {
+                "data": {"subset": 200},
+                "model": {"options": {"widths": [8, 8], "head": 16}},
+                "train": {"epochs": 2, "channels_last": True},
+                "engine": {"kind": "dropout2d", "p": 0.2},
+            }
+        )
+        reports = []
+        result, model, data = train_run(run, reports.append)
+        assert timeless(result.history) == timeless(reports)
+        assert reports[0].rates
+        assert data.fingerprint == load_data(DataConfig(subset=200)).fingerprint
+        assert not any(module._forward_hooks for module in model.modules())
+
+    def test_an_exception_propagates(self):
+        """An exception raised in on_epoch ends the run."""
+        run = RunConfig.parse({"data": {"subset": 200}, "train": {"epochs": 1}})
+
+        def stop(_):
+            raise Stop
+
+        with pytest.raises(Stop):
+            train_run(run, stop)
+
+    def test_complexity_reaches_the_engine(self, monkeypatch):
+        """The engine gets the complexity of these data."""
+        told = {}
+
+        def spy(model, config, **given):
+            told.update(given)
+            return attach(model, config, **given)
+
+        monkeypatch.setattr("dropopt.training.pipeline.attach", spy)
+        _, _, data = train_run(RunConfig.parse({"data": {"subset": 200}, "train": {"epochs": 1}}))
+        assert told["complexity"] == data.complexity != 0.5
+        assert told["example"].shape[1:] == (1, 8, 8)
+
+    def test_missing_devices_are_refused(self):
+        """The device is checked before anything is loaded; the message lists the available ones."""
+        for name in ("gpu", "cuda:77", "meta"):
+            with pytest.raises(ConfigError, match=r"device must be one of auto, cpu.*, got"):
+                train_run(RunConfig.parse({"train": {"device": name}}))

@@ -1,0 +1,130 @@
+"""prepare: a user's own network is rehearsed, so that errors show before the first trial."""
+
+import pytest
+
+from dropopt.config import ConfigError, RunConfig
+from dropopt.training import prepare, train_run
+
+OWN = """
+import sys
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+def grey():
+    return np.random.default_rng(0).random((60, 16, 16)), np.arange(60) % 3
+
+def colour():
+    return np.random.default_rng(0).random((60, 3, 16, 16)), np.arange(60) % 3
+
+class Tutorial(nn.Module):
+    '''The network of PyTorch's tutorial: functions, a pooling layer used twice, and a view.'''
+    def __init__(self, channels, classes=3):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, 6, 3)
+        self.pool = nn.MaxPool2d(2, 2)
+        self.conv2 = nn.Conv2d(6, 16, 3)
+        self.fc1 = nn.Linear(16 * 2 * 2, 32)
+        self.fc2 = nn.Linear(32, classes)
+    def forward(self, x):
+        x = self.pool(F.relu(self.conv1(x)))
+        x = self.pool(F.relu(self.conv2(x)))
+        x = x.view(-1, 16 * 2 * 2)
+        return self.fc2(F.relu(self.fc1(x)))
+
+class Extra(Tutorial):
+    '''A network with more than tensors in its state.'''
+    def get_extra_state(self):
+        return {"version": 1}
+    def set_extra_state(self, state):
+        assert state == {"version": 1}
+
+class Heads(Tutorial):
+    def forward(self, x):
+        out = super().forward(x)
+        return (out, out) if self.training else out
+
+class Raises(Tutorial):
+    def forward(self, x):
+        return super().forward(x) if not self.training else self.missing
+
+class Normed(Tutorial):
+    def __init__(self, channels):
+        super().__init__(channels)
+        self.fc1 = nn.Sequential(self.fc1, nn.BatchNorm1d(32))
+
+def frozen(channels):
+    return Tutorial(channels).requires_grad_(False)
+
+def needs(channels, depth):
+    return Tutorial(channels)
+
+def leaves():
+    sys.exit(0)
+"""
+
+
+@pytest.fixture(autouse=True)
+def _module(own_module):
+    own_module("own_net_test", OWN)
+
+
+def run_of(network, images="grey", engine=(), **train):
+    return RunConfig.parse(
+        {
+            "data": {"name": f"own_net_test:{images}"},
+            "model": {"name": f"own_net_test:{network}" if ":" not in network else network},
+            "engine": dict(engine),
+            "train": {"epochs": 2, "batch_size": 16, **train},
+        }
+    )
+
+
+@pytest.mark.parametrize("engine", [{}, {"allocation": "importance", "importance": "lrp"}, {"kind": "dropout2d"}])
+@pytest.mark.parametrize("images", ["grey", "colour"])
+@pytest.mark.parametrize("network", ["Tutorial", "Extra"])
+def test_own_networks_train_under_the_defaults(network, images, engine):
+    """A network that flattens with view gets contiguous images, although they are kept in channels_last memory."""
+    run = run_of(network, images, engine)
+    prepare(run)
+    result, _, _ = train_run(run)
+    assert len(result.history) == 2
+
+
+@pytest.mark.parametrize(
+    ("network", "settings", "said"),
+    [
+        ("Heads", {}, "the model must return logits in training as well, returned tuple"),
+        (
+            "Raises",
+            {},
+            "training it failed: AttributeError: 'Raises' object has no attribute 'missing' (FILE, line 43)",
+        ),
+        ("Tutorial", {"channels_last": True}, "training it failed: RuntimeError: view size is not compatible"),
+        ("Normed", {"batch_size": 1}, "training it failed: ValueError: Expected more than 1 value per channel"),
+        ("frozen", {}, "the model has no parameter that requires a gradient"),
+        ("needs", {}, "needs 'depth'; available are channels, classes, image_size; give other arguments as options"),
+        ("leaves", {}, "building it failed: SystemExit: 0 (FILE, line 57)"),
+        ("torchvision:googlenet", {}, None),
+        ("Tutorial", {"device": "cuda:77"}, "device must be one of auto, cpu"),
+    ],
+)
+def test_errors_of_training_show_beforehand(tmp_path, network, settings, said):
+    """Auxiliary heads, errors in a training pass, an unsuitable layout, batch or device: one line each."""
+    run = run_of(network, **settings)
+    if said is None:
+        run = run.model_copy(update={"model": run.model.model_copy(update={"options": {"aux_logits": True}})})
+        said = "returned GoogLeNetOutputs"
+    with pytest.raises(ConfigError) as caught:
+        prepare(run)
+    assert said.replace("FILE", str(tmp_path / "own_net_test.py")) in str(caught.value)
+
+
+def test_a_rehearsal_does_not_change_the_run():
+    """A run gives the same numbers with and without a rehearsal before it."""
+    run = run_of("Tutorial", engine={"r0": 0.3})
+    alone, _, _ = train_run(run)
+    prepare(run)
+    again, _, _ = train_run(run)
+    assert [report.val_loss for report in alone.history] == [report.val_loss for report in again.history]
