@@ -41,6 +41,7 @@ class Attached(Generic[S]):
     def _add(self, place: Place, site: S) -> None:
         self.sites[place.name] = site
         self._handles.append(place.module.register_forward_hook(site.hook))
+        place.module.__dict__["__prepare_scriptable__"] = refuse_script  # torch.jit.script calls it
 
     def _require_hooks(self) -> None:
         """Check that every site is still in the model: code that replaces a module drops the module's hooks.
@@ -64,6 +65,8 @@ class Attached(Generic[S]):
         """Remove every hook, which leaves the model as it was."""
         for handle in self._handles:
             handle.remove()
+        for place in self.places.values():
+            place.module.__dict__.pop("__prepare_scriptable__", None)
         if self._handles:  # this includes hooks that were copied to other modules
             own = {id(site) for site in self.sites.values()}
             for module in self.model.modules():
@@ -79,6 +82,11 @@ class Attached(Generic[S]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.detach()
+
+
+def refuse_script() -> None:
+    """Raise ConfigError, because TorchScript cannot compile a site's hook."""
+    raise ConfigError("torch.jit.script cannot compile attached dropout: call engine.detach() before scripting")
 
 
 def _module_at(model: nn.Module, name: str) -> nn.Module | None:

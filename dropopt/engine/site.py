@@ -7,14 +7,17 @@ All state that changes is in buffers, which are updated in place: compiled code 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from dropopt.config import ConfigError
 from dropopt.engine.importance import from_training as scores
 from dropopt.engine.masks.mixture import OWN_PATTERN, MixtureGate, mixture_gate
+from dropopt.engine.masks.noise import in_transform
 from dropopt.engine.masks.patterns import Gate, channel_gate, element_gate
 from dropopt.engine.masks.spatial import spatial_gate, spatial_structure
 
@@ -74,20 +77,25 @@ class DropoutSite(nn.Module):
         self.silent = False
         self.observes = importance in scores.ROWS or track_area
         self._enough = False  # whether enough samples were scored; reading `count` in every step is slower
-        self.register_buffer("p", torch.zeros(features if per_feature else 1))
+        # Not of the default type: in half precision, counts and sums would stop growing.
+        f32 = torch.float32
+        self.register_buffer("p", torch.zeros(features if per_feature else 1, dtype=f32))
         if pattern == "own":
-            self.register_buffer("shares", torch.full((len(OWN_PATTERN),), 1 / len(OWN_PATTERN)))
-            self.register_buffer("method_rates", torch.zeros(len(OWN_PATTERN), features))
+            self.register_buffer("shares", torch.full((len(OWN_PATTERN),), 1 / len(OWN_PATTERN), dtype=f32))
+            self.register_buffer("method_rates", torch.zeros(len(OWN_PATTERN), features, dtype=f32))
             self._shares_on_host = self.shares.cpu().clone()  # the sizes of runs are drawn without waiting for a GPU
-        self.register_buffer("importance", torch.ones(features))
-        self.register_buffer("totals", torch.zeros(scores.ROWS.get(importance or "", 0), features))
-        self.register_buffer("count", torch.zeros(()))
+        self.register_buffer("importance", torch.ones(features, dtype=f32))
+        self.register_buffer("totals", torch.zeros(scores.ROWS.get(importance or "", 0), features, dtype=f32))
+        self.register_buffer("count", torch.zeros((), dtype=f32))
         self.register_buffer("refreshes", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("area", torch.ones(()))
+        self.register_buffer("area", torch.ones((), dtype=f32))
 
     def hook(self, module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
         """Forward hook: return the masked output if ``module`` is in training mode, else None."""
-        if self.silent or not module.training or output.numel() == 0:
+        if self.silent or not module.training:
+            return None
+        require_tensor(module, output)
+        if output.numel() == 0:
             return None
         x = output if self.axis == 1 else output.movedim(-1, 1)
         if self.p.device != x.device:  # the model was moved after attaching
@@ -98,6 +106,10 @@ class DropoutSite(nn.Module):
     def _masked(self, x: Tensor) -> Tensor:
         still = x.detach()
         gate = self._gate(still) if self.masks else None
+        if in_transform():  # which allows neither a custom backward pass nor an update of the scores
+            if self.observes:
+                warnings.warn("torch.func transforms hide activations: their importance is not scored", stacklevel=2)
+            return x if gate is None else gate.times(x)
         observed = self.observes and self._is_observed()
         if observed:
             self._observe(_sample(still))
@@ -147,6 +159,7 @@ class DropoutSite(nn.Module):
     @torch.no_grad()
     def set_mixture(self, shares: Tensor, rates: Tensor) -> None:
         """Set the shares (M,) and the rates (M, C) of the methods; ``p`` becomes their blend by eq. (15)."""
+        shares = shares.to(self.shares)
         self.shares.copy_(shares)
         self._shares_on_host = shares.cpu().clone()
         self.method_rates.copy_(rates)
@@ -180,6 +193,22 @@ class DropoutSite(nn.Module):
         value = value.to(self.importance).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).clamp(min=0)
         self.importance.copy_(self.importance.lerp(value, 1 - decay) if self.refreshes > 0 else value)
         self.refreshes += 1
+
+
+def require_tensor(module: nn.Module, output: object) -> None:
+    """Raise ConfigError if the output of a module with a site is no tensor, such as a proxy of torch.fx."""
+    if isinstance(output, Tensor):
+        return
+    kind = type(module).__name__
+    if isinstance(output, torch.fx.Proxy):
+        raise ConfigError(
+            f"torch.fx cannot trace dropout after a {kind} in training mode: call engine.detach() before tracing, "
+            "or attach with sites='conv', whose layers torch.fx does not trace into"
+        )
+    raise ConfigError(
+        f"module {kind} with dropout returned {type(output).__name__} in training mode, "
+        "but a tensor in eval mode: choose other sites"
+    )
 
 
 def mean_over_ranks(value: Tensor) -> Tensor:

@@ -195,3 +195,17 @@ def test_an_overflow_of_the_loss_scaler_is_ignored():
     for site in engine.sites.values():
         assert site.importance.isfinite().all()
         assert ((site.p >= 0) & (site.p <= 0.95)).all()
+
+
+def test_scores_are_float32_whatever_the_default_type():
+    """Counts above 256 do not fit bfloat16, which may be the default type when the engine is attached."""
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        site = DropoutSite(1, 3, "channel", importance="activation", track_area=True)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert {name for name, buffer in site.named_buffers() if buffer.dtype != torch.float32} == {"refreshes"}
+    for _ in range(40):
+        site.refresh(0.5)
+        site.hook(nn.Identity(), (), torch.rand(16 * 300, 3, 2, 2))
+        assert site.count == 300

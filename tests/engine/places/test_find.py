@@ -137,7 +137,9 @@ def test_a_pattern_on_a_stage_selects_its_blocks(library):
     with dropopt.attach(model, config, example=images[:2], sites="layer4.*") as engine:
         assert list(engine.sites) == ["layer4.0", "layer4.1"]
         zero = []
-        model.layer4[1].register_forward_hook(lambda module, args, output: zero.append((args[0] == 0).float().mean()))
+        model.layer4[1].register_forward_hook(
+            lambda module, args, output: zero.append((args[0] == 0).float().mean().item())
+        )
         with engine.silent():
             model(images)
         model(images)
