@@ -12,7 +12,7 @@ from toy import CLASSES, assert_same, network, recipe, toy, train
 
 from dropopt.config import Baseline, EngineConfig, RunConfig
 from dropopt.engine import attach
-from dropopt.randomness import generator
+from dropopt.randomness import generator, global_stream
 from dropopt.training import DivergedError, EpochReport, augment, evaluate, fit, train_run
 from dropopt.training.optim import learning_rate
 from dropopt.training.results import smoothed
@@ -240,6 +240,15 @@ class TestStreams:
             for step in range(6):
                 where = slice(16 * step, 16 * step + 16)
                 assert torch.equal(seen[6 * (epoch - 1) + step], augment.take(images, order[where], draws, where))
+
+    def test_global_streams_of_two_purposes_differ(self):
+        """Initial weights and dropout masks with the same seed are drawn from different streams."""
+        drawn = []
+        for name in ("weights", "dropout", "weights"):
+            with global_stream(0, name):
+                drawn.append(torch.rand(3))
+        assert torch.equal(drawn[0], drawn[2])
+        assert not torch.equal(drawn[0], drawn[1])
 
     def test_the_same_seed_gives_the_same_training(self):
         """Two runs agree bit for bit whatever was drawn before; another seed gives a different run."""
