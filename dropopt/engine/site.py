@@ -21,14 +21,14 @@ from dropopt.engine.masks.noise import in_transform
 from dropopt.engine.masks.patterns import Gate, channel_gate, element_gate
 from dropopt.engine.masks.spatial import spatial_gate, spatial_structure
 
-#: In an observed step, one sample in 16 is scored. Every step is observed until 32 samples were scored since the last
-#: refresh, then one step in 8, at random. An epoch scores hundreds of samples at a negligible cost.
+#: In an observed step, one sample in 16 is scored. After a refresh, every step is observed until 32 samples have been
+#: scored, and then one step in 8, at random. An epoch scores hundreds of samples at a negligible cost.
 _OBSERVED_SHARE = 16
 _OBSERVED_STEPS = 8
 _ENOUGH = 32
 
 
-#: What is needed, beside the saved tensors, to rebuild a gate in the backward pass.
+#: What is needed, besides the saved tensors, to rebuild a gate in the backward pass.
 Rebuild = MixtureGate | Callable[..., Tensor] | None
 
 
@@ -42,7 +42,7 @@ class DropoutSite(nn.Module):
         block_size: side of a block of pattern ``spatial``, in positions.
         per_feature: whether ``p`` is (C,) rather than (1,).
         importance: kind of score to accumulate; None for none.
-        track_area: whether to measure the fraction of positions that eq. (8) holds safe.
+        track_area: whether to measure the fraction of positions that are safe to drop by eq. (8).
         masks: whether to mask the output; False for Drop(p) on updates only.
     """
 
@@ -52,7 +52,7 @@ class DropoutSite(nn.Module):
     importance: Tensor  # (C,) >= 0, of the last refresh
     totals: Tensor  # (rows, C) sums of scores since the last refresh
     count: Tensor  # () samples scored since the last refresh
-    refreshes: Tensor  # () number of times that importance was set
+    refreshes: Tensor  # () number of times that `importance` was set
     area: Tensor  # () fraction of safe positions, moving average
 
     def __init__(
@@ -134,7 +134,10 @@ class DropoutSite(nn.Module):
         return channel_gate(x, p)
 
     def _is_observed(self) -> bool:
-        """Whether to observe this step; always in compiled code (one graph) and on a GPU (no waiting)."""
+        """Whether to observe this step.
+
+        Always true in compiled code, which must be one graph, and on a GPU, where reading the count would wait.
+        """
         if torch.compiler.is_compiling() or not self.count.is_cpu:
             return True
         drawn = (
@@ -145,7 +148,7 @@ class DropoutSite(nn.Module):
         return drawn or not self._enough
 
     def _observe(self, sample: Tensor) -> None:
-        """Accumulate what the forward pass alone tells about the sample."""
+        """Accumulate the scores of the sample that need the forward pass only."""
         if self.kind in scores.FORWARD:
             self.totals += scores.FORWARD[self.kind](sample.float())
         if self.track_area and sample.ndim > 2:
@@ -171,7 +174,7 @@ class DropoutSite(nn.Module):
 
     @torch.no_grad()
     def refresh(self, decay: float) -> None:
-        """Update ``importance``, a moving average, with the scores since the last refresh, and clear these.
+        """Update ``importance``, a moving average, with the scores since the last refresh, and clear the scores.
 
         Args:
             decay: weight of the old importance, in [0, 1).
@@ -199,7 +202,7 @@ def require_tensor(module: nn.Module, output: object) -> None:
     kind = type(module).__name__
     if isinstance(output, torch.fx.Proxy):
         raise ConfigError(
-            f"torch.fx cannot trace dropout behind a {kind} in training mode: call engine.detach() before tracing, "
+            f"torch.fx cannot trace dropout after a {kind} in training mode: call engine.detach() before tracing, "
             "or attach with sites='conv', whose layers torch.fx does not trace into"
         )
     raise ConfigError(
@@ -220,9 +223,9 @@ def mean_over_ranks(value: Tensor) -> Tensor:
 class _Masked(torch.autograd.Function):
     """x * gate. The backward pass makes the gate again from its compact form, and scores by taylor if requested.
 
-    The score uses the activation before the mask and the gradient behind it, so dropped features are scored as well,
-    although their own gradient is zero. The scored samples are saved as a copy, which in-place operations cannot
-    overwrite, and without keeping the whole activation in memory.
+    The score uses the activation before the mask and the gradient after it, so dropped features are scored as well,
+    although their own gradient is zero. The scored samples are saved as a copy: in-place operations cannot overwrite
+    it, and the whole activation need not be kept in memory.
     """
 
     @staticmethod

@@ -46,7 +46,7 @@ def test_a_functional_gradient_goes_through_the_mask(pattern, per_feature):
 @pytest.mark.filterwarnings("ignore:There is a performance drop")  # torch's, about a batching rule
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_samples_of_vmap_have_masks_of_their_own(pattern):
-    """vmap with different randomness, as per-sample gradients use it, draws one mask per sample."""
+    """With randomness="different", as for per-sample gradients, vmap draws one mask per sample."""
     site, x = make_site(pattern, per_feature=False), torch.rand(200, 4, 6, 6) + 0.5
     y = vmap(lambda x: site.hook(nn.Identity(), (), x[None])[0], randomness="different")(x)
     assert (y == 0).float().mean().item() == pytest.approx(0.4, abs=0.05)
@@ -54,7 +54,7 @@ def test_samples_of_vmap_have_masks_of_their_own(pattern):
 
 
 def test_functional_gradients_do_not_score():
-    """Scores cannot be updated inside a transform, which is a warning; a step outside of it scores."""
+    """Inside a transform, scores are not updated and a warning says so; a step outside of it updates them."""
     model, engine = make(EngineConfig(r0=0.5))
     images, labels = batch()
     parameters = {name: value.detach() for name, value in model.named_parameters()}
@@ -78,7 +78,7 @@ def test_functional_gradients_do_not_score():
 @pytest.mark.filterwarnings("ignore:.*torch.jit")
 @every_config
 def test_scripting_is_refused_until_the_engine_is_detached(config):
-    """The error says what to type; a detached model can be scripted. Copies and pickles do as the model does."""
+    """The error says what to type, and a detached model can be scripted. The same holds for copies and pickles."""
     model, engine = make(config)
     twin = pickle.loads(pickle.dumps(copy.deepcopy(model)))
     for attached in (model, twin, nn.Sequential(model)):
@@ -99,7 +99,7 @@ def test_a_feature_extractor_of_blocks_is_refused_in_training_mode(config):
     model, images = torchvision.models.resnet18(num_classes=3), torch.randn(2, 3, 32, 32)
     engine = dropopt.attach(model, config, example=images, complexity=0.5)
     with pytest.raises(
-        ConfigError, match=r"^torch\.fx cannot trace dropout behind a BasicBlock in training mode: call "
+        ConfigError, match=r"^torch\.fx cannot trace dropout after a BasicBlock in training mode: call "
     ):
         create_feature_extractor(model, ["layer4"])
     torch.fx.symbolic_trace(model.eval())
@@ -111,7 +111,7 @@ def test_a_feature_extractor_of_blocks_is_refused_in_training_mode(config):
 
 @every_config
 def test_another_output_in_training_mode_is_refused(config):
-    """Some modules return several tensors in training mode only."""
+    """A module that returns several tensors in training mode only is refused in the first training pass."""
 
     class Auxiliary(nn.Conv2d):
         def forward(self, x):

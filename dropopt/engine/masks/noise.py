@@ -22,7 +22,7 @@ def random_shorts(count: int, device: torch.device) -> Tensor:
 
 
 def random_words(count: int, device: torch.device | str = "cpu") -> Tensor:
-    """Return uniform int64 over the full range; over a smaller one the sign bit, and every eighth byte, is biased."""
+    """Return uniform int64 over the full range. A smaller range would bias the sign bit, and so every eighth byte."""
     return torch.empty(count, dtype=torch.int64, device=device).random_(-(2**63), None)
 
 

@@ -50,7 +50,7 @@ class Gate(NamedTuple):
         gate = self.make(*self.kept)
         if torch.is_grad_enabled() or in_transform():
             return x * gate
-        return gate.mul_(x).detach()  # no view, so that in-place operations may follow
+        return gate.mul_(x).detach()  # not a view, so that in-place operations may follow
 
     def whole(self) -> Tensor:
         """Return the gate, broadcastable to x."""
