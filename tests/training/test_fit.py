@@ -28,6 +28,7 @@ class FakeEngine:
 
     def __init__(self, update_every="epoch", needs_probe=False):
         self.config = EngineConfig(update_every=update_every)
+        self.update_every = None if update_every == "epoch" else update_every
         self.needs_probe = needs_probe
         self.calls = []
 
