@@ -259,11 +259,15 @@ def test_ranges(name):
             if math.isfinite(value) and low <= value <= high:
                 assert math.isfinite(call(name, **{key: value})) or abs(value) == 1e300
             else:
-                with pytest.raises(ValueError, match=rf"^\w+ must be {re.escape(allowed)}, got {re.escape(str(value))}$"):
+                with pytest.raises(
+                    ValueError, match=rf"^\w+ must be {re.escape(allowed)}, got {re.escape(str(value))}$"
+                ):
                     call(name, **{key: value})
 
 
-@pytest.mark.parametrize("name", [name for name in FUNCTIONS if "clipped to [0, 1]" in getattr(equations, name).__doc__])
+@pytest.mark.parametrize(
+    "name", [name for name in FUNCTIONS if "clipped to [0, 1]" in getattr(equations, name).__doc__]
+)
 def test_clipped_functions_stay_in_the_unit_interval(name):
     """A strength outside [0, 1] gives a rate at an end of [0, 1], and never one beyond."""
     readings = READINGS if "reading" in inspect.signature(getattr(equations, name)).parameters else (None,)

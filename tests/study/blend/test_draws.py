@@ -132,6 +132,7 @@ class Recorder(Surrogate):
     given: list[np.ndarray] = []  # noqa: RUF012
 
     def draw(self, rng: np.random.Generator, covariates: np.ndarray | None) -> Any:
+        """Draw as usual."""
         assert covariates is not None
         self.given.append(covariates)
         return super().draw(rng, covariates)
@@ -141,9 +142,11 @@ class Relative(RandomSampler):
     """A base that samples x and one share of the blend jointly, before the trial asks for them."""
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """Two parameters."""
         return {"x": UNIT, "w_c": UNIT}
 
     def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict[str, Any]) -> dict[str, Any]:
+        """Constants."""
         assert search_space.keys() == {"x", "w_c"}
         return {"x": 0.125, "w_c": 0.77}
 
@@ -349,6 +352,7 @@ class Blind(BruteForceSampler):
     seen: list[tuple[set[str], set[str]]] = []  # noqa: RUF012
 
     def sample_independent(self, study: Study, trial: FrozenTrial, name: str, distribution: BaseDistribution) -> Any:
+        """Record the names of a finished trial, three times, and of the running one."""
         storage = study._storage.get_all_trials(study._study_id, deepcopy=False)
         for trials in (study.get_trials(deepcopy=False), study._get_trials(deepcopy=False), storage):
             done = next(one for one in trials if one.state == TrialState.COMPLETE)
@@ -396,5 +400,5 @@ def test_a_share_that_is_not_a_number_is_left_to_the_base() -> None:
     study = study_of(EfficacySampler(PartialFixedSampler({"w_a": "no"}, RandomSampler()), NAMES, seed=0), [])
     assert study.ask().suggest_categorical("w_a", ["yes", "no"]) == "no"
     several = optuna.create_study(directions=["minimize"] * 2, sampler=EfficacySampler(RandomSampler(), NAMES))
-    with pytest.raises(ConfigError, match="^EfficacySampler supports one objective, got a study with several$"):
+    with pytest.raises(ConfigError, match=r"^EfficacySampler supports one objective, got a study with several$"):
         several.ask().suggest_float("w_a", 0, 1)

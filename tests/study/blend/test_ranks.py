@@ -55,9 +55,7 @@ def by_pairs(trials: Sequence[FrozenTrial], outcome: np.ndarray, sign: float) ->
         wins.append(total)
     complete = [w for w, trial in zip(wins, trials, strict=True) if trial.state == TrialState.COMPLETE]
     limit = float(np.median(complete)) if complete else math.inf
-    return [
-        w if trial.state == TrialState.COMPLETE else min(w, limit) for w, trial in zip(wins, trials, strict=True)
-    ]
+    return [w if trial.state == TrialState.COMPLETE else min(w, limit) for w, trial in zip(wins, trials, strict=True)]
 
 
 @pytest.mark.parametrize("maximise", [False, True])
