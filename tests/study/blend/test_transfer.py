@@ -181,7 +181,7 @@ def test_evidence_of_a_study() -> None:
     for function in (evidence_of, learned, export_evidence):
         with pytest.raises(NoBlendError):
             function(several)
-    with pytest.raises(NoBlendError, match="^efficacy is learned for one objective, got a study with several$"):
+    with pytest.raises(NoBlendError, match=r"^efficacy is learned for one objective, got a study with several$"):
         evidence_of(several, NAMES)
 
 
@@ -293,7 +293,7 @@ def test_top_configurations_by_hand(direction: str) -> None:
     assert [one["r"] for one in top_configurations(study, 2)] == order[:2]
     assert len(top_configurations(study)) == 5
     several = optuna.create_study(directions=["minimize"] * 2)
-    with pytest.raises(ConfigError, match="^top configurations need one objective, got a study with several$"):
+    with pytest.raises(ConfigError, match=r"^top configurations need one objective, got a study with several$"):
         top_configurations(several)
 
 
