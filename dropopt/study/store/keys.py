@@ -24,8 +24,10 @@ PRIOR = "prior"
 
 # -- user attributes of a trial
 
-#: ``machine:process`` of the worker that runs the trial.
+#: The id of the worker that runs the trial.
 WORKER = "worker"
+#: A sign of life of that worker, renewed while the trial runs; see :mod:`dropopt.study.store.lease`.
+LEASE = "lease"
 #: The whole configuration.
 CONFIG = "config"
 #: The training seed.
@@ -46,6 +48,14 @@ MESSAGE = "message"
 TRACE = "trace"
 #: The study whose prior enqueued the trial.
 SOURCE = "from"
+#: Whether the trial, which ended without a result, is to run again; see :mod:`dropopt.study.store.retries`.
+RETRY = "retry"
+#: The number of the first attempt at the configuration; absent from the first attempt.
+RETRY_OF = "retry_of"
+#: The number of the trial that this one replaces.
+PREVIOUS = "previous"
+#: Which attempt at the configuration this is; absent from the first attempt.
+ATTEMPT = "attempt"
 
 # -- values of REASON
 
@@ -53,5 +63,7 @@ SOURCE = "from"
 INTERRUPTED = "interrupted"
 #: The worker of the trial died.
 ABANDONED = "abandoned"
+#: The trial was started although another worker had started the last one of the study, or the same retry.
+GIVEN_BACK = "given back"
 #: Trials with these reasons have no result. They do not count towards the number of trials, and are replaced.
-UNCOUNTED = (INTERRUPTED, ABANDONED)
+UNCOUNTED = (INTERRUPTED, ABANDONED, GIVEN_BACK)
