@@ -116,6 +116,22 @@ Prior = Annotated[
     ),
 ]
 
+StoragePatience = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        help="Seconds that the storage may be unreachable before the study stops (0 or more). Until then calls are "
+        "repeated, and running trials train on.",
+    ),
+]
+Grace = Annotated[
+    float,
+    typer.Option(
+        min=1,
+        help="Seconds without a sign of life after which other workers take over the trials of this one (1 or more).",
+    ),
+]
+
 # -- of ``dropopt export``
 
 Trial = Annotated[
