@@ -132,6 +132,13 @@ Grace = Annotated[
     ),
 ]
 
+# -- of ``dropopt worker``
+
+WorkerScript = Annotated[
+    str | None,
+    typer.Argument(help="The study's script, if it defines the data or the network.", show_default=False),
+]
+
 # -- of ``dropopt export``
 
 Trial = Annotated[

@@ -42,7 +42,7 @@ from dropopt.study.show.console import busy, make_console, say
 from dropopt.study.show.progress import Progress
 from dropopt.study.show.summary import Outcome, show_summary
 from dropopt.study.store.experiment import check, create
-from dropopt.study.store.keys import DATA, MADE_WITH, PRIOR
+from dropopt.study.store.keys import DATA, MADE_WITH, PLAN, PRIOR, SPACE_TEXT
 from dropopt.study.store.lease import GRACE, WorkerIdentity
 from dropopt.study.store.ledger import Ledger
 from dropopt.study.store.opening import Opened
@@ -70,6 +70,12 @@ class Request:
     targets: Targets = field(default_factory=Targets)
     storage_patience: float = PATIENCE  # seconds
     grace: float = GRACE  # seconds
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """What another worker needs to know to do the same, beside what the study's identity contains."""
+        names = ("n_trials", "sampler", "pruner", "seed")
+        return {name: getattr(self.definition, name) for name in names}
 
     @cached_property
     def url(self) -> str:
@@ -167,7 +173,7 @@ class Session:
             say(self._console, f"it already has {done} trials; to go on, give --n-trials {more}")
         else:
             so_far = f" (it has {done})" if done else ""
-            plan = f"{study.n_trials} trials{so_far} of {study.train.epochs} epochs, {slots} at a time"
+            plan = f"{study.n_trials} trials{so_far} of {self._request.base.train.epochs} epochs, {slots} at a time"
             say(self._console, plan)
 
     def train(self, pool: Pool) -> int | None:
@@ -189,7 +195,8 @@ class Session:
             say(self._console, f"note: {notice}", "yellow")
         study, created = self._study, False
         if study is None or not study.get_trials(deepcopy=False):
-            study, created = self._create({MADE_WITH: self._made_with, DATA: ready.fingerprint})
+            text = self._request.space.path.read_text(encoding="utf-8")
+            study, created = self._create({MADE_WITH: self._made_with, DATA: ready.fingerprint, SPACE_TEXT: text})
             if created and self._prior is not None:
                 self._prior.seed(study, self._request.space, ready.classes)
         if not created and study.user_attrs.get(DATA) != ready.fingerprint:
@@ -198,6 +205,8 @@ class Session:
             )
         if self._study is None and not created:  # another worker has begun the study, and its sampler has that seed
             self._sampler = self._make_sampler(0, alone=False)
+        if study.user_attrs.get(PLAN) != (plan := self._request.plan):
+            study.set_user_attr(PLAN, plan)
         study.sampler = self._sampler
         study.pruner = make_pruner(self._definition.pruner, self._request.base.train.epochs)
         self._study = study

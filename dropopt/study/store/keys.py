@@ -13,6 +13,10 @@ from __future__ import annotations
 SPACE = "space"
 #: The hash of the search space.
 FINGERPRINT = "space_fingerprint"
+#: The text of the file of the search space, for workers that do not have the file.
+SPACE_TEXT = "space_text"
+#: The number of trials, sampler, pruner and seed of the last ``dropopt run``.
+PLAN = "plan"
 #: The configuration that all trials share.
 BASE = "base"
 #: Versions, command and machine at the time the study was created.
