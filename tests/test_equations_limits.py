@@ -33,6 +33,28 @@ def test_adaptive_rate_limits():
     assert equations.adaptive_rate(0.4, 1.5, **last) == 0
 
 
+@PROFILE
+@given(r0=UNIT, alpha=st.floats(-1, 1, width=16), depth=UNIT, progress=UNIT, theta=st.floats(0, 4, width=16), more=UNIT)
+def test_the_sign_of_alpha(r0, alpha, depth, progress, theta, more):
+    """With depth and time, the rate falls where alpha > 0, rises where alpha < 0 and stays r0 where alpha = 0."""
+    rate = equations.adaptive_rate(r0, alpha, depth, progress, theta, theta)
+    later = equations.adaptive_rate(r0, alpha, depth, max(progress, more), theta, theta)
+    deeper = equations.adaptive_rate(r0, alpha, max(depth, more), progress, theta, theta)
+    for other in (later, deeper):
+        assert (other - rate) * alpha <= 0
+        assert other == r0 or alpha != 0
+    assert equations.adaptive_rate(0.3, -1.0, 1.0, 1.0, theta, theta) == pytest.approx(0.6)
+
+
+@given(alpha=st.floats(-1, 1, width=16), loss=GAIN, delta=GAIN, threshold=GAIN)
+@PROFILE
+def test_eq_2_keeps_the_sign_of_alpha(alpha, loss, delta, threshold):
+    """The sound reading multiplies alpha by a factor in (0, 1) that rises with the loss."""
+    adjusted = equations.adjusted_alpha(alpha, loss, delta, threshold, reading="sound")
+    assert min(alpha, 0) <= adjusted <= max(alpha, 0)
+    assert abs(adjusted) <= abs(equations.adjusted_alpha(alpha, loss + 1, delta, threshold, reading="sound"))
+
+
 @either_reading
 def test_adjusted_alpha_broadcasts(reading):
     """Both readings broadcast alpha with the loss, and only the sound one depends on its value."""

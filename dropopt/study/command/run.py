@@ -37,6 +37,7 @@ def run(
     epochs: options.Epochs = None,
     subset: options.Subset = None,
     prior: options.Prior = None,
+    anchors: options.Anchors = None,
     storage_patience: options.StoragePatience = 120.0,
     grace: options.Grace = 30.0,
 ) -> None:
@@ -61,6 +62,7 @@ def run(
         epochs=epochs,
         subset=subset,
         prior=prior,
+        anchors=anchors,
     )
     resume = ["dropopt", "run", given, *overrides.command_line(), *_storage_option(storage)]
     request = session.Request(
