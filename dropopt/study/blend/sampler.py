@@ -27,7 +27,7 @@ from dropopt.study.blend.wrapped import enumerates, fixed_params, hide
 
 #: The user attribute of a trial that says how its blend was sampled.
 STAMP = "efficacy"
-#: Fraction of the draws that ignore the evidence, so that no method is ever given up.
+#: Fraction of the draws that ignore the evidence, so that no method is ever excluded.
 RANDOMISED = 0.1
 #: Smallest share of a method in a draw.
 FLOOR = 0.001
@@ -55,9 +55,9 @@ class _Running:
 
 @dataclass(frozen=True)
 class _Model:
-    """The last model (None: too few trials), the trials it was fitted to, and how many of them count."""
+    """The last model (None: too few trials), the trials it was fitted to (None: not fitted), and how many count."""
 
-    trials: tuple[FrozenTrial, ...] = ()
+    trials: tuple[FrozenTrial, ...] | None = None
     surrogate: Surrogate | None = None
     count: int = 0
 
@@ -283,7 +283,7 @@ class EfficacySampler(BaseSampler):
         ordered = sorted(trials, key=attrgetter("number"))
         used = tuple(ordered[: len(ordered) - len(ordered) % max(1, len(ordered) // RENEWALS)])
         model = self._model
-        if len(model.trials) != len(used) or not all(map(is_, model.trials, used)):
+        if model.trials is None or len(model.trials) != len(used) or not all(map(is_, model.trials, used)):
             stages, maximise = len(self.names), study.direction == StudyDirection.MAXIMIZE
             table = gather(used, self.names, maximise=maximise, prior=self._prior, limit=row_limit(stages))
             model = _Model(used, Surrogate(table) if len(table) >= STARTUP * stages else None, table.trials)
@@ -293,7 +293,7 @@ class EfficacySampler(BaseSampler):
     # -- small helpers
 
     def _remembered(self, trial: FrozenTrial) -> _Running:
-        """What is remembered of a running trial. The oldest entry goes if there are too many."""
+        """What is remembered of a running trial. The oldest entry is removed if there are too many."""
         with self._lock:
             found = self._running.setdefault(trial._trial_id, _Running())
             while len(self._running) > REMEMBERED:

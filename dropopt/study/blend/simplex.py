@@ -11,12 +11,12 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from dropopt.study.blend.arrays import Array
 from dropopt.study.blend.names import Names
 
-#: The distribution of a name that no trial suggested yet.
+#: The distribution of a name that no trial has suggested yet.
 UNKNOWN = FloatDistribution(0.0, 1.0)
 
-#: Smallest sum of the shares of held names by which free shares are scaled.
+#: Lower limit of the sum of the shares of held names, by which free shares are divided.
 _LEAST = 0.05
-#: Replaces an upper bound of 0 in a denominator.
+#: Used in place of an upper bound of 0 in a denominator.
 _TINY = 1e-12
 
 
@@ -79,6 +79,8 @@ class Simplex:
         """Held values, and the free shares scaled to complement them."""
         if free.all():
             return shares
+        if not free.any():
+            return np.broadcast_to(held, shares.shape)
         taken = float(held[~free].sum())
         part = shares[:, free].sum(axis=1, keepdims=True)
         scaled = shares * ((1 - taken) / part if taken < 1 else taken / np.maximum(1 - part, _LEAST))

@@ -38,6 +38,8 @@ def run(
     subset: options.Subset = None,
     prior: options.Prior = None,
     anchors: options.Anchors = None,
+    storage_patience: options.StoragePatience = 120.0,
+    grace: options.Grace = 30.0,
 ) -> None:
     """Run a study, or resume it.
 
@@ -63,7 +65,16 @@ def run(
         anchors=anchors,
     )
     resume = ["dropopt", "run", given, *overrides.command_line(), *_storage_option(storage)]
-    code = session.run(session.Request(overrides.apply(definition), script, storage, n_jobs, shlex.join(resume)))
+    request = session.Request(
+        overrides.apply(definition),
+        script,
+        storage,
+        n_jobs,
+        shlex.join(resume),
+        storage_patience=storage_patience,
+        grace=grace,
+    )
+    code = session.run(request)
     if code:
         raise typer.Exit(code)
 
