@@ -75,7 +75,7 @@ class Request:
     @property
     def plan(self) -> dict[str, Any]:
         """What another worker needs to know to do the same, beside what the study's identity contains."""
-        names = ("n_trials", "sampler", "pruner", "seed")
+        names = ("n_trials", "sampler", "pruner", "seed", "anchors")
         return {name: getattr(self.definition, name) for name in names}
 
     @cached_property

@@ -13,6 +13,7 @@ from dropopt.study.define.space import Space
 from dropopt.study.search.anchors import anchors_of, compare
 from dropopt.study.store.keys import ANCHOR
 from dropopt.study.store.ledger import Ledger
+from dropopt.study.store.retries import enqueue_again
 
 NAMES = {
     "compact": ["no dropout", "element 0.1", "channel 0.2", "spatial 0.2", "engine's default"],
@@ -136,9 +137,18 @@ def test_an_anchor_is_never_pruned():
     pruned = []
     for attributes in ({ANCHOR: "no dropout"}, {}):
         study.enqueue_trial({"lr": 0.1, "weight_decay": 1e-3}, user_attrs=attributes)
-        trial = ledger.ask()[0]
-        pruned.append(ledger.report(trial, 1.0, epoch=1, epochs=5))
+        asked = ledger.ask()
+        assert asked is not None
+        pruned.append(ledger.report(asked[0], 1.0, epoch=1, epochs=5))
     assert pruned == [False, True]
+
+
+def test_a_retry_of_an_anchor_is_an_anchor():
+    """An anchor whose worker died keeps its name when it runs again."""
+    study = optuna.create_study()
+    study.add_trial(create_trial(state=TrialState.FAIL, user_attrs={ANCHOR: "no dropout", "reason": "abandoned"}))
+    enqueue_again(study, study.trials[0])
+    assert study.trials[1].user_attrs[ANCHOR] == "no dropout"
 
 
 def trial(value, anchor=None, state=TrialState.COMPLETE):
