@@ -50,7 +50,7 @@ def prepare(run: RunConfig) -> Prepared:
         >>> from dropopt.config import RunConfig
         >>> prepared = prepare(RunConfig.parse({"data": {"subset": 100}}))
         >>> prepared.data.name, prepared.sites["linear"]
-        ('digits', ['linear'])
+        ('digits', ['12'])
     """
     device = resolve_device(run.train.device)
     data = load_once(run.data)
