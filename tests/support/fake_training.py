@@ -27,7 +27,7 @@ def load(run):
     )
 
 
-def train(run, on_epoch):
+def train(run, on_epoch, checkpoint=None, on_resume=None):
     misbehave(os.environ.get("FAKE_FAULT", ""), run)
     print("a model that prints")  # must not mix with the messages of the slot
     distance = abs(math.log10(run.train.lr) + 1) + run.engine.r0
