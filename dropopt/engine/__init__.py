@@ -19,8 +19,8 @@ from dropopt.engine.site import DropoutSite
 __all__ = ["BaselineEngine", "DropoutEngine", "Engine", "attach"]
 
 _NO_COMPLEXITY = (
-    "attach() was not given the complexity of the data, on which the contextual member depends, and takes 0.5; "
-    "pass complexity=, such as dropopt.training.load_data(...).complexity, or set w_contextual=0"
+    "attach() was called without the complexity of the data, on which the contextual member depends, and uses 0.5; "
+    "pass complexity=, for example dropopt.training.load_data(...).complexity, or set w_contextual=0"
 )
 
 

@@ -13,6 +13,7 @@ from dropopt.config import Baseline, ConfigError
 from dropopt.engine.attached import Attached
 from dropopt.engine.places.place import Example, Place
 from dropopt.engine.signals import as_progress
+from dropopt.engine.site import require_tensor
 from dropopt.randomness import random_state, set_random_state
 
 
@@ -138,6 +139,7 @@ class BaselineSite(nn.Module):
         """Forward hook: return the masked output if ``module`` is in training mode, else None."""
         if not module.training:
             return None
+        require_tensor(module, output)
         if isinstance(self.part, StochasticDepth):
             identity = args[0] if args else output
             return identity + self.part(output - identity) if identity.shape == output.shape else None

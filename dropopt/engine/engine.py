@@ -1,4 +1,4 @@
-"""DropoutEngine: the paper's drop rates, computed between epochs and in force at every site of a network.
+"""DropoutEngine: the paper's drop rates, computed between epochs and set at every site of a network.
 
     how much   members.py, efficacy.py    a site's rate: its members, blended by eq. (15)
     where      masks/allocation.py        the rate of each of its features (eq. 13, the lemma, eq. 4-6)
@@ -31,7 +31,7 @@ from dropopt.engine.signals import Signals, as_number, as_progress
 from dropopt.engine.site import DropoutSite, mean_over_ranks
 from dropopt.randomness import random_state, set_random_state
 
-#: Images that a probe looks at: relevance of this many costs less than one training step on a usual batch.
+#: Number of images of a probe: the relevance of so few costs less than one training step on a usual batch.
 PROBED = 32
 
 
@@ -74,7 +74,7 @@ class DropoutEngine(Attached[DropoutSite]):
 
     @property
     def update_every(self) -> int | None:
-        """Number of optimizer steps between refreshes within an epoch; None to refresh at the end of each epoch."""
+        """Number of optimizer steps between refreshes within an epoch; None to refresh only at the end of an epoch."""
         every = self.config.update_every
         return None if every == "epoch" else every
 
@@ -104,8 +104,8 @@ class DropoutEngine(Attached[DropoutSite]):
 
         Raises:
             ValueError: if ``epoch`` or the accuracy is outside its range, if a metric is not a finite number, if
-                ``config.drop_updates`` is set and :meth:`watch` was not called, or if :attr:`needs_probe` and
-                :meth:`probe` was not called.
+                ``config.drop_updates`` is set and :meth:`watch` was not called, or if :attr:`needs_probe` is
+                true and :meth:`probe` was not called.
             ConfigError: if the module of a site was replaced after attaching, which removes its dropout.
 
         Example:
@@ -147,7 +147,7 @@ class DropoutEngine(Attached[DropoutSite]):
 
         Call it before each :meth:`step`, with a batch of training data. The model is in eval mode and its sites drop
         nothing meanwhile. Parameters, gradients, statistics and the random state are the same afterwards, bit for bit.
-        The call does nothing unless :attr:`needs_probe`.
+        The call does nothing unless :attr:`needs_probe` is true.
 
         Args:
             images: (N, C, H, W) inputs, or a tuple where the model takes several arguments. The first 32 samples are
@@ -182,14 +182,16 @@ class DropoutEngine(Attached[DropoutSite]):
             self.sites[name].set_importance(mean_over_ranks(value), self.config.importance_decay)
 
     def watch(self, optimizer: torch.optim.Optimizer) -> None:
-        """Apply Drop(p) to the updates of ``optimizer``. The call does nothing unless ``config.drop_updates``.
+        """Apply Drop(p) to the updates of ``optimizer``.
+
+        The call does nothing unless ``config.drop_updates`` is set.
 
         Args:
             optimizer: any optimizer that holds parameters of the model.
 
         Raises:
-            ConfigError: if none of its parameters makes a feature that a site drops, or if the module of a site was
-                replaced after attaching.
+            ConfigError: if the optimizer holds no parameter of a layer whose output features a site drops, or if the
+                module of a site was replaced after attaching.
 
         Example:
             >>> import dropopt, torch
@@ -219,7 +221,7 @@ class DropoutEngine(Attached[DropoutSite]):
     # -- reports
 
     def rates(self) -> list[dict[str, Any]]:
-        """Return the drop rates in force.
+        """Return the current drop rates.
 
         Returns:
             One row per site, in order of execution:
@@ -228,8 +230,8 @@ class DropoutEngine(Attached[DropoutSite]):
             - ``adaptive``, ``structured``, ``contextual``, ``pfid``, ``spatial``: each member's rate, in [0, 1];
             - ``w_adaptive``, ...: each member's efficacy weight, summing to 1;
             - ``integrated``: the blended rate of eq. (15), in [0, 1];
-            - ``applied``: the expected dropped fraction, in [0, 0.95]; it is lower than ``integrated`` where that
-              cannot be met (too few eligible features, or a rate above 0.95);
+            - ``applied``: the expected dropped fraction, in [0, 0.95]; it is lower than ``integrated`` where
+              that rate cannot be met (too few eligible features, or a rate above 0.95);
             - ``alpha``: alpha of eq. (2).
 
         Raises:
@@ -248,7 +250,7 @@ class DropoutEngine(Attached[DropoutSite]):
         return [dict(row) for row in self._rows]
 
     def weights(self) -> dict[str, float]:
-        """Return the efficacy weights of eq. (15) in force, by member, summing to 1.
+        """Return the current efficacy weights of eq. (15), by member, summing to 1.
 
         Example:
             >>> import dropopt, torch
@@ -341,7 +343,7 @@ class DropoutEngine(Attached[DropoutSite]):
             self._dropper.remove()
             self._dropper = None
 
-    # -- rates into force
+    # -- setting the rates
 
     def _apply(self) -> list[dict[str, Any]]:
         """Compute the rates, set them at every site and return them as rows."""

@@ -32,7 +32,7 @@ def member_rates(
         complexity: complexity of the data, in [0, 1].
         depth: relative depth of the site, in (0, 1].
         importance: (C,) normalised importance of the site's features, in [0, 1].
-        safe_area: (1,) share of positions that eq. (8) holds safe to drop, in [0, 1].
+        safe_area: (1,) fraction of positions that are safe to drop by eq. (8), in [0, 1].
     """
     c = config
     weight = equations.epoch_weight(c.lambda_init, c.kappa, signals.progress, c.theta)
@@ -57,7 +57,7 @@ def alpha(config: EngineConfig, signals: Signals) -> float:
 
 
 def _contextual(config: EngineConfig, signals: Signals, complexity: float) -> equations.Scalar:
-    """Eq. (9)-(11); the performance factor is 1 until the first report of the metric."""
+    """Eq. (9)-(11); the performance factor is 1 until its metric is first reported."""
     performance = signals.performance(config.performance)
     return equations.contextual_rate(
         config.r0,

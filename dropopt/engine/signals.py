@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dropopt.config import Performance
 
-#: Rounding of a mean of accuracies may exceed 1 by this.
+#: A mean of accuracies may exceed 1 by this much because of rounding.
 _ROUNDING = 1e-6
 
 

@@ -53,8 +53,8 @@ def fit(
     Args:
         model: Maps images (N, C, H, W) to logits (N, classes). It is moved to ``config.device``, trained in place, and
             ends with the weights of the epoch that has the lowest smoothed validation loss.
-        engine: What :func:`dropopt.attach` returned for ``model``; its drop rates are updated after each epoch, or
-            every ``update_every`` steps. None to train without it.
+        engine: What :func:`dropopt.attach` returned for ``model``; its drop rates are updated after each epoch,
+            and every ``update_every`` steps if that is set. None to train without it.
         data: Training and validation images, from :func:`load_data` or your own :class:`Dataset`.
         config: Epochs, batch size, optimizer, learning rate and its schedule, augmentation, precision, device, seed.
         on_epoch: Called with the :class:`EpochReport` of each epoch. If it raises, training ends and the exception
@@ -174,7 +174,7 @@ class _Training:
         self._refresh(batch, float(number), val_loss=val_loss, train_loss=train_loss, val_accuracy=val_accuracy)
         self.history.append(report)
         if self.best_epoch == number:
-            self.best = copy.deepcopy(self.model.state_dict())  # deep: a module may keep more than tensors in it
+            self.best = copy.deepcopy(self.model.state_dict())  # deep: a state dict may contain more than tensors
         return report
 
     def _train_epoch(self, number: int) -> tuple[float, tuple[Tensor, Tensor]]:

@@ -84,7 +84,7 @@ def test_torchvision_architecture_trains(torchvision_name):
 
 @pytest.mark.filterwarnings("ignore")
 def test_timm_architecture_trains(timm_name):
-    """So can timm's families of convolutional networks."""
+    """timm's convolutional networks can be attached to, trained and detached from."""
     with warnings.catch_warnings():
         model = timm.create_model(timm_name, num_classes=4)
     whole = (

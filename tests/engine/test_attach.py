@@ -1,4 +1,4 @@
-"""Attaching and detaching: arguments, and that neither leaves a trace."""
+"""Attaching and detaching: arguments are checked, and neither leaves a trace in the model."""
 
 import re
 
@@ -102,8 +102,10 @@ def test_attaching_leaves_the_random_state():
 
 
 def test_a_missing_complexity_is_a_warning_where_it_matters():
-    """The contextual member depends on it; other members and baselines do not."""
-    with pytest.warns(UserWarning, match=r"^attach\(\) was not given the complexity of the data.* pass complexity=, "):
+    """Without complexity there is a warning if the contextual member has a weight, and none otherwise."""
+    with pytest.warns(
+        UserWarning, match=r"^attach\(\) was called without the complexity of the data.* pass complexity=, "
+    ):
         engine = dropopt.attach(Net(), EngineConfig(w_contextual=(0, 0, 0.1)), example=EXAMPLE)
     assert engine.complexity == 0.5
     for config in (EngineConfig(w_contextual=0), Baseline(kind="dropout")):
@@ -112,6 +114,6 @@ def test_a_missing_complexity_is_a_warning_where_it_matters():
 
 @pytest.mark.parametrize(("value", "shown"), [(1.5, r"in \[0, 1\], got 1.5"), ("high", "a number, got 'high'")])
 def test_an_invalid_complexity_is_refused(value, shown):
-    """Complexity is a fraction."""
+    """A complexity that is not a number in [0, 1] is an error."""
     with pytest.raises(ValueError, match=f"^complexity must be {shown}$"):
         dropopt.attach(Net(), EngineConfig(), example=EXAMPLE, complexity=value)

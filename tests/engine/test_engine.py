@@ -264,7 +264,7 @@ def test_a_step_without_a_probe_is_refused(importance):
 
 
 def test_drop_updates_without_an_optimizer_is_refused():
-    """The engine has to know the optimizer whose updates it masks."""
+    """step() before watch() is an error, because the engine must know the optimizer whose updates it masks."""
     with (
         engine_of(network(), drop_updates=True) as engine,
         pytest.raises(ValueError, match=r"call engine\.watch\(optimizer\) before training"),

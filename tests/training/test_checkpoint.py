@@ -34,7 +34,7 @@ class TestResume:
 
     @pytest.mark.parametrize(("settings", "engine"), CASES)
     def test_an_interruption_after_any_epoch(self, tmp_path, settings, engine):
-        """A run interrupted by an exception after each epoch in turn ends with the bits of an uninterrupted one."""
+        """A run interrupted after each epoch in turn is bit-identical at the end to an uninterrupted one."""
         whole = train(engine, **settings)
         path = tmp_path / "run.pt"
         seen = []
@@ -185,7 +185,7 @@ class TestCheckpointFile:
         assert epochs == [3, 4]
 
     def damaged(self, path, content):
-        """Train with ``content`` in the place of the checkpoint."""
+        """Train with ``content`` in place of the checkpoint."""
         path.write_bytes(content)
         with pytest.warns(UserWarning, match=r"is not usable .* kept as run.pt.bad and training starts afresh"):
             result = train(checkpoint=path)

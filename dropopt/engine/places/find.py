@@ -32,13 +32,13 @@ def find_places(model: nn.Module, sites: Selector, example: Example) -> list[Pla
               and hidden linear layers; otherwise outputs of convolutions and hidden linear layers;
             - ``norm``, ``conv``, ``linear``, ``block``: all layers of that kind;
             - ``last:k``: the last k places of ``auto``;
-            - a glob pattern on module names, such as ``layer4.*``. Of modules inside each other it selects the
-              outermost, and of modules that pass on the same features (convolution, normalisation, activation,
-              pooling) the normalisation, or else the first, so that features are dropped once;
-            - a function (name, module) -> bool; of modules inside each other it selects the outermost.
+            - a glob pattern on module names, such as ``layer4.*``. Of nested modules it selects the outermost. Of
+              modules that pass on the same features (convolution, normalisation, activation, pooling) it selects the
+              normalisation, or else the first. So no feature is dropped twice;
+            - a function (name, module) -> bool; of nested modules it selects the outermost.
 
-            A tuple selects the places of all its members, so it can select modules inside each other. The layer that
-            gives the network's output, and what follows it, is never a place.
+            A tuple selects the places of all its members, so it can select nested modules. The layer that gives the
+            network's output is never a place, nor is any module after it.
         example: an input batch; a tuple for several arguments.
 
     Raises:
@@ -119,7 +119,7 @@ class _Selection:
         return [call for call in self.forward.calls if call.index in chosen]
 
     def _named(self, pattern: str) -> list[Call]:
-        """Calls whose names match; an error where every module that matches cannot be a place."""
+        """Calls whose names match; an error if modules match but none of them can be a place."""
 
         def matches(call: Call) -> bool:
             return fnmatchcase(call.name, pattern)

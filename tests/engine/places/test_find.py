@@ -94,7 +94,7 @@ def test_a_layer_norm_over_maps_keeps_channels_first():
         assert (place.axis, place.features) == (1, 4)
 
 
-# -- places inside each other
+# -- nested places
 
 
 def stages(width=4):
@@ -122,7 +122,7 @@ def stages(width=4):
     ],
 )
 def test_features_are_dropped_once(sites, expected):
-    """A pattern that matches modules inside each other, or in a chain, drops their features once, not once each."""
+    """A pattern that matches nested modules, or modules in a chain, drops their features only once."""
     assert names(stages(), sites) == expected
 
 
@@ -137,7 +137,9 @@ def test_a_pattern_on_a_stage_selects_its_blocks(library):
     with dropopt.attach(model, config, example=images[:2], sites="layer4.*") as engine:
         assert list(engine.sites) == ["layer4.0", "layer4.1"]
         zero = []
-        model.layer4[1].register_forward_hook(lambda module, args, output: zero.append((args[0] == 0).float().mean()))
+        model.layer4[1].register_forward_hook(
+            lambda module, args, output: zero.append((args[0] == 0).float().mean().item())
+        )
         with engine.silent():
             model(images)
         model(images)
@@ -179,7 +181,7 @@ def test_a_function_that_selects_nothing_is_an_error():
 
 
 def test_torchvisions_shared_relu_is_refused():
-    """A block of torchvision's ResNet uses one ReLU twice."""
+    """A block of torchvision's ResNet uses one ReLU twice, so the ReLU cannot be a place."""
     model = torchvision.models.resnet18(num_classes=4)
     with pytest.raises(ConfigError, match=r"^module 'layer1\.0\.relu' runs 2 times in one forward pass"):
         find_places(model, "layer1.0.relu", torch.randn(1, 3, 32, 32))
@@ -193,13 +195,13 @@ class Pair(nn.Module):
         self.conv = nn.Conv2d(3, 4, 3)
 
     def forward(self, x):
-        """Logits."""
+        """The same maps twice."""
         y = self.conv(x)
         return y, y
 
 
 def test_a_module_that_returns_several_tensors_is_refused():
-    """A tuple has no feature dimension."""
+    """A module that returns a tuple is refused, because a tuple has no feature dimension."""
 
     class Wrap(nn.Module):
         def __init__(self):
@@ -214,8 +216,8 @@ def test_a_module_that_returns_several_tensors_is_refused():
 
 
 def test_a_model_without_layers_is_refused():
-    """A network without convolutions and linear layers has no features to drop."""
-    message = "^model Flatten runs no convolution or linear layer to put dropout behind$"
+    """A network with neither convolutions nor linear layers is refused."""
+    message = "^model Flatten runs no convolution or linear layer to put dropout after$"
     with pytest.raises(ConfigError, match=message):
         find_places(nn.Flatten(), "auto", EXAMPLE)
 

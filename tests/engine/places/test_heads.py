@@ -80,6 +80,6 @@ def test_parametrised_weights_are_no_activations(kind):
 
 
 def test_an_empty_list_of_selectors_is_refused():
-    """An engine without a site would have no effect."""
+    """Without selectors the engine would have no site and no effect, so this is an error."""
     with pytest.raises(ConfigError, match=r"^sites is empty and matches no module; allowed: auto, conv \(1\)"):
         dropopt.attach(Heads("sum"), EngineConfig(sites=()), example=EXAMPLE)

@@ -37,7 +37,7 @@ class TestNumpy:
         assert data.train.images.shape[1:] == read
 
     def test_splits_on_different_scales_are_refused(self, tmp_path):
-        """A test split in [0, 1] is refused beside training images up to 255; integers of two widths are allowed."""
+        """A test split in [0, 1] is refused if training images reach 255; integers of two widths are allowed."""
         x, y = images(20, 5, 5), np.arange(20) % 2
         for test in (x[:4] / 255, x[:4] > 99):
             message = refused(npz(tmp_path / "a.npz", x=x, y=y, x_test=test, y_test=y[:4]))

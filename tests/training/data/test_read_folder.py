@@ -209,14 +209,14 @@ class TestFolder:
         assert len(data.test) == 8
 
     def test_a_class_may_be_called_train(self, tmp_path):
-        """A folder train beside other classes, without subfolders, is a class."""
+        """A folder train next to other classes, without subfolders, is a class."""
         assert load_data(DataConfig(name=folder(tmp_path / "tree", classes=("car", "train")))).classes == (
             "car",
             "train",
         )
 
     def test_notices_name_what_is_left_out(self, tmp_path):
-        """Folders beside train and files of other types are named; hidden files are not."""
+        """Folders next to train and files of other types are named; hidden files are not."""
         tree = tmp_path / "tree"
         folder(tree / "train", n=10)
         folder(tree / "dev", n=2)
@@ -228,7 +228,7 @@ class TestFolder:
         data = load_data(DataConfig(name=f"folder:{tree}"))
         assert data.classes == ("cat", "dog")
         assert data.notices == [
-            f"folder:{tree}: folders beside train are left out: dev",
+            f"folder:{tree}: folders next to train are left out: dev",
             f"folder:{tree}: 3 files of other types are left out: 2 .heic, 1 without a suffix",
         ]
 
@@ -396,7 +396,7 @@ class TestPrecision:
         assert len(np.unique(deep)) == 64
 
     def test_what_has_no_common_scale_is_refused(self, tmp_path):
-        """Pixels of 32 bits beside others, and values that are not finite, are refused."""
+        """Pixels of 32 bits together with others, and values that are not finite, are refused."""
         name = folder(tmp_path / "tree")
         victim = tmp_path / "tree" / "cat" / "0.tiff"
         Image.fromarray(np.full((8, 8), 0.5, np.float32)).save(victim)
