@@ -106,15 +106,12 @@ class Slot:
             self._process.kill()
 
     def close(self) -> None:
-        """Wait for the end of a child that was killed, and close its pipes."""
+        """Wait for the end of a child that was killed."""
         self._watcher.join(timeout=KILL_SECONDS)
         for reader in self._readers:
             reader.join(timeout=OUTPUT_SECONDS)
         with contextlib.suppress(BrokenPipeError):
             _opened(self._process.stdin).close()
-        for reader, stream in zip(self._readers, (self._process.stdout, self._process.stderr), strict=True):
-            if not reader.is_alive():  # closing a stream waits for whoever reads it
-                _opened(stream).close()
 
     def _end(self, verdict: Died) -> None:
         self._verdict = self._verdict or verdict
@@ -155,18 +152,18 @@ class Slot:
         return Died("its process was killed (signal 9)", signal=signal.SIGKILL)
 
     def _read_messages(self) -> None:
-        stream = _opened(self._process.stdout)
-        while (line := stream.readline(MESSAGE_BYTES)).endswith(b"\n"):
-            self._receive(self, line)
+        with _opened(self._process.stdout) as stream:
+            while (line := stream.readline(MESSAGE_BYTES)).endswith(b"\n"):
+                self._receive(self, line)
         if len(line) >= MESSAGE_BYTES:  # a shorter line without its end was torn by the child's death
             self._end(Died(f"its process sent a message of more than {MESSAGE_BYTES} bytes"))
 
     def _read_stderr(self) -> None:
         """Keep the end of what the child writes, however much it is and wherever its lines end."""
-        descriptor = _opened(self._process.stderr).fileno()
-        while chunk := os.read(descriptor, 65536):
-            self._stderr += chunk
-            del self._stderr[:-STDERR_BYTES]
+        with _opened(self._process.stderr) as stream:
+            while chunk := os.read(stream.fileno(), 65536):
+                self._stderr += chunk
+                del self._stderr[:-STDERR_BYTES]
 
 
 class Pool:
