@@ -17,7 +17,6 @@ from processes import children, running, start, stored, wait_until
 
 from dropopt.study.command import session
 from dropopt.study.run.checkpoints import Checkpoints, default_folder, remove
-from dropopt.study.run.running import MAX_DEATHS
 from dropopt.study.run.slots import Targets
 
 EPOCHS, BATCHES = 6, 5
@@ -65,7 +64,7 @@ def test_a_killed_trial_continues_to_the_same_bits(tmp_path, capsys):
     draw = random.Random(0)
     seeds = [str(trial.user_attrs["seed"]) for trial in whole]
     faults = {
-        seeds[0]: [["step", draw.randrange(1, EPOCHS * BATCHES)], ["step", draw.randrange(1, 2 * BATCHES)]],
+        seeds[0]: [["step", draw.randrange(1, 3 * BATCHES)], ["step", draw.randrange(1, 3 * BATCHES)]],
         seeds[1]: [["write", 3], ["fsync", 2]],
         seeds[2]: [["replace", 4]],
         seeds[3]: [["truncate", 3 * BATCHES + 2]],
@@ -80,19 +79,6 @@ def test_a_killed_trial_continues_to_the_same_bits(tmp_path, capsys):
         assert (after.params, after.value) == (before.params, before.value)
         assert after.intermediate_values == before.intermediate_values
         assert all(torch.equal(value, others[after.number][name]) for name, value in weights[before.number].items())
-    assert not (tmp_path / "killed" / "study.log.checkpoints").exists()
-
-
-@pytest.mark.usefixtures("_plan")
-def test_a_trial_that_always_dies_fails(tmp_path):
-    """It has a bounded number of attempts, its reason is stored, and the next trial runs."""
-    whole, _ = run(tmp_path / "whole", {}, 1)
-    faults = {str(whole[0].user_attrs["seed"]): [["step", 2]] * (MAX_DEATHS + 1)}
-    found, _ = run(tmp_path / "killed", faults, 2)
-    assert [trial.state for trial in found] == [TrialState.FAIL, TrialState.COMPLETE]
-    assert found[0].user_attrs["reason"] == "killed (signal 9), probably out of memory"
-    left = json.loads((tmp_path / "killed" / "plan.json").read_text())
-    assert list(left.values()) == [[["step", 2]]]
     assert not (tmp_path / "killed" / "study.log.checkpoints").exists()
 
 
@@ -125,6 +111,7 @@ def test_a_checkpoint_stays_in_its_folder(tmp_path):
         path.write_text("")
         path.with_name(path.name + ".bad").write_text("")
         path.with_name(f".{path.name}.12345678.tmp").write_text("")
+    for path in paths:
         remove(path)
     assert not tmp_path.exists()
 

@@ -64,7 +64,7 @@ class TestSignals:
                 assert all(trial.state.is_finished() for trial in stored(folder)), out
 
     def test_the_second_signal_ends_a_study_whose_storage_does_not_answer(self, tmp_path):
-        """A locked database holds the first signal up; the second one ends the process, and a resume finds the trial."""
+        """A locked database delays the end after the first signal. The second one ends the process at once."""
         process = start(tmp_path, 1, n_trials=2)
         wait_until(lambda: running(tmp_path))
         pids = children(process.pid)

@@ -1,9 +1,11 @@
 """The real training, in a process that dies as the plan in ``DYING_PLAN`` says.
 
-The plan is the path of a JSON file: for each trial, by its training seed, the faults of its attempts. A fault is
-``["step", n]`` (SIGKILL before step n of the attempt), ``["write", n]``, ``["fsync", n]`` or ``["replace", n]`` (SIGKILL
-while the n-th checkpoint is written) or ``["truncate", n]`` (as ``step``, with half of the checkpoint lost). Each
-attempt takes its fault out of the plan. The final weights are saved beside the plan.
+The plan is the path of a JSON file: for each trial, by its training seed, the faults of its attempts. Each attempt
+takes its fault out of the plan. The final weights are saved beside the plan. The faults are:
+
+- ``["step", n]``: SIGKILL before step n of the attempt;
+- ``["write", n]``, ``["fsync", n]``, ``["replace", n]``: SIGKILL at that stage of writing the n-th checkpoint;
+- ``["truncate", n]``: as ``step``, and half of the checkpoint is lost.
 """
 
 import json
@@ -23,22 +25,10 @@ def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-class Torn:
-    """A file whose writer dies after ten bytes."""
-
-    def __init__(self, handle, mode):
-        self.file = open(handle, mode)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-    def write(self, data):
-        self.file.write(data[:10])
-        self.file.flush()
-        die()
+def torn(descriptor, *_):
+    """Write ten bytes of a file, then die."""
+    os.write(descriptor, b"0123456789")
+    die()
 
 
 def train(run, on_epoch, checkpoint=None, on_resume=None):
@@ -72,11 +62,11 @@ def inject(kind, count, checkpoint):
 
     if kind in ("step", "truncate"):
         return register_optimizer_step_pre_hook(at_step)
-    name, fault = {"write": ("fdopen", Torn), "fsync": ("fsync", die), "replace": ("replace", die)}[kind]
+    name, fault = {"write": ("fdopen", torn), "fsync": ("fsync", die), "replace": ("replace", die)}[kind]
     real = getattr(os, name)
 
     def at_call(*arguments):
-        if name == "replace" or threads_checkpoint(arguments):
+        if name == "replace" or is_checkpoint(arguments):
             calls.append(1)
         return fault(*arguments) if len(calls) == count else real(*arguments)
 
@@ -84,6 +74,6 @@ def inject(kind, count, checkpoint):
     return None
 
 
-def threads_checkpoint(arguments):
+def is_checkpoint(arguments):
     """Whether a descriptor is that of a temporary file of a checkpoint."""
     return os.readlink(f"/proc/self/fd/{arguments[0]}").endswith(".tmp")
