@@ -11,8 +11,8 @@ from torchvision.ops import DropBlock2d, StochasticDepth
 
 from dropopt.config import Baseline, ConfigError
 from dropopt.engine.attached import Attached
+from dropopt.engine.metrics import as_progress
 from dropopt.engine.places.place import Example, Place
-from dropopt.engine.signals import as_progress
 from dropopt.engine.site import require_tensor
 from dropopt.randomness import random_state, set_random_state
 

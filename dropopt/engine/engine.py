@@ -25,9 +25,9 @@ from dropopt.engine.efficacy import EfficacyWeights
 from dropopt.engine.importance.probes import PROBES
 from dropopt.engine.masks.allocation import mixture_rates, preference, share_out
 from dropopt.engine.members import BY_AREA, BY_IMPORTANCE, alpha, member_rates
+from dropopt.engine.metrics import Metrics, as_number, as_progress
 from dropopt.engine.places.place import Example, Place
 from dropopt.engine.places.record import device_of
-from dropopt.engine.signals import Signals, as_number, as_progress
 from dropopt.engine.site import DropoutSite, mean_over_ranks
 from dropopt.randomness import random_state, set_random_state
 
@@ -65,7 +65,7 @@ class DropoutEngine(Attached[DropoutSite]):
         super().__init__(model, places)
         self.config = config
         self.complexity = complexity
-        self._signals = Signals()
+        self._metrics = Metrics()
         self._efficacy = EfficacyWeights(config)
         self._dropper: UpdateDropper | None = None
         for place in places:
@@ -128,7 +128,7 @@ class DropoutEngine(Attached[DropoutSite]):
                 f"importance {self.config.importance!r} is measured by a probe: "
                 "call engine.probe(images, labels) with a training batch before engine.step(...)"
             )
-        self._signals = self._signals.updated(
+        self._metrics = self._metrics.updated(
             progress, val_loss=val_loss, train_loss=train_loss, val_accuracy=val_accuracy
         )
         if self.config.efficacy == "adaptive" and val_loss is not None:
@@ -293,7 +293,7 @@ class DropoutEngine(Attached[DropoutSite]):
             True
         """
         return {
-            "signals": asdict(self._signals),
+            "signals": asdict(self._metrics),
             "tilt": list(self._efficacy.tilt),
             "complexity": self.complexity,
             "sites": {name: {k: v.clone() for k, v in site.state_dict().items()} for name, site in self.sites.items()},
@@ -319,7 +319,7 @@ class DropoutEngine(Attached[DropoutSite]):
         for name, site in self.sites.items():
             site.resume(state["sites"][name])
         self.complexity = state["complexity"]
-        self._signals = Signals(**state["signals"])
+        self._metrics = Metrics(**state["signals"])
         self._efficacy.tilt = list(state["tilt"])
         set_random_state(state["rng"])
         self._rows = self._apply()
@@ -349,13 +349,13 @@ class DropoutEngine(Attached[DropoutSite]):
         """Compute the rates, set them at every site and return them as rows."""
         rows = []
         shares = self._shares()
-        strength = alpha(self.config, self._signals)
+        strength = alpha(self.config, self._metrics)
         for name, place in self.places.items():
             site = self.sites[name]
             importance = _normalised(site)
             members = member_rates(
                 self.config,
-                self._signals,
+                self._metrics,
                 complexity=self.complexity,
                 depth=place.depth,
                 importance=importance,
@@ -363,12 +363,12 @@ class DropoutEngine(Attached[DropoutSite]):
             )
             integrated = float(equations.integrated_rate(list(members.values()), shares))
             if self.config.pattern == "own":
-                rates = mixture_rates(self.config, members, progress=self._signals.progress, importance=importance)
+                rates = mixture_rates(self.config, members, progress=self._metrics.progress, importance=importance)
                 site.set_mixture(torch.tensor(shares), rates)
             elif site.p.numel() == 1:
                 site.p.fill_(min(integrated, P_MAX))
             else:
-                progress = self._signals.progress
+                progress = self._metrics.progress
                 proportions = preference(self.config, alpha=strength, progress=progress, importance=importance)
                 site.p.copy_(share_out(integrated, proportions))
             applied = float(site.p.mean())
@@ -380,14 +380,14 @@ class DropoutEngine(Attached[DropoutSite]):
         return rows
 
     def _shares(self) -> list[float]:
-        return self._efficacy.shares(self._signals.progress)
+        return self._efficacy.shares(self._metrics.progress)
 
     def _adapt_weights(self) -> None:
-        signals = self._signals
-        if signals.val_loss is None or signals.train_loss is None:
+        metrics = self._metrics
+        if metrics.val_loss is None or metrics.train_loss is None:
             return
         rates = [sum(row[m] for row in self._rows) / len(self._rows) for m in METHODS]
-        self._efficacy.learn(signals.progress, rates, val_loss=signals.val_loss, train_loss=signals.train_loss)
+        self._efficacy.learn(metrics.progress, rates, val_loss=metrics.val_loss, train_loss=metrics.train_loss)
 
     # -- what a site has to do
 

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from torchvision.ops import DropBlock2d
 
 import dropopt
-from dropopt.config import Baseline, EngineConfig, ModelConfig
+from dropopt.config import METHODS, Baseline, EngineConfig, ModelConfig
 from dropopt.engine.site import DropoutSite
 from dropopt.study.run.slots import KEEP_MEMORY
 from dropopt.training import build_model
@@ -81,6 +81,8 @@ def make_arms(device: torch.device, channels_last: bool) -> list[Arm]:
     }
     for pattern in ("element", "channel", "structured", "spatial"):
         settings[f"dropopt {pattern}"] = EngineConfig(pattern=pattern, **ours)
+    even = {f"w_{method}": 1 / len(METHODS) for method in METHODS}
+    settings["dropopt own, equal shares"] = EngineConfig(pattern="own", **ours, **even)
     for pattern in ("element", "channel", "spatial"):
         settings[f"dropopt {pattern}, a rate per feature"] = EngineConfig(pattern=pattern, allocation="feature", **ours)
     for importance in ("activation", "statistical"):

@@ -46,6 +46,7 @@ _SPLITS = {
     "validation": ("validation", "val", "valid"),
     "test": ("test", "testing"),
 }
+
 Files = list[tuple[Path, int]]
 
 

@@ -27,6 +27,16 @@ class TestNumpy:
         back = {tuple((image * std + mean).round().byte().flatten().tolist()) for image in data.train.images}
         assert back <= {tuple(image.flatten().tolist()) for image in planar}
 
+    def test_every_image_keeps_its_label(self, tmp_path):
+        """Images that show their label have it in every split, whatever the order of the labels."""
+        y, test = np.array([30, 10, 20] * 10), np.array([20, 30, 10, 10])
+        arrays = {"x": y[:, None, None] * np.ones((1, 5, 5)), "x_test": test[:, None, None] * np.ones((1, 5, 5))}
+        data = load_data(DataConfig(name=npz(tmp_path / "a.npz", **arrays, y=y, y_test=test)))
+        for split in data.splits().values():
+            shown = split.images[:, 0, 0, 0] * data.std[0] + data.mean[0]
+            names = [data.classes[label] for label in split.labels.tolist()]
+            assert [str(round(value)) for value in shown.tolist()] == names
+
     @pytest.mark.parametrize(
         ("shape", "read"),
         [((16, 16, 13), (13, 16, 16)), ((4, 4, 1), (1, 4, 4)), ((2, 2, 3), (3, 2, 2)), ((13, 16, 16), (13, 16, 16))],

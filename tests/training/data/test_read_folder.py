@@ -87,6 +87,21 @@ class TestFolder:
         assert data.train.images.shape[1:] == (1, 64, 64)
         assert load_data(DataConfig(name=f"folder:{tmp_path / 'tree'}", image_size=16)).image_size == (16, 16)
 
+    def test_the_default_size_is_the_median(self, tmp_path):
+        """Images of several sizes become squares of the median of their shorter sides."""
+        for number, size in enumerate([(9, 8), (60, 40), (12, 30), (12, 13), (11, 50)]):
+            name = folder(tmp_path / "tree", classes=("cat", "dog"), n=2, size=size)
+            for kind in ("cat", "dog"):
+                for i in range(2):
+                    (tmp_path / "tree" / kind / f"{i}.png").rename(tmp_path / "tree" / kind / f"{number}-{i}.png")
+        assert load_data(DataConfig(name=name)).image_size == (12, 12)
+
+    def test_one_colour_image_gives_three_channels(self, tmp_path):
+        """Greyscale images are repeated in three channels if any image has colours."""
+        folder(tmp_path / "tree", classes=("cat",), n=10)
+        data = load_data(DataConfig(name=folder(tmp_path / "tree", classes=("dog",), n=10, mode="L")))
+        assert data.channels == 3
+
     def test_rotation_and_transparency_are_applied(self, tmp_path):
         """A rotation tag is applied and transparency becomes white; at 16 bits as at 8."""
         top = np.zeros((8, 8, 3), np.uint8)
@@ -394,6 +409,9 @@ class TestPrecision:
         shallow, deep = (read_image(tmp_path / name, 8).array for name in ("a.png", "b.png"))
         assert np.abs(shallow - deep / 257).max() < 2
         assert len(np.unique(deep)) == 64
+        Image.fromarray(np.kron([[0, 1], [1, 0]], np.full((4, 4), 65535)).astype(np.uint16)).save(tmp_path / "c.png")
+        edges = read_image(tmp_path / "c.png", 24).array
+        assert (edges.min(), edges.max()) == (0, 65535)  # interpolation overshoots at edges
 
     def test_what_has_no_common_scale_is_refused(self, tmp_path):
         """Pixels of 32 bits together with others, and values that are not finite, are refused."""

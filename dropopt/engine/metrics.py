@@ -1,4 +1,4 @@
-"""Signals: what the training loop reported last."""
+"""Metrics: what the training loop reported last."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
-class Signals:
+class Metrics:
     """Progress and metrics as last reported to ``step``; a metric is None until its first report."""
 
     progress: float = 0.0  # t, in [0, 1]
@@ -23,7 +23,7 @@ class Signals:
     train_loss: float | None = None  # nats
     val_accuracy: float | None = None  # in [0, 1]
 
-    def updated(self, progress: float, **news: SupportsFloat | None) -> Signals:
+    def updated(self, progress: float, **news: SupportsFloat | None) -> Metrics:
         """Return a copy with the new values as plain numbers; None keeps the last one.
 
         Raises:
