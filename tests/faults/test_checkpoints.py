@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 import torch
 from fake_study import trials
 from optuna.trial import TrialState
-from processes import children, running, start, stored, wait_until
+from processes import alive, children, running, start, stored, wait_until
 
 from dropopt.study.command import session
 from dropopt.study.run.checkpoints import Checkpoints, default_folder, remove
@@ -23,14 +24,14 @@ EPOCHS, BATCHES = 6, 5
 DYING = Targets("dying_training:load", "dying_training:train")
 
 
-def run(folder, faults, n_trials, **options):
+def run(folder, faults, n_trials, epochs=EPOCHS, **options):
     """Run a study of the real training in ``folder``; return its trials and the weights of each."""
     folder.mkdir(exist_ok=True)
     plan = folder / "plan.json"
     plan.write_text(json.dumps(faults))
     os.environ["DYING_PLAN"] = str(plan)
     study = fake_study.make(
-        train={"epochs": EPOCHS, "batch_size": 32},
+        train={"epochs": epochs, "batch_size": 32},
         data={"subset": 200},
         n_trials=n_trials,
         sampler="random",
@@ -48,6 +49,26 @@ def run(folder, faults, n_trials, **options):
     return found, weights
 
 
+def resumed(folder):
+    """Return how many epochs there were each time that a training continued, by training seed."""
+    found = {}
+    for line in (folder / "resumed").read_text().splitlines():
+        seed, epochs = line.split()
+        found.setdefault(seed, []).append(int(epochs))
+    return found
+
+
+def assert_same(whole, killed):
+    """Assert that two studies agree bit for bit: reports, results and weights. The second one may have retries."""
+    (first, weights), (second, others) = whole, killed
+    ended = [trial for trial in second if trial.state == TrialState.COMPLETE]
+    for before, after in zip(first, ended, strict=True):
+        assert list(after.intermediate_values) == list(range(1, len(before.intermediate_values) + 1))
+        assert after.intermediate_values == before.intermediate_values
+        assert (after.params, after.value) == (before.params, before.value)
+        assert all(torch.equal(value, others[after.number][name]) for name, value in weights[before.number].items())
+
+
 @pytest.fixture
 def _plan(monkeypatch):
     """Remove the variable that :func:`run` sets."""
@@ -60,26 +81,49 @@ def test_a_killed_trial_continues_to_the_same_bits(tmp_path, capsys):
 
     Every epoch is reported once, in order, and results and weights equal those of an uninterrupted study.
     """
-    whole, weights = run(tmp_path / "whole", {}, 4)
+    whole = run(tmp_path / "whole", {}, 4)
     draw = random.Random(0)
-    seeds = [str(trial.user_attrs["seed"]) for trial in whole]
+    steps = [draw.randrange(BATCHES + 1, 3 * BATCHES) for _ in range(2)]
+    seeds = [str(trial.user_attrs["seed"]) for trial in whole[0]]
     faults = {
-        seeds[0]: [["step", draw.randrange(1, 3 * BATCHES)], ["step", draw.randrange(1, 3 * BATCHES)]],
+        seeds[0]: [["step", steps[0]], ["step", steps[1]]],
         seeds[1]: [["write", 3], ["fsync", 2]],
         seeds[2]: [["replace", 4]],
         seeds[3]: [["truncate", 3 * BATCHES + 2]],
     }
     capsys.readouterr()
-    killed, others = run(tmp_path / "killed", faults, 4)
-    assert json.loads((tmp_path / "killed" / "plan.json").read_text()) == {seed: [] for seed in seeds}
+    folder = tmp_path / "killed"
+    killed = run(folder, faults, 4)
+    assert json.loads((folder / "plan.json").read_text()) == {seed: [] for seed in seeds}
     assert capsys.readouterr().out.count("continues in a new process: its process was killed (signal 9)") == 6
-    for before, after in zip(whole, killed, strict=True):
-        assert after.state == TrialState.COMPLETE
-        assert list(after.intermediate_values) == list(range(1, EPOCHS + 1))
-        assert (after.params, after.value) == (before.params, before.value)
-        assert after.intermediate_values == before.intermediate_values
-        assert all(torch.equal(value, others[after.number][name]) for name, value in weights[before.number].items())
-    assert not (tmp_path / "killed" / "study.log.checkpoints").exists()
+    assert_same(whole, killed)
+    done = [
+        (step - 1) // BATCHES for step in steps
+    ]  # epochs before the kill: only the one that was interrupted is lost
+    assert resumed(folder) == {seeds[0]: [done[0], sum(done)], seeds[1]: [2, 3], seeds[2]: [3]}
+    assert not (folder / "study.log.checkpoints").exists()
+
+
+@pytest.mark.usefixtures("_plan")
+def test_a_trial_continues_after_the_death_of_its_worker(tmp_path):
+    """The owner and its child are killed. The next session continues the trial from its checkpoint."""
+    whole = run(tmp_path / "whole", {}, 1, epochs=40)
+    folder = tmp_path / "killed"
+    program = f"import pathlib, test_checkpoints as t; t.run(pathlib.Path({str(folder)!r}), {{}}, 1, epochs=40)"
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))},
+        stdout=subprocess.DEVNULL,
+    )
+    wait_until(lambda: list(folder.glob("study.log.checkpoints/*.pt")))
+    pids = children(process.pid)
+    process.kill()
+    process.wait()
+    wait_until(lambda: not alive(pids))
+    assert_same(whole, run(folder, {}, 1, epochs=40))
+    (epochs,) = resumed(folder).values()
+    assert 1 <= epochs[0] < 40
+    assert not (folder / "study.log.checkpoints").exists()
 
 
 def test_random_kills_from_outside(tmp_path):
@@ -135,16 +179,16 @@ def test_checkpoints_are_beside_the_storage(url, folder):
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a file system needs root")
 def test_a_full_disk_costs_only_the_checkpoint(tmp_path):
     """With no space for a checkpoint, training goes on, and a killed trial is trained again to the same bits."""
-    whole, _ = run(tmp_path / "whole", {}, 1)
+    whole = run(tmp_path / "whole", {}, 1)
     small = tmp_path / "small"
     small.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(small)], check=False)
     if mounted.returncode:
         pytest.skip("this system does not allow mounting")
     try:
-        faults = {str(whole[0].user_attrs["seed"]): [["step", 3 * BATCHES]]}
-        killed, _ = run(tmp_path / "killed", faults, 1, checkpoints=str(small))
+        faults = {str(whole[0][0].user_attrs["seed"]): [["step", 3 * BATCHES]]}
+        killed = run(tmp_path / "killed", faults, 1, checkpoints=str(small))
         assert list(small.iterdir()) == []
     finally:
         subprocess.run(["umount", str(small)], check=True)
-    assert killed[0].intermediate_values == whole[0].intermediate_values
+    assert_same(whole, killed)

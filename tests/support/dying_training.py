@@ -1,7 +1,8 @@
 """The real training, in a process that dies as the plan in ``DYING_PLAN`` says.
 
 The plan is the path of a JSON file: for each trial, by its training seed, the faults of its attempts. Each attempt
-takes its fault out of the plan. The final weights are saved beside the plan. The faults are:
+takes its fault out of the plan. The final weights are saved beside the plan, and so is a line for each time
+that training continues: the seed, and the number of epochs before. The faults are:
 
 - ``["step", n]``: SIGKILL before step n of the attempt;
 - ``["write", n]``, ``["fsync", n]``, ``["replace", n]``: SIGKILL at that stage of writing the n-th checkpoint;
@@ -36,12 +37,18 @@ def train(run, on_epoch, checkpoint=None, on_resume=None):
     faults = json.loads(plan.read_text())
     mine = faults.get(str(run.train.seed), [])
     hook = None
+
+    def note(reports):
+        with plan.with_name("resumed").open("a") as file:
+            file.write(f"{run.train.seed} {len(reports)}\n")
+        on_resume(reports)
+
     if mine:
         kind, count = mine.pop(0)
         plan.write_text(json.dumps(faults))
         hook = inject(kind, count, checkpoint)
     try:
-        result, model, data = train_run(run, on_epoch, checkpoint=checkpoint, on_resume=on_resume)
+        result, model, data = train_run(run, on_epoch, checkpoint=checkpoint, on_resume=note)
     finally:
         if hook is not None:
             hook.remove()

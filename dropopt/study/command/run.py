@@ -40,6 +40,8 @@ def run(
     epochs: options.Epochs = None,
     subset: options.Subset = None,
     prior: options.Prior = None,
+    storage_patience: options.StoragePatience = 120.0,
+    grace: options.Grace = 30.0,
 ) -> None:
     """Run a study, or resume it.
 
@@ -67,7 +69,16 @@ def run(
         prior=prior,
     )
     resume = ["dropopt", "run", given, *overrides.command_line(), *_storage_option(storage)]
-    code = session.run(session.Request(overrides.apply(definition), script, storage, n_jobs, shlex.join(resume)))
+    request = session.Request(
+        overrides.apply(definition),
+        script,
+        storage,
+        n_jobs,
+        shlex.join(resume),
+        storage_patience=storage_patience,
+        grace=grace,
+    )
+    code = session.run(request)
     if code:
         raise typer.Exit(code)
 

@@ -38,13 +38,15 @@ class Running:
     run: RunConfig
     #: The file that the trial continues from and writes after each epoch; None to train without one.
     checkpoint: Path | None = None
-    #: The last epoch that is stored. Earlier ones are not reported again when the trial continues.
+    #: The last epoch that this worker has stored. Earlier ones are not stored again when the trial continues.
     reported: int = 0
     began: float = field(default_factory=time.monotonic)
     #: How often its process has died.
     deaths: int = 0
-    #: Whether the trial has been pruned: it has ended in the storage, but its slot is not free yet.
+    #: Whether the trial has ended in the storage, but its slot is not free yet: it was pruned, or ended elsewhere.
     pruned: bool = False
+    #: Why it ended, if it was not pruned.
+    note: str = ""
     #: When it last began an epoch, or should end.
     _last: float = field(default_factory=time.monotonic)
     _longest_epoch: float = 0.0

@@ -7,6 +7,7 @@ checkpoint, or trains it again if there is none.
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import time
 from collections.abc import Callable
@@ -21,8 +22,10 @@ from dropopt.study.run.failures import OUT_OF_MEMORY, PROCESS_DIED, TIME_LIMIT, 
 from dropopt.study.run.messages import Done, Failed, FromTrainer, Prepare, Ready, Report, Stop, Train
 from dropopt.study.run.running import GRACE_SECONDS, MAX_DEATHS, Limits, Running
 from dropopt.study.run.signals import SIGNALS, SignalCatcher
-from dropopt.study.store.keys import INTERRUPTED
-from dropopt.study.store.ledger import Ledger, counted
+from dropopt.study.store.errors import StorageError, TrialEndedError
+from dropopt.study.store.ledger import Ledger
+from dropopt.study.store.retries import root
+from dropopt.study.store.total import counted
 
 #: Seconds after which the worker checks the time limits, and redraws, although nothing has happened.
 TICK = 0.25
@@ -30,6 +33,9 @@ TICK = 0.25
 #: Seconds to wait for a signal to this process after a child has ended by one: a system that shuts down, a scheduler or
 #: a container sends it to all processes.
 SIGNAL_SECONDS = 1.0
+
+#: What is shown about a trial that another process has ended, such as ``optuna tell`` or the dashboard.
+ENDED_ELSEWHERE = "it was ended by another process"
 
 
 class Listener(Protocol):
@@ -106,6 +112,7 @@ class Worker:
                     event = self._executor.wait(TICK)
                     if event is not None:
                         self._handle(event)
+                    self._tend()
                     self._end_overdue()
                     self._fill_slots()
                     self._listener.tick()
@@ -118,16 +125,19 @@ class Worker:
     def _finished(self) -> bool:
         if self.signal is not None:
             return True
-        return self._ledger is not None and not self._running and not self._may_start()
-
-    def _may_start(self) -> bool:
-        if self._ledger is None or self._is_over():
+        if self._ledger is None or self._running or self._may_start():
             return False
-        return counted(self._ledger.study.get_trials(deepcopy=False)) < self._n_trials
+        # The worker of a trial that is still running elsewhere may die, and then somebody must run that trial.
+        return self._is_late() or not self._ledger.others_running()
 
-    def _is_over(self, grace: float = 0.0) -> bool:
+    def _is_late(self, grace: float = 0.0) -> bool:
         """Whether the time limit of the session is over, by more than ``grace`` seconds."""
         return self._deadline is not None and time.monotonic() >= self._deadline + grace
+
+    def _may_start(self) -> bool:
+        if self._ledger is None or self._is_late():
+            return False
+        return counted(self._ledger.study.get_trials(deepcopy=False)) < self._n_trials
 
     def _fill_slots(self) -> None:
         """Start a trial in every idle slot, as long as trials are left."""
@@ -136,7 +146,10 @@ class Worker:
                 self._start(slot)
 
     def _start(self, slot: int) -> None:
-        trial, run = self._opened().ask()
+        asked = self._opened().ask(self._n_trials)
+        if asked is None:
+            return
+        trial, run = asked
         self._listener.started(slot, trial.number)
         if run is None:
             self._listener.ended(slot, trial.number, "its configuration is not valid")
@@ -144,15 +157,15 @@ class Worker:
             return
         path = None
         if self._checkpoints is not None:
-            path = Checkpoints(self._checkpoints, self._opened().study.study_name).path(trial.number)
+            path = Checkpoints(self._checkpoints, self._opened().study.study_name).path(self._root(trial.number))
         self._train(slot, Running(trial, run, path))
 
-    def _train(self, slot: int, running: Running) -> None:
-        """Train a trial in a slot that is ready.
+    def _root(self, number: int) -> int:
+        """Return the first attempt at the configuration of a trial, whose checkpoint all attempts use."""
+        return root(self._opened().study.get_trials(deepcopy=False)[number])
 
-        To continue a trial that was begun elsewhere, give the checkpoint of its root (:class:`Checkpoints`) and the
-        last epoch that is stored.
-        """
+    def _train(self, slot: int, running: Running) -> None:
+        """Train a trial in a slot that is ready, from its checkpoint if there is one."""
         self._running[slot] = running
         checkpoint = None if running.checkpoint is None else str(running.checkpoint)
         self._executor.send(slot, Train(running.trial.number, running.run, checkpoint))
@@ -188,7 +201,7 @@ class Worker:
     def _on_trial(self, slot: int, running: Running, message: FromTrainer) -> None:
         if running.pruned:
             if not isinstance(message, Report):
-                self._release(slot)
+                self._release(slot, running.note)
         elif isinstance(message, Report):
             running.epoch_ended()
             if message.epoch > running.reported:
@@ -201,7 +214,12 @@ class Worker:
 
     def _on_report(self, slot: int, running: Running, report: Report) -> None:
         ledger, trial = self._opened(), running.trial
-        if ledger.report(trial, report.smoothed_loss, epoch=report.epoch, epochs=report.epochs):
+        try:
+            prune = ledger.report(trial, report.smoothed_loss, epoch=report.epoch, epochs=report.epochs)
+        except TrialEndedError:
+            self._drop(slot)
+            return
+        if prune:
             ledger.prune(trial, accuracy=report.val_accuracy, seconds=running.seconds)
             running.pruned = True
             self._failures.trial_succeeded()
@@ -210,14 +228,18 @@ class Worker:
         self._listener.reported(slot, trial.number, report)
 
     def _on_done(self, slot: int, running: Running, done: Done) -> None:
-        failure = self._opened().complete(
-            running.trial,
-            done.smoothed_loss,
-            accuracy=done.best_val_accuracy,
-            best_loss=done.best_val_loss,
-            best_epoch=done.best_epoch,
-            seconds=running.seconds if running.deaths else done.seconds,
-        )
+        try:
+            failure = self._opened().complete(
+                running.trial,
+                done.smoothed_loss,
+                accuracy=done.best_val_accuracy,
+                best_loss=done.best_val_loss,
+                best_epoch=done.best_epoch,
+                seconds=running.seconds if running.deaths else done.seconds,
+            )
+        except TrialEndedError:
+            self._release(slot, ENDED_ELSEWHERE, keep_checkpoint=True)
+            return
         self._release(slot, failure)
         if failure:
             self._failures.trial_failed(failure, "the loss is not finite")
@@ -233,7 +255,7 @@ class Worker:
         if not was_ready:
             self._failures.trainer_died_early(died.reason)
         elif running is not None and running.pruned:
-            self._release(slot)
+            self._release(slot, running.note)
         elif running is not None:
             running.deaths += 1
             if died.out_of_memory or running.deaths >= MAX_DEATHS:
@@ -252,7 +274,7 @@ class Worker:
     def _end_overdue(self) -> None:
         """End the trials whose time is over, and those that should end by themselves but do not."""
         if self._ledger is None:
-            if self._is_over(GRACE_SECONDS):
+            if self._is_late(GRACE_SECONDS):
                 raise StudyError("the data could not be loaded within the time limit; give a longer --timeout")
             return
         for slot, running in list(self._running.items()):
@@ -260,7 +282,7 @@ class Worker:
             if running.pruned:
                 if running.is_silent(since=0):
                     self._replace(slot)
-                    self._release(slot)
+                    self._release(slot, running.note)
             elif limit is not None and running.seconds > limit:
                 self._replace(slot)
                 self._fail(slot, TIME_LIMIT, f"it did not end within {limit:g} s")
@@ -277,21 +299,37 @@ class Worker:
 
     def _interrupt_running(self) -> None:
         reason = "the study stopped" if self.signal is None else f"by {signal.Signals(self.signal).name}"
+        # If the storage is gone, the trials stay as they are: other workers, or the next run, take them up.
+        with contextlib.suppress(StorageError):
+            for slot, running in list(self._running.items()):
+                if running.pruned:
+                    self._release(slot, running.note)
+                else:
+                    self._interrupt(slot, reason)
+
+    def _tend(self) -> None:
+        """Keep the leases of the running trials, and stop those that another process has ended."""
+        lost = self._ledger.tend() if self._ledger is not None else []
         for slot, running in list(self._running.items()):
-            if running.pruned:
-                self._release(slot)
-            else:
-                self._interrupt(slot, reason)
+            if running.trial.number in lost and not running.pruned:
+                self._drop(slot)
+
+    def _drop(self, slot: int) -> None:
+        """Stop a trial that another process has ended."""
+        running = self._running[slot]
+        running.pruned, running.note = True, ENDED_ELSEWHERE
+        self._executor.send(slot, Stop(running.trial.number))
 
     def _interrupt(self, slot: int, reason: str) -> None:
         """End a trial that may be continued later: its checkpoint is kept."""
-        self._opened().fail(self._running[slot].trial, INTERRUPTED, reason)
+        self._opened().interrupt(self._running[slot].trial, reason)
         self._release(slot, keep_checkpoint=True)
 
     def _release(self, slot: int, failure: str = "", *, keep_checkpoint: bool = False) -> None:
         """Free a slot. The process that trained the trial has ended or does not write its checkpoint any more."""
         running = self._running.pop(slot)
-        if running.checkpoint is not None and not keep_checkpoint:
+        # A trial that was ended elsewhere may be continued there, from the same file.
+        if running.checkpoint is not None and not keep_checkpoint and not running.note:
             remove(running.checkpoint)
         self._listener.ended(slot, running.trial.number, failure)
 

@@ -14,7 +14,7 @@ from rich.table import Table
 from dropopt.study.show.console import say
 from dropopt.study.show.formatting import format_accuracy, format_value
 from dropopt.study.store.keys import BEST_EPOCH, MESSAGE, REASON, SECONDS, UNCOUNTED
-from dropopt.study.store.queries import Counts, best, count
+from dropopt.study.store.queries import Counts, best, count, ranked
 
 if TYPE_CHECKING:
     import optuna
@@ -44,7 +44,7 @@ def show_summary(console: Console, study: optuna.Study, outcome: Outcome) -> Non
     counts, leader = count(trials), best(trials)
     if outcome.stopped_by is not None:
         name = signal.Signals(outcome.stopped_by).name
-        say(console, f"stopped by {name}; running trials are recorded as interrupted")
+        say(console, f"stopped by {name}; running trials are recorded as interrupted and run again later")
     say(console, f"\nstudy {study.study_name}: {counts}", "bold")
     if not trials and outcome.timeout is not None and outcome.stopped_by is None:
         say(console, f"no trial could start within {outcome.timeout:g} s; give a longer --timeout", "yellow")
@@ -73,11 +73,8 @@ def _next_commands(name: str, outcome: Outcome, counts: Counts, *, has_best: boo
 
 
 def _best_trials(trials: Sequence[FrozenTrial]) -> Table:
-    from optuna.trial import TrialState
-
-    done = [trial for trial in trials if trial.state == TrialState.COMPLETE and trial.value is not None]
     table = Table("trial", "loss (smoothed)", "accuracy", "best epoch", "seconds", title="best trials (validation)")
-    for trial in sorted(done, key=lambda trial: trial.value or 0.0)[:ROWS]:
+    for trial in ranked(trials)[:ROWS]:
         extra = (trial.user_attrs.get(name) for name in (BEST_EPOCH, SECONDS))
         table.add_row(str(trial.number), f"{trial.value:.4f}", format_accuracy(trial), *map(format_value, extra))
     return table

@@ -53,14 +53,23 @@ def count(trials: Iterable[FrozenTrial]) -> Counts:
 
 def best(trials: Iterable[FrozenTrial]) -> FrozenTrial | None:
     """Return the complete trial with the lowest finite value; None if there is none."""
+    return next(iter(ranked(trials)), None)
+
+
+def ranked(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+    """Return the complete trials with finite values, the lowest value first.
+
+    dropopt stores no other values, but another program may.
+    """
+    done = [trial for trial in trials if has_result(trial)]
+    return sorted(done, key=lambda trial: (trial.value, trial.number))
+
+
+def has_result(trial: FrozenTrial) -> bool:
+    """Whether a trial is complete and its value is finite."""
     from optuna.trial import TrialState
 
-    done = [
-        trial
-        for trial in trials
-        if trial.state == TrialState.COMPLETE and trial.value is not None and math.isfinite(trial.value)
-    ]
-    return min(done, key=lambda trial: (trial.value, trial.number), default=None)
+    return trial.state == TrialState.COMPLETE and trial.value is not None and math.isfinite(trial.value)
 
 
 def last_activity(trials: Iterable[FrozenTrial]) -> datetime | None:
@@ -94,6 +103,8 @@ def study_names(storage: BaseStorage) -> list[str]:
 
 def choose(study: optuna.Study, number: int | None) -> FrozenTrial:
     """Return trial ``number``, or the best trial if ``number`` is None; raises :class:`ConfigError`."""
+    from optuna.trial import TrialState
+
     trials = study.get_trials(deepcopy=False)
     if number is None:
         trial = best(trials)
@@ -105,4 +116,6 @@ def choose(study: optuna.Study, number: int | None) -> FrozenTrial:
         raise ConfigError(f"study {study.study_name!r} has no trial {number}; there are: {last}")
     if CONFIG not in trials[number].user_attrs:
         raise ConfigError(f"trial {number} has no configuration: {trials[number].user_attrs.get(MESSAGE)}")
+    if trials[number].state == TrialState.COMPLETE and not has_result(trials[number]):
+        raise ConfigError(f"trial {number} has the value {trials[number].value}, which is no result; choose another")
     return trials[number]
