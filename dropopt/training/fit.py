@@ -46,6 +46,7 @@ def fit(
     on_epoch: OnEpoch | None = None,
     *,
     checkpoint: Path | None = None,
+    on_resume: Callable[[list[EpochReport]], None] | None = None,
 ) -> TrainResult:
     """Train a model on the training split and validate it after each epoch. The test split is not used.
 
@@ -61,6 +62,7 @@ def fit(
         checkpoint: A file that is written after each epoch, once ``on_epoch`` has returned. A later call with the same
             arguments continues from it. On a CPU it ends with bit-identical results; only the epoch that was
             interrupted is trained, and reported, again.
+        on_resume: Called once with the reports of the epochs before the checkpoint, if training continues from one.
 
     Returns:
         The best epoch, its validation loss and accuracy, the smoothed loss of the last epoch, and all reports.
@@ -85,6 +87,8 @@ def fit(
         training = _Training(model, engine, data, config, device)
         if checkpoint is not None:
             training.resume(checkpoint)
+            if on_resume is not None and training.history:
+                on_resume(list(training.history))
         while not training.finished:
             report = training.epoch()
             if on_epoch is not None:

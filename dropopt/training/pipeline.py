@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from dropopt.training.device import resolve_device
 from dropopt.training.evaluate import in_layout
 from dropopt.training.fit import OnEpoch, fit
 from dropopt.training.networks.build_model import build_model
-from dropopt.training.results import DivergedError, TrainResult
+from dropopt.training.results import DivergedError, EpochReport, TrainResult
 
 #: Number of images with which the engine traces the network, and on which a rehearsal trains.
 EXAMPLES = 2
@@ -68,7 +69,10 @@ def prepare(run: RunConfig) -> Prepared:
 
 
 def train_run(
-    run: RunConfig, on_epoch: OnEpoch | None = None, checkpoint: Path | None = None
+    run: RunConfig,
+    on_epoch: OnEpoch | None = None,
+    checkpoint: Path | None = None,
+    on_resume: Callable[[list[EpochReport]], None] | None = None,
 ) -> tuple[TrainResult, nn.Module, Dataset]:
     """Load the data, build the network, attach the engine and train.
 
@@ -78,6 +82,7 @@ def train_run(
         run: The configuration of the run.
         on_epoch: See :func:`fit`.
         checkpoint: See :func:`fit`.
+        on_resume: See :func:`fit`.
 
     Returns:
         The result; the model with the weights of its best epoch, without the engine; and the data set.
@@ -99,7 +104,7 @@ def train_run(
     # Baselines do not use the complexity, which takes a second to compute if it is not cached.
     complexity = data.complexity if isinstance(run.engine, EngineConfig) else 0.5
     with attach(model, run.engine, example=_example(run, data, device), complexity=complexity) as engine:
-        result = fit(model, engine, data, run.train, on_epoch, checkpoint=checkpoint)
+        result = fit(model, engine, data, run.train, on_epoch, checkpoint=checkpoint, on_resume=on_resume)
     return result, model, data
 
 
