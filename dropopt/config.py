@@ -102,7 +102,9 @@ class EngineConfig(Config):
     complexity_theta: NonNegative = Field(10.0, description="Theta: gain of the data's complexity, >= 0")
     duration_phi: Finite = Field(-5.0, description="Phi: the rate grows during training if < 0, and falls if > 0")
     performance_psi: Finite = Field(0.2, description="Psi: gain of the feedback from performance")
-    performance: Performance = Field("accuracy", description="P: validation accuracy, loss, or its ratio to training")
+    performance: Performance = Field(
+        "accuracy", description="P: validation accuracy, validation loss, or validation loss / training loss"
+    )
     # -- eq. (13), (14), (16): importance weight
     lambda_init: NonNegative = Field(0.5, description="importance weight at the start of training, >= 0")
     kappa: NonNegative = Field(1.0, description="relative growth of the importance weight over training, >= 0")
@@ -119,8 +121,10 @@ class EngineConfig(Config):
         0.02, description="smallest share of a member under adaptive efficacy, in [0, 0.2]"
     )
     # -- which units
-    pattern: Pattern = Field("channel", description="which units are dropped together")
-    allocation: Allocation = Field("uniform", description="how features share the rate: alike, by eq. (13), by lemma")
+    pattern: Pattern = Field(
+        "channel", description="which units are dropped together; own: each method has a pattern of its own"
+    )
+    allocation: Allocation = Field("uniform", description="how features share the rate: equally, by eq. (13), by lemma")
     importance: Importance = Field("taylor", description="how the importance of a feature is measured")
     importance_decay: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.5, description="weight of the past in the moving average of importances, per refresh, in [0, 1)"
@@ -155,9 +159,14 @@ class EngineConfig(Config):
         values = (getattr(self, f"w_{method}") for method in METHODS)
         return tuple(value[stage] if isinstance(value, tuple) else value for value in values)
 
+    def uses(self, *methods: Method) -> bool:
+        """Whether at least one of these members of eq. (15) has a weight in some stage of training."""
+        stages = [dict(zip(METHODS, self.weights(stage), strict=True)) for stage in range(len(STAGES))]
+        return any(weights[method] for weights in stages for method in methods)
+
 
 class Baseline(Config):
-    """Settings of an established dropout method, to compare the engine with, through the same ``attach``.
+    """Settings of an established dropout method, which the same ``attach`` adds for comparison with the engine.
 
     ``dropout`` and ``dropout2d`` are torch's, ``stochastic_depth`` is torchvision's, and ``dropblock`` is torchvision's
     or, with ``library: timm``, timm's. timm has to be installed, and its DropBlock drops more than ``p`` (see
@@ -201,7 +210,7 @@ class DataConfig(Config):
 
     name: str = Field("digits", description="a data set's name, folder:PATH, numpy:FILE.npz or module:function")
     root: str = Field("data", description="folder of downloaded data sets")
-    subset: Annotated[int, Field(ge=1)] | None = Field(None, description="use a stratified n of the training images")
+    subset: Annotated[int, Field(ge=1)] | None = Field(None, description="use a stratified sample of n training images")
     image_size: Annotated[int, Field(ge=4, le=4096)] | None = Field(
         None, description="resize images to this side, in pixels, in [4, 4096]"
     )

@@ -13,10 +13,10 @@ give a float, computed in float64. Otherwise the result has the dtype of torch's
 in float32 and rounded once. Reductions run over the whole layer, which is every element of the tensor; a number is a
 layer with one feature.
 
-A Python number outside the documented range (finite, where none is given) raises ``ValueError``, such as
-``r0 must be in [0, 1], got 1.3``. Values of tensors are not checked, so that no call waits for a device. Within the
-ranges no value is NaN and no gradient is infinite (float16 may overflow): where t^theta or log P has a pole, its
-gradient is 0.
+A Python number outside the documented range raises ``ValueError``, such as ``r0 must be in [0, 1], got 1.3``. Where no
+range is documented, every finite number is allowed. Values of tensors are not checked, so that no call waits for a
+device. Within the ranges no value is NaN and no gradient is infinite (float16 may overflow): where t^theta or log P has
+a pole, its gradient is 0.
 """
 
 from __future__ import annotations
@@ -77,8 +77,8 @@ def adjusted_alpha(alpha: Scalar, loss: Scalar, delta: Scalar, threshold: Scalar
         printed:  sigmoid(delta (loss - threshold))
         sound:    alpha sigmoid(delta (loss - threshold))
 
-    It rises with the loss where delta > 0. In the printed reading alpha has no effect once there is a validation loss;
-    eq. (2) writes Phi(alpha, loss, delta), so in the sound reading the result depends on alpha.
+    It rises with the loss where delta > 0. In the printed reading alpha has no effect once there is a validation loss.
+    In the sound reading the result depends on alpha, because eq. (2) writes Phi(alpha, loss, delta).
 
     Args:
         alpha: strength of eq. (1), finite.
@@ -88,10 +88,10 @@ def adjusted_alpha(alpha: Scalar, loss: Scalar, delta: Scalar, threshold: Scalar
         reading: ``"printed"`` or ``"sound"``.
 
     Returns:
-        The adjusted alpha: in [0, 1] printed, between 0 and alpha sound.
+        The adjusted alpha: in [0, 1] if printed, between 0 and alpha if sound.
 
     Raises:
-        ValueError: if a number is outside its range, or for another reading.
+        ValueError: if a number is outside its range or ``reading`` is unknown.
 
     Source: "Dynamic alpha Adjustment".
 
@@ -150,7 +150,7 @@ def random_mask(noise: Scalar, structure: Scalar, r: Scalar, *, reading: Reading
         The mask, 0 or 1, in the broadcast shape.
 
     Raises:
-        ValueError: if a number is outside its range, or for another reading.
+        ValueError: if a number is outside its range or ``reading`` is unknown.
 
     Source: "Structured Dropout in CNNs" and "Spatially Aware Dropout".
 
@@ -181,7 +181,7 @@ def structured_rate(r: Scalar, structure: Scalar, *, reading: Reading) -> Scalar
         The drop rate, in [0, 1], in the shape of r.
 
     Raises:
-        ValueError: if a number is outside its range, or for another reading.
+        ValueError: if a number is outside its range or ``reading`` is unknown.
 
     Source: "Integrated Dropout in CNNs".
 
@@ -265,10 +265,10 @@ def performance_factor(performance: Scalar, psi: Scalar, *, reading: Reading) ->
         reading: ``"printed"`` or ``"sound"``.
 
     Returns:
-        The factor: any number printed, >= 0 sound.
+        The factor: any number if printed, >= 0 if sound.
 
     Raises:
-        ValueError: if a number is outside its range, or for another reading.
+        ValueError: if a number is outside its range or ``reading`` is unknown.
 
     Source: "Contextual Dropout".
 
@@ -356,7 +356,7 @@ def feature_rate(r0: Scalar, weight: Scalar, importance: Scalar, *, reading: Rea
         The drop rates, (C,), in [0, r0].
 
     Raises:
-        ValueError: if a number is outside its range, or for another reading.
+        ValueError: if a number is outside its range or ``reading`` is unknown.
 
     Source: "PFID in CNNs".
 
@@ -399,13 +399,13 @@ def epoch_weight(initial: Scalar, kappa: Scalar, progress: Scalar, theta: Scalar
 
 
 def integrated_rate(rates: Sequence[Scalar] | Tensor, weights: Sequence[Scalar] | Tensor) -> Scalar:
-    """Eq. (15): drop rate of several methods together, their mean weighted by efficacy.
+    """Eq. (15): drop rate of several methods together, the mean of their rates weighted by efficacy.
 
         sum(w r) / sum(w)
 
     Args:
         rates: one rate per method, clipped to [0, 1] first; their shapes broadcast.
-        weights: one efficacy weight per method, >= 0, finite, not all 0. Weights are checked in tensors as well, so
+        weights: one efficacy weight per method, >= 0, finite, not all 0. Weights in tensors are checked as well, so
             pass numbers to avoid waiting for a device.
 
     Returns:
@@ -450,7 +450,7 @@ def pfid_rate(r0: Scalar, weight: Scalar, importance: Scalar, *, reading: Readin
         The drop rate, in [0, r0], in the shape of r0.
 
     Raises:
-        ValueError: if a number is outside its range, or for another reading.
+        ValueError: if a number is outside its range or ``reading`` is unknown.
 
     Source: "PFID Dropout Rate".
 
@@ -508,7 +508,7 @@ def importance_rate(alpha: Scalar, importance: Scalar, *, reading: Reading) -> S
         The drop rates, (C,), in [0, 1].
 
     Raises:
-        ValueError: if a number is not finite, or for another reading.
+        ValueError: if a number is not finite or ``reading`` is unknown.
 
     Source: "Lemma (PFID Model)".
 

@@ -17,7 +17,7 @@ _MAGIC = b"dropopt tensors 1\n"
 def write_whole(path: Path, data: bytes) -> None:
     """Replace the file ``path`` by ``data`` atomically.
 
-    A reader sees the old content or the new, and so does whoever opens the file after a crash at any point.
+    A reader sees either the old or the new content, even after a crash at any point.
 
     Raises:
         OSError: If writing fails; the old file is unchanged then, and no temporary file is left.
@@ -31,7 +31,7 @@ def write_whole(path: Path, data: bytes) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    # The umask decides who can read the file; tempfile.mkstemp would leave it to the user alone.
+    # The umask decides who can read the file; tempfile.mkstemp would let only its owner read it.
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -68,7 +68,7 @@ def save_tensors(path: Path, content: dict[str, Any]) -> None:
 
 
 def load_tensors(path: Path) -> dict[str, Any]:
-    """Read a file written by :func:`save_tensors`; no code in it is ever run.
+    """Read a file written by :func:`save_tensors`. Code in the file is never run.
 
     Raises:
         ValueError: If the file is damaged or was not written by :func:`save_tensors`.
@@ -83,12 +83,12 @@ def load_tensors(path: Path) -> dict[str, Any]:
 
 
 def seal(data: bytes) -> bytes:
-    """Prefix ``data`` with its checksum. torch's format has none: a flipped bit would be a changed weight."""
+    """Prefix ``data`` with its checksum. torch's format has none, so a flipped bit would change a weight unnoticed."""
     return _MAGIC + hashlib.sha256(data).digest() + data
 
 
 def unseal(data: bytes) -> bytes:
-    """Return what was sealed.
+    """Return the data that :func:`seal` prefixed with their checksum.
 
     Raises:
         ValueError: If the checksum does not match.

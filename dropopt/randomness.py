@@ -47,13 +47,13 @@ def set_global_state(state: Mapping[str, Any], device: torch.device) -> None:
 
 
 def random_state() -> dict[str, Any]:
-    """State of the CPU's and every CUDA device's generator."""
+    """State of the generators of the CPU and of every CUDA device."""
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     return {"cpu": torch.get_rng_state(), "cuda": cuda}
 
 
 def set_random_state(state: Mapping[str, Any]) -> None:
-    """Go on drawing from ``state``."""
+    """Continue drawing from ``state``, as :func:`random_state` returned it."""
     torch.set_rng_state(state["cpu"])
     if state["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["cuda"])

@@ -111,7 +111,7 @@ def read(path: Path) -> Item:
 
 
 def parse(data: bytes, path: Path) -> Item:
-    """As :func:`read`, for ``data`` that was read from ``path``."""
+    """The content of ``data``, the bytes of the file ``path``; see :func:`read`."""
     if len(data) > MAX_BYTES:
         raise ConfigError(f"{path}: too large ({len(data)} bytes; at most {MAX_BYTES})")
     try:

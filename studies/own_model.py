@@ -2,8 +2,8 @@
 
     python studies/own_model.py
 
-Any network that returns logits works: the engine finds the layers at which to drop by itself. This study takes half a
-minute on two cores, and under 1 GB of memory for each of two processes. Without pruning, a study takes about
+Any network that returns logits works: the engine itself finds the layers at which to drop features. This study takes
+half a minute on two cores, and under 1 GB of memory for each of two processes. Without pruning, a study takes about
 trials x epochs x the time of one epoch / processes.
 """
 

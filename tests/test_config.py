@@ -19,7 +19,7 @@ from dropopt.config import METHODS, Baseline, ConfigError, EngineConfig, RunConf
         (
             EngineConfig,
             {"pattern": "blocks"},
-            "pattern must be one of element, channel, structured, spatial, got 'blocks'",
+            "pattern must be one of element, channel, structured, spatial, own, got 'blocks'",
         ),
         (EngineConfig, {"update_every": 0}, "update_every must be epoch or an integer >= 1, got 0"),
         (EngineConfig, {"w_pfid": 1.5}, "w_pfid must be in [0, 1] or 3 of them, each in [0, 1], got 1.5"),

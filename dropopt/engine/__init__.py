@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from types import UnionType
 from typing import overload
 
@@ -17,6 +18,11 @@ from dropopt.engine.site import DropoutSite
 
 __all__ = ["BaselineEngine", "DropoutEngine", "Engine", "attach"]
 
+_NO_COMPLEXITY = (
+    "attach() was called without the complexity of the data, on which the contextual member depends, and uses 0.5; "
+    "pass complexity=, for example dropopt.training.load_data(...).complexity, or set w_contextual=0"
+)
+
 
 @overload
 def attach(
@@ -24,7 +30,7 @@ def attach(
     config: EngineConfig,
     *,
     example: Example,
-    complexity: float = 0.5,
+    complexity: float | None = None,
     sites: Selector | None = None,
 ) -> DropoutEngine: ...
 
@@ -35,7 +41,7 @@ def attach(
     config: Baseline,
     *,
     example: Example,
-    complexity: float = 0.5,
+    complexity: float | None = None,
     sites: Selector | None = None,
 ) -> BaselineEngine: ...
 
@@ -46,7 +52,7 @@ def attach(
     config: EngineConfig | Baseline,
     *,
     example: Example,
-    complexity: float = 0.5,
+    complexity: float | None = None,
     sites: Selector | None = None,
 ) -> DropoutEngine | BaselineEngine: ...
 
@@ -56,7 +62,7 @@ def attach(
     config: EngineConfig | Baseline,
     *,
     example: Example,
-    complexity: float = 0.5,
+    complexity: float | None = None,
     sites: Selector | None = None,
 ) -> DropoutEngine | BaselineEngine:
     """Add dropout to a model without changing its class, its keys or its parameters.
@@ -64,9 +70,10 @@ def attach(
     Args:
         model: any module. It is run once on ``example`` in eval mode; its parameters, statistics and training flags,
             and the random state, are left as they were.
-        config: the paper's engine, or a baseline method at the same places.
+        config: settings of the paper's engine, or of a baseline method at the same places.
         example: an input batch (N, C, H, W) such as the model is trained on; a tuple if it takes several arguments.
-        complexity: D_complexity of eq. (9), the complexity of the data, in [0, 1].
+        complexity: D_complexity of eq. (9), the complexity of the data, in [0, 1], which ``dropopt train`` measures.
+            Without it the contextual member uses 0.5, with a warning.
         sites: overrides ``config.sites``. It may also be a function (name, module) -> bool.
 
     Returns:
@@ -75,12 +82,14 @@ def attach(
     Raises:
         ConfigError: if no module matches ``sites``, if a selected module cannot be a site (the message names it), if a
             place already has dropout of this package, or if an argument has the wrong type.
+        ValueError: if ``complexity`` is outside [0, 1].
 
     Example:
         >>> import dropopt, torch
         >>> from torch import nn
         >>> model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(32, 2))
-        >>> engine = dropopt.attach(model, dropopt.EngineConfig(r0=0.3), example=torch.zeros(2, 1, 4, 4))
+        >>> config = dropopt.EngineConfig(r0=0.3)
+        >>> engine = dropopt.attach(model, config, example=torch.zeros(2, 1, 4, 4), complexity=0.5)
         >>> [row["site"] for row in engine.rates()]
         ['1']
         >>> engine.detach()
@@ -93,6 +102,10 @@ def attach(
     _refuse_taken(places)
     if isinstance(config, Baseline):
         return BaselineEngine(model, config, places)
+    if complexity is None:
+        complexity = 0.5
+        if config.uses("contextual"):
+            warnings.warn(_NO_COMPLEXITY, stacklevel=2)
     return DropoutEngine(model, config, places, complexity=complexity)
 
 

@@ -1,4 +1,4 @@
-"""Attached: what every engine has in common, a model with hooks that come off again."""
+"""Attached: the base class of engines, which adds hooks to a model and removes them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Attached(Generic[S]):
     """A context manager that holds one hook per site and removes them on exit, also after an exception.
 
     Attributes:
-        model: the model that the hooks are on.
+        model: the model that has the hooks.
         places: what is known about the module of each place, by the module's name.
         sites: the part that drops, by the module's name.
     """
@@ -41,11 +41,12 @@ class Attached(Generic[S]):
     def _add(self, place: Place, site: S) -> None:
         self.sites[place.name] = site
         self._handles.append(place.module.register_forward_hook(site.hook))
+        place.module.__dict__["__prepare_scriptable__"] = refuse_script  # torch.jit.script calls it
 
     def _require_hooks(self) -> None:
         """Check that every site is still in the model: code that replaces a module drops the module's hooks.
 
-        A hook that was copied to another module of the model, as torch's fusion does, is followed.
+        If a hook was copied to another module of the model, as torch's fusion does, the place follows it.
 
         Raises:
             ConfigError: if a site is no longer in the model.
@@ -64,7 +65,9 @@ class Attached(Generic[S]):
         """Remove every hook, which leaves the model as it was."""
         for handle in self._handles:
             handle.remove()
-        if self._handles:  # also hooks that were copied to other modules
+        for place in self.places.values():
+            place.module.__dict__.pop("__prepare_scriptable__", None)
+        if self._handles:  # this includes hooks that were copied to other modules
             own = {id(site) for site in self.sites.values()}
             for module in self.model.modules():
                 for key, hook in list(module._forward_hooks.items()):
@@ -79,6 +82,11 @@ class Attached(Generic[S]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.detach()
+
+
+def refuse_script() -> None:
+    """Raise ConfigError, because TorchScript cannot compile a site's hook."""
+    raise ConfigError("torch.jit.script cannot compile attached dropout: call engine.detach() before scripting")
 
 
 def _module_at(model: nn.Module, name: str) -> nn.Module | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, SupportsFloat
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,9 @@ from torchvision.ops import DropBlock2d, StochasticDepth
 
 from dropopt.config import Baseline, ConfigError
 from dropopt.engine.attached import Attached
+from dropopt.engine.metrics import as_progress
 from dropopt.engine.places.place import Example, Place
+from dropopt.engine.site import require_tensor
 from dropopt.randomness import random_state, set_random_state
 
 
@@ -55,9 +57,9 @@ class BaselineEngine(Attached["BaselineSite"]):
         *,
         epoch: float,
         epochs: int,
-        val_loss: float | None = None,
-        train_loss: float | None = None,
-        val_accuracy: float | None = None,
+        val_loss: SupportsFloat | None = None,
+        train_loss: SupportsFloat | None = None,
+        val_accuracy: SupportsFloat | None = None,
     ) -> None:
         """Set the drop rate that ``config.schedule`` gives for ``epoch``; the metrics are ignored.
 
@@ -72,10 +74,9 @@ class BaselineEngine(Attached["BaselineSite"]):
             ValueError: if ``epoch`` is outside its range.
             ConfigError: if the module of a site was replaced after attaching, which removes its dropout.
         """
-        if not 0 <= epoch <= epochs or epochs < 1:
-            raise ValueError(f"epoch must be in [0, {epochs}], got {epoch}")
+        progress = as_progress(epoch, epochs)
         self._require_hooks()
-        self._progress = epoch / epochs
+        self._progress = progress
         self._apply()
 
     def rates(self) -> list[dict[str, Any]]:
@@ -138,6 +139,7 @@ class BaselineSite(nn.Module):
         """Forward hook: return the masked output if ``module`` is in training mode, else None."""
         if not module.training:
             return None
+        require_tensor(module, output)
         if isinstance(self.part, StochasticDepth):
             identity = args[0] if args else output
             return identity + self.part(output - identity) if identity.shape == output.shape else None

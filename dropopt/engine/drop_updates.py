@@ -1,7 +1,7 @@
 """Drop(p) on weight updates: W <- W - eta Drop(p) dE/dW, for any optimizer.
 
 The paper masks the gradient. With momentum or Adam, a weight with a masked gradient would still move, so the update
-itself is masked here: the change that the optimizer's step makes, with one draw per output feature.
+itself is masked here. The update is the change that the optimizer's step makes; each output feature has one draw.
 """
 
 from __future__ import annotations

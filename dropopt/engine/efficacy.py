@@ -14,7 +14,7 @@ _MAX_EXPONENT = 50.0
 
 
 class EfficacyWeights:
-    """The weights in force: those of the configuration for the stage of training, times what was learned.
+    """The current weights: those of the configuration for the stage of training, times what was learned.
 
     Attributes:
         tilt: logarithm of the factor on each member's weight, in the order of METHODS; changed by :meth:`learn`.
@@ -49,14 +49,15 @@ def reweighted(
 ) -> list[float]:
     """One step of exponentiated gradient on the generalisation gap.
 
-    Eq. (15), "weights are dynamically adjusted based on network performance metrics", which the paper leaves open:
+    The paper says that "weights are dynamically adjusted based on network performance metrics", but not how. Here:
 
         gap      = log(val_loss / train_loss), clipped to [-1, 1]
         r        = sum_m w_m r_m
         credit_m = (r_m - r) / max_m |r_m - r|
         w_m     <- w_m exp(step gap credit_m), normalised
 
-    A gap above 0 means overfitting, so members that drop more than the blend gain; below 0, those that drop less.
+    A gap above 0 means overfitting, and members that drop more than the blend gain weight. Where the gap is below 0,
+    members that drop less gain weight.
 
     Args:
         shares: (M,) weights, non-negative, summing to 1. A member with share 0 keeps it.

@@ -1,4 +1,4 @@
-"""DropoutEngine: the paper's drop rates, computed between epochs and in force at every site of a network.
+"""DropoutEngine: the paper's drop rates, computed between epochs and set at every site of a network.
 
     how much   members.py, efficacy.py    a site's rate: its members, blended by eq. (15)
     where      masks/allocation.py        the rate of each of its features (eq. 13, the lemma, eq. 4-6)
@@ -12,26 +12,26 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any
+from typing import Any, SupportsFloat
 
 import torch
 from torch import Tensor, nn
 
 from dropopt import equations
-from dropopt.config import METHODS, P_MAX, STAGES, EngineConfig, Method
+from dropopt.config import METHODS, P_MAX, EngineConfig
 from dropopt.engine.attached import Attached
 from dropopt.engine.drop_updates import UpdateDropper
 from dropopt.engine.efficacy import EfficacyWeights
 from dropopt.engine.importance.probes import PROBES
 from dropopt.engine.masks.allocation import mixture_rates, preference, share_out
 from dropopt.engine.members import BY_AREA, BY_IMPORTANCE, alpha, member_rates
+from dropopt.engine.metrics import Metrics, as_number, as_progress
 from dropopt.engine.places.place import Example, Place
 from dropopt.engine.places.record import device_of
-from dropopt.engine.signals import Signals
 from dropopt.engine.site import DropoutSite, mean_over_ranks
 from dropopt.randomness import random_state, set_random_state
 
-#: Images that a probe looks at: relevance of this many costs less than one training step on a usual batch.
+#: Number of images of a probe: the relevance of so few costs less than one training step on a usual batch.
 PROBED = 32
 
 
@@ -51,19 +51,21 @@ class DropoutEngine(Attached[DropoutSite]):
         >>> import dropopt, torch
         >>> from torch import nn
         >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(16, 2))
-        >>> with dropopt.attach(model, dropopt.EngineConfig(r0=0.3), example=torch.zeros(2, 1, 4, 4)) as engine:
+        >>> config = dropopt.EngineConfig(r0=0.3)
+        >>> with dropopt.attach(model, config, example=torch.zeros(2, 1, 4, 4), complexity=0.5) as engine:
         ...     engine.step(epoch=1, epochs=10, train_loss=0.9, val_loss=1.0, val_accuracy=0.5)
         ...     [row["site"] for row in engine.rates()]
         ['0']
     """
 
     def __init__(self, model: nn.Module, config: EngineConfig, places: list[Place], *, complexity: float = 0.5) -> None:
+        complexity = as_number("complexity", complexity)
         if not 0 <= complexity <= 1:
             raise ValueError(f"complexity must be in [0, 1], got {complexity}")
         super().__init__(model, places)
         self.config = config
         self.complexity = complexity
-        self._signals = Signals()
+        self._metrics = Metrics()
         self._efficacy = EfficacyWeights(config)
         self._dropper: UpdateDropper | None = None
         for place in places:
@@ -72,7 +74,7 @@ class DropoutEngine(Attached[DropoutSite]):
 
     @property
     def update_every(self) -> int | None:
-        """Number of optimizer steps between refreshes within an epoch; None to refresh at the end of each epoch."""
+        """Number of optimizer steps between refreshes within an epoch; None to refresh only at the end of an epoch."""
         every = self.config.update_every
         return None if every == "epoch" else every
 
@@ -83,14 +85,15 @@ class DropoutEngine(Attached[DropoutSite]):
         *,
         epoch: float,
         epochs: int,
-        val_loss: float | None = None,
-        train_loss: float | None = None,
-        val_accuracy: float | None = None,
+        val_loss: SupportsFloat | None = None,
+        train_loss: SupportsFloat | None = None,
+        val_accuracy: SupportsFloat | None = None,
     ) -> None:
         """Recompute every drop rate from the progress of training and from what the sites observed.
 
         Call it after each epoch, or more often. A metric that is not given keeps its last value; the factor of
-        eq. (2) or (9)-(11) that uses it is neutral until its first report.
+        eq. (2) or (9)-(11) that uses it is neutral until its first report. Metrics may be numbers of Python or NumPy,
+        or tensors with one element.
 
         Args:
             epoch: completed epochs, in [0, epochs]; a fraction within an epoch.
@@ -100,8 +103,9 @@ class DropoutEngine(Attached[DropoutSite]):
             val_accuracy: validation accuracy, in [0, 1].
 
         Raises:
-            ValueError: if ``epoch`` is outside its range, if a metric is not finite, or if ``config.drop_updates`` is
-                set and :meth:`watch` was not called.
+            ValueError: if ``epoch`` or the accuracy is outside its range, if a metric is not a finite number, if
+                ``config.drop_updates`` is set and :meth:`watch` was not called, or if :attr:`needs_probe` is
+                true and :meth:`probe` was not called.
             ConfigError: if the module of a site was replaced after attaching, which removes its dropout.
 
         Example:
@@ -115,13 +119,17 @@ class DropoutEngine(Attached[DropoutSite]):
             >>> before, engine.rates()[0]["applied"]
             (0.25, 0.234375)
         """
-        if not 0 <= epoch <= epochs or epochs < 1:
-            raise ValueError(f"epoch must be in [0, {epochs}], got {epoch}")
+        progress = as_progress(epoch, epochs)
         self._require_hooks()
         if self.config.drop_updates and self._dropper is None:
             raise ValueError("drop_updates masks the optimizer's updates: call engine.watch(optimizer) before training")
-        self._signals = self._signals.updated(
-            epoch / epochs, val_loss=val_loss, train_loss=train_loss, val_accuracy=val_accuracy
+        if self.needs_probe and any(site.refreshes == 0 for site in self.sites.values()):
+            raise ValueError(
+                f"importance {self.config.importance!r} is measured by a probe: "
+                "call engine.probe(images, labels) with a training batch before engine.step(...)"
+            )
+        self._metrics = self._metrics.updated(
+            progress, val_loss=val_loss, train_loss=train_loss, val_accuracy=val_accuracy
         )
         if self.config.efficacy == "adaptive" and val_loss is not None:
             self._adapt_weights()
@@ -139,7 +147,7 @@ class DropoutEngine(Attached[DropoutSite]):
 
         Call it before each :meth:`step`, with a batch of training data. The model is in eval mode and its sites drop
         nothing meanwhile. Parameters, gradients, statistics and the random state are the same afterwards, bit for bit.
-        The call does nothing unless :attr:`needs_probe`.
+        The call does nothing unless :attr:`needs_probe` is true.
 
         Args:
             images: (N, C, H, W) inputs, or a tuple where the model takes several arguments. The first 32 samples are
@@ -156,7 +164,7 @@ class DropoutEngine(Attached[DropoutSite]):
             >>> from torch import nn
             >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(16, 2))
             >>> images, labels = torch.ones(2, 1, 4, 4), torch.tensor([0, 1])
-            >>> engine = dropopt.attach(model, dropopt.EngineConfig(importance="lrp"), example=images)
+            >>> engine = dropopt.attach(model, dropopt.EngineConfig(importance="lrp"), example=images, complexity=0.5)
             >>> engine.needs_probe
             True
             >>> engine.probe(images, labels)
@@ -174,21 +182,23 @@ class DropoutEngine(Attached[DropoutSite]):
             self.sites[name].set_importance(mean_over_ranks(value), self.config.importance_decay)
 
     def watch(self, optimizer: torch.optim.Optimizer) -> None:
-        """Apply Drop(p) to the updates of ``optimizer``. The call does nothing unless ``config.drop_updates``.
+        """Apply Drop(p) to the updates of ``optimizer``.
+
+        The call does nothing unless ``config.drop_updates`` is set.
 
         Args:
             optimizer: any optimizer that holds parameters of the model.
 
         Raises:
-            ConfigError: if none of its parameters makes a feature that a site drops, or if the module of a site was
-                replaced after attaching.
+            ConfigError: if the optimizer holds no parameter of a layer whose output features a site drops, or if the
+                module of a site was replaced after attaching.
 
         Example:
             >>> import dropopt, torch
             >>> from torch import nn
             >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(16, 2))
             >>> config = dropopt.EngineConfig(drop_updates=True)
-            >>> engine = dropopt.attach(model, config, example=torch.zeros(2, 1, 4, 4))
+            >>> engine = dropopt.attach(model, config, example=torch.zeros(2, 1, 4, 4), complexity=0.5)
             >>> engine.watch(torch.optim.SGD(model.parameters(), lr=0.1))
             >>> engine.step(epoch=1, epochs=10)
         """
@@ -211,7 +221,7 @@ class DropoutEngine(Attached[DropoutSite]):
     # -- reports
 
     def rates(self) -> list[dict[str, Any]]:
-        """Return the drop rates in force.
+        """Return the current drop rates.
 
         Returns:
             One row per site, in order of execution:
@@ -220,8 +230,8 @@ class DropoutEngine(Attached[DropoutSite]):
             - ``adaptive``, ``structured``, ``contextual``, ``pfid``, ``spatial``: each member's rate, in [0, 1];
             - ``w_adaptive``, ...: each member's efficacy weight, summing to 1;
             - ``integrated``: the blended rate of eq. (15), in [0, 1];
-            - ``applied``: the expected dropped fraction, in [0, 0.95]; it is lower than ``integrated`` where that
-              cannot be met (too few eligible features, or a rate above 0.95);
+            - ``applied``: the expected dropped fraction, in [0, 0.95]; it is lower than ``integrated`` where
+              that rate cannot be met (too few eligible features, or a rate above 0.95);
             - ``alpha``: alpha of eq. (2).
 
         Raises:
@@ -240,7 +250,7 @@ class DropoutEngine(Attached[DropoutSite]):
         return [dict(row) for row in self._rows]
 
     def weights(self) -> dict[str, float]:
-        """Return the efficacy weights of eq. (15) in force, by member, summing to 1.
+        """Return the current efficacy weights of eq. (15), by member, summing to 1.
 
         Example:
             >>> import dropopt, torch
@@ -259,7 +269,8 @@ class DropoutEngine(Attached[DropoutSite]):
             >>> import dropopt, torch
             >>> from torch import nn
             >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(16, 2))
-            >>> dropopt.attach(model, dropopt.EngineConfig(), example=torch.zeros(2, 1, 4, 4)).importances()
+            >>> engine = dropopt.attach(model, dropopt.EngineConfig(), example=torch.zeros(2, 1, 4, 4), complexity=0.5)
+            >>> engine.importances()
             {'0': tensor([0.5000, 0.5000, 0.5000, 0.5000])}
         """
         return {name: _normalised(site) for name, site in self.sites.items()}
@@ -273,7 +284,7 @@ class DropoutEngine(Attached[DropoutSite]):
             >>> import dropopt, torch
             >>> from torch import nn
             >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(16, 2))
-            >>> engine = dropopt.attach(model, dropopt.EngineConfig(), example=torch.zeros(2, 1, 4, 4))
+            >>> engine = dropopt.attach(model, dropopt.EngineConfig(), example=torch.zeros(2, 1, 4, 4), complexity=0.5)
             >>> engine.step(epoch=5, epochs=10, val_loss=1.0)
             >>> state, rates = engine.state_dict(), engine.rates()
             >>> engine.step(epoch=9, epochs=10, val_loss=0.5)
@@ -282,7 +293,7 @@ class DropoutEngine(Attached[DropoutSite]):
             True
         """
         return {
-            "signals": asdict(self._signals),
+            "signals": asdict(self._metrics),
             "tilt": list(self._efficacy.tilt),
             "complexity": self.complexity,
             "sites": {name: {k: v.clone() for k, v in site.state_dict().items()} for name, site in self.sites.items()},
@@ -308,7 +319,7 @@ class DropoutEngine(Attached[DropoutSite]):
         for name, site in self.sites.items():
             site.resume(state["sites"][name])
         self.complexity = state["complexity"]
-        self._signals = Signals(**state["signals"])
+        self._metrics = Metrics(**state["signals"])
         self._efficacy.tilt = list(state["tilt"])
         set_random_state(state["rng"])
         self._rows = self._apply()
@@ -320,7 +331,7 @@ class DropoutEngine(Attached[DropoutSite]):
             >>> import dropopt, torch
             >>> from torch import nn
             >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(16, 2))
-            >>> engine = dropopt.attach(model, dropopt.EngineConfig(), example=torch.zeros(2, 1, 4, 4))
+            >>> engine = dropopt.attach(model, dropopt.EngineConfig(), example=torch.zeros(2, 1, 4, 4), complexity=0.5)
             >>> len(model[0]._forward_hooks)
             1
             >>> engine.detach()
@@ -332,19 +343,19 @@ class DropoutEngine(Attached[DropoutSite]):
             self._dropper.remove()
             self._dropper = None
 
-    # -- rates into force
+    # -- setting the rates
 
     def _apply(self) -> list[dict[str, Any]]:
         """Compute the rates, set them at every site and return them as rows."""
         rows = []
         shares = self._shares()
-        strength = alpha(self.config, self._signals)
+        strength = alpha(self.config, self._metrics)
         for name, place in self.places.items():
             site = self.sites[name]
             importance = _normalised(site)
             members = member_rates(
                 self.config,
-                self._signals,
+                self._metrics,
                 complexity=self.complexity,
                 depth=place.depth,
                 importance=importance,
@@ -352,12 +363,12 @@ class DropoutEngine(Attached[DropoutSite]):
             )
             integrated = float(equations.integrated_rate(list(members.values()), shares))
             if self.config.pattern == "own":
-                rates = mixture_rates(self.config, members, progress=self._signals.progress, importance=importance)
+                rates = mixture_rates(self.config, members, progress=self._metrics.progress, importance=importance)
                 site.set_mixture(torch.tensor(shares), rates)
             elif site.p.numel() == 1:
                 site.p.fill_(min(integrated, P_MAX))
             else:
-                progress = self._signals.progress
+                progress = self._metrics.progress
                 proportions = preference(self.config, alpha=strength, progress=progress, importance=importance)
                 site.p.copy_(share_out(integrated, proportions))
             applied = float(site.p.mean())
@@ -369,14 +380,14 @@ class DropoutEngine(Attached[DropoutSite]):
         return rows
 
     def _shares(self) -> list[float]:
-        return self._efficacy.shares(self._signals.progress)
+        return self._efficacy.shares(self._metrics.progress)
 
     def _adapt_weights(self) -> None:
-        signals = self._signals
-        if signals.val_loss is None or signals.train_loss is None:
+        metrics = self._metrics
+        if metrics.val_loss is None or metrics.train_loss is None:
             return
         rates = [sum(row[m] for row in self._rows) / len(self._rows) for m in METHODS]
-        self._efficacy.learn(signals.progress, rates, val_loss=signals.val_loss, train_loss=signals.train_loss)
+        self._efficacy.learn(metrics.progress, rates, val_loss=metrics.val_loss, train_loss=metrics.train_loss)
 
     # -- what a site has to do
 
@@ -389,20 +400,15 @@ class DropoutEngine(Attached[DropoutSite]):
             c.block_size,
             per_feature=self._per_feature(),
             importance=c.importance if self._uses_importance() else None,
-            track_area=self._has_weight(BY_AREA),
+            track_area=c.uses(*BY_AREA),
             masks=c.drop_updates != "only",
         )
-
-    def _has_weight(self, methods: tuple[Method, ...]) -> bool:
-        """Whether one of these members has a weight in some stage of training."""
-        weights = [self.config.weights(stage) for stage in range(len(STAGES))]
-        return any(stage[METHODS.index(method)] for stage in weights for method in methods)
 
     def _per_feature(self) -> bool:
         return self.config.allocation != "uniform" or self.config.pattern in ("structured", "own")
 
     def _uses_importance(self) -> bool:
-        return self._has_weight(BY_IMPORTANCE) or self._per_feature() or self.config.drop_updates is not False
+        return self.config.uses(*BY_IMPORTANCE) or self._per_feature() or self.config.drop_updates is not False
 
 
 def _normalised(site: DropoutSite) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor
 from dropopt import equations
 from dropopt.config import METHODS, EngineConfig, Method
 from dropopt.engine.masks.allocation import eligible
-from dropopt.engine.signals import Signals
+from dropopt.engine.metrics import Metrics
 
 #: Members whose rate depends on the importance of features.
 BY_IMPORTANCE: tuple[Method, ...] = ("structured", "pfid")
@@ -17,7 +17,7 @@ BY_AREA: tuple[Method, ...] = ("spatial",)
 
 def member_rates(
     config: EngineConfig,
-    signals: Signals,
+    metrics: Metrics,
     *,
     complexity: float,
     depth: float,
@@ -28,41 +28,41 @@ def member_rates(
 
     Args:
         config: the engine's settings.
-        signals: progress and metrics of training.
+        metrics: progress and metrics of training.
         complexity: complexity of the data, in [0, 1].
         depth: relative depth of the site, in (0, 1].
         importance: (C,) normalised importance of the site's features, in [0, 1].
-        safe_area: (1,) share of positions that eq. (8) holds safe to drop, in [0, 1].
+        safe_area: (1,) fraction of positions that are safe to drop by eq. (8), in [0, 1].
     """
     c = config
-    weight = equations.epoch_weight(c.lambda_init, c.kappa, signals.progress, c.theta)
+    weight = equations.epoch_weight(c.lambda_init, c.kappa, metrics.progress, c.theta)
     rates = {
         "adaptive": equations.adaptive_rate(
-            c.r0, alpha(c, signals), depth, signals.progress, c.theta_depth, c.theta_epoch
+            c.r0, alpha(c, metrics), depth, metrics.progress, c.theta_depth, c.theta_epoch
         ),
         "structured": equations.structured_rate(c.r0, eligible(importance, c.structured_threshold), reading=c.reading),
-        "contextual": _contextual(c, signals, complexity),
+        "contextual": _contextual(c, metrics, complexity),
         "pfid": equations.pfid_rate(c.r0, weight, importance, reading=c.reading),
         "spatial": equations.structured_rate(c.r0, safe_area, reading=c.reading),
     }
     return {method: float(rates[method]) for method in METHODS}
 
 
-def alpha(config: EngineConfig, signals: Signals) -> float:
+def alpha(config: EngineConfig, metrics: Metrics) -> float:
     """Eq. (2); the configured alpha until the first validation loss is reported."""
-    loss = signals.val_loss
+    loss = metrics.val_loss
     if loss is None:
         return config.alpha
     return float(equations.adjusted_alpha(config.alpha, loss, config.delta, config.lambda_loss, reading=config.reading))
 
 
-def _contextual(config: EngineConfig, signals: Signals, complexity: float) -> equations.Scalar:
-    """Eq. (9)-(11); the performance factor is 1 until the first report of the metric."""
-    performance = signals.performance(config.performance)
+def _contextual(config: EngineConfig, metrics: Metrics, complexity: float) -> equations.Scalar:
+    """Eq. (9)-(11); the performance factor is 1 until its metric is first reported."""
+    performance = metrics.performance(config.performance)
     return equations.contextual_rate(
         config.r0,
         equations.complexity_factor(complexity, config.complexity_theta),
-        equations.duration_factor(signals.progress, 0.5, config.duration_phi),
+        equations.duration_factor(metrics.progress, 0.5, config.duration_phi),
         1.0
         if performance is None
         else equations.performance_factor(performance, config.performance_psi, reading=config.reading),

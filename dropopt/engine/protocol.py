@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, SupportsFloat
 
 import torch
 from torch import Tensor
@@ -14,8 +14,8 @@ from dropopt.config import Config
 class Engine(Protocol):
     """What a training loop may call on the result of :func:`dropopt.attach`.
 
-    :class:`~dropopt.engine.engine.DropoutEngine` describes each method; a baseline implements those that have no
-    meaning for it as no-ops.
+    :class:`~dropopt.engine.engine.DropoutEngine` describes each method; in a baseline, methods that have no
+    meaning for it do nothing.
     """
 
     @property
@@ -24,7 +24,7 @@ class Engine(Protocol):
 
     @property
     def update_every(self) -> int | None:
-        """Number of optimizer steps between refreshes within an epoch; None to refresh at the end of each epoch."""
+        """Number of optimizer steps between refreshes within an epoch; None to refresh only at the end of an epoch."""
 
     @property
     def needs_probe(self) -> bool:
@@ -35,23 +35,23 @@ class Engine(Protocol):
         *,
         epoch: float,
         epochs: int,
-        val_loss: float | None = None,
-        train_loss: float | None = None,
-        val_accuracy: float | None = None,
+        val_loss: SupportsFloat | None = None,
+        train_loss: SupportsFloat | None = None,
+        val_accuracy: SupportsFloat | None = None,
     ) -> None:
         """Recompute the drop rates from the progress of training and its metrics."""
 
     def probe(self, images: Tensor | tuple[Tensor, ...], labels: Tensor) -> None:
-        """Score the features on a labelled batch, if :attr:`needs_probe`."""
+        """Score the features on a labelled batch, if :attr:`needs_probe` is true."""
 
     def watch(self, optimizer: torch.optim.Optimizer) -> None:
-        """Drop updates of ``optimizer``, if the configuration says so."""
+        """Apply Drop(p) to the updates of ``optimizer``, if the configuration says so."""
 
     def rates(self) -> list[dict[str, Any]]:
-        """Return one row per site with the drop rates in force."""
+        """Return one row per site with the current drop rates."""
 
     def weights(self) -> dict[str, float]:
-        """Return the efficacy weights of eq. (15) in force; empty for a baseline."""
+        """Return the current efficacy weights of eq. (15); empty for a baseline."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state that :meth:`load_state_dict` needs to continue bit for bit."""

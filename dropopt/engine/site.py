@@ -7,25 +7,28 @@ All state that changes is in buffers, which are updated in place: compiled code 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from dropopt.config import ConfigError
 from dropopt.engine.importance import from_training as scores
 from dropopt.engine.masks.mixture import OWN_PATTERN, MixtureGate, mixture_gate
+from dropopt.engine.masks.noise import in_transform
 from dropopt.engine.masks.patterns import Gate, channel_gate, element_gate
 from dropopt.engine.masks.spatial import spatial_gate, spatial_structure
 
-#: In an observed step, one sample in 16 is scored. Every step is observed until 32 samples were scored since the last
-#: refresh, then one step in 8, at random. An epoch scores hundreds of samples at a negligible cost.
+#: In an observed step, one sample in 16 is scored. After a refresh, every step is observed until 32 samples have been
+#: scored, and then one step in 8, at random. An epoch scores hundreds of samples at a negligible cost.
 _OBSERVED_SHARE = 16
 _OBSERVED_STEPS = 8
 _ENOUGH = 32
 
 
-#: What is needed, beside the saved tensors, to rebuild a gate in the backward pass.
+#: What is needed, besides the saved tensors, to rebuild a gate in the backward pass.
 Rebuild = MixtureGate | Callable[..., Tensor] | None
 
 
@@ -39,7 +42,7 @@ class DropoutSite(nn.Module):
         block_size: side of a block of pattern ``spatial``, in positions.
         per_feature: whether ``p`` is (C,) rather than (1,).
         importance: kind of score to accumulate; None for none.
-        track_area: whether to measure the fraction of positions that eq. (8) holds safe.
+        track_area: whether to measure the fraction of positions that are safe to drop by eq. (8).
         masks: whether to mask the output; False for Drop(p) on updates only.
     """
 
@@ -49,7 +52,7 @@ class DropoutSite(nn.Module):
     importance: Tensor  # (C,) >= 0, of the last refresh
     totals: Tensor  # (rows, C) sums of scores since the last refresh
     count: Tensor  # () samples scored since the last refresh
-    refreshes: Tensor  # () number of times that importance was set
+    refreshes: Tensor  # () number of times that `importance` was set
     area: Tensor  # () fraction of safe positions, moving average
 
     def __init__(
@@ -74,20 +77,25 @@ class DropoutSite(nn.Module):
         self.silent = False
         self.observes = importance in scores.ROWS or track_area
         self._enough = False  # whether enough samples were scored; reading `count` in every step is slower
-        self.register_buffer("p", torch.zeros(features if per_feature else 1))
+        # Not of the default type: in half precision, counts and sums would stop growing.
+        f32 = torch.float32
+        self.register_buffer("p", torch.zeros(features if per_feature else 1, dtype=f32))
         if pattern == "own":
-            self.register_buffer("shares", torch.full((len(OWN_PATTERN),), 1 / len(OWN_PATTERN)))
-            self.register_buffer("method_rates", torch.zeros(len(OWN_PATTERN), features))
+            self.register_buffer("shares", torch.full((len(OWN_PATTERN),), 1 / len(OWN_PATTERN), dtype=f32))
+            self.register_buffer("method_rates", torch.zeros(len(OWN_PATTERN), features, dtype=f32))
             self._shares_on_host = self.shares.cpu().clone()  # the sizes of runs are drawn without waiting for a GPU
-        self.register_buffer("importance", torch.ones(features))
-        self.register_buffer("totals", torch.zeros(scores.ROWS.get(importance or "", 0), features))
-        self.register_buffer("count", torch.zeros(()))
+        self.register_buffer("importance", torch.ones(features, dtype=f32))
+        self.register_buffer("totals", torch.zeros(scores.ROWS.get(importance or "", 0), features, dtype=f32))
+        self.register_buffer("count", torch.zeros((), dtype=f32))
         self.register_buffer("refreshes", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("area", torch.ones(()))
+        self.register_buffer("area", torch.ones((), dtype=f32))
 
     def hook(self, module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
         """Forward hook: return the masked output if ``module`` is in training mode, else None."""
-        if self.silent or not module.training or output.numel() == 0:
+        if self.silent or not module.training:
+            return None
+        require_tensor(module, output)
+        if output.numel() == 0:
             return None
         x = output if self.axis == 1 else output.movedim(-1, 1)
         if self.p.device != x.device:  # the model was moved after attaching
@@ -98,6 +106,10 @@ class DropoutSite(nn.Module):
     def _masked(self, x: Tensor) -> Tensor:
         still = x.detach()
         gate = self._gate(still) if self.masks else None
+        if in_transform():  # which allows neither a custom backward pass nor an update of the scores
+            if self.observes:
+                warnings.warn("torch.func transforms hide activations: their importance is not scored", stacklevel=2)
+            return x if gate is None else gate.times(x)
         observed = self.observes and self._is_observed()
         if observed:
             self._observe(_sample(still))
@@ -122,7 +134,10 @@ class DropoutSite(nn.Module):
         return channel_gate(x, p)
 
     def _is_observed(self) -> bool:
-        """Whether to observe this step; always in compiled code (one graph) and on a GPU (no waiting)."""
+        """Whether to observe this step.
+
+        Always true in compiled code, which must be one graph, and on a GPU, where reading the count would wait.
+        """
         if torch.compiler.is_compiling() or not self.count.is_cpu:
             return True
         drawn = (
@@ -133,7 +148,7 @@ class DropoutSite(nn.Module):
         return drawn or not self._enough
 
     def _observe(self, sample: Tensor) -> None:
-        """Accumulate what the forward pass alone tells about the sample."""
+        """Accumulate the scores of the sample that need the forward pass only."""
         if self.kind in scores.FORWARD:
             self.totals += scores.FORWARD[self.kind](sample.float())
         if self.track_area and sample.ndim > 2:
@@ -144,6 +159,7 @@ class DropoutSite(nn.Module):
     @torch.no_grad()
     def set_mixture(self, shares: Tensor, rates: Tensor) -> None:
         """Set the shares (M,) and the rates (M, C) of the methods; ``p`` becomes their blend by eq. (15)."""
+        shares = shares.to(self.shares)
         self.shares.copy_(shares)
         self._shares_on_host = shares.cpu().clone()
         self.method_rates.copy_(rates)
@@ -158,7 +174,7 @@ class DropoutSite(nn.Module):
 
     @torch.no_grad()
     def refresh(self, decay: float) -> None:
-        """Update ``importance``, a moving average, with the scores since the last refresh, and clear these.
+        """Update ``importance``, a moving average, with the scores since the last refresh, and clear the scores.
 
         Args:
             decay: weight of the old importance, in [0, 1).
@@ -179,6 +195,22 @@ class DropoutSite(nn.Module):
         self.refreshes += 1
 
 
+def require_tensor(module: nn.Module, output: object) -> None:
+    """Raise ConfigError if the output of a module with a site is no tensor, such as a proxy of torch.fx."""
+    if isinstance(output, Tensor):
+        return
+    kind = type(module).__name__
+    if isinstance(output, torch.fx.Proxy):
+        raise ConfigError(
+            f"torch.fx cannot trace dropout after a {kind} in training mode: call engine.detach() before tracing, "
+            "or attach with sites='conv', whose layers torch.fx does not trace into"
+        )
+    raise ConfigError(
+        f"module {kind} with dropout returned {type(output).__name__} in training mode, "
+        "but a tensor in eval mode: choose other sites"
+    )
+
+
 def mean_over_ranks(value: Tensor) -> Tensor:
     """Return the mean of a tensor over all processes, as a copy, so that all of them drop at the same rates."""
     value = value.clone()
@@ -191,9 +223,9 @@ def mean_over_ranks(value: Tensor) -> Tensor:
 class _Masked(torch.autograd.Function):
     """x * gate. The backward pass makes the gate again from its compact form, and scores by taylor if requested.
 
-    The score uses the activation before the mask and the gradient behind it, so dropped features are scored as well,
-    although their own gradient is zero. The scored samples are saved as a copy, which in-place operations cannot
-    overwrite, and without keeping the whole activation in memory.
+    The score uses the activation before the mask and the gradient after it, so dropped features are scored as well,
+    although their own gradient is zero. The scored samples are saved as a copy: in-place operations cannot overwrite
+    it, and the whole activation need not be kept in memory.
     """
 
     @staticmethod

@@ -9,6 +9,7 @@ import json
 import os
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ def read_checkpoint(path: Path, identity: str, device: torch.device) -> tuple[di
         State and history, or None if there is no usable checkpoint.
     """
     clear_leftovers(path)
-    if not path.exists():
+    if not os.path.exists(path):  # Path.exists raises an error if the folder cannot be read
         return None
     # Whatever is wrong with the file, the remedy is the same.
     try:
@@ -69,7 +70,8 @@ def read_checkpoint(path: Path, identity: str, device: torch.device) -> tuple[di
 
 def _set_aside(path: Path, error: Exception) -> None:
     aside = path.with_name(path.name + ".bad")
-    os.replace(path, aside)
+    with suppress(OSError):  # a folder that is read-only
+        os.replace(path, aside)
     reason = (str(error) or type(error).__name__).splitlines()[0]
     warnings.warn(
         f"checkpoint {path} is not usable ({reason}); it is kept as {aside.name} and training starts afresh",

@@ -1,4 +1,4 @@
-"""evaluate: loss and accuracy of a model on a split; and how a batch is computed, which training shares."""
+"""evaluate: loss and accuracy of a model on a split. Also the precision and layout of batches, which fit uses too."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from dropopt.config import ConfigError, TrainConfig
 from dropopt.training.data.split import Split
 from dropopt.training.device import computes_bf16, resolve_device
 
-#: Pixels per batch on a CPU: activations of larger batches leave its caches. 256 images of 28x28 took half the time
-#: of 1000.
+#: Pixels per batch on a CPU: activations of larger batches do not fit into its caches. 256 images of 28x28 took half
+#: the time of 1000.
 CPU_PIXELS = 200_000
 #: Images per batch on a GPU, and at most on a CPU.
 GPU_BATCH = 2048
@@ -26,7 +26,7 @@ def autocast(config: TrainConfig, device: torch.device) -> AbstractContextManage
 
 
 def in_layout(images: Tensor, config: TrainConfig) -> Tensor:
-    """Return a batch (N, C, H, W) in the memory layout that ``config`` names, without a copy if it is in it already."""
+    """Return a batch (N, C, H, W) in the memory layout that ``config`` names, copied only if it has another."""
     if config.channels_last:
         return images.contiguous(memory_format=torch.channels_last)
     # A batch with one channel satisfies both layouts, but layers choose theirs by the strides: set these explicitly.

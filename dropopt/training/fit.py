@@ -46,14 +46,15 @@ def fit(
     on_epoch: OnEpoch | None = None,
     *,
     checkpoint: Path | None = None,
+    on_resume: Callable[[list[EpochReport]], None] | None = None,
 ) -> TrainResult:
     """Train a model on the training split and validate it after each epoch. The test split is not used.
 
     Args:
         model: Maps images (N, C, H, W) to logits (N, classes). It is moved to ``config.device``, trained in place, and
             ends with the weights of the epoch that has the lowest smoothed validation loss.
-        engine: What :func:`dropopt.attach` returned for ``model``; its drop rates are updated after each epoch, or
-            every ``update_every`` steps. None to train without it.
+        engine: What :func:`dropopt.attach` returned for ``model``; its drop rates are updated after each epoch,
+            and every ``update_every`` steps if that is set. None to train without it.
         data: Training and validation images, from :func:`load_data` or your own :class:`Dataset`.
         config: Epochs, batch size, optimizer, learning rate and its schedule, augmentation, precision, device, seed.
         on_epoch: Called with the :class:`EpochReport` of each epoch. If it raises, training ends and the exception
@@ -61,6 +62,7 @@ def fit(
         checkpoint: A file that is written after each epoch, once ``on_epoch`` has returned. A later call with the same
             arguments continues from it. On a CPU it ends with bit-identical results; only the epoch that was
             interrupted is trained, and reported, again.
+        on_resume: Called once with the reports of the epochs before the checkpoint, if training continues from one.
 
     Returns:
         The best epoch, its validation loss and accuracy, the smoothed loss of the last epoch, and all reports.
@@ -85,6 +87,8 @@ def fit(
         training = _Training(model, engine, data, config, device)
         if checkpoint is not None:
             training.resume(checkpoint)
+            if on_resume is not None and training.history:
+                on_resume(list(training.history))
         while not training.finished:
             report = training.epoch()
             if on_epoch is not None:
@@ -170,7 +174,7 @@ class _Training:
         self._refresh(batch, float(number), val_loss=val_loss, train_loss=train_loss, val_accuracy=val_accuracy)
         self.history.append(report)
         if self.best_epoch == number:
-            self.best = copy.deepcopy(self.model.state_dict())  # deep: a module may keep more than tensors in it
+            self.best = copy.deepcopy(self.model.state_dict())  # deep: a state dict may contain more than tensors
         return report
 
     def _train_epoch(self, number: int) -> tuple[float, tuple[Tensor, Tensor]]:

@@ -10,7 +10,7 @@ from torch import nn
 from dropopt.config import ConfigError, TrainConfig
 
 #: One cycle, with the defaults of PyTorch's OneCycleLR: the share of the steps in which the rate rises (pct_start),
-#: and where it starts and ends as a fraction of lr (1 / div_factor, and that / final_div_factor).
+#: and its first and last value as fractions of lr (1 / div_factor, and that / final_div_factor).
 RISE = 0.3
 START = 1 / 25
 END = 1 / 250_000

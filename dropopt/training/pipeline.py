@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from dropopt.training.device import resolve_device
 from dropopt.training.evaluate import in_layout
 from dropopt.training.fit import OnEpoch, fit
 from dropopt.training.networks.build_model import build_model
-from dropopt.training.results import DivergedError, TrainResult
+from dropopt.training.results import DivergedError, EpochReport, TrainResult
 
 #: Number of images with which the engine traces the network, and on which a rehearsal trains.
 EXAMPLES = 2
@@ -51,14 +52,17 @@ def prepare(run: RunConfig) -> Dataset:
     with (
         own_errors(f"model {run.model.name}: training it"),
         suppress(DivergedError),
-        attach(model, run.engine, example=_example(run, data, device)) as engine,
+        attach(model, run.engine, example=_example(run, data, device), complexity=0.5) as engine,
     ):
         fit(model, engine, few, config)
     return data
 
 
 def train_run(
-    run: RunConfig, on_epoch: OnEpoch | None = None, checkpoint: Path | None = None
+    run: RunConfig,
+    on_epoch: OnEpoch | None = None,
+    checkpoint: Path | None = None,
+    on_resume: Callable[[list[EpochReport]], None] | None = None,
 ) -> tuple[TrainResult, nn.Module, Dataset]:
     """Load the data, build the network, attach the engine and train.
 
@@ -68,6 +72,7 @@ def train_run(
         run: The configuration of the run.
         on_epoch: See :func:`fit`.
         checkpoint: See :func:`fit`.
+        on_resume: See :func:`fit`.
 
     Returns:
         The result; the model with the weights of its best epoch, without the engine; and the data set.
@@ -89,7 +94,7 @@ def train_run(
     # Baselines do not use the complexity, which takes a second to compute if it is not cached.
     complexity = data.complexity if isinstance(run.engine, EngineConfig) else 0.5
     with attach(model, run.engine, example=_example(run, data, device), complexity=complexity) as engine:
-        result = fit(model, engine, data, run.train, on_epoch, checkpoint=checkpoint)
+        result = fit(model, engine, data, run.train, on_epoch, checkpoint=checkpoint, on_resume=on_resume)
     return result, model, data
 
 

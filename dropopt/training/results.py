@@ -19,8 +19,8 @@ class EpochReport:
         smoothed_loss: Exponential moving average of ``val_loss`` up to this epoch, corrected for its start at zero.
         lr: Learning rate of the epoch's last step.
         seconds: Wall-clock time of the epoch, validation included.
-        rates: The engine's rates with which the epoch ended, one row per site.
-        weights: The weights of the efficacy metrics with which the epoch ended.
+        rates: The engine's rates with which the epoch ended, one row per site; empty without an engine.
+        weights: The efficacy weights of eq. (15) with which the epoch ended, by method.
 
     Example:
         >>> losses = {"train_loss": 1.2, "val_loss": 1.0, "smoothed_loss": 1.0}

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from torchvision.ops import DropBlock2d
 
 import dropopt
-from dropopt.config import Baseline, EngineConfig, ModelConfig
+from dropopt.config import METHODS, Baseline, EngineConfig, ModelConfig
 from dropopt.engine.site import DropoutSite
 from dropopt.study.run.slots import KEEP_MEMORY
 from dropopt.training import build_model
@@ -81,6 +81,8 @@ def make_arms(device: torch.device, channels_last: bool) -> list[Arm]:
     }
     for pattern in ("element", "channel", "structured", "spatial"):
         settings[f"dropopt {pattern}"] = EngineConfig(pattern=pattern, **ours)
+    even = {f"w_{method}": 1 / len(METHODS) for method in METHODS}
+    settings["dropopt own, equal shares"] = EngineConfig(pattern="own", **ours, **even)
     for pattern in ("element", "channel", "spatial"):
         settings[f"dropopt {pattern}, a rate per feature"] = EngineConfig(pattern=pattern, allocation="feature", **ours)
     for importance in ("activation", "statistical"):
@@ -88,7 +90,7 @@ def make_arms(device: torch.device, channels_last: bool) -> list[Arm]:
     arms = []
     for name, config in settings.items():
         own = copy.deepcopy(model)
-        arms.append(Arm(name, own, dropopt.attach(own, config, example=torch.randn(2, 1, 28, 28))))
+        arms.append(Arm(name, own, dropopt.attach(own, config, example=torch.randn(2, 1, 28, 28), complexity=0.5)))
     return arms
 
 
@@ -203,7 +205,7 @@ def report_epoch(device: torch.device) -> None:
         config = EngineConfig(pattern="structured", allocation="feature", importance=importance, w_spatial=0.2)
         model = build_model(ModelConfig(name="small"), channels=1, classes=10, image_size=28, seed=0).to(device).train()
         images, labels = make_batch(device)
-        engine = dropopt.attach(model, config, example=images[:2])
+        engine = dropopt.attach(model, config, example=images[:2], complexity=0.5)
         step = training_step(model, images, labels, half=False)
         probed = make_batch(device, images=PROBED)
 

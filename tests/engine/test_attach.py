@@ -1,4 +1,4 @@
-"""Attaching and detaching: arguments, and that neither leaves a trace."""
+"""Attaching and detaching: arguments are checked, and neither leaves a trace in the model."""
 
 import re
 
@@ -14,9 +14,9 @@ from dropopt.engine.places.find import find_places
 def test_the_argument_overrides_the_setting():
     """``sites=`` overrides ``config.sites``, for the engine and for baselines."""
     for config in (EngineConfig(sites="conv"), Baseline(kind="dropout2d", sites="conv")):
-        with dropopt.attach(Net(), config, example=EXAMPLE) as engine:
+        with dropopt.attach(Net(), config, example=EXAMPLE, complexity=0.5) as engine:
             assert list(engine.sites) == ["stem", "blocks.0.conv", "blocks.1.conv"]
-        with dropopt.attach(Net(), config, example=EXAMPLE, sites="last:1") as engine:
+        with dropopt.attach(Net(), config, example=EXAMPLE, complexity=0.5, sites="last:1") as engine:
             assert list(engine.sites) == ["blocks.1"]
 
 
@@ -33,19 +33,19 @@ def test_arguments_of_another_type_are_refused(arguments, message):
     """One line says what was given and what is allowed."""
     given = {"model": Net(), "config": EngineConfig(), "example": EXAMPLE} | arguments
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
-        dropopt.attach(given["model"], given["config"], example=given["example"])
+        dropopt.attach(given["model"], given["config"], example=given["example"], complexity=0.5)
 
 
 def test_a_place_takes_one_engine_at_a_time():
     """A second engine at a place is refused; at another place, or after detach(), it is allowed."""
     for first, second in ((EngineConfig(), Baseline(kind="dropout")), (Baseline(kind="dropout"), EngineConfig())):
         model = Net()
-        engine = dropopt.attach(model, first, example=EXAMPLE, sites="norm")
+        engine = dropopt.attach(model, first, example=EXAMPLE, complexity=0.5, sites="norm")
         with pytest.raises(ConfigError, match=r"^module '[\w.]+' already has dropout of dropopt: call detach\(\) on"):
-            dropopt.attach(model, second, example=EXAMPLE, sites="norm")
-        dropopt.attach(model, second, example=EXAMPLE, sites="hidden").detach()
+            dropopt.attach(model, second, example=EXAMPLE, complexity=0.5, sites="norm")
+        dropopt.attach(model, second, example=EXAMPLE, complexity=0.5, sites="hidden").detach()
         engine.detach()
-        dropopt.attach(model, second, example=EXAMPLE, sites="norm")
+        dropopt.attach(model, second, example=EXAMPLE, complexity=0.5, sites="norm")
 
 
 # -- no trace
@@ -58,7 +58,9 @@ def test_attaching_and_detaching_leave_the_model_bit_identical(training):
     model.blocks[0].norm.eval()  # a frozen BatchNorm inside a model that trains
     example = EXAMPLE.clone()
     before = snapshot(model)
-    with dropopt.attach(model, EngineConfig(allocation="feature"), example=example, sites=("norm", "block")):
+    with dropopt.attach(
+        model, EngineConfig(allocation="feature"), example=example, complexity=0.5, sites=("norm", "block")
+    ):
         hooked = {name for name, _, hooks, _ in snapshot(model)[1] if hooks}
         assert hooked == {"stem_norm", "blocks.0", "blocks.0.norm", "blocks.1", "blocks.1.norm"}
     assert_same(before, snapshot(model))
@@ -72,7 +74,7 @@ def test_a_failing_forward_leaves_no_trace():
     before = snapshot(model)
     with pytest.raises(RuntimeError):
         find_places(model, "auto", torch.zeros(2, 5, 8, 8))
-    with pytest.raises(KeyError), dropopt.attach(model, EngineConfig(), example=EXAMPLE):
+    with pytest.raises(KeyError), dropopt.attach(model, EngineConfig(), example=EXAMPLE, complexity=0.5):
         raise KeyError
     assert_same(before, snapshot(model))
 
@@ -88,9 +90,30 @@ def test_attaching_leaves_the_random_state():
         torch.manual_seed(0)
         model = Noisy()
         if config is not None:
-            dropopt.attach(model, config, example=EXAMPLE)
+            dropopt.attach(model, config, example=EXAMPLE, complexity=0.5)
         return torch.rand(3)
 
     configs = (None, Baseline(kind="none"), EngineConfig(r0=0.1), EngineConfig(r0=0.6, pattern="spatial", sites="norm"))
     first, *others = [drawn(config) for config in configs]
     assert all(torch.equal(first, other) for other in others)
+
+
+# -- complexity of the data
+
+
+def test_a_missing_complexity_is_a_warning_where_it_matters():
+    """Without complexity there is a warning if the contextual member has a weight, and none otherwise."""
+    with pytest.warns(
+        UserWarning, match=r"^attach\(\) was called without the complexity of the data.* pass complexity=, "
+    ):
+        engine = dropopt.attach(Net(), EngineConfig(w_contextual=(0, 0, 0.1)), example=EXAMPLE)
+    assert engine.complexity == 0.5
+    for config in (EngineConfig(w_contextual=0), Baseline(kind="dropout")):
+        dropopt.attach(Net(), config, example=EXAMPLE)
+
+
+@pytest.mark.parametrize(("value", "shown"), [(1.5, r"in \[0, 1\], got 1.5"), ("high", "a number, got 'high'")])
+def test_an_invalid_complexity_is_refused(value, shown):
+    """A complexity that is not a number in [0, 1] is an error."""
+    with pytest.raises(ValueError, match=f"^complexity must be {shown}$"):
+        dropopt.attach(Net(), EngineConfig(), example=EXAMPLE, complexity=value)

@@ -102,7 +102,7 @@ def test_updates_are_dropped_by_output_feature(layer, moves):
     inputs = layer.in_channels
     model = nn.Sequential(layer, nn.ReLU(), nn.Conv2d(4, 3, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     images = torch.randn(4, inputs, 6, 6, generator=torch.Generator().manual_seed(0))
-    with dropopt.attach(model, EngineConfig(drop_updates="only", r0=0.5), example=images) as engine:
+    with dropopt.attach(model, EngineConfig(drop_updates="only", r0=0.5), example=images, complexity=0.5) as engine:
         optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
         engine.watch(optimizer)
         before = layer.weight.detach().clone(), layer.bias.detach().clone()
@@ -125,7 +125,7 @@ def test_the_updates_of_a_blocks_last_layers_are_dropped():
     model = nn.Sequential(
         nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), block(6, 6), block(6, 6), nn.Flatten(), nn.LazyLinear(5)
     )
-    with dropopt.attach(model, EngineConfig(), example=torch.randn(2, 3, 8, 8)) as engine:
+    with dropopt.attach(model, EngineConfig(), example=torch.randn(2, 3, 8, 8), complexity=0.5) as engine:
         assert [place.makers for place in engine.places.values()] == [(b.conv2, b.bn2) for b in model[2:4]]
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from dropopt import EngineConfig, attach, equations
-from dropopt.config import METHODS, P_MAX
+from dropopt.config import METHODS, P_MAX, Baseline
 
 ONLY = {f"w_{method}": 0.0 for method in METHODS}
 IMAGES = torch.randn(16, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -38,7 +40,7 @@ def train_step(model: nn.Module) -> float:
 
 
 def engine_of(model: nn.Module, **settings):
-    return attach(model, EngineConfig(**settings), example=IMAGES[:2])
+    return attach(model, EngineConfig(**settings), example=IMAGES[:2], complexity=0.5)
 
 
 @pytest.mark.parametrize("reading", ["printed", "sound"])
@@ -200,6 +202,13 @@ def test_adaptive_efficacy_stays_legal_for_any_step_size(step, floor):
         ({"epoch": -1, "epochs": 4}, r"epoch must be in \[0, 4\], got -1"),
         ({"epoch": 1, "epochs": 4, "val_loss": math.nan}, "val_loss must be finite, got nan"),
         ({"epoch": 1, "epochs": 4, "val_accuracy": math.inf}, "val_accuracy must be finite, got inf"),
+        (
+            {"epoch": 1, "epochs": 4, "val_accuracy": 55},
+            r"val_accuracy must be in \[0, 1\], got 55: divide a percentage",
+        ),
+        ({"epoch": 1, "epochs": 4, "val_accuracy": -0.1}, r"val_accuracy must be in \[0, 1\], got -0.1"),
+        ({"epoch": 1, "epochs": 4, "train_loss": torch.ones(2)}, r"train_loss must be a number, got tensor\("),
+        ({"epoch": 1, "epochs": 0}, r"epoch must be in \[0, 0\], got 1"),
     ],
 )
 def test_an_invalid_step_is_refused(call, message):
@@ -211,8 +220,51 @@ def test_an_invalid_step_is_refused(call, message):
         assert engine.rates() == before
 
 
+@pytest.mark.parametrize("kind", [float, np.float64, np.float32, torch.tensor, "with a graph"])
+@pytest.mark.parametrize("config", [EngineConfig(efficacy="adaptive"), Baseline(kind="dropout2d", schedule="linear")])
+def test_metrics_of_every_type_become_numbers(config, kind):
+    """Numbers of NumPy and tensors are stored as plain floats, so that a checkpoint holds no code and no graph."""
+
+    def metric(value):
+        return torch.tensor(value, requires_grad=True) * 1 if kind == "with a graph" else kind(value)
+
+    with attach(network(), config, example=IMAGES[:2], complexity=metric(0.25)) as engine:
+        metrics = {"val_loss": metric(1.5), "train_loss": metric(0.5), "val_accuracy": metric(0.75)}
+        engine.step(epoch=np.int64(1), epochs=np.int64(4), **metrics)
+        file = io.BytesIO()
+        torch.save(engine.state_dict(), file)
+        file.seek(0)
+        with attach(network(), config, example=IMAGES[:2], complexity=0.5) as other:
+            other.load_state_dict(torch.load(file))
+            assert other.rates() == engine.rates()
+
+
+def test_an_accuracy_may_round_to_more_than_one():
+    """A mean of ones in half precision is an accuracy of 1."""
+    with engine_of(network()) as engine, engine_of(network()) as other:
+        engine.step(epoch=1, epochs=4, val_accuracy=1 + 1e-7)
+        other.step(epoch=1, epochs=4, val_accuracy=1.0)
+        assert engine.rates() == other.rates()
+
+
+@pytest.mark.parametrize("importance", ["gradient", "lrp", "composite"])
+def test_a_step_without_a_probe_is_refused(importance):
+    """An importance that only probe() measures is never silently constant, also after resuming."""
+    with engine_of(network(), importance=importance) as engine, engine_of(network(), importance=importance) as other:
+        with pytest.raises(
+            ValueError, match=rf"^importance '{importance}' is measured by a probe: call engine\.probe\("
+        ):
+            engine.step(epoch=1, epochs=4)
+        engine.probe(IMAGES, LABELS)
+        engine.step(epoch=1, epochs=4)
+        other.load_state_dict(engine.state_dict())
+        other.step(epoch=2, epochs=4)
+    with engine_of(network(), importance=importance, **ONLY | {"w_adaptive": 1.0}) as engine:
+        engine.step(epoch=1, epochs=4)  # no member uses importances
+
+
 def test_drop_updates_without_an_optimizer_is_refused():
-    """The engine has to know the optimizer whose updates it masks."""
+    """step() before watch() is an error, because the engine must know the optimizer whose updates it masks."""
     with (
         engine_of(network(), drop_updates=True) as engine,
         pytest.raises(ValueError, match=r"call engine\.watch\(optimizer\) before training"),

@@ -14,7 +14,7 @@ every_config = pytest.mark.parametrize("config", CONFIGS, ids=["engine", "baseli
 
 def attached(config, model=None):
     model = (model or Net()).train()
-    return model, dropopt.attach(model, config, example=batch()[0])
+    return model, dropopt.attach(model, config, example=batch()[0], complexity=0.5)
 
 
 def sync(model):
@@ -86,7 +86,7 @@ def test_a_hook_that_moves_with_its_module_is_followed():
     config = EngineConfig(r0=0.5, importance="gradient", w_contextual=0)
     model = nn.Sequential(nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(96, 3)).train()
     images, labels = batch()
-    engine = dropopt.attach(model, config, example=images, sites="1")
+    engine = dropopt.attach(model, config, example=images, complexity=0.5, sites="1")
     fuse(model, [["0", "1"]], inplace=True)
     engine.probe(images, labels)
     assert engine.sites["1"].refreshes == 1

@@ -80,7 +80,7 @@ def test_an_empty_batch_leaves_no_trace(pattern):
 @pytest.mark.parametrize("masks", [True, False])
 @every_pattern
 def test_taylor_scores_match_a_reference(pattern, masks):
-    """|sum of activation before the mask x gradient behind it|, even if an in-place ReLU overwrites the activation."""
+    """|sum of activation before the mask x gradient after it|, even if an in-place ReLU overwrites the activation."""
     torch.manual_seed(0)
     site = DropoutSite(1, 4, pattern, 2, per_feature=True, importance="taylor", masks=masks)
     site.p.copy_(torch.tensor([0.0, 0.3, 0.6, 0.95]))
@@ -103,7 +103,7 @@ def test_taylor_scores_match_a_reference(pattern, masks):
 
 @pytest.mark.parametrize("kind", ["activation", "lrp", None])
 def test_every_step_is_observed_at_first_then_one_in_eight(kind):
-    """Every step is observed until 32 samples were scored, then one step in 8; a refresh starts again.
+    """Every step is observed until 32 samples have been scored, then one step in 8; a refresh restarts the count.
 
     The same holds for the fraction of safe positions if no importance is scored during training.
     """
@@ -137,7 +137,7 @@ def test_second_derivatives_are_right(pattern, per_feature):
 
 
 def test_dropped_features_are_scored():
-    """A feature that is always dropped has no gradient, yet its score is that of the gradient behind the mask."""
+    """A feature that is always dropped has no gradient, but its score uses the gradient after the mask."""
     site = DropoutSite(1, 3, "channel", importance="taylor")
     site.p.fill_(0.95)
     torch.manual_seed(0)
@@ -195,3 +195,17 @@ def test_an_overflow_of_the_loss_scaler_is_ignored():
     for site in engine.sites.values():
         assert site.importance.isfinite().all()
         assert ((site.p >= 0) & (site.p <= 0.95)).all()
+
+
+def test_scores_are_float32_whatever_the_default_type():
+    """Counts above 256 do not fit bfloat16, which may be the default type when the engine is attached."""
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        site = DropoutSite(1, 3, "channel", importance="activation", track_area=True)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert {name for name, buffer in site.named_buffers() if buffer.dtype != torch.float32} == {"refreshes"}
+    for _ in range(40):
+        site.refresh(0.5)
+        site.hook(nn.Identity(), (), torch.rand(16 * 300, 3, 2, 2))
+        assert site.count == 300

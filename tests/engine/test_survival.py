@@ -54,7 +54,7 @@ def test_an_averaged_model_drops_nothing():
 
 
 def test_a_whole_model_is_saved_and_loaded_with_its_sites(tmp_path):
-    """torch.save of the model keeps rates in force; its state dict is the plain network's, key by key."""
+    """torch.save of the model keeps its current rates; its state dict is the plain network's, key by key."""
     model, engine = make()
     train(model, torch.optim.SGD(model.parameters(), lr=0.1), 1, engine=engine)
     torch.save(model, tmp_path / "model.pt")

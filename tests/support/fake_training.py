@@ -1,8 +1,8 @@
 """Replaces dropopt.training in tests of studies: the same interface, in milliseconds instead of minutes.
 
 The result of a run depends on its learning rate. Environment variables, which child processes inherit, make some runs
-fail: ``FAKE_FAULT`` (an error, for high learning rates or ``:always``), ``FAKE_DATA`` and ``FAKE_SECONDS`` (of an
-epoch).
+fail: ``FAKE_FAULT`` (see :func:`misbehave`; for high learning rates or ``:always``), ``FAKE_DATA`` and ``FAKE_SECONDS``
+(of an epoch).
 """
 
 import math
@@ -27,7 +27,7 @@ def load(run):
     )
 
 
-def train(run, on_epoch):
+def train(run, on_epoch, checkpoint=None, on_resume=None):
     misbehave(os.environ.get("FAKE_FAULT", ""), run)
     print("a model that prints")  # must not mix with the messages of the slot
     distance = abs(math.log10(run.train.lr) + 1) + run.engine.r0
@@ -66,3 +66,21 @@ def misbehave(fault, run):
         sys.exit(3)
     if name == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
+    if name == "hang":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        time.sleep(3600)
+    if name == "fork":  # a process that outlives its parent, in a session of its own, and holds the parent's pipes
+        if not os.fork():
+            os.setsid()
+            time.sleep(20)
+            os._exit(0)
+        os._exit(5)
+    if name == "flood":
+        for _ in range(300):
+            os.write(2, b"x" * 1_000_000)
+        raise Broken("after the flood")
+    if name == "hog":
+        held = []
+        while True:
+            held.append(bytearray(os.urandom(1)) * 10_000_000)
+            time.sleep(0.01)

@@ -48,7 +48,7 @@ def make(config=None, seed=0, **options):
     torch.manual_seed(seed)
     model = Net(**options).train()
     config = config or EngineConfig(allocation="feature", r0=0.5)
-    return model, dropopt.attach(model, config, example=batch()[0])
+    return model, dropopt.attach(model, config, example=batch()[0], complexity=0.5)
 
 
 def train(model, optimizer, steps, seed=0, engine=None):

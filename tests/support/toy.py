@@ -41,7 +41,7 @@ def train(engine=None, data=None, on_epoch=None, checkpoint=None, seed=0, **sett
     if engine is None:
         result = fit(model, None, data, config, on_epoch, checkpoint=checkpoint)
     else:
-        with attach(model, engine, example=data.train.images[:2]) as attached:
+        with attach(model, engine, example=data.train.images[:2], complexity=0.5) as attached:
             result = fit(model, attached, data, config, on_epoch, checkpoint=checkpoint)
     return result, model.state_dict()
 

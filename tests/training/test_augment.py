@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from toy import recipe, toy, train
 
 from dropopt.config import ModelConfig
+from dropopt.randomness import generator
 from dropopt.training import augment, build_model
 from dropopt.training.optim import make_optimizer
 
@@ -21,32 +22,40 @@ class TestAugment:
         """Draws of one epoch, on the CPU."""
         return augment.draw(kinds, images, seed=0, epoch=epoch, device=self.CPU)
 
+    @pytest.mark.parametrize("size", [(16, 16), (12, 20), (4, 2)])
     @pytest.mark.parametrize("kinds", [("shift",), ("flip",), ("cutout",), ("flip", "shift", "cutout")])
-    def test_it_equals_a_loop_over_images(self, kinds):
-        """Each image equals, pixel for pixel, a slow implementation of the definition."""
-        images = toy(n=30, side=16, channels=3).train.images
+    def test_it_equals_a_loop_over_images(self, kinds, size):
+        """Each pixel equals that of a slow implementation of the definition."""
+        height, width = size
+        images = torch.randn(30, 3, height, width).contiguous(memory_format=torch.channels_last)
         order = torch.randperm(30)
         draws = self.draws(kinds, images)
         where = slice(10, 22)
         batch = augment.take(images, order[where], draws, where)
         for row, position in enumerate(range(10, 22)):
-            image = images[order[position]].clone()
-            if draws.shift is not None:
-                dy, dx = draws.shift[position].tolist()
-                padded = F.pad(image[None], (2, 2, 2, 2), mode="replicate")[0]
-                image = padded[:, 2 + dy : 18 + dy, 2 + dx : 18 + dx]
+            image = images[order[position]]
             if draws.flip is not None and draws.flip[position]:
-                # The flip is applied before the shift.
-                dx = 0 if draws.shift is None else dx
-                source = images[order[position]].flip(2)
-                padded = F.pad(source[None], (2, 2, 2, 2), mode="replicate")[0]
-                dy = 0 if draws.shift is None else dy
-                image = padded[:, 2 + dy : 18 + dy, 2 + dx : 18 + dx]
+                image = image.flip(2)
+            dy, dx = (0, 0) if draws.shift is None else draws.shift[position].tolist()
+            padded = F.pad(image[None], (9, 9, 9, 9), mode="replicate")[0]
+            image = padded[:, 9 + dy : 9 + dy + height, 9 + dx : 9 + dx + width].clone()
             if draws.cutout is not None:
-                cy, cx = draws.cutout[position].tolist()
-                image = image.clone()
-                image[:, max(cy - 2, 0) : cy + 2, max(cx - 2, 0) : cx + 2] = 0
+                (cy, cx), (h, w) = draws.cutout[position].tolist(), (max(1, round(side / 4)) for side in size)
+                image[:, max(cy - h // 2, 0) : cy - h // 2 + h, max(cx - w // 2, 0) : cx - w // 2 + w] = 0
             assert torch.equal(batch[row], image), position
+
+    def test_each_kind_has_its_own_stream(self):
+        """The draws of a kind are those of the generator named for seed, kind and epoch, whatever the other kinds."""
+        images = torch.zeros(50, 1, 4, 32)
+        draws = augment.draw(("cutout", "flip", "shift"), images, seed=3, epoch=2, device=self.CPU)
+        stream = generator(3, "augment", "flip", 2)
+        assert torch.equal(draws.flip, torch.rand(50, generator=stream) < 0.5)
+        stream = generator(3, "augment", "shift", 2)
+        rows, columns = (torch.randint(-reach, reach + 1, (50,), generator=stream) for reach in (1, 4))
+        assert torch.equal(draws.shift, torch.stack([rows, columns], 1))
+        stream = generator(3, "augment", "cutout", 2)
+        rows, columns = (torch.randint(0, side, (50,), generator=stream) for side in (4, 32))
+        assert torch.equal(draws.cutout, torch.stack([rows, columns], 1))
 
     def test_draws_cover_their_range(self):
         """Shifts reach an eighth of the side in both directions, half of the images are flipped, epochs differ."""

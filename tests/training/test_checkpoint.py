@@ -13,11 +13,11 @@ import pytest
 import torch
 import toy as toy_module
 from torch import nn
-from toy import CLASSES, Stop, assert_same, recipe, toy, train
+from toy import CLASSES, Stop, assert_same, network, recipe, toy, train
 
 from dropopt.config import Baseline, EngineConfig
 from dropopt.files import clear_leftovers, seal, write_whole
-from dropopt.training import fit
+from dropopt.training import checkpoint, fit
 
 
 class TestResume:
@@ -34,7 +34,7 @@ class TestResume:
 
     @pytest.mark.parametrize(("settings", "engine"), CASES)
     def test_an_interruption_after_any_epoch(self, tmp_path, settings, engine):
-        """A run interrupted by an exception after each epoch in turn ends with the bits of an uninterrupted one."""
+        """A run interrupted after each epoch in turn is bit-identical at the end to an uninterrupted one."""
         whole = train(engine, **settings)
         path = tmp_path / "run.pt"
         seen = []
@@ -185,7 +185,7 @@ class TestCheckpointFile:
         assert epochs == [3, 4]
 
     def damaged(self, path, content):
-        """Train with ``content`` in the place of the checkpoint."""
+        """Train with ``content`` in place of the checkpoint."""
         path.write_bytes(content)
         with pytest.warns(UserWarning, match=r"is not usable .* kept as run.pt.bad and training starts afresh"):
             result = train(checkpoint=path)
@@ -223,6 +223,28 @@ class TestCheckpointFile:
             with pytest.warns(UserWarning, match="it belongs to another run"):
                 result = train(checkpoint=path, **other)
             assert_same(train(**other), result)
+
+    def test_the_file_of_another_network_or_version_is_set_aside(self, tmp_path, monkeypatch):
+        """A checkpoint of a network with other shapes, or of another version of the format, is not used."""
+        path = tmp_path / "run.pt"
+        train(checkpoint=path)
+        with pytest.warns(UserWarning, match="it belongs to another run"):
+            fit(network(head=24), None, toy(), recipe(), checkpoint=path)
+        monkeypatch.setattr(checkpoint, "VERSION", 2)
+        train(checkpoint=path.with_name("new.pt"))
+        monkeypatch.undo()
+        with pytest.warns(UserWarning, match="its version is 2, expected 1"):
+            train(checkpoint=path.with_name("new.pt"))
+
+    def test_leftovers_of_a_killed_process_are_removed(self, tmp_path):
+        """A temporary file beside the checkpoint is deleted by the next run, before it writes."""
+        leftover = tmp_path / ".run.pt.abc.tmp"
+        leftover.write_bytes(b"half")
+        train(checkpoint=tmp_path / "run.pt", on_epoch=lambda _: self.check_gone(leftover))
+
+    def check_gone(self, path):
+        """Assert that a file was deleted."""
+        assert not path.exists()
 
     def test_it_never_runs_code(self, tmp_path):
         """A pickle that would create a folder is refused and set aside, even with a valid checksum."""

@@ -12,6 +12,7 @@ from toy import CLASSES, assert_same, network, recipe, toy, train
 
 from dropopt.config import Baseline, EngineConfig, RunConfig
 from dropopt.engine import attach
+from dropopt.randomness import generator, global_stream
 from dropopt.training import DivergedError, EpochReport, augment, evaluate, fit, train_run
 from dropopt.training.optim import learning_rate
 from dropopt.training.results import smoothed
@@ -27,6 +28,7 @@ class FakeEngine:
 
     def __init__(self, update_every="epoch", needs_probe=False):
         self.config = EngineConfig(update_every=update_every)
+        self.update_every = None if update_every == "epoch" else update_every
         self.needs_probe = needs_probe
         self.calls = []
 
@@ -124,21 +126,28 @@ class TestLearning:
         assert len(result.history) < 30
         assert len(result.history) == result.best_epoch + 2
 
-    def test_every_image_is_used_once_per_epoch(self):
-        """97 images in batches of 16: each is used once, and the one left over joins the last batch."""
-        data = toy(n=97)
+    @pytest.mark.parametrize(
+        ("n", "size", "expected"),
+        [(97, 16, [16] * 5 + [17]), (98, 16, [16] * 6 + [2]), (96, 16, [16] * 6), (7, 50, [7]), (5, 1, [1] * 5)],
+    )
+    def test_every_image_is_used_once_per_epoch(self, n, size, expected):
+        """Batches have their size, and the rest is a batch of its own; a single image joins the batch before it."""
+        data = toy(n=n)
         seen = []
-        model = network()
+        model = nn.Sequential(nn.Flatten(), nn.Linear(128, CLASSES))
         model.register_forward_pre_hook(lambda m, given: seen.append(given[0].clone()) if m.training else None)
-        fit(model, None, data, recipe(epochs=1))
-        assert [len(batch) for batch in seen] == [16] * 5 + [17]
+        fit(model, None, data, recipe(epochs=1, batch_size=size))
+        assert [len(batch) for batch in seen] == expected
         shown, had = ([tuple(image.flatten().tolist()) for image in x] for x in (torch.cat(seen), data.train.images))
         assert sorted(shown) == sorted(had)
 
-    def test_a_batch_size_of_one_is_allowed(self):
-        """With batch_size 1, every step takes one image."""
-        model = nn.Sequential(nn.Flatten(), nn.Linear(128, CLASSES))
-        assert len(fit(model, None, toy(n=5), recipe(epochs=1, batch_size=1)).history) == 1
+    def test_a_model_in_eval_mode_is_trained(self):
+        """The mode in which the model is passed does not matter."""
+        results = []
+        for training in (True, False):
+            model = network().train(training)
+            results.append((fit(model, None, toy(), recipe(epochs=2)), model.state_dict()))
+        assert_same(*results)
 
     def test_reports_count_epochs(self):
         """Epochs count from 1, and the learning rate is that of the last step."""
@@ -202,7 +211,7 @@ class TestStreams:
         initial = copy.deepcopy(model.state_dict())
         seen = []
         model.register_forward_pre_hook(lambda m, given: seen.append(given[0].clone()) if m.training else None)
-        with attach(model, engine, example=data.train.images[:2]) as attached:
+        with attach(model, engine, example=data.train.images[:2], complexity=0.5) as attached:
             seen.clear()
             result = fit(model, attached, data, recipe(epochs=2, **settings))
         return seen, initial, result
@@ -220,12 +229,27 @@ class TestStreams:
         losses = {result.history[-1].train_loss for _, _, result in runs}
         assert len(losses) == 3  # the dropout did differ
 
-    def test_one_augmentation_does_not_change_another(self):
-        """Adding cutout changes no image's shift."""
+    @pytest.mark.parametrize("seed", [0, 1])
+    def test_order_and_augmentation_depend_on_seed_and_epoch(self, seed):
+        """Every batch is what the streams named for seed and epoch give."""
+        kinds = ("shift", "flip")
+        seen, _, _ = self.inputs(Baseline(kind="none"), augment=kinds, seed=seed)
         images = toy().train.images
-        alone = augment.draw(("shift",), images, seed=1, epoch=2, device=torch.device("cpu"))
-        both = augment.draw(("cutout", "shift"), images, seed=1, epoch=2, device=torch.device("cpu"))
-        assert torch.equal(alone.shift, both.shift)
+        for epoch in (1, 2):
+            order = torch.randperm(90, generator=generator(seed, "order", epoch))
+            draws = augment.draw(kinds, images, seed=seed, epoch=epoch, device=torch.device("cpu"))
+            for step in range(6):
+                where = slice(16 * step, 16 * step + 16)
+                assert torch.equal(seen[6 * (epoch - 1) + step], augment.take(images, order[where], draws, where))
+
+    def test_global_streams_of_two_purposes_differ(self):
+        """Initial weights and dropout masks with the same seed are drawn from different streams."""
+        drawn = []
+        for name in ("weights", "dropout", "weights"):
+            with global_stream(0, name):
+                drawn.append(torch.rand(3))
+        assert torch.equal(drawn[0], drawn[2])
+        assert not torch.equal(drawn[0], drawn[1])
 
     def test_the_same_seed_gives_the_same_training(self):
         """Two runs agree bit for bit whatever was drawn before; another seed gives a different run."""

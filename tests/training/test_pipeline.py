@@ -1,11 +1,16 @@
 """A complete run from its configuration."""
 
+import copy
+
+import numpy as np
 import pytest
+import torch
+from samples import images, npz
 from toy import Stop, timeless
 
-from dropopt.config import ConfigError, DataConfig, RunConfig
+from dropopt.config import ConfigError, DataConfig, ModelConfig, RunConfig
 from dropopt.engine import attach
-from dropopt.training import load_data, train_run
+from dropopt.training import build_model, fit, load_data, train_run
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +37,22 @@ class TestRun:
         assert reports[0].rates
         assert data.fingerprint == load_data(DataConfig(subset=200)).fingerprint
         assert not any(module._forward_hooks for module in model.modules())
+
+    def test_settings_reach_network_and_training(self, tmp_path, monkeypatch):
+        """Images need not be square, the seed decides the initial weights, and the checkpoint is written."""
+        name = npz(tmp_path / "a.npz", x=images(60, 8, 20), y=np.arange(60) % 3)
+        settings = {"data": {"name": name}, "train": {"epochs": 1, "seed": 5}, "engine": {"kind": "none"}}
+        started = []
+        monkeypatch.setattr(
+            "dropopt.training.pipeline.fit",
+            lambda model, *given, **options: started.append(copy.deepcopy(model)) or fit(model, *given, **options),
+        )
+        train_run(RunConfig.parse(settings), checkpoint=tmp_path / "run.pt")
+        expected = build_model(ModelConfig(), channels=1, classes=3, image_size=(8, 20), seed=5)
+        assert all(torch.equal(a, b) for a, b in zip(started[0].parameters(), expected.parameters(), strict=True))
+        reports = []
+        train_run(RunConfig.parse(settings), reports.append, tmp_path / "run.pt")
+        assert reports == []  # the checkpoint is that of the finished run
 
     def test_an_exception_propagates(self):
         """An exception raised in on_epoch ends the run."""

@@ -70,7 +70,7 @@ def uniqueness(maps: Tensor) -> Tensor:
 
 
 def kernel_norm(place: Place) -> Tensor | None:
-    """Return the L2 norm (C,) of each feature's weights, times the scale of the norm behind; None without weights."""
+    """Return the L2 norm (C,) of each feature's weights, times the scale of a norm after them; None without weights."""
     norm: Tensor | None = None
     for layer in place.weighted:
         weight = getattr(layer, "weight", None)

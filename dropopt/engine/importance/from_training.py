@@ -1,8 +1,8 @@
 """Feature importance from training's own passes: ``activation``, ``taylor`` and ``statistical``.
 
-Each score is a function of a few samples of the activation before a mask, and of the gradient behind it, both
-(M, C, *spatial) in float32. It returns the sum over the M samples, (C,). Scores that need passes of their own are in
-``probes.py``.
+Each score is a function of the activation before a mask and, for ``taylor``, of the gradient after it. Both are
+(M, C, *spatial) in float32, for M of the batch's samples. It returns the sum over these samples, (C,). Scores that need
+passes of their own are in ``probes.py``.
 """
 
 from __future__ import annotations

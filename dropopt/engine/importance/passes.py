@@ -4,8 +4,8 @@ A probe runs the network in eval mode. Parameters, their ``grad`` and ``requires
 and the random state are the same afterwards, bit for bit, whether or not the probe raised. It computes in the type of
 the parameters, outside autocast.
 
-The passes also work under ``no_grad``, on frozen parameters, with in-place operations right behind a place, and on
-inputs that have no gradient (token indices).
+The passes also work under ``no_grad``, on frozen parameters, with in-place operations directly after a place, and
+on inputs that have no gradient (token indices).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from dropopt.engine.places.place import Example, Place
 from dropopt.engine.places.record import device_of, quiet
 
-#: What a probe does, for a place's name, with the place's output or with the gradient of it.
+#: A function that a probe calls with a place's name and with the place's output or its gradient.
 Take = Callable[[str, Tensor], None]
 
 
@@ -91,7 +91,7 @@ def _output_hook(name: str, take: Take) -> Callable[..., None]:
 def true_logits(model: nn.Module, images: Example, labels: Tensor) -> Tensor:
     """Run ``model`` and return the logit of each sample's class, (N,).
 
-    The logits are the output, the first element of a tuple, or what the output calls ``logits``.
+    The logits are the output itself, the first element of a tuple, or the entry or attribute ``logits`` of the output.
 
     Raises:
         ValueError: if there are no logits (N, classes), or if the labels are not (N,).

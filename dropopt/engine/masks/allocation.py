@@ -1,4 +1,4 @@
-"""Which features carry a site's budget: one drop rate per feature whose mean is the site's rate."""
+"""How a site's drop rate is distributed over its features: one rate per feature, with the site's rate as mean."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def eligible(importance: Tensor, threshold: float) -> Tensor:
 
 
 def preference(config: EngineConfig, *, alpha: float, progress: float, importance: Tensor) -> Tensor:
-    """Return the proportions, shape (C,), in which features carry the budget.
+    """Return the proportions, shape (C,), in which the site's rate is distributed over features.
 
     Args:
         config: ``allocation`` and ``pattern`` choose the rule.
@@ -48,7 +48,7 @@ def by_importance(config: EngineConfig, progress: float, importance: Tensor) -> 
 
 
 def mixture_rates(config: EngineConfig, members: Mapping[str, float], *, progress: float, importance: Tensor) -> Tensor:
-    """Return the rates (M, C) at which each method drops features in its own pattern; the mean of a row is its rate.
+    """Return the rates (M, C) of each method's features in its own pattern; the mean of a row is the method's rate.
 
     Args:
         config: the engine's settings.

@@ -7,8 +7,8 @@ A sample draws method m with probability w_m (the shares sum to 1) and is then m
 The gate of method m is scaled by 1 / (1 - r_m,i), so E[x * gate] = x given the method, and therefore altogether.
 
 The samples of one method are neighbours in the batch, so a pattern costs only what its own samples cost. The numbers
-of samples are multinomial, and the first method starts at a random sample (the last one goes on at the batch's
-beginning), so each sample draws method m with probability w_m wherever it lies in the batch.
+of samples are multinomial, and the first method starts at a random sample (the sequence wraps around the end of
+the batch), so each sample draws method m with probability w_m wherever it lies in the batch.
 
 Compiled code, whose sizes must not depend on data, draws a method for each sample instead and selects among the gates
 of all patterns.
@@ -36,7 +36,7 @@ OWN_PATTERN = {
 
 
 class Part(NamedTuple):
-    """The samples that one gate masks: neighbours, or two pieces of the batch where its order begins in between."""
+    """The samples that one gate masks: one slice of the batch, or two if they wrap around its end."""
 
     pieces: tuple[slice, ...]
     gate: Gate
@@ -53,7 +53,7 @@ class MixtureGate(NamedTuple):
         return tuple(tensor for part in self.parts for tensor in part.gate.kept)
 
     def without_kept(self) -> MixtureGate:
-        """The same gate with empty tensors in the place of its own."""
+        """The same gate with empty tensors in place of its own."""
         return self.with_kept([torch.empty(0)] * len(self.kept))
 
     def with_kept(self, kept: Sequence[Tensor]) -> MixtureGate:
@@ -80,7 +80,7 @@ class MixtureGate(NamedTuple):
 
 
 def gathered(x: Tensor, pieces: Sequence[slice]) -> Tensor:
-    """The samples of ``x`` in ``pieces``; a view where it is one."""
+    """The samples of ``x`` in ``pieces``; a view if there is only one piece."""
     return x[pieces[0]] if len(pieces) == 1 else torch.cat([x[piece] for piece in pieces])
 
 
@@ -91,7 +91,7 @@ def mixture_gate(
     rates: Tensor,  # (M, C) drop rates in [0, P_MAX]; those of element and spatial methods are equal for all features
     block_size: int,
 ) -> Gate | MixtureGate:
-    """Gate in which each sample is masked by a method of its own."""
+    """Draw a gate in which each sample is masked by one method, drawn for that sample."""
     if is_traced(x):
         return _selected_gate(x, shares, rates, block_size)
     parts = []

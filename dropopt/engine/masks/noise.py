@@ -16,14 +16,19 @@ def random_bytes(x: Tensor) -> Tensor:
 
 def random_shorts(count: int, device: torch.device) -> Tensor:
     """Return uniform int16 over the full range."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or in_transform():
         return torch.randint(-(2**15), 2**15, (count,), dtype=torch.int16, device=device)
     return random_words(-(-count // 4), device).view(torch.int16)[:count]
 
 
 def random_words(count: int, device: torch.device | str = "cpu") -> Tensor:
-    """Return uniform int64 over the full range; over a smaller one the sign bit, and every eighth byte, is biased."""
+    """Return uniform int64 over the full range. A smaller range would bias the sign bit, and so every eighth byte."""
     return torch.empty(count, dtype=torch.int64, device=device).random_(-(2**63), None)
+
+
+def in_transform() -> bool:
+    """Whether a transform of torch.func is active (grad, vmap, ...), under which other tensors must not change."""
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 
 def memory_order(x: Tensor) -> list[int]:

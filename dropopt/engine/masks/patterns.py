@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from dropopt.engine.masks.noise import laid_out, memory_order, random_bytes, random_words
+from dropopt.engine.masks.noise import in_transform, laid_out, memory_order, random_bytes, random_words
 
 #: Shortest column for which random bytes are faster: its units share one random number for rounding.
 _MIN_COLUMN = 4
@@ -48,8 +48,9 @@ class Gate(NamedTuple):
         if self.make is None:
             return x * self.kept[0]
         gate = self.make(*self.kept)
-        # Detached, so that it is no view and in-place operations may follow.
-        return x * gate if torch.is_grad_enabled() else gate.mul_(x).detach()
+        if torch.is_grad_enabled() or in_transform():
+            return x * gate
+        return gate.mul_(x).detach()  # not a view, so that in-place operations may follow
 
     def whole(self) -> Tensor:
         """Return the gate, broadcastable to x."""
@@ -71,8 +72,8 @@ def one_rate(x: Tensor, p: Tensor) -> float | None:
 
 
 def is_traced(x: Tensor) -> bool:
-    """Whether a compiler or a fake mode traces x, so that nothing computed from it may be cached."""
-    return torch.compiler.is_compiling() or type(x) is not Tensor
+    """Whether a compiler, a fake mode or torch.func traces x, so that nothing computed from it may be cached."""
+    return torch.compiler.is_compiling() or type(x) is not Tensor or in_transform()
 
 
 def element_gate(x: Tensor, p: Tensor) -> Gate:

@@ -26,8 +26,8 @@ _LEVELS = 2**16
 def spatial_gate(x: Tensor, p: Tensor, block_size: int) -> Gate:
     """Draw a gate of blocks, (N, 1 or C, *spatial).
 
-    Positions with S_spatial = 1 are dropped first; others are dropped only where the rate cannot be met by these at
-    P_MAX. The mean over the map is p for every image. Features of a map with one position are independent units.
+    Positions with S_spatial = 1 are dropped first. Others are dropped only if a rate of P_MAX at those is not enough.
+    The mean rate over the map is p for every image. Features of a map with one position are independent units.
     """
     space = x.shape[2:]
     if (positions := math.prod(space)) == 1:
@@ -146,7 +146,7 @@ def _windows(space: Sequence[int], side: int) -> _Windows:
 def _least_noise(x: Tensor, windows: _Windows) -> Tensor:
     """Return for each position the minimum of the uniform draws whose blocks cover it, (N, 1, *spatial) int16.
 
-    Block centres reach beyond the border, so that every position is covered by equally many.
+    Block centres reach beyond the border, so that every position is covered by the same number of blocks.
     """
     least = random_shorts(len(x) * windows.strides[0], x.device)
     for shift in windows.shifts:

@@ -37,7 +37,7 @@ def describe(forward: Forward, call: Call) -> Place:
 def output_axis(forward: Forward, call: Call) -> int | None:
     """Return the feature dimension of a call's output, 1 or -1; None where it has none.
 
-    The kind of the module tells, or else the kinds and the sizes of the modules before and after it.
+    The kind of the module determines it, or else the kinds and sizes of the modules before and after it.
     """
     if not isinstance(call.output, Tensor) or call.output.ndim < 2:
         return None
@@ -46,7 +46,7 @@ def output_axis(forward: Forward, call: Call) -> int | None:
         return own
     if call.output.ndim == 2:
         return 1
-    if shape[1] == shape[-1]:  # the sizes do not tell; the module that reads the output may
+    if shape[1] == shape[-1]:  # the sizes do not decide; the module that reads the output may
         readers = (feature_axis(c.module) for c in forward.calls if any(t is call.output for t in c.inputs))
         if (axis := next((a for a in readers if a is not None), None)) is not None:
             return axis

@@ -14,7 +14,7 @@ from torch import nn
 
 from dropopt.config import ConfigError
 from dropopt.engine.places.describe import describe, output_axis
-from dropopt.engine.places.layers import holds_weights, is_convolution, is_norm
+from dropopt.engine.places.layers import holds_weights, is_convolution, is_norm, is_weighted
 from dropopt.engine.places.place import Example, Place, Selector
 from dropopt.engine.places.record import Call, Forward, record
 
@@ -32,10 +32,13 @@ def find_places(model: nn.Module, sites: Selector, example: Example) -> list[Pla
               and hidden linear layers; otherwise outputs of convolutions and hidden linear layers;
             - ``norm``, ``conv``, ``linear``, ``block``: all layers of that kind;
             - ``last:k``: the last k places of ``auto``;
-            - a glob pattern on module names, such as ``layer4.*``;
-            - a function (name, module) -> bool.
+            - a glob pattern on module names, such as ``layer4.*``. Of nested modules it selects the outermost. Of
+              modules that pass on the same features (convolution, normalisation, activation, pooling) it selects the
+              normalisation, or else the first. So no feature is dropped twice;
+            - a function (name, module) -> bool; of nested modules it selects the outermost.
 
-            The layer that gives the network's output, and what follows it, is never a place.
+            A tuple selects the places of all its members, so it can select nested modules. The layer that gives the
+            network's output is never a place, nor is any module after it.
         example: an input batch; a tuple for several arguments.
 
     Raises:
@@ -81,7 +84,9 @@ class _Selection:
             if not calls:
                 raise ConfigError(f"sites {one!r} matches no module; {self._available()}")
             chosen |= {call.index for call in calls}
-        return [call for call in self.forward.calls if call.index in chosen]
+        calls = [call for call in self.forward.calls if call.index in chosen]
+        # A container that returns the output of a part is the same place as that part.
+        return [call for call in calls if not any(_contains(outer, call) and _same(outer, call) for outer in calls)]
 
     def _available(self) -> str:
         counts = ", ".join(f"{kind} ({len(self._usable(test))})" for kind, test in self.kinds.items())
@@ -90,7 +95,7 @@ class _Selection:
 
     def _select(self, selector: str | Callable[[str, nn.Module], bool]) -> list[Call]:
         if callable(selector):
-            return self._checked(lambda call: bool(selector(call.name, call.module)))
+            return self._once(_outermost(self._inner(lambda call: bool(selector(call.name, call.module)))))
         if selector == "auto":
             return self._auto()
         if selector.startswith("last:"):
@@ -99,7 +104,7 @@ class _Selection:
                 raise ConfigError(f"sites {selector!r}: last:k takes a whole number k >= 1, such as last:2")
             return self._auto()[-int(k) :]
         if selector in self.kinds:
-            return self._checked(self.kinds[selector])
+            return self._once(self._inner(self.kinds[selector]))
         return self._named(selector)
 
     def _auto(self) -> list[Call]:
@@ -114,14 +119,13 @@ class _Selection:
         return [call for call in self.forward.calls if call.index in chosen]
 
     def _named(self, pattern: str) -> list[Call]:
-        """Calls whose names match; an error where every module that matches cannot be a place."""
+        """Calls whose names match; an error if modules match but none of them can be a place."""
 
         def matches(call: Call) -> bool:
             return fnmatchcase(call.name, pattern)
 
-        chosen = self._checked(matches)
-        if chosen:
-            return chosen
+        if chosen := _outermost(self._inner(matches)):
+            return self._once(self._one_per_chain(chosen))
         late = [c.name for c in self.forward.calls if not self.forward.is_inner(c) and c.name and matches(c)]
         if late:
             raise ConfigError(f"module {late[0]!r} gives the network's output: dropout there would drop classes")
@@ -130,27 +134,43 @@ class _Selection:
             raise ConfigError(f"module {silent[0]!r} did not run in the forward pass: it cannot be a site")
         return []
 
+    def _inner(self, test: Callable[[Call], bool]) -> list[Call]:
+        """Calls that pass ``test`` and return before the output layers."""
+        return [call for call in self.forward.calls if self.forward.is_inner(call) and test(call)]
+
     def _usable(self, test: Callable[[Call], bool]) -> list[Call]:
         """Calls that pass ``test`` and can be places."""
         return [
             call
-            for call in self.forward.calls
-            if self.forward.is_inner(call)
-            and test(call)
-            and self.forward.times(call) == 1
-            and output_axis(self.forward, call) is not None
+            for call in self._inner(test)
+            if self.forward.times(call) == 1 and output_axis(self.forward, call) is not None
         ]
 
-    def _checked(self, test: Callable[[Call], bool]) -> list[Call]:
-        """Calls that pass ``test``; one that runs several times is an error, because the user selected it."""
-        chosen = [call for call in self.forward.calls if self.forward.is_inner(call) and test(call)]
-        for call in chosen:
+    def _once(self, calls: list[Call]) -> list[Call]:
+        """The same calls; a module that runs several times is an error, because the user selected it."""
+        for call in calls:
             if (times := self.forward.times(call)) > 1:
                 raise ConfigError(
                     f"module {call.name!r} runs {times} times in one forward pass: one mask cannot serve it; "
                     "choose other sites (such as 'norm' or 'conv'), or give each use a module of its own"
                 )
-        return chosen
+        return calls
+
+    def _one_per_chain(self, calls: list[Call]) -> list[Call]:
+        """One call of each chain of modules that pass on the same features: the first norm, or else the first module.
+
+        A module without weights, or a norm, continues the chain of the module whose output it reads.
+        """
+        chains: list[list[Call]] = []
+        for call in calls:
+            passes_on = not is_weighted(call.module) and not holds_weights(call.module) and len(call.inputs) == 1
+            before = (chain for chain in reversed(chains) if any(c.output is call.inputs[0] for c in chain))
+            if passes_on and (chain := next(before, None)) is not None:
+                chain.append(call)
+            else:
+                chains.append([call])
+        chosen = [next((call for call in chain if is_norm(call.module)), chain[0]) for chain in chains]
+        return sorted(chosen, key=lambda call: call.index)
 
     def _is_block(self, call: Call) -> bool:
         """Whether this is the innermost container with weights that returns a given residual sum."""
@@ -159,3 +179,17 @@ class _Selection:
         # An in-place sum keeps the identity of an inner container's output, which was no sum when that returned.
         same = [c for c in self.forward.calls if c.output is call.output and c.residual and holds_weights(c.module)]
         return same[0] is call
+
+
+def _outermost(calls: list[Call]) -> list[Call]:
+    """Those of ``calls`` whose modules are inside none of the others."""
+    return [call for call in calls if not any(_contains(outer, call) for outer in calls)]
+
+
+def _contains(outer: Call, call: Call) -> bool:
+    return call.name.startswith(f"{outer.name}.")
+
+
+def _same(one: Call, other: Call) -> bool:
+    """Whether both return the same tensor with the same values; an in-place operation gives it another node."""
+    return one.output is other.output and one.node is other.node

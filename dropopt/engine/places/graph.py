@@ -1,4 +1,4 @@
-"""What autograd's graph tells about a recorded forward pass."""
+"""What can be read from autograd's graph of a recorded forward pass."""
 
 from __future__ import annotations
 
@@ -48,7 +48,8 @@ def outermost(outputs: Any, layers: Collection[Any]) -> set[Any]:
 
     These are the layers that give the outputs, and the operations that follow them.
     """
-    inside: dict[bool, set[Any]] = {False: set(), True: set()}  # key: whether one of `layers` lies behind the node
+    # Key: whether the path from the outputs to the node passes one of `layers`.
+    inside: dict[bool, set[Any]] = {False: set(), True: set()}
     stack = [(tensor.grad_fn, False) for tensor in tensors(outputs)]
     while stack:
         node, hidden = stack.pop()

@@ -22,12 +22,12 @@ def holds_weights(module: nn.Module) -> bool:
 
 def is_norm(module: nn.Module) -> bool:
     """Whether the module is a normalisation layer, of torch or by its class name."""
-    known = nn.modules.batchnorm._BatchNorm | nn.GroupNorm | nn.LayerNorm  # timm's hold an activation as well
+    known = nn.modules.batchnorm._BatchNorm | nn.GroupNorm | nn.LayerNorm  # timm's also contain an activation
     return isinstance(module, known) or ("Norm" in type(module).__name__ and not any(True for _ in module.children()))
 
 
 def feature_axis(module: nn.Module) -> int | None:
-    """Return the feature dimension of what a layer reads and returns, 1 or -1; None where its kind does not tell."""
+    """Return the feature dimension of what a layer reads and returns, 1 or -1; None if its kind does not decide."""
     maps = nn.modules.conv._ConvNd | nn.modules.batchnorm._NormBase | nn.GroupNorm
     if isinstance(module, maps) or (is_norm(module) and type(module).__name__.endswith("2d")):
         return 1

@@ -1,4 +1,4 @@
-"""A recorded forward pass: which modules ran, in which order, on what."""
+"""A recorded forward pass: which modules ran, in which order, and on which inputs."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Forward:
         self._times = Counter(id(call.module) for call in calls)
         weighted = [call for call in calls if is_weighted(call.module)]
         if not weighted:
-            raise ConfigError(f"model {type(model).__name__} runs no convolution or linear layer to put dropout behind")
+            raise ConfigError(f"model {type(model).__name__} runs no convolution or linear layer to put dropout after")
         #: The last weighted layer, which gives the network's output.
         self.last = weighted[-1]
         # A network may have several heads: other layers may give outputs as well.

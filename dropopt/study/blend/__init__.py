@@ -71,7 +71,7 @@ Models
 Two models read the table. Each is a pure function of it, and the table is a pure function of the *set* of finished
 trials: rows are sorted by content, so that all workers compute the same floats whatever the order of trials.
 
-*The readable model* (``regression``, ``effects``) is Scheffe's quadratic polynomial for mixtures,
+*The interpretable model* (``regression``, ``effects``) is Scheffe's quadratic polynomial for mixtures,
 
     z = sum_m beta_m w_m + sum_{m<k} beta_mk w_m w_k + covariates + noise,
 

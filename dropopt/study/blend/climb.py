@@ -8,7 +8,7 @@ from dropopt.study.blend.arrays import Array
 from dropopt.study.blend.mixture import normalised
 from dropopt.study.blend.surrogate import Objective
 
-#: Blends of each of two kinds that start a climb with one stage; several stages share the time.
+#: Random blends of each of two kinds at the start of a climb with one stage; with several stages there are fewer.
 POOL = 96
 #: Concentration of the Dirichlet distribution of blends near faces and vertices, and the fraction of such blends.
 SPARSE, SPARSE_FRACTION = 0.35, 0.5

@@ -28,7 +28,8 @@ SPARE_TRIALS = 5
 class Effect:
     """A change of the outcome in normal scores (higher is better), with its 90% credible interval.
 
-    ``best`` is the probability that the effect is the largest of its kind in its stage; 1/M each if nothing matters.
+    ``best`` is the probability that the effect is the largest of its kind in its stage. If the blend does not
+    matter, all are equally likely.
     """
 
     name: str
@@ -52,8 +53,10 @@ class Efficacy:
         trials: Number of trials of the study that count.
         unit: How much of the outcome one normal score is, approximately.
         matters: Probability that the blend matters at all.
-        methods: By stage, the effect of each method: from the equal blend half way to the method alone.
-        pairs: By stage, the synergy of each pair: half and half, minus the mean of the two alone (beta_mk / 4).
+        methods: By stage, the effect of each method: the change from the equal blend to the midpoint between it and the
+            method alone.
+        pairs: By stage, the synergy of each pair: the half-and-half blend minus the mean of the two methods alone
+            (beta_mk / 4).
         needed: Number of trials below which no claim is made.
 
     With several stages, an effect changes one stage and leaves the others at the equal blend.

@@ -36,7 +36,7 @@ def gather(
         names: Parameter names of the blend, by stage.
         maximise: Whether a higher value is better.
         prior: The exported table of another study.
-        limit: Number of trials to keep, half of them from the top; scores are computed from all trials before.
+        limit: Number of trials to keep, half of them from the top; scores are computed before, from all trials.
     """
     flat = flatten(names)
     rows = counted_trials(trials, flat)

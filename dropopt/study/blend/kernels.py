@@ -5,8 +5,9 @@ With w a blend, c covariates, and the variances of a :class:`Kernel` in units of
     k((w, c), (w', c')) = LEVEL + polynomial k_poly(w, w') + matern k_matern(w, w') + covariates k_add(c, c')
                           + interaction k_matern(w, w') k_add(c, c')
 
-Blends have several stages. If k_st is a kernel between stage s of one blend and stage t of another, and f the fraction
-STAGE_FRACTION, the kernel of the sum over stages of a common function and one of each stage's own is
+Blends may have several stages. The function of a blend is then a mean over stages of two functions: one that is common
+to all stages, and one of the stage's own. With k_st a kernel between stage s of one blend and stage t of another, and f
+the fraction STAGE_FRACTION, the kernel of this mean is
 
     k(w, w') = (1 - f) mean_st k_st + f / S^2 sum_s k_ss
 
@@ -114,8 +115,8 @@ class Rows:
     def covariance_with(self, kernel: Kernel, shares: Array, stage: int, similarity: Array) -> Array:
         """Covariances (B, n) of candidates (B, M) at one stage with the rows.
 
-        Only the parts that depend on the candidate. ``similarity`` (n,) is k_add between the candidates' covariates
-        and those of the rows.
+        Only the parts that depend on the candidate are included. ``similarity`` (n,) is k_add between the
+        candidates' covariates and those of the rows.
         """
         total = np.zeros((len(shares), len(self)))
         if kernel.polynomial:

@@ -1,4 +1,4 @@
-"""Outcomes: the trials that count, and one number for each, where higher is better in either direction."""
+"""Outcomes: the trials that count, and one number for each. Higher is better, whatever the study's direction."""
 
 from __future__ import annotations
 

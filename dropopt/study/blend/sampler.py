@@ -27,7 +27,7 @@ from dropopt.study.blend.wrapped import enumerates, fixed_params, hide
 
 #: The user attribute of a trial that says how its blend was sampled.
 STAMP = "efficacy"
-#: Fraction of the draws that ignore the evidence, so that no method is ever given up.
+#: Fraction of the draws that ignore the evidence, so that no method is ever excluded.
 RANDOMISED = 0.1
 #: Smallest share of a method in a draw.
 FLOOR = 0.001
@@ -293,7 +293,7 @@ class EfficacySampler(BaseSampler):
     # -- small helpers
 
     def _remembered(self, trial: FrozenTrial) -> _Running:
-        """What is remembered of a running trial. The oldest entry goes if there are too many."""
+        """What is remembered of a running trial. The oldest entry is removed if there are too many."""
         with self._lock:
             found = self._running.setdefault(trial._trial_id, _Running())
             while len(self._running) > REMEMBERED:

@@ -11,12 +11,12 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from dropopt.study.blend.arrays import Array
 from dropopt.study.blend.names import Names
 
-#: The distribution of a name that no trial suggested yet.
+#: The distribution of a name that no trial has suggested yet.
 UNKNOWN = FloatDistribution(0.0, 1.0)
 
-#: Smallest sum of the shares of held names by which free shares are scaled.
+#: Lower limit of the sum of the shares of held names, by which free shares are divided.
 _LEAST = 0.05
-#: Replaces an upper bound of 0 in a denominator.
+#: Used in place of an upper bound of 0 in a denominator.
 _TINY = 1e-12
 
 

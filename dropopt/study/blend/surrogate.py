@@ -37,7 +37,7 @@ SIGNALS = (0.7, 4.0, 24.0)
 SIGNAL_CENTRE, SIGNAL_SPREAD = 3.0, 1.5
 #: Variances of the covariates that are tried, with this kernel.
 COVARIATES, COVARIATES_KERNEL = (0.0, 1.0, 6.0), SHAPES[1].scaled(4.0)
-#: Variances of the interaction that are tried, relative to that of the blend, for so many of the best kernels.
+#: Variances of the interaction that are tried, relative to that of the blend, and the number of best kernels to try.
 INTERACTIONS, CONTENDERS = (0.7, 4.0), 3
 #: Log prior odds against an interaction: in most studies the best blend does not depend on other parameters.
 INTERACTION_COST = 3.0
@@ -54,7 +54,7 @@ Objective = Callable[[Array, int], Array]
 
 
 def row_limit(stages: int) -> int:
-    """How many rows to read for so many stages: the cost of kernels between stages is quadratic in their number."""
+    """How many rows to read. The cost of kernels between stages is quadratic in the number of stages."""
     return int(MAX_ROWS / stages**0.25)
 
 

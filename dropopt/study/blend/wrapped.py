@@ -1,4 +1,4 @@
-"""The wrapped sampler: what the efficacy sampler reads from it, and what it lets it see."""
+"""The wrapped sampler: what the efficacy sampler reads from it, and what it hides from it."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 #: Exit codes. A signal ends ``dropopt run`` with 128 + its number.
-FAILED, BAD_INPUT = 1, 2
+FAILED, BAD_INPUT, STOPPED = 1, 2, 130
 
 
 @dataclass(frozen=True)
@@ -21,12 +21,14 @@ class _Exit:
 
 
 def guard(work: Callable[[], Any]) -> NoReturn:
-    """Run a command and exit with its code: 0, 1 if a study or a storage failed, 2 for bad input."""
+    """Run a command and exit with its code: 0, 1 if a study or a storage failed, 2 for bad input, 130 for Ctrl-C."""
     try:
         code = work()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # `dropopt status | head` is not an error
         sys.exit(0)
+    except KeyboardInterrupt:
+        sys.exit(STOPPED)
     except Exception as error:
         expected = _expected(error)
         if expected is None:

@@ -43,9 +43,34 @@ NTrials = Annotated[
 Timeout = Annotated[
     float | None,
     typer.Option(
-        help="Seconds (above 0) after which no further trial starts; running trials are finished. "
+        help="Seconds (above 0) after which no further trial starts; running trials are finished, unless they hang. "
         "Default: as in the script.",
         show_default=False,
+    ),
+]
+TrialTimeout = Annotated[
+    float | None,
+    typer.Option(
+        help="Seconds (above 0) after which a trial is ended and recorded as failed. Default: as in the script.",
+        show_default=False,
+    ),
+]
+TrialMemory = Annotated[
+    int | None,
+    typer.Option(
+        help="Megabytes of memory (1 or more) at which a trial is ended and recorded as failed. Linux only. "
+        "Default: as in the script.",
+        show_default=False,
+        metavar="MB",
+    ),
+]
+Checkpoints = Annotated[
+    str | None,
+    typer.Option(
+        help="Folder of the trials' checkpoints. Default: as in the script, else a folder beside the file of the "
+        "storage; none if the storage is a server.",
+        show_default=False,
+        metavar="DIR",
     ),
 ]
 Sampler = Annotated[

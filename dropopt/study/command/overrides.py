@@ -25,6 +25,9 @@ class Overrides:
     name: str | None = None
     n_trials: int | None = None
     timeout: float | None = None
+    trial_timeout: float | None = None
+    trial_memory: int | None = None
+    checkpoints: str | None = None
     sampler: str | None = None
     pruner: str | None = None
     seed: int | None = None

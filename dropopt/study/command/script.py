@@ -28,6 +28,11 @@ class Study(Definition):
             Default: ``"compact"``.
         n_trials: Number of trials that the study has at the end, at least 1. Default: 100.
         timeout: Seconds (above 0) after which no further trial starts. Default: None, no limit.
+        trial_timeout: Seconds (above 0) after which a trial is ended and recorded as failed. Default: None, no limit.
+        trial_memory: Megabytes of memory, at least 1, at which a trial is ended and recorded as failed. Linux only.
+            Default: None, no limit.
+        checkpoints: Folder of the trials' checkpoints, relative to the current folder. Default: None, a folder beside
+            the file of the storage; no checkpoints if the storage is a server.
         sampler: ``"auto"`` (the default), ``"efficacy"``, ``"tpe"``, ``"gp"``, ``"cmaes"`` or ``"random"``. ``"auto"``
             is ``"efficacy"`` if the space has a blend of methods, else ``"tpe"``.
         pruner: ``"median"`` (the default), ``"forecast"``, ``"percentile"``, ``"hyperband"`` or ``"none"``.

@@ -30,8 +30,11 @@ from dropopt.provenance import provenance
 from dropopt.seeds import derived_seed
 from dropopt.study.define.definition import Definition
 from dropopt.study.define.space import Space
-from dropopt.study.run import machine
+from dropopt.study.run import machine, memory
+from dropopt.study.run.checkpoints import default_folder
 from dropopt.study.run.messages import Ready
+from dropopt.study.run.running import Limits
+from dropopt.study.run.signals import SignalCatcher
 from dropopt.study.run.slots import Pool, Targets
 from dropopt.study.run.worker import Worker
 from dropopt.study.search.prior import Prior, load_prior
@@ -74,7 +77,7 @@ class Request:
     @property
     def plan(self) -> dict[str, Any]:
         """What another worker needs to know to do the same, beside what the study's identity contains."""
-        names = ("n_trials", "sampler", "pruner", "seed")
+        names = ("n_trials", "sampler", "pruner", "seed", "trial_timeout", "trial_memory")
         return {name: getattr(self.definition, name) for name in names}
 
     @cached_property
@@ -92,6 +95,24 @@ class Request:
         """The configuration that all trials share."""
         return self.definition.base(self.space)
 
+    @property
+    def memory_limit(self) -> int | None:
+        """The bytes of memory that a trial may use; None for no limit.
+
+        Raises:
+            ConfigError: There is a limit, but this system does not tell how much a process uses.
+        """
+        limit = self.definition.trial_memory
+        if limit is not None and not memory.can_measure():
+            raise ConfigError("trial-memory needs Linux: the memory of a process is read from /proc")
+        return None if limit is None else limit * memory.MEGABYTE
+
+    @property
+    def checkpoints(self) -> Path | None:
+        """The folder of the trials' checkpoints; None to train without them."""
+        given = self.definition.checkpoints
+        return default_folder(self.url) if given is None else Path(given).expanduser()
+
 
 def run(request: Request) -> int:
     """Run a study. Returns the exit code: 0, 1 if every trial failed, or 128 + the signal that stopped the study."""
@@ -102,14 +123,19 @@ def run(request: Request) -> int:
     quiet_optuna()
     console = make_console()
     patience = Patience(request.storage_patience, lambda line: say(console, line, "yellow"))
-    with Pool(slots, request.targets, cards) as pool, closing(Opened(url, patience=patience)) as opened:
+    with (
+        SignalCatcher() as signals,
+        Pool(slots, request.targets, cards, request.memory_limit) as pool,
+        closing(Opened(url, patience=patience)) as opened,
+    ):
+        patience.hurried = lambda: signals.received is not None
         prior = load_prior(request.definition.prior, url) if request.definition.prior else None
         identity = WorkerIdentity(grace=request.grace, exclusive=opened.exclusive)
         session = Session(request, opened.storage, prior, console, identity, patience)
         session.resume()
         session.prepare()
         session.announce(slots)
-        stopped_by = session.train(pool)
+        stopped_by = session.train(pool, signals)
         return session.summarise(stopped_by)
 
 
@@ -176,16 +202,23 @@ class Session:
             plan = f"{study.n_trials} trials{so_far} of {self._request.base.train.epochs} epochs, {slots} at a time"
             say(self._console, plan)
 
-    def train(self, pool: Pool) -> int | None:
+    def train(self, pool: Pool, signals: SignalCatcher) -> int | None:
         """Run trials until the target is reached. Returns the signal that stopped it, if one did."""
         study = self._definition
         if self._complete():
-            return None
+            return signals.received
         with Progress(self._console, study.n_trials) as progress:
             self._progress = progress
-            base = self._request.base
-            worker = Worker(pool, self.open_study, progress, base=base, n_trials=study.n_trials, timeout=study.timeout)
-            self._patience.hurried = lambda: worker.signal is not None
+            worker = Worker(
+                pool,
+                self.open_study,
+                progress,
+                base=self._request.base,
+                n_trials=study.n_trials,
+                limits=Limits(study.timeout, study.trial_timeout),
+                checkpoints=self._request.checkpoints,
+                signals=signals,
+            )
             worker.run()
         return worker.signal
 

@@ -26,6 +26,7 @@ def worker(
     storage: options.Storage = None,
     n_jobs: options.NJobs = -1,
     timeout: options.Timeout = None,
+    checkpoints: options.Checkpoints = None,
     storage_patience: options.StoragePatience = 120.0,
     grace: options.Grace = 30.0,
 ) -> None:
@@ -38,7 +39,7 @@ def worker(
 
     path = load(script)[1] if script is not None else Path()
     resume = ["dropopt", "worker", *([script] if script else [])]
-    request = _request(study, storage, n_jobs, timeout, path, resume)
+    request = _request(study, storage, n_jobs, timeout, checkpoints, path, resume)
     code = session.run(replace(request, storage_patience=storage_patience, grace=grace))
     if code:
         raise typer.Exit(code)
@@ -49,6 +50,7 @@ def _request(
     storage: str | None,
     n_jobs: int,
     timeout: float | None,
+    checkpoints: str | None,
     script: Path,
     resume: list[str],
 ) -> Request:
@@ -87,7 +89,7 @@ def _request(
         def base(self) -> RunConfig:
             return base
 
-    definition = Definition(name=name, timeout=timeout, **facts[PLAN])
+    definition = Definition(name=name, timeout=timeout, checkpoints=checkpoints, **facts[PLAN])
     line = [*resume, "--study", name, *([] if storage is None else ["--storage", redact(storage)])]
     return Stored(definition, script, storage, n_jobs, shlex.join(line))
 

@@ -40,6 +40,13 @@ class Definition(Config):
     n_trials: Annotated[int, Field(ge=1)] = 100
     #: Seconds after which no further trial starts.
     timeout: Annotated[float, Field(gt=0)] | None = None
+    #: Seconds after which a trial is ended and recorded as failed.
+    trial_timeout: Annotated[float, Field(gt=0)] | None = None
+    #: Megabytes (10^6 bytes) of memory at which a trial is ended and recorded as failed.
+    trial_memory: Annotated[int, Field(ge=1)] | None = None
+    #: The folder of the trials' checkpoints, relative to the current folder. Default: a folder beside the file of the
+    #: storage; no checkpoints if the storage is a server.
+    checkpoints: str | None = None
     sampler: Sampler = "auto"
     pruner: Pruner = "median"
     seed: Seed = 0

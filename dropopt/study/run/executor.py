@@ -18,6 +18,10 @@ class Died:
 
     #: How it ended, such as ``its process ended with exit code 1: Bus error``.
     reason: str
+    #: Whether it ended because memory ran out.
+    out_of_memory: bool = False
+    #: The number of the signal that ended it; 0 if it ended otherwise.
+    signal: int = 0
 
 
 @dataclass(frozen=True)
@@ -48,10 +52,10 @@ class Executor(Protocol):
         """Return the next event; None after ``timeout`` seconds without one, or after :meth:`wake`."""
 
     def wake(self) -> None:
-        """End a running :meth:`wait`. Safe in a signal handler."""
+        """End a running :meth:`wait`. Safe in any thread."""
 
     def replace(self, slot: int) -> None:
-        """Start a new trainer in a slot. No further event of the old one is reported."""
+        """End the trainer in a slot and start a new one. No further event of the old one is reported."""
 
     def kill(self) -> None:
-        """End all trainers at once. Safe to call more than once, and in a signal handler."""
+        """End all trainers at once, without waiting. Safe to call more than once, and in any thread."""

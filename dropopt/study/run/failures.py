@@ -1,8 +1,13 @@
-"""When failures end a study: too many trials, or trainers, that fail one after the other."""
+"""Why trials fail, and when failures end a study: too many trials, or trainers, that fail one after the other."""
 
 from __future__ import annotations
 
 from dropopt.study.run.errors import StudyError
+
+# Reasons that are stored with a trial, besides the names of errors.
+OUT_OF_MEMORY = "out of memory"
+TIME_LIMIT = "time limit"
+PROCESS_DIED = "ProcessDied"
 
 #: A study without a successful trial stops after this many failures in a row that have the same cause.
 FIRST_FAILURES = 5

@@ -2,7 +2,7 @@
 
 The worker sends :class:`Prepare`, :class:`Train` and :class:`Stop`; a trainer sends :class:`Ready`, :class:`Report`,
 :class:`Done`, :class:`Stopped` and :class:`Failed`. The field ``kind`` identifies the class. Messages are checked when
-they are read: every field must be present and of its type, and no other field is allowed.
+they are read: every field without a default must be present, each of its type, and no other field is allowed.
 """
 
 from __future__ import annotations
@@ -36,10 +36,12 @@ class Prepare(_Message):
 
 @dataclass(frozen=True)
 class Train(_Message):
-    """Train the configuration of a trial."""
+    """Train the configuration of a trial, or continue it from its checkpoint."""
 
     trial: int
     run: RunConfig
+    #: The absolute path of the checkpoint, which may not exist yet; None to train without one.
+    checkpoint: str | None = None
     kind: Literal["train"] = "train"
 
 
@@ -114,6 +116,8 @@ class Failed(_Message):
     where: str
     #: The end of the traceback.
     trace: str
+    #: Whether the error means that memory ran out.
+    out_of_memory: bool = False
     kind: Literal["failed"] = "failed"
 
 

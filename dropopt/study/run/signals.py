@@ -2,50 +2,133 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
+import stat
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
 #: The signals with which a user or the system ends a program.
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
+#: Seconds that the second signal leaves to record the trials that were running.
+SETTLE_SECONDS = 0.5
+
 
 class SignalCatcher:
     """Catches :data:`SIGNALS` inside a ``with`` block. Does nothing outside the main thread, as Python requires.
 
-    Args:
-        on_first: Called on the first signal.
-        on_second: Called on the second one, before the process exits with 128 + the number of the signal.
+    A thread of its own receives them through Python's wakeup descriptor. Hence the second signal also ends the process
+    while the main thread waits for something that never comes, such as the answer of a server.
     """
 
-    def __init__(self, on_first: Callable[[], None], on_second: Callable[[], None]) -> None:
-        self._on_first, self._on_second = on_first, on_second
+    def __init__(self) -> None:
+        self._on_first: Callable[[], None] = _nothing
+        self._on_second: Callable[[], None] = _nothing
         self._previous: dict[int, Any] = {}
+        self._arrived = threading.Event()
+        self._settled = threading.Event()
+        self._settled.set()
+        self._ends: tuple[socket.socket, socket.socket] | None = None
+        self._previous_descriptor = -1
         #: The number of the first signal that was caught.
         self.received: int | None = None
 
     def __enter__(self) -> SignalCatcher:
-        if threading.current_thread() is threading.main_thread():
-            for number in SIGNALS:
-                if not _ignored_hangup(number):
-                    self._previous[number] = signal.signal(number, self._catch)
+        if threading.current_thread() is not threading.main_thread():
+            return self
+        self._ends = socket.socketpair()
+        receiver, sender = self._ends
+        sender.setblocking(False)
+        threading.Thread(target=self._watch, args=(receiver,), daemon=True, name="signals").start()
+        self._previous_descriptor = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
+        for number in SIGNALS:
+            if not _ignored_hangup(number):
+                self._previous[number] = signal.signal(number, _handle)
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._ends is None:
+            return
         for number, handler in self._previous.items():
-            signal.signal(number, handler)
+            # After a signal the program is about to exit: a further one ends it without a traceback.
+            ends = self.received is not None and handler is signal.default_int_handler
+            signal.signal(number, signal.SIG_DFL if ends else handler)
+        signal.set_wakeup_fd(self._previous_descriptor)
+        self._ends[1].close()  # ends the thread
 
-    def _catch(self, number: int, frame: FrameType | None) -> None:
+    @contextlib.contextmanager
+    def guarding(self, *, on_first: Callable[[], None], on_second: Callable[[], None]) -> Iterator[None]:
+        """Protect a block that must record something before the process ends.
+
+        Both functions are called from another thread.
+
+        Args:
+            on_first: Called on the first signal.
+            on_second: Called on the second one. The process then exits with 128 + the number of the signal, as soon as
+                the block has ended or :data:`SETTLE_SECONDS` have passed.
+        """
+        self._on_first, self._on_second = on_first, on_second
+        self._settled.clear()
+        try:
+            yield
+        finally:
+            self._settled.set()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for the first signal; returns whether it has arrived."""
+        return self._arrived.wait(seconds)
+
+    def _watch(self, receiver: socket.socket) -> None:
+        with receiver:
+            while numbers := receiver.recv(64):
+                for number in numbers:
+                    if number in SIGNALS:
+                        self._catch(number)
+
+    def _catch(self, number: int) -> None:
+        if number == getattr(signal, "SIGHUP", None):
+            _leave_terminal()
         if self.received is not None:
             self._on_second()
+            self._settled.wait(SETTLE_SECONDS)
+            _show_cursor()
             os._exit(128 + number)
         self.received = number
+        self._arrived.set()
         self._on_first()
+
+
+def _nothing() -> None:
+    """Do nothing: there is nothing to end yet."""
+
+
+def _handle(number: int, frame: FrameType | None) -> None:
+    """Keep the signal from ending the process. The thread of :class:`SignalCatcher` receives it."""
 
 
 def _ignored_hangup(number: int) -> bool:
     """Whether the signal is a SIGHUP that nohup has disabled, so that the study outlives its terminal."""
     return number == getattr(signal, "SIGHUP", None) and signal.getsignal(number) == signal.SIG_IGN
+
+
+def _leave_terminal() -> None:
+    """Write to nowhere instead of a terminal that has been closed, where writing raises an error."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in (1, 2):
+        with contextlib.suppress(OSError):
+            if stat.S_ISCHR(os.fstat(descriptor).st_mode):
+                os.dup2(nowhere, descriptor)
+    os.close(nowhere)
+
+
+def _show_cursor() -> None:
+    """Show the cursor again, which the live table hides."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        if sys.stdout.isatty():
+            os.write(sys.stdout.fileno(), b"\x1b[?25h\n")

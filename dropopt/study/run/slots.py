@@ -14,17 +14,28 @@ import signal
 import subprocess
 import sys
 import threading
-from collections import deque
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import IO
 
+from dropopt.study.run import memory
 from dropopt.study.run.executor import Died, Event
 from dropopt.study.run.machine import VISIBLE
-from dropopt.study.run.messages import ToTrainer, decode_from_trainer, encode
+from dropopt.study.run.messages import MessageError, ToTrainer, decode_from_trainer, encode
 
-#: Lines of a child's standard error that are kept; the last one is shown when the child dies.
-STDERR_LINES = 20
+#: Bytes of a child's standard error that are kept, from its end; the last line is shown when the child dies.
+STDERR_BYTES = 8192
+#: Characters of that line.
+STDERR_CHARACTERS = 500
+#: The longest message from a child, in bytes.
+MESSAGE_BYTES = 1_000_000
+#: Seconds between two measurements of a child's memory.
+MEMORY_INTERVAL = 0.1
+#: Seconds to wait for the end of a child that was killed; the kernel keeps one that waits for a device.
+KILL_SECONDS = 5
+#: Seconds to wait for the last output of a child that has ended; a process that it started may hold the pipe.
+OUTPUT_SECONDS = 1
 
 _ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
@@ -40,7 +51,8 @@ class Targets:
 
     #: Loads the data and checks that the network can be trained on them.
     load: str = "dropopt.training:prepare"
-    #: Trains; also takes a function that it calls after each epoch.
+    #: Trains; also takes a function that it calls after each epoch, and a checkpoint: see
+    #: :func:`dropopt.training.train_run`.
     train: str = "dropopt.training:train_run"
 
 
@@ -50,66 +62,108 @@ class Slot:
     Args:
         targets: The functions that the child calls.
         card: The GPUs that the child sees, as a value of ``CUDA_VISIBLE_DEVICES``; None leaves the variable alone.
-        receive: Called from another thread with each line that the child writes, and with None when it has ended.
+        memory_limit: Bytes of memory at which the child is killed; None for no limit.
+        receive: Called from other threads with each line that the child writes, and at last with its end.
     """
 
-    def __init__(self, targets: Targets, card: str | None, receive: Callable[[Slot, str | None], None]) -> None:
+    def __init__(
+        self,
+        targets: Targets,
+        card: str | None,
+        memory_limit: int | None,
+        receive: Callable[[Slot, bytes | Died], None],
+    ) -> None:
         self._receive = receive
-        self._stderr_lines: deque[str] = deque(maxlen=STDERR_LINES)
+        self._memory_limit = memory_limit
+        self._verdict: Died | None = None  # why the child was killed, if it was killed for something that it did
+        self._stderr = bytearray()
+        self._kernel_kills = memory.kernel_kills()
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "dropopt.study.run.trainer", targets.load, targets.train],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
             env=_environment(card),
             start_new_session=True,  # Ctrl-C and a closing terminal reach only the owner
         )
-        self._readers = [threading.Thread(target=read, daemon=True) for read in (self._read_stdout, self._read_stderr)]
-        for reader in self._readers:
-            reader.start()
+        self._readers = [_start(self._read_messages), _start(self._read_stderr)]
+        self._watcher = _start(self._watch)
 
     def send(self, message: ToTrainer) -> None:
         """Send a message to the child; does nothing if it is dead, because its end is reported anyway."""
         with contextlib.suppress(BrokenPipeError):
             stream = _opened(self._process.stdin)
-            stream.write(encode(message))
+            stream.write(encode(message).encode())
             stream.flush()
 
     def kill(self) -> None:
-        """End the child at once; it holds nothing that must be saved. Safe to call more than once."""
+        """End the child, and the processes that it has started, without waiting. Safe in any thread, and twice."""
+        if self._process.returncode is not None:
+            return  # the number of the process may belong to another one by now
         try:
-            os.killpg(self._process.pid, signal.SIGKILL)  # includes the processes that the child has started
+            os.killpg(self._process.pid, signal.SIGKILL)
         except (AttributeError, ProcessLookupError, PermissionError):
             self._process.kill()
-        self._process.wait()
+
+    def close(self) -> None:
+        """Wait for the end of a child that was killed."""
+        self._watcher.join(timeout=KILL_SECONDS)
         for reader in self._readers:
-            reader.join(timeout=1)
-        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
-            with contextlib.suppress(BrokenPipeError):
-                _opened(stream).close()
+            reader.join(timeout=OUTPUT_SECONDS)
+        with contextlib.suppress(BrokenPipeError):
+            _opened(self._process.stdin).close()
 
-    def how_it_ended(self) -> str:
-        """Wait for the child to end; returns its signal or exit code, and the last line of its standard error."""
-        code = self._process.wait()
-        self._readers[1].join(timeout=1)
-        if code == -signal.SIGKILL:
-            return "its process was killed (signal 9; the kernel does that when memory runs out)"
-        how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
-        last = f": {self._stderr_lines[-1]}" if self._stderr_lines else ""
-        return f"its process ended {how}{last}"
+    def _end(self, verdict: Died) -> None:
+        self._verdict = self._verdict or verdict
+        self.kill()
 
-    def _read_stdout(self) -> None:
-        for line in _opened(self._process.stdout):
-            self._receive(self, line)
-        self._receive(self, None)
+    def _watch(self) -> None:
+        """Wait for the child's end and report it. The pipes would not show it while another process holds them."""
+        self._wait()
+        self.kill()  # what the child has started; its process group still exists, because it is not reaped yet
+        for reader in self._readers:
+            reader.join(timeout=OUTPUT_SECONDS)
+        self._receive(self, self._how_it_ended(self._process.wait()))
+
+    def _wait(self) -> None:
+        """Wait for the child's end without reaping it; kill it if it uses too much memory."""
+        if not hasattr(os, "waitid"):  # macOS and Windows
+            self._process.wait()
+            return
+        options = os.WEXITED | os.WNOWAIT | (0 if self._memory_limit is None else os.WNOHANG)
+        while os.waitid(os.P_PID, self._process.pid, options) is None:
+            if self._memory_limit is not None and memory.used(self._process.pid) > self._memory_limit:
+                limit = self._memory_limit // memory.MEGABYTE
+                self._end(Died(f"its process used more than {limit} MB of memory", out_of_memory=True))
+            time.sleep(MEMORY_INTERVAL)
+
+    def _how_it_ended(self, code: int) -> Died:
+        if self._verdict is not None:
+            return self._verdict
+        last = bytes(self._stderr).decode(errors="replace").strip().rpartition("\n")[2].strip()[:STDERR_CHARACTERS]
+        if code != -signal.SIGKILL:
+            how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
+            return Died(f"its process ended {how}" + (f": {last}" if last else ""), signal=-min(code, 0))
+        kills = memory.kernel_kills()
+        if kills is None or self._kernel_kills is None:
+            return Died("its process was killed (signal 9), probably out of memory", signal=signal.SIGKILL)
+        if kills > self._kernel_kills:
+            return Died("the kernel killed its process (signal 9), because memory ran out", out_of_memory=True)
+        return Died("its process was killed (signal 9)", signal=signal.SIGKILL)
+
+    def _read_messages(self) -> None:
+        with _opened(self._process.stdout) as stream:
+            while (line := stream.readline(MESSAGE_BYTES)).endswith(b"\n"):
+                self._receive(self, line)
+        if len(line) >= MESSAGE_BYTES:  # a shorter line without its end was torn by the child's death
+            self._end(Died(f"its process sent a message of more than {MESSAGE_BYTES} bytes"))
 
     def _read_stderr(self) -> None:
-        for line in _opened(self._process.stderr):
-            if line.strip():
-                self._stderr_lines.append(line.strip())
+        """Keep the end of what the child writes, however much it is and wherever its lines end."""
+        with _opened(self._process.stderr) as stream:
+            while chunk := os.read(stream.fileno(), 65536):
+                self._stderr += chunk
+                del self._stderr[:-STDERR_BYTES]
 
 
 class Pool:
@@ -119,25 +173,29 @@ class Pool:
         size: The number of slots.
         targets: The functions that the children call.
         cards: The GPUs, which the slots share evenly, each as a value of ``CUDA_VISIBLE_DEVICES``.
+        memory_limit: Bytes of memory at which a child is killed; None for no limit.
     """
 
-    def __init__(self, size: int, targets: Targets, cards: Sequence[str] = ()) -> None:
-        # Each entry: a slot and a line of its output, None for its end; None alone is a wake-up call.
-        self._events: queue.SimpleQueue[tuple[Slot, str | None] | None] = queue.SimpleQueue()
+    def __init__(self, size: int, targets: Targets, cards: Sequence[str] = (), memory_limit: int | None = None) -> None:
+        # Each entry: a slot and a line of its output, or its end; None alone is a wake-up call.
+        self._events: queue.SimpleQueue[tuple[Slot, bytes | Died] | None] = queue.SimpleQueue()
         self._targets = targets
         self._cards = cards
+        self._memory_limit = memory_limit
         # All children start at the same time, because importing torch takes each of them two seconds.
         self._slots = [self._start(index) for index in range(size)]
 
     def _start(self, index: int) -> Slot:
         card = self._cards[index % len(self._cards)] if self._cards else None
-        return Slot(self._targets, card, lambda slot, line: self._events.put((slot, line)))
+        return Slot(self._targets, card, self._memory_limit, lambda slot, found: self._events.put((slot, found)))
 
     def __enter__(self) -> Pool:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.kill()
+        for slot in self._slots:
+            slot.close()
 
     @property
     def size(self) -> int:
@@ -149,31 +207,35 @@ class Pool:
         self._slots[slot].send(message)
 
     def wait(self, timeout: float) -> Event | None:
-        """Return the next event; None after ``timeout`` seconds without one, or after :meth:`wake`.
-
-        Raises:
-            MessageError: A child has written a line that is not a valid message.
-        """
+        """Return the next event; None after ``timeout`` seconds without one, or after :meth:`wake`."""
         try:
             found = self._events.get(timeout=timeout)
         except queue.Empty:
             return None
         if found is None or found[0] not in self._slots:
             return None  # a wake-up call, or the rest of the output of a child that has been replaced
-        slot, line = found
-        return Event(self._slots.index(slot), Died(slot.how_it_ended()) if line is None else decode_from_trainer(line))
+        slot, content = found
+        index = self._slots.index(slot)
+        if isinstance(content, Died):
+            return Event(index, content)
+        try:
+            return Event(index, decode_from_trainer(content.decode()))
+        except (MessageError, UnicodeDecodeError) as error:
+            slot.kill()
+            return Event(index, Died(f"its process sent a message that cannot be read: {error}"))
 
     def wake(self) -> None:
-        """End a running :meth:`wait`. Safe in a signal handler."""
+        """End a running :meth:`wait`. Safe in any thread."""
         self._events.put(None)
 
     def replace(self, slot: int) -> None:
-        """Start a new child in ``slot``."""
+        """End the child in ``slot`` and start a new one."""
         self._slots[slot].kill()
+        self._slots[slot].close()
         self._slots[slot] = self._start(slot)
 
     def kill(self) -> None:
-        """End all children at once. Safe to call more than once."""
+        """End all children at once, without waiting. Safe to call more than once, and in any thread."""
         for slot in self._slots:
             slot.kill()
 
@@ -187,7 +249,13 @@ def _environment(card: str | None) -> dict[str, str]:
     return {"GLIBC_TUNABLES": KEEP_MEMORY} | os.environ | ours
 
 
-def _opened(stream: IO[str] | None) -> IO[str]:
+def _start(work: Callable[[], None]) -> threading.Thread:
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    return thread
+
+
+def _opened(stream: IO[bytes] | None) -> IO[bytes]:
     if stream is None:
         raise RuntimeError("the pipes of a slot exist as long as the slot")
     return stream

@@ -19,10 +19,12 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib import import_module
+from pathlib import Path
 from typing import IO, Any
 
+from dropopt.study.run import memory
 from dropopt.study.run.messages import (
     Done,
     Failed,
@@ -39,6 +41,8 @@ from dropopt.study.run.messages import (
 
 #: Characters of a traceback that are kept, from its end: it is stored with the trial.
 TRACE_CHARACTERS = 1500
+#: Characters of an error's message that are kept, from its beginning.
+MESSAGE_CHARACTERS = 5000
 
 
 class _StopTraining(Exception):
@@ -105,7 +109,11 @@ class Trainer:
         began = time.monotonic()
         train = resolve(self._train)
         with self._stopping_between_steps():
-            result, *_ = train(message.run, self._on_epoch)
+            if message.checkpoint is None:
+                result, *_ = train(message.run, self._on_epoch)
+            else:
+                path = Path(message.checkpoint)
+                result, *_ = train(message.run, self._on_epoch, checkpoint=path, on_resume=self._on_resume)
         return Done(
             trial=message.trial,
             smoothed_loss=float(result.smoothed_loss),
@@ -116,6 +124,15 @@ class Trainer:
         )
 
     def _on_epoch(self, report: Any) -> None:
+        self._report(report)
+        self._check()
+
+    def _on_resume(self, reports: Iterable[Any]) -> None:
+        """Repeat the reports of the epochs before the checkpoint: the owner may have died before it read them."""
+        for report in reports:
+            self._report(report)
+
+    def _report(self, report: Any) -> None:
         self._send(
             Report(
                 trial=_running(self._trial),
@@ -127,7 +144,6 @@ class Trainer:
                 smoothed_loss=float(report.smoothed_loss),
             )
         )
-        self._check()
 
     def _check(self, *_: Any) -> None:
         if self._stop:
@@ -159,9 +175,10 @@ def failure(trial: int | None, error: BaseException) -> Failed:
     return Failed(
         trial=trial,
         error=type(error).__name__,
-        message=str(error) or type(error).__name__,
+        message=(str(error) or type(error).__name__)[:MESSAGE_CHARACTERS],
         where=f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else "nowhere",
         trace=trace[-TRACE_CHARACTERS:],
+        out_of_memory=memory.ran_out(error),
     )
 
 
@@ -188,6 +205,7 @@ def _free_memory() -> None:
 def main() -> None:
     """Entry point of the child process: ``python -m dropopt.study.run.trainer LOAD TRAIN``."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the owner handles Ctrl-C
+    memory.prefer_as_victim()
     source = os.fdopen(os.dup(0), encoding="utf-8")
     sink = os.fdopen(os.dup(1), "w", encoding="utf-8")
     with open(os.devnull) as nothing:

@@ -1,7 +1,8 @@
 """The worker: one process that owns the storage, sends trials to slots and records what they report.
 
-Only this process writes to the storage, so a SQLite file has a single writer. A trial that fails in any way, even by
-the death of its process, is recorded with the reason, and the next trial starts.
+Only this process writes to the storage, so a SQLite file has a single writer. A trial that fails in any way is recorded
+with the reason, and the next trial starts. If the process of a trial dies, a new one continues the trial from its
+checkpoint, or trains it again if there is none.
 """
 
 from __future__ import annotations
@@ -10,24 +11,28 @@ import contextlib
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from pathlib import Path
+from typing import Protocol
 
 from dropopt.config import ConfigError, RunConfig
+from dropopt.study.run.checkpoints import Checkpoints, remove
 from dropopt.study.run.errors import StudyError
 from dropopt.study.run.executor import Died, Event, Executor
-from dropopt.study.run.failures import FailureCounter
+from dropopt.study.run.failures import OUT_OF_MEMORY, PROCESS_DIED, TIME_LIMIT, FailureCounter
 from dropopt.study.run.messages import Done, Failed, FromTrainer, Prepare, Ready, Report, Stop, Train
-from dropopt.study.run.signals import SignalCatcher
+from dropopt.study.run.running import GRACE_SECONDS, MAX_DEATHS, Limits, Running
+from dropopt.study.run.signals import SIGNALS, SignalCatcher
 from dropopt.study.store.errors import StorageError, TrialEndedError
 from dropopt.study.store.ledger import Ledger
+from dropopt.study.store.retries import root
 from dropopt.study.store.total import counted
 
-if TYPE_CHECKING:
-    import optuna
-
-#: Seconds after which the worker checks the time limit, and redraws, although nothing has happened.
+#: Seconds after which the worker checks the time limits, and redraws, although nothing has happened.
 TICK = 0.25
+
+#: Seconds to wait for a signal to this process after a child has ended by one: a system that shuts down, a scheduler or
+#: a container sends it to all processes.
+SIGNAL_SECONDS = 1.0
 
 #: What is shown about a trial that another process has ended, such as ``optuna tell`` or the dashboard.
 ENDED_ELSEWHERE = "it was ended by another process"
@@ -45,20 +50,11 @@ class Listener(Protocol):
     def ended(self, slot: int, trial: int, failure: str = "") -> None:
         """A trial has ended; ``failure`` is the reason if it failed."""
 
+    def restarted(self, slot: int, trial: int, reason: str) -> None:
+        """The process of a trial has died for this reason, and a new one continues the trial."""
+
     def tick(self) -> None:
         """Called after every event, and at least every :data:`TICK` seconds."""
-
-
-@dataclass
-class _Running:
-    """A trial in a slot."""
-
-    trial: optuna.Trial
-    began: float = field(default_factory=time.monotonic)
-    #: Whether the trial has ended in the storage, but its slot is not free yet: it was pruned, or ended elsewhere.
-    pruned: bool = False
-    #: Why it ended, if it was not pruned.
-    note: str = ""
 
 
 class Worker:
@@ -70,7 +66,9 @@ class Worker:
         listener: Receives what happens.
         base: The configuration that all trials share.
         n_trials: The number of trials after which the study is complete, earlier runs included.
-        timeout: Seconds after which no further trial starts; None for no limit.
+        limits: How long the session and its trials may take.
+        checkpoints: The folder of the checkpoints; None to train without them.
+        signals: Catches the signals that stop the study.
     """
 
     def __init__(
@@ -81,20 +79,24 @@ class Worker:
         *,
         base: RunConfig,
         n_trials: int,
-        timeout: float | None = None,
+        limits: Limits | None = None,
+        checkpoints: Path | None = None,
+        signals: SignalCatcher | None = None,
     ) -> None:
         self._executor = executor
         self._open_study = open_study
         self._listener = listener
         self._base = base
         self._n_trials = n_trials
-        self._deadline = None if timeout is None else time.monotonic() + timeout
+        self._limits = limits or Limits()
+        self._deadline = None if self._limits.timeout is None else time.monotonic() + self._limits.timeout
+        self._checkpoints = checkpoints
         self._ledger: Ledger | None = None
         self._fingerprint: dict[str, str] | None = None
         self._ready: set[int] = set()
-        self._running: dict[int, _Running] = {}
+        self._running: dict[int, Running] = {}
         self._failures = FailureCounter()
-        self._signals = SignalCatcher(on_first=executor.wake, on_second=executor.kill)
+        self._signals = signals or SignalCatcher()
 
     @property
     def signal(self) -> int | None:
@@ -103,7 +105,7 @@ class Worker:
 
     def run(self) -> None:
         """Run trials; when this returns or raises, no trial of this worker is running."""
-        with self._signals:
+        with self._signals.guarding(on_first=self._executor.wake, on_second=self._executor.kill):
             try:
                 self._executor.send(0, Prepare(self._base))
                 while not self._finished():
@@ -111,6 +113,7 @@ class Worker:
                     if event is not None:
                         self._handle(event)
                     self._tend()
+                    self._end_overdue()
                     self._fill_slots()
                     self._listener.tick()
             finally:
@@ -127,8 +130,9 @@ class Worker:
         # The worker of a trial that is still running elsewhere may die, and then somebody must run that trial.
         return self._is_late() or not self._ledger.others_running()
 
-    def _is_late(self) -> bool:
-        return self._deadline is not None and time.monotonic() >= self._deadline
+    def _is_late(self, grace: float = 0.0) -> bool:
+        """Whether the time limit of the session is over, by more than ``grace`` seconds."""
+        return self._deadline is not None and time.monotonic() >= self._deadline + grace
 
     def _may_start(self) -> bool:
         if self._ledger is None or self._is_late():
@@ -151,8 +155,20 @@ class Worker:
             self._listener.ended(slot, trial.number, "its configuration is not valid")
             self._failures.trial_failed("ConfigError", "the configuration is not valid")
             return
-        self._running[slot] = _Running(trial)
-        self._executor.send(slot, Train(trial.number, run))
+        path = None
+        if self._checkpoints is not None:
+            path = Checkpoints(self._checkpoints, self._opened().study.study_name).path(self._root(trial.number))
+        self._train(slot, Running(trial, run, path))
+
+    def _root(self, number: int) -> int:
+        """Return the first attempt at the configuration of a trial, whose checkpoint all attempts use."""
+        return root(self._opened().study.get_trials(deepcopy=False)[number])
+
+    def _train(self, slot: int, running: Running) -> None:
+        """Train a trial in a slot that is ready, from its checkpoint if there is one."""
+        self._running[slot] = running
+        checkpoint = None if running.checkpoint is None else str(running.checkpoint)
+        self._executor.send(slot, Train(running.trial.number, running.run, checkpoint))
 
     # -- what happens in a slot
 
@@ -162,10 +178,10 @@ class Worker:
             self._on_died(slot, content)
         elif isinstance(content, Ready):
             self._on_ready(slot, content)
-        elif slot in self._running:
-            self._on_trial(slot, self._running[slot], content)
-        elif isinstance(content, Failed):
+        elif isinstance(content, Failed) and content.trial is None:
             raise _not_prepared(content)
+        elif slot in self._running and content.trial == self._running[slot].trial.number:
+            self._on_trial(slot, self._running[slot], content)
 
     def _on_ready(self, slot: int, ready: Ready) -> None:
         self._ready.add(slot)
@@ -179,19 +195,24 @@ class Worker:
             for other in range(self._executor.size):
                 if other != slot:
                     self._executor.send(other, Prepare(self._base))
+        if slot in self._running:
+            self._train(slot, self._running[slot])
 
-    def _on_trial(self, slot: int, running: _Running, message: FromTrainer) -> None:
+    def _on_trial(self, slot: int, running: Running, message: FromTrainer) -> None:
         if running.pruned:
             if not isinstance(message, Report):
                 self._release(slot, running.note)
         elif isinstance(message, Report):
-            self._on_report(slot, running, message)
+            running.epoch_ended()
+            if message.epoch > running.reported:
+                self._on_report(slot, running, message)
         elif isinstance(message, Done):
             self._on_done(slot, running, message)
         elif isinstance(message, Failed):
-            self._fail(slot, message.error, message.message, message.trace)
+            reason = OUT_OF_MEMORY if message.out_of_memory else message.error
+            self._fail(slot, reason, message.message, message.trace)
 
-    def _on_report(self, slot: int, running: _Running, report: Report) -> None:
+    def _on_report(self, slot: int, running: Running, report: Report) -> None:
         ledger, trial = self._opened(), running.trial
         try:
             prune = ledger.report(trial, report.smoothed_loss, epoch=report.epoch, epochs=report.epochs)
@@ -199,13 +220,14 @@ class Worker:
             self._drop(slot)
             return
         if prune:
-            ledger.prune(trial, accuracy=report.val_accuracy, seconds=round(time.monotonic() - running.began, 3))
+            ledger.prune(trial, accuracy=report.val_accuracy, seconds=running.seconds)
             running.pruned = True
             self._failures.trial_succeeded()
             self._executor.send(slot, Stop(trial.number))
+        running.reported = report.epoch
         self._listener.reported(slot, trial.number, report)
 
-    def _on_done(self, slot: int, running: _Running, done: Done) -> None:
+    def _on_done(self, slot: int, running: Running, done: Done) -> None:
         try:
             failure = self._opened().complete(
                 running.trial,
@@ -213,10 +235,10 @@ class Worker:
                 accuracy=done.best_val_accuracy,
                 best_loss=done.best_val_loss,
                 best_epoch=done.best_epoch,
-                seconds=done.seconds,
+                seconds=running.seconds if running.deaths else done.seconds,
             )
         except TrialEndedError:
-            self._release(slot, ENDED_ELSEWHERE)
+            self._release(slot, ENDED_ELSEWHERE, keep_checkpoint=True)
             return
         self._release(slot, failure)
         if failure:
@@ -225,17 +247,48 @@ class Worker:
             self._failures.trial_succeeded()
 
     def _on_died(self, slot: int, died: Died) -> None:
-        """Record the trial that ended with its trainer, and start another trainer."""
-        if slot in self._running:
-            if self._running[slot].pruned:
-                self._release(slot, self._running[slot].note)
-            else:
-                self._fail(slot, "ProcessDied", died.reason)
-        elif slot not in self._ready:
+        """Replace a trainer that has ended, and continue its trial if it may continue."""
+        if died.signal in SIGNALS and self._signals.wait(SIGNAL_SECONDS):
+            return  # the trial is recorded as interrupted
+        running, was_ready = self._running.get(slot), slot in self._ready
+        self._replace(slot)
+        if not was_ready:
             self._failures.trainer_died_early(died.reason)
+        elif running is not None and running.pruned:
+            self._release(slot, running.note)
+        elif running is not None:
+            running.deaths += 1
+            if died.out_of_memory or running.deaths >= MAX_DEATHS:
+                self._fail(slot, _reason(died), died.reason)
+            else:
+                running.restarted()
+                self._listener.restarted(slot, running.trial.number, died.reason)
+
+    def _replace(self, slot: int) -> None:
         self._ready.discard(slot)
         self._executor.replace(slot)
         self._executor.send(slot, Prepare(self._base))
+
+    # -- what takes too long
+
+    def _end_overdue(self) -> None:
+        """End the trials whose time is over, and those that should end by themselves but do not."""
+        if self._ledger is None:
+            if self._is_late(GRACE_SECONDS):
+                raise StudyError("the data could not be loaded within the time limit; give a longer --timeout")
+            return
+        for slot, running in list(self._running.items()):
+            limit = self._limits.trial_timeout
+            if running.pruned:
+                if running.is_silent(since=0):
+                    self._replace(slot)
+                    self._release(slot, running.note)
+            elif limit is not None and running.seconds > limit:
+                self._replace(slot)
+                self._fail(slot, TIME_LIMIT, f"it did not end within {limit:g} s")
+            elif self._deadline is not None and running.is_silent(since=self._deadline):
+                self._replace(slot)
+                self._interrupt(slot, "the study's time limit is over, and no report has come for a while")
 
     # -- how a trial ends
 
@@ -249,9 +302,10 @@ class Worker:
         # If the storage is gone, the trials stay as they are: other workers, or the next run, take them up.
         with contextlib.suppress(StorageError):
             for slot, running in list(self._running.items()):
-                if not running.pruned:
-                    self._opened().interrupt(running.trial, reason)
-                    self._release(slot)
+                if running.pruned:
+                    self._release(slot, running.note)
+                else:
+                    self._interrupt(slot, reason)
 
     def _tend(self) -> None:
         """Keep the leases of the running trials, and stop those that another process has ended."""
@@ -266,14 +320,30 @@ class Worker:
         running.pruned, running.note = True, ENDED_ELSEWHERE
         self._executor.send(slot, Stop(running.trial.number))
 
-    def _release(self, slot: int, failure: str = "") -> None:
+    def _interrupt(self, slot: int, reason: str) -> None:
+        """End a trial that may be continued later: its checkpoint is kept."""
+        self._opened().interrupt(self._running[slot].trial, reason)
+        self._release(slot, keep_checkpoint=True)
+
+    def _release(self, slot: int, failure: str = "", *, keep_checkpoint: bool = False) -> None:
+        """Free a slot. The process that trained the trial has ended or does not write its checkpoint any more."""
         running = self._running.pop(slot)
+        # A trial that was ended elsewhere may be continued there, from the same file.
+        if running.checkpoint is not None and not keep_checkpoint and not running.note:
+            remove(running.checkpoint)
         self._listener.ended(slot, running.trial.number, failure)
 
     def _opened(self) -> Ledger:
         if self._ledger is None:
             raise RuntimeError("a trial is running before the study is open")
         return self._ledger
+
+
+def _reason(died: Died) -> str:
+    """Return the reason to store with a trial whose process has died too often."""
+    if died.out_of_memory:
+        return OUT_OF_MEMORY
+    return "killed (signal 9), probably out of memory" if died.signal == signal.SIGKILL else PROCESS_DIED
 
 
 def _not_prepared(failed: Failed) -> Exception:

@@ -1,4 +1,4 @@
-"""Priors: what a study takes over from an earlier one, its evidence about the blend and its best configurations."""
+"""Priors: evidence about the blend, and the best configurations, that a study takes over from an earlier one."""
 
 from __future__ import annotations
 

@@ -82,6 +82,10 @@ class Progress:
             done = f"{self._counts.counted} of {self._n_trials} trials"
             say(self._console, f"trial {leader.number} is the best so far: {scores} ({done})")
 
+    def restarted(self, slot: int, trial: int, reason: str) -> None:
+        """The process of a trial has died, and a new one continues the trial."""
+        say(self._console, f"trial {trial} continues in a new process: {reason}", "yellow")
+
     def tick(self) -> None:
         """Redraw if the last time is long enough ago."""
         if self._live is not None and time.monotonic() - self._drawn >= 1 / REFRESH:

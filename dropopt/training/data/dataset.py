@@ -21,7 +21,7 @@ class Dataset:
     build yourself is used as it is.
 
     Args:
-        name: Begins every error message about the data.
+        name: Name of the data set, which begins every error message about the data.
         classes: Names of the classes, at least two.
         train: The split that :func:`fit` trains on.
         validation: The split that :func:`fit` evaluates after each epoch.
@@ -70,7 +70,7 @@ class Dataset:
         if images.ndim != 4 or not images.numel() or images.shape[1:] != self.train.images.shape[1:]:
             raise ConfigError(
                 f"{self.name}: {name} images must be (N, C, H, W), not empty and of the training images' size, "
-                f"got {tuple(images.shape)} beside {tuple(self.train.images.shape)}"
+                f"got {tuple(images.shape)}, training images {tuple(self.train.images.shape)}"
             )
         if not torch.stack(images.aminmax()).isfinite().all():
             raise ConfigError(f"{self.name}: {name} images hold values that are not finite")

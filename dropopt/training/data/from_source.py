@@ -1,7 +1,7 @@
 """From a source to a data set: resize, split, normalise, and count what leaks between splits.
 
 Missing splits are drawn from the training images: the test split first, then ``subset`` of the rest, then the
-validation split. A smaller subset is therefore trained and validated on fewer images, but tested on the same ones.
+validation split. A smaller subset therefore leaves fewer images for training and validation, and the same test images.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ def load_data(config: DataConfig) -> Dataset:
     """Read, split and normalise a data set.
 
     A data set's own validation and test splits are used as they are. Missing splits are drawn from the training
-    images: seeded, stratified, the test split first. A smaller ``subset`` therefore leaves the test split unchanged.
+    images by seeded, stratified sampling. The test split is drawn first, so a smaller ``subset`` leaves it unchanged.
 
     Args:
         config: Which data, and how to split them. ``config.name`` is one of digits, mnist, fashion-mnist, kmnist,

@@ -170,7 +170,7 @@ def _channels_come_last(first: int, middle: int, last: int) -> bool:
 
 
 def _check_alike(name: str, key: str, kind: Any, train: Any) -> None:
-    """Refuse splits on different scales: test images in [0, 1] would look black beside training images up to 255."""
+    """Refuse splits on different scales: test images in [0, 1] are black compared with training images up to 255."""
     kinds = {"b": "bool", "i": "integers", "u": "integers"}
     if kinds.get(kind.kind, "floats") != kinds.get(train.kind, "floats"):
         raise ConfigError(f"{name}: {key} is {kind}, x is {train}; give all images the same type and scale")

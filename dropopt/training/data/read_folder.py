@@ -3,7 +3,7 @@
 PATH/cat/1.jpg ...                                 all images; the splits are drawn
 PATH/train/cat/1.jpg ..., PATH/test/cat/2.jpg ...  with its own splits; also PATH/validation or PATH/val
 
-Notices name what is left out: folders beside train, images in system folders, and files of other types.
+Notices name what is left out: folders next to train, images in system folders, and files of other types.
 """
 
 from __future__ import annotations
@@ -46,11 +46,12 @@ _SPLITS = {
     "validation": ("validation", "val", "valid"),
     "test": ("test", "testing"),
 }
+
 Files = list[tuple[Path, int]]
 
 
 def read_folder(root: Path, side: int | None) -> Source:
-    """Read the images under ``root``, resized to squares of ``side`` pixels; by default their own size, at most 64."""
+    """Read the images under ``root``, resized to squares of ``side`` pixels (default: their median, at most 64)."""
     try:
         if not root.is_dir():
             raise ConfigError(f"{root}: no such folder; name yours, as in --data folder:PATH")
@@ -98,7 +99,7 @@ def _layout(root: Path) -> tuple[dict[str, Path], list[str]]:
     holding = [split for split, folder in found.items() if _subfolders(folder)]
     if "train" in holding:
         beside = [name for name in top if root / name not in found.values()]
-        remarks = [f"folders beside {found['train'].name} are left out: {', '.join(beside)}"] if beside else []
+        remarks = [f"folders next to {found['train'].name} are left out: {', '.join(beside)}"] if beside else []
         return found, remarks
     for split in holding:
         raise ConfigError(
@@ -122,7 +123,7 @@ def _subfolders(folder: Path) -> list[str]:
 
 
 def _system_images(root: Path, folders: dict[str, Path]) -> Counter[str]:
-    """Images in system folders beside the split folders and beside the class folders, counted by the folder's name."""
+    """Images in system folders next to the split folders and the class folders, counted by the folder's name."""
     skipped: Counter[str] = Counter()
     for folder in {root, *folders.values()}:
         for entry in folder.iterdir():

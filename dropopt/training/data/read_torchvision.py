@@ -23,7 +23,7 @@ from dropopt.config import ConfigError
 from dropopt.training.data.source import Source
 from dropopt.training.data.split import Split
 
-#: Names in settings, and torchvision's classes: four IDX files each.
+#: Names in settings, and torchvision's classes, for data sets of four IDX files each.
 _MNIST_LIKE = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST"}
 #: Names of their classes, copied because importing torchvision takes two seconds.
 _MNIST_CLASSES = {
@@ -34,12 +34,12 @@ _MNIST_CLASSES = {
     ),
     "kmnist": ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
 }
-#: Names in settings, and torchvision's classes, which read these files.
+#: Names in settings, and torchvision's classes, for data sets whose files torchvision reads.
 _OTHERS = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "svhn": "SVHN"}
 
 NAMES = (*_MNIST_LIKE, *_OTHERS)
 
-#: Seconds without an answer after which a download is given up.
+#: Seconds without an answer after which a download is abandoned.
 TIMEOUT = 30.0
 
 _MNIST_FILES = tuple(f"{part}-{what}-ubyte" for part in ("train", "t10k") for what in ("images-idx3", "labels-idx1"))
@@ -113,7 +113,7 @@ def read_idx(path: Path, ndim: int) -> Tensor:
     if len(data) - header != math.prod(shape):
         raise ConfigError(
             f"{path} is truncated: {math.prod(shape)} values expected, {len(data) - header} found; "
-            "delete it, and it is unpacked or downloaded again"
+            "delete it, so that it is unpacked or downloaded again"
         )
     return torch.from_numpy(np.frombuffer(data, np.uint8, offset=header).reshape(shape).copy())
 

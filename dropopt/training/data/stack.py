@@ -27,7 +27,7 @@ class Stack:
         self.first: dict[int | None, Path] = {}  # a file with each white level
         self.scaled = 0  # images multiplied by 257
         self.truncated = 0  # images of 16 bits per colour
-        self.brightest = 0.0  # value of the truncated ones, after truncation
+        self.brightest = 0.0  # largest value in the truncated images
         self.pixels = torch.empty(0)
 
     def add(self, path: Path, image: Pixels) -> None:

@@ -1,7 +1,7 @@
-"""Files and folders that file managers, NAS devices, archives and operating systems create beside one's own.
+"""Files and folders that file managers, NAS devices, archives and operating systems add to a user's own.
 
-Many hold thumbnails. A thumbnail that is taken for an image ends in another class or split than its original, as a
-resized copy: the test split would then contain images that were trained on.
+Many contain thumbnails. If a thumbnail were read as an image, this resized copy could end up in another class or split
+than its original, and the test split would then contain training images.
 """
 
 from __future__ import annotations

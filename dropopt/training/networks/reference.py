@@ -60,7 +60,7 @@ def resnet9(
     image_size: tuple[int, int],
     widths: Sequence[int] = (32, 64, 128, 256),
 ) -> nn.Module:
-    """Build a stem, three halving stages, a global maximum and a linear layer.
+    """Build a stem, three halving stages, global max-pooling and a linear layer.
 
     A residual block follows the first and the last stage.
 

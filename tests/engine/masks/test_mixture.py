@@ -104,7 +104,7 @@ def test_code_for_compilers_drops_at_the_same_rates(monkeypatch):
 
 @pytest.mark.parametrize("reading", ["printed", "sound"])
 def test_the_engine_puts_eq_15_in_force_feature_by_feature(reading):
-    """Each site's p is sum w r_m,i, restated here, and rates() says its mean."""
+    """Each site's p is sum w r_m,i, restated here, and rates() reports its mean."""
     config = EngineConfig(pattern="own", w_adaptive=0.4, w_spatial=0.3, reading=reading, importance="activation")
     model, engine = make(config)
     gradients(model)

@@ -94,6 +94,58 @@ def test_a_layer_norm_over_maps_keeps_channels_first():
         assert (place.axis, place.features) == (1, 4)
 
 
+# -- nested places
+
+
+def stages(width=4):
+    """Two stages of convolution, norm, activation and pooling, with an identity, and a head."""
+    stage = [nn.Conv2d(3, width, 3, padding=1), nn.BatchNorm2d(width), nn.Identity(), nn.ReLU(), nn.MaxPool2d(2)]
+    plain_stage = [nn.Conv2d(width, width, 3, padding=1), nn.ReLU(inplace=True), nn.Dropout(), nn.MaxPool2d(2)]
+    return nn.Sequential(
+        nn.Sequential(nn.Sequential(*stage), nn.Sequential(*plain_stage)), nn.Flatten(), nn.Linear(4 * width, 3)
+    )
+
+
+@pytest.mark.parametrize(
+    ("sites", "expected"),
+    [
+        ("0*", ["0"]),  # the outermost
+        ("0.*", ["0.0", "0.1"]),
+        ("0.?.*", ["0.0.1", "0.1.0"]),  # one of each chain: the norm, or else the first
+        ("0.0.[01]", ["0.0.1"]),
+        ("0.0.[234]", ["0.0.2"]),
+        (("0.0.0", "0.0.1"), ["0.0.0", "0.0.1"]),  # named one by one
+        (("0.*", "0.?.1"), ["0.0.1", "0.0", "0.1.1", "0.1"]),
+        (("0", "0.*"), ["0.0", "0"]),  # 0.1 returns the output of 0
+        (lambda name, module: name.startswith("0."), ["0.0", "0.1"]),
+        (lambda name, module: isinstance(module, nn.Conv2d | nn.BatchNorm2d), ["0.0.0", "0.0.1", "0.1.0"]),
+    ],
+)
+def test_features_are_dropped_once(sites, expected):
+    """A pattern that matches nested modules, or modules in a chain, drops their features only once."""
+    assert names(stages(), sites) == expected
+
+
+@pytest.mark.parametrize("library", ["torchvision", "timm"])
+def test_a_pattern_on_a_stage_selects_its_blocks(library):
+    """``layer4.*`` is one place per block in both libraries, so that one rate decides about each feature."""
+    torch.manual_seed(0)
+    make = timm.create_model if library == "timm" else torchvision.models.get_model
+    model = make("resnet18", num_classes=3).train()
+    images = torch.randn(32, 3, 32, 32)
+    config = EngineConfig(r0=0.5, w_structured=0, w_contextual=0, w_pfid=0)
+    with dropopt.attach(model, config, example=images[:2], sites="layer4.*") as engine:
+        assert list(engine.sites) == ["layer4.0", "layer4.1"]
+        zero = []
+        model.layer4[1].register_forward_hook(
+            lambda module, args, output: zero.append((args[0] == 0).float().mean().item())
+        )
+        with engine.silent():
+            model(images)
+        model(images)
+    assert zero[1] == pytest.approx(0.5 + 0.5 * zero[0], abs=0.03)
+
+
 # -- refusals
 
 
@@ -118,7 +170,7 @@ def test_what_cannot_be_a_site_is_refused_by_name(sites, message):
     model = Net()
     before = snapshot(model)
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
-        dropopt.attach(model, EngineConfig(), example=EXAMPLE, sites=sites)
+        dropopt.attach(model, EngineConfig(), example=EXAMPLE, complexity=0.5, sites=sites)
     assert_same(before, snapshot(model))
 
 
@@ -129,7 +181,7 @@ def test_a_function_that_selects_nothing_is_an_error():
 
 
 def test_torchvisions_shared_relu_is_refused():
-    """A block of torchvision's ResNet uses one ReLU twice."""
+    """A block of torchvision's ResNet uses one ReLU twice, so the ReLU cannot be a place."""
     model = torchvision.models.resnet18(num_classes=4)
     with pytest.raises(ConfigError, match=r"^module 'layer1\.0\.relu' runs 2 times in one forward pass"):
         find_places(model, "layer1.0.relu", torch.randn(1, 3, 32, 32))
@@ -143,13 +195,13 @@ class Pair(nn.Module):
         self.conv = nn.Conv2d(3, 4, 3)
 
     def forward(self, x):
-        """Logits."""
+        """The same maps twice."""
         y = self.conv(x)
         return y, y
 
 
 def test_a_module_that_returns_several_tensors_is_refused():
-    """A tuple has no feature dimension."""
+    """A module that returns a tuple is refused, because a tuple has no feature dimension."""
 
     class Wrap(nn.Module):
         def __init__(self):
@@ -164,8 +216,8 @@ def test_a_module_that_returns_several_tensors_is_refused():
 
 
 def test_a_model_without_layers_is_refused():
-    """A network without convolutions and linear layers has no features to drop."""
-    message = "^model Flatten runs no convolution or linear layer to put dropout behind$"
+    """A network with neither convolutions nor linear layers is refused."""
+    message = "^model Flatten runs no convolution or linear layer to put dropout after$"
     with pytest.raises(ConfigError, match=message):
         find_places(nn.Flatten(), "auto", EXAMPLE)
 

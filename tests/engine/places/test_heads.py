@@ -53,7 +53,7 @@ def test_no_head_of_several_is_a_site(returns):
 def test_probes_find_the_logits(returns, importance):
     """Logits are the first element of a tuple, or the entry ``logits`` of a mapping."""
     model, config = Heads(returns), EngineConfig(importance=importance)
-    with dropopt.attach(model, config, example=EXAMPLE, sites="norm") as engine:
+    with dropopt.attach(model, config, example=EXAMPLE, complexity=0.5, sites="norm") as engine:
         engine.probe(EXAMPLE, torch.tensor([0, 1, 2, 3]))
         assert engine.sites["norm"].refreshes == 1
 
@@ -61,7 +61,7 @@ def test_probes_find_the_logits(returns, importance):
 def test_a_probe_without_logits_is_refused():
     """The error says what the model must return."""
     model = Heads("mapping")
-    with dropopt.attach(model, EngineConfig(importance="gradient"), example=EXAMPLE) as engine:
+    with dropopt.attach(model, EngineConfig(importance="gradient"), example=EXAMPLE, complexity=0.5) as engine:
         for given in ({"scores": torch.zeros(4, 4)}, SimpleNamespace(scores=1)):
             model.returns = lambda a, b, x, given=given: given
             with pytest.raises(ValueError, match=r"^a probe takes a model that returns logits"):
@@ -80,6 +80,6 @@ def test_parametrised_weights_are_no_activations(kind):
 
 
 def test_an_empty_list_of_selectors_is_refused():
-    """An engine without a site would have no effect."""
+    """Without selectors the engine would have no site and no effect, so this is an error."""
     with pytest.raises(ConfigError, match=r"^sites is empty and matches no module; allowed: auto, conv \(1\)"):
         dropopt.attach(Heads("sum"), EngineConfig(sites=()), example=EXAMPLE)

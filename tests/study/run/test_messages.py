@@ -24,7 +24,7 @@ RUN = RunConfig.parse({"train": {"augment": ["flip"]}, "engine": {"w_pfid": [0.1
 BASELINE = RunConfig.parse({"engine": {"kind": "dropout"}})
 
 
-@pytest.mark.parametrize("message", [Prepare(BASELINE), Train(3, RUN), Stop(3)])
+@pytest.mark.parametrize("message", [Prepare(BASELINE), Train(3, RUN), Train(3, RUN, "/a b.pt"), Stop(3)])
 def test_messages_to_a_trainer_are_read_back(message):
     """Decoding an encoded message gives an equal message."""
     assert decode_to_trainer(encode(message)) == message
@@ -38,6 +38,7 @@ def test_messages_to_a_trainer_are_read_back(message):
         Done(3, 0.1 + 0.2, 2, 0.5, 1.0, 1e-300),
         Stopped(3),
         Failed(None, "ValueError", "bad", "file.py, line 1", ""),
+        Failed(3, "MemoryError", "bad", "file.py, line 1", "", out_of_memory=True),
     ],
 )
 def test_messages_from_a_trainer_are_read_back(message):

@@ -12,17 +12,26 @@ from dropopt.study.run.errors import StudyError
 from dropopt.study.run.executor import Died, Event
 from dropopt.study.run.failures import FAILED_STARTS, FIRST_FAILURES, LATER_FAILURES, FailureCounter
 from dropopt.study.run.messages import Done, Prepare, Ready, Report, Stop, Train
+from dropopt.study.run.running import MAX_DEATHS
 from dropopt.study.run.worker import Listener, Worker
 from dropopt.study.store.ledger import Ledger
 
 
 class Inline:
-    """An executor that answers every message at once; each trainer dies in its second trial."""
+    """An executor that answers every message at once; each trainer dies in its second trial.
 
-    def __init__(self, size, fingerprints=("a",)):
+    Args:
+        size: The number of slots.
+        fingerprints: The hash of the data, for each slot in turn.
+        fatal: The numbers of the trials in which every trainer dies.
+    """
+
+    def __init__(self, size, fingerprints=("a",), fatal=()):
         self.size = size
         self.killed = False
+        self.sent = []
         self._fingerprints = fingerprints
+        self._fatal = fatal
         self._trained = [0] * size
         self._events = deque()
 
@@ -32,12 +41,15 @@ class Inline:
             fingerprint = {"train": self._fingerprints[slot % len(self._fingerprints)]}
             self._events.append(Event(slot, Ready(10, fingerprint, [])))
         elif isinstance(message, Train):
+            self.sent.append(message)
             self._trained[slot] += 1
-            if self._trained[slot] == 2:
+            loss = message.run.train.lr
+            if self._trained[slot] == 2 or message.trial in self._fatal:
+                self._events.append(Event(slot, Report(message.trial, 1, 2, loss, loss, 0.5, loss)))
                 self._events.append(Event(slot, Died("it was switched off")))
                 return
-            loss = message.run.train.lr
-            self._events.append(Event(slot, Report(message.trial, 1, 1, loss, loss, 0.5, loss)))
+            for epoch in (1, 2):
+                self._events.append(Event(slot, Report(message.trial, epoch, 2, loss, loss, 0.5, loss)))
             self._events.append(Event(slot, Done(message.trial, loss, 1, loss, 0.5, 0.1)))
         else:
             assert isinstance(message, Stop)
@@ -58,26 +70,41 @@ class Inline:
         self.killed = True
 
 
-def run(executor, n_trials):
+def run(executor, n_trials, listener=None, **options):
     """Run a study in memory and return its trials."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     space = Space.load("no_dropout")
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0), pruner=optuna.pruners.NopPruner())
     base = space.base(RunConfig())
     ledger = Ledger(study, space, base, seed=0, classes=10)
-    Worker(executor, lambda ready: ledger, Mock(spec=Listener), base=base, n_trials=n_trials).run()
+    listener = listener or Mock(spec=Listener)
+    Worker(executor, lambda ready: ledger, listener, base=base, n_trials=n_trials, **options).run()
     return study.trials
 
 
 def test_the_worker_runs_on_any_executor():
-    """Trials run and are recorded, also those whose trainer died; the executor is ended."""
-    executor = Inline(3)
-    trials = run(executor, n_trials=12)
+    """Trials run and are recorded; those whose trainer died continue in a new one; the executor is ended."""
+    executor, listener = Inline(3), Mock(spec=Listener)
+    trials = run(executor, 12, listener)
     assert executor.killed
-    assert len(trials) == 12
-    died = [trial for trial in trials if trial.state == optuna.trial.TrialState.FAIL]
-    assert 0 < len(died) < 12
-    assert {trial.user_attrs["message"] for trial in died} == {"it was switched off"}
+    assert [trial.state for trial in trials] == [optuna.trial.TrialState.COMPLETE] * 12
+    assert all(sorted(trial.intermediate_values) == [1, 2] for trial in trials)
+    assert listener.restarted.call_count > 0
+    assert {call.args[2] for call in listener.restarted.call_args_list} == {"it was switched off"}
+    # An epoch that the new trainer repeats is not reported again.
+    assert listener.reported.call_count == 2 * 12
+
+
+def test_a_trial_whose_trainer_always_dies_fails(tmp_path):
+    """It is continued from its checkpoint until the limit, then recorded as failed; the next trial runs."""
+    executor = Inline(1, fatal=(1,))
+    trials = run(executor, 3, checkpoints=tmp_path)
+    assert [trial.state.name for trial in trials] == ["COMPLETE", "FAIL", "COMPLETE"]
+    assert trials[1].user_attrs["reason"] == "ProcessDied"
+    assert trials[1].user_attrs["message"] == "it was switched off"
+    attempts = [message for message in executor.sent if message.trial == 1]
+    assert len(attempts) == MAX_DEATHS
+    assert len({message.checkpoint for message in attempts}) == 1
 
 
 def test_data_that_differ_between_slots_are_an_error():

@@ -76,6 +76,10 @@ class TestComplexity:
         for split, classes in ((rare, 6), (constant, 3), (few, 2)):
             assert 0 <= complexity(split, classes) <= 1
 
+    def test_equal_images_are_as_hard_as_guessing(self):
+        """If all images are equal, D is the normalised entropy times 1 - 1/classes."""
+        assert complexity(Split(torch.ones(30, 1, 4, 4), torch.arange(30) % 3), 3) == pytest.approx(2 / 3)
+
     def test_it_takes_a_moment(self):
         """5,000 images of 28x28 take less than two seconds of processor time."""
         split = Split(torch.randn(5000, 1, 28, 28), torch.arange(5000) % 10)

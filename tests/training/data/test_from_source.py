@@ -44,6 +44,17 @@ class TestSplits:
         assert part.fingerprint["test"] == whole.fingerprint["test"]
         assert torch.bincount(part.train.labels).min() >= 15
 
+    @pytest.mark.parametrize(
+        ("test", "validation", "sizes"),
+        [(0.2, 0.25, (36, 12, 12)), (0.001, 0.999, (3, 54, 3)), (0.5, 0.1, (27, 3, 30))],
+    )
+    def test_fractions(self, tmp_path, test, validation, sizes):
+        """test_fraction is of all images, validation_fraction of the rest; each split has an image of every class."""
+        name = npz(tmp_path / "a.npz", x=images(60, 5, 5), y=np.arange(60) % 3)
+        data = load_data(DataConfig(name=name, test_fraction=test, validation_fraction=validation))
+        assert tuple(len(split) for split in data.splits().values()) == sizes
+        assert all(set(split.labels.tolist()) == {0, 1, 2} for split in data.splits().values())
+
     def test_an_impossible_subset_is_refused(self):
         """A subset larger than the data, or too small for every class, is refused with the allowed range."""
         assert "in [20, 1438]" in refused("digits", subset=19)
@@ -68,6 +79,9 @@ class TestSplits:
         inside = (quota >= 1) & (quota <= torch.tensor(sizes) - 1)
         if inside.all():
             assert ((found - quota).abs() < 1 + 1e-6).all()
+            # The largest remainders are rounded up.
+            up, down = quota.frac()[found > quota], quota.frac()[found < quota]
+            assert not len(up) or not len(down) or up.min() >= down.max() - 1e-4
 
     def test_own_splits_are_kept(self, tmp_path):
         """A data set's own test and validation splits are used as they are."""
@@ -146,6 +160,22 @@ class TestNumbers:
         assert data.duplicates == {"train/validation": 0, "train/test": 3, "validation/test": 0}
         (notice,) = data.notices
         assert notice.endswith("3 of 10 test images are exact copies of train images")
+
+    def test_the_streams_of_two_purposes_differ(self):
+        """Draws for the test and the validation split are independent of each other."""
+        labels = torch.arange(200) % 2
+        first, second = (
+            stratified(labels, 100, least=1, spare=1, seed=0, purpose=purpose) for purpose in ("test", "validation")
+        )
+        assert 30 < int((first & second).sum()) < 70
+
+    def test_shrinking_is_antialiased(self, tmp_path):
+        """Stripes thinner than a new pixel are averaged, not skipped."""
+        x = np.zeros((20, 32, 32), np.uint8)
+        x[:, :, ::4] = 200
+        x[0, 0, 0] = 0
+        data = load_data(DataConfig(name=npz(tmp_path / "a.npz", x=x, y=np.arange(20) % 2), image_size=8))
+        assert data.mean[0] == pytest.approx(50, abs=2)
 
     @pytest.mark.parametrize("size", [6, 20])
     def test_image_size_resizes_arrays(self, size):

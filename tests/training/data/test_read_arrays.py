@@ -27,6 +27,16 @@ class TestNumpy:
         back = {tuple((image * std + mean).round().byte().flatten().tolist()) for image in data.train.images}
         assert back <= {tuple(image.flatten().tolist()) for image in planar}
 
+    def test_every_image_keeps_its_label(self, tmp_path):
+        """Images that show their label have it in every split, whatever the order of the labels."""
+        y, test = np.array([30, 10, 20] * 10), np.array([20, 30, 10, 10])
+        arrays = {"x": y[:, None, None] * np.ones((1, 5, 5)), "x_test": test[:, None, None] * np.ones((1, 5, 5))}
+        data = load_data(DataConfig(name=npz(tmp_path / "a.npz", **arrays, y=y, y_test=test)))
+        for split in data.splits().values():
+            shown = split.images[:, 0, 0, 0] * data.std[0] + data.mean[0]
+            names = [data.classes[label] for label in split.labels.tolist()]
+            assert [str(round(value)) for value in shown.tolist()] == names
+
     @pytest.mark.parametrize(
         ("shape", "read"),
         [((16, 16, 13), (13, 16, 16)), ((4, 4, 1), (1, 4, 4)), ((2, 2, 3), (3, 2, 2)), ((13, 16, 16), (13, 16, 16))],
@@ -37,7 +47,7 @@ class TestNumpy:
         assert data.train.images.shape[1:] == read
 
     def test_splits_on_different_scales_are_refused(self, tmp_path):
-        """A test split in [0, 1] is refused beside training images up to 255; integers of two widths are allowed."""
+        """A test split in [0, 1] is refused if training images reach 255; integers of two widths are allowed."""
         x, y = images(20, 5, 5), np.arange(20) % 2
         for test in (x[:4] / 255, x[:4] > 99):
             message = refused(npz(tmp_path / "a.npz", x=x, y=y, x_test=test, y_test=y[:4]))

@@ -87,6 +87,21 @@ class TestFolder:
         assert data.train.images.shape[1:] == (1, 64, 64)
         assert load_data(DataConfig(name=f"folder:{tmp_path / 'tree'}", image_size=16)).image_size == (16, 16)
 
+    def test_the_default_size_is_the_median(self, tmp_path):
+        """Images of several sizes become squares of the median of their shorter sides."""
+        for number, size in enumerate([(9, 8), (60, 40), (12, 30), (12, 13), (11, 50)]):
+            name = folder(tmp_path / "tree", classes=("cat", "dog"), n=2, size=size)
+            for kind in ("cat", "dog"):
+                for i in range(2):
+                    (tmp_path / "tree" / kind / f"{i}.png").rename(tmp_path / "tree" / kind / f"{number}-{i}.png")
+        assert load_data(DataConfig(name=name)).image_size == (12, 12)
+
+    def test_one_colour_image_gives_three_channels(self, tmp_path):
+        """Greyscale images are repeated in three channels if any image has colours."""
+        folder(tmp_path / "tree", classes=("cat",), n=10)
+        data = load_data(DataConfig(name=folder(tmp_path / "tree", classes=("dog",), n=10, mode="L")))
+        assert data.channels == 3
+
     def test_rotation_and_transparency_are_applied(self, tmp_path):
         """A rotation tag is applied and transparency becomes white; at 16 bits as at 8."""
         top = np.zeros((8, 8, 3), np.uint8)
@@ -209,14 +224,14 @@ class TestFolder:
         assert len(data.test) == 8
 
     def test_a_class_may_be_called_train(self, tmp_path):
-        """A folder train beside other classes, without subfolders, is a class."""
+        """A folder train next to other classes, without subfolders, is a class."""
         assert load_data(DataConfig(name=folder(tmp_path / "tree", classes=("car", "train")))).classes == (
             "car",
             "train",
         )
 
     def test_notices_name_what_is_left_out(self, tmp_path):
-        """Folders beside train and files of other types are named; hidden files are not."""
+        """Folders next to train and files of other types are named; hidden files are not."""
         tree = tmp_path / "tree"
         folder(tree / "train", n=10)
         folder(tree / "dev", n=2)
@@ -228,7 +243,7 @@ class TestFolder:
         data = load_data(DataConfig(name=f"folder:{tree}"))
         assert data.classes == ("cat", "dog")
         assert data.notices == [
-            f"folder:{tree}: folders beside train are left out: dev",
+            f"folder:{tree}: folders next to train are left out: dev",
             f"folder:{tree}: 3 files of other types are left out: 2 .heic, 1 without a suffix",
         ]
 
@@ -394,9 +409,12 @@ class TestPrecision:
         shallow, deep = (read_image(tmp_path / name, 8).array for name in ("a.png", "b.png"))
         assert np.abs(shallow - deep / 257).max() < 2
         assert len(np.unique(deep)) == 64
+        Image.fromarray(np.kron([[0, 1], [1, 0]], np.full((4, 4), 65535)).astype(np.uint16)).save(tmp_path / "c.png")
+        edges = read_image(tmp_path / "c.png", 24).array
+        assert (edges.min(), edges.max()) == (0, 65535)  # interpolation overshoots at edges
 
     def test_what_has_no_common_scale_is_refused(self, tmp_path):
-        """Pixels of 32 bits beside others, and values that are not finite, are refused."""
+        """Pixels of 32 bits together with others, and values that are not finite, are refused."""
         name = folder(tmp_path / "tree")
         victim = tmp_path / "tree" / "cat" / "0.tiff"
         Image.fromarray(np.full((8, 8), 0.5, np.float32)).save(victim)

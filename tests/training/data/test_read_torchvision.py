@@ -96,6 +96,24 @@ class TestNamed:
         assert "Name or service not known" in message
         assert "digits" in message
 
+    def test_a_silent_server_does_not_block_a_download(self, tmp_path, monkeypatch):
+        """Sockets of a download have a timeout; the process's default is restored after it, even if it fails."""
+        seen = []
+
+        def look(*_args, **_kwargs):
+            seen.append(socket.getdefaulttimeout())
+            raise OSError("Name or service not known")
+
+        monkeypatch.setattr(socket, "getaddrinfo", look)
+        before = socket.getdefaulttimeout()
+        socket.setdefaulttimeout(7.0)
+        try:
+            refused("cifar10", root=str(tmp_path))
+            assert set(seen) == {30.0}
+            assert socket.getdefaulttimeout() == 7.0
+        finally:
+            socket.setdefaulttimeout(before)
+
     def test_a_missing_file_of_four_is_named(self, tmp_path, offline):
         """If one of MNIST's files is missing and cannot be downloaded, it is named."""
         mnist_files(tmp_path / "MNIST" / "raw")

@@ -120,7 +120,8 @@ class TestTorchvision:
         model.train()
         assert model(torch.randn(2, 2, 64, 64)).shape == (2, 7)
 
-    def test_pretrained_weights_keep_their_scale(self, monkeypatch):
+    @pytest.mark.parametrize("channels", [1, 2, 5])
+    def test_pretrained_weights_keep_their_scale(self, monkeypatch, channels):
         """With weights, the head is new and the stem sums over colours: grey images give what grey RGB images gave."""
         from torchvision import models
 
@@ -129,8 +130,8 @@ class TestTorchvision:
         monkeypatch.setattr(models, "get_model", lambda name, **options: trained)
         grey = torch.randn(2, 1, 32, 32)
         expected = trained.conv1(grey.expand(2, 3, 32, 32))
-        model = build("torchvision:resnet18", channels=1, weights="DEFAULT")
-        assert torch.allclose(model.conv1(grey), expected, atol=1e-5)
+        model = build("torchvision:resnet18", channels=channels, weights="DEFAULT")
+        assert torch.allclose(model.conv1(grey.expand(2, channels, 32, 32)), expected, atol=1e-5)
         assert model.fc.out_features == 7
         assert model is trained
 

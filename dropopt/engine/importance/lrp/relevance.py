@@ -5,7 +5,7 @@ and has canonisers for a few architectures. Here the operations are intercepted 
 module of its own, to which zennit's rule for its kind applies. This treats functional code, shared modules and
 residual sums in any network as zennit treats modules, and does not modify the network.
 
-    convolution, dense        z+ or epsilon, depending on the named rule; a BatchNorm right behind is merged
+    convolution, dense        z+ or epsilon, depending on the named rule; a BatchNorm directly after is merged
     other normalisations      epsilon, as affine maps with their statistics held fixed
     sums of two branches      in proportion to the contribution of each (zennit's ``Sum`` with ``Norm``)
     average pooling, means    in proportion to the contribution of each input

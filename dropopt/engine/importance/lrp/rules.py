@@ -32,7 +32,7 @@ class Op(nn.Module):
         self.function = function
         self.weight = None if weight is None else nn.Parameter(weight.detach(), requires_grad=False)
         self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
-        self.mergeable = False  # whether a BatchNorm right behind may be merged into the weights
+        self.mergeable = False  # whether a BatchNorm directly after may be merged into the weights
         self.gates = False  # whether the output is a gate, which takes no relevance from its signal
 
     def forward(self, x: Tensor) -> Tensor:
@@ -50,7 +50,8 @@ class SignedPlus(ZPlus):  # type: ignore[misc]  # zennit is untyped
     """z+ where a unit's output is positive; z+ of the negated layer where it is negative.
 
     Before a ReLU, negative outputs carry no relevance, and this equals zennit's z+. Elsewhere (SiLU, linear
-    bottlenecks) they do. It comes from negative contributions, which z+ ignores, so z+ would lose this relevance.
+    bottlenecks) they carry relevance that comes from negative contributions. z+ ignores these, so it would lose this
+    relevance.
     """
 
     def __init__(self, stabilizer: Stabiliser) -> None:
@@ -102,7 +103,7 @@ def run(x: Tensor, op: Op, rule: Hook) -> Tensor:
 
 
 class _Relevance(torch.autograd.Function):
-    """Runs an operation forward; backward, redistributes relevance by a rule.
+    """Runs an operation in the forward pass, and redistributes relevance by a rule in the backward pass.
 
     The input is saved as a copy, which in-place operations cannot change.
     """

@@ -1,0 +1,61 @@
+"""Where the checkpoints of a study's trials are, and when they are removed."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from dropopt.files import clear_leftovers
+
+#: Characters of a study's name that are kept in a file's name.
+NAME_CHARACTERS = 40
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """The checkpoints of one study: one file for each trial that is not finished.
+
+    A trial that continues another one, whose worker died, uses the file of the first trial of that chain, its *root*.
+
+    Args:
+        folder: The folder of the files. Workers on other machines find them if they share it.
+        study: The name of the study.
+    """
+
+    folder: Path
+    study: str
+
+    def path(self, root: int) -> Path:
+        """Return the file of a trial. The study's name cannot leave the folder, and no two names share a file."""
+        safe = re.sub(r"[^A-Za-z0-9]+", "-", self.study).strip("-")[:NAME_CHARACTERS]
+        digest = hashlib.sha256(self.study.encode()).hexdigest()[:8]
+        return self.folder.absolute() / f"{safe or 'study'}-{digest}-{root}.pt"
+
+
+def remove(path: Path) -> None:
+    """Remove a checkpoint, what an interrupted writer left beside it, and their folder if it is empty then."""
+    for file in (path, path.with_name(path.name + ".bad")):
+        with contextlib.suppress(OSError):
+            file.unlink()
+    clear_leftovers(path)
+    with contextlib.suppress(OSError):
+        path.parent.rmdir()
+
+
+def default_folder(url: str) -> Path | None:
+    """Return the folder of the checkpoints beside the file of a storage; None if the storage is a server."""
+    if "://" not in url:
+        file = url
+    elif url.startswith("sqlite"):
+        import sqlalchemy
+
+        file = str(sqlalchemy.engine.make_url(url).database or "")
+    else:
+        return None
+    if not file or file.startswith((":", "file:")):
+        return None
+    path = Path(file).absolute()
+    return path.with_name(path.name + ".checkpoints")

@@ -1,0 +1,71 @@
+"""A trial in a slot: what the worker remembers of it, and how long it may take."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dropopt.config import RunConfig
+
+if TYPE_CHECKING:
+    import optuna
+
+#: How often the process of one trial may die before the trial fails.
+MAX_DEATHS = 3
+
+#: Seconds without a report after which a trial that should end is ended: one that was pruned, or one that runs beyond
+#: the study's time limit. Twice the trial's longest epoch, if that is longer.
+GRACE_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long a session, and each trial in it, may take."""
+
+    #: Seconds after which no further trial starts; None for no limit.
+    timeout: float | None = None
+    #: Seconds after which a trial fails; None for no limit.
+    trial_timeout: float | None = None
+
+
+@dataclass
+class Running:
+    """A trial in a slot."""
+
+    trial: optuna.Trial
+    run: RunConfig
+    #: The file that the trial continues from and writes after each epoch; None to train without one.
+    checkpoint: Path | None = None
+    #: The last epoch that this worker has stored. Earlier ones are not stored again when the trial continues.
+    reported: int = 0
+    began: float = field(default_factory=time.monotonic)
+    #: How often its process has died.
+    deaths: int = 0
+    #: Whether the trial has ended in the storage, but its slot is not free yet: it was pruned, or ended elsewhere.
+    pruned: bool = False
+    #: Why it ended, if it was not pruned.
+    note: str = ""
+    #: When it last began an epoch, or should end.
+    _last: float = field(default_factory=time.monotonic)
+    _longest_epoch: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """The time since the trial began."""
+        return round(time.monotonic() - self.began, 3)
+
+    def epoch_ended(self) -> None:
+        """Note how long the epoch took."""
+        now = time.monotonic()
+        self._longest_epoch = max(self._longest_epoch, now - self._last)
+        self._last = now
+
+    def restarted(self) -> None:
+        """Its process has been replaced."""
+        self._last = time.monotonic()
+
+    def is_silent(self, since: float) -> bool:
+        """Whether nothing has come from the trial for longer than its grace period, which begins at ``since``."""
+        return time.monotonic() - max(self._last, since) > max(GRACE_SECONDS, 2 * self._longest_epoch)

@@ -1,0 +1,194 @@
+"""Trials whose processes are killed at any moment continue from their checkpoints, to the same bits."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import fake_study
+import pytest
+import torch
+from fake_study import trials
+from optuna.trial import TrialState
+from processes import alive, children, running, start, stored, wait_until
+
+from dropopt.study.command import session
+from dropopt.study.run.checkpoints import Checkpoints, default_folder, remove
+from dropopt.study.run.slots import Targets
+
+EPOCHS, BATCHES = 6, 5
+DYING = Targets("dying_training:load", "dying_training:train")
+
+
+def run(folder, faults, n_trials, epochs=EPOCHS, **options):
+    """Run a study of the real training in ``folder``; return its trials and the weights of each."""
+    folder.mkdir(exist_ok=True)
+    plan = folder / "plan.json"
+    plan.write_text(json.dumps(faults))
+    os.environ["DYING_PLAN"] = str(plan)
+    study = fake_study.make(
+        train={"epochs": epochs, "batch_size": 32},
+        data={"subset": 200},
+        n_trials=n_trials,
+        sampler="random",
+        pruner="none",
+        **options,
+    )
+    storage = str(folder / "study.log")
+    session.run(session.Request(study, Path(__file__), storage, 1, "dropopt run fake", DYING))
+    found = trials(storage)
+    weights = {
+        trial.number: torch.load(path)
+        for trial in found
+        if (path := folder / f"{trial.user_attrs['seed']}.pt").exists()
+    }
+    return found, weights
+
+
+def resumed(folder):
+    """Return how many epochs there were each time that a training continued, by training seed."""
+    found = {}
+    for line in (folder / "resumed").read_text().splitlines():
+        seed, epochs = line.split()
+        found.setdefault(seed, []).append(int(epochs))
+    return found
+
+
+def assert_same(whole, killed):
+    """Assert that two studies agree bit for bit: reports, results and weights. The second one may have retries."""
+    (first, weights), (second, others) = whole, killed
+    ended = [trial for trial in second if trial.state == TrialState.COMPLETE]
+    for before, after in zip(first, ended, strict=True):
+        assert list(after.intermediate_values) == list(range(1, len(before.intermediate_values) + 1))
+        assert after.intermediate_values == before.intermediate_values
+        assert (after.params, after.value) == (before.params, before.value)
+        assert all(torch.equal(value, others[after.number][name]) for name, value in weights[before.number].items())
+
+
+@pytest.fixture
+def _plan(monkeypatch):
+    """Remove the variable that :func:`run` sets."""
+    monkeypatch.setenv("DYING_PLAN", "")
+
+
+@pytest.mark.usefixtures("_plan")
+def test_a_killed_trial_continues_to_the_same_bits(tmp_path, capsys):
+    """Kills at random batches, at each stage of writing a checkpoint, and with a checkpoint that is damaged.
+
+    Every epoch is reported once, in order, and results and weights equal those of an uninterrupted study.
+    """
+    whole = run(tmp_path / "whole", {}, 4)
+    draw = random.Random(0)
+    steps = [draw.randrange(BATCHES + 1, 3 * BATCHES) for _ in range(2)]
+    seeds = [str(trial.user_attrs["seed"]) for trial in whole[0]]
+    faults = {
+        seeds[0]: [["step", steps[0]], ["step", steps[1]]],
+        seeds[1]: [["write", 3], ["fsync", 2]],
+        seeds[2]: [["replace", 4]],
+        seeds[3]: [["truncate", 3 * BATCHES + 2]],
+    }
+    capsys.readouterr()
+    folder = tmp_path / "killed"
+    killed = run(folder, faults, 4)
+    assert json.loads((folder / "plan.json").read_text()) == {seed: [] for seed in seeds}
+    assert capsys.readouterr().out.count("continues in a new process: its process was killed (signal 9)") == 6
+    assert_same(whole, killed)
+    done = [
+        (step - 1) // BATCHES for step in steps
+    ]  # epochs before the kill: only the one that was interrupted is lost
+    assert resumed(folder) == {seeds[0]: [done[0], sum(done)], seeds[1]: [2, 3], seeds[2]: [3]}
+    assert not (folder / "study.log.checkpoints").exists()
+
+
+@pytest.mark.usefixtures("_plan")
+def test_a_trial_continues_after_the_death_of_its_worker(tmp_path):
+    """The owner and its child are killed. The next session continues the trial from its checkpoint."""
+    whole = run(tmp_path / "whole", {}, 1, epochs=40)
+    folder = tmp_path / "killed"
+    program = f"import pathlib, test_checkpoints as t; t.run(pathlib.Path({str(folder)!r}), {{}}, 1, epochs=40)"
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))},
+        stdout=subprocess.DEVNULL,
+    )
+    wait_until(lambda: list(folder.glob("study.log.checkpoints/*.pt")))
+    pids = children(process.pid)
+    process.kill()
+    process.wait()
+    wait_until(lambda: not alive(pids))
+    assert_same(whole, run(folder, {}, 1, epochs=40))
+    (epochs,) = resumed(folder).values()
+    assert 1 <= epochs[0] < 40
+    assert not (folder / "study.log.checkpoints").exists()
+
+
+def test_random_kills_from_outside(tmp_path):
+    """Children are killed at random moments, many times: all trials end, each epoch is reported once."""
+    process = start(tmp_path, 2, n_trials=6, pruner="none", env={"FAKE_SECONDS": "0.1"})
+    draw = random.Random(1)
+    wait_until(lambda: running(tmp_path))
+    for _ in range(6):
+        time.sleep(draw.uniform(0.1, 1.0))
+        for pid in children(process.pid)[:1]:
+            os.kill(pid, signal.SIGKILL)
+    out = process.communicate(timeout=120)[0]
+    found = stored(tmp_path)
+    assert process.returncode == 0, out
+    assert len(found) == 6
+    for trial in found:
+        reported = list(trial.intermediate_values)
+        assert trial.state == (TrialState.COMPLETE if len(reported) == 8 else TrialState.FAIL)
+        assert reported == list(range(1, len(reported) + 1))
+
+
+def test_a_checkpoint_stays_in_its_folder(tmp_path):
+    """The name of a study cannot leave the folder, and different names have different files."""
+    names = ("a", "../../etc/x", "a/b", "a-b", "a\0b", "..", "ü" * 200)
+    paths = [Checkpoints(tmp_path, name).path(3) for name in names]
+    assert all(path.parent == tmp_path for path in paths)
+    assert len({path.name for path in paths}) == len(names)
+    for path in paths:
+        path.write_text("")
+        path.with_name(path.name + ".bad").write_text("")
+        path.with_name(f".{path.name}.12345678.tmp").write_text("")
+    for path in paths:
+        remove(path)
+    assert not tmp_path.exists()
+
+
+@pytest.mark.parametrize(
+    ("url", "folder"),
+    [
+        ("sqlite:////data/runs/a.db", "/data/runs/a.db.checkpoints"),
+        ("sqlite:////data/runs/a.db?timeout=3", "/data/runs/a.db.checkpoints"),
+        ("/data/study.log", "/data/study.log.checkpoints"),
+        ("postgresql://user@host/name", None),
+        ("redis://host", None),
+    ],
+)
+def test_checkpoints_are_beside_the_storage(url, folder):
+    """A server has no folder: its workers may be on different machines."""
+    assert default_folder(url) == (None if folder is None else Path(folder))
+
+
+@pytest.mark.usefixtures("_plan")
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a file system needs root")
+def test_a_full_disk_costs_only_the_checkpoint(tmp_path):
+    """With no space for a checkpoint, training goes on, and a killed trial is trained again to the same bits."""
+    whole = run(tmp_path / "whole", {}, 1)
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(small)], check=False)
+    if mounted.returncode:
+        pytest.skip("this system does not allow mounting")
+    try:
+        faults = {str(whole[0][0].user_attrs["seed"]): [["step", 3 * BATCHES]]}
+        killed = run(tmp_path / "killed", faults, 1, checkpoints=str(small))
+        assert list(small.iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+    assert_same(whole, killed)

@@ -1,0 +1,238 @@
+"""Processes that are stopped, killed, hang, flood or run out of memory: the study records it and goes on.
+
+Each test starts real processes and injects the fault from outside, or in the child process that trains.
+"""
+
+import os
+import pty
+import random
+import signal
+import sqlite3
+import sys
+import time
+from contextlib import closing
+
+import fake_study
+import pytest
+import torch
+from fake_study import trials
+from optuna.trial import TrialState
+from processes import SCRIPT, alive, children, running, start, stored, wait_until
+
+from dropopt.study.run import memory, slots
+from dropopt.study.run import running as limits
+from dropopt.study.run.executor import Died
+from dropopt.study.run.slots import Pool, Targets
+
+#: How often to send two signals, and how many studies run at a time in that test.
+TRIES, AT_A_TIME = 20, 5
+#: Seconds in which a process must end at once, on a busy machine.
+AT_ONCE = 10
+
+
+@pytest.fixture
+def storage(tmp_path, monkeypatch):
+    """A storage file in a temporary working folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("OPTUNA_STORAGE", raising=False)
+    monkeypatch.setenv("FAKE_SECONDS", "0.01")
+    return "study.log"
+
+
+class TestSignals:
+    """The first signal ends a study in good order, the second one at once."""
+
+    def test_two_signals_end_a_study(self, tmp_path):
+        """Two signals within 0.3 s, often: the process ends, and so do its children and its trials."""
+        draw = random.Random(0)
+        for batch in range(TRIES // AT_A_TIME):
+            folders = [tmp_path / f"{batch}-{number}" for number in range(AT_A_TIME)]
+            for folder in folders:
+                folder.mkdir()
+            begun = [start(folder, 1, n_trials=1000) for folder in folders]
+            for folder, process in zip(folders, begun, strict=True):
+                wait_until(lambda folder=folder: running(folder))
+                pids = children(process.pid)
+                process.send_signal(signal.SIGINT)
+                time.sleep(draw.choice((0.0, draw.uniform(0, 0.3))))
+                process.send_signal(signal.SIGINT)
+                out = process.communicate(timeout=AT_ONCE)[0]
+                # A second signal while the interpreter ends gives -2; a shell shows both as 130.
+                assert process.returncode in (128 + signal.SIGINT, -signal.SIGINT), out
+                assert "Traceback" not in out
+                wait_until(lambda pids=pids: not alive(pids), AT_ONCE)
+                assert all(trial.state.is_finished() for trial in stored(folder)), out
+
+    def test_the_second_signal_ends_a_study_whose_storage_does_not_answer(self, tmp_path):
+        """A locked database delays the end after the first signal. The second one ends the process at once."""
+        process = start(tmp_path, 1, n_trials=2)
+        wait_until(lambda: running(tmp_path))
+        pids = children(process.pid)
+        with closing(sqlite3.connect(tmp_path / "runs" / "dropopt.db", timeout=60)) as connection:
+            connection.execute("BEGIN EXCLUSIVE")
+            process.send_signal(signal.SIGTERM)
+            time.sleep(1)
+            assert process.poll() is None
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=AT_ONCE)
+            assert process.returncode == 128 + signal.SIGTERM
+            connection.rollback()
+        wait_until(lambda: not alive(pids), AT_ONCE)
+        start(tmp_path, 1, n_trials=2, env={"FAKE_SECONDS": "0"}).communicate(timeout=60)
+        assert all(trial.state.is_finished() for trial in stored(tmp_path))
+
+    def test_a_signal_to_all_processes_interrupts_trials(self, tmp_path):
+        """A shutdown sends TERM to the children as well, here before it reaches their owner: no trial has failed."""
+        process = start(tmp_path, 2, n_trials=4)
+        wait_until(lambda: running(tmp_path))
+        for pid in children(process.pid):
+            os.kill(pid, signal.SIGTERM)
+        time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        out = process.communicate(timeout=AT_ONCE)[0]
+        assert process.returncode == 128 + signal.SIGTERM, out
+        found = stored(tmp_path)
+        assert all(trial.state.is_finished() for trial in found)
+        assert {trial.user_attrs["reason"] for trial in found if trial.state == TrialState.FAIL} == {"interrupted"}
+
+    def test_a_study_under_nohup_outlives_its_terminal(self, tmp_path):
+        """SIGHUP stays ignored if it was ignored when the program started."""
+        process = start(tmp_path, 1, n_trials=2, hangup=signal.SIG_IGN)
+        wait_until(lambda: running(tmp_path))
+        process.send_signal(signal.SIGHUP)
+        out = process.communicate(timeout=60)[0]
+        assert process.returncode == 0, out
+        assert all(trial.state.is_finished() for trial in stored(tmp_path))
+
+    def test_a_closed_terminal_ends_a_study_in_good_order(self, tmp_path):
+        """The kernel sends SIGHUP, and writing to the terminal fails from then on."""
+        pid, terminal = pty.fork()
+        if not pid:
+            os.chdir(tmp_path)
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)
+            os.environ["FAKE_SECONDS"] = "0.2"
+            os.execv(sys.executable, [sys.executable, str(SCRIPT), '{"n_trials": 4}', "1"])
+        while not running(tmp_path):
+            os.read(terminal, 65536)  # otherwise the terminal is full some day
+        os.close(terminal)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 128 + signal.SIGHUP
+        assert all(trial.state.is_finished() for trial in stored(tmp_path))
+
+
+class TestHanging:
+    """A child that does not end by itself is ended, and one that has ended is noticed."""
+
+    def test_a_trial_that_hangs_fails_at_its_time_limit(self, storage, monkeypatch):
+        """The reason is stored, and the next trial runs."""
+        monkeypatch.setenv("FAKE_FAULT", "hang")
+        assert fake_study.run(storage, n_trials=6, trial_timeout=2) == 0
+        failed = check(storage, 6)
+        assert {trial.user_attrs["reason"] for trial in failed} == {"time limit"}
+        assert {trial.user_attrs["message"] for trial in failed} == {"it did not end within 2 s"}
+
+    def test_a_trial_that_hangs_is_interrupted_after_the_timeout(self, storage, monkeypatch):
+        """After the study's time limit and a grace period, the study ends although its trials do not."""
+        monkeypatch.setattr(limits, "GRACE_SECONDS", 1)
+        monkeypatch.setenv("FAKE_FAULT", "hang:always")
+        fake_study.run(storage, n_trials=4, timeout=5)
+        found = trials(storage)
+        assert {trial.state for trial in found} == {TrialState.FAIL}
+        assert {trial.user_attrs["reason"] for trial in found} == {"interrupted"}
+
+    def test_a_process_that_holds_the_pipe_does_not_hide_a_death(self, storage, monkeypatch):
+        """A process that the child has started keeps the pipe open after the child has ended."""
+        monkeypatch.setenv("FAKE_FAULT", "fork")
+        began = time.monotonic()
+        fake_study.run(storage, n_jobs=1, n_trials=2, trial_timeout=60)
+        assert time.monotonic() - began < 60
+        for trial in check(storage, 2, some=False):
+            assert trial.user_attrs["message"] == "its process ended with exit code 5"
+
+    def test_a_frozen_process_is_ended(self, tmp_path):
+        """A child that was stopped with SIGSTOP is ended at the time limit of its trial."""
+        process = start(tmp_path, 1, n_trials=2, trial_timeout=4, pruner="none")
+        wait_until(lambda: running(tmp_path))
+        for pid in children(process.pid):
+            os.kill(pid, signal.SIGSTOP)
+        out = process.communicate(timeout=60)[0]
+        assert process.returncode == 0, out
+        assert [trial.user_attrs.get("reason") for trial in stored(tmp_path)] == ["time limit", None]
+
+
+class TestMemory:
+    """Running out of memory is contained in one trial."""
+
+    def test_a_flood_on_standard_error_is_not_kept(self, storage, monkeypatch):
+        """300 MB on one line: the owner stays small, and the trial's own error is recorded."""
+        monkeypatch.setenv("FAKE_FAULT", "flood:always")
+        before = peak()
+        fake_study.run(storage, n_jobs=1, n_trials=1)
+        assert peak() - before < 100_000_000
+        assert check(storage, 1, some=False)[0].user_attrs["message"] == "after the flood"
+
+    @pytest.mark.skipif(not memory.can_measure(), reason="needs /proc")
+    def test_a_trial_over_its_memory_limit_fails(self, storage, monkeypatch):
+        """It is not tried again, and the next trial runs."""
+        monkeypatch.setenv("FAKE_FAULT", "hog")
+        assert fake_study.run(storage, n_trials=6, trial_memory=400) == 0
+        failed = check(storage, 6)
+        assert {trial.user_attrs["reason"] for trial in failed} == {"out of memory"}
+        assert {trial.user_attrs["message"] for trial in failed} == {"its process used more than 400 MB of memory"}
+
+    def test_a_kill_by_the_kernel_is_out_of_memory(self, storage, monkeypatch):
+        """The kernel counts the processes that it kills; such a trial is not tried again, and the next one runs."""
+        counts = iter(range(10_000))
+        monkeypatch.setattr(memory, "kernel_kills", lambda: next(counts))
+        monkeypatch.setenv("FAKE_FAULT", "kill")
+        assert fake_study.run(storage, n_trials=6) == 0
+        failed = check(storage, 6)
+        assert {trial.user_attrs["reason"] for trial in failed} == {"out of memory"}
+        assert all("the kernel killed its process" in trial.user_attrs["message"] for trial in failed)
+
+    def test_errors_that_mean_out_of_memory(self):
+        """Python's own, torch's on a GPU and on the CPU, and an error that was caused by one of them."""
+        with pytest.raises(RuntimeError, match="can't allocate memory") as torchs:
+            torch.empty(2**60, dtype=torch.uint8)
+        wrapped = ValueError("the model cannot be built")
+        wrapped.__cause__ = MemoryError()
+        for error in (MemoryError(), torch.OutOfMemoryError("CUDA out of memory"), torchs.value, wrapped):
+            assert memory.ran_out(error)
+        assert not memory.ran_out(RuntimeError("shapes cannot be multiplied"))
+        assert not memory.ran_out(ValueError("out of memory"))
+
+    def test_a_message_of_a_child_is_bounded(self, monkeypatch):
+        """A child that writes without end instead of a message is ended."""
+        monkeypatch.setattr(slots, "MESSAGE_BYTES", 1000)
+        monkeypatch.setattr(sys, "executable", write_program("yes | tr -d '\\n'"))
+        with Pool(1, Targets()) as pool:
+            event = pool.wait(60)
+        assert isinstance(event.content, Died)
+        assert event.content.reason == "its process sent a message of more than 1000 bytes"
+
+
+def check(storage, count, some=True):
+    """Check that all trials have ended, those with high learning rates by failing; return the ones that failed."""
+    found = trials(storage)
+    assert len(found) == count
+    assert all(trial.state.is_finished() for trial in found)
+    failed = [trial for trial in found if trial.state == TrialState.FAIL]
+    if some:
+        assert 0 < len(failed) < count
+    return failed
+
+
+def peak():
+    """Return the largest number of bytes of memory that this process has used so far."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def write_program(command):
+    """Write a shell script that ignores its arguments; return its path."""
+    import tempfile
+
+    with tempfile.NamedTemporaryFile("w", suffix=".sh", delete=False) as file:
+        file.write(f"#!/bin/sh\n{command}\n")
+    os.chmod(file.name, 0o755)
+    return file.name
