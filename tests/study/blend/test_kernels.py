@@ -256,6 +256,13 @@ def test_the_mean_is_averaged_over_candidates() -> None:
     assert (model.best(0, 4) == table.blend[order[:4], 0]).all()
 
 
+def test_ties_keep_the_order_of_rows() -> None:
+    """Of 60 rows with three different scores, the best are the first in the table."""
+    table = replace(table_of(60), score=np.arange(60) % 3.0)
+    order = sorted(range(60), key=lambda i: -table.score[i])
+    assert (Surrogate(table).best(0, 30) == table.blend[order[:30], 0]).all()
+
+
 def test_draws_choose_kernels_by_weight(monkeypatch: pytest.MonkeyPatch) -> None:
     """A draw is a path of the chosen kernel on its scale, with the generator's next numbers."""
     table = table_of(30)
