@@ -218,10 +218,14 @@ def test_weighted_rows_count_by_weight() -> None:
 def test_the_competition_by_brute_force(columns: int) -> None:
     """Each shape and scale has its best variance, the three best an interaction, and weights are Bayes' rule."""
     table = table_of(30, columns=columns)
+    if columns:
+        score = table.score + 2 * table.standardised[:, 0]
+        table = replace(table, score=score, value=score**3)
     model = Surrogate(table)
     base = [(1.0, 0.0, 1.0), (0.5, 0.5, 0.5), (0.0, 1.0, 1.0), (0.0, 1.0, 0.5), (0.0, 1.0, 0.25)]
     variances = {c: model.log_evidence(Kernel(2.0, 2.0, 0.5, c)).max() for c in (0.0, 1.0, 6.0)}
     amount = max(variances, key=lambda c: variances[c]) if columns else 0.0
+    assert (amount > 0) is (columns > 0)
     expected = []
     for p, m, length in base:
         for scale in (0, 1):
