@@ -218,10 +218,14 @@ def test_weighted_rows_count_by_weight() -> None:
 def test_the_competition_by_brute_force(columns: int) -> None:
     """Each shape and scale has its best variance, the three best an interaction, and weights are Bayes' rule."""
     table = table_of(30, columns=columns)
+    if columns:
+        score = table.score + 2 * table.standardised[:, 0]
+        table = replace(table, score=score, value=score**3)
     model = Surrogate(table)
     base = [(1.0, 0.0, 1.0), (0.5, 0.5, 0.5), (0.0, 1.0, 1.0), (0.0, 1.0, 0.5), (0.0, 1.0, 0.25)]
     variances = {c: model.log_evidence(Kernel(2.0, 2.0, 0.5, c)).max() for c in (0.0, 1.0, 6.0)}
     amount = max(variances, key=lambda c: variances[c]) if columns else 0.0
+    assert (amount > 0) is (columns > 0)
     expected = []
     for p, m, length in base:
         for scale in (0, 1):
@@ -254,6 +258,34 @@ def test_the_mean_is_averaged_over_candidates() -> None:
     assert (model.weights < 0.01).any()
     order = sorted(range(30), key=lambda i: -table.score[i])
     assert (model.best(0, 4) == table.blend[order[:4], 0]).all()
+
+
+def test_covariates_change_the_function() -> None:
+    """If the best blend depends on a covariate, so do the mean and the draws, with the sign of the covariate."""
+    table = table_of(60)
+    score = 4 * table.standardised[:, 0] * (table.blend[:, 0, 0] - table.blend[:, 0, 1])
+    model = Surrogate(replace(table, score=score, value=score))
+    corners = np.eye(3)
+    for sign in (-1.0, 1.0):
+        c = np.array([sign, 0.0])
+        mean, (path, _) = model.mean(c)(corners, 0), model.draw(np.random.default_rng(0), c)
+        drawn = path(corners, 0)
+        assert sign * (mean[0] - mean[1]) > 1
+        assert sign * (drawn[0] - drawn[1]) > 0.3
+
+
+def test_weights_of_a_long_table() -> None:
+    """The weights are normalised without overflow or underflow, however small the likelihoods are."""
+    model = Surrogate(table_of(400))
+    assert max(candidate.log_evidence for candidate in model.candidates) < -400
+    assert model.weights.sum() == pytest.approx(1)
+
+
+def test_ties_keep_the_order_of_rows() -> None:
+    """Of 60 rows with three different scores, the best are the first in the table."""
+    table = replace(table_of(60), score=np.arange(60) % 3.0)
+    order = sorted(range(60), key=lambda i: -table.score[i])
+    assert (Surrogate(table).best(0, 30) == table.blend[order[:30], 0]).all()
 
 
 def test_draws_choose_kernels_by_weight(monkeypatch: pytest.MonkeyPatch) -> None:

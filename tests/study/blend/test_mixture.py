@@ -150,6 +150,7 @@ def test_rows_are_sorted_by_content() -> None:
         mixed = table.take(np.random.default_rng(seed).permutation(6)).sorted()
         for part in ("blend", "score", "value", "covariates", "weight", "number"):
             np.testing.assert_array_equal(getattr(mixed, part), getattr(table.sorted(), part))
+    assert table.take(np.array([3, 1])).sorted().number.tolist() == [1, 3]
     one = table.take(np.array([3]))
     assert one.sorted() is one
 

@@ -84,9 +84,12 @@ def test_draws_are_those_of_a_wide_t_distribution() -> None:
     assert np.ptp(singular.draw(9, np.random.default_rng(0)), axis=1) == pytest.approx(0, abs=1e-6)
 
 
-def test_scales_are_averaged_by_bayes_rule() -> None:
+@pytest.mark.parametrize("noise", [False, True])
+def test_scales_are_averaged_by_bayes_rule(noise: bool) -> None:
     """P(matters) is the evidence of the scales with a blend; draws are shared among them by their weight."""
     table = table_of(30)
+    if noise:
+        table = replace(table, score=np.random.default_rng(1).normal(size=30))
     linear, pairs = terms(table.blend)
     others = np.concatenate([table.standardised, (table.standardised**2 - 1) / math.sqrt(2)], axis=1)
     fits = [regression._fit(linear, pairs, others, table.score, scales) for scales in regression.SCALES]
@@ -95,6 +98,7 @@ def test_scales_are_averaged_by_bayes_rule() -> None:
     weight /= weight.sum()
     found = fit(table)
     assert found.matters == pytest.approx(weight[2:].sum())
+    assert (0.1 < found.matters < 0.9) is noise
     share = weight[2:] / weight[2:].sum()
     counts = np.round(share * 4000)
     assert len(found.draws) == counts.sum()
@@ -124,6 +128,9 @@ def test_rows_of_a_prior() -> None:
         mixed = replace(table, number=number, score=score, weight=np.where(number < 0, weight, 1.0))
         assert regression._rows(mixed).tolist() == sorted(own + expected)
     assert regression._rows(table).tolist() == list(range(9))
+    ties = replace(table_of(60), number=np.full(60, -1), score=np.arange(60) % 3.0, weight=np.full(60, 0.5))
+    order = sorted(range(60), key=lambda i: ties.score[i])
+    assert regression._rows(ties).tolist() == sorted(order[i] for i in np.linspace(0, 59, 30).astype(int))
 
 
 @pytest.mark.parametrize("stages", [1, 2])

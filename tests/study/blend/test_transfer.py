@@ -123,6 +123,12 @@ def test_a_prior_is_appended(trials: int, rows: int, weight: float) -> None:
     for part in ("blend", "score", "value"):
         assert (getattr(found, part)[:5] == getattr(table, part)).all()
     assert with_prior(table, prior(0)) is table
+    ties = prior(100)
+    for row in ties["rows"]:
+        row["score"] %= 3
+    order = sorted(range(100), key=lambda i: -ties["rows"][i]["score"])
+    kept = order[:20] + [order[20 + i] for i in np.linspace(0, 79, 20).astype(int)]
+    assert with_prior(table, ties).covariates[5:, 1].tolist() == [10.0 * i for i in kept]
 
 
 def test_gathering_keeps_the_best() -> None:
@@ -212,7 +218,7 @@ def test_the_first_finished_trial_of_a_chain_counts() -> None:
     assert [one.number for one in counted_trials(rows, ["a", "b"])] == [8, 3, 6]
 
 
-def test_the_preferred_blend() -> None:
+def test_the_preferred_blend(monkeypatch: pytest.MonkeyPatch) -> None:
     """The maximum of the posterior mean in each stage, rounded to 3 digits, beats a fine grid."""
     table = table_of(30, stages=2)
     found = preferred(table)
@@ -225,6 +231,13 @@ def test_the_preferred_blend() -> None:
         heights = mean(grid, stage)
         assert mean(shares[None], stage)[0] > heights.max() - 0.02 * np.ptp(heights)
     assert list(found) == [name for stage in table.names for name in stage]
+    drawn = []
+    monkeypatch.setattr(module, "climb", lambda *given: drawn.append(given) or np.zeros(3))
+    preferred(table)
+    for stage, (_, at, incumbents, legal, rng) in enumerate(drawn):  # one seed for all, so that it is reproducible
+        assert (at, rng.random()) == (stage, np.random.default_rng(0).random())
+        assert (incumbents == Surrogate(table).best(stage, 8)).all()
+        assert legal(grid, stage) is grid
 
 
 def test_what_is_learned(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,6 +258,7 @@ def test_what_is_learned(monkeypatch: pytest.MonkeyPatch) -> None:
     with_other = learned(random_study(3), prior=export_evidence(study))
     assert with_other.preferred
     assert with_other.efficacy.trials == 3
+    assert with_other.efficacy.matters != few.efficacy.matters == 0.5
     data = found.as_dict()
     assert set(data) == {
         "verdict", "thin", "trials", "matters", "unit", "methods", "synergies", "preferred", "trajectory",

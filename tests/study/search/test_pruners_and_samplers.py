@@ -66,12 +66,14 @@ def test_pruning_is_a_threshold_on_the_chance(direction: str) -> None:
     Logarithms are compared if all values, with the sign of a loss, are positive. Mirrored studies decide the same.
     """
     sign, rng = (1.0 if direction == "minimize" else -1.0), np.random.default_rng(0)
-    for shift in (0.2, 0.0, -9.0):
-        reached = rng.uniform(0.5, 2.0, size=8) + shift
-        final = (reached - shift) * 0.3 + rng.uniform(0.01, 0.2, size=8) + shift
+    for early, late in ((0.2, 0.2), (-9.0, -9.0), (-9.0, 0.2), (0.2, -9.0), (None, 0.2), (0.2, None)):
+        reached = rng.uniform(0.5, 2.0, size=8)
+        final = reached * 0.3 + rng.uniform(0.01, 0.2, size=8)
+        reached += -reached.min() if early is None else early  # None: the lowest value is exactly 0
+        final += -final.min() if late is None else late
         study = optuna.create_study(direction=direction)
-        for early, value in zip(reached, final, strict=True):
-            study.add_trial(create_trial(value=sign * value, intermediate_values={1: 99.0, 3: sign * early}))
+        for at, value in zip(reached, final, strict=True):
+            study.add_trial(create_trial(value=sign * value, intermediate_values={1: 99.0, 3: sign * at}))
         study.add_trial(create_trial(state=TrialState.FAIL, intermediate_values={3: sign * -50.0}))
         behind = np.quantile(reached, [0.2, 0.35, 0.5, 0.7, 1.0])
         for here in behind:
