@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dropopt.config import RunConfig
+from dropopt.study.store.code import code_of
 from dropopt.study.store.keys import ACCURACY, CONFIG, DATA, FINGERPRINT, MADE_WITH, PRIOR, SEED, SPACE
 from dropopt.study.store.queries import count
 
@@ -38,6 +39,7 @@ def exported(study: optuna.Study, trial: FrozenTrial) -> tuple[RunConfig, dict[s
         "space": study.user_attrs.get(SPACE),
         "space_fingerprint": study.user_attrs.get(FINGERPRINT),
         "data_fingerprint": study.user_attrs.get(DATA),
+        "code": code_of(study, trial.number),
         "efficacy": _efficacy(study),
         "made_with": study.user_attrs.get(MADE_WITH),
     }

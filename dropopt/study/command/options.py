@@ -166,6 +166,18 @@ WeightsOutput = Annotated[
     ),
 ]
 
+Code = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="A script, or a folder of modules, that the functions named in the file are imported from; may be "
+        "repeated. Default: the script of the study, if you have run it and it has not changed.",
+        show_default=False,
+    ),
+]
+Trust = Annotated[
+    bool, typer.Option("--trust", help="Import the functions that the file names without asking, also from here.")
+]
+
 # -- of ``dropopt dashboard``
 
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free port.")]

@@ -42,8 +42,10 @@ def run(
 
     Running the same command again resumes an interrupted study; a larger --n-trials extends a finished one.
     """
+    from dropopt.owncode import make_importable
     from dropopt.study.command import session
     from dropopt.study.command.overrides import Overrides
+    from dropopt.trust import remember, sources
 
     definition, script, given = _find(context.obj, study)
     overrides = Overrides(
@@ -60,8 +62,11 @@ def run(
         subset=subset,
         prior=prior,
     )
+    overridden = overrides.apply(definition)
+    make_importable(Path.cwd())  # --data and --model may name functions of modules that lie here
+    remember(sources((overridden.data.name, overridden.model.name)).values())
     resume = ["dropopt", "run", given, *overrides.command_line(), *_storage_option(storage)]
-    code = session.run(session.Request(overrides.apply(definition), script, storage, n_jobs, shlex.join(resume)))
+    code = session.run(session.Request(overridden, script, storage, n_jobs, shlex.join(resume)))
     if code:
         raise typer.Exit(code)
 

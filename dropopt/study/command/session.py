@@ -39,6 +39,7 @@ from dropopt.study.show import page
 from dropopt.study.show.console import busy, make_console, say
 from dropopt.study.show.progress import Progress
 from dropopt.study.show.summary import Outcome, show_summary
+from dropopt.study.store.code import record_code
 from dropopt.study.store.experiment import check, create
 from dropopt.study.store.keys import DATA, MADE_WITH, PRIOR
 from dropopt.study.store.ledger import Ledger, counted
@@ -174,6 +175,8 @@ class Session:
             raise ConfigError(
                 f"the data of study {study.study_name!r} have changed since it began; give another --study-name"
             )
+        if changed := record_code(study, self._request.base):
+            say(self._console, f"note: {changed}", "yellow")
         study.sampler = self._sampler
         study.pruner = make_pruner(self._definition.pruner, self._request.base.train.epochs)
         self._study = study
