@@ -5,9 +5,6 @@ Modules that take long to import are imported inside the commands, so that help 
 
 from __future__ import annotations
 
-import os
-import sys
-from pathlib import Path
 from typing import NoReturn
 
 import typer
@@ -34,20 +31,7 @@ for command in (run, status, export, efficacy, train, dashboard):
 
 def main() -> NoReturn:
     """Entry point of the ``dropopt`` command."""
-    _demote_current_folder()
     guard(lambda: app(standalone_mode=False))
-
-
-def _demote_current_folder() -> None:
-    """Move the current folder to the end of the import path, where ``python -m dropopt`` has put it first.
-
-    Otherwise a file such as ``torch.py`` in it would be imported in place of the package. Does nothing if
-    ``PYTHONPATH`` puts the folder there, or if dropopt itself is imported from it.
-    """
-    here = os.getcwd()
-    if sys.flags.safe_path or os.path.abspath(sys.path[0]) != here or str(Path(__file__).parents[1]) == here:
-        return
-    sys.path.append(sys.path.pop(0))
 
 
 if __name__ == "__main__":

@@ -129,8 +129,11 @@ ExportOutput = Annotated[
     Path | None, typer.Option("--output", "-o", help="File to write. Default: best.FORMAT.", show_default=False)
 ]
 
+Force = Annotated[bool, typer.Option("--force", help="Replace a file that does not come from the same study.")]
+
 # -- of ``dropopt efficacy``
 
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for other programs.")]
 EvidenceOutput = Annotated[
     Path | None,
     typer.Option(

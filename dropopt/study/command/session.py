@@ -34,7 +34,7 @@ from dropopt.study.run.slots import Pool, Targets
 from dropopt.study.run.worker import Worker
 from dropopt.study.search.prior import Prior, load_prior
 from dropopt.study.search.pruners import make_pruner
-from dropopt.study.search.samplers import make_sampler
+from dropopt.study.search.samplers import make_sampler, refuse_pickles
 from dropopt.study.show import page
 from dropopt.study.show.console import busy, make_console, say
 from dropopt.study.show.progress import Progress
@@ -45,7 +45,7 @@ from dropopt.study.store.keys import DATA, MADE_WITH, PRIOR
 from dropopt.study.store.ledger import Ledger, counted
 from dropopt.study.store.opening import Opened
 from dropopt.study.store.queries import count, find_study, study_names
-from dropopt.study.store.url import redact, resolve
+from dropopt.study.store.url import redact, resolve, storage_hint
 
 if TYPE_CHECKING:
     import optuna
@@ -87,6 +87,7 @@ def run(request: Request) -> int:
     cards = machine.cards(base.train.device)
     slots = min(machine.slots(request.n_jobs, len(cards)), n_trials)
     url = request.url
+    refuse_pickles(request.definition.sampler, url)
     quiet_optuna()
     with Pool(slots, request.targets, cards) as pool, closing(Opened(url)) as opened:
         prior = load_prior(request.definition.prior, url) if request.definition.prior else None
@@ -135,7 +136,9 @@ class Session:
         # The number of trials is part of the seed: otherwise a resumed study would repeat its first suggestions.
         drawn = 0 if self._study is None else len(self._study.get_trials(deepcopy=False))
         seed = derived_seed(self._definition.seed, "sampler", drawn, bits=31)
-        self._sampler = make_sampler(self._definition.sampler, self._request.space, seed, self._evidence(drawn))
+        self._sampler = make_sampler(
+            self._definition.sampler, self._request.space, seed, self._evidence(drawn), self._notice
+        )
 
     def announce(self, slots: int) -> None:
         """Print what is about to happen."""
@@ -165,7 +168,7 @@ class Session:
     def open_study(self, ready: Ready) -> Ledger:
         """Create the study, or continue it, with the data that the first child has loaded."""
         for notice in ready.notices:
-            say(self._console, f"note: {notice}", "yellow")
+            self._notice(notice)
         study, created = self._study, False
         if study is None or not study.get_trials(deepcopy=False):
             study, created = self._create({MADE_WITH: self._made_with, DATA: ready.fingerprint})
@@ -176,7 +179,7 @@ class Session:
                 f"the data of study {study.study_name!r} have changed since it began; give another --study-name"
             )
         if changed := record_code(study, self._request.base):
-            say(self._console, f"note: {changed}", "yellow")
+            self._notice(changed)
         study.sampler = self._sampler
         study.pruner = make_pruner(self._definition.pruner, self._request.base.train.epochs)
         self._study = study
@@ -193,6 +196,9 @@ class Session:
         if stopped_by is not None:
             return 128 + stopped_by
         return int(self._study is not None and _all_failed(self._study))
+
+    def _notice(self, text: str) -> None:
+        say(self._console, f"note: {text}", "yellow")
 
     def _create(self, facts: Mapping[str, Any]) -> tuple[optuna.Study, bool]:
         """The study, and whether this call created it: another process may create it at the same time."""
@@ -218,7 +224,7 @@ class Session:
             timeout=self._definition.timeout,
             stopped_by=stopped_by,
             url=redact(self._request.url),
-            storage_option=self._request.storage is not None,
+            storage_hint=storage_hint(self._request.storage),
             resume_command=self._request.resume_command,
         )
 

@@ -51,8 +51,8 @@ def count(trials: Iterable[FrozenTrial]) -> Counts:
     return Counts(**found)
 
 
-def best(trials: Iterable[FrozenTrial]) -> FrozenTrial | None:
-    """Return the complete trial with the lowest finite value; None if there is none."""
+def best(trials: Iterable[FrozenTrial], *, maximize: bool = False) -> FrozenTrial | None:
+    """Return the complete trial with the lowest finite value, or the highest; None if there is none."""
     from optuna.trial import TrialState
 
     done = [
@@ -60,7 +60,20 @@ def best(trials: Iterable[FrozenTrial]) -> FrozenTrial | None:
         for trial in trials
         if trial.state == TrialState.COMPLETE and trial.value is not None and math.isfinite(trial.value)
     ]
-    return min(done, key=lambda trial: (trial.value, trial.number), default=None)
+    sign = -1 if maximize else 1
+    return min(done, key=lambda trial: (sign * (trial.value or 0.0), trial.number), default=None)
+
+
+def has_several_objectives(study: optuna.Study) -> bool:
+    """Whether a study, which then is not one of dropopt's, has more than one objective."""
+    return len(study.directions) > 1
+
+
+def is_maximized(study: optuna.Study) -> bool:
+    """Whether the best trial of a study with one objective has the highest value."""
+    import optuna
+
+    return study.direction == optuna.study.StudyDirection.MAXIMIZE
 
 
 def last_activity(trials: Iterable[FrozenTrial]) -> datetime | None:
@@ -96,13 +109,20 @@ def choose(study: optuna.Study, number: int | None) -> FrozenTrial:
     """Return trial ``number``, or the best trial if ``number`` is None; raises :class:`ConfigError`."""
     trials = study.get_trials(deepcopy=False)
     if number is None:
-        trial = best(trials)
+        if has_several_objectives(study):
+            raise ConfigError(f"study {study.study_name!r} has several objectives, so no best trial; give --trial")
+        trial = best(trials, maximize=is_maximized(study))
         if trial is None:
             raise ConfigError(f"study {study.study_name!r} has no completed trial yet ({count(trials)})")
-        return trial
-    if not 0 <= number < len(trials):
+    elif 0 <= number < len(trials):
+        trial = trials[number]
+    else:
         last = f"0 to {len(trials) - 1}" if trials else "none"
         raise ConfigError(f"study {study.study_name!r} has no trial {number}; there are: {last}")
-    if CONFIG not in trials[number].user_attrs:
-        raise ConfigError(f"trial {number} has no configuration: {trials[number].user_attrs.get(MESSAGE)}")
-    return trials[number]
+    if CONFIG not in trial.user_attrs:
+        why = trial.user_attrs.get(MESSAGE) or (
+            f"its parameters are {', '.join(trial.params) or 'none'}, and only dropopt run stores the whole "
+            f"configuration (user attribute {CONFIG!r})"
+        )
+        raise ConfigError(f"trial {trial.number} of study {study.study_name!r} has no configuration to export: {why}")
+    return trial
