@@ -5,6 +5,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import optuna
@@ -76,7 +77,7 @@ def test_train_uses_the_network_of_the_study(monkeypatch):
 
     settled(code_said := f"code of own_model: {script.absolute()}")
     settled(f"{code_said}; it differs", code=["proj"], edit=script)
-    refused("that file has changed (", trust=True)
+    refused("that file has changed; give its script with --code PATH", trust=True)
     script.write_text(script.read_text().rstrip() + "\n")
     settled(code_said)
     monkeypatch.setenv("XDG_STATE_HOME", "other")
@@ -182,7 +183,8 @@ TAGS = (
     "{model: !!python/tuple [1]}",
     "{model: {name: !exec x}}",
 )
-LAUGHS = "a: &a [x, x, x]\n" + "".join(f"{c}: &{c} [*{b}, *{b}, *{b}]\n" for b, c in zip("abcdefgh", "bcdefghi"))
+#: A list of nine lists of nine lists ...: 4 GB of text, if aliases were expanded.
+LAUGHS = "a: &a [x, x]\n" + "".join(f"{c}: &{c} [{', '.join([f'*{b}'] * 9)}]\n" for b, c in pairwise("abcdefghi"))
 
 
 @pytest.mark.parametrize("text", [*TAGS, LAUGHS, "&a [*a]", "[" * 100_000, "x: " * 400_000])

@@ -6,6 +6,7 @@ import json
 import shlex
 import sys
 from contextlib import closing
+from typing import Any
 
 from dropopt.study.command.options import AsJson, EvidenceOutput, Storage, StudyName
 
@@ -34,7 +35,7 @@ def efficacy(
         found = find_study(opened.storage, study)
         prior = found.user_attrs.get(PRIOR)
         with busy("analysing the trials"):
-            report = learned(found, prior=prior).as_dict() if as_json else efficacy_report(found, prior=prior)
+            report: Any = learned(found, prior=prior).as_dict() if as_json else efficacy_report(found, prior=prior)
         if as_json:
             print(json.dumps({"study": found.study_name, **report}, indent=1))
         else:
@@ -44,7 +45,5 @@ def efficacy(
                 prior_of(found).save(output)
             except OSError as error:
                 raise ConfigError(f"{output} cannot be written: {error.strerror or error}") from None
-            print(
-                f"{output}: start another study from it with --prior {shlex.quote(str(output))}",
-                file=sys.stderr if as_json else sys.stdout,
-            )
+            hint = f"{output}: start another study from it with --prior {shlex.quote(str(output))}"
+            print(hint, file=sys.stderr if as_json else sys.stdout)

@@ -107,9 +107,7 @@ def _gp(space: Space, seed: int, notice: Callable[[str], None] | None) -> BaseSa
 
     def announce() -> None:
         if notice is not None:
-            notice(
-                f"the sampler gp slows down with the number of trials; tpe samples from here on ({GP_TRIALS} trials)"
-            )
+            notice(f"above {GP_TRIALS} complete trials the sampler gp is slow, so tpe samples from here on")
 
     process = GPSampler(n_startup_trials=STARTUP_TRIALS, warn_independent_sampling=False, seed=seed)
     return HandoverSampler(process, _optuna_sampler("tpe", space, seed), GP_TRIALS, announce)

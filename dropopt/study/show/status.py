@@ -51,13 +51,15 @@ class Row:
 
     def plain(self) -> dict[str, Any]:
         """The row as JSON can hold it."""
-        leader = self.leader
+        found: dict[str, Any] | None = None
+        if self.leader is not None:
+            accuracy = self.leader.user_attrs.get(ACCURACY)
+            found = {"trial": self.leader.number, "value": self.leader.value, ACCURACY: accuracy}
         return {
             "study": self.study,
             "objectives": list(self.objectives),
             "trials": asdict(self.counts),
-            "best": leader
-            and {"trial": leader.number, "value": leader.value, ACCURACY: leader.user_attrs.get(ACCURACY)},
+            "best": found,
             "last_activity": self.last and self.last.isoformat(timespec="seconds"),
         }
 
