@@ -16,6 +16,7 @@ from dropopt.study.command.export import export
 from dropopt.study.command.run import run
 from dropopt.study.command.status import status
 from dropopt.study.command.train import train
+from dropopt.study.command.worker import worker
 
 app = typer.Typer(
     name="dropopt",
@@ -25,7 +26,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # importing rich's Markdown parser takes 0.15 s
     help="Hyperparameter studies of an adaptive dropout engine for PyTorch CNNs: which dropout, how much, where, when.",
 )
-for command in (run, status, export, efficacy, train, dashboard):
+for command in (run, worker, status, export, efficacy, train, dashboard):
     app.command()(command)
 
 

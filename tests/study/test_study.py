@@ -22,9 +22,9 @@ from dropopt.study.run.errors import StudyError
 from dropopt.study.run.failures import FIRST_FAILURES
 from dropopt.study.search.pruners import make_pruner
 from dropopt.study.search.samplers import STARTUP_TRIALS, blend_of, make_sampler
-from dropopt.study.store.ledger import counted
 from dropopt.study.store.opening import close, open_storage
 from dropopt.study.store.queries import best
+from dropopt.study.store.total import counted
 from dropopt.study.store.url import resolve
 
 SCRIPT = Path(fake_study.__file__)

@@ -48,10 +48,11 @@ def _expected(error: Exception) -> _Exit | None:
     if hasattr(error, "format_message"):
         return _usage(error)
     from dropopt.study.run.errors import StudyError
+    from dropopt.study.store.errors import StorageError
     from dropopt.study.store.opening import is_storage_error
     from dropopt.study.store.url import reason
 
-    if isinstance(error, StudyError):
+    if isinstance(error, StudyError | StorageError):
         return _Exit(FAILED, str(error))
     if is_storage_error(error):
         return _Exit(FAILED, f"the storage failed: {reason(error)}")

@@ -116,6 +116,29 @@ Prior = Annotated[
     ),
 ]
 
+StoragePatience = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        help="Seconds that the storage may be unreachable before the study stops (0 or more). Until then calls are "
+        "repeated, and running trials train on.",
+    ),
+]
+Grace = Annotated[
+    float,
+    typer.Option(
+        min=1,
+        help="Seconds without a sign of life after which other workers take over the trials of this one (1 or more).",
+    ),
+]
+
+# -- of ``dropopt worker``
+
+WorkerScript = Annotated[
+    str | None,
+    typer.Argument(help="The study's script, if it defines the data or the network.", show_default=False),
+]
+
 # -- of ``dropopt export``
 
 Trial = Annotated[

@@ -37,6 +37,8 @@ def run(
     epochs: options.Epochs = None,
     subset: options.Subset = None,
     prior: options.Prior = None,
+    storage_patience: options.StoragePatience = 120.0,
+    grace: options.Grace = 30.0,
 ) -> None:
     """Run a study, or resume it.
 
@@ -70,7 +72,10 @@ def run(
     remember(sources(names).values())
     jobs = [] if n_jobs == -1 else ["--n-jobs", str(n_jobs)]
     resume = shlex.join([*command, *overrides.command_line(), *jobs]) + storage_hint(storage)
-    code = session.run(session.Request(overridden, script, storage, n_jobs, resume))
+    request = session.Request(
+        overridden, script, storage, n_jobs, resume, storage_patience=storage_patience, grace=grace
+    )
+    code = session.run(request)
     if code:
         raise typer.Exit(code)
 

@@ -4,9 +4,11 @@
 
 1. The child processes start. They import torch, which takes seconds; the steps 2 to 4 happen in the meantime.
 2. The storage is opened, and the prior is read if there is one.
-3. ``Session.resume``: if the storage has a study of this name, it must be the same experiment. Its trials that a killed
-   worker left behind are recorded as failed.
-4. ``Session.prepare``: the sampler is made, with a seed that depends on the number of trials so far.
+3. ``Session.resume``: if the storage has a study of this name, it must be the same experiment. Its trials that a worker
+   left behind are recorded as failed and enqueued again, if that worker is certainly dead; the others, after the grace
+   period.
+4. ``Session.prepare``: the sampler is made, with a seed that depends on the number of trials so far and, if there may
+   be other workers, on the worker.
 5. ``Session.train``: a worker runs trials until the target is reached, unless it is reached already. Once the first
    child has loaded the data, the worker calls ``Session.open_study``, which creates the study or checks that its data
    are the same as before.
@@ -41,10 +43,13 @@ from dropopt.study.show.progress import Progress
 from dropopt.study.show.summary import Outcome, show_summary
 from dropopt.study.store.code import record_code
 from dropopt.study.store.experiment import check, create
-from dropopt.study.store.keys import DATA, MADE_WITH, PRIOR
-from dropopt.study.store.ledger import Ledger, counted
+from dropopt.study.store.keys import DATA, MADE_WITH, PLAN, PRIOR, SPACE_TEXT
+from dropopt.study.store.lease import GRACE, WorkerIdentity
+from dropopt.study.store.ledger import Ledger
 from dropopt.study.store.opening import Opened
+from dropopt.study.store.patient import PATIENCE, Patience
 from dropopt.study.store.queries import count, find_study, study_names
+from dropopt.study.store.total import counted
 from dropopt.study.store.url import redact, resolve, storage_hint
 
 if TYPE_CHECKING:
@@ -64,6 +69,15 @@ class Request:
     n_jobs: int
     resume_command: str  # what to type to resume the study
     targets: Targets = field(default_factory=Targets)
+    storage_patience: float = PATIENCE  # seconds
+    grace: float = GRACE  # seconds
+    extendable: bool = True  # whether the command that resumes the study takes --n-trials
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """What another worker needs to know to do the same, beside what the study's identity contains."""
+        names = ("n_trials", "sampler", "pruner", "seed")
+        return {name: getattr(self.definition, name) for name in names}
 
     @cached_property
     def url(self) -> str:
@@ -89,9 +103,12 @@ def run(request: Request) -> int:
     url = request.url
     refuse_pickles(request.definition.sampler, url)
     quiet_optuna()
-    with Pool(slots, request.targets, cards) as pool, closing(Opened(url)) as opened:
+    console = make_console()
+    patience = Patience(request.storage_patience, lambda line: say(console, line, "yellow"))
+    with Pool(slots, request.targets, cards) as pool, closing(Opened(url, patience=patience)) as opened:
         prior = load_prior(request.definition.prior, url) if request.definition.prior else None
-        session = Session(request, opened.storage, prior, make_console())
+        identity = WorkerIdentity(grace=request.grace, exclusive=opened.exclusive)
+        session = Session(request, opened.storage, prior, console, identity, patience)
         session.resume()
         session.prepare()
         session.announce(slots)
@@ -109,59 +126,69 @@ def quiet_optuna() -> None:
 class Session:
     """A study while it runs. See the top of this module for the order of the steps."""
 
-    def __init__(self, request: Request, storage: BaseStorage, prior: Prior | None, console: Console) -> None:
+    def __init__(
+        self,
+        request: Request,
+        storage: BaseStorage,
+        prior: Prior | None,
+        console: Console,
+        identity: WorkerIdentity | None = None,
+        patience: Patience | None = None,
+    ) -> None:
         self._request = request
         self._definition = request.definition
         self._storage = storage
         self._prior = prior
         self._console = console
+        self._identity = identity or WorkerIdentity()
+        self._patience = patience or Patience()
         self._study: optuna.Study | None = None
         self._progress: Progress | None = None
         self._sampler: BaseSampler | None = None
         self._made_with: Mapping[str, Any] = {}
         self._done = 0
+        self._running = 0
 
     def resume(self) -> None:
-        """Find the study in its storage, check that it is the same experiment and fail its abandoned trials."""
+        """Find the study in its storage, check that it is the same experiment and take up what dead workers left."""
         if self._definition.name not in study_names(self._storage):
             return
         self._study = find_study(self._storage, self._definition.name)
         check(self._study, self._request.space, self._request.base)
-        self._ledger(self._study, classes=2).fail_abandoned()
-        self._done = counted(self._study.get_trials(deepcopy=False))
+        self._ledger(self._study, classes=2).take_up()
+        trials = self._study.get_trials(deepcopy=False)
+        self._done, self._running = counted(trials), count(trials).running
 
     def prepare(self) -> None:
         """Make the sampler and the provenance."""
         self._made_with = provenance(script=self._request.script.name)
-        # The number of trials is part of the seed: otherwise a resumed study would repeat its first suggestions.
         drawn = 0 if self._study is None else len(self._study.get_trials(deepcopy=False))
-        seed = derived_seed(self._definition.seed, "sampler", drawn, bits=31)
-        self._sampler = make_sampler(
-            self._definition.sampler, self._request.space, seed, self._evidence(drawn), self._notice
-        )
+        alone = self._identity.exclusive or self._study is None
+        self._sampler = self._make_sampler(drawn, alone=alone)
 
     def announce(self, slots: int) -> None:
         """Print what is about to happen."""
         study, space, done = self._definition, self._request.space, self._done
         url = redact(self._request.url)
         say(self._console, f"study {study.name}: space {space.name} ({len(space.parameters)} parameters), {url}")
-        if done >= study.n_trials:
+        if self._complete():
             more = done + study.n_trials
             say(self._console, f"it already has {done} trials; to go on, give --n-trials {more}")
         else:
             so_far = f" (it has {done})" if done else ""
-            plan = f"{study.n_trials} trials{so_far} of {study.train.epochs} epochs, {slots} at a time"
+            plan = f"{study.n_trials} trials{so_far} of {self._request.base.train.epochs} epochs, {slots} at a time"
             say(self._console, plan)
 
     def train(self, pool: Pool) -> int | None:
         """Run trials until the target is reached. Returns the signal that stopped it, if one did."""
         study = self._definition
-        if self._done >= study.n_trials:
+        if self._complete():
             return None
         with Progress(self._console, study.n_trials) as progress:
             self._progress = progress
             base = self._request.base
             worker = Worker(pool, self.open_study, progress, base=base, n_trials=study.n_trials, timeout=study.timeout)
+            self._patience.hurried = lambda: worker.signal is not None
             worker.run()
         return worker.signal
 
@@ -171,7 +198,8 @@ class Session:
             self._notice(notice)
         study, created = self._study, False
         if study is None or not study.get_trials(deepcopy=False):
-            study, created = self._create({MADE_WITH: self._made_with, DATA: ready.fingerprint})
+            text = self._request.space.path.read_text(encoding="utf-8")
+            study, created = self._create({MADE_WITH: self._made_with, DATA: ready.fingerprint, SPACE_TEXT: text})
             if created and self._prior is not None:
                 self._prior.seed(study, self._request.space, ready.classes)
         if not created and study.user_attrs.get(DATA) != ready.fingerprint:
@@ -180,6 +208,10 @@ class Session:
             )
         if changed := record_code(study, self._request.base):
             self._notice(changed)
+        if self._study is None and not created:  # another worker has begun the study, and its sampler has that seed
+            self._sampler = self._make_sampler(0, alone=False)
+        if study.user_attrs.get(PLAN) != (plan := self._request.plan):
+            study.set_user_attr(PLAN, plan)
         study.sampler = self._sampler
         study.pruner = make_pruner(self._definition.pruner, self._request.base.train.epochs)
         self._study = study
@@ -200,6 +232,20 @@ class Session:
     def _notice(self, text: str) -> None:
         say(self._console, f"note: {text}", "yellow")
 
+    def _complete(self) -> bool:
+        """Whether the study has its trials; one that is still running may have to be run again."""
+        return self._done >= self._definition.n_trials and not self._running
+
+    def _make_sampler(self, drawn: int, *, alone: bool) -> BaseSampler:
+        """The sampler.
+
+        The number of trials is part of its seed: otherwise a resumed study would repeat its first suggestions. So is
+        the worker unless it is ``alone``: otherwise workers that start together would suggest the same.
+        """
+        who = () if alone else (self._identity.id,)
+        seed = derived_seed(self._definition.seed, "sampler", drawn, *who, bits=31)
+        return make_sampler(self._definition.sampler, self._request.space, seed, self._evidence(drawn), self._notice)
+
     def _create(self, facts: Mapping[str, Any]) -> tuple[optuna.Study, bool]:
         """The study, and whether this call created it: another process may create it at the same time."""
         space, base, known = self._request.space, self._request.base, self._study is not None
@@ -216,7 +262,7 @@ class Session:
         return stored
 
     def _ledger(self, study: optuna.Study, classes: int) -> Ledger:
-        return Ledger(study, self._request.space, self._request.base, self._definition.seed, classes)
+        return Ledger(study, self._request.space, self._request.base, self._definition.seed, classes, self._identity)
 
     def _outcome(self, stopped_by: int | None) -> Outcome:
         return Outcome(
@@ -226,6 +272,7 @@ class Session:
             url=redact(self._request.url),
             storage_hint=storage_hint(self._request.storage),
             resume_command=self._request.resume_command,
+            extendable=self._request.extendable,
         )
 
 

@@ -6,6 +6,7 @@ the death of its process, is recorded with the reason, and the next trial starts
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import time
 from collections.abc import Callable
@@ -18,14 +19,18 @@ from dropopt.study.run.executor import Died, Event, Executor
 from dropopt.study.run.failures import FailureCounter
 from dropopt.study.run.messages import Done, Failed, FromTrainer, Prepare, Ready, Report, Stop, Train
 from dropopt.study.run.signals import SignalCatcher
-from dropopt.study.store.keys import INTERRUPTED
-from dropopt.study.store.ledger import Ledger, counted
+from dropopt.study.store.errors import StorageError, TrialEndedError
+from dropopt.study.store.ledger import Ledger
+from dropopt.study.store.total import counted
 
 if TYPE_CHECKING:
     import optuna
 
 #: Seconds after which the worker checks the time limit, and redraws, although nothing has happened.
 TICK = 0.25
+
+#: What is shown about a trial that another process has ended, such as ``optuna tell`` or the dashboard.
+ENDED_ELSEWHERE = "it was ended by another process"
 
 
 class Listener(Protocol):
@@ -50,8 +55,10 @@ class _Running:
 
     trial: optuna.Trial
     began: float = field(default_factory=time.monotonic)
-    #: Whether the trial has been pruned: it has ended in the storage, but its slot is not free yet.
+    #: Whether the trial has ended in the storage, but its slot is not free yet: it was pruned, or ended elsewhere.
     pruned: bool = False
+    #: Why it ended, if it was not pruned.
+    note: str = ""
 
 
 class Worker:
@@ -103,6 +110,7 @@ class Worker:
                     event = self._executor.wait(TICK)
                     if event is not None:
                         self._handle(event)
+                    self._tend()
                     self._fill_slots()
                     self._listener.tick()
             finally:
@@ -114,10 +122,16 @@ class Worker:
     def _finished(self) -> bool:
         if self.signal is not None:
             return True
-        return self._ledger is not None and not self._running and not self._may_start()
+        if self._ledger is None or self._running or self._may_start():
+            return False
+        # The worker of a trial that is still running elsewhere may die, and then somebody must run that trial.
+        return self._is_late() or not self._ledger.others_running()
+
+    def _is_late(self) -> bool:
+        return self._deadline is not None and time.monotonic() >= self._deadline
 
     def _may_start(self) -> bool:
-        if self._ledger is None or (self._deadline is not None and time.monotonic() >= self._deadline):
+        if self._ledger is None or self._is_late():
             return False
         return counted(self._ledger.study.get_trials(deepcopy=False)) < self._n_trials
 
@@ -128,7 +142,10 @@ class Worker:
                 self._start(slot)
 
     def _start(self, slot: int) -> None:
-        trial, run = self._opened().ask()
+        asked = self._opened().ask(self._n_trials)
+        if asked is None:
+            return
+        trial, run = asked
         self._listener.started(slot, trial.number)
         if run is None:
             self._listener.ended(slot, trial.number, "its configuration is not valid")
@@ -166,7 +183,7 @@ class Worker:
     def _on_trial(self, slot: int, running: _Running, message: FromTrainer) -> None:
         if running.pruned:
             if not isinstance(message, Report):
-                self._release(slot)
+                self._release(slot, running.note)
         elif isinstance(message, Report):
             self._on_report(slot, running, message)
         elif isinstance(message, Done):
@@ -176,7 +193,12 @@ class Worker:
 
     def _on_report(self, slot: int, running: _Running, report: Report) -> None:
         ledger, trial = self._opened(), running.trial
-        if ledger.report(trial, report.smoothed_loss, epoch=report.epoch, epochs=report.epochs):
+        try:
+            prune = ledger.report(trial, report.smoothed_loss, epoch=report.epoch, epochs=report.epochs)
+        except TrialEndedError:
+            self._drop(slot)
+            return
+        if prune:
             ledger.prune(trial, accuracy=report.val_accuracy, seconds=round(time.monotonic() - running.began, 3))
             running.pruned = True
             self._failures.trial_succeeded()
@@ -184,14 +206,18 @@ class Worker:
         self._listener.reported(slot, trial.number, report)
 
     def _on_done(self, slot: int, running: _Running, done: Done) -> None:
-        failure = self._opened().complete(
-            running.trial,
-            done.smoothed_loss,
-            accuracy=done.best_val_accuracy,
-            best_loss=done.best_val_loss,
-            best_epoch=done.best_epoch,
-            seconds=done.seconds,
-        )
+        try:
+            failure = self._opened().complete(
+                running.trial,
+                done.smoothed_loss,
+                accuracy=done.best_val_accuracy,
+                best_loss=done.best_val_loss,
+                best_epoch=done.best_epoch,
+                seconds=done.seconds,
+            )
+        except TrialEndedError:
+            self._release(slot, ENDED_ELSEWHERE)
+            return
         self._release(slot, failure)
         if failure:
             self._failures.trial_failed(failure, "the loss is not finite")
@@ -202,7 +228,7 @@ class Worker:
         """Record the trial that ended with its trainer, and start another trainer."""
         if slot in self._running:
             if self._running[slot].pruned:
-                self._release(slot)
+                self._release(slot, self._running[slot].note)
             else:
                 self._fail(slot, "ProcessDied", died.reason)
         elif slot not in self._ready:
@@ -220,10 +246,25 @@ class Worker:
 
     def _interrupt_running(self) -> None:
         reason = "the study stopped" if self.signal is None else f"by {signal.Signals(self.signal).name}"
+        # If the storage is gone, the trials stay as they are: other workers, or the next run, take them up.
+        with contextlib.suppress(StorageError):
+            for slot, running in list(self._running.items()):
+                if not running.pruned:
+                    self._opened().interrupt(running.trial, reason)
+                    self._release(slot)
+
+    def _tend(self) -> None:
+        """Keep the leases of the running trials, and stop those that another process has ended."""
+        lost = self._ledger.tend() if self._ledger is not None else []
         for slot, running in list(self._running.items()):
-            if not running.pruned:
-                self._opened().fail(running.trial, INTERRUPTED, reason)
-                self._release(slot)
+            if running.trial.number in lost and not running.pruned:
+                self._drop(slot)
+
+    def _drop(self, slot: int) -> None:
+        """Stop a trial that another process has ended."""
+        running = self._running[slot]
+        running.pruned, running.note = True, ENDED_ELSEWHERE
+        self._executor.send(slot, Stop(running.trial.number))
 
     def _release(self, slot: int, failure: str = "") -> None:
         running = self._running.pop(slot)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import shlex
 import signal
@@ -18,7 +17,7 @@ from dropopt.study.blend.names import NoBlendError, suggested_blend
 from dropopt.study.show.console import say
 from dropopt.study.show.formatting import format_accuracy, format_value
 from dropopt.study.store.keys import BEST_EPOCH, MESSAGE, REASON, SECONDS, UNCOUNTED
-from dropopt.study.store.queries import Counts, best, count
+from dropopt.study.store.queries import Counts, best, count, ranked
 
 if TYPE_CHECKING:
     import optuna
@@ -40,6 +39,7 @@ class Outcome:
     url: str  # of the storage, redacted
     storage_hint: str  # the option --storage as it is typed, with a space before it; or empty
     resume_command: str  # without --n-trials
+    extendable: bool = True  # whether that command takes --n-trials
 
 
 def show_summary(console: Console, study: optuna.Study, outcome: Outcome) -> None:
@@ -49,7 +49,7 @@ def show_summary(console: Console, study: optuna.Study, outcome: Outcome) -> Non
     has_blend = learnable(trials)
     if outcome.stopped_by is not None:
         name = signal.Signals(outcome.stopped_by).name
-        say(console, f"stopped by {name}; running trials are recorded as interrupted")
+        say(console, f"stopped by {name}; running trials are recorded as interrupted and run again later")
     say(console, f"\nstudy {study.study_name}: {counts}", "bold")
     if not trials and outcome.timeout is not None and outcome.stopped_by is None:
         say(console, f"no trial could start within {outcome.timeout:g} s; give a longer --timeout", "yellow")
@@ -75,7 +75,10 @@ def _next_commands(
     yield "look", f"dropopt dashboard{storage}"
     if has_blend:
         yield "learn", f"dropopt efficacy --study {name}{storage}"
-    yield "go on", f"{outcome.resume_command} --n-trials {outcome.n_trials + counts.counted * reached}"
+    if outcome.extendable:
+        yield "go on", f"{outcome.resume_command} --n-trials {outcome.n_trials + counts.counted * reached}"
+    elif not reached:
+        yield "go on", outcome.resume_command
     if has_best:
         yield "export", f"dropopt export --study {name}{storage} -o {file}"
         yield "train", f"dropopt train {file}"
@@ -95,11 +98,8 @@ def learnable(trials: Sequence[FrozenTrial]) -> bool:
 
 
 def _best_trials(trials: Sequence[FrozenTrial]) -> Table:
-    from optuna.trial import TrialState
-
-    done = [trial for trial in trials if trial.state == TrialState.COMPLETE and math.isfinite(trial.value or 0.0)]
     table = Table("trial", "loss (smoothed)", "accuracy", "best epoch", "seconds", title="best trials (validation)")
-    for trial in sorted(done, key=lambda trial: trial.value or 0.0)[:ROWS]:
+    for trial in ranked(trials)[:ROWS]:
         extra = (trial.user_attrs.get(name) for name in (BEST_EPOCH, SECONDS))
         table.add_row(str(trial.number), f"{trial.value:.4f}", format_accuracy(trial), *map(format_value, extra))
     return table

@@ -13,6 +13,10 @@ from __future__ import annotations
 SPACE = "space"
 #: The hash of the search space.
 FINGERPRINT = "space_fingerprint"
+#: The text of the file of the search space, for workers that do not have the file.
+SPACE_TEXT = "space_text"
+#: The number of trials, sampler, pruner and seed of the last ``dropopt run``.
+PLAN = "plan"
 #: The configuration that all trials share.
 BASE = "base"
 #: Versions, command and machine at the time the study was created.
@@ -26,8 +30,10 @@ PRIOR = "prior"
 
 # -- user attributes of a trial
 
-#: ``machine:process`` of the worker that runs the trial.
+#: The id of the worker that runs the trial.
 WORKER = "worker"
+#: A sign of life of that worker, renewed while the trial runs; see :mod:`dropopt.study.store.lease`.
+LEASE = "lease"
 #: The whole configuration.
 CONFIG = "config"
 #: The training seed.
@@ -48,6 +54,14 @@ MESSAGE = "message"
 TRACE = "trace"
 #: The study whose prior enqueued the trial.
 SOURCE = "from"
+#: Whether the trial, which ended without a result, is to run again; see :mod:`dropopt.study.store.retries`.
+RETRY = "retry"
+#: The number of the first attempt at the configuration; absent from the first attempt.
+RETRY_OF = "retry_of"
+#: The number of the trial that this one replaces.
+PREVIOUS = "previous"
+#: Which attempt at the configuration this is; absent from the first attempt.
+ATTEMPT = "attempt"
 
 # -- values of REASON
 
@@ -55,5 +69,7 @@ SOURCE = "from"
 INTERRUPTED = "interrupted"
 #: The worker of the trial died.
 ABANDONED = "abandoned"
+#: The trial was started although another worker had started the last one of the study, or the same retry.
+GIVEN_BACK = "given back"
 #: Trials with these reasons have no result. They do not count towards the number of trials, and are replaced.
-UNCOUNTED = (INTERRUPTED, ABANDONED)
+UNCOUNTED = (INTERRUPTED, ABANDONED, GIVEN_BACK)

@@ -5,30 +5,44 @@ A study minimizes the validation loss, smoothed over epochs; accuracy is stored 
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
-import platform
-from collections.abc import Iterable, Mapping
+import random
+import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dropopt.config import ConfigError, RunConfig
 from dropopt.seeds import derived_seed
 from dropopt.study.define.space import Space
+from dropopt.study.store.errors import TrialEndedError
 from dropopt.study.store.keys import (
     ABANDONED,
     ACCURACY,
     BEST_EPOCH,
     BEST_LOSS,
     CONFIG,
+    GIVEN_BACK,
+    INTERRUPTED,
+    LEASE,
     MESSAGE,
     REASON,
+    RETRY,
     SECONDS,
     SEED,
     TRACE,
-    UNCOUNTED,
     WORKER,
 )
+from dropopt.study.store.lease import Watch, WorkerIdentity, certainly_dead, describe
+from dropopt.study.store.retries import (
+    MAX_ATTEMPTS,
+    attempt,
+    enqueue_again,
+    is_duplicate,
+    may_run_again,
+    root,
+    without_replacement,
+)
+from dropopt.study.store.total import Decision, decide
 
 if TYPE_CHECKING:
     import optuna
@@ -39,6 +53,10 @@ MESSAGE_CHARACTERS = 500
 
 #: Bits of a trial's training seed.
 SEED_BITS = 31
+
+#: Seconds to wait until other workers have decided whether they give a trial back, and between two looks.
+DECISION_PATIENCE = 5.0
+DECISION_PAUSE = 0.05
 
 _OUT_OF_MEMORY = ("MemoryError", "OutOfMemoryError")
 
@@ -52,27 +70,49 @@ class Ledger:
         base: The configuration that all trials share.
         seed: The seed of the study, from which the training seed of each trial is derived.
         classes: The number of classes of the data.
+        worker: The worker that this ledger belongs to. Default: a new one.
     """
 
-    def __init__(self, study: optuna.Study, space: Space, base: RunConfig, seed: int, classes: int) -> None:
+    def __init__(
+        self,
+        study: optuna.Study,
+        space: Space,
+        base: RunConfig,
+        seed: int,
+        classes: int,
+        worker: WorkerIdentity | None = None,
+    ) -> None:
         self.study = study
         self._space = space
         self._base = base
         self._seed = seed
         self._classes = classes
+        self._worker = worker or WorkerIdentity()
+        self._watch = Watch(self._worker)
+        self._own: dict[int, optuna.Trial] = {}  # this worker's running trials, by the storage's id
+        self._inherited: dict[int, int] = {}  # the last epoch that an earlier attempt has reported, by the same id
+        self._beats = 1  # the number of the next renewal of the leases
+        self._tended = time.monotonic()
+        self._unreplaced: dict[int, float] = {}  # since when a trial is known to have no replacement, by number
 
-    def ask(self) -> tuple[optuna.Trial, RunConfig | None]:
+    def ask(self, target: int | None = None) -> tuple[optuna.Trial, RunConfig | None] | None:
         """Start the next trial.
 
         Each trial has its own training seed, derived from the study's seed and the trial's number. With one seed for
         all, the initial weights could favour the same configurations throughout the study. The split of the data is
-        the same for all trials.
+        the same for all trials. A retry has the seed of the first attempt.
+
+        Args:
+            target: The number of trials that the study must not exceed; None for no limit.
 
         Returns:
             The trial and its configuration. The configuration is None if the suggested parameters are not valid; the
-            trial has then failed.
+            trial has then failed. None instead of both if the trial was given back, because another worker has started
+            the last one at the same time.
         """
         trial = self._new_trial()
+        if not self._keeps(trial, target):
+            return None
         try:
             run = self._space.suggest(trial, self._classes, self._base)
         except ConfigError as error:
@@ -84,7 +124,7 @@ class Ledger:
                 return trial, None
             self.fail(trial, ABANDONED, f"the sampler failed: {error!r}")
             raise
-        seed = derived_seed(self._seed, "train", trial.number, bits=SEED_BITS)
+        seed = derived_seed(self._seed, "train", root(self._frozen(trial)), bits=SEED_BITS)
         run = run.model_copy(update={"train": run.train.model_copy(update={"seed": seed})})
         trial.set_user_attr(SEED, seed)
         trial.set_user_attr(CONFIG, run.model_dump(mode="json"))
@@ -101,10 +141,23 @@ class Ledger:
 
         Returns:
             Whether the trial should be pruned. Never after its last epoch: the cost is already paid, and a complete
-            result is worth more.
+            result is worth more. Never at an epoch that an earlier attempt has reached and survived.
+
+        Raises:
+            TrialEndedError: Another process has ended the trial.
         """
-        trial.report(value, epoch)
-        return epoch < epochs and trial.should_prune()
+        from optuna.exceptions import UpdateFinishedTrialError
+
+        inherited = self._inherited.get(trial._trial_id, 0)
+        try:
+            if epoch <= inherited:
+                self.study._storage.set_trial_intermediate_value(trial._trial_id, epoch, value)
+                return False
+            trial.report(value, epoch)
+            return epoch < epochs and trial.should_prune()
+        except UpdateFinishedTrialError:
+            self._own.pop(trial._trial_id, None)
+            raise TrialEndedError from None
 
     def complete(
         self,
@@ -120,13 +173,17 @@ class Ledger:
 
         Returns:
             The reason for the failure; an empty string if the trial is complete.
+
+        Raises:
+            TrialEndedError: Another process has ended the trial; its result stays.
         """
         from optuna.trial import TrialState
 
         if not math.isfinite(value):
             return self.fail(trial, "NotFinite", f"its validation loss ended at {value}")
         facts = {ACCURACY: accuracy, BEST_LOSS: best_loss, BEST_EPOCH: best_epoch, SECONDS: seconds}
-        self._end(trial, TrialState.COMPLETE, facts, value)
+        if not self._end(trial, TrialState.COMPLETE, facts, value):
+            raise TrialEndedError
         return ""
 
     def prune(self, trial: optuna.Trial, *, accuracy: float, seconds: float) -> None:
@@ -154,30 +211,128 @@ class Ledger:
         self._end(trial, TrialState.FAIL, {key: fact for key, fact in facts.items() if fact})
         return cause
 
-    def fail_abandoned(self) -> None:
-        """End the trials that were running when a worker on this machine was killed."""
-        for trial in self.study.get_trials(deepcopy=False):
-            if _is_abandoned(trial):
-                self.fail(trial, ABANDONED, f"its worker ({trial.user_attrs[WORKER]}) is no longer running")
+    def interrupt(self, trial: optuna.Trial, message: str) -> None:
+        """End a trial because its worker stops. It is enqueued again when the study is resumed, or by another worker.
 
-    def _new_trial(self) -> optuna.Trial:
+        A trial that was enqueued already is enqueued again at once, before other workers start new ones.
+        """
+        self._end_without_result(self._frozen(trial), INTERRUPTED, message)
+
+    def take_up(self) -> None:
+        """When a study is resumed: enqueue again what dead workers of this machine have left behind."""
+        trials = self.study.get_trials(deepcopy=False)
+        for trial in trials:
+            if _is_running(trial) and certainly_dead(trial, self._worker):
+                self._abandon(trial)
+        if not self._worker.exclusive and without_replacement(trials):
+            time.sleep(random.uniform(0, 10 * DECISION_PAUSE))  # other workers may be resuming at the same time
+        for trial in without_replacement(self.study.get_trials(deepcopy=False)):
+            enqueue_again(self.study, trial)
+
+    def tend(self) -> list[int]:
+        """Renew the leases of the own trials, and take over the trials of dead workers. Call it several times a second.
+
+        Returns:
+            The numbers of own trials that another process has ended.
+        """
+        from optuna.exceptions import UpdateFinishedTrialError
+
+        now = time.monotonic()
+        if now - self._tended < self._worker.interval:
+            return []
+        self._tended = now
+        lost = []
+        for trial_id, trial in list(self._own.items()):
+            try:
+                self.study._storage.set_trial_user_attr(trial_id, LEASE, self._worker.lease(self._beats))
+            except UpdateFinishedTrialError:
+                lost.append(trial.number)
+                del self._own[trial_id]
+        self._beats += 1
+        for orphan in self._watch.observe(self.study.get_trials(deepcopy=False), self._own):
+            self._abandon(orphan)
+        self._enqueue_lost_retries(now)
+        return lost
+
+    def others_running(self) -> int:
+        """Return how many trials of other workers are running, as far as is known."""
+        return sum(_is_running(t) and t._trial_id not in self._own for t in self.study.get_trials(deepcopy=False))
+
+    def _abandon(self, trial: FrozenTrial) -> None:
+        message = f"{describe(trial)} is no longer running; attempt {attempt(trial)} of {MAX_ATTEMPTS}"
+        self._end_without_result(trial, ABANDONED, message)
+
+    def _end_without_result(self, trial: FrozenTrial, reason: str, message: str, *, again: bool = True) -> bool:
+        """End a trial and enqueue it again if it may run again. Returns whether this call has ended it."""
         from optuna.trial import TrialState
 
+        again = again and may_run_again(trial, reason)
+        facts = {REASON: reason, MESSAGE: message[:MESSAGE_CHARACTERS]} | ({RETRY: True} if again else {})
+        ended = self._end(trial, TrialState.FAIL, facts)
+        if ended and again and (reason != INTERRUPTED or "fixed_params" in trial.system_attrs):
+            enqueue_again(self.study, self._frozen(trial))
+        return ended
+
+    def _enqueue_lost_retries(self, now: float) -> None:
+        """Enqueue what a worker has ended, but not enqueued before it died itself.
+
+        The delay is random, so that workers that see the same trial do not do so at the same time.
+        """
+        found = {trial.number: trial for trial in without_replacement(self.study.get_trials(deepcopy=False))}
+        self._unreplaced = {
+            number: self._unreplaced.get(number, now + random.uniform(1, 2) * self._worker.interval) for number in found
+        }
+        for number, due in self._unreplaced.items():
+            if now >= due:
+                enqueue_again(self.study, found[number])
+
+    def _new_trial(self) -> optuna.Trial:
         before = len(self.study.get_trials(deepcopy=False))
         try:
             trial = self.study.ask()
         except BaseException as error:
             # Optuna creates the trial before it calls the sampler; if that fails, nobody else ends the trial.
             for orphan in self.study.get_trials(deepcopy=False)[before:]:
-                if orphan.state == TrialState.RUNNING and WORKER not in orphan.user_attrs:
+                if _is_running(orphan) and LEASE not in orphan.user_attrs:
                     self.fail(orphan, ABANDONED, f"the sampler failed: {error!r}")
             raise
-        trial.set_user_attr(WORKER, _this_worker())
+        self._own[trial._trial_id] = trial
+        self._inherited[trial._trial_id] = max(self._frozen(trial).intermediate_values, default=0)
+        trial.set_user_attr(WORKER, self._worker.id)
+        trial.set_user_attr(LEASE, self._worker.lease(0))
         return trial
+
+    def _keeps(self, trial: optuna.Trial, target: int | None) -> bool:
+        """Whether the new trial is not one too many; otherwise it is given back."""
+        if self._worker.exclusive or target is None:
+            return True
+        decision, message = self._decision(trial.number, target), "the study has enough trials"
+        trials = self.study.get_trials(deepcopy=False)
+        duplicate = is_duplicate(trials[trial.number], trials)
+        if duplicate:
+            decision, message = Decision.GIVE_BACK, "another trial replaces the same one"
+        if decision == Decision.KEEP:
+            trial.set_user_attr(LEASE, self._worker.lease(self._beats))
+            return True
+        again = not duplicate and self._is_enqueued(trial)
+        self._end_without_result(trials[trial.number], GIVEN_BACK, message, again=again)
+        return False
+
+    def _decision(self, number: int, target: int) -> Decision:
+        end = time.monotonic() + DECISION_PATIENCE
+        while True:
+            decision = decide(self.study.get_trials(deepcopy=False), number, target)
+            if decision != Decision.WAIT or time.monotonic() >= end:
+                return decision
+            time.sleep(DECISION_PAUSE)
+
+    def _frozen(self, trial: optuna.Trial | FrozenTrial) -> FrozenTrial:
+        """The trial as it is stored now."""
+        return self.study.get_trials(deepcopy=False)[trial.number]
 
     def _is_enqueued(self, trial: optuna.Trial) -> bool:
         """Whether somebody chose the trial's parameters, with ``enqueue_trial`` or on the dashboard."""
-        return "fixed_params" in self.study.get_trials(deepcopy=False)[trial.number].system_attrs
+        return "fixed_params" in self._frozen(trial).system_attrs
 
     def _end(
         self,
@@ -185,48 +340,35 @@ class Ledger:
         state: TrialState,
         facts: Mapping[str, Any],
         value: float | None = None,
-    ) -> None:
-        """Write the attributes, then the state: a finished trial accepts no attributes."""
-        from optuna.exceptions import UpdateFinishedTrialError
+    ) -> bool:
+        """Write the attributes, then the state: a finished trial accepts no attributes.
 
-        # Another process, such as the dashboard, may have ended the trial already; its result stays.
-        with contextlib.suppress(UpdateFinishedTrialError):
+        Returns:
+            Whether this call has ended the trial. Another process may have ended it already; its result stays.
+        """
+        import optuna
+
+        self._own.pop(trial._trial_id, None)
+        self._inherited.pop(trial._trial_id, None)
+        # A trial of another worker is a FrozenTrial, for which Optuna has no public way to write attributes.
+        storage = self.study._storage
+        try:
             for key, fact in facts.items():
-                # An abandoned trial is a FrozenTrial, for which Optuna has no public way to write attributes.
-                self.study._storage.set_trial_user_attr(trial._trial_id, key, fact)
-            self.study.tell(trial.number, value, state, skip_if_finished=True)
-
-
-def counted(trials: Iterable[FrozenTrial]) -> int:
-    """Return how many trials count towards the target: the running ones and those that were not interrupted."""
-    from optuna.trial import TrialState
-
-    return sum(trial.state != TrialState.WAITING and trial.user_attrs.get(REASON) not in UNCOUNTED for trial in trials)
-
-
-def _this_worker() -> str:
-    """Return the machine and process of this worker."""
-    return f"{platform.node()}:{os.getpid()}"
-
-
-def _is_abandoned(trial: FrozenTrial) -> bool:
-    """Whether a trial is running whose worker, on this machine, is not."""
-    from optuna.trial import TrialState
-
-    if trial.state != TrialState.RUNNING:
-        return False
-    node, _, pid = str(trial.user_attrs.get(WORKER, "")).rpartition(":")
-    if node != platform.node() or not pid.isdecimal():
-        return False
-    # This process has not started a trial yet, so a trial with its process id is from before a reboot.
-    return int(pid) == os.getpid() or not _is_alive(int(pid))
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
+                storage.set_trial_user_attr(trial._trial_id, key, fact)
+            if isinstance(trial, optuna.trial.FrozenTrial):
+                storage.set_trial_state_values(trial._trial_id, state)  # raises if another worker was faster
+            else:
+                self.study.tell(trial, value, state)
+        except optuna.exceptions.UpdateFinishedTrialError:
+            return False
+        except ValueError:
+            if self._frozen(trial).state.is_finished():  # Optuna's error if it was ended a moment ago
+                return False
+            raise
         return True
-    return True
+
+
+def _is_running(trial: FrozenTrial) -> bool:
+    from optuna.trial import TrialState
+
+    return trial.state == TrialState.RUNNING

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from dropopt.config import ConfigError
 from dropopt.study.store.journal import open_journal, open_redis
-from dropopt.study.store.sqlite import BUSY_TIMEOUT, Connection, prepare_sqlite
+from dropopt.study.store.lock import WriterLock
+from dropopt.study.store.patient import Patience, is_outage, patient
+from dropopt.study.store.sqlite import BUSY_TIMEOUT, Connection, make_folder, prepare_sqlite
 from dropopt.study.store.url import reason, redact
 
 if TYPE_CHECKING:
@@ -82,6 +84,7 @@ def is_storage_error(error: BaseException) -> bool:
 
 def close(storage: BaseStorage) -> None:
     """Close the connections of ``storage``; SQLite then merges its write-ahead log into the file."""
+    storage = getattr(storage, "inner", storage)
     storage.remove_session()
     engine = getattr(getattr(storage, "_backend", storage), "engine", None)
     if engine is not None:
@@ -89,14 +92,67 @@ def close(storage: BaseStorage) -> None:
 
 
 class Opened:
-    """An open storage, to be used with :func:`contextlib.closing`."""
+    """An open storage, to be used with :func:`contextlib.closing`.
 
-    def __init__(self, url: str, *, create: bool = True) -> None:
-        self.storage = open_storage(url, create=create)
+    Args:
+        url: A URL or the path of a journal file.
+        create: Whether to create a file that does not exist.
+        patience: For a process that writes: how long it waits for the storage. It is then the only writer of a SQLite
+            file. None for a process that only reads.
+
+    Raises:
+        ConfigError: The storage cannot be opened, or another process writes to the SQLite file.
+        StorageError: The server of the storage stays unreachable.
+    """
+
+    def __init__(self, url: str, *, create: bool = True, patience: Patience | None = None) -> None:
+        file = storage_file(url)
+        self._lock: WriterLock | None = None
+        if patience is None:
+            self.storage = open_storage(url, create=create)
+            return
+        if file is not None and "://" in url:
+            make_folder(file.parent)
+            self._lock = WriterLock(file)
+        try:
+            opened = open_storage(url, create=create) if file is not None else patience.call(lambda: _reached(url))
+        except BaseException:
+            self._release()
+            raise
+        self.storage = patient(opened, patience, file)
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether no other process writes to the storage."""
+        return self._lock is not None
 
     def close(self) -> None:
         """Close the connections."""
         close(self.storage)
+        self._release()
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+
+
+def storage_file(url: str) -> Path | None:
+    """Return the file of a storage; None for a server."""
+    if "://" not in url:
+        return Path(url)
+    scheme, _, rest = url.partition(":///")
+    name = rest.partition("?")[0]
+    return Path(name) if scheme.startswith("sqlite") and name not in ("", ":memory:") else None
+
+
+def _reached(url: str) -> BaseStorage:
+    """Open the storage on a server; raises the driver's error if the server is away, so that the call is repeated."""
+    try:
+        return open_storage(url)
+    except ConfigError as error:
+        if error.__cause__ is not None and is_outage(error.__cause__):
+            raise error.__cause__ from None
+        raise
 
 
 def _open_database(url: str, engine_kwargs: dict[str, Any]) -> optuna.storages.RDBStorage:
@@ -128,6 +184,8 @@ def _engine_kwargs(parsed: Any) -> dict[str, Any]:
         arguments["read_timeout"] = BUSY_TIMEOUT
     if driver in ("psycopg2", "psycopg"):
         arguments["options"] = f"-c statement_timeout={BUSY_TIMEOUT * 1000}"
+        # A connection whose other end has vanished is noticed within a minute, not after the system's two hours.
+        arguments |= {"keepalives_idle": 20, "keepalives_interval": 10, "keepalives_count": 3}
     return {"pool_pre_ping": True, "connect_args": arguments}
 
 

@@ -53,15 +53,24 @@ def count(trials: Iterable[FrozenTrial]) -> Counts:
 
 def best(trials: Iterable[FrozenTrial], *, maximize: bool = False) -> FrozenTrial | None:
     """Return the complete trial with the lowest finite value, or the highest; None if there is none."""
+    return next(iter(ranked(trials, maximize=maximize)), None)
+
+
+def ranked(trials: Iterable[FrozenTrial], *, maximize: bool = False) -> list[FrozenTrial]:
+    """Return the complete trials with finite values, the best first.
+
+    dropopt stores no other values, but another program may.
+    """
+    sign = -1 if maximize else 1
+    done = [trial for trial in trials if has_result(trial)]
+    return sorted(done, key=lambda trial: (sign * (trial.value or 0.0), trial.number))
+
+
+def has_result(trial: FrozenTrial) -> bool:
+    """Whether a trial is complete and its value is finite."""
     from optuna.trial import TrialState
 
-    done = [
-        trial
-        for trial in trials
-        if trial.state == TrialState.COMPLETE and trial.value is not None and math.isfinite(trial.value)
-    ]
-    sign = -1 if maximize else 1
-    return min(done, key=lambda trial: (sign * (trial.value or 0.0), trial.number), default=None)
+    return trial.state == TrialState.COMPLETE and trial.value is not None and math.isfinite(trial.value)
 
 
 def has_several_objectives(study: optuna.Study) -> bool:
@@ -107,6 +116,8 @@ def study_names(storage: BaseStorage) -> list[str]:
 
 def choose(study: optuna.Study, number: int | None) -> FrozenTrial:
     """Return trial ``number``, or the best trial if ``number`` is None; raises :class:`ConfigError`."""
+    from optuna.trial import TrialState
+
     trials = study.get_trials(deepcopy=False)
     if number is None:
         if has_several_objectives(study):
@@ -125,4 +136,6 @@ def choose(study: optuna.Study, number: int | None) -> FrozenTrial:
             f"configuration (user attribute {CONFIG!r})"
         )
         raise ConfigError(f"trial {trial.number} of study {study.study_name!r} has no configuration to export: {why}")
+    if trial.state == TrialState.COMPLETE and not has_several_objectives(study) and not has_result(trial):
+        raise ConfigError(f"trial {trial.number} has the value {trial.value}, which is no result; choose another")
     return trial

@@ -6,8 +6,10 @@ a report takes a millisecond.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,9 @@ from dropopt.study.store.url import VARIABLE
 
 #: Seconds to wait for another process that is writing to a SQLite file.
 BUSY_TIMEOUT = 60
+
+#: Files up to this size are checked for damage before they are written to, which takes half a second at most.
+CHECKED_BYTES = 100_000_000
 
 
 class Connection(sqlite3.Connection):
@@ -38,19 +43,58 @@ def prepare_sqlite(path: Path, create: bool) -> None:
         make_folder(path.parent)
     elif not path.is_file():
         raise ConfigError(f"storage {path} is not a file; give another --storage")
+    elif not path.stat().st_size:
+        raise ConfigError(
+            f"storage {path} is empty (0 bytes), so what it held is lost; restore a copy, or remove it to start again"
+        )
     try:
-        connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT)
-        try:
+        if not path.exists():
+            _create(path)
+        with closing(sqlite3.connect(path, timeout=BUSY_TIMEOUT)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA schema_version").fetchone()
-            if not create and not _is_complete(connection):
+            if create:
+                _check_pages(connection, path)
+            elif not _is_complete(connection):
                 raise ConfigError(f"storage {path} holds no study yet; run one first")
-        finally:
-            connection.close()
+    except OSError as error:
+        raise ConfigError(f"storage {path} cannot be created: {error.strerror}") from None
     except sqlite3.Error as error:
         if error.sqlite_errorcode == sqlite3.SQLITE_NOTADB:
             raise ConfigError(f"storage {path} is not a SQLite file; move the file or give another --storage") from None
         raise ConfigError(f"storage {path} cannot be used: {error}") from None
+
+
+def _create(path: Path) -> None:
+    """Create a database without tables, so that no other process ever sees an empty file."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    with closing(sqlite3.connect(draft)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+    try:
+        with contextlib.suppress(FileExistsError):  # another process was faster
+            os.link(draft, path)
+    except OSError:  # a file system without hard links
+        if not path.exists():
+            draft.rename(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _check_pages(connection: sqlite3.Connection, path: Path) -> None:
+    """Check a file of moderate size before it is written to: a truncated file may have whole pages at its start."""
+    if path.stat().st_size > CHECKED_BYTES:
+        return
+    try:
+        found = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
+    except sqlite3.DatabaseError as error:
+        if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_CORRUPT:
+            raise
+        found = str(error)
+    if found != "ok":
+        raise ConfigError(
+            f"storage {path} cannot be used: {' '.join(found.split())}; restore a copy, or save what can be read with: "
+            f"sqlite3 {path} .recover | sqlite3 recovered.db"
+        )
 
 
 def _is_complete(connection: sqlite3.Connection) -> bool:

@@ -1,0 +1,109 @@
+"""``dropopt worker``."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import tempfile
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from dropopt.study.command import options
+
+if TYPE_CHECKING:
+    from dropopt.config import RunConfig
+    from dropopt.study.command.session import Request
+    from dropopt.study.define.space import Space
+
+
+def worker(
+    script: options.WorkerScript = None,
+    study: options.StudyName = None,
+    storage: options.Storage = None,
+    n_jobs: options.NJobs = -1,
+    timeout: options.Timeout = None,
+    storage_patience: options.StoragePatience = 120.0,
+    grace: options.Grace = 30.0,
+) -> None:
+    """Join a study that dropopt run has begun, from any machine.
+
+    The settings and the search space are read from the storage. The study's own functions are imported from the script.
+    """
+    from dropopt.study.command import session
+    from dropopt.study.define.script import load
+
+    path = load(script)[1] if script is not None else Path()
+    resume = ["dropopt", "worker", *([script] if script else [])]
+    request = _request(study, storage, n_jobs, timeout, path, resume)
+    code = session.run(replace(request, storage_patience=storage_patience, grace=grace))
+    if code:
+        raise typer.Exit(code)
+
+
+def _request(
+    name: str | None,
+    storage: str | None,
+    n_jobs: int,
+    timeout: float | None,
+    script: Path,
+    resume: list[str],
+) -> Request:
+    """The request to do what the study in the storage says."""
+    from dropopt.config import ConfigError, RunConfig
+    from dropopt.study.command.session import Request
+    from dropopt.study.define.definition import Definition
+    from dropopt.study.define.space import Space
+    from dropopt.study.store.code import code_of
+    from dropopt.study.store.keys import BASE, PLAN, SPACE, SPACE_TEXT
+    from dropopt.study.store.opening import Opened
+    from dropopt.study.store.queries import find_study
+    from dropopt.study.store.url import resolve, storage_hint
+
+    with closing(Opened(resolve(storage), create=False)) as opened:
+        found = find_study(opened.storage, name)
+        recorded = code_of(found, sys.maxsize)
+        name, facts = found.study_name, found.user_attrs
+    if any(key not in facts for key in (BASE, PLAN, SPACE, SPACE_TEXT)):
+        raise ConfigError(f"study {name!r} does not say how to run it; begin or go on with it with: dropopt run")
+    base = RunConfig.parse(facts[BASE])
+    _settle(base, name, script, recorded)
+    with tempfile.TemporaryDirectory() as folder:
+        if Path(facts[SPACE]).name != facts[SPACE]:
+            raise ConfigError(f"study {name!r} has the space {facts[SPACE]!r}, which is not the name of a file")
+        file = Path(folder) / f"{facts[SPACE]}.yaml"
+        file.write_text(facts[SPACE_TEXT], encoding="utf-8")
+        space = Space.load(file)
+
+    @dataclass(frozen=True)
+    class Stored(Request):
+        """A request whose space and configuration come from the storage."""
+
+        @cached_property
+        def space(self) -> Space:
+            return space
+
+        @cached_property
+        def base(self) -> RunConfig:
+            return base
+
+    definition = Definition(name=name, timeout=timeout, **facts[PLAN])
+    line = shlex.join([*resume, "--study", name]) + storage_hint(storage)
+    return Stored(definition, script, storage, n_jobs, line, extendable=False)
+
+
+def _settle(base: RunConfig, name: str, script: Path, recorded: Any) -> None:
+    """Import the functions that the study names from ``script``; nothing is imported unless the user has named it."""
+    from dropopt.config import ConfigError
+    from dropopt.study.define.shipped import folder
+    from dropopt.trust import own_modules, settle
+
+    names = (base.data.name, base.model.name)
+    if script != Path():
+        settle(names, recorded, given=f"study {name!r}", code=(script,), shipped=folder("studies"))
+    elif modules := own_modules(names):
+        raise ConfigError(f"study {name!r} uses functions of {', '.join(modules)}; type: dropopt worker SCRIPT ...")

@@ -1,0 +1,175 @@
+"""Leases: how workers on any machine see that the worker of a trial has died.
+
+A worker stores an attribute with a counter on each of its running trials, and increases it several times within the
+grace period. Others read the trial now and then. If nothing about it changes during the grace period, measured by the
+*reader's* clock, its worker is dead. Neither the clocks of different machines nor their names or process ids matter.
+
+One case needs no waiting: the process of the worker ran on this machine since it was booted, and no longer exists.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+import uuid
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dropopt.study.store.keys import LEASE
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+#: Seconds without a sign of life after which a worker is considered dead.
+GRACE = 30.0
+
+#: Leases are renewed, and those of other workers are read, this many times within the grace period.
+BEATS = 6
+
+#: An observation counts at most this many beats. While this process was stopped, or the storage was unreachable, other
+#: workers may have been unable to renew their leases too.
+LONGEST_GAP = 2
+
+
+@dataclass(frozen=True)
+class WorkerIdentity:
+    """A worker: a random id, and what identifies its process on this machine.
+
+    Attributes:
+        id: A random id, which no other worker has.
+        grace: Seconds without a sign of life after which others may take over the trials of this worker.
+        exclusive: Whether the worker is the only writer of its storage. Its successor then knows that it is dead.
+    """
+
+    id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
+    grace: float = GRACE
+    exclusive: bool = False
+
+    @property
+    def interval(self) -> float:
+        """Seconds between two renewals of a lease, and between two observations of those of others."""
+        return self.grace / BEATS
+
+    def lease(self, count: int) -> dict[str, Any]:
+        """Return the ``count``-th lease of this worker, as it is stored on a trial."""
+        return {
+            "worker": self.id,
+            "count": count,
+            "time": round(time.time(), 3),  # for people; never compared
+            "grace": self.grace,
+            "exclusive": self.exclusive,
+            "process": {"host": platform.node(), "pid": os.getpid(), "began": _began(os.getpid()), **_machine()},
+        }
+
+
+def describe(trial: FrozenTrial) -> str:
+    """Return who ran ``trial``, in words."""
+    lease = trial.user_attrs.get(LEASE)
+    process = lease.get("process", {}) if isinstance(lease, dict) else {}
+    if not process:
+        return "its worker"
+    return f"its worker (process {process.get('pid')} on {process.get('host')})"
+
+
+def certainly_dead(trial: FrozenTrial, reader: WorkerIdentity) -> bool:
+    """Whether the worker of a running trial is dead without doubt, so that nobody has to wait for the grace period."""
+    lease = trial.user_attrs.get(LEASE)
+    if not isinstance(lease, dict) or lease.get("worker") == reader.id:
+        return False
+    if lease.get("exclusive") and reader.exclusive:
+        return True  # there is one writer at a time, and now it is the reader
+    process, machine = lease.get("process") or {}, _machine()
+    if not machine.get("boot") or any(process.get(key) != value for key, value in machine.items()):
+        return False
+    pid, began = process.get("pid"), process.get("began")
+    return isinstance(pid, int) and began is not None and _began(pid) != began
+
+
+@dataclass
+class _Seen:
+    """What a reader knows about a running trial."""
+
+    mark: object
+    unchanged: float = 0.0  # seconds
+
+
+class Watch:
+    """Observes the running trials of other workers.
+
+    Args:
+        reader: The worker that observes.
+        clock: Returns seconds that never go back.
+    """
+
+    def __init__(self, reader: WorkerIdentity, clock: Callable[[], float] = time.monotonic) -> None:
+        self._reader = reader
+        self._clock = clock
+        self._last = clock()
+        self._seen: dict[int, _Seen] = {}
+
+    def observe(self, trials: Iterable[FrozenTrial], own: Collection[int]) -> list[FrozenTrial]:
+        """Look at all ``trials`` of a study. Returns those whose worker is dead.
+
+        Args:
+            trials: The trials, as stored now.
+            own: The storage's ids of the reader's own running trials.
+        """
+        from optuna.trial import TrialState
+
+        now = self._clock()
+        step, self._last = min(now - self._last, LONGEST_GAP * self._reader.interval), now
+        running = {t._trial_id: t for t in trials if t.state == TrialState.RUNNING and t._trial_id not in own}
+        known, self._seen = self._seen, {}
+        dead = []
+        for trial_id, trial in running.items():
+            mark = _mark(trial)
+            seen = known.get(trial_id)
+            if seen is None or seen.mark != mark:
+                seen = _Seen(mark)
+            else:
+                seen.unchanged += step
+            self._seen[trial_id] = seen
+            if seen.unchanged >= self._grace(trial) or certainly_dead(trial, self._reader):
+                dead.append(trial)
+        return dead
+
+    def _grace(self, trial: FrozenTrial) -> float:
+        """The grace period of a trial: the one that its worker has promised to keep, if it has."""
+        lease = trial.user_attrs.get(LEASE)
+        promised = lease.get("grace") if isinstance(lease, dict) else None
+        return float(promised) if isinstance(promised, int | float) else self._reader.grace
+
+
+def _mark(trial: FrozenTrial) -> object:
+    """Everything that a living worker changes about its trial."""
+    lease = trial.user_attrs.get(LEASE)
+    beat = (lease.get("worker"), lease.get("count")) if isinstance(lease, dict) else lease
+    return (
+        repr(beat),
+        len(trial.user_attrs),
+        len(trial.system_attrs),
+        len(trial.params),
+        len(trial.intermediate_values),
+    )
+
+
+def _machine() -> dict[str, str]:
+    """What distinguishes process ids of this machine from others: its boot, and the container's namespace."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return {"boot": boot, "namespace": os.readlink("/proc/self/ns/pid")}
+    except OSError:  # macOS and Windows
+        return {}
+
+
+def _began(pid: int) -> str | None:
+    """When a process began, in ticks since the boot; None if there is none, or if the system does not say."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    state, *rest = stat.rpartition(")")[2].split()  # the name before it may contain spaces
+    return None if state in "ZX" else rest[18]

@@ -1,0 +1,48 @@
+"""The lock of a SQLite file: one process writes to it at a time.
+
+SQLite allows several writers, but Optuna's transactions on it do not exclude each other: two workers may start the same
+enqueued trial. Reading needs no lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from dropopt.config import ConfigError
+
+#: The suffix of the lock file, which exists while a study runs.
+SUFFIX = ".lock"
+
+
+class WriterLock:
+    """Holds the lock of ``path`` until :meth:`release`, or until the process ends in any way.
+
+    Raises:
+        ConfigError: Another process holds it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.with_name(path.name + SUFFIX)
+        self._lock = FileLock(self._file)
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise ConfigError(
+                f"storage {path} is in use by another dropopt run, and a SQLite file has one writer; wait until it "
+                "ends, start it with a larger --n-jobs instead, or use PostgreSQL for several workers "
+                "(--storage postgresql://USER@HOST/NAME)"
+            ) from None
+        except OSError as error:
+            raise ConfigError(f"storage {path} cannot be locked: {error.strerror}; give another --storage") from None
+
+    def release(self) -> None:
+        """Release the lock and remove its file.
+
+        A process that has opened the file in the meantime notices that it is gone: filelock checks its link count.
+        """
+        with contextlib.suppress(OSError):
+            self._file.unlink()
+        self._lock.release()

@@ -1,0 +1,238 @@
+"""A storage that outlives an outage: failed calls are repeated until the storage answers again.
+
+While a call is repeated, child processes train on, and what they report waits in their pipes. Calls to a database
+server run in a thread of their own. A server that accepts the connection and never answers then cannot keep this
+process from reacting to signals.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import queue
+import random
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from dropopt.study.store.errors import StorageError
+from dropopt.study.store.url import reason
+
+if TYPE_CHECKING:
+    from optuna.storages import BaseStorage
+
+#: Seconds that a storage may be unreachable before the study stops.
+PATIENCE = 120.0
+#: The same after a signal: nobody waits two minutes for Ctrl-C.
+PATIENCE_AFTER_SIGNAL = 5.0
+#: Seconds after which an outage is reported.
+SAID_AFTER = 2.0
+#: The first and the longest pause between two tries, in seconds.
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 4.0
+#: Seconds between two checks whether a signal has arrived.
+GLANCE = 0.1
+
+#: Words of errors that do not go away by themselves, whatever class they have.
+_PERMANENT = (
+    "malformed",
+    "not a database",
+    "no such table",
+    "no such column",
+    "authentication failed",
+    "does not exist",
+    "permission denied",
+)
+
+_R = TypeVar("_R")
+
+
+class Patience:
+    """How long to wait for a storage, and whom to tell.
+
+    Args:
+        seconds: How long a storage may be unreachable.
+        say: Called with one line when an outage is noticed and when it is over.
+    """
+
+    def __init__(self, seconds: float = PATIENCE, say: Callable[[str], None] = lambda line: None) -> None:
+        self.seconds = seconds
+        self._say = say
+        #: Whether a signal has asked this process to end.
+        self.hurried: Callable[[], bool] = lambda: False
+
+    def call(self, function: Callable[[], _R]) -> _R:
+        """Call ``function`` until it does not fail because of an outage; raises :class:`StorageError` at the end."""
+        began, pause, said = time.monotonic(), FIRST_PAUSE, False
+        while True:
+            try:
+                result = function()
+            except Exception as error:
+                if not is_outage(error):
+                    raise
+                away = time.monotonic() - began
+                if away >= self.limit():
+                    raise StorageError(
+                        f"the storage has been unreachable for {away:.0f} s: {reason(error)}; what was stored is "
+                        "whole: type the same command again when it is back"
+                    ) from error
+                if away >= SAID_AFTER and not said:
+                    self._say(f"storage unreachable, retrying for {self.seconds:.0f} s: {reason(error)}")
+                    said = True
+                self._sleep(pause * random.uniform(0.5, 1))
+                pause = min(2 * pause, LONGEST_PAUSE)
+            else:
+                if said:
+                    self._say(f"storage reachable again after {time.monotonic() - began:.0f} s")
+                return result
+
+    def limit(self) -> float:
+        """Seconds that a storage may be unreachable, now."""
+        return min(self.seconds, PATIENCE_AFTER_SIGNAL) if self.hurried() else self.seconds
+
+    def say(self, line: str) -> None:
+        """Report something about the storage."""
+        self._say(line)
+
+    def _sleep(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, GLANCE))
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether ``error`` may go away by itself: a server that is restarted, a disk that is full, a file that is busy."""
+    import optuna
+    import sqlalchemy.exc as sql
+
+    original = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
+    if isinstance(original, OSError):
+        return not isinstance(original, FileNotFoundError)
+    passing = (sql.OperationalError, sql.InterfaceError, sql.InternalError, sql.TimeoutError, sqlite3.OperationalError)
+    disconnected = isinstance(original, sql.DBAPIError) and original.connection_invalidated
+    return (isinstance(original, passing) or disconnected) and not any(word in str(original) for word in _PERMANENT)
+
+
+class _Guard:
+    """Carries out the calls of one storage, patiently."""
+
+    def __init__(self, inner: BaseStorage, patience: Patience, file: Path | None) -> None:
+        self._patience = patience
+        self._file = file
+        self._identity = _identity(file)
+        self._gone: StorageError | None = None
+        self._caller = None if file is not None else _Caller(patience)
+        self.inner = inner
+
+    def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        if self._gone is not None:
+            raise self._gone
+        try:
+            return self._patience.call(lambda: self._once(name, args, kwargs))
+        except StorageError as error:
+            self._gone = error
+            raise
+        except KeyError as error:
+            if name in ("get_study_id_from_name", "get_trial_id_from_study_id_trial_number"):
+                raise
+            self._gone = StorageError("the study was deleted from the storage while it ran; nothing is left to store")
+            raise self._gone from error
+
+    def _once(self, name: str, args: Any, kwargs: Any) -> Any:
+        self._check_file()
+        method = getattr(self.inner, name)
+        if self._caller is None:
+            return method(*args, **kwargs)
+        return self._caller.call(lambda: method(*args, **kwargs))
+
+    def _check_file(self) -> None:
+        """A file that was removed would be created again by a journal, and written to in vain by SQLite."""
+        if self._file is None:
+            return
+        try:
+            found = _identity(self._file)
+        except FileNotFoundError:
+            raise StorageError(f"storage {self._file} was removed while the study ran; its trials are lost") from None
+        if found != self._identity:
+            raise StorageError(
+                f"storage {self._file} was replaced by another file while the study ran; start the study again"
+            )
+
+
+class _Caller:
+    """Calls functions in one other thread, always the same one, as the sessions of SQLAlchemy require."""
+
+    def __init__(self, patience: Patience) -> None:
+        self._patience = patience
+        self._work: queue.SimpleQueue[tuple[Callable[[], Any], queue.SimpleQueue[Any]]] = queue.SimpleQueue()
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def call(self, function: Callable[[], Any]) -> Any:
+        """Return what ``function`` returns; raises :class:`StorageError` if that takes too long."""
+        answer: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+        self._work.put((function, answer))
+        began, said = time.monotonic(), False
+        while True:
+            with contextlib.suppress(queue.Empty):
+                result, error = answer.get(timeout=GLANCE)
+                if error is not None:
+                    raise error
+                if said:
+                    self._patience.say(f"storage answers again after {time.monotonic() - began:.0f} s")
+                return result
+            away = time.monotonic() - began
+            if away >= self._patience.limit():
+                raise StorageError(
+                    f"the storage has not answered for {away:.0f} s; what was stored is whole: type the same command "
+                    "again when it is back"
+                )
+            if away >= SAID_AFTER and not said:
+                self._patience.say(f"storage unreachable, waiting for {self._patience.seconds:.0f} s: no answer")
+                said = True
+
+    def _run(self) -> None:
+        while True:
+            function, answer = self._work.get()
+            try:
+                answer.put((function(), None))
+            except BaseException as error:
+                answer.put((None, error))
+
+
+def patient(inner: BaseStorage, patience: Patience, file: Path | None) -> BaseStorage:
+    """Return a storage that calls ``inner``, patiently.
+
+    Args:
+        inner: The storage.
+        patience: How long to wait.
+        file: The file of the storage; None for a server.
+    """
+    from optuna.storages import BaseStorage
+
+    guard = _Guard(inner, patience, file)
+    names = [name for name in dir(BaseStorage) if not name.startswith("_") and callable(getattr(BaseStorage, name))]
+    storage: BaseStorage = type("PatientStorage", (BaseStorage,), {name: _delegate(name) for name in names})()
+    vars(storage).update(guard=guard, inner=inner)
+    return storage
+
+
+def _delegate(name: str) -> Callable[..., Any]:
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return self.guard.call(name, *args, **kwargs)
+
+    return method
+
+
+def _identity(file: Path | None) -> tuple[int, int] | None:
+    if file is None:
+        return None
+    try:
+        found = os.stat(file)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+            raise FileNotFoundError(file) from None
+        raise
+    return found.st_dev, found.st_ino

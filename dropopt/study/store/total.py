@@ -1,0 +1,55 @@
+"""The number of trials of a study: a total over all workers and restarts, which is never exceeded.
+
+A worker starts a trial if fewer than the total count so far. Two workers may do so at the same time, and then one must
+give its trial back. A trial is *confirmed* once its worker has looked at the others after starting it. If there are too
+many, the unconfirmed trials with the highest numbers are given back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from dropopt.study.store.keys import LEASE, REASON, UNCOUNTED
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+
+class Decision(Enum):
+    """What to do with a trial that has just started."""
+
+    KEEP = "keep"
+    GIVE_BACK = "give back"
+    #: Another trial should be given back; wait until its worker has decided.
+    WAIT = "wait"
+
+
+def counted(trials: Iterable[FrozenTrial]) -> int:
+    """Return how many trials count towards the target: the running ones and those that were not interrupted."""
+    return sum(_counts(trial) for trial in trials)
+
+
+def decide(trials: Sequence[FrozenTrial], number: int, target: int) -> Decision:
+    """Decide whether the trial ``number``, which is not confirmed, is one too many."""
+    excess = counted(trials) - target
+    if excess <= 0:
+        return Decision.KEEP
+    unconfirmed = sorted((trial.number for trial in trials if _is_unconfirmed(trial)), reverse=True)
+    return Decision.GIVE_BACK if number in unconfirmed[:excess] or number not in unconfirmed else Decision.WAIT
+
+
+def _counts(trial: FrozenTrial) -> bool:
+    from optuna.trial import TrialState
+
+    if trial.state == TrialState.FAIL:
+        return trial.user_attrs.get(REASON) not in UNCOUNTED
+    return trial.state != TrialState.WAITING
+
+
+def _is_unconfirmed(trial: FrozenTrial) -> bool:
+    from optuna.trial import TrialState
+
+    lease = trial.user_attrs.get(LEASE)
+    return trial.state == TrialState.RUNNING and not (isinstance(lease, dict) and lease.get("count"))

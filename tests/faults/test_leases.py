@@ -1,0 +1,267 @@
+"""Workers that die, stop or start together: their trials run once, on every storage."""
+
+import itertools
+import signal
+
+import optuna
+import pytest
+from outside import check_whole, finish, reporting, start, trials, wait_until
+from postgres import Server
+
+from dropopt.config import RunConfig
+from dropopt.study.define.space import Space
+from dropopt.study.store import ledger as ledger_module
+from dropopt.study.store.errors import TrialEndedError
+from dropopt.study.store.lease import Watch, WorkerIdentity
+from dropopt.study.store.ledger import Ledger
+from dropopt.study.store.opening import close, open_storage
+from dropopt.study.store.retries import MAX_ATTEMPTS
+
+GRACE = 2
+
+
+@pytest.fixture(scope="module")
+def server():
+    found = Server()
+    yield found
+    found.remove()
+
+
+@pytest.fixture
+def postgres(server):
+    """A PostgreSQL storage without studies."""
+    yield server.url
+    opened = open_storage(server.url)
+    for study in opened.get_all_studies():
+        opened.delete_study(study._study_id)
+    close(opened)
+
+
+@pytest.fixture(params=["sqlite", "journal", "postgres"])
+def storage(request, tmp_path):
+    """Each kind of storage."""
+    if request.param == "postgres":
+        return request.getfixturevalue("postgres")
+    return {"sqlite": f"sqlite:///{tmp_path}/s.db", "journal": str(tmp_path / "s.log")}[request.param]
+
+
+@pytest.fixture
+def journal(tmp_path):
+    return str(tmp_path / "s.log")
+
+
+def make_ledgers(journal, count, grace=0.05):
+    """Ledgers of as many workers, each with its own view of one journal."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    space, made = Space.load("no_dropout"), []
+    for number in range(count):
+        study = optuna.create_study(
+            study_name="fake",
+            storage=open_storage(journal),
+            load_if_exists=True,
+            sampler=optuna.samplers.RandomSampler(seed=number),
+        )
+        made.append(Ledger(study, space, space.base(RunConfig()), 0, 10, WorkerIdentity(grace=grace)))
+    return made
+
+
+def tend_until(ledger, condition):
+    """Let a worker look after the study until ``condition`` holds."""
+    return wait_until(lambda: ledger.tend() is not None and condition(), seconds=10)
+
+
+def states(journal):
+    return [(trial.state.name, trial.user_attrs.get("reason")) for trial in trials(journal)]
+
+
+def test_a_killed_worker_s_trial_is_taken_up_when_the_study_is_resumed(storage):
+    """On each storage, as if the worker had run on another machine: the same parameters and seed, in a chain."""
+    process = start(storage, n_trials=3, grace=GRACE, pruner="none")
+    wait_until(lambda: reporting(storage))
+    process.kill()
+    finish(process)
+    orphan = reporting(storage)[0]
+    opened = open_storage(storage)
+    elsewhere = orphan.user_attrs["lease"] | {"process": {"host": "elsewhere", "pid": 1, "began": "1", "boot": "x"}}
+    opened.set_trial_user_attr(orphan._trial_id, "lease", elsewhere)
+    close(opened)
+    code, out = finish(start(storage, seconds=0.05, n_trials=3, grace=GRACE, pruner="none"))
+    assert code == 0, out
+    found = trials(storage)
+    check_whole(found, 3)
+    orphan = found[orphan.number]
+    assert (orphan.state.name, orphan.user_attrs["reason"]) == ("FAIL", "abandoned")
+    assert "process 1 on elsewhere) is no longer running; attempt 1 of 3" in orphan.user_attrs["message"]
+    (again,) = (trial for trial in found if trial.user_attrs.get("previous") == orphan.number)
+    assert (again.user_attrs["retry_of"], again.user_attrs["attempt"]) == (orphan.number, 2)
+    assert (again.params, again.user_attrs["seed"]) == (orphan.params, orphan.user_attrs["seed"])
+
+
+def test_a_living_worker_takes_up_a_killed_one_s_trial(journal):
+    """Within the grace period, without a restart, and without exceeding the total."""
+    one, other = (start(journal, seconds=0.2, n_trials=5, grace=GRACE, pruner="none") for _ in range(2))
+    wait_until(lambda: len(reporting(journal)) == 2)
+    one.kill()
+    finish(one)
+    code, out = finish(other)
+    assert code == 0, out
+    check_whole(trials(journal), 5)
+    assert ("FAIL", "abandoned") in states(journal)
+
+
+def test_a_stopped_worker_s_trial_ends_there_quietly_and_the_worker_goes_on(postgres):
+    """SIGSTOP beyond the grace period, then SIGCONT: one result for each attempt."""
+    one, other = (start(postgres, seconds=0.2, n_trials=6, grace=GRACE, pruner="none") for _ in range(2))
+    wait_until(lambda: len(reporting(postgres)) == 2)
+    one.send_signal(signal.SIGSTOP)
+    wait_until(lambda: any(trial.user_attrs.get("reason") == "abandoned" for trial in trials(postgres)))
+    one.send_signal(signal.SIGCONT)
+    for process in (one, other):
+        code, out = finish(process)
+        assert (code, "Traceback" in out) == (0, False), out
+    check_whole(trials(postgres), 6)
+
+
+def test_workers_that_start_together_keep_the_total_and_draw_different_points(postgres):
+    """Enqueued configurations run once each; 3 workers of 2 slots do not exceed the total."""
+    finish(start(postgres, seconds=0, n_trials=1, sampler="random", pruner="none"))
+    opened = open_storage(postgres)
+    study = optuna.load_study(study_name="fake", storage=opened)
+    for number in range(8):
+        study.enqueue_trial({"lr": 0.01 + number / 1000})
+    close(opened)
+    workers = [start(postgres, n_jobs=2, seconds=0.002, n_trials=20, sampler="random", pruner="none") for _ in range(3)]
+    for process in workers:
+        code, out = finish(process)
+        assert code == 0, out
+    found = trials(postgres)
+    check_whole(found, 20)
+    assert len({trial.user_attrs["worker"] for trial in found}) > 1
+    enqueued = [t.params["lr"] for t in found if "fixed_params" in t.system_attrs and t.state.name == "COMPLETE"]
+    assert len(set(enqueued)) == len(enqueued) == 8
+
+
+def test_the_second_writer_of_a_sqlite_file_is_refused(tmp_path):
+    """The error says what to type instead; the first run goes on, and its study can be read."""
+    storage = f"sqlite:///{tmp_path}/s.db"
+    one = start(storage, n_trials=200)
+    wait_until(lambda: reporting(storage))
+    code, out = finish(start(storage, n_trials=200))
+    assert code == 2
+    assert "is in use by another dropopt run, and a SQLite file has one writer; wait until it ends" in out
+    assert one.poll() is None
+    one.send_signal(signal.SIGTERM)
+    assert finish(one)[0] == 128 + signal.SIGTERM
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["s.db"]
+
+
+def test_two_workers_that_claim_one_orphan(journal):
+    """One of them ends it and enqueues it again; the other one changes nothing."""
+    dead, one, other = make_ledgers(journal, 3)
+    dead.ask()
+    seen = [ledger.study.get_trials(deepcopy=False)[0] for ledger in (one, other)]
+    one._abandon(seen[0])
+    other._abandon(seen[1])
+    assert states(journal) == [("FAIL", "abandoned"), ("WAITING", None)]
+
+
+def test_a_retry_is_not_lost_with_the_worker_that_enqueues_it(journal, monkeypatch):
+    """A worker dies after it has ended an orphan; others enqueue the retry, once."""
+    dead, reaper, one, other = make_ledgers(journal, 4)
+    dead.ask()
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger_module, "enqueue_again", lambda *_: None)
+        tend_until(reaper, lambda: states(journal)[0] == ("FAIL", "abandoned"))
+    tend_until(one, lambda: len(states(journal)) == 2)
+    for _ in range(5):
+        other.tend()
+        other.take_up()
+    assert states(journal) == [("FAIL", "abandoned"), ("WAITING", None)]
+
+
+def test_duplicate_retries_run_once(journal):
+    """If two workers enqueue the same retry, the second one is given back."""
+    dead, one, other = make_ledgers(journal, 3)
+    dead.ask()
+    tend_until(one, lambda: len(states(journal)) == 2)
+    ledger_module.enqueue_again(other.study, other.study.get_trials(deepcopy=False)[0])
+    assert one.ask(target=9)[0].number == 1
+    assert other.ask(target=9) is None
+    assert states(journal)[1:] == [("RUNNING", None), ("FAIL", "given back")]
+
+
+def test_retries_are_bounded_and_visible(journal):
+    """A configuration whose worker always dies is started MAX_ATTEMPTS times."""
+    *mortal, survivor = make_ledgers(journal, MAX_ATTEMPTS + 1)
+    for count, ledger in enumerate(mortal, 1):
+        assert ledger.ask()[0].number == count - 1
+        tend_until(survivor, lambda count=count: states(journal)[count - 1][0] == "FAIL")
+    found = trials(journal)
+    assert len(found) == MAX_ATTEMPTS
+    assert [trial.user_attrs.get("attempt", 1) for trial in found] == [1, 2, 3]
+    assert [trial.user_attrs.get("previous") for trial in found] == [None, 0, 1]
+    assert {trial.user_attrs.get("retry_of", 0) for trial in found} == {0}
+    assert len({str(trial.params) for trial in found}) == 1
+
+
+def test_a_trial_that_was_killed_before_its_first_lease_is_taken_up(journal):
+    """It has no parameters, so that nothing runs again; an enqueued one keeps its parameters."""
+    dead, survivor = make_ledgers(journal, 2)
+    dead.study.enqueue_trial({"lr": 0.05})
+    dead.study.ask()
+    dead.study.ask()
+    tend_until(survivor, lambda: len(states(journal)) == 3)
+    assert states(journal) == [("FAIL", "abandoned")] * 2 + [("WAITING", None)]
+    assert trials(journal)[2].system_attrs["fixed_params"] == {"lr": 0.05}
+
+
+def test_a_trial_that_was_ended_elsewhere_is_noticed(journal):
+    """By a report, by the end of the trial, or between reports."""
+    one, other = make_ledgers(journal, 2, grace=0)
+    for notice in ("report", "complete", "tend"):
+        trial, _ = one.ask()
+        other.study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+        if notice == "tend":
+            assert one.tend() == [trial.number]
+        elif notice == "report":
+            with pytest.raises(TrialEndedError):
+                one.report(trial, 1.0, epoch=1, epochs=2)
+        else:
+            with pytest.raises(TrialEndedError):
+                one.complete(trial, 1.0, accuracy=0.5, best_loss=1.0, best_epoch=1, seconds=1.0)
+
+
+def test_leases_depend_neither_on_clocks_nor_on_gaps():
+    """A worker whose clock is an hour off lives as long as its counter changes; a reader that slept judges nobody."""
+    now = itertools.count()
+    time = [0.0]
+    watch = Watch(WorkerIdentity(grace=6), clock=lambda: time[0])
+
+    def observe(seconds, count):
+        time[0] += seconds
+        lease = WorkerIdentity(grace=6).lease(count) | {"worker": "w", "time": -3600.0 + next(now), "process": {}}
+        trial = optuna.trial.create_trial(state=optuna.trial.TrialState.RUNNING, user_attrs={"lease": lease})
+        return bool(watch.observe([trial], own=()))
+
+    assert not any(observe(1, count) for count in range(20))
+    assert not observe(1000, 19)
+    assert [observe(1, 19) for _ in range(5)] == [False, False, False, True, True]
+
+
+def test_the_number_of_a_process_that_was_used_again_is_no_sign_of_life():
+    """On this machine a process is known by the time at which it began, too."""
+    one, reader = WorkerIdentity(), WorkerIdentity()
+    lease = one.lease(1)
+
+    def dead(**process):
+        trial = optuna.trial.create_trial(
+            state=optuna.trial.TrialState.RUNNING,
+            user_attrs={"lease": lease | {"process": lease["process"] | process}},
+        )
+        return bool(Watch(reader).observe([trial], own=()))
+
+    assert not dead()
+    assert dead(began="1")
+    assert dead(pid=2**22 + 1)
+    assert not dead(began="1", boot="another")
+    assert not dead(began="1", namespace="another container")

@@ -1,0 +1,192 @@
+"""Storages that go away, fill up, are damaged or changed by others while a study runs."""
+
+import json
+import os
+import resource
+import signal
+import sqlite3
+import subprocess
+import time
+from contextlib import closing
+from pathlib import Path
+
+import fake_study
+import optuna
+import pytest
+from outside import Outside, check_whole, finish, reporting, start, trials, wait_until
+from postgres import Server
+
+from dropopt.config import ConfigError
+from dropopt.study.store.queries import best, choose, ranked
+
+
+@pytest.fixture(scope="module")
+def server():
+    found = Server()
+    yield found
+    found.remove()
+
+
+def descendants(server):
+    """Return the process ids of the server."""
+    first = int((server._data / "postmaster.pid").read_text().split()[0])
+    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(first)], capture_output=True, text=True, check=True)
+    return [first, *map(int, listed.stdout.split())]
+
+
+def test_a_study_outlives_a_restart_of_its_database(server):
+    """The trial trains on, its reports are stored later, nothing runs twice, and the password is not shown."""
+    process = start(server.url, n_jobs=2, n_trials=4, pruner="none", storage_patience=60)
+    wait_until(lambda: reporting(server.url))
+    server.stop()
+    time.sleep(5)
+    server.start()
+    code, out = finish(process)
+    assert code == 0, out
+    assert "storage unreachable, retrying" in out
+    assert "storage reachable again" in out
+    assert "canary" not in out
+    found = trials(server.url)
+    check_whole(found, 4)
+    assert len(found) == 4
+
+
+def test_a_database_that_stays_away_ends_the_study_with_one_line(server):
+    """The exit code is 1. After the database is back, the same command goes on."""
+    process = start(server.url, n_trials=6, pruner="none", storage_patience=3, grace=1)
+    wait_until(lambda: reporting(server.url))
+    server.stop()
+    code, out = finish(process)
+    assert code == 1, out
+    assert out.splitlines()[-1].startswith("dropopt: the storage has been unreachable for")
+    assert "Traceback" not in out
+    process = start(server.url, n_trials=6, pruner="none", seconds=0.01, grace=1)
+    time.sleep(4)
+    server.start()  # it is away at the start, too
+    code, out = finish(process)
+    assert code == 0, out
+    check_whole(trials(server.url), 6)
+
+
+def test_a_signal_ends_a_study_whose_database_is_frozen(server):
+    """Nobody waits for an answer that does not come."""
+    process = start(server.url, n_trials=8, pruner="none", grace=1)
+    wait_until(lambda: reporting(server.url))
+    frozen = descendants(server)
+    for pid in frozen:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        began = time.monotonic()
+        code, out = finish(process, 40)
+        assert time.monotonic() - began < 20, out
+        assert "Traceback" not in out
+        assert code != 0
+    finally:
+        for pid in frozen:
+            os.kill(pid, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("name", ["s.db", "s.log"])
+def test_a_full_disk_interrupts_a_study_and_damages_nothing(tmp_path, name):
+    """A limit on the size of files stands for the disk. After it is lifted, the study goes on."""
+    storage = tmp_path / name
+    process = start(storage, seconds=0.05, n_trials=4, pruner="none")
+    wait_until(lambda: reporting(storage))
+    grown = max(path.stat().st_size for path in tmp_path.iterdir())
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (grown + 100, resource.RLIM_INFINITY))
+    time.sleep(4)
+    assert trials(storage)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    code, out = finish(process)
+    assert code == 0, out
+    assert "storage unreachable, retrying" in out
+    check_whole(trials(storage), 4)
+
+
+def test_an_incomplete_last_line_of_a_journal_is_cut_off(tmp_path):
+    """It was never acknowledged. Every line is valid afterwards."""
+    path = tmp_path / "s.log"
+    assert finish(start(path, seconds=0, n_trials=1))[0] == 0
+    os.truncate(path, path.stat().st_size - 1)
+    code, out = finish(start(path, seconds=0, n_trials=3))
+    assert code == 0, out
+    assert all(json.loads(line) for line in path.read_text().splitlines())
+
+
+def test_a_removed_storage_is_an_error(tmp_path):
+    """The exit code is 1, and no new file appears."""
+    for name in ("s.db", "s.log"):
+        path = tmp_path / name / name
+        process = start(path, n_trials=3)
+        wait_until(lambda path=path: reporting(path))
+        path.unlink()
+        code, out = finish(process)
+        assert (code, "Traceback" in out) == (1, False), out
+        assert f"storage {path} was removed while the study ran" in out.splitlines()[-1]
+        assert not path.exists()
+
+
+def test_a_trial_that_was_ended_elsewhere_does_not_end_the_study(tmp_path):
+    """The next trial runs; a deleted study ends in one line."""
+    storage = tmp_path / "s.db"
+    process = start(storage, n_trials=4, pruner="none")
+    wait_until(lambda: reporting(storage))
+    with Outside(storage) as study:
+        study.tell(0, state=optuna.trial.TrialState.FAIL)
+    wait_until(lambda: len(reporting(storage)) and reporting(storage)[0].number > 0)
+    with Outside(storage) as study:
+        optuna.delete_study(study_name="fake", storage=study._storage)
+    code, out = finish(process)
+    assert "trial 0 failed: it was ended by another process" in out
+    assert (code, "Traceback" in out) == (1, False), out
+    assert out.splitlines()[-1].startswith("dropopt: the study was deleted from the storage")
+
+
+def refused(path):
+    """Return the error of opening a storage to write."""
+    with pytest.raises(ConfigError) as caught:
+        fake_study.run(str(path), n_trials=2)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_damaged_files_are_diagnosed_and_left_alone(tmp_path, monkeypatch):
+    """Empty, truncated and newer SQLite files, and a journal with a damaged line."""
+    monkeypatch.chdir(tmp_path)
+    fake_study.run("s.db", n_trials=1)
+    whole = Path("s.db").read_bytes()
+    Path("empty.db").touch()
+    Path("cut.db").write_bytes(whole[: len(whole) // 4096 // 2 * 4096])
+    Path("newer.db").write_bytes(whole)
+    with closing(sqlite3.connect("newer.db")) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = 'v99.0.0.a'")
+        connection.execute("UPDATE version_info SET library_version = '99.0.0'")
+    fake_study.run("s.log", n_trials=1)
+    lines = Path("s.log").read_text().splitlines(keepends=True)
+    Path("torn.log").write_text("".join([*lines[:5], lines[5][:20], *lines[6:]]))
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    assert "storage empty.db is empty (0 bytes)" in refused("empty.db")
+    assert "storage cut.db cannot be used" in refused("cut.db")
+    assert "storage newer.db cannot be opened" in refused("newer.db")
+    assert "torn.log is damaged at line 6; keep what precedes it" in refused("torn.log")
+    assert "head -n 5 torn.log > repaired.log" in refused("torn.log")
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_value_that_another_program_wrote_never_wins_unless_it_is_finite(tmp_path, monkeypatch, capsys):
+    """It is neither the best, nor in the table, nor exported."""
+    monkeypatch.chdir(tmp_path)
+    fake_study.run("s.log", n_trials=2)
+    with Outside("s.log") as study:
+        study.add_trial(optuna.trial.create_trial(value=-float("inf"), user_attrs={"config": {}}))
+        capsys.readouterr()
+        assert best(study.trials).number < 2
+        assert [trial.number for trial in ranked(study.trials)] == sorted(
+            range(2), key=lambda number: study.trials[number].value
+        )
+        with pytest.raises(ConfigError, match="trial 2 has the value -inf, which is no result; choose another"):
+            choose(study, 2)
+    fake_study.run("s.log", n_trials=4)
+    assert "inf" not in capsys.readouterr().out

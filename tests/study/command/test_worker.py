@@ -1,0 +1,57 @@
+"""``dropopt worker``: joining a study with nothing but its storage."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import fake_study
+import optuna
+import pytest
+
+from dropopt.config import ConfigError
+from dropopt.study.command import session
+from dropopt.study.command.worker import _request
+from dropopt.study.store.opening import close, open_storage
+
+
+@pytest.fixture
+def storage(tmp_path, monkeypatch):
+    """A study of two trials in a temporary working folder, whose plan is then set to four."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("OPTUNA_STORAGE", raising=False)
+    fake_study.run("s.log", n_trials=2, seed=5, pruner="none")
+    opened = open_storage("s.log")
+    study = optuna.load_study(study_name="fake", storage=opened)
+    study.set_user_attr("plan", study.user_attrs["plan"] | {"n_trials": 4})
+    close(opened)
+    return "s.log"
+
+
+def join(storage, script=Path()):
+    return _request(None, storage, 1, None, script, ["dropopt", "worker"])
+
+
+def test_a_worker_does_what_the_study_says(storage):
+    """The space, the settings, the number of trials, the sampler and the seed come from the storage."""
+    request = join(storage)
+    assert request.plan == {"n_trials": 4, "sampler": "tpe", "pruner": "none", "seed": 5}
+    assert request.space.fingerprint == fake_study.make().load_space().fingerprint
+    assert request.resume_command == "dropopt worker --study fake --storage s.log"
+    assert session.run(replace(request, targets=fake_study.FAKE)) == 0
+    found = fake_study.trials(storage)
+    assert [trial.state.name for trial in found] == ["COMPLETE"] * 4
+    assert len({str(trial.params) for trial in found}) == 4
+
+
+def test_a_worker_imports_nothing_that_only_the_storage_names(storage):
+    """The script must be given; a study that does not say how to run it is an error."""
+    opened = open_storage(storage)
+    study = optuna.load_study(study_name="fake", storage=opened)
+    base = study.user_attrs["base"]
+    study.set_user_attr("base", base | {"data": base["data"] | {"name": "evil:data"}})
+    with pytest.raises(ConfigError, match="uses functions of evil; type: dropopt worker SCRIPT"):
+        join(storage)
+    study.set_user_attr("plan", None)
+    optuna.create_study(study_name="foreign", storage=opened)
+    with pytest.raises(ConfigError, match="study 'foreign' does not say how to run it"):
+        _request("foreign", storage, 1, None, Path(), [])
+    close(opened)

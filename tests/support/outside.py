@@ -1,0 +1,88 @@
+"""What tests of faults need: studies that run in processes of their own, on any storage, and a look from outside."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import fake_study
+import optuna
+
+from dropopt.study.store.opening import close, open_storage
+from dropopt.study.store.url import resolve
+
+SCRIPT = Path(fake_study.__file__)
+
+
+def start(storage, n_jobs=1, seconds=0.2, **options):
+    """Start the fake study in a process; each of its epochs takes ``seconds``."""
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPT), json.dumps(options), str(n_jobs)],
+        env=os.environ | {"FAKE_SECONDS": str(seconds), "OPTUNA_STORAGE": str(storage)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(process, seconds=90):
+    """Wait for a process; returns its exit code and its output."""
+    try:
+        out = process.communicate(timeout=seconds)[0]
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise AssertionError(f"it did not end: {process.communicate()[0]}") from None
+    return process.returncode, out
+
+
+def wait_until(condition, seconds=60):
+    """Poll ``condition`` and return its value; fails the test if it does not become true in time."""
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.1)
+    return found
+
+
+def trials(storage):
+    """Return the trials as they are stored; an empty list while there is no study."""
+    try:
+        return fake_study.trials(str(storage))
+    except Exception:
+        return []
+
+
+def reporting(storage):
+    """Return the trials that are running and have reported."""
+    return [t for t in trials(storage) if t.state.name == "RUNNING" and t.intermediate_values]
+
+
+class Outside:
+    """The fake study, opened by stock Optuna; a context."""
+
+    def __init__(self, storage):
+        self._url = resolve(str(storage))
+
+    def __enter__(self):
+        self._opened = open_storage(self._url, create=False)
+        return optuna.load_study(study_name="fake", storage=self._opened)
+
+    def __exit__(self, *_):
+        close(self._opened)
+
+
+def check_whole(found, n_trials):
+    """Check what every study must keep: the total, no trial without an owner, and no gap in the reports."""
+    by_state = {}
+    for trial in found:
+        by_state.setdefault(trial.state.name, []).append(trial)
+    assert "RUNNING" not in by_state, by_state
+    counted = [t for t in found if t.state.name in ("COMPLETE", "PRUNED")]
+    assert len(counted) == n_trials, [(t.number, t.state.name, t.user_attrs.get("reason")) for t in found]
+    assert [trial.number for trial in found] == list(range(len(found)))
+    for trial in counted:
+        assert sorted(trial.intermediate_values) == list(range(1, len(trial.intermediate_values) + 1))
+    configurations = [str(sorted(trial.params.items())) for trial in counted]
+    assert len(set(configurations)) == len(configurations)

@@ -1,0 +1,67 @@
+"""A PostgreSQL server for tests: started in a temporary folder by the test itself, and restarted in the middle."""
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+
+
+def binaries():
+    """Return the folder of PostgreSQL's programs; None if it is not installed."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    if found:
+        return found[-1].parent
+    on_path = shutil.which("initdb")
+    return Path(on_path).parent if on_path else None
+
+
+class Server:
+    """A server with a user, a password and a database called ``studies``."""
+
+    def __init__(self):
+        self._bin = binaries()
+        if self._bin is None:
+            pytest.skip("PostgreSQL is not installed")
+        pytest.importorskip("psycopg")
+        self._folder = Path(tempfile.mkdtemp(prefix="dropopt-postgres-"))
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.url = f"postgresql+psycopg://postgres:canary@127.0.0.1:{self.port}/postgres"
+        # The server refuses to run as root.
+        self._user = [] if os.getuid() else ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+        if self._user:
+            os.chown(self._folder, 65534, 65534)
+        password = self._folder / "password"
+        password.write_text("canary")
+        password.chmod(0o644)
+        self._run("initdb", "-D", self._data, "-U", "postgres", "-A", "scram-sha-256", "--pwfile", password, "-N")
+        self.start()
+
+    @property
+    def _data(self):
+        return self._folder / "data"
+
+    def _run(self, program, *arguments):
+        line = [*self._user, str(self._bin / program), *map(str, arguments)]
+        subprocess.run(line, check=True, cwd=self._folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def start(self):
+        """Start the server and wait until it answers."""
+        options = f"-p {self.port} -k {self._folder} -c listen_addresses=127.0.0.1 -c fsync=off"
+        self._run("pg_ctl", "-D", self._data, "-w", "-o", options, "-l", self._folder / "log", "start")
+
+    def stop(self, mode="immediate"):
+        """Stop the server; ``immediate`` is what a crash does."""
+        self._run("pg_ctl", "-D", self._data, "-m", mode, "-w", "stop")
+
+    def remove(self):
+        """Stop the server and remove its folder."""
+        with contextlib.suppress(subprocess.CalledProcessError):
+            self.stop()
+        shutil.rmtree(self._folder, ignore_errors=True)
