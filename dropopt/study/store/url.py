@@ -57,15 +57,17 @@ def storage_hint(option: str | None) -> str:
 
 
 def redact_all(text: str) -> str:
-    """``text`` with every URL in it redacted."""
-    return re.sub(r"""[\w+]+:/{1,2}[^\s'"]*@[^\s'"]*""", lambda match: redact(match[0]), text)
+    """``text`` with every URL in it redacted, also one with a mistake."""
+
+    def redacted(match: re.Match[str]) -> str:
+        return redact(match[0]) if "://" in match[0] else f"{match[1]}:..."
+
+    return re.sub(r"""([a-z][\w+]+):[^\s'"]*@[^\s'"]*""", redacted, text)
 
 
 def redact(url: str) -> str:
     """Hide the password and the query of ``url``. Returns only its scheme if the rest cannot be parsed safely."""
     scheme, separator, rest = url.partition("://")
-    if not separator and re.match(r"[\w+]+:/?[^/]*@", url):
-        return f"{url.partition(':')[0]}:..."  # a URL with a mistake
     if not separator or scheme.startswith("sqlite"):
         return url
     address, _, query = rest.partition("?")
