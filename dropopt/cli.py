@@ -33,3 +33,7 @@ for command in (run, worker, status, export, efficacy, train, dashboard):
 def main() -> NoReturn:
     """Entry point of the ``dropopt`` command."""
     guard(lambda: app(standalone_mode=False))
+
+
+if __name__ == "__main__":
+    main()

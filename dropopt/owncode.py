@@ -1,13 +1,16 @@
 """The user's own code: functions that settings name as ``module:function``, and where they are imported from.
 
 Settings are stored in files and in shared storages, so they may come from someone else. A name in a setting therefore
-reaches only modules that the user has put on the import path. It never reaches the standard library or an installed
-package, where any function could be called with any arguments.
+reaches only modules that the user has put on the import path or has named on the command line (see
+:mod:`dropopt.trust`). It never reaches the standard library or an installed package, where any function could be called
+with any arguments, and a file of the user's never takes the place of an installed package.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
+import json
 import os
 import sys
 import sysconfig
@@ -15,8 +18,10 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
+from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from dropopt.config import ConfigError
@@ -30,24 +35,63 @@ _FOREIGN = {_PACKAGE, *(Path(sysconfig.get_path(kind)).resolve() for kind in ("s
 #: The module name under which a study's script is executed begins with this, and ends with the name of its file.
 SCRIPT_PREFIX = "dropopt_study_"
 
+#: The environment variable in which child processes receive the files of modules, as JSON.
+VARIABLE = "DROPOPT_CODE"
 
-def make_importable(folder: Path, *, first: bool) -> None:
-    """Add ``folder`` to the import path of this process, which child processes inherit; does nothing if it is there.
+#: Before the colon of a setting, these names are kinds of data and networks, not modules.
+_KINDS = ("folder", "numpy", "torchvision", "timm")
 
-    This is the only place that changes ``sys.path``. ``python SCRIPT`` puts the script's folder on the import path,
-    but the console script ``dropopt`` puts neither the current folder nor the script's there. Without them,
+#: The files of those modules that are imported from a certain file: scripts of studies, and code that the user named.
+_files: dict[str, Path] = {module: Path(file) for module, file in json.loads(os.environ.get(VARIABLE, "{}")).items()}
+
+
+def is_own(name: str) -> bool:
+    """Whether a setting has the form ``module:function``."""
+    kind, colon, _ = name.partition(":")
+    return bool(colon) and kind not in _KINDS
+
+
+def module_of(name: str) -> str:
+    """The module in ``module:function``."""
+    return name.rpartition(":")[0]
+
+
+def make_importable(folder: Path) -> None:
+    """Add ``folder`` to the end of the import path, which child processes inherit; does nothing if it is there.
+
+    The folder comes last, so that a file such as ``torch.py`` in it does not take the place of an installed package.
+    The console script ``dropopt`` puts neither the current folder nor the script's on the import path. Without them,
     ``module:function`` could not name a file that lies in one of them.
-
-    Args:
-        folder: The folder.
-        first: Whether its modules hide others of the same name, as those of a script's folder do.
     """
-    if os.path.abspath(folder) in map(os.path.abspath, sys.path):
-        return
-    if first:
-        sys.path.insert(0, str(folder))
-    else:
-        sys.path.append(str(folder))
+    if os.path.abspath(folder) not in map(os.path.abspath, sys.path):
+        sys.path.append(os.path.abspath(folder))
+
+
+def use_file(module: str, file: Path) -> None:
+    """Import ``module`` from ``file`` in this process and its children, whatever else has that name.
+
+    The folder from which the file would be imported becomes importable, for the modules beside it.
+    """
+    _files[module] = file
+    depth = 0 if file.stem == module else module.count(".")
+    make_importable(file.parents[depth + (file.name == "__init__.py")])
+
+
+def for_children() -> dict[str, str]:
+    """The environment variables with which a child process imports the same code as this process."""
+    paths = [os.path.abspath(path) for path in sys.path]
+    return {
+        "PYTHONPATH": os.pathsep.join(paths),
+        VARIABLE: json.dumps({module: str(file) for module, file in _files.items()}),
+    }
+
+
+def file_of(module: str) -> Path | None:
+    """The file from which ``module`` would be imported; None if there is none."""
+    if module in _files:
+        return _files[module]
+    spec = _find(module)
+    return Path(spec.origin) if spec is not None and spec.origin and spec.has_location else None
 
 
 def name_of(function: Callable[..., Any], where: str) -> str:
@@ -65,10 +109,15 @@ def name_of(function: Callable[..., Any], where: str) -> str:
         raise ConfigError(f"{where} must be a function or a class at the top level of a file, got {function!r}")
     module = function.__module__
     if module == "__main__" or module.startswith(SCRIPT_PREFIX):
-        file = getattr(sys.modules.get(module), "__file__", None)
+        main = sys.modules.get(module)
+        file = getattr(main, "__file__", None)
         if file is None:
             raise ConfigError(f"{where}: put {name!r} in a file, from which child processes can import it")
-        module = Path(file).stem
+        spec = getattr(main, "__spec__", None) if module == "__main__" else None  # python -m package.script
+        module = Path(file).stem if spec is None else spec.name
+        if module in _KINDS:
+            raise ConfigError(f"{where}: rename {file}: {module}:NAME in a setting is not a function of a script")
+        use_file(module, Path(file).resolve())
     return f"{module}:{name}"
 
 
@@ -78,16 +127,19 @@ def own_function(name: str) -> Callable[..., Any]:
     Raises:
         ConfigError: There is no such function, or it is not the user's own code.
     """
-    module_name, _, attribute = name.partition(":")
-    if not all(part.isidentifier() for part in module_name.split(".")) or not attribute.isidentifier():
+    module_name, _, attribute = name.rpartition(":")
+    known = module_name in _files or all(part.isidentifier() for part in module_name.split("."))
+    if not known or not attribute.isidentifier():
         dash = " (the name of the file must not contain a dash)" if "-" in module_name else ""
         raise ConfigError(f"{name!r} does not name a function; expected module:function{dash}")
-    make_importable(Path.cwd(), first=False)
-    parts = module_name.split(".")
-    for depth in range(1, len(parts) + 1):  # finding a submodule imports its package, so check that first
-        _check_own(name, ".".join(parts[:depth]), last=depth == len(parts))
-    with own_errors(name):
-        module = import_module(module_name)
+    if module_name in _files:
+        module = _from_file(name, module_name, _files[module_name])
+    else:
+        parts = module_name.split(".")
+        for depth in range(1, len(parts) + 1):  # finding a submodule imports its package, so check that first
+            _check_own(name, ".".join(parts[:depth]), last=depth == len(parts))
+        with own_errors(name):
+            module = import_module(module_name)
     function = getattr(module, attribute, None)
     if not callable(function):
         raise ConfigError(f"{name}: module {module_name!r} has no function {attribute!r}")
@@ -97,6 +149,25 @@ def own_function(name: str) -> Callable[..., Any]:
         raise ConfigError(f"{name}: {attribute!r} must be defined in {module_name!r}, not imported there")
     found: Callable[..., Any] = function
     return found
+
+
+def load_file(module_name: str, file: Path) -> ModuleType:
+    """Execute ``file`` as the module ``module_name``.
+
+    Raises:
+        ConfigError: The file is not a Python script.
+    """
+    spec = importlib.util.spec_from_file_location(module_name, file)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"{file} is not a Python script")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[module_name]
+        raise
+    return module
 
 
 @contextmanager
@@ -137,12 +208,37 @@ def call_with(function: Callable[..., Any], offers: Mapping[str, Any], options: 
     return function(**given)
 
 
+def _from_file(name: str, module_name: str, file: Path) -> ModuleType:
+    """Import a module from ``file``: under its own name if the import path leads there, else under another name."""
+    private = SCRIPT_PREFIX + module_name
+    for loaded in (module_name, private):
+        if loaded in sys.modules and _is_from(getattr(sys.modules[loaded], "__file__", None), file):
+            return sys.modules[loaded]
+    spec = _find(module_name)
+    found = spec.origin if spec is not None else None
+    with own_errors(name):
+        if _is_from(found, file):
+            return import_module(module_name)
+        if file.name == "__init__.py" or ("." in module_name and file.stem != module_name):
+            raise ConfigError(f"{name}: {module_name!r} is {found or 'not found'}, not {file}; rename the package")
+        return load_file(private, file)
+
+
+def _is_from(place: str | None, file: Path) -> bool:
+    return place is not None and Path(place).resolve() == file.resolve()
+
+
+def _find(module_name: str) -> ModuleSpec | None:
+    """Where ``module_name`` would be imported from. Imports the packages that contain it."""
+    try:
+        return find_spec(module_name)
+    except (ImportError, ValueError, AttributeError):
+        return None
+
+
 def _check_own(name: str, module_name: str, *, last: bool) -> None:
     """Check that a module, or a package that contains it, is the user's own code, without importing it."""
-    try:
-        spec = find_spec(module_name)
-    except (ModuleNotFoundError, ValueError):
-        spec = None
+    spec = _find(module_name)
     if spec is None:
         raise ConfigError(f"{name}: there is no module {module_name!r} on the import path")
     places = [spec.origin] if spec.origin and spec.has_location else spec.submodule_search_locations or []

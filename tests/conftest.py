@@ -40,7 +40,7 @@ def own_module(tmp_path, monkeypatch):
     Settings such as ``module:function`` find the module there. It is removed from ``sys.modules`` after the test.
     """
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
     written = []
 
     def write(name, text):

@@ -96,8 +96,8 @@ def test_run_leaves_a_study_that_optuna_opens(studied):
     for line in (
         "dropopt dashboard",
         "dropopt run digits --epochs 4 --subset 900 --n-trials 4",
-        "dropopt export --study digits -o best.yaml",
-        "dropopt train best.yaml",
+        "dropopt export --study digits -o best-digits.yaml",
+        "dropopt train best-digits.yaml",
     ):
         assert line in out
     assert "\x1b" not in out

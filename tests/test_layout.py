@@ -62,7 +62,7 @@ MODULES = {
 
 def room(module: str) -> str:
     """The room of a module: ``study/run`` of ``dropopt.study.run.worker``."""
-    if module == "dropopt.cli":
+    if module in ("dropopt.cli", "dropopt.__main__"):
         return "cli"
     parts = MODULES[module].relative_to(PACKAGE).parent.parts
     while parts and "/".join(parts) not in MAY_IMPORT:

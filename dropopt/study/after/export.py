@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dropopt.config import RunConfig
+from dropopt.config import ConfigError, RunConfig
+from dropopt.export import load
+from dropopt.study.store.code import code_of
 from dropopt.study.store.keys import ACCURACY, CONFIG, DATA, FINGERPRINT, MADE_WITH, PRIOR, SEED, SPACE
 from dropopt.study.store.queries import count
 
@@ -25,6 +28,23 @@ def _efficacy(study: optuna.Study) -> dict[str, Any] | None:
     return {"verdict": found.efficacy.verdict, "preferred": found.preferred}
 
 
+def check_same_study(path: Path, format: str | None, study: str) -> None:
+    """Check that writing to ``path`` replaces nothing but an earlier export of the same study.
+
+    Raises:
+        ConfigError: The file exists, and is the export of another study or no export.
+    """
+    if not path.is_file():
+        return
+    try:
+        origin = load(path, format).provenance
+    except ConfigError:
+        origin = {}
+    if origin.get("study") != study:
+        what = f"is of study {origin['study']!r}" if "study" in origin else "was not written by dropopt export"
+        raise ConfigError(f"{path} exists and {what}; give another file with -o, or --force to replace it")
+
+
 def exported(study: optuna.Study, trial: FrozenTrial) -> tuple[RunConfig, dict[str, Any]]:
     """The configuration of ``trial`` and its provenance, for :func:`dropopt.export.save`."""
     provenance: dict[str, Any] = {
@@ -38,6 +58,7 @@ def exported(study: optuna.Study, trial: FrozenTrial) -> tuple[RunConfig, dict[s
         "space": study.user_attrs.get(SPACE),
         "space_fingerprint": study.user_attrs.get(FINGERPRINT),
         "data_fingerprint": study.user_attrs.get(DATA),
+        "code": code_of(study, trial.number),
         "efficacy": _efficacy(study),
         "made_with": study.user_attrs.get(MADE_WITH),
     }

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dropopt.config import RunConfig
-from dropopt.owncode import make_importable
-from dropopt.study.define import shipped
 from dropopt.study.run.errors import StudyError
 
 if TYPE_CHECKING:
@@ -56,6 +54,8 @@ def retrain(
 ) -> Retrained:
     """Train with ``run``, then evaluate the network on the test split.
 
+    The modules of the user's own code must be importable; see :func:`dropopt.trust.settle`.
+
     Args:
         run: The configuration.
         provenance: Where it comes from. A notice is sent if the data differ from those of the study.
@@ -67,10 +67,6 @@ def retrain(
     Raises:
         StudyError: The loss became infinite or NaN.
     """
-    # A setting may name a function of a module in the current folder, or else of a shipped script.
-    make_importable(Path.cwd(), first=True)
-    make_importable(shipped.folder("studies"), first=False)
-
     import torch
 
     from dropopt import training

@@ -34,7 +34,9 @@ def guard(work: Callable[[], Any]) -> NoReturn:
         if expected is None:
             raise
         if expected.message:
-            print(f"dropopt: {expected.message}", file=sys.stderr)
+            from dropopt.study.store.url import redact_all
+
+            print(f"dropopt: {redact_all(expected.message)}", file=sys.stderr)
         sys.exit(expected.code)
     sys.exit(code if isinstance(code, int) else 0)
 

@@ -6,7 +6,7 @@ import shlex
 from contextlib import closing
 from pathlib import Path
 
-from dropopt.study.command.options import ExportOutput, Format, Storage, StudyName, Trial
+from dropopt.study.command.options import ExportOutput, Force, Format, Storage, StudyName, Trial
 
 
 def export(
@@ -15,13 +15,14 @@ def export(
     format: Format = None,
     output: ExportOutput = None,
     storage: Storage = None,
+    force: Force = False,
 ) -> None:
     """Write the configuration of a trial to a file.
 
     The file contains all settings and their provenance.
     """
     from dropopt.export import save
-    from dropopt.study.after.export import exported
+    from dropopt.study.after.export import check_same_study, exported
     from dropopt.study.show.console import busy
     from dropopt.study.show.formatting import format_accuracy
     from dropopt.study.store.opening import Opened
@@ -34,6 +35,8 @@ def export(
         with busy("analysing the trials"):
             run, provenance = exported(found, chosen)
     path = output or Path(f"best.{format or 'yaml'}")
+    if not force:
+        check_same_study(path, format, found.study_name)
     save(path, run, provenance, format=format)
     scores = (
         "" if chosen.value is None else f", loss {chosen.value:.4f}, accuracy {format_accuracy(chosen)} (validation)"

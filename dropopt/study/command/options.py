@@ -187,8 +187,11 @@ ExportOutput = Annotated[
     Path | None, typer.Option("--output", "-o", help="File to write. Default: best.FORMAT.", show_default=False)
 ]
 
+Force = Annotated[bool, typer.Option("--force", help="Replace a file that does not come from the same study.")]
+
 # -- of ``dropopt efficacy``
 
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for other programs.")]
 EvidenceOutput = Annotated[
     Path | None,
     typer.Option(
@@ -222,6 +225,18 @@ WeightsOutput = Annotated[
         help="File to write the network's weights (state_dict) to. Default: no file.",
         show_default=False,
     ),
+]
+
+Code = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="A script, or a folder of modules, that the functions named in the file are imported from; may be "
+        "repeated. Default: the script of the study, if you have run it and it has not changed.",
+        show_default=False,
+    ),
+]
+Trust = Annotated[
+    bool, typer.Option("--trust", help="Import the functions that the file names without asking, also from here.")
 ]
 
 # -- of ``dropopt dashboard``

@@ -14,8 +14,9 @@ _SETTINGS = {
     "epochs": ("train", "epochs"),
     "subset": ("data", "subset"),
 }
-#: The fields that decide which experiment a study is. Resuming the study needs these options again.
-_IDENTITY = ("name", "space", "data", "model", "epochs", "subset")
+#: The fields that a later session of the same study needs again. The number of trials is added where the command is
+#: shown, and may grow; a prior is needed only to create the study.
+_REPEATED = ("name", "space", "data", "model", "epochs", "subset", "sampler", "pruner", "seed", "timeout")
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,6 @@ class Overrides:
         return Definition.parse(values)
 
     def command_line(self) -> list[str]:
-        """The arguments with which the same study can be resumed."""
-        options = {("study-name" if name == "name" else name): getattr(self, name) for name in _IDENTITY}
+        """The arguments with which the same study can be resumed in the same way."""
+        options = {("study-name" if name == "name" else name): getattr(self, name) for name in _REPEATED}
         return [part for option, value in options.items() if value is not None for part in (f"--{option}", str(value))]

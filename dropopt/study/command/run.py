@@ -48,10 +48,13 @@ def run(
 
     Running the same command again resumes an interrupted study; a larger --n-trials extends a finished one.
     """
+    from dropopt.owncode import file_of, make_importable
     from dropopt.study.command import session
     from dropopt.study.command.overrides import Overrides
+    from dropopt.study.store.url import storage_hint
+    from dropopt.trust import own_modules, remember, sources
 
-    definition, script, given = _find(context.obj, study)
+    definition, script, command = _find(context.obj, study)
     overrides = Overrides(
         name=study_name,
         n_trials=n_trials,
@@ -70,15 +73,15 @@ def run(
         prior=prior,
         anchors=anchors,
     )
-    resume = ["dropopt", "run", given, *overrides.command_line(), *_storage_option(storage)]
+    overridden = overrides.apply(definition)
+    names = (overridden.data.name, overridden.model.name)
+    if any(file_of(module) is None for module in own_modules(names)):
+        make_importable(Path.cwd())  # --data and --model may name functions of modules that lie here
+    remember(sources(names).values())
+    jobs = [] if n_jobs == -1 else ["--n-jobs", str(n_jobs)]
+    resume = shlex.join([*command, *overrides.command_line(), *jobs]) + storage_hint(storage)
     request = session.Request(
-        overrides.apply(definition),
-        script,
-        storage,
-        n_jobs,
-        shlex.join(resume),
-        storage_patience=storage_patience,
-        grace=grace,
+        overridden, script, storage, n_jobs, resume, storage_patience=storage_patience, grace=grace
     )
     code = session.run(request)
     if code:
@@ -95,21 +98,16 @@ def run_script(study: Definition, arguments: Sequence[str] | None) -> NoReturn:
     guard(lambda: command.main(args=arguments, obj=study, standalone_mode=False))
 
 
-def _find(running: Definition | None, name: str | None) -> tuple[Definition, Path, str]:
-    """The definition, its script and the script as given: those of the ``running`` script, or of ``name``."""
+def _find(running: Definition | None, name: str | None) -> tuple[Definition, Path, list[str]]:
+    """The definition, its script and the command that runs it: those of the ``running`` script, or of ``name``."""
     from dropopt.config import ConfigError
     from dropopt.study.define.script import load
     from dropopt.study.define.shipped import names
 
     if running is not None:
-        return running, Path(sys.argv[0]).resolve(), sys.argv[0]
+        spec = getattr(sys.modules["__main__"], "__spec__", None)  # None unless run by python -m
+        command = ["dropopt", "run", sys.argv[0]] if spec is None else ["python", "-m", spec.name]
+        return running, Path(sys.argv[0]).resolve(), command
     if name is None:
         raise ConfigError(f"which study? give a script or one of: {', '.join(names('studies'))}")
-    return *load(name), name
-
-
-def _storage_option(storage: str | None) -> list[str]:
-    """The option for the same storage. A password is hidden: it should be in an environment variable."""
-    from dropopt.study.store.url import redact
-
-    return [] if storage is None else ["--storage", redact(storage)]
+    return *load(name), ["dropopt", "run", name]

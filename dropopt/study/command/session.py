@@ -40,11 +40,12 @@ from dropopt.study.run.worker import Worker
 from dropopt.study.search.anchors import MIN_TRIALS, enqueue_anchors
 from dropopt.study.search.prior import Prior, load_prior
 from dropopt.study.search.pruners import make_pruner
-from dropopt.study.search.samplers import make_sampler
+from dropopt.study.search.samplers import make_sampler, refuse_pickles
 from dropopt.study.show import page
 from dropopt.study.show.console import busy, make_console, say
 from dropopt.study.show.progress import Progress
 from dropopt.study.show.summary import Outcome, show_summary
+from dropopt.study.store.code import record_code
 from dropopt.study.store.experiment import check, create, space_of
 from dropopt.study.store.keys import CLASSES, DATA, MADE_WITH, PLAN, PRIOR, SITES, SPACE_TEXT
 from dropopt.study.store.lease import GRACE, WorkerIdentity
@@ -53,7 +54,7 @@ from dropopt.study.store.opening import Opened
 from dropopt.study.store.patient import PATIENCE, Patience
 from dropopt.study.store.queries import count, find_study, study_names
 from dropopt.study.store.total import counted
-from dropopt.study.store.url import redact, resolve
+from dropopt.study.store.url import redact, resolve, storage_hint
 
 if TYPE_CHECKING:
     import optuna
@@ -74,6 +75,7 @@ class Request:
     targets: Targets = field(default_factory=Targets)
     storage_patience: float = PATIENCE  # seconds
     grace: float = GRACE  # seconds
+    extendable: bool = True  # whether the command that resumes the study takes --n-trials
 
     @property
     def plan(self) -> dict[str, Any]:
@@ -121,6 +123,7 @@ def run(request: Request) -> int:
     cards = machine.cards(base.train.device)
     slots = min(machine.slots(request.n_jobs, len(cards)), n_trials)
     url = request.url
+    refuse_pickles(request.definition.sampler, url)
     quiet_optuna()
     console = make_console()
     patience = Patience(request.storage_patience, lambda line: say(console, line, "yellow"))
@@ -226,7 +229,7 @@ class Session:
     def open_study(self, ready: Ready) -> Ledger:
         """Create the study, or continue it, with the data that the first child has loaded."""
         for notice in ready.notices:
-            say(self._console, f"note: {notice}", "yellow")
+            self._notice(notice)
         study, created = self._study, False
         if study is None or not study.get_trials(deepcopy=False):
             text = self._request.space.path.read_text(encoding="utf-8")
@@ -238,6 +241,8 @@ class Session:
             raise ConfigError(
                 f"the data of study {study.study_name!r} have changed since it began; give another --study-name"
             )
+        if changed := record_code(study, self._request.base):
+            self._notice(changed)
         if self._study is None and not created:  # another worker has begun the study, and its sampler has that seed
             self._sampler = self._make_sampler(0, alone=False)
         if study.user_attrs.get(PLAN) != (plan := self._request.plan):
@@ -259,6 +264,9 @@ class Session:
             return 128 + stopped_by
         return int(self._study is not None and _all_failed(self._study))
 
+    def _notice(self, text: str) -> None:
+        say(self._console, f"note: {text}", "yellow")
+
     def _complete(self) -> bool:
         """Whether the study has its trials; one that is still running may have to be run again."""
         return self._done >= self._definition.n_trials and not self._running
@@ -271,7 +279,7 @@ class Session:
         """
         who = () if alone else (self._identity.id,)
         seed = derived_seed(self._definition.seed, "sampler", drawn, *who, bits=31)
-        return make_sampler(self._definition.sampler, self._request.space, seed, self._evidence(drawn))
+        return make_sampler(self._definition.sampler, self._request.space, seed, self._evidence(drawn), self._notice)
 
     def _create(self, facts: Mapping[str, Any]) -> tuple[optuna.Study, bool]:
         """The study, and whether this call created it: another process may create it at the same time."""
@@ -313,8 +321,9 @@ class Session:
             timeout=self._definition.timeout,
             stopped_by=stopped_by,
             url=redact(self._request.url),
-            storage_option=self._request.storage is not None,
+            storage_hint=storage_hint(self._request.storage),
             resume_command=self._request.resume_command,
+            extendable=self._request.extendable,
         )
 
 

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import closing
 
-from dropopt.study.command.options import Storage
+from dropopt.study.command.options import AsJson, Storage
 
 
-def status(storage: Storage = None) -> None:
+def status(storage: Storage = None, as_json: AsJson = False) -> None:
     """List the studies in a storage.
 
     Each row shows the number of trials, the best trial and the time of the last activity.
     """
     from dropopt.study.show.console import make_console
-    from dropopt.study.show.status import show_status
+    from dropopt.study.show.status import rows, show_status
     from dropopt.study.store.opening import Opened
     from dropopt.study.store.url import redact, resolve
 
     url = resolve(storage)
     with closing(Opened(url, create=False)) as opened:
-        show_status(make_console(), opened.storage, redact(url))
+        if as_json:
+            print(json.dumps([row.plain() for row in rows(opened.storage)], indent=1))
+        else:
+            show_status(make_console(), opened.storage, redact(url))

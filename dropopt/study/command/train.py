@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dropopt.study.command.options import ConfigurationFile, Device, Threads, TrainEpochs, TrainSeed, WeightsOutput
+import typer
+
+from dropopt.study.command.options import (
+    Code,
+    ConfigurationFile,
+    Device,
+    Threads,
+    TrainEpochs,
+    TrainSeed,
+    Trust,
+    WeightsOutput,
+)
 
 if TYPE_CHECKING:
     from dropopt.config import RunConfig
@@ -21,16 +33,21 @@ def train(
     device: Device = None,
     threads: Threads = 1,
     output: WeightsOutput = None,
+    code: Code = None,
+    trust: Trust = False,
 ) -> None:
     """Train with a configuration file.
 
-    Reports the validation accuracy and, once, the test accuracy.
+    Reports the validation accuracy and, once, the test accuracy. If the file names functions of your own, they are
+    imported from --code, or from the script that you ran the study with.
     """
     from dropopt.export import load
     from dropopt.study.after.retrain import configured, retrain, save_weights
     from dropopt.study.command.output import check_writable
+    from dropopt.study.define.shipped import folder
     from dropopt.study.show.console import make_console, say
     from dropopt.study.show.epochs import EpochProgress
+    from dropopt.trust import settle
 
     exported = load(file)
     options = {"epochs": epochs, "seed": seed, "device": device}
@@ -39,6 +56,12 @@ def train(
         check_writable(output)
     console = make_console()
     say(console, _header(file, run, exported.provenance))
+    names = (run.data.name, run.model.name)
+    recorded = exported.provenance.get("code")
+    ask = typer.confirm if sys.stdin.isatty() else None
+    shipped = folder("studies")
+    for line in settle(names, recorded, given=str(file), code=code or (), trust=trust, ask=ask, shipped=shipped):
+        say(console, line)
     with EpochProgress(console) as progress:
         done = retrain(
             run,

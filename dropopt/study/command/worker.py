@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shlex
+import sys
 import tempfile
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -59,20 +60,23 @@ def _request(
     from dropopt.study.command.session import Request
     from dropopt.study.define.definition import Definition
     from dropopt.study.define.space import Space
+    from dropopt.study.store.code import code_of
     from dropopt.study.store.keys import BASE, PLAN, SPACE, SPACE_TEXT
     from dropopt.study.store.opening import Opened
     from dropopt.study.store.queries import find_study
-    from dropopt.study.store.url import redact, resolve
+    from dropopt.study.store.url import resolve, storage_hint
 
     with closing(Opened(resolve(storage), create=False)) as opened:
         found = find_study(opened.storage, name)
+        recorded = code_of(found, sys.maxsize)
         name, facts = found.study_name, found.user_attrs
     if any(key not in facts for key in (BASE, PLAN, SPACE, SPACE_TEXT)):
         raise ConfigError(f"study {name!r} does not say how to run it; begin or go on with it with: dropopt run")
     base = RunConfig.parse(facts[BASE])
-    if script == Path():
-        _check_no_own_code(base)
+    _settle(base, name, script, recorded)
     with tempfile.TemporaryDirectory() as folder:
+        if Path(facts[SPACE]).name != facts[SPACE]:
+            raise ConfigError(f"study {name!r} has the space {facts[SPACE]!r}, which is not the name of a file")
         file = Path(folder) / f"{facts[SPACE]}.yaml"
         file.write_text(facts[SPACE_TEXT], encoding="utf-8")
         space = Space.load(file).bound(base)
@@ -90,16 +94,18 @@ def _request(
             return base
 
     definition = Definition(name=name, timeout=timeout, checkpoints=checkpoints, **facts[PLAN])
-    line = [*resume, "--study", name, *([] if storage is None else ["--storage", redact(storage)])]
-    return Stored(definition, script, storage, n_jobs, shlex.join(line))
+    line = shlex.join([*resume, "--study", name]) + storage_hint(storage)
+    return Stored(definition, script, storage, n_jobs, line, extendable=False)
 
 
-def _check_no_own_code(base: RunConfig) -> None:
-    """Nothing that a storage names is imported, unless the user has named the script."""
+def _settle(base: RunConfig, name: str, script: Path, recorded: Any) -> None:
+    """Import the functions that the study names from ``script``; nothing is imported unless the user has named it."""
     from dropopt.config import ConfigError
+    from dropopt.study.define.shipped import folder
+    from dropopt.trust import own_modules, settle
 
-    kinds = ("folder", "numpy", "torchvision", "timm")
-    for section, name in (("data", base.data.name), ("network", base.model.name)):
-        kind, colon, _ = name.partition(":")
-        if colon and kind not in kinds:
-            raise ConfigError(f"the {section} of this study is the function {name}; type: dropopt worker SCRIPT ...")
+    names = (base.data.name, base.model.name)
+    if script != Path():
+        settle(names, recorded, given=f"study {name!r}", code=(script,), shipped=folder("studies"))
+    elif modules := own_modules(names):
+        raise ConfigError(f"study {name!r} uses functions of {', '.join(modules)}; type: dropopt worker SCRIPT ...")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 
 from dropopt.config import ConfigError
-from dropopt.owncode import SCRIPT_PREFIX, make_importable, own_errors
+from dropopt.owncode import SCRIPT_PREFIX, load_file, make_importable, own_errors
 from dropopt.study.define import shipped
 from dropopt.study.define.definition import Definition
 
@@ -15,8 +13,9 @@ from dropopt.study.define.definition import Definition
 def load(name: str) -> tuple[Definition, Path]:
     """Load the study of a script.
 
-    The script is executed under a module name that is not ``__main__``. Its folder is added to the import path, as
-    Python does for a script, so that ``module:function`` finds the modules beside it.
+    The script is executed under a module name that is not ``__main__``. Its folder is added to the import path, so that
+    it can import the modules beside it. Unlike Python, which puts the folder of a script first, dropopt puts it last:
+    installed packages have precedence.
 
     Args:
         name: The path of the script, or the name of a shipped study.
@@ -28,15 +27,10 @@ def load(name: str) -> tuple[Definition, Path]:
         ConfigError: There is no such script, it fails, or it does not define exactly one study.
     """
     path = shipped.find("studies", name).resolve()
-    make_importable(path.parent, first=True)
-    spec = importlib.util.spec_from_file_location(SCRIPT_PREFIX + path.stem, path)
-    if spec is None or spec.loader is None:
-        raise ConfigError(f"{path} is not a Python script")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
+    make_importable(path.parent)
     try:
         with own_errors("reading it"):
-            spec.loader.exec_module(module)
+            module = load_file(SCRIPT_PREFIX + path.stem, path)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error.__cause__
     studies = list({id(value): value for value in vars(module).values() if isinstance(value, Definition)}.values())

@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import IO
 
+from dropopt.owncode import for_children
 from dropopt.study.run import memory
 from dropopt.study.run.executor import Died, Event
 from dropopt.study.run.machine import VISIBLE
@@ -241,12 +242,12 @@ class Pool:
 
 
 def _environment(card: str | None) -> dict[str, str]:
-    """Return a child's environment: one thread per library, freed memory kept, the import path, and its GPUs."""
-    paths = [os.path.abspath(path) for path in sys.path]
-    ours = dict.fromkeys(_ONE_THREAD, "1") | {"PYTHONPATH": os.pathsep.join(paths)}
+    """Return a child's environment: one thread per library, freed memory kept, the user's code, and its GPUs."""
+    ours = dict.fromkeys(_ONE_THREAD, "1") | for_children()
     if card is not None:
         ours[VISIBLE] = card
-    return {"GLIBC_TUNABLES": KEEP_MEMORY} | os.environ | ours
+    inherited = {name: value for name, value in os.environ.items() if name != "OPTUNA_STORAGE"}  # has a password
+    return {"GLIBC_TUNABLES": KEEP_MEMORY} | inherited | ours
 
 
 def _start(work: Callable[[], None]) -> threading.Thread:

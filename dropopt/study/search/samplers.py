@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dropopt.config import ConfigError
@@ -14,11 +17,52 @@ if TYPE_CHECKING:
 
     from dropopt.study.define.space import Space
 
+#: Number of complete trials above which ``gp`` leaves the draws to TPE. A Gaussian process is fitted anew for each
+#: draw, which takes about half a second of processor time at this number, and several times as long at 500.
+GP_TRIALS = 150
+
 #: Number of random trials before a sampler fits a model.
 STARTUP_TRIALS = 10
 
 
-def make_sampler(name: str, space: Space, seed: int, prior: Mapping[str, Any] | None = None) -> BaseSampler:
+def refuse_pickles(name: str, url: str) -> None:
+    """Raise :class:`ConfigError` if the sampler called ``name`` would unpickle data that someone else can write.
+
+    Optuna's CMA-ES keeps its state in attributes of trials, as a pickle, and unpickling can run any code.
+
+    Args:
+        name: The sampler.
+        url: The URL of the storage, or the path of a journal file.
+    """
+    if name != "cmaes":
+        return
+    path = Path(url.removeprefix("sqlite:///").partition("?")[0])
+    if ("://" not in url or url.startswith("sqlite:///")) and _is_private(path):
+        return
+    raise ConfigError(
+        "the sampler cmaes reads pickles from the storage, which can run the code of whoever writes there; use it with "
+        "a SQLite or journal file that only you can write, or use --sampler tpe or gp"
+    )
+
+
+def _is_private(path: Path) -> bool:
+    """Whether only this user can write the file at ``path``, or it does not exist yet."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return found.st_uid == os.geteuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+def make_sampler(
+    name: str,
+    space: Space,
+    seed: int,
+    prior: Mapping[str, Any] | None = None,
+    notice: Callable[[str], None] | None = None,
+) -> BaseSampler:
     """The sampler called ``name``.
 
     Args:
@@ -27,6 +71,7 @@ def make_sampler(name: str, space: Space, seed: int, prior: Mapping[str, Any] | 
         space: The search space.
         seed: Seed of the sampler.
         prior: Evidence of an earlier study about the blend.
+        notice: Called with a notice when ``gp`` leaves the draws to TPE.
 
     Raises:
         NoBlendError: ``efficacy`` is requested for a space without a blend.
@@ -38,7 +83,7 @@ def make_sampler(name: str, space: Space, seed: int, prior: Mapping[str, Any] | 
     if name != "efficacy":
         if prior is not None:
             raise ConfigError(f"a prior needs the sampler efficacy, the only one that learns the blend, got {name}")
-        return _optuna_sampler(name, space, seed)
+        return _gp(space, seed, notice) if name == "gp" else _optuna_sampler(name, space, seed)
     if not names:
         raise NoBlendError(
             f"space {space.name!r} searches no blend (two or more weights, either all by stage or none) for the "
@@ -54,16 +99,28 @@ def blend_of(space: Space) -> Names:
     return searched_blend(parameter.name for parameter in space.parameters if not parameter.choices)
 
 
+def _gp(space: Space, seed: int, notice: Callable[[str], None] | None) -> BaseSampler:
+    """A Gaussian process, and TPE once there are more than :data:`GP_TRIALS` complete trials."""
+    from optuna.samplers import GPSampler
+
+    from dropopt.study.search.handover import HandoverSampler
+
+    def announce() -> None:
+        if notice is not None:
+            notice(f"above {GP_TRIALS} complete trials the sampler gp is slow, so tpe samples from here on")
+
+    process = GPSampler(n_startup_trials=STARTUP_TRIALS, warn_independent_sampling=False, seed=seed)
+    return HandoverSampler(process, _optuna_sampler("tpe", space, seed), GP_TRIALS, announce)
+
+
 def _optuna_sampler(name: str, space: Space, seed: int) -> BaseSampler:
     import optuna
-    from optuna.samplers import CmaEsSampler, GPSampler, RandomSampler, TPESampler
+    from optuna.samplers import CmaEsSampler, RandomSampler, TPESampler
 
     if name == "random":
         return RandomSampler(seed=seed)
     if name == "cmaes":
         return CmaEsSampler(n_startup_trials=1, warn_independent_sampling=False, seed=seed)
-    if name == "gp":
-        return GPSampler(n_startup_trials=STARTUP_TRIALS, warn_independent_sampling=False, seed=seed)
     with warnings.catch_warnings():
         # `group` models conditional parameters jointly. Optuna has called it experimental since 2.8.
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

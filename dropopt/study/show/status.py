@@ -2,31 +2,100 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
 from dropopt.study.show.console import say
 from dropopt.study.show.formatting import format_accuracy
-from dropopt.study.store.queries import best, count, last_activity, study_names
+from dropopt.study.store.keys import ACCURACY
+from dropopt.study.store.queries import (
+    Counts,
+    best,
+    count,
+    has_several_objectives,
+    is_maximized,
+    last_activity,
+    study_names,
+)
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
+    from optuna.trial import FrozenTrial
+
+#: Columns of a terminal that the table fits into. Cells that are too long are wrapped.
+WIDTH = 80
+
+
+@dataclass(frozen=True)
+class Row:
+    """One study.
+
+    Attributes:
+        study: Its name.
+        objectives: The direction of each of its objectives, ``minimize`` or ``maximize``.
+        counts: The number of trials in each state.
+        leader: The best trial; None if there is none, or if there are several objectives.
+        last: The time of the last activity.
+    """
+
+    study: str
+    objectives: tuple[str, ...]
+    counts: Counts
+    leader: FrozenTrial | None
+    last: datetime | None
+
+    def plain(self) -> dict[str, Any]:
+        """The row as JSON can hold it."""
+        found: dict[str, Any] | None = None
+        if self.leader is not None:
+            accuracy = self.leader.user_attrs.get(ACCURACY)
+            found = {"trial": self.leader.number, "value": self.leader.value, ACCURACY: accuracy}
+        return {
+            "study": self.study,
+            "objectives": list(self.objectives),
+            "trials": asdict(self.counts),
+            "best": found,
+            "last_activity": self.last and self.last.isoformat(timespec="seconds"),
+        }
+
+    def cells(self) -> tuple[str, ...]:
+        """The row as text."""
+        if len(self.objectives) > 1:
+            values = ("several objectives", "-", "-")
+        elif self.leader is None:
+            values = ("-", "-", "-")
+        else:
+            values = (f"{self.leader.value:.4f}", format_accuracy(self.leader), str(self.leader.number))
+        return self.study, str(self.counts), *values, f"{self.last:%Y-%m-%d %H:%M}" if self.last else "-"
+
+
+def rows(storage: BaseStorage) -> Iterator[Row]:
+    """The studies in ``storage``, by name."""
+    import optuna
+
+    for name in study_names(storage):
+        study = optuna.load_study(study_name=name, storage=storage)
+        trials = study.get_trials(deepcopy=False)
+        leader = None if has_several_objectives(study) else best(trials, maximize=is_maximized(study))
+        objectives = tuple(direction.name.lower() for direction in study.directions)
+        yield Row(name, objectives, count(trials), leader, last_activity(trials))
 
 
 def show_status(console: Console, storage: BaseStorage, url: str) -> None:
     """Print one row for each study in ``storage``; ``url`` is its redacted address."""
-    import optuna
-
-    names = study_names(storage)
-    if not names:
+    found = list(rows(storage))
+    if not found:
         say(console, f"{url} holds no study yet")
         return
-    table = Table("study", "trials", "best loss", "accuracy", "trial", "last activity", title=url)
-    for name in names:
-        trials = optuna.load_study(study_name=name, storage=storage).get_trials(deepcopy=False)
-        leader, last = best(trials), last_activity(trials)
-        values = (f"{leader.value:.4f}", format_accuracy(leader), str(leader.number)) if leader else ("-", "-", "-")
-        table.add_row(name, str(count(trials)), *values, f"{last:%Y-%m-%d %H:%M:%S}" if last else "-")
-    console.print(table)
+    say(console, url)
+    table = Table("study", "trials", "best value", "accuracy", "trial", "last activity")
+    for column in table.columns:
+        column.overflow = "fold"
+    for row in found:
+        table.add_row(*row.cells())
+    console.print(table, width=min(console.width, WIDTH), markup=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import signal
 from collections.abc import Iterator, Sequence
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from dropopt.study.blend.gather import FINISHED
+from dropopt.study.blend.names import NoBlendError, suggested_blend
 from dropopt.study.search.anchors import Comparison, compare
 from dropopt.study.show.console import say
 from dropopt.study.show.formatting import format_accuracy, format_value
@@ -35,14 +38,16 @@ class Outcome:
     timeout: float | None  # seconds after which no trial starts
     stopped_by: int | None  # the signal that ended the session
     url: str  # of the storage, redacted
-    storage_option: bool  # whether the storage was given with --storage
+    storage_hint: str  # the option --storage as it is typed, with a space before it; or empty
     resume_command: str  # without --n-trials
+    extendable: bool = True  # whether that command takes --n-trials
 
 
 def show_summary(console: Console, study: optuna.Study, outcome: Outcome) -> None:
     """Print the best trials, what failed, where the study is stored and which commands come next."""
     trials = study.get_trials(deepcopy=False)
     counts, leader = count(trials), best(trials)
+    has_blend = learnable(trials)
     if outcome.stopped_by is not None:
         name = signal.Signals(outcome.stopped_by).name
         say(console, f"stopped by {name}; running trials are recorded as interrupted and run again later")
@@ -58,22 +63,42 @@ def show_summary(console: Console, study: optuna.Study, outcome: Outcome) -> Non
     for line in _failures(trials):
         say(console, line, "yellow")
     say(console, f"\nstored in {outcome.url}; next:")
-    for what, command in _next_commands(study.study_name, outcome, counts, has_best=leader is not None):
+    has_best = leader is not None
+    for what, command in _next_commands(study.study_name, outcome, counts, has_best=has_best, has_blend=has_blend):
         say(console, f"  {what:<8}{command}")
 
 
-def _next_commands(name: str, outcome: Outcome, counts: Counts, *, has_best: bool) -> Iterator[tuple[str, str]]:
+def _next_commands(
+    name: str, outcome: Outcome, counts: Counts, *, has_best: bool, has_blend: bool
+) -> Iterator[tuple[str, str]]:
     """What a person may want to do next, and the command that does it."""
+    file = shlex.quote(best_file(name))
     name = shlex.quote(name)
-    storage = f" --storage {shlex.quote(outcome.url)}" if outcome.storage_option else ""
+    storage = outcome.storage_hint
     reached = counts.counted >= outcome.n_trials
-    more = f" --n-trials {counts.counted + outcome.n_trials}" if reached else ""
     yield "look", f"dropopt dashboard{storage}"
-    yield "learn", f"dropopt efficacy --study {name}{storage}"
-    yield "go on", f"{outcome.resume_command}{more}"
+    if has_blend:
+        yield "learn", f"dropopt efficacy --study {name}{storage}"
+    if outcome.extendable:
+        yield "go on", f"{outcome.resume_command} --n-trials {outcome.n_trials + counts.counted * reached}"
+    elif not reached:
+        yield "go on", outcome.resume_command
     if has_best:
-        yield "export", f"dropopt export --study {name}{storage} -o best.yaml"
-        yield "train", "dropopt train best.yaml"
+        yield "export", f"dropopt export --study {name}{storage} -o {file}"
+        yield "train", f"dropopt train {file}"
+
+
+def best_file(study: str, format: str = "yaml") -> str:
+    """The name of a file for the best configuration of a study, which no other study is likely to have."""
+    return f"best-{re.sub(r'[^A-Za-z0-9_]+', '-', study).strip('-')[:80] or 'study'}.{format}"
+
+
+def learnable(trials: Sequence[FrozenTrial]) -> bool:
+    """Whether ``dropopt efficacy`` can say something about a study with these trials."""
+    try:
+        return bool(suggested_blend({name for trial in trials if trial.state in FINISHED for name in trial.params}))
+    except NoBlendError:
+        return False
 
 
 def _best_trials(trials: Sequence[FrozenTrial]) -> Table:

@@ -55,18 +55,19 @@ def count(trials: Iterable[FrozenTrial]) -> Counts:
     return Counts(**found)
 
 
-def best(trials: Iterable[FrozenTrial]) -> FrozenTrial | None:
-    """Return the complete trial with the lowest finite value; None if there is none."""
-    return next(iter(ranked(trials)), None)
+def best(trials: Iterable[FrozenTrial], *, maximize: bool = False) -> FrozenTrial | None:
+    """Return the complete trial with the lowest finite value, or the highest; None if there is none."""
+    return next(iter(ranked(trials, maximize=maximize)), None)
 
 
-def ranked(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
-    """Return the complete trials with finite values, the lowest value first.
+def ranked(trials: Iterable[FrozenTrial], *, maximize: bool = False) -> list[FrozenTrial]:
+    """Return the complete trials with finite values, the best first.
 
     dropopt stores no other values, but another program may.
     """
+    sign = -1 if maximize else 1
     done = [trial for trial in trials if has_result(trial)]
-    return sorted(done, key=lambda trial: (trial.value, trial.number))
+    return sorted(done, key=lambda trial: (sign * (trial.value or 0.0), trial.number))
 
 
 def has_result(trial: FrozenTrial) -> bool:
@@ -82,6 +83,18 @@ def diverged(trial: FrozenTrial, classes: int | None) -> bool:
     An overconfident network may be somewhat above it. False if the number of classes is not known.
     """
     return classes is not None and trial.value is not None and trial.value > FAR_ABOVE * math.log(classes)
+
+
+def has_several_objectives(study: optuna.Study) -> bool:
+    """Whether a study, which then is not one of dropopt's, has more than one objective."""
+    return len(study.directions) > 1
+
+
+def is_maximized(study: optuna.Study) -> bool:
+    """Whether the best trial of a study with one objective has the highest value."""
+    import optuna
+
+    return study.direction == optuna.study.StudyDirection.MAXIMIZE
 
 
 def last_activity(trials: Iterable[FrozenTrial]) -> datetime | None:
@@ -119,15 +132,22 @@ def choose(study: optuna.Study, number: int | None) -> FrozenTrial:
 
     trials = study.get_trials(deepcopy=False)
     if number is None:
-        trial = best(trials)
+        if has_several_objectives(study):
+            raise ConfigError(f"study {study.study_name!r} has several objectives, so no best trial; give --trial")
+        trial = best(trials, maximize=is_maximized(study))
         if trial is None:
             raise ConfigError(f"study {study.study_name!r} has no completed trial yet ({count(trials)})")
-        return trial
-    if not 0 <= number < len(trials):
+    elif 0 <= number < len(trials):
+        trial = trials[number]
+    else:
         last = f"0 to {len(trials) - 1}" if trials else "none"
         raise ConfigError(f"study {study.study_name!r} has no trial {number}; there are: {last}")
-    if CONFIG not in trials[number].user_attrs:
-        raise ConfigError(f"trial {number} has no configuration: {trials[number].user_attrs.get(MESSAGE)}")
-    if trials[number].state == TrialState.COMPLETE and not has_result(trials[number]):
-        raise ConfigError(f"trial {number} has the value {trials[number].value}, which is no result; choose another")
-    return trials[number]
+    if CONFIG not in trial.user_attrs:
+        why = trial.user_attrs.get(MESSAGE) or (
+            f"its parameters are {', '.join(trial.params) or 'none'}, and only dropopt run stores the whole "
+            f"configuration (user attribute {CONFIG!r})"
+        )
+        raise ConfigError(f"trial {trial.number} of study {study.study_name!r} has no configuration to export: {why}")
+    if trial.state == TrialState.COMPLETE and not has_several_objectives(study) and not has_result(trial):
+        raise ConfigError(f"trial {trial.number} has the value {trial.value}, which is no result; choose another")
+    return trial

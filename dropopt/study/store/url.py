@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import sqlite3
+import sys
 from contextlib import closing
+from functools import cache
 from pathlib import Path
+from urllib.parse import quote
 
 from dropopt.config import ConfigError
 
@@ -29,6 +33,9 @@ def resolve(option: str | None) -> str:
     """
     given = option or os.environ.get(VARIABLE) or DEFAULT_FILE.as_posix()
     if "://" in given:
+        _check_password(given)
+        if option and _has_password(given):
+            _warn_of_password()
         return given
     if slip := re.match(r"([a-z][\w+]+)(:/?|//)[^/]*@", given):  # not shown: it may hold a password
         raise ConfigError(f"the storage is neither a file nor a URL; a URL begins with {slip[1]}://")
@@ -36,6 +43,26 @@ def resolve(option: str | None) -> str:
     if path.suffix in _SQLITE_SUFFIXES or _is_sqlite(path):
         return f"sqlite:///{path.as_posix()}"
     return str(path)
+
+
+def storage_hint(option: str | None) -> str:
+    """The option ``--storage`` as a person should type it again, with a space before it; empty if it was not given.
+
+    In place of a URL with a password, or with a query that may hold one, it has the variable ``OPTUNA_STORAGE``.
+    """
+    if option is None:
+        return ""
+    shown = redact(option) == option
+    return f" --storage {shlex.quote(option)}" if shown else f' --storage "${VARIABLE}"'
+
+
+def redact_all(text: str) -> str:
+    """``text`` with every URL in it redacted, also one with a mistake."""
+
+    def redacted(match: re.Match[str]) -> str:
+        return redact(match[0]) if "://" in match[0] else f"{match[1]}:..."
+
+    return re.sub(r"""([a-z][\w+]+):[^\s'"]*@[^\s'"]*""", redacted, text)
 
 
 def redact(url: str) -> str:
@@ -62,6 +89,35 @@ def reason(error: BaseException, url: str = "") -> str:
     return text
 
 
+def _check_password(url: str) -> None:
+    """Raise :class:`ConfigError` for a password with a character that must be escaped: the rest would be the host."""
+    scheme, _, rest = url.partition("://")
+    if scheme.startswith("sqlite"):
+        return
+    address, _, query = rest.partition("?")
+    authority, _, path = address.partition("/")
+    no_port = re.fullmatch(r"[^:]*(:\d+)?|\[.*\](:\d+)?", authority) is None
+    if authority.count("@") > 1 or "@" in path or ("@" not in authority and "@" in query and no_port):
+        raise ConfigError(
+            f"the user name or password in the storage's URL ({redact(url)}) has a character that must be escaped: "
+            "write %40 for @, %3A for :, %2F for /, %3F for ? and %23 for #"
+        )
+
+
+def _has_password(url: str) -> bool:
+    return redact(url) != url
+
+
+@cache
+def _warn_of_password() -> None:
+    """Say once that other users of the machine can read the arguments of a process."""
+    print(
+        f"dropopt: other users of this machine can see the URL in the list of processes; to hide its password, set the "
+        f"variable {VARIABLE} to the URL instead of giving --storage",
+        file=sys.stderr,
+    )
+
+
 def _secrets(url: str) -> list[str]:
     """Return the parts of ``url`` that must not be shown, longest first."""
     if "://" not in url:
@@ -73,6 +129,7 @@ def _secrets(url: str) -> list[str]:
     except (sqlalchemy.exc.ArgumentError, ValueError):
         return []
     found = {str(parsed.password or ""), *(str(value) for value in parsed.query.values())}
+    found |= {quote(secret, safe="") for secret in found}  # as it is written in a URL
     return sorted((secret for secret in found if secret), key=len, reverse=True)
 
 

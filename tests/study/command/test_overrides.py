@@ -42,7 +42,7 @@ def test_overrides_are_checked():
         Overrides(sampler="tp").apply(STUDY)
 
 
-def test_the_command_line_has_the_options_that_identify_the_study():
-    """The number of trials and the sampler may differ when a study is resumed."""
+def test_the_command_line_has_the_options_of_the_session():
+    """Typed again, it resumes the study with the same settings; the number of trials is added by the summary."""
     overrides = Overrides(name="b", n_trials=9, sampler="tpe", space="paper", epochs=3)
-    assert overrides.command_line() == ["--study-name", "b", "--space", "paper", "--epochs", "3"]
+    assert overrides.command_line() == ["--study-name", "b", "--space", "paper", "--epochs", "3", "--sampler", "tpe"]

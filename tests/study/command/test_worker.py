@@ -48,7 +48,7 @@ def test_a_worker_imports_nothing_that_only_the_storage_names(storage):
     study = optuna.load_study(study_name="fake", storage=opened)
     base = study.user_attrs["base"]
     study.set_user_attr("base", base | {"data": base["data"] | {"name": "evil:data"}})
-    with pytest.raises(ConfigError, match="the data of this study is the function evil:data; type: dropopt worker SC"):
+    with pytest.raises(ConfigError, match="uses functions of evil; type: dropopt worker SCRIPT"):
         join(storage)
     study.set_user_attr("plan", None)
     optuna.create_study(study_name="foreign", storage=opened)

@@ -14,7 +14,8 @@ from dropopt.study.show.summary import Outcome, show_summary
 
 def printed(study, **changes):
     """The summary of ``study`` as text."""
-    values = {"n_trials": 2, "timeout": None, "stopped_by": None, "url": "runs/my db", "storage_option": True}
+    values = {"n_trials": 2, "timeout": None, "stopped_by": None, "url": "runs/my db"}
+    values["storage_hint"] = " --storage 'runs/my db'"
     file = io.StringIO()
     show_summary(
         Console(file=file, width=100), study, Outcome(**values | {"resume_command": "dropopt run a"} | changes)
@@ -42,10 +43,10 @@ def test_failures_are_grouped_by_reason(study):
 def test_the_next_commands_can_be_typed(study):
     """Names are quoted, --storage is repeated if it was given, and a finished study needs a larger target."""
     text = printed(study)
-    assert "dropopt export --study 'a study' --storage 'runs/my db' -o best.yaml" in text
+    assert "dropopt export --study 'a study' --storage 'runs/my db' -o best-a-study.yaml" in text
     assert "dropopt run a --n-trials 6\n" in text
-    assert "--storage" not in printed(study, storage_option=False)
-    assert "dropopt run a\n" in printed(study, n_trials=5)
+    assert "--storage" not in printed(study, storage_hint="")
+    assert "dropopt run a --n-trials 5\n" in printed(study, n_trials=5)
 
 
 def test_the_best_trial_is_compared_with_the_anchors(study):

@@ -1,0 +1,183 @@
+"""The password in the URL of a storage stays in the process that opens it, out of all that is shown and written."""
+
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from pathlib import Path
+
+import fake_study
+import pytest
+from postgres import Server
+
+from dropopt import cli
+from dropopt.config import ConfigError
+from dropopt.study.run.slots import _environment
+from dropopt.study.show import dashboard
+from dropopt.study.store.opening import close, open_storage
+from dropopt.study.store.url import _warn_of_password, reason, redact_all, resolve, storage_hint
+
+#: The password of the server, and of the URLs that lead nowhere.
+SECRET = "canary"
+NOWHERE = f"postgresql+psycopg://me:{SECRET}@127.0.0.1:1/db"
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
+    """Use an empty working folder whose name does not contain the secret."""
+    assert SECRET not in str(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("OPTUNA_STORAGE", raising=False)
+    _warn_of_password.cache_clear()
+
+
+@pytest.fixture(name="server")
+def _server():
+    server = Server()
+    yield server
+    server.remove()
+
+
+@pytest.fixture(name="dropopt")
+def _dropopt(monkeypatch, capsys):
+    """A function that runs ``dropopt ARGUMENTS`` in this process; returns its exit code, output and errors."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["dropopt", *arguments])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        return caught.value.code, *capsys.readouterr()
+
+    return call
+
+
+def children(pid):
+    """What the list of processes shows of the descendants of ``pid``: their arguments and environments."""
+    shown = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == pid:
+                shown[folder.name] = (folder / "cmdline").read_bytes() + (folder / "environ").read_bytes()
+    return shown
+
+
+def test_a_password_is_in_no_output_file_page_or_child(server, dropopt, monkeypatch):
+    """A study on a server, and every command on it: nothing that they show, write or start contains the password."""
+    environment = {**os.environ, "OPTUNA_STORAGE": server.url, "FAKE_SECONDS": "0.1"}
+    program = [sys.executable, fake_study.__file__, '{"n_trials": 2}', "1"]
+    study = subprocess.Popen(
+        program, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=Path.cwd()
+    )
+    seen = {}
+    while study.poll() is None:
+        seen |= children(study.pid)
+        time.sleep(0.05)
+    output = study.communicate()[0]
+    assert study.returncode == 0, output
+    assert "postgresql+psycopg://postgres:***@127.0.0.1" in output
+    assert SECRET not in output
+    assert seen
+    assert not [pid for pid, shown in seen.items() if SECRET.encode() in shown]
+
+    for arguments in (
+        "status",
+        "status --json",
+        "export",
+        "efficacy --json -o learned.json",
+        "run digits --n-trials 0",
+    ):
+        _, out, err = dropopt(*arguments.split(), "--storage", server.url)
+        assert SECRET not in out + err, arguments
+    assert "set the variable OPTUNA_STORAGE to the URL instead" in dropopt_once(dropopt, server.url)
+    written = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
+    assert Path("best.yaml") in written
+    assert not [path for path, content in written.items() if SECRET.encode() in content]
+
+    storage = open_storage(server.url)
+    web = dashboard.Server(storage, "127.0.0.1", 0)
+    threading.Thread(target=web.serve_forever, daemon=True).start()
+    try:
+        for page in ("", "dashboard", "api/meta", "api/studies", "api/studies/1"):
+            with urllib.request.urlopen(f"http://127.0.0.1:{web.server_port}/{page}", timeout=30) as answer:
+                assert SECRET.encode() not in answer.read(), page
+    finally:
+        web.shutdown()
+        web.server_close()
+        close(storage)
+
+
+def dropopt_once(dropopt, url):
+    """The standard error of a command in a process that has not warned yet."""
+    _warn_of_password.cache_clear()
+    return dropopt("status", "--storage", url)[2]
+
+
+@pytest.mark.parametrize("command", ["status", "export", "efficacy", "dashboard", "run digits --n-trials 1"])
+def test_a_password_is_in_no_error(command, dropopt):
+    """A server that refuses the connection, from the option and from the environment."""
+    if command.startswith("run"):
+        pytest.importorskip("psycopg")
+        command += " --storage-patience 0"
+    code, out, err = dropopt(*command.split(), "--storage", NOWHERE)
+    assert code
+    assert SECRET not in out + err
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"postgresql://me:{SECRET}@more@host/db",
+        f"postgresql://me:more@{SECRET}@host/db",
+        f"postgresql://me:a/{SECRET}@host/db",
+        f"postgresql://me:a@b/{SECRET}@host/db",
+        f"postgresql://me:a?{SECRET}@host/db",
+        f"redis://:a@{SECRET}@host",
+        f"postgresql:me:{SECRET}@host/db",
+        f"postgresql:/me:{SECRET}@host/db",
+    ],
+)
+def test_a_password_that_is_not_escaped_is_an_error_that_does_not_show_it(url, dropopt):
+    """Otherwise the part after the character would be taken for a host, and shown when it is not found."""
+    with pytest.raises(ConfigError) as caught:
+        resolve(url)
+    assert SECRET not in str(caught.value)
+    for arguments in (("status", "--storage", url), ("status", url), ("run", url), ("train", url), (url,)):
+        code, out, err = dropopt(*arguments)
+        assert code == 2
+        assert SECRET not in out + err, arguments
+
+
+@pytest.mark.parametrize(
+    "url", ["mysql://h:5432/db?x=a@b", "postgresql://u:a%40b@h/db", "postgresql://[::1]:5/d?x=a@b"]
+)
+def test_urls_without_a_mistake_are_accepted(url):
+    """An escaped password, and an ``@`` in the query of a URL without a password."""
+    assert resolve(url) == url
+
+
+def test_drivers_messages_are_redacted():
+    """A password is replaced in both of its spellings."""
+    url = "postgresql://u:a%40b@h/db"
+    assert reason(ValueError("no a@b, no a%40b"), url) == "no ***, no ***"
+    assert redact_all(f"argument '{NOWHERE}' (see --help)") == (
+        "argument 'postgresql+psycopg://me:***@127.0.0.1:1/db' (see --help)"
+    )
+
+
+def test_next_commands_name_the_variable():
+    """A URL with a password cannot be typed as it is shown, so the variable takes its place."""
+    assert storage_hint(None) == ""
+    assert storage_hint("my runs.db") == " --storage 'my runs.db'"
+    assert storage_hint("postgresql://me@h/db") == " --storage postgresql://me@h/db"
+    for url in (NOWHERE, f"postgresql://h/db?password={SECRET}"):
+        assert storage_hint(url) == ' --storage "$OPTUNA_STORAGE"'
+
+
+def test_children_do_not_inherit_the_storage(monkeypatch):
+    """A process that trains does not need the storage."""
+    monkeypatch.setenv("OPTUNA_STORAGE", NOWHERE)
+    assert SECRET not in str(_environment(None))
