@@ -36,6 +36,7 @@ from dropopt.study.store.keys import (
 from dropopt.study.store.lease import Watch, WorkerIdentity, certainly_dead, describe
 from dropopt.study.store.retries import (
     MAX_ATTEMPTS,
+    LostRetries,
     attempt,
     enqueue_again,
     is_duplicate,
@@ -94,7 +95,7 @@ class Ledger:
         self._inherited: dict[int, int] = {}  # the last epoch that an earlier attempt has reported, by the same id
         self._beats = 1  # the number of the next renewal of the leases
         self._tended = time.monotonic()
-        self._unreplaced: dict[int, float] = {}  # since when a trial is known to have no replacement, by number
+        self._lost_retries = LostRetries(self._worker.interval)
 
     def ask(self, target: int | None = None) -> tuple[optuna.Trial, RunConfig | None] | None:
         """Start the next trial.
@@ -253,7 +254,8 @@ class Ledger:
         self._beats += 1
         for orphan in self._watch.observe(self.study.get_trials(deepcopy=False), self._own):
             self._abandon(orphan)
-        self._enqueue_lost_retries(now)
+        for ended in self._lost_retries.due(self.study.get_trials(deepcopy=False), now):
+            enqueue_again(self.study, ended)
         return lost
 
     def others_running(self) -> int:
@@ -274,19 +276,6 @@ class Ledger:
         if ended and again and (reason != INTERRUPTED or "fixed_params" in trial.system_attrs):
             enqueue_again(self.study, self._frozen(trial))
         return ended
-
-    def _enqueue_lost_retries(self, now: float) -> None:
-        """Enqueue what a worker has ended, but not enqueued before it died itself.
-
-        The delay is random, so that workers that see the same trial do not do so at the same time.
-        """
-        found = {trial.number: trial for trial in without_replacement(self.study.get_trials(deepcopy=False))}
-        self._unreplaced = {
-            number: self._unreplaced.get(number, now + random.uniform(1, 2) * self._worker.interval) for number in found
-        }
-        for number, due in self._unreplaced.items():
-            if now >= due:
-                enqueue_again(self.study, found[number])
 
     def _new_trial(self) -> optuna.Trial:
         before = len(self.study.get_trials(deepcopy=False))

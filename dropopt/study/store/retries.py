@@ -9,6 +9,7 @@ other one is given back.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -73,6 +74,25 @@ def without_replacement(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
         for trial in trials
         if trial.state == TrialState.FAIL and trial.user_attrs.get(RETRY) and trial.number not in replaced
     ]
+
+
+class LostRetries:
+    """Finds the trials that a worker has ended, but not enqueued again before it died itself.
+
+    Args:
+        interval: Seconds between two observations. A trial is due after one to two of them, at random, so that workers
+            that see the same trial do not enqueue it at the same time.
+    """
+
+    def __init__(self, interval: float) -> None:
+        self._interval = interval
+        self._due: dict[int, float] = {}
+
+    def due(self, trials: Sequence[FrozenTrial], now: float) -> list[FrozenTrial]:
+        """Return those of all ``trials`` of a study that should be enqueued again ``now``."""
+        found = {trial.number: trial for trial in without_replacement(trials)}
+        self._due = {number: self._due.get(number, now + random.uniform(1, 2) * self._interval) for number in found}
+        return [found[number] for number, time in self._due.items() if now >= time]
 
 
 def is_duplicate(trial: FrozenTrial, trials: Iterable[FrozenTrial]) -> bool:
