@@ -212,10 +212,8 @@ def test_the_go_on_line_repeats_every_option(monkeypatch, capsys):
     """The command that is shown to go on with a study has the options of the session."""
     requests = []
     monkeypatch.setattr("dropopt.study.command.session.run", lambda request: requests.append(request) or 0)
-    options = (
-        "--study-name a --space paper --epochs 2 --subset 300 --sampler random --pruner none --seed 7 --timeout 9.0"
-    )
-    line = f"run digits {options} --n-jobs 1 --storage x.db"
+    line = "run digits --study-name a --space paper --epochs 2 --subset 300 --sampler random --pruner none --seed 7"
+    line += " --timeout 9.0 --n-jobs 1 --storage x.db"
     monkeypatch.setattr(sys, "argv", ["dropopt", *line.split(), "--n-trials", "2"])
     with pytest.raises(SystemExit) as caught:
         cli.main()

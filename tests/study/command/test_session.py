@@ -87,9 +87,8 @@ def test_a_module_of_a_package_is_a_script():
     path = script("tune.py")
     path.with_name("__init__.py").touch()
     path.with_name("sizes.py").write_text("COUNT = 60\n")
-    path.write_text(
-        path.read_text().replace("def data", "from .sizes import COUNT\ndef data").replace("60, 8", "COUNT, 8")
-    )
+    text = path.read_text().replace("def data", "from .sizes import COUNT\ndef data")
+    path.write_text(text.replace("60, 8", "COUNT, 8"))
     code, output = run("-m", "elsewhere.tune", "--n-jobs", "1")
     assert code == 0, output
     first, _ = trials("sqlite:///runs/dropopt.db", "mine")
@@ -99,7 +98,7 @@ def test_a_module_of_a_package_is_a_script():
 
 def test_a_name_that_means_something_else_is_an_error():
     """``folder:data`` is a folder called data, so a script must not be called folder.py."""
-    code, output = run(script("folder.py"))
+    code, output = run("-c", "from dropopt.cli import main; main()", "run", script("folder.py"))
     assert code == 2
     assert "folder.py: folder:NAME in a setting is not a function of a script" in output.splitlines()[-1]
 
