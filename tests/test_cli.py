@@ -208,6 +208,55 @@ def test_bad_input_is_reported_in_one_line(studied, monkeypatch, capsys):
     assert not Path("none.db").exists()
 
 
+def test_the_go_on_line_repeats_every_option(monkeypatch, capsys):
+    """The command that is shown to go on with a study has the options of the session."""
+    requests = []
+    monkeypatch.setattr("dropopt.study.command.session.run", lambda request: requests.append(request) or 0)
+    line = "run digits --study-name a --space paper --epochs 2 --subset 300 --sampler random --pruner none --seed 7"
+    line += " --timeout 9.0 --n-jobs 1 --storage x.db"
+    monkeypatch.setattr(sys, "argv", ["dropopt", *line.split(), "--n-trials", "2"])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert not caught.value.code, capsys.readouterr()
+    shown = requests[0].resume_command
+    assert sorted(shown.split()) == sorted(["dropopt", *line.split()])
+    assert requests[0].definition.n_trials == 2, "the summary adds --n-trials"
+
+
+def test_export_does_not_replace_the_file_of_another_study(studied, tmp_path, monkeypatch, capsys):
+    """A file of another study or of another kind stays, unless --force is given."""
+    folder, _ = studied
+    monkeypatch.chdir(tmp_path)
+    storage = ("--storage", str(folder / "runs" / "dropopt.db"))
+    for text, message in (
+        ("provenance: {study: other}", "best.yaml exists and is of study 'other'"),
+        ("engine: {r0: 0.1}", "best.yaml exists and was not written by dropopt export"),
+        ("my notes", "best.yaml exists and was not written by dropopt export"),
+    ):
+        Path("best.yaml").write_text(text)
+        assert message in fails(monkeypatch, capsys, "export", *storage)
+        assert Path("best.yaml").read_text() == text
+    call("export", "--force", *storage, cwd=tmp_path)
+    call("export", *storage, cwd=tmp_path)
+    assert dropopt.load("best.yaml").provenance["study"] == "digits"
+
+
+def test_json_for_other_programs(studied):
+    """``status --json`` and ``efficacy --json`` print JSON and nothing else."""
+    folder, _ = studied
+    (study,) = json.loads(call("status", "--json", cwd=folder))
+    assert (study["study"], study["trials"]["complete"], study["objectives"]) == ("digits", 2, ["minimize"])
+    learned = json.loads(call("efficacy", "--json", cwd=folder))
+    assert learned["study"] == "digits"
+    assert learned["verdict"]
+
+
+def test_python_m_is_the_command(tmp_path):
+    """``python -m dropopt`` and ``python -m dropopt.cli`` are the command."""
+    for module in ("dropopt", "dropopt.cli"):
+        assert "Usage" in call("--help", cwd=tmp_path, program=[sys.executable, "-m", module])
+
+
 def test_no_traceback_reaches_the_person(tmp_path):
     """The standard error of the real program is one line."""
     assert call("run", "none.py", cwd=tmp_path, code=2).count("\n") == 1

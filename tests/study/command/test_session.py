@@ -73,6 +73,36 @@ def test_functions_of_a_script_are_its_data_and_network(program):
     assert first.user_attrs["config"]["model"]["name"] == "copied:Net"
 
 
+@pytest.mark.parametrize("name", ["my study.py", "2024-tune.v2.py"])
+def test_a_script_may_have_any_name(name):
+    """The names of scripts need not be identifiers of Python."""
+    code, output = run("-c", "from dropopt.cli import main; main()", "run", script(name), "--n-jobs", "1")
+    assert code == 0, output
+    first, _ = trials("sqlite:///runs/dropopt.db", "mine")
+    assert first.user_attrs["config"]["data"]["name"] == f"{name.removesuffix('.py')}:data"
+
+
+def test_a_module_of_a_package_is_a_script():
+    """``python -m package.script`` runs the study; its functions may use the rest of the package."""
+    path = script("tune.py")
+    path.with_name("__init__.py").touch()
+    path.with_name("sizes.py").write_text("COUNT = 60\n")
+    text = path.read_text().replace("def data", "from .sizes import COUNT\ndef data")
+    path.write_text(text.replace("60, 8", "COUNT, 8"))
+    code, output = run("-m", "elsewhere.tune", "--n-jobs", "1")
+    assert code == 0, output
+    first, _ = trials("sqlite:///runs/dropopt.db", "mine")
+    assert first.user_attrs["config"]["data"]["name"] == "elsewhere.tune:data"
+    assert "go on   python -m elsewhere.tune --n-jobs 1 --n-trials 4" in output
+
+
+def test_a_name_that_means_something_else_is_an_error():
+    """``folder:data`` is a folder called data, so a script must not be called folder.py."""
+    code, output = run("-c", "from dropopt.cli import main; main()", "run", script("folder.py"))
+    assert code == 2
+    assert "folder.py: folder:NAME in a setting is not a function of a script" in output.splitlines()[-1]
+
+
 @pytest.mark.parametrize(
     ("settings", "code", "message"),
     [

@@ -27,7 +27,7 @@ def storage(tmp_path, monkeypatch):
 
 
 def join(storage, script=Path()):
-    return _request(None, storage, 1, None, script, ["dropopt", "worker"])
+    return _request(None, storage, 1, None, None, script, ["dropopt", "worker"])
 
 
 def test_a_worker_does_what_the_study_says(storage):
@@ -53,5 +53,5 @@ def test_a_worker_imports_nothing_that_only_the_storage_names(storage):
     study.set_user_attr("plan", None)
     optuna.create_study(study_name="foreign", storage=opened)
     with pytest.raises(ConfigError, match="study 'foreign' does not say how to run it"):
-        _request("foreign", storage, 1, None, Path(), [])
+        _request("foreign", storage, 1, None, None, Path(), [])
     close(opened)

@@ -1,6 +1,7 @@
 """The summary at the end of a session: failures and the next commands."""
 
 import io
+import re
 import signal
 
 import optuna
@@ -9,7 +10,7 @@ from optuna.trial import TrialState, create_trial
 from rich.console import Console
 
 from dropopt.study.show.progress import Progress
-from dropopt.study.show.summary import Outcome, show_summary
+from dropopt.study.show.summary import Outcome, best_file, show_summary
 
 
 def printed(study, **changes):
@@ -82,3 +83,21 @@ def test_a_diverged_trial_never_leads(classes, value, announced):
 def test_a_signal_is_reported(study):
     """The summary names the signal that stopped the session."""
     assert printed(study, stopped_by=signal.SIGTERM).startswith("stopped by SIGTERM; ")
+
+
+def test_only_commands_that_work_are_suggested(study):
+    """``dropopt efficacy`` needs a study with a blend, and a worker has no option --n-trials."""
+    assert "dropopt efficacy" not in printed(study)
+    share = optuna.distributions.FloatDistribution(0, 1)
+    weights = {"w_adaptive": 0.5, "w_pfid": 0.5}
+    study.add_trial(create_trial(value=0.4, params=weights, distributions=dict.fromkeys(weights, share)))
+    assert "dropopt efficacy --study 'a study'" in printed(study)
+    assert "go on   dropopt run a\n" in printed(study, extendable=False, n_trials=9)
+    assert "go on" not in printed(study, extendable=False)
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "..", "a/b", "-rf", "x\0y", "é" * 300])
+def test_a_study_s_name_cannot_lead_out_of_the_folder(name):
+    """The suggested file lies in the current folder, whatever the name of the study."""
+    file = best_file(name)
+    assert re.fullmatch(r"best-[A-Za-z0-9_-]{1,80}\.yaml", file)

@@ -1,0 +1,64 @@
+"""The list of studies: those of other programs, narrow terminals and JSON."""
+
+import io
+import json
+
+import optuna
+import pytest
+from optuna.trial import TrialState, create_trial
+from rich.console import Console
+
+from dropopt.config import ConfigError
+from dropopt.study.show.status import rows, show_status
+from dropopt.study.store.queries import choose
+
+
+@pytest.fixture(name="storage")
+def _storage():
+    """Studies of other programs: one to maximise, one with two objectives, and one with many states."""
+    storage = optuna.storages.InMemoryStorage()
+    maximised = optuna.create_study(study_name="accuracy", storage=storage, direction="maximize")
+    for value in (0.2, 0.9, float("inf"), 0.5):
+        maximised.add_trial(create_trial(value=value))
+    several = optuna.create_study(study_name="several", storage=storage, directions=["minimize", "maximize"])
+    several.add_trial(create_trial(values=[1.0, 2.0]))
+    long = optuna.create_study(study_name="a-long-name-" * 6 + "[red]", storage=storage)
+    for state in (TrialState.PRUNED, TrialState.FAIL, TrialState.COMPLETE) * 40:
+        complete = state == TrialState.COMPLETE
+        long.add_trial(create_trial(state=state, value=1e6 if complete else None, user_attrs={"val_accuracy": 0.5}))
+    return storage
+
+
+def test_the_best_value_of_each_study(storage):
+    """The maximum if the study maximises; none, without an error, if it has several objectives."""
+    found = {row.study: row.plain() for row in rows(storage)}
+    assert found["accuracy"]["best"] == {"trial": 1, "value": 0.9, "val_accuracy": None}
+    assert found["several"]["best"] is None
+    assert found["several"]["objectives"] == ["minimize", "maximize"]
+    assert found["several"]["trials"]["complete"] == 1
+    assert json.loads(json.dumps(found)) == found
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_the_table_fits_80_columns(storage, width):
+    """Long cells are wrapped, not cut off, on any console."""
+    file = io.StringIO()
+    console = Console(file=file, width=width)
+    console.soft_wrap = True
+    show_status(console, storage, "sqlite:///x.db")
+    lines = file.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "several objectives" in " ".join(file.getvalue().split()) or "objectives" in file.getvalue()
+    assert "…" not in file.getvalue()
+    assert "red]" in file.getvalue().replace("\n", "")
+
+
+def test_a_trial_without_a_configuration_cannot_be_exported(storage):
+    """The message says what the trial has and what is missing."""
+    for name, number, message in (
+        ("accuracy", None, "trial 1 of study 'accuracy' has no configuration to export: its parameters are none"),
+        ("several", None, "study 'several' has several objectives, so no best trial; give --trial"),
+        ("several", 0, "trial 0 of study 'several' has no configuration to export"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            choose(optuna.load_study(study_name=name, storage=storage), number)
