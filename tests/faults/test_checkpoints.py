@@ -99,7 +99,7 @@ def test_a_killed_trial_continues_to_the_same_bits(tmp_path, capsys):
     assert_same(whole, killed)
     done = [
         (step - 1) // BATCHES for step in steps
-    ]  # epochs before the kill: only the one that was interrupted is lost
+    ]  # only the interrupted epoch is lost
     assert resumed(folder) == {seeds[0]: [done[0], sum(done)], seeds[1]: [2, 3], seeds[2]: [3]}
     assert not (folder / "study.log.checkpoints").exists()
 
