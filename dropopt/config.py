@@ -93,7 +93,9 @@ class EngineConfig(Config):
 
     # -- eq. (1), (2): adaptive rate and dynamic alpha
     r0: Fraction = Field(0.25, description="base drop rate, in [0, 1]")
-    alpha: Fraction = Field(0.5, description="decay of the adaptive rate until the first validation, in [0, 1]")
+    alpha: Annotated[float, Field(ge=-1, le=1)] = Field(
+        0.5, description="how far the adaptive rate falls with depth and time, or rises if < 0, in [-1, 1]"
+    )
     delta: Positive = Field(4.0, description="sensitivity of alpha to the validation loss, in 1/nats, > 0")
     lambda_loss: NonNegative = Field(1.0, description="validation loss at which alpha is halved, in nats, >= 0")
     theta_depth: Positive = Field(1.0, description="exponent of relative depth, > 0")

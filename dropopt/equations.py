@@ -42,12 +42,13 @@ def adaptive_rate(
 
         r0 (1 - alpha d^theta_depth t^theta_epoch), clipped to [0, 1]
 
-    The rate is r0 at t = 0 and falls from there, faster in deeper layers. The printed formula has a stray parenthesis;
-    it is read so that "early in training, the dropout rate is closer to r0".
+    The rate is r0 at t = 0. Where alpha > 0, which is the paper's case, it falls from there, faster in deeper layers.
+    Where alpha < 0 it rises instead, most in the deepest layer at the end of training. The printed formula has a stray
+    parenthesis; it is read so that "early in training, the dropout rate is closer to r0".
 
     Args:
         r0: base rate, in [0, 1].
-        alpha: strength of the decay. Within [0, 1], no clipping occurs.
+        alpha: strength of the decay, or of the growth where it is negative. Within [0, 1], no clipping occurs.
         depth: d = d_layer / D_max, in [0, 1].
         progress: t = e_current / E_total, in [0, 1].
         theta_depth: exponent of depth, >= 0.
@@ -77,8 +78,9 @@ def adjusted_alpha(alpha: Scalar, loss: Scalar, delta: Scalar, threshold: Scalar
         printed:  sigmoid(delta (loss - threshold))
         sound:    alpha sigmoid(delta (loss - threshold))
 
-    It rises with the loss where delta > 0. In the printed reading alpha has no effect once there is a validation loss.
-    In the sound reading the result depends on alpha, because eq. (2) writes Phi(alpha, loss, delta).
+    Its magnitude rises with the loss where delta > 0. In the printed reading alpha, with its sign, has no effect once
+    there is a validation loss; eq. (2) writes Phi(alpha, loss, delta), so in the sound reading the result depends on
+    alpha and keeps its sign.
 
     Args:
         alpha: strength of eq. (1), finite.

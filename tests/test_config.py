@@ -13,6 +13,7 @@ from dropopt.config import METHODS, Baseline, ConfigError, EngineConfig, RunConf
     [
         (EngineConfig, {"r0": 1.3}, "r0 must be in [0, 1], got 1.3"),
         (EngineConfig, {"r0": float("nan")}, "r0 must be in [0, 1], got nan"),
+        (EngineConfig, {"alpha": -1.5}, "alpha must be in [-1, 1], got -1.5"),
         (EngineConfig, {"delta": 0}, "delta must be a number > 0, got 0"),
         (EngineConfig, {"duration_phi": "x"}, "duration_phi must be a finite number, got 'x'"),
         (EngineConfig, {"block_size": 0}, "block_size must be an integer >= 1, got 0"),

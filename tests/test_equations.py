@@ -20,8 +20,8 @@ HALF = (torch.float16, torch.bfloat16)
 
 # Every function with its arguments in order, and the kind of value that each takes.
 ARGUMENTS = {
-    "adaptive_rate": "r0:unit alpha:unit depth:unit progress:unit theta_depth:gain theta_epoch:gain",
-    "adjusted_alpha": "alpha:unit loss:gain delta:gain threshold:gain reading",
+    "adaptive_rate": "r0:unit alpha:sign depth:unit progress:unit theta_depth:gain theta_epoch:gain",
+    "adjusted_alpha": "alpha:sign loss:gain delta:gain threshold:gain reading",
     "threshold_mask": "importance:layer r:unit",
     "random_mask": "noise:layer structure:mask r:unit reading",
     "structured_rate": "r:unit structure:mask reading",
@@ -45,6 +45,7 @@ either_reading = pytest.mark.parametrize("reading", READINGS)
 
 # Few bits, so that sums are exact in float64 and ties occur; the ends of a range are frequent.
 UNIT = st.sampled_from((0.0, 1.0)) | st.floats(0, 1, width=16)
+SIGN = st.sampled_from((-1.0, 0.0, 1.0)) | st.floats(-1, 1, width=16)
 GAIN = st.sampled_from((0.0, 1.0)) | st.floats(0, 8, width=16)
 REAL = st.floats(-8, 8, width=16)
 NOISE = st.floats(0, 1, width=16, exclude_max=True)
@@ -58,6 +59,7 @@ def kind_of(kind, size):
 
     layer = several(UNIT) | UNIT.map(lambda x: [x] * size)
     kinds = {"unit": UNIT, "gain": GAIN, "real": REAL, "layer": layer, "reals": several(REAL)}
+    kinds |= {"sign": SIGN}
     kinds |= {"mask": several(st.sampled_from((0.0, 1.0)))}
     kinds |= {"matrix": several(several(REAL, 2)), "noises": several(several(NOISE, 2))}
     return kinds[kind]
@@ -73,7 +75,7 @@ def arguments(draw, name, features=None):
 
 def fixed(name):
     """Return legal values at which every function is smooth."""
-    values = {"unit": 0.3, "gain": 0.7, "real": 0.4, "layer": [0.15, 0.3, 0.9], "reals": [-1.0, 0.2, 1.1]}
+    values = {"sign": 0.3, "unit": 0.3, "gain": 0.7, "real": 0.4, "layer": [0.15, 0.3, 0.9], "reals": [-1.0, 0.2, 1.1]}
     values |= {"mask": [0.0, 1.0, 1.0], "matrix": [[0.3, -0.2]] * 3, "noises": [[0.1, 0.5]] * 3}
     return {key: values[kind] for key, kind in KINDS[name].items()}
 
@@ -297,6 +299,8 @@ def test_trends(name, reading, trend, data):
     """A function is monotonic in each argument, in the direction that the prose states."""
     sign, key = {"+": 1, "-": -1}[trend[0]], trend[1:]
     values = tensors(data.draw(arguments(name)))
+    if "alpha" in values:  # below 0, the trends with the other arguments are reversed
+        values["alpha"] = values["alpha"].abs()
     other = torch.tensor(data.draw(kind_of(KINDS[name][key], len(values[key]) if values[key].dim() else 1))).double()
     low, high = torch.minimum(values[key], other), torch.maximum(values[key], other)
     change = call(name, values | {key: high}, reading) - call(name, values | {key: low}, reading)

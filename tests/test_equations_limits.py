@@ -1,5 +1,6 @@
 """The equations at their limits: properties of each reading, extreme arguments, and errors."""
 
+import inspect
 import math
 import re
 
@@ -30,6 +31,28 @@ def test_adaptive_rate_limits():
     assert equations.adaptive_rate(0.4, 0.9, **last | {"progress": 0}) == 0.4
     assert equations.adaptive_rate(0.4, 0.25, **last) == pytest.approx(0.3)
     assert equations.adaptive_rate(0.4, 1.5, **last) == 0
+
+
+@PROFILE
+@given(r0=UNIT, alpha=st.floats(-1, 1, width=16), depth=UNIT, progress=UNIT, theta=st.floats(0, 4, width=16), more=UNIT)
+def test_the_sign_of_alpha(r0, alpha, depth, progress, theta, more):
+    """With depth and time, the rate falls where alpha > 0, rises where alpha < 0 and stays r0 where alpha = 0."""
+    rate = equations.adaptive_rate(r0, alpha, depth, progress, theta, theta)
+    later = equations.adaptive_rate(r0, alpha, depth, max(progress, more), theta, theta)
+    deeper = equations.adaptive_rate(r0, alpha, max(depth, more), progress, theta, theta)
+    for other in (later, deeper):
+        assert (other - rate) * alpha <= 0
+        assert other == r0 or alpha != 0
+    assert equations.adaptive_rate(0.3, -1.0, 1.0, 1.0, theta, theta) == pytest.approx(0.6)
+
+
+@given(alpha=st.floats(-1, 1, width=16), loss=GAIN, delta=GAIN, threshold=GAIN)
+@PROFILE
+def test_eq_2_keeps_the_sign_of_alpha(alpha, loss, delta, threshold):
+    """The sound reading multiplies alpha by a factor in (0, 1) that rises with the loss."""
+    adjusted = equations.adjusted_alpha(alpha, loss, delta, threshold, reading="sound")
+    assert min(alpha, 0) <= adjusted <= max(alpha, 0)
+    assert abs(adjusted) <= abs(equations.adjusted_alpha(alpha, loss + 1, delta, threshold, reading="sound"))
 
 
 @either_reading
@@ -230,23 +253,80 @@ def test_extremes(name, values, expected, dtype):
         assert all(x.grad.isfinite().all() for x in leaves.values())
 
 
+UNIT_INTERVAL = {"r0", "r", "p", "depth", "progress"}
+NOT_NEGATIVE = {"theta", "theta_depth", "theta_epoch", "complexity", "performance", "variance", "weight"}
+FUNCTIONS = [name for name in vars(equations) if getattr(equations, name).__doc__ and name[0] != "_"]
+FUNCTIONS = [name for name in FUNCTIONS if getattr(getattr(equations, name), "__module__", "") == "dropopt.equations"]
+
+
+def call(name, **changed):
+    """Call a function with numbers only, 0.5 for each argument that is not given."""
+    parameters = inspect.signature(getattr(equations, name)).parameters
+    values = {key: "sound" if key == "reading" else 0.5 for key in parameters}
+    return getattr(equations, name)(**values | changed)
+
+
+@pytest.mark.parametrize("name", [name for name in FUNCTIONS if name != "integrated_rate"])
+def test_ranges(name):
+    """Every number argument accepts exactly its documented range; the error states the range and the value."""
+    for key in inspect.signature(getattr(equations, name)).parameters:
+        if key == "reading":
+            continue
+        allowed, low, high = "finite", -math.inf, math.inf
+        if key in UNIT_INTERVAL and name != "threshold_mask":
+            allowed, low, high = "in [0, 1]", 0, 1
+        elif key in NOT_NEGATIVE and name != "contextual_rate":
+            allowed, low = "finite and >= 0", 0
+        for value in (-math.inf, -1e300, -0.1, 0.0, 1.0, 1.1, 1e300, math.inf, math.nan):
+            if math.isfinite(value) and low <= value <= high:
+                assert math.isfinite(call(name, **{key: value})) or abs(value) == 1e300
+            else:
+                with pytest.raises(
+                    ValueError, match=rf"^\w+ must be {re.escape(allowed)}, got {re.escape(str(value))}$"
+                ):
+                    call(name, **{key: value})
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in FUNCTIONS if "clipped to [0, 1]" in getattr(equations, name).__doc__]
+)
+def test_clipped_functions_stay_in_the_unit_interval(name):
+    """A strength outside [0, 1] gives a rate at an end of [0, 1], and never one beyond."""
+    readings = READINGS if "reading" in inspect.signature(getattr(equations, name)).parameters else (None,)
+    strength = {"adaptive_rate": "alpha", "contextual_rate": "performance", "importance_rate": "alpha"}.get(name)
+    if name == "pfid_rate":  # values of tensors are not checked, but each factor is clipped all the same
+        weights = [torch.tensor(w, dtype=torch.float64) for w in (-9.0, 9.0)]
+        assert [[call(name, weight=w, reading=r).item() for w in weights] for r in readings] == [[0.5, 0.0]] * 2
+    elif name == "integrated_rate":
+        assert [equations.integrated_rate([rate], [1.0]) for rate in (-9.0, 9.0)] == [0, 1]
+    else:
+        for reading in readings:
+            given = {} if reading is None else {"reading": reading}
+            assert {call(name, **{strength: value}, **given) for value in (-99.0, 99.0)} == {0.0, 1.0}
+
+
+def test_the_default_device_has_no_effect():
+    """Numbers alone are computed on the CPU, and numbers beside a tensor on its device."""
+    with torch.device("meta"):
+        assert equations.complexity_factor(0.5, 2.0) == pytest.approx(-math.expm1(-1))
+        rate = equations.feature_rate(0.5, 1.0, torch.zeros(2, device="cpu"), reading="sound")
+    assert rate.tolist() == [0.5, 0.5]
+    assert equations.feature_rate(0.5, 1.0, torch.zeros(2, device="meta"), reading="sound").is_meta
+
+
+def test_normalised_is_exact():
+    """Halving before subtraction changes no bit of the quotient."""
+    values = torch.rand(200, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 7 - 3
+    exact = (values - values.min()) / (values.max() - values.min())
+    assert torch.equal(equations.normalised(values), exact)
+
+
 LEGAL = {
-    "adaptive_rate": dict.fromkeys(("r0", "alpha", "depth", "progress", "theta_depth", "theta_epoch"), 0.5),
-    "adjusted_alpha": {"alpha": 0.5, "loss": 1.0, "delta": 1.0, "threshold": 1.0, "reading": "sound"},
     "random_mask": {"noise": 0.5, "structure": 1.0, "r": 0.5, "reading": "sound"},
-    "performance_factor": {"performance": 0.5, "psi": 1.0, "reading": "printed"},
     "pfid_rate": {"r0": 0.5, "weight": 1.0, "importance": 1.0, "reading": "printed"},
     "integrated_rate": {"rates": [0.1, 0.2, 0.3], "weights": [1.0, 0.0, 0.0]},
-    "dropped_gradient": {"gradient": 1.0, "noise": 0.5, "p": 0.5},
 }
 ERRORS = [
-    ("adaptive_rate", {"r0": 1.3}, "r0 must be in [0, 1], got 1.3"),
-    ("adaptive_rate", {"progress": -0.1}, "progress must be in [0, 1], got -0.1"),
-    ("adaptive_rate", {"theta_epoch": -1}, "theta_epoch must be finite and >= 0, got -1"),
-    ("adjusted_alpha", {"loss": math.nan}, "loss must be finite, got nan"),
-    ("performance_factor", {"performance": -0.1}, "performance must be finite and >= 0, got -0.1"),
-    ("pfid_rate", {"weight": math.inf}, "weight must be finite and >= 0, got inf"),
-    ("dropped_gradient", {"p": 2.0}, "p must be in [0, 1], got 2.0"),
     ("integrated_rate", {"rates": [math.nan, 0, 0]}, "rates[0] must be finite, got nan"),
     ("integrated_rate", {"weights": [1.0]}, "rates and weights must have the same length, got 3 and 1"),
     *(

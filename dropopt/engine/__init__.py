@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from dropopt.config import Baseline, ConfigError, EngineConfig
 from dropopt.engine.baselines import BaselineEngine, BaselineSite
 from dropopt.engine.engine import DropoutEngine
-from dropopt.engine.places.find import find_places
+from dropopt.engine.places.find import find_places, named_places
 from dropopt.engine.places.place import Example, Place, Selector
 from dropopt.engine.protocol import Engine
 from dropopt.engine.site import DropoutSite
 
-__all__ = ["BaselineEngine", "DropoutEngine", "Engine", "attach"]
+__all__ = ["BaselineEngine", "DropoutEngine", "Engine", "attach", "named_places"]
 
 _NO_COMPLEXITY = (
     "attach() was called without the complexity of the data, on which the contextual member depends, and uses 0.5; "

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from dropopt.config import EngineConfig, RunConfig
-from dropopt.engine import attach
+from dropopt.engine import attach, named_places
 from dropopt.owncode import own_errors
 from dropopt.training.data.dataset import Dataset
 from dropopt.training.data.load_data import load_once
@@ -26,22 +26,32 @@ from dropopt.training.results import DivergedError, EpochReport, TrainResult
 EXAMPLES = 2
 
 
-def prepare(run: RunConfig) -> Dataset:
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """What is known about a run before it trains."""
+
+    data: Dataset
+    #: The names of the modules that each named selector of ``sites`` chooses; an empty list if it cannot be used.
+    sites: dict[str, list[str]]
+
+
+def prepare(run: RunConfig) -> Prepared:
     """Load the data and rehearse the training on two images, so that errors show before the first trial.
 
     Args:
         run: The configuration of the run.
 
     Returns:
-        The data set.
+        The data set, and the places that the network offers for dropout.
 
     Raises:
         ConfigError: For anything that would make :func:`train_run` fail.
 
     Example:
         >>> from dropopt.config import RunConfig
-        >>> prepare(RunConfig.parse({"data": {"subset": 100}})).name
-        'digits'
+        >>> prepared = prepare(RunConfig.parse({"data": {"subset": 100}}))
+        >>> prepared.data.name, prepared.sites["linear"]
+        ('digits', ['12'])
     """
     device = resolve_device(run.train.device)
     data = load_once(run.data)
@@ -55,7 +65,7 @@ def prepare(run: RunConfig) -> Dataset:
         attach(model, run.engine, example=_example(run, data, device), complexity=0.5) as engine,
     ):
         fit(model, engine, few, config)
-    return data
+    return Prepared(data, named_places(model, _example(run, data, device)))
 
 
 def train_run(

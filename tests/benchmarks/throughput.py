@@ -216,7 +216,15 @@ def dropopt(trials: int) -> float:
     from dropopt.study import Study
 
     recipe = {"epochs": EPOCHS, "batch_size": BATCH, "amp": "bf16", "channels_last": True}
-    study = Study(name="benchmark", data=DATA, model=MODEL, train=recipe, engine={"pattern": "channel"}, pruner="none")
+    study = Study(
+        name="benchmark",
+        data=DATA,
+        model=MODEL,
+        train=recipe,
+        engine={"pattern": "channel"},
+        pruner="none",
+        anchors=False,
+    )
     with tempfile.TemporaryDirectory() as folder:
         space = Path(folder, "space.yaml")
         space.write_text("engine:\n  r0: {low: 0.2, high: 0.3}\n  allocation: [uniform, importance]\n")
@@ -321,7 +329,7 @@ def report_search(rounds: int, seeds: int, pruner: str) -> None:
     from dropopt.study import Study
 
     recipe = {"epochs": SEARCH_EPOCHS, "batch_size": BATCH, "amp": "bf16", "channels_last": True}
-    study = Study(name="search", data=DATA, model=MODEL, train=recipe, sampler="tpe")
+    study = Study(name="search", data=DATA, model=MODEL, train=recipe, sampler="tpe", anchors=False)
     low, high = RATES
     slow, fast = LEARNING_RATES
     lr = f"{{low: {slow}, high: {fast}, log: true}}"

@@ -169,7 +169,7 @@ def test_damaged_files_are_diagnosed_and_left_alone(tmp_path, monkeypatch):
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     assert "storage empty.db is empty (0 bytes)" in refused("empty.db")
     assert "storage cut.db cannot be used" in refused("cut.db")
-    assert "storage newer.db cannot be opened" in refused("newer.db")
+    assert "newer.db cannot be opened: The runtime optuna version" in refused("newer.db")
     assert "torn.log is damaged at line 6; keep what precedes it" in refused("torn.log")
     assert "head -n 5 torn.log > repaired.log" in refused("torn.log")
     assert {path: path.read_bytes() for path in before} == before

@@ -20,8 +20,9 @@ FAKE = Targets("fake_training:load", "fake_training:train")
 
 
 def make(**options):
-    """Define a study of a few short trials; ``options`` override its fields."""
-    return Study(**({"name": "fake", "train": {"epochs": 8}, "n_trials": 6, "sampler": "tpe"} | options))
+    """Define a study of a few short trials, without anchors; ``options`` override its fields."""
+    fields = {"name": "fake", "train": {"epochs": 8}, "n_trials": 6, "sampler": "tpe", "anchors": False}
+    return Study(**(fields | options))
 
 
 def run(storage, n_jobs=2, **options):

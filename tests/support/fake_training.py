@@ -20,11 +20,13 @@ class Broken(Exception):
 def load(run):
     if os.environ.get("FAKE_DATA") == "missing":
         raise FileNotFoundError("no such data")
-    return SimpleNamespace(
+    data = SimpleNamespace(
         classes=tuple("0123456789"),
         fingerprint={"train": os.environ.get("FAKE_DATA", "a")},
         notices=["2 of 9 validation images are exact copies of train images"],
     )
+    sites = {"auto": ["norm1", "norm2", "hidden"], "norm": ["norm1", "norm2"], "linear": ["hidden"], "block": []}
+    return SimpleNamespace(data=data, sites=sites)
 
 
 def train(run, on_epoch, checkpoint=None, on_resume=None):

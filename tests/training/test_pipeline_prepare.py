@@ -87,7 +87,9 @@ def run_of(network, images="grey", engine=(), **train):
 def test_own_networks_train_under_the_defaults(network, images, engine):
     """A network that flattens with view gets contiguous images, although they are kept in channels_last memory."""
     run = run_of(network, images, engine)
-    prepare(run)
+    prepared = prepare(run)
+    assert prepared.sites["auto"]
+    assert prepared.sites["block"] == []
     result, _, _ = train_run(run)
     assert len(result.history) == 2
 

@@ -25,7 +25,8 @@ def preference(config: EngineConfig, *, alpha: float, progress: float, importanc
 
     Args:
         config: ``allocation`` and ``pattern`` choose the rule.
-        alpha: strength of the lemma's allocation, eq. (2).
+        alpha: alpha of eq. (2). Its sign, which says how a rate changes with depth and time, has no meaning for the
+            lemma's allocation and is ignored.
         progress: progress of training, in [0, 1].
         importance: (C,) normalised importance, in [0, 1].
     """
@@ -33,7 +34,10 @@ def preference(config: EngineConfig, *, alpha: float, progress: float, importanc
     if config.allocation == "feature":
         proportions = by_importance(config, progress, importance)
     elif config.allocation == "importance":  # the lemma
-        proportions = torch.as_tensor(equations.importance_rate(alpha, importance, reading=config.reading))
+        strength = abs(alpha)
+        if config.reading == "sound" and not strength:
+            strength = 1.0  # the sound rate is proportional to alpha, so the proportions are the same for every alpha
+        proportions = torch.as_tensor(equations.importance_rate(strength, importance, reading=config.reading))
     if config.pattern == "structured":  # eq. (5), (6)
         allowed = eligible(importance, config.structured_threshold)
         restricted = proportions * allowed

@@ -18,7 +18,10 @@ from dropopt.engine.places.layers import holds_weights, is_convolution, is_norm,
 from dropopt.engine.places.place import Example, Place, Selector
 from dropopt.engine.places.record import Call, Forward, record
 
-__all__ = ["Place", "find_places"]
+__all__ = ["KINDS", "Place", "find_places", "named_places"]
+
+#: The selectors that mean something else in each network, without ``last:k``.
+KINDS = ("auto", "norm", "conv", "linear", "block")
 
 
 def find_places(model: nn.Module, sites: Selector, example: Example) -> list[Place]:
@@ -48,6 +51,24 @@ def find_places(model: nn.Module, sites: Selector, example: Example) -> list[Pla
     _refuse_compiled(model)
     forward = record(model, example)
     return [describe(forward, call) for call in _Selection(forward).choose(sites)]
+
+
+def named_places(model: nn.Module, example: Example) -> dict[str, list[str]]:
+    """Return the names of the modules that each of the selectors in KINDS chooses, in order of execution.
+
+    The list is empty where the selector matches nothing or cannot be used. ``model`` and ``example`` are those of
+    :func:`find_places`, and the model is run once.
+    """
+    _refuse_compiled(model)
+    forward = record(model, example)
+    selection = _Selection(forward)
+    found: dict[str, list[str]] = {}
+    for kind in KINDS:
+        try:
+            found[kind] = [describe(forward, call).name for call in selection.choose(kind)]
+        except ConfigError:
+            found[kind] = []
+    return found
 
 
 def _refuse_compiled(model: nn.Module) -> None:

@@ -76,7 +76,7 @@ def retrain(
     from dropopt import training
 
     torch.set_num_threads(threads)
-    data = training.prepare(run)
+    data = training.prepare(run).data
     for notice in data.notices:
         on_notice(notice)
     if provenance.get("data_fingerprint", data.fingerprint) != data.fingerprint:

@@ -55,9 +55,9 @@ class _Running:
 
 @dataclass(frozen=True)
 class _Model:
-    """The last model (None: too few trials), the trials it was fitted to, and how many of them count."""
+    """The last model (None: too few trials), the trials it was fitted to (None: not fitted), and how many count."""
 
-    trials: tuple[FrozenTrial, ...] = ()
+    trials: tuple[FrozenTrial, ...] | None = None
     surrogate: Surrogate | None = None
     count: int = 0
 
@@ -283,7 +283,7 @@ class EfficacySampler(BaseSampler):
         ordered = sorted(trials, key=attrgetter("number"))
         used = tuple(ordered[: len(ordered) - len(ordered) % max(1, len(ordered) // RENEWALS)])
         model = self._model
-        if len(model.trials) != len(used) or not all(map(is_, model.trials, used)):
+        if model.trials is None or len(model.trials) != len(used) or not all(map(is_, model.trials, used)):
             stages, maximise = len(self.names), study.direction == StudyDirection.MAXIMIZE
             table = gather(used, self.names, maximise=maximise, prior=self._prior, limit=row_limit(stages))
             model = _Model(used, Surrogate(table) if len(table) >= STARTUP * stages else None, table.trials)

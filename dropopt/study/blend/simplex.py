@@ -79,6 +79,8 @@ class Simplex:
         """Held values, and the free shares scaled to complement them."""
         if free.all():
             return shares
+        if not free.any():
+            return np.broadcast_to(held, shares.shape)
         taken = float(held[~free].sum())
         part = shares[:, free].sum(axis=1, keepdims=True)
         scaled = shares * ((1 - taken) / part if taken < 1 else taken / np.maximum(1 - part, _LEAST))

@@ -164,6 +164,16 @@ WorkerScript = Annotated[
     typer.Argument(help="The study's script, if it defines the data or the network.", show_default=False),
 ]
 
+Anchors = Annotated[
+    bool | None,
+    typer.Option(
+        "--anchors/--no-anchors",
+        help="Whether a new study of 10 or more trials begins with anchors, to compare the best trial with: no "
+        "dropout, plain dropout at customary rates and the engine's default. Default: as in the script.",
+        show_default=False,
+    ),
+]
+
 # -- of ``dropopt export``
 
 Trial = Annotated[

@@ -37,6 +37,7 @@ class Overrides:
     epochs: int | None = None
     subset: int | None = None
     prior: str | None = None
+    anchors: bool | None = None
 
     @property
     def given(self) -> dict[str, Any]:

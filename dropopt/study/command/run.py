@@ -40,6 +40,7 @@ def run(
     epochs: options.Epochs = None,
     subset: options.Subset = None,
     prior: options.Prior = None,
+    anchors: options.Anchors = None,
     storage_patience: options.StoragePatience = 120.0,
     grace: options.Grace = 30.0,
 ) -> None:
@@ -67,6 +68,7 @@ def run(
         epochs=epochs,
         subset=subset,
         prior=prior,
+        anchors=anchors,
     )
     resume = ["dropopt", "run", given, *overrides.command_line(), *_storage_option(storage)]
     request = session.Request(

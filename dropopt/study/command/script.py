@@ -39,6 +39,8 @@ class Study(Definition):
         seed: Seed of the sampler and of the trials, at least 0. Default: 0.
         prior: What an earlier study learned about the blend: ``"STUDY"`` in the same storage, ``"STUDY@STORAGE"``, or a
             file that ``dropopt efficacy`` wrote. Default: None.
+        anchors: Whether the first trials are no dropout, plain dropout at customary rates and the engine's default, to
+            compare the best trial with; only with 10 trials or more. Default: True.
 
     Raises:
         ConfigError: A field is unknown, missing or out of range.
@@ -50,7 +52,7 @@ class Study(Definition):
         (5, 'digits', 'auto')
         >>> space = study.load_space()
         >>> [parameter.name for parameter in space.parameters][:3]
-        ['r0', 'pattern', 'allocation']
+        ['r0', 'alpha', 'sites']
     """
 
     def main(self, arguments: Sequence[str] | None = None) -> None:

@@ -37,6 +37,7 @@ from dropopt.study.run.running import Limits
 from dropopt.study.run.signals import SignalCatcher
 from dropopt.study.run.slots import Pool, Targets
 from dropopt.study.run.worker import Worker
+from dropopt.study.search.anchors import MIN_TRIALS, enqueue_anchors
 from dropopt.study.search.prior import Prior, load_prior
 from dropopt.study.search.pruners import make_pruner
 from dropopt.study.search.samplers import make_sampler
@@ -44,8 +45,8 @@ from dropopt.study.show import page
 from dropopt.study.show.console import busy, make_console, say
 from dropopt.study.show.progress import Progress
 from dropopt.study.show.summary import Outcome, show_summary
-from dropopt.study.store.experiment import check, create
-from dropopt.study.store.keys import DATA, MADE_WITH, PLAN, PRIOR, SPACE_TEXT
+from dropopt.study.store.experiment import check, create, space_of
+from dropopt.study.store.keys import CLASSES, DATA, MADE_WITH, PLAN, PRIOR, SITES, SPACE_TEXT
 from dropopt.study.store.lease import GRACE, WorkerIdentity
 from dropopt.study.store.ledger import Ledger
 from dropopt.study.store.opening import Opened
@@ -77,7 +78,7 @@ class Request:
     @property
     def plan(self) -> dict[str, Any]:
         """What another worker needs to know to do the same, beside what the study's identity contains."""
-        names = ("n_trials", "sampler", "pruner", "seed", "trial_timeout", "trial_memory")
+        names = ("n_trials", "sampler", "pruner", "seed", "anchors", "trial_timeout", "trial_memory")
         return {name: getattr(self.definition, name) for name in names}
 
     @cached_property
@@ -229,9 +230,10 @@ class Session:
         study, created = self._study, False
         if study is None or not study.get_trials(deepcopy=False):
             text = self._request.space.path.read_text(encoding="utf-8")
-            study, created = self._create({MADE_WITH: self._made_with, DATA: ready.fingerprint, SPACE_TEXT: text})
-            if created and self._prior is not None:
-                self._prior.seed(study, self._request.space, ready.classes)
+            facts = {MADE_WITH: self._made_with, DATA: ready.fingerprint, CLASSES: ready.classes, SPACE_TEXT: text}
+            study, created = self._create(facts | self._offered(ready))
+            if created:
+                self._enqueue(study, ready.classes)
         if not created and study.user_attrs.get(DATA) != ready.fingerprint:
             raise ConfigError(
                 f"the data of study {study.study_name!r} have changed since it began; give another --study-name"
@@ -276,6 +278,21 @@ class Session:
         space, base, known = self._request.space, self._request.base, self._study is not None
         return create(self._storage, self._definition.name, space, base, facts, known=known)
 
+    def _offered(self, ready: Ready) -> dict[str, Any]:
+        """The choices of ``sites`` that the network offers, as an attribute of the study; the others are reported."""
+        reasons = self._request.space.offered_sites(ready.sites)
+        if left_out := [reason for reason in reasons.values() if reason]:
+            say(self._console, f"note: choices of sites that are not searched: {', '.join(left_out)}", "yellow")
+        return {SITES: [choice for choice, reason in reasons.items() if not reason]} if reasons else {}
+
+    def _enqueue(self, study: optuna.Study, classes: int) -> None:
+        """Enqueue the first trials of a new study: the anchors, and then the configurations of the prior."""
+        space = space_of(study, self._request.space)
+        if self._definition.anchors and self._definition.n_trials >= MIN_TRIALS:
+            enqueue_anchors(study, space, self._request.base, classes)
+        if self._prior is not None:
+            self._prior.seed(study, space, classes)
+
     def _evidence(self, drawn: int) -> Mapping[str, Any] | None:
         """The evidence of an earlier study. All workers of a study use the same, from its first trial on."""
         stored = self._study.user_attrs.get(PRIOR) if self._study is not None else None
@@ -287,7 +304,8 @@ class Session:
         return stored
 
     def _ledger(self, study: optuna.Study, classes: int) -> Ledger:
-        return Ledger(study, self._request.space, self._request.base, self._definition.seed, classes, self._identity)
+        space = space_of(study, self._request.space)
+        return Ledger(study, space, self._request.base, self._definition.seed, classes, self._identity)
 
     def _outcome(self, stopped_by: int | None) -> Outcome:
         return Outcome(

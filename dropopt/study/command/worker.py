@@ -75,7 +75,7 @@ def _request(
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / f"{facts[SPACE]}.yaml"
         file.write_text(facts[SPACE_TEXT], encoding="utf-8")
-        space = Space.load(file)
+        space = Space.load(file).bound(base)
 
     @dataclass(frozen=True)
     class Stored(Request):

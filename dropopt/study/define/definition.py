@@ -52,6 +52,8 @@ class Definition(Config):
     seed: Seed = 0
     #: Evidence about the blend to start from: STUDY, STUDY@STORAGE, or a file that ``dropopt efficacy -o`` wrote.
     prior: str | None = None
+    #: Whether the first trials are no dropout, plain dropout and the engine's default, to compare the best with.
+    anchors: bool = True
 
     def __init__(self, **values: Any) -> None:
         values |= {section: _by_name(section, values[section]) for section in ("data", "model") if section in values}
@@ -61,8 +63,11 @@ class Definition(Config):
             raise ConfigError(f"study: {explain(error, type(self), values)}") from None
 
     def load_space(self, directory: Path | None = None) -> Space:
-        """Load the search space: a file in the current folder or in ``directory``, else a shipped space."""
-        return Space.load(self.space, beside=directory)
+        """Load the search space: a file in the current folder or in ``directory``, else a shipped space.
+
+        Where a range depends on another setting, such as the optimizer, it is the range for this study's value.
+        """
+        return Space.load(self.space, beside=directory).bound(RunConfig(train=self.train))
 
     def base(self, space: Space) -> RunConfig:
         """Return the configuration that all trials share, to which each trial adds its parameters."""
@@ -71,6 +76,11 @@ class Definition(Config):
             raise ConfigError(
                 f"study {self.name!r} sets the baseline engine.kind = {engine['kind']!r}, but space {space.name!r} "
                 "searches the dropout engine; remove engine.kind or choose a space of baselines"
+            )
+        searched = {one.setting for one in space.parameters if one.section == "engine"}
+        if both := sorted(searched & engine.keys() - {"kind"}):
+            raise ConfigError(
+                f"study {self.name!r} sets engine.{both[0]}, which space {space.name!r} searches; remove one of the two"
             )
         own: dict[str, Any] = {"engine": engine} if engine else {}
         run = RunConfig.parse({"data": self.data, "model": self.model, "train": self.train, **own})

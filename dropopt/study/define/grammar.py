@@ -10,8 +10,14 @@ The two sections ``engine:`` and ``train:`` contain settings by name::
       lambda_loss: {low: 0.02, high: 1.0, unit: ln_classes}
       w_pfid: {low: 0.0, high: 1.0, stages: 3}           # one value for each third of training
     train:
-      lr: {low: 0.01, high: 0.5, log: true}
+      weight_decay: {low: 1e-5, high: 1e-2, log: true}
+      lr:                                                # a range for each value of another setting
+        by:
+          optimizer:
+            sgd: {low: 0.01, high: 0.5, log: true}
+            adamw: {low: 1e-4, high: 1e-2, log: true}
 
+If the other setting is searched in the same file, each range is a parameter of its own (``lr_sgd``, ``lr_adamw``).
 If the value of a setting can be a list itself (``augment``, ``sites``, a weight by stage), a list is a fixed value.
 Choices among its single values are then written ``{choices: [...]}``. The settings and their valid values come from the
 configuration models in :mod:`dropopt.config`, so a new setting can be searched without a change here.
@@ -39,14 +45,16 @@ from dropopt.config import (
     allowed,
     suggestion,
 )
-from dropopt.study.define.parameter import Choice, Parameter
+from dropopt.study.define.parameter import Cases, Choice, Parameter
 from dropopt.yamlfile import Item, read
 
 #: Settings that only the study sets: trials that differ in them could not be compared.
 STUDY_SETTINGS = ("epochs", "smooth", "seed", "device")
 
-_RANGE = ("low", "high", "log", "step", "unit", "stages", "when")
+_RANGE_ONLY = ("low", "high", "log", "step", "unit")
+_RANGE = (*_RANGE_ONLY, "stages", "when")
 _CHOICES = ("choices", "stages", "when")
+_BY = ("by", "when")
 
 
 class _Fault(Exception):
@@ -151,6 +159,7 @@ def _declared(root: Item) -> Declared:
                 found += [(parameter, item) for parameter in searched]
             else:
                 fixed.setdefault(section, {})[name] = searched[0]
+    found = [(parameter, item) for one, item in found for parameter in _one_range(one, item, found, fixed)]
     if not found:
         raise _Fault(root.line, "nothing is searched; give at least one setting a range or choices")
     _refuse_double_names(found, fixed)
@@ -167,12 +176,12 @@ def _entry(section: str, setting: Setting, item: Item) -> list[Parameter] | tupl
         except _Fault as fault:
             hint = f", or {{choices: {_show(item.plain())}}}" if isinstance(item.value, list) else ""
             raise _Fault(fault.line, f"{fault}{hint}") from None
-    shape = _CHOICES if "choices" in item.value else _RANGE
+    shape = _CHOICES if "choices" in item.value else _BY if "by" in item.value else _RANGE
     keys = _mapping(item, setting.name, shape)
-    if "choices" in keys:
-        parameter = Parameter(section, setting.name, choices=_choices(setting, keys["choices"]))
+    if "by" in keys:
+        parameter = Parameter(section, setting.name, cases=_cases(section, setting, keys["by"]))
     else:
-        parameter = _range(section, setting, item, keys)
+        parameter = _searched(section, setting, item, keys)
     if "when" in keys:
         when = _mapping(keys["when"], "when", None)
         parameter = replace(parameter, when={name: _values(given) for name, given in when.items()})
@@ -182,6 +191,57 @@ def _entry(section: str, setting: Setting, item: Item) -> list[Parameter] | tupl
         wanted = f"stages must be {len(STAGES)}" if setting.staged else f"{setting.name} has no stages"
         raise _Fault(keys["stages"].line, wanted)
     return [replace(parameter, stage=stage) for stage in range(len(STAGES))]
+
+
+def _searched(section: str, setting: Setting, item: Item, keys: Mapping[str, Item]) -> Parameter:
+    """Read ``{choices: ...}`` or ``{low: ..., high: ...}``."""
+    if "choices" in keys:
+        return Parameter(section, setting.name, choices=_choices(setting, keys["choices"]))
+    return _range(section, setting, item, keys)
+
+
+def _cases(section: str, setting: Setting, item: Item) -> Cases:
+    """Read ``{other setting: {value: {low: ..., high: ...}, ...}}``."""
+    others = _mapping(item, f"{setting.name}: by", tuple(n for n in setting.model.model_fields if n != setting.name))
+    if len(others) != 1:
+        raise _Fault(item.line, f"{setting.name}: by must name one other setting, got {len(others)}")
+    ((name, ranges),) = others.items()
+    other = Setting(setting.model, name)
+    parameters: dict[Choice, Parameter] = {}
+    for value, entry in _mapping(ranges, f"{setting.name}: by {name}", None).items():
+        other.check(Item(value, entry.line))
+        shape = ("choices",) if isinstance(entry.value, dict) and "choices" in entry.value else _RANGE_ONLY
+        keys = _mapping(entry, f"{setting.name} by {name}", shape)
+        parameters[value] = _searched(section, setting, entry, keys)
+    return Cases(name, parameters)
+
+
+def _one_range(
+    parameter: Parameter, item: Item, found: Sequence[tuple[Parameter, Item]], fixed: Mapping[str, Mapping[str, Any]]
+) -> list[Parameter]:
+    """Return what a parameter with cases amounts to in this file, so that each parameter has one range.
+
+    If the deciding setting is fixed here, the range is known. If it is searched here, each of its choices needs a range
+    and gives a parameter with a name of its own, because the range of one Optuna parameter should not change within a
+    study. Otherwise the study decides: see ``Space.bound``.
+    """
+    cases = parameter.cases
+    if cases is None:
+        return [parameter]
+    others = (other for other, _ in found if other.section == parameter.section)
+    deciding = next((other for other in others if other.name == cases.by), None)
+    try:
+        if deciding is None:
+            known = fixed.get(parameter.section, {})
+            return [parameter.bound(known) if cases.by in known else parameter]
+        if not deciding.choices:
+            raise ConfigError(f"{parameter.setting}: by must name a setting with choices; {cases.by} is a range")
+        return [
+            replace(parameter.bound({cases.by: value}), case=value, when={**parameter.when, cases.by: (value,)})
+            for value in deciding.choices
+        ]
+    except ConfigError as error:
+        raise _Fault(item.line, str(error)) from None
 
 
 def _range(section: str, setting: Setting, item: Item, keys: Mapping[str, Item]) -> Parameter:

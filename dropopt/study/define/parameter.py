@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from dropopt.config import STAGES
+from dropopt.config import STAGES, ConfigError
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -47,6 +47,10 @@ class Parameter:
     integer: bool = False
     #: Whether the range is in units of ln(classes), the loss of guessing with equal probabilities.
     ln_classes: bool = False
+    #: The value of another, searched setting for which this range holds; None if the setting has one range.
+    case: Choice = None
+    #: The ranges or choices for each value of another setting, which the study fixes: see :meth:`bound`.
+    cases: Cases | None = None
     #: The third of training for which the value holds, from 0; None for all of training.
     stage: int | None = None
     #: The setting is searched only while each of these parameters has one of these values.
@@ -54,8 +58,24 @@ class Parameter:
 
     @property
     def name(self) -> str:
-        """The name of the Optuna parameter: the setting's name, followed by the stage if it has one."""
+        """The name of the Optuna parameter: the setting's name, followed by the case or the stage if it has one."""
+        if self.case is not None:
+            return f"{self.setting}_{self.case}"
         return self.setting if self.stage is None else f"{self.setting}_{STAGES[self.stage]}"
+
+    def bound(self, settings: Mapping[str, Any]) -> Parameter:
+        """Return the parameter with the one range that holds under these settings of its section.
+
+        Raises:
+            ConfigError: The deciding setting has a value for which there is no range.
+        """
+        if self.cases is None:
+            return self
+        value = settings[self.cases.by]
+        if value not in self.cases.parameters:
+            known = ", ".join(map(str, self.cases.parameters))
+            raise ConfigError(f"{self.setting} has no range for {self.cases.by} = {value}; it has: {known}")
+        return replace(self.cases.parameters[value], when=self.when)
 
     def range(self, classes: int) -> tuple[float, float]:
         """Return the lowest and the highest value, for a data set with this number of classes."""
@@ -90,4 +110,20 @@ class Parameter:
 
     def facts(self) -> dict[str, Any]:
         """Return everything that determines the possible values, for the fingerprint of the space."""
-        return {key: value for key, value in vars(self).items() if key != "when"} | {"when": dict(self.when)}
+        facts = {key: value for key, value in vars(self).items() if key not in ("when", "case", "cases")}
+        facts["when"] = dict(self.when)
+        if self.case is not None:  # fingerprints of spaces without cases stay as they were before there were cases
+            facts["case"] = self.case
+        if self.cases is not None:
+            ranges = {str(value): parameter.facts() for value, parameter in self.cases.parameters.items()}
+            facts["cases"] = {self.cases.by: ranges}
+        return facts
+
+
+@dataclass(frozen=True)
+class Cases:
+    """The ranges of a setting, for each value of another setting."""
+
+    #: The name of the other setting.
+    by: str
+    parameters: Mapping[Choice, Parameter]

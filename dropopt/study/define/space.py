@@ -1,7 +1,8 @@
 """Search spaces: the settings that a study searches, their ranges, and the conditions between them.
 
 An Optuna parameter has the name of its setting, so that files, the dashboard and reports all show the same names. Only
-a weight that is searched by stage has one parameter per stage (``w_pfid_early``, ``w_pfid_middle``, ``w_pfid_late``).
+a weight that is searched by stage has one parameter per stage (``w_pfid_early``, ``w_pfid_middle``, ``w_pfid_late``),
+and a setting with a range for each choice of another searched setting has one per choice (``lr_sgd``, ``lr_adamw``).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import hashlib
 import json
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,9 @@ class Space:
         >>> from dropopt.study import Space
         >>> space = Space.load("dropout")
         >>> [parameter.name for parameter in space.parameters]
-        ['kind', 'p', 'schedule', 'lr', 'weight_decay', 'block_size']
-        >>> values = {"kind": "dropout2d", "p": 0.3, "schedule": "linear", "lr": 0.1, "weight_decay": 1e-4}
+        ['kind', 'p', 'schedule', 'lr', 'weight_decay', 'sites', 'block_size']
+        >>> values = {"kind": "dropout2d", "p": 0.3, "schedule": "linear", "sites": "auto", "lr": 0.1}
+        >>> values |= {"weight_decay": 1e-4}
         >>> run = space.suggest(optuna.trial.FixedTrial(values), classes=10)
         >>> run.engine.kind, run.engine.p, run.train.lr
         ('dropout2d', 0.3, 0.1)
@@ -94,6 +96,71 @@ class Space:
         """Whether some parameter is searched only under a condition."""
         return any(parameter.when for parameter in self.parameters)
 
+    @property
+    def sites(self) -> tuple[Choice, ...]:
+        """The choices of the setting ``sites``; empty if it is not searched."""
+        return next((parameter.choices for parameter in self.parameters if parameter.setting == "sites"), ())
+
+    def offered_sites(self, places: Mapping[str, Sequence[str]]) -> dict[Choice, str]:
+        """Return the choices of ``sites``, each with an empty text, or with the reason why it is not worth a trial.
+
+        A named choice (``conv``, ``last:2``) that chooses no place, or the same places as an earlier one, is left out.
+        Patterns on module names are kept, because somebody wrote them for this network.
+
+        Args:
+            places: The names of the modules that each named selector chooses, in order of execution.
+
+        Raises:
+            ConfigError: No choice is left.
+        """
+        known: dict[tuple[str, ...], Choice] = {}
+        reasons: dict[Choice, str] = {}
+        for choice in self.sites:
+            chosen = _chosen(str(choice), places)
+            if chosen is None:
+                reasons[choice] = ""
+            elif not chosen:
+                reasons[choice] = f"{choice} matches no module"
+            else:
+                first = known.setdefault(chosen, choice)
+                reasons[choice] = "" if first == choice else f"{choice} chooses the same modules as {first}"
+        if reasons and all(reasons.values()):
+            raise ConfigError(
+                f"{self.path}: no choice of sites matches a module of this network: {', '.join(map(str, reasons))}; "
+                f"it has: {', '.join(name for name, names in places.items() if names) or 'none'}"
+            )
+        return reasons
+
+    def with_sites(self, choices: Sequence[Choice]) -> Space:
+        """Return the space with other choices of the setting ``sites``, those that a network offers."""
+        return replace(
+            self,
+            parameters=tuple(
+                replace(one, choices=tuple(choices)) if one.setting == "sites" else one for one in self.parameters
+            ),
+        )
+
+    def bound(self, base: RunConfig) -> Space:
+        """Return the space with one range for each parameter: those that hold under the settings of ``base``.
+
+        Args:
+            base: The settings that the space neither searches nor fixes.
+
+        Raises:
+            ConfigError: A parameter has no range for a setting of ``base``.
+        """
+        engine = base.engine.model_dump() if isinstance(base.engine, self.engine) else {}
+        settings = {
+            "engine": {name: field.default for name, field in self.engine.model_fields.items()} | engine,
+            "train": base.train.model_dump(),
+        }
+        for section, values in self.fixed.items():
+            settings[section].update(values)
+        try:
+            return replace(self, parameters=tuple(one.bound(settings[one.section]) for one in self.parameters))
+        except ConfigError as error:
+            raise ConfigError(f"{self.path}: {error}") from None
+
     def suggest(self, trial: Suggests, classes: int, base: RunConfig | None = None) -> RunConfig:
         """Suggest every parameter whose conditions hold, and build the configuration of a trial.
 
@@ -110,10 +177,11 @@ class Space:
         """
         values: dict[str, Choice] = {}
         known = {name: value for section in self.fixed.values() for name, value in section.items()}
-        for parameter in self.parameters:
+        base = base or RunConfig()
+        for parameter in self.bound(base).parameters:
             if parameter.active({**known, **values}):
                 values[parameter.name] = parameter.suggest(trial, classes)
-        return self.resolve(values, base or RunConfig())
+        return self.resolve(values, base)
 
     def resolve(self, values: Mapping[str, Choice], base: RunConfig) -> RunConfig:
         """Build the configuration for given values of the parameters.
@@ -162,6 +230,14 @@ class Space:
             return self.resolve(first, base)
         except ConfigError as error:
             raise ConfigError(f"{self.path}: {error}") from None
+
+
+def _chosen(selector: str, places: Mapping[str, Sequence[str]]) -> tuple[str, ...] | None:
+    """The names of the modules that a named selector chooses; None if it is a pattern, or its places are unknown."""
+    kind, _, count = selector.partition(":")
+    if kind == "last" and count.isdecimal() and "auto" in places:
+        return tuple(places["auto"][-int(count) :]) if int(count) else ()
+    return tuple(places[selector]) if selector in places else None
 
 
 class _Draw:

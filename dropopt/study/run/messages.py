@@ -8,7 +8,7 @@ they are read: every field without a default must be present, each of its type, 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -63,6 +63,8 @@ class Ready(_Message):
     fingerprint: dict[str, str]
     #: What the user should know about the data, one sentence each.
     notices: list[str]
+    #: The names of the network's modules that each named selector of ``sites`` chooses.
+    sites: dict[str, list[str]] = field(default_factory=dict)
     kind: Literal["ready"] = "ready"
 
 

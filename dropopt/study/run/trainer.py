@@ -100,8 +100,9 @@ class Trainer:
             self._send(failure(self._trial, error))
 
     def _prepare(self, message: Prepare) -> Ready:
-        data = resolve(self._load)(message.run)
-        return Ready(len(data.classes), dict(data.fingerprint), list(data.notices))
+        prepared = resolve(self._load)(message.run)
+        data = prepared.data
+        return Ready(len(data.classes), dict(data.fingerprint), list(data.notices), dict(prepared.sites))
 
     def _fit(self, message: Train) -> Done:
         self._stop = False

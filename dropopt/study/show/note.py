@@ -1,4 +1,4 @@
-"""What a study learned about its blend, as a Markdown note on its page in optuna-dashboard."""
+"""What a study found, as a Markdown note on its page in optuna-dashboard: its anchors and its blend."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dropopt.study.show.effects import HEADINGS, by_stage, effect_rows
 if TYPE_CHECKING:
     from dropopt.study.blend.effects import Effect
     from dropopt.study.blend.learned import Learned
+    from dropopt.study.search.anchors import Comparison
 
 
 def note(found: Learned) -> str:
@@ -24,6 +25,21 @@ def note(found: Learned) -> str:
     lines += [f"Preferred blend{efficacy.caution}: {blend or 'none yet'}.", ""]
     lines += ["Effects are normal scores of the outcome: higher is better. The intervals have a probability of 90%."]
     return "\n".join(lines)
+
+
+def anchor_note(comparison: Comparison) -> str:
+    """Markdown with the verdict on the anchors and their losses."""
+    rows = [
+        f"| {row.name} | {row.trial} | {row.loss:.4f} | {'-' if row.accuracy is None else f'{row.accuracy:.4f}'} "
+        f"| {row.difference:+.1%} |"
+        for row in comparison.rows
+    ]
+    text = ["## Does dropout help", "", f"**{comparison.verdict}**", ""]
+    text += [
+        "| anchor | trial | loss (smoothed) | accuracy | best trial's loss |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    return "\n".join([*text, *rows, ""])
 
 
 def _table(kind: str, effects: Sequence[Effect]) -> list[str]:

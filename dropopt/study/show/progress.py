@@ -14,7 +14,8 @@ from rich.text import Text
 from dropopt.study.run.messages import Report
 from dropopt.study.show.console import say
 from dropopt.study.show.formatting import format_accuracy, format_parameters, format_seconds
-from dropopt.study.store.queries import Counts, best, count
+from dropopt.study.store.keys import CLASSES
+from dropopt.study.store.queries import Counts, best, count, diverged
 
 if TYPE_CHECKING:
     import optuna
@@ -96,6 +97,8 @@ class Progress:
         if self._study is not None:
             trials = self._study.get_trials(deepcopy=False)
             self._counts, self._best = count(trials), best(trials)
+            if self._best is not None and diverged(self._best, self._study.user_attrs.get(CLASSES)):
+                self._best = None
 
     def _time_left(self) -> str:
         """The time that the remaining trials will take, estimated from the trials of this session."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from dropopt.study.search.anchors import Comparison, compare
 from dropopt.study.show.console import say
 from dropopt.study.show.formatting import format_accuracy, format_value
 from dropopt.study.store.keys import BEST_EPOCH, MESSAGE, REASON, SECONDS, UNCOUNTED
@@ -51,6 +52,9 @@ def show_summary(console: Console, study: optuna.Study, outcome: Outcome) -> Non
     if leader is not None:
         console.print(_best_trials(trials))
         console.print(_parameters(leader))
+    if comparison := compare(trials):
+        console.print(_anchors(comparison))
+        say(console, comparison.verdict)
     for line in _failures(trials):
         say(console, line, "yellow")
     say(console, f"\nstored in {outcome.url}; next:")
@@ -77,6 +81,14 @@ def _best_trials(trials: Sequence[FrozenTrial]) -> Table:
     for trial in ranked(trials)[:ROWS]:
         extra = (trial.user_attrs.get(name) for name in (BEST_EPOCH, SECONDS))
         table.add_row(str(trial.number), f"{trial.value:.4f}", format_accuracy(trial), *map(format_value, extra))
+    return table
+
+
+def _anchors(comparison: Comparison) -> Table:
+    table = Table("anchor", "trial", "loss (smoothed)", "accuracy", "best trial's loss", title="compared with")
+    for row in comparison.rows:
+        accuracy = "-" if row.accuracy is None else f"{row.accuracy:.4f}"
+        table.add_row(row.name, str(row.trial), f"{row.loss:.4f}", accuracy, f"{row.difference:+.1%}")
     return table
 
 

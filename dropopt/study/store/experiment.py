@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dropopt.config import ConfigError, RunConfig
 from dropopt.study.define.space import Space
-from dropopt.study.store.keys import BASE, FINGERPRINT, SPACE
+from dropopt.study.store.keys import BASE, FINGERPRINT, SITES, SPACE
 
 if TYPE_CHECKING:
     import optuna
@@ -61,6 +61,15 @@ def create(
     for key, value in identity.items():  # BASE is last: a study that has it has all of them
         study.set_user_attr(key, value)
     return study, True
+
+
+def space_of(study: optuna.Study, space: Space) -> Space:
+    """Return ``space`` with the choices of ``sites`` with which ``study`` began.
+
+    Optuna requires the choices of a parameter to be the same in all trials of a study. Studies that began before these
+    choices were stored have those of the file.
+    """
+    return space.with_sites(study.user_attrs[SITES]) if SITES in study.user_attrs else space
 
 
 def _wait_for_identity(study: optuna.Study) -> None:

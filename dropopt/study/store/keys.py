@@ -26,6 +26,11 @@ DATA = "data_fingerprint"
 #: The evidence about the blend that the study started from.
 PRIOR = "prior"
 
+#: The number of classes of the data.
+CLASSES = "classes"
+#: The choices of the setting ``sites`` that the network offers; a study keeps them from its first trial on.
+SITES = "sites"
+
 # -- user attributes of a trial
 
 #: The id of the worker that runs the trial.
@@ -60,6 +65,9 @@ RETRY_OF = "retry_of"
 PREVIOUS = "previous"
 #: Which attempt at the configuration this is; absent from the first attempt.
 ATTEMPT = "attempt"
+
+#: What the trial stands for, if it is one that the best trial is compared with: ``no dropout``, ``element 0.1``.
+ANCHOR = "anchor"
 
 # -- values of REASON
 

@@ -18,6 +18,7 @@ from dropopt.study.store.errors import TrialEndedError
 from dropopt.study.store.keys import (
     ABANDONED,
     ACCURACY,
+    ANCHOR,
     BEST_EPOCH,
     BEST_LOSS,
     CONFIG,
@@ -141,7 +142,8 @@ class Ledger:
 
         Returns:
             Whether the trial should be pruned. Never after its last epoch: the cost is already paid, and a complete
-            result is worth more. Never at an epoch that an earlier attempt has reached and survived.
+            result is worth more. Never an anchor: the best trial is compared with its result. Never at an epoch that an
+            earlier attempt has reached and survived.
 
         Raises:
             TrialEndedError: Another process has ended the trial.
@@ -154,7 +156,7 @@ class Ledger:
                 self.study._storage.set_trial_intermediate_value(trial._trial_id, epoch, value)
                 return False
             trial.report(value, epoch)
-            return epoch < epochs and trial.should_prune()
+            return epoch < epochs and ANCHOR not in trial.user_attrs and trial.should_prune()
         except UpdateFinishedTrialError:
             self._own.pop(trial._trial_id, None)
             raise TrialEndedError from None

@@ -142,7 +142,8 @@ def storage_file(url: str) -> Path | None:
         return Path(url)
     scheme, _, rest = url.partition(":///")
     name = rest.partition("?")[0]
-    return Path(name) if scheme.startswith("sqlite") and name not in ("", ":memory:") else None
+    is_file = scheme.startswith("sqlite") and name not in ("", ":memory:") and not name.startswith("file:")
+    return Path(name) if is_file else None
 
 
 def _reached(url: str) -> BaseStorage:

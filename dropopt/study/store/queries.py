@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 
+#: A loss above this multiple of the loss of a guess means that training has diverged.
+FAR_ABOVE = 3.0
+
+
 @dataclass(frozen=True)
 class Counts:
     """The number of a study's trials in each state."""
@@ -70,6 +74,14 @@ def has_result(trial: FrozenTrial) -> bool:
     from optuna.trial import TrialState
 
     return trial.state == TrialState.COMPLETE and trial.value is not None and math.isfinite(trial.value)
+
+
+def diverged(trial: FrozenTrial, classes: int | None) -> bool:
+    """Whether the loss of a complete ``trial`` is far above that of a guess, ln(classes), so that it leads nothing.
+
+    An overconfident network may be somewhat above it. False if the number of classes is not known.
+    """
+    return classes is not None and trial.value is not None and trial.value > FAR_ABOVE * math.log(classes)
 
 
 def last_activity(trials: Iterable[FrozenTrial]) -> datetime | None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dropopt.study.store.keys import ABANDONED, ATTEMPT, PREVIOUS, REASON, RETRY, RETRY_OF, SOURCE
+from dropopt.study.store.keys import ABANDONED, ANCHOR, ATTEMPT, PREVIOUS, REASON, RETRY, RETRY_OF, SOURCE
 
 if TYPE_CHECKING:
     import optuna
@@ -52,7 +52,7 @@ def enqueue_again(study: optuna.Study, trial: FrozenTrial) -> None:
 
     abandoned = trial.user_attrs.get(REASON) == ABANDONED
     chain = {RETRY_OF: root(trial), PREVIOUS: trial.number, ATTEMPT: attempt(trial) + int(abandoned)}
-    kept = {SOURCE: trial.user_attrs[SOURCE]} if SOURCE in trial.user_attrs else {}
+    kept = {key: trial.user_attrs[key] for key in (SOURCE, ANCHOR) if key in trial.user_attrs}
     study.add_trial(
         optuna.trial.create_trial(
             state=optuna.trial.TrialState.WAITING,

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dropopt.config import P_MAX
-from dropopt.engine.masks.allocation import share_out
+from dropopt.config import P_MAX, EngineConfig
+from dropopt.engine.masks.allocation import preference, share_out
 
 PROFILE = settings(max_examples=100)
 PREFERENCES = st.lists(st.just(0.0) | st.floats(1e-6, 1.0), min_size=1, max_size=40)
@@ -71,3 +71,18 @@ def test_a_budget_above_the_cap_is_the_cap():
     """No rate exceeds P_MAX, for any budget."""
     assert share_out(1.0, torch.rand(7)).max() <= P_MAX
     assert torch.equal(share_out(1.0, torch.tensor([1.0, 0.0])), torch.tensor([P_MAX, 0.0], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("reading", ["printed", "sound"])
+def test_the_lemma_ignores_the_sign_of_alpha(reading):
+    """The sign says how a rate changes with depth and time; sound proportions are the same for any alpha."""
+    importance = torch.tensor([0.0, 0.25, 1.0])
+    config = EngineConfig(allocation="importance", reading=reading)
+
+    def rates(alpha):
+        return share_out(0.3, preference(config, alpha=alpha, progress=0.5, importance=importance))
+
+    torch.testing.assert_close(rates(-0.6), rates(0.6))
+    assert rates(0.6)[0] > rates(0.6)[2]
+    if reading == "sound":
+        torch.testing.assert_close(rates(0.0), rates(0.6))

@@ -11,7 +11,7 @@ from torch import nn
 
 import dropopt
 from dropopt.config import ConfigError, EngineConfig
-from dropopt.engine.places.find import find_places
+from dropopt.engine.places.find import KINDS, find_places, named_places
 
 AVAILABLE = "allowed: auto, conv (3), norm (3), linear (1), block (2), last:k, a pattern on module names such as 'h*'"
 
@@ -25,6 +25,17 @@ def names(model, sites, example=EXAMPLE):
 
 
 # -- selectors
+
+
+def test_named_places_are_those_that_the_selectors_choose():
+    """One entry for each named selector, empty where the network has none; the model is left as it was."""
+    model = Net()
+    before = snapshot(model)
+    found = named_places(model, EXAMPLE)
+    assert tuple(found) == KINDS
+    assert found == {kind: names(model, kind) for kind in KINDS}
+    assert_same(before, snapshot(model))
+    assert named_places(plain(nn.Conv2d(3, 4, 3), nn.ReLU()), EXAMPLE)["block"] == []
 
 
 def test_selectors_choose_what_their_names_say():

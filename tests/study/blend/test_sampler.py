@@ -274,6 +274,17 @@ def test_stages() -> None:
     assert same.names == sampler.names
 
 
+def test_a_stage_that_is_enqueued_as_a_whole() -> None:
+    """The shares of one stage are given, those of the other are drawn, and no warning is raised."""
+    sampler = EfficacySampler(RandomSampler(seed=0), NAMES[:2], seed=0, stages=("early", "late"))
+    study = optuna.create_study(sampler=sampler)
+    study.enqueue_trial({"w_a_early": 0.3, "w_b_early": 0.5})
+    study.optimize(lambda trial: float(sum(blend_of(trial, stage)[0] for stage in sampler.names)), n_trials=1)
+    params = study.trials[0].params
+    assert (params["w_a_early"], params["w_b_early"]) == (0.3, 0.5)
+    assert params["w_a_late"] + params["w_b_late"] == pytest.approx(1)
+
+
 def test_degenerate_outcomes() -> None:
     """Identical values, infinities, failures and pruned trials do not prevent draws."""
     study = optuna.create_study(sampler=EfficacySampler(RandomSampler(seed=0), NAMES, seed=0))

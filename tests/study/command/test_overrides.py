@@ -23,6 +23,13 @@ def test_options_change_fields_and_settings():
     assert changed.model == STUDY.model
 
 
+def test_anchors_can_be_turned_off():
+    """``--no-anchors`` overrides the definition, and so does ``--anchors``."""
+    assert STUDY.anchors
+    assert not Overrides(anchors=False).apply(STUDY).anchors
+    assert Overrides(anchors=True).apply(Overrides(anchors=False).apply(STUDY)).anchors
+
+
 def test_another_network_drops_the_options_of_the_first():
     """The options in the definition belong to its own network."""
     changed = Overrides(model="small").apply(STUDY)

@@ -115,6 +115,21 @@ def test_a_study_that_another_session_has_just_created_is_kept():
         close(begun._storage)
 
 
+def test_the_network_decides_which_sites_are_searched(capsys):
+    """Choices that the network does not offer are reported and left out; a resumed study keeps its choices."""
+    Path("space.yaml").write_text("engine:\n  r0: 0.2\n  sites: {choices: [auto, block, linear, 'last:1']}\n")
+    options = {"name": "where", "space": "space.yaml", "sampler": "random"}
+    fake_study.run("study.log", 1, n_trials=6, **options)
+    note = "note: choices of sites that are not searched: block matches no module, last:1 chooses the same modules as"
+    assert note in capsys.readouterr().out
+    fake_study.run("study.log", 1, n_trials=9, **options)
+    assert note not in capsys.readouterr().out
+    found = trials("study.log", "where")
+    assert len(found) == 9
+    assert {trial.distributions["sites"].choices for trial in found} == {("auto", "linear")}
+    assert {trial.params["sites"] for trial in found} == {"auto", "linear"}
+
+
 def test_a_timeout_before_the_first_trial_is_reported(capsys):
     """The summary says why there is no trial."""
     assert fake_study.run("study.log", timeout=1e-6) == 0
@@ -126,3 +141,15 @@ def test_a_function_that_children_cannot_import_is_refused():
     for given in (lambda: 1, object.__new__):
         with pytest.raises(ConfigError, match="study: data must be a function or a class at the top level of a file"):
             Study(name="a", data=given)
+
+
+def test_a_space_that_has_changed_is_refused():
+    """A study is resumed only with the space that it began with; the name of its file does not matter."""
+    Path("space.yaml").write_text("engine:\n  r0: {low: 0.0, high: 0.5}\n")
+    fake_study.run("study.log", 1, n_trials=1, space="space.yaml")
+    Path("copy.yaml").write_text(Path("space.yaml").read_text())
+    fake_study.run("study.log", 1, n_trials=2, space="copy.yaml")
+    Path("space.yaml").write_text("engine:\n  r0: {low: 0.0, high: 0.7}\n")
+    with pytest.raises(ConfigError, match=r"study 'fake' exists and its search space \(space\) has changed since"):
+        fake_study.run("study.log", 1, n_trials=3, space="space.yaml")
+    assert len(trials("study.log")) == 2

@@ -8,10 +8,15 @@ import optuna
 import pytest
 
 from dropopt.config import Baseline, ConfigError, EngineConfig, RunConfig, TrainConfig
+from dropopt.study import Study
 from dropopt.study.define import shipped
 from dropopt.study.define.space import Space
 
-SHIPPED = ["compact", "dropout", "no_dropout", "paper"]
+SHIPPED = ["blend", "compact", "dropout", "no_dropout", "paper"]
+
+BY_OPTIMIZER = """train:
+  lr: {by: {optimizer: {sgd: {low: 0.1, high: 0.5}, adamw: {low: 1e-4, high: 1e-2, log: true}}}}
+"""
 
 
 def space(tmp_path: Path, text: str) -> Space:
@@ -45,15 +50,15 @@ def test_shipped_spaces_suggest_valid_configurations(name):
 def test_paper_space_searches_every_symbol():
     """The paper's space searches all symbols, the five weights and the categorical settings."""
     names = {parameter.name for parameter in Space.load("paper").parameters}
-    symbols = set(EngineConfig.model_fields) - {"efficacy_floor", "importance_decay", "update_every", "sites"}
+    symbols = set(EngineConfig.model_fields) - {"efficacy_floor", "importance_decay", "update_every"}
     assert names == symbols | {"lr", "weight_decay"}
 
 
-def test_compact_space_searches_eight_settings_of_the_engine():
-    """The compact space searches eight settings of the engine; all arms search the same settings of training."""
+def test_compact_space_searches_ten_settings_of_the_engine():
+    """The compact space searches ten settings of the engine; all arms search the same settings of training."""
     found = Space.load("compact").parameters
-    assert sum(parameter.section == "engine" for parameter in found) == 8
-    for arm in ("no_dropout", "dropout"):
+    assert sum(parameter.section == "engine" for parameter in found) == 10
+    for arm in ("no_dropout", "dropout", "blend"):
         train = [p for p in Space.load(arm).parameters if p.section == "train"]
         assert train == [parameter for parameter in found if parameter.section == "train"]
 
@@ -142,6 +147,123 @@ def test_kind_selects_a_baseline(tmp_path):
         space(tmp_path, "engine:\n  kind: dropout\n  r0: {low: 0, high: 0.5}\n")
 
 
+@pytest.mark.parametrize("name", ["compact", "paper"])
+def test_whole_methods_have_no_allocation(name):
+    """In pattern ``own`` each method shares out its rate in its own way, and one of the methods has blocks."""
+    found = Space.load(name)
+    patterns = set()
+    for seed in range(40):
+        run, params = draw(found, seed)
+        patterns.add(run.engine.pattern)
+        assert ("allocation" in params) == (run.engine.pattern != "own")
+        assert ("block_size" in params) == (name == "paper" and run.engine.pattern in ("spatial", "own"))
+    assert patterns == {"element", "channel", "structured", "spatial", "own"}
+
+
+def test_alpha_may_be_negative():
+    """The rate may grow with depth and time."""
+    alphas = [draw(Space.load("compact"), seed)[0].engine.alpha for seed in range(20)]
+    assert -1 <= min(alphas) < 0 < max(alphas) <= 1
+
+
+def test_a_range_may_depend_on_a_setting_of_the_study(tmp_path):
+    """The study's optimizer decides which range of the learning rate is searched, under the same name."""
+    found = space(tmp_path, BY_OPTIMIZER)
+    for optimizer, low, high in (("sgd", 0.1, 0.5), ("adamw", 1e-4, 1e-2)):
+        base = RunConfig(train=TrainConfig(optimizer=optimizer))
+        (parameter,) = found.bound(base).parameters
+        assert (parameter.name, parameter.low, parameter.high, parameter.log) == ("lr", low, high, optimizer == "adamw")
+        run, params = draw(found, base=base)
+        assert low <= run.train.lr == params["lr"] <= high
+    assert len({found.bound(RunConfig(train=TrainConfig(optimizer=o))).fingerprint for o in ("sgd", "adamw")}) == 2
+    only = space(tmp_path, "train:\n  lr: {by: {optimizer: {adamw: {low: 1e-4, high: 1e-2}}}}\n  optimizer: adamw\n")
+    assert only.parameters[0].high == 1e-2
+
+
+def test_a_range_may_depend_on_a_searched_setting(tmp_path):
+    """Each range is then a parameter of its own, because the range of an Optuna parameter should not change."""
+    found = space(tmp_path, BY_OPTIMIZER + "  optimizer: [sgd, adamw]\n")
+    assert [parameter.name for parameter in found.parameters] == ["optimizer", "lr_sgd", "lr_adamw"]
+    optimizers = set()
+    for seed in range(10):
+        run, params = draw(found, seed)
+        optimizers.add(run.train.optimizer)
+        assert params == {"optimizer": run.train.optimizer, f"lr_{run.train.optimizer}": run.train.lr}
+        assert (run.train.lr >= 0.1) == (run.train.optimizer == "sgd")
+    assert optimizers == {"sgd", "adamw"}
+
+
+def test_a_study_without_a_range_for_its_optimizer_is_refused(tmp_path):
+    """The error names the values that have a range."""
+    space(tmp_path, "train:\n  lr: {by: {optimizer: {sgd: {low: 0.1, high: 0.5}}}}\n")
+    study = Study(name="a", space=str(tmp_path / "space.yaml"), train={"optimizer": "adamw"})
+    with pytest.raises(ConfigError, match=r"space.yaml: lr has no range for optimizer = adamw; it has: sgd"):
+        study.load_space()
+
+
+def test_a_setting_is_searched_or_set_by_the_study():
+    """A setting of the engine that the space searches too would have no effect."""
+    study = Study(name="a", engine={"sites": "layer4.*"})
+    with pytest.raises(ConfigError, match=r"study 'a' sets engine\.sites, which space 'compact' searches"):
+        study.base(study.load_space())
+
+
+def test_fingerprints_of_files_that_exist_stay_the_same(tmp_path):
+    """A study is resumed only if the fingerprint of its space is the same; new keys of the grammar do not change it."""
+    text = """
+engine:
+  r0: {low: 0.0, high: 0.5}
+  pattern: [element, spatial]
+  block_size: {low: 1, high: 5, step: 2, when: {pattern: spatial}}
+  w_pfid: {low: 0, high: 1, stages: 3}
+  reading: sound
+train:
+  lr: {low: 0.01, high: 0.5, log: true}
+"""
+    assert space(tmp_path, text).fingerprint == "3e3070a84915dd89"
+    assert Study(name="a", space="no_dropout").load_space().fingerprint == "eca6695031e9f7da"
+
+
+PLACES = {
+    "auto": ["norm1", "norm2", "hidden"],
+    "norm": ["norm1", "norm2"],
+    "conv": ["conv1", "conv2"],
+    "linear": ["hidden"],
+    "block": [],
+}
+
+
+def sites(tmp_path, *choices):
+    return space(tmp_path, f"engine:\n  sites: {{choices: [{', '.join(choices)}]}}\n")
+
+
+def test_choices_of_sites_are_those_that_the_network_offers(tmp_path):
+    """A choice that selects nothing, or what an earlier one selects, is left out; patterns are kept."""
+    found = sites(tmp_path, "auto", "norm", "conv", "block", "'last:1'", "linear", "'last:2'", "'last:9'", "layer*")
+    reasons = found.offered_sites(PLACES)
+    assert [choice for choice, reason in reasons.items() if not reason] == [
+        *("auto", "norm", "conv", "last:1", "last:2", "layer*")
+    ]
+    assert reasons["block"] == "block matches no module"
+    assert reasons["linear"] == "linear chooses the same modules as last:1"
+    assert reasons["last:9"] == "last:9 chooses the same modules as auto"
+    assert found.with_sites(["auto", "conv"]).sites == ("auto", "conv")
+
+
+def test_unknown_places_leave_the_choices_as_they_are(tmp_path):
+    """Without a report of the network nothing is left out, and a space that searches no sites has no choices."""
+    assert set(sites(tmp_path, "auto", "'last:2'", "block").offered_sites({}).values()) == {""}
+    assert Space.load("no_dropout").offered_sites(PLACES) == {}
+
+
+def test_a_network_without_any_of_the_sites_is_refused(tmp_path):
+    """The error names the choices and what the network has."""
+    with pytest.raises(
+        ConfigError, match=r"space.yaml: no choice of sites matches a module of this network: block; it has: auto, norm"
+    ):
+        sites(tmp_path, "block").offered_sites(PLACES)
+
+
 def test_the_fingerprint_depends_on_content_only(tmp_path):
     """Comments, order and layout do not change the fingerprint of a space; a bound does."""
     one = space(tmp_path, "# a\nengine:\n  r0: {low: 0, high: 0.5}\n  kappa: {low: 0, high: 1}\n").fingerprint
@@ -190,6 +312,18 @@ MISTAKES = {
     "  reading: {choices: [printed, sound], when: {pattern: channel}}\n": (
         "2: the conditions of these parameters form a circle: pattern, reading"
     ),
+    "train:\n  lr: {by: optimizer}\n": "2: lr: by must be a mapping (name: value), got optimizer",
+    "train:\n  lr: {by: {sgd: {low: 0.1, high: 1}}}\n": "2: unknown name 'sgd' in lr: by; ",
+    "train:\n  lr: {by: {optimizer: {}}}\n": "2: lr: by optimizer must be a mapping",
+    "train:\n  lr: {by: {}}\n": "2: lr: by must name one other setting, got 0",
+    "train:\n  lr: {by: {optimizer: {sgdd: {low: 0.1, high: 1}}}}\n": "2: optimizer must be one of sgd, adamw, got",
+    "train:\n  lr: {by: {optimizer: {sgd: {low: 2, high: 1}}}}\n": "2: lr: low must be below high, got 2 and 1",
+    "train:\n  lr: {by: {optimizer: {sgd: {low: 1, high: 2, stages: 3}}}}\n": "2: unknown name 'stages' in lr by",
+    "train:\n  lr: {low: 1, high: 2, by: {optimizer: {sgd: {low: 1, high: 2}}}}\n": "2: unknown name 'low' in lr",
+    "train:\n  lr: {by: {optimizer: {sgd: {low: 1, high: 2}}}}\n  optimizer: [sgd, adamw]\n": (
+        "2: lr has no range for optimizer = adamw; it has: sgd"
+    ),
+    "train:\n  lr: {by: {momentum: {x: {low: 1, high: 2}}}}\n": "2: momentum must be in [0, 1), got x",
     "engine:\n  r0: {low: 0, high: 1, when: spatial}\n": "2: when must be a mapping (name: value), got spatial",
     "engine:\n  r0: {low: 0, high: 1}\n  r0: 0.5\n": "3: 'r0' is given twice, first in line 2",
     "engine:\n  r0: &a {low: 0, high: 1}\n  alpha: *a\n": "2: not valid here: anchors and aliases are not allowed",
@@ -233,7 +367,7 @@ def test_files_that_cannot_be_read(tmp_path):
         Space.load(path)
     with pytest.raises(ConfigError, match=r"search space .*none.yaml does not exist; give a .yaml file or one of"):
         Space.load(tmp_path / "none.yaml")
-    with pytest.raises(ConfigError, match=r"no search space 'cmpact'; did you mean 'compact'\? known: compact"):
+    with pytest.raises(ConfigError, match=r"no search space 'cmpact'; did you mean 'compact'\? known: blend, compact"):
         Space.load("cmpact")
 
 

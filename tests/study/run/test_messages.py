@@ -33,7 +33,7 @@ def test_messages_to_a_trainer_are_read_back(message):
 @pytest.mark.parametrize(
     "message",
     [
-        Ready(10, {"train": "a"}, ["a notice\nof two lines"]),
+        Ready(10, {"train": "a"}, ["a notice\nof two lines"], {"auto": ["bn1", "fc1"], "block": []}),
         Report(3, 1, 2, 0.5, math.inf, 0.9, -math.inf),
         Done(3, 0.1 + 0.2, 2, 0.5, 1.0, 1e-300),
         Stopped(3),

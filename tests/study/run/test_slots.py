@@ -1,44 +1,14 @@
 """Slots: child processes that train, stop and share GPUs."""
 
-import os
 import time
-from types import SimpleNamespace
 
 import pytest
-import torch
-from torch import nn
 
 from dropopt.config import RunConfig
 from dropopt.study.run.executor import Died
 from dropopt.study.run.machine import VISIBLE, cards, slots
 from dropopt.study.run.messages import Prepare, Ready, Report, Stop, Stopped, Train
 from dropopt.study.run.slots import Pool, Targets
-
-
-def epoch(train_loss=1.0):
-    """The report of a first epoch."""
-    return SimpleNamespace(epoch=1, epochs=2, train_loss=train_loss, val_loss=1, val_accuracy=0, smoothed_loss=1)
-
-
-def train_forever(run, on_epoch):
-    """Report once, then train an epoch that never ends: only steps follow, no report."""
-    on_epoch(epoch())
-    layer = nn.Linear(2, 2)
-    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
-    while True:
-        layer(torch.ones(1, 2)).sum().backward()
-        optimizer.step()
-
-
-def report_the_card(run, on_epoch):
-    """Report the GPU that the process sees as its training loss."""
-    on_epoch(epoch(train_loss=os.environ.get(VISIBLE, "-1")))
-
-
-def exit_at_once(run, on_epoch):
-    """End the process with a message on standard error."""
-    os.write(2, b"the last line\n")
-    os._exit(7)
 
 
 def received(pool, kind):
@@ -53,7 +23,7 @@ def received(pool, kind):
 
 def test_a_trial_stops_within_a_step():
     """A trial stops before the end of its epoch, and the slot accepts another trial."""
-    with Pool(1, Targets(load="fake_training:load", train="test_slots:train_forever")) as pool:
+    with Pool(1, Targets(load="fake_training:load", train="odd_training:train_forever")) as pool:
         pool.send(0, Prepare(RunConfig()))
         received(pool, Ready)
         for trial in (3, 4):
@@ -65,7 +35,7 @@ def test_a_trial_stops_within_a_step():
 
 def test_slots_share_cards_evenly():
     """Three slots on two GPUs: each sees one, in turn, and so does a child that replaces another one."""
-    with Pool(3, Targets(load="fake_training:load", train="test_slots:report_the_card"), ["0", "5"]) as pool:
+    with Pool(3, Targets(load="fake_training:load", train="odd_training:report_the_card"), ["0", "5"]) as pool:
         pool.replace(1)
         seen = []
         for slot in range(pool.size):
@@ -76,7 +46,7 @@ def test_slots_share_cards_evenly():
 
 def test_the_death_of_a_child_is_reported():
     """The event has the exit code and the last line of standard error; messages to a dead child are ignored."""
-    with Pool(1, Targets(load="fake_training:load", train="test_slots:exit_at_once")) as pool:
+    with Pool(1, Targets(load="fake_training:load", train="odd_training:exit_at_once")) as pool:
         pool.send(0, Train(0, RunConfig()))
         assert received(pool, Died).reason == "its process ended with exit code 7: the last line"
         pool.send(0, Stop(0))

@@ -111,6 +111,18 @@ def test_a_study_without_a_blend_is_not_changed(tmp_path):
     assert study._storage.get_study_system_attrs(study._study_id) == before
 
 
+def test_the_note_compares_with_the_anchors(tmp_path):
+    """The page of a study without a blend says whether dropout helps, if the study has anchors."""
+    study = optuna.create_study(storage=f"sqlite:///{tmp_path}/plain.db")
+    study.add_trial(optuna.trial.create_trial(value=0.5, user_attrs={"anchor": "no dropout"}))
+    study.add_trial(optuna.trial.create_trial(value=0.3))
+    display.refresh(study)
+    attributes = study._storage.get_study_system_attrs(study._study_id)
+    text = "".join(value for key, value in sorted(attributes.items()) if key.startswith("dashboard:note_str"))
+    assert "**the best trial's loss is 40.0% below that of the best anchor, no dropout" in text
+    assert "| no dropout | 0 | 0.5000 | - | -40.0% |" in text
+
+
 def test_a_fault_in_the_prior_is_reported(storage):
     """Only a study without a blend is skipped; a prior that cannot be read is an error."""
     study = source(storage)

@@ -8,6 +8,7 @@ import pytest
 from optuna.trial import TrialState, create_trial
 from rich.console import Console
 
+from dropopt.study.show.progress import Progress
 from dropopt.study.show.summary import Outcome, show_summary
 
 
@@ -45,6 +46,36 @@ def test_the_next_commands_can_be_typed(study):
     assert "dropopt run a --n-trials 6\n" in text
     assert "--storage" not in printed(study, storage_option=False)
     assert "dropopt run a\n" in printed(study, n_trials=5)
+
+
+def test_the_best_trial_is_compared_with_the_anchors(study):
+    """A table of the anchors, and the verdict in words; neither if there are no anchors."""
+    assert "compared with" not in printed(study)
+    for name, value in (("no dropout", 0.8), ("channel 0.2", 0.6)):
+        study.add_trial(create_trial(value=value, user_attrs={"anchor": name, "val_accuracy": 0.85}))
+    text = printed(study)
+    rows = [line.split() for line in text.splitlines() if "no dropout" in line or "channel 0.2" in line]
+    assert [word for word in rows[0] if word in ("0.6000", "0.8500")] == ["0.6000", "0.8500"]
+    assert "-16.7%" in rows[0]
+    assert "-37.5%" in rows[1]
+    assert "the best trial's loss is 16.7% below that of the best anchor, channel 0.2" in " ".join(text.split())
+
+
+@pytest.mark.parametrize(("classes", "value", "announced"), [(10, 81490.0, False), (10, 2.0, True), (None, 99.0, True)])
+def test_a_diverged_trial_never_leads(classes, value, announced):
+    """A trial whose loss is far above that of a guess, ln(classes), is not announced as the best."""
+    study = optuna.create_study()
+    if classes:
+        study.set_user_attr("classes", classes)
+    file = io.StringIO()
+    progress = Progress(Console(file=file, width=100), 5)
+    progress.opened(study)
+    study.add_trial(create_trial(value=value, user_attrs={"val_accuracy": 0.1}))
+    progress.ended(0, 0)
+    assert ("is the best so far" in file.getvalue()) == announced
+    study.add_trial(create_trial(value=0.5, user_attrs={"val_accuracy": 0.9}))
+    progress.ended(0, 1)
+    assert "trial 1 is the best so far: loss 0.5000" in file.getvalue()
 
 
 def test_a_signal_is_reported(study):

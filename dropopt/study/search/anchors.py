@@ -1,0 +1,241 @@
+"""Anchors: the first trials of a study, with which its best trial is compared.
+
+They are no dropout, plain dropout methods at customary rates, and the engine's default, as far as the search space can
+express them. Each is trained in the middle of the ranges of the learning rate and the other settings of training. A
+search that starts with them cannot end worse than them, and its summary can say whether dropout helps at all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from dropopt.config import METHODS, STAGES, Baseline, ConfigError, EngineConfig, RunConfig
+from dropopt.study.define.parameter import Choice
+from dropopt.study.define.space import Space
+from dropopt.study.store.keys import ACCURACY, ANCHOR
+from dropopt.study.store.queries import best
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.trial import FrozenTrial
+
+#: A study of fewer trials has no anchors: they would be most of it.
+MIN_TRIALS = 10
+
+#: The name of the anchor without dropout.
+NO_DROPOUT = "no dropout"
+
+#: Two trainings of one configuration with different seeds differ by up to about this fraction of their smoothed loss
+#: (small CNN, 5,000 images of Fashion-MNIST). A smaller difference is not called an improvement.
+SEED_NOISE = 0.05
+
+#: Customary rates of the plain methods, by the engine's pattern and by the baseline's kind.
+_PATTERNS = {"element": 0.1, "channel": 0.2, "spatial": 0.2}
+_KINDS = {"dropout": 0.1, "dropout2d": 0.2, "dropblock": 0.2, "stochastic_depth": 0.2}
+
+#: Settings with which eq. (15) is the adaptive rate alone, and that rate is r0 in all layers and at all times.
+_CONSTANT: Mapping[str, Any] = {
+    "alpha": 0.0,
+    **{f"w_{method}": float(method == "adaptive") for method in METHODS},
+    "allocation": "uniform",
+    "reading": "sound",
+    "efficacy": "fixed",
+    "drop_updates": False,
+    "sites": "auto",
+}
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """A configuration to compare with."""
+
+    name: str
+    #: The settings that make it, where the space searches them.
+    settings: Mapping[str, Any]
+    #: Whether a configuration is what the name says: a space may fix a setting at another value.
+    holds: Callable[[Any], bool]
+
+
+def enqueue_anchors(study: optuna.Study, space: Space, base: RunConfig, classes: int) -> None:
+    """Enqueue the anchors that ``space`` can express as the next trials of ``study``.
+
+    Args:
+        study: The study.
+        space: Its search space.
+        base: The configuration that all trials share.
+        classes: The number of classes of the data.
+    """
+    for name, parameters in anchors_of(space, base, classes).items():
+        study.enqueue_trial(parameters, user_attrs={ANCHOR: name})
+
+
+def anchors_of(space: Space, base: RunConfig, classes: int) -> dict[str, dict[str, Choice]]:
+    """Return the parameters of each anchor that ``space`` can express, by name, in the order of their trials."""
+    found: dict[str, dict[str, Choice]] = {}
+    for anchor in _of_baselines() if space.engine is Baseline else _of_engine():
+        chooser = _Chooser(_wishes(space, base, anchor.settings))
+        try:
+            run = space.suggest(chooser, classes, base)
+        except ConfigError:  # the settings are not valid together in this space
+            continue
+        if anchor.holds(run.engine) and chooser.chosen not in found.values():
+            found[anchor.name] = chooser.chosen
+    # Where nothing is ever dropped, there is nothing to compare.
+    return found if found.keys() - {NO_DROPOUT} else {}
+
+
+def _of_engine() -> list[Anchor]:
+    plain = [
+        Anchor(
+            f"{pattern} {rate:g}",
+            {**_CONSTANT, "r0": rate, "pattern": pattern},
+            partial(_is_plain, pattern, rate),
+        )
+        for pattern, rate in _PATTERNS.items()
+    ]
+    nothing = Anchor(
+        NO_DROPOUT,
+        {**_CONSTANT, "r0": 0.0, "pattern": "element"},
+        # In the printed reading a structured rate of 0 drops everything.
+        lambda engine: engine.r0 == 0 and engine.reading == "sound",
+    )
+    return [nothing, *plain, Anchor("engine's default", {}, lambda engine: True)]
+
+
+def _is_plain(pattern: str, rate: float, engine: EngineConfig) -> bool:
+    """Whether ``engine`` drops with a pattern at a constant rate, the same at all places."""
+    weights = [engine.weights(stage) for stage in range(len(STAGES))]
+    alone = all(first > 0 and not any(others) for first, *others in weights)
+    constant = engine.alpha == 0 and engine.reading == "sound" and engine.efficacy == "fixed"
+    # The adaptive method's own pattern is independent units.
+    alike = engine.pattern == pattern and engine.allocation == "uniform"
+    alike |= engine.pattern == "own" and pattern == "element"
+    return alone and constant and alike and not engine.drop_updates and math.isclose(engine.r0, rate)
+
+
+def _of_baselines() -> list[Anchor]:
+    nothing = Anchor(NO_DROPOUT, {"kind": "none", "p": 0.0}, lambda engine: engine.kind == "none" or engine.p == 0)
+    plain = [
+        Anchor(
+            f"{kind} {rate:g}",
+            {"kind": kind, "p": rate, "schedule": "constant", "sites": "auto"},
+            partial(_is_baseline, kind, rate),
+        )
+        for kind, rate in _KINDS.items()
+    ]
+    return [nothing, *plain]
+
+
+def _is_baseline(kind: str, rate: float, engine: Baseline) -> bool:
+    return engine.kind == kind and math.isclose(engine.p, rate) and engine.schedule == "constant"
+
+
+def _wishes(space: Space, base: RunConfig, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The preferred value of each parameter, by name: that of the anchor, or else that of the base.
+
+    Ranges of training have none, so that all anchors are trained alike, in the middle of these ranges.
+    """
+    wishes: dict[str, Any] = {}
+    for parameter in space.bound(base).parameters:
+        if parameter.section == "engine":
+            wishes[parameter.name] = settings.get(parameter.setting, getattr(base.engine, parameter.setting, None))
+        elif parameter.choices:
+            wishes[parameter.name] = getattr(base.train, parameter.setting)
+    return wishes
+
+
+class _Chooser:
+    """Stands in for a trial, and chooses the preferred value, or the middle of a range that does not contain it."""
+
+    def __init__(self, wishes: Mapping[str, Any]) -> None:
+        self._wishes = wishes
+        self.chosen: dict[str, Choice] = {}
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float:
+        """The preferred number, or the middle of the range: the geometric one on a logarithmic scale."""
+        value = self._number(name, low, high, log=log)
+        if step is not None:
+            value = min(low + step * round((value - low) / step), high)
+        self.chosen[name] = value
+        return value
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
+        """The preferred integer, or the one nearest to the middle."""
+        value = low + step * round((self._number(name, low, high, log=log) - low) / step)
+        self.chosen[name] = value = value if value <= high else value - step
+        return value
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        """The preferred choice, or the first."""
+        wish = self._wishes.get(name)
+        same = [choice for choice in choices if choice == wish and type(choice) is type(wish)]
+        self.chosen[name] = choice = (same or list(choices))[0]
+        return choice
+
+    def _number(self, name: str, low: float, high: float, *, log: bool) -> float:
+        wish = self._wishes.get(name)
+        if isinstance(wish, int | float) and not isinstance(wish, bool) and low <= wish <= high:
+            return float(wish)
+        return math.sqrt(low * high) if log else (low + high) / 2
+
+
+@dataclass(frozen=True)
+class Row:
+    """One anchor in the comparison."""
+
+    name: str
+    trial: int
+    loss: float
+    #: Of the validation split; None if it is not known.
+    accuracy: float | None
+    #: How far the best trial's loss is above the anchor's, as a fraction of the anchor's; below 0 if it is better.
+    difference: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The best trial and the anchors."""
+
+    #: From the lowest loss to the highest.
+    rows: tuple[Row, ...]
+    verdict: str
+
+
+def compare(trials: Iterable[FrozenTrial]) -> Comparison | None:
+    """Compare the best trial with the completed anchors; None if there are none."""
+    trials = list(trials)
+    leader = best(trials)
+    anchors = [trial for trial in trials if ANCHOR in trial.user_attrs and best([trial]) is not None]
+    if leader is None or leader.value is None or not anchors:
+        return None
+    rows = sorted((_row(trial, leader.value) for trial in anchors), key=lambda row: (row.loss, row.trial))
+    return Comparison(tuple(rows), _verdict(leader, leader.value, rows))
+
+
+def _row(trial: FrozenTrial, lowest: float) -> Row:
+    loss = trial.value or 0.0
+    difference = (lowest - loss) / loss if loss else 0.0
+    return Row(trial.user_attrs[ANCHOR], trial.number, loss, trial.user_attrs.get(ACCURACY), difference)
+
+
+def _verdict(leader: FrozenTrial, lowest: float, rows: Sequence[Row]) -> str:
+    """In words: whether dropout helps, and whether the search has found more than the plain methods."""
+    noise = f"one seed each; single seeds differ by up to about {SEED_NOISE:.0%}"
+    nothing = next((row for row in rows if row.name == NO_DROPOUT), None)
+    if nothing is not None and nothing.difference > -SEED_NOISE:
+        return (
+            f"dropout does not help here: the loss is {nothing.loss:.4f} without dropout and {lowest:.4f} in the best "
+            f"trial ({noise})"
+        )
+    first = rows[0]
+    if first.trial == leader.number:
+        return f"no trial is better than the anchor {first.name}, with a loss of {lowest:.4f} ({noise})"
+    gain = f"the best trial's loss is {-first.difference:.1%} below that of the best anchor, {first.name}"
+    within = ", which may be chance" if first.difference > -SEED_NOISE else ""
+    return f"{gain}{within} ({noise})"
