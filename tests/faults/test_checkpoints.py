@@ -97,9 +97,7 @@ def test_a_killed_trial_continues_to_the_same_bits(tmp_path, capsys):
     assert json.loads((folder / "plan.json").read_text()) == {seed: [] for seed in seeds}
     assert capsys.readouterr().out.count("continues in a new process: its process was killed (signal 9)") == 6
     assert_same(whole, killed)
-    done = [
-        (step - 1) // BATCHES for step in steps
-    ]  # epochs before the kill: only the one that was interrupted is lost
+    done = [(step - 1) // BATCHES for step in steps]  # only the interrupted epoch is lost
     assert resumed(folder) == {seeds[0]: [done[0], sum(done)], seeds[1]: [2, 3], seeds[2]: [3]}
     assert not (folder / "study.log.checkpoints").exists()
 
