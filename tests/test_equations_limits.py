@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from test_equations import ARGUMENTS
 
 from dropopt import equations
 
@@ -255,8 +256,7 @@ def test_extremes(name, values, expected, dtype):
 
 UNIT_INTERVAL = {"r0", "r", "p", "depth", "progress"}
 NOT_NEGATIVE = {"theta", "theta_depth", "theta_epoch", "complexity", "performance", "variance", "weight"}
-FUNCTIONS = [name for name in vars(equations) if getattr(equations, name).__doc__ and name[0] != "_"]
-FUNCTIONS = [name for name in FUNCTIONS if getattr(getattr(equations, name), "__module__", "") == "dropopt.equations"]
+FUNCTIONS = list(ARGUMENTS)
 
 
 def call(name, **changed):

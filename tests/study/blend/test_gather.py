@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import optuna
-import pytest
 from blend_study import NAMES, UNIT, random_study
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
@@ -47,29 +46,6 @@ def scores(trials: Sequence[FrozenTrial], maximise: bool = False) -> dict[int, f
     return dict(zip(table.number.tolist(), table.score.tolist(), strict=True))
 
 
-def test_direction_ties_and_ranks() -> None:
-    """Scores depend on ranks alone, follow the direction, and are 0 for identical values."""
-    low = scores([trial(1.0), trial(2.0), trial(1e9)])
-    assert low[0] > low[1] > low[2] == -low[0]
-    assert low[1] == pytest.approx(0.0)
-    high = scores([trial(1.0), trial(2.0), trial(1e9)], maximise=True)
-    assert high[2] > high[1] > high[0]
-    assert set(scores([trial(3.0)] * 1 + [trial(3.0) for _ in range(4)]).values()) == {0.0}
-
-
-def test_values_that_are_not_finite_are_worst() -> None:
-    """Infinities of either sign rank below all finite values, in either direction."""
-    for maximise in (False, True):
-        found = scores([trial(-math.inf), trial(math.inf), trial(5.0), trial(6.0)], maximise)
-        assert max(found[0], found[1]) < min(found[2], found[3])
-
-
-def test_infeasible_is_below_feasible() -> None:
-    """A trial that violates a constraint ranks below every feasible trial."""
-    found = scores([trial(0.1, **{"constraints:size": 1.0}), trial(9.0, **{"constraints:size": -1.0}), trial(8.0)])
-    assert found[0] < found[1] < found[2]
-
-
 def test_pruned_trials_are_compared_at_equal_steps() -> None:
     """A pruned trial is compared at the step where it stopped, not with final values."""
     early_good = [0.1, 0.9, 1.0]  # the loss rises: early values are lower than all final ones
@@ -79,13 +55,6 @@ def test_pruned_trials_are_compared_at_equal_steps() -> None:
     assert found[3] < found[0]
     ordered = sorted(found, key=lambda number: -found[number])
     assert ordered.index(3) >= 2
-
-
-def test_pruned_trials_do_not_exceed_the_median() -> None:
-    """The best early value ranks no higher than the median of the complete trials."""
-    trials = [trial(float(v), reports=[float(v)]) for v in range(1, 6)]
-    found = scores([*trials, trial(reports=[0.0])])
-    assert found[5] <= found[2]
 
 
 def test_pruned_trials_without_a_comparable_report_are_last() -> None:

@@ -329,8 +329,6 @@ def test_a_prior_helps_and_is_overridden() -> None:
         ({"blend": ["w"]}, "blend must be two or more different names"),
         ({"blend": ["w", "w"]}, "blend must be two or more different names"),
         ({"blend": [["a", "b"], ["c"]]}, "the same number in each stage"),
-        ({"floor": 0.5}, r"floor must be in \[0, 0.2\), got 0.5"),
-        ({"randomised": 0.0}, r"randomised must be in \(0, 1\], got 0.0"),
         ({"prior": {"rows": []}}, "a prior must be a dictionary from export_evidence"),
         ({"prior": {"names": [["q", "r"]], "columns": [], "rows": []}}, "the prior is about q, r"),
     ],
@@ -339,13 +337,6 @@ def test_invalid_arguments_are_rejected(arguments: dict[str, Any], message: str)
     """An invalid argument raises an error of one line."""
     with pytest.raises(ConfigError, match=message):
         EfficacySampler(RandomSampler(), **arguments)
-
-
-def test_several_objectives_are_refused() -> None:
-    """A study with several objectives has no single outcome to learn from, so it raises ConfigError."""
-    study = optuna.create_study(directions=["minimize", "minimize"], sampler=EfficacySampler(RandomSampler(), NAMES))
-    with pytest.raises(ConfigError, match="one objective"):
-        study.ask().suggest_float("w_a", 0, 1)
 
 
 def history(count: int) -> list[FrozenTrial]:

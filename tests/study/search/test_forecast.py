@@ -3,10 +3,8 @@
 import math
 
 import optuna
-import pytest
 from optuna.trial import TrialState, create_trial
 
-from dropopt.config import ConfigError
 from dropopt.study import ForecastPruner
 
 
@@ -93,16 +91,3 @@ def test_a_trial_that_is_not_finite_is_pruned():
 def test_equal_trials():
     """Ten equal trials have zero variance; another equal trial is as good as the best one and continues."""
     assert not pruned(study_of([(1.0, 1.0)] * 10), 1.0)
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({"n_startup_trials": 2}, "n_startup_trials must be at least 3, got 2"),
-        ({"chance": 1.0}, r"chance must be in \(0, 1\), got 1.0"),
-    ],
-)
-def test_wrong_arguments(given, message):
-    """The error says what is allowed."""
-    with pytest.raises(ConfigError, match=message):
-        ForecastPruner(**given)
