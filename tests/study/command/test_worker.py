@@ -33,7 +33,8 @@ def join(storage, script=Path()):
 def test_a_worker_does_what_the_study_says(storage):
     """The space, the settings, the number of trials, the sampler and the seed come from the storage."""
     request = join(storage)
-    assert request.plan == {"n_trials": 4, "sampler": "tpe", "pruner": "none", "seed": 5, "anchors": False}
+    given = {"n_trials": 4, "sampler": "tpe", "pruner": "none", "seed": 5, "anchors": False}
+    assert request.plan == given | {"trial_timeout": None, "trial_memory": None}
     assert request.space.fingerprint == fake_study.make().load_space().fingerprint
     assert request.resume_command == "dropopt worker --study fake --storage s.log"
     assert session.run(replace(request, targets=fake_study.FAKE)) == 0
