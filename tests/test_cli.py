@@ -171,6 +171,8 @@ def test_bad_input_is_reported_in_one_line(studied, monkeypatch, capsys):
     folder, _ = studied
     monkeypatch.chdir(folder)
     monkeypatch.delenv("OPTUNA_STORAGE", raising=False)
+    # One of the URLs has a password, about which there is a warning before the error.
+    monkeypatch.setattr("dropopt.study.store.url._warn_of_password", lambda: None)
     Path("file").write_text("")
     Path("bad.yaml").write_text("engine:\n  r0: 1.3\n")
     Path("odd.yaml").write_text("engine:\n  alfa: 0.3\n")
