@@ -8,6 +8,7 @@ from statistics import NormalDist, fmean
 
 import pytest
 import torch
+from equation_arguments import ARGUMENTS
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -18,26 +19,6 @@ PROFILE = settings(max_examples=20)
 READINGS = ("printed", "sound")
 HALF = (torch.float16, torch.bfloat16)
 
-# Every function with its arguments in order, and the kind of value that each takes.
-ARGUMENTS = {
-    "adaptive_rate": "r0:unit alpha:sign depth:unit progress:unit theta_depth:gain theta_epoch:gain",
-    "adjusted_alpha": "alpha:sign loss:gain delta:gain threshold:gain reading",
-    "threshold_mask": "importance:layer r:unit",
-    "random_mask": "noise:layer structure:mask r:unit reading",
-    "structured_rate": "r:unit structure:mask reading",
-    "complexity_factor": "complexity:unit theta:gain",
-    "duration_factor": "duration:gain midpoint:gain phi:real",
-    "performance_factor": "performance:gain psi:real reading",
-    "contextual_rate": "r0:unit complexity:unit duration:unit performance:real",
-    "probabilistic_importance": "mean:reals variance:layer",
-    "feature_rate": "r0:unit weight:gain importance:layer reading",
-    "epoch_weight": "initial:gain kappa:gain progress:unit theta:gain",
-    "integrated_rate": "rates:layer weights:layer",
-    "pfid_rate": "r0:unit weight:gain importance:layer reading",
-    "normalised": "importance:layer",
-    "importance_rate": "alpha:unit importance:layer reading",
-    "dropped_gradient": "gradient:matrix noise:noises p:layer",
-}
 KINDS = {name: dict(w.split(":") for w in words.split() if ":" in w) for name, words in ARGUMENTS.items()}
 CASES = [(name, r) for name, words in ARGUMENTS.items() for r in (READINGS if "reading" in words else (None,))]
 every_case = pytest.mark.parametrize(("name", "reading"), CASES)

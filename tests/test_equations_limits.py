@@ -6,9 +6,9 @@ import re
 
 import pytest
 import torch
+from equation_arguments import ARGUMENTS
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from test_equations import ARGUMENTS
 
 from dropopt import equations
 

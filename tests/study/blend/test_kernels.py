@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from random_evidence import table_of
 from scipy.stats import multivariate_t
 from sklearn.gaussian_process.kernels import RBF, Matern
 
@@ -24,26 +25,6 @@ PARTS = {
     "interaction": Kernel(polynomial=0.0, matern=0.0, length=0.25, covariates=0.0, interaction=2.5),
     "all": Kernel(polynomial=0.7, matern=1.1, length=0.5, covariates=1.3, interaction=0.9),
 }
-
-
-def table_of(
-    count: int = 9, stages: int = 1, methods: int = 3, columns: int = 2, *, seed: int = 0, weighted: bool = True
-) -> Evidence:
-    """A table of random blends and covariates whose score depends on the first method."""
-    rng = np.random.default_rng(seed)
-    blend = rng.dirichlet(np.ones(methods), size=(count, stages))
-    score = 3 * (blend[:, 0, 0] - 1 / methods) + rng.normal(size=count) * 0.3
-    return Evidence(
-        names=tuple(tuple(f"w_{m}_{s}" for m in range(methods)) for s in range(stages)),
-        blend=blend,
-        score=score,
-        value=np.sinh(score),
-        covariates=rng.normal(size=(count, columns)) * 3 + 1,
-        columns=tuple(f"c{i}" for i in range(columns)),
-        weight=np.where(np.arange(count) % 3 == 0, 0.25, 1.0) if weighted else np.ones(count),
-        number=np.arange(count, dtype=np.int64),
-        trials=count,
-    )
 
 
 def between(kernel: Kernel, one: np.ndarray, c1: np.ndarray, other: np.ndarray, c2: np.ndarray) -> float:

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from random_evidence import table_of
 from scipy.stats import multivariate_normal
-from test_kernels import table_of
 
 from dropopt.study.blend import regression
 from dropopt.study.blend.effects import Effect, Efficacy, learn

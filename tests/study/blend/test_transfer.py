@@ -13,7 +13,7 @@ import pytest
 from blend_study import NAMES, UNIT, random_study
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
-from test_kernels import table_of
+from random_evidence import table_of
 
 from dropopt.config import ConfigError
 from dropopt.study.blend import learned as module
