@@ -1,4 +1,4 @@
-"""Where the checkpoints of a study's trials are, and when they are removed."""
+"""The files of a study's checkpoints: their paths and their removal."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class Checkpoints:
     study: str
 
     def path(self, root: int) -> Path:
-        """Return the file of a trial. The study's name cannot leave the folder, and no two names share a file."""
+        """Return the file of a trial. It is always inside the folder, and no two names of studies share a file."""
         safe = re.sub(r"[^A-Za-z0-9]+", "-", self.study).strip("-")[:NAME_CHARACTERS]
         digest = hashlib.sha256(self.study.encode()).hexdigest()[:8]
         return self.folder.absolute() / f"{safe or 'study'}-{digest}-{root}.pt"
 
 
 def remove(path: Path) -> None:
-    """Remove a checkpoint, what an interrupted writer left beside it, and their folder if it is empty then."""
+    """Remove a checkpoint, its damaged and incomplete copies, and the folder if it is then empty."""
     for file in (path, path.with_name(path.name + ".bad")):
         with contextlib.suppress(OSError):
             file.unlink()
@@ -46,7 +46,7 @@ def remove(path: Path) -> None:
 
 
 def default_folder(url: str) -> Path | None:
-    """Return the folder of the checkpoints beside the file of a storage; None if the storage is a server."""
+    """Return the folder of the checkpoints beside the file of a storage; None if the storage is not a file."""
     if "://" not in url:
         file = url
     elif url.startswith("sqlite"):

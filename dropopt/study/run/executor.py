@@ -1,7 +1,7 @@
 """The interface between the worker and whatever runs trials.
 
 :class:`~dropopt.study.run.slots.Pool` runs them in child processes of this machine. Another way to run trials, such as
-a cluster, implements the same methods; the worker needs nothing else.
+on a cluster, has to implement the same methods.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Why trials fail, and when failures end a study: too many trials, or trainers, that fail one after the other."""
+"""The reasons for which trials fail, and the number of failures in a row that ends a study."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ OUT_OF_MEMORY = "out of memory"
 TIME_LIMIT = "time limit"
 PROCESS_DIED = "ProcessDied"
 
-#: A study without a successful trial stops after this many failures in a row that have the same cause.
+#: A session without a successful trial stops after this many failures in a row that have the same cause.
 FIRST_FAILURES = 5
-#: A study that has had a successful trial stops after this many.
+#: A session that has had a successful trial stops after this many.
 LATER_FAILURES = 25
-#: Trainers in a row that may die before they are ready.
+#: A session stops when this many trainers in a row have died before they were ready.
 FAILED_STARTS = 3
 
 
 class FailureCounter:
-    """Counts failures in a row, and ends a study in which nothing works: the same error would only repeat."""
+    """Counts failures in a row, and ends a study when there are too many."""
 
     def __init__(self) -> None:
         self._cause = ""
@@ -27,12 +27,12 @@ class FailureCounter:
         self._failed_starts = 0
 
     def trial_succeeded(self) -> None:
-        """A trial has completed or was pruned."""
+        """Record that a trial has completed or was pruned."""
         self._any_success = True
         self._failures = 0
 
     def trial_failed(self, cause: str, message: str) -> None:
-        """A trial has failed; raises :class:`StudyError` if too many in a row had the same ``cause``."""
+        """Record that a trial has failed; raises :class:`StudyError` if too many in a row had the same ``cause``."""
         self._failures = self._failures + 1 if cause == self._cause else 1
         self._cause = cause
         limit = LATER_FAILURES if self._any_success else FIRST_FAILURES
@@ -42,11 +42,11 @@ class FailureCounter:
             )
 
     def trainer_started(self) -> None:
-        """A trainer is ready."""
+        """Record that a trainer is ready."""
         self._failed_starts = 0
 
     def trainer_died_early(self, reason: str) -> None:
-        """A trainer died before it was ready; raises :class:`StudyError` after too many in a row."""
+        """Record that a trainer died before it was ready; raises :class:`StudyError` after too many in a row."""
         self._failed_starts += 1
         if self._failed_starts >= FAILED_STARTS:
             raise StudyError(f"child processes die before they can train: {reason}")

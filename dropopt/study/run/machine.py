@@ -7,10 +7,10 @@ from pathlib import Path
 
 from dropopt.config import ConfigError
 
-#: Slots that share a GPU.
+#: The largest number of slots that share a GPU if ``n_jobs`` is -1.
 SLOTS_PER_CARD = 4
 
-#: CUDA's variable: the GPUs that a process sees.
+#: The environment variable that lists the GPUs that a process sees.
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
@@ -35,7 +35,7 @@ def cards(device: str) -> list[str]:
     """Return the GPUs that slots share, each as a value of :data:`VISIBLE`; an empty list if trials use the CPU.
 
     ``auto`` distributes the slots over all visible GPUs. With a named device such as ``cuda:1`` every slot sees all
-    GPUs, so that the number keeps its meaning.
+    GPUs, so that the index keeps its meaning.
     """
     given = os.environ.get(VISIBLE)
     if given is None:

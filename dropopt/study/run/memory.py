@@ -1,4 +1,4 @@
-"""Memory: how much a process uses, whether the kernel has killed one, and which errors say that it ran out."""
+"""Memory: how much a process uses, how many processes the kernel has killed, and which errors mean that it ran out."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import errno
 import os
 from pathlib import Path
 
-#: Bytes of a megabyte, as options and messages count them.
+#: Bytes in a megabyte, in options and messages.
 MEGABYTE = 1_000_000
 
 #: Texts of the errors that torch, its allocators and the C library raise when memory runs out.
@@ -33,7 +33,7 @@ def used(pid: int) -> int:
 def kernel_kills() -> int | None:
     """Return how many processes the kernel has killed because memory ran out; None if the system does not count them.
 
-    The counter of this process's control group is preferred to the one of the machine.
+    The counter of this process's control group is preferred to the machine's.
     """
     for file in _counters():
         with contextlib.suppress(OSError, ValueError):
@@ -65,14 +65,14 @@ def prefer_as_victim() -> None:
 
 def _family(pid: int) -> list[int]:
     found = [pid]
-    for parent in found:  # the list grows while it is read
+    for parent in found:  # the loop also visits the processes that it appends
         with contextlib.suppress(OSError):
             found += map(int, Path(f"/proc/{parent}/task/{parent}/children").read_text().split())
     return found
 
 
 def _share(pid: int) -> int:
-    """Return the bytes that a process uses, where memory that n processes share counts 1/n."""
+    """Return the bytes that a process uses, where memory that n processes share counts as 1/n."""
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
             if line.startswith("Pss:"):

@@ -2,7 +2,8 @@
 
 The worker sends :class:`Prepare`, :class:`Train` and :class:`Stop`; a trainer sends :class:`Ready`, :class:`Report`,
 :class:`Done`, :class:`Stopped` and :class:`Failed`. The field ``kind`` identifies the class. Messages are checked when
-they are read: every field without a default must be present, each of its type, and no other field is allowed.
+they are read: every field without a default must be present, each value must have the type of its field, and no other
+field is allowed.
 """
 
 from __future__ import annotations
@@ -61,9 +62,9 @@ class Ready(_Message):
     classes: int
     #: The hash of each split of the data.
     fingerprint: dict[str, str]
-    #: What the user should know about the data, one sentence each.
+    #: Notices about the data for the user, one sentence each.
     notices: list[str]
-    #: The names of the network's modules that each named selector of ``sites`` chooses.
+    #: The names of the network's modules that each named selector of ``sites`` selects.
     sites: dict[str, list[str]] = field(default_factory=dict)
     kind: Literal["ready"] = "ready"
 
@@ -108,7 +109,7 @@ class Stopped(_Message):
 
 @dataclass(frozen=True)
 class Failed(_Message):
-    """A trial has raised an error, or the preparation has (then ``trial`` is None)."""
+    """A trial has raised an error; ``trial`` is None if the preparation has raised it."""
 
     trial: int | None
     #: The name of the error's class.

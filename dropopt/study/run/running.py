@@ -1,4 +1,4 @@
-"""A trial in a slot: what the worker remembers of it, and how long it may take."""
+"""A trial in a slot: its state and its time limits."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 #: How often the process of one trial may die before the trial fails.
 MAX_DEATHS = 3
 
-#: Seconds without a report after which a trial that should end is ended: one that was pruned, or one that runs beyond
-#: the study's time limit. Twice the trial's longest epoch, if that is longer.
+#: A trial that was pruned, or that runs beyond the study's time limit, is ended after this many seconds without a
+#: report, or after twice its longest epoch if that is longer.
 GRACE_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How long a session, and each trial in it, may take."""
+    """The time limits of a session and of each trial in it."""
 
     #: Seconds after which no further trial starts; None for no limit.
     timeout: float | None = None
@@ -47,7 +47,7 @@ class Running:
     pruned: bool = False
     #: Why it ended, if it was not pruned.
     note: str = ""
-    #: When it last began an epoch, or should end.
+    #: When its current epoch began, or when its process was last replaced.
     _last: float = field(default_factory=time.monotonic)
     _longest_epoch: float = 0.0
 
@@ -57,15 +57,15 @@ class Running:
         return round(time.monotonic() - self.began, 3)
 
     def epoch_ended(self) -> None:
-        """Note how long the epoch took."""
+        """Record the duration of the epoch that has just ended."""
         now = time.monotonic()
         self._longest_epoch = max(self._longest_epoch, now - self._last)
         self._last = now
 
     def restarted(self) -> None:
-        """Its process has been replaced."""
+        """Record that the process of the trial has been replaced."""
         self._last = time.monotonic()
 
     def is_silent(self, since: float) -> bool:
-        """Whether nothing has come from the trial for longer than its grace period, which begins at ``since``."""
+        """Whether the trial has sent no report for its whole grace period, which begins at ``since`` or later."""
         return time.monotonic() - max(self._last, since) > max(GRACE_SECONDS, 2 * self._longest_epoch)

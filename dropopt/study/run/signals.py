@@ -1,4 +1,4 @@
-"""Signals that end a study: the first one in good order, the second one at once."""
+"""Signals that end a study: the first one gracefully, the second one at once."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from typing import Any
 #: The signals with which a user or the system ends a program.
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
-#: Seconds that the second signal leaves to record the trials that were running.
+#: Seconds after the second signal in which the running trials can still be recorded.
 SETTLE_SECONDS = 0.5
 
 
 class SignalCatcher:
     """Catches :data:`SIGNALS` inside a ``with`` block. Does nothing outside the main thread, as Python requires.
 
-    A thread of its own receives them through Python's wakeup descriptor. Hence the second signal also ends the process
-    while the main thread waits for something that never comes, such as the answer of a server.
+    A separate thread receives them through Python's wakeup descriptor. The second signal therefore ends the process
+    even if the main thread is blocked, for example by a server that does not answer.
     """
 
     def __init__(self) -> None:
@@ -118,7 +118,7 @@ def _ignored_hangup(number: int) -> bool:
 
 
 def _leave_terminal() -> None:
-    """Write to nowhere instead of a terminal that has been closed, where writing raises an error."""
+    """Redirect output to the null device: writing to a terminal that has been closed raises an error."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for descriptor in (1, 2):
         with contextlib.suppress(OSError):

@@ -1,6 +1,6 @@
-"""Slots: child processes of one thread each, which train one trial after the other.
+"""Slots: child processes that train trials one after another, each with one compute thread.
 
-The owner starts the children, sends them trials, and receives the messages of all of them through one queue, which
+The owner starts the children, sends them trials, and receives the messages of all of them through one queue. The queue
 also reports the death of a child at once. A child is a new interpreter, never a fork of a process that has threads. It
 does not import the script that defines the study: everything it needs is sent as plain data.
 """
@@ -33,7 +33,7 @@ STDERR_CHARACTERS = 500
 MESSAGE_BYTES = 1_000_000
 #: Seconds between two measurements of a child's memory.
 MEMORY_INTERVAL = 0.1
-#: Seconds to wait for the end of a child that was killed; the kernel keeps one that waits for a device.
+#: Seconds to wait for the end of a child that was killed; a process that waits for a device does not end at once.
 KILL_SECONDS = 5
 #: Seconds to wait for the last output of a child that has ended; a process that it started may hold the pipe.
 OUTPUT_SECONDS = 1
@@ -41,8 +41,8 @@ OUTPUT_SECONDS = 1
 _ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 #: Settings of glibc's allocator: keep freed memory. By default it may return the memory of each training step to the
-#: kernel and fetch it again page by page in the next step, which can cost a tenth of the step. The process keeps no
-#: more than its own peak.
+#: kernel and fetch it again page by page in the next step, which can take a tenth of the time of the step. The process
+#: never keeps more than its own peak.
 KEEP_MEMORY = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=4294967296"
 
 
@@ -62,9 +62,9 @@ class Slot:
 
     Args:
         targets: The functions that the child calls.
-        card: The GPUs that the child sees, as a value of ``CUDA_VISIBLE_DEVICES``; None leaves the variable alone.
+        card: The GPUs that the child sees, as a value of ``CUDA_VISIBLE_DEVICES``; None leaves the variable unchanged.
         memory_limit: Bytes of memory at which the child is killed; None for no limit.
-        receive: Called from other threads with each line that the child writes, and at last with its end.
+        receive: Called from other threads with each line that the child writes, and finally with a :class:`Died`.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Slot:
     ) -> None:
         self._receive = receive
         self._memory_limit = memory_limit
-        self._verdict: Died | None = None  # why the child was killed, if it was killed for something that it did
+        self._verdict: Died | None = None  # the reason, if :meth:`_end` killed the child
         self._stderr = bytearray()
         self._kernel_kills = memory.kernel_kills()
         self._process = subprocess.Popen(
@@ -98,9 +98,9 @@ class Slot:
             stream.flush()
 
     def kill(self) -> None:
-        """End the child, and the processes that it has started, without waiting. Safe in any thread, and twice."""
+        """Kill the child and the processes that it has started, without waiting. Safe to repeat, and in any thread."""
         if self._process.returncode is not None:
-            return  # the number of the process may belong to another one by now
+            return  # the process id may already belong to another process
         try:
             os.killpg(self._process.pid, signal.SIGKILL)
         except (AttributeError, ProcessLookupError, PermissionError):
@@ -119,9 +119,9 @@ class Slot:
         self.kill()
 
     def _watch(self) -> None:
-        """Wait for the child's end and report it. The pipes would not show it while another process holds them."""
+        """Wait for the child's end and report it. The pipes stay open while another process holds them."""
         self._wait()
-        self.kill()  # what the child has started; its process group still exists, because it is not reaped yet
+        self.kill()  # kills what the child has started: its process group exists until the child is reaped
         for reader in self._readers:
             reader.join(timeout=OUTPUT_SECONDS)
         self._receive(self, self._how_it_ended(self._process.wait()))
@@ -156,11 +156,11 @@ class Slot:
         with _opened(self._process.stdout) as stream:
             while (line := stream.readline(MESSAGE_BYTES)).endswith(b"\n"):
                 self._receive(self, line)
-        if len(line) >= MESSAGE_BYTES:  # a shorter line without its end was torn by the child's death
+        if len(line) >= MESSAGE_BYTES:  # a shorter line without a newline was cut off by the child's death
             self._end(Died(f"its process sent a message of more than {MESSAGE_BYTES} bytes"))
 
     def _read_stderr(self) -> None:
-        """Keep the end of what the child writes, however much it is and wherever its lines end."""
+        """Keep the end of the child's standard error, which may be long and without line breaks."""
         with _opened(self._process.stderr) as stream:
             while chunk := os.read(stream.fileno(), 65536):
                 self._stderr += chunk
@@ -178,7 +178,7 @@ class Pool:
     """
 
     def __init__(self, size: int, targets: Targets, cards: Sequence[str] = (), memory_limit: int | None = None) -> None:
-        # Each entry: a slot and a line of its output, or its end; None alone is a wake-up call.
+        # Each entry is a slot with a line of its output or with its end. None ends a running wait.
         self._events: queue.SimpleQueue[tuple[Slot, bytes | Died] | None] = queue.SimpleQueue()
         self._targets = targets
         self._cards = cards
@@ -214,7 +214,7 @@ class Pool:
         except queue.Empty:
             return None
         if found is None or found[0] not in self._slots:
-            return None  # a wake-up call, or the rest of the output of a child that has been replaced
+            return None  # from wake(), or the rest of the output of a child that has been replaced
         slot, content = found
         index = self._slots.index(slot)
         if isinstance(content, Died):
@@ -246,7 +246,7 @@ def _environment(card: str | None) -> dict[str, str]:
     ours = dict.fromkeys(_ONE_THREAD, "1") | for_children()
     if card is not None:
         ours[VISIBLE] = card
-    inherited = {name: value for name, value in os.environ.items() if name != "OPTUNA_STORAGE"}  # has a password
+    inherited = {name: value for name, value in os.environ.items() if name != "OPTUNA_STORAGE"}  # may hold a password
     return {"GLIBC_TUNABLES": KEEP_MEMORY} | inherited | ours
 
 
@@ -258,5 +258,5 @@ def _start(work: Callable[[], None]) -> threading.Thread:
 
 def _opened(stream: IO[bytes] | None) -> IO[bytes]:
     if stream is None:
-        raise RuntimeError("the pipes of a slot exist as long as the slot")
+        raise RuntimeError("a slot has no pipe to its child")
     return stream

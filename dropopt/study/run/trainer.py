@@ -53,8 +53,8 @@ class Trainer:
     """Reads messages from ``source`` and writes messages to ``sink``.
 
     Args:
-        source: Where the owner's messages arrive.
-        sink: Where messages to the owner go.
+        source: The stream of messages from the owner.
+        sink: The stream of messages to the owner.
         load: The function that loads the data, as ``module:function``.
         train: The function that trains, as ``module:function``.
     """
@@ -69,8 +69,8 @@ class Trainer:
     def run(self) -> None:
         """Work until the owner closes the pipe."""
         threading.Thread(target=self._listen, daemon=True).start()
-        # All children spend the seconds that importing torch takes at the same time, before the first has read the
-        # data. An error here is raised and reported again when the function is called.
+        # Importing torch takes seconds: all children do it at the same time, before the first has read the data. An
+        # error here is raised and reported again when the function is called.
         with contextlib.suppress(Exception):
             resolve(self._load)
         while True:
@@ -89,7 +89,7 @@ class Trainer:
         except Exception:
             traceback.print_exc()
             os._exit(1)
-        os._exit(0)  # the owner is gone; whatever this process is doing is of no use
+        os._exit(0)  # the owner has ended, so nobody would receive the result
 
     def _handle(self, message: Prepare | Train) -> None:
         try:

@@ -27,19 +27,19 @@ from dropopt.study.store.ledger import Ledger
 from dropopt.study.store.retries import root
 from dropopt.study.store.total import counted
 
-#: Seconds after which the worker checks the time limits, and redraws, although nothing has happened.
+#: The worker checks the time limits, and redraws, at least once in this many seconds.
 TICK = 0.25
 
-#: Seconds to wait for a signal to this process after a child has ended by one: a system that shuts down, a scheduler or
-#: a container sends it to all processes.
+#: Seconds to wait for a signal to this process after a signal has ended a child. A system that shuts down, a scheduler
+#: or a container sends the signal to all processes.
 SIGNAL_SECONDS = 1.0
 
-#: What is shown about a trial that another process has ended, such as ``optuna tell`` or the dashboard.
+#: The message about a trial that another process, such as ``optuna tell`` or the dashboard, has ended.
 ENDED_ELSEWHERE = "it was ended by another process"
 
 
 class Listener(Protocol):
-    """Receives what happens, to show it; see :mod:`dropopt.study.show.progress`."""
+    """Receives the events of a study and shows them; see :mod:`dropopt.study.show.progress`."""
 
     def started(self, slot: int, trial: int) -> None:
         """A slot has started a trial."""
@@ -58,12 +58,12 @@ class Listener(Protocol):
 
 
 class Worker:
-    """Runs trials until the study has enough of them, the time limit is over or a signal arrives.
+    """Runs trials until the study has enough of them, the time limit has passed or a signal arrives.
 
     Args:
         executor: Runs the trials.
-        open_study: Creates or opens the study, as soon as the first slot has loaded the data.
-        listener: Receives what happens.
+        open_study: Creates or opens the study; called when the first slot has loaded the data.
+        listener: Receives the events.
         base: The configuration that all trials share.
         n_trials: The number of trials after which the study is complete, earlier runs included.
         limits: How long the session and its trials may take.
@@ -127,11 +127,11 @@ class Worker:
             return True
         if self._ledger is None or self._running or self._may_start():
             return False
-        # The worker of a trial that is still running elsewhere may die, and then somebody must run that trial.
+        # The worker of a trial that is running elsewhere may die; this worker then has to run the trial.
         return self._is_late() or not self._ledger.others_running()
 
     def _is_late(self, grace: float = 0.0) -> bool:
-        """Whether the time limit of the session is over, by more than ``grace`` seconds."""
+        """Whether the time limit of the session passed at least ``grace`` seconds ago."""
         return self._deadline is not None and time.monotonic() >= self._deadline + grace
 
     def _may_start(self) -> bool:
@@ -161,7 +161,7 @@ class Worker:
         self._train(slot, Running(trial, run, path))
 
     def _root(self, number: int) -> int:
-        """Return the first attempt at the configuration of a trial, whose checkpoint all attempts use."""
+        """Return the number of the first attempt at a trial's configuration; all attempts use its checkpoint."""
         return root(self._opened().study.get_trials(deepcopy=False)[number])
 
     def _train(self, slot: int, running: Running) -> None:
@@ -170,7 +170,7 @@ class Worker:
         checkpoint = None if running.checkpoint is None else str(running.checkpoint)
         self._executor.send(slot, Train(running.trial.number, running.run, checkpoint))
 
-    # -- what happens in a slot
+    # -- events of a slot
 
     def _handle(self, event: Event) -> None:
         slot, content = event.slot, event.content
@@ -190,7 +190,7 @@ class Worker:
         if ready.fingerprint != self._fingerprint:
             raise ConfigError("the data differ between loads; seed any randomness in the function that returns them")
         if self._ledger is None:
-            # The first slot may download and cache the data; the others then find them there.
+            # The others start after the first slot, which may have to download and cache the data.
             self._ledger = self._open_study(ready)
             for other in range(self._executor.size):
                 if other != slot:
@@ -269,10 +269,10 @@ class Worker:
         self._executor.replace(slot)
         self._executor.send(slot, Prepare(self._base))
 
-    # -- what takes too long
+    # -- time limits
 
     def _end_overdue(self) -> None:
-        """End the trials whose time is over, and those that should end by themselves but do not."""
+        """End the trials that exceed a time limit, and those that do not stop when they should."""
         if self._ledger is None:
             if self._is_late(GRACE_SECONDS):
                 raise StudyError("the data could not be loaded within the time limit; give a longer --timeout")
@@ -288,7 +288,7 @@ class Worker:
                 self._fail(slot, TIME_LIMIT, f"it did not end within {limit:g} s")
             elif self._deadline is not None and running.is_silent(since=self._deadline):
                 self._replace(slot)
-                self._interrupt(slot, "the study's time limit is over, and no report has come for a while")
+                self._interrupt(slot, "the study's time limit has passed, and the trial has stopped reporting")
 
     # -- how a trial ends
 
@@ -308,7 +308,7 @@ class Worker:
                     self._interrupt(slot, reason)
 
     def _tend(self) -> None:
-        """Keep the leases of the running trials, and stop those that another process has ended."""
+        """Renew the leases of the running trials, and stop the trials that another process has ended."""
         lost = self._ledger.tend() if self._ledger is not None else []
         for slot, running in list(self._running.items()):
             if running.trial.number in lost and not running.pruned:
@@ -326,7 +326,7 @@ class Worker:
         self._release(slot, keep_checkpoint=True)
 
     def _release(self, slot: int, failure: str = "", *, keep_checkpoint: bool = False) -> None:
-        """Free a slot. The process that trained the trial has ended or does not write its checkpoint any more."""
+        """Free a slot. The process that trained the trial has ended or no longer writes its checkpoint."""
         running = self._running.pop(slot)
         # A trial that was ended elsewhere may be continued there, from the same file.
         if running.checkpoint is not None and not keep_checkpoint and not running.note:

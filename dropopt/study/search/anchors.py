@@ -1,8 +1,9 @@
 """Anchors: the first trials of a study, with which its best trial is compared.
 
-They are no dropout, plain dropout methods at customary rates, and the engine's default, as far as the search space can
-express them. Each is trained in the middle of the ranges of the learning rate and the other settings of training. A
-search that starts with them cannot end worse than them, and its summary can say whether dropout helps at all.
+The anchors are no dropout, plain dropout methods at customary rates, and the engine's default. An anchor that the
+search space cannot express is left out. Each anchor is trained in the middle of the ranges of the learning rate and the
+other settings of training. The best trial is at least as good as each anchor, and the summary can say whether dropout
+helps at all.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
 
-#: A study of fewer trials has no anchors: they would be most of it.
+#: A study of fewer trials has no anchors, because they would be most of its trials.
 MIN_TRIALS = 10
 
 #: The name of the anchor without dropout.
@@ -37,7 +38,7 @@ SEED_NOISE = 0.05
 _PATTERNS = {"element": 0.1, "channel": 0.2, "spatial": 0.2}
 _KINDS = {"dropout": 0.1, "dropout2d": 0.2, "dropblock": 0.2, "stochastic_depth": 0.2}
 
-#: Settings with which eq. (15) is the adaptive rate alone, and that rate is r0 in all layers and at all times.
+#: Settings with which eq. (15) reduces to the adaptive rate, and this rate is r0 in all layers and at all times.
 _CONSTANT: Mapping[str, Any] = {
     "alpha": 0.0,
     **{f"w_{method}": float(method == "adaptive") for method in METHODS},
@@ -51,12 +52,12 @@ _CONSTANT: Mapping[str, Any] = {
 
 @dataclass(frozen=True)
 class Anchor:
-    """A configuration to compare with."""
+    """A configuration that the best trial is compared with."""
 
     name: str
-    #: The settings that make it, where the space searches them.
+    #: The values of its settings, for those that the space searches.
     settings: Mapping[str, Any]
-    #: Whether a configuration is what the name says: a space may fix a setting at another value.
+    #: Whether an engine matches the name. It may not, because a space may fix a setting at another value.
     holds: Callable[[Any], bool]
 
 
@@ -84,7 +85,7 @@ def anchors_of(space: Space, base: RunConfig, classes: int) -> dict[str, dict[st
             continue
         if anchor.holds(run.engine) and chooser.chosen not in found.values():
             found[anchor.name] = chooser.chosen
-    # Where nothing is ever dropped, there is nothing to compare.
+    # Without an anchor that has dropout there is nothing to compare.
     return found if found.keys() - {NO_DROPOUT} else {}
 
 
@@ -111,7 +112,7 @@ def _is_plain(pattern: str, rate: float, engine: EngineConfig) -> bool:
     weights = [engine.weights(stage) for stage in range(len(STAGES))]
     alone = all(first > 0 and not any(others) for first, *others in weights)
     constant = engine.alpha == 0 and engine.reading == "sound" and engine.efficacy == "fixed"
-    # The adaptive method's own pattern is independent units.
+    # The adaptive method's own pattern drops units independently.
     alike = engine.pattern == pattern and engine.allocation == "uniform"
     alike |= engine.pattern == "own" and pattern == "element"
     return alone and constant and alike and not engine.drop_updates and math.isclose(engine.r0, rate)
@@ -135,9 +136,9 @@ def _is_baseline(kind: str, rate: float, engine: Baseline) -> bool:
 
 
 def _wishes(space: Space, base: RunConfig, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The preferred value of each parameter, by name: that of the anchor, or else that of the base.
+    """Return the preferred value of each parameter, by name: the anchor's, or else the base's.
 
-    Ranges of training have none, so that all anchors are trained alike, in the middle of these ranges.
+    Ranges of training settings have no preferred value, so that all anchors are trained in the middle of them.
     """
     wishes: dict[str, Any] = {}
     for parameter in space.bound(base).parameters:
@@ -225,7 +226,7 @@ def _row(trial: FrozenTrial, lowest: float) -> Row:
 
 
 def _verdict(leader: FrozenTrial, lowest: float, rows: Sequence[Row]) -> str:
-    """In words: whether dropout helps, and whether the search has found more than the plain methods."""
+    """Say whether dropout helps, and whether the best trial is better than the anchors."""
     noise = f"one seed each; single seeds differ by up to about {SEED_NOISE:.0%}"
     nothing = next((row for row in rows if row.name == NO_DROPOUT), None)
     if nothing is not None and nothing.difference > -SEED_NOISE:

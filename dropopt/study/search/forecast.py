@@ -19,7 +19,7 @@ from dropopt.config import ConfigError
 
 Array = np.ndarray[Any, Any]
 
-#: Regularisation strengths that are tried, for a standardised predictor: from almost none to almost only the mean.
+#: The candidate strengths of regularisation for a standardised predictor, from almost none to almost total shrinkage.
 _STRENGTHS = np.logspace(-1, 3, 9)
 
 #: Smallest standard error of a forecast.
@@ -102,10 +102,10 @@ class ForecastPruner(BasePruner):
 
 
 def chance_to_win(here: float, reached: Array, final: Array) -> float:
-    """The probability that a trial ends below all others, lower being better.
+    """Return the probability that a trial ends with the lowest value of all.
 
         P = F((min(final) - forecast) / error),   F: Student's t with n - 1 degrees of freedom
-        error^2 = (n + 1) / n * mean squared error of leaving one out
+        error^2 = (n + 1) / n * mean squared leave-one-out error
 
     Args:
         here: The trial's value at the step.

@@ -1,4 +1,4 @@
-"""A sampler that leaves the draws to a cheaper one when a study has many trials."""
+"""A sampler that hands over to a cheaper one when a study has many trials."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class HandoverSampler(BaseSampler):
     ) -> None:
         self._first, self._then, self._limit = first, then, limit
         self._on_handover = on_handover
-        self._chosen: dict[int, BaseSampler] = {}  # of each running trial: its parameters must have one source
+        self._chosen: dict[int, BaseSampler] = {}  # by running trial: one sampler draws all its parameters
 
     def __str__(self) -> str:
         return f"{type(self).__name__}({self._first}, {self._then})"

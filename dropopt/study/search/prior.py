@@ -29,7 +29,7 @@ CONFIGURATIONS = 3
 
 @dataclass(frozen=True)
 class Prior:
-    """What one study passes on to another.
+    """Evidence and configurations that one study passes on to another.
 
     Attributes:
         source: Name of the earlier study.

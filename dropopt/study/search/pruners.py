@@ -1,4 +1,4 @@
-"""Pruners by name, with all relevant arguments of Optuna's given explicitly."""
+"""Pruners by name, with all relevant arguments of Optuna's pruners given explicitly."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WARMUP = 1 / 6
 def make_pruner(name: str, epochs: int) -> BasePruner:
     """The pruner called ``name`` (``median``, ``percentile``, ``forecast``, ``hyperband``) for trials of ``epochs``.
 
-    Any other name, such as ``none``, gives a pruner that prunes nothing.
+    Any other name, such as ``none``, gives a pruner that never prunes.
     """
     from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner, PercentilePruner
 

@@ -1,4 +1,4 @@
-"""Samplers by name, with all relevant arguments of Optuna's given explicitly."""
+"""Samplers by name, with all relevant arguments of Optuna's samplers given explicitly."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from dropopt.study.define.space import Space
 
-#: Number of complete trials above which ``gp`` leaves the draws to TPE. A Gaussian process is fitted anew for each
-#: draw, which takes about half a second of processor time at this number, and several times as long at 500.
+#: Number of complete trials above which ``gp`` hands over to TPE. A Gaussian process is fitted anew for each draw,
+#: which takes about half a second of processor time at this number, and several times as long at 500.
 GP_TRIALS = 150
 
 #: Number of random trials before a sampler fits a model.
@@ -71,7 +71,7 @@ def make_sampler(
         space: The search space.
         seed: Seed of the sampler.
         prior: Evidence of an earlier study about the blend.
-        notice: Called with a notice when ``gp`` leaves the draws to TPE.
+        notice: Called with a notice when ``gp`` hands over to TPE.
 
     Raises:
         NoBlendError: ``efficacy`` is requested for a space without a blend.
@@ -100,7 +100,7 @@ def blend_of(space: Space) -> Names:
 
 
 def _gp(space: Space, seed: int, notice: Callable[[str], None] | None) -> BaseSampler:
-    """A Gaussian process, and TPE once there are more than :data:`GP_TRIALS` complete trials."""
+    """Return a Gaussian process that hands over to TPE above :data:`GP_TRIALS` complete trials."""
     from optuna.samplers import GPSampler
 
     from dropopt.study.search.handover import HandoverSampler

@@ -1,4 +1,4 @@
-"""The sources of the user's own code, as a study remembers them.
+"""The sources of the user's own code, as a study records them.
 
 A script may be edited between two sessions of a study. The study therefore has a list of sources, each with the number
 of the first trial that used it.
@@ -35,7 +35,7 @@ def record_code(study: optuna.Study, base: RunConfig) -> str:
 
 
 def code_of(study: optuna.Study, number: int) -> dict[str, Any] | None:
-    """The sources that trial ``number`` used, by module; None if they are not recorded."""
+    """Return the sources that trial ``number`` used, by module; None if they are not recorded."""
     found = None
     for entry in study.user_attrs.get(CODE) or []:
         if entry["since"] <= number:

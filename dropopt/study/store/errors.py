@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class StorageError(RuntimeError):
-    """The storage does not answer, or the study in it is gone; the message is one line and says what to check."""
+    """The storage does not answer, or the study was deleted; the message is one line and says what to do."""
 
 
 class TrialEndedError(Exception):

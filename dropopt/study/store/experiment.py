@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     import optuna
     from optuna.storages import BaseStorage
 
-#: How many times, and at what interval in seconds, to check whether another process has described a study that it has
-#: just created.
+#: How many times, and at what interval in seconds, to check whether another process has stored the attributes of a
+#: study that it has just created.
 IDENTITY_TRIES = 50
 IDENTITY_PAUSE = 0.1
 
@@ -27,7 +27,7 @@ _LOCAL = ("data.root", "train.device", "train.seed")
 def create(
     storage: BaseStorage, name: str, space: Space, base: RunConfig, facts: Mapping[str, Any], *, known: bool
 ) -> tuple[optuna.Study, bool]:
-    """Create a study and describe it in its attributes.
+    """Create a study and store its identity in its attributes.
 
     Args:
         storage: The storage.
@@ -35,11 +35,11 @@ def create(
         space: The search space.
         base: The configuration that all trials share.
         facts: Further attributes of the study, by key.
-        known: Whether the study existed before without a trial; its attributes are then replaced.
+        known: Whether a study of this name exists, without trials; its attributes are then replaced.
 
     Returns:
-        The study, and whether this call has created it. If another process has created it at the same time, the study
-        is the other one's and the attributes stay as they are.
+        The study, and whether this call has created it. If another process has created it at the same time, that study
+        is returned and its attributes stay as they are.
 
     Raises:
         ConfigError: The study that another process has created is a different experiment.
@@ -64,16 +64,16 @@ def create(
 
 
 def space_of(study: optuna.Study, space: Space) -> Space:
-    """Return ``space`` with the choices of ``sites`` with which ``study`` began.
+    """Return ``space`` with the choices of ``sites`` that ``study`` began with.
 
-    Optuna requires the choices of a parameter to be the same in all trials of a study. Studies that began before these
-    choices were stored have those of the file.
+    Optuna requires the choices of a parameter to be the same in all trials of a study. A study without stored choices
+    uses those of the file.
     """
     return space.with_sites(study.user_attrs[SITES]) if SITES in study.user_attrs else space
 
 
 def _wait_for_identity(study: optuna.Study) -> None:
-    """Wait until the process that has just created ``study`` has described it."""
+    """Wait until the process that has just created ``study`` has stored its attributes."""
     for _ in range(IDENTITY_TRIES):
         if BASE in study.user_attrs:
             return

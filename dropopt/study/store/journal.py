@@ -40,7 +40,7 @@ def open_journal(path: Path, create: bool) -> BaseStorage:
 
 
 def _backend(path: Path) -> Any:
-    """Return Optuna's journal file, which leaves the file readable whenever a write fails or its process dies."""
+    """Return a variant of Optuna's journal file that stays readable if a write fails or its process dies."""
     from optuna.storages.journal import JournalFileBackend
     from optuna.storages.journal._file import get_lock_file
 
@@ -48,13 +48,13 @@ def _backend(path: Path) -> Any:
         """Appends whole lines or nothing."""
 
         def append_logs(self, logs: list[dict[str, Any]]) -> None:
-            """Append ``logs``. An incomplete last line, of a writer that died, is cut off first."""
+            """Append ``logs``. An incomplete last line, left by a writer that died, is cut off first."""
             lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
             with get_lock_file(self._lock):
                 _append(path, lines.encode())
 
         def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
-            """Yield the logs; raises :class:`ConfigError` at a damaged line that others follow."""
+            """Yield the logs; raises :class:`ConfigError` at a damaged line that is not the last."""
             try:
                 yield from super().read_logs(log_number_from)
             except ValueError:
@@ -64,7 +64,7 @@ def _backend(path: Path) -> Any:
 
 
 def _append(path: Path, lines: bytes) -> None:
-    """Append ``lines`` to a journal whose lock is held; after an error the file is as before."""
+    """Append ``lines`` to a journal whose lock is held; after an error the file is unchanged."""
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND)  # a file that was removed is not created again
     try:
         size = _end_of_last_line(descriptor)

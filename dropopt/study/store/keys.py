@@ -1,8 +1,8 @@
 """The key of every attribute that dropopt writes on a study or a trial.
 
-What a user or a sampler may need later is written on the *trial*, before it ends. An attribute of a study is
-overwritten by whichever worker writes last. The sampler of :mod:`dropopt.study.blend`, which works without this
-package, has one more attribute on a trial; see ``STAMP`` there.
+Facts that a user or a sampler may need later are stored on the *trial*, before it ends. An attribute of a study is
+overwritten by the worker that writes last. The sampler of :mod:`dropopt.study.blend`, which works without this package,
+has one more attribute on a trial; see ``STAMP`` there.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SITES = "sites"
 
 #: The id of the worker that runs the trial.
 WORKER = "worker"
-#: A sign of life of that worker, renewed while the trial runs; see :mod:`dropopt.study.store.lease`.
+#: The heartbeat of that worker, renewed while the trial runs; see :mod:`dropopt.study.store.lease`.
 LEASE = "lease"
 #: The whole configuration.
 CONFIG = "config"
@@ -68,7 +68,7 @@ PREVIOUS = "previous"
 #: Which attempt at the configuration this is; absent from the first attempt.
 ATTEMPT = "attempt"
 
-#: What the trial stands for, if it is one that the best trial is compared with: ``no dropout``, ``element 0.1``.
+#: The name of an anchor, such as ``no dropout`` or ``element 0.1``; absent from other trials.
 ANCHOR = "anchor"
 
 # -- values of REASON

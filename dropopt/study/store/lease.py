@@ -1,10 +1,12 @@
-"""Leases: how workers on any machine see that the worker of a trial has died.
+"""Leases: how workers on any machine detect that the worker of a trial has died.
 
 A worker stores an attribute with a counter on each of its running trials, and increases it several times within the
-grace period. Others read the trial now and then. If nothing about it changes during the grace period, measured by the
-*reader's* clock, its worker is dead. Neither the clocks of different machines nor their names or process ids matter.
+grace period. Other workers read the trial periodically. If it does not change during the grace period, measured by the
+*reader's* clock, its worker is considered dead. The method depends neither on the clocks of other machines nor on their
+names or process ids.
 
-One case needs no waiting: the process of the worker ran on this machine since it was booted, and no longer exists.
+Two cases need no waiting. In one, the process of the worker ran on this machine since its last boot, and no longer
+exists. In the other, the storage has a single writer, which is now the reader.
 """
 
 from __future__ import annotations
@@ -23,25 +25,26 @@ from dropopt.study.store.keys import LEASE
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-#: Seconds without a sign of life after which a worker is considered dead.
+#: Seconds without a heartbeat after which a worker is considered dead.
 GRACE = 30.0
 
-#: Leases are renewed, and those of other workers are read, this many times within the grace period.
+#: Leases are renewed, and the leases of other workers are read, this many times within the grace period.
 BEATS = 6
 
-#: An observation counts at most this many beats. While this process was stopped, or the storage was unreachable, other
-#: workers may have been unable to renew their leases too.
+#: The time since the last observation counts as at most this many beats. While this process was stopped, or the storage
+#: was unreachable, other workers may have been unable to renew their leases too.
 LONGEST_GAP = 2
 
 
 @dataclass(frozen=True)
 class WorkerIdentity:
-    """A worker: a random id, and what identifies its process on this machine.
+    """The identity of a worker.
 
     Attributes:
         id: A random id, which no other worker has.
-        grace: Seconds without a sign of life after which others may take over the trials of this worker.
-        exclusive: Whether the worker is the only writer of its storage. Its successor then knows that it is dead.
+        grace: Seconds without a heartbeat after which others may take over the trials of this worker.
+        exclusive: Whether the worker is the only writer of its storage. The next worker can then conclude that it is
+            dead.
     """
 
     id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
@@ -50,7 +53,7 @@ class WorkerIdentity:
 
     @property
     def interval(self) -> float:
-        """Seconds between two renewals of a lease, and between two observations of those of others."""
+        """Seconds between two renewals of a lease, and between two observations of the leases of others."""
         return self.grace / BEATS
 
     def lease(self, count: int) -> dict[str, Any]:
@@ -66,7 +69,7 @@ class WorkerIdentity:
 
 
 def describe(trial: FrozenTrial) -> str:
-    """Return who ran ``trial``, in words."""
+    """Return a description of the worker that ran ``trial``."""
     lease = trial.user_attrs.get(LEASE)
     process = lease.get("process", {}) if isinstance(lease, dict) else {}
     if not process:
@@ -75,7 +78,7 @@ def describe(trial: FrozenTrial) -> str:
 
 
 def certainly_dead(trial: FrozenTrial, reader: WorkerIdentity) -> bool:
-    """Whether the worker of a running trial is dead without doubt, so that nobody has to wait for the grace period."""
+    """Whether the worker of a running trial is certainly dead, so that no grace period is needed."""
     lease = trial.user_attrs.get(LEASE)
     if not isinstance(lease, dict) or lease.get("worker") == reader.id:
         return False
@@ -101,7 +104,7 @@ class Watch:
 
     Args:
         reader: The worker that observes.
-        clock: Returns seconds that never go back.
+        clock: Returns the time of a monotonic clock, in seconds.
     """
 
     def __init__(self, reader: WorkerIdentity, clock: Callable[[], float] = time.monotonic) -> None:
@@ -111,7 +114,7 @@ class Watch:
         self._seen: dict[int, _Seen] = {}
 
     def observe(self, trials: Iterable[FrozenTrial], own: Collection[int]) -> list[FrozenTrial]:
-        """Look at all ``trials`` of a study. Returns those whose worker is dead.
+        """Observe all ``trials`` of a study, and return those whose worker is dead.
 
         Args:
             trials: The trials, as stored now.
@@ -137,14 +140,14 @@ class Watch:
         return dead
 
     def _grace(self, trial: FrozenTrial) -> float:
-        """The grace period of a trial: the one that its worker has promised to keep, if it has."""
+        """Return the grace period of a trial: its worker's, or the reader's if the lease has none."""
         lease = trial.user_attrs.get(LEASE)
         promised = lease.get("grace") if isinstance(lease, dict) else None
         return float(promised) if isinstance(promised, int | float) else self._reader.grace
 
 
 def _mark(trial: FrozenTrial) -> object:
-    """Everything that a living worker changes about its trial."""
+    """Return everything that a living worker changes about its trial."""
     lease = trial.user_attrs.get(LEASE)
     beat = (lease.get("worker"), lease.get("count")) if isinstance(lease, dict) else lease
     return (
@@ -157,7 +160,7 @@ def _mark(trial: FrozenTrial) -> object:
 
 
 def _machine() -> dict[str, str]:
-    """What distinguishes process ids of this machine from others: its boot, and the container's namespace."""
+    """Return what makes process ids unique: the boot of this machine and the container's namespace."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return {"boot": boot, "namespace": os.readlink("/proc/self/ns/pid")}
@@ -166,7 +169,8 @@ def _machine() -> dict[str, str]:
 
 
 def _began(pid: int) -> str | None:
-    """When a process began, in ticks since the boot; None if there is none, or if the system does not say."""
+    """Return the start time of a process, in ticks since the boot; None if it is unknown or there is no such
+    process."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:

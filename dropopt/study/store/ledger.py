@@ -56,7 +56,7 @@ MESSAGE_CHARACTERS = 500
 #: Bits of a trial's training seed.
 SEED_BITS = 31
 
-#: Seconds to wait until other workers have decided whether they give a trial back, and between two looks.
+#: Seconds to wait for other workers to decide whether they give a trial back, and seconds between two checks.
 DECISION_PATIENCE = 5.0
 DECISION_PAUSE = 0.05
 
@@ -109,8 +109,8 @@ class Ledger:
 
         Returns:
             The trial and its configuration. The configuration is None if the suggested parameters are not valid; the
-            trial has then failed. None instead of both if the trial was given back, because another worker has started
-            the last one at the same time.
+            trial has then failed. Returns None if the trial was given back because another worker started the last
+            trial at the same time.
         """
         trial = self._new_trial()
         if not self._keeps(trial, target):
@@ -142,9 +142,9 @@ class Ledger:
             epochs: The number of epochs of the trial.
 
         Returns:
-            Whether the trial should be pruned. Never after its last epoch: the cost is already paid, and a complete
-            result is worth more. Never an anchor: the best trial is compared with its result. Never at an epoch that an
-            earlier attempt has reached and survived.
+            Whether the trial should be pruned. False after its last epoch, because the cost is already paid and a
+            complete result is worth more. False for an anchor, because the best trial is compared with its result.
+            False at an epoch that an earlier attempt has completed.
 
         Raises:
             TrialEndedError: Another process has ended the trial.
@@ -178,7 +178,7 @@ class Ledger:
             The reason for the failure; an empty string if the trial is complete.
 
         Raises:
-            TrialEndedError: Another process has ended the trial; its result stays.
+            TrialEndedError: Another process has ended the trial; the earlier result is kept.
         """
         from optuna.trial import TrialState
 
@@ -190,7 +190,7 @@ class Ledger:
         return ""
 
     def prune(self, trial: optuna.Trial, *, accuracy: float, seconds: float) -> None:
-        """End a trial that is unlikely to win; its value is the last one that it reported."""
+        """End a trial as pruned; its value is the last one that it reported."""
         from optuna.trial import TrialState
 
         self._end(trial, TrialState.PRUNED, {ACCURACY: accuracy, SECONDS: seconds})
@@ -217,12 +217,12 @@ class Ledger:
     def interrupt(self, trial: optuna.Trial, message: str) -> None:
         """End a trial because its worker stops. It is enqueued again when the study is resumed, or by another worker.
 
-        A trial that was enqueued already is enqueued again at once, before other workers start new ones.
+        A trial whose parameters were enqueued is enqueued again at once, before other workers start new trials.
         """
         self._end_without_result(self._frozen(trial), INTERRUPTED, message)
 
     def take_up(self) -> None:
-        """When a study is resumed: enqueue again what dead workers of this machine have left behind."""
+        """Enqueue again the trials that dead workers have left behind. Called when a study is resumed."""
         trials = self.study.get_trials(deepcopy=False)
         for trial in trials:
             if _is_running(trial) and certainly_dead(trial, self._worker):
@@ -233,10 +233,11 @@ class Ledger:
             enqueue_again(self.study, trial)
 
     def tend(self) -> list[int]:
-        """Renew the leases of the own trials, and take over the trials of dead workers. Call it several times a second.
+        """Renew the leases of this worker's trials, and take over those of dead workers. Call it several times a
+        second.
 
         Returns:
-            The numbers of own trials that another process has ended.
+            The numbers of this worker's trials that another process has ended.
         """
         from optuna.exceptions import UpdateFinishedTrialError
 
@@ -259,7 +260,7 @@ class Ledger:
         return lost
 
     def others_running(self) -> int:
-        """Return how many trials of other workers are running, as far as is known."""
+        """Return the number of running trials of other workers."""
         return sum(_is_running(t) and t._trial_id not in self._own for t in self.study.get_trials(deepcopy=False))
 
     def _abandon(self, trial: FrozenTrial) -> None:
@@ -282,7 +283,7 @@ class Ledger:
         try:
             trial = self.study.ask()
         except BaseException as error:
-            # Optuna creates the trial before it calls the sampler; if that fails, nobody else ends the trial.
+            # Optuna creates the trial before it calls the sampler; if the sampler fails, no other code ends the trial.
             for orphan in self.study.get_trials(deepcopy=False)[before:]:
                 if _is_running(orphan) and LEASE not in orphan.user_attrs:
                     self.fail(orphan, ABANDONED, f"the sampler failed: {error!r}")
@@ -294,7 +295,7 @@ class Ledger:
         return trial
 
     def _keeps(self, trial: optuna.Trial, target: int | None) -> bool:
-        """Whether the new trial is not one too many; otherwise it is given back."""
+        """Return whether the new trial is within the target; otherwise give it back."""
         if self._worker.exclusive or target is None:
             return True
         decision, message = self._decision(trial.number, target), "the study has enough trials"
@@ -318,11 +319,11 @@ class Ledger:
             time.sleep(DECISION_PAUSE)
 
     def _frozen(self, trial: optuna.Trial | FrozenTrial) -> FrozenTrial:
-        """The trial as it is stored now."""
+        """Return the trial as it is stored now."""
         return self.study.get_trials(deepcopy=False)[trial.number]
 
     def _is_enqueued(self, trial: optuna.Trial) -> bool:
-        """Whether somebody chose the trial's parameters, with ``enqueue_trial`` or on the dashboard."""
+        """Whether the trial's parameters were enqueued, with ``enqueue_trial`` or on the dashboard."""
         return "fixed_params" in self._frozen(trial).system_attrs
 
     def _end(
@@ -335,7 +336,8 @@ class Ledger:
         """Write the attributes, then the state: a finished trial accepts no attributes.
 
         Returns:
-            Whether this call has ended the trial. Another process may have ended it already; its result stays.
+            Whether this call has ended the trial. Another process may have ended it already; the earlier result is
+            kept.
         """
         import optuna
 

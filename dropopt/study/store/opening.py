@@ -30,7 +30,7 @@ CONNECT_TIMEOUT = 5
 OPENING_TRIES = 4
 OPENING_PAUSE = 0.5
 
-#: The packages of drivers whose name differs from the driver's.
+#: The packages that install a driver, where their name differs from the driver's.
 _PACKAGES = {"psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary", "mysqldb": "mysqlclient"}
 
 
@@ -72,7 +72,8 @@ def open_storage(url: str, *, create: bool = True) -> BaseStorage:
 
 
 def is_storage_error(error: BaseException) -> bool:
-    """Whether ``error`` was raised by a storage. Imports nothing: a package that is not loaded has raised nothing."""
+    """Whether ``error`` was raised by a storage. Imports nothing: a package that is not loaded cannot have raised
+    it."""
     optuna, sqlalchemy = sys.modules.get("optuna"), sys.modules.get("sqlalchemy")
     kinds: tuple[type[BaseException], ...] = (sqlite3.Error,)
     if optuna is not None:
@@ -97,8 +98,8 @@ class Opened:
     Args:
         url: A URL or the path of a journal file.
         create: Whether to create a file that does not exist.
-        patience: For a process that writes: how long it waits for the storage. It is then the only writer of a SQLite
-            file. None for a process that only reads.
+        patience: How long a process that writes waits for the storage; the process also locks a SQLite file. None for a
+            process that only reads.
 
     Raises:
         ConfigError: The storage cannot be opened, or another process writes to the SQLite file.

@@ -1,8 +1,8 @@
-"""A storage that outlives an outage: failed calls are repeated until the storage answers again.
+"""A storage that survives outages: failed calls are repeated until the storage answers again.
 
-While a call is repeated, child processes train on, and what they report waits in their pipes. Calls to a database
-server run in a thread of their own. A server that accepts the connection and never answers then cannot keep this
-process from reacting to signals.
+While a call is repeated, child processes continue to train, and their reports wait in the pipes. Calls to a database
+server run in a separate thread, so that this process reacts to signals even if the server accepts the connection and
+never answers.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 #: Seconds that a storage may be unreachable before the study stops.
 PATIENCE = 120.0
-#: The same after a signal: nobody waits two minutes for Ctrl-C.
+#: The same after a signal, so that Ctrl-C takes effect soon.
 PATIENCE_AFTER_SIGNAL = 5.0
 #: Seconds after which an outage is reported.
 SAID_AFTER = 2.0
@@ -51,7 +51,7 @@ _R = TypeVar("_R")
 
 
 class Patience:
-    """How long to wait for a storage, and whom to tell.
+    """How long to wait for a storage, and how to report an outage.
 
     Args:
         seconds: How long a storage may be unreachable.
@@ -65,7 +65,7 @@ class Patience:
         self.hurried: Callable[[], bool] = lambda: False
 
     def call(self, function: Callable[[], _R]) -> _R:
-        """Call ``function`` until it does not fail because of an outage; raises :class:`StorageError` at the end."""
+        """Call ``function``, and repeat it during an outage; raises :class:`StorageError` after the limit."""
         began, pause, said = time.monotonic(), FIRST_PAUSE, False
         while True:
             try:
@@ -90,11 +90,11 @@ class Patience:
                 return result
 
     def limit(self) -> float:
-        """Seconds that a storage may be unreachable, now."""
+        """Return how many seconds a storage may now be unreachable."""
         return min(self.seconds, PATIENCE_AFTER_SIGNAL) if self.hurried() else self.seconds
 
     def say(self, line: str) -> None:
-        """Report something about the storage."""
+        """Report one line about the storage."""
         self._say(line)
 
     def _sleep(self, seconds: float) -> None:
@@ -117,7 +117,7 @@ def is_outage(error: BaseException) -> bool:
 
 
 class _Guard:
-    """Carries out the calls of one storage, patiently."""
+    """Calls the methods of one storage, and repeats calls that fail because of an outage."""
 
     def __init__(self, inner: BaseStorage, patience: Patience, file: Path | None) -> None:
         self._patience = patience
@@ -149,7 +149,7 @@ class _Guard:
         return self._caller.call(lambda: method(*args, **kwargs))
 
     def _check_file(self) -> None:
-        """A file that was removed would be created again by a journal, and written to in vain by SQLite."""
+        """Check that the file exists: a journal would create it again, and SQLite would write to the removed file."""
         if self._file is None:
             return
         try:
@@ -163,7 +163,7 @@ class _Guard:
 
 
 class _Caller:
-    """Calls functions in one other thread, always the same one, as the sessions of SQLAlchemy require."""
+    """Calls functions in a single separate thread: SQLAlchemy's sessions are bound to one thread."""
 
     def __init__(self, patience: Patience) -> None:
         self._patience = patience
@@ -171,7 +171,7 @@ class _Caller:
         threading.Thread(target=self._run, daemon=True).start()
 
     def call(self, function: Callable[[], Any]) -> Any:
-        """Return what ``function`` returns; raises :class:`StorageError` if that takes too long."""
+        """Return the result of ``function``; raises :class:`StorageError` if it takes too long."""
         answer: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
         self._work.put((function, answer))
         began, said = time.monotonic(), False
@@ -203,7 +203,7 @@ class _Caller:
 
 
 def patient(inner: BaseStorage, patience: Patience, file: Path | None) -> BaseStorage:
-    """Return a storage that calls ``inner``, patiently.
+    """Return a storage that calls ``inner``, and repeats calls that fail because of an outage.
 
     Args:
         inner: The storage.

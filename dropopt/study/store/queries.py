@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 
-#: A loss above this multiple of the loss of a guess means that training has diverged.
+#: A loss above this multiple of the loss of a random guess means that training has diverged.
 FAR_ABOVE = 3.0
 
 
@@ -78,15 +78,15 @@ def has_result(trial: FrozenTrial) -> bool:
 
 
 def diverged(trial: FrozenTrial, classes: int | None) -> bool:
-    """Whether the loss of a complete ``trial`` is far above that of a guess, ln(classes), so that it leads nothing.
+    """Whether the loss of a complete ``trial`` is far above that of a random guess, ln(classes).
 
-    An overconfident network may be somewhat above it. False if the number of classes is not known.
+    The loss of an overconfident network may be somewhat above it. False if the number of classes is not known.
     """
     return classes is not None and trial.value is not None and trial.value > FAR_ABOVE * math.log(classes)
 
 
 def has_several_objectives(study: optuna.Study) -> bool:
-    """Whether a study, which then is not one of dropopt's, has more than one objective."""
+    """Whether a study has more than one objective; dropopt creates no such study."""
     return len(study.directions) > 1
 
 

@@ -1,10 +1,10 @@
-"""Retries: trials that ended without a result through no fault of their own run again with the same parameters.
+"""Retries: trials whose worker stopped or died run again with the same parameters.
 
 The chain is stored. A trial that is to run again has ``retry``; the trial that replaces it has ``retry_of`` (the number
-of the first attempt), ``previous`` (the number of the last one) and ``attempt``. A worker may die after it has ended
-a trial and before it has enqueued the replacement. Whoever sees a trial with ``retry`` that no other trial names as
-``previous`` enqueues it. If two workers do so at the same time, the replacement with the lower number runs and the
-other one is given back.
+of the first attempt), ``previous`` (the number of the attempt before it) and ``attempt``. A worker may die after it has
+ended a trial and before it has enqueued the replacement. Any worker that finds a trial with ``retry`` that no other
+trial names as ``previous`` enqueues it. If two workers do so at the same time, the replacement with the lower number
+runs and the other one is given back.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def may_run_again(trial: FrozenTrial, reason: str) -> bool:
 def enqueue_again(study: optuna.Study, trial: FrozenTrial) -> None:
     """Enqueue the parameters of ``trial``, which has ended.
 
-    The replacement has its reports too: if a checkpoint is found, training continues after them; otherwise they are
-    replaced by new ones.
+    The replacement keeps the reports of ``trial``. If there is a checkpoint, training continues after them; otherwise
+    new reports replace them.
     """
     import optuna
 
@@ -65,7 +65,7 @@ def enqueue_again(study: optuna.Study, trial: FrozenTrial) -> None:
 
 
 def without_replacement(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Return the trials that are to run again and were not enqueued yet."""
+    """Return the trials that should run again and have not been enqueued yet."""
     from optuna.trial import TrialState
 
     replaced = {trial.user_attrs.get(PREVIOUS) for trial in trials}
@@ -77,11 +77,11 @@ def without_replacement(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
 
 
 class LostRetries:
-    """Finds the trials that a worker has ended, but not enqueued again before it died itself.
+    """Finds trials whose worker has ended them, but died before it enqueued them again.
 
     Args:
-        interval: Seconds between two observations. A trial is due after one to two of them, at random, so that workers
-            that see the same trial do not enqueue it at the same time.
+        interval: Seconds between two observations. A trial is due after a random time of one to two intervals, so that
+            workers that find the same trial do not enqueue it at the same time.
     """
 
     def __init__(self, interval: float) -> None:
@@ -89,7 +89,7 @@ class LostRetries:
         self._due: dict[int, float] = {}
 
     def due(self, trials: Sequence[FrozenTrial], now: float) -> list[FrozenTrial]:
-        """Return those of all ``trials`` of a study that should be enqueued again ``now``."""
+        """Return those ``trials`` that should be enqueued again ``now``, given all trials of the study."""
         found = {trial.number: trial for trial in without_replacement(trials)}
         self._due = {number: self._due.get(number, now + random.uniform(1, 2) * self._interval) for number in found}
         return [found[number] for number, time in self._due.items() if now >= time]

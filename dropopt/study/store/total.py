@@ -1,8 +1,8 @@
 """The number of trials of a study: a total over all workers and restarts, which is never exceeded.
 
-A worker starts a trial if fewer than the total count so far. Two workers may do so at the same time, and then one must
-give its trial back. A trial is *confirmed* once its worker has looked at the others after starting it. If there are too
-many, the unconfirmed trials with the highest numbers are given back.
+A worker starts a trial while the number of counted trials is below the total. Two workers may do so at the same time,
+and then one must give its trial back. A trial is *confirmed* once its worker has checked the other trials after
+starting it. If there are too many, the unconfirmed trials with the highest numbers are given back.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Decision(Enum):
 
 
 def counted(trials: Iterable[FrozenTrial]) -> int:
-    """Return how many trials count towards the target: the running ones and those that were not interrupted."""
+    """Return how many trials count towards the target: those that run, and those that ended by themselves."""
     return sum(_counts(trial) for trial in trials)
 
 

@@ -1,4 +1,4 @@
-"""The URL of a storage: found from an option or the environment, and shown without its password."""
+"""The URL of a storage: read from an option or the environment, and shown without its password."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def resolve(option: str | None) -> str:
 
 
 def storage_hint(option: str | None) -> str:
-    """The option ``--storage`` as a person should type it again, with a space before it; empty if it was not given.
+    """Return the option ``--storage`` to type again, with a leading space; empty if it was not given.
 
-    In place of a URL with a password, or with a query that may hold one, it has the variable ``OPTUNA_STORAGE``.
+    The variable ``OPTUNA_STORAGE`` replaces a URL with a password, or with a query that may hold one.
     """
     if option is None:
         return ""
@@ -57,7 +57,7 @@ def storage_hint(option: str | None) -> str:
 
 
 def redact_all(text: str) -> str:
-    """``text`` with every URL in it redacted, also one with a mistake."""
+    """Return ``text`` with every URL in it redacted, including malformed ones."""
 
     def redacted(match: re.Match[str]) -> str:
         return redact(match[0]) if "://" in match[0] else f"{match[1]}:..."
@@ -110,7 +110,7 @@ def _has_password(url: str) -> bool:
 
 @cache
 def _warn_of_password() -> None:
-    """Say once that other users of the machine can read the arguments of a process."""
+    """Warn once that other users of the machine can read the arguments of a process."""
     print(
         f"dropopt: other users of this machine can see the URL in the list of processes; to hide its password, set the "
         f"variable {VARIABLE} to the URL instead of giving --storage",
