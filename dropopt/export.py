@@ -47,7 +47,7 @@ class Exported:
 
     Attributes:
         run: The whole configuration.
-        provenance: Where it comes from, as the file says; empty if the file does not say it.
+        provenance: Where the configuration comes from, according to the file; empty if the file does not say.
     """
 
     run: RunConfig
@@ -77,12 +77,12 @@ class Exported:
 def save(
     path: str | os.PathLike[str], run: RunConfig, provenance: Mapping[str, Any], format: str | None = None
 ) -> None:
-    """Write a configuration to a file, which :func:`load` reads. An existing file is replaced at once.
+    """Write a configuration to a file, which :func:`load` reads. An existing file is replaced atomically.
 
     Args:
         path: The file; its folder must exist.
         run: The configuration.
-        provenance: Where the configuration comes from. Values that are not plain data are written as their text.
+        provenance: Where the configuration comes from. Values that are not plain data are written as text.
         format: ``"yaml"``, ``"json"`` or ``"toml"``. Default: by the suffix of ``path``. TOML has no null, so settings
             that are None are left out of a TOML file.
 

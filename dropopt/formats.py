@@ -1,4 +1,4 @@
-"""YAML, JSON and TOML: which of them a file is in, and its text as plain values and back."""
+"""YAML, JSON and TOML: finding the format of a file, reading it and writing it."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def encode(content: Mapping[str, Any], kind: str) -> str:
-    """``content`` as text in the format ``kind``. Values that the formats do not support are written as their text."""
+    """``content`` as text in the format ``kind``. Values that the formats do not support are written as text."""
     plain = _plain(content)
     if kind == "yaml":
         return dump(plain)

@@ -1,9 +1,9 @@
 """The user's own code: functions that settings name as ``module:function``, and where they are imported from.
 
-Settings are stored in files and in shared storages, so they may come from someone else. A name in a setting therefore
-reaches only modules that the user has put on the import path or has named on the command line (see
-:mod:`dropopt.trust`). It never reaches the standard library or an installed package, where any function could be called
-with any arguments, and a file of the user's never takes the place of an installed package.
+Settings are stored in files and in shared storages, so they may come from someone else. A name in a setting can
+therefore refer only to modules that the user has put on the import path or has named on the command line (see
+:mod:`dropopt.trust`). It cannot refer to the standard library or to an installed package, where any function could be
+called with any arguments. A file of the user never shadows an installed package.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _SHIPPED = _PACKAGE / "studies"
 #: The folders of Python and of dropopt, whose functions no setting may name.
 _FOREIGN = {_PACKAGE, *(Path(sysconfig.get_path(kind)).resolve() for kind in ("stdlib", "platstdlib"))}
 
-#: The module name under which a study's script is executed begins with this, and ends with the name of its file.
+#: The prefix of the module name under which a study's script is executed; the name of its file follows.
 SCRIPT_PREFIX = "dropopt_study_"
 
 #: The environment variable in which child processes receive the files of modules, as JSON.
@@ -68,7 +68,7 @@ def make_importable(folder: Path) -> None:
 
 
 def use_file(module: str, file: Path) -> None:
-    """Import ``module`` from ``file`` in this process and its children, whatever else has that name.
+    """Import ``module`` from ``file`` in this process and its children, even if another module has that name.
 
     The folder from which the file would be imported becomes importable, for the modules beside it.
     """
@@ -95,7 +95,7 @@ def file_of(module: str) -> Path | None:
 
 
 def name_of(function: Callable[..., Any], where: str) -> str:
-    """Return the ``module:function`` of a function or class that is given itself.
+    """Return the name ``module:function`` of a function or class.
 
     Args:
         function: The function or class.
@@ -229,7 +229,7 @@ def _is_from(place: str | None, file: Path) -> bool:
 
 
 def _find(module_name: str) -> ModuleSpec | None:
-    """Where ``module_name`` would be imported from. Imports the packages that contain it."""
+    """Return the spec of ``module_name``; None if there is none. Imports the packages that contain it."""
     try:
         return find_spec(module_name)
     except (ImportError, ValueError, AttributeError):

@@ -9,7 +9,7 @@ therefore imported only from
 3. that file, or a module of the current folder, after the user has agreed (or has given ``--trust``). If the study's
    source is recorded, it must be the same.
 
-What a user has run is noted in ``~/.local/state/dropopt/own-code`` (or below ``XDG_STATE_HOME``).
+The files that a user has run are recorded in ``~/.local/state/dropopt/own-code`` (or below ``XDG_STATE_HOME``).
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ Ask = Callable[[str], bool]
 
 
 def sources(names: Iterable[str]) -> dict[str, Source]:
-    """The source of each module that the settings ``names`` name; modules that are not found are left out."""
+    """Return the source of each module that the settings ``names`` refer to; modules that are not found are left
+    out."""
     found = {}
     for module in own_modules(names):
         file = file_of(module)
@@ -64,7 +65,7 @@ def own_modules(names: Iterable[str]) -> list[str]:
 
 
 def remember(found: Iterable[Source]) -> None:
-    """Note that this user has run these files. Does nothing if the note cannot be written."""
+    """Record that this user has run these files. Does nothing if the record cannot be written."""
     path = _notes()
     with contextlib.suppress(OSError):
         lines = [line for line in map(_line, found) if line not in _noted()]
@@ -84,22 +85,22 @@ def settle(
     ask: Ask | None = None,
     shipped: Path,
 ) -> list[str]:
-    """Decide where the modules of stored settings are imported from, and import them from there from now on.
+    """Decide from which files the modules of stored settings are imported, and register these files for later imports.
 
     Args:
         names: The settings; those that are not ``module:function`` are ignored.
-        recorded: What the file or the study says about its sources: a mapping of modules to ``file`` and ``sha256``.
+        recorded: The sources that the file or the study records: a mapping of modules to ``file`` and ``sha256``.
         given: The configuration file or the study, for messages.
         code: Scripts and folders that the user has named.
         trust: Whether to import without a question.
-        ask: Asks the user; None if there is nobody to ask.
+        ask: Asks the user; None if the session is not interactive.
         shipped: The folder of the studies that are part of dropopt.
 
     Returns:
         One line for each module: where it is imported from.
 
     Raises:
-        ConfigError: A module may not be imported, or is not there.
+        ConfigError: A module may not be imported, or was not found.
     """
     modules = own_modules(names)
     lines = []
@@ -118,7 +119,7 @@ def settle(
 
 
 def _named(module: str, code: Sequence[Path], *, alone: bool) -> Path:
-    """The file of ``module`` in what the user has named: a script, or a module in a folder."""
+    """Return the file of ``module`` among the scripts and folders that the user has named."""
     for path in code:
         if path.is_dir():
             for file in _files_in(path, module):
@@ -139,7 +140,7 @@ def _agreed(module: str, known: Source | None, given: str, trust: bool, ask: Ask
     matching = [file for file in candidates if known is None or _digest(file) == known.sha256]
     if not matching:
         was = f", which the study imported from {known.file}" if known is not None else ""
-        now = " that file has changed" if known is not None and known.file.is_file() else " it is not there"
+        now = " that file has changed" if known is not None and known.file.is_file() else " it was not found"
         other = f" ({candidates[0]} has another source)" if candidates and known and candidates[0] != known.file else ""
         raise ConfigError(f"{given} names the module {module!r}{was};{now}{other}; give its script with --code PATH")
     file = matching[0]
@@ -154,7 +155,7 @@ def _agreed(module: str, known: Source | None, given: str, trust: bool, ask: Ask
 
 
 def _candidates(module: str, known: Source | None, shipped: Path) -> Iterator[Path]:
-    """The files that ``module`` may stand for: the study's, the one in the current folder, a shipped study."""
+    """Yield the files that ``module`` may refer to: the study's, the one in the current folder, a shipped study."""
     if known is not None and known.file.is_absolute() and known.file.is_file():
         yield known.file
     for folder in (shipped, Path.cwd()) if known is not None else (Path.cwd(), shipped):
@@ -174,7 +175,7 @@ def _files_in(folder: Path, module: str) -> Iterator[Path]:
 
 
 def _recorded(recorded: Any, module: str) -> Source | None:
-    """What is recorded about ``module``; None if there is nothing that makes sense."""
+    """Return the recorded source of ``module``; None if there is no valid record."""
     entry = recorded.get(module) if isinstance(recorded, Mapping) else None
     if not isinstance(entry, Mapping):
         return None
@@ -193,7 +194,7 @@ def _digest(file: Path) -> str | None:
 
 
 def _notes() -> Path:
-    """The file of what this user has run."""
+    """Return the file that records what this user has run."""
     state = os.environ.get("XDG_STATE_HOME") or Path("~/.local/state")
     return Path(state).expanduser() / "dropopt" / "own-code"
 

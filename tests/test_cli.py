@@ -179,7 +179,7 @@ def test_bad_input_is_reported_in_one_line(studied, monkeypatch, capsys):
     for arguments, message in {
         "run nothing.py": "study nothing.py does not exist; give a .py file or one of: ",
         "run digit": "no study 'digit'; did you mean 'digits'? known: ",
-        "run": "which study? give a script or one of: ",
+        "run": "no study is given; give a script or one of: ",
         "run digits --space cmpact": "no search space 'cmpact'; did you mean 'compact'? known: blend, compact",
         "run digits --sampler tp": "sampler must be one of auto, efficacy, tpe, gp, cmaes, random, got 'tp'",
         "run digits --pruner x": "pruner must be one of median, forecast, percentile, hyperband, none, got 'x'",
@@ -211,7 +211,7 @@ def test_bad_input_is_reported_in_one_line(studied, monkeypatch, capsys):
 
 
 def test_the_go_on_line_repeats_every_option(monkeypatch, capsys):
-    """The command that is shown to go on with a study has the options of the session."""
+    """The command that the summary suggests to resume a study has the options of the session."""
     requests = []
     monkeypatch.setattr("dropopt.study.command.session.run", lambda request: requests.append(request) or 0)
     line = "run digits --study-name a --space paper --epochs 2 --subset 300 --sampler random --pruner none --seed 7"
@@ -259,7 +259,7 @@ def test_python_m_is_the_command(tmp_path):
         assert "Usage" in call("--help", cwd=tmp_path, program=[sys.executable, "-m", module])
 
 
-def test_no_traceback_reaches_the_person(tmp_path):
+def test_no_traceback_is_printed(tmp_path):
     """The standard error of the real program is one line."""
     assert call("run", "none.py", cwd=tmp_path, code=2).count("\n") == 1
 

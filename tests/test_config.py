@@ -46,7 +46,7 @@ def test_an_error_suggests_the_nearest_name():
 
 
 def test_settings_are_frozen():
-    """A configuration cannot change under a running study."""
+    """A configuration cannot change while a study runs."""
     with pytest.raises(ValidationError, match="frozen"):
         EngineConfig().r0 = 0.1  # type: ignore[misc]
 

@@ -42,7 +42,7 @@ SPACES = ROOT / "search_spaces" / "README.md"
 
 
 def page(path: Path) -> str:
-    """How a test names a page."""
+    """Return the name of a page in the ids of tests."""
     return path.relative_to(ROOT).as_posix()
 
 

@@ -1,9 +1,9 @@
-"""Random kills of workers during one study, longer than a test may take.
+"""Kills workers at random during one study, for longer than a test may take.
 
 ``PYTHONPATH=.:tests/support python tests/faults/soak.py STORAGE KILLS [SEED]``, where STORAGE is ``sqlite``,
-``journal`` or ``postgres``. PostgreSQL is restarted in the middle. At the end the study must be whole: the number of
-trials as requested, none running, none twice, no gap in the reports, and every trial that was once seen complete
-unchanged.
+``journal`` or ``postgres``. PostgreSQL is restarted in the middle. At the end the study must be intact. It has the
+requested number of trials, no trial is running or exists twice, the reports have no gap, and no complete trial has
+changed.
 """
 
 import random
@@ -19,7 +19,7 @@ TRIALS_PER_KILL = 2
 
 
 def soak(storage, kills, seed=0, workers=3, server=None):
-    """Kill random workers of a study, starting others, until there were ``kills``; then let it end and check it."""
+    """Kill random workers of a study and start others, ``kills`` times; then let the study end and check it."""
     draw, options = random.Random(seed), {"n_trials": kills * TRIALS_PER_KILL, "grace": 2, "pruner": "none"}
     running, seen, done = [], {}, 0
     while True:

@@ -1,4 +1,4 @@
-"""Trials whose processes are killed at any moment continue from their checkpoints, to the same bits."""
+"""Trials whose processes are killed at any moment continue from their checkpoints, with bit-identical results."""
 
 import json
 import os
@@ -50,7 +50,7 @@ def run(folder, faults, n_trials, epochs=EPOCHS, **options):
 
 
 def resumed(folder):
-    """Return how many epochs there were each time that a training continued, by training seed."""
+    """Return the number of epochs in the checkpoint each time that a training continued, by training seed."""
     found = {}
     for line in (folder / "resumed").read_text().splitlines():
         seed, epochs = line.split()
@@ -144,7 +144,7 @@ def test_random_kills_from_outside(tmp_path):
 
 
 def test_a_checkpoint_stays_in_its_folder(tmp_path):
-    """The name of a study cannot leave the folder, and different names have different files."""
+    """No name of a study leads out of the folder, and different names have different files."""
     names = ("a", "../../etc/x", "a/b", "a-b", "a\0b", "..", "ü" * 200)
     paths = [Checkpoints(tmp_path, name).path(3) for name in names]
     assert all(path.parent == tmp_path for path in paths)
@@ -169,14 +169,14 @@ def test_a_checkpoint_stays_in_its_folder(tmp_path):
     ],
 )
 def test_checkpoints_are_beside_the_storage(url, folder):
-    """A server has no folder: its workers may be on different machines."""
+    """A server has no default folder, because its workers may be on different machines."""
     assert default_folder(url) == (None if folder is None else Path(folder))
 
 
 @pytest.mark.usefixtures("_plan")
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a file system needs root")
 def test_a_full_disk_costs_only_the_checkpoint(tmp_path):
-    """With no space for a checkpoint, training goes on, and a killed trial is trained again to the same bits."""
+    """Without space for a checkpoint, training continues, and a killed trial is trained again with the same result."""
     whole = run(tmp_path / "whole", {}, 1)
     small = tmp_path / "small"
     small.mkdir()

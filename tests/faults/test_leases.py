@@ -66,7 +66,7 @@ def make_ledgers(journal, count, grace=0.05):
 
 
 def tend_until(ledger, condition):
-    """Let a worker look after the study until ``condition`` holds."""
+    """Let a worker tend the study until ``condition`` holds."""
     return wait_until(lambda: ledger.tend() is not None and condition(), seconds=10)
 
 
@@ -75,7 +75,7 @@ def states(journal):
 
 
 def test_a_killed_worker_s_trial_is_taken_up_when_the_study_is_resumed(storage):
-    """On each storage, as if the worker had run on another machine: the same parameters and seed, in a chain."""
+    """On each storage, with a lease of another machine: the retry has the same parameters and seed."""
     process = start(storage, n_trials=3, grace=GRACE, pruner="none")
     wait_until(lambda: reporting(storage))
     process.kill()
@@ -205,7 +205,7 @@ def test_retries_are_bounded_and_visible(journal):
 
 
 def test_a_trial_that_was_killed_before_its_first_lease_is_taken_up(journal):
-    """It has no parameters, so that nothing runs again; an enqueued one keeps its parameters."""
+    """It has no parameters, so it does not run again; an enqueued trial runs again with its parameters."""
     dead, survivor = make_ledgers(journal, 2)
     dead.study.enqueue_trial({"lr": 0.05})
     dead.study.ask()
@@ -232,7 +232,7 @@ def test_a_trial_that_was_ended_elsewhere_is_noticed(journal):
 
 
 def test_leases_depend_neither_on_clocks_nor_on_gaps():
-    """A worker whose clock is an hour off lives as long as its counter changes; a reader that slept judges nobody."""
+    """A worker with a wrong clock is alive while its counter changes; a suspended reader declares no worker dead."""
     now = itertools.count()
     time = [0.0]
     watch = Watch(WorkerIdentity(grace=6), clock=lambda: time[0])
@@ -248,8 +248,8 @@ def test_leases_depend_neither_on_clocks_nor_on_gaps():
     assert [observe(1, 19) for _ in range(5)] == [False, False, False, True, True]
 
 
-def test_the_number_of_a_process_that_was_used_again_is_no_sign_of_life():
-    """On this machine a process is known by the time at which it began, too."""
+def test_a_reused_process_id_is_not_taken_for_the_worker():
+    """On this machine a process is identified by its id and its start time."""
     one, reader = WorkerIdentity(), WorkerIdentity()
     lease = one.lease(1)
 

@@ -1,4 +1,4 @@
-"""Processes that are stopped, killed, hang, flood or run out of memory: the study records it and goes on.
+"""Processes that are stopped, killed, hang, flood or run out of memory: the study records it and continues.
 
 Each test starts real processes and injects the fault from outside, or in the child process that trains.
 """
@@ -40,10 +40,10 @@ def storage(tmp_path, monkeypatch):
 
 
 class TestSignals:
-    """The first signal ends a study in good order, the second one at once."""
+    """The first signal ends a study gracefully, the second one at once."""
 
     def test_two_signals_end_a_study(self, tmp_path):
-        """Two signals within 0.3 s, often: the process ends, and so do its children and its trials."""
+        """Two signals within 0.3 s, repeated many times: the process ends, and so do its children and its trials."""
         draw = random.Random(0)
         for batch in range(TRIES // AT_A_TIME):
             folders = [tmp_path / f"{batch}-{number}" for number in range(AT_A_TIME)]
@@ -82,7 +82,7 @@ class TestSignals:
         assert all(trial.state.is_finished() for trial in stored(tmp_path))
 
     def test_a_signal_to_all_processes_interrupts_trials(self, tmp_path):
-        """A shutdown sends TERM to the children as well, here before it reaches their owner: no trial has failed."""
+        """A shutdown sends SIGTERM to the children too, here before it reaches their owner: no trial fails."""
         process = start(tmp_path, 2, n_trials=4)
         wait_until(lambda: running(tmp_path))
         for pid in children(process.pid):
@@ -113,7 +113,7 @@ class TestSignals:
             os.environ["FAKE_SECONDS"] = "0.2"
             os.execv(sys.executable, [sys.executable, str(SCRIPT), '{"n_trials": 4}', "1"])
         while not running(tmp_path):
-            os.read(terminal, 65536)  # otherwise the terminal is full some day
+            os.read(terminal, 65536)  # otherwise the buffer of the terminal fills up
         os.close(terminal)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 128 + signal.SIGHUP
         assert all(trial.state.is_finished() for trial in stored(tmp_path))
@@ -163,7 +163,7 @@ class TestMemory:
     """Running out of memory is contained in one trial."""
 
     def test_a_flood_on_standard_error_is_not_kept(self, storage, monkeypatch):
-        """300 MB on one line: the owner stays small, and the trial's own error is recorded."""
+        """300 MB on one line: the owner uses little memory, and the trial's own error is recorded."""
         monkeypatch.setenv("FAKE_FAULT", "flood:always")
         before = peak()
         fake_study.run(storage, n_jobs=1, n_trials=1)

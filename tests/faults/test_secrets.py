@@ -1,4 +1,4 @@
-"""The password in the URL of a storage stays in the process that opens it, out of all that is shown and written."""
+"""The password in the URL of a storage stays in the process that opens it: no output and no file contains it."""
 
 import contextlib
 import os
@@ -20,7 +20,7 @@ from dropopt.study.show import dashboard
 from dropopt.study.store.opening import close, open_storage
 from dropopt.study.store.url import _warn_of_password, reason, redact_all, resolve, storage_hint
 
-#: The password of the server, and of the URLs that lead nowhere.
+#: The password of the server, and of the URLs without a server.
 SECRET = "canary"
 NOWHERE = f"postgresql+psycopg://me:{SECRET}@127.0.0.1:1/db"
 
@@ -141,7 +141,7 @@ def test_a_password_is_in_no_error(command, dropopt):
     ],
 )
 def test_a_password_that_is_not_escaped_is_an_error_that_does_not_show_it(url, dropopt):
-    """Otherwise the part after the character would be taken for a host, and shown when it is not found."""
+    """Otherwise the part after the character would be used as the host, and shown in the error about it."""
     with pytest.raises(ConfigError) as caught:
         resolve(url)
     assert SECRET not in str(caught.value)
@@ -169,7 +169,7 @@ def test_drivers_messages_are_redacted():
 
 
 def test_next_commands_name_the_variable():
-    """A URL with a password cannot be typed as it is shown, so the variable takes its place."""
+    """A URL is shown without its password and cannot be typed like that, so the variable replaces it."""
     assert storage_hint(None) == ""
     assert storage_hint("my runs.db") == " --storage 'my runs.db'"
     assert storage_hint("postgresql://me@h/db") == " --storage postgresql://me@h/db"

@@ -1,4 +1,4 @@
-"""Storages that go away, fill up, are damaged or changed by others while a study runs."""
+"""Storages that become unreachable, fill up, are damaged or are changed by others while a study runs."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def descendants(server):
 
 
 def test_a_study_outlives_a_restart_of_its_database(server):
-    """The trial trains on, its reports are stored later, nothing runs twice, and the password is not shown."""
+    """Training continues, the reports are stored later, nothing runs twice, and the password is not shown."""
     process = start(server.url, n_jobs=2, n_trials=4, pruner="none", storage_patience=60)
     wait_until(lambda: reporting(server.url))
     server.stop()
@@ -52,7 +52,7 @@ def test_a_study_outlives_a_restart_of_its_database(server):
 
 
 def test_a_database_that_stays_away_ends_the_study_with_one_line(server):
-    """The exit code is 1. After the database is back, the same command goes on."""
+    """The exit code is 1. After the database is back, the same command resumes the study."""
     process = start(server.url, n_trials=6, pruner="none", storage_patience=3, grace=1)
     wait_until(lambda: reporting(server.url))
     server.stop()
@@ -62,14 +62,14 @@ def test_a_database_that_stays_away_ends_the_study_with_one_line(server):
     assert "Traceback" not in out
     process = start(server.url, n_trials=6, pruner="none", seconds=0.01, grace=1)
     time.sleep(4)
-    server.start()  # it is away at the start, too
+    server.start()  # the database is still unreachable at the start
     code, out = finish(process)
     assert code == 0, out
     check_whole(trials(server.url), 6)
 
 
 def test_a_signal_ends_a_study_whose_database_is_frozen(server):
-    """Nobody waits for an answer that does not come."""
+    """The study does not wait for the answer of the database."""
     process = start(server.url, n_trials=8, pruner="none", grace=1)
     wait_until(lambda: reporting(server.url))
     frozen = descendants(server)
@@ -90,7 +90,7 @@ def test_a_signal_ends_a_study_whose_database_is_frozen(server):
 
 @pytest.mark.parametrize("name", ["s.db", "s.log"])
 def test_a_full_disk_interrupts_a_study_and_damages_nothing(tmp_path, name):
-    """A limit on the size of files stands for the disk. After it is lifted, the study goes on."""
+    """A limit on the size of files simulates the disk. After it is lifted, the study continues."""
     storage = tmp_path / name
     process = start(storage, seconds=0.05, n_trials=4, pruner="none")
     wait_until(lambda: reporting(storage))
@@ -106,7 +106,7 @@ def test_a_full_disk_interrupts_a_study_and_damages_nothing(tmp_path, name):
 
 
 def test_an_incomplete_last_line_of_a_journal_is_cut_off(tmp_path):
-    """It was never acknowledged. Every line is valid afterwards."""
+    """The incomplete line was never acknowledged. Every line is valid afterwards."""
     path = tmp_path / "s.log"
     assert finish(start(path, seconds=0, n_trials=1))[0] == 0
     os.truncate(path, path.stat().st_size - 1)
@@ -129,7 +129,7 @@ def test_a_removed_storage_is_an_error(tmp_path):
 
 
 def test_a_trial_that_was_ended_elsewhere_does_not_end_the_study(tmp_path):
-    """The next trial runs; a deleted study ends in one line."""
+    """The next trial runs; a deleted study ends the command with one line."""
     storage = tmp_path / "s.db"
     process = start(storage, n_trials=4, pruner="none")
     wait_until(lambda: reporting(storage))
@@ -170,7 +170,7 @@ def test_damaged_files_are_diagnosed_and_left_alone(tmp_path, monkeypatch):
     assert "storage empty.db is empty (0 bytes)" in refused("empty.db")
     assert "storage cut.db cannot be used" in refused("cut.db")
     assert "newer.db cannot be opened: The runtime optuna version" in refused("newer.db")
-    assert "torn.log is damaged at line 6; keep what precedes it" in refused("torn.log")
+    assert "torn.log is damaged at line 6; to keep the lines before it" in refused("torn.log")
     assert "head -n 5 torn.log > repaired.log" in refused("torn.log")
     assert {path: path.read_bytes() for path in before} == before
 
@@ -186,7 +186,7 @@ def test_a_value_that_another_program_wrote_never_wins_unless_it_is_finite(tmp_p
         assert [trial.number for trial in ranked(study.trials)] == sorted(
             range(2), key=lambda number: study.trials[number].value
         )
-        with pytest.raises(ConfigError, match="trial 2 has the value -inf, which is no result; choose another"):
+        with pytest.raises(ConfigError, match="trial 2 has the value -inf, which is not finite; give another --trial"):
             choose(study, 2)
     fake_study.run("s.log", n_trials=4)
     assert "inf" not in capsys.readouterr().out

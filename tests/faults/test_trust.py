@@ -20,14 +20,14 @@ from dropopt.study.search.samplers import refuse_pickles
 from dropopt.yamlfile import read
 
 SHIPPED = Path(__file__).parents[2] / "studies"
-#: As the console script: the import path has neither the current folder nor the script's.
+#: Like the console script: the import path has neither the current folder nor the script's.
 DROPOPT = [sys.executable, "-P", "-c", "from dropopt.cli import main; main()"]
 EVIL = "open({proof!r}, 'w').close()\ndef model(classes): pass\ndef data(): pass\n"
 
 
 @pytest.fixture(autouse=True)
 def _here(tmp_path, monkeypatch):
-    """Use an empty working folder, with no notes of what was run before."""
+    """Use an empty working folder, without a record of the files that were run before."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
@@ -51,7 +51,7 @@ def evil(path="evilmod.py"):
 
 
 def own_study(widths="8"):
-    """The example to copy, with other widths, run for a trial and exported."""
+    """Copy the example with other widths, run it for one trial and export the trial."""
     script = Path("proj", "own_model.py")
     script.parent.mkdir(exist_ok=True)
     script.write_text((SHIPPED / "own_model.py").read_text().replace("24", widths))
@@ -84,7 +84,7 @@ def test_train_uses_the_network_of_the_study(monkeypatch):
     refused(f"would be imported from {script.absolute()}; to allow it, give --code")
     settled(code_said, trust=True)
     script.unlink()
-    refused("it is not there (", trust=True)
+    refused("it was not found (", trust=True)
     code, output = call("train", "best.yaml")
     assert code == 2
     assert output.count("\n") == 2, "the header and one line"
@@ -132,7 +132,7 @@ def test_provenance_does_not_make_a_file_trusted():
 
 
 def test_the_question_is_answered():
-    """A person is asked, with the file; the answer decides."""
+    """The question names the file, and the answer decides."""
     evil()
     questions = []
 
@@ -161,7 +161,7 @@ def test_names_stay_in_their_folder(module):
 
 
 def test_files_with_the_names_of_packages_are_not_run():
-    """``torch.py`` and its like, in the current folder or beside the script, do not take the packages' place."""
+    """Files such as ``torch.py`` in the current folder or beside the script do not shadow the packages."""
     for name in ("torch", "sklearn", "numpy", "optuna", "yaml", "scipy", "typer", "json", "pandas"):
         proof = evil(f"{name}.py")
         if name != "pandas":  # optional for some packages: beside the user's own script, it is the user's own

@@ -1,1 +1,1 @@
-"""What follows a study: the export of a trial, and training with its configuration."""
+"""After a study: exporting a trial, and training with its configuration."""

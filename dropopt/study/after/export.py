@@ -29,10 +29,10 @@ def _efficacy(study: optuna.Study) -> dict[str, Any] | None:
 
 
 def check_same_study(path: Path, format: str | None, study: str) -> None:
-    """Check that writing to ``path`` replaces nothing but an earlier export of the same study.
+    """Check that ``path`` does not exist, or is an earlier export of the same study.
 
     Raises:
-        ConfigError: The file exists, and is the export of another study or no export.
+        ConfigError: The file exists and is not an export of the same study.
     """
     if not path.is_file():
         return

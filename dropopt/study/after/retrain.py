@@ -58,7 +58,7 @@ def retrain(
 
     Args:
         run: The configuration.
-        provenance: Where it comes from. A notice is sent if the data differ from those of the study.
+        provenance: The provenance of ``run``. A notice is sent if the data differ from those of the study.
         threads: Threads that torch uses. With one thread, as in a study, the same configuration gives the same
             network on the same machine, bit for bit.
         on_notice: Called with each notice about the data.
@@ -87,7 +87,7 @@ def retrain(
 
 
 def save_weights(weights: Mapping[str, Any], path: Path) -> None:
-    """Write ``weights`` to ``path``. A failure leaves an existing file as it was."""
+    """Write ``weights`` to ``path``. A failure leaves an existing file unchanged."""
     import torch
 
     from dropopt.files import write_whole

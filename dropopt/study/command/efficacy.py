@@ -14,7 +14,7 @@ from dropopt.study.command.options import AsJson, EvidenceOutput, Storage, Study
 def efficacy(
     study: StudyName = None, output: EvidenceOutput = None, storage: Storage = None, as_json: AsJson = False
 ) -> None:
-    """Report which methods work and how certain that is.
+    """Report which methods work and how certain the result is.
 
     Prints each method's effect and each pair's synergy with 90% intervals, and the preferred blend.
     """

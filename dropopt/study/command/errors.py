@@ -64,8 +64,8 @@ def _expected(error: Exception) -> _Exit | None:
 def _usage(error: Any) -> _Exit:
     """How the program ends after an unknown option, a value of the wrong type or a missing command.
 
-    These errors are click's, and where click is found depends on the version of typer: either the package or a copy
-    inside typer. So they are recognised by their methods and names.
+    These are errors of click. Depending on its version, typer uses the package click or a copy inside typer, so the
+    errors are recognised by their methods and names.
     """
     if type(error).__name__ == "NoArgsIsHelpError" or not str(error.format_message()).strip():
         getattr(error, "show", lambda: None)()  # prints the help text

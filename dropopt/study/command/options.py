@@ -26,7 +26,7 @@ StudyName = Annotated[
 # -- of ``dropopt run``
 
 StudyScript = Annotated[
-    str | None, typer.Argument(help="A study's script, or the name of a shipped study such as digits.")
+    str | None, typer.Argument(help="The script of a study, or the name of a shipped study such as digits.")
 ]
 NewStudyName = Annotated[
     str | None,
@@ -35,8 +35,8 @@ NewStudyName = Annotated[
 NTrials = Annotated[
     int | None,
     typer.Option(
-        help="Number of trials that the study has at the end, completed, pruned and failed ones together (1 or more). "
-        "Earlier runs of the same study count. Default: as in the script.",
+        help="Total number of trials of the study (1 or more): completed, pruned and failed ones, including those of "
+        "earlier runs. Default: as in the script.",
         show_default=False,
     ),
 ]
@@ -84,7 +84,7 @@ Sampler = Annotated[
 Pruner = Annotated[
     str | None,
     typer.Option(
-        help="Pruner: median, forecast (stops the most), percentile, hyperband or none. Default: as in the script.",
+        help="Pruner: median, forecast (prunes the most), percentile, hyperband or none. Default: as in the script.",
         show_default=False,
     ),
 ]
@@ -98,12 +98,15 @@ Seed = Annotated[
 ]
 NJobs = Annotated[
     int,
-    typer.Option(help="Number of child processes that train, with one thread each (1 or more); -1: one for each core."),
+    typer.Option(
+        help="Number of child processes that train, with one thread each (1 or more); -1: one for each core, at most 4 "
+        "for each GPU."
+    ),
 ]
 Space = Annotated[
     str | None,
     typer.Option(
-        help="A search space's file, or the name of a shipped one such as compact or paper. Default: as in the script.",
+        help="A search-space file, or the name of a shipped space such as compact or paper. Default: as in the script.",
         show_default=False,
     ),
 ]
@@ -128,7 +131,7 @@ Epochs = Annotated[
 Subset = Annotated[
     int | None,
     typer.Option(
-        help="Number of training images, a stratified sample (1 or more). Default: as in the script.",
+        help="Number of training images to use (1 or more), drawn as a stratified sample. Default: as in the script.",
         show_default=False,
     ),
 ]
@@ -140,20 +143,31 @@ Prior = Annotated[
         show_default=False,
     ),
 ]
+Anchors = Annotated[
+    bool | None,
+    typer.Option(
+        "--anchors/--no-anchors",
+        help="Whether a new study of 10 or more trials begins with anchors, which the best trial is compared with: "
+        "no dropout, plain dropout at customary rates and the engine's default. Default: as in the script.",
+        show_default=False,
+    ),
+]
+
+# -- of ``dropopt run`` and ``dropopt worker``
 
 StoragePatience = Annotated[
     float,
     typer.Option(
         min=0,
         help="Seconds that the storage may be unreachable before the study stops (0 or more). Until then calls are "
-        "repeated, and running trials train on.",
+        "repeated, and running trials continue.",
     ),
 ]
 Grace = Annotated[
     float,
     typer.Option(
         min=1,
-        help="Seconds without a sign of life after which other workers take over the trials of this one (1 or more).",
+        help="Seconds without a heartbeat after which other workers take over the trials of this one (1 or more).",
     ),
 ]
 
@@ -162,16 +176,6 @@ Grace = Annotated[
 WorkerScript = Annotated[
     str | None,
     typer.Argument(help="The study's script, if it defines the data or the network.", show_default=False),
-]
-
-Anchors = Annotated[
-    bool | None,
-    typer.Option(
-        "--anchors/--no-anchors",
-        help="Whether a new study of 10 or more trials begins with anchors, to compare the best trial with: no "
-        "dropout, plain dropout at customary rates and the engine's default. Default: as in the script.",
-        show_default=False,
-    ),
 ]
 
 # -- of ``dropopt export``
@@ -215,7 +219,7 @@ Device = Annotated[
     str | None, typer.Option(help="Device: auto, cpu, cuda or cuda:N. Default: as in the file.", show_default=False)
 ]
 Threads = Annotated[
-    int, typer.Option(min=1, help="Number of threads; 1 repeats a study's trial exactly, on the same machine.")
+    int, typer.Option(min=1, help="Number of threads; with 1, a study's trial is repeated exactly on the same machine.")
 ]
 WeightsOutput = Annotated[
     Path | None,
@@ -236,7 +240,10 @@ Code = Annotated[
     ),
 ]
 Trust = Annotated[
-    bool, typer.Option("--trust", help="Import the functions that the file names without asking, also from here.")
+    bool,
+    typer.Option(
+        "--trust", help="Import the functions that the file names without asking, even from the current folder."
+    ),
 ]
 
 # -- of ``dropopt dashboard``

@@ -14,8 +14,8 @@ _SETTINGS = {
     "epochs": ("train", "epochs"),
     "subset": ("data", "subset"),
 }
-#: The fields that a later session of the same study needs again. The number of trials is added where the command is
-#: shown, and may grow; a prior is needed only to create the study.
+#: The fields that the command to resume a study repeats. The summary adds the number of trials, which may grow. A prior
+#: is needed only to create the study.
 _REPEATED = ("name", "space", "data", "model", "epochs", "subset", "sampler", "pruner", "seed", "timeout")
 
 
@@ -46,7 +46,7 @@ class Overrides:
         return {name: value for name, value in asdict(self).items() if value is not None}
 
     def apply(self, study: Definition) -> Definition:
-        """``study`` with these options. The result is checked like any definition."""
+        """Return ``study`` with these options. The result is checked like any definition."""
         given = self.given
         values = {name: getattr(study, name) for name in type(study).model_fields}
         values |= {name: value for name, value in given.items() if name not in _SETTINGS}
@@ -60,6 +60,6 @@ class Overrides:
         return Definition.parse(values)
 
     def command_line(self) -> list[str]:
-        """The arguments with which the same study can be resumed in the same way."""
+        """Return the arguments that resume the same study with the same settings."""
         options = {("study-name" if name == "name" else name): getattr(self, name) for name in _REPEATED}
         return [part for option, value in options.items() if value is not None for part in (f"--{option}", str(value))]

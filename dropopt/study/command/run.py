@@ -109,5 +109,5 @@ def _find(running: Definition | None, name: str | None) -> tuple[Definition, Pat
         command = ["dropopt", "run", sys.argv[0]] if spec is None else ["python", "-m", spec.name]
         return running, Path(sys.argv[0]).resolve(), command
     if name is None:
-        raise ConfigError(f"which study? give a script or one of: {', '.join(names('studies'))}")
+        raise ConfigError(f"no study is given; give a script or one of: {', '.join(names('studies'))}")
     return *load(name), ["dropopt", "run", name]

@@ -26,7 +26,7 @@ class Study(Definition):
         engine: Settings of the engine that the space does not search, by name, such as ``{"pattern": "channel"}``.
         space: Name of a shipped search space, or a file, relative to the current folder or to the script.
             Default: ``"compact"``.
-        n_trials: Number of trials that the study has at the end, at least 1. Default: 100.
+        n_trials: Total number of trials of the study, including earlier runs, at least 1. Default: 100.
         timeout: Seconds (above 0) after which no further trial starts. Default: None, no limit.
         trial_timeout: Seconds (above 0) after which a trial is ended and recorded as failed. Default: None, no limit.
         trial_memory: Megabytes of memory, at least 1, at which a trial is ended and recorded as failed. Linux only.
@@ -39,8 +39,9 @@ class Study(Definition):
         seed: Seed of the sampler and of the trials, at least 0. Default: 0.
         prior: What an earlier study learned about the blend: ``"STUDY"`` in the same storage, ``"STUDY@STORAGE"``, or a
             file that ``dropopt efficacy`` wrote. Default: None.
-        anchors: Whether the first trials are no dropout, plain dropout at customary rates and the engine's default, to
-            compare the best trial with; only with 10 trials or more. Default: True.
+        anchors: Whether the study begins with anchors: no dropout, plain dropout at customary rates and the engine's
+            default. The best trial is compared with them. A study of fewer than 10 trials has no anchors. Default:
+            True.
 
     Raises:
         ConfigError: A field is unknown, missing or out of range.

@@ -4,9 +4,9 @@
 
 1. The child processes start. They import torch, which takes seconds; the steps 2 to 4 happen in the meantime.
 2. The storage is opened, and the prior is read if there is one.
-3. ``Session.resume``: if the storage has a study of this name, it must be the same experiment. Its trials that a worker
-   left behind are recorded as failed and enqueued again, if that worker is certainly dead; the others, after the grace
-   period.
+3. ``Session.resume``: if the storage has a study of this name, it must be the same experiment. The trials of workers
+   that are certainly dead are recorded as failed and enqueued again. The trials of other dead workers follow after the
+   grace period.
 4. ``Session.prepare``: the sampler is made, with a seed that depends on the number of trials so far and, if there may
    be other workers, on the worker.
 5. ``Session.train``: a worker runs trials until the target is reached, unless it is reached already. Once the first
@@ -79,7 +79,7 @@ class Request:
 
     @property
     def plan(self) -> dict[str, Any]:
-        """What another worker needs to know to do the same, beside what the study's identity contains."""
+        """The settings that another worker needs, besides those in the study's identity."""
         names = ("n_trials", "sampler", "pruner", "seed", "anchors", "trial_timeout", "trial_memory")
         return {name: getattr(self.definition, name) for name in names}
 
@@ -103,7 +103,7 @@ class Request:
         """The bytes of memory that a trial may use; None for no limit.
 
         Raises:
-            ConfigError: There is a limit, but this system does not tell how much a process uses.
+            ConfigError: There is a limit, but this system cannot measure the memory of a process.
         """
         limit = self.definition.trial_memory
         if limit is not None and not memory.can_measure():
@@ -177,7 +177,8 @@ class Session:
         self._running = 0
 
     def resume(self) -> None:
-        """Find the study in its storage, check that it is the same experiment and take up what dead workers left."""
+        """Find the study in its storage, check that it is the same experiment and take up the trials of dead
+        workers."""
         if self._definition.name not in study_names(self._storage):
             return
         self._study = find_study(self._storage, self._definition.name)
@@ -194,7 +195,7 @@ class Session:
         self._sampler = self._make_sampler(drawn, alone=alone)
 
     def announce(self, slots: int) -> None:
-        """Print what is about to happen."""
+        """Print the study, its search space and the number of trials to run."""
         study, space, done = self._definition, self._request.space, self._done
         url = redact(self._request.url)
         say(self._console, f"study {study.name}: space {space.name} ({len(space.parameters)} parameters), {url}")
@@ -268,14 +269,15 @@ class Session:
         say(self._console, f"note: {text}", "yellow")
 
     def _complete(self) -> bool:
-        """Whether the study has its trials; one that is still running may have to be run again."""
+        """Whether the study has all its trials and none is running: a running one may have to run again."""
         return self._done >= self._definition.n_trials and not self._running
 
     def _make_sampler(self, drawn: int, *, alone: bool) -> BaseSampler:
-        """The sampler.
+        """Make the sampler.
 
-        The number of trials is part of its seed: otherwise a resumed study would repeat its first suggestions. So is
-        the worker unless it is ``alone``: otherwise workers that start together would suggest the same.
+        Its seed depends on the number of trials, so that a resumed study does not repeat its first suggestions. Unless
+        the worker is ``alone``, the seed also depends on the worker's id, so that workers that start together suggest
+        different values.
         """
         who = () if alone else (self._identity.id,)
         seed = derived_seed(self._definition.seed, "sampler", drawn, *who, bits=31)

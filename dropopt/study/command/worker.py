@@ -55,7 +55,7 @@ def _request(
     script: Path,
     resume: list[str],
 ) -> Request:
-    """The request to do what the study in the storage says."""
+    """Return the request to run the study with the settings in the storage."""
     from dropopt.config import ConfigError, RunConfig
     from dropopt.study.command.session import Request
     from dropopt.study.define.definition import Definition
@@ -71,7 +71,7 @@ def _request(
         recorded = code_of(found, sys.maxsize)
         name, facts = found.study_name, found.user_attrs
     if any(key not in facts for key in (BASE, PLAN, SPACE, SPACE_TEXT)):
-        raise ConfigError(f"study {name!r} does not say how to run it; begin or go on with it with: dropopt run")
+        raise ConfigError(f"study {name!r} has no stored settings for workers; start or resume it with: dropopt run")
     base = RunConfig.parse(facts[BASE])
     _settle(base, name, script, recorded)
     with tempfile.TemporaryDirectory() as folder:

@@ -21,7 +21,7 @@ class Definition(Config):
     """The definition of a study. Scripts use its subclass :class:`dropopt.study.Study`, which can also run it.
 
     ``data`` and ``model`` may be functions of the script itself: ``Study(name="mine", data=data, model=model)``.
-    Options of the command line override these settings; where Optuna has the same setting, they have its name.
+    Command-line options override these settings. A setting that Optuna has too has Optuna's name.
     """
 
     #: The name of the study in its storage.
@@ -52,7 +52,8 @@ class Definition(Config):
     seed: Seed = 0
     #: Evidence about the blend to start from: STUDY, STUDY@STORAGE, or a file that ``dropopt efficacy -o`` wrote.
     prior: str | None = None
-    #: Whether the first trials are no dropout, plain dropout and the engine's default, to compare the best with.
+    #: Whether a study begins with anchors: no dropout, plain dropout and the engine's default. The best trial is
+    #: compared with them.
     anchors: bool = True
 
     def __init__(self, **values: Any) -> None:
@@ -65,7 +66,7 @@ class Definition(Config):
     def load_space(self, directory: Path | None = None) -> Space:
         """Load the search space: a file in the current folder or in ``directory``, else a shipped space.
 
-        Where a range depends on another setting, such as the optimizer, it is the range for this study's value.
+        If a range depends on another setting, such as the optimizer, the range for this study's value is used.
         """
         return Space.load(self.space, beside=directory).bound(RunConfig(train=self.train))
 

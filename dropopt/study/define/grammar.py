@@ -219,11 +219,11 @@ def _cases(section: str, setting: Setting, item: Item) -> Cases:
 def _one_range(
     parameter: Parameter, item: Item, found: Sequence[tuple[Parameter, Item]], fixed: Mapping[str, Mapping[str, Any]]
 ) -> list[Parameter]:
-    """Return what a parameter with cases amounts to in this file, so that each parameter has one range.
+    """Resolve the cases of a parameter, so that each parameter has one range.
 
-    If the deciding setting is fixed here, the range is known. If it is searched here, each of its choices needs a range
-    and gives a parameter with a name of its own, because the range of one Optuna parameter should not change within a
-    study. Otherwise the study decides: see ``Space.bound``.
+    If the other setting is fixed in this file, the range is known. If it is searched in this file, each of its choices
+    needs a range and gives a separate parameter, because the range of one Optuna parameter should not change within a
+    study. Otherwise the study sets it: see ``Space.bound``.
     """
     cases = parameter.cases
     if cases is None:
@@ -290,7 +290,7 @@ def _bound(setting: Setting, key: str, item: Item) -> float:
 
 
 def _step(setting: Setting, item: Item, low: float, high: float, log: bool) -> float:
-    """Read a step, of which the range must be a multiple."""
+    """Read a step. The length of the range must be a multiple of it."""
     step, name = item.value, setting.name
     kinds = int if setting.number is int else int | float
     if isinstance(step, bool) or not isinstance(step, kinds) or not 0 < step <= high - low:

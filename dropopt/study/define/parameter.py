@@ -64,10 +64,10 @@ class Parameter:
         return self.setting if self.stage is None else f"{self.setting}_{STAGES[self.stage]}"
 
     def bound(self, settings: Mapping[str, Any]) -> Parameter:
-        """Return the parameter with the one range that holds under these settings of its section.
+        """Return the parameter with the range that holds under these settings of its section.
 
         Raises:
-            ConfigError: The deciding setting has a value for which there is no range.
+            ConfigError: The other setting has a value for which there is no range.
         """
         if self.cases is None:
             return self
@@ -112,7 +112,7 @@ class Parameter:
         """Return everything that determines the possible values, for the fingerprint of the space."""
         facts = {key: value for key, value in vars(self).items() if key not in ("when", "case", "cases")}
         facts["when"] = dict(self.when)
-        if self.case is not None:  # fingerprints of spaces without cases stay as they were before there were cases
+        if self.case is not None:  # so spaces without cases keep their earlier fingerprints
             facts["case"] = self.case
         if self.cases is not None:
             ranges = {str(value): parameter.facts() for value, parameter in self.cases.parameters.items()}

@@ -102,13 +102,13 @@ class Space:
         return next((parameter.choices for parameter in self.parameters if parameter.setting == "sites"), ())
 
     def offered_sites(self, places: Mapping[str, Sequence[str]]) -> dict[Choice, str]:
-        """Return the choices of ``sites``, each with an empty text, or with the reason why it is not worth a trial.
+        """Return the choices of ``sites``, each with the reason to leave it out; the reason is empty if it is kept.
 
-        A named choice (``conv``, ``last:2``) that chooses no place, or the same places as an earlier one, is left out.
-        Patterns on module names are kept, because somebody wrote them for this network.
+        A named choice (``conv``, ``last:2``) that selects no module, or the same modules as an earlier one, is left
+        out. Patterns on module names are kept, because they were written for this network.
 
         Args:
-            places: The names of the modules that each named selector chooses, in order of execution.
+            places: The names of the modules that each named selector selects, in order of execution.
 
         Raises:
             ConfigError: No choice is left.
@@ -132,7 +132,7 @@ class Space:
         return reasons
 
     def with_sites(self, choices: Sequence[Choice]) -> Space:
-        """Return the space with other choices of the setting ``sites``, those that a network offers."""
+        """Return the space with the given choices of the setting ``sites``."""
         return replace(
             self,
             parameters=tuple(
@@ -233,7 +233,7 @@ class Space:
 
 
 def _chosen(selector: str, places: Mapping[str, Sequence[str]]) -> tuple[str, ...] | None:
-    """The names of the modules that a named selector chooses; None if it is a pattern, or its places are unknown."""
+    """The names of the modules that a named selector selects; None if it is a pattern, or its modules are unknown."""
     kind, _, count = selector.partition(":")
     if kind == "last" and count.isdecimal() and "auto" in places:
         return tuple(places["auto"][-int(count) :]) if int(count) else ()

@@ -86,8 +86,8 @@ def make_sampler(
         return _gp(space, seed, notice) if name == "gp" else _optuna_sampler(name, space, seed)
     if not names:
         raise NoBlendError(
-            f"space {space.name!r} searches no blend (two or more weights, either all by stage or none) for the "
-            "efficacy sampler; use --sampler tpe"
+            f"space {space.name!r} searches no blend (two or more weights, either all by stage or none), which the "
+            "sampler efficacy needs; use --sampler tpe"
         )
     from dropopt.study.blend.sampler import EfficacySampler
 
@@ -107,7 +107,7 @@ def _gp(space: Space, seed: int, notice: Callable[[str], None] | None) -> BaseSa
 
     def announce() -> None:
         if notice is not None:
-            notice(f"above {GP_TRIALS} complete trials the sampler gp is slow, so tpe samples from here on")
+            notice(f"the sampler gp is slow above {GP_TRIALS} complete trials, so tpe is used from now on")
 
     process = GPSampler(n_startup_trials=STARTUP_TRIALS, warn_independent_sampling=False, seed=seed)
     return HandoverSampler(process, _optuna_sampler("tpe", space, seed), GP_TRIALS, announce)

@@ -1,1 +1,1 @@
-"""What people see: progress, tables, figures and the dashboard."""
+"""Output for users: progress, tables, figures and the dashboard."""

@@ -40,7 +40,7 @@ class _Handler(WSGIRequestHandler):
 
 
 class Server(ThreadingMixIn, WSGIServer):
-    """Serves the guarded dashboard; a thread for each request, so that a slow plot delays nothing else."""
+    """Serves the guarded dashboard with one thread per request, so that a slow plot delays no other request."""
 
     daemon_threads = True
 

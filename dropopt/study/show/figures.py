@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 #: Height of a card on the dashboard, in pixels.
 HEIGHT = 450
-#: Width of a card in characters of a subtitle, and the height of a line of it in pixels.
+#: Width of a card in characters of its subtitle, and height of a line of the subtitle in pixels.
 LINE, LINE_HEIGHT = 90, 16
 #: The palette of Okabe and Ito, whose colours colour-blind people can distinguish.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")

@@ -1,7 +1,7 @@
 """WSGI middleware that protects the dashboard, which has no password.
 
-A web page on another site can send requests to this machine through the user's browser. Each rule below refuses one
-way to exploit that, and the security headers limit what a browser does with the replies.
+A web page on another site can send requests to this machine through the user's browser. Each rule below blocks one kind
+of such requests, and the security headers restrict what a browser does with the replies.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class KnownHost:
 
 
 class PlainPath:
-    """Refuses a path that leaves its folder, also if it is percent-encoded more than once."""
+    """Refuses a path that leaves its folder, even if it is percent-encoded more than once."""
 
     def __call__(self, request: Request) -> Refusal | None:
         """Check the path after each round of decoding."""

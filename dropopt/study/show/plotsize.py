@@ -16,9 +16,11 @@ PLOT_LIMIT = 20_000_000
 # 12 MB for the rank plot and less than 0.2 MB for each other plot; 1,000 trials give about 1 GB, 61 MB and 0.8 MB.
 #: Bytes of a contour plot for each cell of each panel's grid.
 CELL = 13
-#: Bytes of a rank plot for each point of each panel, and what each parameter adds to its name in the hover text.
+#: Bytes of a rank plot for each point of each panel, and bytes that each parameter adds to its hover text besides the
+#: name.
 POINT, HOVER = 250, 30
-#: Bytes of any other plot for each trial and parameter, and the parameters' worth of the trial itself.
+#: Bytes of any other plot for each parameter of each trial, and the number of parameters that the rest of a trial is
+#: worth.
 VALUE, TRIAL = 100, 2
 
 

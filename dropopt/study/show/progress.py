@@ -28,7 +28,7 @@ REFRESH = 2
 class Progress:
     """Shows a study on ``console`` while it runs: live on a terminal, otherwise line by line.
 
-    It listens to the worker: see :class:`dropopt.study.run.worker.Listener`.
+    It implements :class:`dropopt.study.run.worker.Listener`.
     """
 
     def __init__(self, console: Console, n_trials: int) -> None:
@@ -88,7 +88,7 @@ class Progress:
         say(self._console, f"trial {trial} continues in a new process: {reason}", "yellow")
 
     def tick(self) -> None:
-        """Redraw if the last time is long enough ago."""
+        """Redraw unless that was done a moment ago."""
         if self._live is not None and time.monotonic() - self._drawn >= 1 / REFRESH:
             self._draw()
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from optuna.storages import BaseStorage
     from optuna.trial import FrozenTrial
 
-#: Columns of a terminal that the table fits into. Cells that are too long are wrapped.
+#: The largest width of the table, in characters. Cells that are too long are wrapped.
 WIDTH = 80
 
 
@@ -50,7 +50,7 @@ class Row:
     last: datetime | None
 
     def plain(self) -> dict[str, Any]:
-        """The row as JSON can hold it."""
+        """Return the row as values for JSON."""
         found: dict[str, Any] | None = None
         if self.leader is not None:
             accuracy = self.leader.user_attrs.get(ACCURACY)

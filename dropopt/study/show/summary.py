@@ -32,7 +32,7 @@ FAILURE_LINES = 3
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a session ended, and what the commands that it suggests need."""
+    """How a session ended, and the values for the commands that the summary suggests."""
 
     n_trials: int  # the target of the study
     timeout: float | None  # seconds after which no trial starts
@@ -44,7 +44,7 @@ class Outcome:
 
 
 def show_summary(console: Console, study: optuna.Study, outcome: Outcome) -> None:
-    """Print the best trials, what failed, where the study is stored and which commands come next."""
+    """Print the best trials, the failures, the storage and the next commands."""
     trials = study.get_trials(deepcopy=False)
     counts, leader = count(trials), best(trials)
     has_blend = learnable(trials)
@@ -71,7 +71,7 @@ def show_summary(console: Console, study: optuna.Study, outcome: Outcome) -> Non
 def _next_commands(
     name: str, outcome: Outcome, counts: Counts, *, has_best: bool, has_blend: bool
 ) -> Iterator[tuple[str, str]]:
-    """What a person may want to do next, and the command that does it."""
+    """Yield each possible next action and its command."""
     file = shlex.quote(best_file(name))
     name = shlex.quote(name)
     storage = outcome.storage_hint
@@ -94,7 +94,7 @@ def best_file(study: str, format: str = "yaml") -> str:
 
 
 def learnable(trials: Sequence[FrozenTrial]) -> bool:
-    """Whether ``dropopt efficacy`` can say something about a study with these trials."""
+    """Whether ``dropopt efficacy`` can analyse a study with these trials."""
     try:
         return bool(suggested_blend({name for trial in trials if trial.state in FINISHED for name in trial.params}))
     except NoBlendError:

@@ -104,7 +104,7 @@ def _damage(path: Path) -> str:
                 if number == 1:
                     return f"storage {path} is not a journal file: line 1 is not JSON; give another --storage"
                 return (
-                    f"storage {path} is damaged at line {number}; keep what precedes it and go on with that: "
+                    f"storage {path} is damaged at line {number}; to keep the lines before it, type: "
                     f"head -n {number - 1} {name} > repaired.log"
                 )
     return f"storage {path} was being changed while it was read; try again"

@@ -169,8 +169,7 @@ def _machine() -> dict[str, str]:
 
 
 def _began(pid: int) -> str | None:
-    """Return the start time of a process, in ticks since the boot; None if it is unknown or there is no such
-    process."""
+    """Return the start time of a process, in ticks since the boot; None if it is not known."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:

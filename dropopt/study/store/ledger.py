@@ -233,8 +233,9 @@ class Ledger:
             enqueue_again(self.study, trial)
 
     def tend(self) -> list[int]:
-        """Renew the leases of this worker's trials, and take over those of dead workers. Call it several times a
-        second.
+        """Renew the leases of this worker's trials, and take over the trials of dead workers.
+
+        Call it several times a second.
 
         Returns:
             The numbers of this worker's trials that another process has ended.

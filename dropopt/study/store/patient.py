@@ -76,8 +76,8 @@ class Patience:
                 away = time.monotonic() - began
                 if away >= self.limit():
                     raise StorageError(
-                        f"the storage has been unreachable for {away:.0f} s: {reason(error)}; what was stored is "
-                        "whole: type the same command again when it is back"
+                        f"the storage has been unreachable for {away:.0f} s: {reason(error)}; the stored data "
+                        "are intact: type the same command again when it is back"
                     ) from error
                 if away >= SAID_AFTER and not said:
                     self._say(f"storage unreachable, retrying for {self.seconds:.0f} s: {reason(error)}")
@@ -138,7 +138,9 @@ class _Guard:
         except KeyError as error:
             if name in ("get_study_id_from_name", "get_trial_id_from_study_id_trial_number"):
                 raise
-            self._gone = StorageError("the study was deleted from the storage while it ran; nothing is left to store")
+            self._gone = StorageError(
+                "the study was deleted from the storage while it ran; its results cannot be stored"
+            )
             raise self._gone from error
 
     def _once(self, name: str, args: Any, kwargs: Any) -> Any:
@@ -149,7 +151,8 @@ class _Guard:
         return self._caller.call(lambda: method(*args, **kwargs))
 
     def _check_file(self) -> None:
-        """Check that the file exists: a journal would create it again, and SQLite would write to the removed file."""
+        """Check that the file is still there: a journal would create it again, and SQLite would write to the removed
+        one."""
         if self._file is None:
             return
         try:
@@ -186,7 +189,7 @@ class _Caller:
             away = time.monotonic() - began
             if away >= self._patience.limit():
                 raise StorageError(
-                    f"the storage has not answered for {away:.0f} s; what was stored is whole: type the same command "
+                    f"the storage has not answered for {away:.0f} s; the stored data are intact: type the same command "
                     "again when it is back"
                 )
             if away >= SAID_AFTER and not said:

@@ -149,5 +149,7 @@ def choose(study: optuna.Study, number: int | None) -> FrozenTrial:
         )
         raise ConfigError(f"trial {trial.number} of study {study.study_name!r} has no configuration to export: {why}")
     if trial.state == TrialState.COMPLETE and not has_several_objectives(study) and not has_result(trial):
-        raise ConfigError(f"trial {trial.number} has the value {trial.value}, which is no result; choose another")
+        raise ConfigError(
+            f"trial {trial.number} has the value {trial.value}, which is not finite; give another --trial"
+        )
     return trial

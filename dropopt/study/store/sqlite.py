@@ -45,7 +45,7 @@ def prepare_sqlite(path: Path, create: bool) -> None:
         raise ConfigError(f"storage {path} is not a file; give another --storage")
     elif not path.stat().st_size:
         raise ConfigError(
-            f"storage {path} is empty (0 bytes), so what it held is lost; restore a copy, or remove it to start again"
+            f"storage {path} is empty (0 bytes): its content is lost; restore a copy, or remove it to start again"
         )
     try:
         if not path.exists():

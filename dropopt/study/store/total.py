@@ -27,7 +27,7 @@ class Decision(Enum):
 
 
 def counted(trials: Iterable[FrozenTrial]) -> int:
-    """Return how many trials count towards the target: those that run, and those that ended by themselves."""
+    """Return how many trials count: all that have started, except failed ones with a reason in ``UNCOUNTED``."""
     return sum(_counts(trial) for trial in trials)
 
 

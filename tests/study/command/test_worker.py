@@ -1,4 +1,4 @@
-"""``dropopt worker``: joining a study with nothing but its storage."""
+"""``dropopt worker``: joining a study that only the storage describes."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -44,7 +44,7 @@ def test_a_worker_does_what_the_study_says(storage):
 
 
 def test_a_worker_imports_nothing_that_only_the_storage_names(storage):
-    """The script must be given; a study that does not say how to run it is an error."""
+    """The script must be given; a study without stored settings for workers is an error."""
     opened = open_storage(storage)
     study = optuna.load_study(study_name="fake", storage=opened)
     base = study.user_attrs["base"]
@@ -53,6 +53,6 @@ def test_a_worker_imports_nothing_that_only_the_storage_names(storage):
         join(storage)
     study.set_user_attr("plan", None)
     optuna.create_study(study_name="foreign", storage=opened)
-    with pytest.raises(ConfigError, match="study 'foreign' does not say how to run it"):
+    with pytest.raises(ConfigError, match="study 'foreign' has no stored settings for workers"):
         _request("foreign", storage, 1, None, None, Path(), [])
     close(opened)

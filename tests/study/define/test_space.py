@@ -149,7 +149,7 @@ def test_kind_selects_a_baseline(tmp_path):
 
 @pytest.mark.parametrize("name", ["compact", "paper"])
 def test_whole_methods_have_no_allocation(name):
-    """In pattern ``own`` each method shares out its rate in its own way, and one of the methods has blocks."""
+    """In pattern ``own`` each method allocates its rate itself, and one of the methods has blocks."""
     found = Space.load(name)
     patterns = set()
     for seed in range(40):
@@ -161,7 +161,7 @@ def test_whole_methods_have_no_allocation(name):
 
 
 def test_alpha_may_be_negative():
-    """The rate may grow with depth and time."""
+    """With a negative alpha the rate increases with depth and time."""
     alphas = [draw(Space.load("compact"), seed)[0].engine.alpha for seed in range(20)]
     assert -1 <= min(alphas) < 0 < max(alphas) <= 1
 

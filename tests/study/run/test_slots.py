@@ -66,7 +66,7 @@ def test_the_death_of_a_child_is_reported():
     ],
 )
 def test_visible_cards(monkeypatch, visible, device, found):
-    """CUDA's variable limits the GPUs; with a named device all of them stay visible, so that its number is valid."""
+    """CUDA's variable limits the GPUs; with a named device all of them stay visible, so that its index is valid."""
     monkeypatch.setenv(VISIBLE, visible)
     assert cards(device) == found
 

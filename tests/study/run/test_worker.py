@@ -1,4 +1,4 @@
-"""The worker with an executor that starts no process: it uses nothing but the protocol."""
+"""The worker with an executor that starts no process: it uses only the protocol."""
 
 from collections import deque
 from unittest.mock import Mock
@@ -59,14 +59,14 @@ class Inline:
         return self._events.popleft() if self._events else None
 
     def wake(self):
-        """There is no wait to end."""
+        """Do nothing, because :meth:`wait` returns at once."""
 
     def replace(self, slot):
         """Start the count of trials again."""
         self._trained[slot] = 0
 
     def kill(self):
-        """Remember the call."""
+        """Record the call."""
         self.killed = True
 
 

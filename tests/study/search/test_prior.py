@@ -159,7 +159,7 @@ def test_a_new_study_starts_from_a_prior(storage, tmp_path):
 
 
 def test_a_prior_stays_within_the_new_space(storage, tmp_path):
-    """A value outside the new space, or of a parameter that it does not search, is not taken over."""
+    """A value outside the new space, or of a parameter that it does not search, is not enqueued."""
     space = tmp_path / "blend.yaml"
     space.write_text(BLEND.replace("high: 0.5", "high: 0.001") + "  pattern: [element, spatial]\n")
     prior = prior_of(source(storage))

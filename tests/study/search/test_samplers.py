@@ -54,4 +54,4 @@ def test_gp_leaves_the_draws_to_tpe(monkeypatch):
         study.sampler._first, "sample_relative", lambda *_: pytest.fail("the Gaussian process was fitted")
     )
     space.suggest(study.ask(), 10)
-    assert notices == ["above 12 complete trials the sampler gp is slow, so tpe samples from here on"]
+    assert notices == ["the sampler gp is slow above 12 complete trials, so tpe is used from now on"]

@@ -1,4 +1,4 @@
-"""The list of studies: those of other programs, narrow terminals and JSON."""
+"""The list of studies: studies of other programs, narrow terminals and JSON."""
 
 import io
 import json
