@@ -14,7 +14,7 @@ from rich.text import Text
 from dropopt.study.blend.effects import Effect
 from dropopt.study.blend.learned import Learned, learned
 from dropopt.study.blend.names import Names
-from dropopt.study.show.effects import HEADINGS, StageEffects, by_stage, effect_rows
+from dropopt.study.show.effects_table import HEADINGS, StageEffects, by_stage, effect_rows
 
 
 def efficacy_report(study: Study, names: Names | None = None, prior: Mapping[str, Any] | None = None) -> RenderableType:

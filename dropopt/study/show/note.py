@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from dropopt.study.show.effects import HEADINGS, by_stage, effect_rows
+from dropopt.study.show.effects_table import HEADINGS, by_stage, effect_rows
 
 if TYPE_CHECKING:
     from dropopt.study.blend.effects import Effect

@@ -16,7 +16,7 @@ from rich.console import Console
 from dropopt.config import METHODS, STAGES, ConfigError
 from dropopt.study.blend.effects import learn
 from dropopt.study.blend.gather import gather
-from dropopt.study.blend.learned import Learned, learned
+from dropopt.study.blend.learned import Learned
 from dropopt.study.command.efficacy import efficacy
 from dropopt.study.search.prior import load_prior, prior_of
 from dropopt.study.show import console, figures
@@ -64,24 +64,6 @@ def source(url: str) -> optuna.Study:
     return optuna.load_study(study_name="source", storage=url)
 
 
-def test_the_note_ranks_methods(storage):
-    """The dashboard's note ranks methods by effect, and the figure shows all intervals."""
-    display.refresh(source(storage))
-    held = source(storage)
-    text = "".join(
-        value
-        for key, value in sorted(held._storage.get_study_system_attrs(held._study_id).items())
-        if key.startswith("dashboard:note_str")
-    )
-    rows = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| w_")]
-    assert rows[0] == "w_adaptive"
-    assert rows[2] == "w_pfid"
-    assert "w_adaptive + w_pfid" in rows
-    picture = display.figures(learned(held))["dropopt-effects"]
-    assert list(picture.data[0].y)[:3] == ["w_adaptive", "w_structured", "w_pfid"]
-    assert all(low >= 0 for low in picture.data[0].error_x.arrayminus)
-
-
 def test_refreshing_twice_leaves_one_figure(storage):
     """A refresh replaces the figures of the page; it does not add to them."""
     counts = []
@@ -109,18 +91,6 @@ def test_a_study_without_a_blend_is_not_changed(tmp_path):
     before = study._storage.get_study_system_attrs(study._study_id)
     display.refresh(study)
     assert study._storage.get_study_system_attrs(study._study_id) == before
-
-
-def test_the_note_compares_with_the_anchors(tmp_path):
-    """The page of a study without a blend says whether dropout helps, if the study has anchors."""
-    study = optuna.create_study(storage=f"sqlite:///{tmp_path}/plain.db")
-    study.add_trial(optuna.trial.create_trial(value=0.5, user_attrs={"anchor": "no dropout"}))
-    study.add_trial(optuna.trial.create_trial(value=0.3))
-    display.refresh(study)
-    attributes = study._storage.get_study_system_attrs(study._study_id)
-    text = "".join(value for key, value in sorted(attributes.items()) if key.startswith("dashboard:note_str"))
-    assert "**the best trial's loss is 40.0% below that of the best anchor, no dropout" in text
-    assert "| no dropout | 0 | 0.5000 | - | -40.0% |" in text
 
 
 def test_a_fault_in_the_prior_is_reported(storage):

@@ -177,8 +177,8 @@ def test_wrong_samplers() -> None:
     with pytest.raises(NoBlendError) as missing:
         make_sampler("efficacy", space("lr"), 0)
     assert str(missing.value) == (
-        "space 'mine' searches no blend (two or more weights, either all by stage or none), which the sampler efficacy needs; "
-        "use --sampler tpe"
+        "space 'mine' searches no blend (two or more weights, either all by stage or none), which the sampler "
+        "efficacy needs; use --sampler tpe"
     )
     for name, shown in (("tpe", "tpe"), ("auto", "tpe"), ("random", "random")):
         with pytest.raises(ConfigError) as error:

@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from dropopt.study.show.effects import by_stage, effect_rows
+from dropopt.study.show.effects_table import by_stage, effect_rows
 
 FIRST = SimpleNamespace(name="w_a", mean=-0.5, low=-1.0, high=0.25, best=0.125)
 SECOND = SimpleNamespace(name="w_b", mean=0.5, low=0.25, high=1.0, best=0.875)

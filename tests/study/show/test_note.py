@@ -1,0 +1,36 @@
+"""The note on a study's page in optuna-dashboard: the effects of its blend and its anchors."""
+
+import optuna
+from blend_study import random_study
+
+from dropopt.study.blend.learned import learned
+from dropopt.study.show import page
+from dropopt.study.show.figures import figures
+
+
+def refreshed_note(study):
+    """Refresh the page of ``study`` and return its note."""
+    page.refresh(study)
+    attributes = study._storage.get_study_system_attrs(study._study_id)
+    return "".join(value for key, value in sorted(attributes.items()) if key.startswith("dashboard:note_str"))
+
+
+def test_the_note_ranks_methods():
+    """The note ranks methods by effect, and the figure shows all intervals."""
+    study = random_study(60)
+    rows = [line.split("|")[1].strip() for line in refreshed_note(study).splitlines() if line.startswith("| w_")]
+    assert rows[:3] == ["w_structured", "w_adaptive", "w_pfid"]
+    assert "w_structured + w_pfid" in rows
+    picture = figures(learned(study))["dropopt-effects"]
+    assert list(picture.data[0].y)[:3] == ["w_adaptive", "w_structured", "w_pfid"]
+    assert all(low >= 0 for low in picture.data[0].error_x.arrayminus)
+
+
+def test_the_note_compares_with_the_anchors():
+    """The note of a study without a blend says whether dropout helps, if the study has anchors."""
+    study = optuna.create_study()
+    study.add_trial(optuna.trial.create_trial(value=0.5, user_attrs={"anchor": "no dropout"}))
+    study.add_trial(optuna.trial.create_trial(value=0.3))
+    text = refreshed_note(study)
+    assert "**the best trial's loss is 40.0% below that of the best anchor, no dropout" in text
+    assert "| no dropout | 0 | 0.5000 | - | -40.0% |" in text
