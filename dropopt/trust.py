@@ -48,8 +48,7 @@ Ask = Callable[[str], bool]
 
 
 def sources(names: Iterable[str]) -> dict[str, Source]:
-    """Return the source of each module that the settings ``names`` refer to; modules that are not found are left
-    out."""
+    """Return the source of each module that the settings ``names`` refer to, except modules that are not found."""
     found = {}
     for module in own_modules(names):
         file = file_of(module)

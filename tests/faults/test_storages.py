@@ -62,7 +62,7 @@ def test_a_database_that_stays_away_ends_the_study_with_one_line(server):
     assert "Traceback" not in out
     process = start(server.url, n_trials=6, pruner="none", seconds=0.01, grace=1)
     time.sleep(4)
-    server.start()  # the database is still unreachable at the start
+    server.start()  # the second command began without the database
     code, out = finish(process)
     assert code == 0, out
     check_whole(trials(server.url), 6)

@@ -60,6 +60,6 @@ class Overrides:
         return Definition.parse(values)
 
     def command_line(self) -> list[str]:
-        """Return the arguments that resume the same study with the same settings."""
+        """Return those options in ``_REPEATED`` that were given, as arguments of the command line."""
         options = {("study-name" if name == "name" else name): getattr(self, name) for name in _REPEATED}
         return [part for option, value in options.items() if value is not None for part in (f"--{option}", str(value))]

@@ -177,8 +177,7 @@ class Session:
         self._running = 0
 
     def resume(self) -> None:
-        """Find the study in its storage, check that it is the same experiment and take up the trials of dead
-        workers."""
+        """Find the study in its storage, check that it is the same experiment and take up lost trials."""
         if self._definition.name not in study_names(self._storage):
             return
         self._study = find_study(self._storage, self._definition.name)

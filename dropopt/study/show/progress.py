@@ -84,11 +84,11 @@ class Progress:
             say(self._console, f"trial {leader.number} is the best so far: {scores} ({done})")
 
     def restarted(self, slot: int, trial: int, reason: str) -> None:
-        """The process of a trial has died, and a new one continues the trial."""
+        """Report that the process of a trial has died and a new one continues the trial."""
         say(self._console, f"trial {trial} continues in a new process: {reason}", "yellow")
 
     def tick(self) -> None:
-        """Redraw unless that was done a moment ago."""
+        """Redraw, at most :data:`REFRESH` times per second."""
         if self._live is not None and time.monotonic() - self._drawn >= 1 / REFRESH:
             self._draw()
 

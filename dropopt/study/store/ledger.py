@@ -109,8 +109,8 @@ class Ledger:
 
         Returns:
             The trial and its configuration. The configuration is None if the suggested parameters are not valid; the
-            trial has then failed. Returns None if the trial was given back because another worker started the last
-            trial at the same time.
+            trial has then failed. The result is None if the trial was given back, because another worker started the
+            last trial at the same time.
         """
         trial = self._new_trial()
         if not self._keeps(trial, target):

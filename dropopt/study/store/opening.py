@@ -74,7 +74,8 @@ def open_storage(url: str, *, create: bool = True) -> BaseStorage:
 def is_storage_error(error: BaseException) -> bool:
     """Whether ``error`` was raised by a storage.
 
-    Imports nothing: a package that is not loaded cannot have raised the error."""
+    Imports nothing: a package that is not loaded cannot have raised the error.
+    """
     optuna, sqlalchemy = sys.modules.get("optuna"), sys.modules.get("sqlalchemy")
     kinds: tuple[type[BaseException], ...] = (sqlite3.Error,)
     if optuna is not None:

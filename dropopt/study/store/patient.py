@@ -151,8 +151,10 @@ class _Guard:
         return self._caller.call(lambda: method(*args, **kwargs))
 
     def _check_file(self) -> None:
-        """Check that the file is still there: a journal would create it again, and SQLite would write to the removed
-        one."""
+        """Raise :class:`StorageError` if the file was removed or replaced.
+
+        A journal would create a removed file again, and SQLite would write to the removed file.
+        """
         if self._file is None:
             return
         try:

@@ -39,7 +39,7 @@ def parameters(trial: FrozenTrial) -> dict[str, Any]:
 
 
 def may_run_again(trial: FrozenTrial, reason: str) -> bool:
-    """Whether a trial that ends for ``reason`` is enqueued again."""
+    """Whether a trial that ends for ``reason`` may be enqueued again."""
     return bool(parameters(trial)) and (reason != ABANDONED or attempt(trial) < MAX_ATTEMPTS)
 
 

@@ -223,8 +223,7 @@ def large(n_trials, n_params):
 
 
 def test_a_plot_that_would_be_huge_is_refused(monkeypatch):
-    """With 1,000 trials and 10 parameters, contour and rank plots are refused before they are computed; the others are
-    served."""
+    """With 1,000 trials and 10 parameters, contour and rank plots are not computed; the other plots are served."""
     study = large(1000, 10)
     assert plot_size(study._storage, 0, "contour") > 1e9
     for name in ("contour", "rank"):
