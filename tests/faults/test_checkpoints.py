@@ -110,7 +110,7 @@ def test_a_trial_continues_after_the_death_of_its_worker(tmp_path):
     program = f"import pathlib, test_checkpoints as t; t.run(pathlib.Path({str(folder)!r}), {{}}, 1, epochs=40)"
     process = subprocess.Popen(
         [sys.executable, "-c", program],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *map(os.path.abspath, sys.path)])},
         stdout=subprocess.DEVNULL,
     )
     wait_until(lambda: list(folder.glob("study.log.checkpoints/*.pt")))

@@ -184,7 +184,7 @@ def test_signals_end_a_study_cleanly(tmp_path, number, code):
     process.send_signal(number)
     out = process.communicate(timeout=10)[0]
     assert process.returncode == code, out
-    assert "go on   dropopt run fake\n" in out
+    assert "go on   dropopt run fake --n-trials 4\n" in out
     assert len(pids) == 2
     assert alive(pids) == []
     found = trials(f"sqlite:///{tmp_path}/runs/dropopt.db")

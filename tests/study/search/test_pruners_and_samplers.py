@@ -144,14 +144,17 @@ def test_samplers_by_name() -> None:
     """The class, the seed and all arguments of each sampler."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        random, tpe, gp, cmaes = (make_sampler(name, space(*BLEND), 5) for name in ("random", "tpe", "gp", "cmaes"))
+        made: list[Any] = [make_sampler(name, space(*BLEND), 5) for name in ("random", "tpe", "gp", "cmaes")]
         grouped: Any = make_sampler("tpe", space(*BLEND, conditional=True), 5)
+    random, tpe, handover, cmaes = made
+    gp = handover._first
     assert [type(one) for one in (random, tpe, gp, cmaes)] == [RandomSampler, TPESampler, GPSampler, CmaEsSampler]
+    assert isinstance(handover._then, TPESampler)
     expected = float(RandomSampler(seed=5)._rng.rng.random())
     assert [state(random), state(tpe), state(gp)] == [expected] * 3
-    assert cmaes._cma_rng.rng.random() == CmaEsSampler(seed=5)._cma_rng.rng.random()  # type: ignore[attr-defined]
-    assert (cmaes._n_startup_trials, cmaes._warn_independent_sampling) == (1, False)  # type: ignore[attr-defined]
-    assert (gp._n_startup_trials, gp._warn_independent_sampling) == (10, False)  # type: ignore[attr-defined]
+    assert cmaes._cma_rng.rng.random() == CmaEsSampler(seed=5)._cma_rng.rng.random()
+    assert (cmaes._n_startup_trials, cmaes._warn_independent_sampling) == (1, False)
+    assert (gp._n_startup_trials, gp._warn_independent_sampling) == (10, False)
     for sampler, group in ((tpe, False), (grouped, True)):
         found = [getattr(sampler, f"_{name}") for name in ("n_startup_trials", "n_ei_candidates", "multivariate")]
         assert found == [10, 24, True]
