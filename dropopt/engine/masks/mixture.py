@@ -79,7 +79,7 @@ class MixtureGate(NamedTuple):
         return masked
 
 
-def gathered(x: Tensor, pieces: Sequence[slice]) -> Tensor:
+def _gathered(x: Tensor, pieces: Sequence[slice]) -> Tensor:
     """The samples of ``x`` in ``pieces``; a view if there is only one piece."""
     return x[pieces[0]] if len(pieces) == 1 else torch.cat([x[piece] for piece in pieces])
 
@@ -96,8 +96,9 @@ def mixture_gate(
         return _selected_gate(x, shares, rates, block_size)
     parts = []
     for pieces, methods in _parts(len(x), shares_on_host):
-        samples = gathered(x, pieces)
         pattern = _PATTERNS[methods[0][0]]
+        # The gates of units and channels depend on shape and layout alone.
+        samples = _gathered(x, pieces) if pattern == "spatial" else x[: sum(count for _, count in methods)]
         if pattern == "channel":
             own = torch.cat([rates[method].expand(count, -1) for method, count in methods])
             gate = channel_gate(samples, own.view(*own.shape, *[1] * (x.ndim - 2)))

@@ -14,9 +14,12 @@ _SETTINGS = {
     "epochs": ("train", "epochs"),
     "subset": ("data", "subset"),
 }
-#: The fields that the command to resume a study repeats. The summary adds the number of trials, which may grow. A prior
-#: is needed only to create the study.
-_REPEATED = ("name", "space", "data", "model", "epochs", "subset", "sampler", "pruner", "seed", "timeout")
+#: The fields that the command to resume a study repeats. The summary adds the number of trials, which may grow. The
+#: prior and the anchors are needed only to create the study.
+_REPEATED = (
+    *("name", "space", "data", "model", "epochs", "subset", "sampler", "pruner", "seed"),
+    *("timeout", "trial_timeout", "trial_memory", "checkpoints"),
+)
 
 
 @dataclass(frozen=True)
@@ -61,5 +64,7 @@ class Overrides:
 
     def command_line(self) -> list[str]:
         """Return those options in ``_REPEATED`` that were given, as arguments of the command line."""
-        options = {("study-name" if name == "name" else name): getattr(self, name) for name in _REPEATED}
+        options = {
+            "study-name" if name == "name" else name.replace("_", "-"): getattr(self, name) for name in _REPEATED
+        }
         return [part for option, value in options.items() if value is not None for part in (f"--{option}", str(value))]
