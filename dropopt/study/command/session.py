@@ -47,7 +47,7 @@ from dropopt.study.show.progress import Progress
 from dropopt.study.show.summary import Outcome, show_summary
 from dropopt.study.store.code import record_code
 from dropopt.study.store.experiment import check, create, space_of
-from dropopt.study.store.keys import CLASSES, DATA, MADE_WITH, PLAN, PRIOR, SITES, SPACE_TEXT
+from dropopt.study.store.keys import ANCHOR, CLASSES, DATA, MADE_WITH, PLAN, PRIOR, SITES, SPACE_TEXT
 from dropopt.study.store.lease import GRACE, WorkerIdentity
 from dropopt.study.store.ledger import Ledger
 from dropopt.study.store.opening import Opened
@@ -248,7 +248,8 @@ class Session:
         if study.user_attrs.get(PLAN) != (plan := self._request.plan):
             study.set_user_attr(PLAN, plan)
         study.sampler = self._sampler
-        study.pruner = make_pruner(self._definition.pruner, self._request.base.train.epochs)
+        anchors = sum(ANCHOR in trial.user_attrs for trial in study.get_trials(deepcopy=False))
+        study.pruner = make_pruner(self._definition.pruner, self._request.base.train.epochs, anchors=anchors)
         self._study = study
         if self._progress is not None:
             self._progress.opened(study)

@@ -16,22 +16,26 @@ STARTUP_TRIALS = 4
 WARMUP = 1 / 6
 
 
-def make_pruner(name: str, epochs: int) -> BasePruner:
-    """The pruner called ``name`` (``median``, ``percentile``, ``forecast``, ``hyperband``) for trials of ``epochs``.
+def make_pruner(name: str, epochs: int, *, anchors: int = 0) -> BasePruner:
+    """Make the pruner called ``name``. Any name but those below, such as ``none``, gives one that never prunes.
 
-    Any other name, such as ``none``, gives a pruner that never prunes.
+    Args:
+        name: ``median``, ``percentile``, ``forecast`` or ``hyperband``.
+        epochs: The number of epochs of a trial.
+        anchors: The number of trials that are anchors. They are good configurations, so a trial is pruned only once
+            :data:`STARTUP_TRIALS` others are complete as well.
     """
     from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner, PercentilePruner
 
     from dropopt.study.search.forecast import ForecastPruner
 
-    warmup = round(epochs * WARMUP)
+    warmup, startup = round(epochs * WARMUP), STARTUP_TRIALS + anchors
     if name == "median":
-        return MedianPruner(n_startup_trials=STARTUP_TRIALS, n_warmup_steps=warmup, interval_steps=1)
+        return MedianPruner(n_startup_trials=startup, n_warmup_steps=warmup, interval_steps=1)
     if name == "percentile":
-        return PercentilePruner(25.0, n_startup_trials=STARTUP_TRIALS, n_warmup_steps=warmup, interval_steps=1)
+        return PercentilePruner(25.0, n_startup_trials=startup, n_warmup_steps=warmup, interval_steps=1)
     if name == "forecast":
-        return ForecastPruner(n_startup_trials=STARTUP_TRIALS)
+        return ForecastPruner(n_startup_trials=startup)
     if name == "hyperband":
         return HyperbandPruner(min_resource=max(1, warmup), max_resource=epochs, reduction_factor=3)
     return NopPruner()

@@ -124,6 +124,8 @@ def test_pruners_by_name() -> None:
         assert (band._min_resource, band._max_resource, band._reduction_factor) == (least, epochs, 3)
     assert type(make_pruner("none", 30)) is NopPruner
     assert make_pruner("median", 20)._n_warmup_steps == 3  # type: ignore[attr-defined]
+    for name in ("median", "percentile", "forecast"):
+        assert make_pruner(name, 30, anchors=5)._n_startup_trials == 9  # type: ignore[attr-defined]
 
 
 def space(*names: str, choices: tuple[str, ...] = (), conditional: bool = False) -> Any:
