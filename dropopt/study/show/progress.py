@@ -101,7 +101,7 @@ class Progress:
                 self._best = None
 
     def _time_left(self) -> str:
-        """The time that the remaining trials will take, estimated from the trials of this session."""
+        """The time that the remaining trials will take, estimated from the trials of this run."""
         if self._ended < 2:
             return "-"
         remaining = max(0, self._n_trials - self._counts.counted)
