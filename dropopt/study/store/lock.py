@@ -21,7 +21,7 @@ class WriterLock:
     """Holds the lock of ``path`` until :meth:`release`, or until the process ends in any way.
 
     Raises:
-        ConfigError: Another process holds it.
+        ConfigError: Another process holds it, or its file cannot be created.
     """
 
     def __init__(self, path: Path) -> None:
@@ -30,6 +30,10 @@ class WriterLock:
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
+            if not self._file.exists():  # filelock also waits where the folder accepts no file
+                raise ConfigError(
+                    f"storage {path} cannot be locked: {self._file} cannot be created; give another --storage"
+                ) from None
             raise ConfigError(
                 f"storage {path} is in use by another dropopt run, and a SQLite file has one writer; wait until it "
                 "ends, start it with a larger --n-jobs instead, or use PostgreSQL for several workers "

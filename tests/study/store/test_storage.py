@@ -10,6 +10,7 @@ import pytest
 from fake_study import trials
 
 from dropopt.config import ConfigError
+from dropopt.study.store.lock import WriterLock
 from dropopt.study.store.opening import open_storage
 from dropopt.study.store.url import redact, resolve
 
@@ -121,3 +122,10 @@ def test_passwords_are_not_shown():
     assert redact("mysql://host/db") == "mysql://host/db"
     for url in ("ht tp://u:secret@host", "a://u:x?secret@host/db", "a://host/db?p=x@secret", "a://u:secret/x"):
         assert "secret" not in redact(url)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder in which nobody can create a file")
+def test_a_folder_that_accepts_no_file_is_not_taken_for_a_second_writer():
+    """The error says that the lock cannot be created, not that another process holds it."""
+    with pytest.raises(ConfigError, match=r"storage /proc/x.db cannot be locked: /proc/x.db.lock cannot be created"):
+        WriterLock(Path("/proc/x.db"))
