@@ -60,10 +60,11 @@ class Gate(NamedTuple):
 def channel_gate(x: Tensor, p: Tensor) -> Gate:
     """Draw a gate of whole feature maps, (N, C, *1)."""
     shape = [*x.shape[:2], *[1] * (x.ndim - 2)]
+    noise = torch.rand(shape, dtype=torch.float32, device=x.device)  # several times faster than bernoulli on the CPU
     if (rate := one_rate(x, p)) is not None:
-        return Gate((x.new_empty(shape).bernoulli_(1 - rate).div_(1 - rate),))
-    keep = (1 - p).expand(shape)
-    return Gate((torch.bernoulli(keep).div_(keep).to(x.dtype),))
+        return Gate((noise.lt_(1 - rate).to(x.dtype).div_(1 - rate),))
+    keep = 1 - p
+    return Gate((noise.lt_(keep).div_(keep).to(x.dtype),))
 
 
 def one_rate(x: Tensor, p: Tensor) -> float | None:
