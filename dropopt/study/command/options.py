@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+
+class Place(Enum):
+    """Where trials run."""
+
+    HERE = "here"
+    RAY = "ray"
+
 
 # -- of several commands
 
@@ -149,6 +158,37 @@ Anchors = Annotated[
         "--anchors/--no-anchors",
         help="Whether a new study of 10 or more trials begins with anchors, which the best trial is compared with: "
         "no dropout, plain dropout at customary rates and the engine's default. Default: as in the script.",
+        show_default=False,
+    ),
+]
+
+On = Annotated[
+    Place,
+    typer.Option(
+        help="Where the trials run: here, in child processes of this machine, or ray, on the nodes of a Ray cluster."
+    ),
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(
+        help="Address of the Ray cluster, such as 10.0.0.5:6379. Default: RAY_ADDRESS, else a cluster that runs on this "
+        "machine, else one that is started for this command.",
+        show_default=False,
+    ),
+]
+CpusPerTrial = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Cores of a Ray node for each trial, which trains with as many threads (1 or more). Default: 1.",
+        show_default=False,
+    ),
+]
+GpusPerTrial = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        help="GPUs of a Ray node for each trial: a share such as 0.25, or a whole number. Default: 0.",
         show_default=False,
     ),
 ]

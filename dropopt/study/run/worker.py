@@ -53,6 +53,9 @@ class Listener(Protocol):
     def restarted(self, slot: int, trial: int, reason: str) -> None:
         """The process of a trial has died for this reason, and a new one continues the trial."""
 
+    def moved(self, slot: int, to: int) -> None:
+        """The trial of a slot continues in another slot."""
+
     def tick(self) -> None:
         """Called after every event, and at least every :data:`TICK` seconds."""
 
@@ -142,8 +145,19 @@ class Worker:
     def _fill_slots(self) -> None:
         """Start a trial in every idle slot, as long as trials are left."""
         for slot in range(self._executor.size):
-            while slot in self._ready and slot not in self._running and self.signal is None and self._may_start():
-                self._start(slot)
+            while slot in self._ready and slot not in self._running and self.signal is None:
+                if (stranded := self._stranded()) is not None:
+                    self._listener.moved(stranded, slot)
+                    self._train(slot, self._running.pop(stranded))
+                elif self._may_start():
+                    self._start(slot)
+                else:
+                    break
+
+    def _stranded(self) -> int | None:
+        """Return a slot whose trial waits for a new trainer; on a cluster that has lost a node none may ever start."""
+        waiting = (slot for slot, running in self._running.items() if slot not in self._ready and not running.pruned)
+        return next(waiting, None)
 
     def _start(self, slot: int) -> None:
         asked = self._opened().ask(self._n_trials)
@@ -253,7 +267,8 @@ class Worker:
         running, was_ready = self._running.get(slot), slot in self._ready
         self._replace(slot)
         if not was_ready:
-            self._failures.trainer_died_early(died.reason)
+            if not died.lost_machine:
+                self._failures.trainer_died_early(died.reason)
         elif running is not None and running.pruned:
             self._release(slot, running.note)
         elif running is not None:
@@ -262,7 +277,8 @@ class Worker:
                 self._fail(slot, _reason(died), died.reason)
             else:
                 running.restarted()
-                self._listener.restarted(slot, running.trial.number, died.reason)
+                lost = "" if running.checkpoint else "; it begins again, because no --checkpoints DIR is given"
+                self._listener.restarted(slot, running.trial.number, died.reason + lost)
 
     def _replace(self, slot: int) -> None:
         self._ready.discard(slot)
