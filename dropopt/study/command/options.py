@@ -21,7 +21,8 @@ class Place(Enum):
 Storage = Annotated[
     str | None,
     typer.Option(
-        help="An Optuna storage: a URL, a SQLite or a journal file. Default: OPTUNA_STORAGE, else runs/dropopt.db.",
+        help="An Optuna storage: the URL of a database or a storage proxy (grpc://HOST:PORT), a SQLite or a journal "
+        "file. Default: OPTUNA_STORAGE, else runs/dropopt.db.",
         show_default=False,
     ),
 ]
@@ -301,5 +302,16 @@ Writable = Annotated[
     typer.Option(
         "--writable",
         help="Allow the page to change studies: notes, trials, names, deletion. Default: the page is read-only.",
+    ),
+]
+
+# -- of ``dropopt storage-proxy``
+
+ProxyPort = Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")]
+ProxyHost = Annotated[
+    str,
+    typer.Option(
+        help="Address to listen on. The default accepts connections from this machine only. With another address, such "
+        "as 0.0.0.0, other machines can use the storage, and there is no password."
     ),
 ]
