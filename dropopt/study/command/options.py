@@ -16,6 +16,13 @@ class Place(Enum):
     RAY = "ray"
 
 
+class Scheduler(Enum):
+    """The schedulers that ``dropopt worker --print`` writes for."""
+
+    SLURM = "slurm"
+    KUBERNETES = "kubernetes"
+
+
 # -- of several commands
 
 Storage = Annotated[
@@ -217,6 +224,42 @@ Grace = Annotated[
 WorkerScript = Annotated[
     str | None,
     typer.Argument(help="The study's script, if it defines the data or the network.", show_default=False),
+]
+
+Print = Annotated[
+    Scheduler | None,
+    typer.Option(
+        "--print",
+        help="Print a SLURM job array (for sbatch) or a Kubernetes Job (for kubectl apply -f) that runs this command, "
+        "instead of running it. The following options are for it.",
+        show_default=False,
+    ),
+]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="With --print: number of workers. Default: 1.", show_default=False)
+]
+Cpus = Annotated[
+    int | None, typer.Option(min=1, help="With --print: cores of each worker. Default: 1.", show_default=False)
+]
+Gpus = Annotated[
+    int | None, typer.Option(min=0, help="With --print: GPUs of each worker. Default: 0.", show_default=False)
+]
+Memory = Annotated[
+    str | None,
+    typer.Option(help="With --print: memory of each worker, such as 8G. Default: the scheduler's.", show_default=False),
+]
+Time = Annotated[
+    str | None,
+    typer.Option(
+        help="With --print: longest run of a worker, such as 24:00:00 or 2-00:00:00. Default: the scheduler's.",
+        show_default=False,
+    ),
+]
+Image = Annotated[
+    str | None,
+    typer.Option(
+        help="With --print kubernetes: container image with dropopt and your code. Required.", show_default=False
+    ),
 ]
 
 # -- of ``dropopt export``
