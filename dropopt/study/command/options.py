@@ -90,6 +90,14 @@ Checkpoints = Annotated[
         metavar="DIR",
     ),
 ]
+KeepCheckpoints = Annotated[
+    int | None,
+    typer.Option(
+        help="Number of pruned trials whose last checkpoints are kept for dropopt resume-trial (0 or more), the latest "
+        "ones. Default: as in the script, else 0.",
+        show_default=False,
+    ),
+]
 Sampler = Annotated[
     str | None,
     typer.Option(
@@ -179,8 +187,8 @@ On = Annotated[
 RayAddress = Annotated[
     str | None,
     typer.Option(
-        help="Address of the Ray cluster, such as 10.0.0.5:6379. Default: RAY_ADDRESS, else a cluster that runs on this "
-        "machine, else one that is started for this command.",
+        help="Address of the Ray cluster, such as 10.0.0.5:6379. Default: RAY_ADDRESS, else a cluster that runs on "
+        "this machine, else one that is started for this command.",
         show_default=False,
     ),
 ]
@@ -259,6 +267,23 @@ Image = Annotated[
     str | None,
     typer.Option(
         help="With --print kubernetes: container image with dropopt and your code. Required.", show_default=False
+    ),
+]
+
+# -- of ``dropopt resume-trial``
+
+ResumedTrial = Annotated[int, typer.Argument(help="Number of the pruned trial (0 or more).", metavar="NUMBER")]
+ResumedTimeout = Annotated[
+    float | None,
+    typer.Option(help="Seconds (above 0) after which the trial is ended. Default: no limit.", show_default=False),
+]
+ResumedMemory = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Megabytes of memory at which the trial is ended. Linux only. Default: no limit.",
+        show_default=False,
+        metavar="MB",
     ),
 ]
 

@@ -83,7 +83,16 @@ class Request:
     @property
     def plan(self) -> dict[str, Any]:
         """The settings that another worker needs, besides those in the study's identity."""
-        names = ("n_trials", "sampler", "pruner", "seed", "anchors", "trial_timeout", "trial_memory")
+        names = (
+            "n_trials",
+            "sampler",
+            "pruner",
+            "seed",
+            "anchors",
+            "trial_timeout",
+            "trial_memory",
+            "keep_checkpoints",
+        )
         return {name: getattr(self.definition, name) for name in names}
 
     @cached_property
@@ -251,6 +260,7 @@ class Session:
                 n_trials=study.n_trials,
                 limits=Limits(study.timeout, study.trial_timeout),
                 checkpoints=self._request.checkpoints,
+                keep_checkpoints=study.keep_checkpoints,
                 signals=signals,
             )
             worker.run()

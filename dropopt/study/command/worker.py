@@ -58,7 +58,7 @@ def worker(
 
     path = load(script)[1] if script is not None else Path()
     resume = ["dropopt", "worker", *([script] if script else [])]
-    request = _request(study, storage, n_jobs, timeout, checkpoints, path, resume)
+    request = stored_request(study, storage, n_jobs, timeout, checkpoints, path, resume)
     code = session.run(replace(request, storage_patience=storage_patience, grace=grace))
     if code:
         raise typer.Exit(code)
@@ -83,7 +83,7 @@ def _print(
     print(slurm(job) if scheduler is options.Scheduler.SLURM else kubernetes(job), end="")
 
 
-def _request(
+def stored_request(
     name: str | None,
     storage: str | None,
     n_jobs: int,
@@ -129,6 +129,10 @@ def _request(
         @cached_property
         def base(self) -> RunConfig:
             return base
+
+        @property
+        def plan(self) -> dict[str, Any]:
+            return dict(facts[PLAN])  # only dropopt run changes it
 
     definition = Definition(name=name, timeout=timeout, checkpoints=checkpoints, **facts[PLAN])
     line = shlex.join([*resume, "--study", name]) + storage_hint(storage)

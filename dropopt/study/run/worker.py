@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from dropopt.config import ConfigError, RunConfig
-from dropopt.study.run.checkpoints import Checkpoints, remove
+from dropopt.study.run.checkpoints import Checkpoints, keep, remove
 from dropopt.study.run.errors import StudyError
 from dropopt.study.run.executor import Died, Event, Executor
 from dropopt.study.run.failures import OUT_OF_MEMORY, PROCESS_DIED, TIME_LIMIT, FailureCounter
@@ -25,7 +25,6 @@ from dropopt.study.run.signals import SIGNALS, SignalCatcher
 from dropopt.study.store.errors import StorageError, TrialEndedError
 from dropopt.study.store.ledger import Ledger
 from dropopt.study.store.retries import root
-from dropopt.study.store.total import counted
 
 #: The worker checks the time limits, and redraws, at least once in this many seconds.
 TICK = 0.25
@@ -71,6 +70,7 @@ class Worker:
         n_trials: The number of trials after which the study is complete, earlier runs included.
         limits: How long the session and its trials may take.
         checkpoints: The folder of the checkpoints; None to train without them.
+        keep_checkpoints: The number of pruned trials, and of trials ended by a limit, whose checkpoints are kept.
         signals: Catches the signals that stop the study.
     """
 
@@ -84,6 +84,7 @@ class Worker:
         n_trials: int,
         limits: Limits | None = None,
         checkpoints: Path | None = None,
+        keep_checkpoints: int = 0,
         signals: SignalCatcher | None = None,
     ) -> None:
         self._executor = executor
@@ -94,6 +95,7 @@ class Worker:
         self._limits = limits or Limits()
         self._deadline = None if self._limits.timeout is None else time.monotonic() + self._limits.timeout
         self._checkpoints = checkpoints
+        self._keep_checkpoints = keep_checkpoints
         self._ledger: Ledger | None = None
         self._fingerprint: dict[str, str] | None = None
         self._ready: set[int] = set()
@@ -140,7 +142,7 @@ class Worker:
     def _may_start(self) -> bool:
         if self._ledger is None or self._is_late():
             return False
-        return counted(self._ledger.study.get_trials(deepcopy=False)) < self._n_trials
+        return self._ledger.may_start(self._n_trials)
 
     def _fill_slots(self) -> None:
         """Start a trial in every idle slot, as long as trials are left."""
@@ -309,7 +311,9 @@ class Worker:
     # -- how a trial ends
 
     def _fail(self, slot: int, error: str, message: str, trace: str = "") -> None:
-        cause = self._opened().fail(self._running[slot].trial, error, message, trace)
+        running = self._running[slot]
+        cause = self._opened().fail(running.trial, error, message, trace)
+        running.limited = cause in (TIME_LIMIT, OUT_OF_MEMORY)
         self._release(slot, f"{cause}: {message}" if message != cause else cause)
         self._failures.trial_failed(cause, message)
 
@@ -346,7 +350,10 @@ class Worker:
         running = self._running.pop(slot)
         # A trial that was ended elsewhere may be continued there, from the same file.
         if running.checkpoint is not None and not keep_checkpoint and not running.note:
-            remove(running.checkpoint)
+            if self._keep_checkpoints and (running.pruned or running.limited):
+                keep(running.checkpoint, self._keep_checkpoints)
+            else:
+                remove(running.checkpoint)
         self._listener.ended(slot, running.trial.number, failure)
 
     def _opened(self) -> Ledger:

@@ -35,7 +35,7 @@ def test_shares_that_ray_does_not_offer_are_refused():
 
 def test_options_of_a_cluster_need_the_cluster():
     """They are repeated in the command that resumes the study."""
-    with pytest.raises(ConfigError, match="type: dropopt run --on ray --gpus-per-trial 0.5"):
+    with pytest.raises(ConfigError, match="type: dropopt run --on ray --gpus-per-trial"):
         _cluster(options.Place.HERE, None, None, 0.5)
     cluster, line = _cluster(options.Place.RAY, "10.0.0.5:6379", 4, None)
     assert cluster == Cluster("10.0.0.5:6379", 4)
