@@ -12,6 +12,8 @@ from postgres import Server
 
 from dropopt.config import ConfigError
 from dropopt.study.store.opening import open_storage
+from dropopt.study.store.patient import Patience
+from dropopt.study.store.proxy_server import serve
 
 pytest.importorskip("grpc")
 
@@ -71,6 +73,15 @@ def test_studies_outlive_restarts_of_the_proxy_and_of_its_database(server):
         assert len({trial.user_attrs["worker"] for trial in found}) == 2
     finally:
         proxy.kill()
+
+
+def test_a_missing_package_is_an_error(monkeypatch, tmp_path):
+    """One line says what to install, for the client and for the server."""
+    monkeypatch.setitem(sys.modules, "grpc", None)
+    with pytest.raises(ConfigError, match=r"pip install 'dropopt\[grpc\]'"):
+        open_storage("grpc://host:13000")
+    with pytest.raises(ConfigError, match=r"pip install 'dropopt\[grpc\]'"):
+        serve(f"sqlite:///{tmp_path}/s.db", "127.0.0.1", 13000, Patience(), lambda: None)
 
 
 def test_a_proxy_that_stays_away_or_is_not_one_is_an_error(tmp_path):

@@ -9,6 +9,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import threading
 import warnings
 from collections.abc import Iterator
@@ -21,6 +22,9 @@ from dropopt.study.run.signals import SIGNALS
 
 #: The environment variable with the address of a cluster, which Ray itself reads too.
 VARIABLE = "RAY_ADDRESS"
+
+#: Seconds to wait until a cluster accepts a connection.
+CONNECT_SECONDS = 10
 
 #: Bytes of Ray's object store on a machine without a cluster, where it holds only messages.
 OBJECT_STORE = 100_000_000
@@ -74,6 +78,7 @@ class Cluster:
     def _connect(self) -> None:
         given = self.address or os.environ.get(VARIABLE)
         try:
+            _check_answers(given or "auto")
             try:
                 _init(given or "auto")
             except ConnectionError:
@@ -124,6 +129,13 @@ def _nodes() -> list[dict[str, dict[str, float]]]:
     import ray
 
     return [node for node in ray.nodes() if node["Alive"]]
+
+
+def _check_answers(address: str) -> None:
+    """Raise ``OSError`` if nothing listens at ``address``, where Ray itself would try for many minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
 
 
 def _init(address: str, **options: Any) -> None:

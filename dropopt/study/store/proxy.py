@@ -73,13 +73,13 @@ def open_proxy(url: str, timeout: float) -> BaseStorage:
     return storage
 
 
-def is_remote_error(error: BaseException) -> bool:
+def is_remote_error(error: BaseException | None) -> bool:
     """Whether gRPC has raised ``error``."""
     grpc = sys.modules.get("grpc")
     return grpc is not None and isinstance(error, grpc.RpcError)
 
 
-def is_remote_outage(error: BaseException) -> bool:
+def is_remote_outage(error: BaseException | None) -> bool:
     """Whether an error of gRPC may go away by itself: the proxy, or the database behind it, does not answer.
 
     The code UNKNOWN stands for any error of the proxy's own storage.

@@ -1,5 +1,8 @@
 """How many trials fit on the nodes of a cluster, and what is refused; without Ray."""
 
+import sys
+from unittest.mock import Mock
+
 import pytest
 
 from dropopt.config import ConfigError
@@ -31,6 +34,18 @@ def test_shares_that_ray_does_not_offer_are_refused():
     for given in ({"gpus": 1.5}, {"gpus": -1}, {"cpus": 0}):
         with pytest.raises(ConfigError, match="-per-trial must be"):
             Cluster(**given)
+
+
+def test_a_cluster_that_cannot_be_used_is_an_error(monkeypatch):
+    """One line says what to type: without Ray, and where nothing listens."""
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    for address in (None, "127.0.0.1:1", "ray://127.0.0.1:1"):
+        monkeypatch.setitem(sys.modules, "ray", Mock(is_initialized=lambda: False))
+        with pytest.raises(ConfigError, match=r"127\.0\.0\.1:1: .*refused"), Cluster(address).connected():
+            pass
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ConfigError, match=r"pip install 'dropopt\[ray\]'"), Cluster().connected():
+        pass
 
 
 def test_options_of_a_cluster_need_the_cluster():
