@@ -13,8 +13,10 @@ from dropopt.study.command.dashboard import dashboard
 from dropopt.study.command.efficacy import efficacy
 from dropopt.study.command.errors import guard
 from dropopt.study.command.export import export
+from dropopt.study.command.resume_trial import resume_trial
 from dropopt.study.command.run import run
 from dropopt.study.command.status import status
+from dropopt.study.command.storage_proxy import storage_proxy
 from dropopt.study.command.train import train
 from dropopt.study.command.worker import worker
 
@@ -26,7 +28,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # importing rich's Markdown parser takes 0.15 s
     help="Hyperparameter studies of an adaptive dropout engine for PyTorch CNNs: which dropout, how much, where, when.",
 )
-for command in (run, worker, status, export, efficacy, train, dashboard):
+for command in (run, worker, resume_trial, status, export, efficacy, train, dashboard, storage_proxy):
     app.command()(command)
 
 

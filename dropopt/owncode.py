@@ -86,6 +86,16 @@ def for_children() -> dict[str, str]:
     }
 
 
+def adopt(variables: Mapping[str, str]) -> None:
+    """Import in this process, and its children, the code that another process passes on with :func:`for_children`.
+
+    The paths must exist on this machine too. They come after this process's own.
+    """
+    for path in filter(None, variables["PYTHONPATH"].split(os.pathsep)):
+        make_importable(Path(path))
+    _files.update({module: Path(file) for module, file in json.loads(variables[VARIABLE]).items()})
+
+
 def file_of(module: str) -> Path | None:
     """The file from which ``module`` would be imported; None if there is none."""
     if module in _files:

@@ -1,6 +1,7 @@
 """A study that uses the fake training; also a program: ``python fake_study.py '{"n_trials": 3}' N_JOBS``.
 
-The options ``grace`` and ``storage_patience`` are those of the command line; all others are fields of the study.
+The options ``grace`` and ``storage_patience`` are those of the command line, and ``on_ray`` is the number of CPUs of
+each trial on a Ray cluster; all others are fields of the study.
 """
 
 import json
@@ -12,6 +13,7 @@ import optuna
 from dropopt.study import Study
 from dropopt.study.command import session
 from dropopt.study.command.errors import guard
+from dropopt.study.run.cluster import Cluster
 from dropopt.study.run.slots import Targets
 from dropopt.study.store.opening import close, open_storage
 from dropopt.study.store.url import resolve
@@ -27,9 +29,11 @@ def make(**options):
 
 def run(storage, n_jobs=2, **options):
     """Run the study in this process and return the exit code."""
-    waits = {name: options.pop(name) for name in ("grace", "storage_patience") if name in options}
+    others = {name: options.pop(name) for name in ("grace", "storage_patience") if name in options}
+    if "on_ray" in options:
+        others["cluster"] = Cluster(cpus=options.pop("on_ray"))
     return session.run(
-        session.Request(make(**options), Path(__file__), storage, n_jobs, "dropopt run fake", FAKE, **waits)
+        session.Request(make(**options), Path(__file__), storage, n_jobs, "dropopt run fake", FAKE, **others)
     )
 
 

@@ -2,9 +2,11 @@
 
 The result of a run depends on its learning rate. Environment variables, which child processes inherit, make some runs
 fail: ``FAKE_FAULT`` (see :func:`misbehave`; for high learning rates or ``:always``), ``FAKE_DATA`` and ``FAKE_SECONDS``
-(of an epoch).
+(of an epoch). With ``FAKE_CHECKPOINTS`` a trial continues from its checkpoint, and notes the epochs that it trains in a
+file beside the checkpoint.
 """
 
+import json
 import math
 import os
 import signal
@@ -33,26 +35,39 @@ def train(run, on_epoch, checkpoint=None, on_resume=None):
     misbehave(os.environ.get("FAKE_FAULT", ""), run)
     print("a model that prints")  # must not mix with the messages of the slot
     distance = abs(math.log10(run.train.lr) + 1) + run.engine.r0
-    value = 9.9
-    for epoch in range(1, run.train.epochs + 1):
-        time.sleep(float(os.environ.get("FAKE_SECONDS", "0.005")))
+
+    def report(epoch):
         value = distance + 1 / epoch + (run.train.seed % 1000) * 1e-6
-        on_epoch(
-            SimpleNamespace(
-                epoch=epoch,
-                epochs=run.train.epochs,
-                train_loss=value,
-                val_loss=value,
-                val_accuracy=1 / (1 + value),
-                smoothed_loss=value,
-            )
-        )
+        epochs, accuracy = run.train.epochs, 1 / (1 + value)
+        losses = {"train_loss": value, "val_loss": value, "smoothed_loss": value}
+        return SimpleNamespace(epoch=epoch, epochs=epochs, val_accuracy=accuracy, **losses)
+
+    keeps = checkpoint is not None and "FAKE_CHECKPOINTS" in os.environ
+    done = json.loads(checkpoint.read_text()) if keeps and checkpoint.exists() else 0
+    if done:
+        on_resume([report(epoch) for epoch in range(1, done + 1)])
+    for epoch in range(done + 1, run.train.epochs + 1):
+        time.sleep(float(os.environ.get("FAKE_SECONDS", "0.005")))
+        if keeps:
+            save(checkpoint, epoch)
+        on_epoch(report(epoch))
+    value = report(run.train.epochs).smoothed_loss
     if os.environ.get("FAKE_FAULT") == "nan":
         value = math.nan
     result = SimpleNamespace(
         smoothed_loss=value, best_epoch=run.train.epochs, best_val_loss=value, best_val_accuracy=1 / (1 + value)
     )
     return result, None, None
+
+
+def save(checkpoint, epoch):
+    """Write the number of epochs as the checkpoint, and note the epoch in the file ``epochs`` beside it."""
+    checkpoint.parent.mkdir(exist_ok=True)
+    with checkpoint.with_name("epochs").open("a") as file:
+        file.write(f"{checkpoint.name} {epoch}\n")
+    partial = checkpoint.with_name(checkpoint.name + ".tmp")
+    partial.write_text(json.dumps(epoch))
+    partial.replace(checkpoint)
 
 
 def misbehave(fault, run):

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+
+class Place(Enum):
+    """Where trials run."""
+
+    HERE = "here"
+    RAY = "ray"
+
+
+class Scheduler(Enum):
+    """The schedulers that ``dropopt worker --print`` writes for."""
+
+    SLURM = "slurm"
+    KUBERNETES = "kubernetes"
+
 
 # -- of several commands
 
 Storage = Annotated[
     str | None,
     typer.Option(
-        help="An Optuna storage: a URL, a SQLite or a journal file. Default: OPTUNA_STORAGE, else runs/dropopt.db.",
+        help="An Optuna storage: the URL of a database or a storage proxy (grpc://HOST:PORT), a SQLite or a journal "
+        "file. Default: OPTUNA_STORAGE, else runs/dropopt.db.",
         show_default=False,
     ),
 ]
@@ -71,6 +88,14 @@ Checkpoints = Annotated[
         "storage; none if the storage is a server.",
         show_default=False,
         metavar="DIR",
+    ),
+]
+KeepCheckpoints = Annotated[
+    int | None,
+    typer.Option(
+        help="Number of pruned trials whose last checkpoints are kept for dropopt resume-trial (0 or more), the latest "
+        "ones. Default: as in the script, else 0.",
+        show_default=False,
     ),
 ]
 Sampler = Annotated[
@@ -153,6 +178,37 @@ Anchors = Annotated[
     ),
 ]
 
+On = Annotated[
+    Place,
+    typer.Option(
+        help="Where the trials run: here, in child processes of this machine, or ray, on the nodes of a Ray cluster."
+    ),
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(
+        help="Address of the Ray cluster, such as 10.0.0.5:6379. Default: RAY_ADDRESS, else a cluster that runs on "
+        "this machine, else one that is started for this command.",
+        show_default=False,
+    ),
+]
+CpusPerTrial = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Cores of a Ray node for each trial, which trains with as many threads (1 or more). Default: 1.",
+        show_default=False,
+    ),
+]
+GpusPerTrial = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        help="GPUs of a Ray node for each trial: a share such as 0.25, or a whole number. Default: 0.",
+        show_default=False,
+    ),
+]
+
 # -- of ``dropopt run`` and ``dropopt worker``
 
 StoragePatience = Annotated[
@@ -176,6 +232,59 @@ Grace = Annotated[
 WorkerScript = Annotated[
     str | None,
     typer.Argument(help="The study's script, if it defines the data or the network.", show_default=False),
+]
+
+Print = Annotated[
+    Scheduler | None,
+    typer.Option(
+        "--print",
+        help="Print a SLURM job array (for sbatch) or a Kubernetes Job (for kubectl apply -f) that runs this command, "
+        "instead of running it. The following options are for it.",
+        show_default=False,
+    ),
+]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="With --print: number of workers. Default: 1.", show_default=False)
+]
+Cpus = Annotated[
+    int | None, typer.Option(min=1, help="With --print: cores of each worker. Default: 1.", show_default=False)
+]
+Gpus = Annotated[
+    int | None, typer.Option(min=0, help="With --print: GPUs of each worker. Default: 0.", show_default=False)
+]
+Memory = Annotated[
+    str | None,
+    typer.Option(help="With --print: memory of each worker, such as 8G. Default: the scheduler's.", show_default=False),
+]
+Time = Annotated[
+    str | None,
+    typer.Option(
+        help="With --print: longest run of a worker, such as 24:00:00 or 2-00:00:00. Default: the scheduler's.",
+        show_default=False,
+    ),
+]
+Image = Annotated[
+    str | None,
+    typer.Option(
+        help="With --print kubernetes: container image with dropopt and your code. Required.", show_default=False
+    ),
+]
+
+# -- of ``dropopt resume-trial``
+
+ResumedTrial = Annotated[int, typer.Argument(help="Number of the pruned trial (0 or more).", metavar="NUMBER")]
+ResumedTimeout = Annotated[
+    float | None,
+    typer.Option(help="Seconds (above 0) after which the trial is ended. Default: no limit.", show_default=False),
+]
+ResumedMemory = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Megabytes of memory at which the trial is ended. Linux only. Default: no limit.",
+        show_default=False,
+        metavar="MB",
+    ),
 ]
 
 # -- of ``dropopt export``
@@ -261,5 +370,16 @@ Writable = Annotated[
     typer.Option(
         "--writable",
         help="Allow the page to change studies: notes, trials, names, deletion. Default: the page is read-only.",
+    ),
+]
+
+# -- of ``dropopt storage-proxy``
+
+ProxyPort = Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")]
+ProxyHost = Annotated[
+    str,
+    typer.Option(
+        help="Address to listen on. The default accepts connections from this machine only. With another address, such "
+        "as 0.0.0.0, other machines can use the storage, and there is no password."
     ),
 ]

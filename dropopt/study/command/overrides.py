@@ -18,7 +18,7 @@ _SETTINGS = {
 #: prior and the anchors are needed only to create the study.
 _REPEATED = (
     *("name", "space", "data", "model", "epochs", "subset", "sampler", "pruner", "seed"),
-    *("timeout", "trial_timeout", "trial_memory", "checkpoints"),
+    *("timeout", "trial_timeout", "trial_memory", "checkpoints", "keep_checkpoints"),
 )
 
 
@@ -32,6 +32,7 @@ class Overrides:
     trial_timeout: float | None = None
     trial_memory: int | None = None
     checkpoints: str | None = None
+    keep_checkpoints: int | None = None
     sampler: str | None = None
     pruner: str | None = None
     seed: int | None = None

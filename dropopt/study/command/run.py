@@ -18,6 +18,7 @@ from dropopt.study.command.errors import guard
 
 if TYPE_CHECKING:
     from dropopt.study.define.definition import Definition
+    from dropopt.study.run.cluster import Cluster
 
 
 def run(
@@ -30,6 +31,7 @@ def run(
     trial_timeout: options.TrialTimeout = None,
     trial_memory: options.TrialMemory = None,
     checkpoints: options.Checkpoints = None,
+    keep_checkpoints: options.KeepCheckpoints = None,
     sampler: options.Sampler = None,
     pruner: options.Pruner = None,
     seed: options.Seed = None,
@@ -41,6 +43,10 @@ def run(
     subset: options.Subset = None,
     prior: options.Prior = None,
     anchors: options.Anchors = None,
+    on: options.On = options.Place.HERE,
+    ray_address: options.RayAddress = None,
+    cpus_per_trial: options.CpusPerTrial = None,
+    gpus_per_trial: options.GpusPerTrial = None,
     storage_patience: options.StoragePatience = 120.0,
     grace: options.Grace = 30.0,
 ) -> None:
@@ -54,6 +60,7 @@ def run(
     from dropopt.study.store.url import storage_hint
     from dropopt.trust import own_modules, remember, sources
 
+    cluster, where = _cluster(on, ray_address, cpus_per_trial, gpus_per_trial)
     definition, script, command = _find(context.obj, study)
     overrides = Overrides(
         name=study_name,
@@ -62,6 +69,7 @@ def run(
         trial_timeout=trial_timeout,
         trial_memory=trial_memory,
         checkpoints=checkpoints,
+        keep_checkpoints=keep_checkpoints,
         sampler=sampler,
         pruner=pruner,
         seed=seed,
@@ -79,9 +87,9 @@ def run(
         make_importable(Path.cwd())  # --data and --model may name functions of modules that lie here
     remember(sources(names).values())
     jobs = [] if n_jobs == -1 else ["--n-jobs", str(n_jobs)]
-    resume = shlex.join([*command, *overrides.command_line(), *jobs]) + storage_hint(storage)
+    resume = shlex.join([*command, *overrides.command_line(), *jobs, *where]) + storage_hint(storage)
     request = session.Request(
-        overridden, script, storage, n_jobs, resume, storage_patience=storage_patience, grace=grace
+        overridden, script, storage, n_jobs, resume, storage_patience=storage_patience, grace=grace, cluster=cluster
     )
     code = session.run(request)
     if code:
@@ -96,6 +104,22 @@ def run_script(study: Definition, arguments: Sequence[str] | None) -> NoReturn:
     command.params = [parameter for parameter in command.params if parameter.name != "study"]
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     guard(lambda: command.main(args=arguments, obj=study, standalone_mode=False))
+
+
+def _cluster(
+    on: options.Place, address: str | None, cpus: int | None, gpus: float | None
+) -> tuple[Cluster | None, list[str]]:
+    """The Ray cluster to run on, if any, and the options with which the command names it."""
+    from dropopt.config import ConfigError
+    from dropopt.study.run.cluster import Cluster
+
+    given = {"--ray-address": address, "--cpus-per-trial": cpus, "--gpus-per-trial": gpus}
+    typed = [part for option, value in given.items() if value is not None for part in (option, str(value))]
+    if on is options.Place.HERE:
+        if typed:
+            raise ConfigError(f"{typed[0]} is an option of --on ray; type: dropopt run --on ray {shlex.join(typed)}")
+        return None, []
+    return Cluster(address, cpus or 1, gpus or 0.0), ["--on", on.value, *typed]
 
 
 def _find(running: Definition | None, name: str | None) -> tuple[Definition, Path, list[str]]:

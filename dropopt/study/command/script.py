@@ -33,6 +33,8 @@ class Study(Definition):
             Default: None, no limit.
         checkpoints: Folder of the trials' checkpoints, relative to the current folder. Default: None, a folder beside
             the file of the storage; no checkpoints if the storage is a server.
+        keep_checkpoints: Number of pruned trials, and of trials ended by a limit, whose checkpoints are kept for
+            ``dropopt resume-trial``, the latest ones, at least 0. Default: 0.
         sampler: ``"auto"`` (the default), ``"efficacy"``, ``"tpe"``, ``"gp"``, ``"cmaes"`` or ``"random"``. ``"auto"``
             is ``"efficacy"`` if the space has a blend of methods, else ``"tpe"``.
         pruner: ``"median"`` (the default), ``"forecast"``, ``"percentile"``, ``"hyperband"`` or ``"none"``.

@@ -18,8 +18,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -32,7 +32,9 @@ from dropopt.study.define.definition import Definition
 from dropopt.study.define.space import Space
 from dropopt.study.run import machine, memory
 from dropopt.study.run.checkpoints import default_folder
+from dropopt.study.run.cluster import Cluster, count_nodes
 from dropopt.study.run.messages import Ready
+from dropopt.study.run.ray_slots import RayPool
 from dropopt.study.run.running import Limits
 from dropopt.study.run.signals import SignalCatcher
 from dropopt.study.run.slots import Pool, Targets
@@ -50,11 +52,11 @@ from dropopt.study.store.experiment import check, create, space_of
 from dropopt.study.store.keys import ANCHOR, CLASSES, DATA, MADE_WITH, PLAN, PRIOR, SITES, SPACE_TEXT
 from dropopt.study.store.lease import GRACE, WorkerIdentity
 from dropopt.study.store.ledger import Ledger
-from dropopt.study.store.opening import Opened
+from dropopt.study.store.opening import Opened, storage_file
 from dropopt.study.store.patient import PATIENCE, Patience
 from dropopt.study.store.queries import count, find_study, study_names
 from dropopt.study.store.total import counted
-from dropopt.study.store.url import redact, resolve, storage_hint
+from dropopt.study.store.url import VARIABLE, redact, resolve, storage_hint
 
 if TYPE_CHECKING:
     import optuna
@@ -76,11 +78,21 @@ class Request:
     storage_patience: float = PATIENCE  # seconds
     grace: float = GRACE  # seconds
     extendable: bool = True  # whether the command that resumes the study takes --n-trials
+    cluster: Cluster | None = None  # where the trials run; None for this machine
 
     @property
     def plan(self) -> dict[str, Any]:
         """The settings that another worker needs, besides those in the study's identity."""
-        names = ("n_trials", "sampler", "pruner", "seed", "anchors", "trial_timeout", "trial_memory")
+        names = (
+            "n_trials",
+            "sampler",
+            "pruner",
+            "seed",
+            "anchors",
+            "trial_timeout",
+            "trial_memory",
+            "keep_checkpoints",
+        )
         return {name: getattr(self.definition, name) for name in names}
 
     @cached_property
@@ -119,9 +131,6 @@ class Request:
 
 def run(request: Request) -> int:
     """Run a study. Returns the exit code: 0, 1 if every trial failed, or 128 + the signal that stopped the study."""
-    n_trials, base = request.definition.n_trials, request.base
-    cards = machine.cards(base.train.device)
-    slots = min(machine.slots(request.n_jobs, len(cards)), n_trials)
     url = request.url
     refuse_pickles(request.definition.sampler, url)
     quiet_optuna()
@@ -129,7 +138,7 @@ def run(request: Request) -> int:
     patience = Patience(request.storage_patience, lambda line: say(console, line, "yellow"))
     with (
         SignalCatcher() as signals,
-        Pool(slots, request.targets, cards, request.memory_limit) as pool,
+        start_pool(request, console) as pool,
         closing(Opened(url, patience=patience)) as opened,
     ):
         patience.hurried = lambda: signals.received is not None
@@ -138,9 +147,39 @@ def run(request: Request) -> int:
         session = Session(request, opened.storage, prior, console, identity, patience)
         session.resume()
         session.prepare()
-        session.announce(slots)
+        session.announce(pool.size)
         stopped_by = session.train(pool, signals)
         return session.summarise(stopped_by)
+
+
+@contextmanager
+def start_pool(request: Request, console: Console) -> Iterator[Pool]:
+    """Start the processes that train: on this machine, or on the cluster of the request."""
+    n_trials, device = request.definition.n_trials, request.base.train.device
+    cluster = request.cluster
+    if cluster is None:
+        cards = machine.cards(device)
+        slots = min(machine.slots(request.n_jobs, len(cards)), n_trials)
+        with Pool(slots, request.targets, cards, request.memory_limit) as pool:
+            yield pool
+        return
+    if device.startswith("cuda") and not cluster.gpus:
+        raise ConfigError(f"the study's device is {device}; give --gpus-per-trial, such as 1 or 0.5")
+    say(console, "connecting to Ray")
+    with cluster.connected():
+        _check_storage(request.url, count_nodes())
+        slots = min(cluster.slots(request.n_jobs), n_trials)
+        with RayPool(slots, request.targets, cluster, request.memory_limit) as pool:
+            yield pool
+
+
+def _check_storage(url: str, nodes: int) -> None:
+    """Raise :class:`ConfigError` for a storage that only one of several nodes can reach."""
+    if nodes > 1 and storage_file(url) is not None:
+        raise ConfigError(
+            f"storage {url} is a file of this machine, and the Ray cluster has {nodes} nodes; to resume the study from "
+            f"any of them, set {VARIABLE} to the URL of a server: postgresql+psycopg://USER:PASSWORD@HOST/NAME"
+        )
 
 
 def quiet_optuna() -> None:
@@ -221,6 +260,7 @@ class Session:
                 n_trials=study.n_trials,
                 limits=Limits(study.timeout, study.trial_timeout),
                 checkpoints=self._request.checkpoints,
+                keep_checkpoints=study.keep_checkpoints,
                 signals=signals,
             )
             worker.run()

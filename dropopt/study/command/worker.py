@@ -30,23 +30,60 @@ def worker(
     checkpoints: options.Checkpoints = None,
     storage_patience: options.StoragePatience = 120.0,
     grace: options.Grace = 30.0,
+    print_for: options.Print = None,
+    workers: options.Workers = None,
+    cpus: options.Cpus = None,
+    gpus: options.Gpus = None,
+    memory: options.Memory = None,
+    time: options.Time = None,
+    image: options.Image = None,
 ) -> None:
     """Join a study that dropopt run has begun, from any machine.
 
     The settings and the search space are read from the storage. The study's own functions are imported from the script.
     """
+    asked = {"workers": workers, "cpus": cpus, "gpus": gpus, "memory": memory, "time": time, "image": image}
+    given = {name: value for name, value in asked.items() if value is not None}
+    if print_for is not None:
+        typed = {"n-jobs": (n_jobs, -1), "timeout": (timeout, None), "storage-patience": (storage_patience, 120.0)}
+        typed["grace"] = (grace, 30.0)
+        _print(print_for, study, storage, script, checkpoints, typed, given)
+        return
+    if given:
+        from dropopt.config import ConfigError
+
+        raise ConfigError(f"--{next(iter(given))} is for --print slurm or --print kubernetes; add one of them")
     from dropopt.study.command import session
     from dropopt.study.define.script import load
 
     path = load(script)[1] if script is not None else Path()
     resume = ["dropopt", "worker", *([script] if script else [])]
-    request = _request(study, storage, n_jobs, timeout, checkpoints, path, resume)
+    request = stored_request(study, storage, n_jobs, timeout, checkpoints, path, resume)
     code = session.run(replace(request, storage_patience=storage_patience, grace=grace))
     if code:
         raise typer.Exit(code)
 
 
-def _request(
+def _print(
+    scheduler: options.Scheduler,
+    study: str | None,
+    storage: str | None,
+    script: str | None,
+    checkpoints: str | None,
+    typed: dict[str, tuple[Any, Any]],
+    given: dict[str, Any],
+) -> None:
+    """Print what ``scheduler`` needs to run workers; ``typed`` has further options with their defaults."""
+    from dropopt.study.command.manifests import Job, kubernetes, slurm
+
+    others = [
+        part for name, (value, default) in typed.items() if value != default for part in (f"--{name}", str(value))
+    ]
+    job = Job(study, storage, script, tuple(others), checkpoints, **given)
+    print(slurm(job) if scheduler is options.Scheduler.SLURM else kubernetes(job), end="")
+
+
+def stored_request(
     name: str | None,
     storage: str | None,
     n_jobs: int,
@@ -92,6 +129,10 @@ def _request(
         @cached_property
         def base(self) -> RunConfig:
             return base
+
+        @property
+        def plan(self) -> dict[str, Any]:
+            return dict(facts[PLAN])  # only dropopt run changes it
 
     definition = Definition(name=name, timeout=timeout, checkpoints=checkpoints, **facts[PLAN])
     line = shlex.join([*resume, "--study", name]) + storage_hint(storage)

@@ -47,6 +47,8 @@ class Definition(Config):
     #: The folder of the trials' checkpoints, relative to the current folder. Default: a folder beside the file of the
     #: storage; no checkpoints if the storage is a server.
     checkpoints: str | None = None
+    #: The number of pruned trials, and of trials ended by a limit, whose last checkpoints are kept, the latest ones.
+    keep_checkpoints: Annotated[int, Field(ge=0)] = 0
     sampler: Sampler = "auto"
     pruner: Pruner = "median"
     seed: Seed = 0

@@ -13,6 +13,9 @@ from dropopt.files import clear_leftovers
 #: Characters of a study's name that are kept in a file's name.
 NAME_CHARACTERS = 40
 
+#: The suffix of the checkpoints of trials that have ended.
+KEPT = ".kept"
+
 
 @dataclass(frozen=True)
 class Checkpoints:
@@ -33,6 +36,32 @@ class Checkpoints:
         safe = re.sub(r"[^A-Za-z0-9]+", "-", self.study).strip("-")[:NAME_CHARACTERS]
         digest = hashlib.sha256(self.study.encode()).hexdigest()[:8]
         return self.folder.absolute() / f"{safe or 'study'}-{digest}-{root}.pt"
+
+
+def keep(path: Path, count: int) -> None:
+    """Keep the checkpoint of a trial that has ended, to continue it later, and only the latest ``count`` of its study.
+
+    It gets another name, because retries of the trial must not start from it.
+    """
+    with contextlib.suppress(OSError):
+        path.replace(_kept(path))
+    prefix = path.stem.rpartition("-")[0]
+    with contextlib.suppress(OSError):  # another worker may remove files at the same time
+        files = sorted(path.parent.glob(f"{prefix}-*{KEPT}"), key=lambda file: file.stat().st_mtime, reverse=True)
+        for file in files[count:]:
+            file.unlink()
+    remove(path)
+
+
+def restore(path: Path) -> bool:
+    """Use a kept checkpoint of a trial again. Returns whether the trial has a checkpoint."""
+    with contextlib.suppress(OSError):
+        _kept(path).replace(path)
+    return path.exists()
+
+
+def _kept(path: Path) -> Path:
+    return path.with_suffix(KEPT)
 
 
 def remove(path: Path) -> None:

@@ -1,7 +1,7 @@
 """The interface between the worker and whatever runs trials.
 
-:class:`~dropopt.study.run.slots.Pool` runs them in child processes of this machine. Another way to run trials, such as
-on a cluster, has to implement the same methods.
+:class:`~dropopt.study.run.slots.Pool` runs them in child processes of this machine, and
+:class:`~dropopt.study.run.ray_slots.RayPool` on the nodes of a Ray cluster.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ class Died:
     out_of_memory: bool = False
     #: The number of the signal that ended it; 0 if it ended otherwise.
     signal: int = 0
+    #: Whether its whole machine was lost, so that neither the trial nor the data can be the cause.
+    lost_machine: bool = False
 
 
 @dataclass(frozen=True)

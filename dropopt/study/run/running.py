@@ -47,6 +47,8 @@ class Running:
     pruned: bool = False
     #: Why it ended, if it was not pruned.
     note: str = ""
+    #: Whether a limit has ended it, so that it may be continued with a higher one.
+    limited: bool = False
     #: When its current epoch began, or when its process was last replaced.
     _last: float = field(default_factory=time.monotonic)
     _longest_epoch: float = 0.0

@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, Protocol
 
 from dropopt.owncode import for_children
 from dropopt.study.run import memory
@@ -38,7 +38,7 @@ KILL_SECONDS = 5
 #: Seconds to wait for the last output of a child that has ended; a process that it started may hold the pipe.
 OUTPUT_SECONDS = 1
 
-_ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 #: Settings of glibc's allocator: keep freed memory. By default it may return the memory of each training step to the
 #: kernel and fetch it again page by page in the next step, which can take a tenth of the time of the step. The process
@@ -57,14 +57,28 @@ class Targets:
     train: str = "dropopt.training:train_run"
 
 
+class Child(Protocol):
+    """A process that trains, on this machine or on another one."""
+
+    def send(self, message: ToTrainer) -> None:
+        """Send a message to the process; does nothing if it is dead, because its end is reported anyway."""
+
+    def kill(self) -> None:
+        """Kill the process, without waiting. Safe to repeat, and in any thread."""
+
+    def close(self) -> None:
+        """Wait for the end of a process that was killed."""
+
+
 class Slot:
-    """One child process.
+    """One child process of this machine.
 
     Args:
         targets: The functions that the child calls.
         card: The GPUs that the child sees, as a value of ``CUDA_VISIBLE_DEVICES``; None leaves the variable unchanged.
         memory_limit: Bytes of memory at which the child is killed; None for no limit.
         receive: Called from other threads with each line that the child writes, and finally with a :class:`Died`.
+        threads: The number of compute threads of the child.
     """
 
     def __init__(
@@ -73,6 +87,7 @@ class Slot:
         card: str | None,
         memory_limit: int | None,
         receive: Callable[[Slot, bytes | Died], None],
+        threads: int = 1,
     ) -> None:
         self._receive = receive
         self._memory_limit = memory_limit
@@ -84,7 +99,7 @@ class Slot:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=_environment(card),
+            env=_environment(card, threads),
             start_new_session=True,  # Ctrl-C and a closing terminal reach only the owner
         )
         self._readers = [_start(self._read_messages), _start(self._read_stderr)]
@@ -179,16 +194,19 @@ class Pool:
 
     def __init__(self, size: int, targets: Targets, cards: Sequence[str] = (), memory_limit: int | None = None) -> None:
         # Each entry is a slot with a line of its output or with its end. None ends a running wait.
-        self._events: queue.SimpleQueue[tuple[Slot, bytes | Died] | None] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[tuple[Child, bytes | Died] | None] = queue.SimpleQueue()
         self._targets = targets
         self._cards = cards
         self._memory_limit = memory_limit
         # All children start at the same time, because importing torch takes each of them two seconds.
         self._slots = [self._start(index) for index in range(size)]
 
-    def _start(self, index: int) -> Slot:
+    def _start(self, index: int) -> Child:
         card = self._cards[index % len(self._cards)] if self._cards else None
-        return Slot(self._targets, card, self._memory_limit, lambda slot, found: self._events.put((slot, found)))
+        return Slot(self._targets, card, self._memory_limit, self._receive)
+
+    def _receive(self, child: Child, found: bytes | Died) -> None:
+        self._events.put((child, found))
 
     def __enter__(self) -> Pool:
         return self
@@ -241,9 +259,9 @@ class Pool:
             slot.kill()
 
 
-def _environment(card: str | None) -> dict[str, str]:
-    """Return a child's environment: one thread per library, freed memory kept, the user's code, and its GPUs."""
-    ours = dict.fromkeys(_ONE_THREAD, "1") | for_children()
+def _environment(card: str | None, threads: int) -> dict[str, str]:
+    """Return a child's environment: its threads, freed memory kept, the user's code, and its GPUs."""
+    ours = dict.fromkeys(_THREADS, str(threads)) | for_children()
     if card is not None:
         ours[VISIBLE] = card
     inherited = {name: value for name, value in os.environ.items() if name != "OPTUNA_STORAGE"}  # may hold a password

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from dropopt.config import ConfigError, RunConfig
-from dropopt.study.run.checkpoints import Checkpoints, remove
+from dropopt.study.run.checkpoints import Checkpoints, keep, remove
 from dropopt.study.run.errors import StudyError
 from dropopt.study.run.executor import Died, Event, Executor
 from dropopt.study.run.failures import OUT_OF_MEMORY, PROCESS_DIED, TIME_LIMIT, FailureCounter
@@ -25,7 +25,6 @@ from dropopt.study.run.signals import SIGNALS, SignalCatcher
 from dropopt.study.store.errors import StorageError, TrialEndedError
 from dropopt.study.store.ledger import Ledger
 from dropopt.study.store.retries import root
-from dropopt.study.store.total import counted
 
 #: The worker checks the time limits, and redraws, at least once in this many seconds.
 TICK = 0.25
@@ -53,6 +52,9 @@ class Listener(Protocol):
     def restarted(self, slot: int, trial: int, reason: str) -> None:
         """The process of a trial has died for this reason, and a new one continues the trial."""
 
+    def moved(self, slot: int, to: int) -> None:
+        """The trial of a slot continues in another slot."""
+
     def tick(self) -> None:
         """Called after every event, and at least every :data:`TICK` seconds."""
 
@@ -68,6 +70,7 @@ class Worker:
         n_trials: The number of trials after which the study is complete, earlier runs included.
         limits: How long the session and its trials may take.
         checkpoints: The folder of the checkpoints; None to train without them.
+        keep_checkpoints: The number of pruned trials, and of trials ended by a limit, whose checkpoints are kept.
         signals: Catches the signals that stop the study.
     """
 
@@ -81,6 +84,7 @@ class Worker:
         n_trials: int,
         limits: Limits | None = None,
         checkpoints: Path | None = None,
+        keep_checkpoints: int = 0,
         signals: SignalCatcher | None = None,
     ) -> None:
         self._executor = executor
@@ -91,6 +95,7 @@ class Worker:
         self._limits = limits or Limits()
         self._deadline = None if self._limits.timeout is None else time.monotonic() + self._limits.timeout
         self._checkpoints = checkpoints
+        self._keep_checkpoints = keep_checkpoints
         self._ledger: Ledger | None = None
         self._fingerprint: dict[str, str] | None = None
         self._ready: set[int] = set()
@@ -137,13 +142,24 @@ class Worker:
     def _may_start(self) -> bool:
         if self._ledger is None or self._is_late():
             return False
-        return counted(self._ledger.study.get_trials(deepcopy=False)) < self._n_trials
+        return self._ledger.may_start(self._n_trials)
 
     def _fill_slots(self) -> None:
         """Start a trial in every idle slot, as long as trials are left."""
         for slot in range(self._executor.size):
-            while slot in self._ready and slot not in self._running and self.signal is None and self._may_start():
-                self._start(slot)
+            while slot in self._ready and slot not in self._running and self.signal is None:
+                if (stranded := self._stranded()) is not None:
+                    self._listener.moved(stranded, slot)
+                    self._train(slot, self._running.pop(stranded))
+                elif self._may_start():
+                    self._start(slot)
+                else:
+                    break
+
+    def _stranded(self) -> int | None:
+        """Return a slot whose trial waits for a new trainer; on a cluster that has lost a node none may ever start."""
+        waiting = (slot for slot, running in self._running.items() if slot not in self._ready and not running.pruned)
+        return next(waiting, None)
 
     def _start(self, slot: int) -> None:
         asked = self._opened().ask(self._n_trials)
@@ -253,7 +269,8 @@ class Worker:
         running, was_ready = self._running.get(slot), slot in self._ready
         self._replace(slot)
         if not was_ready:
-            self._failures.trainer_died_early(died.reason)
+            if not died.lost_machine:
+                self._failures.trainer_died_early(died.reason)
         elif running is not None and running.pruned:
             self._release(slot, running.note)
         elif running is not None:
@@ -262,7 +279,8 @@ class Worker:
                 self._fail(slot, _reason(died), died.reason)
             else:
                 running.restarted()
-                self._listener.restarted(slot, running.trial.number, died.reason)
+                lost = "" if running.checkpoint else "; it begins again, because no --checkpoints DIR is given"
+                self._listener.restarted(slot, running.trial.number, died.reason + lost)
 
     def _replace(self, slot: int) -> None:
         self._ready.discard(slot)
@@ -293,7 +311,9 @@ class Worker:
     # -- how a trial ends
 
     def _fail(self, slot: int, error: str, message: str, trace: str = "") -> None:
-        cause = self._opened().fail(self._running[slot].trial, error, message, trace)
+        running = self._running[slot]
+        cause = self._opened().fail(running.trial, error, message, trace)
+        running.limited = cause in (TIME_LIMIT, OUT_OF_MEMORY)
         self._release(slot, f"{cause}: {message}" if message != cause else cause)
         self._failures.trial_failed(cause, message)
 
@@ -330,7 +350,10 @@ class Worker:
         running = self._running.pop(slot)
         # A trial that was ended elsewhere may be continued there, from the same file.
         if running.checkpoint is not None and not keep_checkpoint and not running.note:
-            remove(running.checkpoint)
+            if self._keep_checkpoints and (running.pruned or running.limited):
+                keep(running.checkpoint, self._keep_checkpoints)
+            else:
+                remove(running.checkpoint)
         self._listener.ended(slot, running.trial.number, failure)
 
     def _opened(self) -> Ledger:

@@ -87,6 +87,11 @@ class Progress:
         """Report that the process of a trial has died and a new one continues the trial."""
         say(self._console, f"trial {trial} continues in a new process: {reason}", "yellow")
 
+    def moved(self, slot: int, to: int) -> None:
+        """The trial of a slot continues in another slot."""
+        if slot in self._slots:
+            self._slots[to] = self._slots.pop(slot)
+
     def tick(self) -> None:
         """Redraw, at most :data:`REFRESH` times per second."""
         if self._live is not None and time.monotonic() - self._drawn >= 1 / REFRESH:

@@ -68,6 +68,9 @@ PREVIOUS = "previous"
 #: Which attempt at the configuration this is; absent from the first attempt.
 ATTEMPT = "attempt"
 
+#: The number of the pruned trial that this one continues to its end; see :mod:`dropopt.study.store.continuation`.
+CONTINUES = "continues"
+
 #: The name of an anchor, such as ``no dropout`` or ``element 0.1``; absent from other trials.
 ANCHOR = "anchor"
 

@@ -22,6 +22,7 @@ from dropopt.study.store.keys import (
     BEST_EPOCH,
     BEST_LOSS,
     CONFIG,
+    CONTINUES,
     GIVEN_BACK,
     INTERRUPTED,
     LEASE,
@@ -44,7 +45,7 @@ from dropopt.study.store.retries import (
     root,
     without_replacement,
 )
-from dropopt.study.store.total import Decision, decide
+from dropopt.study.store.total import Decision, counted, decide
 
 if TYPE_CHECKING:
     import optuna
@@ -97,6 +98,10 @@ class Ledger:
         self._tended = time.monotonic()
         self._lost_retries = LostRetries(self._worker.interval)
 
+    def may_start(self, target: int) -> bool:
+        """Whether the study has fewer trials than ``target``."""
+        return counted(self.study.get_trials(deepcopy=False)) < target
+
     def ask(self, target: int | None = None) -> tuple[optuna.Trial, RunConfig | None] | None:
         """Start the next trial.
 
@@ -143,8 +148,8 @@ class Ledger:
 
         Returns:
             Whether the trial should be pruned. False after its last epoch, because the cost is already paid and a
-            complete result is worth more. False for an anchor, because the best trial is compared with its result.
-            False at an epoch that an earlier attempt has completed.
+            complete result is worth more. False for an anchor, because the best trial is compared with its result, and
+            for a trial that continues a pruned one. False at an epoch that an earlier attempt has completed.
 
         Raises:
             TrialEndedError: Another process has ended the trial.
@@ -157,7 +162,7 @@ class Ledger:
                 self.study._storage.set_trial_intermediate_value(trial._trial_id, epoch, value)
                 return False
             trial.report(value, epoch)
-            return epoch < epochs and ANCHOR not in trial.user_attrs and trial.should_prune()
+            return epoch < epochs and not {ANCHOR, CONTINUES} & trial.user_attrs.keys() and trial.should_prune()
         except UpdateFinishedTrialError:
             self._own.pop(trial._trial_id, None)
             raise TrialEndedError from None
@@ -282,7 +287,7 @@ class Ledger:
     def _new_trial(self) -> optuna.Trial:
         before = len(self.study.get_trials(deepcopy=False))
         try:
-            trial = self.study.ask()
+            trial = self._take()
         except BaseException as error:
             # Optuna creates the trial before it calls the sampler; if the sampler fails, no other code ends the trial.
             for orphan in self.study.get_trials(deepcopy=False)[before:]:
@@ -294,6 +299,9 @@ class Ledger:
         trial.set_user_attr(WORKER, self._worker.id)
         trial.set_user_attr(LEASE, self._worker.lease(0))
         return trial
+
+    def _take(self) -> optuna.Trial:
+        return self.study.ask()
 
     def _keeps(self, trial: optuna.Trial, target: int | None) -> bool:
         """Return whether the new trial is within the target; otherwise give it back."""

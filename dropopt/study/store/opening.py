@@ -16,6 +16,7 @@ from dropopt.config import ConfigError
 from dropopt.study.store.journal import open_journal, open_redis
 from dropopt.study.store.lock import WriterLock
 from dropopt.study.store.patient import Patience, is_outage, patient
+from dropopt.study.store.proxy import SCHEME, is_remote_error, open_proxy
 from dropopt.study.store.sqlite import BUSY_TIMEOUT, Connection, make_folder, prepare_sqlite
 from dropopt.study.store.url import reason, redact
 
@@ -49,6 +50,8 @@ def open_storage(url: str, *, create: bool = True) -> BaseStorage:
         return open_redis(url)
     if "://" not in url:
         return open_journal(Path(url), create)
+    if url.startswith(f"{SCHEME}://"):
+        return open_proxy(url, CONNECT_TIMEOUT)
     import optuna
     import sqlalchemy.exc
 
@@ -82,13 +85,15 @@ def is_storage_error(error: BaseException) -> bool:
         kinds += (optuna.exceptions.StorageInternalError,)
     if sqlalchemy is not None:
         kinds += (sqlalchemy.exc.SQLAlchemyError,)
-    return isinstance(error, kinds)
+    return isinstance(error, kinds) or is_remote_error(error)
 
 
 def close(storage: BaseStorage) -> None:
     """Close the connections of ``storage``; SQLite then merges its write-ahead log into the file."""
     storage = getattr(storage, "inner", storage)
     storage.remove_session()
+    if hasattr(storage, "close"):
+        storage.close()  # the connection to a storage proxy
     engine = getattr(getattr(storage, "_backend", storage), "engine", None)
     if engine is not None:
         engine.dispose()

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dropopt.study.store.errors import StorageError
+from dropopt.study.store.proxy import is_remote_error, is_remote_outage
 from dropopt.study.store.url import reason
 
 if TYPE_CHECKING:
@@ -111,6 +112,8 @@ def is_outage(error: BaseException) -> bool:
     original = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
     if isinstance(original, OSError):
         return not isinstance(original, FileNotFoundError)
+    if is_remote_error(original):
+        return is_remote_outage(original) and not any(word in str(original) for word in _PERMANENT)
     passing = (sql.OperationalError, sql.InterfaceError, sql.InternalError, sql.TimeoutError, sqlite3.OperationalError)
     disconnected = isinstance(original, sql.DBAPIError) and original.connection_invalidated
     return (isinstance(original, passing) or disconnected) and not any(word in str(original) for word in _PERMANENT)

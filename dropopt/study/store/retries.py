@@ -13,7 +13,7 @@ import random
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dropopt.study.store.keys import ABANDONED, ANCHOR, ATTEMPT, PREVIOUS, REASON, RETRY, RETRY_OF, SOURCE
+from dropopt.study.store.keys import ABANDONED, ANCHOR, ATTEMPT, CONTINUES, PREVIOUS, REASON, RETRY, RETRY_OF, SOURCE
 
 if TYPE_CHECKING:
     import optuna
@@ -49,16 +49,36 @@ def enqueue_again(study: optuna.Study, trial: FrozenTrial) -> None:
     The replacement keeps the reports of ``trial``. If there is a checkpoint, training continues after them; otherwise
     new reports replace them.
     """
-    import optuna
-
     abandoned = trial.user_attrs.get(REASON) == ABANDONED
     chain = {RETRY_OF: root(trial), PREVIOUS: trial.number, ATTEMPT: attempt(trial) + int(abandoned)}
-    kept = {key: trial.user_attrs[key] for key in (SOURCE, ANCHOR) if key in trial.user_attrs}
+    kept = {key: trial.user_attrs[key] for key in (SOURCE, ANCHOR, CONTINUES) if key in trial.user_attrs}
+    _enqueue(study, trial, kept | chain)
+
+
+def enqueue_continuation(study: optuna.Study, trial: FrozenTrial, latest: FrozenTrial) -> None:
+    """Enqueue the parameters of ``trial``, which was pruned or ended by a limit, to be trained to the end.
+
+    Args:
+        study: The study.
+        trial: The trial.
+        latest: The last attempt to continue it; ``trial`` itself if there is none.
+    """
+    facts = {CONTINUES: trial.number, RETRY_OF: root(trial), PREVIOUS: latest.number}
+    kept = {SOURCE: trial.user_attrs[SOURCE]} if SOURCE in trial.user_attrs else {}
+    # Samplers that learn from the study count the two trials as one, as they do with Optuna's own retries.
+    _enqueue(study, latest, kept | facts, {"failed_trial": trial.number})
+
+
+def _enqueue(
+    study: optuna.Study, trial: FrozenTrial, facts: dict[str, Any], system: dict[str, Any] | None = None
+) -> None:
+    import optuna
+
     study.add_trial(
         optuna.trial.create_trial(
             state=optuna.trial.TrialState.WAITING,
-            system_attrs={"fixed_params": parameters(trial)},
-            user_attrs={**kept, **chain},
+            system_attrs={"fixed_params": parameters(trial)} | (system or {}),
+            user_attrs=facts,
             intermediate_values=trial.intermediate_values,
         )
     )

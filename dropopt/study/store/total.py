@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from dropopt.study.store.keys import LEASE, REASON, UNCOUNTED
+from dropopt.study.store.keys import CONTINUES, LEASE, REASON, UNCOUNTED
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -27,14 +27,17 @@ class Decision(Enum):
 
 
 def counted(trials: Iterable[FrozenTrial]) -> int:
-    """Return how many trials count: all that have started, except failed ones with a reason in ``UNCOUNTED``."""
+    """Return how many trials count: all that have started, except failed ones with a reason in ``UNCOUNTED``.
+
+    A trial that continues a pruned one does not count, because the pruned one does.
+    """
     return sum(_counts(trial) for trial in trials)
 
 
 def decide(trials: Sequence[FrozenTrial], number: int, target: int) -> Decision:
     """Decide whether the trial ``number``, which is not confirmed, is one too many."""
     excess = counted(trials) - target
-    if excess <= 0:
+    if excess <= 0 or CONTINUES in trials[number].user_attrs:
         return Decision.KEEP
     unconfirmed = sorted((trial.number for trial in trials if _is_unconfirmed(trial)), reverse=True)
     return Decision.GIVE_BACK if number in unconfirmed[:excess] or number not in unconfirmed else Decision.WAIT
@@ -43,6 +46,8 @@ def decide(trials: Sequence[FrozenTrial], number: int, target: int) -> Decision:
 def _counts(trial: FrozenTrial) -> bool:
     from optuna.trial import TrialState
 
+    if CONTINUES in trial.user_attrs:
+        return False
     if trial.state == TrialState.FAIL:
         return trial.user_attrs.get(REASON) not in UNCOUNTED
     return trial.state != TrialState.WAITING
@@ -52,4 +57,6 @@ def _is_unconfirmed(trial: FrozenTrial) -> bool:
     from optuna.trial import TrialState
 
     lease = trial.user_attrs.get(LEASE)
+    if CONTINUES in trial.user_attrs:
+        return False
     return trial.state == TrialState.RUNNING and not (isinstance(lease, dict) and lease.get("count"))

@@ -19,6 +19,9 @@ DEFAULT_FILE = Path("runs") / "dropopt.db"
 #: Optuna's environment variable for a storage; the command line's option has precedence.
 VARIABLE = "OPTUNA_STORAGE"
 
+#: What a storage proxy writes before the error of its own storage.
+_REMOTE = "Exception calling application: "
+
 _SQLITE_SUFFIXES = (".db", ".sqlite", ".sqlite3")
 
 
@@ -82,7 +85,9 @@ def reason(error: BaseException, url: str = "") -> str:
     """Return the first line of the driver's error message, without SQL text and without the password."""
     original = getattr(error, "orig", None) or error.__cause__ or error
     original = getattr(original, "orig", None) or original
-    lines = [line.strip() for line in str(original).splitlines() if line.strip()]
+    details = getattr(original, "details", None)  # an error of gRPC
+    described = str(details() if callable(details) else original).removeprefix(_REMOTE)
+    lines = [line.strip() for line in described.splitlines() if line.strip()]
     text = lines[0] if lines else type(original).__name__
     for secret in _secrets(url):
         text = text.replace(secret, "***")

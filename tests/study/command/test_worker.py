@@ -9,7 +9,7 @@ import pytest
 
 from dropopt.config import ConfigError
 from dropopt.study.command import session
-from dropopt.study.command.worker import _request
+from dropopt.study.command.worker import stored_request
 from dropopt.study.store.opening import close, open_storage
 
 
@@ -27,14 +27,14 @@ def storage(tmp_path, monkeypatch):
 
 
 def join(storage, script=Path()):
-    return _request(None, storage, 1, None, None, script, ["dropopt", "worker"])
+    return stored_request(None, storage, 1, None, None, script, ["dropopt", "worker"])
 
 
 def test_a_worker_does_what_the_study_says(storage):
     """The space, the settings, the number of trials, the sampler and the seed come from the storage."""
     request = join(storage)
     given = {"n_trials": 4, "sampler": "tpe", "pruner": "none", "seed": 5, "anchors": False}
-    assert request.plan == given | {"trial_timeout": None, "trial_memory": None}
+    assert request.plan == given | {"trial_timeout": None, "trial_memory": None, "keep_checkpoints": 0}
     assert request.space.fingerprint == fake_study.make().load_space().fingerprint
     assert request.resume_command == "dropopt worker --study fake --storage s.log"
     assert session.run(replace(request, targets=fake_study.FAKE)) == 0
@@ -54,5 +54,5 @@ def test_a_worker_imports_nothing_that_only_the_storage_names(storage):
     study.set_user_attr("plan", None)
     optuna.create_study(study_name="foreign", storage=opened)
     with pytest.raises(ConfigError, match="study 'foreign' has no stored settings for workers"):
-        _request("foreign", storage, 1, None, None, Path(), [])
+        stored_request("foreign", storage, 1, None, None, Path(), [])
     close(opened)

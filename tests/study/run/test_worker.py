@@ -90,7 +90,8 @@ def test_the_worker_runs_on_any_executor():
     assert [trial.state for trial in trials] == [optuna.trial.TrialState.COMPLETE] * 12
     assert all(sorted(trial.intermediate_values) == [1, 2] for trial in trials)
     assert listener.restarted.call_count > 0
-    assert {call.args[2] for call in listener.restarted.call_args_list} == {"it was switched off"}
+    reason = "it was switched off; it begins again, because no --checkpoints DIR is given"
+    assert {call.args[2] for call in listener.restarted.call_args_list} == {reason}
     # An epoch that the new trainer repeats is not reported again.
     assert listener.reported.call_count == 2 * 12
 
@@ -105,6 +106,47 @@ def test_a_trial_whose_trainer_always_dies_fails(tmp_path):
     attempts = [message for message in executor.sent if message.trial == 1]
     assert len(attempts) == MAX_DEATHS
     assert len({message.checkpoint for message in attempts}) == 1
+
+
+class Shrinking(Inline):
+    """A cluster that loses a node: the trainer of slot 1 dies in its second trial and is never replaced.
+
+    The other trainers in the second half of the slots die before they are ready, all at the same time.
+    """
+
+    def __init__(self, size):
+        super().__init__(size)
+        self._lost = False
+        self._starts = 0
+
+    def send(self, slot, message):
+        """Answer, unless the slot has no node."""
+        if slot >= self.size // 2 and isinstance(message, Prepare):
+            self._events.append(Event(slot, Died("its node has died", lost_machine=True)))
+        elif not (slot == 1 and self._lost):
+            super().send(slot, message)
+
+    def replace(self, slot):
+        """Find no node."""
+        if slot == 1:
+            self._lost = True
+        self._trained[slot] = 0
+
+    def wait(self, timeout):
+        """Return the next event; a lost slot is asked to start only once, or the deaths would not end."""
+        event = super().wait(timeout)
+        if event is not None and event.slot >= self.size // 2:
+            self._starts += 1
+            return event if self._starts <= 2 * FAILED_STARTS else None
+        return event
+
+
+def test_trials_move_away_from_a_slot_that_does_not_come_back(tmp_path):
+    """The trial of a lost node continues in another slot, and lost nodes do not end the study."""
+    listener = Mock(spec=Listener)
+    trials = run(Shrinking(4), 6, listener, checkpoints=tmp_path)
+    assert [trial.state.name for trial in trials] == ["COMPLETE"] * 6
+    assert (1, 0) in [call.args for call in listener.moved.call_args_list]
 
 
 def test_data_that_differ_between_slots_are_an_error():

@@ -1,0 +1,89 @@
+"""A session that continues one trial to its end: ``dropopt resume-trial``."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from dropopt.study.command.session import Request, Session, quiet_optuna, start_pool
+from dropopt.study.run.checkpoints import Checkpoints, restore
+from dropopt.study.run.signals import SignalCatcher
+from dropopt.study.show.console import make_console, say
+from dropopt.study.show.formatting import format_accuracy
+from dropopt.study.store.continuation import Continuation, enqueue, last_attempt
+from dropopt.study.store.experiment import space_of
+from dropopt.study.store.keys import MESSAGE, REASON
+from dropopt.study.store.lease import WorkerIdentity
+from dropopt.study.store.opening import Opened
+from dropopt.study.store.patient import Patience
+from dropopt.study.store.queries import find_study
+from dropopt.study.store.retries import root
+
+if TYPE_CHECKING:
+    import optuna
+
+
+def run(request: Request, number: int) -> int:
+    """Continue trial ``number`` of the study of ``request``.
+
+    Returns:
+        The exit code: 0 if the new trial is complete, 1 if it is not, or 128 + the signal that stopped it.
+
+    Raises:
+        ConfigError: The trial cannot be continued.
+    """
+    quiet_optuna()
+    console = make_console()
+    patience = Patience(request.storage_patience, lambda line: say(console, line, "yellow"))
+    with SignalCatcher() as signals, closing(Opened(request.url, create=False, patience=patience)) as opened:
+        patience.hurried = lambda: signals.received is not None
+        identity = WorkerIdentity(grace=request.grace, exclusive=opened.exclusive)
+        session = Continuing(request, opened.storage, None, console, identity, patience)
+        session.continues = number
+        session.resume()
+        session.prepare()
+        session.announce(slots=1)
+        with start_pool(request, console) as pool:
+            stopped_by = session.train(pool, signals)
+        return session.summarise(stopped_by)
+
+
+class Continuing(Session):
+    """A session that runs one trial, which continues the trial ``continues``."""
+
+    continues: int
+
+    def announce(self, slots: int) -> None:
+        """Enqueue the trial, and say from where it continues."""
+        study = find_study(self._storage, self._definition.name)
+        waiting = enqueue(study, self.continues)
+        folder, epochs = self._request.checkpoints, self._request.base.train.epochs
+        found = folder is not None and restore(Checkpoints(folder, study.study_name).path(root(waiting)))
+        reported = max(waiting.intermediate_values, default=0)
+        where = "from its checkpoint" if found else "from the beginning with the same seed: no checkpoint was kept"
+        say(self._console, f"trial {self.continues} ended after {reported} of {epochs} epochs; it continues {where}")
+
+    def summarise(self, stopped_by: int | None) -> int:
+        """Print the result of the trial. Returns the exit code."""
+        from optuna.trial import TrialState
+
+        trial = last_attempt(find_study(self._storage, self._definition.name), self.continues)
+        line = f"trial {trial.number} continues trial {self.continues}: "
+        if trial.state == TrialState.COMPLETE:
+            say(self._console, f"{line}loss {trial.value:.4f}, accuracy {format_accuracy(trial)}")
+            return 0
+        reasons = (trial.user_attrs.get(REASON, trial.state.name.lower()), trial.user_attrs.get(MESSAGE, ""))
+        say(self._console, line + ": ".join(filter(None, reasons)), "yellow")
+        if stopped_by is not None:
+            say(self._console, f"go on with: {self._request.resume_command}")
+            return 128 + stopped_by
+        return 1
+
+    def _complete(self) -> bool:
+        return False
+
+    def _ledger(self, study: optuna.Study, classes: int) -> Continuation:
+        space = space_of(study, self._request.space)
+        ledger = Continuation(study, space, self._request.base, self._definition.seed, classes, self._identity)
+        ledger.continues = self.continues
+        return ledger

@@ -1,0 +1,40 @@
+"""``dropopt resume-trial``: one pruned trial, continued to its end."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import typer
+
+from dropopt.study.command import options
+
+
+def resume_trial(
+    number: options.ResumedTrial,
+    script: options.WorkerScript = None,
+    study: options.StudyName = None,
+    storage: options.Storage = None,
+    checkpoints: options.Checkpoints = None,
+    trial_timeout: options.ResumedTimeout = None,
+    trial_memory: options.ResumedMemory = None,
+    storage_patience: options.StoragePatience = 120.0,
+    grace: options.Grace = 30.0,
+) -> None:
+    """Continue a pruned trial, or one that a limit has ended, to its last epoch.
+
+    It continues from its checkpoint if --keep-checkpoints has kept it; otherwise it is trained from the beginning with
+    the same seed. The result is a new trial, which does not count towards --n-trials.
+    """
+    from dropopt.study.command.continuing import run
+    from dropopt.study.command.worker import stored_request
+    from dropopt.study.define.script import load
+
+    path = load(script)[1] if script is not None else Path()
+    words = ["dropopt", "resume-trial", str(number), *([script] if script else [])]
+    request = stored_request(study, storage, 1, None, checkpoints, path, words)
+    limits = {"trial_timeout": trial_timeout, "trial_memory": trial_memory}
+    definition = type(request.definition).parse({**dict(request.definition), **limits})
+    code = run(replace(request, definition=definition, storage_patience=storage_patience, grace=grace), number)
+    if code:
+        raise typer.Exit(code)

@@ -1,0 +1,119 @@
+"""Continuing a trial that was pruned, or ended by a limit, to its end: ``dropopt resume-trial``.
+
+An ended trial of Optuna cannot change. A new trial with the same parameters and the same training seed continues it.
+Its attribute ``continues`` is the number of the old one. It keeps the reports of the old one, is never pruned, and does
+not count towards the number of trials.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from dropopt.config import ConfigError
+from dropopt.study.store.keys import CONTINUES, MESSAGE, REASON, UNCOUNTED
+from dropopt.study.store.ledger import Ledger
+from dropopt.study.store.retries import enqueue_continuation, parameters
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.trial import FrozenTrial
+
+    from dropopt.config import RunConfig
+
+#: The reasons of failures that a higher limit, or more memory, may avoid.
+LIMITS = ("time limit", "out of memory")
+
+
+def enqueue(study: optuna.Study, number: int) -> FrozenTrial:
+    """Enqueue the trial that continues trial ``number``, unless it is waiting already.
+
+    Returns:
+        The waiting trial.
+
+    Raises:
+        ConfigError: There is no such trial, it cannot be continued, or it has been.
+    """
+    from optuna.trial import TrialState
+
+    trials = study.get_trials(deepcopy=False)
+    trial = _to_continue(study.study_name, trials, number)
+    latest = max(_continuations(trials, number), key=lambda found: found.number, default=trial)
+    if latest.state == TrialState.RUNNING:
+        raise ConfigError(f"trial {latest.number} is continuing trial {number} now; follow it with: dropopt status")
+    if latest.state == TrialState.COMPLETE:
+        raise ConfigError(f"trial {latest.number} has continued trial {number} already: loss {latest.value:.4f}")
+    if latest.state != TrialState.WAITING:
+        enqueue_continuation(study, trial, latest)
+    (waiting,) = _waiting(study.get_trials(deepcopy=False), number)[:1]
+    return waiting
+
+
+def last_attempt(study: optuna.Study, number: int) -> FrozenTrial:
+    """Return the last trial that has continued trial ``number``; after an interruption, a further one is waiting."""
+    from optuna.trial import TrialState
+
+    found = _continuations(study.get_trials(deepcopy=False), number)
+    return [trial for trial in found if trial.state != TrialState.WAITING or trial is found[0]][-1]
+
+
+class Continuation(Ledger):
+    """The ledger of a session that runs one waiting continuation, and no other trial.
+
+    Attributes:
+        continues: The number of the trial that is continued.
+    """
+
+    continues: int
+
+    def may_start(self, target: int) -> bool:
+        """Whether the continuation is waiting."""
+        return bool(_waiting(self.study.get_trials(deepcopy=False), self.continues))
+
+    def ask(self, target: int | None = None) -> tuple[optuna.Trial, RunConfig | None] | None:
+        """Start the continuation. The total does not limit it; a duplicate is given back."""
+        return super().ask(sys.maxsize)
+
+    def others_running(self) -> int:
+        """Return 0: the session does not wait for other trials."""
+        return 0
+
+    def _take(self) -> optuna.Trial:
+        import optuna
+        from optuna.trial import TrialState
+
+        waiting = _waiting(self.study.get_trials(deepcopy=False), self.continues)
+        if not waiting or not self.study._storage.set_trial_state_values(waiting[0]._trial_id, TrialState.RUNNING):
+            raise ConfigError(f"another worker has just started to continue trial {self.continues}")
+        return optuna.trial.Trial(self.study, waiting[0]._trial_id)
+
+
+def _to_continue(name: str, trials: Sequence[FrozenTrial], number: int) -> FrozenTrial:
+    """Return trial ``number``; raises :class:`ConfigError` if it cannot be continued."""
+    from optuna.trial import TrialState
+
+    if not 0 <= number < len(trials):
+        last = f"0 to {len(trials) - 1}" if trials else "none"
+        raise ConfigError(f"study {name!r} has no trial {number}; there are: {last}")
+    trial = trials[number]
+    reason = trial.user_attrs.get(REASON)
+    if trial.state == TrialState.PRUNED or (trial.state == TrialState.FAIL and reason in LIMITS):
+        if not parameters(trial):
+            raise ConfigError(f"trial {number} has no parameters; it cannot be continued")
+        return trial
+    if trial.state == TrialState.COMPLETE:
+        raise ConfigError(f"trial {number} is complete: loss {trial.value}; only a pruned trial can be continued")
+    if trial.state in (TrialState.RUNNING, TrialState.WAITING) or reason in UNCOUNTED:
+        raise ConfigError(f"trial {number} is run by dropopt run and dropopt worker; type the command of the study")
+    raise ConfigError(f"trial {number} failed and cannot be continued: {reason}: {trial.user_attrs.get(MESSAGE, '')}")
+
+
+def _continuations(trials: Sequence[FrozenTrial], number: int) -> list[FrozenTrial]:
+    return [trial for trial in trials if trial.user_attrs.get(CONTINUES) == number]
+
+
+def _waiting(trials: Sequence[FrozenTrial], number: int) -> list[FrozenTrial]:
+    from optuna.trial import TrialState
+
+    return [trial for trial in _continuations(trials, number) if trial.state == TrialState.WAITING]

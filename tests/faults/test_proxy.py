@@ -1,0 +1,111 @@
+"""Optuna's storage proxy: studies through it, and what happens when it or its database is restarted."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+from outside import check_whole, finish, reporting, start, trials, wait_until
+from postgres import Server
+
+from dropopt.config import ConfigError
+from dropopt.study.store.opening import open_storage
+from dropopt.study.store.patient import Patience
+from dropopt.study.store.proxy_server import serve
+
+pytest.importorskip("grpc")
+
+
+class Proxy:
+    """``dropopt storage-proxy`` in a process of its own, on a free port."""
+
+    def __init__(self, storage):
+        self._storage = storage
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self._port = free.getsockname()[1]
+        self.url = f"grpc://127.0.0.1:{self._port}"
+        self.start()
+
+    def start(self):
+        """Start the server and wait for its first line."""
+        line = [sys.executable, "-m", "dropopt", "storage-proxy", "--port", str(self._port)]
+        environment = os.environ | {"OPTUNA_STORAGE": str(self._storage)}
+        self.process = subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, text=True)
+        self.said = self.process.stdout.readline()
+
+    def kill(self):
+        """Kill the server, as a crash does."""
+        self.process.kill()
+        self.process.communicate()
+
+
+@pytest.fixture
+def server():
+    found = Server()
+    yield found
+    found.remove()
+
+
+def test_studies_outlive_restarts_of_the_proxy_and_of_its_database(server):
+    """Two workers wait, and nothing is lost or runs twice; the password is not shown."""
+    proxy = Proxy(server.url)
+    options = {"n_trials": 6, "pruner": "none", "storage_patience": 60, "grace": 3}
+    workers = [start(proxy.url, **options) for _ in range(2)]
+    try:
+        wait_until(lambda: len(reporting(server.url)) == 2)
+        proxy.kill()
+        time.sleep(4)
+        proxy.start()
+        server.stop()
+        time.sleep(3)
+        server.start()
+        for process in workers:
+            code, out = finish(process)
+            assert code == 0, out
+            assert "storage unreachable, retrying" in out
+            assert "storage reachable again" in out
+            assert "canary" not in out + proxy.said
+        found = trials(proxy.url)
+        check_whole(found, 6)
+        assert len({trial.user_attrs["worker"] for trial in found}) == 2
+    finally:
+        proxy.kill()
+
+
+def test_a_missing_package_is_an_error(monkeypatch, tmp_path):
+    """One line says what to install, for the client and for the server."""
+    monkeypatch.setitem(sys.modules, "grpc", None)
+    with pytest.raises(ConfigError, match=r"pip install 'dropopt\[grpc\]'"):
+        open_storage("grpc://host:13000")
+    with pytest.raises(ConfigError, match=r"pip install 'dropopt\[grpc\]'"):
+        serve(f"sqlite:///{tmp_path}/s.db", "127.0.0.1", 13000, Patience(), lambda: None)
+
+
+def test_a_proxy_that_stays_away_or_is_not_one_is_an_error(tmp_path):
+    """One line says what to type; a proxy of a SQLite file has its lock, and a journal is refused."""
+    with pytest.raises(ConfigError, match="does not answer; start it with: dropopt storage-proxy"):
+        open_storage("grpc://127.0.0.1:1")
+    for url in ("grpc://", "grpc://user:canary@host:1", "grpc://host:port", "grpc://host/name"):
+        with pytest.raises(ConfigError, match="give grpc://HOST:PORT") as caught:
+            open_storage(url)
+        assert "canary" not in str(caught.value)
+    proxy = Proxy(tmp_path / "s.db")
+    try:
+        code, out = finish(start(proxy.url, seconds=0, n_trials=2))
+        assert code == 0, out
+        check_whole(trials(proxy.url), 2)
+        code, out = finish(start(tmp_path / "s.db", seconds=0, n_trials=4))
+        assert (code, "is in use by another dropopt" in out) == (2, True), out
+        process = start(proxy.url, n_trials=40, storage_patience=1)
+        wait_until(lambda: reporting(proxy.url))
+    finally:
+        proxy.kill()
+    code, out = finish(process)
+    assert (code, "Traceback" in out) == (1, False), out
+    assert out.splitlines()[-1].startswith("dropopt: the storage has been unreachable for")
+    journal = Proxy(tmp_path / "s.log").process
+    journal.communicate()
+    assert journal.returncode == 2

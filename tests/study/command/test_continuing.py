@@ -1,0 +1,114 @@
+"""``dropopt resume-trial``: a pruned trial is continued to its end."""
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import fake_study
+import optuna
+import pytest
+from outside import Outside, finish, reporting, trials, wait_until
+
+from dropopt.config import ConfigError, RunConfig
+from dropopt.study.command import continuing, session
+from dropopt.study.command.worker import stored_request
+from dropopt.study.run.slots import Targets
+from dropopt.study.store.total import counted
+from dropopt.training import train_run
+
+
+def resume(storage, number, targets=fake_study.FAKE):
+    """Resume a trial in this process; returns the exit code."""
+    request = stored_request(None, str(storage), 1, None, None, Path(), ["dropopt", "resume-trial", str(number)])
+    return continuing.run(replace(request, targets=targets), number)
+
+
+def test_a_resumed_trial_equals_one_that_was_not_pruned(tmp_path, capsys):
+    """Its reports have the same bits: from the checkpoint that was kept, and from the beginning without one."""
+    given = {"train": {"epochs": 3, "batch_size": 32}, "data": {"subset": 100}, "sampler": "random", "n_trials": 8}
+    study = fake_study.make(**given, space="no_dropout", pruner="median", keep_checkpoints=1, seed=3)
+    storage, folder = tmp_path / "s.log", tmp_path / "s.log.checkpoints"
+    assert session.run(session.Request(study, Path(__file__), str(storage), 1, "dropopt run fake")) == 0
+    pruned = [trial.number for trial in trials(storage) if trial.state.name == "PRUNED"]
+    assert len(pruned) > 1
+    assert [path.stem.rpartition("-")[2] for path in folder.iterdir()] == [str(pruned[-1])]
+    for number, start in ((pruned[-1], "from its checkpoint"), (pruned[0], "from the beginning with the same seed")):
+        capsys.readouterr()
+        assert resume(storage, number, Targets()) == 0
+        assert f"it continues {start}" in capsys.readouterr().out
+        new = trials(storage)[-1]
+        assert (new.state.name, new.user_attrs["continues"]) == ("COMPLETE", number)
+        reports = []
+        train_run(RunConfig.parse(trials(storage)[number].user_attrs["config"]), reports.append)
+        assert new.intermediate_values == {report.epoch: report.smoothed_loss for report in reports}
+    assert not folder.exists()
+    assert counted(trials(storage)) == 8, "trials that continue others do not count"
+
+
+@pytest.fixture
+def storage(tmp_path, monkeypatch):
+    """A study of four trials: complete, pruned, failed by its time limit, and failed with an error."""
+    monkeypatch.setenv("FAKE_SECONDS", "0.001")
+    path = tmp_path / "s.log"
+    fake_study.run(str(path), n_trials=1, pruner="none")
+    with Outside(path) as study:
+        states = [("PRUNED", {}), ("FAIL", {"reason": "time limit"}), ("FAIL", {"reason": "Broken", "message": "bad"})]
+        for state, facts in states:
+            first = study.trials[0]
+            study.add_trial(
+                optuna.trial.create_trial(
+                    state=optuna.trial.TrialState[state],
+                    params=first.params,
+                    distributions=first.distributions,
+                    intermediate_values={1: 99.0},
+                    user_attrs=facts,
+                )
+            )
+    return path
+
+
+def test_a_trial_is_continued_once(storage):
+    """A trial that was pruned or ended by a limit; any other one is refused with the reason."""
+    assert resume(storage, 1) == 0
+    assert resume(storage, 2) == 0
+    new = trials(storage)[-2:]
+    assert [(trial.state.name, trial.user_attrs["continues"]) for trial in new] == [("COMPLETE", 1), ("COMPLETE", 2)]
+    assert sorted(new[0].intermediate_values) == list(range(1, 9))
+    assert new[0].intermediate_values[1] != 99.0
+    refusals = {
+        0: r"trial 0 is complete: loss .*; only a pruned trial can be continued",
+        1: r"trial 4 has continued trial 1 already: loss",
+        3: r"trial 3 failed and cannot be continued: Broken: bad",
+        6: r"has no trial 6; there are: 0 to 5",
+    }
+    for number, message in refusals.items():
+        with pytest.raises(ConfigError, match=message):
+            resume(storage, number)
+    assert len(trials(storage)) == 6
+
+
+def test_an_interrupted_continuation_goes_on(storage):
+    """Ctrl-C ends the command; typed again, it finishes the trial that waits, and no other one."""
+    program = f"import sys, test_continuing as t; sys.exit(t.resume({str(storage)!r}, 1))"
+    path = os.pathsep.join([os.path.dirname(__file__), *map(os.path.abspath, sys.path)])
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        env=os.environ | {"PYTHONPATH": path, "FAKE_SECONDS": "0.2"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    wait_until(lambda: [trial for trial in reporting(storage) if len(trial.intermediate_values) > 2])
+    process.send_signal(signal.SIGINT)
+    code, out = finish(process)
+    assert (code, "Traceback" in out) == (130, False), out
+    assert "go on with: dropopt resume-trial 1 --study fake" in out
+    with Outside(storage) as study:
+        study.enqueue_trial({"lr": 0.01})
+    assert resume(storage, 1) == 0
+    found = trials(storage)[4:]
+    assert [trial.state.name for trial in found] == ["FAIL", "COMPLETE", "WAITING"]
+    assert [trial.user_attrs.get("continues") for trial in found] == [1, 1, None]
