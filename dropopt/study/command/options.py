@@ -23,6 +23,8 @@ StudyName = Annotated[
     ),
 ]
 
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for other programs.")]
+
 # -- of ``dropopt run``
 
 StudyScript = Annotated[
@@ -185,17 +187,23 @@ Trial = Annotated[
 ]
 Format = Annotated[
     str | None,
-    typer.Option(help="File format: yaml, json or toml. Default: by the suffix of the file.", show_default=False),
+    typer.Option(
+        help="File format: yaml, json, toml or python (a training loop to run). Default: by the suffix of the file.",
+        show_default=False,
+    ),
 ]
 ExportOutput = Annotated[
-    Path | None, typer.Option("--output", "-o", help="File to write. Default: best.FORMAT.", show_default=False)
+    Path | None,
+    typer.Option(
+        "--output", "-o", help="File to write; - for standard output. Default: best.FORMAT.", show_default=False
+    ),
 ]
+ListTrials = Annotated[bool, typer.Option("--list", help="List the trials that can be exported, the best first.")]
 
 Force = Annotated[bool, typer.Option("--force", help="Replace a file that does not come from the same study.")]
 
 # -- of ``dropopt efficacy``
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for other programs.")]
 EvidenceOutput = Annotated[
     Path | None,
     typer.Option(

@@ -62,9 +62,15 @@ class Overrides:
             values[section] = type(values[section]).parse(changed)
         return Definition.parse(values)
 
-    def command_line(self) -> list[str]:
-        """Return those options in ``_REPEATED`` that were given, as arguments of the command line."""
-        options = {
-            "study-name" if name == "name" else name.replace("_", "-"): getattr(self, name) for name in _REPEATED
-        }
-        return [part for option, value in options.items() if value is not None for part in (f"--{option}", str(value))]
+    def command_line(self, *, anew: bool = False) -> list[str]:
+        """Return the options that were given, as arguments of the command line.
+
+        Args:
+            anew: Whether to include the options that only a new study needs, and the number of trials.
+        """
+        names = (*_REPEATED, "n_trials", "prior") if anew else _REPEATED
+        options = {"study-name" if name == "name" else name.replace("_", "-"): getattr(self, name) for name in names}
+        line = [part for option, value in options.items() if value is not None for part in (f"--{option}", str(value))]
+        if anew and self.anchors is not None:
+            line.append("--anchors" if self.anchors else "--no-anchors")
+        return line

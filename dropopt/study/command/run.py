@@ -79,9 +79,16 @@ def run(
         make_importable(Path.cwd())  # --data and --model may name functions of modules that lie here
     remember(sources(names).values())
     jobs = [] if n_jobs == -1 else ["--n-jobs", str(n_jobs)]
-    resume = shlex.join([*command, *overrides.command_line(), *jobs]) + storage_hint(storage)
+    place = storage_hint(storage)
     request = session.Request(
-        overridden, script, storage, n_jobs, resume, storage_patience=storage_patience, grace=grace
+        overridden,
+        script,
+        storage,
+        n_jobs,
+        resume_command=shlex.join([*command, *overrides.command_line(), *jobs]) + place,
+        storage_patience=storage_patience,
+        grace=grace,
+        command=shlex.join([*command, *overrides.command_line(anew=True), *jobs]) + place,
     )
     code = session.run(request)
     if code:

@@ -47,7 +47,7 @@ from dropopt.study.show.progress import Progress
 from dropopt.study.show.summary import Outcome, show_summary
 from dropopt.study.store.code import record_code
 from dropopt.study.store.experiment import check, create, space_of
-from dropopt.study.store.keys import ANCHOR, CLASSES, DATA, MADE_WITH, PLAN, PRIOR, SITES, SPACE_TEXT
+from dropopt.study.store.keys import ANCHOR, CLASSES, COMPLEXITY, DATA, MADE_WITH, PLAN, PRIOR, SITES, SPACE_TEXT
 from dropopt.study.store.lease import GRACE, WorkerIdentity
 from dropopt.study.store.ledger import Ledger
 from dropopt.study.store.opening import Opened
@@ -76,6 +76,7 @@ class Request:
     storage_patience: float = PATIENCE  # seconds
     grace: float = GRACE  # seconds
     extendable: bool = True  # whether the command that resumes the study takes --n-trials
+    command: str = ""  # what to type to repeat the study from its first trial
 
     @property
     def plan(self) -> dict[str, Any]:
@@ -188,7 +189,8 @@ class Session:
 
     def prepare(self) -> None:
         """Make the sampler and the provenance."""
-        self._made_with = provenance(script=self._request.script.name)
+        script = self._request.script
+        self._made_with = provenance(script.parent, script=script.name, command=self._request.command)
         drawn = 0 if self._study is None else len(self._study.get_trials(deepcopy=False))
         alone = self._identity.exclusive or self._study is None
         self._sampler = self._make_sampler(drawn, alone=alone)
@@ -234,6 +236,8 @@ class Session:
         if study is None or not study.get_trials(deepcopy=False):
             text = self._request.space.path.read_text(encoding="utf-8")
             facts = {MADE_WITH: self._made_with, DATA: ready.fingerprint, CLASSES: ready.classes, SPACE_TEXT: text}
+            if ready.complexity is not None:
+                facts[COMPLEXITY] = ready.complexity
             study, created = self._create(facts | self._offered(ready))
             if created:
                 self._enqueue(study, ready.classes)
