@@ -8,7 +8,7 @@
     provenance: {...}             where the configuration comes from; any mapping, not part of the configuration
 
 Each section and each setting may be left out and then has its default. Numbers are read back exactly. A file is only
-data: reading it runs no code. A fourth format, ``python``, is a training loop to run and to change; it is not read back.
+data: reading it runs no code. A fourth format, ``python``, is a training loop to run and to change; it is not read.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ def _versions() -> dict[str, str]:
 
 
 def _git_state(folder: Path) -> dict[str, Any] | None:
-    """The commit of the repository of ``folder``, and whether files differ from it; None outside of a git repository."""
+    """The commit of the repository of ``folder``, and whether files differ from it; None if there is none."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(folder), *arguments]

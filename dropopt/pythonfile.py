@@ -75,7 +75,7 @@ def python_text(run: RunConfig, provenance: Mapping[str, Any]) -> str:
 
     Args:
         run: The configuration. Settings that have their defaults are left out of the program.
-        provenance: Where the configuration comes from: its ``study``, ``trial`` and ``made_with`` are named in comments.
+        provenance: Where the configuration comes from: its ``study``, ``trial`` and ``made_with`` go into comments.
     """
     settings = run.model_dump(mode="json", exclude_defaults=True)
     if not isinstance(run.engine, EngineConfig):

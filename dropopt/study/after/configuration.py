@@ -59,7 +59,9 @@ def configuration_of(study: optuna.Study, trial: FrozenTrial) -> Configuration:
         except ConfigError as error:
             raise ConfigError(f"{where}: its user attribute {CONFIG!r} is not a configuration: {error}") from None
     if BASE in study.user_attrs:  # a study of dropopt: the trial ended before it had a configuration
-        raise ConfigError(f"{where} has no configuration to export: {trial.user_attrs.get(MESSAGE) or trial.state.name}")
+        raise ConfigError(
+            f"{where} has no configuration to export: {trial.user_attrs.get(MESSAGE) or trial.state.name}"
+        )
     sections, unknown = _settings(trial.params)
     if not sections:
         raise ConfigError(

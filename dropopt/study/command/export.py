@@ -62,7 +62,11 @@ def export(
     if configuration.notice and not quiet:
         print(f"note: {configuration.notice}", file=sys.stderr)
     to_stdout = output is not None and str(output) == "-"
-    path = output if output is not None and not to_stdout else Path(f"best.{_SUFFIXES.get(format or '', format or 'yaml')}")
+    path = (
+        output
+        if output is not None and not to_stdout
+        else Path(f"best.{_SUFFIXES.get(format or '', format or 'yaml')}")
+    )
     kind = kind_of(path, format)
     if to_stdout:
         print(as_text(configuration.run, provenance, kind), end="")

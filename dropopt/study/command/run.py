@@ -39,10 +39,15 @@ def run(
     model: options.Model = None,
     epochs: options.Epochs = None,
     subset: options.Subset = None,
+    image_size: options.ImageSize = None,
+    batch_size: options.BatchSize = None,
+    device: options.RunDevice = None,
+    settings: options.Set = None,
     prior: options.Prior = None,
     anchors: options.Anchors = None,
     storage_patience: options.StoragePatience = 120.0,
     grace: options.Grace = 30.0,
+    quiet: options.Quiet = False,
 ) -> None:
     """Run a study, or resume it.
 
@@ -70,10 +75,16 @@ def run(
         model=model,
         epochs=epochs,
         subset=subset,
+        image_size=image_size,
+        batch_size=batch_size,
+        device=device,
+        set=tuple(settings) if settings else None,
         prior=prior,
         anchors=anchors,
     )
     overridden = overrides.apply(definition)
+    if settings or batch_size is not None:
+        overrides.check(overridden.load_space(script.parent))
     names = (overridden.data.name, overridden.model.name)
     if any(file_of(module) is None for module in own_modules(names)):
         make_importable(Path.cwd())  # --data and --model may name functions of modules that lie here
@@ -89,6 +100,7 @@ def run(
         storage_patience=storage_patience,
         grace=grace,
         command=shlex.join([*command, *overrides.command_line(anew=True), *jobs]) + place,
+        quiet=quiet,
     )
     code = session.run(request)
     if code:
@@ -97,7 +109,7 @@ def run(
 
 def run_script(study: Definition, arguments: Sequence[str] | None) -> NoReturn:
     """The command ``run`` for the study of a running script, without the argument that names a study."""
-    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+    app = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings=options.HELP)
     app.command()(run)
     command: Any = typer.main.get_command(app)
     command.params = [parameter for parameter in command.params if parameter.name != "study"]

@@ -77,6 +77,7 @@ class Request:
     grace: float = GRACE  # seconds
     extendable: bool = True  # whether the command that resumes the study takes --n-trials
     command: str = ""  # what to type to repeat the study from its first trial
+    quiet: bool = False  # whether to print nothing but errors
 
     @property
     def plan(self) -> dict[str, Any]:
@@ -126,7 +127,7 @@ def run(request: Request) -> int:
     url = request.url
     refuse_pickles(request.definition.sampler, url)
     quiet_optuna()
-    console = make_console()
+    console = make_console(quiet=request.quiet)
     patience = Patience(request.storage_patience, lambda line: say(console, line, "yellow"))
     with (
         SignalCatcher() as signals,

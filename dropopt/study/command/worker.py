@@ -101,11 +101,11 @@ def _request(
 def _settle(base: RunConfig, name: str, script: Path, recorded: Any) -> None:
     """Import the functions that the study names from ``script``; nothing is imported unless the user has named it."""
     from dropopt.config import ConfigError
-    from dropopt.study.define.shipped import folder
+    from dropopt.owncode import shipped_folder
     from dropopt.trust import own_modules, settle
 
     names = (base.data.name, base.model.name)
     if script != Path():
-        settle(names, recorded, given=f"study {name!r}", code=(script,), shipped=folder("studies"))
+        settle(names, recorded, given=f"study {name!r}", code=(script,), shipped=shipped_folder("studies"))
     elif modules := own_modules(names):
         raise ConfigError(f"study {name!r} uses functions of {', '.join(modules)}; type: dropopt worker SCRIPT ...")
