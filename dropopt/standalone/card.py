@@ -133,10 +133,8 @@ class Card(_Part):
         found += [f"  note       {notice}" for notice in self.data.get("notices") or ()]
         for name, score in self.metrics.items():
             low, high = score.interval
-            found.append(
-                f"{name:<12} accuracy {score.accuracy:.4f}, 95% interval {low:.4f} to {high:.4f}, loss {score.loss:.4f}, "
-                f"n = {score.n}"
-            )
+            interval = f"95% interval {low:.4f} to {high:.4f}"
+            found.append(f"{name:<12} accuracy {score.accuracy:.4f}, {interval}, loss {score.loss:.4f}, n = {score.n}")
         errors = ", ".join(f"{name} {value:.4f}" for name, value in self.calibration.ece.items())
         found.append(
             f"calibration  temperature {self.calibration.temperature:.3f}; calibration error {errors or 'unknown'}"

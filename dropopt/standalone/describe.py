@@ -108,7 +108,7 @@ def _licences(run: RunConfig) -> dict[str, str]:
     package = kind if kind in ("torchvision", "timm") else "dropopt"
     if ":" in run.model.name and package == "dropopt":
         found["network"] = "your own code"
-    for name in {package, "dropopt"}:
+    for name in dict.fromkeys((package, "dropopt")):
         found[name] = _licence_of(name)
     if run.model.options.get("weights") or run.model.options.get("pretrained"):
         found["pretrained weights"] = f"see those of {run.model.name}"

@@ -116,10 +116,10 @@ def _scaled(path: Path, image: Tensor, pixels: Pixels, inputs: Inputs) -> Tensor
     if pixels.white == white:
         return image if whole else image.float()
     if pixels.white is None or white is None:
-        known = "this file" if white is None else "the training's images"
+        scales = f"this file is white at {pixels.white or 'an unknown value'}, the training's images at "
         raise ConfigError(
-            f"{path}: {known} and white = {pixels.white or white:g}: the other scale is not known, so the file cannot be "
-            "brought to the scale of the training; give StandaloneModel.predict an array in the training's units"
+            f"{path}: {scales}{white or 'an unknown value'}, so the two scales cannot be compared; give "
+            "StandaloneModel.predict an array in the training's units"
         )
     scaled = image.float() * (white / pixels.white)
     return scaled.round().clamp(0, white).to(torch.uint8) if whole else scaled

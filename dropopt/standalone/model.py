@@ -119,8 +119,8 @@ class StandaloneModel(nn.Module):
         """Predict the class of each image.
 
         Args:
-            images: Paths of image files and folders, or one such path; or a tensor or an array (N, C, H, W) in the units
-                of the training's source.
+            images: Paths of image files and folders, or one such path; or a tensor or an array (N, C, H, W) in the
+                units of the training's source.
             samples: Number of dropout masks, for Monte Carlo dropout; 0 to predict without dropout.
             seed: Seed of the masks.
 

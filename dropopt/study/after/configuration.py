@@ -1,4 +1,4 @@
-"""The configuration of a trial: the one that ``dropopt run`` stored, or what a trial of another program says about it."""
+"""The configuration of a trial: the one that ``dropopt run`` stored, or what the parameters of another trial say."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class Configuration:
             return ""
         rest = f" ({', '.join(self.unknown)} are no settings of dropopt)" if self.unknown else ""
         return (
-            f"this trial was not run by dropopt: the file has the settings among its parameters{rest}, and defaults for "
-            "the data, the network and all other settings"
+            f"dropopt did not run this trial: the settings among its parameters are used{rest}, and defaults for the "
+            "data, the network and all other settings"
         )
 
 
@@ -65,9 +65,9 @@ def configuration_of(study: optuna.Study, trial: FrozenTrial) -> Configuration:
     sections, unknown = _settings(trial.params)
     if not sections:
         raise ConfigError(
-            f"{where} has no configuration to export: its parameters ({', '.join(trial.params) or 'none'}) are no "
-            f"settings of dropopt; run the study with dropopt run, name the parameters after settings such as r0 or lr, "
-            f"or store the whole configuration: trial.set_user_attr({CONFIG!r}, run.model_dump(mode='json'))"
+            f"{where} has no configuration to export: its parameters are {', '.join(trial.params) or 'none'}, and none "
+            "is a setting of dropopt; run the study with dropopt run, name the parameters after settings such as r0 or "
+            f"lr, or store the whole configuration: trial.set_user_attr({CONFIG!r}, run.model_dump(mode='json'))"
         )
     try:
         return Configuration(RunConfig.parse(sections), stored=False, unknown=unknown)

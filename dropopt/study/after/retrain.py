@@ -42,7 +42,7 @@ class Retrained:
 
 
 def configured(exported: Exported, options: Mapping[str, Any], settings: Sequence[Setting] = ()) -> RunConfig:
-    """The configuration of a file, with ``options`` in place of its training settings, and ``settings`` of any section."""
+    """The configuration of a file, with ``options`` in place of training settings, and ``settings`` of any section."""
     by_option = [Setting("train", name, value) for name, value in options.items()]
     return changed_run(exported.run, [*by_option, *settings])
 

@@ -62,11 +62,8 @@ def export(
     if configuration.notice and not quiet:
         print(f"note: {configuration.notice}", file=sys.stderr)
     to_stdout = output is not None and str(output) == "-"
-    path = (
-        output
-        if output is not None and not to_stdout
-        else Path(f"best.{_SUFFIXES.get(format or '', format or 'yaml')}")
-    )
+    default = Path(f"best.{_SUFFIXES.get(format or '', format or 'yaml')}")
+    path = default if output is None or to_stdout else output
     kind = kind_of(path, format)
     if to_stdout:
         print(as_text(configuration.run, provenance, kind), end="")

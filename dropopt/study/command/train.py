@@ -135,7 +135,7 @@ def _with_error(accuracy: float, n: int) -> str:
 
 
 def _error(accuracy: float, n: int) -> float:
-    """The standard error of an accuracy, by Agresti and Coull: the plain one would be 0 for an observed accuracy of 1."""
+    """The standard error of an accuracy, by Agresti and Coull: the plain one would be 0 for an accuracy of 1."""
     centre = (accuracy * n + 2) / (n + 4)
     return math.sqrt(centre * (1 - centre) / (n + 4))
 

@@ -30,6 +30,7 @@ def worker(
     checkpoints: options.Checkpoints = None,
     storage_patience: options.StoragePatience = 120.0,
     grace: options.Grace = 30.0,
+    quiet: options.Quiet = False,
 ) -> None:
     """Join a study that dropopt run has begun, from any machine.
 
@@ -41,7 +42,7 @@ def worker(
     path = load(script)[1] if script is not None else Path()
     resume = ["dropopt", "worker", *([script] if script else [])]
     request = _request(study, storage, n_jobs, timeout, checkpoints, path, resume)
-    code = session.run(replace(request, storage_patience=storage_patience, grace=grace))
+    code = session.run(replace(request, storage_patience=storage_patience, grace=grace, quiet=quiet))
     if code:
         raise typer.Exit(code)
 

@@ -9,6 +9,7 @@ from optuna.trial import TrialState, create_trial
 from rich.console import Console
 
 from dropopt.config import ConfigError
+from dropopt.study.after.configuration import configuration_of
 from dropopt.study.show.status import rows, show_status
 from dropopt.study.store.queries import choose
 
@@ -61,4 +62,5 @@ def test_a_trial_without_a_configuration_cannot_be_exported(storage):
         ("several", 0, "trial 0 of study 'several' has no configuration to export"),
     ):
         with pytest.raises(ConfigError, match=message):
-            choose(optuna.load_study(study_name=name, storage=storage), number)
+            study = optuna.load_study(study_name=name, storage=storage)
+            configuration_of(study, choose(study, number))
