@@ -56,7 +56,7 @@ class Dataset:
     fingerprint: dict[str, str] = field(default_factory=dict)
     duplicates: dict[str, int] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
-    pixels: PixelFormat = PixelFormat()
+    pixels: PixelFormat = field(default_factory=PixelFormat)
 
     def __post_init__(self) -> None:
         if len(self.classes) < 2:

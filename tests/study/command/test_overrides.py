@@ -63,5 +63,5 @@ def test_a_setting_that_the_space_decides_is_refused():
     """It would have no effect, so the message names the space."""
     space = STUDY.load_space()
     Overrides(epochs=3, set=("train.momentum=0.5",)).check(space)
-    with pytest.raises(ConfigError, match="train.lr is searched by space 'compact', so it cannot be set"):
+    with pytest.raises(ConfigError, match=r"train\.lr is searched by space 'compact', so it cannot be set"):
         Overrides(set=("train.lr=0.5",)).check(space)

@@ -61,6 +61,6 @@ def test_a_trial_without_a_configuration_cannot_be_exported(storage):
         ("several", None, "study 'several' has several objectives, so no best trial; give --trial"),
         ("several", 0, "trial 0 of study 'several' has no configuration to export"),
     ):
+        study = optuna.load_study(study_name=name, storage=storage)
         with pytest.raises(ConfigError, match=message):
-            study = optuna.load_study(study_name=name, storage=storage)
             configuration_of(study, choose(study, number))
