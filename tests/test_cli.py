@@ -284,7 +284,6 @@ def test_bad_input_is_reported_in_one_line(studied, monkeypatch, capsys):
         "export --study digits --format xml": "format must be yaml, json, toml or python, got 'xml'",
         "export --study digits -o none/best.yaml": "none/best.yaml cannot be written",
         "efficacy -o none/prior.json": "none/prior.json cannot be written: its folder does not exist",
-        "run digits --study-name other --model resnet18": "did you mean torchvision:resnet18",
         "run digits --set train.epocs=3": "unknown setting 'epocs' of train; did you mean 'epochs'?",
         "run digits --set train.lr=0.1": "train.lr is searched by space 'compact', so it cannot be set",
         "run digits --batch-size 0": "batch_size must be an integer >= 1, got 0",

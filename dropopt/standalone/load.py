@@ -47,9 +47,19 @@ def load_model(
         ConfigError: The file is not a model file, its network cannot be built, or its code may not be imported.
 
     Example:
-        >>> import dropopt
-        >>> model = dropopt.load_model("model.safetensors")  # doctest: +SKIP
-        >>> model.predict("images/")  # doctest: +SKIP
+        >>> import tempfile
+        >>> from dropopt.config import RunConfig
+        >>> from dropopt.standalone.card import Card, Inputs
+        >>> from dropopt.standalone.file import write_model
+        >>> inputs = Inputs(channels=1, height=8, width=8, mean=(0.5,), std=(0.25,))
+        >>> card = Card(classes=("cat", "dog"), inputs=inputs, run=RunConfig())
+        >>> network = build_model(card.run.model, channels=1, classes=2, image_size=8, seed=0)
+        >>> with tempfile.TemporaryDirectory() as folder:  # dropopt train -o model.safetensors writes such a file
+        ...     path = Path(folder, "model.safetensors")
+        ...     write_model(path, card, network.state_dict(), rates={})
+        ...     model = load_model(path, device="cpu")
+        >>> [one.label in ("cat", "dog") for one in model.predict(torch.zeros(2, 1, 8, 8))]
+        [True, True]
     """
     path = Path(path)
     file = read_model(path)

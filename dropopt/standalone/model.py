@@ -131,10 +131,7 @@ class StandaloneModel(nn.Module):
             ConfigError: An image cannot be read or prepared, or nothing is dropped in this network.
 
         Example:
-            >>> import dropopt
-            >>> model = dropopt.load_model("model.safetensors")  # doctest: +SKIP
-            >>> model.predict(["cat.jpg", "folder/"], samples=20)[0].label  # doctest: +SKIP
-            'cat'
+            See :func:`dropopt.load_model`.
         """
         return list(self.predictions(images, samples=samples, seed=seed))
 
