@@ -310,14 +310,16 @@ def test_the_go_on_line_repeats_every_option(monkeypatch, capsys):
     requests = []
     monkeypatch.setattr("dropopt.study.command.session.run", lambda request: requests.append(request) or 0)
     line = "run digits --study-name a --space paper --epochs 2 --subset 300 --sampler random --pruner none --seed 7"
-    line += " --timeout 9.0 --n-jobs 1 --storage x.db"
-    monkeypatch.setattr(sys, "argv", ["dropopt", *line.split(), "--n-trials", "2"])
+    line += " --batch-size 64 --set train.momentum=0.5 --device cpu --timeout 9.0 --n-jobs 1 --storage x.db"
+    monkeypatch.setattr(sys, "argv", ["dropopt", *line.split(), "--n-trials", "2", "-q"])
     with pytest.raises(SystemExit) as caught:
         cli.main()
     assert not caught.value.code, capsys.readouterr()
     shown = requests[0].resume_command
     assert sorted(shown.split()) == sorted(["dropopt", *line.split()])
     assert requests[0].definition.n_trials == 2, "the summary adds --n-trials"
+    assert sorted(requests[0].command.split()) == sorted(["dropopt", *line.split(), "--n-trials", "2"])
+    assert requests[0].quiet
 
 
 def test_export_does_not_replace_the_file_of_another_study(studied, tmp_path, monkeypatch, capsys):

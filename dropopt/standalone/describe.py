@@ -120,5 +120,6 @@ def _licence_of(package: str) -> str:
         about = metadata.metadata(package)
     except metadata.PackageNotFoundError:
         return "not installed as a package"
-    text = about.get("License-Expression") or about.get("License") or ""
-    return text.splitlines()[0][:80] if text else "see the package"
+    named = (about[key] for key in ("License-Expression", "License") if key in about)
+    text = next((text for text in named if text), "see the package")
+    return text.splitlines()[0][:80]

@@ -73,8 +73,9 @@ def load_model(
         ask=ask,
         shipped=shipped_folder("studies"),
     )
-    for line in lines if on_notice is not None else ():
-        on_notice(line)
+    if on_notice is not None:
+        for line in lines:
+            on_notice(line)
     where = resolve_device(device)
     network = _network(path, file).to(where)
     if file.card.run.train.channels_last:

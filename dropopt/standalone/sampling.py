@@ -130,4 +130,5 @@ class Sampled:
 
 def entropy_of(probabilities: Tensor) -> Tensor:
     """Entropy (N,) in nats of probabilities (N, K)."""
-    return torch.special.entr(probabilities).sum(1)
+    entropy: Tensor = torch.special.entr(probabilities).sum(1)
+    return entropy

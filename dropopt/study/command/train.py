@@ -49,7 +49,7 @@ def train(
     from dropopt.study.after.retrain import configured, retrain, save_model, save_weights
     from dropopt.study.command.output import check_writable
     from dropopt.study.define.settings import Setting
-    from dropopt.study.show.console import make_console, say
+    from dropopt.study.show.console import busy, make_console, say
     from dropopt.study.show.epochs import EpochProgress
     from dropopt.trust import settle
 
@@ -82,7 +82,8 @@ def train(
     say(console, f"validation: {_scores(done.validation)}, best epoch {best} of {last}")
     say(console, f"test:       {_scores(done.test)}", "bold")
     if output is not None and output.suffix == SUFFIX:
-        save_model(done, exported.provenance, output)
+        with busy("measuring the calibration"):
+            save_model(done, exported.provenance, output)
         say(console, f"model written to {output}; classify images with it: dropopt predict {output} IMAGES")
     elif output is not None:
         save_weights(done.weights, output)
