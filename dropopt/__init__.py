@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from dropopt.config import Baseline, ConfigError, EngineConfig, RunConfig, TrainConfig
     from dropopt.engine import DropoutEngine, attach
     from dropopt.export import load
+    from dropopt.standalone.load import load_model
 
 #: The module of each public name.
 _HOME = {
@@ -23,6 +24,7 @@ _HOME = {
     "DropoutEngine": "dropopt.engine",
     "attach": "dropopt.engine",
     "load": "dropopt.export",
+    "load_model": "dropopt.standalone.load",
 }
 
 _MODULES = ("equations", "engine", "training", "study")
@@ -36,6 +38,7 @@ __all__ = [
     "TrainConfig",
     "attach",
     "load",
+    "load_model",
 ]
 
 

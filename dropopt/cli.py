@@ -5,14 +5,16 @@ Modules that take long to import are imported inside the commands, so that help 
 
 from __future__ import annotations
 
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
+from dropopt.study.command import options
 from dropopt.study.command.dashboard import dashboard
 from dropopt.study.command.efficacy import efficacy
 from dropopt.study.command.errors import guard
 from dropopt.study.command.export import export
+from dropopt.study.command.predict import predict
 from dropopt.study.command.resume_trial import resume_trial
 from dropopt.study.command.run import run
 from dropopt.study.command.status import status
@@ -22,14 +24,31 @@ from dropopt.study.command.worker import worker
 
 app = typer.Typer(
     name="dropopt",
-    add_completion=False,
     no_args_is_help=True,
+    context_settings=options.HELP,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # importing rich's Markdown parser takes 0.15 s
     help="Hyperparameter studies of an adaptive dropout engine for PyTorch CNNs: which dropout, how much, where, when.",
 )
-for command in (run, worker, resume_trial, status, export, efficacy, train, dashboard, storage_proxy):
+for command in (run, worker, resume_trial, status, export, efficacy, train, predict, dashboard, storage_proxy):
     app.command()(command)
+
+
+def _print_version(given: bool) -> None:
+    if given:
+        from importlib.metadata import version
+
+        print(f"dropopt {version('dropopt')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Options before the command."""
 
 
 def main() -> NoReturn:

@@ -56,7 +56,8 @@ class ConfigError(ValueError):
 class Config(BaseModel):
     """Base class of all settings: frozen, and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    # Pydantic would otherwise write an infinite option of a network as null.
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, ser_json_inf_nan="constants")
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> Self:

@@ -1,5 +1,6 @@
 """Configurations as files: ``dropopt export`` writes them and :func:`dropopt.load` reads them.
 
+    schema: 1                     version of this layout; files of earlier versions of dropopt have none
     data: {name: digits, ...}     DataConfig
     model: {name: small, ...}     ModelConfig
     train: {lr: 0.1, ...}         TrainConfig
@@ -7,7 +8,7 @@
     provenance: {...}             where the configuration comes from; any mapping, not part of the configuration
 
 Each section and each setting may be left out and then has its default. Numbers are read back exactly. A file is only
-data: reading it runs no code.
+data: reading it runs no code. A fourth format, ``python``, is a training loop to run and to change; it is not read.
 """
 
 from __future__ import annotations
@@ -32,11 +33,18 @@ from dropopt.config import (
     suggestion,
 )
 from dropopt.files import write_whole
-from dropopt.formats import decode, encode, format_of
+from dropopt.formats import FORMATS, decode, encode, format_of
+from dropopt.pythonfile import python_text
 from dropopt.yamlfile import Item
 
 _SECTIONS: dict[str, type[BaseModel]] = {"data": DataConfig, "model": ModelConfig, "train": TrainConfig}
 _KEYS = (*_SECTIONS, "engine", "provenance")
+
+#: Version of the layout. Increase it when files change so that earlier versions of dropopt cannot read them.
+SCHEMA = 1
+
+#: Suffix of the format ``python``.
+_PYTHON = ".py"
 
 _YAML_HEADER = "# Read this file with dropopt.load, or train with it: dropopt train FILE\n"
 
@@ -52,6 +60,12 @@ class Exported:
 
     run: RunConfig
     provenance: dict[str, Any]
+
+    @property
+    def complexity(self) -> float | None:
+        """D_complexity of the study's training images, for :func:`dropopt.attach`; None if the file does not say."""
+        value = self.provenance.get("complexity")
+        return float(value) if isinstance(value, int | float) and 0 <= value <= 1 else None
 
     @property
     def engine(self) -> EngineConfig | Baseline:
@@ -83,23 +97,50 @@ def save(
         path: The file; its folder must exist.
         run: The configuration.
         provenance: Where the configuration comes from. Values that are not plain data are written as text.
-        format: ``"yaml"``, ``"json"`` or ``"toml"``. Default: by the suffix of ``path``. TOML has no null, so settings
-            that are None are left out of a TOML file.
+        format: ``"yaml"``, ``"json"``, ``"toml"`` or ``"python"``. Default: by the suffix of ``path``.
 
     Raises:
-        ConfigError: The format is unknown, TOML cannot hold the content, or the file cannot be written.
+        ConfigError: The format is unknown, or the file cannot be written.
     """
     path = Path(path)
-    kind = format_of(path, format)
-    text = encode({**run.model_dump(mode="json"), "provenance": provenance}, kind)
-    if kind == "yaml":
-        text = _YAML_HEADER + text
+    text = as_text(run, provenance, kind_of(path, format))
     if not path.parent.is_dir():
         raise ConfigError(f"{path} cannot be written: its folder does not exist")
     try:
         write_whole(path, text.encode())
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror or error}") from None
+
+
+def kind_of(path: Path, format: str | None) -> str:
+    """The format in which :func:`save` writes ``path``: ``format``, or the one that the suffix stands for.
+
+    Raises:
+        ConfigError: The format is unknown.
+    """
+    if format == "python" or (format is None and path.suffix == _PYTHON):
+        return "python"
+    if format is not None and format not in FORMATS.values():
+        raise ConfigError(f"{path}: format must be yaml, json, toml or python, got {format!r}")
+    return format_of(path, format)
+
+
+def as_text(run: RunConfig, provenance: Mapping[str, Any], kind: str) -> str:
+    """The text of a configuration file.
+
+    Args:
+        run: The configuration.
+        provenance: Where the configuration comes from. Values that are not plain data are written as text.
+        kind: ``"yaml"``, ``"json"``, ``"toml"`` or ``"python"``.
+    """
+    if kind == "python":
+        return python_text(run, provenance)
+    settings = run.model_dump(mode="json")
+    if kind == "toml":  # a setting that may be None has this default, so that it can be left out
+        for section, values in settings.items():
+            settings[section] = {name: value for name, value in values.items() if value is not None}
+    text = encode({"schema": SCHEMA, **settings, "provenance": provenance}, kind)
+    return _YAML_HEADER + text if kind == "yaml" else text
 
 
 def load(path: str | os.PathLike[str], format: str | None = None) -> Exported:
@@ -129,6 +170,8 @@ def load(path: str | os.PathLike[str], format: str | None = None) -> Exported:
         (0.4, 'spatial', 30)
     """
     path = Path(path)
+    if path.suffix == _PYTHON and format is None:
+        raise ConfigError(f"{path} is a program, not a configuration; run it: python {path}")
     kind = format_of(path, format)
     try:
         data = path.read_bytes()
@@ -149,6 +192,15 @@ def _checked(values: dict[str, Any], items: Item | None, path: Path) -> Exported
         line = f":{items.line_of(where)}" if items is not None else ""
         return ConfigError(f"{path}{line}: {message}")
 
+    schema = values.pop("schema", SCHEMA)
+    if not isinstance(schema, int) or isinstance(schema, bool) or schema < 1:
+        raise fault(f"schema must be an integer >= 1, got {schema!r}", "schema")
+    if schema > SCHEMA:
+        raise fault(
+            f"a newer dropopt wrote this file (schema {schema}; this version reads schema {SCHEMA}); "
+            "type: pip install --upgrade dropopt",
+            "schema",
+        )
     for key in values:
         if key not in _KEYS:
             raise fault(f"unknown section {key!r}; {suggestion(key, _KEYS)}", key)

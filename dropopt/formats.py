@@ -1,10 +1,15 @@
-"""YAML, JSON and TOML: finding the format of a file, reading it and writing it."""
+"""YAML, JSON and TOML: finding the format of a file, reading it and writing it.
+
+TOML has no null. In a TOML file the text ``!null`` stands for it, and any text that consists of exclamation marks and
+``null`` is written with one more mark.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +18,10 @@ from dropopt.yamlfile import MAX_BYTES, Item, dump, parse
 
 #: File formats by suffix.
 FORMATS = {".yaml": "yaml", ".yml": "yaml", ".json": "json", ".toml": "toml"}
+
+#: The text that stands for null in TOML, and the pattern of the texts that could be taken for it.
+_NULL = "!null"
+_LIKE_NULL = re.compile(r"!+null")
 
 
 def format_of(path: Path, given: str | None) -> str:
@@ -44,7 +53,9 @@ def decode(data: bytes, path: Path, kind: str) -> tuple[Any, Item | None]:
         return items.plain(), items
     try:
         text = data.decode("utf-8-sig")
-        return (tomllib.loads(text) if kind == "toml" else json.loads(text, object_pairs_hook=_unique)), None
+        if kind == "toml":
+            return _each_text(tomllib.loads(text), _read_null), None
+        return json.loads(text, object_pairs_hook=_unique), None
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: not a text file in UTF-8") from None
     except RecursionError:
@@ -75,7 +86,7 @@ def encode(content: Mapping[str, Any], kind: str) -> str:
         return json.dumps(plain, indent=2, ensure_ascii=False) + "\n"
     import tomli_w
 
-    return tomli_w.dumps(_without_none(plain))
+    return tomli_w.dumps(_each_text(plain, _write_null))
 
 
 def _plain(value: Any) -> Any:
@@ -87,12 +98,22 @@ def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, str | bool | int | float) else str(value)
 
 
-def _without_none(value: Any, name: str = "") -> Any:
-    """``value`` without the keys whose value is None, since TOML has no null."""
+def _each_text(value: Any, convert: Callable[[Any], Any]) -> Any:
+    """``value`` with each text and each null in it converted."""
     if isinstance(value, dict):
-        return {key: _without_none(inside, key) for key, inside in value.items() if inside is not None}
+        return {key: _each_text(inside, convert) for key, inside in value.items()}
     if isinstance(value, list):
-        if None in value:
-            raise ConfigError(f"{name}: TOML cannot hold null in a list; use yaml or json")
-        return [_without_none(inside, name) for inside in value]
-    return value
+        return [_each_text(inside, convert) for inside in value]
+    return convert(value) if value is None or isinstance(value, str) else value
+
+
+def _write_null(value: str | None) -> str:
+    if value is None:
+        return _NULL
+    return f"!{value}" if _LIKE_NULL.fullmatch(value) else value
+
+
+def _read_null(value: str) -> str | None:
+    if value == _NULL:
+        return None
+    return value[1:] if _LIKE_NULL.fullmatch(value) else value

@@ -45,6 +45,15 @@ _KINDS = ("folder", "numpy", "torchvision", "timm")
 _files: dict[str, Path] = {module: Path(file) for module, file in json.loads(os.environ.get(VARIABLE, "{}")).items()}
 
 
+def shipped_folder(kind: str) -> Path:
+    """Return the folder of the shipped ``studies`` or ``search_spaces``.
+
+    It is inside the package in an installed wheel, and beside the package in a source tree.
+    """
+    inside = _PACKAGE / kind
+    return inside if inside.is_dir() else _PACKAGE.parent / kind
+
+
 def is_own(name: str) -> bool:
     """Whether a setting has the form ``module:function``."""
     kind, colon, _ = name.partition(":")

@@ -7,6 +7,7 @@ import platform
 import subprocess
 from datetime import UTC, datetime
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 #: Packages whose versions can change a result.
@@ -16,15 +17,16 @@ PACKAGES = ("dropopt", "torch", "torchvision", "optuna", "numpy", "scikit-learn"
 _GIT_SECONDS = 5
 
 
-def provenance(**facts: Any) -> dict[str, Any]:
+def provenance(folder: Path | None = None, **facts: Any) -> dict[str, Any]:
     """Describe the environment of a result.
 
     Args:
+        folder: The folder whose git repository is described: that of the script. Default: the current folder.
         **facts: Further entries, which come first.
 
     Returns:
         ``facts``, the time (UTC), the versions of Python and of :data:`PACKAGES`, the platform, the number of CPUs, and
-        the git commit of the current folder (None outside of a git repository).
+        the git commit of ``folder`` (None outside of a git repository).
     """
     return {
         **facts,
@@ -33,7 +35,7 @@ def provenance(**facts: Any) -> dict[str, Any]:
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
         "versions": _versions(),
-        "git": _git_state(),
+        "git": _git_state(folder or Path()),
     }
 
 
@@ -48,11 +50,12 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _git_state() -> dict[str, Any] | None:
-    """The commit of the current folder, and whether files differ from it; None outside of a git repository."""
+def _git_state(folder: Path) -> dict[str, Any] | None:
+    """The commit of the repository of ``folder``, and whether files differ from it; None if there is none."""
 
     def git(*arguments: str) -> str:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=_GIT_SECONDS, check=True)
+        command = ["git", "-C", str(folder), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_GIT_SECONDS, check=True)
         return done.stdout.strip()
 
     try:

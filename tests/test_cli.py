@@ -12,6 +12,8 @@ from pathlib import Path
 
 import optuna
 import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
 
 import dropopt
 from dropopt import cli
@@ -137,6 +139,91 @@ def test_export_gives_back_the_best_trial(studied, kind):
     assert origin["made_with"]["versions"]["dropopt"] == dropopt.__version__
 
 
+def quiet_call(monkeypatch, capsys, *arguments):
+    """Standard output of ``dropopt ARGUMENTS``, which runs in this process."""
+    monkeypatch.setattr(sys, "argv", ["dropopt", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    printed = capsys.readouterr()
+    assert not caught.value.code, printed
+    return printed.out
+
+
+def test_an_export_goes_to_standard_output_alone(studied, monkeypatch, capsys):
+    """With ``-o -``, standard output is the file in every format, and no file is written."""
+    folder, _ = studied
+    monkeypatch.chdir(folder)
+    before = sorted(folder.iterdir())
+    out = quiet_call(monkeypatch, capsys, "export", "-o", "-")
+    assert sorted(folder.iterdir()) == before
+    Path("piped.yaml").write_text(out)
+    found = dropopt.load("piped.yaml")
+    assert 0 < found.complexity < 1
+    command = "dropopt run digits --epochs 4 --subset 900 --n-trials 2"
+    assert found.provenance["study_command"] == found.provenance["made_with"]["command"] == command
+    assert found.provenance["train_command"] == f"dropopt train --study digits --trial {found.provenance['trial']}"
+    assert json.loads(quiet_call(monkeypatch, capsys, "export", "-o", "-", "--format", "json"))["schema"] == 1
+    assert tomllib.loads(quiet_call(monkeypatch, capsys, "export", "-o", "-", "--format", "toml"))["schema"] == 1
+    listed = json.loads(quiet_call(monkeypatch, capsys, "export", "--list", "--json"))
+    assert sorted(row["trial"] for row in listed) == [0, 1]
+    assert listed[0]["values"] <= listed[1]["values"]
+    assert "r0=" in quiet_call(monkeypatch, capsys, "export", "--list")
+    assert quiet_call(monkeypatch, capsys, "export", "--quiet") == ""
+
+
+def test_a_python_export_trains(studied, monkeypatch, capsys):
+    """The program trains as the trial did, and another study's program is not replaced."""
+    folder, _ = studied
+    monkeypatch.chdir(folder)
+    out = quiet_call(monkeypatch, capsys, "export", "-o", "loop.py")
+    assert "train with it: python loop.py" in out
+    printed = call("loop.py", cwd=folder, program=[sys.executable])
+    last = re.search(r"epoch 4 of 4: loss (\d\.\d+), accuracy (\d\.\d+)\n$", printed)
+    quiet_call(monkeypatch, capsys, "export", "-o", "same.yaml")
+    assert abs(float(last[2]) - dropopt.load("same.yaml").provenance["val_accuracy"]) < 0.15
+    quiet_call(monkeypatch, capsys, "export", "-o", "loop.py")
+    for text, said in (
+        ("# dropopt export: study 'digits2', trial 1", "is of another study"),
+        ("x = 1", "was not written"),
+    ):
+        Path("loop.py").write_text(text)
+        assert f"loop.py exists and {said}" in fails(monkeypatch, capsys, "export", "-o", "loop.py")
+        assert Path("loop.py").read_text() == text
+
+
+def test_from_a_trial_to_predictions(studied, monkeypatch, capsys):
+    """A trial is trained straight from the storage, kept as a model that stands alone, and classifies files."""
+    folder, _ = studied
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("torch.set_num_threads", lambda _: None)
+    trained = json.loads(quiet_call(monkeypatch, capsys, "train", "--trial", "1", "-o", "m.safetensors", "--json"))
+    exported = json.loads(quiet_call(monkeypatch, capsys, "export", "--trial", "1", "--json", "-o", "one.yaml"))
+    assert (exported["study"], exported["trial"]) == ("digits", 1)
+    assert exported["val_accuracy"] == trained["validation"]["accuracy"]
+    digits = load_digits()
+    (folder / "pictures").mkdir()
+    for number in range(12):
+        picture = Image.fromarray((digits.images[number] * 255 / 16).round().astype("uint8"))
+        picture.save(folder / "pictures" / f"{number:02}.png")
+    found = json.loads(quiet_call(monkeypatch, capsys, "predict", "m.safetensors", "pictures", "--json"))
+    expected = dropopt.load_model("m.safetensors", device="cpu").predict(digits.images[:12])
+    assert [one["label"] for one in found] == [one.label for one in expected]
+    assert [one["probability"] for one in found] == pytest.approx([one.probability for one in expected])
+    sampled = ("predict", "m.safetensors", "pictures", "--samples", "2")
+    rows = quiet_call(monkeypatch, capsys, *sampled, "--csv").splitlines()
+    assert rows[0].startswith("image,label,probability,entropy,mutual_information,p.0,p.1,")
+    assert rows[1].startswith("pictures/00.png,")
+    assert "mutual information" in quiet_call(monkeypatch, capsys, *sampled)
+    assert "95% interval" in quiet_call(monkeypatch, capsys, "predict", "m.safetensors", "--card")
+
+
+def test_version_and_short_help(monkeypatch, capsys):
+    """``--version``, and ``-h`` of every command."""
+    assert quiet_call(monkeypatch, capsys, "--version") == f"dropopt {dropopt.__version__}\n"
+    for command in ((), ("run",), ("predict",), ("export",)):
+        assert "Usage" in quiet_call(monkeypatch, capsys, *command, "-h")
+
+
 def test_train_reports_validation_and_test(studied):
     """``dropopt train`` repeats the exported trial and reports the test accuracy with n and its error."""
     folder, _ = studied
@@ -194,9 +281,17 @@ def test_bad_input_is_reported_in_one_line(studied, monkeypatch, capsys):
         "status --storage none.db": "no storage at none.db; run a study first",
         "export --study digit": "no study 'digit' in this storage; did you mean 'digits'? known: digits",
         "export --study digits --trial 9": "study 'digits' has no trial 9; there are: 0 to 1",
-        "export --study digits --format xml": "format must be yaml, json or toml, got 'xml'",
+        "export --study digits --format xml": "format must be yaml, json, toml or python, got 'xml'",
         "export --study digits -o none/best.yaml": "none/best.yaml cannot be written",
         "efficacy -o none/prior.json": "none/prior.json cannot be written: its folder does not exist",
+        "run digits --set train.epocs=3": "unknown setting 'epocs' of train; did you mean 'epochs'?",
+        "run digits --set train.lr=0.1": "train.lr is searched by space 'compact', so it cannot be set",
+        "run digits --batch-size 0": "batch_size must be an integer >= 1, got 0",
+        "train": "give a configuration file, or a trial: --study NAME --trial N",
+        "train bad.yaml --trial 1": "give either the file bad.yaml or a trial",
+        "train --trial 9": "study 'digits' has no trial 9; there are: 0 to 1",
+        "predict none.safetensors x.png": "none.safetensors does not exist; give a .safetensors file",
+        "predict bad.yaml": "give image files or folders after the model, or --card",
         "train none.yaml": "none.yaml: no such file",
         "train bad.yaml": "r0 must be in [0, 1], got 1.3",
         "train odd.yaml": "odd.yaml:2: engine: unknown setting 'alfa'; did you mean 'alpha'?",
@@ -215,14 +310,16 @@ def test_the_go_on_line_repeats_every_option(monkeypatch, capsys):
     requests = []
     monkeypatch.setattr("dropopt.study.command.session.run", lambda request: requests.append(request) or 0)
     line = "run digits --study-name a --space paper --epochs 2 --subset 300 --sampler random --pruner none --seed 7"
-    line += " --timeout 9.0 --n-jobs 1 --storage x.db"
-    monkeypatch.setattr(sys, "argv", ["dropopt", *line.split(), "--n-trials", "2"])
+    line += " --batch-size 64 --set train.momentum=0.5 --device cpu --timeout 9.0 --n-jobs 1 --storage x.db"
+    monkeypatch.setattr(sys, "argv", ["dropopt", *line.split(), "--n-trials", "2", "-q"])
     with pytest.raises(SystemExit) as caught:
         cli.main()
     assert not caught.value.code, capsys.readouterr()
     shown = requests[0].resume_command
     assert sorted(shown.split()) == sorted(["dropopt", *line.split()])
     assert requests[0].definition.n_trials == 2, "the summary adds --n-trials"
+    assert sorted(requests[0].command.split()) == sorted(["dropopt", *line.split(), "--n-trials", "2"])
+    assert requests[0].quiet
 
 
 def test_export_does_not_replace_the_file_of_another_study(studied, tmp_path, monkeypatch, capsys):

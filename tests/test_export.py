@@ -1,6 +1,8 @@
 """Configurations as files: they are read back exactly, and errors name the file and the line."""
 
+import ast
 import json
+from typing import get_args
 
 import pytest
 import yaml
@@ -8,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import dropopt
-from dropopt.config import Baseline, ConfigError, EngineConfig, RunConfig
+from dropopt.config import Baseline, ConfigError, DataConfig, EngineConfig, ModelConfig, RunConfig, TrainConfig
 from dropopt.export import Exported, load, save
 from dropopt.provenance import provenance
 
@@ -30,6 +32,33 @@ TRICKY = {
         },
     },
 }
+
+
+def plain_values():
+    """Values of options: scalars, null and infinity included, in lists and mappings."""
+    text = st.text(st.characters(codec="utf-8"), max_size=6) | st.sampled_from(["!null", "!!null", "null", "inf"])
+    scalars = st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False) | text
+    return st.recursive(
+        scalars,
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("ab.! ", max_size=3), inner, max_size=3),
+        max_leaves=6,
+    )
+
+
+@st.composite
+def runs(draw):
+    """Configurations with settings of each kind."""
+    engine = {"r0": draw(st.floats(0, 1)), "update_every": draw(st.just("epoch") | st.integers(1, 9))}
+    baseline = {"kind": draw(st.sampled_from(["none", "dropout"])), "p": draw(st.floats(0, 0.9))}
+    some = st.none() | st.integers(4, 99)
+    return RunConfig.parse(
+        {
+            "data": {"subset": draw(some), "image_size": draw(some)},
+            "model": {"options": draw(st.dictionaries(st.text("ab.! ", max_size=3), plain_values(), max_size=3))},
+            "train": {"patience": draw(some), "augment": draw(st.sampled_from([[], ["flip"]]))},
+            "engine": draw(st.sampled_from([engine, baseline])),
+        }
+    )
 
 
 def refused(path, text=None, **options):
@@ -77,6 +106,14 @@ class TestRoundTrip:
             save(path, run, {})
             assert load(path).run == run
 
+    @given(run=runs(), facts=st.dictionaries(st.text("ab!", max_size=3), plain_values(), max_size=3))
+    def test_the_three_formats_load_equal(self, tmp_path_factory, run, facts):
+        """Any configuration is the same from each format: null, infinity, and text that looks like null."""
+        for kind in FORMATS:
+            path = tmp_path_factory.getbasetemp() / f"equal.{kind}"
+            save(path, run, facts)
+            assert load(path) == Exported(run, facts), kind
+
     @pytest.mark.parametrize("kind", FORMATS)
     def test_format_overrides_the_suffix(self, tmp_path, kind):
         """The argument ``format`` takes precedence over the suffix, in writing and in reading."""
@@ -84,20 +121,21 @@ class TestRoundTrip:
         assert load(tmp_path / "best.txt", format=kind).provenance == {"a": 1}
         with pytest.raises(ConfigError, match=r"suffix must be one of \.yaml, \.yml, \.json, \.toml"):
             load(tmp_path / "best.txt")
-        with pytest.raises(ConfigError, match="format must be yaml, json or toml, got 'xml'"):
+        with pytest.raises(ConfigError, match="format must be yaml, json, toml or python, got 'xml'"):
             save(tmp_path / "best.txt", RunConfig(), {}, format="xml")
 
     @pytest.mark.parametrize("kind", FORMATS)
     def test_none_is_none_again(self, tmp_path, kind):
-        """TOML omits settings that are None, the other formats write null. A default of None is read back."""
+        """TOML, which has no null, leaves out settings that are None, and writes other nulls as ``!null``."""
         path = tmp_path / f"best.{kind}"
-        save(path, RunConfig(), {"git": None, "a": [1, {"b": None}]})
-        loaded = load(path)
-        assert loaded.run.train.patience is None
-        assert loaded.provenance.get("git") is None
-        if kind == "toml":
-            with pytest.raises(ConfigError, match="a: TOML cannot hold null in a list"):
-                save(path, RunConfig(), {"a": [1, None]})
+        facts = {"git": None, "a": [None, {"b": None}], "text": ["!null", "!!null", "null"]}
+        save(path, RunConfig(), facts)
+        assert load(path) == Exported(RunConfig(), facts)
+        assert ("patience" in path.read_text()) == (kind != "toml")
+        for section in (TrainConfig, DataConfig, ModelConfig, EngineConfig, Baseline):
+            for name, field in section.model_fields.items():
+                if type(None) in get_args(field.annotation):
+                    assert field.default is None, f"{name} cannot be left out of a TOML file"
 
     def test_a_loaded_file_has_its_sections_as_attributes(self, tmp_path):
         """The result has engine, train, data and model, and ``dropopt.load`` is the same function."""
@@ -118,7 +156,7 @@ class TestRoundTrip:
         for kind in FORMATS:
             save(tmp_path / f"a.{kind}", RunConfig(), facts)
             loaded = load(tmp_path / f"a.{kind}").provenance
-            assert loaded == {key: value for key, value in facts.items() if kind != "toml" or value is not None}
+            assert loaded == facts
 
     def test_other_readers_agree(self, tmp_path):
         """PyYAML, which follows YAML 1.1, and any JSON parser read the same values."""
@@ -126,7 +164,7 @@ class TestRoundTrip:
         for kind, read in (("yaml", yaml.safe_load), ("json", json.loads)):
             save(tmp_path / f"a.{kind}", run, {})
             plain = read((tmp_path / f"a.{kind}").read_text())
-            assert RunConfig.parse({k: v for k, v in plain.items() if k != "provenance"}) == run
+            assert RunConfig.parse({k: v for k, v in plain.items() if k not in ("provenance", "schema")}) == run
 
     def test_a_file_is_replaced_whole(self, tmp_path, monkeypatch):
         """A failed write leaves the old file and no temporary file, and its message is one line."""
@@ -146,6 +184,49 @@ class TestRoundTrip:
         (tmp_path / "plain").write_text("")
         save(tmp_path / "best.yaml", RunConfig(), {})
         assert (tmp_path / "best.yaml").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+class TestSchema:
+    """Files of other versions."""
+
+    def test_files_have_a_version_and_older_ones_have_none(self, tmp_path):
+        """A file without the version, which earlier versions of dropopt wrote, is read."""
+        path = tmp_path / "a.yaml"
+        save(path, RunConfig.parse(TRICKY), {"study": "a"})
+        assert "\nschema: 1\n" in path.read_text()
+        path.write_text(path.read_text().replace("schema: 1\n", ""))
+        assert load(path) == Exported(RunConfig.parse(TRICKY), {"study": "a"})
+
+    def test_the_complexity_of_the_data_is_at_hand(self, tmp_path):
+        """``complexity`` is that of the provenance; None for a file that does not say, or says nonsense."""
+        for given_value, expected in ((0.25, 0.25), (None, None), ("high", None), (7, None)):
+            save(tmp_path / "a.yaml", RunConfig(), {"complexity": given_value})
+            assert load(tmp_path / "a.yaml").complexity == expected
+
+
+class TestPython:
+    """A training loop as a program; tests/test_cli.py runs one."""
+
+    def test_the_settings_are_those_of_the_run(self, tmp_path):
+        """The settings in the program, infinity included, give the same configuration."""
+        for settings in (TRICKY, {"engine": {"kind": "none"}}, {"model": {"options": {"x": [float("inf"), None]}}}):
+            run = RunConfig.parse(settings)
+            save(tmp_path / "best.py", run, {"study": "a", "trial": 3})
+            tree = ast.parse((tmp_path / "best.py").read_text())
+            (call,) = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and getattr(n.func, "attr", "") == "parse"]
+            assert eval(ast.unparse(call), {"dropopt": dropopt, "float": float}) == run
+
+    def test_no_name_becomes_code(self, tmp_path):
+        """Line breaks and quotes in names stay inside comments and texts."""
+        evil = "a\nraise SystemExit\u2028raise SystemExit\r'\"\\n"
+        run = RunConfig.parse({"model": {"name": f"{evil}:f", "options": {evil: evil}}})
+        save(tmp_path / "best.py", run, {"study": evil, "trial": evil, "made_with": {"versions": {"dropopt": evil}}})
+        tree = ast.parse((tmp_path / "best.py").read_text())
+        assert not [node for node in ast.walk(tree) if isinstance(node, ast.Raise)]
+
+    def test_it_is_run_and_not_loaded(self, tmp_path):
+        """The message says what to type."""
+        assert refused(tmp_path / "best.py").endswith(f"run it: python {tmp_path / 'best.py'}")
 
 
 class TestByHand:
@@ -185,6 +266,11 @@ class TestByHand:
             ("engine:\n  kind: nothing\n", ":2: engine: kind must be one of none, dropout"),
             ("train: {lr: 1, lr: 2}\n", ":1: 'lr' is given twice, first in line 1"),
             ("train: {lr: [1\n", ": not valid here: "),
+            ("schema: 0\n", ":1: schema must be an integer >= 1, got 0"),
+            (
+                "data: {}\nschema: 9\nx: 1\n",
+                ":2: a newer dropopt wrote this file (schema 9; this version reads schema 1)",
+            ),
             ("provenance: 5\n", ":1: provenance must be a mapping of settings, got 5"),
             ("- 1\n", " must hold a mapping with data, model, train, engine, provenance; it holds list"),
             ("", ": the file is empty"),

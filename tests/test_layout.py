@@ -26,19 +26,20 @@ MAY_IMPORT = {
     "training/data": {"root"},
     "training/networks": {"root"},
     "training": {"root", "engine", "training/data", "training/networks"},
+    "standalone": {"root", "engine", "training", "training/data", "training/networks"},
     "study/define": {"root"},
     "study/store": {"root", "study/define"},
     "study/blend": {"root"},
     "study/search": {"root", "study/define", "study/store", "study/blend"},
     "study/run": {"root", "study/define", "study/store"},
-    "study/after": {"root", "training", "study/define", "study/store", "study/blend", "study/run"},
+    "study/after": {"root", "standalone", "training", "study/define", "study/store", "study/blend", "study/run"},
     "study/show": {
         "root",
         "training",
         *("study/define", "study/store", "study/blend", "study/search", "study/run/messages.py", "study/after"),
     },
     "study/command": {
-        "root",
+        *("root", "standalone"),
         *("study/define", "study/store", "study/blend", "study/search", "study/run", "study/after", "study/show"),
     },
     "cli": {"root", "study/command"},
@@ -48,7 +49,7 @@ MAY_IMPORT = {
 ONLY_IN = {
     "optuna": "study/",
     "optuna_dashboard": "study/show",
-    "torch": ("engine", "training", "study/run", "study/after", "root"),
+    "torch": ("engine", "training", "standalone", "study/run", "study/after", "root"),
 }
 
 #: Modules that load others when one of their names is first used.

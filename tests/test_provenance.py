@@ -27,5 +27,9 @@ def test_the_state_of_git_is_recorded(tmp_path, monkeypatch):
     assert state["dirty"] is False
     (tmp_path / "new").write_text("")
     assert provenance()["git"]["dirty"] is True
+    monkeypatch.chdir("/")
+    assert provenance(tmp_path)["git"]["commit"] == state["commit"]
+    assert provenance()["git"] is None
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", "")
     assert provenance()["git"] is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 
 import torch
@@ -60,23 +61,39 @@ def evaluate(model: nn.Module, split: Split, config: TrainConfig) -> tuple[float
     """
     if not len(split):
         raise ConfigError("an empty split cannot be evaluated")
-    device = next((p.device for p in model.parameters()), resolve_device(config.device))
-    height, width = split.images.shape[2:]
-    size = GPU_BATCH if device.type == "cuda" else max(32, min(GPU_BATCH, CPU_PIXELS // (height * width)))
+    device = device_of(model, config)
     loss = torch.zeros((), dtype=torch.float64, device=device)
     right = torch.zeros((), dtype=torch.int64, device=device)
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        # no_grad, not inference_mode: a tensor that the model keeps must remain usable in training.
-        with torch.no_grad():
-            for images, labels in zip(torch.split(split.images, size), torch.split(split.labels, size), strict=True):
-                labels = labels.to(device)
-                with autocast(config, device):
-                    logits = model(in_layout(images.to(device), config))
-                loss += F.cross_entropy(logits.float(), labels, reduction="sum")
-                right += (logits.argmax(1) == labels).sum()
+        done = 0
+        for logits in batches_of_logits(model, split.images, config):
+            labels = split.labels[done : done + len(logits)].to(device)
+            done += len(logits)
+            loss += F.cross_entropy(logits.float(), labels, reduction="sum")
+            right += (logits.argmax(1) == labels).sum()
     finally:
         for module, training in modes.items():
             module.training = training
     return loss.item() / len(split), right.item() / len(split)
+
+
+def batches_of_logits(model: nn.Module, images: Tensor, config: TrainConfig) -> Iterator[Tensor]:
+    """Yield the logits of ``images`` (N, C, H, W) in batches that fit into the device, without gradients.
+
+    The modes of the model's modules are not changed.
+    """
+    device = device_of(model, config)
+    height, width = images.shape[2:]
+    size = GPU_BATCH if device.type == "cuda" else max(32, min(GPU_BATCH, CPU_PIXELS // (height * width)))
+    for batch in torch.split(images, size):
+        # no_grad, not inference_mode: a tensor that the model keeps must remain usable in training.
+        with torch.no_grad(), autocast(config, device):
+            logits: Tensor = model(in_layout(batch.to(device), config))
+        yield logits
+
+
+def device_of(model: nn.Module, config: TrainConfig) -> torch.device:
+    """The device of the model's parameters; that of ``config`` for a model without any."""
+    return next((p.device for p in model.parameters()), None) or resolve_device(config.device)

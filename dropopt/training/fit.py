@@ -33,6 +33,7 @@ from dropopt.training.data.split import Split
 from dropopt.training.device import resolve_device
 from dropopt.training.evaluate import autocast, evaluate, in_layout
 from dropopt.training.optim import learning_rate, make_optimizer
+from dropopt.training.rates import Rates, rates_of
 from dropopt.training.results import DivergedError, EpochReport, TrainResult, smoothed
 
 OnEpoch = Callable[[EpochReport], None]
@@ -126,6 +127,7 @@ class _Training:
         self.every = engine.update_every if engine is not None else None
         self.history: list[EpochReport] = []
         self.best: dict[str, Any] = {}
+        self.best_rates: Rates = {}
 
     # -- progress
 
@@ -145,7 +147,7 @@ class _Training:
         self.model.load_state_dict(self.best)
         best = self.history[self.best_epoch - 1]
         last = self.history[-1].smoothed_loss
-        return TrainResult(last, best.epoch, best.val_loss, best.val_accuracy, self.history)
+        return TrainResult(last, best.epoch, best.val_loss, best.val_accuracy, self.history, self.best_rates)
 
     # -- one epoch
 
@@ -171,9 +173,11 @@ class _Training:
             rates=engine.rates() if engine is not None else [],
             weights=engine.weights() if engine is not None else {},
         )
+        rates = rates_of(engine)  # those of this epoch: the refresh sets those of the next
         self._refresh(batch, float(number), val_loss=val_loss, train_loss=train_loss, val_accuracy=val_accuracy)
         self.history.append(report)
         if self.best_epoch == number:
+            self.best_rates = rates
             self.best = copy.deepcopy(self.model.state_dict())  # deep: a state dict may contain more than tensors
         return report
 
@@ -239,6 +243,7 @@ class _Training:
         state = {
             "model": self.model.state_dict(),
             "best": self.best,
+            "best_rates": self.best_rates,
             "optimizer": self.optimizer.state_dict(),
             "engine": self.engine.state_dict() if self.engine is not None else {},
         }
@@ -253,6 +258,7 @@ class _Training:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.best = state["best"]
+        self.best_rates = state.get("best_rates", {})  # absent from checkpoints of earlier versions
         if self.engine is not None:
             self.engine.load_state_dict(state["engine"])
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dropopt.config import EngineConfig, RunConfig
 from dropopt.engine import attach, named_places
+from dropopt.engine.protocol import Engine
 from dropopt.owncode import own_errors
 from dropopt.training.data.dataset import Dataset
 from dropopt.training.data.load_data import load_once
@@ -33,6 +34,8 @@ class Prepared:
     data: Dataset
     #: The names of the modules that each named selector of ``sites`` chooses; an empty list if it cannot be used.
     sites: dict[str, list[str]]
+    #: D_complexity of the training images; None for a baseline, which does not use it.
+    complexity: float | None = None
 
 
 def prepare(run: RunConfig) -> Prepared:
@@ -65,7 +68,8 @@ def prepare(run: RunConfig) -> Prepared:
         attach(model, run.engine, example=_example(run, data, device), complexity=0.5) as engine,
     ):
         fit(model, engine, few, config)
-    return Prepared(data, named_places(model, _example(run, data, device)))
+    complexity = data.complexity if isinstance(run.engine, EngineConfig) else None
+    return Prepared(data, named_places(model, _example(run, data, device)), complexity)
 
 
 def train_run(
@@ -98,14 +102,21 @@ def train_run(
         >>> len(result.history), len(data.train)
         (2, 80)
     """
+    with assembled(run) as (model, engine, data):
+        result = fit(model, engine, data, run.train, on_epoch, checkpoint=checkpoint, on_resume=on_resume)
+    return result, model, data
+
+
+@contextmanager
+def assembled(run: RunConfig) -> Iterator[tuple[nn.Module, Engine, Dataset]]:
+    """What :func:`fit` needs for ``run``: the network, the engine, which is attached inside the block, and the data."""
     device = resolve_device(run.train.device)
     data = load_once(run.data)
     model = _network(run, data, device)
     # Baselines do not use the complexity, which takes a second to compute if it is not cached.
     complexity = data.complexity if isinstance(run.engine, EngineConfig) else 0.5
     with attach(model, run.engine, example=_example(run, data, device), complexity=complexity) as engine:
-        result = fit(model, engine, data, run.train, on_epoch, checkpoint=checkpoint, on_resume=on_resume)
-    return result, model, data
+        yield model, engine, data
 
 
 def _network(run: RunConfig, data: Dataset, device: torch.device) -> nn.Module:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from dropopt.training.rates import Rates
+
 
 @dataclass(frozen=True)
 class EpochReport:
@@ -51,6 +53,7 @@ class TrainResult:
         best_val_loss: Validation loss of that epoch.
         best_val_accuracy: Validation accuracy of that epoch, in [0, 1].
         history: The report of every epoch.
+        rates: The drop rates of the best epoch, by site and tensor; empty without an engine.
 
     Example:
         >>> result = TrainResult(0.4, best_epoch=2, best_val_loss=0.3, best_val_accuracy=0.9, history=[])
@@ -63,6 +66,7 @@ class TrainResult:
     best_val_loss: float
     best_val_accuracy: float
     history: list[EpochReport]
+    rates: Rates = field(default_factory=dict, compare=False, repr=False)
 
 
 class DivergedError(ArithmeticError):

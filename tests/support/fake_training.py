@@ -28,7 +28,7 @@ def load(run):
         notices=["2 of 9 validation images are exact copies of train images"],
     )
     sites = {"auto": ["norm1", "norm2", "hidden"], "norm": ["norm1", "norm2"], "linear": ["hidden"], "block": []}
-    return SimpleNamespace(data=data, sites=sites)
+    return SimpleNamespace(data=data, sites=sites, complexity=0.25)
 
 
 def train(run, on_epoch, checkpoint=None, on_resume=None):

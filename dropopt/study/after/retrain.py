@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dropopt.config import RunConfig
+from dropopt.study.define.settings import Setting, changed_run
 from dropopt.study.run.errors import StudyError
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from dropopt.export import Exported
-    from dropopt.training import EpochReport, TrainResult
+    from dropopt.training import Dataset, EpochReport, TrainResult
 
 
 @dataclass(frozen=True)
@@ -33,15 +36,15 @@ class Retrained:
     validation: Estimate
     test: Estimate
     weights: Mapping[str, Any]  # state_dict of the network
+    run: RunConfig
+    network: nn.Module
+    data: Dataset
 
 
-def configured(exported: Exported, options: Mapping[str, Any]) -> RunConfig:
-    """The configuration of a file, with ``options`` in place of its training settings."""
-    run = exported.run
-    if not options:
-        return run
-    train = type(run.train).parse(run.train.model_dump() | dict(options))
-    return run.model_copy(update={"train": train})
+def configured(exported: Exported, options: Mapping[str, Any], settings: Sequence[Setting] = ()) -> RunConfig:
+    """The configuration of a file, with ``options`` in place of training settings, and ``settings`` of any section."""
+    by_option = [Setting("train", name, value) for name, value in options.items()]
+    return changed_run(exported.run, [*by_option, *settings])
 
 
 def retrain(
@@ -51,6 +54,7 @@ def retrain(
     threads: int,
     on_notice: Callable[[str], None],
     on_epoch: Callable[[EpochReport], None],
+    checkpoints: Path | None = None,
 ) -> Retrained:
     """Train with ``run``, then evaluate the network on the test split.
 
@@ -63,13 +67,17 @@ def retrain(
             network on the same machine, bit for bit.
         on_notice: Called with each notice about the data.
         on_epoch: Called with the report of each epoch.
+        checkpoints: A folder for the files of :class:`~dropopt.study.after.keep.Keeper`; None to keep nothing.
 
     Raises:
+        ConfigError: The folder cannot be written.
         StudyError: The loss became infinite or NaN.
     """
     import torch
 
     from dropopt import training
+    from dropopt.study.after.keep import Keeper
+    from dropopt.training.pipeline import assembled
 
     torch.set_num_threads(threads)
     data = training.prepare(run).data
@@ -77,13 +85,42 @@ def retrain(
         on_notice(notice)
     if provenance.get("data_fingerprint", data.fingerprint) != data.fingerprint:
         on_notice("the data differ from those of the study, so the study may have trained on images of this test split")
+    keeper = Keeper(checkpoints) if checkpoints is not None else None
     try:
-        result, model, _ = training.train_run(run, on_epoch)
+        with assembled(run) as (model, engine, _):
+
+            def on_report(report: EpochReport) -> None:
+                if keeper is not None:
+                    keeper.keep(model, report)
+                on_epoch(report)
+
+            result = training.fit(
+                model,
+                engine,
+                data,
+                run.train,
+                on_report,
+                checkpoint=keeper.resume if keeper is not None else None,
+                on_resume=keeper.resumed if keeper is not None else None,
+            )
     except training.DivergedError as error:
         raise StudyError(str(error)) from None
     validation = Estimate(result.best_val_accuracy, result.best_val_loss, len(data.validation.labels))
     loss, accuracy = training.evaluate(model, data.test, run.train)
-    return Retrained(result, validation, Estimate(accuracy, loss, len(data.test.labels)), model.state_dict())
+    test = Estimate(accuracy, loss, len(data.test.labels))
+    return Retrained(result, validation, test, model.state_dict(), run, model, data)
+
+
+def save_model(done: Retrained, provenance: Mapping[str, Any], path: Path) -> None:
+    """Write the network of ``done`` as a file that stands alone; see :mod:`dropopt.standalone`."""
+    from dropopt.standalone.card import Score
+    from dropopt.standalone.describe import describe
+    from dropopt.standalone.file import write_model
+
+    estimates = {"validation": done.validation, "test": done.test}
+    scores = {name: Score.of(one.accuracy, one.loss, one.n) for name, one in estimates.items()}
+    card = describe(done.network, done.data, done.run, done.result, scores=scores, provenance=provenance)
+    write_model(path, card, done.weights, done.result.rates)
 
 
 def save_weights(weights: Mapping[str, Any], path: Path) -> None:

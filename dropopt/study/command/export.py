@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import shlex
+import sys
 from contextlib import closing
 from pathlib import Path
 
-from dropopt.study.command.options import ExportOutput, Force, Format, Storage, StudyName, Trial
+from dropopt.study.command.options import (
+    AsJson,
+    ExportOutput,
+    Force,
+    Format,
+    ListTrials,
+    Quiet,
+    Storage,
+    StudyName,
+    Trial,
+)
+
+_SUFFIXES = {"python": "py"}
 
 
 def export(
@@ -16,30 +30,53 @@ def export(
     output: ExportOutput = None,
     storage: Storage = None,
     force: Force = False,
+    list_trials: ListTrials = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Write the configuration of a trial to a file.
 
     The file contains all settings and their provenance.
     """
-    from dropopt.export import save
+    from dropopt.export import as_text, kind_of, save
     from dropopt.study.after.export import check_same_study, exported
-    from dropopt.study.show.console import busy
+    from dropopt.study.show.console import busy, make_console
     from dropopt.study.show.formatting import format_accuracy
+    from dropopt.study.show.trials import rows, table
     from dropopt.study.store.opening import Opened
     from dropopt.study.store.queries import choose, find_study
-    from dropopt.study.store.url import resolve
+    from dropopt.study.store.url import resolve, storage_hint
 
     with closing(Opened(resolve(storage), create=False)) as opened:
         found = find_study(opened.storage, study)
+        if list_trials:
+            listed = rows(found)
+            if as_json:
+                print(json.dumps(listed, indent=1))
+            else:
+                make_console().print(table(found.study_name, listed))
+            return
         chosen = choose(found, trial)
         with busy("analysing the trials"):
-            run, provenance = exported(found, chosen)
-    path = output or Path(f"best.{format or 'yaml'}")
+            configuration, provenance = exported(found, chosen, storage_hint(storage))
+    if configuration.notice and not quiet:
+        print(f"note: {configuration.notice}", file=sys.stderr)
+    to_stdout = output is not None and str(output) == "-"
+    default = Path(f"best.{_SUFFIXES.get(format or '', format or 'yaml')}")
+    path = default if output is None or to_stdout else output
+    kind = kind_of(path, format)
+    if to_stdout:
+        print(as_text(configuration.run, provenance, kind), end="")
+        return
     if not force:
         check_same_study(path, format, found.study_name)
-    save(path, run, provenance, format=format)
-    scores = (
-        "" if chosen.value is None else f", loss {chosen.value:.4f}, accuracy {format_accuracy(chosen)} (validation)"
-    )
-    print(f"{path}: study {found.study_name}, trial {chosen.number}{scores}")
-    print(f"train with it: dropopt train {shlex.quote(str(path))}")
+    save(path, configuration.run, provenance, format=format)
+    if as_json:
+        facts = {"file": str(path), "study": found.study_name, "trial": chosen.number}
+        print(json.dumps(facts | {"value": provenance.get("value"), "val_accuracy": provenance.get("val_accuracy")}))
+    elif not quiet:
+        scores = f", loss {chosen.value:.4f}, accuracy {format_accuracy(chosen)} (validation)"
+        known = configuration.stored and len(found.directions) == 1 and chosen.value is not None
+        print(f"{path}: study {found.study_name}, trial {chosen.number}{scores if known else ''}")
+        command = "python" if kind == "python" else "dropopt train"
+        print(f"train with it: {command} {shlex.quote(str(path))}")

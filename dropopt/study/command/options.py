@@ -40,6 +40,37 @@ StudyName = Annotated[
     ),
 ]
 
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for other programs.")]
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+
+#: Settings of every command: ``-h`` is ``--help``.
+HELP = {"help_option_names": ["-h", "--help"]}
+
+# -- of ``dropopt run`` and ``dropopt train``
+
+ImageSize = Annotated[
+    int | None,
+    typer.Option(
+        help="Side in pixels to which images are resized (4 to 4096). Default: as in the script or the file.",
+        show_default=False,
+    ),
+]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(help="Images per step (1 or more). Default: as in the script or the file.", show_default=False),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="SECTION.NAME=VALUE",
+        help="Any other setting, such as train.weight_decay=1e-3, engine.pattern=channel or model.options.head=64; "
+        "sections are data, model, train and engine. May be repeated.",
+        show_default=False,
+    ),
+]
+
 # -- of ``dropopt run``
 
 StudyScript = Annotated[
@@ -159,6 +190,9 @@ Subset = Annotated[
         help="Number of training images to use (1 or more), drawn as a stratified sample. Default: as in the script.",
         show_default=False,
     ),
+]
+RunDevice = Annotated[
+    str | None, typer.Option(help="Device: auto, cpu, cuda or cuda:N. Default: as in the script.", show_default=False)
 ]
 Prior = Annotated[
     str | None,
@@ -294,17 +328,23 @@ Trial = Annotated[
 ]
 Format = Annotated[
     str | None,
-    typer.Option(help="File format: yaml, json or toml. Default: by the suffix of the file.", show_default=False),
+    typer.Option(
+        help="File format: yaml, json, toml or python (a training loop to run). Default: by the suffix of the file.",
+        show_default=False,
+    ),
 ]
 ExportOutput = Annotated[
-    Path | None, typer.Option("--output", "-o", help="File to write. Default: best.FORMAT.", show_default=False)
+    Path | None,
+    typer.Option(
+        "--output", "-o", help="File to write; - for standard output. Default: best.FORMAT.", show_default=False
+    ),
 ]
+ListTrials = Annotated[bool, typer.Option("--list", help="List the trials that can be exported, the best first.")]
 
 Force = Annotated[bool, typer.Option("--force", help="Replace a file that does not come from the same study.")]
 
 # -- of ``dropopt efficacy``
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for other programs.")]
 EvidenceOutput = Annotated[
     Path | None,
     typer.Option(
@@ -317,7 +357,23 @@ EvidenceOutput = Annotated[
 
 # -- of ``dropopt train``
 
-ConfigurationFile = Annotated[Path, typer.Argument(help="A configuration file, as dropopt export writes it.")]
+ConfigurationFile = Annotated[
+    Path | None,
+    typer.Argument(
+        help="A configuration file, as dropopt export writes it. Default: the trial that --study and --trial name.",
+        show_default=False,
+    ),
+]
+TrainCheckpoints = Annotated[
+    Path | None,
+    typer.Option(
+        "--checkpoints",
+        help="Folder for last.pt and best.pt (weights), summary.csv (epochs), and resume.ckpt, from which the same "
+        "command continues. Default: none.",
+        show_default=False,
+        metavar="DIR",
+    ),
+]
 TrainEpochs = Annotated[
     int | None, typer.Option(help="Number of epochs (1 or more). Default: as in the file.", show_default=False)
 ]
@@ -335,7 +391,8 @@ WeightsOutput = Annotated[
     typer.Option(
         "--output",
         "-o",
-        help="File to write the network's weights (state_dict) to. Default: no file.",
+        help="File to write: model.safetensors stands alone, for dropopt predict; model.pt has the weights only "
+        "(state_dict). Default: no file.",
         show_default=False,
     ),
 ]
@@ -354,6 +411,27 @@ Trust = Annotated[
         "--trust", help="Import the functions that the file names without asking, even from the current folder."
     ),
 ]
+
+# -- of ``dropopt predict``
+
+ModelPath = Annotated[Path, typer.Argument(help="A model that dropopt train -o model.safetensors has written.")]
+Images = Annotated[
+    list[Path] | None, typer.Argument(help="Image files, and folders of image files.", show_default=False)
+]
+Samples = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        help="Number of dropout masks to average over (Monte Carlo dropout), which adds uncertainties; "
+        "0: predict without dropout.",
+    ),
+]
+MaskSeed = Annotated[int, typer.Option("--seed", min=0, help="Seed of the dropout masks.")]
+AsCsv = Annotated[bool, typer.Option("--csv", help="Print CSV, with the probability of each class.")]
+ShowCard = Annotated[
+    bool, typer.Option("--card", help="Print what the file says about the model: data, scores, licences, versions.")
+]
+PredictDevice = Annotated[str, typer.Option("--device", help="Device: auto, cpu, cuda or cuda:N.")]
 
 # -- of ``dropopt dashboard``
 

@@ -41,6 +41,10 @@ def run(
     model: options.Model = None,
     epochs: options.Epochs = None,
     subset: options.Subset = None,
+    image_size: options.ImageSize = None,
+    batch_size: options.BatchSize = None,
+    device: options.RunDevice = None,
+    settings: options.Set = None,
     prior: options.Prior = None,
     anchors: options.Anchors = None,
     on: options.On = options.Place.HERE,
@@ -49,6 +53,7 @@ def run(
     gpus_per_trial: options.GpusPerTrial = None,
     storage_patience: options.StoragePatience = 120.0,
     grace: options.Grace = 30.0,
+    quiet: options.Quiet = False,
 ) -> None:
     """Run a study, or resume it.
 
@@ -78,18 +83,33 @@ def run(
         model=model,
         epochs=epochs,
         subset=subset,
+        image_size=image_size,
+        batch_size=batch_size,
+        device=device,
+        set=tuple(settings) if settings else None,
         prior=prior,
         anchors=anchors,
     )
     overridden = overrides.apply(definition)
+    if settings or batch_size is not None:
+        overrides.check(overridden.load_space(script.parent))
     names = (overridden.data.name, overridden.model.name)
     if any(file_of(module) is None for module in own_modules(names)):
         make_importable(Path.cwd())  # --data and --model may name functions of modules that lie here
     remember(sources(names).values())
     jobs = [] if n_jobs == -1 else ["--n-jobs", str(n_jobs)]
-    resume = shlex.join([*command, *overrides.command_line(), *jobs, *where]) + storage_hint(storage)
+    place = storage_hint(storage)
     request = session.Request(
-        overridden, script, storage, n_jobs, resume, storage_patience=storage_patience, grace=grace, cluster=cluster
+        overridden,
+        script,
+        storage,
+        n_jobs,
+        resume_command=shlex.join([*command, *overrides.command_line(), *jobs, *where]) + place,
+        storage_patience=storage_patience,
+        grace=grace,
+        cluster=cluster,
+        command=shlex.join([*command, *overrides.command_line(anew=True), *jobs, *where]) + place,
+        quiet=quiet,
     )
     code = session.run(request)
     if code:
@@ -98,7 +118,7 @@ def run(
 
 def run_script(study: Definition, arguments: Sequence[str] | None) -> NoReturn:
     """The command ``run`` for the study of a running script, without the argument that names a study."""
-    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+    app = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings=options.HELP)
     app.command()(run)
     command: Any = typer.main.get_command(app)
     command.params = [parameter for parameter in command.params if parameter.name != "study"]

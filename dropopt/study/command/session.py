@@ -49,7 +49,7 @@ from dropopt.study.show.progress import Progress
 from dropopt.study.show.summary import Outcome, show_summary
 from dropopt.study.store.code import record_code
 from dropopt.study.store.experiment import check, create, space_of
-from dropopt.study.store.keys import ANCHOR, CLASSES, DATA, MADE_WITH, PLAN, PRIOR, SITES, SPACE_TEXT
+from dropopt.study.store.keys import ANCHOR, CLASSES, COMPLEXITY, DATA, MADE_WITH, PLAN, PRIOR, SITES, SPACE_TEXT
 from dropopt.study.store.lease import GRACE, WorkerIdentity
 from dropopt.study.store.ledger import Ledger
 from dropopt.study.store.opening import Opened, storage_file
@@ -79,6 +79,8 @@ class Request:
     grace: float = GRACE  # seconds
     extendable: bool = True  # whether the command that resumes the study takes --n-trials
     cluster: Cluster | None = None  # where the trials run; None for this machine
+    command: str = ""  # what to type to repeat the study from its first trial
+    quiet: bool = False  # whether to print nothing but errors
 
     @property
     def plan(self) -> dict[str, Any]:
@@ -134,7 +136,7 @@ def run(request: Request) -> int:
     url = request.url
     refuse_pickles(request.definition.sampler, url)
     quiet_optuna()
-    console = make_console()
+    console = make_console(quiet=request.quiet)
     patience = Patience(request.storage_patience, lambda line: say(console, line, "yellow"))
     with (
         SignalCatcher() as signals,
@@ -227,7 +229,8 @@ class Session:
 
     def prepare(self) -> None:
         """Make the sampler and the provenance."""
-        self._made_with = provenance(script=self._request.script.name)
+        script = self._request.script
+        self._made_with = provenance(script.parent, script=script.name, command=self._request.command)
         drawn = 0 if self._study is None else len(self._study.get_trials(deepcopy=False))
         alone = self._identity.exclusive or self._study is None
         self._sampler = self._make_sampler(drawn, alone=alone)
@@ -274,6 +277,8 @@ class Session:
         if study is None or not study.get_trials(deepcopy=False):
             text = self._request.space.path.read_text(encoding="utf-8")
             facts = {MADE_WITH: self._made_with, DATA: ready.fingerprint, CLASSES: ready.classes, SPACE_TEXT: text}
+            if ready.complexity is not None:
+                facts[COMPLEXITY] = ready.complexity
             study, created = self._create(facts | self._offered(ready))
             if created:
                 self._enqueue(study, ready.classes)

@@ -2,65 +2,72 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from dropopt.study.command.options import (
-    Code,
-    ConfigurationFile,
-    Device,
-    Threads,
-    TrainEpochs,
-    TrainSeed,
-    Trust,
-    WeightsOutput,
-)
+from dropopt.study.command import options
 
 if TYPE_CHECKING:
     from dropopt.config import RunConfig
-    from dropopt.study.after.retrain import Estimate
+    from dropopt.export import Exported
+    from dropopt.study.after.retrain import Estimate, Retrained
 
 
 def train(
-    file: ConfigurationFile,
-    epochs: TrainEpochs = None,
-    seed: TrainSeed = None,
-    device: Device = None,
-    threads: Threads = 1,
-    output: WeightsOutput = None,
-    code: Code = None,
-    trust: Trust = False,
+    file: options.ConfigurationFile = None,
+    study: options.StudyName = None,
+    trial: options.Trial = None,
+    storage: options.Storage = None,
+    epochs: options.TrainEpochs = None,
+    seed: options.TrainSeed = None,
+    image_size: options.ImageSize = None,
+    batch_size: options.BatchSize = None,
+    device: options.Device = None,
+    settings: options.Set = None,
+    threads: options.Threads = 1,
+    output: options.WeightsOutput = None,
+    checkpoints: options.TrainCheckpoints = None,
+    code: options.Code = None,
+    trust: options.Trust = False,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
 ) -> None:
-    """Train with a configuration file.
+    """Train with a configuration file, or with a trial of a study.
 
-    Reports the validation accuracy and, once, the test accuracy. If the file names functions of your own, they are
-    imported from --code, or from the script that you ran the study with.
+    Reports the validation accuracy and, once, the test accuracy. If the configuration names functions of your own, they
+    are imported from --code, or from the script that you ran the study with.
     """
-    from dropopt.export import load
-    from dropopt.study.after.retrain import configured, retrain, save_weights
+    from dropopt.owncode import shipped_folder
+    from dropopt.standalone import SUFFIX
+    from dropopt.study.after.retrain import configured, retrain, save_model, save_weights
     from dropopt.study.command.output import check_writable
-    from dropopt.study.define.shipped import folder
-    from dropopt.study.show.console import make_console, say
+    from dropopt.study.define.settings import Setting
+    from dropopt.study.show.console import busy, make_console, say
     from dropopt.study.show.epochs import EpochProgress
     from dropopt.trust import settle
 
-    exported = load(file)
-    options = {"epochs": epochs, "seed": seed, "device": device}
-    run = configured(exported, {name: value for name, value in options.items() if value is not None})
+    given, exported = _source(file, study, trial, storage)
+    by_option = {"epochs": epochs, "seed": seed, "device": device, "batch_size": batch_size}
+    more = [Setting.read(text) for text in settings or ()]
+    if image_size is not None:
+        more.append(Setting("data", "image_size", image_size))
+    run = configured(exported, {name: value for name, value in by_option.items() if value is not None}, more)
     if output is not None:
         check_writable(output)
-    console = make_console()
-    say(console, _header(file, run, exported.provenance))
+    console = make_console(quiet=quiet or as_json)
+    say(console, _header(given, run, exported.provenance))
     names = (run.data.name, run.model.name)
     recorded = exported.provenance.get("code")
     ask = typer.confirm if sys.stdin.isatty() else None
-    shipped = folder("studies")
-    for line in settle(names, recorded, given=str(file), code=code or (), trust=trust, ask=ask, shipped=shipped):
+    shipped = shipped_folder("studies")
+    for line in settle(names, recorded, given=given, code=code or (), trust=trust, ask=ask, shipped=shipped):
         say(console, line)
     with EpochProgress(console) as progress:
         done = retrain(
@@ -69,20 +76,54 @@ def train(
             threads=threads,
             on_notice=lambda notice: say(console, f"note: {notice}", "yellow"),
             on_epoch=progress.show,
+            checkpoints=checkpoints,
         )
     best, last = done.result.best_epoch, len(done.result.history)
     say(console, f"validation: {_scores(done.validation)}, best epoch {best} of {last}")
     say(console, f"test:       {_scores(done.test)}", "bold")
-    if output is not None:
+    if output is not None and output.suffix == SUFFIX:
+        with busy("measuring the calibration"):
+            save_model(done, exported.provenance, output)
+        say(console, f"model written to {output}; classify images with it: dropopt predict {output} IMAGES")
+    elif output is not None:
         save_weights(done.weights, output)
         say(console, f"weights written to {output}")
+    if as_json:
+        print(json.dumps(_plain(done, output), indent=1))
 
 
-def _header(file: Path, run: RunConfig, provenance: Mapping[str, Any]) -> str:
+def _source(file: Path | None, study: str | None, trial: int | None, storage: str | None) -> tuple[str, Exported]:
+    """What is trained, in words, and its configuration: that of a file or that of a trial."""
+    from contextlib import closing
+
+    from dropopt.config import ConfigError
+    from dropopt.export import Exported, load
+    from dropopt.study.after.export import exported
+    from dropopt.study.store.opening import Opened
+    from dropopt.study.store.queries import choose, find_study
+    from dropopt.study.store.url import resolve, storage_hint
+
+    if file is not None:
+        if study is not None or trial is not None or storage is not None:
+            raise ConfigError(f"give either the file {file} or a trial (--study, --trial, --storage), not both")
+        return str(file), load(file)
+    if study is None and trial is None and storage is None:
+        raise ConfigError("give a configuration file, or a trial: --study NAME --trial N (default: the best trial)")
+    with closing(Opened(resolve(storage), create=False)) as opened:
+        found = find_study(opened.storage, study)
+        chosen = choose(found, trial)
+        configuration, provenance = exported(found, chosen, storage_hint(storage))
+    if configuration.notice:
+        print(f"note: {configuration.notice}", file=sys.stderr)
+    return f"study {found.study_name!r}, trial {chosen.number}", Exported(configuration.run, provenance)
+
+
+def _header(given: str, run: RunConfig, provenance: Mapping[str, Any]) -> str:
     """What is trained, in one line."""
-    source = f" (study {provenance['study']}, trial {provenance.get('trial')})" if "study" in provenance else ""
+    from_file = "study" in provenance and not given.startswith("study ")
+    source = f" (study {provenance['study']}, trial {provenance.get('trial')})" if from_file else ""
     what = f"{run.model.name} on {run.data.name}, {run.train.epochs} epochs, seed {run.train.seed}"
-    return f"{file}{source}: {what}"
+    return f"{given}{source}: {what}"
 
 
 def _scores(estimate: Estimate) -> str:
@@ -91,6 +132,18 @@ def _scores(estimate: Estimate) -> str:
 
 def _with_error(accuracy: float, n: int) -> str:
     """An accuracy and its standard error: ``0.9833 +- 0.0068 (n = 360)``."""
-    # The estimate of Agresti and Coull: the plain standard error would be 0 for an observed accuracy of 1.
+    return f"{accuracy:.4f} +- {_error(accuracy, n):.4f} (n = {n})"
+
+
+def _error(accuracy: float, n: int) -> float:
+    """The standard error of an accuracy, by Agresti and Coull: the plain one would be 0 for an accuracy of 1."""
     centre = (accuracy * n + 2) / (n + 4)
-    return f"{accuracy:.4f} +- {math.sqrt(centre * (1 - centre) / (n + 4)):.4f} (n = {n})"
+    return math.sqrt(centre * (1 - centre) / (n + 4))
+
+
+def _plain(done: Retrained, output: Path | None) -> dict[str, Any]:
+    """The result for other programs."""
+    found: dict[str, Any] = {"best_epoch": done.result.best_epoch, "epochs": len(done.result.history)}
+    for name, estimate in (("validation", done.validation), ("test", done.test)):
+        found[name] = asdict(estimate) | {"standard_error": _error(estimate.accuracy, estimate.n)}
+    return found | {"output": str(output) if output is not None else None}

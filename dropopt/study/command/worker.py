@@ -37,6 +37,7 @@ def worker(
     memory: options.Memory = None,
     time: options.Time = None,
     image: options.Image = None,
+    quiet: options.Quiet = False,
 ) -> None:
     """Join a study that dropopt run has begun, from any machine.
 
@@ -59,7 +60,7 @@ def worker(
     path = load(script)[1] if script is not None else Path()
     resume = ["dropopt", "worker", *([script] if script else [])]
     request = stored_request(study, storage, n_jobs, timeout, checkpoints, path, resume)
-    code = session.run(replace(request, storage_patience=storage_patience, grace=grace))
+    code = session.run(replace(request, storage_patience=storage_patience, grace=grace, quiet=quiet))
     if code:
         raise typer.Exit(code)
 
@@ -142,11 +143,11 @@ def stored_request(
 def _settle(base: RunConfig, name: str, script: Path, recorded: Any) -> None:
     """Import the functions that the study names from ``script``; nothing is imported unless the user has named it."""
     from dropopt.config import ConfigError
-    from dropopt.study.define.shipped import folder
+    from dropopt.owncode import shipped_folder
     from dropopt.trust import own_modules, settle
 
     names = (base.data.name, base.model.name)
     if script != Path():
-        settle(names, recorded, given=f"study {name!r}", code=(script,), shipped=folder("studies"))
+        settle(names, recorded, given=f"study {name!r}", code=(script,), shipped=shipped_folder("studies"))
     elif modules := own_modules(names):
         raise ConfigError(f"study {name!r} uses functions of {', '.join(modules)}; type: dropopt worker SCRIPT ...")

@@ -4,24 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import dropopt
 from dropopt.config import ConfigError, suggestion
-
-
-def folder(kind: str) -> Path:
-    """Return the folder of the shipped ``studies`` or ``search_spaces``.
-
-    It is inside the package in an installed wheel, and beside the package in a source tree.
-    """
-    package = Path(dropopt.__file__).parent
-    inside = package / kind
-    return inside if inside.is_dir() else package.parent / kind
+from dropopt.owncode import shipped_folder
 
 
 def names(kind: str) -> list[str]:
     """Return the names of the shipped ``studies`` or ``search_spaces``, sorted."""
     suffix = _suffix(kind)
-    return sorted(path.stem for path in folder(kind).glob(f"*{suffix}") if not path.stem.startswith("_"))
+    return sorted(path.stem for path in shipped_folder(kind).glob(f"*{suffix}") if not path.stem.startswith("_"))
 
 
 def find(kind: str, name: str, beside: Path | None = None) -> Path:
@@ -43,7 +33,7 @@ def find(kind: str, name: str, beside: Path | None = None) -> Path:
             return path
     shipped = names(kind)
     if name in shipped:
-        return folder(kind) / f"{name}{suffix}"
+        return shipped_folder(kind) / f"{name}{suffix}"
     thing = "study" if kind == "studies" else "search space"
     if given.suffix or len(given.parts) > 1:
         wrong_kind = "is a folder" if given.is_dir() else f"is not a {suffix} file"

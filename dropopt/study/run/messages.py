@@ -66,6 +66,8 @@ class Ready(_Message):
     notices: list[str]
     #: The names of the network's modules that each named selector of ``sites`` selects.
     sites: dict[str, list[str]] = field(default_factory=dict)
+    #: D_complexity of the training images; None if the engine does not use it.
+    complexity: float | None = None
     kind: Literal["ready"] = "ready"
 
 

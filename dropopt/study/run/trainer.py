@@ -102,7 +102,13 @@ class Trainer:
     def _prepare(self, message: Prepare) -> Ready:
         prepared = resolve(self._load)(message.run)
         data = prepared.data
-        return Ready(len(data.classes), dict(data.fingerprint), list(data.notices), dict(prepared.sites))
+        return Ready(
+            classes=len(data.classes),
+            fingerprint=dict(data.fingerprint),
+            notices=list(data.notices),
+            sites=dict(prepared.sites),
+            complexity=prepared.complexity,
+        )
 
     def _fit(self, message: Train) -> Done:
         self._stop = False

@@ -6,9 +6,13 @@ from rich.console import Console
 from rich.status import Status
 
 
-def make_console() -> Console:
-    """A console on standard output. Lines wrap at the width of a terminal and are not broken in a pipe or a file."""
-    console = Console()
+def make_console(*, quiet: bool = False) -> Console:
+    """A console on standard output. Lines wrap at the width of a terminal and are not broken in a pipe or a file.
+
+    Args:
+        quiet: Whether the console prints nothing.
+    """
+    console = Console(quiet=quiet)
     console.soft_wrap = not console.is_terminal
     return console
 

@@ -23,6 +23,8 @@ BASE = "base"
 MADE_WITH = "made_with"
 #: The hash of each split of the data.
 DATA = "data_fingerprint"
+#: D_complexity of the training images; absent if the space searches baselines, which do not use it.
+COMPLEXITY = "complexity"
 #: The files and hashes of the user's own code; see :mod:`dropopt.study.store.code`.
 CODE = "code"
 #: The evidence about the blend that the study started from.

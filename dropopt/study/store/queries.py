@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from dropopt.config import ConfigError, suggestion
-from dropopt.study.store.keys import CONFIG, MESSAGE, REASON, UNCOUNTED
+from dropopt.study.store.keys import REASON, UNCOUNTED
 
 if TYPE_CHECKING:
     import optuna
@@ -142,12 +142,6 @@ def choose(study: optuna.Study, number: int | None) -> FrozenTrial:
     else:
         last = f"0 to {len(trials) - 1}" if trials else "none"
         raise ConfigError(f"study {study.study_name!r} has no trial {number}; there are: {last}")
-    if CONFIG not in trial.user_attrs:
-        why = trial.user_attrs.get(MESSAGE) or (
-            f"its parameters are {', '.join(trial.params) or 'none'}, and only dropopt run stores the whole "
-            f"configuration (user attribute {CONFIG!r})"
-        )
-        raise ConfigError(f"trial {trial.number} of study {study.study_name!r} has no configuration to export: {why}")
     if trial.state == TrialState.COMPLETE and not has_several_objectives(study) and not has_result(trial):
         raise ConfigError(
             f"trial {trial.number} has the value {trial.value}, which is not finite; give another --trial"

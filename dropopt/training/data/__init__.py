@@ -10,5 +10,6 @@ The path of an image through this package:
       read_torchvision   MNIST, Fashion-MNIST, KMNIST, CIFAR and SVHN
     from_source      resizes, splits (stratify) and normalises a Source; returns a Dataset (dataset.py) of three Splits
 
-``complexity`` measures how hard a data set is, eq. (9). ``memory`` and ``progress`` serve the readers.
+``complexity`` measures how hard a data set is, eq. (9). ``pixels`` keeps the scale of a source, so that images of other
+files can be brought to it. ``memory`` and ``progress`` serve the readers.
 """

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dropopt.config import ConfigError
 from dropopt.training.data.complexity import remembered_complexity
+from dropopt.training.data.pixels import PixelFormat
 from dropopt.training.data.split import Split
 
 
@@ -32,6 +33,7 @@ class Dataset:
         duplicates: How many images of the second split of a pair are exact copies of images of the first:
             ``{"train/test": 3}``.
         remarks: Sentences about what the source left out.
+        pixels: How the source stores its pixels.
 
     Raises:
         ConfigError: For images that are not finite float32 (N, C, H, W) with the same size in all splits, labels
@@ -54,6 +56,7 @@ class Dataset:
     fingerprint: dict[str, str] = field(default_factory=dict)
     duplicates: dict[str, int] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
+    pixels: PixelFormat = field(default_factory=PixelFormat)
 
     def __post_init__(self) -> None:
         if len(self.classes) < 2:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from dropopt.config import ConfigError, DataConfig
 from dropopt.training.data.dataset import Dataset
 from dropopt.training.data.memory import allocate, images_per_chunk
+from dropopt.training.data.pixels import PixelFormat, white_of
 from dropopt.training.data.progress import tracked
 from dropopt.training.data.source import Source
 from dropopt.training.data.split import Split
@@ -37,6 +38,11 @@ def dataset_from(source: Source, config: DataConfig) -> Dataset:
         fingerprint=fingerprints(splits),
         duplicates=duplicates(splits),
         remarks=source.remarks,
+        pixels=PixelFormat(
+            white=source.white if source.white is not None or source.files else white_of(source.train.images),
+            whole=not source.train.images.is_floating_point(),
+            files=source.files,
+        ),
     )
 
 
@@ -94,19 +100,19 @@ def _resized(source: Source, side: int | None) -> Source:
         return source
 
     def resized(split: Split) -> Split:
-        return Split(_resize(source.name, split.images, side), split.labels)
+        return Split(resize(source.name, split.images, (side, side)), split.labels)
 
     validation, test = (split and resized(split) for split in (source.validation, source.test))
     return replace(source, train=resized(source.train), validation=validation, test=test)
 
 
-def _resize(name: str, images: Tensor, side: int) -> Tensor:
-    """Resize to (N, C, side, side) with antialiasing, ignoring the aspect ratio; the dtype stays."""
-    out = allocate(name, (*images.shape[:2], side, side), images.dtype)
+def resize(name: str, images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize to ``size`` (height, width) with antialiasing, ignoring the aspect ratio; the dtype stays."""
+    out = allocate(name, (*images.shape[:2], *size), images.dtype)
     count = min(images_per_chunk(images), images_per_chunk(out))
     pairs = list(zip(torch.split(images, count), torch.split(out, count), strict=True))
     for given, place in tracked(pairs, len(pairs), "resizing images"):
-        small = F.interpolate(given.float(), (side, side), mode="bilinear", antialias=True)
+        small = F.interpolate(given.float(), size, mode="bilinear", antialias=True)
         place.copy_(small if images.is_floating_point() else small.round().clamp(0, 255))
     return out
 
@@ -123,7 +129,7 @@ def _normalise(source: str, splits: Mapping[str, Split]) -> tuple[dict[str, Spli
     low, high = images["train"].amin((0, 2, 3)), images["train"].amax((0, 2, 3))
     # The mean of a constant channel is rounded, and the deviation from a rounded mean would not be 0.
     mean = torch.where(low == high, low, _channel_mean(images["train"], torch.Tensor.double).float())
-    for tensor in images.values():
+    for tensor in images.values():  # StandaloneModel repeats these operations in this order
         tensor.sub_(mean[:, None, None])
     std = torch.where(low == high, 1.0, _channel_mean(images["train"], _squares).sqrt().float())
     for tensor in images.values():

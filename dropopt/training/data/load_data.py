@@ -103,7 +103,8 @@ def _digits() -> Source:
 
     digits = load_digits()
     images = torch.from_numpy(digits.images.astype(np.uint8))[:, None]
-    return Source("digits", tuple("0123456789"), Split(images, torch.from_numpy(digits.target.astype(np.int64))))
+    labels = torch.from_numpy(digits.target.astype(np.int64))
+    return Source("digits", tuple("0123456789"), Split(images, labels), white=16.0)
 
 
 def _from_function(name: str) -> Source | Dataset:

@@ -38,7 +38,7 @@ LARGEST_DEFAULT = 64
 #: Number of image headers read to find the default size.
 SIZE_SAMPLE = 200
 #: Part of the fingerprint: increase it when reading or resizing changes.
-VERSION = 3
+VERSION = 4
 
 #: Names of the split folders, compared without case.
 _SPLITS = {
@@ -76,7 +76,14 @@ def read_folder(root: Path, side: int | None) -> Source:
         kinds = ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in others.most_common(3))
         remarks.append(f"{others.total()} files of other types are left out: {kinds}")
     return Source(
-        f"folder:{root}", classes, splits["train"], splits.get("validation"), splits.get("test"), tuple(remarks)
+        name=f"folder:{root}",
+        classes=classes,
+        train=splits["train"],
+        validation=splits.get("validation"),
+        test=splits.get("test"),
+        remarks=tuple(remarks),
+        white=images.white,
+        files=True,
     )
 
 
@@ -183,10 +190,11 @@ def _default_side(paths: list[Path]) -> int:
 
 @dataclass(frozen=True)
 class _Images:
-    """The images of each split, and what to say about their precision."""
+    """The images of each split, what to say about their precision, and the value of white if it is known."""
 
     splits: dict[str, Tensor]
     remarks: list[str]
+    white: float | None
 
 
 def _read_all(root: Path, found: dict[str, Files], side: int) -> _Images:
@@ -198,7 +206,7 @@ def _read_all(root: Path, found: dict[str, Files], side: int) -> _Images:
         for path, pixels in zip(paths, tracked(results, len(paths), "reading images"), strict=True):
             stack.add(path, pixels)
     parts = torch.split(stack.images(), [len(files) for files in found.values()])
-    return _Images(dict(zip(found, parts, strict=True)), stack.remarks())
+    return _Images(dict(zip(found, parts, strict=True)), stack.remarks(), stack.white)
 
 
 # -- cached
@@ -228,8 +236,8 @@ def _remembered(path: Path, fingerprint: str, root: Path, found: dict[str, Files
             if images is None:
                 images = _read_all(root, found, side)
                 clear_leftovers(path)
-                content = {"fingerprint": fingerprint, "images": images.splits, "remarks": images.remarks}
-                save_tensors(path, content)
+                content = {"images": images.splits, "remarks": images.remarks, "white": images.white}
+                save_tensors(path, {"fingerprint": fingerprint, **content})
     except OSError as error:
         warnings.warn(f"images are not cached ({error}); set DROPOPT_CACHE to a folder with space", stacklevel=2)
     return images if images is not None else _read_all(root, found, side)
@@ -240,5 +248,5 @@ def _cached(path: Path, fingerprint: str) -> _Images | None:
     with suppress(Exception):
         content = load_tensors(path)
         if content["fingerprint"] == fingerprint:
-            return _Images(content["images"], content["remarks"])
+            return _Images(content["images"], content["remarks"], content["white"])
     return None

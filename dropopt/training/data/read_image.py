@@ -1,4 +1,4 @@
-"""Decode one image file to a square of pixels, at the precision of the file.
+"""Decode one image file to pixels of a given size, at the precision of the file.
 
     bits           white    pixels                                      array
     1..8           255      0 to 255; a palette, CMYK, ... becomes RGB  uint8
@@ -33,6 +33,9 @@ WHITE_8, WHITE_16 = 255, 65535
 #: What Pillow raises for damaged files and for files of another format.
 _UNREADABLE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
 _GREY = ("1", "L")
+
+#: The side of a square, or height and width; None for the size of the file.
+Size = int | tuple[int, int] | None
 _DEEP = ("I;16", "I;16L", "I;16B", "I;16N")
 #: Formats whose mode "I" holds 16 bits; in TIFF it holds 32, or 16 with a sign.
 _DEEP_AS_I = ("PPM", "PNG")
@@ -55,7 +58,7 @@ class Pixels:
     """A decoded image.
 
     Args:
-        array: (3, side, side), uint8 or float32.
+        array: (3, height, width), uint8 or float32.
         grey: Whether the three channels are equal because the file is greyscale.
         white: The value of white, or None if the file does not define it.
         truncated: Whether the file has 16 bits per colour, of which only the upper 8 could be read.
@@ -80,8 +83,12 @@ def image_size(path: Path) -> tuple[int, int]:
         raise _unreadable(path, error) from None
 
 
-def read_image(path: Path, side: int) -> Pixels:
-    """Read an image, upright, on white where it is transparent, resized to a square.
+def read_image(path: Path, size: Size) -> Pixels:
+    """Read an image, upright, on white where it is transparent, and resize it.
+
+    Args:
+        path: The file.
+        size: The side of a square, or height and width; None to keep the size.
 
     Raises:
         ConfigError: If the file cannot be decoded; the message names it.
@@ -89,11 +96,13 @@ def read_image(path: Path, side: int) -> Pixels:
     try:
         with _open(path) as file:
             if file.mode in _DEEP or (file.mode == "I" and file.format in _DEEP_AS_I):
-                return _square(np.asarray(file), side, WHITE_16, file)
+                return _read_deep(np.asarray(file), size, WHITE_16, file)
             if file.mode in ("I", "F"):
-                return _square(_values(file), side, None, file)
-            file.draft("RGB", (2 * side, 2 * side))  # decodes a large JPEG at a fraction of its size
-            return _read_8_bits(file, side)
+                return _read_deep(_values(file), size, None, file)
+            if size is not None:
+                width, height = _target(size, file.size)
+                file.draft("RGB", (2 * width, 2 * height))  # decodes a large JPEG at a fraction of its size
+            return _read_8_bits(file, size)
     except _UNREADABLE as error:
         raise _unreadable(path, error) from None
 
@@ -101,7 +110,14 @@ def read_image(path: Path, side: int) -> Pixels:
 # -- 8 bits
 
 
-def _read_8_bits(file: Image.Image, side: int) -> Pixels:
+def _target(size: Size, given: tuple[int, int]) -> tuple[int, int]:
+    """Width and height of the result, for a file of width and height ``given``."""
+    if size is None:
+        return given
+    return (size, size) if isinstance(size, int) else (size[1], size[0])
+
+
+def _read_8_bits(file: Image.Image, size: Size) -> Pixels:
     grey, truncated = file.mode in _GREY, _has_16_bit_colours(file)
     image = ImageOps.exif_transpose(file)
     if image.has_transparency_data:
@@ -109,22 +125,24 @@ def _read_8_bits(file: Image.Image, side: int) -> Pixels:
         image = Image.alpha_composite(white, image.convert("RGBA"))
         grey = False
     image = image.convert("RGB")
-    if image.size != (side, side):
-        image = image.resize((side, side), Image.Resampling.BICUBIC, reducing_gap=3.0)
+    target = _target(size, image.size)
+    if image.size != target:
+        image = image.resize(target, Image.Resampling.BICUBIC, reducing_gap=3.0)
     return Pixels(np.asarray(image).transpose(2, 0, 1).copy(), grey, WHITE_8, truncated)
 
 
 # -- 16 and 32 bits
 
 
-def _square(pixels: Any, side: int, white: int | None, file: Image.Image) -> Pixels:
+def _read_deep(pixels: Any, size: Size, white: int | None, file: Image.Image) -> Pixels:
     """Turn and resize greyscale pixels (H, W) in float32: Pillow cannot resize its integer modes of 16 bits."""
     image = Image.fromarray(np.ascontiguousarray(pixels, dtype=np.float32))
     upright = _UPRIGHT.get(file.getexif().get(_ORIENTATION, 1))
     if upright is not None:
         image = image.transpose(upright)
-    if image.size != (side, side):
-        image = image.resize((side, side), Image.Resampling.BICUBIC, reducing_gap=3.0)
+    target = _target(size, image.size)
+    if image.size != target:
+        image = image.resize(target, Image.Resampling.BICUBIC, reducing_gap=3.0)
     array = np.asarray(image)
     if not np.isfinite(array).all():
         raise ValueError("it holds values that are not finite")

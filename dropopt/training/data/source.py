@@ -21,6 +21,8 @@ class Source:
         validation: The data set's own validation split, if it has one.
         test: The data set's own test split, if it has one.
         remarks: Sentences about what the reader left out.
+        white: The value of white, if the reader knows it.
+        files: Whether the images come from image files, resized while they were decoded.
 
     Raises:
         ConfigError: For fewer than two classes, a class without training images, or splits whose images differ in size.
@@ -32,6 +34,8 @@ class Source:
     validation: Split | None = None
     test: Split | None = None
     remarks: tuple[str, ...] = ()
+    white: float | None = None
+    files: bool = False
 
     def __post_init__(self) -> None:
         if len(self.classes) < 2:

@@ -12,7 +12,7 @@ from dropopt.config import ConfigError, ModelConfig, suggestion
 from dropopt.owncode import call_with, own_errors, own_function
 from dropopt.randomness import global_stream
 from dropopt.training.networks import reference
-from dropopt.training.networks.messages import first_line
+from dropopt.training.networks.messages import elsewhere, first_line
 from dropopt.training.networks.timm_models import timm_model
 from dropopt.training.networks.torchvision_models import torchvision_model
 
@@ -79,7 +79,9 @@ def _builder(name: str) -> _Builder:
         function = own_function(name)
         return lambda shape, options: _own(function, shape, options)
     known = [*REFERENCE, "torchvision:NAME", "timm:NAME", "module:function"]
-    raise ConfigError(f"model.name {name!r} is unknown; {suggestion(name, known)}")
+    meant = elsewhere(name, tuple(REFERENCE))
+    hint = f"did you mean {' or '.join(meant)}? known: {', '.join(known)}" if meant else suggestion(name, known)
+    raise ConfigError(f"model.name {name!r} is unknown; {hint}")
 
 
 def _numbers(shape: dict[str, Any]) -> dict[str, int]:

@@ -46,3 +46,22 @@ def test_the_command_line_has_the_options_of_the_session():
     """Typed again, it resumes the study with the same settings; the number of trials is added by the summary."""
     overrides = Overrides(name="b", n_trials=9, sampler="tpe", space="paper", epochs=3)
     assert overrides.command_line() == ["--study-name", "b", "--space", "paper", "--epochs", "3", "--sampler", "tpe"]
+
+
+def test_any_setting_can_be_set_and_is_repeated():
+    """``--set`` comes after the other options, and the command to resume has it."""
+    overrides = Overrides(batch_size=64, image_size=9, set=("train.momentum=0.5", "engine.block_size=5"), prior="b")
+    changed = overrides.apply(STUDY)
+    assert (changed.train.batch_size, changed.train.momentum, changed.train.lr) == (64, 0.5, 0.2)
+    assert (changed.data.image_size, dict(changed.engine)) == (9, {"block_size": 5})
+    again = ["--image-size", "9", "--batch-size", "64", "--set", "train.momentum=0.5", "--set", "engine.block_size=5"]
+    assert overrides.command_line() == again
+    assert overrides.command_line(anew=True) == [*again, "--prior", "b"]
+
+
+def test_a_setting_that_the_space_decides_is_refused():
+    """It would have no effect, so the message names the space."""
+    space = STUDY.load_space()
+    Overrides(epochs=3, set=("train.momentum=0.5",)).check(space)
+    with pytest.raises(ConfigError, match=r"train\.lr is searched by space 'compact', so it cannot be set"):
+        Overrides(set=("train.lr=0.5",)).check(space)

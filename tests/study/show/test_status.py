@@ -9,6 +9,7 @@ from optuna.trial import TrialState, create_trial
 from rich.console import Console
 
 from dropopt.config import ConfigError
+from dropopt.study.after.configuration import configuration_of
 from dropopt.study.show.status import rows, show_status
 from dropopt.study.store.queries import choose
 
@@ -60,5 +61,6 @@ def test_a_trial_without_a_configuration_cannot_be_exported(storage):
         ("several", None, "study 'several' has several objectives, so no best trial; give --trial"),
         ("several", 0, "trial 0 of study 'several' has no configuration to export"),
     ):
+        study = optuna.load_study(study_name=name, storage=storage)
         with pytest.raises(ConfigError, match=message):
-            choose(optuna.load_study(study_name=name, storage=storage), number)
+            configuration_of(study, choose(study, number))

@@ -1,0 +1,104 @@
+"""The configuration of a trial: the one that ``dropopt run`` stored, or what the parameters of another trial say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dropopt.config import STAGES, Baseline, ConfigError, EngineConfig, RunConfig, TrainConfig
+from dropopt.study.store.keys import BASE, CONFIG, MESSAGE
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.trial import FrozenTrial
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """The configuration of a trial.
+
+    Attributes:
+        run: The configuration.
+        stored: Whether the trial holds it as a whole. If not, it was built from the trial's parameters, and the other
+            settings have their defaults.
+        unknown: The parameters of the trial that are no settings of dropopt.
+    """
+
+    run: RunConfig
+    stored: bool = True
+    unknown: tuple[str, ...] = ()
+
+    @property
+    def notice(self) -> str:
+        """What a user should know about the configuration; an empty string if nothing."""
+        if self.stored:
+            return ""
+        rest = f" ({', '.join(self.unknown)} are no settings of dropopt)" if self.unknown else ""
+        return (
+            f"dropopt did not run this trial: the settings among its parameters are used{rest}, and defaults for the "
+            "data, the network and all other settings"
+        )
+
+
+def configuration_of(study: optuna.Study, trial: FrozenTrial) -> Configuration:
+    """The configuration of ``trial``.
+
+    A trial of a script that uses Optuna itself has no stored configuration. Its parameters whose names are settings of
+    the engine or of training are then used, as ``Space.suggest`` names them.
+
+    Raises:
+        ConfigError: The trial holds no configuration, and no parameter of it is a setting; or it is not valid.
+    """
+    where = f"trial {trial.number} of study {study.study_name!r}"
+    stored = trial.user_attrs.get(CONFIG)
+    if stored is not None:
+        if not isinstance(stored, dict):
+            raise ConfigError(f"{where}: its user attribute {CONFIG!r} must be a mapping, got {stored!r:.100}")
+        try:
+            return Configuration(RunConfig.parse(stored))
+        except ConfigError as error:
+            raise ConfigError(f"{where}: its user attribute {CONFIG!r} is not a configuration: {error}") from None
+    if BASE in study.user_attrs:  # a study of dropopt: the trial ended before it had a configuration
+        raise ConfigError(
+            f"{where} has no configuration to export: {trial.user_attrs.get(MESSAGE) or trial.state.name}"
+        )
+    sections, unknown = _settings(trial.params)
+    if not sections:
+        raise ConfigError(
+            f"{where} has no configuration to export: its parameters are {', '.join(trial.params) or 'none'}, and none "
+            "is a setting of dropopt; run the study with dropopt run, name the parameters after settings such as r0 or "
+            f"lr, or store the whole configuration: trial.set_user_attr({CONFIG!r}, run.model_dump(mode='json'))"
+        )
+    try:
+        return Configuration(RunConfig.parse(sections), stored=False, unknown=unknown)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: its parameters are not a configuration: {error}") from None
+
+
+def _settings(parameters: dict[str, Any]) -> tuple[dict[str, dict[str, Any]], tuple[str, ...]]:
+    """The parameters that are settings, by section, and the names of the others."""
+    engine = Baseline if "kind" in parameters else EngineConfig
+    sections: dict[str, dict[str, Any]] = {}
+    unknown = []
+    for name, value in parameters.items():
+        setting, stage = _staged(name)
+        section = next(
+            (key for key, model in (("engine", engine), ("train", TrainConfig)) if setting in model.model_fields), None
+        )
+        if section is None:
+            unknown.append(name)
+        elif stage is None:
+            sections.setdefault(section, {})[setting] = value
+        else:
+            sections.setdefault(section, {}).setdefault(setting, [None] * len(STAGES))[stage] = value
+    return sections, tuple(unknown)
+
+
+def _staged(name: str) -> tuple[str, int | None]:
+    """The setting of a parameter and its stage: ``w_pfid_late`` is the last stage of ``w_pfid``."""
+    setting, _, last = name.rpartition("_")
+    if last in STAGES and setting in EngineConfig.model_fields:
+        return setting, STAGES.index(last)
+    if last in ("sgd", "adamw") and setting in TrainConfig.model_fields:  # one range for each optimizer
+        return setting, None
+    return name, None

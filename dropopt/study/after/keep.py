@@ -1,0 +1,87 @@
+"""What ``dropopt train --checkpoints DIR`` keeps while it trains.
+
+    last.pt       weights of the last epoch (state_dict)
+    best.pt       weights of the epoch with the lowest smoothed validation loss (state_dict)
+    summary.csv   one row per epoch: losses, accuracy, learning rate, seconds and the drop rate at each place
+    resume.ckpt   everything that the same command needs to continue after an interruption
+
+The weights are read with ``torch.load(path, weights_only=True)``.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dropopt.config import ConfigError
+from dropopt.files import clear_leftovers, write_whole
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from dropopt.training import EpochReport
+
+_COLUMNS = ("epoch", "train_loss", "val_loss", "smoothed_loss", "val_accuracy", "lr", "seconds")
+
+
+class Keeper:
+    """Writes the files of a training into a folder, which is created.
+
+    Raises:
+        ConfigError: The folder cannot be created.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"folder {folder} cannot be created: {error.strerror or error}") from None
+        for name in ("last.pt", "best.pt", "summary.csv"):
+            clear_leftovers(folder / name)
+        self._folder = folder
+        self._reports: list[EpochReport] = []
+
+    @property
+    def resume(self) -> Path:
+        """The checkpoint from which an interrupted training continues."""
+        return self._folder / "resume.ckpt"
+
+    def resumed(self, reports: Iterable[EpochReport]) -> None:
+        """Take over the reports of the epochs before the interruption."""
+        self._reports = list(reports)
+
+    def keep(self, model: nn.Module, report: EpochReport) -> None:
+        """Write the files after an epoch.
+
+        Raises:
+            ConfigError: A file cannot be written.
+        """
+        import torch
+
+        best = min((one.smoothed_loss for one in self._reports), default=float("inf"))
+        self._reports.append(report)
+        buffer = io.BytesIO()
+        torch.save(model.state_dict(), buffer)
+        files = {"last.pt": buffer.getvalue(), "summary.csv": _table(self._reports).encode()}
+        if report.smoothed_loss < best:
+            files["best.pt"] = files["last.pt"]
+        for name, content in files.items():
+            try:
+                write_whole(self._folder / name, content)
+            except OSError as error:
+                raise ConfigError(f"{self._folder / name} cannot be written: {error.strerror or error}") from None
+
+
+def _table(reports: list[EpochReport]) -> str:
+    """The epochs as CSV. A drop rate is the mean over the features of a place."""
+    text = io.StringIO()
+    places = [row["site"] for row in reports[-1].rates]
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*_COLUMNS, *(f"rate.{place}" for place in places)])
+    for report in reports:
+        rates: dict[str, Any] = {row["site"]: row["applied"] for row in report.rates}
+        writer.writerow([*(getattr(report, name) for name in _COLUMNS), *(rates.get(place, "") for place in places)])
+    return text.getvalue()

@@ -1,0 +1,55 @@
+"""The trials of a study that can be exported, for ``dropopt export --list``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from dropopt.study.show.formatting import format_value
+from dropopt.study.store.keys import ACCURACY, ANCHOR
+from dropopt.study.store.queries import has_several_objectives, is_maximized, ranked
+
+if TYPE_CHECKING:
+    import optuna
+
+
+def rows(study: optuna.Study) -> list[dict[str, Any]]:
+    """The complete trials, the best first; in the order of their numbers if there are several objectives."""
+    trials = study.get_trials(deepcopy=False)
+    if has_several_objectives(study):
+        found = [trial for trial in trials if trial.values is not None]
+    else:
+        found = ranked(trials, maximize=is_maximized(study))
+    return [
+        {
+            "trial": trial.number,
+            "values": list(trial.values or []),
+            "val_accuracy": trial.user_attrs.get(ACCURACY),
+            "anchor": trial.user_attrs.get(ANCHOR),
+            "parameters": dict(trial.params),
+        }
+        for trial in found
+    ]
+
+
+def table(study: str, listed: Iterable[Mapping[str, Any]]) -> Table:
+    """The rows as a table."""
+    shown = Table(title=Text(f"study {study}"), title_justify="left", box=box.SIMPLE_HEAD)
+    shown.add_column("trial", justify="right")
+    shown.add_column("value", justify="right")
+    shown.add_column("accuracy", justify="right")
+    shown.add_column("parameters", overflow="fold")
+    for row in listed:
+        accuracy = row["val_accuracy"]
+        parameters = " ".join(f"{name}={format_value(value)}" for name, value in row["parameters"].items())
+        shown.add_row(
+            str(row["trial"]),
+            " ".join(f"{value:.4f}" for value in row["values"]),
+            f"{accuracy:.4f}" if isinstance(accuracy, float) else "-",
+            Text(f"({row['anchor']}) {parameters}" if row["anchor"] else parameters),
+        )
+    return shown

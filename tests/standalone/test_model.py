@@ -1,0 +1,248 @@
+"""A model file: it predicts what the training measured, its rates travel in it, and reading it runs no code."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.nn import functional as F
+
+import dropopt
+from dropopt.config import ConfigError, RunConfig
+from dropopt.standalone.calibration import calibration_error
+from dropopt.standalone.file import read_model
+from dropopt.study.after.retrain import retrain, save_model
+
+TRAIN = {"epochs": 3, "batch_size": 32, "lr": 0.1, "device": "cpu", "channels_last": True}
+
+
+def trained(path, facts=None, **settings):
+    run = RunConfig.parse({"data": {"subset": 200}, "train": TRAIN, **settings})
+    done = retrain(run, facts or {}, threads=1, on_notice=print, on_epoch=lambda report: None)
+    save_model(done, facts or {}, path)
+    return done
+
+
+@pytest.fixture(name="digits", scope="module")
+def _digits(tmp_path_factory):
+    """A model file of digits, and the training that wrote it."""
+    path = tmp_path_factory.mktemp("model") / "model.safetensors"
+    engine = {"r0": 0.3, "pattern": "channel", "allocation": "importance"}
+    return path, trained(path, {"study": "a", "trial": 7}, engine=engine)
+
+
+def source_units(data, split):
+    """The images of ``split`` before normalisation."""
+    mean, std = (torch.tensor(values)[:, None, None] for values in (data.mean, data.std))
+    return (split.images * std + mean).round()
+
+
+def test_it_predicts_what_the_training_measured(digits):
+    """Accuracy and loss on the validation and test images are those that the training reported."""
+    path, done = digits
+    model = dropopt.load_model(path, device="cpu")
+    for split, estimate in ((done.data.validation, done.validation), (done.data.test, done.test)):
+        images = source_units(done.data, split)
+        assert torch.equal(model.prepare(images), split.images)
+        predictions = model.predict(images)
+        right = [int(one.label) == label for one, label in zip(predictions, split.labels.tolist(), strict=True)]
+        assert sum(right) / len(right) == estimate.accuracy
+        assert F.cross_entropy(model.logits(split.images), split.labels).item() == pytest.approx(
+            estimate.loss, rel=1e-6
+        )
+        assert all(one.probability == max(one.probabilities.values()) for one in predictions)
+    assert load_file(path).keys() == done.weights.keys(), "other programs can load the weights"
+
+
+def test_the_card_says_what_it_is(digits):
+    """Data with their hashes, metrics with intervals, versions and licences, as JSON and as text."""
+    path, done = digits
+    card = read_model(path).card
+    assert card.data["sha256"] == done.data.fingerprint
+    assert card.run == done.run
+    low, high = card.metrics["test"].interval
+    assert low < card.metrics["test"].accuracy == done.test.accuracy < high
+    assert card.metrics["test"].n == done.test.n
+    assert card.provenance == {"study": "a", "trial": 7}
+    text = "\n".join(card.lines())
+    for part in ("images 1 x 8 x 8", "95% interval", "MIT", "CC BY 4.0", f"torch {torch.__version__.split('+')[0]}"):
+        assert part in text
+
+
+def test_confidence_is_calibrated_on_the_validation_split(digits):
+    """The temperature lowers the loss there, and the stored calibration errors are those of the probabilities."""
+    path, done = digits
+    model = dropopt.load_model(path, device="cpu")
+    found, labels = model.card.calibration, done.data.validation.labels
+    logits = model.logits(done.data.validation.images)
+    assert F.cross_entropy(logits / found.temperature, labels) <= F.cross_entropy(logits, labels) + 1e-3
+    for temperature, stored in ((found.temperature, found.ece), (1.0, found.ece_raw)):
+        error = calibration_error(torch.softmax(logits / temperature, 1), labels)
+        assert error == pytest.approx(stored["validation"], abs=1e-6)
+    sampled = model.sample(done.data.validation.images, found.samples).mean
+    assert calibration_error(sampled, labels) == pytest.approx(found.ece_sampled, abs=1e-6)
+
+
+def test_calibration_error_by_hand():
+    """|confidence - accuracy| by bin, weighted with the share of images in the bin."""
+    probabilities = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.3, 0.7]])
+    labels = torch.tensor([0, 1, 0, 1])
+    expected = (abs(1.8 - 1) + abs(0.6 - 1) + abs(0.7 - 1)) / 4
+    assert calibration_error(probabilities, labels) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "engine", [{"pattern": "own", "r0": 0.4}, {"kind": "dropblock", "p": 0.3, "schedule": "linear"}]
+)
+def test_the_rates_of_the_best_epoch_travel(tmp_path, engine):
+    """Every pattern and baseline drops at prediction as in the best epoch of training."""
+    done = trained(tmp_path / "m.safetensors", engine=engine)
+    model = dropopt.load_model(tmp_path / "m.safetensors", device="cpu")
+    best = done.result.history[done.result.best_epoch - 1]
+    applied = [float(site.p.mean()) if hasattr(site, "p") else site.part.p for _, site in model._dropper.sites]
+    assert applied == pytest.approx([row["applied"] for row in best.rates], abs=1e-6)
+    assert min(applied) > 0
+
+
+def test_samples_give_uncertainties(digits):
+    """Masks are a function of the seed; the network is as before afterwards; statistics of BatchNorm do not move."""
+    path, done = digits
+    model = dropopt.load_model(path, device="cpu")
+    images = source_units(done.data, done.data.test)[:20]
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    plain = model.predict(images)
+    first, again, other = (model.predict(images, samples=5, seed=seed) for seed in (0, 0, 1))
+    assert first == again != other
+    assert model.predict(images) == plain
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(0 <= one.mutual_information <= one.entropy <= np.log(10) for one in first)
+    assert max(one.mutual_information for one in first) > 0.001
+    assert {one.mutual_information for one in plain} == {None}
+    assert all(sum(one.probabilities.values()) == pytest.approx(1) for one in first)
+
+
+def test_the_networks_own_dropout_is_sampled_too(tmp_path):
+    """A network with dropout inside has samples without an engine; one without any has none."""
+    done = trained(tmp_path / "m.safetensors", engine={"kind": "none"})
+    images = source_units(done.data, done.data.test)[:4]
+    with pytest.raises(ConfigError, match=r"trained without dropout of its features.*leave out --samples"):
+        dropopt.load_model(tmp_path / "m.safetensors", device="cpu").predict(images, samples=2)
+
+
+OWN = """
+from torch import nn
+open("imported", "a").close()
+
+def network(channels, classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Dropout(0.5), nn.Linear(32, classes))
+"""
+
+
+def test_own_code_is_not_imported_unasked(own_module, monkeypatch, tmp_path):
+    """A file that names a function of one's own follows the rules of dropopt.trust."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    own_module("own_net", OWN)
+    done = trained(tmp_path / "m.safetensors", model={"name": "own_net:network"}, engine={"kind": "none"})
+    (tmp_path / "imported").unlink()
+    import sys
+
+    del sys.modules["own_net"]
+    images = source_units(done.data, done.data.test)[:4]
+    with pytest.raises(
+        ConfigError, match=r"names the module 'own_net', which would be imported from .*to allow it, give"
+    ):
+        dropopt.load_model("m.safetensors")
+    assert not (tmp_path / "imported").exists()
+    model = dropopt.load_model("m.safetensors", code="own_net.py", device="cpu")
+    assert model.predict(images, samples=3)[0].mutual_information > 0, "its own dropout is sampled"
+    (tmp_path / "own_net.py").write_text(OWN + "\n")
+    del sys.modules["own_net"]
+    with pytest.raises(ConfigError, match=r"that file has changed; give its script with --code PATH"):
+        dropopt.load_model("m.safetensors", trust=True)
+
+
+def damaged(path, change_card=None, rates=None, weights=None, **metadata):
+    """The file at ``path`` with another card, other rates or other weights, beside it."""
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        found = file.metadata()
+    card = json.loads(found["dropopt"])
+    if change_card is not None:
+        change_card(card)
+    found |= {"dropopt": json.dumps(card)} | ({"dropopt.rates": json.dumps(rates)} if rates is not None else {})
+    target = path.with_name("damaged.safetensors")
+    save_file(weights or load_file(path), target, found | metadata)
+    return target
+
+
+def test_malformed_files_are_reported_in_one_line(digits, tmp_path):
+    """Whatever is wrong, the message has the file and one line, and no code has run."""
+    path, _ = digits
+    torch.save({"a": torch.zeros(1)}, tmp_path / "a.pt")
+    (tmp_path / "text.safetensors").write_text("text")
+    (tmp_path / "cut.safetensors").write_bytes(path.read_bytes()[:2000])
+    (tmp_path / "huge.safetensors").write_bytes(b"\xff" * 8 + b"{}")
+    save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
+
+    def deep(card):
+        card["run"]["model"]["options"] = {"widths": [10**12]}
+
+    cases = [
+        (tmp_path / "none.safetensors", "does not exist; give a .safetensors file"),
+        (tmp_path, "is a folder; give a .safetensors file"),
+        (tmp_path / "a.pt", "may run code when it is read"),
+        (tmp_path / "text.safetensors", "is not a .safetensors file, or is damaged"),
+        (tmp_path / "cut.safetensors", "is not a .safetensors file, or is damaged"),
+        (tmp_path / "huge.safetensors", "is not a .safetensors file, or is damaged"),
+        (tmp_path / "other.safetensors", "was not written by dropopt train"),
+        (
+            lambda: damaged(path, lambda card: card.update(schema_version=9)),
+            "a newer dropopt wrote this file (schema 9",
+        ),
+        (lambda: damaged(path, lambda card: card.pop("classes")), "the card is not valid: classes: Field required"),
+        (lambda: damaged(path, lambda card: card.update(classes=["a", "a"])), "two classes have the same name"),
+        (
+            lambda: damaged(path, lambda card: card["inputs"].update(mean=[1, 2])),
+            "mean and std must have 1 values each",
+        ),
+        (lambda: damaged(path, lambda card: card["inputs"].update(std=[0])), "the card is not valid: inputs.std.0"),
+        (lambda: damaged(path, lambda card: card["run"]["train"].update(lr=-1)), "the card is not valid: run"),
+        (lambda: damaged(path, lambda card: card["run"]["model"].update(name="vgg")), "do not fit the network vgg"),
+        (lambda: damaged(path, lambda card: card["run"]["model"].update(name="os:system")), "names the module 'os'"),
+        (lambda: damaged(path, deep), ""),
+        (lambda: damaged(path, dropopt="[1]"), "its metadata must be a JSON object, got list"),
+        (lambda: damaged(path, dropopt="[" * 99999), "its metadata are not valid JSON"),
+        (lambda: damaged(path, weights={"a": torch.zeros(1)}), "do not fit the network small"),
+        (lambda: damaged(path, rates={"nowhere": {"p": [0.1]}}), "drop rates for 'nowhere', where nothing is dropped"),
+        (lambda: damaged(path, rates={"1": {"p": [2.0] * 32}}), "must be in [0, 0.95], got 2 to 2"),
+        (lambda: damaged(path, rates={"1": {"p": [0.1]}}), "must have the shape (32,), got (1,)"),
+        (lambda: damaged(path, rates={"1": {"p": "x"}}), "the drop rates are not lists of numbers"),
+        (lambda: damaged(path, rates={"1": 3}), "the drop rates are not lists of numbers"),
+    ]
+    for made, said in cases:
+        file = made() if callable(made) else made
+        with pytest.raises(ConfigError) as caught:
+            dropopt.load_model(file, device="cpu")
+        assert said in str(caught.value), said
+        assert str(caught.value).startswith(str(file))
+        assert "\n" not in str(caught.value)
+
+
+def test_a_network_that_holds_more_than_tensors_needs_another_format(tmp_path, digits):
+    """The message names what to type, and the file is not written."""
+    from dropopt.standalone.file import write_model
+
+    class Odd(nn.Module):
+        def get_extra_state(self):
+            return {"steps": 3}
+
+        def set_extra_state(self, state):
+            pass
+
+    path, done = digits
+    with pytest.raises(ConfigError, match=r"'_extra_state' is no tensor; write a file with the suffix \.pt instead"):
+        write_model(tmp_path / "m.safetensors", read_model(path).card, Odd().state_dict(), done.result.rates)
+    assert not (tmp_path / "m.safetensors").exists()
