@@ -12,12 +12,14 @@ from torch import Tensor, nn
 
 from dropopt.config import EngineConfig, RunConfig
 from dropopt.engine import attach, named_places
+from dropopt.facts import Facts
 from dropopt.owncode import own_errors
 from dropopt.training.data.dataset import Dataset
 from dropopt.training.data.load_data import load_once
 from dropopt.training.data.split import Split
 from dropopt.training.device import resolve_device
 from dropopt.training.evaluate import in_layout
+from dropopt.training.facts import facts_of
 from dropopt.training.fit import OnEpoch, fit
 from dropopt.training.networks.build_model import build_model
 from dropopt.training.results import DivergedError, EpochReport, TrainResult
@@ -33,6 +35,8 @@ class Prepared:
     data: Dataset
     #: The names of the modules that each named selector of ``sites`` chooses; an empty list if it cannot be used.
     sites: dict[str, list[str]]
+    #: The sizes of the data and of the network.
+    facts: Facts
 
 
 def prepare(run: RunConfig) -> Prepared:
@@ -64,8 +68,9 @@ def prepare(run: RunConfig) -> Prepared:
         suppress(DivergedError),
         attach(model, run.engine, example=_example(run, data, device), complexity=0.5) as engine,
     ):
+        facts = facts_of(data, model, engine.sites)
         fit(model, engine, few, config)
-    return Prepared(data, named_places(model, _example(run, data, device)))
+    return Prepared(data, named_places(model, _example(run, data, device)), facts)
 
 
 def train_run(

@@ -39,7 +39,9 @@ def export(
         check_same_study(path, format, found.study_name)
     save(path, run, provenance, format=format)
     scores = (
-        "" if chosen.value is None else f", loss {chosen.value:.4f}, accuracy {format_accuracy(chosen)} (validation)"
+        ""
+        if chosen.value is None
+        else f", smoothed loss {chosen.value:.4f}, accuracy {format_accuracy(chosen)} (validation)"
     )
     print(f"{path}: study {found.study_name}, trial {chosen.number}{scores}")
     print(f"train with it: dropopt train {shlex.quote(str(path))}")

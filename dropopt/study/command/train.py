@@ -90,7 +90,7 @@ def _scores(estimate: Estimate) -> str:
 
 
 def _with_error(accuracy: float, n: int) -> str:
-    """An accuracy and its standard error: ``0.9833 +- 0.0068 (n = 360)``."""
+    """An accuracy and its standard error: ``0.9833 +- 0.0068 (standard error; n = 360)``."""
     # The estimate of Agresti and Coull: the plain standard error would be 0 for an observed accuracy of 1.
     centre = (accuracy * n + 2) / (n + 4)
-    return f"{accuracy:.4f} +- {math.sqrt(centre * (1 - centre) / (n + 4)):.4f} (n = {n})"
+    return f"{accuracy:.4f} +- {math.sqrt(centre * (1 - centre) / (n + 4)):.4f} (standard error; n = {n})"

@@ -15,6 +15,7 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from dropopt.config import RunConfig
+from dropopt.facts import Facts
 
 
 class MessageError(ValueError):
@@ -66,6 +67,8 @@ class Ready(_Message):
     notices: list[str]
     #: The names of the network's modules that each named selector of ``sites`` selects.
     sites: dict[str, list[str]] = field(default_factory=dict)
+    #: The sizes of the data and of the network; None if they are not known.
+    facts: Facts | None = None
     kind: Literal["ready"] = "ready"
 
 
@@ -82,6 +85,10 @@ class Report(_Message):
     val_accuracy: float
     #: The moving average of ``val_loss``, which the study minimizes.
     smoothed_loss: float
+    #: The applied drop rate at each place.
+    rates: dict[str, float] = field(default_factory=dict)
+    #: The efficacy weight of each method.
+    weights: dict[str, float] = field(default_factory=dict)
     kind: Literal["report"] = "report"
 
 

@@ -102,7 +102,13 @@ class Trainer:
     def _prepare(self, message: Prepare) -> Ready:
         prepared = resolve(self._load)(message.run)
         data = prepared.data
-        return Ready(len(data.classes), dict(data.fingerprint), list(data.notices), dict(prepared.sites))
+        return Ready(
+            len(data.classes),
+            dict(data.fingerprint),
+            list(data.notices),
+            dict(prepared.sites),
+            getattr(prepared, "facts", None),
+        )
 
     def _fit(self, message: Train) -> Done:
         self._stop = False
@@ -143,6 +149,8 @@ class Trainer:
                 val_loss=float(report.val_loss),
                 val_accuracy=float(report.val_accuracy),
                 smoothed_loss=float(report.smoothed_loss),
+                rates={row["site"]: float(row["applied"]) for row in getattr(report, "rates", ())},
+                weights={name: float(weight) for name, weight in getattr(report, "weights", {}).items()},
             )
         )
 

@@ -206,6 +206,8 @@ class Comparison:
     #: From the lowest loss to the highest.
     rows: tuple[Row, ...]
     verdict: str
+    #: The number of the best trial, which may itself be an anchor.
+    leader: int = -1
 
 
 def compare(trials: Iterable[FrozenTrial]) -> Comparison | None:
@@ -216,7 +218,7 @@ def compare(trials: Iterable[FrozenTrial]) -> Comparison | None:
     if leader is None or leader.value is None or not anchors:
         return None
     rows = sorted((_row(trial, leader.value) for trial in anchors), key=lambda row: (row.loss, row.trial))
-    return Comparison(tuple(rows), _verdict(leader, leader.value, rows))
+    return Comparison(tuple(rows), _verdict(leader, leader.value, rows), leader.number)
 
 
 def _row(trial: FrozenTrial, lowest: float) -> Row:
@@ -227,7 +229,7 @@ def _row(trial: FrozenTrial, lowest: float) -> Row:
 
 def _verdict(leader: FrozenTrial, lowest: float, rows: Sequence[Row]) -> str:
     """Say whether dropout helps, and whether the best trial is better than the anchors."""
-    noise = f"one seed each; single seeds differ by up to about {SEED_NOISE:.0%}"
+    noise = f"smoothed validation loss, one seed each; single seeds differ by up to about {SEED_NOISE:.0%}"
     nothing = next((row for row in rows if row.name == NO_DROPOUT), None)
     if nothing is not None and nothing.difference > -SEED_NOISE:
         return (

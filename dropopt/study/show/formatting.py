@@ -31,3 +31,13 @@ def format_seconds(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def format_percent(share: float) -> str:
+    """A share as a percentage: ``10.2%``."""
+    return f"{100 * share:.3g}%"
+
+
+def format_difference(difference: float, *, best: bool) -> str:
+    """How far the best trial is above an anchor, as a fraction of the anchor's loss, or that they are the same trial."""
+    return "is the best trial" if best else f"{difference:+.1%}"
