@@ -264,7 +264,7 @@ class Session:
         return self._ledger(study, ready.classes)
 
     def _record(self, study: optuna.Study, ready: Ready) -> None:
-        """Store what the header and the reports of the study say: the sizes of its data, and the line that resumes it."""
+        """Store what the reports of the study say: the sizes of its data, and the line that resumes it."""
         known, command = study.user_attrs, redact_all(self._request.resume_command)
         if ready.facts is not None and FACTS not in known:
             study.set_user_attr(FACTS, ready.facts.plain())

@@ -231,6 +231,8 @@ def _verdict(leader: FrozenTrial, lowest: float, rows: Sequence[Row]) -> str:
     """Say whether dropout helps, and whether the best trial is better than the anchors."""
     noise = f"smoothed validation loss, one seed each; single seeds differ by up to about {SEED_NOISE:.0%}"
     nothing = next((row for row in rows if row.name == NO_DROPOUT), None)
+    if nothing is not None and nothing.trial == leader.number:
+        return f"dropout does not help here: the best trial has none, with a loss of {lowest:.4f} ({noise})"
     if nothing is not None and nothing.difference > -SEED_NOISE:
         return (
             f"dropout does not help here: the loss is {nothing.loss:.4f} without dropout and {lowest:.4f} in the best "

@@ -39,5 +39,5 @@ def format_percent(share: float) -> str:
 
 
 def format_difference(difference: float, *, best: bool) -> str:
-    """How far the best trial is above an anchor, as a fraction of the anchor's loss, or that they are the same trial."""
+    """How far the best trial's loss is above an anchor's, as a share of it; or that they are the same trial."""
     return "is the best trial" if best else f"{difference:+.1%}"

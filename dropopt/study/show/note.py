@@ -76,11 +76,11 @@ def blend_note(found: Learned) -> str:
 
 def anchor_note(comparison: Comparison) -> str:
     """Markdown with the verdict on the anchors and their losses."""
-    rows = [
-        f"| {plain(row.name)} | {row.trial} | {row.loss:.4f} | {'-' if row.accuracy is None else f'{row.accuracy:.4f}'} "
-        f"| {format_difference(row.difference, best=row.trial == comparison.leader)} |"
-        for row in comparison.rows
-    ]
+    rows = []
+    for row in comparison.rows:
+        accuracy = "-" if row.accuracy is None else f"{row.accuracy:.4f}"
+        difference = format_difference(row.difference, best=row.trial == comparison.leader)
+        rows.append(f"| {plain(row.name)} | {row.trial} | {row.loss:.4f} | {accuracy} | {difference} |")
     text = ["## Does dropout help", "", f"**{comparison.verdict}**", ""]
     text += [
         "| anchor | trial | loss (smoothed) | accuracy | best trial's loss |",

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from dropopt.study.show import words
+from dropopt.study.show.next_lines import next_lines
 from dropopt.study.show.note import merged
 from dropopt.study.show.page import Page, build
 from dropopt.study.show.snapshot import Snapshot
@@ -27,11 +28,10 @@ if TYPE_CHECKING:
 
 #: Attributes of a trial that only dropopt reads. They stay in the storage and are left out of the page.
 HIDDEN = frozenset((keys.CONFIG, keys.LEASE, keys.WORKER, keys.RETRY, keys.TRACE, "efficacy"))
-#: Attributes of a study that only dropopt reads; the page shows them in words.
-STUDY_HIDDEN = frozenset(
-    (keys.FINGERPRINT, keys.SPACE_TEXT, keys.PLAN, keys.BASE, keys.MADE_WITH, keys.DATA, keys.CODE, keys.PRIOR)
-    + (keys.FACTS, keys.SITES, keys.SPACE, keys.CLASSES)
-)
+# Attributes of a study that only dropopt reads; the page shows them in words.
+_FACTS = (keys.FACTS, keys.SITES, keys.SPACE, keys.CLASSES)
+_STORED = (keys.FINGERPRINT, keys.SPACE_TEXT, keys.PLAN, keys.BASE, keys.MADE_WITH, keys.DATA, keys.CODE, keys.PRIOR)
+STUDY_HIDDEN = frozenset((*_FACTS, *_STORED, keys.COMMAND))
 #: A page is made again only if this many times the duration of making it have passed.
 REST = 5.0
 
@@ -122,16 +122,17 @@ class Overlay:
             state = (len(trials), sum(trial.state.is_finished() for trial in trials))
             made, began = self._pages.get(study_id), time.monotonic()
             if made is None or (made.state != state and began >= made.again):
-                page, attributes = build(study, self.hint), _study_attributes(study)
+                page, attributes = build(study, self.hint), _study_attributes(study, self.hint)
                 ended = time.monotonic()
                 made = self._pages[study_id] = _Made(page, state, ended + REST * (ended - began), attributes)
             return made
 
 
-def _study_attributes(study: optuna.Study) -> list[dict[str, str]]:
-    """What the study searches, and where it was made, in words."""
+def _study_attributes(study: optuna.Study, hint: str) -> list[dict[str, str]]:
+    """What to type next, what the study searches and where it was made, as text that can be copied."""
     shot = Snapshot.of(study)
-    lines = words.searched(shot) if keys.BASE in shot.attributes else []
+    lines = [(f"next: {what}", line) for what, line in next_lines(shot, hint, looking=True)]
+    lines += words.searched(shot) if keys.BASE in shot.attributes else []
     made = shot.attributes.get(keys.MADE_WITH)
     if isinstance(made, Mapping):
         lines.append(("made with", words.environment(made)))

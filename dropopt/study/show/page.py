@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from dropopt.study.show import trial_figures, words
 from dropopt.study.show.card import card
 from dropopt.study.show.figures import figures
+from dropopt.study.show.next_lines import next_lines
 from dropopt.study.show.note import merged, note
 from dropopt.study.show.snapshot import Snapshot
 
@@ -44,7 +45,9 @@ def build(study: optuna.Study, storage: str = "") -> Page:
         storage: The option ``--storage`` as it is typed, with a space before it; or empty.
     """
     shot = Snapshot.of(study)
-    pictures = {"dropopt-study": card(shot.name, [*words.found(shot), *words.searched(shot)])}
+    lines = [*words.found(shot), *words.searched(shot)]
+    lines += [(f"next: {what}", line) for what, line in next_lines(shot, storage, looking=True)]
+    pictures = {"dropopt-study": card(shot.name, lines)}
     pictures |= {name: picture for name, draw in _TRIAL_FIGURES.items() if (picture := draw(shot)) is not None}
     pictures |= _effects(shot)
     ordered = sorted(pictures, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))

@@ -17,6 +17,11 @@ KIND_COLOURS = {"pruned": "#A0A0A0", "complete": "#56B4E9", "anchor": "#E69F00",
 #: Text and lines that can be read on the light and on the dark page.
 INK, GRID = "#777777", "rgba(128,128,128,0.25)"
 
+#: Buttons that are left out: on a narrow page all of them would cover the title.
+BUTTONS = ("zoom", "pan", "select", "lasso", "zoomin", "zoomout", "autoscale")
+#: Up to so many epochs, each has a tick.
+TICKS = 12
+
 
 def layout(title: str, subtitle: str = "") -> dict[str, Any]:
     """The settings that all figures share. No template: its JSON would be larger than the figure."""
@@ -34,8 +39,14 @@ def layout(title: str, subtitle: str = "") -> dict[str, Any]:
         "plot_bgcolor": clear,
         "xaxis": axis,
         "yaxis": dict(axis),
-        "legend": {"orientation": "h", "yanchor": "top", "y": -0.18, "x": 0},
+        "legend": {"orientation": "h", "yanchor": "top", "y": -0.24, "x": 0},
+        "modebar": {"bgcolor": clear, "color": "#BBBBBB", "activecolor": INK, "remove": list(BUTTONS)},
     }
+
+
+def epoch_axis(last: int) -> dict[str, Any]:
+    """The settings of an axis of epochs, whose ticks are whole numbers."""
+    return {"title": "epoch"} | ({"dtick": 1} if last <= TICKS else {})
 
 
 def escaped(text: str) -> str:

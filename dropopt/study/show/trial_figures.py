@@ -1,4 +1,4 @@
-"""Figures about the trials of a study, for its page in optuna-dashboard: any study has them, with or without a blend."""
+"""Figures about the trials of a study, for its page in optuna-dashboard: any study has them."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ from typing import TYPE_CHECKING
 
 from dropopt.study.show import series
 from dropopt.study.show.snapshot import Snapshot
-from dropopt.study.show.style import COLOURS, GRID, INK, KIND_COLOURS, escaped, layout
+from dropopt.study.show.style import COLOURS, GRID, INK, KIND_COLOURS, epoch_axis, escaped, layout
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 #: The opacity and the width of a curve, by the kind of trial.
 _CURVE_STYLE = {"pruned": (0.5, 1), "complete": (0.8, 1.5), "anchor": (1, 1.5), "best": (1, 3)}
+
+#: The end of the colour scale of drop rates is at least this, so that a constant rate of 0 has the colour of 0.
+LEAST_RATE = 0.1
 
 
 def curves(shot: Snapshot) -> Figure | None:
@@ -42,8 +45,8 @@ def curves(shot: Snapshot) -> Figure | None:
             hovertemplate=f"{escaped(curve.name)}: %{{y:.4g}} after epoch %{{x}}<extra></extra>",
         )
         named.add(curve.kind)
-    picture.update_layout(layout("Learning curves", f"{shot.metric}; best: thick line, anchors: dotted"))
-    picture.update_xaxes(title="epoch")
+    picture.update_layout(layout("Learning curves", "thick: the best trial; dotted: anchors"))
+    picture.update_xaxes(epoch_axis(max(curve.epochs[-1] for curve in found)))
     return picture.update_yaxes(title=escaped(shot.metric), type="log" if series.is_logarithmic(found) else "linear")
 
 
@@ -72,7 +75,7 @@ def weights(shot: Snapshot) -> Figure | None:
             line={"color": COLOURS[index % len(COLOURS)], "width": 2},
         )
     picture.update_layout(layout("Blend of the best trial", f"trial {found.trial}: the share of each method by epoch"))
-    picture.update_xaxes(title="epoch")
+    picture.update_xaxes(epoch_axis(found.epochs[-1]))
     return picture.update_yaxes(title="share", range=[0, 1])
 
 
@@ -116,11 +119,12 @@ def _heatmap(found: series.Table, title: str, what: str, unit: str) -> Figure:
             y=names,
             z=[[series.short(value) for value in row] for row in found.rows],
             zmin=0,
+            zmax=max(max(map(max, found.rows)), LEAST_RATE),
             colorscale="Viridis",
             colorbar={"title": {"text": unit, "side": "right"}, "thickness": 12, "outlinecolor": GRID},
             hovertemplate=f"{what} %{{y}}, epoch %{{x}}: %{{z:.3f}}<extra></extra>",
         )
     )
     picture.update_layout(layout(title, f"{unit} of trial {found.trial}; the first layer is at the top"))
-    picture.update_xaxes(title="epoch")
+    picture.update_xaxes(epoch_axis(found.epochs[-1]))
     return picture.update_yaxes(title=what, type="category", autorange="reversed", tickfont={"size": 10, "color": INK})

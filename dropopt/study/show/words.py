@@ -156,11 +156,9 @@ def environment(made: Mapping[str, Any]) -> str:
     versions = made.get("versions")
     packages = [f"{name} {version}" for name, version in versions.items()] if isinstance(versions, Mapping) else []
     git = made.get("git")
-    commit = (
-        f"commit {str(git.get('commit'))[:12]}{' with changes' * bool(git.get('dirty'))}"
-        if isinstance(git, Mapping)
-        else ""
-    )
+    commit = ""
+    if isinstance(git, Mapping):
+        commit = f"commit {str(git.get('commit'))[:12]}{' with changes' * bool(git.get('dirty'))}"
     machine = f"{made['platform']}, {made.get('cpus')} CPUs" if "platform" in made else ""
     python = f"Python {made['python']}" if "python" in made else ""
     return ", ".join(part for part in (str(made.get("created", "")), python, *packages, machine, commit) if part)
