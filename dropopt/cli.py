@@ -13,6 +13,7 @@ from dropopt.study.command.dashboard import dashboard
 from dropopt.study.command.efficacy import efficacy
 from dropopt.study.command.errors import guard
 from dropopt.study.command.export import export
+from dropopt.study.command.report import report
 from dropopt.study.command.run import run
 from dropopt.study.command.status import status
 from dropopt.study.command.train import train
@@ -26,7 +27,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # importing rich's Markdown parser takes 0.15 s
     help="Hyperparameter studies of an adaptive dropout engine for PyTorch CNNs: which dropout, how much, where, when.",
 )
-for command in (run, worker, status, export, efficacy, train, dashboard):
+for command in (run, worker, status, export, efficacy, report, train, dashboard):
     app.command()(command)
 
 

@@ -30,7 +30,7 @@ def _effects(found: Learned) -> Figure:
     picture = Figure(_intervals(shown)).update_layout(layout("Which method works", efficacy.verdict))
     picture.add_vline(x=0, line={"color": "grey", "dash": "dot"})
     picture.update_yaxes(autorange="reversed", tickfont={"size": 10})
-    picture.update_xaxes(title="effect or synergy, 90% interval (normal scores, higher is better)")
+    picture.update_xaxes(title="effect in normal scores, 90% interval")
     return picture
 
 

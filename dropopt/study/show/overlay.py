@@ -32,6 +32,8 @@ HIDDEN = frozenset((keys.CONFIG, keys.LEASE, keys.WORKER, keys.RETRY, keys.TRACE
 _FACTS = (keys.FACTS, keys.SITES, keys.SPACE, keys.CLASSES)
 _STORED = (keys.FINGERPRINT, keys.SPACE_TEXT, keys.PLAN, keys.BASE, keys.MADE_WITH, keys.DATA, keys.CODE, keys.PRIOR)
 STUDY_HIDDEN = frozenset((*_FACTS, *_STORED, keys.COMMAND))
+#: Attributes of a trial that are shown first, in this order.
+FIRST = (keys.REASON, keys.MESSAGE, keys.ANCHOR, keys.ACCURACY, keys.EPOCHS, keys.SECONDS, keys.PARAMETERS)
 #: A page is made again only if this many times the duration of making it have passed.
 REST = 5.0
 
@@ -110,7 +112,8 @@ class Overlay:
         reply["user_attrs"] = made.attributes + own
         reply["union_user_attrs"] = [one for one in reply["union_user_attrs"] if one["key"] not in HIDDEN]
         for trial in [*reply["trials"], *reply["best_trials"]]:
-            trial["user_attrs"] = [_readable(one) for one in trial["user_attrs"] if one["key"] not in HIDDEN]
+            shown = [_readable(one) for one in trial["user_attrs"] if one["key"] not in HIDDEN]
+            trial["user_attrs"] = sorted(shown, key=lambda one: FIRST.index(one["key"]) if one["key"] in FIRST else 99)
 
     def _made(self, study_id: int) -> _Made:
         """The page of a study: a stored one, unless trials have ended since and it may be made again."""

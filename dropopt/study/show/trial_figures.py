@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 #: The opacity and the width of a curve, by the kind of trial.
 _CURVE_STYLE = {"pruned": (0.5, 1), "complete": (0.8, 1.5), "anchor": (1, 1.5), "best": (1, 3)}
 
+#: The name of the curves of a kind in the legend.
+_SHARED = {"pruned": "pruned", "complete": "other good trials", "anchor": "anchors"}
 #: The end of the colour scale of drop rates is at least this, so that a constant rate of 0 has the colour of 0.
 LEAST_RATE = 0.1
 
@@ -28,11 +30,11 @@ def curves(shot: Snapshot) -> Figure | None:
     picture, named = Figure(), set()
     for curve in found:
         opacity, width = _CURVE_STYLE[curve.kind]
-        own = curve.kind in ("best", "anchor")  # the others share one entry of the legend
+        own = curve.kind == "best"  # the others share an entry of the legend
         picture.add_scatter(
             x=list(curve.epochs),
             y=list(curve.values),
-            name=escaped(curve.name) if own else {"pruned": "pruned", "complete": "other good trials"}[curve.kind],
+            name=escaped(curve.name) if own else _SHARED[curve.kind],
             mode="lines",
             opacity=opacity,
             line={
