@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from dropopt.study.show.formatting import format_value
 from dropopt.study.show.snapshot import Snapshot
@@ -84,6 +84,6 @@ def _history(shot: Snapshot) -> History:
     return shot.history or History()
 
 
-def _mean(rows: Sequence[Sequence[float]] | object) -> float:
-    values = [value for row in rows for value in row]  # type: ignore[attr-defined]
+def _mean(rows: Iterable[Sequence[float]]) -> float:
+    values = [value for row in rows for value in row]
     return sum(values) / len(values) if values else 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -12,7 +13,13 @@ from dropopt.study.report.charts import Chart, charts
 from dropopt.study.report.palette import VARIABLES
 from dropopt.study.report.svg import inline
 from dropopt.study.show import words
-from dropopt.study.show.formatting import format_accuracy, format_difference, format_parameters, format_value
+from dropopt.study.show.formatting import (
+    format_accuracy,
+    format_difference,
+    format_duration,
+    format_parameters,
+    format_value,
+)
 from dropopt.study.show.next_lines import next_lines
 from dropopt.study.show.snapshot import Snapshot
 from dropopt.study.show.summary import failures
@@ -71,7 +78,7 @@ def _content(shot: Snapshot, storage: str) -> dict[str, Any]:
         "tiles": _tiles(shot),
         "searched": words.searched(shot),
         "settings": words.setting_rows(shot.leader) if shot.leader is not None else [],
-        "best": words.best(shot) if shot.leader is not None else "",
+        "best": f"{_sentence(words.best(shot))}." if shot.leader is not None else "",
         "anchors": _anchors(shot),
         "answers": answers(shot),
         "saved": words.saved(shot),
@@ -89,8 +96,11 @@ def _verdict(shot: Snapshot) -> str:
     """The most important sentence."""
     if shot.leader is None:
         return dict(words.found(shot))["best"]
-    text = words.sure(shot)
-    return text[0].upper() + text[1:] + "."
+    return f"{_sentence(words.sure(shot))}."
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _tiles(shot: Snapshot) -> list[tuple[str, str]]:
@@ -104,14 +114,8 @@ def _tiles(shot: Snapshot) -> list[tuple[str, str]]:
     seconds = [trial.user_attrs.get(SECONDS) for trial in shot.trials]
     known = [one for one in seconds if isinstance(one, int | float)]
     if known:
-        tiles.append((_duration(sum(known)), "of training in all"))
+        tiles.append((format_duration(sum(known)), "of training in all"))
     return tiles
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def _anchors(shot: Snapshot) -> list[tuple[str, str, str, str, str]]:
@@ -154,10 +158,8 @@ def _lines(shot: Snapshot, storage: str) -> list[tuple[str, str]]:
 
 def _again(command: str, n_trials: int) -> str:
     """The line that ran the study, with a storage that does not have it yet."""
-    import shlex
-
-    words = shlex.split(command)
-    if "--storage" in words:
-        place = words.index("--storage")
-        del words[place : place + 2]
-    return f"{shlex.join(words)} --n-trials {n_trials} --storage again.db"
+    parts = shlex.split(command)
+    if "--storage" in parts:
+        place = parts.index("--storage")
+        del parts[place : place + 2]
+    return f"{shlex.join(parts)} --n-trials {n_trials} --storage again.db"

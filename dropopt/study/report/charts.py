@@ -60,15 +60,8 @@ def _curves(shot: Snapshot) -> Chart | None:
         width, dash, alpha = styles[curve.kind]
         label = None if curve.kind in named else labels[curve.kind]
         named.add(curve.kind)
-        axes.plot(
-            curve.epochs,
-            curve.values,
-            color=KINDS[curve.kind],
-            linewidth=width,
-            linestyle=dash,
-            alpha=alpha,
-            label=label,
-        )
+        style = {"color": KINDS[curve.kind], "linewidth": width, "linestyle": dash, "alpha": alpha}
+        axes.plot(curve.epochs, curve.values, label=label, **style)
     axes.set_xlabel("epoch")
     axes.set_ylabel(shot.metric)
     if series.is_logarithmic(found):
@@ -97,7 +90,7 @@ def _rates(shot: Snapshot) -> Chart | None:
     bar = figure.colorbar(mesh, ax=axes, pad=0.02)
     bar.set_label("applied drop rate", color=INK)
     bar.ax.tick_params(colors=INK)
-    bar.outline.set_edgecolor(GRID)  # type: ignore[operator]
+    bar.outline.set_edgecolor(GRID)
     low, high = min(map(min, found.rows)), max(map(max, found.rows))
     alt = f"Heatmap: the drop rate of {len(found.names)} layers by epoch, from {low:.3f} to {high:.3f}."
     return Chart("rates", f"Applied drop rate by layer and epoch, trial {found.trial}", alt, figure)
@@ -108,16 +101,17 @@ def _weights(shot: Snapshot) -> Chart | None:
     if found is None:
         return None
     figure, axes = _axes(height=3.0)
-    for index, (name, row) in enumerate(zip(found.names, found.rows, strict=True)):
-        axes.plot(found.epochs, row, color=COLOURS[index % len(COLOURS)], label=name)
+    colours = [COLOURS[index % len(COLOURS)] for index in range(len(found.names))]
+    axes.stackplot(found.epochs, found.rows, colors=colours, labels=found.names, alpha=0.8)
     axes.set_xlabel("epoch")
     axes.set_ylabel("share of the blend")
     axes.set_ylim(0, 1)
+    axes.margins(x=0)
     _whole_epochs(axes)
     _legend(axes)
     last = ", ".join(f"{name} {row[-1]:.2f}" for name, row in zip(found.names, found.rows, strict=True))
     return Chart(
-        "blend", f"Blend by epoch, trial {found.trial}", f"Line chart: the share of each method. Last: {last}.", figure
+        "blend", f"Blend by epoch, trial {found.trial}", f"Area chart: the share of each method. Last: {last}.", figure
     )
 
 

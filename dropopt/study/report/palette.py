@@ -1,4 +1,7 @@
-"""The colours of a report. Charts are drawn in the light ones; the page replaces them by variables of its style sheet."""
+"""The colours of a report.
+
+Charts are drawn in the light colours; the page replaces them by variables of its style sheet.
+"""
 
 from __future__ import annotations
 

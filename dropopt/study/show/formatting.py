@@ -33,6 +33,13 @@ def format_seconds(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def format_duration(seconds: float) -> str:
+    """A duration in one unit: ``3.5 s``, ``12 min`` or ``2.1 h``."""
+    if seconds < 120:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
 def format_percent(share: float) -> str:
     """A share as a percentage: ``10.2%``."""
     return f"{100 * share:.3g}%"

@@ -74,7 +74,8 @@ def weights(shot: Snapshot) -> Figure | None:
             y=list(row),
             name=escaped(name),
             mode="lines",
-            line={"color": COLOURS[index % len(COLOURS)], "width": 2},
+            line={"color": COLOURS[index % len(COLOURS)], "width": 1},
+            stackgroup="blend",
         )
     picture.update_layout(layout("Blend of the best trial", f"trial {found.trial}: the share of each method by epoch"))
     picture.update_xaxes(epoch_axis(found.epochs[-1]))

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dropopt.facts import Facts
-from dropopt.study.show.formatting import format_parameters, format_percent, format_seconds, format_value
+from dropopt.study.show.formatting import format_duration, format_parameters, format_percent, format_value
 from dropopt.study.show.snapshot import Snapshot
 from dropopt.study.store.keys import ACCURACY, BASE, BEST_EPOCH, PLAN, SECONDS, SPACE
 
@@ -124,7 +124,7 @@ def scores(trial: FrozenTrial, metric: str) -> str:
     if known.get(BEST_EPOCH) is not None:
         parts.append(f"best epoch {known[BEST_EPOCH]}")
     if isinstance(known.get(SECONDS), int | float):
-        parts.append(f"{format_seconds(known[SECONDS])} of training")
+        parts.append(f"{format_duration(known[SECONDS])} of training")
     return ", ".join(parts)
 
 

@@ -97,8 +97,15 @@ def history_of(trial: FrozenTrial) -> History | None:
     stored = trial.system_attrs.get(HISTORY)
     if not isinstance(stored, Mapping) or not set(vars(History())) <= stored.keys():
         return None
-    tables = {name: {key: tuple(values) for key, values in stored[name].items()} for name in ("rates", "weights")}
-    return History(**{name: tuple(stored[name]) for name in vars(History()) if name not in tables}, **tables)
+    return History(
+        epochs=tuple(stored["epochs"]),
+        train_loss=tuple(stored["train_loss"]),
+        val_loss=tuple(stored["val_loss"]),
+        val_accuracy=tuple(stored["val_accuracy"]),
+        rate_epochs=tuple(stored["rate_epochs"]),
+        rates={name: tuple(values) for name, values in stored["rates"].items()},
+        weights={name: tuple(values) for name, values in stored["weights"].items()},
+    )
 
 
 def _columns(names: Iterable[str], rows: Sequence[Mapping[str, float]]) -> dict[str, tuple[float, ...]]:
