@@ -29,7 +29,7 @@ def printed(study, **changes):
 def _study():
     """One complete trial and three that failed for two reasons."""
     study = optuna.create_study(study_name="a study")
-    study.add_trial(create_trial(value=0.5, user_attrs={"val_accuracy": 0.9}))
+    study.add_trial(create_trial(value=0.5, user_attrs={"val_accuracy": 0.9, "config": {}}))
     for reason in ("Broken", "out of memory", "Broken", "interrupted"):
         attributes = {"reason": reason, "message": "details"}
         study.add_trial(create_trial(state=TrialState.FAIL, user_attrs=attributes))
