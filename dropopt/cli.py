@@ -15,6 +15,7 @@ from dropopt.study.command.efficacy import efficacy
 from dropopt.study.command.errors import guard
 from dropopt.study.command.export import export
 from dropopt.study.command.predict import predict
+from dropopt.study.command.report import report
 from dropopt.study.command.resume_trial import resume_trial
 from dropopt.study.command.run import run
 from dropopt.study.command.status import status
@@ -30,7 +31,11 @@ app = typer.Typer(
     rich_markup_mode=None,  # importing rich's Markdown parser takes 0.15 s
     help="Hyperparameter studies of an adaptive dropout engine for PyTorch CNNs: which dropout, how much, where, when.",
 )
-for command in (run, worker, resume_trial, status, export, efficacy, train, predict, dashboard, storage_proxy):
+COMMANDS = (
+    *(run, worker, resume_trial, status, efficacy, report, dashboard),
+    *(export, train, predict, storage_proxy),
+)
+for command in COMMANDS:
     app.command()(command)
 
 

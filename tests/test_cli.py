@@ -230,8 +230,10 @@ def test_train_reports_validation_and_test(studied):
     call("export", "-o", "best.yaml", cwd=folder)
     out = call("train", "best.yaml", "-o", "model.pt", cwd=folder)
     best = json.loads(json.dumps(dict(dropopt.load(folder / "best.yaml").provenance)))
-    assert re.search(rf"validation: accuracy {best['val_accuracy']:.4f} \+- 0\.\d{{4}} \(n = \d+\)", out)
-    assert re.search(r"test: +accuracy 0\.\d{4} \+- 0\.\d{4} \(n = 35\d\)", out)
+    assert re.search(
+        rf"validation: accuracy {best['val_accuracy']:.4f} \+- 0\.\d{{4}} \(standard error; n = \d+\)", out
+    )
+    assert re.search(r"test: +accuracy 0\.\d{4} \+- 0\.\d{4} \(standard error; n = 35\d\)", out)
     assert (folder / "model.pt").stat().st_size > 1000
     assert "note:" not in out
     text = (folder / "best.yaml").read_text()

@@ -38,9 +38,11 @@ MAY_IMPORT = {
         "training",
         *("study/define", "study/store", "study/blend", "study/search", "study/run/messages.py", "study/after"),
     },
+    "study/report": {"root", "study/store", "study/blend", "study/search", "study/show"},
     "study/command": {
         *("root", "standalone"),
         *("study/define", "study/store", "study/blend", "study/search", "study/run", "study/after", "study/show"),
+        "study/report",
     },
     "cli": {"root", "study/command"},
 }

@@ -13,12 +13,14 @@ from torch import Tensor, nn
 from dropopt.config import EngineConfig, RunConfig
 from dropopt.engine import attach, named_places
 from dropopt.engine.protocol import Engine
+from dropopt.facts import Facts
 from dropopt.owncode import own_errors
 from dropopt.training.data.dataset import Dataset
 from dropopt.training.data.load_data import load_once
 from dropopt.training.data.split import Split
 from dropopt.training.device import resolve_device
 from dropopt.training.evaluate import in_layout
+from dropopt.training.facts import facts_of
 from dropopt.training.fit import OnEpoch, fit
 from dropopt.training.networks.build_model import build_model
 from dropopt.training.results import DivergedError, EpochReport, TrainResult
@@ -34,6 +36,8 @@ class Prepared:
     data: Dataset
     #: The names of the modules that each named selector of ``sites`` chooses; an empty list if it cannot be used.
     sites: dict[str, list[str]]
+    #: The sizes of the data and of the network.
+    facts: Facts
     #: D_complexity of the training images; None for a baseline, which does not use it.
     complexity: float | None = None
 
@@ -67,9 +71,10 @@ def prepare(run: RunConfig) -> Prepared:
         suppress(DivergedError),
         attach(model, run.engine, example=_example(run, data, device), complexity=0.5) as engine,
     ):
+        facts = facts_of(data, model, engine.sites)
         fit(model, engine, few, config)
     complexity = data.complexity if isinstance(run.engine, EngineConfig) else None
-    return Prepared(data, named_places(model, _example(run, data, device)), complexity)
+    return Prepared(data, named_places(model, _example(run, data, device)), facts, complexity)
 
 
 def train_run(

@@ -75,7 +75,7 @@ def export(
         facts = {"file": str(path), "study": found.study_name, "trial": chosen.number}
         print(json.dumps(facts | {"value": provenance.get("value"), "val_accuracy": provenance.get("val_accuracy")}))
     elif not quiet:
-        scores = f", loss {chosen.value:.4f}, accuracy {format_accuracy(chosen)} (validation)"
+        scores = f", smoothed loss {chosen.value:.4f}, accuracy {format_accuracy(chosen)} (validation)"
         known = configuration.stored and len(found.directions) == 1 and chosen.value is not None
         print(f"{path}: study {found.study_name}, trial {chosen.number}{scores if known else ''}")
         command = "python" if kind == "python" else "dropopt train"

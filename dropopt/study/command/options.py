@@ -355,6 +355,22 @@ EvidenceOutput = Annotated[
     ),
 ]
 
+# -- of ``dropopt report``
+
+ReportOutput = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", help="HTML file to write. Default: report-STUDY.html.", show_default=False),
+]
+PngFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--png",
+        help="Folder to write each chart to as a PNG file as well. Default: none.",
+        show_default=False,
+        metavar="DIR",
+    ),
+]
+
 # -- of ``dropopt train``
 
 ConfigurationFile = Annotated[

@@ -43,20 +43,34 @@ from dropopt.study.search.anchors import MIN_TRIALS, enqueue_anchors
 from dropopt.study.search.prior import Prior, load_prior
 from dropopt.study.search.pruners import make_pruner
 from dropopt.study.search.samplers import make_sampler, refuse_pickles
-from dropopt.study.show import page
+from dropopt.study.show import page, words
+from dropopt.study.show.artifacts import artifact_folder, save_artifacts
 from dropopt.study.show.console import busy, make_console, say
+from dropopt.study.show.live import LivePage
 from dropopt.study.show.progress import Progress
 from dropopt.study.show.summary import Outcome, show_summary
 from dropopt.study.store.code import record_code
 from dropopt.study.store.experiment import check, create, space_of
-from dropopt.study.store.keys import ANCHOR, CLASSES, COMPLEXITY, DATA, MADE_WITH, PLAN, PRIOR, SITES, SPACE_TEXT
+from dropopt.study.store.keys import (
+    ANCHOR,
+    CLASSES,
+    COMMAND,
+    COMPLEXITY,
+    DATA,
+    FACTS,
+    MADE_WITH,
+    PLAN,
+    PRIOR,
+    SITES,
+    SPACE_TEXT,
+)
 from dropopt.study.store.lease import GRACE, WorkerIdentity
 from dropopt.study.store.ledger import Ledger
 from dropopt.study.store.opening import Opened, storage_file
 from dropopt.study.store.patient import PATIENCE, Patience
 from dropopt.study.store.queries import count, find_study, study_names
 from dropopt.study.store.total import counted
-from dropopt.study.store.url import VARIABLE, redact, resolve, storage_hint
+from dropopt.study.store.url import VARIABLE, redact, redact_all, resolve, storage_hint
 
 if TYPE_CHECKING:
     import optuna
@@ -239,14 +253,17 @@ class Session:
         """Print the study, its search space and the number of trials to run."""
         study, space, done = self._definition, self._request.space, self._done
         url = redact(self._request.url)
-        say(self._console, f"study {study.name}: space {space.name} ({len(space.parameters)} parameters), {url}")
+        say(self._console, f"study {study.name}, stored in {url}")
+        self._line("searches", words.searched_space(space.name, [parameter.name for parameter in space.parameters]))
         if self._complete():
             more = done + study.n_trials
             say(self._console, f"it already has {done} trials; to go on, give --n-trials {more}")
         else:
             so_far = f" (it has {done})" if done else ""
-            plan = f"{study.n_trials} trials{so_far} of {self._request.base.train.epochs} epochs, {slots} at a time"
-            say(self._console, plan)
+            plan = f"{study.n_trials} trials{so_far} of at most {self._request.base.train.epochs} epochs"
+            how = f"sampler {study.sampler}, pruner {study.pruner}, seed {study.seed}"
+            self._line("training", words.training(self._request.base.train.model_dump()))
+            self._line("budget", f"{plan}, {slots} at a time; {how}")
 
     def train(self, pool: Pool, signals: SignalCatcher) -> int | None:
         """Run trials until the target is reached. Returns the signal that stopped it, if one did."""
@@ -271,6 +288,8 @@ class Session:
 
     def open_study(self, ready: Ready) -> Ledger:
         """Create the study, or continue it, with the data that the first child has loaded."""
+        for word, line in words.about(ready.facts, self._request.base.model_dump(mode="json")):
+            self._line(word, line)
         for notice in ready.notices:
             self._notice(notice)
         study, created = self._study, False
@@ -292,23 +311,44 @@ class Session:
             self._sampler = self._make_sampler(0, alone=False)
         if study.user_attrs.get(PLAN) != (plan := self._request.plan):
             study.set_user_attr(PLAN, plan)
+        self._record(study, ready)
         study.sampler = self._sampler
         anchors = sum(ANCHOR in trial.user_attrs for trial in study.get_trials(deepcopy=False))
         study.pruner = make_pruner(self._definition.pruner, self._request.base.train.epochs, anchors=anchors)
         self._study = study
         if self._progress is not None:
-            self._progress.opened(study)
+            self._progress.opened(study, LivePage(lambda: self._refresh(study)))
         return self._ledger(study, ready.classes)
+
+    def _record(self, study: optuna.Study, ready: Ready) -> None:
+        """Store what the reports of the study say: the sizes of its data, and the line that resumes it."""
+        known, command = study.user_attrs, redact_all(self._request.resume_command)
+        if ready.facts is not None and FACTS not in known:
+            study.set_user_attr(FACTS, ready.facts.plain())
+        if self._request.extendable and known.get(COMMAND) != command:
+            study.set_user_attr(COMMAND, command)
 
     def summarise(self, stopped_by: int | None) -> int:
         """Update the study's page on the dashboard and print the summary. Returns the exit code."""
         if self._study is not None:
             with busy("analysing the trials"):
-                page.refresh(self._study)
+                self._refresh(self._study)
             show_summary(self._console, self._study, self._outcome(stopped_by))
         if stopped_by is not None:
             return 128 + stopped_by
         return int(self._study is not None and _all_failed(self._study))
+
+    def _refresh(self, study: optuna.Study) -> None:
+        """Update what dashboards show of the study: its note, its figures and the files of its best trials."""
+        hint = storage_hint(self._request.storage)
+        page.refresh(study, hint)
+        folder = artifact_folder(self._request.url)
+        if folder is not None:
+            save_artifacts(study, folder, hint)
+
+    def _line(self, word: str, text: str) -> None:
+        """Print a line of the header, in the words of the dashboard's note."""
+        say(self._console, f"  {word:<10}{text}")
 
     def _notice(self, text: str) -> None:
         say(self._console, f"note: {text}", "yellow")

@@ -131,8 +131,8 @@ def _scores(estimate: Estimate) -> str:
 
 
 def _with_error(accuracy: float, n: int) -> str:
-    """An accuracy and its standard error: ``0.9833 +- 0.0068 (n = 360)``."""
-    return f"{accuracy:.4f} +- {_error(accuracy, n):.4f} (n = {n})"
+    """An accuracy and its standard error: ``0.9833 +- 0.0068 (standard error; n = 360)``."""
+    return f"{accuracy:.4f} +- {_error(accuracy, n):.4f} (standard error; n = {n})"
 
 
 def _error(accuracy: float, n: int) -> float:

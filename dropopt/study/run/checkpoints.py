@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dropopt.files import clear_leftovers
+from dropopt.study.store.url import file_of
 
 #: Characters of a study's name that are kept in a file's name.
 NAME_CHARACTERS = 40
@@ -76,15 +77,5 @@ def remove(path: Path) -> None:
 
 def default_folder(url: str) -> Path | None:
     """Return the folder of the checkpoints beside the file of a storage; None if the storage is not a file."""
-    if "://" not in url:
-        file = url
-    elif url.startswith("sqlite"):
-        import sqlalchemy
-
-        file = str(sqlalchemy.engine.make_url(url).database or "")
-    else:
-        return None
-    if not file or file.startswith((":", "file:")):
-        return None
-    path = Path(file).absolute()
-    return path.with_name(path.name + ".checkpoints")
+    path = file_of(url)
+    return None if path is None else path.with_name(path.name + ".checkpoints")

@@ -15,6 +15,7 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from dropopt.config import RunConfig
+from dropopt.facts import Facts
 
 
 class MessageError(ValueError):
@@ -68,6 +69,8 @@ class Ready(_Message):
     sites: dict[str, list[str]] = field(default_factory=dict)
     #: D_complexity of the training images; None if the engine does not use it.
     complexity: float | None = None
+    #: The sizes of the data and of the network; None if they are not known.
+    facts: Facts | None = None
     kind: Literal["ready"] = "ready"
 
 
@@ -84,6 +87,10 @@ class Report(_Message):
     val_accuracy: float
     #: The moving average of ``val_loss``, which the study minimizes.
     smoothed_loss: float
+    #: The applied drop rate at each place.
+    rates: dict[str, float] = field(default_factory=dict)
+    #: The efficacy weight of each method.
+    weights: dict[str, float] = field(default_factory=dict)
     kind: Literal["report"] = "report"
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dropopt.config import RunConfig
+from dropopt.study.run.messages import Report
+from dropopt.study.store.history import History
 
 if TYPE_CHECKING:
     import optuna
@@ -52,6 +54,7 @@ class Running:
     #: When its current epoch began, or when its process was last replaced.
     _last: float = field(default_factory=time.monotonic)
     _longest_epoch: float = 0.0
+    _reports: dict[int, Report] = field(default_factory=dict)
 
     @property
     def seconds(self) -> float:
@@ -63,6 +66,16 @@ class Running:
         now = time.monotonic()
         self._longest_epoch = max(self._longest_epoch, now - self._last)
         self._last = now
+
+    def keep(self, report: Report) -> None:
+        """Keep the report of an epoch, for the trial's history."""
+        self._reports[report.epoch] = report
+
+    @property
+    def history(self) -> History:
+        """The epochs of the trial so far. Those that an earlier worker has trained are missing."""
+        reports = [self._reports[epoch] for epoch in sorted(self._reports)]
+        return History.of(reports)
 
     def restarted(self) -> None:
         """Record that the process of the trial has been replaced."""

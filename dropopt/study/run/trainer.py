@@ -108,6 +108,7 @@ class Trainer:
             notices=list(data.notices),
             sites=dict(prepared.sites),
             complexity=prepared.complexity,
+            facts=getattr(prepared, "facts", None),
         )
 
     def _fit(self, message: Train) -> Done:
@@ -149,6 +150,8 @@ class Trainer:
                 val_loss=float(report.val_loss),
                 val_accuracy=float(report.val_accuracy),
                 smoothed_loss=float(report.smoothed_loss),
+                rates={row["site"]: float(row["applied"]) for row in getattr(report, "rates", ())},
+                weights={name: float(weight) for name, weight in getattr(report, "weights", {}).items()},
             )
         )
 

@@ -220,6 +220,7 @@ class Worker:
                 self._release(slot, running.note)
         elif isinstance(message, Report):
             running.epoch_ended()
+            running.keep(message)
             if message.epoch > running.reported:
                 self._on_report(slot, running, message)
         elif isinstance(message, Done):
@@ -252,6 +253,7 @@ class Worker:
                 best_loss=done.best_val_loss,
                 best_epoch=done.best_epoch,
                 seconds=running.seconds if running.deaths else done.seconds,
+                history=running.history,
             )
         except TrialEndedError:
             self._release(slot, ENDED_ELSEWHERE, keep_checkpoint=True)

@@ -206,6 +206,8 @@ class Comparison:
     #: From the lowest loss to the highest.
     rows: tuple[Row, ...]
     verdict: str
+    #: The number of the best trial, which may itself be an anchor.
+    leader: int = -1
 
 
 def compare(trials: Iterable[FrozenTrial]) -> Comparison | None:
@@ -216,7 +218,7 @@ def compare(trials: Iterable[FrozenTrial]) -> Comparison | None:
     if leader is None or leader.value is None or not anchors:
         return None
     rows = sorted((_row(trial, leader.value) for trial in anchors), key=lambda row: (row.loss, row.trial))
-    return Comparison(tuple(rows), _verdict(leader, leader.value, rows))
+    return Comparison(tuple(rows), _verdict(leader, leader.value, rows), leader.number)
 
 
 def _row(trial: FrozenTrial, lowest: float) -> Row:
@@ -227,8 +229,10 @@ def _row(trial: FrozenTrial, lowest: float) -> Row:
 
 def _verdict(leader: FrozenTrial, lowest: float, rows: Sequence[Row]) -> str:
     """Say whether dropout helps, and whether the best trial is better than the anchors."""
-    noise = f"one seed each; single seeds differ by up to about {SEED_NOISE:.0%}"
+    noise = f"smoothed validation loss, one seed each; single seeds differ by up to about {SEED_NOISE:.0%}"
     nothing = next((row for row in rows if row.name == NO_DROPOUT), None)
+    if nothing is not None and nothing.trial == leader.number:
+        return f"dropout does not help here: the best trial has none, with a loss of {lowest:.4f} ({noise})"
     if nothing is not None and nothing.difference > -SEED_NOISE:
         return (
             f"dropout does not help here: the loss is {nothing.loss:.4f} without dropout and {lowest:.4f} in the best "

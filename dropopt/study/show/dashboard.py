@@ -5,16 +5,16 @@ from __future__ import annotations
 import signal
 import socket
 import sys
+from pathlib import Path
 from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from dropopt.config import ConfigError
-from dropopt.study.show.console import busy
+from dropopt.study.show.artifacts import artifact_folder
 from dropopt.study.show.guard import guard, is_loopback
-from dropopt.study.show.page import refresh
+from dropopt.study.show.overlay import Overlay
 from dropopt.study.store.opening import close, open_storage
-from dropopt.study.store.queries import find_study, study_names
 from dropopt.study.store.url import redact
 
 if TYPE_CHECKING:
@@ -44,12 +44,24 @@ class Server(ThreadingMixIn, WSGIServer):
 
     daemon_threads = True
 
-    def __init__(self, storage: BaseStorage, host: str, port: int, *, writable: bool = False) -> None:
+    def __init__(
+        self,
+        storage: BaseStorage,
+        host: str,
+        port: int,
+        *,
+        writable: bool = False,
+        folder: Path | None = None,
+        hint: str = "",
+    ) -> None:
+        from optuna.artifacts import FileSystemArtifactStore
         from optuna_dashboard import wsgi
 
         self.address_family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         super().__init__((host, port), _Handler)
-        self.set_app(guard(wsgi(storage), storage, host, self.server_port, writable=writable))
+        store = None if folder is None or not folder.is_dir() else FileSystemArtifactStore(folder)
+        app = Overlay(wsgi(storage, store), storage, hint)
+        self.set_app(guard(app, storage, host, self.server_port, writable=writable))
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Print a traceback, except for a client that disconnected."""
@@ -57,7 +69,7 @@ class Server(ThreadingMixIn, WSGIServer):
             super().handle_error(request, client_address)
 
 
-def serve(url: str, port: int, *, host: str = HOST, writable: bool = False) -> None:
+def serve(url: str, port: int, *, host: str = HOST, writable: bool = False, hint: str = "") -> None:
     """Serve the storage at ``url`` until SIGINT (Ctrl-C) or SIGTERM.
 
     Args:
@@ -65,16 +77,14 @@ def serve(url: str, port: int, *, host: str = HOST, writable: bool = False) -> N
         port: The port to listen on; 0 chooses a free one.
         host: The address to listen on.
         writable: Whether the page may change studies.
+        hint: The option ``--storage`` as it is typed, with a space before it, for the commands on the page; or empty.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     storage = open_storage(url, create=False)
     try:
-        with busy("reading what was learned"):
-            for name in study_names(storage):
-                refresh(find_study(storage, name))
         try:
-            server = Server(storage, host, port, writable=writable)
+            server = Server(storage, host, port, writable=writable, folder=artifact_folder(url), hint=hint)
         except OSError as error:
             reason = f"{host} port {port} cannot be used ({error.strerror})"
             raise ConfigError(f"{reason}; give another --port or --host") from None

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+from dropopt.study.show.style import COLOURS, INK, layout
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
     from dropopt.study.blend.effects import Effect
     from dropopt.study.blend.learned import Learned
-
-#: Height of a card on the dashboard, in pixels.
-HEIGHT = 450
-#: Width of a card in characters of its subtitle, and height of a line of the subtitle in pixels.
-LINE, LINE_HEIGHT = 90, 16
-#: The palette of Okabe and Ito, whose colours colour-blind people can distinguish.
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
 
 
 def figures(found: Learned) -> dict[str, Figure]:
@@ -33,37 +27,25 @@ def _effects(found: Learned) -> Figure:
     shown = [effect for methods in efficacy.methods for effect in methods]
     if len(efficacy.names) == 1:  # with several stages, the card has no room for the pairs; they are in the note
         shown += efficacy.pairs[0]
-    picture = Figure(_intervals(shown))
+    picture = Figure(_intervals(shown)).update_layout(layout("Which method works", efficacy.verdict))
     picture.add_vline(x=0, line={"color": "grey", "dash": "dot"})
     picture.update_yaxes(autorange="reversed", tickfont={"size": 10})
-    picture.update_xaxes(title="effect or synergy, 90% interval (normal scores, higher is better)")
-    lines = textwrap.wrap(efficacy.verdict, LINE)
-    layout = _layout(f"Which method works<br><sub>{'<br>'.join(lines)}</sub>")
-    layout["margin"]["t"] += LINE_HEIGHT * (len(lines) - 1)
-    return picture.update_layout(layout)
+    picture.update_xaxes(title="effect in normal scores, 90% interval")
+    return picture
 
 
 def _trajectory(found: Learned) -> Figure:
     """A line for each share of the preferred blend."""
     from plotly.graph_objects import Figure
 
-    picture = Figure()
+    picture = Figure().update_layout(layout("Preferred blend over the trials", found.efficacy.caution.strip()))
     trials = [count for count, _ in found.trajectory]
     for index, name in enumerate(found.preferred):
         shares = [blend.get(name, 0.0) for _, blend in found.trajectory]
         style = {"color": COLOURS[index % len(COLOURS)], "dash": "solid" if index < len(COLOURS) else "dot"}
         picture.add_scatter(x=trials, y=shares, name=name, mode="lines+markers", line=style)
     picture.update_xaxes(title="trials")
-    picture.update_yaxes(title="share", range=[0, 1])
-    return picture.update_layout(
-        _layout(f"Preferred blend over the trials<br><sub>{found.efficacy.caution.strip()}</sub>")
-    )
-
-
-def _layout(title: str) -> dict[str, Any]:
-    """The settings that both figures share."""
-    margin = {"t": 70, "b": 50, "l": 60, "r": 20}
-    return {"title": title, "height": HEIGHT, "margin": margin, "template": "plotly_white"}
+    return picture.update_yaxes(title="share", range=[0, 1])
 
 
 def _intervals(effects: Sequence[Effect]) -> Any:
@@ -77,6 +59,7 @@ def _intervals(effects: Sequence[Effect]) -> Any:
         error_x={
             "type": "data",
             "symmetric": False,
+            "color": INK,
             "array": [effect.high - effect.mean for effect in effects],
             "arrayminus": [effect.mean - effect.low for effect in effects],
         },

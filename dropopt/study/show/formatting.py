@@ -31,3 +31,20 @@ def format_seconds(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def format_duration(seconds: float) -> str:
+    """A duration in one unit: ``3.5 s``, ``12 min`` or ``2.1 h``."""
+    if seconds < 120:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def format_percent(share: float) -> str:
+    """A share as a percentage: ``10.2%``."""
+    return f"{100 * share:.3g}%"
+
+
+def format_difference(difference: float, *, best: bool) -> str:
+    """How far the best trial's loss is above an anchor's, as a share of it; or that they are the same trial."""
+    return "is the best trial" if best else f"{difference:+.1%}"

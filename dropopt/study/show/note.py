@@ -1,19 +1,66 @@
-"""What a study found, as a Markdown note on its page in optuna-dashboard: its anchors and its blend."""
+"""The note on a study's page in optuna-dashboard: what was searched and found, how sure that is, and what to type."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from dropopt.study.show import words
 from dropopt.study.show.effects_table import HEADINGS, by_stage, effect_rows
+from dropopt.study.show.formatting import format_difference
+from dropopt.study.show.next_lines import next_lines
+from dropopt.study.show.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from dropopt.study.blend.effects import Effect
     from dropopt.study.blend.learned import Learned
     from dropopt.study.search.anchors import Comparison
 
+#: The line above dropopt's part of a note. What a person writes above it is kept.
+MARK = "*dropopt updates the note from here on; write your own text above this line.*"
 
-def note(found: Learned) -> str:
+
+def note(shot: Snapshot, storage: str) -> str:
+    """The note as Markdown, from its mark on; ``storage`` is the option ``--storage`` with a space before it."""
+    parts = [MARK, "", f"## Study {plain(shot.name)}", "", *_lines(words.searched(shot))]
+    parts += ["", "## Found so far", "", *_lines(words.found(shot))]
+    if saved := words.saved(shot):
+        parts.append(f"- **pruning** {plain(saved)}")
+    if commands := list(next_lines(shot, storage, looking=True)):
+        parts += ["", "## What to type next", "", "~~~~text"]
+        parts += [f"{line.splitlines()[0]}    # {what}" for what, line in commands]
+        parts += ["~~~~"]
+    if shot.leader is not None and shot.comparison is not None:
+        parts += ["", anchor_note(shot.comparison)]
+    if shot.learned is not None:
+        parts += ["", blend_note(shot.learned)]
+    return "\n".join(parts)
+
+
+def merged(stored: str, fresh: str) -> str:
+    """The note to store: a person's text above the mark, then dropopt's part."""
+    own, mark, _ = stored.partition(MARK)
+    if not mark and _is_older(stored):
+        own = ""
+    return f"{own.rstrip()}\n\n{fresh}" if own.strip() else fresh
+
+
+def plain(text: str) -> str:
+    """``text`` with the characters escaped that mean something in Markdown."""
+    return re.sub(r"([\\`*_{}\[\]<>#|~])", r"\\\1", " ".join(text.split()))
+
+
+def _is_older(stored: str) -> bool:
+    """Whether an older version of dropopt wrote the note, which had no mark."""
+    return stored.startswith(("## Does dropout help", "## Which method works"))
+
+
+def _lines(pairs: Sequence[tuple[str, str]]) -> list[str]:
+    return [f"- **{word}** {plain(text)}" for word, text in pairs]
+
+
+def blend_note(found: Learned) -> str:
     """Markdown with the verdict, the effect of each method, the synergy of each pair and the preferred blend."""
     efficacy = found.efficacy
     lines = ["## Which method works", "", f"**{efficacy.verdict}**", ""]
@@ -29,11 +76,11 @@ def note(found: Learned) -> str:
 
 def anchor_note(comparison: Comparison) -> str:
     """Markdown with the verdict on the anchors and their losses."""
-    rows = [
-        f"| {row.name} | {row.trial} | {row.loss:.4f} | {'-' if row.accuracy is None else f'{row.accuracy:.4f}'} "
-        f"| {row.difference:+.1%} |"
-        for row in comparison.rows
-    ]
+    rows = []
+    for row in comparison.rows:
+        accuracy = "-" if row.accuracy is None else f"{row.accuracy:.4f}"
+        difference = format_difference(row.difference, best=row.trial == comparison.leader)
+        rows.append(f"| {plain(row.name)} | {row.trial} | {row.loss:.4f} | {accuracy} | {difference} |")
     text = ["## Does dropout help", "", f"**{comparison.verdict}**", ""]
     text += [
         "| anchor | trial | loss (smoothed) | accuracy | best trial's loss |",

@@ -1,34 +1,81 @@
-"""The page of a study in optuna-dashboard: a note on its anchors and its blend, and figures about the blend."""
+"""The page of a study in optuna-dashboard: a note and figures, which ``dropopt run`` stores while it runs."""
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dropopt.study.search.anchors import compare
+from dropopt.study.show import trial_figures, words
+from dropopt.study.show.card import card
 from dropopt.study.show.figures import figures
-from dropopt.study.show.note import anchor_note, note
-from dropopt.study.store.keys import PRIOR
+from dropopt.study.show.next_lines import next_lines
+from dropopt.study.show.note import merged, note
+from dropopt.study.show.snapshot import Snapshot
 
 if TYPE_CHECKING:
     import optuna
+    from plotly.graph_objects import Figure
+
+#: The figures of trials, by their identifiers.
+_TRIAL_FIGURES: Mapping[str, Callable[[Snapshot], Figure | None]] = {
+    "dropopt-curves": trial_figures.curves,
+    "dropopt-rates": trial_figures.rates,
+    "dropopt-cost": trial_figures.cost,
+    "dropopt-weights": trial_figures.weights,
+}
+
+#: The identifiers of all figures, in the order of the page.
+ORDER = ("dropopt-study", "dropopt-curves", "dropopt-rates", "dropopt-cost", "dropopt-effects", "dropopt-blend")
 
 
-def refresh(study: optuna.Study) -> None:
-    """Update the note and the figures of ``study``. Nothing is written if it has neither anchors nor a blend."""
-    from optuna_dashboard import save_note, save_plotly_graph_object
+@dataclass(frozen=True)
+class Page:
+    """The note, as Markdown, and the figures, as JSON by identifier, in the order of the page."""
 
-    from dropopt.study.blend.learned import learned
-    from dropopt.study.blend.names import NoBlendError
+    note: str
+    figures: Mapping[str, str]
 
-    comparison = compare(study.get_trials(deepcopy=False))
-    parts = [anchor_note(comparison)] if comparison else []
-    found = None
-    with suppress(NoBlendError):
-        found = learned(study, prior=study.user_attrs.get(PRIOR))
-        parts.append(note(found))
-    if parts:
-        save_note(study, "\n".join(parts))
-    if found is not None and found.trajectory:
-        for identifier, picture in figures(found).items():  # replaces the figure of the last refresh
-            save_plotly_graph_object(study, picture, graph_object_id=identifier)
+
+def build(study: optuna.Study, storage: str = "") -> Page:
+    """Make the page of any study; nothing is stored.
+
+    Args:
+        study: The study.
+        storage: The option ``--storage`` as it is typed, with a space before it; or empty.
+    """
+    shot = Snapshot.of(study)
+    lines = [*words.found(shot), *words.searched(shot)]
+    lines += [(f"next: {what}", line) for what, line in next_lines(shot, storage, looking=True)]
+    pictures = {"dropopt-study": card(shot.name, lines)}
+    pictures |= {name: picture for name, draw in _TRIAL_FIGURES.items() if (picture := draw(shot)) is not None}
+    pictures |= _effects(shot)
+    ordered = sorted(pictures, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
+    return Page(note(shot, storage), {name: str(pictures[name].to_json()) for name in ordered})
+
+
+def refresh(study: optuna.Study, storage: str = "") -> None:
+    """Update the stored note and figures of ``study``; parts that have not changed are not written."""
+    from optuna_dashboard import get_note, save_note
+    from optuna_dashboard._custom_plot_data import (
+        SYSTEM_ATTR_PLOT_DATA,
+        get_plotly_graph_objects,
+        save_graph_object_json,
+    )
+
+    page = build(study, storage)
+    known = study._storage.get_study_system_attrs(study._study_id)
+    stored = get_note(study)
+    if (text := merged(stored, page.note)) != stored:
+        save_note(study, text)
+    before = get_plotly_graph_objects(known)
+    for name, picture in page.figures.items():
+        if before.get(name) != picture:
+            key = f"{SYSTEM_ATTR_PLOT_DATA}{name}:"
+            save_graph_object_json(study._storage, study._study_id, key, picture)
+
+
+def _effects(shot: Snapshot) -> dict[str, Figure]:
+    """The figures of effects: those of the blend, if the study has one."""
+    found = shot.learned
+    return figures(found) if found is not None and found.trajectory else {}

@@ -14,8 +14,8 @@ from rich.text import Text
 from dropopt.study.run.messages import Report
 from dropopt.study.show.console import say
 from dropopt.study.show.formatting import format_accuracy, format_parameters, format_seconds
-from dropopt.study.store.keys import CLASSES
-from dropopt.study.store.queries import Counts, best, count, diverged
+from dropopt.study.show.live import LivePage
+from dropopt.study.store.queries import Counts, count, leader
 
 if TYPE_CHECKING:
     import optuna
@@ -41,6 +41,7 @@ class Progress:
         self._started = time.monotonic()
         self._drawn = 0.0
         self._ended = 0
+        self._page: LivePage | None = None
         self._live: Live | None = None
         if console.is_terminal:
             self._live = Live(console=console, auto_refresh=False, transient=True)
@@ -55,9 +56,9 @@ class Progress:
         if self._live is not None:
             self._live.stop()
 
-    def opened(self, study: optuna.Study) -> None:
-        """Follow ``study``. The trials that it already has are not announced."""
-        self._study = study
+    def opened(self, study: optuna.Study, page: LivePage | None = None) -> None:
+        """Follow ``study`` and update its ``page``. The trials that it already has are not announced."""
+        self._study, self._page = study, page
         self._started = time.monotonic()
         self._read()
 
@@ -75,13 +76,15 @@ class Progress:
         self._ended += 1
         before = self._best
         self._read()
+        if self._page is not None:
+            self._page.update()
         if failure:
             say(self._console, f"trial {trial} failed: {failure}", "yellow")
-        leader = self._best
-        if self._live is None and leader is not None and (before is None or leader.number != before.number):
-            scores = f"loss {leader.value:.4f}, accuracy {format_accuracy(leader)}"
+        best = self._best
+        if self._live is None and best is not None and (before is None or best.number != before.number):
+            scores = f"smoothed loss {best.value:.4f}, accuracy {format_accuracy(best)}"
             done = f"{self._counts.counted} of {self._n_trials} trials"
-            say(self._console, f"trial {leader.number} is the best so far: {scores} ({done})")
+            say(self._console, f"trial {best.number} is the best so far: {scores} ({done})")
 
     def restarted(self, slot: int, trial: int, reason: str) -> None:
         """Report that the process of a trial has died and a new one continues the trial."""
@@ -101,9 +104,7 @@ class Progress:
         """Read the state of the study from its storage."""
         if self._study is not None:
             trials = self._study.get_trials(deepcopy=False)
-            self._counts, self._best = count(trials), best(trials)
-            if self._best is not None and diverged(self._best, self._study.user_attrs.get(CLASSES)):
-                self._best = None
+            self._counts, self._best = count(trials), leader(self._study, trials)
 
     def _time_left(self) -> str:
         """The time that the remaining trials will take, estimated from the trials of this run."""
@@ -125,7 +126,7 @@ class Progress:
             lines.append(Text("starting: loading torch and the data", style="dim"))
         if self._best is not None:
             loss, accuracy = f"{self._best.value:.4f}", format_accuracy(self._best)
-            head = f"best: trial {self._best.number}, loss {loss}, accuracy {accuracy}"
+            head = f"best: trial {self._best.number}, smoothed loss {loss}, accuracy {accuracy}"
             lines += [Text(head, style="bold"), Text("  " + format_parameters(self._best), style="dim")]
         for slot, (trial, report) in sorted(self._slots.items()):
             lines.append(Text(f"  slot {slot + 1}  trial {trial:<5}{_epoch(report)}"))
@@ -136,6 +137,6 @@ def _epoch(report: Report | None) -> str:
     if report is None:
         return "starting"
     return (
-        f"epoch {report.epoch:>3} of {report.epochs}  loss {report.smoothed_loss:.4f}  "
+        f"epoch {report.epoch:>3} of {report.epochs}  smoothed loss {report.smoothed_loss:.4f}  "
         f"accuracy {report.val_accuracy:.4f}"
     )

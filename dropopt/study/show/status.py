@@ -15,11 +15,9 @@ from dropopt.study.show.formatting import format_accuracy
 from dropopt.study.store.keys import ACCURACY
 from dropopt.study.store.queries import (
     Counts,
-    best,
     count,
-    has_several_objectives,
-    is_maximized,
     last_activity,
+    leader,
     study_names,
 )
 
@@ -39,7 +37,7 @@ class Row:
         study: Its name.
         objectives: The direction of each of its objectives, ``minimize`` or ``maximize``.
         counts: The number of trials in each state.
-        leader: The best trial; None if there is none, or if there are several objectives.
+        leader: The best trial; None if there is none, if it has diverged, or if there are several objectives.
         last: The time of the last activity.
     """
 
@@ -81,9 +79,8 @@ def rows(storage: BaseStorage) -> Iterator[Row]:
     for name in study_names(storage):
         study = optuna.load_study(study_name=name, storage=storage)
         trials = study.get_trials(deepcopy=False)
-        leader = None if has_several_objectives(study) else best(trials, maximize=is_maximized(study))
         objectives = tuple(direction.name.lower() for direction in study.directions)
-        yield Row(name, objectives, count(trials), leader, last_activity(trials))
+        yield Row(name, objectives, count(trials), leader(study, trials), last_activity(trials))
 
 
 def show_status(console: Console, storage: BaseStorage, url: str) -> None:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import re
-import shlex
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
-from dropopt.study.blend.gather import FINISHED
-from dropopt.study.blend.names import NoBlendError, suggested_blend
-from dropopt.study.search.anchors import Comparison, compare
+from dropopt.study.search.anchors import Comparison
 from dropopt.study.show.console import say
-from dropopt.study.show.formatting import format_accuracy, format_value
+from dropopt.study.show.formatting import format_accuracy, format_difference, format_value
+from dropopt.study.show.next_lines import Resume, next_lines
+from dropopt.study.show.snapshot import Snapshot
 from dropopt.study.store.keys import BEST_EPOCH, MESSAGE, REASON, SECONDS, UNCOUNTED
-from dropopt.study.store.queries import Counts, best, count, ranked
+from dropopt.study.store.url import VARIABLE
 
 if TYPE_CHECKING:
     import optuna
@@ -42,68 +40,40 @@ class Outcome:
     resume_command: str  # without --n-trials
     extendable: bool = True  # whether that command takes --n-trials
 
+    @property
+    def url_note(self) -> str:
+        """Where the password of the storage is read from, if the URL is shown without it."""
+        return f" (set {VARIABLE} to the URL with its password)" if "***" in self.url or "..." in self.url else ""
+
 
 def show_summary(console: Console, study: optuna.Study, outcome: Outcome) -> None:
     """Print the best trials, the failures, the storage and the next commands."""
-    trials = study.get_trials(deepcopy=False)
-    counts, leader = count(trials), best(trials)
-    has_blend = learnable(trials)
+    shot = Snapshot.of(study)
     if outcome.stopped_by is not None:
         name = signal.Signals(outcome.stopped_by).name
         say(console, f"stopped by {name}; running trials are recorded as interrupted and run again later")
-    say(console, f"\nstudy {study.study_name}: {counts}", "bold")
-    if not trials and outcome.timeout is not None and outcome.stopped_by is None:
+    say(console, f"\nstudy {study.study_name}: {shot.counts}", "bold")
+    if not shot.trials and outcome.timeout is not None and outcome.stopped_by is None:
         say(console, f"no trial could start within {outcome.timeout:g} s; give a longer --timeout", "yellow")
-    if leader is not None:
-        console.print(_best_trials(trials))
-        console.print(_parameters(leader))
-    if comparison := compare(trials):
+    if shot.leader is not None:
+        console.print(_best_trials(shot))
+        console.print(_parameters(shot.leader))
+    elif shot.ranked:
+        say(console, "every complete trial has diverged; a lower learning rate may help", "yellow")
+    if shot.leader is not None and (comparison := shot.comparison):
         console.print(_anchors(comparison))
         say(console, comparison.verdict)
-    for line in _failures(trials):
+    for line in failures(shot.trials)[:FAILURE_LINES]:
         say(console, line, "yellow")
-    say(console, f"\nstored in {outcome.url}; next:")
-    has_best = leader is not None
-    for what, command in _next_commands(study.study_name, outcome, counts, has_best=has_best, has_blend=has_blend):
+    say(console, f"\nstored in {outcome.url}{outcome.url_note}; next:")
+    resume = Resume(outcome.resume_command, outcome.n_trials, outcome.extendable)
+    for what, command in next_lines(shot, outcome.storage_hint, resume):
         say(console, f"  {what:<8}{command}")
 
 
-def _next_commands(
-    name: str, outcome: Outcome, counts: Counts, *, has_best: bool, has_blend: bool
-) -> Iterator[tuple[str, str]]:
-    """Yield each possible next action and its command."""
-    file = shlex.quote(best_file(name))
-    name = shlex.quote(name)
-    storage = outcome.storage_hint
-    reached = counts.counted >= outcome.n_trials
-    yield "look", f"dropopt dashboard{storage}"
-    if has_blend:
-        yield "learn", f"dropopt efficacy --study {name}{storage}"
-    if outcome.extendable:
-        yield "go on", f"{outcome.resume_command} --n-trials {outcome.n_trials + counts.counted * reached}"
-    elif not reached:
-        yield "go on", outcome.resume_command
-    if has_best:
-        yield "export", f"dropopt export --study {name}{storage} -o {file}"
-        yield "train", f"dropopt train {file}"
-
-
-def best_file(study: str, format: str = "yaml") -> str:
-    """The name of a file for the best configuration of a study, which no other study is likely to have."""
-    return f"best-{re.sub(r'[^A-Za-z0-9_]+', '-', study).strip('-')[:80] or 'study'}.{format}"
-
-
-def learnable(trials: Sequence[FrozenTrial]) -> bool:
-    """Whether ``dropopt efficacy`` can analyse a study with these trials."""
-    try:
-        return bool(suggested_blend({name for trial in trials if trial.state in FINISHED for name in trial.params}))
-    except NoBlendError:
-        return False
-
-
-def _best_trials(trials: Sequence[FrozenTrial]) -> Table:
+def _best_trials(shot: Snapshot) -> Table:
     table = Table("trial", "loss (smoothed)", "accuracy", "best epoch", "seconds", title="best trials (validation)")
-    for trial in ranked(trials)[:ROWS]:
+    for trial in shot.ranked[:ROWS]:
         extra = (trial.user_attrs.get(name) for name in (BEST_EPOCH, SECONDS))
         table.add_row(str(trial.number), f"{trial.value:.4f}", format_accuracy(trial), *map(format_value, extra))
     return table
@@ -112,8 +82,9 @@ def _best_trials(trials: Sequence[FrozenTrial]) -> Table:
 def _anchors(comparison: Comparison) -> Table:
     table = Table("anchor", "trial", "loss (smoothed)", "accuracy", "best trial's loss", title="compared with")
     for row in comparison.rows:
+        difference = format_difference(row.difference, best=row.trial == comparison.leader)
         accuracy = "-" if row.accuracy is None else f"{row.accuracy:.4f}"
-        table.add_row(row.name, str(row.trial), f"{row.loss:.4f}", accuracy, f"{row.difference:+.1%}")
+        table.add_row(row.name, str(row.trial), f"{row.loss:.4f}", accuracy, difference)
     return table
 
 
@@ -124,14 +95,14 @@ def _parameters(trial: FrozenTrial) -> Table:
     return table
 
 
-def _failures(trials: Sequence[FrozenTrial]) -> list[str]:
+def failures(trials: Iterable[FrozenTrial]) -> list[str]:
     """One line for each reason of failure, the most frequent first."""
     by_reason: dict[str, list[FrozenTrial]] = {}
     for trial in trials:
         reason = trial.user_attrs.get(REASON)
         if reason and reason not in UNCOUNTED:
             by_reason.setdefault(reason, []).append(trial)
-    ordered = sorted(by_reason.items(), key=lambda item: -len(item[1]))[:FAILURE_LINES]
+    ordered = sorted(by_reason.items(), key=lambda item: -len(item[1]))
     return [
         f"{len(failed)} failed: {reason} (trial {failed[-1].number}: {failed[-1].user_attrs.get(MESSAGE)})"
         for reason, failed in ordered

@@ -27,6 +27,10 @@ DATA = "data_fingerprint"
 COMPLEXITY = "complexity"
 #: The files and hashes of the user's own code; see :mod:`dropopt.study.store.code`.
 CODE = "code"
+#: The sizes of the data and of the network; see :class:`dropopt.facts.Facts`.
+FACTS = "facts"
+#: The line that resumes the study, without a password.
+COMMAND = "command"
 #: The evidence about the blend that the study started from.
 PRIOR = "prior"
 
@@ -53,6 +57,10 @@ BEST_LOSS = "best_val_loss"
 BEST_EPOCH = "best_epoch"
 #: The duration of training.
 SECONDS = "seconds"
+#: The number of epochs that the trial has trained.
+EPOCHS = "epochs"
+#: The number of parameters of the network.
+PARAMETERS = "parameters"
 #: Why the trial failed: the name of an error, or one of the values below.
 REASON = "reason"
 #: The message of that error.
@@ -75,6 +83,11 @@ CONTINUES = "continues"
 
 #: The name of an anchor, such as ``no dropout`` or ``element 0.1``; absent from other trials.
 ANCHOR = "anchor"
+
+# -- system attributes of a trial, which dashboards do not show
+
+#: Losses, accuracy and drop rates of each epoch; see :mod:`dropopt.study.store.history`.
+HISTORY = "dropopt:history"
 
 # -- values of REASON
 

@@ -9,12 +9,15 @@ import math
 import random
 import time
 from collections.abc import Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from dropopt.config import ConfigError, RunConfig
+from dropopt.facts import Facts
 from dropopt.seeds import derived_seed
 from dropopt.study.define.space import Space
 from dropopt.study.store.errors import TrialEndedError
+from dropopt.study.store.history import History
 from dropopt.study.store.keys import (
     ABANDONED,
     ACCURACY,
@@ -23,10 +26,14 @@ from dropopt.study.store.keys import (
     BEST_LOSS,
     CONFIG,
     CONTINUES,
+    EPOCHS,
+    FACTS,
     GIVEN_BACK,
+    HISTORY,
     INTERRUPTED,
     LEASE,
     MESSAGE,
+    PARAMETERS,
     REASON,
     RETRY,
     SECONDS,
@@ -35,6 +42,7 @@ from dropopt.study.store.keys import (
     WORKER,
 )
 from dropopt.study.store.lease import Watch, WorkerIdentity, certainly_dead, describe
+from dropopt.study.store.queries import ranked
 from dropopt.study.store.retries import (
     MAX_ATTEMPTS,
     LostRetries,
@@ -53,6 +61,9 @@ if TYPE_CHECKING:
 
 #: Characters of an error message that are stored: dashboards show it in a cell of a table.
 MESSAGE_CHARACTERS = 500
+
+#: Trials whose epochs are kept: a complete trial that is among so many best ones when it ends.
+HISTORIES = 5
 
 #: Bits of a trial's training seed.
 SEED_BITS = 31
@@ -176,8 +187,11 @@ class Ledger:
         best_loss: float,
         best_epoch: int,
         seconds: float,
+        history: History | None = None,
     ) -> str:
         """End a trial with its result; a value that is not finite makes it fail.
+
+        The history of the epochs is stored if the trial is among the best so far.
 
         Returns:
             The reason for the failure; an empty string if the trial is complete.
@@ -190,7 +204,8 @@ class Ledger:
         if not math.isfinite(value):
             return self.fail(trial, "NotFinite", f"its validation loss ended at {value}")
         facts = {ACCURACY: accuracy, BEST_LOSS: best_loss, BEST_EPOCH: best_epoch, SECONDS: seconds}
-        if not self._end(trial, TrialState.COMPLETE, facts, value):
+        kept = history is not None and bool(history.epochs) and self._is_among_best(value)
+        if not self._end(trial, TrialState.COMPLETE, facts, value, history if kept else None):
             raise TrialEndedError
         return ""
 
@@ -327,6 +342,21 @@ class Ledger:
                 return decision
             time.sleep(DECISION_PAUSE)
 
+    def _is_among_best(self, value: float) -> bool:
+        best = ranked(self.study.get_trials(deepcopy=False))[:HISTORIES]
+        return len(best) < HISTORIES or value <= (best[-1].value or 0.0)
+
+    def _cost(self, trial: optuna.Trial | FrozenTrial) -> dict[str, int]:
+        """The number of epochs that a trial has trained, and of parameters that its network has, if it trained."""
+        if not (epochs := len(self._frozen(trial).intermediate_values)):
+            return {}
+        return {EPOCHS: epochs} | ({} if self._parameters is None else {PARAMETERS: self._parameters})
+
+    @cached_property
+    def _parameters(self) -> int | None:
+        facts = Facts.read(self.study.user_attrs.get(FACTS))
+        return None if facts is None else facts.parameters
+
     def _frozen(self, trial: optuna.Trial | FrozenTrial) -> FrozenTrial:
         """Return the trial as it is stored now."""
         return self.study.get_trials(deepcopy=False)[trial.number]
@@ -341,6 +371,7 @@ class Ledger:
         state: TrialState,
         facts: Mapping[str, Any],
         value: float | None = None,
+        history: History | None = None,
     ) -> bool:
         """Write the attributes, then the state: a finished trial accepts no attributes.
 
@@ -355,8 +386,10 @@ class Ledger:
         # A trial of another worker is a FrozenTrial, for which Optuna has no public way to write attributes.
         storage = self.study._storage
         try:
-            for key, fact in facts.items():
+            for key, fact in {**facts, **self._cost(trial)}.items():
                 storage.set_trial_user_attr(trial._trial_id, key, fact)
+            if history is not None:
+                storage.set_trial_system_attr(trial._trial_id, HISTORY, history.plain())
             if isinstance(trial, optuna.trial.FrozenTrial):
                 storage.set_trial_state_values(trial._trial_id, state)  # raises if another worker was faster
             else:

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from dropopt.config import ConfigError, suggestion
-from dropopt.study.store.keys import REASON, UNCOUNTED
+from dropopt.study.store.keys import CLASSES, REASON, UNCOUNTED
 
 if TYPE_CHECKING:
     import optuna
@@ -83,6 +83,25 @@ def diverged(trial: FrozenTrial, classes: int | None) -> bool:
     The loss of an overconfident network may be somewhat above it. False if the number of classes is not known.
     """
     return classes is not None and trial.value is not None and trial.value > FAR_ABOVE * math.log(classes)
+
+
+def leader(study: optuna.Study, trials: Iterable[FrozenTrial] | None = None) -> FrozenTrial | None:
+    """Return the best trial of ``study``, in its own direction.
+
+    Args:
+        study: A study of dropopt or of another program.
+        trials: Its trials. Default: they are read.
+
+    Returns:
+        The trial; None if no trial is complete, if the best one has diverged, or if the study has several objectives.
+    """
+    if has_several_objectives(study):
+        return None
+    trials = study.get_trials(deepcopy=False) if trials is None else trials
+    found = best(trials, maximize=is_maximized(study))
+    if found is None or (not is_maximized(study) and diverged(found, study.user_attrs.get(CLASSES))):
+        return None
+    return found
 
 
 def has_several_objectives(study: optuna.Study) -> bool:

@@ -48,6 +48,19 @@ def resolve(option: str | None) -> str:
     return str(path)
 
 
+def file_of(url: str) -> Path | None:
+    """Return the absolute path of the file of a storage; None if the storage is a server or in memory."""
+    if "://" not in url:
+        file = url
+    elif url.startswith("sqlite"):
+        import sqlalchemy
+
+        file = str(sqlalchemy.engine.make_url(url).database or "")
+    else:
+        return None
+    return None if not file or file.startswith((":", "file:")) else Path(file).absolute()
+
+
 def storage_hint(option: str | None) -> str:
     """Return the option ``--storage`` to type again, with a leading space; empty if it was not given.
 

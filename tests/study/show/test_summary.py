@@ -9,8 +9,9 @@ import pytest
 from optuna.trial import TrialState, create_trial
 from rich.console import Console
 
+from dropopt.study.show.next_lines import best_file
 from dropopt.study.show.progress import Progress
-from dropopt.study.show.summary import Outcome, best_file, show_summary
+from dropopt.study.show.summary import Outcome, show_summary
 
 
 def printed(study, **changes):
@@ -28,7 +29,7 @@ def printed(study, **changes):
 def _study():
     """One complete trial and three that failed for two reasons."""
     study = optuna.create_study(study_name="a study")
-    study.add_trial(create_trial(value=0.5, user_attrs={"val_accuracy": 0.9}))
+    study.add_trial(create_trial(value=0.5, user_attrs={"val_accuracy": 0.9, "config": {}}))
     for reason in ("Broken", "out of memory", "Broken", "interrupted"):
         attributes = {"reason": reason, "message": "details"}
         study.add_trial(create_trial(state=TrialState.FAIL, user_attrs=attributes))
@@ -77,7 +78,7 @@ def test_a_diverged_trial_never_leads(classes, value, announced):
     assert ("is the best so far" in file.getvalue()) == announced
     study.add_trial(create_trial(value=0.5, user_attrs={"val_accuracy": 0.9}))
     progress.ended(0, 1)
-    assert "trial 1 is the best so far: loss 0.5000" in file.getvalue()
+    assert "trial 1 is the best so far: smoothed loss 0.5000" in file.getvalue()
 
 
 def test_a_signal_is_reported(study):

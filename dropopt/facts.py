@@ -1,0 +1,48 @@
+"""What a study searches on: its data and its network, in numbers that are known before the first trial."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Facts:
+    """The data and the network of a study.
+
+    Args:
+        images: Number of images of each split, by the split's name.
+        shape: The shape of one image, (C, H, W).
+        classes: Number of classes.
+        largest_share: The share of the largest class among the training images, in (0, 1]: the accuracy of always
+            guessing this class.
+        parameters: Number of trainable numbers of the network.
+        places: Names of the modules at which the engine drops features.
+        dropout_inside: Number of dropout layers that the network itself contains.
+
+    Example:
+        >>> facts = Facts({"train": 80}, [1, 8, 8], 10, 0.1, 5000, ["conv1"], 0)
+        >>> Facts.read(facts.plain()) == facts
+        True
+    """
+
+    images: dict[str, int]
+    shape: list[int]
+    classes: int
+    largest_share: float
+    parameters: int
+    places: list[str]
+    dropout_inside: int
+
+    def plain(self) -> dict[str, Any]:
+        """The facts as values for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def read(cls, stored: object) -> Facts | None:
+        """Facts from values of :meth:`plain`; None if something is missing, as in a study of an older version."""
+        names = [field.name for field in fields(cls)]
+        if not isinstance(stored, Mapping) or any(name not in stored for name in names):
+            return None
+        return cls(**{name: stored[name] for name in names})

@@ -1,0 +1,44 @@
+"""``dropopt report``."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+
+from dropopt.study.command.options import Force, PngFolder, ReportOutput, Storage, StudyName
+
+
+def report(
+    study: StudyName = None,
+    output: ReportOutput = None,
+    png: PngFolder = None,
+    storage: Storage = None,
+    force: Force = False,
+) -> None:
+    """Write a report of a study: one HTML file that opens without a network.
+
+    It contains what was searched, the best configuration and how sure it is, charts, failures, and the commands that
+    reproduce it.
+    """
+    from dropopt.study.command.output import check_writable
+    from dropopt.study.report.build import build
+    from dropopt.study.report.write import check_same_report, write, write_pictures
+    from dropopt.study.show.console import busy
+    from dropopt.study.show.next_lines import best_file
+    from dropopt.study.store.opening import Opened
+    from dropopt.study.store.queries import find_study
+    from dropopt.study.store.url import resolve, storage_hint
+
+    with closing(Opened(resolve(storage), create=False)) as opened:
+        found = find_study(opened.storage, study)
+        path = output or Path(best_file(found.study_name, "html", "report"))
+        check_writable(path)
+        if not force:
+            check_same_report(path, found.study_name)
+        with busy("drawing the charts"):
+            made = build(found, storage_hint(storage))
+            write(path, made)
+            pictures = [] if png is None else write_pictures(png, made)
+    print(f"{path}: study {found.study_name}, {path.stat().st_size / 1e6:.1f} MB; open it in a browser")
+    for picture in pictures:
+        print(picture)

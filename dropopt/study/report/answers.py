@@ -1,0 +1,89 @@
+"""The four questions of dropout, answered from the best trials of a study: which, how much, where and when."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from dropopt.study.show.formatting import format_value
+from dropopt.study.show.snapshot import Snapshot
+from dropopt.study.store.history import History, history_of
+
+#: Trials that are compared with the best one.
+TRIALS = 5
+#: Parameters that choose a kind of dropout, and parameters that are a rate.
+KINDS, RATES = ("kind", "pattern"), ("r0", "p")
+
+
+def answers(shot: Snapshot) -> list[tuple[str, str]]:
+    """Each question with its answer; a question without an answer is left out."""
+    if shot.leader is None:
+        return []
+    found = {"Which": _which(shot), "How much": _how_much(shot), "Where": _where(shot), "When": _when(shot)}
+    return [(question, answer) for question, answer in found.items() if answer]
+
+
+def _which(shot: Snapshot) -> str:
+    """The kinds among the best trials, and what is known about the methods of a blend."""
+    best = shot.ranked[:TRIALS]
+    parts = []
+    for name in KINDS:
+        chosen = Counter(format_value(trial.params[name]) for trial in best if name in trial.params)
+        if chosen:
+            told = ", ".join(f"{choice} in {number}" for choice, number in chosen.most_common())
+            parts.append(f"{name} of the {len(best)} best trials: {told}.")
+    if shot.learned is not None:
+        parts.append(shot.learned.efficacy.verdict)
+    return " ".join(parts)
+
+
+def _how_much(shot: Snapshot) -> str:
+    """The rates of the best trials."""
+    trials = [(trial, history) for trial in shot.ranked[:TRIALS] if (history := history_of(trial)) and history.rates]
+    if trials:
+        (first, history), *_ = trials
+        means = [_mean(one.rates.values()) for _, one in trials]
+        others = f"; {min(means):.3f} to {max(means):.3f} in the {len(means)} best trials" if len(means) > 1 else ""
+        return (
+            f"Trial {first.number} drops {_mean(history.rates.values()):.3f} on average over layers and epochs{others}."
+        )
+    for name in RATES:
+        values = [trial.params[name] for trial in shot.ranked[:TRIALS] if name in trial.params]
+        if values:
+            return (
+                f"{name} is {values[0]:.3g} in the best trial; {min(values):.3g} to {max(values):.3g} in the best ones."
+            )
+    return ""
+
+
+def _where(shot: Snapshot) -> str:
+    """The layers with the highest and the lowest rate."""
+    means = {place: _mean([values]) for place, values in _history(shot).rates.items()}
+    if len(means) < 2:
+        return ""
+    high, low = max(means, key=means.__getitem__), min(means, key=means.__getitem__)
+    if means[high] - means[low] < 0.005:
+        return f"All {len(means)} layers have nearly the same rate, {means[low]:.3f} to {means[high]:.3f}."
+    return f"Most at layer {high} ({means[high]:.3f} on average), least at layer {low} ({means[low]:.3f})."
+
+
+def _when(shot: Snapshot) -> str:
+    """The change of the mean rate from the first epoch to the last."""
+    history = _history(shot)
+    if len(history.rate_epochs) < 2 or not history.rates:
+        return ""
+    first, last = (_mean([[values[index] for values in history.rates.values()]]) for index in (0, -1))
+    start, end = history.rate_epochs[0], history.rate_epochs[-1]
+    if abs(first - last) < 0.005:
+        return f"The mean rate hardly changes: {first:.3f} after epoch {start}, {last:.3f} after epoch {end}."
+    word = "falls" if last < first else "rises"
+    return f"The mean rate {word} from {first:.3f} after epoch {start} to {last:.3f} after epoch {end}."
+
+
+def _history(shot: Snapshot) -> History:
+    return shot.history or History()
+
+
+def _mean(rows: Iterable[Sequence[float]]) -> float:
+    values = [value for row in rows for value in row]
+    return sum(values) / len(values) if values else 0.0

@@ -1,0 +1,165 @@
+"""A report: what a study searched and found, as one HTML file that needs no network."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+from dropopt.study.report.answers import answers
+from dropopt.study.report.charts import Chart, charts
+from dropopt.study.report.palette import VARIABLES
+from dropopt.study.report.svg import inline
+from dropopt.study.show import words
+from dropopt.study.show.formatting import (
+    format_accuracy,
+    format_difference,
+    format_duration,
+    format_parameters,
+    format_value,
+)
+from dropopt.study.show.next_lines import next_lines
+from dropopt.study.show.snapshot import Snapshot
+from dropopt.study.show.summary import failures
+from dropopt.study.store.keys import BEST_EPOCH, COMMAND, MADE_WITH, PLAN, SECONDS
+
+if TYPE_CHECKING:
+    import optuna
+
+#: Rows of the table of the best trials.
+ROWS = 10
+#: The element of a page that says which study it reports.
+MARK = '<meta name="dropopt-study" content='
+
+
+@dataclass(frozen=True)
+class Report:
+    """A report: its page and its charts."""
+
+    html: str
+    charts: list[Chart]
+
+
+def build(study: optuna.Study, storage: str) -> Report:
+    """Make the report of ``study``.
+
+    Args:
+        study: A study of dropopt, or of another program.
+        storage: The option ``--storage`` as it is typed, with a space before it; or empty.
+
+    Returns:
+        The page, and the charts that it contains.
+    """
+    from jinja2 import Environment, PackageLoader
+    from markupsafe import Markup
+
+    shot = Snapshot.of(study)
+    drawn = charts(shot)
+    loader = PackageLoader("dropopt.study.report", package_path=".")
+    template = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True).get_template(
+        "page.html.jinja"
+    )
+    pictures = {chart.name: (chart, Markup(inline(chart))) for chart in drawn}
+    return Report(template.render(**_content(shot, storage), pictures=pictures, palette=VARIABLES), drawn)
+
+
+def _content(shot: Snapshot, storage: str) -> dict[str, Any]:
+    """The values of the template's variables."""
+    made = shot.attributes.get(MADE_WITH)
+    versions = made.get("versions", {}) if isinstance(made, dict) else {}
+    environment = {key: value for key, value in (made or {}).items() if key not in ("versions", "git")}
+    return {
+        "name": shot.name,
+        "created": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        "version": metadata.version("dropopt"),
+        "verdict": _verdict(shot),
+        "tiles": _tiles(shot),
+        "searched": words.searched(shot),
+        "settings": words.setting_rows(shot.leader) if shot.leader is not None else [],
+        "best": f"{_sentence(words.best(shot))}." if shot.leader is not None else "",
+        "anchors": _anchors(shot),
+        "answers": answers(shot),
+        "saved": words.saved(shot),
+        "failures": failures(shot.trials),
+        "trials": _trials(shot),
+        "metric": shot.metric,
+        "environment": environment,
+        "versions": versions,
+        "git": made.get("git") if isinstance(made, dict) else None,
+        "lines": _lines(shot, storage),
+    }
+
+
+def _verdict(shot: Snapshot) -> str:
+    """The most important sentence."""
+    if shot.leader is None:
+        return dict(words.found(shot))["best"]
+    return f"{_sentence(words.sure(shot))}."
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _tiles(shot: Snapshot) -> list[tuple[str, str]]:
+    """A few numbers to begin with: each with what it is."""
+    tiles = []
+    if shot.leader is not None:
+        tiles.append((f"{shot.leader.value:.4f}", f"{shot.metric}, best trial"))
+        if (accuracy := format_accuracy(shot.leader)) != "-":
+            tiles.append((accuracy, "validation accuracy, best trial"))
+    tiles.append((str(shot.counts.counted), "trials"))
+    seconds = [trial.user_attrs.get(SECONDS) for trial in shot.trials]
+    known = [one for one in seconds if isinstance(one, int | float)]
+    if known:
+        tiles.append((format_duration(sum(known)), "of training in all"))
+    return tiles
+
+
+def _anchors(shot: Snapshot) -> list[tuple[str, str, str, str, str]]:
+    """A row for each anchor."""
+    if shot.comparison is None or shot.leader is None:
+        return []
+    return [
+        (
+            row.name,
+            str(row.trial),
+            f"{row.loss:.4f}",
+            "-" if row.accuracy is None else f"{row.accuracy:.4f}",
+            format_difference(row.difference, best=row.trial == shot.comparison.leader),
+        )
+        for row in shot.comparison.rows
+    ]
+
+
+def _trials(shot: Snapshot) -> list[tuple[str, ...]]:
+    """A row for each of the best trials."""
+    rows = []
+    for trial in shot.ranked[:ROWS]:
+        extra = (format_value(trial.user_attrs.get(key, "-")) for key in (BEST_EPOCH, SECONDS))
+        scores = (f"{trial.value:.4f}", format_accuracy(trial))
+        rows.append((str(trial.number), *scores, *extra, format_parameters(trial)))
+    return rows
+
+
+def _lines(shot: Snapshot, storage: str) -> list[tuple[str, str]]:
+    """The commands that repeat the study and use its result."""
+    plan = shot.attributes.get(PLAN)
+    lines = []
+    if isinstance(plan, dict) and COMMAND in shot.attributes:
+        lines.append(("run the study again, in a new storage", _again(shot.attributes[COMMAND], plan["n_trials"])))
+    wanted = {"export": "write the best configuration to a file", "train": "train with it; reports the test accuracy"}
+    wanted |= {"look": "open the study in the dashboard", "learn": "which method works"}
+    lines += [(wanted[what], line) for what, line in next_lines(shot, storage) if what in wanted]
+    return lines
+
+
+def _again(command: str, n_trials: int) -> str:
+    """The line that ran the study, with a storage that does not have it yet."""
+    parts = shlex.split(command)
+    if "--storage" in parts:
+        place = parts.index("--storage")
+        del parts[place : place + 2]
+    return f"{shlex.join(parts)} --n-trials {n_trials} --storage again.db"

@@ -1,0 +1,74 @@
+"""The commands that a person may type next, each with what it does."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dropopt.study.blend.gather import FINISHED
+from dropopt.study.blend.names import NoBlendError, suggested_blend
+from dropopt.study.show.snapshot import Snapshot
+from dropopt.study.store.keys import COMMAND, CONFIG, PLAN
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+
+@dataclass(frozen=True)
+class Resume:
+    """The command that resumes a study."""
+
+    command: str  # without --n-trials
+    n_trials: int  # the target of the study
+    extendable: bool = True  # whether the command takes --n-trials
+
+    def line(self, counted: int) -> str | None:
+        """The line to type after ``counted`` trials; None if the study is complete and cannot be extended."""
+        reached = counted >= self.n_trials
+        if self.extendable:
+            return f"{self.command} --n-trials {self.n_trials + counted * reached}"
+        return None if reached else self.command
+
+
+def next_lines(
+    shot: Snapshot, storage: str, resume: Resume | None = None, *, looking: bool = False
+) -> Iterator[tuple[str, str]]:
+    """Yield each possible next action and its command.
+
+    Args:
+        shot: The study.
+        storage: The option ``--storage`` as it is typed, with a space before it; or empty.
+        resume: The command that resumes the study. Default: the one that the study was last run with.
+        looking: Whether the reader is looking at the dashboard already.
+    """
+    name, file = shlex.quote(shot.name), shlex.quote(best_file(shot.name))
+    if resume is None and isinstance(plan := shot.attributes.get(PLAN), dict) and COMMAND in shot.attributes:
+        resume = Resume(str(shot.attributes[COMMAND]), plan["n_trials"])
+    if not looking:
+        yield "look", f"dropopt dashboard{storage}"
+    if not shot.several and learnable(shot.trials):
+        yield "learn", f"dropopt efficacy --study {name}{storage}"
+    if resume is not None and (line := resume.line(shot.counts.counted)):
+        yield "go on", line
+    if shot.leader is not None:
+        page = shlex.quote(best_file(shot.name, "html", "report"))
+        yield "report", f"dropopt report --study {name}{storage} -o {page}"
+        if CONFIG in shot.leader.user_attrs:
+            yield "export", f"dropopt export --study {name}{storage} -o {file}"
+            yield "train", f"dropopt train {file}"
+
+
+def best_file(study: str, format: str = "yaml", kind: str = "best") -> str:
+    """The name of a file for the best configuration of a study, which no other study is likely to have."""
+    return f"{kind}-{re.sub(r'[^A-Za-z0-9_]+', '-', study).strip('-')[:80] or 'study'}.{format}"
+
+
+def learnable(trials: Sequence[FrozenTrial]) -> bool:
+    """Whether ``dropopt efficacy`` can analyse a study with these trials."""
+    try:
+        return bool(suggested_blend({name for trial in trials if trial.state in FINISHED for name in trial.params}))
+    except NoBlendError:
+        return False

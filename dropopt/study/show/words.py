@@ -1,0 +1,176 @@
+"""What a study searches and what it found, in words: the same in the terminal, on the dashboard and in the report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from dropopt.facts import Facts
+from dropopt.study.show.formatting import format_duration, format_parameters, format_percent, format_value
+from dropopt.study.show.snapshot import Snapshot
+from dropopt.study.store.keys import ACCURACY, BASE, BEST_EPOCH, PLAN, SECONDS, SPACE
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+#: Names of parameters or places that are listed; the rest are counted.
+LISTED = 6
+
+Line = tuple[str, str]
+
+
+def searched(shot: Snapshot) -> list[Line]:
+    """What ``shot`` searches on which data with which budget, as pairs of a word and a text."""
+    names = sorted({name for trial in shot.trials for name in trial.params})
+    lines = [("searches", searched_space(shot.attributes.get(SPACE), names))] if names else []
+    base = shot.attributes.get(BASE)
+    if isinstance(base, Mapping):
+        lines += [*about(shot.facts, base), ("training", training(base["train"]))]
+    lines.append(("budget", budget(shot)))
+    return lines
+
+
+def searched_space(space: str | None, names: Iterable[str]) -> str:
+    """The searched parameters and the name of their space."""
+    names = list(names)
+    where = f" of the space {space}" if space else ""
+    return f"{len(names)} parameter{'s' * (len(names) != 1)}{where}: {_listed(names)}"
+
+
+def about(facts: Facts | None, base: Mapping[str, Any]) -> list[Line]:
+    """The data and the network of a study; only their names if the sizes are not known."""
+    data, network = str(base["data"]["name"]), str(base["model"]["name"])
+    if facts is None:
+        return [("data", data), ("network", network)]
+    return [("data", f"{data}: {data_words(facts)}"), ("network", f"{network}: {network_words(facts)}")]
+
+
+def data_words(facts: Facts) -> str:
+    """Images, their size, classes and the share of the largest class."""
+    uses = {"train": "to train", "validation": "to validate", "test": "to test"}
+    splits = ", ".join(f"{number:,} {uses.get(name, name)}" for name, number in facts.images.items())
+    channels, *size = facts.shape
+    shape = " x ".join(map(str, size))
+    pixels = f"{shape} pixels" if len(size) == 2 else f"shape {shape}"
+    return (
+        f"{sum(facts.images.values()):,} images ({splits}) of {pixels}, {channels} channel{'s' * (channels != 1)}; "
+        f"{facts.classes} classes, the largest with {format_percent(facts.largest_share)} of the training images"
+    )
+
+
+def network_words(facts: Facts) -> str:
+    """Parameters, places and the dropout that the network already contains."""
+    places = len(facts.places)
+    inside = (
+        f"it already contains {facts.dropout_inside} dropout layer{'s' * (facts.dropout_inside != 1)}"
+        if facts.dropout_inside
+        else "no dropout of its own"
+    )
+    return (
+        f"{facts.parameters:,} parameters; dropout at {places} place{'s' * (places != 1)} "
+        f"({_listed(facts.places)}); {inside}"
+    )
+
+
+def training(train: Mapping[str, Any]) -> str:
+    """The recipe of training."""
+    return f"{train['epochs']} epochs, {train['optimizer']}, batches of {train['batch_size']}"
+
+
+def budget(shot: Snapshot) -> str:
+    """The planned trials and how they are chosen, or how many there are if the study has no plan."""
+    plan = shot.attributes.get(PLAN)
+    if not isinstance(plan, Mapping):
+        return f"{shot.counts}"
+    base = shot.attributes.get(BASE)
+    epochs = f" of at most {base['train']['epochs']} epochs" if isinstance(base, Mapping) else ""
+    how = f"sampler {plan['sampler']}, pruner {plan['pruner']}, seed {plan['seed']}"
+    return f"{plan['n_trials']} trials{epochs}; {how}"
+
+
+def found(shot: Snapshot) -> list[Line]:
+    """The trials so far, the best one and how sure that is, as pairs of a word and a text."""
+    lines = [("trials", f"{shot.counts}")]
+    if shot.several:
+        return [*lines, ("best", "the study has several objectives, so there is no single best trial")]
+    if shot.leader is None:
+        return [
+            *lines,
+            ("best", "no trial is complete yet" if not shot.ranked else "every complete trial has diverged"),
+        ]
+    lines += [("best", best(shot)), ("settings", format_parameters(shot.leader))]
+    lines.append(("how sure", sure(shot)))
+    if shot.learned is not None:
+        lines.append(("blend", shot.learned.efficacy.verdict))
+    return lines
+
+
+def best(shot: Snapshot) -> str:
+    """The best trial with its scores."""
+    trial = shot.leader
+    if trial is None:
+        return "none yet"
+    anchor = shot.anchors.get(trial.number)
+    name = f"trial {trial.number}" + (f", the anchor {anchor}" if anchor else "")
+    return f"{name}: {scores(trial, shot.metric)}"
+
+
+def scores(trial: FrozenTrial, metric: str) -> str:
+    """The value of a trial, its accuracy, best epoch and duration, as far as they are known."""
+    parts = [f"{metric} {trial.value:.4f}"] if trial.value is not None else []
+    known = trial.user_attrs
+    if isinstance(known.get(ACCURACY), float):
+        parts.append(f"validation accuracy {known[ACCURACY]:.4f}")
+    if known.get(BEST_EPOCH) is not None:
+        parts.append(f"best epoch {known[BEST_EPOCH]}")
+    if isinstance(known.get(SECONDS), int | float):
+        parts.append(f"{format_duration(known[SECONDS])} of training")
+    return ", ".join(parts)
+
+
+def sure(shot: Snapshot) -> str:
+    """How sure it is that the best trial is better than no dropout and plain dropout."""
+    if shot.comparison is not None:
+        return shot.comparison.verdict
+    return "not compared: the study has no completed anchors (no dropout and plain dropout at customary rates)"
+
+
+def saved(shot: Snapshot) -> str:
+    """What pruning saved, in epochs; empty if the study does not say how many epochs a trial has."""
+    base = shot.attributes.get(BASE)
+    if not isinstance(base, Mapping) or not shot.counts.pruned:
+        return ""
+    epochs = base["train"]["epochs"]
+    ended = [trial for trial in shot.trials if trial.state.name in ("COMPLETE", "PRUNED")]
+    trained = sum(len(trial.intermediate_values) for trial in ended)
+    planned = sum(len(t.intermediate_values) if t.state.name == "COMPLETE" else epochs for t in ended)
+    share = format_percent(1 - trained / planned)
+    return (
+        f"{shot.counts.pruned} of {len(ended)} trials were pruned: {trained:,} epochs were trained instead of "
+        f"{planned:,}, which saved {share}"
+    )
+
+
+def environment(made: Mapping[str, Any]) -> str:
+    """Versions and machine of the session that created a study, from its provenance."""
+    versions = made.get("versions")
+    packages = [f"{name} {version}" for name, version in versions.items()] if isinstance(versions, Mapping) else []
+    git = made.get("git")
+    commit = ""
+    if isinstance(git, Mapping):
+        commit = f"commit {str(git.get('commit'))[:12]}{' with changes' * bool(git.get('dirty'))}"
+    machine = f"{made['platform']}, {made.get('cpus')} CPUs" if "platform" in made else ""
+    python = f"Python {made['python']}" if "python" in made else ""
+    return ", ".join(part for part in (str(made.get("created", "")), python, *packages, machine, commit) if part)
+
+
+def setting_rows(trial: FrozenTrial) -> list[Line]:
+    """The parameters of a trial as text."""
+    return [(name, format_value(value)) for name, value in trial.params.items()]
+
+
+def _listed(names: Iterable[str]) -> str:
+    """The first names, and how many more there are."""
+    names = list(names)
+    more = len(names) - LISTED
+    return ", ".join(names[:LISTED]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,91 @@
+"""The report of a study: one file that needs no network, in any colour scheme, for any study."""
+
+import re
+
+import optuna
+import pytest
+from browser import needs_browser, open_page
+from optuna.trial import create_trial
+from PIL import Image
+from shown_study import shown_study
+
+from dropopt.config import ConfigError
+from dropopt.study.report.build import build
+from dropopt.study.report.write import check_same_report, write, write_pictures
+
+EVIL = "<script>alert('1')</script> $x^2$ & co"
+
+
+def test_a_report_has_every_part_and_names_no_other_site(tmp_path):
+    """The parts that the report promises; each chart has a text alternative; ids are unique; nothing is fetched."""
+    text = build(shown_study(12, made_with={"python": "3.12", "versions": {"torch": "2"}}), " --storage a.db").html
+    for part in (
+        "What was searched",
+        "The best configuration",
+        "Compared with the anchors",
+        "Which, how much, where, when",
+        "Most at layer conv2 (0.350 on average), least at layer conv1 (0.175).",
+        "The mean rate rises from 0.075 after epoch 1 to 0.450 after epoch 6.",
+        "trials were pruned:",
+        "1 failed: Broken",
+        "torch 2",
+        "dropopt run digits --seed 1 --n-trials 12 --storage again.db",
+        "dropopt export --study photos --storage a.db -o best-photos.yaml",
+    ):
+        assert part in text, part
+    assert text.count("<svg") == text.count('role="img" aria-label="') == 5
+    assert not re.search(r"https?:|src=|@import|<link|<script", text)
+    ids = re.findall(r'\bid="([^"]+)"', text)
+    assert len(ids) == len(set(ids))
+
+
+def test_text_of_users_is_escaped(tmp_path):
+    """Names of studies, layers and choices, and messages of errors, are text and no markup."""
+    study = shown_study(12, name=EVIL, command=f"dropopt run {EVIL!r}", space=EVIL)
+    text = build(study, "").html
+    assert "<script" not in text
+    assert "<b>broke" not in text
+    assert "&lt;script&gt;alert(" in text
+
+
+@pytest.mark.parametrize("count", [0, 3, 1000])
+def test_reports_of_any_size_are_small(count):
+    """An empty study has a report as well; one of 1,000 trials is far below 5 MB."""
+    assert len(build(shown_study(count), "").html) < 1_000_000
+
+
+def test_studies_of_other_programs_have_a_report():
+    """A maximised study, and one with several objectives."""
+    highest = optuna.create_study(direction="maximize")
+    highest.add_trial(create_trial(value=0.9))
+    assert "Trial 0: value 0.9000" in build(highest, "").html
+    several = optuna.create_study(directions=["minimize", "maximize"])
+    several.add_trial(create_trial(values=[1.0, 2.0]))
+    assert "no single best trial" in build(several, "").html
+
+
+def test_files_are_written_and_not_replaced_unasked(tmp_path):
+    """A report of the same study is replaced, no other file; pictures are large enough for print."""
+    path = tmp_path / "report.html"
+    first = build(shown_study(4, name=EVIL), "")
+    write(path, first)
+    check_same_report(path, EVIL)
+    with pytest.raises(ConfigError, match="reports another study; give another file"):
+        check_same_report(path, "other")
+    (tmp_path / "mine.html").write_text("mine")
+    with pytest.raises(ConfigError, match="was not written by dropopt report"):
+        check_same_report(tmp_path / "mine.html", EVIL)
+    pictures = write_pictures(tmp_path / "figures", first)
+    assert {one.name for one in pictures} >= {"curves.png", "rates.png", "cost.png"}
+    with Image.open(pictures[0]) as image:
+        assert image.width >= 1200
+
+
+@needs_browser
+def test_a_browser_shows_the_report_without_a_network(tmp_path):
+    """On a dark page and on a narrow one; charts are as wide as the page."""
+    write(tmp_path / "r.html", build(shown_study(300), ""))
+    dom, picture = open_page((tmp_path / "r.html").as_uri(), tmp_path, "report-dark", width=500, height=3000, dark=True)
+    assert "Study photos" in dom
+    with Image.open(picture) as image:
+        assert image.convert("L").getpixel((2, 2)) < 50

@@ -1,0 +1,62 @@
+"""The commands that are printed to be typed next: each works as printed."""
+
+import shlex
+
+import optuna
+import pytest
+import typer
+from optuna.trial import create_trial
+from shown_study import shown_study
+
+from dropopt.cli import app
+from dropopt.study.show.next_lines import Resume, next_lines
+from dropopt.study.show.snapshot import Snapshot
+from dropopt.study.show.summary import Outcome
+from dropopt.study.store.url import redact, storage_hint
+
+
+def parsed(line):
+    """Parse a printed line as the shell and the command line do; returns the command's name and its values."""
+    program, *arguments = shlex.split(line)
+    assert program == "dropopt"
+    group = typer.main.get_command(app)
+    name, command, rest = group.resolve_command(typer.Context(group), arguments)
+    return name, command.make_context(name, list(rest)).params
+
+
+@pytest.mark.parametrize("name", ["photos", "a study", "-rf", "it's $HOME", "x;y"])
+@pytest.mark.parametrize("blend", [True, False])
+def test_each_line_parses_as_printed(name, blend):
+    """The study and the storage arrive as they were given, and efficacy is left out without a blend."""
+    shot = Snapshot.of(shown_study(12, name=name, blend=blend))
+    lines = dict(next_lines(shot, storage_hint("my runs/a.db"), Resume("dropopt run digits --storage a.db", 12)))
+    assert list(lines) == ["look", *["learn"] * blend, "go on", "report", "export", "train"]
+    found = {what: parsed(line) for what, line in lines.items()}
+    for what in lines.keys() & {"learn", "report", "export"}:
+        assert found[what][1]["study"] == name
+        assert found[what][1]["storage"] == "my runs/a.db"
+    assert found["go on"][1]["n_trials"] == 24
+    assert str(found["train"][1]["file"]) == str(found["export"][1]["output"])
+
+
+def test_lines_of_odd_studies():
+    """A study with several objectives has no best trial; one of another program has nothing to export."""
+    several = optuna.create_study(directions=["minimize", "minimize"])
+    several.add_trial(create_trial(values=[1.0, 2.0]))
+    assert [what for what, _ in next_lines(Snapshot.of(several), "")] == ["look"]
+    foreign = optuna.create_study()
+    foreign.add_trial(create_trial(value=1.0))
+    assert [what for what, _ in next_lines(Snapshot.of(foreign), "")] == ["look", "report"]
+
+
+def test_a_password_is_read_from_the_environment():
+    """A line with a redacted URL could not be typed; it names the variable, and the summary says what it must hold."""
+    url = "postgresql://me:secret@host/db"
+    shot = Snapshot.of(shown_study(3))
+    for _, line in next_lines(shot, storage_hint(url)):
+        assert "secret" not in line
+        assert "***" not in line
+    assert '--storage "$OPTUNA_STORAGE"' in dict(next_lines(shot, storage_hint(url)))["export"]
+    outcome = Outcome(1, None, None, redact(url), storage_hint(url), "dropopt run a")
+    assert outcome.url_note == " (set OPTUNA_STORAGE to the URL with its password)"
+    assert not Outcome(1, None, None, "sqlite:///a.db", "", "dropopt run a").url_note

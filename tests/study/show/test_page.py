@@ -1,0 +1,207 @@
+"""The page of a study in optuna-dashboard: its note, its figures, its artifacts, and the dashboard that shows them."""
+
+import http.client
+import json
+import threading
+from contextlib import contextmanager
+
+import optuna
+import pytest
+from browser import needs_browser, open_page
+from optuna.trial import create_trial
+from shown_study import shown_study
+
+import dropopt
+from dropopt.study.show import live, page
+from dropopt.study.show.artifacts import artifact_folder, save_artifacts
+from dropopt.study.show.dashboard import Server
+from dropopt.study.show.note import MARK
+from dropopt.study.store.errors import StorageError
+
+
+@contextmanager
+def serving(storage, folder=None):
+    """The address of a dashboard of ``storage``, and a function that reads from it."""
+    with Server(storage, "127.0.0.1", 0, folder=folder, hint=" --storage a.db") as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        address = f"127.0.0.1:{server.server_port}"
+
+        def get(path):
+            connection = http.client.HTTPConnection(address, timeout=60)
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            found = answer.status, answer.read().decode(), dict(answer.headers)
+            connection.close()
+            return found
+
+        try:
+            yield address, get
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def written(study):
+    """All attributes of a study and its trials, as text."""
+    storage = study._storage
+    return repr([study.user_attrs, storage.get_study_system_attrs(study._study_id), study.trials])
+
+
+def test_the_note_says_what_was_searched_and_found():
+    """Data, network, budget, the best trial, how sure that is, and the lines to type next."""
+    text = page.build(shown_study(12), " --storage a.db").note
+    for part in (
+        "100 images (80 to train, 10 to validate, 10 to test) of 32 x 48 pixels, 3 channels",
+        "4 classes, the largest with 45% of the training images",
+        "123,456 parameters; dropout at 2 places (conv1, conv2); it already contains 1 dropout layer",
+        "12 trials of at most 6 epochs; sampler auto, pruner median, seed 0",
+        "trial 11: value 0.1556, validation accuracy 0.9777",
+        "below that of the best anchor",
+        "dropopt export --study photos --storage a.db -o best-photos.yaml",
+        "dropopt run digits --seed 1 --n-trials 24",
+        "trials were pruned:",
+    ):
+        assert part in text, part
+
+
+@pytest.mark.parametrize("count", [3, 300])
+@pytest.mark.parametrize("blend", [True, False])
+def test_every_study_has_figures_and_they_are_small(count, blend):
+    """Also one without a blend. Their identifiers are fixed and in order, and their size hardly grows."""
+    figures = page.build(shown_study(count, blend=blend)).figures
+    expected = ["dropopt-study", "dropopt-curves", "dropopt-rates", "dropopt-cost"]
+    expected += ["dropopt-effects", "dropopt-blend"] * (blend and count > 3) + ["dropopt-weights"] * blend
+    assert list(figures) == expected
+    assert sum(map(len, figures.values())) < 60_000
+    rates = json.loads(figures["dropopt-rates"])["data"][0]
+    assert rates["y"] == ["conv1", "conv2"]
+    assert rates["z"][1] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
+
+
+def test_studies_of_other_programs_have_a_page():
+    """Several objectives, a maximised study, a study without trials, one whose trials have all diverged."""
+    several = optuna.create_study(directions=["minimize", "maximize"])
+    several.add_trial(create_trial(values=[1.0, 2.0]))
+    assert "no single best trial" in page.build(several).note
+    highest = optuna.create_study(direction="maximize")
+    for value in (0.2, 0.9, 0.5):
+        highest.add_trial(create_trial(value=value))
+    assert "trial 1: value 0.9000" in page.build(highest).note
+    assert "no trial is complete yet" in page.build(optuna.create_study()).note
+    lost = optuna.create_study()
+    lost.set_user_attr("classes", 10)
+    lost.add_trial(create_trial(value=1e6))
+    text = page.build(lost).note
+    assert "every complete trial has diverged" in text
+    assert "dropopt export" not in text
+
+
+def test_refresh_keeps_a_person_s_text_and_writes_only_changes():
+    """What a person writes above the mark stays, and an unchanged page is not written again."""
+    from optuna_dashboard import get_note, save_note
+
+    study = shown_study(4)
+    page.refresh(study)
+    first = written(study)
+    page.refresh(study)
+    assert written(study) == first
+    save_note(study, "My own remark.\n\n" + get_note(study))
+    study.add_trial(create_trial(value=0.01))
+    page.refresh(study)
+    assert get_note(study).startswith(f"My own remark.\n\n{MARK}")
+    assert get_note(study).count(MARK) == 1
+    assert "trial 4: value 0.0100" in get_note(study)
+
+
+def test_the_dashboard_shows_a_fresh_page_and_writes_nothing():
+    """The reply has the note, the figures in order and readable attributes; the storage stays as it was."""
+    study = shown_study(12)
+    before = written(study)
+    with serving(study._storage) as (_, get):
+        status, _, headers = get("/")
+        assert (status, headers["Location"]) == (302, "/dashboard/studies/0")
+        reply = json.loads(get("/api/studies/0")[1])
+        assert get("/api/studies/7")[0] == 404
+    assert MARK in reply["note"]["body"]
+    assert [one["id"] for one in reply["plotly_graph_objects"]][:3] == [
+        "dropopt-study",
+        "dropopt-curves",
+        "dropopt-rates",
+    ]
+    assert [one["key"] for one in reply["trials"][0]["user_attrs"]][:2] == ["anchor", "val_accuracy"]
+    shown = {one["key"] for one in reply["user_attrs"]} | {one["key"] for one in reply["union_user_attrs"]}
+    assert not shown & {"config", "lease", "worker", "base", "plan", "facts", "made_with"}
+    failed = {one["key"]: one["value"] for one in reply["trials"][10]["user_attrs"]}
+    assert (failed["reason"], failed["message"]) == ("Broken", "it <b>broke</b>")
+    assert len(reply["trials"][11]["user_attrs"][0]["value"]) < 10
+    assert written(study) == before
+
+
+def test_the_best_trials_have_files_to_download(tmp_path):
+    """Configuration and curves of the best three; former ones are removed; each download is an attachment."""
+    url = f"sqlite:///{tmp_path}/a.db"
+    folder = artifact_folder(url)
+    study = shown_study(12, url)
+    save_artifacts(study, folder, "")
+    best = [
+        trial.number for trial in sorted(study.trials, key=lambda t: t.value or 99) if trial.state.name == "COMPLETE"
+    ][:3]
+    with serving(study._storage, folder) as (_, get):
+        known = json.loads(get("/api/studies/1")[1])["artifacts"]
+        names = {one["filename"]: one["artifact_id"] for one in known}
+        assert names.keys() == {f"best-trial-{number}{end}" for number in best for end in (".yaml", "-curves.csv")}
+        _, text, headers = get(f"/artifacts/1/{names['best-trial-11.yaml']}")
+        _, curves, _ = get(f"/artifacts/1/{names['best-trial-11-curves.csv']}")
+    assert headers["Content-Disposition"] == "attachment"
+    (tmp_path / "best.yaml").write_text(text)
+    assert dropopt.load(tmp_path / "best.yaml").provenance["trial"] == 11
+    assert curves.splitlines()[0] == "epoch,smoothed_loss,val_loss,val_accuracy,train_loss,rate:conv1,rate:conv2"
+    assert len(curves.splitlines()) == 7
+    study.add_trial(create_trial(value=0.01, user_attrs=study.trials[0].user_attrs))
+    save_artifacts(study, folder, "")
+    assert len(list(folder.iterdir())) == 6
+    assert artifact_folder("postgresql://host/db") is None
+    study._storage.remove_session()
+
+
+def test_a_live_page_rests_and_never_ends_a_study(monkeypatch):
+    """It waits after an update, stops after an error, and passes on an error of the storage."""
+    now = [0.0]
+    monkeypatch.setattr(live.time, "monotonic", lambda: now[0])
+    calls = []
+    shown = live.LivePage(lambda: calls.append(now[0]))
+    for now[0] in (1.0, 31.0, 40.0, 61.5, 62.0):
+        shown.update()
+    assert calls == [31.0, 61.5]
+
+    def fail(error):
+        raise error
+
+    broken = live.LivePage(lambda: fail(ValueError("a bug")))
+    now[0] = 200.0
+    broken.update()
+    lost = live.LivePage(lambda: fail(StorageError("gone")))
+    now[0] = 300.0
+    broken.update()
+    with pytest.raises(StorageError):
+        lost.update()
+
+
+@needs_browser
+@pytest.mark.parametrize(("count", "width"), [(3, 800), (300, 1400)])
+def test_a_browser_shows_the_page_at_once(tmp_path, count, width):
+    """The first page of the dashboard has the words, all figures and the files, without a click."""
+    url = f"sqlite:///{tmp_path}/a.db"
+    study = shown_study(count, url)
+    save_artifacts(study, artifact_folder(url), "")
+    with serving(study._storage, artifact_folder(url)) as (address, _):
+        dom, picture = open_page(f"http://{address}/", tmp_path, f"dashboard-{count}-{width}", width=width)
+    for part in ("Study photos", "how sure", "100 images", "Learning curves", "Drop rate by layer and epoch"):
+        assert part in dom, part
+    for name in ("curves", "rates", "cost", "weights"):
+        assert f'id="user-defined-plot:dropopt-{name}"' in dom
+    assert f"best-trial-{count - 1}.yaml" in dom
+    assert "dropopt export --study photos" in dom
+    assert picture.stat().st_size > 50_000
+    study._storage.remove_session()
