@@ -9,6 +9,7 @@ pipeline     a complete run from its configuration: data, network, engine, fit
 
 from __future__ import annotations
 
+from dropopt.training.data.complexity import measure_complexity
 from dropopt.training.data.dataset import Dataset
 from dropopt.training.data.load_data import load_data, load_once
 from dropopt.training.data.split import Split
@@ -29,6 +30,7 @@ __all__ = [
     "fit",
     "load_data",
     "load_once",
+    "measure_complexity",
     "prepare",
     "train_run",
 ]

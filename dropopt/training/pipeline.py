@@ -62,7 +62,7 @@ def prepare(run: RunConfig) -> Prepared:
     with (
         own_errors(f"model {run.model.name}: training it"),
         suppress(DivergedError),
-        attach(model, run.engine, example=_example(run, data, device), complexity=0.5) as engine,
+        attach(model, run.engine, example=_example(run, data, device), complexity=0.5, inside="keep") as engine,
     ):
         fit(model, engine, few, config)
     return Prepared(data, named_places(model, _example(run, data, device)))
@@ -103,7 +103,8 @@ def train_run(
     model = _network(run, data, device)
     # Baselines do not use the complexity, which takes a second to compute if it is not cached.
     complexity = data.complexity if isinstance(run.engine, EngineConfig) else 0.5
-    with attach(model, run.engine, example=_example(run, data, device), complexity=complexity) as engine:
+    example = _example(run, data, device)
+    with attach(model, run.engine, example=example, complexity=complexity, inside="keep") as engine:
         result = fit(model, engine, data, run.train, on_epoch, checkpoint=checkpoint, on_resume=on_resume)
     return result, model, data
 
