@@ -17,7 +17,7 @@ from dropopt.engine.places.place import Example, Place, Selector
 from dropopt.engine.protocol import Engine
 from dropopt.engine.site import DropoutSite
 
-__all__ = ["BaselineEngine", "DropoutEngine", "Engine", "attach", "named_places"]
+__all__ = ["BaselineEngine", "DropoutEngine", "Engine", "Inside", "attach", "named_places"]
 
 #: What to do with dropout that the network has at the same places.
 Inside = Literal["keep", "replace", "error"]

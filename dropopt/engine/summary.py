@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from dropopt.config import METHODS, EngineConfig
-from dropopt.engine.metrics import Metrics
+from dropopt.engine.metrics import Metrics, used_metrics
 from dropopt.engine.places.place import Place
 
 
@@ -38,14 +38,7 @@ def method_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def unreported(config: EngineConfig, metrics: Metrics) -> list[str]:
     """Return the metrics that the equations of ``config`` use and that ``step`` has not received."""
-    used = {"val_loss"} if config.alpha and (config.uses("adaptive") or config.allocation == "importance") else set()
-    if config.uses("contextual") and config.performance_psi:
-        used |= {"accuracy": {"val_accuracy"}, "loss": {"val_loss"}, "ratio": {"val_loss", "train_loss"}}[
-            config.performance
-        ]
-    if config.efficacy == "adaptive":
-        used |= {"val_loss", "train_loss"}
-    return sorted(name for name in used if getattr(metrics, name) is None)
+    return sorted(name for name in used_metrics(config) if getattr(metrics, name) is None)
 
 
 def aligned(cells: Sequence[Sequence[str]], *, left: int) -> list[str]:
