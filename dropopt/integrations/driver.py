@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dropopt.config import Baseline, Config, ConfigError, EngineConfig
+from dropopt.config import Baseline, ConfigError, EngineConfig
 from dropopt.engine import BaselineEngine, DropoutEngine, Inside, attach
 from dropopt.engine.metrics import used_metrics
 from dropopt.engine.places.place import Example, Selector
@@ -91,11 +91,13 @@ class Driver:
         if isinstance(given, DropoutEngine | BaselineEngine):
             self.engine = given
         self.complexity = self.complexity if complexity is None else complexity
-        self._options: dict[str, Any] = {"sites": sites, "inside": inside}
+        self._sites, self._inside = sites, inside
         self._own = self.engine is None  # whether this driver attached the engine and has to detach it
         self._running = False
         self._pending: Mapping[str, Any] | None = None
-        self._forget()
+        self._batch: tuple[Example, Tensor] | None = None  # the last one, for a probe
+        self._loss: Tensor | float = 0.0  # sum over the samples of the epoch
+        self._count = 0  # of these samples
 
     # -- start and end
 
@@ -213,7 +215,9 @@ class Driver:
         if self.complexity is None and isinstance(self.config, EngineConfig) and self.config.uses("contextual"):
             pairs = ((_first(inputs), labels) for inputs, labels in map(self.unpack, batches()))
             self.complexity = float(mean_over_ranks(torch.tensor(measure_complexity(pairs))))
-        return attach(model, self.config, example=few, complexity=self.complexity, **self._options)
+        return attach(
+            model, self.config, example=few, complexity=self.complexity, sites=self._sites, inside=self._inside
+        )
 
     def _found(self, logged: Mapping[str, Any]) -> dict[str, Any]:
         """The validation metrics in ``logged``.
@@ -243,12 +247,10 @@ class Driver:
         engine.step(epoch=min(epoch, epochs), epochs=epochs, **metrics)
 
     def _forget(self) -> None:
-        self._batch: tuple[Example, Tensor] | None = None
-        self._loss: Tensor | float = 0.0
-        self._count = 0
+        self._batch, self._loss, self._count = None, 0.0, 0
 
 
-def _settings(given: Given) -> tuple[Config, float | None]:
+def _settings(given: Given) -> tuple[EngineConfig | Baseline, float | None]:
     """The settings that a user gave, and the complexity of the data if it is known."""
     if isinstance(given, str | os.PathLike):
         given = load(given)

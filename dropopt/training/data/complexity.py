@@ -86,10 +86,13 @@ def measure_complexity(data: Tensor | Iterable[Any], labels: Tensor | None = Non
             f"the complexity is measured with class numbers (N,), got {labels.dtype} of shape {tuple(labels.shape)} "
             f"for {len(data)} samples"
         )
-    classes = len(labels.unique())
+    numbers = labels.long()
+    if not len(numbers) or int(numbers.min()) < 0:
+        raise ConfigError("the complexity is measured with class numbers from 0, got none or a negative one")
+    classes = int((torch.bincount(numbers) > 0).sum())
     if classes < 2:
         raise ConfigError(f"the complexity is measured on two or more classes, got {classes}")
-    return complexity(Split(data.detach(), labels.long()), int(labels.max()) + 1)
+    return complexity(Split(data.detach(), numbers), int(numbers.max()) + 1)
 
 
 def remembered_complexity(split: Split, classes: int, digest: str | None) -> float:
@@ -147,5 +150,6 @@ def _pooled(samples: Tensor) -> Tensor:
         return F.adaptive_avg_pool1d(samples, min(SIDE**2, samples.shape[2]))
     if samples.ndim == 5:
         side = round(SIDE ** (2 / 3))
-        return F.adaptive_avg_pool3d(samples, [min(side, length) for length in samples.shape[2:]])
+        first, second, third = (min(side, length) for length in samples.shape[2:])
+        return F.adaptive_avg_pool3d(samples, (first, second, third))
     return samples
