@@ -90,7 +90,7 @@ class Objective:
         """Train for one epoch; return the mean loss and the last batch."""
         model.train()
         total = 0.0
-        batches = torch.randperm(len(self.labels)).split(BATCH)
+        batches = torch.split(torch.randperm(len(self.labels)), BATCH)
         for index in batches:
             loss = F.cross_entropy(model(self.images[index]), self.labels[index])
             optimizer.zero_grad()
