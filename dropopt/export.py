@@ -2,6 +2,7 @@
 
     data: {name: digits, ...}     DataConfig
     model: {name: small, ...}     ModelConfig
+    task: {loss: mse_loss, ...}   TaskConfig
     train: {lr: 0.1, ...}         TrainConfig
     engine: {r0: 0.25, ...}       EngineConfig, or Baseline if it has a `kind`
     provenance: {...}             where the configuration comes from; any mapping, not part of the configuration
@@ -27,6 +28,7 @@ from dropopt.config import (
     EngineConfig,
     ModelConfig,
     RunConfig,
+    TaskConfig,
     TrainConfig,
     explain,
     suggestion,
@@ -35,7 +37,12 @@ from dropopt.files import write_whole
 from dropopt.formats import decode, encode, format_of
 from dropopt.yamlfile import Item
 
-_SECTIONS: dict[str, type[BaseModel]] = {"data": DataConfig, "model": ModelConfig, "train": TrainConfig}
+_SECTIONS: dict[str, type[BaseModel]] = {
+    "data": DataConfig,
+    "model": ModelConfig,
+    "task": TaskConfig,
+    "train": TrainConfig,
+}
 _KEYS = (*_SECTIONS, "engine", "provenance")
 
 _YAML_HEADER = "# Read this file with dropopt.load, or train with it: dropopt train FILE\n"
@@ -106,8 +113,8 @@ def load(path: str | os.PathLike[str], format: str | None = None) -> Exported:
     """Read a configuration from a file that ``dropopt export`` or a person wrote.
 
     Args:
-        path: The file. Its sections are ``data``, ``model``, ``train``, ``engine`` and ``provenance``; sections and
-            settings that are left out have their defaults.
+        path: The file. Its sections are ``data``, ``model``, ``task``, ``train``, ``engine`` and ``provenance``;
+            sections and settings that are left out have their defaults.
         format: ``"yaml"``, ``"json"`` or ``"toml"``. Default: by the suffix of ``path``.
 
     Returns:

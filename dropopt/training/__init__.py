@@ -18,12 +18,14 @@ from dropopt.training.fit import fit
 from dropopt.training.networks.build_model import build_model
 from dropopt.training.pipeline import prepare, train_run
 from dropopt.training.results import DivergedError, EpochReport, TrainResult
+from dropopt.training.task import Task, task_of
 
 __all__ = [
     "Dataset",
     "DivergedError",
     "EpochReport",
     "Split",
+    "Task",
     "TrainResult",
     "build_model",
     "evaluate",
@@ -32,5 +34,6 @@ __all__ = [
     "load_once",
     "measure_complexity",
     "prepare",
+    "task_of",
     "train_run",
 ]

@@ -82,7 +82,7 @@ def retrain(
     except training.DivergedError as error:
         raise StudyError(str(error)) from None
     validation = Estimate(result.best_val_accuracy, result.best_val_loss, len(data.validation.labels))
-    loss, accuracy = training.evaluate(model, data.test, run.train)
+    loss, accuracy = training.evaluate(model, data.test, run.train, training.task_of(run.task))
     return Retrained(result, validation, Estimate(accuracy, loss, len(data.test.labels)), model.state_dict())
 
 

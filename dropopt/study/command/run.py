@@ -74,7 +74,7 @@ def run(
         anchors=anchors,
     )
     overridden = overrides.apply(definition)
-    names = (overridden.data.name, overridden.model.name)
+    names = overridden.names
     if any(file_of(module) is None for module in own_modules(names)):
         make_importable(Path.cwd())  # --data and --model may name functions of modules that lie here
     remember(sources(names).values())

@@ -56,7 +56,7 @@ def train(
         check_writable(output)
     console = make_console()
     say(console, _header(file, run, exported.provenance))
-    names = (run.data.name, run.model.name)
+    names = run.names
     recorded = exported.provenance.get("code")
     ask = typer.confirm if sys.stdin.isatty() else None
     shipped = folder("studies")

@@ -223,6 +223,7 @@ class Space:
             {
                 "data": base.data,
                 "model": base.model,
+                "task": base.task,
                 "train": base.train.model_dump() | sections.get("train", {}),
                 "engine": engine | sections.get("engine", {}),
             }
