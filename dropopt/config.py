@@ -6,6 +6,7 @@ spaces, the columns of reports and the labels on the dashboard. Symbols are the 
     RunConfig
       data    DataConfig               which images, and how they are split
       model   ModelConfig              which network
+      task    TaskConfig               which loss and metric
       train   TrainConfig              how it is trained
       engine  EngineConfig | Baseline  which dropout
 """
@@ -273,6 +274,28 @@ class TrainConfig(Config):
     seed: Annotated[int, Field(ge=0)] = Field(0, description="seed of initial weights, data order and masks, >= 0")
 
 
+class TaskConfig(Config):
+    """What the network is trained for. The default is classification."""
+
+    loss: str = Field(
+        "cross_entropy",
+        description="cross_entropy, mse_loss, l1_loss, binary_cross_entropy_with_logits or module:function",
+    )
+    metric: str = Field("accuracy", description="accuracy, loss or module:function")
+    direction: Literal["maximize", "minimize"] = Field("maximize", description="whether a higher metric is better")
+    objective: Literal["loss", "metric"] = Field(
+        "loss", description="what epochs and trials are judged by on the validation split"
+    )
+
+    @property
+    def value(self) -> str:
+        """What is minimised over epochs and trials, in words."""
+        if self.objective == "loss" or self.metric == "loss":
+            return "validation loss"
+        name = self.metric.rpartition(":")[2]
+        return f"1 - {name}" if self.direction == "maximize" else name
+
+
 class RunConfig(Config):
     """One complete training run: what ``dropopt train`` reads and ``dropopt export`` writes.
 
@@ -290,8 +313,14 @@ class RunConfig(Config):
 
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
+    task: TaskConfig = TaskConfig()
     train: TrainConfig = TrainConfig()
     engine: EngineConfig | Baseline = EngineConfig()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The settings that may name a function of the user, as ``module:function``."""
+        return self.data.name, self.model.name, self.task.loss, self.task.metric
 
     @model_validator(mode="before")
     @classmethod

@@ -3,6 +3,7 @@
     schema: 1                     version of this layout; files of earlier versions of dropopt have none
     data: {name: digits, ...}     DataConfig
     model: {name: small, ...}     ModelConfig
+    task: {loss: mse_loss, ...}   TaskConfig
     train: {lr: 0.1, ...}         TrainConfig
     engine: {r0: 0.25, ...}       EngineConfig, or Baseline if it has a `kind`
     provenance: {...}             where the configuration comes from; any mapping, not part of the configuration
@@ -28,6 +29,7 @@ from dropopt.config import (
     EngineConfig,
     ModelConfig,
     RunConfig,
+    TaskConfig,
     TrainConfig,
     explain,
     suggestion,
@@ -37,7 +39,12 @@ from dropopt.formats import FORMATS, decode, encode, format_of
 from dropopt.pythonfile import python_text
 from dropopt.yamlfile import Item
 
-_SECTIONS: dict[str, type[BaseModel]] = {"data": DataConfig, "model": ModelConfig, "train": TrainConfig}
+_SECTIONS: dict[str, type[BaseModel]] = {
+    "data": DataConfig,
+    "model": ModelConfig,
+    "task": TaskConfig,
+    "train": TrainConfig,
+}
 _KEYS = (*_SECTIONS, "engine", "provenance")
 
 #: Version of the layout. Increase it when files change so that earlier versions of dropopt cannot read them.
@@ -147,8 +154,8 @@ def load(path: str | os.PathLike[str], format: str | None = None) -> Exported:
     """Read a configuration from a file that ``dropopt export`` or a person wrote.
 
     Args:
-        path: The file. Its sections are ``data``, ``model``, ``train``, ``engine`` and ``provenance``; sections and
-            settings that are left out have their defaults.
+        path: The file. Its sections are ``data``, ``model``, ``task``, ``train``, ``engine`` and ``provenance``;
+            sections and settings that are left out have their defaults.
         format: ``"yaml"``, ``"json"`` or ``"toml"``. Default: by the suffix of ``path``.
 
     Returns:

@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "training/networks": {"root"},
     "training": {"root", "engine", "training/data", "training/networks"},
     "standalone": {"root", "engine", "training", "training/data", "training/networks"},
+    "integrations": {"root", "engine", "engine/places/place.py", "training", "study/store"},
     "study/define": {"root"},
     "study/store": {"root", "study/define"},
     "study/blend": {"root"},
@@ -49,9 +50,9 @@ MAY_IMPORT = {
 
 #: Packages that only some rooms may import.
 ONLY_IN = {
-    "optuna": "study/",
+    "optuna": ("study/", "integrations"),
     "optuna_dashboard": "study/show",
-    "torch": ("engine", "training", "standalone", "study/run", "study/after", "root"),
+    "torch": ("engine", "training", "standalone", "study/run", "study/after", "integrations", "root"),
 }
 
 #: Modules that load others when one of their names is first used.

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import warnings
 from types import UnionType
-from typing import overload
+from typing import Literal, get_args, overload
 
 from torch import Tensor, nn
 
 from dropopt.config import Baseline, ConfigError, EngineConfig
 from dropopt.engine.baselines import BaselineEngine, BaselineSite
 from dropopt.engine.engine import DropoutEngine
-from dropopt.engine.places.find import find_places, named_places
+from dropopt.engine.places.find import named_places, survey
+from dropopt.engine.places.inside import OwnDropout
 from dropopt.engine.places.place import Example, Place, Selector
 from dropopt.engine.protocol import Engine
 from dropopt.engine.site import DropoutSite
 
-__all__ = ["BaselineEngine", "DropoutEngine", "Engine", "attach", "named_places"]
+__all__ = ["BaselineEngine", "DropoutEngine", "Engine", "Inside", "attach", "named_places"]
+
+#: What to do with dropout that the network has at the same places.
+Inside = Literal["keep", "replace", "error"]
 
 _NO_COMPLEXITY = (
     "attach() was called without the complexity of the data, on which the contextual member depends, and uses 0.5; "
@@ -32,6 +36,7 @@ def attach(
     example: Example,
     complexity: float | None = None,
     sites: Selector | None = None,
+    inside: Inside | None = None,
 ) -> DropoutEngine: ...
 
 
@@ -43,6 +48,7 @@ def attach(
     example: Example,
     complexity: float | None = None,
     sites: Selector | None = None,
+    inside: Inside | None = None,
 ) -> BaselineEngine: ...
 
 
@@ -54,6 +60,7 @@ def attach(
     example: Example,
     complexity: float | None = None,
     sites: Selector | None = None,
+    inside: Inside | None = None,
 ) -> DropoutEngine | BaselineEngine: ...
 
 
@@ -64,6 +71,7 @@ def attach(
     example: Example,
     complexity: float | None = None,
     sites: Selector | None = None,
+    inside: Inside | None = None,
 ) -> DropoutEngine | BaselineEngine:
     """Add dropout to a model without changing its class, its keys or its parameters.
 
@@ -75,13 +83,17 @@ def attach(
         complexity: D_complexity of eq. (9), the complexity of the data, in [0, 1], which ``dropopt train`` measures.
             Without it the contextual member uses 0.5, with a warning.
         sites: overrides ``config.sites``. It may also be a function (name, module) -> bool.
+        inside: what happens to dropout that the network has of its own at the same places. ``"keep"``: both drop.
+            ``"replace"``: it is switched off until ``detach()``. ``"error"``: it is refused. Default: ``"keep"``, with
+            a warning that names it.
 
     Returns:
         An engine. It is a context manager; on exit, or when ``detach()`` is called, it leaves the model as it was.
 
     Raises:
         ConfigError: if no module matches ``sites``, if a selected module cannot be a site (the message names it), if a
-            place already has dropout of this package, or if an argument has the wrong type.
+            place already has dropout of this package, if ``inside`` is ``"error"`` and the network has dropout of its
+            own there, or if an argument has the wrong type.
         ValueError: if ``complexity`` is outside [0, 1].
 
     Example:
@@ -98,15 +110,32 @@ def attach(
     _require("config", config, EngineConfig | Baseline, "a dropopt.EngineConfig or dropopt.Baseline")
     for part in example if isinstance(example, tuple) else (example,):
         _require("example", part, Tensor, "a tensor, or a tuple of tensors")
-    places = find_places(model, config.sites if sites is None else sites, example)
+    if inside is not None and inside not in get_args(Inside):
+        raise ConfigError(f"inside must be one of {', '.join(get_args(Inside))}, got {inside!r}")
+    places, own = survey(model, config.sites if sites is None else sites, example)
     _refuse_taken(places)
+    if own and inside == "error":
+        raise ConfigError(_already(model, own))
+    if own and inside is None:
+        warnings.warn(_already(model, own), stacklevel=2)
+    if complexity is None and isinstance(config, EngineConfig) and config.uses("contextual"):
+        warnings.warn(_NO_COMPLEXITY, stacklevel=2)
+    engine: DropoutEngine | BaselineEngine
     if isinstance(config, Baseline):
-        return BaselineEngine(model, config, places)
-    if complexity is None:
-        complexity = 0.5
-        if config.uses("contextual"):
-            warnings.warn(_NO_COMPLEXITY, stacklevel=2)
-    return DropoutEngine(model, config, places, complexity=complexity)
+        engine = BaselineEngine(model, config, places)
+    else:
+        engine = DropoutEngine(model, config, places, complexity=0.5 if complexity is None else complexity)
+    if inside == "replace":
+        engine.take_over(own)
+    return engine
+
+
+def _already(model: nn.Module, own: list[OwnDropout]) -> str:
+    more = f" and {len(own) - 1} more" if len(own) > 1 else ""
+    return (
+        f"{type(model).__name__} has dropout of its own where the engine drops: {own[0]}{more}. Pass inside='replace' "
+        "to switch it off while the engine is attached, or inside='keep' to apply both"
+    )
 
 
 def _require(name: str, value: object, kind: type | UnionType, allowed: str) -> None:

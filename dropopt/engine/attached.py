@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from dropopt.config import ConfigError
+from dropopt.engine.places.inside import OwnDropout
 from dropopt.engine.places.place import Place
 
 
@@ -37,6 +39,7 @@ class Attached(Generic[S]):
         self.places = {place.name: place for place in places}
         self.sites: dict[str, S] = {}
         self._handles: list[RemovableHandle] = []
+        self._replaced: list[OwnDropout] = []
 
     def _add(self, place: Place, site: S) -> None:
         self.sites[place.name] = site
@@ -61,8 +64,17 @@ class Attached(Generic[S]):
             if module is not place.module:
                 self.places[name] = _moved(place, module)
 
+    def take_over(self, layers: Iterable[OwnDropout]) -> None:
+        """Switch off dropout layers of the model until :meth:`detach`."""
+        for layer in layers:
+            setattr(layer.module, layer.attribute, 0.0)
+            self._replaced.append(layer)
+
     def detach(self) -> None:
         """Remove every hook, which leaves the model as it was."""
+        for layer in self._replaced:
+            setattr(layer.module, layer.attribute, layer.p)
+        self._replaced.clear()
         for handle in self._handles:
             handle.remove()
         for place in self.places.values():

@@ -14,6 +14,7 @@ from dropopt.engine.attached import Attached
 from dropopt.engine.metrics import as_progress
 from dropopt.engine.places.place import Example, Place
 from dropopt.engine.site import require_tensor
+from dropopt.engine.summary import count, place_table
 from dropopt.randomness import random_state, set_random_state
 
 
@@ -87,6 +88,21 @@ class BaselineEngine(Attached["BaselineSite"]):
             for name, place in self.places.items()
         ]
 
+    def summary(self) -> str:
+        """Return a table of the places with their current rates, as text."""
+        name, done = type(self.model).__name__, f"{self._progress:.0%} of training done"
+        title = f"{name}: {count(self.places)}, {self._method()}, {done}"
+        return "\n".join([title, *place_table(self.places, self.rates(), ("applied",))])
+
+    def __repr__(self) -> str:
+        state = ", detached" if self.sites and not self._handles else ""
+        return f"BaselineEngine({type(self.model).__name__}, {count(self.places)}, {self._method()}{state})"
+
+    def _method(self) -> str:
+        if self.config.kind == "none":
+            return "no dropout"
+        return f"{self.config.kind}, {self.config.schedule} p = {self.config.p:g}"
+
     def weights(self) -> dict[str, float]:
         """Return an empty dictionary, because a baseline has no members to weigh."""
         return {}
@@ -134,6 +150,10 @@ class BaselineSite(nn.Module):
     def drop(self, p: float) -> None:
         """Set the drop probability."""
         setattr(self.part, "drop_prob" if hasattr(self.part, "drop_prob") else "p", p)  # drop_prob is timm's name
+
+    def extra_repr(self) -> str:
+        """The dimension of the features, for ``repr``; the method is listed as a part."""
+        return f"axis={self.axis}"
 
     def hook(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
         """Forward hook: return the masked output if ``module`` is in training mode, else None."""

@@ -29,6 +29,7 @@ from dropopt.engine.metrics import Metrics, as_number, as_progress
 from dropopt.engine.places.place import Example, Place
 from dropopt.engine.places.record import device_of
 from dropopt.engine.site import DropoutSite, mean_over_ranks
+from dropopt.engine.summary import count, method_table, place_table, span, unreported
 from dropopt.randomness import random_state, set_random_state
 
 #: Number of images of a probe: the relevance of so few costs less than one training step on a usual batch.
@@ -248,6 +249,50 @@ class DropoutEngine(Attached[DropoutSite]):
         """
         self._require_hooks()
         return [dict(row) for row in self._rows]
+
+    def summary(self) -> str:
+        """Return tables of the places and of the methods with their current rates, as text.
+
+        Returns:
+            One row per place: module, shape of the output for one sample (of the example that the engine was attached
+            with), relative depth, blended and applied rate. One row per method: weight, and mean rate over the places.
+            The last line names metrics that the equations use and that :meth:`step` has not received.
+
+        Example:
+            >>> import dropopt, torch
+            >>> from torch import nn
+            >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(16, 2))
+            >>> config = dropopt.EngineConfig(w_structured=0, w_contextual=0, w_pfid=0)
+            >>> engine = dropopt.attach(model, config, example=torch.zeros(2, 1, 4, 4))
+            >>> print(engine.summary())
+            Sequential: 1 place, pattern channel, allocation uniform, 0% of training done
+            place  module  output     depth  integrated  applied
+            0      Conv2d  4 x 2 x 2   0.50       0.250    0.250
+            method      weight  mean rate
+            adaptive     1.000      0.250
+            structured   0.000      0.250
+            contextual   0.000      0.019
+            pfid         0.000      0.147
+            spatial      0.000      0.250
+            not reported yet: val_loss
+            >>> engine.detach()
+        """
+        rows, config = self.rates(), self.config
+        title = (
+            f"{type(self.model).__name__}: {count(self.places)}, pattern {config.pattern}, allocation "
+            f"{config.allocation}, {self._metrics.progress:.0%} of training done"
+        )
+        lines = [title, *place_table(self.places, rows, ("integrated", "applied")), *method_table(rows)]
+        if missing := unreported(config, self._metrics):
+            lines.append(f"not reported yet: {', '.join(missing)}")
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        state = "" if self._handles else ", detached"
+        return (
+            f"DropoutEngine({type(self.model).__name__}, {count(self.places)}, pattern {self.config.pattern}, "
+            f"applied {span(self._rows)}{state})"
+        )
 
     def weights(self) -> dict[str, float]:
         """Return the current efficacy weights of eq. (15), by member, summing to 1.

@@ -8,10 +8,18 @@ from typing import SupportsFloat
 
 from torch import Tensor
 
-from dropopt.config import Performance
+from dropopt.config import EngineConfig, Performance
 
 #: A mean of accuracies may exceed 1 by this much because of rounding.
 _ROUNDING = 1e-6
+
+
+#: The metrics of which P of eq. (9)-(11) is made.
+_PERFORMANCE: dict[Performance, set[str]] = {
+    "accuracy": {"val_accuracy"},
+    "loss": {"val_loss"},
+    "ratio": {"val_loss", "train_loss"},
+}
 
 
 @dataclass(frozen=True)
@@ -48,6 +56,18 @@ class Metrics:
         else:
             value = self.val_loss / self.train_loss
         return None if value is None else max(value, 1e-6)
+
+
+def used_metrics(config: EngineConfig) -> set[str]:
+    """Return the names of the metrics that the equations use with ``config``."""
+    used = set()
+    if config.alpha and (config.uses("adaptive") or config.allocation == "importance"):
+        used.add("val_loss")  # eq. (2)
+    if config.uses("contextual") and config.performance_psi:
+        used |= _PERFORMANCE[config.performance]
+    if config.efficacy == "adaptive":
+        used |= {"val_loss", "train_loss"}
+    return used
 
 
 def as_number(name: str, value: SupportsFloat) -> float:

@@ -50,6 +50,9 @@ class Engine(Protocol):
     def rates(self) -> list[dict[str, Any]]:
         """Return one row per site with the current drop rates."""
 
+    def summary(self) -> str:
+        """Return the places and their current rates as text."""
+
     def weights(self) -> dict[str, float]:
         """Return the current efficacy weights of eq. (15); empty for a baseline."""
 

@@ -90,6 +90,13 @@ class DropoutSite(nn.Module):
         self.register_buffer("refreshes", torch.zeros((), dtype=torch.int64))
         self.register_buffer("area", torch.ones((), dtype=f32))
 
+    def extra_repr(self) -> str:
+        """What is dropped and how often, for ``repr``."""
+        low, high = float(self.p.min()), float(self.p.max())
+        p = f"{low:.3f}" if low == high else f"{low:.3f} to {high:.3f}"
+        off = "" if self.masks else ", masks=False"
+        return f"{self.importance.numel()} features, axis={self.axis}, pattern={self.pattern!r}, p={p}{off}"
+
     def hook(self, module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
         """Forward hook: return the masked output if ``module`` is in training mode, else None."""
         if self.silent or not module.training:

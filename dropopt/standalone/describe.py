@@ -16,7 +16,7 @@ from dropopt.standalone.card import Calibration, Card, Inputs, Score
 from dropopt.standalone.model import StandaloneModel
 from dropopt.standalone.sampling import Dropper
 from dropopt.training.data.dataset import Dataset
-from dropopt.training.evaluate import batches_of_logits
+from dropopt.training.evaluate import batches_of_outputs
 from dropopt.training.results import TrainResult
 from dropopt.trust import sources
 
@@ -83,7 +83,7 @@ def _calibration(network: nn.Module, data: Dataset, run: RunConfig, result: Trai
     """Fit the temperature on the validation split, and measure calibration errors on both splits."""
     network.eval()
     logits = {
-        name: torch.cat([one.float().cpu() for one in batches_of_logits(network, split.images, run.train)])
+        name: torch.cat([one.float().cpu() for one in batches_of_outputs(network, split.images, run.train)])
         for name, split in (("validation", data.validation), ("test", data.test))
     }
     labels = {"validation": data.validation.labels, "test": data.test.labels}

@@ -17,7 +17,7 @@ from dropopt.standalone.card import Card
 from dropopt.standalone.images import from_array, from_files, image_files
 from dropopt.standalone.sampling import Dropper, Sampled, entropy_of
 from dropopt.training.data.progress import tracked
-from dropopt.training.evaluate import batches_of_logits, device_of
+from dropopt.training.evaluate import batches_of_outputs, device_of
 
 #: Image files that are read and classified at a time.
 FILES_AT_ONCE = 256
@@ -97,7 +97,7 @@ class StandaloneModel(nn.Module):
 
     def logits(self, prepared: Tensor) -> Tensor:
         """Logits (N, classes) in float32, in the precision and the batches of the training's validation."""
-        batches = batches_of_logits(self.network, prepared, self.card.run.train)
+        batches = batches_of_outputs(self.network, prepared, self.card.run.train)
         return torch.cat([logits.float().cpu() for logits in batches])
 
     def sample(self, prepared: Tensor, samples: int, seed: int = 0) -> Sampled:

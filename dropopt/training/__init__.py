@@ -9,6 +9,7 @@ pipeline     a complete run from its configuration: data, network, engine, fit
 
 from __future__ import annotations
 
+from dropopt.training.data.complexity import measure_complexity
 from dropopt.training.data.dataset import Dataset
 from dropopt.training.data.load_data import load_data, load_once
 from dropopt.training.data.split import Split
@@ -17,18 +18,22 @@ from dropopt.training.fit import fit
 from dropopt.training.networks.build_model import build_model
 from dropopt.training.pipeline import prepare, train_run
 from dropopt.training.results import DivergedError, EpochReport, TrainResult
+from dropopt.training.task import Task, task_of
 
 __all__ = [
     "Dataset",
     "DivergedError",
     "EpochReport",
     "Split",
+    "Task",
     "TrainResult",
     "build_model",
     "evaluate",
     "fit",
     "load_data",
     "load_once",
+    "measure_complexity",
     "prepare",
+    "task_of",
     "train_run",
 ]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dropopt.config import ConfigError
 from dropopt.randomness import generator
 
 #: Largest shift and side of the cutout square, as shares of the image's side: 4 and 8 of CIFAR's 32 pixels.
@@ -32,6 +33,8 @@ def draw(kinds: Sequence[str], images: Tensor, *, seed: int, epoch: int, device:
     """Draw the augmentation of each image in ``epoch``; None if ``kinds`` is empty."""
     if not kinds:
         return None
+    if images.ndim != 4:
+        raise ConfigError(f"augment is for images (N, C, H, W), the samples are {tuple(images.shape)}; remove it")
     n, _, height, width = images.shape
     found: dict[str, Tensor] = {}
     for kind in kinds:
@@ -53,6 +56,8 @@ def take(images: Tensor, index: Tensor, draws: Draws | None = None, where: slice
 
     A shift repeats the border pixels where it uncovers the image; cutout fills its square with 0, the training mean.
     """
+    if images.ndim != 4:  # signals, volumes, vectors
+        return images.index_select(0, index)
     rows = images.permute(0, 2, 3, 1)  # (N, H, W, C), contiguous as Dataset keeps them
     if draws is None:
         return rows.index_select(0, index).permute(0, 3, 1, 2)

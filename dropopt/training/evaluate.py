@@ -1,9 +1,10 @@
-"""evaluate: loss and accuracy of a model on a split. Also the precision and layout of batches, which fit uses too."""
+"""evaluate: loss and metric of a model on a split. Also the precision and layout of batches, which fit uses too."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 from dropopt.config import ConfigError, TrainConfig
 from dropopt.training.data.split import Split
 from dropopt.training.device import computes_bf16, resolve_device
+from dropopt.training.task import Task, joined
 
 #: Pixels per batch on a CPU: activations of larger batches do not fit into its caches. 256 images of 28x28 took half
 #: the time of 1000.
@@ -28,14 +30,14 @@ def autocast(config: TrainConfig, device: torch.device) -> AbstractContextManage
 
 def in_layout(images: Tensor, config: TrainConfig) -> Tensor:
     """Return a batch (N, C, H, W) in the memory layout that ``config`` names, copied only if it has another."""
-    if config.channels_last:
+    if config.channels_last and images.ndim == 4:
         return images.contiguous(memory_format=torch.channels_last)
     # A batch with one channel satisfies both layouts, but layers choose theirs by the strides: set these explicitly.
     return images.contiguous().flatten().view(images.shape)
 
 
-def evaluate(model: nn.Module, split: Split, config: TrainConfig) -> tuple[float, float]:
-    """Compute the mean cross-entropy and the accuracy of ``model`` in eval mode on ``split``.
+def evaluate(model: nn.Module, split: Split, config: TrainConfig, task: Task | None = None) -> tuple[float, float]:
+    """Compute the loss and the metric of ``model`` in eval mode on ``split``: mean cross-entropy and accuracy.
 
     Modes, BatchNorm statistics, gradients and torch's random state are left as they were. Label smoothing is not
     applied.
@@ -44,9 +46,10 @@ def evaluate(model: nn.Module, split: Split, config: TrainConfig) -> tuple[float
         model: Maps images (N, C, H, W) to logits (N, classes).
         split: Images and labels, at least one.
         config: Its ``amp``, ``channels_last`` and, for a model without parameters, ``device`` are used.
+        task: Another loss and metric; the metric is computed on all outputs at once, on the CPU.
 
     Returns:
-        Loss in nats, and accuracy in [0, 1].
+        Loss in nats, and accuracy in [0, 1]; or the loss and the metric of ``task``.
 
     Raises:
         ConfigError: If the split is empty.
@@ -62,38 +65,73 @@ def evaluate(model: nn.Module, split: Split, config: TrainConfig) -> tuple[float
     if not len(split):
         raise ConfigError("an empty split cannot be evaluated")
     device = device_of(model, config)
-    loss = torch.zeros((), dtype=torch.float64, device=device)
-    right = torch.zeros((), dtype=torch.int64, device=device)
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        done = 0
-        for logits in batches_of_logits(model, split.images, config):
-            labels = split.labels[done : done + len(logits)].to(device)
-            done += len(logits)
-            loss += F.cross_entropy(logits.float(), labels, reduction="sum")
-            right += (logits.argmax(1) == labels).sum()
+        if task is None or (task.is_plain and split.labels.ndim == 1):
+            return _classified(model, split, config, device)
+        return _measured(model, split, config, device, task)
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+def _classified(model: nn.Module, split: Split, config: TrainConfig, device: torch.device) -> tuple[float, float]:
+    loss = torch.zeros((), dtype=torch.float64, device=device)
+    right = torch.zeros((), dtype=torch.int64, device=device)
+    for logits, labels in _outputs(model, split, config, device):
+        loss += F.cross_entropy(logits.float(), labels, reduction="sum")
+        right += (logits.argmax(1) == labels).sum()
     return loss.item() / len(split), right.item() / len(split)
 
 
-def batches_of_logits(model: nn.Module, images: Tensor, config: TrainConfig) -> Iterator[Tensor]:
-    """Yield the logits of ``images`` (N, C, H, W) in batches that fit into the device, without gradients.
+def batches_of_outputs(model: nn.Module, images: Tensor, config: TrainConfig) -> Iterator[Any]:
+    """Yield the outputs for ``images`` (N, C, ...) in batches that fit into the device, without gradients.
 
     The modes of the model's modules are not changed.
     """
     device = device_of(model, config)
-    height, width = images.shape[2:]
-    size = GPU_BATCH if device.type == "cuda" else max(32, min(GPU_BATCH, CPU_PIXELS // (height * width)))
-    for batch in torch.split(images, size):
+    for batch in torch.split(images, _batch_size(images, device)):
         # no_grad, not inference_mode: a tensor that the model keeps must remain usable in training.
         with torch.no_grad(), autocast(config, device):
-            logits: Tensor = model(in_layout(batch.to(device), config))
-        yield logits
+            outputs = model(in_layout(batch.to(device), config))
+        yield outputs
+
+
+def _batch_size(images: Tensor, device: torch.device) -> int:
+    pixels = images[0, 0].numel()
+    return GPU_BATCH if device.type == "cuda" else max(32, min(GPU_BATCH, CPU_PIXELS // pixels))
 
 
 def device_of(model: nn.Module, config: TrainConfig) -> torch.device:
     """The device of the model's parameters; that of ``config`` for a model without any."""
     return next((p.device for p in model.parameters()), None) or resolve_device(config.device)
+
+
+def _measured(
+    model: nn.Module, split: Split, config: TrainConfig, device: torch.device, task: Task
+) -> tuple[float, float]:
+    loss = torch.zeros((), dtype=torch.float64, device=device)
+    kept = []
+    for outputs, targets in _outputs(model, split, config, device):
+        with torch.no_grad():
+            loss += task.training_loss(outputs, targets, 0.0) * len(targets)
+        if task.metric is not None:
+            kept.append(_on_cpu(outputs))
+    mean = loss.item() / len(split)
+    return mean, task.measured(mean, joined(kept) if kept else None, split.labels.cpu())
+
+
+def _outputs(model: nn.Module, split: Split, config: TrainConfig, device: torch.device) -> Iterator[tuple[Any, Tensor]]:
+    """The outputs of the model and the targets, batch by batch."""
+    targets = torch.split(split.labels, _batch_size(split.images, device))
+    for outputs, labels in zip(batches_of_outputs(model, split.images, config), targets, strict=True):
+        yield outputs, labels.to(device)
+
+
+def _on_cpu(outputs: Any) -> Any:
+    if isinstance(outputs, Tensor):
+        return outputs.float().cpu() if outputs.is_floating_point() else outputs.cpu()
+    if isinstance(outputs, dict):
+        return {key: _on_cpu(value) for key, value in outputs.items()}
+    return type(outputs)(map(_on_cpu, outputs)) if isinstance(outputs, tuple | list) else outputs

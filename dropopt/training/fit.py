@@ -21,7 +21,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from dropopt.config import ConfigError, TrainConfig
 from dropopt.engine.protocol import Engine
@@ -35,6 +34,7 @@ from dropopt.training.evaluate import autocast, evaluate, in_layout
 from dropopt.training.optim import learning_rate, make_optimizer
 from dropopt.training.rates import Rates, rates_of
 from dropopt.training.results import DivergedError, EpochReport, TrainResult, smoothed
+from dropopt.training.task import Task
 
 OnEpoch = Callable[[EpochReport], None]
 
@@ -48,6 +48,7 @@ def fit(
     *,
     checkpoint: Path | None = None,
     on_resume: Callable[[list[EpochReport]], None] | None = None,
+    task: Task | None = None,
 ) -> TrainResult:
     """Train a model on the training split and validate it after each epoch. The test split is not used.
 
@@ -64,6 +65,7 @@ def fit(
             arguments continues from it. On a CPU it ends with bit-identical results; only the epoch that was
             interrupted is trained, and reported, again.
         on_resume: Called once with the reports of the epochs before the checkpoint, if training continues from one.
+        task: Another loss and metric than cross-entropy and accuracy. Its metric is reported as ``val_accuracy``.
 
     Returns:
         The best epoch, its validation loss and accuracy, the smoothed loss of the last epoch, and all reports.
@@ -85,7 +87,7 @@ def fit(
     """
     device = resolve_device(config.device)
     with global_stream(config.seed, "dropout", device=device):
-        training = _Training(model, engine, data, config, device)
+        training = _Training(model, engine, data, config, device, task or Task())
         if checkpoint is not None:
             training.resume(checkpoint)
             if on_resume is not None and training.history:
@@ -109,16 +111,20 @@ class _Training:
         data: Dataset,
         config: TrainConfig,
         device: torch.device,
+        task: Task,
     ) -> None:
-        self.model, self.engine, self.config, self.device = model, engine, config, device
+        _check_task(task, data, engine, config)
+        self.model, self.engine, self.config, self.device, self.task = model, engine, config, device, task
         model.to(device)
-        if config.channels_last:
-            model.to(memory_format=torch.channels_last)
-        # load_data returns this layout; images from elsewhere are converted once here.
-        images = data.train.images.to(device).contiguous(memory_format=torch.channels_last)
+        images = data.train.images.to(device)
+        if images.ndim == 4:
+            if config.channels_last:
+                model.to(memory_format=torch.channels_last)
+            # load_data returns this layout; images from elsewhere are converted once here.
+            images = images.contiguous(memory_format=torch.channels_last)
         self.train = Split(images, data.train.labels.to(device))
         self.validation = data.validation.to(device)
-        self.identity = _identity(model, engine, data, config)
+        self.identity = _identity(model, engine, data, config, task)
         self.optimizer = make_optimizer(model, config)
         if engine is not None:
             engine.watch(self.optimizer)
@@ -156,25 +162,29 @@ class _Training:
         began = time.perf_counter()
         number, config = len(self.history) + 1, self.config
         train_loss, batch = self._train_epoch(number)
-        val_loss, val_accuracy = evaluate(self.model, self.validation, config)
+        val_loss, val_accuracy = evaluate(self.model, self.validation, config, self.task)
         if not math.isfinite(val_loss):
             raise DivergedError(number, len(self.bounds), val_loss, "validation")
-        engine = self.engine
-        losses = [report.val_loss for report in self.history] + [val_loss]
+        engine, task = self.engine, self.task
+        costs = [task.cost(report.val_loss, report.val_accuracy) for report in self.history]
+        costs.append(task.cost(val_loss, val_accuracy))
+        if not math.isfinite(costs[-1]):
+            raise DivergedError(number, len(self.bounds), costs[-1], "validation")
         report = EpochReport(
             epoch=number,
             epochs=config.epochs,
             train_loss=train_loss,
             val_loss=val_loss,
             val_accuracy=val_accuracy,
-            smoothed_loss=smoothed(losses, config.smooth)[-1],
+            smoothed_loss=smoothed(costs, config.smooth)[-1],
             lr=self._rate(number, len(self.bounds) - 1),
             seconds=time.perf_counter() - began,
             rates=engine.rates() if engine is not None else [],
             weights=engine.weights() if engine is not None else {},
         )
         rates = rates_of(engine)  # those of this epoch: the refresh sets those of the next
-        self._refresh(batch, float(number), val_loss=val_loss, train_loss=train_loss, val_accuracy=val_accuracy)
+        performance = task.performance(val_accuracy)
+        self._refresh(batch, float(number), val_loss=val_loss, train_loss=train_loss, val_accuracy=performance)
         self.history.append(report)
         if self.best_epoch == number:
             self.best_rates = rates
@@ -204,10 +214,8 @@ class _Training:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         with autocast(self.config, self.device):
-            logits = self.model(images)
-        if not isinstance(logits, Tensor):
-            raise ConfigError(f"the model must return logits in training as well, returned {type(logits).__name__}")
-        loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.config.label_smoothing)
+            outputs = self.model(images)
+        loss = self.task.training_loss(outputs, labels, self.config.label_smoothing)
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         self.optimizer.step()
@@ -228,7 +236,7 @@ class _Training:
         share = ((number - 1) + step / len(self.bounds)) / self.config.epochs
         return learning_rate(self.config, share)
 
-    def _refresh(self, batch: tuple[Tensor, Tensor], epoch: float, **metrics: float) -> None:
+    def _refresh(self, batch: tuple[Tensor, Tensor], epoch: float, **metrics: float | None) -> None:
         """Show the engine a batch if it needs one, and let it update its rates."""
         if self.engine is None:
             return
@@ -274,7 +282,28 @@ def _bounds(count: int, size: int) -> list[slice]:
     return [slice(start, end) for start, end in zip(starts, [*starts[1:], count], strict=True)]
 
 
-def _identity(model: nn.Module, engine: Engine | None, data: Dataset, config: TrainConfig) -> str:
+def _check_task(task: Task, data: Dataset, engine: Engine | None, config: TrainConfig) -> None:
+    """Check that the data have the classes that the task, the engine and the augmentation need.
+
+    Raises:
+        ConfigError: They have none.
+    """
+    if data.classes:
+        return
+    if task.is_plain and data.train.labels.is_floating_point():
+        raise ConfigError(
+            f"{data.name} has targets that are no class numbers, for which cross-entropy is not defined; give the "
+            "study another task, such as task={'loss': 'mse_loss', 'metric': 'loss'}"
+        )
+    if engine is not None and engine.needs_probe:
+        raise ConfigError(
+            "importances by a probe (gradient, lrp, composite) need classes; choose taylor, activation or statistical"
+        )
+    if config.augment:
+        raise ConfigError("augment changes images but not their targets, so it needs classes; remove it")
+
+
+def _identity(model: nn.Module, engine: Engine | None, data: Dataset, config: TrainConfig, task: Task) -> str:
     """Hash of what a checkpoint and the run that continues from it must share: recipe, engine, network and data."""
     facts: dict[str, Any] = {
         "train": config.model_dump(mode="json", exclude={"device"}),
@@ -282,4 +311,7 @@ def _identity(model: nn.Module, engine: Engine | None, data: Dataset, config: Tr
         "model": {name: list(getattr(value, "shape", ())) for name, value in model.state_dict().items()},
         "data": [data.fingerprint.get(name) or len(data.splits()[name]) for name in ("train", "validation")],
     }
+    if task != Task():  # earlier checkpoints have no task
+        names = [getattr(part, "__qualname__", str(part)) for part in (task.loss, task.metric)]
+        facts["task"] = [*names, task.maximize, task.by_metric]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -24,6 +24,7 @@ from dropopt.training.facts import facts_of
 from dropopt.training.fit import OnEpoch, fit
 from dropopt.training.networks.build_model import build_model
 from dropopt.training.results import DivergedError, EpochReport, TrainResult
+from dropopt.training.task import task_of
 
 #: Number of images with which the engine traces the network, and on which a rehearsal trains.
 EXAMPLES = 2
@@ -69,10 +70,10 @@ def prepare(run: RunConfig) -> Prepared:
     with (
         own_errors(f"model {run.model.name}: training it"),
         suppress(DivergedError),
-        attach(model, run.engine, example=_example(run, data, device), complexity=0.5) as engine,
+        attach(model, run.engine, example=_example(run, data, device), complexity=0.5, inside="keep") as engine,
     ):
         facts = facts_of(data, model, engine.sites)
-        fit(model, engine, few, config)
+        fit(model, engine, few, config, task=task_of(run.task))
     complexity = data.complexity if isinstance(run.engine, EngineConfig) else None
     return Prepared(data, named_places(model, _example(run, data, device)), facts, complexity)
 
@@ -108,7 +109,8 @@ def train_run(
         (2, 80)
     """
     with assembled(run) as (model, engine, data):
-        result = fit(model, engine, data, run.train, on_epoch, checkpoint=checkpoint, on_resume=on_resume)
+        task = task_of(run.task)
+        result = fit(model, engine, data, run.train, on_epoch, checkpoint=checkpoint, on_resume=on_resume, task=task)
     return result, model, data
 
 
@@ -120,7 +122,8 @@ def assembled(run: RunConfig) -> Iterator[tuple[nn.Module, Engine, Dataset]]:
     model = _network(run, data, device)
     # Baselines do not use the complexity, which takes a second to compute if it is not cached.
     complexity = data.complexity if isinstance(run.engine, EngineConfig) else 0.5
-    with attach(model, run.engine, example=_example(run, data, device), complexity=complexity) as engine:
+    example = _example(run, data, device)
+    with attach(model, run.engine, example=example, complexity=complexity, inside="keep") as engine:
         yield model, engine, data
 
 
@@ -128,11 +131,13 @@ def _network(run: RunConfig, data: Dataset, device: torch.device) -> nn.Module:
     model = build_model(
         run.model,
         channels=data.channels,
-        classes=len(data.classes),
+        classes=data.outputs,
         image_size=data.image_size,
         seed=run.train.seed,
+        logits=bool(data.classes),
     ).to(device)
-    return model.to(memory_format=torch.channels_last) if run.train.channels_last else model
+    in_maps = run.train.channels_last and data.train.images.ndim == 4
+    return model.to(memory_format=torch.channels_last) if in_maps else model
 
 
 def _example(run: RunConfig, data: Dataset, device: torch.device) -> Tensor:

@@ -30,7 +30,8 @@ def describe(forward: Forward, call: Call) -> Place:
         ndim=call.output.ndim,
         depth=forward.depth(call),
         weighted=_weighted(forward, call),
-        makers=_makers(forward, call),
+        makers=makers(forward, call),
+        shape=tuple(call.output.shape[1:]),
     )
 
 
@@ -69,8 +70,8 @@ def _weighted(forward: Forward, call: Call) -> tuple[nn.Module, ...]:
     return (call.module,) if is_weighted(call.module) else ()
 
 
-def _makers(forward: Forward, call: Call) -> tuple[nn.Module, ...]:
-    """The layers that make the features of a call's output, also through sums and activations."""
+def makers(forward: Forward, call: Call) -> tuple[nn.Module, ...]:
+    """Return the layers that make the features of a call's output, also through sums and activations."""
     if known := _weighted(forward, call):
         return known
     layers = {c.node: c for c in forward.calls if c.node is not None and (is_norm(c.module) or is_weighted(c.module))}

@@ -14,11 +14,12 @@ from torch import nn
 
 from dropopt.config import ConfigError
 from dropopt.engine.places.describe import describe, output_axis
+from dropopt.engine.places.inside import OwnDropout, dropout_at
 from dropopt.engine.places.layers import holds_weights, is_convolution, is_norm, is_weighted
 from dropopt.engine.places.place import Example, Place, Selector
 from dropopt.engine.places.record import Call, Forward, record
 
-__all__ = ["KINDS", "Place", "find_places", "named_places"]
+__all__ = ["KINDS", "Place", "find_places", "named_places", "survey"]
 
 #: The selectors that mean something else in each network, without ``last:k``.
 KINDS = ("auto", "norm", "conv", "linear", "block")
@@ -48,9 +49,15 @@ def find_places(model: nn.Module, sites: Selector, example: Example) -> list[Pla
         ConfigError: if a module is scripted or compiled, if a selector matches nothing, or if a selected module runs
             more than once, does not run, or returns something other than one tensor with features.
     """
+    return survey(model, sites, example)[0]
+
+
+def survey(model: nn.Module, sites: Selector, example: Example) -> tuple[list[Place], list[OwnDropout]]:
+    """Return the places of :func:`find_places`, and the dropout layers that the network has at these places."""
     _refuse_compiled(model)
     forward = record(model, example)
-    return [describe(forward, call) for call in _Selection(forward).choose(sites)]
+    places = [describe(forward, call) for call in _Selection(forward).choose(sites)]
+    return places, dropout_at(forward, places)
 
 
 def named_places(model: nn.Module, example: Example) -> dict[str, list[str]]:

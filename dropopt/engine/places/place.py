@@ -25,3 +25,4 @@ class Place:
     depth: float  # fraction of the weighted layers that have run when the module returns, in (0, 1]
     weighted: tuple[nn.Module, ...]  # layers whose output features these are: a norm, and the convolution before it
     makers: tuple[nn.Module, ...] = ()  # as `weighted`; for a sum or an activation, the layers that feed it
+    shape: tuple[int, ...] = ()  # of the output for one sample, with the example that the engine was attached with

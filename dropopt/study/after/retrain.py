@@ -80,6 +80,7 @@ def retrain(
     from dropopt.training.pipeline import assembled
 
     torch.set_num_threads(threads)
+    task = training.task_of(run.task)
     data = training.prepare(run).data
     for notice in data.notices:
         on_notice(notice)
@@ -102,11 +103,12 @@ def retrain(
                 on_report,
                 checkpoint=keeper.resume if keeper is not None else None,
                 on_resume=keeper.resumed if keeper is not None else None,
+                task=task,
             )
     except training.DivergedError as error:
         raise StudyError(str(error)) from None
     validation = Estimate(result.best_val_accuracy, result.best_val_loss, len(data.validation.labels))
-    loss, accuracy = training.evaluate(model, data.test, run.train)
+    loss, accuracy = training.evaluate(model, data.test, run.train, task)
     test = Estimate(accuracy, loss, len(data.test.labels))
     return Retrained(result, validation, test, model.state_dict(), run, model, data)
 

@@ -93,7 +93,7 @@ def run(
     overridden = overrides.apply(definition)
     if settings or batch_size is not None:
         overrides.check(overridden.load_space(script.parent))
-    names = (overridden.data.name, overridden.model.name)
+    names = overridden.names
     if any(file_of(module) is None for module in own_modules(names)):
         make_importable(Path.cwd())  # --data and --model may name functions of modules that lie here
     remember(sources(names).values())

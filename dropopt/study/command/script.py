@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from dropopt.config import ConfigError
+from dropopt.study.command.notebook import StudyResult, run_here, script_of_caller
 from dropopt.study.command.run import run_script
 from dropopt.study.define.definition import Definition
 
@@ -14,7 +15,7 @@ class Study(Definition):
     """A hyperparameter study: what is trained, what is searched and for how long.
 
     A script defines one study and runs it with :meth:`main`. ``dropopt run SCRIPT`` runs it too. Options on the command
-    line override the fields.
+    line override the fields. :meth:`run` runs it from Python, such as in a notebook, and returns the results.
 
     Args:
         name: Name of the study in its storage, 1 to 200 characters. Required.
@@ -22,6 +23,9 @@ class Study(Definition):
             function of the script that returns the data. Default: scikit-learn's digits.
         model: The network, a :class:`~dropopt.config.ModelConfig` or a mapping of its fields, or a function or class of
             the script that builds the network. Default: a small CNN.
+        task: The loss, the metric, and which of them is optimised, a :class:`~dropopt.config.TaskConfig` or a mapping
+            of its fields; ``loss`` and ``metric`` may be functions (outputs, targets) of the script. Default:
+            classification.
         train: How each trial is trained, a :class:`~dropopt.config.TrainConfig` or a mapping of its fields.
         engine: Settings of the engine that the space does not search, by name, such as ``{"pattern": "channel"}``.
         space: Name of a shipped search space, or a file, relative to the current folder or to the script.
@@ -83,3 +87,24 @@ class Study(Definition):
         if arguments is None and caller.f_code.co_name == "<module>" and caller.f_globals["__name__"] != "__main__":
             raise ConfigError(f'{caller.f_code.co_filename}: put study.main() below: if __name__ == "__main__":')
         run_script(self, arguments)
+
+    def run(self, *, storage: str | None = None, n_jobs: int = -1) -> StudyResult:
+        """Run this study, or continue it, and return the results.
+
+        Functions of the study have to be in a file that can be imported: put those of a notebook into a file.
+
+        Args:
+            storage: The storage: a URL or a file. Default: as for ``dropopt run``.
+            n_jobs: Trials at a time; -1 for one per core.
+
+        Returns:
+            The trials and the configuration of the best one.
+
+        Raises:
+            ConfigError: A setting, the data or the network cannot be used.
+            KeyboardInterrupt: A signal stopped the study; the same call continues it.
+
+        Example:
+            ``best = Study(name="short", n_trials=20).run().best``
+        """
+        return run_here(self, storage=storage, n_jobs=n_jobs, script=script_of_caller(1))

@@ -44,6 +44,7 @@ def train(
     Reports the validation accuracy and, once, the test accuracy. If the configuration names functions of your own, they
     are imported from --code, or from the script that you ran the study with.
     """
+    from dropopt.config import ConfigError, TaskConfig
     from dropopt.owncode import shipped_folder
     from dropopt.standalone import SUFFIX
     from dropopt.study.after.retrain import configured, retrain, save_model, save_weights
@@ -61,9 +62,14 @@ def train(
     run = configured(exported, {name: value for name, value in by_option.items() if value is not None}, more)
     if output is not None:
         check_writable(output)
+        if output.suffix == SUFFIX and run.task != TaskConfig():
+            raise ConfigError(
+                f"a {SUFFIX} model file is for classification by cross-entropy, and this configuration has a task of "
+                f"its own; write the weights alone, with -o {output.with_suffix('.pt')}"
+            )
     console = make_console(quiet=quiet or as_json)
     say(console, _header(given, run, exported.provenance))
-    names = (run.data.name, run.model.name)
+    names = run.names
     recorded = exported.provenance.get("code")
     ask = typer.confirm if sys.stdin.isatty() else None
     shipped = shipped_folder("studies")

@@ -146,7 +146,7 @@ def _settle(base: RunConfig, name: str, script: Path, recorded: Any) -> None:
     from dropopt.owncode import shipped_folder
     from dropopt.trust import own_modules, settle
 
-    names = (base.data.name, base.model.name)
+    names = base.names
     if script != Path():
         settle(names, recorded, given=f"study {name!r}", code=(script,), shipped=shipped_folder("studies"))
     elif modules := own_modules(names):

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from dropopt.config import Config, ConfigError, DataConfig, ModelConfig, RunConfig, TrainConfig, explain
+from dropopt.config import Config, ConfigError, DataConfig, ModelConfig, RunConfig, TaskConfig, TrainConfig, explain
 from dropopt.owncode import name_of
 from dropopt.study.define.space import Space
 
@@ -30,6 +30,8 @@ class Definition(Config):
     data: DataConfig = DataConfig()
     #: The network; a function or class is called to build it.
     model: ModelConfig = ModelConfig()
+    #: The loss and the metric; functions are called with the outputs of the network and the targets.
+    task: TaskConfig = TaskConfig()
     #: The settings of training that the space does not search.
     train: TrainConfig = TrainConfig()
     #: The settings of the engine that the space does not search.
@@ -60,10 +62,20 @@ class Definition(Config):
 
     def __init__(self, **values: Any) -> None:
         values |= {section: _by_name(section, values[section]) for section in ("data", "model") if section in values}
+        if isinstance(values.get("task"), Mapping):
+            values["task"] = {
+                name: name_of(value, f"study: task.{name}") if callable(value) else value
+                for name, value in values["task"].items()
+            }
         try:
             super().__init__(**values)
         except ValidationError as error:
             raise ConfigError(f"study: {explain(error, type(self), values)}") from None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The settings that may name a function of the user, as ``module:function``."""
+        return RunConfig(data=self.data, model=self.model, task=self.task).names
 
     def load_space(self, directory: Path | None = None) -> Space:
         """Load the search space: a file in the current folder or in ``directory``, else a shipped space.
@@ -86,7 +98,7 @@ class Definition(Config):
                 f"study {self.name!r} sets engine.{both[0]}, which space {space.name!r} searches; remove one of the two"
             )
         own: dict[str, Any] = {"engine": engine} if engine else {}
-        run = RunConfig.parse({"data": self.data, "model": self.model, "train": self.train, **own})
+        run = RunConfig.parse({"data": self.data, "model": self.model, "task": self.task, "train": self.train, **own})
         return space.base(run)
 
 

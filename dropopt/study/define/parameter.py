@@ -79,7 +79,7 @@ class Parameter:
 
     def range(self, classes: int) -> tuple[float, float]:
         """Return the lowest and the highest value, for a data set with this number of classes."""
-        unit = math.log(classes) if self.ln_classes else 1.0
+        unit = math.log(max(classes, 2)) if self.ln_classes else 1.0  # without classes: as with two
         return self.low * unit, self.high * unit
 
     def suggest(self, trial: Suggests, classes: int) -> Choice:

@@ -140,6 +140,18 @@ class Space:
             ),
         )
 
+    def offered(self, places: Mapping[str, Sequence[str]]) -> Space:
+        """Return the space with those choices of ``sites`` that :meth:`offered_sites` keeps for a network.
+
+        Args:
+            places: What ``dropopt.engine.named_places(model, example)`` returns.
+
+        Raises:
+            ConfigError: No choice is left.
+        """
+        reasons = self.offered_sites(places)
+        return self.with_sites([choice for choice, reason in reasons.items() if not reason]) if reasons else self
+
     def bound(self, base: RunConfig) -> Space:
         """Return the space with one range for each parameter: those that hold under the settings of ``base``.
 
@@ -211,6 +223,7 @@ class Space:
             {
                 "data": base.data,
                 "model": base.model,
+                "task": base.task,
                 "train": base.train.model_dump() | sections.get("train", {}),
                 "engine": engine | sections.get("engine", {}),
             }

@@ -23,7 +23,7 @@ def record_code(study: optuna.Study, base: RunConfig) -> str:
     Returns:
         A notice if the sources have changed since earlier trials; else an empty string.
     """
-    found = {module: source.plain() for module, source in sources((base.data.name, base.model.name)).items()}
+    found = {module: source.plain() for module, source in sources(base.names).items()}
     history: list[Any] = list(study.user_attrs.get(CODE) or [])
     before: dict[str, Any] = history[-1]["modules"] if history else {}
     if found == before:

@@ -56,7 +56,7 @@ def create(
     with warnings.catch_warnings():
         # Metric names are experimental since Optuna 3.2. Without one the dashboard calls the value "Objective 0".
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        study.set_metric_names(["validation loss (smoothed)"])
+        study.set_metric_names([f"{base.task.value} (smoothed)"])
     identity = {SPACE: space.name, FINGERPRINT: space.fingerprint, **facts, BASE: base.model_dump(mode="json")}
     for key, value in identity.items():  # BASE is last: a study that has it has all of them
         study.set_user_attr(key, value)
@@ -108,11 +108,19 @@ def _difference(study: optuna.Study, space: Space, base: RunConfig, *, begun: bo
     if attributes[FINGERPRINT] != space.fingerprint:
         changed = "has changed since" if attributes[SPACE] == space.name else f"is not {space.name}"
         return f"its search space ({attributes[SPACE]}) {changed}"
-    then, now = (_flat(settings) for settings in (attributes[BASE], base.model_dump(mode="json")))
+    then, now = (_flat(settings) for settings in (_complete(attributes[BASE]), base.model_dump(mode="json")))
     for name in sorted(then.keys() | now.keys()):
         if then.get(name) != now.get(name) and name not in _LOCAL:
             return f"was created with {name} = {then.get(name)}, not {now.get(name)}"
     return ""
+
+
+def _complete(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return stored settings with the defaults of those that did not exist when they were stored."""
+    try:
+        return RunConfig.parse(settings).model_dump(mode="json")
+    except ConfigError:  # of another version
+        return settings
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -80,9 +80,10 @@ def has_result(trial: FrozenTrial) -> bool:
 def diverged(trial: FrozenTrial, classes: int | None) -> bool:
     """Whether the loss of a complete ``trial`` is far above that of a random guess, ln(classes).
 
-    The loss of an overconfident network may be somewhat above it. False if the number of classes is not known.
+    The loss of an overconfident network may be somewhat above it. False if the number of classes is not known, or if
+    the data have none.
     """
-    return classes is not None and trial.value is not None and trial.value > FAR_ABOVE * math.log(classes)
+    return bool(classes) and trial.value is not None and trial.value > FAR_ABOVE * math.log(classes or 2)
 
 
 def leader(study: optuna.Study, trials: Iterable[FrozenTrial] | None = None) -> FrozenTrial | None:

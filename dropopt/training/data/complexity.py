@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 from contextlib import suppress
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dropopt.config import ConfigError
 from dropopt.files import cache_folder, write_whole
 from dropopt.training.data.split import Split
 from dropopt.training.data.stratify import stratified
@@ -43,6 +46,53 @@ def complexity(split: Split, classes: int) -> float:
     shares = torch.bincount(labels, minlength=classes).double() / len(labels)
     entropy = float(torch.special.entr(shares).sum()) / math.log(classes)
     return min(max(entropy * (1 - _accuracy(split.images.cpu(), labels)), 0.0), 1.0)
+
+
+def measure_complexity(data: Tensor | Iterable[Any], labels: Tensor | None = None) -> float:
+    """D_complexity of eq. (9) of training data, for ``dropopt.attach(..., complexity=...)``.
+
+    ``dropopt train`` measures it on normalised images without augmentation. The same images in the same order give the
+    same number.
+
+    Args:
+        data: Training samples (N, ...), or an iterable of batches (samples, labels), such as a DataLoader, which is
+            read once. It is read without a change to torch's random state.
+        labels: (N,) class numbers, from 0. None if ``data`` is an iterable of batches.
+
+    Returns:
+        A number in [0, 1]: 0 if a linear classifier separates the classes.
+
+    Raises:
+        ConfigError: If there are no class numbers, or fewer than two classes.
+
+    Example:
+        >>> labels = torch.arange(30) % 2
+        >>> images = labels.float().view(30, 1, 1, 1).expand(30, 1, 4, 4)
+        >>> measure_complexity(images, labels)
+        0.0
+        >>> measure_complexity([(images[:15], labels[:15]), (images[15:], labels[15:])])
+        0.0
+    """
+    if labels is None or not isinstance(data, Tensor):
+        with torch.random.fork_rng(devices=[]):
+            pairs = [(batch[0], batch[1]) for batch in data]
+        if not pairs:
+            raise ConfigError("the complexity cannot be measured: there are no batches")
+        if not all(isinstance(part, Tensor) for pair in pairs for part in pair):
+            raise ConfigError("the complexity is measured on batches (samples, labels) of tensors")
+        data, labels = (torch.cat([torch.as_tensor(part) for part in parts]) for parts in zip(*pairs, strict=True))
+    if labels.ndim != 1 or labels.is_floating_point() or len(labels) != len(data):
+        raise ConfigError(
+            f"the complexity is measured with class numbers (N,), got {labels.dtype} of shape {tuple(labels.shape)} "
+            f"for {len(data)} samples"
+        )
+    numbers = labels.long()
+    if not len(numbers) or int(numbers.min()) < 0:
+        raise ConfigError("the complexity is measured with class numbers from 0, got none or a negative one")
+    classes = int((torch.bincount(numbers) > 0).sum())
+    if classes < 2:
+        raise ConfigError(f"the complexity is measured on two or more classes, got {classes}")
+    return complexity(Split(data.detach(), numbers), int(numbers.max()) + 1)
 
 
 def remembered_complexity(split: Split, classes: int, digest: str | None) -> float:
@@ -81,8 +131,7 @@ def _accuracy(images: Tensor, labels: Tensor) -> float:
         count = max(SAMPLES, FOLDS * kinds)
         chosen = stratified(labels, count, least=FOLDS, spare=0, seed=0, purpose="complexity")
         images, labels = images[chosen], labels[chosen]
-    side = (min(SIDE, images.shape[2]), min(SIDE, images.shape[3]))
-    features = F.adaptive_avg_pool2d(images.float(), side).flatten(1).double().numpy()
+    features = _pooled(images.float()).flatten(1).double().numpy()
     if not np.ptp(features, axis=0).any():  # all images are equal
         return 1 / kinds
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
@@ -91,3 +140,16 @@ def _accuracy(images: Tensor, labels: Tensor) -> float:
         classifier = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
         scores = cross_val_score(classifier, components, labels.numpy(), cv=folds, error_score="raise")
     return float(scores.mean())
+
+
+def _pooled(samples: Tensor) -> Tensor:
+    """Return samples (N, C, ...) with few positions: images of at most SIDE x SIDE, signals and volumes alike."""
+    if samples.ndim == 4:
+        return F.adaptive_avg_pool2d(samples, (min(SIDE, samples.shape[2]), min(SIDE, samples.shape[3])))
+    if samples.ndim == 3:
+        return F.adaptive_avg_pool1d(samples, min(SIDE**2, samples.shape[2]))
+    if samples.ndim == 5:
+        side = round(SIDE ** (2 / 3))
+        first, second, third = (min(side, length) for length in samples.shape[2:])
+        return F.adaptive_avg_pool3d(samples, (first, second, third))
+    return samples

@@ -23,7 +23,7 @@ class Dataset:
 
     Args:
         name: Name of the data set, which begins every error message about the data.
-        classes: Names of the classes, at least two.
+        classes: Names of the classes, at least two; empty if the labels are other targets: numbers, masks.
         train: The split that :func:`fit` trains on.
         validation: The split that :func:`fit` evaluates after each epoch.
         test: The split to evaluate once, when everything has been decided.
@@ -36,8 +36,8 @@ class Dataset:
         pixels: How the source stores its pixels.
 
     Raises:
-        ConfigError: For images that are not finite float32 (N, C, H, W) with the same size in all splits, labels
-            that are not (N,) int64 class numbers, fewer than two classes, or an empty split.
+        ConfigError: For images that are not finite float32 (N, C, ...) with the same size in all splits, labels
+            that are not (N,) int64 class numbers, one class, targets that are not (N, ...), or an empty split.
 
     Example:
         >>> split = Split(torch.zeros(4, 1, 8, 8), torch.tensor([0, 1, 0, 1]))
@@ -59,20 +59,23 @@ class Dataset:
     pixels: PixelFormat = field(default_factory=PixelFormat)
 
     def __post_init__(self) -> None:
-        if len(self.classes) < 2:
+        if len(self.classes) == 1:
             raise ConfigError(f"{self.name}: at least two classes are needed, got {list(self.classes)}")
         for name, split in self.splits().items():
             self._check_images(name, split.images)
-            self._check_labels(name, split.labels, len(split.images))
+            if self.classes:
+                self._check_labels(name, split.labels, len(split.images))
+            else:
+                self._check_targets(name, split.labels, len(split.images))
 
     def _check_images(self, name: str, images: Tensor) -> None:
         if not isinstance(images, Tensor) or images.dtype != torch.float32 or images.requires_grad:
             given = f"a tensor of {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
             given += " with a gradient" if getattr(images, "requires_grad", False) else ""
             raise ConfigError(f"{self.name}: {name} images must be a float32 tensor without a gradient, got {given}")
-        if images.ndim != 4 or not images.numel() or images.shape[1:] != self.train.images.shape[1:]:
+        if images.ndim < 2 or not images.numel() or images.shape[1:] != self.train.images.shape[1:]:
             raise ConfigError(
-                f"{self.name}: {name} images must be (N, C, H, W), not empty and of the training images' size, "
+                f"{self.name}: {name} images must be (N, C, ...), not empty and of the training images' size, "
                 f"got {tuple(images.shape)}, training images {tuple(self.train.images.shape)}"
             )
         if not torch.stack(images.aminmax()).isfinite().all():
@@ -87,26 +90,48 @@ class Dataset:
                 + (f" in [{labels.min()}, {labels.max()}]" if whole else "")
             )
 
+    def _check_targets(self, name: str, targets: Tensor, count: int) -> None:
+        if not isinstance(targets, Tensor) or not targets.ndim or len(targets) != count or targets.is_complex():
+            given = tuple(targets.shape) if isinstance(targets, Tensor) else type(targets).__name__
+            raise ConfigError(f"{self.name}: {name} targets must be a tensor ({count}, ...), got {given}")
+        if targets.is_floating_point() and not targets.isfinite().all():
+            raise ConfigError(f"{self.name}: {name} targets hold values that are not finite")
+
     @property
     def channels(self) -> int:
-        """Number of channels of an image."""
+        """Number of channels of an image; of vectors, their length."""
         return self.train.images.shape[1]
 
     @property
-    def image_size(self) -> tuple[int, int]:
-        """Height and width of an image, in pixels."""
-        return self.train.images.shape[2], self.train.images.shape[3]
+    def image_size(self) -> tuple[int, ...]:
+        """Height and width of an image, in pixels; the length of a signal, the sides of a volume, () of vectors."""
+        return tuple(self.train.images.shape[2:])
+
+    @property
+    def outputs(self) -> int:
+        """Number of outputs that a network needs: the classes, those of a mask, or the numbers of a target."""
+        if self.classes:
+            return len(self.classes)
+        targets = self.train.labels
+        if not targets.is_floating_point():
+            return int(targets.max()) + 1
+        return 1 if targets.ndim == 1 else targets.shape[1]
 
     @cached_property
     def complexity(self) -> float:
-        """D_complexity of eq. (9) in [0, 1], computed from the training split only and cached on disk."""
+        """D_complexity of eq. (9) in [0, 1], computed from the training split only and cached on disk.
+
+        It is defined by classes; without any, it is 0.5.
+        """
+        if not self.classes:
+            return 0.5
         return remembered_complexity(self.train, len(self.classes), self.fingerprint.get("train"))
 
     @property
     def notices(self) -> list[str]:
         """What a user should know before trusting a result on these data, one sentence each."""
         sentences = [f"{self.name}: {remark}" for remark in self.remarks]
-        for name in ("validation", "test"):
+        for name in ("validation", "test") if self.classes else ():
             held = set(self.splits()[name].labels.tolist())
             if absent := [label for number, label in enumerate(self.classes) if number not in held]:
                 more = f" and {len(absent) - 3} more classes" if len(absent) > 3 else ""

@@ -18,6 +18,7 @@ from dropopt.training.data.dataset import Dataset
 from dropopt.training.data.from_source import dataset_from, duplicates, fingerprints
 from dropopt.training.data.read_arrays import from_arrays, read_npz
 from dropopt.training.data.read_folder import read_folder
+from dropopt.training.data.read_torch import dataset_as_is, read_torch, torch_splits
 from dropopt.training.data.source import Source
 from dropopt.training.data.split import Split
 
@@ -33,8 +34,8 @@ def load_data(config: DataConfig) -> Dataset:
     Args:
         config: Which data, and how to split them. ``config.name`` is one of digits, mnist, fashion-mnist, kmnist,
             cifar10, cifar100, svhn, ``folder:PATH`` (one folder of images per class), ``numpy:FILE.npz``, or
-            ``module:function`` (a function of yours that returns images and labels, a mapping of arrays, or a
-            :class:`Dataset`).
+            ``module:function`` (a function of yours that returns images and labels, a mapping of arrays, a
+            :class:`Dataset`, or data sets or loaders of PyTorch: one, a tuple or a mapping of train, validation, test).
 
     Returns:
         The data set, on the CPU.
@@ -49,16 +50,19 @@ def load_data(config: DataConfig) -> Dataset:
         {'train': 160, 'validation': 40, 'test': 359}
     """
     found = _read(config)
-    if isinstance(found, Dataset):
+    if isinstance(found, dict):
+        found = dataset_as_is(config.name, found, config)
+    elif isinstance(found, Dataset):
         if config.subset is not None or config.image_size is not None:
             raise ConfigError(f"{config.name} returns a Dataset: subset and image_size cannot apply to it")
-        splits = found.splits()
-        return replace(
-            found,
-            fingerprint=fingerprints(splits) | found.fingerprint,
-            duplicates=duplicates(splits) | found.duplicates,
-        )
-    return dataset_from(found, config)
+    else:
+        return dataset_from(found, config)
+    splits = found.splits()
+    return replace(
+        found,
+        fingerprint=fingerprints(splits) | found.fingerprint,
+        duplicates=duplicates(splits) | found.duplicates,
+    )
 
 
 @lru_cache(maxsize=1)
@@ -70,7 +74,7 @@ def load_once(config: DataConfig) -> Dataset:
     return load_data(config)
 
 
-def _read(config: DataConfig) -> Source | Dataset:
+def _read(config: DataConfig) -> Source | Dataset | dict[str, Split]:
     kind, colon, place = config.name.partition(":")
     if config.name == "digits":
         return _digits()
@@ -107,17 +111,25 @@ def _digits() -> Source:
     return Source("digits", tuple("0123456789"), Split(images, labels), white=16.0)
 
 
-def _from_function(name: str) -> Source | Dataset:
-    """Call the user's function; it returns (images, labels), named arrays as in a .npz file, or a Dataset."""
+def _from_function(name: str) -> Source | Dataset | dict[str, Split]:
+    """Call the user's function.
+
+    It returns (images, labels), named arrays as in a .npz file, a Dataset, or data sets or loaders of PyTorch.
+    """
     function = own_function(name)
     with own_errors(name):
         given = function()
+        splits = torch_splits(given)
+        read = None if splits is None else read_torch(name, splits)
     if isinstance(given, Dataset):
         return given
+    if read is not None:
+        return read
     if isinstance(given, tuple | list) and len(given) == 2:
         given = {"x": given[0], "y": given[1]}
     if not isinstance(given, Mapping):
         raise ConfigError(
-            f"{name} must return (images, labels), a mapping of arrays or a Dataset, got {type(given).__name__}"
+            f"{name} must return (images, labels), a mapping of arrays, or data sets or loaders of PyTorch, got "
+            f"{type(given).__name__}"
         )
     return from_arrays(name, given)

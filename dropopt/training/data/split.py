@@ -15,8 +15,8 @@ class Split:
     """Images and their labels.
 
     Args:
-        images: (N, C, H, W). In a :class:`Dataset` they are float32 and normalised.
-        labels: (N,) int64 class numbers in [0, number of classes).
+        images: (N, C, H, W), or samples of another shape (N, ...). In a :class:`Dataset` they are float32.
+        labels: (N,) int64 class numbers in [0, number of classes), or other targets (N, ...).
 
     Example:
         >>> split = Split(torch.zeros(4, 1, 8, 8), torch.tensor([0, 1, 0, 1]))

@@ -24,7 +24,13 @@ REFERENCE: dict[str, Callable[..., nn.Module]] = {
 
 
 def build_model(
-    config: ModelConfig, *, channels: int, classes: int, image_size: int | tuple[int, int], seed: int
+    config: ModelConfig,
+    *,
+    channels: int,
+    classes: int,
+    image_size: int | tuple[int, ...],
+    seed: int,
+    logits: bool = True,
 ) -> nn.Module:
     """Build a network and test it on two blank images.
 
@@ -33,9 +39,11 @@ def build_model(
     Args:
         config: The network's name (small, resnet9, vgg, torchvision:NAME, timm:NAME or module:function) and options.
         channels: Channels of an image.
-        classes: Number of classes.
-        image_size: Height and width of an image in pixels, or one number for both.
+        classes: Number of classes, or of outputs.
+        image_size: Height and width of an image in pixels, or one number for both; for samples of other shapes, their
+            sides after the channels.
         seed: Seed of the initial weights.
+        logits: Whether the network must return logits (N, classes). If not, any output will do.
 
     Returns:
         The network on the CPU, in training mode. It maps (N, channels, H, W) to logits (N, classes).
@@ -59,7 +67,7 @@ def build_model(
             raise ConfigError(f"model {config.name}: {error}") from None
         if not isinstance(model, nn.Module):
             raise ConfigError(f"model {config.name}: expected a torch.nn.Module, got {type(model).__name__}")
-        _try(model, config.name, (channels, *size), classes)
+        _try(model, config.name, (channels, *size), classes if logits else None)
     return model
 
 
@@ -94,12 +102,14 @@ def _own(function: Callable[..., Any], shape: dict[str, Any], options: dict[str,
 
 
 def _reference(build: Callable[..., nn.Module], shape: dict[str, Any], options: dict[str, Any]) -> Any:
+    if len(shape["image_size"]) != 2:
+        raise ConfigError("this network takes images (C, H, W); give a function that builds a network of your own")
     if min(shape["image_size"]) < 4:
         raise ConfigError(f"images must be at least 4x4, got {shape['image_size']}")
     return call_with(build, shape, options)
 
 
-def _try(model: nn.Module, name: str, shape: tuple[int, ...], classes: int) -> None:
+def _try(model: nn.Module, name: str, shape: tuple[int, ...], classes: int | None) -> None:
     """Run two blank images through the network in eval mode, which changes none of its buffers."""
     model.eval()
     what = f"model {name}, given {'x'.join(str(side) for side in shape)} images,"
@@ -108,7 +118,7 @@ def _try(model: nn.Module, name: str, shape: tuple[int, ...], classes: int) -> N
             out = model(torch.zeros(2, *shape))
     except Exception as error:
         raise ConfigError(f"{what} fails: {first_line(error)}") from error
-    if not isinstance(out, Tensor) or out.shape != (2, classes):
+    if classes is not None and (not isinstance(out, Tensor) or out.shape != (2, classes)):
         given = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
         raise ConfigError(f"{what} must return logits (N, {classes}), returned {given} for N = 2")
     model.train()

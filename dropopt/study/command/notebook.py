@@ -1,0 +1,85 @@
+"""Running a study from Python, such as in a notebook, with results in place of an exit code."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dropopt.config import ConfigError
+from dropopt.export import Exported, save
+from dropopt.study.define.definition import Definition
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """What :meth:`dropopt.study.Study.run` returns.
+
+    Attributes:
+        name: The name of the study.
+        storage: The URL of its storage, with which ``optuna.load_study`` opens it.
+        trials: Its trials, in the order of their numbers.
+        best: The configuration and the provenance of the best trial, as ``dropopt.load`` returns them; None if no trial
+            is complete.
+    """
+
+    name: str
+    storage: str
+    trials: list[FrozenTrial]
+    best: Exported | None
+
+    @property
+    def best_value(self) -> float | None:
+        """The value of the best trial; None if no trial is complete."""
+        return None if self.best is None else self.best.provenance["value"]
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the best configuration to a file, as ``dropopt export`` does.
+
+        Raises:
+            ConfigError: No trial is complete, or the file cannot be written.
+        """
+        if self.best is None:
+            raise ConfigError(f"study {self.name!r} has no completed trial to save")
+        save(path, self.best.run, self.best.provenance)
+
+    def __repr__(self) -> str:
+        value = "none complete" if self.best is None else f"best value {self.best_value:.4f}"
+        return f"StudyResult({self.name!r}, {len(self.trials)} trials, {value})"
+
+
+def run_here(definition: Definition, *, storage: str | None, n_jobs: int, script: Path) -> StudyResult:
+    """Run ``definition`` as ``dropopt run`` does, and read its results from the storage."""
+    from dropopt.study.after.export import exported
+    from dropopt.study.command import session
+    from dropopt.study.store.opening import Opened
+    from dropopt.study.store.queries import choose, count, find_study
+    from dropopt.study.store.url import resolve, storage_hint
+    from dropopt.trust import remember, sources
+
+    remember(sources(definition.names).values())
+    resume = shlex.join(["dropopt", "run", str(script)]) + storage_hint(storage)
+    code = session.run(session.Request(definition, script, storage, n_jobs, resume))
+    if code > 128:  # a signal
+        raise KeyboardInterrupt
+    url = resolve(storage)
+    with closing(Opened(url, create=False)) as opened:
+        study = find_study(opened.storage, definition.name)
+        trials = study.get_trials()
+        best: Exported | None = None
+        if count(trials).complete:
+            best = Exported(*exported(study, choose(study, None)))
+    return StudyResult(definition.name, url, trials, best)
+
+
+def script_of_caller(depth: int) -> Path:
+    """The file of the function ``depth`` frames above the caller; a name in the current folder if it has none."""
+    names: dict[str, Any] = sys._getframe(depth + 1).f_globals
+    return Path(names.get("__file__") or "notebook").resolve()

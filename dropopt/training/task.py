@@ -1,0 +1,162 @@
+"""Task: what a network is trained for. Its loss, its metric, and which of them a training is judged by.
+
+The default is classification: cross-entropy and accuracy, judged by the loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dropopt.config import ConfigError, TaskConfig, suggestion
+from dropopt.owncode import is_own, own_errors, own_function
+
+#: From the outputs of the network and the targets of a batch to the mean loss, a tensor with one number.
+Loss = Callable[[Any, Tensor], Tensor]
+#: From the outputs and the targets of the whole validation split to a number.
+Metric = Callable[[Any, Tensor], Any]
+
+
+def cross_entropy(outputs: Any, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Mean cross-entropy of logits (N, classes, ...) and class numbers (N, ...), in nats."""
+    if not isinstance(outputs, Tensor):
+        raise ConfigError(f"the model must return logits in training as well, returned {type(outputs).__name__}")
+    return F.cross_entropy(outputs.float(), targets, label_smoothing=label_smoothing)
+
+
+def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Fraction of the class numbers (N, ...) that have the largest of the logits (N, classes, ...)."""
+    return (outputs.argmax(1) == targets).double().mean()
+
+
+def _alike(loss: Callable[[Tensor, Tensor], Tensor], name: str) -> Loss:
+    def function(outputs: Any, targets: Tensor) -> Tensor:
+        if not isinstance(outputs, Tensor):
+            raise ConfigError(f"task.loss {name} takes a model that returns a tensor, not {type(outputs).__name__}")
+        outputs = outputs.float()
+        if outputs.ndim == targets.ndim + 1 and outputs.shape[1] == 1:
+            outputs = outputs.squeeze(1)
+        if outputs.shape != targets.shape:  # torch would broadcast
+            raise ConfigError(
+                f"task.loss {name} takes outputs and targets of one shape, got {tuple(outputs.shape)} and "
+                f"{tuple(targets.shape)}"
+            )
+        return loss(outputs, targets.float())
+
+    return function
+
+
+#: Losses by name; the names are those of torch.nn.functional.
+LOSSES: dict[str, Loss] = {
+    "cross_entropy": cross_entropy,
+    "mse_loss": _alike(F.mse_loss, "mse_loss"),
+    "l1_loss": _alike(F.l1_loss, "l1_loss"),
+    "binary_cross_entropy_with_logits": _alike(F.binary_cross_entropy_with_logits, "binary_cross_entropy_with_logits"),
+}
+#: Metrics by name; None is the loss itself.
+METRICS: dict[str, Metric | None] = {"accuracy": accuracy, "loss": None}
+
+
+@dataclass(frozen=True)
+class Task:
+    """A loss, a metric and a judgement.
+
+    Args:
+        loss: From outputs and targets of a batch to the mean loss, a tensor with one number. It is minimised.
+        metric: From the outputs and targets of the whole validation split to a number; None for the loss.
+        maximize: Whether a higher metric is better.
+        by_metric: Whether the best epoch, and a study's value, are those of the metric instead of the loss.
+
+    Example:
+        >>> task = Task(LOSSES["mse_loss"], metric=lambda y, target: (y - target).abs().max(), maximize=False)
+        >>> task.loss(torch.ones(4, 1), torch.zeros(4)).item(), task.cost(0.25, 0.5)
+        (1.0, 0.25)
+    """
+
+    loss: Loss = cross_entropy
+    metric: Metric | None = accuracy
+    maximize: bool = True
+    by_metric: bool = False
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether loss and metric are those of classification."""
+        return self.loss is cross_entropy and self.metric is accuracy
+
+    def training_loss(self, outputs: Any, targets: Tensor, label_smoothing: float) -> Tensor:
+        """Loss of a training batch; label smoothing applies to cross-entropy only.
+
+        Raises:
+            ConfigError: The loss is not a tensor with one number.
+        """
+        if self.loss is cross_entropy:
+            return cross_entropy(outputs, targets, label_smoothing)
+        loss = self.loss(_floats(outputs), targets)
+        if not isinstance(loss, Tensor) or loss.ndim:
+            given = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+            raise ConfigError(f"task.loss must return a tensor with one number, the mean over the batch; got {given}")
+        return loss
+
+    def cost(self, loss: float, metric: float) -> float:
+        """What is minimised over epochs and trials: the loss, the metric, or 1 - metric if a higher one is better."""
+        if not self.by_metric:
+            return loss
+        return 1 - metric if self.maximize else metric
+
+    def performance(self, metric: float) -> float | None:
+        """The metric as the engine's accuracy, if it is a fraction of which more is better; else None."""
+        return metric if self.metric is not None and self.maximize and 0 <= metric <= 1 else None
+
+    def measured(self, loss: float, outputs: Any, targets: Tensor) -> float:
+        """The metric on all outputs.
+
+        Raises:
+            ConfigError: It is not a number.
+        """
+        if self.metric is None:
+            return loss
+        with own_errors("task.metric"):
+            value = self.metric(outputs, targets)
+        try:
+            return float(value)
+        except (TypeError, ValueError, RuntimeError):
+            raise ConfigError(f"task.metric must return a number, got {value!r:.100}") from None
+
+
+def task_of(config: TaskConfig) -> Task:
+    """Return the task that the settings name.
+
+    Raises:
+        ConfigError: There is no such loss or metric.
+    """
+    loss = own_function(config.loss) if is_own(config.loss) else LOSSES.get(config.loss)
+    if loss is None:
+        known = [*LOSSES, "module:function"]
+        raise ConfigError(f"task.loss {config.loss!r} is unknown; {suggestion(config.loss, known)}")
+    if not is_own(config.metric) and config.metric not in METRICS:
+        known = [*METRICS, "module:function"]
+        raise ConfigError(f"task.metric {config.metric!r} is unknown; {suggestion(config.metric, known)}")
+    metric = own_function(config.metric) if is_own(config.metric) else METRICS[config.metric]
+    lower = config.direction == "minimize" or metric is None
+    return Task(loss, metric, maximize=not lower, by_metric=config.objective == "metric")
+
+
+def joined(outputs: list[Any]) -> Any:
+    """Join the outputs of several batches: tensors, or tuples, lists and mappings of tensors."""
+    first = outputs[0]
+    if isinstance(first, Tensor):
+        return torch.cat(outputs)
+    if isinstance(first, dict):
+        return {key: joined([one[key] for one in outputs]) for key in first}
+    if isinstance(first, tuple | list):
+        return type(first)(joined(list(parts)) for parts in zip(*outputs, strict=True))
+    raise ConfigError(f"the model must return tensors, returned {type(first).__name__}")
+
+
+def _floats(outputs: Any) -> Any:
+    return outputs.float() if isinstance(outputs, Tensor) and outputs.is_floating_point() else outputs

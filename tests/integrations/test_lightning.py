@@ -1,0 +1,129 @@
+"""The Lightning callback: the rates of ``fit``, metrics by their names, and checkpoints that continue bit for bit."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from loops import DEMANDING, loader
+from torch.nn import functional as F
+from toy import network, toy
+
+import dropopt
+from dropopt.config import Baseline, ConfigError, EngineConfig
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    lightning = pytest.importorskip("lightning.pytorch")
+    from lightning.pytorch.callbacks import ModelCheckpoint
+
+    from dropopt.integrations.lightning import DropoutCallback
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's own, about loggers and workers
+
+DATA = toy()
+
+
+class Module(lightning.LightningModule):
+    """A classifier that logs its validation metrics."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = network()
+
+    def forward(self, x):
+        """Logits."""
+        return self.net(x)
+
+    def training_step(self, batch, _):
+        """Loss of a batch."""
+        return F.cross_entropy(self(batch[0]), batch[1])
+
+    def validation_step(self, batch, _):
+        """Log the validation loss and accuracy."""
+        logits = self(batch[0])
+        self.log("val_loss", F.cross_entropy(logits, batch[1]))
+        self.log("val_accuracy", (logits.argmax(1) == batch[1]).float().mean())
+
+    def configure_optimizers(self):
+        """SGD with momentum."""
+        return torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9)
+
+
+def train(folder, callback, *, stop=None, resume=None, validate=True):
+    """Train for three epochs, or stop after ``stop``; return the module and the callback."""
+    torch.manual_seed(3)
+    module = Module()
+    keep = ModelCheckpoint(folder, filename="{epoch}", save_top_k=-1)
+    trainer = lightning.Trainer(
+        max_epochs=3, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        callbacks=[callback, keep, *([Stop(stop)] if stop else [])], limit_val_batches=None if validate else 0,
+    )  # fmt: skip
+    trainer.fit(module, loader(DATA.train, shuffle=True), loader(DATA.validation), ckpt_path=resume)
+    return module, callback
+
+
+class Stop(lightning.Callback):
+    """Ends the training after an epoch."""
+
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def on_train_epoch_end(self, trainer, module):
+        """Stop."""
+        trainer.should_stop = trainer.current_epoch + 1 >= self.epoch
+
+
+def test_a_training_that_continues_gives_the_same_bits(tmp_path):
+    """Weights, rates and importances, with a probe, updates within the epoch and dropped updates."""
+    whole, callback = train(tmp_path / "whole", DropoutCallback(DEMANDING))
+    train(tmp_path / "half", DropoutCallback(DEMANDING), stop=1)
+    (checkpoint,) = (tmp_path / "half").glob("epoch=0*.ckpt")
+    resumed, again = train(tmp_path / "rest", DropoutCallback(DEMANDING), resume=checkpoint)
+    assert again.engine.rates() == callback.engine.rates()
+    for one, other in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(one, other)
+    importances = callback.engine.importances()
+    assert all(torch.equal(value, importances[name]) for name, value in again.engine.importances().items())
+    assert not any(part._forward_hooks for part in whole.modules())  # detached
+
+
+def test_the_engine_receives_metrics_progress_and_complexity(tmp_path):
+    """Complexity is measured on the training data; losses and accuracy are those that were logged."""
+    callback = DropoutCallback(EngineConfig(r0=0.4))
+    train(tmp_path, callback)
+    engine = callback.engine
+    ordered = dropopt.training.measure_complexity(DATA.train.images, DATA.train.labels)
+    assert engine.complexity == pytest.approx(ordered, abs=0.1)  # the folds depend on the order
+    metrics = engine._metrics
+    assert metrics.progress == 1
+    assert 0 < metrics.val_loss < 3
+    assert 0 < metrics.train_loss < 3
+    assert 0 <= metrics.val_accuracy <= 1
+
+
+def test_without_validation_and_with_a_baseline(tmp_path):
+    """Rates follow the epochs where nothing is validated; a baseline needs no metrics."""
+    _, callback = train(tmp_path, DropoutCallback(Baseline(kind="dropout2d", p=0.3, schedule="linear")), validate=False)
+    assert {row["applied"] for row in callback.engine.rates()} == {0.3}
+
+
+def test_a_metric_that_is_not_logged_is_an_error(tmp_path):
+    """The line says which names there are."""
+    callback = DropoutCallback(EngineConfig(), val_accuracy="acc", complexity=0.5)
+    with pytest.raises(ConfigError, match=r"no metric is called 'acc'; there are: val_loss, val_accuracy\. Log it"):
+        train(tmp_path, callback)
+
+
+def test_an_exported_file_and_a_submodule(tmp_path):
+    """``best.yaml`` is read when the callback is made; places are named as in the submodule."""
+    file = tmp_path / "best.yaml"
+    file.write_text("engine: {r0: 0.2, sites: norm}\nprovenance: {complexity: 0.25}\n")
+    callback = DropoutCallback(str(file), module="net")
+    train(tmp_path, callback)
+    assert callback.engine.complexity == 0.25
+    assert callback.engine.model is not None
+    assert all(not name.startswith("net") for name in callback.engine.sites)
+    with pytest.raises(ConfigError, match="give the file of an exported configuration"):
+        DropoutCallback({"r0": 0.2})

@@ -1,0 +1,99 @@
+"""The callback of Hugging Face's Trainer: rates follow evaluations, and checkpoints continue bit for bit."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from loops import DEMANDING
+from toy import CLASSES, toy
+
+from dropopt.config import ConfigError, EngineConfig
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("accelerate")
+    from dropopt.integrations.transformers import STATE, DropoutCallback
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # the Trainer's own, about pinned memory
+
+DATA = toy()
+
+
+class Images(torch.utils.data.Dataset):
+    """A split as a data set of mappings."""
+
+    def __init__(self, split):
+        self.split = split
+
+    def __len__(self):
+        return len(self.split)
+
+    def __getitem__(self, index):
+        return {"pixel_values": self.split.images[index].contiguous(), "labels": self.split.labels[index]}
+
+
+def train(folder, callback, *, resume=None, stop=None, strategy="epoch", epochs=2):
+    """Train a tiny ResNet of transformers; return the trainer."""
+    torch.manual_seed(3)
+    shape = {"num_channels": 2, "embedding_size": 4, "hidden_sizes": [4, 8], "depths": [1, 1], "layer_type": "basic"}
+    model = transformers.ResNetForImageClassification(transformers.ResNetConfig(**shape, num_labels=CLASSES))
+    arguments = transformers.TrainingArguments(
+        output_dir=str(folder), num_train_epochs=epochs, per_device_train_batch_size=16, learning_rate=0.01,
+        eval_strategy=strategy, save_strategy="epoch", report_to=[], use_cpu=True, disable_tqdm=True,
+        logging_strategy="no",
+    )  # fmt: skip
+    trainer = transformers.Trainer(
+        model,
+        arguments,
+        train_dataset=Images(DATA.train),
+        eval_dataset=Images(DATA.validation),
+        compute_metrics=lambda p: {"accuracy": float((p.predictions.argmax(1) == p.label_ids).mean())},
+        callbacks=[callback, *([Stop(stop)] if stop else [])],
+    )
+    trainer.train(resume_from_checkpoint=resume)
+    return trainer
+
+
+class Stop(transformers.TrainerCallback):
+    """Ends the training after an epoch."""
+
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        """Stop."""
+        control.should_training_stop = state.epoch >= self.epoch
+
+
+def test_a_training_that_continues_gives_the_same_bits(tmp_path):
+    """Weights, rates and importances."""
+    callback, again = DropoutCallback(DEMANDING), DropoutCallback(DEMANDING)
+    whole = train(tmp_path / "whole", callback)
+    train(tmp_path / "half", DropoutCallback(DEMANDING), stop=1)
+    (checkpoint,) = (tmp_path / "half").glob("checkpoint-*")
+    assert (checkpoint / STATE).exists()
+    rest = train(tmp_path / "half", again, resume=str(checkpoint))
+    assert again.engine.rates() == callback.engine.rates()
+    states = (whole.model.state_dict().values(), rest.model.state_dict().values())
+    assert all(torch.equal(one, other) for one, other in zip(*states, strict=True))
+    assert not any(part._forward_hooks for part in whole.model.modules())
+    with pytest.raises(ConfigError, match=r"dropopt\.pt does not exist: the checkpoint was written without"):
+        train(tmp_path / "elsewhere", DropoutCallback(DEMANDING), resume=str(checkpoint))
+
+
+def test_metrics_reach_the_engine(tmp_path):
+    """Losses and accuracy with evaluations; without, rates follow the epochs. A missing metric is an error."""
+    callback = DropoutCallback(EngineConfig(), complexity=0.5)
+    train(tmp_path, callback, epochs=1)
+    metrics = callback.engine._metrics
+    assert metrics.progress == 1
+    assert None not in (metrics.val_loss, metrics.val_accuracy, metrics.train_loss)
+    callback = DropoutCallback(EngineConfig(), complexity=0.5)
+    train(tmp_path / "no", callback, epochs=1, strategy="no")
+    assert callback.engine._metrics.progress == 1
+    assert callback.engine._metrics.val_loss is None
+    with pytest.raises(ConfigError, match="no metric is called 'acc'"):
+        train(tmp_path / "bad", DropoutCallback(EngineConfig(), complexity=0.5, val_accuracy="acc"), epochs=1)

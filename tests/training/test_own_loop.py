@@ -1,0 +1,121 @@
+"""A training loop of one's own, as the READMEs show it, does what ``dropopt train`` does."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+from toy import CLASSES, network, recipe, toy
+
+import dropopt
+from dropopt.config import EngineConfig
+from dropopt.randomness import generator, global_stream
+from dropopt.training import fit, measure_complexity
+from dropopt.training.optim import make_optimizer
+
+EPOCHS, BATCH, SEED = 3, 16, 0
+CONFIGS = {
+    "default": EngineConfig(r0=0.4),
+    "lrp": EngineConfig(r0=0.4, allocation="importance", importance="lrp"),
+    "updates within an epoch": EngineConfig(r0=0.4, allocation="feature", importance="gradient", update_every=2),
+    "drop_updates": EngineConfig(r0=0.4, drop_updates=True, efficacy="adaptive", performance="ratio"),
+}
+
+
+def by_fit(config, data):
+    """Train with ``fit``; return the rates and losses of each epoch, and the engine's last rates."""
+    seen = []
+    settings = recipe(epochs=EPOCHS, batch_size=BATCH, schedule="constant", seed=SEED)
+    model = network(SEED)
+    with dropopt.attach(model, config, example=data.train.images[:2], complexity=data.complexity) as engine:
+        fit(model, engine, data, settings, lambda report: seen.append((report.train_loss, report.val_loss)))
+        return seen, engine.rates()
+
+
+def by_own_loop(config, data):
+    """The loop of ``dropopt/engine/README.md`` on the same batches."""
+    seen = []
+    model, settings = network(SEED), recipe(epochs=EPOCHS, batch_size=BATCH, schedule="constant", seed=SEED)
+    complexity = measure_complexity(data.train.images, data.train.labels)
+    optimizer = make_optimizer(model, settings)
+    with (
+        global_stream(SEED, "dropout"),
+        dropopt.attach(model, config, example=data.train.images[:2], complexity=complexity) as engine,
+    ):
+        engine.watch(optimizer)
+        for epoch in range(EPOCHS):
+            order = torch.randperm(len(data.train), generator=generator(SEED, "order", epoch + 1))
+            batches = [data.train.take(index) for index in order.split(BATCH)]
+            model.train()
+            total = 0.0
+            for step, batch in enumerate(batches, start=1):
+                images, labels = batch.images.contiguous(), batch.labels
+                loss = F.cross_entropy(model(images), labels)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                total += loss.item() * len(labels)
+                due = engine.update_every and (epoch * len(batches) + step) % engine.update_every == 0
+                if due and step < len(batches):
+                    engine.probe(images, labels)
+                    engine.step(epoch=epoch + step / len(batches), epochs=EPOCHS)
+            train_loss = total / len(data.train)
+            model.eval()
+            with torch.no_grad():
+                logits = model(data.validation.images.contiguous())
+            val_loss = F.cross_entropy(logits, data.validation.labels).item()
+            val_accuracy = (logits.argmax(1) == data.validation.labels).double().mean()
+            engine.probe(images, labels)
+            engine.step(
+                epoch=epoch + 1, epochs=EPOCHS, train_loss=train_loss, val_loss=val_loss, val_accuracy=val_accuracy
+            )
+            seen.append((train_loss, val_loss))
+        return seen, engine.rates()
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_the_loop_of_the_readme_equals_fit(config):
+    """Losses of every epoch, and the rates of every method at every place, agree."""
+    data = toy()
+    (losses, rates), (own_losses, own_rates) = by_fit(config, data), by_own_loop(config, data)
+    assert own_losses == [pytest.approx(pair, rel=1e-5) for pair in losses]
+    assert [row["site"] for row in own_rates] == [row["site"] for row in rates]
+    for one, other in zip(own_rates, rates, strict=True):
+        assert {k: v for k, v in one.items() if k != "site"} == pytest.approx(
+            {k: v for k, v in other.items() if k != "site"}, rel=1e-5
+        )
+
+
+def test_complexity_of_a_loader_is_that_of_the_data_set():
+    """Batches give the number that ``Dataset.complexity`` gives, without a draw from the global random state."""
+    data = toy()
+    loader = torch.utils.data.DataLoader(
+        torch.utils.data.TensorDataset(data.train.images, data.train.labels), batch_size=7
+    )
+    before = torch.get_rng_state()
+    assert measure_complexity(loader) == data.complexity == measure_complexity(data.train.images, data.train.labels)
+    assert torch.equal(before, torch.get_rng_state())
+    assert len(data.classes) == CLASSES
+
+
+@pytest.mark.parametrize("shape", [(40, 3), (40, 2, 50), (40, 1, 6, 6, 6)])
+def test_complexity_of_other_shapes(shape):
+    """Vectors, signals and volumes have a complexity as well: low if the classes are apart, high if they are not."""
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.arange(40) % 2
+    noise = torch.randn(shape, generator=draw)
+    apart = noise + 9 * labels.view(-1, *[1] * (len(shape) - 1))
+    assert measure_complexity(apart, labels) == 0
+    assert measure_complexity(noise, labels) > 0.2
+
+
+@pytest.mark.parametrize(
+    ("data", "labels", "message"),
+    [
+        (torch.zeros(4, 2), torch.rand(4), "class numbers"),
+        (torch.zeros(4, 2), torch.zeros(4, dtype=torch.long), "two or more classes, got 1"),
+        ([], None, "no batches"),
+        ([("a", "b")], None, "of tensors"),
+    ],
+)
+def test_complexity_refuses_what_has_no_classes(data, labels, message):
+    with pytest.raises(dropopt.ConfigError, match=message):
+        measure_complexity(data, labels)

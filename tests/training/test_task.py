@@ -1,0 +1,180 @@
+"""Tasks other than image classification: any shape, a loss and a metric of one's own, PyTorch data sets and loaders."""
+
+from __future__ import annotations
+
+import other_tasks
+import pytest
+import torch
+from torch.nn import functional as F
+from torch.utils.data import TensorDataset
+
+from dropopt.config import ConfigError, RunConfig, TaskConfig
+from dropopt.training import Dataset, Split, Task, evaluate, load_data, prepare, task_of, train_run
+from dropopt.training.results import smoothed
+from dropopt.training.task import LOSSES
+
+TRAIN = {"epochs": 3, "batch_size": 16, "lr": 0.05, "device": "cpu"}
+
+
+def own(data, model, **task):
+    """A run with functions of ``other_tasks``."""
+    names = {"data": {"name": f"other_tasks:{data}"}, "model": {"name": f"other_tasks:{model}"}}
+    return RunConfig.parse({**names, "train": TRAIN, "task": task})
+
+
+def test_signals_with_class_numbers():
+    """Samples keep their shape and values; the missing test split is drawn from the training samples."""
+    run = own("signals", "signal_network")
+    assert prepare(run).sites["auto"] == ["1"]
+    result, _, data = train_run(run)
+    assert (len(data.train), len(data.validation), len(data.test)) == (32, 20, 8)
+    assert data.train.images.shape[1:] == (2, 30)
+    assert torch.equal(data.validation.images, other_tasks.signals()[1].tensors[0])
+    assert data.classes == ("0", "1", "2")
+    assert 0 < data.complexity < 1
+    assert result.best_val_accuracy > 0.4  # chance: 0.33
+
+
+def test_regression_by_a_metric_to_minimise():
+    """The metric is that of all outputs; epochs are judged by it; loss and metric are functions of the user."""
+    task = {"loss": "other_tasks:halved", "metric": "other_tasks:worst", "direction": "minimize", "objective": "metric"}
+    run = own("regression", "image_network", **task)
+    prepare(run)
+    result, model, data = train_run(run)
+    assert data.classes == ()
+    assert data.complexity == 0.5
+    outputs = model.eval()(data.validation.images)
+    for found, function in ((result.best_val_accuracy, "worst"), (result.best_val_loss, "halved")):
+        expected = getattr(other_tasks, function)(outputs, data.validation.labels).item()
+        assert found == pytest.approx(expected, rel=1e-5)
+    costs = smoothed([report.val_accuracy for report in result.history], run.train.smooth)
+    assert [report.smoothed_loss for report in result.history] == costs
+    assert run.task.value == "worst"
+
+
+def test_segmentation_by_a_metric_to_maximise():
+    """Cross-entropy and pixel accuracy are defined for masks; a metric to maximise is judged by 1 - metric."""
+    result, model, data = train_run(own("masks", "mask_network"))
+    pixels = (model.eval()(data.validation.images).argmax(1) == data.validation.labels).double().mean().item()
+    assert result.best_val_accuracy == pytest.approx(pixels)
+    run = own("masks", "mask_network", metric="other_tasks:overlap", objective="metric")
+    result, *_ = train_run(run)
+    costs = smoothed([1 - report.val_accuracy for report in result.history], run.train.smooth)
+    assert [report.smoothed_loss for report in result.history] == costs
+    assert run.task.value == "1 - overlap"
+
+
+def test_volumes_with_labels_that_do_not_exclude_each_other():
+    """A built-in loss; the metric may be the loss itself."""
+    run = own("volumes", "volume_network", loss="binary_cross_entropy_with_logits", metric="loss")
+    prepare(run)
+    result, _, data = train_run(run)
+    assert data.outputs == 3
+    assert all(report.val_accuracy == report.val_loss for report in result.history)
+    assert result.history[-1].train_loss < result.history[0].train_loss
+
+
+def test_image_data_sets_take_the_path_of_all_images(monkeypatch):
+    """Images of PyTorch data sets are normalised and keep the names of their classes, also behind a subset."""
+
+    class Photographs(torch.utils.data.Dataset):
+        classes = ("cat", "dog")
+
+        def __len__(self):
+            return 30
+
+        def __getitem__(self, index):
+            return torch.full((3, 4, 4), float(index)), index % 2
+
+    monkeypatch.setattr(other_tasks, "photographs", lambda: torch.utils.data.Subset(Photographs(), range(30)), False)
+    monkeypatch.setattr(other_tasks.photographs, "__module__", "other_tasks")
+    data = load_data(RunConfig.parse({"data": {"name": "other_tasks:photographs"}}).data)
+    assert data.classes == ("cat", "dog")
+    assert data.train.images.mean().abs() < 1e-5
+    assert sum(map(len, data.splits().values())) == 30
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ({}, r"targets that are no class numbers, .* task=\{'loss': 'mse_loss', 'metric': 'loss'\}"),
+        ({"loss": "mse"}, r"task.loss 'mse' is unknown; known: cross_entropy, mse_loss"),
+        ({"loss": "mse_loss", "metric": "f1"}, "task.metric 'f1' is unknown; known: accuracy, loss"),
+        ({"loss": "other_tasks:nothing"}, "has no function 'nothing'"),
+    ],
+)
+def test_what_cannot_be_a_task_is_refused_before_the_first_trial(task, message):
+    with pytest.raises(ConfigError, match=message):
+        prepare(own("regression", "image_network", **task))
+
+
+def test_probes_and_augmentation_need_classes():
+    run = own("regression", "image_network", loss="mse_loss", metric="loss")
+    with pytest.raises(ConfigError, match=r"importances by a probe .* need classes; choose taylor"):
+        prepare(RunConfig.parse(run.model_dump() | {"engine": {"importance": "lrp"}}))
+    with pytest.raises(ConfigError, match="augment changes images but not their targets"):
+        prepare(RunConfig.parse(run.model_dump() | {"train": {**TRAIN, "augment": ["flip"]}}))
+
+
+def test_losses_do_not_broadcast():
+    """Outputs (N, 1) and targets (N,) agree; other shapes are an error instead of a silent outer product."""
+    loss = LOSSES["mse_loss"]
+    outputs, targets = torch.arange(4.0).view(4, 1), torch.zeros(4)
+    assert loss(outputs, targets) == F.mse_loss(outputs[:, 0], targets)
+    with pytest.raises(ConfigError, match=r"one shape, got \(4, 2\) and \(4,\)"):
+        loss(torch.zeros(4, 2), targets)
+    with pytest.raises(ConfigError, match=r"a tensor with one number, the mean over the batch; got shape \(4, 1\)"):
+        Task(lambda y, t: y).training_loss(outputs, targets, 0.0)
+
+
+def test_the_metric_sees_all_outputs_at_once():
+    """A metric that does not average over batches is right, and so is one of a network with two outputs."""
+    split = Split(torch.arange(3000.0).view(3000, 1, 1, 1), torch.zeros(3000))
+    task = Task(lambda y, t: y["a"].mean(), lambda y, t: y["a"].max() - y["b"].min())
+
+    class Two(torch.nn.Module):
+        def forward(self, x):
+            return {"a": x.flatten(1), "b": x.flatten(1) - 1}
+
+    run = RunConfig.parse({"train": {"device": "cpu"}})
+    assert evaluate(Two(), split, run.train, task) == (pytest.approx(1499.5), 3000)
+
+
+def test_the_default_task_is_classification():
+    assert task_of(TaskConfig()) == Task()
+    assert Task().is_plain
+
+
+def test_data_sets_of_several_shapes_and_forms_are_refused():
+    """The message names the split, the shapes and what to do."""
+    from dropopt.training.data.read_torch import read_torch, torch_splits
+
+    for given, message in (
+        ([(torch.zeros(2, 3), 0), (torch.zeros(2, 4), 1)], r"train has samples of 2x3 and 2x4 \(number 1\); resize"),
+        ([(torch.zeros(2), 0, 1)], r"must give pairs \(sample, target\), gives tuple of 3"),
+        ([("text", 0)], "must give tensors, arrays, numbers or images, gives str"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            read_torch("mine", {"train": _Listed(given)})
+    with pytest.raises(ConfigError, match="unknown split 'dev'; allowed: train, validation, test"):
+        torch_splits({"train": TensorDataset(torch.zeros(1)), "dev": TensorDataset(torch.zeros(1))})
+    with pytest.raises(ConfigError, match="the split 'train' is missing"):
+        torch_splits({"test": TensorDataset(torch.zeros(1))})
+    assert torch_splits((torch.zeros(4), torch.zeros(4))) is None
+
+
+class _Listed(torch.utils.data.Dataset):
+    def __init__(self, samples):
+        self.samples = samples
+
+    def __len__(self):
+        return len(self.samples)
+
+    def __getitem__(self, index):
+        return self.samples[index]
+
+
+def test_targets_are_checked():
+    split = Split(torch.zeros(4, 2), torch.full((4,), float("nan")))
+    with pytest.raises(ConfigError, match="targets hold values that are not finite"):
+        Dataset("mine", (), split, split, split)
