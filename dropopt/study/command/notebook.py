@@ -75,7 +75,8 @@ def run_here(definition: Definition, *, storage: str | None, n_jobs: int, script
         trials = study.get_trials()
         best: Exported | None = None
         if count(trials).complete:
-            best = Exported(*exported(study, choose(study, None)))
+            configuration, provenance = exported(study, choose(study, None), storage_hint(storage))
+            best = Exported(configuration.run, provenance)
     return StudyResult(definition.name, url, trials, best)
 
 
