@@ -1,6 +1,7 @@
 """Optuna's own tests of samplers, over the efficacy sampler with many bases and blends."""
 
 import warnings
+from functools import partial
 
 import optuna
 import pytest
@@ -50,6 +51,10 @@ def _quiet():
         yield
 
 
+def _make(base, blend):
+    return EfficacySampler(base(), BLENDS[blend], seed=1)
+
+
 def pytest_generate_tests(metafunc):
     """Make samplers of a few cases, or of all with the option --all-samplers."""
     everything = metafunc.config.getoption("all_samplers")
@@ -57,7 +62,9 @@ def pytest_generate_tests(metafunc):
         cases = [(JOINT[base], base, "absent") for base in (JOINT if everything else ["tpe"])]
     else:
         cases = [(BASES[base], base, blend) for base, blend in (CASES if everything else QUICK)]
-    samplers = [lambda make=make, blend=blend: EfficacySampler(make(), BLENDS[blend], seed=1) for make, _, blend in cases]
+    samplers = [
+        lambda make=make, blend=blend: EfficacySampler(make(), BLENDS[blend], seed=1) for make, _, blend in cases
+    ]
     metafunc.parametrize("sampler", samplers, ids=[f"{base}-{blend}" for _, base, blend in cases])
 
 

@@ -1,4 +1,4 @@
-"""What every pruner of Optuna keeps to, checked on the forecast pruner: directions, scales, reports, storages, workers."""
+"""What every pruner of Optuna keeps to, checked on the forecast pruner: directions, scales, reports, workers."""
 
 import math
 import warnings
