@@ -84,10 +84,12 @@ def training(config, rank=None):
                 state, random = engine.state_dict(), torch.get_rng_state()
                 engine.step(epoch=EPOCHS, epochs=EPOCHS, val_loss=9.0, train_loss=1.0, val_accuracy=0.1)
                 engine.detach()
+                torch.rand(5)
                 engine = attach(0.9)
                 engine.load_state_dict(state)
                 assert torch.equal(torch.get_rng_state(), random)
                 yield "rates", {row.pop("site"): row for row in engine.rates()}
+                yield "p", {name: site.p.double().numpy().copy() for name, site in engine.sites.items()}
             metrics = {}
             if step == STEPS:  # the first epoch reports no training loss, and the first two no accuracy
                 metrics["val"] = 2.0 / epoch + 0.3 if epoch < 5 else 0.2

@@ -1,7 +1,6 @@
 """Optuna's own tests of samplers, over the efficacy sampler with many bases and blends."""
 
 import warnings
-from functools import partial
 
 import optuna
 import pytest
