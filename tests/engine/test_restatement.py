@@ -19,6 +19,11 @@ from dropopt.engine.site import DropoutSite
 
 EPOCHS, STEPS, SAMPLES = 7, 2, 40  # three samples of each step are scored
 
+#: Validation loss, training loss and accuracy after each epoch; None where they are not reported.
+METRICS = (
+    *((2.3, None, None), (1.3, 0.75, None), (0.97, 0.5, 0.55), (0.8, 0.4, 0.6)),
+    *((0.2, 0.3, 0.0), (0.2, 0.0, 0.65), (0.2, 0.25, 0.7)),
+)
 STAGES = {"w_adaptive": (0.5, 0.1, 0.3), "w_contextual": (0.0, 0.4, 0.2), "w_spatial": (0.3, 0.2, 0.0)}
 UNUSUAL = {
     "r0": 0.4, "alpha": -0.7, "delta": 3.0, "lambda_loss": 0.9, "theta_depth": 0.5, "theta_epoch": 2.0,
@@ -32,6 +37,7 @@ CASES = {
     "own": {"pattern": "own", "importance": "statistical", "performance": "loss", **STAGES},
     "structured": {"pattern": "structured", "importance": "taylor", "allocation": "feature", "reading": "printed"},
     "importance": {"pattern": "element", "allocation": "importance", "reading": "printed", "w_spatial": 0.2},
+    "pfid": {"w_adaptive": 0, "w_structured": 0, "w_contextual": 0, "w_pfid": 1.0},
     "probe": {"pattern": "structured", "allocation": "importance", "importance": "gradient"},
 }
 
@@ -39,7 +45,7 @@ CASES = {
 def training(config, rank=None):
     """Train a small network and yield what happened: its sites first, then observations, steps, and the rates.
 
-    After the third epoch the engine is replaced by a fresh one, which continues from the state of the old one.
+    In the fourth epoch the engine is replaced by a fresh one, which continues from the state of the old one.
     """
     torch.manual_seed(0)
     model = Net().train()
@@ -80,7 +86,7 @@ def training(config, rank=None):
                     found = PROBES[config.importance](model, engine.places, images[:32], labels[:32])
                 yield "probe", {name: value.double().numpy() for name, value in found.items()}
                 engine.probe(images, labels)
-            if epoch == 3 and rank is None:
+            if epoch == 4 and rank is None:
                 state, random = engine.state_dict(), torch.get_rng_state()
                 engine.step(epoch=EPOCHS, epochs=EPOCHS, val_loss=9.0, train_loss=1.0, val_accuracy=0.1)
                 engine.detach()
@@ -91,10 +97,8 @@ def training(config, rank=None):
                 yield "rates", {row.pop("site"): row for row in engine.rates()}
                 yield "p", {name: site.p.double().numpy().copy() for name, site in engine.sites.items()}
             metrics = {}
-            if step == STEPS:  # the first epoch reports no training loss, and the first two no accuracy
-                metrics["val"] = 2.0 / epoch + 0.3 if epoch < 5 else 0.2
-                metrics["train"] = 1.5 / epoch if epoch > 1 else None
-                metrics["accuracy"] = 0.4 + 0.05 * epoch if epoch > 2 else None
+            if step == STEPS:
+                metrics = dict(zip(("val", "train", "accuracy"), METRICS[epoch - 1], strict=True))
             done = epoch - 1 + step / STEPS
             engine.step(
                 epoch=done, epochs=EPOCHS, val_loss=metrics.get("val"), train_loss=metrics.get("train"),

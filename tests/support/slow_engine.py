@@ -103,7 +103,7 @@ class SlowEngine:
         self.val = self.val if val is None else val
         self.train = self.train if train is None else train
         self.accuracy = self.accuracy if accuracy is None else accuracy
-        if self.c.efficacy == "adaptive" and val is not None and self.train is not None:
+        if self.c.efficacy == "adaptive" and val is not None and self.train:
             self._learn()
         for name in self.sites:
             samples = [one for rank in self.scores[name] for one in rank]
@@ -147,8 +147,9 @@ class SlowEngine:
             if self.val is None
             else eq.adjusted_alpha(c.alpha, self.val, c.delta, c.lambda_loss, reading=c.reading)
         )
-        ratio = None if None in (self.val, self.train) else self.val / self.train
+        ratio = self.val / self.train if self.val is not None and self.train else None
         performance = {"accuracy": self.accuracy, "loss": self.val, "ratio": ratio}[c.performance]
+        performance = None if performance is None else max(performance, 1e-6)
         contextual = eq.contextual_rate(
             c.r0,
             eq.complexity_factor(self.complexity, c.complexity_theta),
