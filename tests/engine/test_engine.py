@@ -229,7 +229,9 @@ def test_adaptive_efficacy_stays_legal_for_any_step_size(step, floor):
         ),
         ({"epoch": 1, "epochs": 4, "val_accuracy": -0.1}, r"val_accuracy must be in \[0, 1\], got -0.1"),
         ({"epoch": 1, "epochs": 4, "train_loss": torch.ones(2)}, r"train_loss must be a number, got tensor\("),
+        ({"epoch": 1, "epochs": 4, "val_accuracy": 1.001}, r"val_accuracy must be in \[0, 1\], got 1.001"),
         ({"epoch": 1, "epochs": 0}, r"epoch must be in \[0, 0\], got 1"),
+        ({"epoch": 0, "epochs": 0}, r"epoch must be in \[0, 0\], got 0"),
     ],
 )
 def test_an_invalid_step_is_refused(call, message):
