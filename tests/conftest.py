@@ -31,6 +31,11 @@ def pytest_addoption(parser):
         action="store_true",
         help="attach to every network of torchvision and of timm's convolutional families (about 15 minutes)",
     )
+    parser.addoption(
+        "--all-samplers",
+        action="store_true",
+        help="run Optuna's tests of samplers with every base and blend (about 6 minutes)",
+    )
 
 
 @pytest.fixture

@@ -342,6 +342,7 @@ class DropoutEngine(Attached[DropoutSite]):
             "tilt": list(self._efficacy.tilt),
             "complexity": self.complexity,
             "sites": {name: {k: v.clone() for k, v in site.state_dict().items()} for name, site in self.sites.items()},
+            "rates": [dict(row) for row in self._rows],
             "rng": random_state(),
         }
 
@@ -367,7 +368,8 @@ class DropoutEngine(Attached[DropoutSite]):
         self._metrics = Metrics(**state["signals"])
         self._efficacy.tilt = list(state["tilt"])
         set_random_state(state["rng"])
-        self._rows = self._apply()
+        # Not recomputed: sites may have been scored after the rates were set.
+        self._rows = [dict(row) for row in state["rates"]] if "rates" in state else self._apply()
 
     def detach(self) -> None:
         """Remove every hook from the model and the optimizer, which leaves them as they were.

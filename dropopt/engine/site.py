@@ -102,6 +102,11 @@ class DropoutSite(nn.Module):
         if self.silent or not module.training:
             return None
         require_tensor(module, output)
+        if torch.jit.is_tracing():
+            raise ConfigError(
+                "torch.jit.trace would record the current drop rates as constants: call model.eval() or "
+                "engine.detach() before tracing"
+            )
         if output.numel() == 0:
             return None
         x = output if self.axis == 1 else output.movedim(-1, 1)
@@ -143,8 +148,11 @@ class DropoutSite(nn.Module):
     def _is_observed(self) -> bool:
         """Whether to observe this step.
 
-        Always true in compiled code, which must be one graph, and on a GPU, where reading the count would wait.
+        Always true in compiled code, which must be one graph, and on a GPU, where reading the count would wait. Never
+        true in an exported program, whose scores no engine reads.
         """
+        if getattr(torch.compiler, "is_exporting", bool)():  # since torch 2.7
+            return False
         if torch.compiler.is_compiling() or not self.count.is_cpu:
             return True
         drawn = (
@@ -203,10 +211,15 @@ class DropoutSite(nn.Module):
 
 
 def require_tensor(module: nn.Module, output: object) -> None:
-    """Raise ConfigError if the output of a module with a site is no tensor, such as a proxy of torch.fx."""
-    if isinstance(output, Tensor):
-        return
+    """Raise ConfigError if the output of a module with a site is no tensor of real numbers."""
     kind = type(module).__name__
+    if isinstance(output, Tensor):
+        if output.is_complex():
+            raise ConfigError(
+                f"module {kind} with dropout returned complex numbers, which have no dropout in PyTorch either: choose "
+                "other sites"
+            )
+        return
     if isinstance(output, torch.fx.Proxy):
         raise ConfigError(
             f"torch.fx cannot trace dropout after a {kind} in training mode: call engine.detach() before tracing, "

@@ -9,6 +9,7 @@ from torch import nn
 
 import dropopt
 from dropopt.config import Baseline
+from dropopt.engine.baselines import BaselineSite
 
 
 def library_part(kind, block=3):
@@ -74,6 +75,22 @@ def test_stochastic_depth_falls_back_to_the_input():
         assert 0 < skipped.sum() < 8
         assert engine.sites["layer2.0"].hook(model.layer2[0].train(), (x,), torch.randn(8, 128, 2, 2)) is None
         model.train()(example).sum().backward()
+
+
+@pytest.mark.parametrize("shape", [(64, 6, 5, 5), (64, 6)])
+def test_stochastic_depth_draws_what_timms_drop_path_draws(shape):
+    """Whole branches of single samples, scaled by 1 / (1 - p), as in torchvision."""
+    site = BaselineSite(torchvision.ops.StochasticDepth(0.3, "row").train(), 1)
+    x, branch = torch.randn(shape), torch.rand(shape) + 0.5
+    torch.manual_seed(2)
+    mine = site.hook(nn.Identity().train(), (x,), x + branch)
+    torch.manual_seed(2)
+    theirs = timm.layers.drop_path(branch, 0.3, training=True)
+    torch.testing.assert_close(mine, x + theirs)
+    torch.manual_seed(2)
+    torch.testing.assert_close(mine, x + torchvision.ops.stochastic_depth(branch, 0.3, "row"))
+    dropped = (theirs.flatten(1) == 0).all(1)
+    assert 0 < dropped.sum() < 64
 
 
 def test_the_linear_schedule_rises_from_zero_to_p():

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 import torchvision
-from small_net import Net, batch, make, train
+from small_net import Net, batch, equal, make, train
 from torch import nn
 
 import dropopt
@@ -134,3 +134,25 @@ def test_an_optimizer_without_a_droppable_feature_is_refused():
     model, engine = make(EngineConfig(drop_updates=True))
     with pytest.raises(ConfigError, match=r"^drop_updates finds no layer in the optimizer whose output features"):
         engine.watch(torch.optim.SGD(model.head.parameters(), lr=0.1))
+
+
+def test_to_watch_an_optimizer_twice_is_to_watch_it_once():
+    """A second call, as by a loop that fit runs inside of, draws no second mask."""
+    after = []
+    for times in (1, 2):
+        model, engine = make(EngineConfig(drop_updates="only", r0=0.6))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for _ in range(times):
+            engine.watch(optimizer)
+        train(model, optimizer, 3)
+        after.append([parameter.detach().clone() for parameter in model.parameters()])
+    assert equal(*after)
+
+
+def test_features_are_scored_where_only_updates_use_the_rates():
+    """importances() is informative with drop_updates, even if no member's rate depends on importances."""
+    model, engine = make(EngineConfig(drop_updates="only", w_structured=0, w_pfid=0))
+    engine.watch(torch.optim.SGD(model.parameters(), lr=0.1))
+    nn.functional.cross_entropy(model(batch()[0]), batch()[1]).backward()
+    engine.step(epoch=1, epochs=2)
+    assert all(importance.std() > 0 for importance in engine.importances().values())

@@ -12,6 +12,8 @@ from torch import nn
 
 from dropopt import EngineConfig, attach, equations
 from dropopt.config import METHODS, P_MAX, Baseline
+from dropopt.engine.masks.mixture import mixture_gate
+from dropopt.engine.masks.spatial import spatial_gate
 
 ONLY = {f"w_{method}": 0.0 for method in METHODS}
 IMAGES = torch.randn(16, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -104,6 +106,25 @@ def test_weights_change_with_the_stage_of_training():
             engine.step(epoch=epoch, epochs=9)
             seen.append(max(engine.weights(), key=engine.weights().get))
     assert seen == ["adaptive", "contextual", "contextual", "pfid", "pfid", "pfid"]
+
+
+@pytest.mark.parametrize("pattern", ["spatial", "own"])
+def test_blocks_have_the_configured_size(pattern):
+    """A site of the engine draws what the pattern's function draws with this side and the site's rates."""
+    x, host = torch.rand(8, 8, 8, 8) + 0.5, nn.Identity().train()
+    for size in (1, 4):
+        only = ONLY | {"w_spatial": 1.0}
+        with engine_of(network(), pattern=pattern, block_size=size, importance="lrp", r0=0.4, **only) as engine:
+            site = engine.sites["1"]
+            torch.manual_seed(0)
+            masked = site.hook(host, (), x)
+            torch.manual_seed(0)
+            if pattern == "own":
+                gate = mixture_gate(x, site.shares, site.shares, site.method_rates, size)
+            else:
+                gate = spatial_gate(x, site.p.view(-1, 1, 1), size)
+            assert torch.equal(masked, gate.times(x))
+            assert (masked == 0).any()
 
 
 @pytest.mark.parametrize("allocation", ["feature", "importance"])
@@ -208,7 +229,9 @@ def test_adaptive_efficacy_stays_legal_for_any_step_size(step, floor):
         ),
         ({"epoch": 1, "epochs": 4, "val_accuracy": -0.1}, r"val_accuracy must be in \[0, 1\], got -0.1"),
         ({"epoch": 1, "epochs": 4, "train_loss": torch.ones(2)}, r"train_loss must be a number, got tensor\("),
+        ({"epoch": 1, "epochs": 4, "val_accuracy": 1.001}, r"val_accuracy must be in \[0, 1\], got 1.001"),
         ({"epoch": 1, "epochs": 0}, r"epoch must be in \[0, 0\], got 1"),
+        ({"epoch": 0, "epochs": 0}, r"epoch must be in \[0, 0\], got 0"),
     ],
 )
 def test_an_invalid_step_is_refused(call, message):

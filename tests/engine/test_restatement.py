@@ -1,79 +1,179 @@
 """The engine over several epochs against the paper's formulas, written out again with plain numbers."""
 
 import math
+import socket
 
 import numpy as np
 import pytest
 import torch
-from small_net import make
+from slow_engine import SlowEngine
+from small_net import Net, batch, make
+from torch import nn
 
-from dropopt.config import METHODS, P_MAX, EngineConfig
+import dropopt
+from dropopt.config import P_MAX, EngineConfig
 from dropopt.engine.efficacy import reweighted
 from dropopt.engine.importance import from_training
+from dropopt.engine.importance.probes import PROBES
 from dropopt.engine.site import DropoutSite
 
-EPOCHS = 10
+EPOCHS, STEPS, SAMPLES = 7, 2, 40  # three samples of each step are scored
+
+#: Validation loss, training loss and accuracy after each epoch; None where they are not reported.
+METRICS = (
+    *((2.3, None, None), (1.3, 0.75, None), (0.97, 0.5, 0.55), (0.8, 0.4, 0.6)),
+    *((0.2, 0.3, 0.0), (0.2, 0.0, 0.65), (0.2, 0.25, 0.7)),
+)
+STAGES = {"w_adaptive": (0.5, 0.1, 0.3), "w_contextual": (0.0, 0.4, 0.2), "w_spatial": (0.3, 0.2, 0.0)}
+UNUSUAL = {
+    "r0": 0.4, "alpha": -0.7, "delta": 3.0, "lambda_loss": 0.9, "theta_depth": 0.5, "theta_epoch": 2.0,
+    "complexity_theta": 2.0, "duration_phi": -3.0, "performance_psi": -0.3, "lambda_init": 0.4, "kappa": 2.0,
+    "theta": 1.5, "structured_threshold": 0.4, "importance_decay": 0.8, "block_size": 2,
+}  # fmt: skip
+ADAPTIVE = {"efficacy": "adaptive", "efficacy_step": 0.9, "efficacy_floor": 0.08}
+CASES = {
+    "spatial": {"pattern": "spatial", "importance": "activation", "w_spatial": 0.15, **ADAPTIVE},
+    "stages": {"importance": "taylor", "performance": "ratio", "allocation": "feature", **STAGES, **ADAPTIVE},
+    "own": {"pattern": "own", "importance": "statistical", "performance": "loss", **STAGES},
+    "structured": {"pattern": "structured", "importance": "taylor", "allocation": "feature", "reading": "printed"},
+    "importance": {"pattern": "element", "allocation": "importance", "reading": "printed", "w_spatial": 0.2},
+    "pfid": {"w_adaptive": 0, "w_structured": 0, "w_contextual": 0, "w_pfid": 1.0},
+    "probe": {"pattern": "structured", "allocation": "importance", "importance": "gradient"},
+}
 
 
-def sigmoid(x):
-    return 1 / (1 + math.exp(-x))
+def training(config, rank=None):
+    """Train a small network and yield what happened: its sites first, then observations, steps, and the rates.
 
+    In the fourth epoch the engine is replaced by a fresh one, which continues from the state of the old one.
+    """
+    torch.manual_seed(0)
+    model = Net().train()
+    seen = {name: {} for name in ("one.norm", "two.norm")}
+    for name, values in seen.items():
+        model.get_submodule(name).register_forward_hook(
+            lambda m, given, y, values=values: values.update(x=y.detach().clone())
+        )
 
-def member_rates(c, depth, t, importance, area, metrics, complexity):
-    """The five rates of eq. (1)-(16) in the sound reading."""
-    val_loss, train_loss, accuracy = metrics
-    alpha = c.alpha * sigmoid(c.delta * (val_loss - c.lambda_loss))
-    normalised = (importance - importance.min()) / (importance.max() - importance.min())
-    eligible = normalised <= c.structured_threshold
-    performance = {"accuracy": accuracy, "loss": val_loss, "ratio": val_loss / train_loss}[c.performance]
-    weight = c.lambda_init * (1 + c.kappa * t**c.theta)
-    contextual = (
-        c.r0
-        * (1 - math.exp(-c.complexity_theta * complexity))
-        * (1 - sigmoid(c.duration_phi * (t - 0.5)))
-        * max(0.0, 1 + c.performance_psi * math.log(performance))
-    )
-    distribution = normalised / normalised.sum()
-    return {
-        "adaptive": c.r0 * (1 - alpha * depth**c.theta_depth * t**c.theta_epoch),
-        "structured": c.r0 * eligible.mean(),
-        "contextual": min(1.0, contextual),
-        "pfid": c.r0 * np.prod(np.clip(1 - weight * distribution, 0, 1)),
-        "spatial": c.r0 * area,
-    }
+    behind = []
 
+    def attach(complexity):
+        while behind:
+            behind.pop().remove()
+        engine = dropopt.attach(model, config, example=batch()[0], complexity=complexity)
+        for name, values in seen.items():
 
-@pytest.mark.parametrize("performance", ["accuracy", "loss", "ratio"])
-def test_ten_epochs_follow_the_paper(performance):
-    """Rates of every member, the blend and the applied rate, with importances averaged over epochs by their decay."""
-    c = EngineConfig(
-        r0=0.4, alpha=0.7, delta=3.0, lambda_loss=0.9, theta_depth=0.5, theta_epoch=2.0, complexity_theta=2.0,
-        duration_phi=-3.0, performance_psi=0.3, performance=performance, lambda_init=0.4, kappa=2.0, theta=1.5,
-        w_adaptive=0.3, w_structured=0.2, w_contextual=0.15, w_pfid=0.25, w_spatial=0.1, importance="activation",
-        importance_decay=0.8,
-    )  # fmt: skip
-    _, engine = make(c)
-    averages = {}
+            def keep(module, given, masked, values=values):
+                masked.register_hook(lambda gradient: values.update(g=gradient.clone()))
+
+            behind.append(model.get_submodule(name).register_forward_hook(keep))
+        return engine
+
+    engine = attach(0.3)
+    network = model if rank is None else nn.parallel.DistributedDataParallel(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    torch.manual_seed(rank or 0)  # masks differ between ranks
+    yield "sites", {row["site"]: (row["depth"], len(engine.sites[row["site"]].importance)) for row in engine.rates()}
     for epoch in range(1, EPOCHS + 1):
-        draws = np.random.default_rng(epoch)
-        metrics = (2.0 / epoch + 0.3, 1.5 / epoch, 0.4 + 0.05 * epoch)
-        for name, site in engine.sites.items():
-            scores = draws.uniform(0.1, 2.0, len(site.importance))
-            site.totals.copy_(torch.tensor(scores * 7)[None])  # 7 samples were scored in this epoch
-            site.count.fill_(7)
-            averages[name] = scores if epoch == 1 else 0.8 * averages[name] + 0.2 * scores
-        val_loss, train_loss, accuracy = metrics
-        engine.step(epoch=epoch, epochs=EPOCHS, val_loss=val_loss, train_loss=train_loss, val_accuracy=accuracy)
-        for row, site in zip(engine.rates(), engine.sites.values(), strict=True):
-            expected = member_rates(
-                c, row["depth"], epoch / EPOCHS, averages[row["site"]], float(site.area), metrics, 0.5
-            )
-            assert {m: row[m] for m in METHODS} == pytest.approx(expected, rel=1e-4)
-            blended = sum(getattr(c, f"w_{m}") * rate for m, rate in expected.items())
-            assert row["integrated"] == pytest.approx(blended, rel=1e-4)
-            assert row["applied"] == pytest.approx(min(blended, P_MAX), rel=1e-4)
-            assert not site.totals.any()
-            assert site.count == 0
+        for step in range(1, STEPS + 1):
+            images, labels = batch(SAMPLES, seed=1000 * (rank or 0) + 10 * epoch + step)
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(network(images), labels).backward()
+            optimizer.step()
+            yield "pass", {name: (v["x"].double().numpy(), v["g"].double().numpy()) for name, v in seen.items()}
+            if engine.needs_probe:
+                with engine.silent():
+                    found = PROBES[config.importance](model, engine.places, images[:32], labels[:32])
+                yield "probe", {name: value.double().numpy() for name, value in found.items()}
+                engine.probe(images, labels)
+            if epoch == 4 and rank is None:
+                state, random = engine.state_dict(), torch.get_rng_state()
+                engine.step(epoch=EPOCHS, epochs=EPOCHS, val_loss=9.0, train_loss=1.0, val_accuracy=0.1)
+                engine.detach()
+                torch.rand(5)
+                engine = attach(0.9)
+                engine.load_state_dict(state)
+                assert torch.equal(torch.get_rng_state(), random)
+                yield "rates", {row.pop("site"): row for row in engine.rates()}
+                yield "p", {name: site.p.double().numpy().copy() for name, site in engine.sites.items()}
+            metrics = {}
+            if step == STEPS:
+                metrics = dict(zip(("val", "train", "accuracy"), METRICS[epoch - 1], strict=True))
+            done = epoch - 1 + step / STEPS
+            engine.step(
+                epoch=done, epochs=EPOCHS, val_loss=metrics.get("val"), train_loss=metrics.get("train"),
+                val_accuracy=metrics.get("accuracy"),
+            )  # fmt: skip
+            yield "step", (done / EPOCHS, metrics)
+            rows = {row.pop("site"): row for row in engine.rates()}
+            yield "rates", rows
+            yield "p", {name: site.p.double().numpy().copy() for name, site in engine.sites.items()}
+    yield "end", {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def compare(config, *logs):
+    """Compare the rates in the logs of all ranks with those of the slow engine; return the number of comparisons."""
+    slow, compared = None, 0
+    for events in zip(*logs, strict=True):
+        kinds, values = zip(*events, strict=True)
+        assert len(set(kinds)) == 1
+        first = values[0]
+        if kinds[0] == "sites":
+            slow = SlowEngine(config, first, 0.3, len(logs))
+        elif kinds[0] == "pass":
+            for rank, value in enumerate(values):
+                for name, (x, g) in value.items():
+                    if config.importance in from_training.ROWS:
+                        slow.observe(name, x, g, rank)
+        elif kinds[0] == "probe":
+            for name, value in first.items():
+                slow.remember(name, value)
+        elif kinds[0] == "step":
+            slow.step(first[0], **first[1])
+        elif kinds[0] == "rates":
+            for value in values:
+                for name, row in value.items():
+                    assert row == pytest.approx(slow.rows[name], rel=2e-4, abs=1e-7), (compared, name)
+                    compared += 1
+        elif kinds[0] == "p":
+            for value in values:
+                for name, p in value.items():
+                    expected = slow.p[name] if p.size > 1 else [slow.rows[name]["applied"]]
+                    np.testing.assert_allclose(p, expected, rtol=1e-3, atol=1e-6)
+    return compared
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_training_follows_the_paper(case):
+    """Scores, safe areas, averages, adaptive weights, every member, the blend and each feature's rate in each step."""
+    config = EngineConfig(**UNUSUAL | CASES[case])
+    compared = compare(config, list(training(config)))
+    assert compared == 2 * (EPOCHS * STEPS + STEPS)
+
+
+def rank_main(rank, port, folder):
+    """One of two processes, with data of its own."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    torch.save(list(training(RANKED, rank)), f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+RANKED = EngineConfig(
+    **UNUSUAL, **ADAPTIVE, pattern="structured", allocation="importance", importance="taylor", w_spatial=0.2
+)
+
+
+def test_two_ranks_follow_the_paper(tmp_path):
+    """Two processes that see different data average their scores and areas, and keep equal rates and weights."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(rank_main, (port, str(tmp_path)), nprocs=2)
+    logs = [torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in range(2)]
+    assert compare(RANKED, *logs) == 4 * EPOCHS * STEPS
+    (_, first), (_, second) = (log[-1] for log in logs)
+    assert all(torch.equal(first[key], second[key]) for key in first if "running" not in key)
 
 
 def test_no_rate_exceeds_the_largest_one():

@@ -197,6 +197,19 @@ def test_an_overflow_of_the_loss_scaler_is_ignored():
         assert ((site.p >= 0) & (site.p <= 0.95)).all()
 
 
+@pytest.mark.parametrize("kind", ["activation", "statistical", "taylor"])
+def test_an_infinite_activation_leaves_importances_finite(kind):
+    """Where the score overflows, the importance is 0."""
+    site = DropoutSite(1, 3, "channel", importance=kind)
+    x = torch.rand(4, 3, 2, 2)
+    x[0, 1, 0, 0] = torch.inf
+    x.requires_grad_()
+    site.hook(nn.Identity(), (), x).sum().backward()
+    site.refresh(0.5)
+    assert site.refreshes == 1
+    assert site.importance.isfinite().all()
+
+
 def test_scores_are_float32_whatever_the_default_type():
     """Counts above 256 do not fit bfloat16, which may be the default type when the engine is attached."""
     torch.set_default_dtype(torch.bfloat16)

@@ -1,7 +1,6 @@
 """An attached engine works with copies, files, compilation, precision, checkpointing and distributed training."""
 
 import copy
-import socket
 
 import pytest
 import torch
@@ -288,32 +287,3 @@ def test_observing_does_not_move_the_masks_of_a_checkpoint():
         y = torch.utils.checkpoint.checkpoint(hosts, x, use_reentrant=False)
         (gradient,) = torch.autograd.grad(y.sum(), x)
         assert torch.equal(gradient, y)
-
-
-# -- several processes
-
-
-def rank_main(rank, port, folder):
-    """Train one of two ranks on data of its own; the engine steps after each optimizer step."""
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    model, engine = make(EngineConfig(pattern="structured", allocation="importance", w_spatial=0.2))
-    parallel = nn.parallel.DistributedDataParallel(model)
-    torch.manual_seed(rank)  # masks differ between ranks
-    train(parallel, torch.optim.SGD(model.parameters(), lr=0.1), 3, seed=100 * rank, engine=engine)
-    sites = {name: (site.p, site.importance, site.area) for name, site in engine.sites.items()}
-    torch.save((sites, engine.rates(), model.state_dict()), f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
-
-
-def test_ranks_agree_on_rates(tmp_path):
-    """Under DistributedDataParallel importances are averaged over ranks, so that rates and weights stay equal."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(rank_main, (port, str(tmp_path)), nprocs=2)
-    (sites, rates, state), (sites_2, rates_2, state_2) = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
-    assert rates == rates_2
-    assert all(equal(sites[name], sites_2[name]) for name in sites)
-    assert all(torch.equal(state[key], state_2[key]) for key in state if "running" not in key)
-    assert all(importance.std() > 0 for _, importance, _ in sites.values())

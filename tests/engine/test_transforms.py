@@ -44,13 +44,25 @@ def test_a_functional_gradient_goes_through_the_mask(pattern, per_feature):
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")  # torch's, about a batching rule
+@pytest.mark.parametrize("per_feature", [True, False])
 @pytest.mark.parametrize("pattern", PATTERNS)
-def test_samples_of_vmap_have_masks_of_their_own(pattern):
-    """With randomness="different", as for per-sample gradients, vmap draws one mask per sample."""
-    site, x = make_site(pattern, per_feature=False), torch.rand(200, 4, 6, 6) + 0.5
-    y = vmap(lambda x: site.hook(nn.Identity(), (), x[None])[0], randomness="different")(x)
-    assert (y == 0).float().mean().item() == pytest.approx(0.4, abs=0.05)
-    assert not torch.equal(y[0] == 0, y[1] == 0) or not torch.equal(y[1] == 0, y[2] == 0)
+def test_samples_of_vmap_share_masks_as_requested(pattern, per_feature):
+    """vmap draws one mask per sample, or one for all, on which a pattern that looks at the samples still depends."""
+    torch.manual_seed(0)
+    site, x = make_site(pattern, per_feature), torch.rand(200, 4, 6, 6) + 0.5
+
+    def dropped(randomness, x):
+        return vmap(lambda x: site.hook(nn.Identity(), (), x[None])[0], randomness=randomness)(x) == 0
+
+    found = dropped("different", x)
+    assert found.float().mean().item() == pytest.approx(0.4, abs=0.05)
+    assert len(found[:20].flatten(1).unique(dim=0)) > 5
+    same = x[:1].expand_as(x) if pattern in ("spatial", "own") else x
+    found = torch.stack([dropped("same", same[:3]) for _ in range(300)])
+    assert (found == found[:, :1]).all()
+    assert found[:, 0].float().mean().item() == pytest.approx(0.4, abs=0.1)
+    with pytest.raises(RuntimeError, match="randomness error mode"):
+        dropped("error", x)
 
 
 def test_functional_gradients_do_not_score():
@@ -72,7 +84,83 @@ def test_functional_gradients_do_not_score():
     assert all(site.count > 0 for site in engine.sites.values())
 
 
+# -- torch.export and torch.compile
+
+
+@pytest.mark.parametrize("pattern", ["channel", "structured", "spatial", "own"])
+def test_an_export_in_training_mode_takes_any_batch(pattern):
+    """As with nn.Dropout2d, the batch size may stay open; the program drops at the rates of the export."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1))
+    config = EngineConfig(r0=0.4, pattern=pattern, w_spatial=0.2, importance="activation")
+    engine = dropopt.attach(model, config, example=torch.rand(2, 1, 6, 6), complexity=0.5, sites=("0",))
+    model[0].bias.data.fill_(9.0)
+    exported = torch.export.export(
+        model[:2].train(), (torch.rand(4, 1, 6, 6),), dynamic_shapes=({0: torch.export.Dim("batch", min=2)},)
+    ).module()
+    for samples in (7, 2000):
+        dropped = exported(torch.rand(samples, 1, 6, 6)) == 0
+    assert dropped.float().mean().item() == pytest.approx(engine.rates()[0]["applied"], abs=0.04)
+    assert engine.sites["0"].count == 0
+
+
+def test_one_graph_serves_every_batch_size():
+    """torch.compile(dynamic=True) compiles once for all batches above 16 samples."""
+    model, _ = make(EngineConfig(r0=0.5, pattern="spatial", allocation="feature", w_spatial=0.3))
+    torch._dynamo.reset()
+    compiled = torch.compile(model, fullgraph=True, backend="eager", dynamic=True)
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for samples in (40, 70, 33):
+            compiled(batch(samples)[0])
+
+
+# -- numbers
+
+
+def test_another_default_type():
+    """A network in double precision, the default type, is masked in double precision at the same rates."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        model, engine = make(EngineConfig(r0=0.5))
+        images = batch()[0].double()
+        logits = model(images)
+        logits.sum().backward()
+        engine.step(epoch=1, epochs=2)
+        rates = engine.rates()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert logits.dtype == torch.float64
+    model, engine = make(EngineConfig(r0=0.5))
+    model(batch()[0]).sum().backward()
+    engine.step(epoch=1, epochs=2)
+    for row, other in zip(rates, engine.rates(), strict=True):
+        assert {k: v for k, v in row.items() if k in ("adaptive", "contextual")} == pytest.approx(
+            {k: v for k, v in other.items() if k in ("adaptive", "contextual")}
+        )
+
+
+@every_config
+def test_complex_numbers_are_refused(config):
+    """nn.Dropout2d refuses them as well; the error names the module."""
+    _, engine = make(config)
+    for site in engine.sites.values():
+        with pytest.raises(ConfigError, match=r"^module Identity with dropout returned complex numbers"):
+            site.hook(nn.Identity(), (), torch.ones(2, 6, 4, 4, dtype=torch.complex64))
+    with pytest.raises(NotImplementedError):
+        nn.Dropout2d(0.5)(torch.ones(2, 6, 4, 4, dtype=torch.complex64))
+
+
 # -- TorchScript and torch.fx
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_tracing_in_training_mode_is_refused():
+    """A trace would keep today's rates as constants; in eval mode there is nothing to keep."""
+    model, _ = make(EngineConfig(r0=0.5))
+    with pytest.raises(ConfigError, match=r"^torch\.jit\.trace would record the current drop rates as constants: call"):
+        torch.jit.trace(model, batch()[0])
+    model.eval()
+    assert torch.equal(torch.jit.trace(model, batch()[0])(batch(4)[0]), model(batch(4)[0]))
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit")

@@ -15,9 +15,11 @@ import toy as toy_module
 from torch import nn
 from toy import CLASSES, Stop, assert_same, network, recipe, toy, train
 
-from dropopt.config import Baseline, EngineConfig
+from dropopt.config import Baseline, EngineConfig, TrainConfig
+from dropopt.engine import attach
 from dropopt.files import clear_leftovers, seal, write_whole
 from dropopt.training import checkpoint, fit
+from dropopt.training.fit import _identity
 
 
 class TestResume:
@@ -207,22 +209,46 @@ class TestCheckpointFile:
             assert_same(whole, self.damaged(path, bad))
 
     def test_the_file_of_another_run_is_set_aside(self, tmp_path):
-        """A run with another seed, recipe, engine, network or data set does not continue from this run's file."""
+        """A run with another seed does not continue from this run's file."""
         path = tmp_path / "run.pt"
         train(EngineConfig(), checkpoint=path)
-        content = path.read_bytes()
-        others = (
-            {"engine": EngineConfig(), "seed": 1},
-            {"engine": EngineConfig(), "epochs": 5},
-            {"engine": EngineConfig(r0=0.3)},
-            {"engine": None},
-            {"engine": EngineConfig(), "data": replace(toy(), fingerprint={"train": "other"})},
-        )
-        for other in others:
-            path.write_bytes(content)
-            with pytest.warns(UserWarning, match="it belongs to another run"):
-                result = train(checkpoint=path, **other)
-            assert_same(train(**other), result)
+        with pytest.warns(UserWarning, match="it belongs to another run"):
+            result = train(EngineConfig(), checkpoint=path, seed=1)
+        assert_same(train(EngineConfig(), seed=1), result)
+
+    def test_a_run_is_its_recipe_engine_network_and_data(self):
+        """Each setting of the recipe but the device, the engine, the shapes and the data are part of the identity."""
+        data, model = toy(), network()
+        example = data.train.images[:2]
+
+        def identity(engine=None, model=model, data=data, **settings):
+            if engine is None:
+                return _identity(model, None, data, recipe(**settings))
+            with attach(model, engine, example=example, complexity=0.5) as attached:
+                return _identity(model, attached, data, recipe(**settings))
+
+        settings = {
+            "epochs": 5, "batch_size": 8, "optimizer": "adamw", "lr": 0.06, "schedule": "cosine", "momentum": 0.8,
+            "weight_decay": 0.1, "label_smoothing": 0.1, "augment": ("flip",), "amp": "bf16", "channels_last": True,
+            "patience": 3, "smooth": 0.3, "seed": 1,
+        }  # fmt: skip
+        assert settings.keys() | {"device"} == TrainConfig.model_fields.keys()
+        named = replace(data, fingerprint={"train": "a", "validation": "b", "test": "c"})
+        others = [
+            *(identity(**{name: value}) for name, value in settings.items()),
+            *(identity(engine) for engine in (EngineConfig(), EngineConfig(r0=0.3), Baseline(kind="dropout"))),
+            identity(model=network(head=24)),
+            identity(data=toy(n=91)),
+            identity(data=replace(data, validation=data.validation.take(torch.arange(39)))),
+            identity(data=named),
+            *(
+                identity(data=replace(named, fingerprint=named.fingerprint | {key: "d"}))
+                for key in ("train", "validation")
+            ),
+        ]
+        assert len({identity(), *others}) == 1 + len(others)
+        assert identity(device="cpu") == identity()
+        assert identity(data=replace(named, fingerprint=named.fingerprint | {"test": "d"})) == identity(data=named)
 
     def test_the_file_of_another_network_or_version_is_set_aside(self, tmp_path, monkeypatch):
         """A checkpoint of a network with other shapes, or of another version of the format, is not used."""

@@ -80,3 +80,23 @@ class TestEvaluate:
         assert formats == [False] * third + [True] * 2 * third
         automatic = torch.bfloat16 if hardware else torch.float32
         assert types == [torch.float32] * third + [torch.bfloat16] * third + [automatic] * third
+
+    def test_what_a_model_keeps_can_be_trained_with(self):
+        """A tensor that the model stores in eval mode takes part in a later backward pass."""
+
+        class Keeps(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.inside, self.kept = nn.Linear(128, CLASSES), None
+
+            def forward(self, x):
+                out = self.inside(x.flatten(1))
+                if self.training:
+                    return out * self.kept.mean()
+                self.kept = out
+                return out
+
+        model = Keeps()
+        evaluate(model, toy().validation, recipe())
+        model.train()(toy().train.images).sum().backward()
+        assert model.inside.weight.grad.abs().sum() > 0

@@ -120,6 +120,23 @@ class TestLearning:
         assert smoothed(losses, 0.0) == losses
         assert math.isclose(smoothed([2.5] * 9, 0.9)[-1], 2.5)
 
+    def test_the_first_of_equal_epochs_is_the_best(self):
+        """A network that never changes is best in its first epoch, and patience counts from there."""
+
+        class Constant(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.unused = nn.Parameter(torch.ones(1))
+
+            def forward(self, x):
+                return x.new_zeros(len(x), CLASSES) + 0 * self.unused
+
+        began = time.perf_counter()
+        result = fit(Constant(), None, toy(), recipe(epochs=30, patience=3, smooth=0.0))
+        assert (result.best_epoch, len(result.history)) == (1, 4)
+        assert 0 < sum(report.seconds for report in result.history) < time.perf_counter() - began
+        assert result.best_val_loss == pytest.approx(math.log(CLASSES))
+
     def test_patience_ends_a_training_without_gain(self):
         """Training stops ``patience`` epochs after the best one."""
         result, _ = train(epochs=30, lr=1.5, schedule="constant", patience=2)
@@ -164,17 +181,17 @@ class TestDivergence:
     """Losses that are not finite."""
 
     class Poisoned(nn.Module):
-        """Logits that are NaN in one call."""
+        """Logits that are NaN or infinite in one call."""
 
-        def __init__(self, call):
+        def __init__(self, call, value=torch.nan):
             super().__init__()
-            self.inside, self.call, self.calls = nn.Linear(128, CLASSES), call, 0
+            self.inside, self.call, self.calls, self.value = nn.Linear(128, CLASSES), call, 0, value
 
         def forward(self, x):
             """(N, C, H, W) -> (N, classes)."""
             self.calls += 1
             out = self.inside(x.flatten(1))
-            return out * torch.nan if self.calls == self.call else out
+            return out.index_fill(1, torch.tensor([1]), self.value) if self.calls == self.call else out
 
     def test_the_error_names_epoch_and_step(self):
         """A NaN in step 3 of epoch 2 is reported as such, although it is found at the end of the epoch."""
@@ -187,6 +204,9 @@ class TestDivergence:
         """A validation loss that is not finite is an error as well."""
         with pytest.raises(DivergedError, match="validation loss is nan at epoch 1"):
             fit(self.Poisoned(call=7), None, toy(), recipe())
+        for call, what in ((7, "validation loss is inf at epoch 1"), (2, "training loss is inf at epoch 1, step 2")):
+            with pytest.raises(DivergedError, match=what):  # one class has no probability
+                fit(self.Poisoned(call, -torch.inf), None, toy(), recipe())
 
     def test_an_absurd_learning_rate_diverges(self):
         """A learning rate of 1e30 raises the error with a real network, and no epoch is reported."""
@@ -241,6 +261,17 @@ class TestStreams:
             for step in range(6):
                 where = slice(16 * step, 16 * step + 16)
                 assert torch.equal(seen[6 * (epoch - 1) + step], augment.take(images, order[where], draws, where))
+
+    @pytest.mark.parametrize("seed", [0, 7])
+    def test_masks_are_drawn_from_a_stream_named_for_the_seed(self, seed):
+        """The first training step finds torch's global generator at the start of the stream ``dropout``."""
+        with global_stream(seed, "dropout"):
+            expected = torch.rand(3)
+        drawn = []
+        model = network()
+        model.register_forward_pre_hook(lambda m, given: drawn.append(torch.rand(3)))
+        fit(model, None, toy(), recipe(epochs=1, seed=seed))
+        assert torch.equal(drawn[0], expected)
 
     def test_global_streams_of_two_purposes_differ(self):
         """Initial weights and dropout masks with the same seed are drawn from different streams."""

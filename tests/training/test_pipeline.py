@@ -10,7 +10,7 @@ from toy import Stop, timeless
 
 from dropopt.config import ConfigError, DataConfig, ModelConfig, RunConfig
 from dropopt.engine import attach
-from dropopt.training import build_model, fit, load_data, train_run
+from dropopt.training import Dataset, build_model, fit, load_data, train_run
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +75,30 @@ class TestRun:
         monkeypatch.setattr("dropopt.training.pipeline.attach", spy)
         _, _, data = train_run(RunConfig.parse({"data": {"subset": 200}, "train": {"epochs": 1}}))
         assert told["complexity"] == data.complexity != 0.5
-        assert told["example"].shape[1:] == (1, 8, 8)
+        assert told["example"].shape == (2, 1, 8, 8)
+
+    def test_a_baseline_needs_no_complexity(self, monkeypatch):
+        """It takes a second to compute for each new data set."""
+        monkeypatch.setattr(Dataset, "complexity", property(lambda self: pytest.fail("computed")))
+        settings = {"data": {"subset": 100}, "train": {"epochs": 1}, "engine": {"kind": "dropout2d"}}
+        result, _, _ = train_run(RunConfig.parse(settings))
+        assert len(result.history) == 1
+
+    @pytest.mark.parametrize("channels_last", [True, False])
+    def test_network_and_example_have_the_configured_layout(self, tmp_path, monkeypatch, channels_last):
+        """Weights are in channels_last memory if configured, and the engine traces the layout that is trained."""
+        seen = []
+
+        def spy(model, config, *, example, **given):
+            seen.append((example, next(model.parameters())))
+            return attach(model, config, example=example, **given)
+
+        monkeypatch.setattr("dropopt.training.pipeline.attach", spy)
+        name = npz(tmp_path / "a.npz", x=images(60, 8, 8, 3), y=np.arange(60) % 3)
+        train_run(RunConfig.parse({"data": {"name": name}, "train": {"epochs": 1, "channels_last": channels_last}}))
+        for tensor in seen[0]:
+            assert tensor.is_contiguous() != channels_last
+            assert tensor.is_contiguous(memory_format=torch.channels_last) == channels_last
 
     def test_missing_devices_are_refused(self):
         """The device is checked before anything is loaded; the message lists the available ones."""

@@ -3,7 +3,7 @@
 import pytest
 
 from dropopt.config import ConfigError, RunConfig
-from dropopt.training import prepare, train_run
+from dropopt.training import fit, prepare, train_run
 
 OWN = """
 import sys
@@ -130,3 +130,16 @@ def test_a_rehearsal_does_not_change_the_run():
     prepare(run)
     again, _, _ = train_run(run)
     assert [report.val_loss for report in alone.history] == [report.val_loss for report in again.history]
+
+
+def test_a_rehearsal_takes_one_epoch_and_does_not_judge_the_recipe(monkeypatch):
+    """A learning rate at which training diverges is no error of the network; one epoch of two images is enough."""
+    seen = []
+    monkeypatch.setattr(
+        "dropopt.training.pipeline.fit",
+        lambda model, engine, data, config: (
+            seen.append((config.epochs, len(data.train), len(data.validation))) or fit(model, engine, data, config)
+        ),
+    )
+    assert prepare(run_of("Tutorial", lr=1e30, schedule="constant", epochs=50)).sites["auto"]
+    assert seen == [(1, 2, 2)]

@@ -143,7 +143,7 @@ def _parts(samples: int, shares: Tensor) -> list[tuple[tuple[slice, ...], list[t
 
 def _selected_gate(x: Tensor, shares: Tensor, rates: Tensor, block_size: int) -> Gate:
     """The same gate for compiled code: one gate of each pattern for all samples, and a choice for each sample."""
-    method = torch.multinomial(shares, len(x), replacement=True)
+    method = torch.multinomial(shares, x.shape[0], replacement=True)  # len() would fix the size in an export
     one = [1] * (x.ndim - 2)
     gate = channel_gate(x, rates[method].view(*x.shape[:2], *one)).kept[0]
     for index, pattern in enumerate(_PATTERNS):

@@ -17,7 +17,7 @@ from torch.nn.functional import pad
 
 from dropopt.config import P_MAX
 from dropopt.engine.masks.noise import laid_out, memory_order, random_shorts
-from dropopt.engine.masks.patterns import Gate, element_gate, one_rate
+from dropopt.engine.masks.patterns import Gate, element_gate, is_traced, one_rate
 
 #: Number of values of a random short. A rate between two levels is met by random rounding.
 _LEVELS = 2**16
@@ -45,7 +45,8 @@ def spatial_gate(x: Tensor, p: Tensor, block_size: int) -> Gate:
     kept = (safe, _least_noise(x, windows), split)
     if p.shape[0] == 1:
         return Gate((_steered(*kept, dtype=x.dtype),))
-    return Gate(kept, partial(_steered, dtype=x.dtype, order=memory_order(x)))
+    order = None if is_traced(x) else memory_order(x)  # vmap cannot write into a given tensor, compilers need not
+    return Gate(kept, partial(_steered, dtype=x.dtype, order=order))
 
 
 def spatial_structure(x: Tensor) -> Tensor:
@@ -62,7 +63,7 @@ def spatial_structure(x: Tensor) -> Tensor:
     padded = pad(prominence, (1, 1) * (x.ndim - 2), mode="replicate").contiguous()
     around = padded.view(-1)
     for stride in padded.stride()[2:]:
-        length = len(around) - 2 * stride
+        length = around.shape[0] - 2 * stride
         pair = around.narrow(0, 0, length) + around.narrow(0, stride, length)
         around = pair.add_(around.narrow(0, 2 * stride, length))
     around = around.as_strided(prominence.shape, padded.stride())
@@ -148,8 +149,8 @@ def _least_noise(x: Tensor, windows: _Windows) -> Tensor:
 
     Block centres reach beyond the border, so that every position is covered by the same number of blocks.
     """
-    least = random_shorts(len(x) * windows.strides[0], x.device)
+    least = random_shorts(x.shape[0] * windows.strides[0], x.device)  # len() would fix the size in an export
     for shift in windows.shifts:
-        length = len(least) - shift
+        length = least.shape[0] - shift
         least = torch.minimum(least.narrow(0, 0, length), least.narrow(0, shift, length))
-    return least.as_strided((len(x), 1, *x.shape[2:]), windows.strides)
+    return least.as_strided((x.shape[0], 1, *x.shape[2:]), windows.strides)

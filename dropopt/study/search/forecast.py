@@ -22,7 +22,7 @@ Array = np.ndarray[Any, Any]
 #: The candidate strengths of regularisation for a standardised predictor, from almost none to almost total shrinkage.
 _STRENGTHS = np.logspace(-1, 3, 9)
 
-#: Smallest standard error of a forecast.
+#: Smallest standard error of a forecast, in standard deviations of the final values.
 _SMALLEST_ERROR = 1e-12
 
 
@@ -93,12 +93,31 @@ class ForecastPruner(BasePruner):
         if len(known) < self._n_startup_trials:
             return False
         sign = -1.0 if study.direction == StudyDirection.MAXIMIZE else 1.0
-        here, reached, final = sign * trial.intermediate_values[step], sign * known[:, 0], sign * known[:, 1]
-        if here <= reached.min():
+        now = np.append(sign * known[:, 0], sign * trial.intermediate_values[step])
+        final = sign * known[:, 1]
+        if now[-1] <= now[:-1].min():
             return False
-        if min(here, reached.min(), final.min()) > 0:
-            here, reached, final = math.log(here), np.log(reached), np.log(final)
-        return chance_to_win(here, reached, final) < self._chance
+        logarithms = min(now.min(), final.min()) > 0
+        now, final = _standardised(now, logarithms), _standardised(final, logarithms)
+        return chance_to_win(now[-1], now[:-1], final) < self._chance
+
+
+def _standardised(values: Array, logarithms: bool) -> Array:
+    """Return values, or their logarithms, with a minimum of 0 and a standard deviation of 1; zeros if all are equal.
+
+    Finite values neither overflow nor lose digits: differences are formed first, also between logarithms.
+    """
+    if logarithms:
+        lowest = values.min()
+        near = values / 2 <= lowest
+        above = np.log(values) - np.log(lowest)
+        above[near] = np.log1p((values[near] - lowest) / lowest)
+    else:
+        values = np.ldexp(values, -np.frexp(np.abs(values).max())[1])  # exact, and at most 1
+        above = values - values.min()
+    above /= above.max() or 1.0  # squares of very small numbers would underflow
+    result: Array = above / (above.std() or 1.0)
+    return result
 
 
 def chance_to_win(here: float, reached: Array, final: Array) -> float:

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 from dropopt.config import P_MAX
@@ -391,3 +392,23 @@ def test_bits_are_unpacked_as_packed():
             assert torch.equal(again, kept * scale)
             assert again.stride() == kept.stride()
         assert bits.numel() == -(-x.numel() // 8)
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5])
+def test_a_block_as_large_as_the_map_shifts_over_its_border(rate):
+    """Unlike torchvision's, which drops the whole map: that would make a few images lose all and most lose nothing.
+
+    torchvision's own test counts maps that are dropped as a whole. Here blocks are centred beyond the border as well,
+    so that every position is dropped at the rate, and a map is rarely dropped as a whole.
+    """
+    torch.manual_seed(0)
+    x, samples, side = torch.rand(4000, 1, 5, 5) + 0.5, 4000, 5
+    theirs = (torchvision.ops.drop_block2d(x, rate, side) == 0).flatten(1)
+    assert (theirs.all(1) == theirs.any(1)).all()
+    assert theirs.all(1).float().mean().item() == pytest.approx(rate, abs=5 * (rate / samples) ** 0.5)
+    site = DropoutSite(1, 1, "spatial", side)
+    site.p.fill_(rate)
+    mine = (site.hook(nn.Identity(), (), x) == 0).flatten(1)
+    assert mine.float().mean().item() == pytest.approx(rate, abs=5 * (rate / samples) ** 0.5)
+    assert mine.all(1).float().mean() < rate / 5
+    assert mine.any(1).float().mean() > 1.5 * rate

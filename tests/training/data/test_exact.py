@@ -1,0 +1,257 @@
+"""Data against definitions that are written out again, or that another library computes."""
+
+import hashlib
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+from samples import images, npz
+from sklearn.decomposition import PCA
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.model_selection import StratifiedKFold, cross_val_score
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2.functional import resize
+
+from dropopt.config import ConfigError, DataConfig
+from dropopt.training import Split, load_data
+from dropopt.training.data.complexity import complexity, remembered_complexity
+from dropopt.training.data.read_arrays import from_arrays
+from dropopt.training.data.read_folder import read_folder
+from dropopt.training.data.read_image import read_image
+from dropopt.training.data.stratify import stratified
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """A cache folder of the test's own."""
+    monkeypatch.setenv("DROPOPT_CACHE", str(tmp_path / "cache"))
+
+
+# -- arrays
+
+GAPS = {"": [7, 3, 10, 3], "_validation": [10, 7], "_test": [10, 3, 10]}
+
+
+@pytest.mark.parametrize(
+    "convert", [np.int16, str, np.bytes_, lambda y: y[:, None], lambda y: torch.tensor(y)], ids=range(5)
+)
+def test_labels_are_numbered_alike_in_every_split(convert):
+    """A split that lacks classes, and labels with gaps: each image keeps the class that its array names."""
+    arrays = {}
+    for suffix, labels in GAPS.items():
+        y = np.array(labels)
+        arrays[f"x{suffix}"] = y[:, None, None] * np.ones((1, 2, 3), int)
+        arrays[f"y{suffix}"] = y.astype(convert) if isinstance(convert, type) else convert(y)
+    source = from_arrays("a", arrays)
+    assert source.classes == (("10", "3", "7") if convert in (str, np.bytes_) else ("3", "7", "10"))
+    for split, labels in zip((source.train, source.validation, source.test), GAPS.values(), strict=True):
+        assert split.images[:, 0, 0, 0].tolist() == labels
+        assert [source.classes[number] for number in split.labels.tolist()] == [str(label) for label in labels]
+
+
+@pytest.mark.parametrize("channels", range(1, 6))
+@pytest.mark.parametrize("size", [(7, 7), (7, 9)])
+def test_pixels_keep_their_places(channels, size):
+    """Both layouts of an image give the same pixels; 1 to 4 channels, or equal sides, tell the layouts apart."""
+    x = images(3, channels, *size)
+    for given in (x, x.transpose(0, 2, 3, 1)):
+        if channels == 5 and size[0] != size[1] and given is not x:
+            continue  # taken for channels first, as in PyTorch
+        found = from_arrays("a", {"x": given, "y": [0, 1, 0]}).train.images
+        assert found.dtype == torch.uint8
+        assert (found.numpy() == x).all()
+
+
+def test_types_of_pixels():
+    """Booleans are 8 bits; other numbers are float32; one split of another width makes all splits float32."""
+    y, x = [0, 1], np.array([[[0, 1]], [[1, 0]]])
+    assert from_arrays("a", {"x": x.astype(bool), "y": y}).train.images.dtype == torch.uint8
+    for kind in (np.int8, np.uint16, np.float16, np.float64):
+        found = from_arrays("a", {"x": x.astype(kind), "y": y}).train.images
+        assert found.dtype == torch.float32
+        assert found.flatten().tolist() == [0, 1, 1, 0]
+    source = from_arrays("a", {"x": x.astype(np.uint8), "y": y, "x_test": 300 * x, "y_test": y})
+    assert source.train.images.dtype == source.test.images.dtype == torch.float32
+    assert source.test.images.flatten().tolist() == [0, 300, 300, 0]
+
+
+@pytest.mark.parametrize("labels", [[0, 2], [-1, 1]])
+def test_numbers_beyond_the_named_classes_are_refused(labels):
+    """With two names, the labels are 0 and 1."""
+    with pytest.raises(ConfigError, match=r"labels must be integers in \[0, 1\]"):
+        from_arrays("a", {"x": images(2, 2, 2), "y": labels, "classes": ["a", "b"]})
+
+
+@pytest.mark.parametrize("labels", [[[0, 1], [1, 0]], [0.0, 1.0]])
+def test_one_hot_labels_and_floats_are_refused(labels):
+    """Labels are one integer or name for each image."""
+    with pytest.raises(ConfigError, match=r"y must be \(N,\) integers or names"):
+        from_arrays("a", {"x": images(2, 2, 2), "y": labels})
+
+
+# -- splits
+
+
+def test_resizing_is_torchvisions(tmp_path):
+    """Bilinear with antialiasing, rounded to 8 bits, whatever the aspect ratio."""
+    x = images(12, 3, 20, 31)
+    x[0] = 255
+    found = load_data(DataConfig(name=npz(tmp_path / "a.npz", x=x, y=np.arange(12) % 2), image_size=11))
+    std, mean = (torch.tensor(value).view(-1, 1, 1) for value in (found.std, found.mean))
+    back = torch.cat([split.images for split in found.splits().values()]) * std + mean
+    expected = resize(torch.from_numpy(x).float(), [11, 11], InterpolationMode.BILINEAR, antialias=True).round()
+    assert {tuple(image.round().flatten().tolist()) for image in back} == {
+        tuple(image.flatten().tolist()) for image in expected
+    }
+
+
+def test_a_digest_covers_values_types_and_shapes():
+    """It is SHA-256 of each tensor's type, shape and bytes, so that no two different splits share a cache."""
+    split = Split(torch.arange(12.0).view(2, 1, 2, 3), torch.tensor([1, 0]))
+    digest = hashlib.sha256()
+    for tensor in (split.images, split.labels):
+        digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode() + tensor.numpy().tobytes())
+    assert split.digest() == digest.hexdigest()
+    assert Split(split.images.to(memory_format=torch.channels_last), split.labels).digest() == split.digest()
+    others = (
+        Split(split.images.view(2, 1, 3, 2), split.labels),
+        Split(split.images.view(torch.int32), split.labels),
+        Split(split.images, 1 - split.labels),
+        Split(split.images + 1, split.labels),
+    )
+    assert len({split.digest(), *(other.digest() for other in others)}) == 5
+
+
+@pytest.mark.parametrize(
+    ("sizes", "count", "expected"),
+    [
+        (
+            [50, 30, 2, 2],
+            9,
+            [5, 2, 1, 1],
+        ),  # quotas 5.4, 3.2, 0.2, 0.2: the small classes take one image from the second
+        ([50, 30, 20], 11, [6, 3, 2]),  # 5.5, 3.3, 2.2: the largest remainder is rounded up
+        ([4, 4, 50], 50, [3, 3, 44]),  # 3.4, 3.4, 43.1, and one image of each class is spared
+        ([2, 2, 8], 9, [1, 1, 7]),
+    ],
+)
+def test_stratified_numbers_by_hand(sizes, count, expected):
+    """Quotas, with at least one image drawn and one left of each class."""
+    labels = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+    draws = [stratified(labels, count, least=1, spare=1, seed=seed, purpose="p") for seed in (0, 1)]
+    for chosen in draws:
+        assert torch.bincount(labels[chosen]).tolist() == expected
+    assert not torch.equal(*draws)
+
+
+# -- image files
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_every_orientation_is_pillows(tmp_path, orientation, dtype):
+    """EXIF's eight orientations, at 8 and at 16 bits."""
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 6)).astype(dtype)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+    Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "b.png", exif=exif)
+    upright = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / "b.png")))
+    assert (read_image(tmp_path / "a.png", 6).array == upright).all()
+
+
+def test_a_large_photograph_keeps_its_details(tmp_path):
+    """A JPEG that is decoded at a fraction of its size equals one that is decoded as a whole, within a few levels."""
+    rows = np.linspace(0, 20, 800)
+    pixels = (127 + 120 * np.sin(rows)[:, None] * np.cos(rows)[None, :]).astype(np.uint8)
+    image = Image.fromarray(np.stack([pixels, pixels.T, 255 - pixels], -1))
+    image.save(tmp_path / "a.jpg", quality=95)
+    expected = np.asarray(image.resize((50, 50), Image.Resampling.BICUBIC)).transpose(2, 0, 1).astype(int)
+    assert np.abs(read_image(tmp_path / "a.jpg", 50).array - expected).mean() < 1.5
+
+
+def test_a_transparent_greyscale_file_is_white_where_it_is_clear(tmp_path):
+    """Its transparent level becomes white, and it counts as a file with colours."""
+    image = Image.fromarray(np.array([[10, 20], [20, 30]], np.uint8))
+    image.save(tmp_path / "a.png", transparency=20)
+    found = read_image(tmp_path / "a.png", 2)
+    assert found.array[0].tolist() == [[10, 255], [255, 30]]
+    assert not found.grey
+
+
+def test_a_folder_is_read_in_order_of_names(tmp_path):
+    """Classes and files are sorted by name, suffixes in capitals are read, and the size is that of training images."""
+    made = {}
+    for split, side in (("train", 12), ("test", 30)):
+        for number, label in enumerate(("zebra", "ant", "lion")):
+            (tmp_path / split / label).mkdir(parents=True)
+            for name, value in (("b.PNG", 10), ("a.png", 20), ("c.png", 30)):
+                Image.new("L", (side, side), 3 * number + value).save(tmp_path / split / label / name)
+                made[split, label, name] = 3 * number + value
+    source = read_folder(tmp_path, None)
+    assert source.classes == ("ant", "lion", "zebra")
+    for split, found in (("train", source.train), ("test", source.test)):
+        assert found.images.shape == (9, 1, 12, 12)
+        expected = [made[split, label, name] for label in source.classes for name in ("a.png", "b.PNG", "c.png")]
+        assert found.images[:, 0, 5, 5].tolist() == expected
+        assert found.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+
+
+@pytest.mark.parametrize(("sides", "expected"), [((2, 2), 4), ((10, 40), 10), ((63, 90), 63), ((70, 200), 64)])
+def test_the_default_size_is_between_4_and_64(tmp_path, sides, expected):
+    """It is the shorter side of the images, within these limits."""
+    for label in "ab":
+        (tmp_path / label).mkdir()
+        Image.new("L", sides).save(tmp_path / label / "1.png")
+    assert read_folder(tmp_path, None).train.images.shape[2:] == (expected, expected)
+
+
+# -- complexity
+
+
+def split_of(n, classes, side=14, noise=1.5):
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, classes, n)
+    centres = rng.normal(size=(classes, 2, side, side))
+    pictures = centres[labels] + noise * rng.normal(size=(n, 2, side, side)) * np.sqrt(side)
+    return Split(torch.from_numpy(pictures).float(), torch.from_numpy(labels))
+
+
+@pytest.mark.parametrize(("n", "side"), [(400, 14), (3100, 7)])
+def test_complexity_is_scikit_learns(n, side):
+    """Entropy over its maximum, times the error of linear discriminant analysis on 32 components, 3 folds."""
+    split = split_of(n, 4, side, noise=1.5 if side > 7 else 3)
+    shares = np.bincount(split.labels, minlength=5) / n
+    entropy = -sum(p * math.log(p) for p in shares if p) / math.log(5)
+    chosen = torch.ones(n, dtype=torch.bool)
+    if n > 3000:
+        chosen = stratified(split.labels, 3000, least=3, spare=0, seed=0, purpose="complexity")
+    small = torch.nn.functional.adaptive_avg_pool2d(split.images[chosen], min(side, 12)).flatten(1).double().numpy()
+    features = PCA(32, svd_solver="full").fit_transform(small)
+    scores = cross_val_score(
+        LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto"),
+        features,
+        split.labels[chosen].numpy(),
+        cv=StratifiedKFold(3, shuffle=True, random_state=0),
+    )
+    assert 0.1 < scores.mean() < 0.9
+    assert complexity(split, 5) == pytest.approx(entropy * (1 - scores.mean()), abs=2e-3)
+
+
+def test_rare_classes_are_left_out_of_the_folds_but_not_of_the_entropy():
+    """One class with three or more images is always recognised, so that nothing is complex."""
+    split = Split(torch.randn(12, 1, 4, 4), torch.tensor([0] * 10 + [1, 2]))
+    assert complexity(split, 3) == 0
+    none = Split(torch.randn(4, 1, 4, 4), torch.tensor([0, 0, 1, 1]))
+    assert complexity(none, 2) == 0
+
+
+def test_the_number_of_classes_is_part_of_the_caches_key():
+    """The same images with another number of classes have another maximal entropy."""
+    split = split_of(120, 4)
+    four, eight = (remembered_complexity(split, classes, None) for classes in (4, 8))
+    assert four > 0
+    assert eight == pytest.approx(four * math.log(4) / math.log(8))
+    assert remembered_complexity(split, 4, None) == four
