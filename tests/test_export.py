@@ -186,7 +186,7 @@ class TestByHand:
             ("train: {lr: 1, lr: 2}\n", ":1: 'lr' is given twice, first in line 1"),
             ("train: {lr: [1\n", ": not valid here: "),
             ("provenance: 5\n", ":1: provenance must be a mapping of settings, got 5"),
-            ("- 1\n", " must hold a mapping with data, model, train, engine, provenance; it holds list"),
+            ("- 1\n", " must hold a mapping with data, model, task, train, engine, provenance; it holds list"),
             ("", ": the file is empty"),
             ("# nothing\n", ": the file is empty"),
             ("a: &x [1]\nb: *x\n", ":1: not valid here: anchors and aliases are not allowed"),
