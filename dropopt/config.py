@@ -265,7 +265,7 @@ class TrainConfig(Config):
     )
     lr_scale: dict[str, NonNegative] = Field(
         default_factory=dict,
-        description="factors of the learning rate, >= 0, by patterns on parameter names; 0 freezes; the first match counts",
+        description="factors of the learning rate, >= 0, by patterns on parameter names; 0 freezes; first match counts",
     )
     patience: Annotated[int, Field(ge=1)] | None = Field(
         None, description="stop after n epochs without a lower smoothed loss, n >= 1"
