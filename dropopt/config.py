@@ -264,6 +264,10 @@ class TrainConfig(Config):
         False,
         description="channels innermost: faster on a CPU, but x.view(len(x), -1) fails where x.flatten(1) works",
     )
+    lr_scale: dict[str, NonNegative] = Field(
+        default_factory=dict,
+        description="factors of the learning rate, >= 0, by patterns on parameter names; 0 freezes; first match counts",
+    )
     patience: Annotated[int, Field(ge=1)] | None = Field(
         None, description="stop after n epochs without a lower smoothed loss, n >= 1"
     )

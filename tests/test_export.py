@@ -272,7 +272,7 @@ class TestByHand:
                 ":2: a newer dropopt wrote this file (schema 9; this version reads schema 1)",
             ),
             ("provenance: 5\n", ":1: provenance must be a mapping of settings, got 5"),
-            ("- 1\n", " must hold a mapping with data, model, train, engine, provenance; it holds list"),
+            ("- 1\n", " must hold a mapping with data, model, task, train, engine, provenance; it holds list"),
             ("", ": the file is empty"),
             ("# nothing\n", ": the file is empty"),
             ("a: &x [1]\nb: *x\n", ":1: not valid here: anchors and aliases are not allowed"),

@@ -212,7 +212,7 @@ class _Training:
 
     def _step(self, images: Tensor, labels: Tensor, rate: float) -> Tensor:
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("lr_scale", 1.0)  # groups of earlier checkpoints have none
         with autocast(self.config, self.device):
             outputs = self.model(images)
         loss = self.task.training_loss(outputs, labels, self.config.label_smoothing)
@@ -306,7 +306,8 @@ def _check_task(task: Task, data: Dataset, engine: Engine | None, config: TrainC
 def _identity(model: nn.Module, engine: Engine | None, data: Dataset, config: TrainConfig, task: Task) -> str:
     """Hash of what a checkpoint and the run that continues from it must share: recipe, engine, network and data."""
     facts: dict[str, Any] = {
-        "train": config.model_dump(mode="json", exclude={"device"}),
+        # Earlier checkpoints have no lr_scale.
+        "train": config.model_dump(mode="json", exclude={"device"} if config.lr_scale else {"device", "lr_scale"}),
         "engine": engine.config.model_dump(mode="json") if engine is not None else None,
         "model": {name: list(getattr(value, "shape", ())) for name, value in model.state_dict().items()},
         "data": [data.fingerprint.get(name) or len(data.splits()[name]) for name in ("train", "validation")],

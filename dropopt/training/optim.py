@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,23 +21,47 @@ END = 1 / 250_000
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     """Build SGD with Nesterov momentum, or AdamW.
 
-    Weight decay applies to parameters of two or more dimensions, hence not to biases and normalisation layers.
+    Weight decay applies to parameters of two or more dimensions, hence not to biases and normalisation layers. The
+    parameters of a group share the factor ``lr_scale`` of the learning rate; those with the factor 0 are frozen.
 
     Raises:
-        ConfigError: If no parameter requires a gradient.
+        ConfigError: If no parameter requires a gradient, or if a pattern of ``lr_scale`` matches none.
     """
+    scales = _scales(model, config)
     trained = [p for p in model.parameters() if p.requires_grad]
     if not trained:
         raise ConfigError("the model has no parameter that requires a gradient")
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+    groups: list[dict[str, Any]] = []
+    for scale in dict.fromkeys(scales.get(p, 1.0) for p in trained):
+        alike = [p for p in trained if scales.get(p, 1.0) == scale]
+        groups.append({"params": [p for p in alike if p.ndim > 1], "weight_decay": config.weight_decay})
+        groups.append({"params": [p for p in alike if p.ndim <= 1], "weight_decay": 0.0})
+        for group in groups[-2:]:
+            group["lr_scale"] = scale
     groups = [group for group in groups if group["params"]]
     fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in trained)
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=config.lr, fused=fused)
     return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0, fused=fused)
+
+
+def _scales(model: nn.Module, config: TrainConfig) -> dict[nn.Parameter, float]:
+    """The factor of each parameter that a pattern matches; those with the factor 0 no longer require a gradient."""
+    if not config.lr_scale:
+        return {}
+    named = dict(model.named_parameters())
+    for pattern in config.lr_scale:
+        if not any(fnmatchcase(name, pattern) for name in named):
+            first = ", ".join(list(named)[:3])
+            raise ConfigError(f"train.lr_scale: no parameter has a name like {pattern!r}; there are: {first}, ...")
+    scales = {}
+    for name, parameter in named.items():
+        matching = (scale for pattern, scale in config.lr_scale.items() if fnmatchcase(name, pattern))
+        if (scale := next(matching, None)) is not None:
+            scales[parameter] = scale
+            if not scale:
+                parameter.requires_grad_(False)
+    return scales
 
 
 def learning_rate(config: TrainConfig, progress: float) -> float:

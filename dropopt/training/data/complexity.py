@@ -67,7 +67,7 @@ def measure_complexity(data: Tensor | Iterable[Any], labels: Tensor | None = Non
 
     Example:
         >>> labels = torch.arange(30) % 2
-        >>> images = labels.float().view(30, 1, 1, 1).expand(30, 1, 4, 4)
+        >>> images = labels.view(30, 1, 1, 1) + torch.rand(30, 1, 4, 4)
         >>> measure_complexity(images, labels)
         0.0
         >>> measure_complexity([(images[:15], labels[:15]), (images[15:], labels[15:])])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,11 +29,16 @@ def torchvision_model(name: str, options: Mapping[str, Any], *, channels: int, c
     if name not in known:
         raise ConfigError(f"torchvision has no such classifier{close_matches(name, known)}")
     options = {"weights": None, **options}
+    file = _file(options["weights"])
+    if file is not None:
+        return _from_file(name, file, options, channels=channels, classes=classes)
     pretrained = options["weights"] is not None
     if "pretrained" in options:
         raise ConfigError("pretrained is an option of timm; for torchvision use weights: DEFAULT")
     if pretrained and options["weights"] not in (there := [*models.get_model_weights(name).__members__]):
-        raise ConfigError(f"weights must be null or one of {', '.join(there)}, got {options['weights']!r}")
+        raise ConfigError(
+            f"weights must be null, a file (.pth, .pt), or one of {', '.join(there)}, got {options['weights']!r}"
+        )
     if not pretrained:
         options = {"num_classes": classes, **options}
         if name in _AUXILIARY:
@@ -54,12 +60,52 @@ def torchvision_model(name: str, options: Mapping[str, Any], *, channels: int, c
     return model
 
 
-def _replace_head(model: nn.Module, classes: int) -> None:
-    """Replace the last linear layer, or the last convolution of a network that has none, by a fresh one."""
+def _file(weights: Any) -> Path | None:
+    """The file that the option ``weights`` names; None if it names none."""
+    path = Path(weights).expanduser() if isinstance(weights, str) else None
+    return path if path is not None and path.suffix in (".pth", ".pt") else None
+
+
+def _from_file(name: str, file: Path, options: Mapping[str, Any], *, channels: int, classes: int) -> nn.Module:
+    """Build a network with the weights in a file, and give it a fresh output layer."""
+    from torchvision import models
+
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{file.absolute()} does not exist; to write torchvision's weights to it: python -c \"import torch, "
+            f"torchvision; torch.save(torchvision.models.get_model('{name}', weights='DEFAULT').state_dict(), "
+            f"'{file}')\""
+        ) from None
+    except Exception as error:
+        raise ConfigError(f"{file} holds no weights: {first_line(error)}") from None
+    others = {key: value for key, value in options.items() if key != "weights"}
+    try:
+        model: nn.Module = models.get_model(name, weights=None, **others)
+        outputs = state[f"{_head(model)}.weight"].shape[0]
+        if "num_classes" not in others:
+            model = models.get_model(name, weights=None, num_classes=outputs, **others)
+        model.load_state_dict(state)
+    except Exception as error:
+        raise ConfigError(f"{file} does not hold the weights of {name}: {first_line(error)}") from None
+    _replace_head(model, classes)
+    if channels != 3:
+        _replace_stem(model, channels)
+    return model
+
+
+def _head(model: nn.Module) -> str:
+    """The name of the last linear layer, or of the last convolution of a network that has none."""
     modules = list(model.named_modules())
-    linear = [(name, module) for name, module in modules if isinstance(module, nn.Linear)]
-    name, old = linear[-1] if linear else [(n, m) for n, m in modules if isinstance(m, nn.Conv2d)][-1]
-    _put(model, name, _like(old, outside=classes))
+    linear = [name for name, module in modules if isinstance(module, nn.Linear)]
+    return linear[-1] if linear else [name for name, module in modules if isinstance(module, nn.Conv2d)][-1]
+
+
+def _replace_head(model: nn.Module, classes: int) -> None:
+    """Replace the output layer by a fresh one."""
+    name = _head(model)
+    _put(model, name, _like(model.get_submodule(name), outside=classes))
 
 
 def _replace_stem(model: nn.Module, channels: int) -> None:

@@ -153,7 +153,10 @@ class TestTorchvision:
         assert "unexpected keyword argument 'foo'" in refused("torchvision:resnet18", foo=1)
         for weights in ("NOPE", True, 5):
             message = refused("torchvision:resnet18", weights=weights)
-            assert f"weights must be null or one of IMAGENET1K_V1, DEFAULT, got {weights!r}" in message
+            assert (
+                f"weights must be null, a file (.pth, .pt), or one of IMAGENET1K_V1, DEFAULT, got {weights!r}"
+                in message
+            )
         assert "for torchvision use weights: DEFAULT" in refused("torchvision:resnet18", pretrained=True)
         message = refused("torchvision:alexnet", size=8)
         assert message.startswith("model torchvision:alexnet, given 3x8x8 images, fails: ")
