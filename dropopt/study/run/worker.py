@@ -25,7 +25,6 @@ from dropopt.study.run.signals import SIGNALS, SignalCatcher
 from dropopt.study.store.errors import StorageError, TrialEndedError
 from dropopt.study.store.ledger import Ledger
 from dropopt.study.store.retries import root
-from dropopt.study.store.total import counted
 
 #: The worker checks the time limits, and redraws, at least once in this many seconds.
 TICK = 0.25
@@ -137,7 +136,7 @@ class Worker:
     def _may_start(self) -> bool:
         if self._ledger is None or self._is_late():
             return False
-        return counted(self._ledger.study.get_trials(deepcopy=False)) < self._n_trials
+        return self._ledger.counted() < self._n_trials
 
     def _fill_slots(self) -> None:
         """Start a trial in every idle slot, as long as trials are left."""
@@ -147,6 +146,7 @@ class Worker:
 
     def _start(self, slot: int) -> None:
         asked = self._opened().ask(self._n_trials)
+        self._tend()  # a sampler may be slow, and there may be many slots
         if asked is None:
             return
         trial, run = asked

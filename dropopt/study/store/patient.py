@@ -128,10 +128,15 @@ class _Guard:
         self.inner = inner
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Call a method of the storage."""
+        return self.run(lambda storage: getattr(storage, name)(*args, **kwargs), name)
+
+    def run(self, function: Callable[[BaseStorage], Any], name: str = "") -> Any:
+        """Call ``function`` with the storage; ``name`` is the method that it calls, if it is one."""
         if self._gone is not None:
             raise self._gone
         try:
-            return self._patience.call(lambda: self._once(name, args, kwargs))
+            return self._patience.call(lambda: self._once(function))
         except StorageError as error:
             self._gone = error
             raise
@@ -143,12 +148,11 @@ class _Guard:
             )
             raise self._gone from error
 
-    def _once(self, name: str, args: Any, kwargs: Any) -> Any:
+    def _once(self, function: Callable[[BaseStorage], Any]) -> Any:
         self._check_file()
-        method = getattr(self.inner, name)
         if self._caller is None:
-            return method(*args, **kwargs)
-        return self._caller.call(lambda: method(*args, **kwargs))
+            return function(self.inner)
+        return self._caller.call(lambda: function(self.inner))
 
     def _check_file(self) -> None:
         """Raise :class:`StorageError` if the file was removed or replaced.
@@ -209,6 +213,8 @@ class _Caller:
 
 def patient(inner: BaseStorage, patience: Patience, file: Path | None) -> BaseStorage:
     """Return a storage that calls ``inner``, and repeats calls that fail because of an outage.
+
+    Its attribute ``guard`` does the same for functions that take ``inner``.
 
     Args:
         inner: The storage.
