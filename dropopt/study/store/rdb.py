@@ -10,6 +10,7 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sql
@@ -36,6 +37,9 @@ _REPORTS: Any = models.TrialIntermediateValueModel.__table__
 _VALUES: Any = models.TrialValueModel.__table__
 
 _UNFINISHED = (TrialState.RUNNING, TrialState.WAITING)
+
+# SQLAlchemy takes longer to build a statement than to run it.
+_STATE = sql.select(_TRIALS.c.state).where(_TRIALS.c.trial_id == sql.bindparam("id")).with_for_update()
 
 
 def supports(storage: RDBStorage) -> bool:
@@ -76,7 +80,12 @@ def create(storage: RDBStorage, study_id: int, templates: Sequence[FrozenTrial])
             raise KeyError(f"there is no study with the id {study_id}")
         for template in templates:
             before = sql.select(sql.func.count()).where(_TRIALS.c.study_id == study_id).scalar_subquery()
-            row = {"study_id": study_id, "state": template.state, "datetime_start": _utc(template.datetime_start)}
+            row = {
+                "study_id": study_id,
+                "state": template.state,
+                "datetime_start": _utc(template.datetime_start),
+                "datetime_complete": _utc(template.datetime_complete),
+            }
             inserted = connection.execute(sql.insert(_TRIALS).values(number=before, **row))
             trial_id = inserted.inserted_primary_key[0] if inserted.inserted_primary_key else 0
             number = connection.execute(sql.select(_TRIALS.c.number).where(_TRIALS.c.trial_id == trial_id)).scalar_one()
@@ -85,8 +94,9 @@ def create(storage: RDBStorage, study_id: int, templates: Sequence[FrozenTrial])
                 name: (distributions[name].to_internal_repr(value), distributions[name])
                 for name, value in template.params.items()
             }
-            attributes = Batch(params, template.user_attrs, template.system_attrs, template.intermediate_values)
-            _insert(connection, trial_id, attributes)
+            content = Batch(params, template.user_attrs, template.system_attrs, template.intermediate_values)
+            content.values = template.values
+            _insert(connection, trial_id, content)
             made.append(_as_stored(template, trial_id, number))
     return made
 
@@ -101,8 +111,7 @@ def version(storage: RDBStorage) -> object:
 
 def _check(connection: Connection, trial_id: int) -> None:
     """Check that a trial exists and has not ended, and lock its row where the database can."""
-    found = sql.select(_TRIALS.c.state).where(_TRIALS.c.trial_id == trial_id).with_for_update()
-    row = connection.execute(found).first()
+    row = connection.execute(_STATE, {"id": trial_id}).first()
     if row is None:
         raise KeyError(f"there is no trial with the id {trial_id}")
     if row[0].is_finished():
@@ -111,7 +120,7 @@ def _check(connection: Connection, trial_id: int) -> None:
 
 def _insert(connection: Connection, trial_id: int, batch: Batch) -> None:
     """Insert the rows of a batch. Rows that exist are replaced, except parameters, which never change."""
-    insert = _INSERTS[connection.engine.name]
+    dialect = connection.engine.name
     params = [
         {
             "trial_id": trial_id,
@@ -122,35 +131,31 @@ def _insert(connection: Connection, trial_id: int, batch: Batch) -> None:
         for name, (value, distribution) in batch.params.items()
     ]
     if params:
-        connection.execute(insert(_PARAMS).on_conflict_do_nothing(), params)
+        connection.execute(_INSERTS[dialect](_PARAMS).on_conflict_do_nothing(), params)
     for table, attributes in ((_USER_ATTRS, batch.user_attrs), (_SYSTEM_ATTRS, batch.system_attrs)):
-        rows = [
-            {"trial_id": trial_id, "key": key, "value_json": json.dumps(value)} for key, value in attributes.items()
-        ]
-        _upsert(connection, table, rows, ("trial_id", "key"), ("value_json",))
-    stored = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr
-    reports = [
-        dict(zip(("trial_id", "step", "intermediate_value", "intermediate_value_type"), row, strict=True))
-        for row in ((trial_id, step, *stored(value)) for step, value in batch.reports.items())
-    ]
-    _upsert(connection, _REPORTS, reports, ("trial_id", "step"), ("intermediate_value", "intermediate_value_type"))
-    values = [
-        dict(zip(("trial_id", "objective", "value", "value_type"), row, strict=True))
-        for row in (
-            (trial_id, index, *models.TrialValueModel.value_to_stored_repr(value))
-            for index, value in enumerate(batch.values or ())
-        )
-    ]
-    _upsert(connection, _VALUES, values, ("trial_id", "objective"), ("value", "value_type"))
+        if attributes:
+            rows = [{"trial_id": trial_id, "key": key, "value_json": json.dumps(fact)} for key, fact in attributes.items()]
+            connection.execute(_upsert(dialect, table, "key"), rows)
+    if batch.reports:
+        stored = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr
+        names = ("trial_id", "step", "intermediate_value", "intermediate_value_type")
+        rows = [dict(zip(names, (trial_id, step, *stored(value)), strict=True)) for step, value in batch.reports.items()]
+        connection.execute(_upsert(dialect, _REPORTS, "step"), rows)
+    if batch.values:
+        names = ("trial_id", "objective", "value", "value_type")
+        kinds = map(models.TrialValueModel.value_to_stored_repr, batch.values)
+        rows = [dict(zip(names, (trial_id, index, *kind), strict=True)) for index, kind in enumerate(kinds)]
+        connection.execute(_upsert(dialect, _VALUES, "objective"), rows)
 
 
-def _upsert(
-    connection: Connection, table: Any, rows: list[dict[str, Any]], key: tuple[str, ...], changed: tuple[str, ...]
-) -> None:
-    if rows:
-        statement = _INSERTS[connection.engine.name](table)
-        replaced = {name: statement.excluded[name] for name in changed}
-        connection.execute(statement.on_conflict_do_update(index_elements=key, set_=replaced), rows)
+@cache
+def _upsert(dialect: str, table: Any, key: str) -> Any:
+    """The statement that inserts a row of ``table`` or replaces the one with the same trial and ``key``."""
+    statement = _INSERTS[dialect](table)
+    fixed = ("trial_id", key)
+    changed = [column.name for column in table.columns if column.name not in fixed and not column.primary_key]
+    replaced = {name: statement.excluded[name] for name in changed}
+    return statement.on_conflict_do_update(index_elements=fixed, set_=replaced)
 
 
 def _as_stored(template: FrozenTrial, trial_id: int, number: int) -> FrozenTrial:
