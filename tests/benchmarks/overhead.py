@@ -167,7 +167,16 @@ def main() -> None:
                     cells = [f"{means[name]:.2f}" for name in ("ask", "report", "tell", "lease")]
                     rows.append([kind, f"{count:,}", str(workers), *cells, f"{total / TRIAL / 10:.2%}"])
                     print(*rows[-1], flush=True)
-    heads = ["storage", "finished trials", "workers", "ask, ms", "report, ms", "tell, ms", "lease, ms", "of a 10 s trial"]
+    heads = [
+        "storage",
+        "finished trials",
+        "workers",
+        "ask, ms",
+        "report, ms",
+        "tell, ms",
+        "lease, ms",
+        "of a 10 s trial",
+    ]
     print_table(heads, rows)
 
 

@@ -1,6 +1,7 @@
 """A study that uses the fake training; also a program: ``python fake_study.py '{"n_trials": 3}' N_JOBS``.
 
-The options ``grace`` and ``storage_patience`` are those of the command line; all others are fields of the study.
+The options ``grace``, ``storage_patience`` and ``reclaim`` are those of the command line; all others are fields of the
+study.
 """
 
 import json
@@ -27,7 +28,7 @@ def make(**options):
 
 def run(storage, n_jobs=2, **options):
     """Run the study in this process and return the exit code."""
-    waits = {name: options.pop(name) for name in ("grace", "storage_patience") if name in options}
+    waits = {name: options.pop(name) for name in ("grace", "storage_patience", "reclaim") if name in options}
     return session.run(
         session.Request(make(**options), Path(__file__), storage, n_jobs, "dropopt run fake", FAKE, **waits)
     )

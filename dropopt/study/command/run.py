@@ -43,6 +43,7 @@ def run(
     anchors: options.Anchors = None,
     storage_patience: options.StoragePatience = 120.0,
     grace: options.Grace = 30.0,
+    reclaim: options.Reclaim = False,
 ) -> None:
     """Run a study, or resume it.
 
@@ -81,7 +82,14 @@ def run(
     jobs = [] if n_jobs == -1 else ["--n-jobs", str(n_jobs)]
     resume = shlex.join([*command, *overrides.command_line(), *jobs]) + storage_hint(storage)
     request = session.Request(
-        overridden, script, storage, n_jobs, resume, storage_patience=storage_patience, grace=grace
+        overridden,
+        script,
+        storage,
+        n_jobs,
+        resume,
+        storage_patience=storage_patience,
+        grace=grace,
+        reclaim=reclaim,
     )
     code = session.run(request)
     if code:

@@ -28,6 +28,9 @@ class RecentSampler(BaseSampler):
     def __init__(self, base: BaseSampler, limit: int, best: int) -> None:
         self._base_sampler, self._limit, self._best = base, limit, best
         self._part: tuple[list[FrozenTrial], _Part] | None = None
+        self._study: int | None = None
+        self._ranked = 0  # all trials of that study with a lower number have ended, and the best of them are known
+        self._leaders: list[FrozenTrial] = []
 
     def __str__(self) -> str:
         return f"{type(self).__name__}({self._base_sampler})"
@@ -67,16 +70,24 @@ class RecentSampler(BaseSampler):
             return study
         if self._part is not None and self._part[0] is trials:  # Optuna keeps this list for one trial
             return self._part[1]
+        earlier = len(trials) - (self._limit - self._best)
+        if study._study_id != self._study or earlier < self._ranked:
+            self._study, self._ranked, self._leaders = study._study_id, 0, []
+        while self._ranked < earlier and trials[self._ranked].state.is_finished():
+            self._leaders.append(trials[self._ranked])
+            self._ranked += 1
         sign = -1 if study.direction == StudyDirection.MAXIMIZE else 1
-        latest = trials[-(self._limit - self._best) :]
-        complete = (trial for trial in trials[: -len(latest)] if trial.state == TrialState.COMPLETE and trial.values)
-        finite = ((sign * trial.values[0], trial.number, trial) for trial in complete if math.isfinite(trial.values[0]))
-        leaders = [trial for *_, trial in nsmallest(self._best, finite, key=lambda entry: entry[:2])]
-        # Other workers' trials that are running must not be drawn again, however long ago they began.
-        running = [trial for trial in trials[: -len(latest)] if trial.state == TrialState.RUNNING]
-        part = _Part(study, sorted([*leaders, *running, *latest], key=lambda trial: trial.number))
+        self._leaders = nsmallest(self._best, self._leaders, key=lambda trial: _rank(trial, sign))
+        # Trials that are still running must not be drawn again, however long ago they began.
+        part = _Part(study, [*sorted(self._leaders, key=lambda trial: trial.number), *trials[self._ranked :]])
         self._part = (trials, part)
         return part
+
+
+def _rank(trial: FrozenTrial, sign: int) -> tuple[float, int]:
+    """The order of trials, the best first; those without a finite value are the last."""
+    value = trial.values[0] if trial.state == TrialState.COMPLETE and trial.values else math.inf
+    return sign * value if math.isfinite(value) else math.inf, trial.number
 
 
 class _Part:

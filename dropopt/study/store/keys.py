@@ -27,6 +27,8 @@ DATA = "data_fingerprint"
 CODE = "code"
 #: The evidence about the blend that the study started from.
 PRIOR = "prior"
+#: Whether the first trials, the anchors and those of the prior, have all been enqueued: ``pending`` or ``done``.
+QUEUE = "queue"
 
 #: The number of classes of the data.
 CLASSES = "classes"

@@ -112,6 +112,7 @@ class Ledger:
         self._beats = 1  # the number of the next renewal of the leases
         self._tended = time.monotonic()
         self._lost_retries = LostRetries(self._worker.interval)
+        self._outages = 0
         # A new trial has a lease from the beginning. Its worker may die before it can write another attribute.
         self._storage.stamp = lambda: {WORKER: self._worker.id, LEASE: self._worker.lease(0)}
 
@@ -262,11 +263,15 @@ class Ledger:
         """
         self._end_without_result(self._frozen(trial), INTERRUPTED, message)
 
-    def take_up(self) -> None:
-        """Enqueue again the trials that dead workers have left behind. Called when a study is resumed."""
+    def take_up(self, *, everything: bool = False) -> None:
+        """Enqueue again the trials that dead workers have left behind. Called when a study is resumed.
+
+        Args:
+            everything: Whether to take up all running trials, without waiting for the grace period.
+        """
         trials = self._trials()
         for trial in trials:
-            if _is_running(trial) and certainly_dead(trial, self._worker):
+            if _is_running(trial) and (everything or certainly_dead(trial, self._worker)):
                 self._abandon(trial)
         if not self._worker.exclusive and without_replacement(trials):
             time.sleep(random.uniform(0, 10 * DECISION_PAUSE))  # other workers may be resuming at the same time
@@ -296,6 +301,9 @@ class Ledger:
                 del self._own[trial_id]
         self._beats += 1
         trials = self._trials()
+        if self._storage.outages != self._outages:
+            self._outages = self._storage.outages
+            self._watch.restart()
         for orphan in self._watch.observe(trials, self._own):
             self._abandon(orphan)
         for ended in self._lost_retries.due(trials, now):
@@ -309,6 +317,12 @@ class Ledger:
         with self._storage.aged(IDLE_AGE):
             running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         return sum(trial._trial_id not in self._own for trial in running)
+
+    def unfinished(self) -> set[int]:
+        """Return the numbers of the first attempts at all configurations that run, wait, or are to run again."""
+        trials = self._trials()
+        again = without_replacement(trials)
+        return {root(trial) for trial in [*again, *(trial for trial in trials if not trial.state.is_finished())]}
 
     def _abandon(self, trial: FrozenTrial) -> None:
         message = f"{describe(trial)} is no longer running; attempt {attempt(trial)} of {MAX_ATTEMPTS}"
@@ -336,7 +350,9 @@ class Ledger:
                     self.fail(orphan, ABANDONED, f"the sampler failed: {error!r}")
             raise
         frozen = self._frozen(trial)
-        self._own[trial._trial_id] = _Own(trial, max(frozen.intermediate_values, default=0), ANCHOR in frozen.user_attrs)
+        self._own[trial._trial_id] = _Own(
+            trial, max(frozen.intermediate_values, default=0), ANCHOR in frozen.user_attrs
+        )
         if frozen.user_attrs.get(WORKER) != self._worker.id:  # it was enqueued
             with self._storage.together(trial._trial_id):
                 trial.set_user_attr(WORKER, self._worker.id)

@@ -33,6 +33,10 @@ ANY_AGE = float("inf")
 class Runner(Protocol):
     """Calls functions with the storage itself, and repeats them during an outage."""
 
+    @property
+    def outages(self) -> int:
+        """The number of outages that have ended."""
+
     def run(self, function: Callable[[BaseStorage], Any]) -> Any:
         """Return the result of ``function``."""
 
@@ -85,6 +89,11 @@ class Mirror(BaseStorage):
         self._max_age = 0.0
         #: User attributes of each trial that this process starts.
         self.stamp: Callable[[], dict[str, Any]] = dict
+
+    @property
+    def outages(self) -> int:
+        """The number of outages of the storage that have ended."""
+        return self._runner.outages
 
     # -- how current the trials are, and what is written together
 
@@ -329,6 +338,8 @@ def mirrored(study: Study) -> tuple[Study, Mirror]:
 
 class _Direct:
     """Calls functions with a storage that needs no patience."""
+
+    outages = 0
 
     def __init__(self, storage: BaseStorage) -> None:
         self._storage = storage

@@ -56,11 +56,21 @@ class Patience:
     Args:
         seconds: How long a storage may be unreachable.
         say: Called with one line when an outage is noticed and when it is over.
+        longest_pause: The longest pause between two tries, in seconds. It should be shorter than the grace period, so
+            that workers renew their leases in time after an outage.
     """
 
-    def __init__(self, seconds: float = PATIENCE, say: Callable[[str], None] = lambda line: None) -> None:
+    def __init__(
+        self,
+        seconds: float = PATIENCE,
+        say: Callable[[str], None] = lambda line: None,
+        longest_pause: float = LONGEST_PAUSE,
+    ) -> None:
         self.seconds = seconds
+        self._longest_pause = longest_pause
         self._say = say
+        #: The number of outages that have ended.
+        self.outages = 0
         #: Whether a signal has asked this process to end.
         self.hurried: Callable[[], bool] = lambda: False
 
@@ -83,8 +93,10 @@ class Patience:
                     self._say(f"storage unreachable, retrying for {self.seconds:.0f} s: {reason(error)}")
                     said = True
                 self._sleep(pause * random.uniform(0.5, 1))
-                pause = min(2 * pause, LONGEST_PAUSE)
+                pause = min(2 * pause, self._longest_pause)
             else:
+                if pause > FIRST_PAUSE:
+                    self.outages += 1
                 if said:
                     self._say(f"storage reachable again after {time.monotonic() - began:.0f} s")
                 return result
@@ -147,6 +159,11 @@ class _Guard:
                 "the study was deleted from the storage while it ran; its results cannot be stored"
             )
             raise self._gone from error
+
+    @property
+    def outages(self) -> int:
+        """The number of outages that have ended."""
+        return self._patience.outages
 
     def _once(self, function: Callable[[BaseStorage], Any]) -> Any:
         self._check_file()

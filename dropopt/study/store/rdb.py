@@ -134,12 +134,16 @@ def _insert(connection: Connection, trial_id: int, batch: Batch) -> None:
         connection.execute(_INSERTS[dialect](_PARAMS).on_conflict_do_nothing(), params)
     for table, attributes in ((_USER_ATTRS, batch.user_attrs), (_SYSTEM_ATTRS, batch.system_attrs)):
         if attributes:
-            rows = [{"trial_id": trial_id, "key": key, "value_json": json.dumps(fact)} for key, fact in attributes.items()]
+            rows = [
+                {"trial_id": trial_id, "key": key, "value_json": json.dumps(fact)} for key, fact in attributes.items()
+            ]
             connection.execute(_upsert(dialect, table, "key"), rows)
     if batch.reports:
         stored = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr
         names = ("trial_id", "step", "intermediate_value", "intermediate_value_type")
-        rows = [dict(zip(names, (trial_id, step, *stored(value)), strict=True)) for step, value in batch.reports.items()]
+        rows = [
+            dict(zip(names, (trial_id, step, *stored(value)), strict=True)) for step, value in batch.reports.items()
+        ]
         connection.execute(_upsert(dialect, _REPORTS, "step"), rows)
     if batch.values:
         names = ("trial_id", "objective", "value", "value_type")
