@@ -1,7 +1,7 @@
 """A study that uses the fake training; also a program: ``python fake_study.py '{"n_trials": 3}' N_JOBS``.
 
-The options ``grace`` and ``storage_patience`` are those of the command line, and ``on_ray`` is the number of CPUs of
-each trial on a Ray cluster; all others are fields of the study.
+The options ``grace``, ``storage_patience`` and ``reclaim`` are those of the command line, and ``on_ray`` is the number
+of CPUs of each trial on a Ray cluster; all others are fields of the study.
 """
 
 import json
@@ -29,7 +29,7 @@ def make(**options):
 
 def run(storage, n_jobs=2, **options):
     """Run the study in this process and return the exit code."""
-    others = {name: options.pop(name) for name in ("grace", "storage_patience") if name in options}
+    others = {name: options.pop(name) for name in ("grace", "storage_patience", "reclaim") if name in options}
     if "on_ray" in options:
         others["cluster"] = Cluster(cpus=options.pop("on_ray"))
     return session.run(

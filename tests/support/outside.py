@@ -16,10 +16,20 @@ from dropopt.study.store.url import resolve
 SCRIPT = Path(fake_study.__file__)
 
 
-def start(storage, n_jobs=1, seconds=0.2, **options):
-    """Start the fake study in a process; each of its epochs takes ``seconds``."""
+#: A program that runs another one with a clock that is wrong by some seconds.
+SKEWED = """
+import runpy, sys, time
+skew, real = float(sys.argv.pop(1)), time.time
+time.time = lambda: real() + skew
+runpy.run_path(sys.argv.pop(1), run_name="__main__")
+"""
+
+
+def start(storage, n_jobs=1, seconds=0.2, skew=0, **options):
+    """Start the fake study in a process; each of its epochs takes ``seconds``; its clock is wrong by ``skew``."""
+    program = [str(SCRIPT)] if not skew else ["-c", SKEWED, str(skew), str(SCRIPT)]
     return subprocess.Popen(
-        [sys.executable, str(SCRIPT), json.dumps(options), str(n_jobs)],
+        [sys.executable, *program, json.dumps(options), str(n_jobs)],
         env=os.environ | {"FAKE_SECONDS": str(seconds), "OPTUNA_STORAGE": str(storage)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

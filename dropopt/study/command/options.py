@@ -242,6 +242,14 @@ GpusPerTrial = Annotated[
         show_default=False,
     ),
 ]
+Reclaim = Annotated[
+    bool,
+    typer.Option(
+        "--reclaim",
+        help="Take up at once all trials that are running, without waiting for --grace. Only if no other worker runs: "
+        "the trials of a living one would end there and run again here.",
+    ),
+]
 
 # -- of ``dropopt run`` and ``dropopt worker``
 

@@ -53,6 +53,7 @@ def run(
     gpus_per_trial: options.GpusPerTrial = None,
     storage_patience: options.StoragePatience = 120.0,
     grace: options.Grace = 30.0,
+    reclaim: options.Reclaim = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Run a study, or resume it.
@@ -107,6 +108,7 @@ def run(
         resume_command=shlex.join([*command, *overrides.command_line(), *jobs, *where]) + place,
         storage_patience=storage_patience,
         grace=grace,
+        reclaim=reclaim,
         cluster=cluster,
         command=shlex.join([*command, *overrides.command_line(anew=True), *jobs, *where]) + place,
         quiet=quiet,

@@ -18,6 +18,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -31,7 +32,7 @@ from dropopt.seeds import derived_seed
 from dropopt.study.define.definition import Definition
 from dropopt.study.define.space import Space
 from dropopt.study.run import machine, memory
-from dropopt.study.run.checkpoints import default_folder
+from dropopt.study.run.checkpoints import Checkpoints, default_folder
 from dropopt.study.run.cluster import Cluster, count_nodes
 from dropopt.study.run.messages import Ready
 from dropopt.study.run.ray_slots import RayPool
@@ -50,7 +51,7 @@ from dropopt.study.show.live import LivePage
 from dropopt.study.show.progress import Progress
 from dropopt.study.show.summary import Outcome, show_summary
 from dropopt.study.store.code import record_code
-from dropopt.study.store.experiment import check, create, space_of
+from dropopt.study.store.experiment import IDENTITY_PAUSE, IDENTITY_TRIES, check, create, space_of
 from dropopt.study.store.keys import (
     ANCHOR,
     CLASSES,
@@ -61,13 +62,14 @@ from dropopt.study.store.keys import (
     MADE_WITH,
     PLAN,
     PRIOR,
+    QUEUE,
     SITES,
     SPACE_TEXT,
 )
-from dropopt.study.store.lease import GRACE, WorkerIdentity
+from dropopt.study.store.lease import BEATS, GRACE, WorkerIdentity
 from dropopt.study.store.ledger import Ledger
 from dropopt.study.store.opening import Opened, storage_file
-from dropopt.study.store.patient import PATIENCE, Patience
+from dropopt.study.store.patient import LONGEST_PAUSE, PATIENCE, Patience
 from dropopt.study.store.queries import count, find_study, study_names
 from dropopt.study.store.total import counted
 from dropopt.study.store.url import VARIABLE, redact, redact_all, resolve, storage_hint
@@ -92,6 +94,7 @@ class Request:
     storage_patience: float = PATIENCE  # seconds
     grace: float = GRACE  # seconds
     extendable: bool = True  # whether the command that resumes the study takes --n-trials
+    reclaim: bool = False  # whether to take up all running trials at once
     cluster: Cluster | None = None  # where the trials run; None for this machine
     command: str = ""  # what to type to repeat the study from its first trial
     quiet: bool = False  # whether to print nothing but errors
@@ -151,7 +154,8 @@ def run(request: Request) -> int:
     refuse_pickles(request.definition.sampler, url)
     quiet_optuna()
     console = make_console(quiet=request.quiet)
-    patience = Patience(request.storage_patience, lambda line: say(console, line, "yellow"))
+    pause = min(LONGEST_PAUSE, request.grace / BEATS)
+    patience = Patience(request.storage_patience, lambda line: say(console, line, "yellow"), pause)
     with (
         SignalCatcher() as signals,
         start_pool(request, console) as pool,
@@ -237,7 +241,7 @@ class Session:
             return
         self._study = find_study(self._storage, self._definition.name)
         check(self._study, self._request.space, self._request.base)
-        self._ledger(self._study, classes=2).take_up()
+        self._ledger(self._study, classes=2).take_up(everything=self._request.reclaim)
         trials = self._study.get_trials(deepcopy=False)
         self._done, self._running = counted(trials), count(trials).running
 
@@ -298,9 +302,10 @@ class Session:
             facts = {MADE_WITH: self._made_with, DATA: ready.fingerprint, CLASSES: ready.classes, SPACE_TEXT: text}
             if ready.complexity is not None:
                 facts[COMPLEXITY] = ready.complexity
-            study, created = self._create(facts | self._offered(ready))
-            if created:
-                self._enqueue(study, ready.classes)
+            prior = {} if self._prior is None else {PRIOR: dict(self._prior.evidence)}
+            study, created = self._create(facts | prior | {QUEUE: "pending"} | self._offered(ready))
+        if created or self._is_queue_lost(study):
+            self._enqueue(study, ready.classes)
         if not created and study.user_attrs.get(DATA) != ready.fingerprint:
             raise ConfigError(
                 f"the data of study {study.study_name!r} have changed since it began; give another --study-name"
@@ -318,7 +323,10 @@ class Session:
         self._study = study
         if self._progress is not None:
             self._progress.opened(study, LivePage(lambda: self._refresh(study)))
-        return self._ledger(study, ready.classes)
+        ledger = self._ledger(study, ready.classes)
+        if self._definition.checkpoints is None and (folder := self._request.checkpoints) is not None:
+            Checkpoints(folder, study.study_name).sweep(ledger.unfinished())
+        return ledger
 
     def _record(self, study: optuna.Study, ready: Ready) -> None:
         """Store what the reports of the study say: the sizes of its data, and the line that resumes it."""
@@ -387,6 +395,15 @@ class Session:
             enqueue_anchors(study, space, self._request.base, classes)
         if self._prior is not None:
             self._prior.seed(study, space, classes)
+        study.set_user_attr(QUEUE, "done")
+
+    def _is_queue_lost(self, study: optuna.Study) -> bool:
+        """Whether the process that created the study has died before it enqueued all of the first trials."""
+        for _ in range(1 if self._identity.exclusive else IDENTITY_TRIES):
+            if study.user_attrs.get(QUEUE) != "pending":
+                return False
+            time.sleep(IDENTITY_PAUSE)
+        return True
 
     def _evidence(self, drawn: int) -> Mapping[str, Any] | None:
         """The evidence of an earlier study. All workers of a study use the same, from its first trial on."""

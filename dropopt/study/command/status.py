@@ -15,12 +15,15 @@ def status(storage: Storage = None, as_json: AsJson = False) -> None:
     """
     from dropopt.study.show.console import make_console
     from dropopt.study.show.status import rows, show_status
-    from dropopt.study.store.opening import Opened
+    from dropopt.study.store.lock import is_held
+    from dropopt.study.store.opening import Opened, storage_file
     from dropopt.study.store.url import redact, resolve
 
     url = resolve(storage)
+    file = storage_file(url)
+    alone = file is not None and "://" in url and not is_held(file)
     with closing(Opened(url, create=False)) as opened:
         if as_json:
-            print(json.dumps([row.plain() for row in rows(opened.storage)], indent=1))
+            print(json.dumps([row.plain() for row in rows(opened.storage, alone=alone)], indent=1))
         else:
-            show_status(make_console(), opened.storage, redact(url))
+            show_status(make_console(), opened.storage, redact(url), alone=alone)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,9 +35,20 @@ class Checkpoints:
 
     def path(self, root: int) -> Path:
         """Return the file of a trial. It is always inside the folder, and no two names of studies share a file."""
+        return self.folder.absolute() / f"{self._prefix}-{root}.pt"
+
+    def sweep(self, roots: Collection[int]) -> None:
+        """Remove the files of all trials but ``roots``: a worker may die after a trial ends, before it removes them."""
+        for path in self.folder.absolute().glob(f"{self._prefix}-*.pt"):
+            number = path.stem.removeprefix(f"{self._prefix}-")
+            if number.isdecimal() and int(number) not in roots:
+                remove(path)
+
+    @property
+    def _prefix(self) -> str:
         safe = re.sub(r"[^A-Za-z0-9]+", "-", self.study).strip("-")[:NAME_CHARACTERS]
         digest = hashlib.sha256(self.study.encode()).hexdigest()[:8]
-        return self.folder.absolute() / f"{safe or 'study'}-{digest}-{root}.pt"
+        return f"{safe or 'study'}-{digest}"
 
 
 def keep(path: Path, count: int) -> None:

@@ -163,6 +163,7 @@ class Worker:
 
     def _start(self, slot: int) -> None:
         asked = self._opened().ask(self._n_trials)
+        self._tend()  # a sampler may be slow, and there may be many slots
         if asked is None:
             return
         trial, run = asked

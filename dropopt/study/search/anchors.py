@@ -71,7 +71,7 @@ def enqueue_anchors(study: optuna.Study, space: Space, base: RunConfig, classes:
         classes: The number of classes of the data.
     """
     for name, parameters in anchors_of(space, base, classes).items():
-        study.enqueue_trial(parameters, user_attrs={ANCHOR: name})
+        study.enqueue_trial(parameters, user_attrs={ANCHOR: name}, skip_if_exists=True)
 
 
 def anchors_of(space: Space, base: RunConfig, classes: int) -> dict[str, dict[str, Choice]]:

@@ -25,15 +25,16 @@ def make_pruner(name: str, epochs: int, *, anchors: int = 0) -> BasePruner:
         anchors: The number of trials that are anchors. They are good configurations, so a trial is pruned only once
             :data:`STARTUP_TRIALS` others are complete as well.
     """
-    from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner, PercentilePruner
+    from optuna.pruners import HyperbandPruner, NopPruner
 
     from dropopt.study.search.forecast import ForecastPruner
+    from dropopt.study.search.percentile import QuickPercentilePruner
 
     warmup, startup = round(epochs * WARMUP), STARTUP_TRIALS + anchors
     if name == "median":
-        return MedianPruner(n_startup_trials=startup, n_warmup_steps=warmup, interval_steps=1)
+        return QuickPercentilePruner(50.0, startup, warmup)
     if name == "percentile":
-        return PercentilePruner(25.0, n_startup_trials=startup, n_warmup_steps=warmup, interval_steps=1)
+        return QuickPercentilePruner(25.0, startup, warmup)
     if name == "forecast":
         return ForecastPruner(n_startup_trials=startup)
     if name == "hyperband":

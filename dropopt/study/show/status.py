@@ -19,6 +19,7 @@ from dropopt.study.store.queries import (
     last_activity,
     leader,
     study_names,
+    waiting,
 )
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class Row:
         counts: The number of trials in each state.
         leader: The best trial; None if there is none, if it has diverged, or if there are several objectives.
         last: The time of the last activity.
+        waiting: The number of trials whose worker has died or stopped, and that are to run again.
     """
 
     study: str
@@ -46,6 +48,7 @@ class Row:
     counts: Counts
     leader: FrozenTrial | None
     last: datetime | None
+    waiting: int = 0
 
     def plain(self) -> dict[str, Any]:
         """Return the row as values for JSON."""
@@ -57,6 +60,7 @@ class Row:
             "study": self.study,
             "objectives": list(self.objectives),
             "trials": asdict(self.counts),
+            "waiting_for_a_worker": self.waiting,
             "best": found,
             "last_activity": self.last and self.last.isoformat(timespec="seconds"),
         }
@@ -72,20 +76,34 @@ class Row:
         return self.study, str(self.counts), *values, f"{self.last:%Y-%m-%d %H:%M}" if self.last else "-"
 
 
-def rows(storage: BaseStorage) -> Iterator[Row]:
-    """The studies in ``storage``, by name."""
+def rows(storage: BaseStorage, *, alone: bool = False) -> Iterator[Row]:
+    """The studies in ``storage``, by name; ``alone`` is whether no process writes to it."""
     import optuna
 
     for name in study_names(storage):
         study = optuna.load_study(study_name=name, storage=storage)
         trials = study.get_trials(deepcopy=False)
         objectives = tuple(direction.name.lower() for direction in study.directions)
-        yield Row(name, objectives, count(trials), leader(study, trials), last_activity(trials))
+        yield Row(
+            name,
+            objectives,
+            count(trials),
+            leader(study, trials),
+            last_activity(trials),
+            waiting(trials, alone=alone),
+        )
 
 
-def show_status(console: Console, storage: BaseStorage, url: str) -> None:
-    """Print one row for each study in ``storage``; ``url`` is its redacted address."""
-    found = list(rows(storage))
+def show_status(console: Console, storage: BaseStorage, url: str, *, alone: bool = False) -> None:
+    """Print one row for each study in ``storage``.
+
+    Args:
+        console: Where to print.
+        storage: The storage.
+        url: Its redacted address.
+        alone: Whether no process writes to it.
+    """
+    found = list(rows(storage, alone=alone))
     if not found:
         say(console, f"{url} holds no study yet")
         return
@@ -96,3 +114,7 @@ def show_status(console: Console, storage: BaseStorage, url: str) -> None:
     for row in found:
         table.add_row(*row.cells())
     console.print(table, width=min(console.width, WIDTH), markup=False)
+    for row in found:
+        if row.waiting:
+            trials = "1 trial waits" if row.waiting == 1 else f"{row.waiting} trials wait"
+            say(console, f"study {row.study}: {trials} for a worker; resume the study with: dropopt run")

@@ -50,9 +50,9 @@ def create(
         study = optuna.create_study(study_name=name, storage=storage, direction="minimize", load_if_exists=known)
     except optuna.exceptions.DuplicatedStudyError:
         study = optuna.load_study(study_name=name, storage=storage)
-        _wait_for_identity(study)
-        check(study, space, base, begun=True)
-        return study, False
+        if _has_identity(study):
+            check(study, space, base, begun=True)
+            return study, False
     with warnings.catch_warnings():
         # Metric names are experimental since Optuna 3.2. Without one the dashboard calls the value "Objective 0".
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -72,12 +72,13 @@ def space_of(study: optuna.Study, space: Space) -> Space:
     return space.with_sites(study.user_attrs[SITES]) if SITES in study.user_attrs else space
 
 
-def _wait_for_identity(study: optuna.Study) -> None:
-    """Wait until the process that has just created ``study`` has stored its attributes."""
+def _has_identity(study: optuna.Study) -> bool:
+    """Whether the process that has just created ``study`` stores its attributes; False if it has died before."""
     for _ in range(IDENTITY_TRIES):
-        if BASE in study.user_attrs:
-            return
+        if BASE in study.user_attrs or study.get_trials(deepcopy=False):
+            return True
         time.sleep(IDENTITY_PAUSE)
+    return False
 
 
 def check(study: optuna.Study, space: Space, base: RunConfig, *, begun: bool = False) -> None:

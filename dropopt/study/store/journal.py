@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dropopt.config import ConfigError
+from dropopt.study.store.journal_lock import marker, writing
 from dropopt.study.store.sqlite import make_folder
 from dropopt.study.store.url import VARIABLE, reason, redact
 
@@ -41,8 +42,11 @@ def open_journal(path: Path, create: bool) -> BaseStorage:
 
 def _backend(path: Path) -> Any:
     """Return a variant of Optuna's journal file that stays readable if a write fails or its process dies."""
-    from optuna.storages.journal import JournalFileBackend
+    from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
     from optuna.storages.journal._file import get_lock_file
+
+    lock = JournalFileSymlinkLock(str(path))
+    lock._lock_target_file = marker(path)
 
     class WholeLines(JournalFileBackend):
         """Appends whole lines or nothing."""
@@ -50,8 +54,12 @@ def _backend(path: Path) -> Any:
         def append_logs(self, logs: list[dict[str, Any]]) -> None:
             """Append ``logs``. An incomplete last line, left by a writer that died, is cut off first."""
             lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
-            with get_lock_file(self._lock):
-                _append(path, lines.encode())
+            descriptor = os.open(path, os.O_RDWR | os.O_APPEND)  # a file that was removed is not created again
+            try:
+                with writing(descriptor, path), get_lock_file(lock):
+                    _append(descriptor, lines.encode())
+            finally:
+                os.close(descriptor)
 
         def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
             """Yield the logs; raises :class:`ConfigError` at a damaged line that is not the last."""
@@ -60,25 +68,21 @@ def _backend(path: Path) -> Any:
             except ValueError:
                 raise ConfigError(_damage(path)) from None
 
-    return WholeLines(str(path))
+    return WholeLines(str(path), lock_obj=lock)
 
 
-def _append(path: Path, lines: bytes) -> None:
+def _append(descriptor: int, lines: bytes) -> None:
     """Append ``lines`` to a journal whose lock is held; after an error the file is unchanged."""
-    descriptor = os.open(path, os.O_RDWR | os.O_APPEND)  # a file that was removed is not created again
+    size = _end_of_last_line(descriptor)
+    if size < os.fstat(descriptor).st_size:
+        os.ftruncate(descriptor, size)
     try:
-        size = _end_of_last_line(descriptor)
-        if size < os.fstat(descriptor).st_size:
-            os.ftruncate(descriptor, size)
-        try:
-            if os.write(descriptor, lines) < len(lines):
-                raise OSError(errno.ENOSPC, "No space left on device")
-            os.fsync(descriptor)
-        except OSError:
-            os.ftruncate(descriptor, size)
-            raise
-    finally:
-        os.close(descriptor)
+        if os.write(descriptor, lines) < len(lines):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        os.fsync(descriptor)
+    except OSError:
+        os.ftruncate(descriptor, size)
+        raise
 
 
 def _end_of_last_line(descriptor: int) -> int:

@@ -33,6 +33,8 @@ FACTS = "facts"
 COMMAND = "command"
 #: The evidence about the blend that the study started from.
 PRIOR = "prior"
+#: Whether the first trials, the anchors and those of the prior, have all been enqueued: ``pending`` or ``done``.
+QUEUE = "queue"
 
 #: The number of classes of the data.
 CLASSES = "classes"

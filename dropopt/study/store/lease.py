@@ -88,7 +88,7 @@ def certainly_dead(trial: FrozenTrial, reader: WorkerIdentity) -> bool:
     if not machine.get("boot") or any(process.get(key) != value for key, value in machine.items()):
         return False
     pid, began = process.get("pid"), process.get("began")
-    return isinstance(pid, int) and began is not None and _began(pid) != began
+    return isinstance(pid, int) and began is not None and _began(pid) != began and not _is_hidden(pid)
 
 
 @dataclass
@@ -112,6 +112,10 @@ class Watch:
         self._clock = clock
         self._last = clock()
         self._seen: dict[int, _Seen] = {}
+
+    def restart(self) -> None:
+        """Give all workers a whole grace period again: the storage was unreachable, for them too."""
+        self._seen = {}
 
     def observe(self, trials: Iterable[FrozenTrial], own: Collection[int]) -> list[FrozenTrial]:
         """Observe all ``trials`` of a study, and return those whose worker is dead.
@@ -166,6 +170,17 @@ def _machine() -> dict[str, str]:
         return {"boot": boot, "namespace": os.readlink("/proc/self/ns/pid")}
     except OSError:  # macOS and Windows
         return {}
+
+
+def _is_hidden(pid: int) -> bool:
+    """Whether a process exists that /proc does not show: it may be mounted so that others' processes are hidden."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return not Path(f"/proc/{pid}").exists()
+    except OSError:
+        return False
+    return False
 
 
 def _began(pid: int) -> str | None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +54,7 @@ from dropopt.study.store.retries import (
     root,
     without_replacement,
 )
-from dropopt.study.store.total import Decision, counted, decide
+from dropopt.study.store.total import Decision, Tally, decide
 
 if TYPE_CHECKING:
     import optuna
@@ -72,7 +73,21 @@ SEED_BITS = 31
 DECISION_PATIENCE = 5.0
 DECISION_PAUSE = 0.05
 
+#: The age in seconds up to which the other workers' trials need not be read again while this worker is idle.
+IDLE_AGE = 1.0
+
 _OUT_OF_MEMORY = ("MemoryError", "OutOfMemoryError")
+
+
+@dataclass(frozen=True)
+class _Own:
+    """A running trial of this worker."""
+
+    trial: optuna.Trial
+    #: The last epoch that an earlier attempt has reported.
+    inherited: int
+    #: Whether it is never pruned: an anchor, or a trial that continues a pruned one.
+    runs_to_end: bool
 
 
 class Ledger:
@@ -96,22 +111,32 @@ class Ledger:
         classes: int,
         worker: WorkerIdentity | None = None,
     ) -> None:
-        self.study = study
+        from dropopt.study.store.mirror import mirrored
+
+        self.study, self._storage = mirrored(study)
         self._space = space
         self._base = base
         self._seed = seed
         self._classes = classes
         self._worker = worker or WorkerIdentity()
         self._watch = Watch(self._worker)
-        self._own: dict[int, optuna.Trial] = {}  # this worker's running trials, by the storage's id
-        self._inherited: dict[int, int] = {}  # the last epoch that an earlier attempt has reported, by the same id
+        self._own: dict[int, _Own] = {}  # by the storage's id
+        self._tally = Tally()
         self._beats = 1  # the number of the next renewal of the leases
         self._tended = time.monotonic()
         self._lost_retries = LostRetries(self._worker.interval)
+        self._outages = 0
+        # A new trial has a lease from the beginning. Its worker may die before it can write another attribute.
+        self._storage.stamp = lambda: {WORKER: self._worker.id, LEASE: self._worker.lease(0)}
+
+    def counted(self) -> int:
+        """Return the number of trials that count towards the total."""
+        with self._storage.aged(IDLE_AGE):
+            return self._tally(self._trials())
 
     def may_start(self, target: int) -> bool:
         """Whether the study has fewer trials than ``target``."""
-        return counted(self.study.get_trials(deepcopy=False)) < target
+        return self.counted() < target
 
     def ask(self, target: int | None = None) -> tuple[optuna.Trial, RunConfig | None] | None:
         """Start the next trial.
@@ -126,27 +151,42 @@ class Ledger:
         Returns:
             The trial and its configuration. The configuration is None if the suggested parameters are not valid; the
             trial has then failed. The result is None if the trial was given back, because another worker started the
-            last trial at the same time.
+            last trial at the same time, or if another worker has taken it over.
         """
-        trial = self._new_trial()
-        if not self._keeps(trial, target):
+        from optuna.exceptions import UpdateFinishedTrialError
+
+        from dropopt.study.store.mirror import ANY_AGE
+
+        trials = self._trials()
+        if target is not None and self._tally(trials) >= target:
             return None
         try:
-            run = self._space.suggest(trial, self._classes, self._base)
+            with self._storage.aged(ANY_AGE):
+                trial = self._new_trial(len(trials))
+                return (trial, self._suggested(trial)) if self._keeps(trial, target) else None
+        except UpdateFinishedTrialError:  # this process was stopped for longer than the grace period
+            return None
+
+    def _suggested(self, trial: optuna.Trial) -> RunConfig | None:
+        """Return the configuration of a new trial, and store it; None if its parameters are not valid."""
+        try:
+            with self._storage.together(trial._trial_id):
+                trial.set_user_attr(LEASE, self._worker.lease(self._beats))
+                run = self._space.suggest(trial, self._classes, self._base)
+                seed = derived_seed(self._seed, "train", root(self._frozen(trial)), bits=SEED_BITS)
+                run = run.model_copy(update={"train": run.train.model_copy(update={"seed": seed})})
+                trial.set_user_attr(SEED, seed)
+                trial.set_user_attr(CONFIG, run.model_dump(mode="json"))
         except ConfigError as error:
             self.fail(trial, "ConfigError", str(error))
-            return trial, None
+            return None
         except BaseException as error:
             if isinstance(error, ValueError) and self._is_enqueued(trial):
                 self.fail(trial, "ValueError", f"it was enqueued with a value that is not in the space: {error}")
-                return trial, None
+                return None
             self.fail(trial, ABANDONED, f"the sampler failed: {error!r}")
             raise
-        seed = derived_seed(self._seed, "train", root(self._frozen(trial)), bits=SEED_BITS)
-        run = run.model_copy(update={"train": run.train.model_copy(update={"seed": seed})})
-        trial.set_user_attr(SEED, seed)
-        trial.set_user_attr(CONFIG, run.model_dump(mode="json"))
-        return trial, run
+        return run
 
     def report(self, trial: optuna.Trial, value: float, *, epoch: int, epochs: int) -> bool:
         """Store the value of an epoch.
@@ -167,13 +207,16 @@ class Ledger:
         """
         from optuna.exceptions import UpdateFinishedTrialError
 
-        inherited = self._inherited.get(trial._trial_id, 0)
+        own = self._own.get(trial._trial_id)
         try:
-            if epoch <= inherited:
-                self.study._storage.set_trial_intermediate_value(trial._trial_id, epoch, value)
+            if own is not None and epoch <= own.inherited:
+                self._storage.set_trial_intermediate_value(trial._trial_id, epoch, value)
                 return False
             trial.report(value, epoch)
-            return epoch < epochs and not {ANCHOR, CONTINUES} & trial.user_attrs.keys() and trial.should_prune()
+            if epoch >= epochs or (own is not None and own.runs_to_end):
+                return False
+            with self._storage.aged(self._worker.interval):
+                return trial.should_prune()
         except UpdateFinishedTrialError:
             self._own.pop(trial._trial_id, None)
             raise TrialEndedError from None
@@ -241,15 +284,19 @@ class Ledger:
         """
         self._end_without_result(self._frozen(trial), INTERRUPTED, message)
 
-    def take_up(self) -> None:
-        """Enqueue again the trials that dead workers have left behind. Called when a study is resumed."""
-        trials = self.study.get_trials(deepcopy=False)
+    def take_up(self, *, everything: bool = False) -> None:
+        """Enqueue again the trials that dead workers have left behind. Called when a study is resumed.
+
+        Args:
+            everything: Whether to take up all running trials, without waiting for the grace period.
+        """
+        trials = self._trials()
         for trial in trials:
-            if _is_running(trial) and certainly_dead(trial, self._worker):
+            if _is_running(trial) and (everything or certainly_dead(trial, self._worker)):
                 self._abandon(trial)
         if not self._worker.exclusive and without_replacement(trials):
             time.sleep(random.uniform(0, 10 * DECISION_PAUSE))  # other workers may be resuming at the same time
-        for trial in without_replacement(self.study.get_trials(deepcopy=False)):
+        for trial in without_replacement(self._trials()):
             enqueue_again(self.study, trial)
 
     def tend(self) -> list[int]:
@@ -267,22 +314,36 @@ class Ledger:
             return []
         self._tended = now
         lost = []
-        for trial_id, trial in list(self._own.items()):
+        for trial_id, own in list(self._own.items()):
             try:
-                self.study._storage.set_trial_user_attr(trial_id, LEASE, self._worker.lease(self._beats))
+                self._storage.set_trial_user_attr(trial_id, LEASE, self._worker.lease(self._beats))
             except UpdateFinishedTrialError:
-                lost.append(trial.number)
+                lost.append(own.trial.number)
                 del self._own[trial_id]
         self._beats += 1
-        for orphan in self._watch.observe(self.study.get_trials(deepcopy=False), self._own):
+        trials = self._trials()
+        if self._storage.outages != self._outages:
+            self._outages = self._storage.outages
+            self._watch.restart()
+        for orphan in self._watch.observe(trials, self._own):
             self._abandon(orphan)
-        for ended in self._lost_retries.due(self.study.get_trials(deepcopy=False), now):
+        for ended in self._lost_retries.due(trials, now):
             enqueue_again(self.study, ended)
         return lost
 
     def others_running(self) -> int:
         """Return the number of running trials of other workers."""
-        return sum(_is_running(t) and t._trial_id not in self._own for t in self.study.get_trials(deepcopy=False))
+        from optuna.trial import TrialState
+
+        with self._storage.aged(IDLE_AGE):
+            running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        return sum(trial._trial_id not in self._own for trial in running)
+
+    def unfinished(self) -> set[int]:
+        """Return the numbers of the first attempts at all configurations that run, wait, or are to run again."""
+        trials = self._trials()
+        again = without_replacement(trials)
+        return {root(trial) for trial in [*again, *(trial for trial in trials if not trial.state.is_finished())]}
 
     def _abandon(self, trial: FrozenTrial) -> None:
         message = f"{describe(trial)} is no longer running; attempt {attempt(trial)} of {MAX_ATTEMPTS}"
@@ -299,20 +360,24 @@ class Ledger:
             enqueue_again(self.study, self._frozen(trial))
         return ended
 
-    def _new_trial(self) -> optuna.Trial:
-        before = len(self.study.get_trials(deepcopy=False))
+    def _new_trial(self, before: int) -> optuna.Trial:
+        """Start a trial; ``before`` is the number of trials that exist."""
         try:
             trial = self._take()
         except BaseException as error:
             # Optuna creates the trial before it calls the sampler; if the sampler fails, no other code ends the trial.
-            for orphan in self.study.get_trials(deepcopy=False)[before:]:
-                if _is_running(orphan) and LEASE not in orphan.user_attrs:
+            for orphan in self._trials()[before:]:
+                if _is_running(orphan) and orphan.user_attrs.get(WORKER) == self._worker.id:
                     self.fail(orphan, ABANDONED, f"the sampler failed: {error!r}")
             raise
-        self._own[trial._trial_id] = trial
-        self._inherited[trial._trial_id] = max(self._frozen(trial).intermediate_values, default=0)
-        trial.set_user_attr(WORKER, self._worker.id)
-        trial.set_user_attr(LEASE, self._worker.lease(0))
+        frozen = self._frozen(trial)
+        self._own[trial._trial_id] = _Own(
+            trial, max(frozen.intermediate_values, default=0), bool({ANCHOR, CONTINUES} & frozen.user_attrs.keys())
+        )
+        if frozen.user_attrs.get(WORKER) != self._worker.id:  # it was enqueued
+            with self._storage.together(trial._trial_id):
+                trial.set_user_attr(WORKER, self._worker.id)
+                trial.set_user_attr(LEASE, self._worker.lease(0))
         return trial
 
     def _take(self) -> optuna.Trial:
@@ -322,28 +387,31 @@ class Ledger:
         """Return whether the new trial is within the target; otherwise give it back."""
         if self._worker.exclusive or target is None:
             return True
-        decision, message = self._decision(trial.number, target), "the study has enough trials"
-        trials = self.study.get_trials(deepcopy=False)
+        enqueued = self._is_enqueued(trial)
+        if not enqueued and trial.number < target:  # there are no more trials than the target
+            return True
+        with self._storage.aged(0):
+            decision, message = self._decision(trial.number, target), "the study has enough trials"
+            trials = self._trials()
         duplicate = is_duplicate(trials[trial.number], trials)
         if duplicate:
             decision, message = Decision.GIVE_BACK, "another trial replaces the same one"
         if decision == Decision.KEEP:
             trial.set_user_attr(LEASE, self._worker.lease(self._beats))
             return True
-        again = not duplicate and self._is_enqueued(trial)
-        self._end_without_result(trials[trial.number], GIVEN_BACK, message, again=again)
+        self._end_without_result(trials[trial.number], GIVEN_BACK, message, again=enqueued and not duplicate)
         return False
 
     def _decision(self, number: int, target: int) -> Decision:
         end = time.monotonic() + DECISION_PATIENCE
         while True:
-            decision = decide(self.study.get_trials(deepcopy=False), number, target)
+            decision = decide(self._trials(), number, target)
             if decision != Decision.WAIT or time.monotonic() >= end:
                 return decision
             time.sleep(DECISION_PAUSE)
 
     def _is_among_best(self, value: float) -> bool:
-        best = ranked(self.study.get_trials(deepcopy=False))[:HISTORIES]
+        best = ranked(self._trials())[:HISTORIES]
         return len(best) < HISTORIES or value <= (best[-1].value or 0.0)
 
     def _cost(self, trial: optuna.Trial | FrozenTrial) -> dict[str, int]:
@@ -357,9 +425,12 @@ class Ledger:
         facts = Facts.read(self.study.user_attrs.get(FACTS))
         return None if facts is None else facts.parameters
 
+    def _trials(self) -> Sequence[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False)
+
     def _frozen(self, trial: optuna.Trial | FrozenTrial) -> FrozenTrial:
         """Return the trial as it is stored now."""
-        return self.study.get_trials(deepcopy=False)[trial.number]
+        return self._storage.get_trial(trial._trial_id)
 
     def _is_enqueued(self, trial: optuna.Trial) -> bool:
         """Whether the trial's parameters were enqueued, with ``enqueue_trial`` or on the dashboard."""
@@ -373,7 +444,7 @@ class Ledger:
         value: float | None = None,
         history: History | None = None,
     ) -> bool:
-        """Write the attributes, then the state: a finished trial accepts no attributes.
+        """Write the attributes and the state.
 
         Returns:
             Whether this call has ended the trial. Another process may have ended it already; the earlier result is
@@ -382,25 +453,33 @@ class Ledger:
         import optuna
 
         self._own.pop(trial._trial_id, None)
-        self._inherited.pop(trial._trial_id, None)
         # A trial of another worker is a FrozenTrial, for which Optuna has no public way to write attributes.
-        storage = self.study._storage
+        orphaned = isinstance(trial, optuna.trial.FrozenTrial)
         try:
-            for key, fact in {**facts, **self._cost(trial)}.items():
-                storage.set_trial_user_attr(trial._trial_id, key, fact)
-            if history is not None:
-                storage.set_trial_system_attr(trial._trial_id, HISTORY, history.plain())
-            if isinstance(trial, optuna.trial.FrozenTrial):
-                storage.set_trial_state_values(trial._trial_id, state)  # raises if another worker was faster
-            else:
-                self.study.tell(trial, value, state)
+            with self._storage.together(trial._trial_id):
+                for key, fact in {**facts, **self._cost(trial)}.items():
+                    self._storage.set_trial_user_attr(trial._trial_id, key, fact)
+                if history is not None:
+                    self._storage.set_trial_system_attr(trial._trial_id, HISTORY, history.plain())
+                if orphaned:
+                    self._storage.set_trial_state_values(trial._trial_id, state)
+                else:
+                    self.study.tell(trial, value, state)
         except optuna.exceptions.UpdateFinishedTrialError:
-            return False
+            return not orphaned and self._is_stored(trial, state, facts, value)
         except ValueError:
             if self._frozen(trial).state.is_finished():  # Optuna's error if it was ended a moment ago
-                return False
+                return not orphaned and self._is_stored(trial, state, facts, value)
             raise
         return True
+
+    def _is_stored(
+        self, trial: optuna.Trial | FrozenTrial, state: TrialState, facts: Mapping[str, Any], value: float | None
+    ) -> bool:
+        """Whether a trial of this worker ended as given: a server may restart between storing and answering."""
+        stored = self._frozen(trial)
+        alike = stored.state == state and facts.items() <= stored.user_attrs.items()
+        return alike and (value is None or stored.value == value)
 
 
 def _is_running(trial: FrozenTrial) -> bool:

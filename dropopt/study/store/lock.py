@@ -17,6 +17,20 @@ from dropopt.config import ConfigError
 SUFFIX = ".lock"
 
 
+def is_held(path: Path) -> bool:
+    """Whether a process holds the lock of ``path``; a lock file may remain where its process was killed."""
+    file = path.with_name(path.name + SUFFIX)
+    if not file.exists():
+        return False
+    probe = FileLock(file)
+    try:
+        probe.acquire(timeout=0)
+    except (Timeout, OSError):
+        return True
+    probe.release()
+    return False
+
+
 class WriterLock:
     """Holds the lock of ``path`` until :meth:`release`, or until the process ends in any way.
 

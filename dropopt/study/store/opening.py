@@ -90,7 +90,8 @@ def is_storage_error(error: BaseException) -> bool:
 
 def close(storage: BaseStorage) -> None:
     """Close the connections of ``storage``; SQLite then merges its write-ahead log into the file."""
-    storage = getattr(storage, "inner", storage)
+    while hasattr(storage, "inner"):
+        storage = storage.inner
     storage.remove_session()
     if hasattr(storage, "close"):
         storage.close()  # the connection to a storage proxy
@@ -127,7 +128,10 @@ class Opened:
         except BaseException:
             self._release()
             raise
-        self.storage = patient(opened, patience, file)
+        from dropopt.study.store.mirror import Mirror
+
+        waiting: Any = patient(opened, patience, file)
+        self.storage = Mirror(waiting, waiting.guard)
 
     @property
     def exclusive(self) -> bool:
@@ -183,7 +187,8 @@ def _engine_kwargs(parsed: Any) -> dict[str, Any]:
     """Return the arguments of SQLAlchemy's engine: the timeouts, as each driver calls them."""
     backend, driver = parsed.get_backend_name(), parsed.get_driver_name()
     if backend == "sqlite":
-        return {"connect_args": {"timeout": BUSY_TIMEOUT, "factory": Connection}}
+        # One connection is used as long as one is enough: SQLite tells each of them what the others have written.
+        return {"connect_args": {"timeout": BUSY_TIMEOUT, "factory": Connection}, "pool_use_lifo": True}
     arguments: dict[str, Any] = {}
     if driver in ("psycopg2", "psycopg", "pymysql", "mysqldb"):
         arguments["connect_timeout"] = CONNECT_TIMEOUT

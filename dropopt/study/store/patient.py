@@ -57,11 +57,21 @@ class Patience:
     Args:
         seconds: How long a storage may be unreachable.
         say: Called with one line when an outage is noticed and when it is over.
+        longest_pause: The longest pause between two tries, in seconds. It should be shorter than the grace period, so
+            that workers renew their leases in time after an outage.
     """
 
-    def __init__(self, seconds: float = PATIENCE, say: Callable[[str], None] = lambda line: None) -> None:
+    def __init__(
+        self,
+        seconds: float = PATIENCE,
+        say: Callable[[str], None] = lambda line: None,
+        longest_pause: float = LONGEST_PAUSE,
+    ) -> None:
         self.seconds = seconds
+        self._longest_pause = longest_pause
         self._say = say
+        #: The number of outages that have ended.
+        self.outages = 0
         #: Whether a signal has asked this process to end.
         self.hurried: Callable[[], bool] = lambda: False
 
@@ -84,8 +94,10 @@ class Patience:
                     self._say(f"storage unreachable, retrying for {self.seconds:.0f} s: {reason(error)}")
                     said = True
                 self._sleep(pause * random.uniform(0.5, 1))
-                pause = min(2 * pause, LONGEST_PAUSE)
+                pause = min(2 * pause, self._longest_pause)
             else:
+                if pause > FIRST_PAUSE:
+                    self.outages += 1
                 if said:
                     self._say(f"storage reachable again after {time.monotonic() - began:.0f} s")
                 return result
@@ -131,10 +143,15 @@ class _Guard:
         self.inner = inner
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Call a method of the storage."""
+        return self.run(lambda storage: getattr(storage, name)(*args, **kwargs), name)
+
+    def run(self, function: Callable[[BaseStorage], Any], name: str = "") -> Any:
+        """Call ``function`` with the storage; ``name`` is the method that it calls, if it is one."""
         if self._gone is not None:
             raise self._gone
         try:
-            return self._patience.call(lambda: self._once(name, args, kwargs))
+            return self._patience.call(lambda: self._once(function))
         except StorageError as error:
             self._gone = error
             raise
@@ -146,12 +163,16 @@ class _Guard:
             )
             raise self._gone from error
 
-    def _once(self, name: str, args: Any, kwargs: Any) -> Any:
+    @property
+    def outages(self) -> int:
+        """The number of outages that have ended."""
+        return self._patience.outages
+
+    def _once(self, function: Callable[[BaseStorage], Any]) -> Any:
         self._check_file()
-        method = getattr(self.inner, name)
         if self._caller is None:
-            return method(*args, **kwargs)
-        return self._caller.call(lambda: method(*args, **kwargs))
+            return function(self.inner)
+        return self._caller.call(lambda: function(self.inner))
 
     def _check_file(self) -> None:
         """Raise :class:`StorageError` if the file was removed or replaced.
@@ -212,6 +233,8 @@ class _Caller:
 
 def patient(inner: BaseStorage, patience: Patience, file: Path | None) -> BaseStorage:
     """Return a storage that calls ``inner``, and repeats calls that fail because of an outage.
+
+    Its attribute ``guard`` does the same for functions that take ``inner``.
 
     Args:
         inner: The storage.

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 from dropopt.config import ConfigError, suggestion
 from dropopt.study.store.keys import CLASSES, REASON, UNCOUNTED
+from dropopt.study.store.lease import WorkerIdentity, certainly_dead
+from dropopt.study.store.retries import without_replacement
 
 if TYPE_CHECKING:
     import optuna
@@ -53,6 +55,22 @@ def count(trials: Iterable[FrozenTrial]) -> Counts:
         lost = trial.user_attrs.get(REASON) in UNCOUNTED
         found[names.get(trial.state, "interrupted" if lost else "failed")] += 1
     return Counts(**found)
+
+
+def waiting(trials: Sequence[FrozenTrial], *, alone: bool) -> int:
+    """Return how many ``trials`` wait for a worker: their own has died or stopped, and they are to run again.
+
+    Trials of workers on other machines are left out while they run: only the grace period shows whether these live.
+
+    Args:
+        trials: All trials of a study.
+        alone: Whether no process writes to the storage.
+    """
+    from optuna.trial import TrialState
+
+    reader = WorkerIdentity(exclusive=alone)
+    running = (trial for trial in trials if trial.state == TrialState.RUNNING)
+    return len(without_replacement(trials)) + sum(alone or certainly_dead(trial, reader) for trial in running)
 
 
 def best(trials: Iterable[FrozenTrial], *, maximize: bool = False) -> FrozenTrial | None:

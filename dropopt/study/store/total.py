@@ -34,6 +34,21 @@ def counted(trials: Iterable[FrozenTrial]) -> int:
     return sum(_counts(trial) for trial in trials)
 
 
+class Tally:
+    """Counts like :func:`counted`, but counts each finished trial of a study only once."""
+
+    def __init__(self) -> None:
+        self._finished = 0  # all trials with a lower number have ended
+        self._counted = 0
+
+    def __call__(self, trials: Sequence[FrozenTrial]) -> int:
+        """Return how many of ``trials`` count; these are all trials of the study, by number."""
+        while self._finished < len(trials) and trials[self._finished].state.is_finished():
+            self._counted += _counts(trials[self._finished])
+            self._finished += 1
+        return self._counted + counted(trials[self._finished :])
+
+
 def decide(trials: Sequence[FrozenTrial], number: int, target: int) -> Decision:
     """Decide whether the trial ``number``, which is not confirmed, is one too many."""
     excess = counted(trials) - target

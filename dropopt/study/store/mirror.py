@@ -1,0 +1,357 @@
+"""A storage that remembers what it has read, and writes what belongs together at once.
+
+A worker reads all trials several times for each new trial, and once for each report. Optuna loads the unfinished trials
+again each time. The mirror keeps them, and loads them again if the storage may have changed: a SQLite file says so, and
+the trials of a shared storage are current up to an age that the reader chooses.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+
+from optuna.distributions import BaseDistribution, check_distribution_compatibility
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import BaseStorage
+from optuna.study import Study, StudyDirection, load_study
+from optuna.study._frozen import FrozenStudy
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from dropopt.study.store import writing
+from dropopt.study.store.batch import Batch
+
+#: The age of trials that never have to be loaded again.
+ANY_AGE = float("inf")
+
+
+class Runner(Protocol):
+    """Calls functions with the storage itself, and repeats them during an outage."""
+
+    @property
+    def outages(self) -> int:
+        """The number of outages that have ended."""
+
+    def run(self, function: Callable[[BaseStorage], Any]) -> Any:
+        """Return the result of ``function``."""
+
+
+@dataclass
+class _Known:
+    """The trials of a study, by number, as they were loaded last and changed by this process since."""
+
+    trials: list[FrozenTrial]
+    version: object
+    loaded: float = field(default_factory=time.monotonic)
+    by_states: dict[frozenset[TrialState], list[FrozenTrial]] = field(default_factory=dict)
+    first: dict[str, BaseDistribution] = field(default_factory=dict)
+
+    def put(self, trial: FrozenTrial) -> None:
+        """Add a trial, or replace it."""
+        if trial.number < len(self.trials):
+            self.trials[trial.number] = trial
+        elif trial.number == len(self.trials):
+            self.trials.append(trial)
+        else:  # trials of other workers are missing
+            self.loaded, self.version = -ANY_AGE, None
+        self.by_states.clear()
+
+    def distribution(self, name: str) -> BaseDistribution | None:
+        """Return the distribution of a parameter in the first trial that has it."""
+        if name not in self.first:
+            for trial in self.trials:
+                if name in trial.distributions:
+                    self.first[name] = trial.distributions[name]
+                    break
+        return self.first.get(name)
+
+
+class Mirror(BaseStorage):
+    """Reads and writes a storage for one worker; see the top of this module.
+
+    Args:
+        inner: The storage.
+        runner: Calls functions with the storage that ``inner`` wraps. Default: calls them with ``inner``.
+    """
+
+    def __init__(self, inner: BaseStorage, runner: Runner | None = None) -> None:
+        self.inner = inner
+        self._runner = runner or _Direct(inner)
+        self._known: dict[int, _Known] = {}
+        self._studies: dict[int, int] = {}  # the study of each running trial of this process, by the ids of both
+        self._own: dict[int, FrozenTrial] = {}  # the running trials of this process, by id
+        self._open: dict[int, Batch] = {}
+        self._max_age = 0.0
+        #: User attributes of each trial that this process starts.
+        self.stamp: Callable[[], dict[str, Any]] = dict
+
+    @property
+    def outages(self) -> int:
+        """The number of outages of the storage that have ended."""
+        return self._runner.outages
+
+    # -- how current the trials are, and what is written together
+
+    @contextmanager
+    def aged(self, seconds: float) -> Iterator[None]:
+        """Inside the block, trials that were loaded at most so many ``seconds`` ago are not loaded again."""
+        before, self._max_age = self._max_age, seconds
+        try:
+            yield
+        finally:
+            self._max_age = before
+
+    @contextmanager
+    def together(self, trial_id: int) -> Iterator[None]:
+        """Store what is written about a trial inside the block at the end of the block.
+
+        Raises:
+            UpdateFinishedTrialError: The trial has ended.
+        """
+        if trial_id in self._open:
+            yield
+            return
+        self._open[trial_id] = Batch()
+        try:
+            yield
+        finally:
+            self._store(trial_id, self._open.pop(trial_id))
+
+    # -- trials
+
+    def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
+        """Create a trial; one that starts to run has the attributes of :attr:`stamp` from the beginning."""
+        if template_trial is None:
+            template_trial = create_trial(state=TrialState.RUNNING, user_attrs=self.stamp())
+        return self.create_new_trials(study_id, [template_trial])[0]
+
+    def create_new_trials(self, study_id: int, templates: Sequence[FrozenTrial]) -> list[int]:
+        """Create several trials at once, and return their ids."""
+        made = self._runner.run(lambda storage: writing.create(storage, study_id, templates))
+        for trial in made:
+            if trial.state == TrialState.RUNNING:
+                self._begin(study_id, trial)
+            elif study_id in self._known:
+                self._known[study_id].put(trial)
+        return [trial._trial_id for trial in made]
+
+    def set_trial_param(
+        self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
+    ) -> None:
+        """Store a parameter; raises ValueError if other trials have it with an incompatible distribution."""
+        known = self._known.get(self._studies.get(trial_id, -1))
+        if known is not None and (first := known.distribution(param_name)) is not None:
+            check_distribution_compatibility(first, distribution)
+        if trial_id in self._own:
+            trial = self._own[trial_id]
+            # These are new dictionaries, because others may hold the trial.
+            trial.params = trial.params | {param_name: distribution.to_external_repr(param_value_internal)}
+            trial.distributions = trial.distributions | {param_name: distribution}
+        self._write(trial_id, Batch(params={param_name: (param_value_internal, distribution)}))
+
+    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
+        """Store a user attribute."""
+        if trial_id in self._own:
+            self._own[trial_id].user_attrs[key] = json.loads(json.dumps(value))
+        self._write(trial_id, Batch(user_attrs={key: value}))
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        """Store a system attribute."""
+        if trial_id in self._own:
+            self._own[trial_id].system_attrs[key] = json.loads(json.dumps(value))
+        self._write(trial_id, Batch(system_attrs={key: value}))
+
+    def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
+        """Store the value of a step."""
+        if trial_id in self._own:
+            self._own[trial_id].intermediate_values[step] = intermediate_value
+        self._write(trial_id, Batch(reports={step: intermediate_value}))
+
+    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
+        """Start or end a trial; returns False if another process has started it."""
+        if state == TrialState.RUNNING:
+            started = self.inner.set_trial_state_values(trial_id, state, values)
+            if started:
+                self._begin(*self._find(trial_id))
+            return started
+        self._write(trial_id, Batch(state=state, values=None if values is None else list(values)))
+        return True
+
+    def get_trial(self, trial_id: int) -> FrozenTrial:
+        """Return a copy of a running trial of this process, or load another trial."""
+        own = self._own.get(trial_id)
+        return self.inner.get_trial(trial_id) if own is None else _copied(own)
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        """Return the trials of a study, by number."""
+        known = self._current(study_id)
+        if states is None:
+            found = known.trials
+        else:
+            wanted = frozenset(state for state in TrialState if state in states)
+            if wanted not in known.by_states:
+                known.by_states[wanted] = [trial for trial in known.trials if trial.state in wanted]
+            found = known.by_states[wanted]
+        return copy.deepcopy(found) if deepcopy else list(found)
+
+    def get_trial_id_from_study_id_trial_number(self, study_id: int, trial_number: int) -> int:
+        """Return the id of a trial."""
+        return self.inner.get_trial_id_from_study_id_trial_number(study_id, trial_number)
+
+    # -- studies
+
+    def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
+        """Create a study."""
+        return self.inner.create_new_study(directions, study_name)
+
+    def delete_study(self, study_id: int) -> None:
+        """Delete a study."""
+        self._known.pop(study_id, None)
+        self.inner.delete_study(study_id)
+
+    def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
+        """Store a user attribute of a study."""
+        self.inner.set_study_user_attr(study_id, key, value)
+
+    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
+        """Store a system attribute of a study."""
+        self.inner.set_study_system_attr(study_id, key, value)
+
+    def get_study_id_from_name(self, study_name: str) -> int:
+        """Return the id of a study."""
+        return self.inner.get_study_id_from_name(study_name)
+
+    def get_study_name_from_id(self, study_id: int) -> str:
+        """Return the name of a study."""
+        return self.inner.get_study_name_from_id(study_id)
+
+    def get_study_directions(self, study_id: int) -> list[StudyDirection]:
+        """Return the directions of a study."""
+        return self.inner.get_study_directions(study_id)
+
+    def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
+        """Return the user attributes of a study."""
+        return self.inner.get_study_user_attrs(study_id)
+
+    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
+        """Return the system attributes of a study."""
+        return self.inner.get_study_system_attrs(study_id)
+
+    def get_all_studies(self) -> list[FrozenStudy]:
+        """Return all studies."""
+        return self.inner.get_all_studies()
+
+    def remove_session(self) -> None:
+        """Close the connection of this thread."""
+        self.inner.remove_session()
+
+    # -- what is known
+
+    def _current(self, study_id: int) -> _Known:
+        """The trials of a study, loaded again if they may have changed."""
+        known, now = self._known.get(study_id), time.monotonic()
+        if known is not None and now - known.loaded <= self._max_age:
+            return known
+        version = self._runner.run(writing.version)
+        if known is not None and version is not None and version == known.version:
+            known.loaded = now
+            return known
+        loaded = _Known(self.inner.get_all_trials(study_id, deepcopy=False), version)
+        if known is not None:
+            loaded.first = known.first
+            # A finished trial never changes. Samplers recognise the trials of their last model by identity.
+            for number, trial in enumerate(known.trials[: len(loaded.trials)]):
+                if trial.state.is_finished():
+                    loaded.trials[number] = trial
+        for number, trial in enumerate(loaded.trials):
+            if trial._trial_id in self._own and not trial.state.is_finished():
+                loaded.trials[number] = self._own[trial._trial_id]
+        self._known[study_id] = loaded
+        return loaded
+
+    def _find(self, trial_id: int) -> tuple[int, FrozenTrial]:
+        """The study and a copy of a trial that this process has just started, and that was waiting."""
+        for study_id, known in self._known.items():
+            for trial in known.trials:
+                if trial._trial_id == trial_id:
+                    started = _copied(trial)
+                    started.state, started.datetime_start = TrialState.RUNNING, datetime.now()
+                    return study_id, started
+        raise KeyError(f"no study that was read has a trial with the id {trial_id}")
+
+    def _begin(self, study_id: int, trial: FrozenTrial) -> None:
+        self._own[trial._trial_id], self._studies[trial._trial_id] = trial, study_id
+        if study_id in self._known:
+            self._known[study_id].put(trial)
+
+    def _write(self, trial_id: int, batch: Batch) -> None:
+        """Store a batch, or add it to the one that is open."""
+        if trial_id not in self._open:
+            self._store(trial_id, batch)
+            return
+        open_batch = self._open[trial_id]
+        for name in ("params", "user_attrs", "system_attrs", "reports"):
+            getattr(open_batch, name).update(getattr(batch, name))
+        if batch.state is not None:
+            open_batch.state, open_batch.values = batch.state, batch.values
+
+    def _store(self, trial_id: int, batch: Batch) -> None:
+        if not batch:
+            return
+        try:
+            self._runner.run(lambda storage: writing.write(storage, trial_id, batch))
+        except UpdateFinishedTrialError:
+            self._forget(trial_id)
+            raise
+        if batch.state is None:
+            return
+        if trial_id not in self._own:
+            self._forget(trial_id)
+            return
+        ended = _copied(self._own.pop(trial_id))
+        ended.state, ended.values, ended.datetime_complete = batch.state, batch.values, datetime.now()
+        self._known[self._studies.pop(trial_id)].put(ended)
+
+    def _forget(self, trial_id: int) -> None:
+        """Load the trials again before they are next read: this one has changed elsewhere."""
+        self._own.pop(trial_id, None)
+        self._studies.pop(trial_id, None)
+        for known in self._known.values():
+            known.loaded, known.version = -ANY_AGE, None
+
+
+def mirrored(study: Study) -> tuple[Study, Mirror]:
+    """Return ``study`` with a storage that is a mirror, and that mirror."""
+    if isinstance(study._storage, Mirror):
+        return study, study._storage
+    mirror = Mirror(study._storage)
+    name = study.study_name
+    return load_study(study_name=name, storage=mirror, sampler=study.sampler, pruner=study.pruner), mirror
+
+
+class _Direct:
+    """Calls functions with a storage that needs no patience."""
+
+    outages = 0
+
+    def __init__(self, storage: BaseStorage) -> None:
+        self._storage = storage
+
+    def run(self, function: Callable[[BaseStorage], Any]) -> Any:
+        return function(self._storage)
+
+
+def _copied(trial: FrozenTrial) -> FrozenTrial:
+    """Return a copy that can be changed without changing ``trial``."""
+    copied = copy.copy(trial)
+    copied.params, copied.distributions = dict(trial.params), dict(trial.distributions)
+    copied.user_attrs, copied.system_attrs = dict(trial.user_attrs), dict(trial.system_attrs)
+    copied.intermediate_values = dict(trial.intermediate_values)
+    return copied

@@ -1,0 +1,49 @@
+"""Random kills of workers and slots during one study, on each storage; PostgreSQL is restarted in the middle."""
+
+import optuna
+import pytest
+from chaos import torment
+from postgres import Server
+
+from dropopt.study.command import session
+from dropopt.study.search.anchors import enqueue_anchors
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "journal", "postgres"])
+def test_twenty_random_kills(kind, tmp_path):
+    """The total is exact, no trial is lost, repeated or left running, and each value can be repeated."""
+    server = Server() if kind == "postgres" else None
+    places = {"sqlite": f"sqlite:///{tmp_path}/s.db", "journal": str(tmp_path / "s.log")}
+    storage = server.url if server is not None else places[kind]
+    workers, slots = (1, 2) if kind == "sqlite" else (2, 1)
+    try:
+        torment(storage, 20, n_trials=50, workers=workers, slots=slots, often=0.2, server=server)
+    finally:
+        if server is not None:
+            server.remove()
+
+
+def test_a_kill_while_the_first_trials_are_enqueued_loses_none(tmp_path, monkeypatch):
+    """The next run enqueues those that are missing."""
+    import fake_study
+
+    class Killed(BaseException):
+        """Ends the process."""
+
+    def enqueue_two(study, *arguments):
+        whole = optuna.create_study()
+        enqueue_anchors(whole, *arguments)
+        for trial in whole.trials[:2]:
+            study.add_trial(trial)
+        raise Killed
+
+    storage = str(tmp_path / "s.log")
+    options = {"n_trials": 12, "anchors": True, "n_jobs": 1}
+    with monkeypatch.context() as patch:
+        patch.setattr(session, "enqueue_anchors", enqueue_two)
+        with pytest.raises(Killed):
+            fake_study.run(storage, **options)
+    assert len(fake_study.trials(storage)) == 2
+    assert fake_study.run(storage, **options) == 0
+    names = [trial.user_attrs["anchor"] for trial in fake_study.trials(storage) if "anchor" in trial.user_attrs]
+    assert len(names) == len(set(names)) > 2

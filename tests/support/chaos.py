@@ -1,0 +1,97 @@
+"""Random kills during one study, and what must hold afterwards."""
+
+import os
+import random
+import signal
+import time
+from types import SimpleNamespace
+
+import fake_training
+from outside import finish, reporting, start, trials, wait_until
+from processes import children
+
+from dropopt.config import RunConfig
+from dropopt.study.store.total import counted
+
+#: The options of the study. Its trials are short, and so is the time after which a dead worker is noticed.
+OPTIONS = {"grace": 2, "pruner": "none"}
+
+
+def torment(storage, kills, *, n_trials, seed=0, workers=2, slots=1, often=0.5, server=None, say=lambda line: None):
+    """Kill random workers and slots of a study, ``kills`` times; then let the study end, and check it.
+
+    Args:
+        storage: The storage of the study.
+        kills: The number of kills.
+        n_trials: The number of trials.
+        seed: Seed of the draws.
+        workers: The number of workers that run at a time. A worker that was killed is replaced.
+        slots: The number of slots of each.
+        often: The probability that a worker is killed, and not one of its slots.
+        server: A server that is restarted in the middle.
+        say: Called with a line about the progress.
+    """
+    draw, running, seen, done = random.Random(seed), [], {}, 0
+    while done < kills:
+        while len(running) < workers:
+            running.append(start(storage, slots, seconds=0.1, n_trials=n_trials, **OPTIONS))
+        wait_until(lambda: reporting(storage) or any(process.poll() is not None for process in running))
+        time.sleep(draw.uniform(0, 1.5))
+        remember(seen, trials(storage))
+        assert len(seen) < n_trials, "the study ended before the last kill"
+        if server is not None and done == kills // 2:
+            server.stop()
+            time.sleep(draw.uniform(0, 5))
+            server.start()
+        victim = draw.choice(running)
+        if draw.random() < often:
+            running.remove(victim)
+            victim.kill()
+            finish(victim)
+        elif slots_of := children(victim.pid):
+            os.kill(draw.choice(slots_of), signal.SIGKILL)
+        done += 1
+        say(f"{done} kills, {len(seen)} results")
+    running += [
+        start(storage, slots, seconds=0.01, n_trials=n_trials, **OPTIONS) for _ in range(workers - len(running))
+    ]
+    for process in running:
+        code, out = finish(process, 600)
+        assert code == 0, out
+    found = trials(storage)
+    check(found, n_trials)
+    remember(seen, found)
+    say(f"whole: {len(found)} trials, of which {n_trials} count, after {done} kills")
+
+
+def remember(seen, found):
+    """Check that no result has changed or vanished since it was stored, and add the new ones to ``seen``."""
+    results = {trial.number: (trial.value, trial.params) for trial in found if trial.state.name == "COMPLETE"}
+    assert seen.items() <= results.items() or not found  # the server is away
+    seen.update(results)
+
+
+def check(found, n_trials):
+    """Check a finished study: the total, no orphan, no configuration twice, no gap, and values that can be repeated."""
+    assert not {"RUNNING", "WAITING"} & {trial.state.name for trial in found}
+    assert counted(found) == n_trials, [(t.number, t.state.name, t.user_attrs.get("reason")) for t in found]
+    assert [trial.number for trial in found] == list(range(len(found)))
+    complete = [trial for trial in found if trial.state.name == "COMPLETE"]
+    assert len({str(sorted(trial.params.items())) for trial in complete}) == len(complete)
+    replaced = [trial.user_attrs["previous"] for trial in found if "previous" in trial.user_attrs]
+    assert len(set(replaced)) == len([number for number in replaced if reason(found[number]) != "given back"])
+    for trial in complete:
+        run = RunConfig.parse(trial.user_attrs["config"])
+        assert list(trial.intermediate_values) == list(range(1, run.train.epochs + 1))
+        os.environ.pop("FAKE_FAULT", None)
+        result, *_ = fake_training.train(quick(run), lambda report: None)
+        assert result.smoothed_loss == trial.value
+
+
+def reason(trial):
+    return trial.user_attrs.get("reason")
+
+
+def quick(run):
+    """What the fake training reads of a configuration."""
+    return SimpleNamespace(train=run.train, engine=run.engine)
