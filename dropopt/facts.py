@@ -13,10 +13,10 @@ class Facts:
 
     Args:
         images: Number of images of each split, by the split's name.
-        shape: The shape of one image, (C, H, W).
-        classes: Number of classes.
+        shape: The shape of one image, (C, H, W), or of another input.
+        classes: Number of classes; 0 if the targets are not classes.
         largest_share: The share of the largest class among the training images, in (0, 1]: the accuracy of always
-            guessing this class.
+            guessing this class. 0 if the targets are not classes.
         parameters: Number of trainable numbers of the network.
         places: Names of the modules at which the engine drops features.
         dropout_inside: Number of dropout layers that the network itself contains.

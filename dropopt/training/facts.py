@@ -23,12 +23,15 @@ def facts_of(data: Dataset, model: nn.Module, places: Iterable[str]) -> Facts:
     Returns:
         The facts, for the header of a study, its note and its report.
     """
-    counts = torch.bincount(data.train.labels, minlength=len(data.classes))
+    share = 0.0
+    if data.classes and data.train.labels.ndim == 1:
+        counts = torch.bincount(data.train.labels, minlength=len(data.classes))
+        share = round(float(counts.max() / counts.sum()), 4)
     return Facts(
         images={name: len(split) for name, split in data.splits().items()},
         shape=list(data.train.images.shape[1:]),
         classes=len(data.classes),
-        largest_share=round(float(counts.max() / counts.sum()), 4),
+        largest_share=share,
         parameters=sum(one.numel() for one in model.parameters() if one.requires_grad),
         places=list(places),
         dropout_inside=sum(isinstance(one, _DropoutNd) and one.p > 0 for one in model.modules()),

@@ -32,9 +32,9 @@ def test_a_storage_may_be_a_journal_or_a_sqlite_file(tmp_path):
 
 
 def test_the_default_storage_is_a_single_file(tmp_path, monkeypatch):
-    """The default is runs/dropopt.db. It uses the write-ahead log, which is merged into the file at the end."""
+    """The default is runs/dropopt.db, with a folder of artifacts; its write-ahead log is merged into it at the end."""
     fake_study.run(None, n_trials=2)
-    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["dropopt.db"]
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["dropopt.db", "dropopt.db.artifacts"]
     assert (tmp_path / "runs" / "dropopt.db").read_bytes()[18:20] == b"\x02\x02"
     monkeypatch.setenv("OPTUNA_STORAGE", "sqlite:///other.db")
     assert resolve(None) == "sqlite:///other.db"
