@@ -52,10 +52,12 @@ def data_words(facts: Facts) -> str:
     channels, *size = facts.shape
     shape = " x ".join(map(str, size))
     pixels = f"{shape} pixels" if len(size) == 2 else f"shape {shape}"
-    return (
-        f"{sum(facts.images.values()):,} images ({splits}) of {pixels}, {channels} channel{'s' * (channels != 1)}; "
-        f"{facts.classes} classes, the largest with {format_percent(facts.largest_share)} of the training images"
-    )
+    what = "images" if len(size) == 2 else "samples"
+    found = f"{sum(facts.images.values()):,} {what} ({splits}) of {pixels}, {channels} channel{'s' * (channels != 1)}"
+    if not facts.classes:
+        return found
+    share = format_percent(facts.largest_share)
+    return f"{found}; {facts.classes} classes, the largest with {share} of the training {what}"
 
 
 def network_words(facts: Facts) -> str:
