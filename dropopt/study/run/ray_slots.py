@@ -144,7 +144,8 @@ def _died(error: Exception) -> Died:
     text = str(error)
     if "node has died" in text or "node died" in text or "NodeDied" in type(error).__name__:
         return Died("its node has died", lost_machine=True)
-    if "OutOfMemory" in type(error).__name__ or "out of memory" in text.lower() or "memory pressure" in text.lower():
+    if "OutOfMemory" in type(error).__name__ or "low on memory" in text.lower():  # Ray's memory monitor
         return Died("Ray ended it, because the memory of its node ran out", out_of_memory=True)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return Died(f"its Ray actor ended: {lines[-1] if lines else type(error).__name__}"[:REASON_CHARACTERS])
+    sentence = lines[-1].partition(". ")[0] if lines else type(error).__name__
+    return Died(f"its Ray actor ended: {sentence}"[:REASON_CHARACTERS])
