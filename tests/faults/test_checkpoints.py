@@ -158,6 +158,15 @@ def test_a_checkpoint_stays_in_its_folder(tmp_path):
     assert not tmp_path.exists()
 
 
+def test_a_checkpoint_that_its_worker_left_behind_is_removed(tmp_path):
+    """The next session keeps those of trials that will continue, and the files of other studies."""
+    one, other = Checkpoints(tmp_path, "a"), Checkpoints(tmp_path, "a-1")
+    for path in (one.path(1), one.path(12), other.path(1)):
+        path.write_text("")
+    one.sweep({12})
+    assert set(tmp_path.iterdir()) == {one.path(12), other.path(1)}
+
+
 @pytest.mark.parametrize(
     ("url", "folder"),
     [

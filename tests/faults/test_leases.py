@@ -11,10 +11,12 @@ from postgres import Server
 from dropopt.config import RunConfig
 from dropopt.study.define.space import Space
 from dropopt.study.store import ledger as ledger_module
+from dropopt.study.store import writing
 from dropopt.study.store.errors import TrialEndedError
 from dropopt.study.store.lease import Watch, WorkerIdentity
 from dropopt.study.store.ledger import Ledger
 from dropopt.study.store.opening import close, open_storage
+from dropopt.study.store.queries import waiting
 from dropopt.study.store.retries import MAX_ATTEMPTS
 
 GRACE = 2
@@ -216,6 +218,51 @@ def test_a_trial_that_was_killed_before_its_first_lease_is_taken_up(journal):
     tend_until(survivor, lambda: len(states(journal)) == 3)
     assert states(journal) == [("FAIL", "abandoned")] * 2 + [("WAITING", None)]
     assert trials(journal)[2].system_attrs["fixed_params"] == {"lr": 0.05}
+
+
+def test_a_trial_that_is_taken_over_while_it_is_drawn_is_given_up(journal, monkeypatch):
+    """Its worker was stopped for longer than the grace period before the trial had parameters: it does not fail."""
+    stopped, other = make_ledgers(journal, 2)
+    suggest = Space.suggest
+
+    def taken_over(*arguments):
+        other._abandon(other.study.get_trials(deepcopy=False)[-1])
+        return suggest(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Space, "suggest", taken_over)
+        assert stopped.ask() is None
+    assert stopped.ask()[0].number == 1
+    assert states(journal) == [("FAIL", "abandoned"), ("RUNNING", None)]
+
+
+def test_a_result_is_not_lost_if_the_server_restarts_before_it_answers(journal, monkeypatch):
+    """The call is repeated and finds the trial ended, with the same result."""
+    (ledger,) = make_ledgers(journal, 1)
+    trial, _ = ledger.ask()
+    stored = writing.write
+
+    def twice(*arguments):
+        stored(*arguments)
+        stored(*arguments)
+
+    monkeypatch.setattr(writing, "write", twice)
+    assert ledger.complete(trial, 0.5, accuracy=0.5, best_loss=1.0, best_epoch=1, seconds=1.0) == ""
+    assert trials(journal)[0].value == 0.5
+
+
+def test_trials_can_be_taken_up_without_waiting(journal):
+    """dropopt run --reclaim; until then dropopt status counts those whose worker is known to be dead."""
+    far, near, reader = make_ledgers(journal, 3, grace=1000)
+    for ledger, process in ((far, {"host": "elsewhere", "boot": "x"}), (near, {"began": "1"})):
+        trial, _ = ledger.ask()
+        lease = trials(journal)[trial.number].user_attrs["lease"]
+        trial.set_user_attr("lease", lease | {"process": lease["process"] | process})
+    assert waiting(trials(journal), alone=False) == 1
+    assert waiting(trials(journal), alone=True) == 2
+    reader.take_up(everything=True)
+    assert states(journal) == [("FAIL", "abandoned")] * 2 + [("WAITING", None)] * 2
+    assert waiting(trials(journal), alone=False) == 0
 
 
 def test_a_trial_that_was_ended_elsewhere_is_noticed(journal):

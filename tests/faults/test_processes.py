@@ -11,6 +11,7 @@ import sqlite3
 import sys
 import time
 from contextlib import closing
+from pathlib import Path
 
 import fake_study
 import pytest
@@ -188,6 +189,24 @@ class TestMemory:
         failed = check(storage, 6)
         assert {trial.user_attrs["reason"] for trial in failed} == {"out of memory"}
         assert all("the kernel killed its process" in trial.user_attrs["message"] for trial in failed)
+
+    @pytest.mark.skipif(not os.access("/sys/fs/cgroup/memory/cgroup.procs", os.W_OK), reason="needs control groups")
+    def test_the_kernel_kills_a_trial_in_a_control_group(self, tmp_path):
+        """The study and its child share a limit. The child is killed, and the study goes on."""
+        group = Path("/sys/fs/cgroup/memory", f"dropopt-{os.getpid()}")
+        group.mkdir()
+        try:
+            (group / "memory.limit_in_bytes").write_text("900000000")
+            process = start(
+                tmp_path, 1, n_trials=4, env={"FAKE_FAULT": "hog", "FAKE_SECONDS": "0.01"}, group=group / "cgroup.procs"
+            )
+            out = process.communicate(timeout=120)[0]
+            failed = [trial for trial in stored(tmp_path) if trial.state == TrialState.FAIL]
+        finally:
+            group.rmdir()
+        assert process.returncode == 0, out
+        assert len(stored(tmp_path)) == 4
+        assert {trial.user_attrs["reason"] for trial in failed} == {"out of memory"}
 
     def test_errors_that_mean_out_of_memory(self):
         """Python's own, torch's on a GPU and on the CPU, and an error that was caused by one of them."""

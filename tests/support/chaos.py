@@ -31,11 +31,22 @@ def torment(storage, kills, *, n_trials, seed=0, workers=2, slots=1, often=0.5, 
         server: A server that is restarted in the middle.
         say: Called with a line about the progress.
     """
-    draw, running, seen, done = random.Random(seed), [], {}, 0
+    running = []
+    try:
+        _torment(running, storage, kills, n_trials, random.Random(seed), workers, slots, often, server, say)
+    finally:
+        for process in running:
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
+
+
+def _torment(running, storage, kills, n_trials, draw, workers, slots, often, server, say):
+    seen, done = {}, 0
     while done < kills:
         while len(running) < workers:
             running.append(start(storage, slots, seconds=0.1, n_trials=n_trials, **OPTIONS))
-        wait_until(lambda: reporting(storage) or any(process.poll() is not None for process in running))
+        wait_until(lambda: reporting(storage) or any(process.poll() is not None for process in running), 300)
         time.sleep(draw.uniform(0, 1.5))
         remember(seen, trials(storage))
         assert len(seen) < n_trials, "the study ended before the last kill"

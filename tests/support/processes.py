@@ -18,11 +18,18 @@ from dropopt.config import ConfigError
 SCRIPT = Path(fake_study.__file__)
 
 
-def start(folder, n_jobs=2, env=(), hangup=signal.SIG_DFL, **options):
+def start(folder, n_jobs=2, env=(), hangup=signal.SIG_DFL, group=None, **options):
     """Start the fake study in ``folder``.
 
     ``hangup`` is what the process does at SIGHUP when it starts: by default not what nohup may have set for the tests.
+    ``group`` is the file of a control group that lists its processes.
     """
+
+    def prepare():
+        signal.signal(signal.SIGHUP, hangup)
+        if group is not None:
+            group.write_text(str(os.getpid()))
+
     return subprocess.Popen(
         [sys.executable, str(SCRIPT), json.dumps(options), str(n_jobs)],
         cwd=folder,
@@ -30,7 +37,7 @@ def start(folder, n_jobs=2, env=(), hangup=signal.SIG_DFL, **options):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, hangup),
+        preexec_fn=prepare,
     )
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 #: which takes about half a second of processor time at this number, and several times as long at 500.
 GP_TRIALS = 150
 
-#: The number of trials from which TPE learns at most, and how many of them are the best ones; the others are the latest.
+#: The number of trials from which TPE learns at most, and how many of them are the best; the others are the latest.
 #: A draw from 500 trials takes 15 ms of processor time, one from 10,000 takes 250 ms.
 TPE_TRIALS, TPE_BEST = 500, 50
 

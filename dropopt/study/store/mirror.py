@@ -287,9 +287,10 @@ class Mirror(BaseStorage):
         raise KeyError(f"no study that was read has a trial with the id {trial_id}")
 
     def _begin(self, study_id: int, trial: FrozenTrial) -> None:
-        self._own[trial._trial_id], self._studies[trial._trial_id] = trial, study_id
+        own = _copied(trial)  # the storage may keep the other one
+        self._own[trial._trial_id], self._studies[trial._trial_id] = own, study_id
         if study_id in self._known:
-            self._known[study_id].put(trial)
+            self._known[study_id].put(own)
 
     def _write(self, trial_id: int, batch: Batch) -> None:
         """Store a batch, or add it to the one that is open."""

@@ -1,0 +1,58 @@
+"""The sampler and the pruner whose cost does not grow with the study."""
+
+import optuna
+import pytest
+from optuna.distributions import FloatDistribution
+from optuna.pruners import PercentilePruner
+from optuna.trial import TrialState, create_trial
+
+from dropopt.study.search.percentile import QuickPercentilePruner
+from dropopt.study.search.recent import RecentSampler
+
+UNIT = {"x": FloatDistribution(0, 1)}
+
+
+@pytest.mark.parametrize("direction", ["minimize", "maximize"])
+def test_the_pruner_decides_like_optunas(direction):
+    """At each step of random trials, of which some are shorter or report NaN, and some are pruned."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    draw = optuna.samplers.RandomSampler(seed=0)._rng.rng
+    for percentile, startup, warmup in ((50.0, 4, 1), (25.0, 0, 0)):
+        study = optuna.create_study(direction=direction, sampler=optuna.samplers.RandomSampler(seed=0))
+        quick, stock = QuickPercentilePruner(percentile, startup, warmup), PercentilePruner(percentile, startup, warmup)
+        decisions = []
+        for number in range(30):
+            trial = study.ask()
+            for step in range(1, 4 if number % 7 == 3 else 7):
+                trial.report(float("nan") if step > 1 and draw.random() < 0.1 else draw.normal(), step)
+                frozen = study.get_trials()[trial.number]
+                decisions.append(quick.prune(study, frozen))
+                assert decisions[-1] == stock.prune(study, frozen)
+            study.tell(trial, state=TrialState.PRUNED) if decisions[-1] else study.tell(trial, draw.normal())
+        assert {True, False} == set(decisions)
+
+
+class Looking(optuna.samplers.RandomSampler):
+    """Records the numbers of the trials that it sees."""
+
+    def sample_relative(self, study, trial, search_space):
+        self.seen = [seen.number for seen in study.get_trials(deepcopy=False)]
+        return super().sample_relative(study, trial, search_space)
+
+
+def test_a_sampler_sees_the_best_the_running_and_the_latest_trials():
+    """Up to the limit it sees all of them."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    looking = Looking()
+    study = optuna.create_study(sampler=RecentSampler(looking, limit=10, best=3))
+    study.ask(UNIT)
+    assert looking.seen == [0]
+    values = [5.0, 1.0, float("inf"), 3.0, 9.0, 2.0] + [7.0] * 14
+    study.add_trials([create_trial(params={"x": 0.5}, distributions=UNIT, value=value) for value in values])
+    study.ask(UNIT)
+    assert looking.seen == list(range(22))  # the first trial is still running, so nothing before it can be ranked
+    study.tell(0, 8.0)
+    study.ask(UNIT)
+    assert looking.seen == [2, 4, 6, *range(16, 23)]
+    study.ask(UNIT)
+    assert looking.seen == [2, 4, 6, *range(17, 24)]
