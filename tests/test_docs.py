@@ -110,7 +110,9 @@ def test_commands_exist(where, line):
     """Commands and options in the documentation are those of the command line."""
     program, *words = shlex.split(line)
     options = {word.partition("=")[0] for word in words if re.fullmatch(r"--?[a-z][\w-]*(=.*)?", word)}
-    if words[0] == "--help":
+    if program == "dropopt" and words[0].startswith("-"):
+        group = typer.main.get_command(cli.app)
+        assert words[0] in {option for parameter in group.params for option in parameter.opts} | {"--help"}
         return
     if program != "python":
         command, known = words[0], dropopt_options(words[0])

@@ -139,7 +139,10 @@ FromTrainer = Ready | Report | Done | Stopped | Failed
 _M = TypeVar("_M")
 _TO_TRAINER: TypeAdapter[ToTrainer] = TypeAdapter(Annotated[ToTrainer, Field(discriminator="kind")])
 _FROM_TRAINER: TypeAdapter[FromTrainer] = TypeAdapter(Annotated[FromTrainer, Field(discriminator="kind")])
-_ANY: TypeAdapter[ToTrainer | FromTrainer] = TypeAdapter(ToTrainer | FromTrainer)
+#: Writes messages. An infinite option of a network would become null without the setting.
+_ANY: TypeAdapter[ToTrainer | FromTrainer] = TypeAdapter(
+    ToTrainer | FromTrainer, config=ConfigDict(ser_json_inf_nan="constants")
+)
 
 
 def encode(message: ToTrainer | FromTrainer) -> str:

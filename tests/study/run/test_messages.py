@@ -24,7 +24,12 @@ RUN = RunConfig.parse({"train": {"augment": ["flip"]}, "engine": {"w_pfid": [0.1
 BASELINE = RunConfig.parse({"engine": {"kind": "dropout"}})
 
 
-@pytest.mark.parametrize("message", [Prepare(BASELINE), Train(3, RUN), Train(3, RUN, "/a b.pt"), Stop(3)])
+INFINITE = RunConfig.parse({"model": {"options": {"a": [math.inf, None]}}})
+
+
+@pytest.mark.parametrize(
+    "message", [Prepare(BASELINE), Train(3, RUN), Train(3, RUN, "/a b.pt"), Train(3, INFINITE), Stop(3)]
+)
 def test_messages_to_a_trainer_are_read_back(message):
     """Decoding an encoded message gives an equal message."""
     assert decode_to_trainer(encode(message)) == message
@@ -36,6 +41,7 @@ def test_messages_to_a_trainer_are_read_back(message):
         Ready(10, {"train": "a"}, ["a notice\nof two lines"], {"auto": ["bn1", "fc1"], "block": []}),
         Report(3, 1, 2, 0.5, math.inf, 0.9, -math.inf),
         Done(3, 0.1 + 0.2, 2, 0.5, 1.0, 1e-300),
+        Ready(10, {}, [], complexity=0.25),
         Stopped(3),
         Failed(None, "ValueError", "bad", "file.py, line 1", ""),
         Failed(3, "MemoryError", "bad", "file.py, line 1", "", out_of_memory=True),
