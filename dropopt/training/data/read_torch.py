@@ -88,8 +88,8 @@ def dataset_as_is(name: str, splits: Mapping[str, Split], config: DataConfig) ->
     if labels.ndim == 1 and not labels.is_floating_point():
         classes = tuple(map(str, range(int(labels.max()) + 1)))
     train = pool.take(order.sort().values)
-    found = {"train": train, "validation": validation, "test": test}
-    return Dataset(name, classes, **{key: Split(one.images.float(), one.labels) for key, one in found.items()})
+    train, validation, test = (Split(one.images.float(), one.labels) for one in (train, validation, test))
+    return Dataset(name, classes, train, validation, test)
 
 
 def _is_torch(value: Any) -> bool:
