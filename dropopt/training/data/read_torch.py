@@ -88,7 +88,8 @@ def dataset_as_is(name: str, splits: Mapping[str, Split], config: DataConfig) ->
     if labels.ndim == 1 and not labels.is_floating_point():
         classes = tuple(map(str, range(int(labels.max()) + 1)))
     train = pool.take(order.sort().values)
-    return Dataset(name, classes, *(Split(one.images.float(), one.labels) for one in (train, validation, test)))
+    train, validation, test = (Split(one.images.float(), one.labels) for one in (train, validation, test))
+    return Dataset(name, classes, train, validation, test)
 
 
 def _is_torch(value: Any) -> bool:

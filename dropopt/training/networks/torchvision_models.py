@@ -97,8 +97,8 @@ def _from_file(name: str, file: Path, options: Mapping[str, Any], *, channels: i
 
 def _head(model: nn.Module) -> str:
     """The name of the last linear layer, or of the last convolution of a network that has none."""
-    modules = list(model.named_modules())
-    linear = [name for name, module in modules if isinstance(module, nn.Linear)]
+    modules: list[tuple[str, nn.Module]] = list(model.named_modules())
+    linear: list[str] = [name for name, module in modules if isinstance(module, nn.Linear)]
     return linear[-1] if linear else [name for name, module in modules if isinstance(module, nn.Conv2d)][-1]
 
 
