@@ -30,7 +30,7 @@ def open_page(url, folder, name, *, width=1400, height=2600, dark=False):
         [CHROMIUM, *options, f"--screenshot={picture}", "--dump-dom", url],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=180,
         check=True,
     )
     return done.stdout, picture

@@ -1,9 +1,14 @@
 """prepare: a user's own network is rehearsed, so that errors show before the first trial."""
 
 import pytest
+import torch
+from torch import nn
 
 from dropopt.config import ConfigError, RunConfig
 from dropopt.training import fit, prepare, train_run
+from dropopt.training.data.dataset import Dataset
+from dropopt.training.data.split import Split
+from dropopt.training.facts import facts_of
 
 OWN = """
 import sys
@@ -135,11 +140,21 @@ def test_a_rehearsal_does_not_change_the_run():
 def test_a_rehearsal_takes_one_epoch_and_does_not_judge_the_recipe(monkeypatch):
     """A learning rate at which training diverges is no error of the network; one epoch of two images is enough."""
     seen = []
-    monkeypatch.setattr(
-        "dropopt.training.pipeline.fit",
-        lambda model, engine, data, config: (
-            seen.append((config.epochs, len(data.train), len(data.validation))) or fit(model, engine, data, config)
-        ),
-    )
+
+    def watched(model, engine, data, config, **others):
+        seen.append((config.epochs, len(data.train), len(data.validation)))
+        return fit(model, engine, data, config, **others)
+
+    monkeypatch.setattr("dropopt.training.pipeline.fit", watched)
     assert prepare(run_of("Tutorial", lr=1e30, schedule="constant", epochs=50)).sites["auto"]
     assert seen == [(1, 2, 2)]
+
+
+def test_the_facts_describe_data_and_network():
+    """Images of each split, the largest class, trainable parameters, places, and dropout layers that can drop."""
+    split = Split(torch.zeros(4, 3, 2, 5), torch.tensor([0, 0, 0, 1]))
+    data = Dataset("blank", ("a", "b"), train=split, validation=split, test=split)
+    frozen = nn.Linear(4, 4).requires_grad_(False)
+    facts = facts_of(data, nn.Sequential(nn.Linear(3, 2), frozen, nn.Dropout(0.5), nn.Dropout2d(0.0)), ["0"])
+    assert (facts.images, facts.shape) == ({"train": 4, "validation": 4, "test": 4}, [3, 2, 5])
+    assert (facts.largest_share, facts.parameters, facts.places, facts.dropout_inside) == (0.75, 8, ["0"], 1)

@@ -337,10 +337,11 @@ class Session:
             study.set_user_attr(COMMAND, command)
 
     def summarise(self, stopped_by: int | None) -> int:
-        """Update the study's page on the dashboard and print the summary. Returns the exit code."""
+        """Update the study's page for dashboards and print the summary. Returns the exit code."""
         if self._study is not None:
-            with busy("analysing the trials"):
-                self._refresh(self._study)
+            if stopped_by is None:  # after a signal there may be only seconds left; the next run updates the page
+                with busy("analysing the trials"):
+                    self._refresh(self._study)
             show_summary(self._console, self._study, self._outcome(stopped_by))
         if stopped_by is not None:
             return 128 + stopped_by

@@ -60,8 +60,8 @@ def _curves(shot: Snapshot) -> Chart | None:
         width, dash, alpha = styles[curve.kind]
         label = None if curve.kind in named else labels[curve.kind]
         named.add(curve.kind)
-        (line,) = axes.plot(curve.epochs, curve.values, label=label, color=KINDS[curve.kind])
-        line.set(linewidth=width, linestyle=dash, alpha=alpha)
+        (line,) = axes.plot(curve.epochs, curve.values, label=label, color=KINDS[curve.kind], alpha=alpha)
+        line.set(linewidth=width, linestyle=dash)
     axes.set_xlabel("epoch")
     axes.set_ylabel(shot.metric)
     if series.is_logarithmic(found):

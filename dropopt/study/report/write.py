@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from pathlib import Path
 
 from dropopt.config import ConfigError
@@ -21,11 +20,13 @@ def check_same_report(path: Path, study: str) -> None:
     Raises:
         ConfigError: The file exists and is not a report of the same study.
     """
+    from markupsafe import escape  # as the template escapes it
+
     if not path.is_file():
         return
     with path.open("rb") as file:
         head = file.read(HEAD).decode("utf-8", "replace")
-    if f'{MARK}"{html.escape(study)}"' not in head:
+    if f'{MARK}"{escape(study)}"' not in head:
         what = "reports another study" if MARK in head else "was not written by dropopt report"
         raise ConfigError(f"{path} exists and {what}; give another file with -o, or --force to replace it")
 

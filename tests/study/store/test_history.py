@@ -1,0 +1,72 @@
+"""The epochs of a trial: what is stored for the best trials."""
+
+from types import SimpleNamespace
+
+import optuna
+import pytest
+from optuna.trial import create_trial
+
+from dropopt.config import RunConfig
+from dropopt.facts import Facts
+from dropopt.study.define.space import Space
+from dropopt.study.store.history import MOST_RATES, History, history_of
+from dropopt.study.store.keys import EPOCHS, FACTS, HISTORY, PARAMETERS
+from dropopt.study.store.ledger import HISTORIES, Ledger
+
+
+def reports(count, places=2):
+    """The reports of ``count`` epochs."""
+    return [
+        SimpleNamespace(
+            epoch=epoch,
+            train_loss=1 / epoch,
+            val_loss=float("nan") if epoch == 1 else 2 / epoch,
+            val_accuracy=0.5,
+            rates={f"layer{place}": 0.1 * place for place in range(places)},
+            weights={"pfid": 1.0},
+        )
+        for epoch in range(1, count + 1)
+    ]
+
+
+def test_a_history_is_read_back_as_it_was_stored():
+    """A loss that is not finite is None. A trial without a history, or with another form of it, has none."""
+    history = History.of(reports(3))
+    assert history.epochs == history.rate_epochs == (1, 2, 3)
+    assert history.val_loss[0] is None
+    assert history.rates == {"layer0": (0.0,) * 3, "layer1": (0.1,) * 3}
+    assert history_of(create_trial(value=1.0, system_attrs={HISTORY: history.plain()})) == history
+    assert history_of(create_trial(value=1.0)) is None
+    assert history_of(create_trial(value=1.0, system_attrs={HISTORY: {"epochs": [1]}})) is None
+    assert History.of([]) == History()
+
+
+def test_the_rates_of_a_large_network_are_thinned():
+    """At most ``MOST_RATES`` numbers are stored, the first and the last epoch among them."""
+    history = History.of(reports(300, places=100))
+    assert len(history.rates) * len(history.rate_epochs) <= MOST_RATES
+    assert (history.rate_epochs[0], history.rate_epochs[-1], len(history.epochs)) == (1, 300, 300)
+
+
+def test_only_the_best_trials_keep_their_epochs():
+    """A trial keeps them if it is among the best when it ends; each trial says what it cost."""
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    study.set_user_attr(FACTS, Facts({"train": 9}, [1, 8, 8], 2, 0.5, 77, ["a"], 0).plain())
+    ledger = Ledger(study, Space.load("dropout"), RunConfig.parse({"engine": {"kind": "dropout"}}), 0, 2)
+    for value in (*range(1, HISTORIES + 1), 0.5, 9.0):
+        trial, _ = ledger.ask()
+        ledger.report(trial, 1.0, epoch=1, epochs=3)
+        scores = {"accuracy": 0.5, "best_loss": 1.0, "best_epoch": 1, "seconds": 1.0}
+        ledger.complete(trial, float(value), **scores, history=History.of(reports(1)))
+    kept = [trial.number for trial in study.trials if history_of(trial) is not None]
+    assert kept == list(range(HISTORIES + 1))
+    assert study.trials[0].user_attrs[EPOCHS] == 1
+    assert study.trials[0].user_attrs[PARAMETERS] == 77
+
+
+def test_facts_of_other_versions_are_left_out():
+    """A study without facts, or with some missing, has none."""
+    assert Facts.read(None) is None
+    assert Facts.read({"images": {}}) is None
+    with pytest.raises(TypeError):
+        Facts()
