@@ -173,12 +173,10 @@ def study_of(task: Problem, sampler: str, count: int, seed: int, *, pruned: floa
     return study
 
 
-def true_indices(task: Problem, count: int = 2**14) -> tuple[np.ndarray, np.ndarray]:
-    """First-order and total Sobol indices, by the estimators of Saltelli and Jansen (2010) on even points."""
-    first, other = uniform(task.factors, 2 * count), None
-    base, other = first.take(np.arange(0, 2 * count, 2)), first.take(np.arange(1, 2 * count, 2))
-    order = np.random.default_rng(0).permutation(count)
-    other = other.take(order)
+def true_indices(task: Problem, count: int = 2**16) -> tuple[np.ndarray, np.ndarray]:
+    """First-order and total Sobol indices, by the estimators of Saltelli and Jansen (2010) on random points."""
+    rng = np.random.default_rng(0)
+    base, other = (_random(task.factors, count, rng) for _ in range(2))
     a, b = task.response(base), task.response(other)
     variance = np.concatenate([a, b]).var()
     alone, whole = [], []
@@ -188,6 +186,14 @@ def true_indices(task: Problem, count: int = 2**14) -> tuple[np.ndarray, np.ndar
         alone.append(np.mean(b * (mixed - a)) / variance)
         whole.append(0.5 * np.mean((a - mixed) ** 2) / variance)
     return np.clip(alone, 0, 1), np.clip(whole, 0, 1)
+
+
+def _random(factors: tuple[Factor, ...], count: int, rng: np.random.Generator) -> Points:
+    values = [
+        rng.integers(len(f.choices), size=count).astype(float) if f.kind == "choice" else rng.uniform(size=count)
+        for f in factors
+    ]
+    return Points(tuple(values), activity(factors, values))
 
 
 def true_costs(task: Problem, index: int, count: int = 2**13) -> np.ndarray:

@@ -19,7 +19,7 @@ from dropopt.study.effects.response import Response, responses
 #: Trials from which the settings are learned, and from which the effects are; a larger study is thinned at random.
 CHAIN_ROWS, ROWS = 160, 700
 #: Log odds in favour of the logarithm of the loss, which gives effects in percent.
-RATIO_BONUS = 5.0
+RATIO_BONUS = 8.0
 #: Fewer trials with a result are not analysed.
 FEWEST = 5
 

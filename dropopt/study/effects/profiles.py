@@ -10,12 +10,14 @@ posterior has its own minimum, over configurations that the posterior mean finds
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import qmc
 
 from dropopt.study.blend.arrays import Array
+from dropopt.study.blend.threads import one_thread
 from dropopt.study.effects.basis import features, to_simplex
 
 from dropopt.study.effects.factors import Factor, Points, activity, joined
@@ -54,39 +56,62 @@ class Level:
 
 @dataclass(frozen=True)
 class Profile:
-    """The levels of a factor, and for a number where the best value is."""
+    """The levels of a factor.
+
+    Attributes:
+        levels: The levels, in order.
+        optimum: Of a number, the best value; its mean is the median.
+        negative: Of a number, the probability that the best value is below 0.
+        without: Of a factor that can turn dropout off, the cost of no dropout compared with the best dropout.
+    """
 
     levels: tuple[Level, ...]
     optimum: Estimate | None
+    negative: float
+    without: Estimate | None
 
 
-def profiles(model: Model) -> tuple[Profile, ...]:
-    """The profile of each factor, in units of the response."""
-    search = Search(model)
-    return tuple(_profile(model, search, index) for index in range(len(model.design.factors)))
+def profiles(model: Model, off: Mapping[str, object]) -> tuple[Profile, ...]:
+    """The profile of each factor.
+
+    Costs are fractions of the loss if the response is a logarithm, and in units of the objective otherwise.
+
+    Args:
+        model: The model.
+        off: For the factors that can turn dropout off, the value that does.
+    """
+    with one_thread():
+        search = Search(model)
+        return tuple(_profile(model, search, index, off) for index in range(len(model.design.factors)))
 
 
-def _profile(model: Model, search: Search, index: int) -> Profile:
+def _profile(model: Model, search: Search, index: int, off: Mapping[str, object]) -> Profile:
     factor = model.design.factors[index]
     labels, values, settings = levels_of(factor)
     part = model.design.parts[index]
-    unit = model.response.unit
-    average = features(factor, settings) @ model.draws.coefficients[part.start : part.stop] * unit
-    best = np.array([search.lowest(index, settings[i]) for i in range(len(settings))]) * unit
+    average = features(factor, settings) @ model.draws.coefficients[part.start : part.stop]
+    best = np.array([search.lowest(index, settings[i]) for i in range(len(settings))])
     chance = (best == best.min(axis=0)).mean(axis=1)
-    costs = best - best[best.mean(axis=1).argmin()]
-    means = average - average[average.mean(axis=1).argmin()]
+
+    def cost(response: Array) -> Estimate:
+        draws = response * model.response.unit
+        return Estimate.of(np.expm1(draws) if model.response.ratio else draws)
+
+    first, lowest = average.mean(axis=1).argmin(), best.mean(axis=1).argmin()
     levels = tuple(
-        Level(labels[i], values[i], Estimate.of(means[i]), Estimate.of(costs[i]), float(chance[i]))
+        Level(labels[i], values[i], cost(average[i] - average[first]), cost(best[i] - best[lowest]), float(chance[i]))
         for i in range(len(labels))
     )
-    optimum = None
-    if factor.kind == "number":
-        at = best.argmin(axis=0)
-        middle = factor.value(float(np.median(settings[at])))
-        ends = [factor.value(float(end)) for end in np.quantile(settings[at], (0.05, 0.95))]
-        optimum = Estimate(middle, *ends)
-    return Profile(levels, optimum)
+    without = None
+    if factor.name in off and off[factor.name] in values:
+        none = values.index(off[factor.name])
+        others = np.delete(best, none, axis=0)
+        without = cost(best[none] - others[others.mean(axis=1).argmin()])
+    if factor.kind != "number":
+        return Profile(levels, None, 0.0, without)
+    found = np.array([factor.value(float(position)) for position in settings[best.argmin(axis=0)]])
+    low, middle, high = (float(end) for end in np.quantile(found, (0.05, 0.5, 0.95)))
+    return Profile(levels, Estimate(middle, low, high), float((found < 0).mean()), without)
 
 
 def levels_of(factor: Factor) -> tuple[list[str], list[object], Array]:

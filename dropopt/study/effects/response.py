@@ -15,7 +15,7 @@ from dropopt.study.blend.ranks import normal_scores, wins_of
 
 #: Responses are clipped this many robust standard deviations from the median: above it, where a trial has diverged, and
 #: below it.
-ABOVE, BELOW = 4.0, 8.0
+ABOVE, BELOW = 25.0, 25.0
 
 #: How much a pruned trial counts, compared with a complete one. Its final value is inferred from its rank.
 PRUNED_WEIGHT = 0.5
