@@ -29,17 +29,20 @@ MAY_IMPORT = {
     "study/define": {"root"},
     "study/store": {"root", "study/define"},
     "study/blend": {"root"},
+    "study/effects": {"root", "study/blend"},
     "study/search": {"root", "study/define", "study/store", "study/blend"},
     "study/run": {"root", "study/define", "study/store"},
     "study/after": {"root", "training", "study/define", "study/store", "study/blend", "study/run"},
     "study/show": {
         "root",
         "training",
-        *("study/define", "study/store", "study/blend", "study/search", "study/run/messages.py", "study/after"),
+        *("study/define", "study/store", "study/blend", "study/effects", "study/search", "study/after"),
+        "study/run/messages.py",
     },
     "study/command": {
         "root",
-        *("study/define", "study/store", "study/blend", "study/search", "study/run", "study/after", "study/show"),
+        *("study/define", "study/store", "study/blend", "study/effects", "study/search", "study/run", "study/after"),
+        "study/show",
     },
     "cli": {"root", "study/command"},
 }

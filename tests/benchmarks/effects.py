@@ -4,28 +4,8 @@
     python -m tests.benchmarks.effects --jobs 2
 
 Each study has its own random objective, whose indices and costs are computed from the objective itself. The trials come
-from TPE or at random, with noise, and for the rows "pruned" a third of the trials stops early. ``coverage`` is the share
-of the true values inside their 90% intervals. PED-ANOVA is the default evaluator of ``optuna.importance``.
+from TPE or at random, with noise, and for the rows "pruned" a third of the trials stops early. ``coverage`` is the
+share of the true values inside their 90% intervals. PED-ANOVA is the default evaluator of ``optuna.importance``.
 """
 
 from __future__ import annotations
-
-import argparse
-import os
-import platform
-import time
-import warnings
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
-
-import numpy as np
-import optuna
-from effects_problems import PROBLEMS, Problem, study_of, true_costs, true_indices
-from rich.box import MARKDOWN
-from rich.console import Console
-from rich.table import Table
-
-from dropopt.study.effects.importance import importances
-from dropopt.study.effects.model import fit
-from dropopt.study.effects.profiles import profiles

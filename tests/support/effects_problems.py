@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
-from optuna.trial import TrialState, create_trial
 
 from dropopt.study.effects.factors import Condition, Factor, Points, activity
 from dropopt.study.effects.profiles import levels_of, uniform
@@ -25,12 +23,6 @@ class Problem:
     response: Response
     noise: float
     ratio: bool = False  # the objective is the exponential of the response
-
-    def distributions(self) -> dict[str, BaseDistribution]:
-        return {
-            f.name: CategoricalDistribution(f.choices) if f.kind == "choice" else FloatDistribution(0.0, 1.0)
-            for f in self.factors
-        }
 
     def ask(self, trial: optuna.Trial) -> float:
         """Suggest the factors that are used and return the response."""
@@ -181,7 +173,9 @@ def true_indices(task: Problem, count: int = 2**16) -> tuple[np.ndarray, np.ndar
     variance = np.concatenate([a, b]).var()
     alone, whole = [], []
     for index in range(len(task.factors)):
-        values = [own if d != index else new for d, (own, new) in enumerate(zip(base.values, other.values, strict=True))]
+        values = [
+            own if d != index else new for d, (own, new) in enumerate(zip(base.values, other.values, strict=True))
+        ]
         mixed = task.response(Points(tuple(values), activity(task.factors, values)))
         alone.append(np.mean(b * (mixed - a)) / variance)
         whole.append(0.5 * np.mean((a - mixed) ** 2) / variance)
@@ -218,9 +212,3 @@ def true_costs(task: Problem, index: int, count: int = 2**13) -> np.ndarray:
                 value[:1] = value[0]
         found.append(lowest)
     return np.array(found)
-
-
-def pruned_trial(params: dict[str, float], distributions: dict[str, BaseDistribution], report: float) -> object:
-    return create_trial(
-        params=params, distributions=distributions, state=TrialState.PRUNED, intermediate_values={0: report}
-    )

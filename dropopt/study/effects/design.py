@@ -5,9 +5,9 @@ With g_d the main effect of factor d, g_de the interaction of d and e, and 1_d w
     f(x) = level + sum_d 1_d g_d(x_d) + sum_{d<e} 1_d 1_e g_de(x_d, x_e).
 
 The coefficients of g_d have the prior variances a_d lambda_d, those of g_de have rho a_d a_e / (sum_d a_d) times the
-product of the variances of their features. Where a factor is used only for some values of a parent, their interaction is
-a function of those values that has mean 0 over them. All parts are then uncorrelated under the uniform distribution on
-the space, and their variances add up to that of f.
+product of the variances of their features. Where a factor is used only for some values of a parent, their interaction
+is a function of those values that has mean 0 over them. All parts are then uncorrelated under the uniform distribution
+on the space, and their variances add up to that of f.
 """
 
 from __future__ import annotations

@@ -61,9 +61,7 @@ class Effects:
             "costs": "fractions of the loss" if self.ratio else "units of the objective",
             "noise": asdict(self.noise) if self.noise else None,
             "explained": asdict(self.explained) if self.explained else None,
-            "answers": {
-                answer.question: {"text": answer.text, "found": answer.found} for answer in self.answers
-            },
+            "answers": {answer.question: {"text": answer.text, "found": answer.found} for answer in self.answers},
             "parameters": [_plain(effect) for effect in self.factors],
         }
 
@@ -72,8 +70,8 @@ def study_effects(study: Study) -> Effects:
     """Estimate what each parameter of a study does, and answer the five questions about dropout.
 
     A model of the outcome over the whole search space is fitted to the finished trials, and evaluated over the space
-    rather than over the trials. Trials that a sampler such as TPE concentrates near good values therefore do not distort
-    the effects. The result is a pure function of the set of trials.
+    rather than over the trials. Trials that a sampler such as TPE concentrates near good values therefore do not
+    distort the effects. The result is a pure function of the set of trials.
 
     Args:
         study: A study with one objective, of dropopt or of your own. Its parameters may be conditional.
@@ -120,13 +118,11 @@ def effects_of(
     factors, ratio = model.design.factors, model.response.ratio
     off = {factor.name: OFF[factor.name] for factor in factors if turns_off(factor)}
     found = [FactorEffect(*parts) for parts in zip(factors, importances(model), profiles(model, off), strict=True)]
-    found.sort(key=lambda effect: (-effect.importance.total.mean, effect.name))
+    found.sort(key=lambda effect: (-effect.importance.total.value, effect.name))
     needed = needed_trials(factors)
     writer = Writer(factors, {one.name: one for one in found}, trials=model.trials, needed=needed, ratio=ratio)
     noise = Estimate.of(model.draws.noise * model.response.unit)
-    return Effects(
-        model.trials, model.complete, needed, ratio, noise, explained(model), tuple(found), writer.answers()
-    )
+    return Effects(model.trials, model.complete, needed, ratio, noise, explained(model), tuple(found), writer.answers())
 
 
 def _unknown(trials: Sequence[FrozenTrial]) -> Effects:

@@ -23,8 +23,8 @@ class EffectsEvaluator(BaseImportanceEvaluator):
     The importance of a parameter is its total Sobol index: the share of the variance of the objective, over uniform
     draws from the search space, that it has a part in. The posterior mean is returned; for intervals, see
     :func:`dropopt.study.study_effects`. PED-ANOVA, Optuna's default, compares the best trials with all others. Once a
-    sampler such as TPE suggests one choice in nearly all trials, the two groups agree in it, and its importance is near 0
-    even if it explains everything.
+    sampler such as TPE suggests one choice in nearly all trials, the two groups agree in it, and its importance is
+    near 0 even if it explains everything.
 
     Conditional parameters are included, and pruned trials count by their rank. The importance of a blend of methods is
     shared out to the weights ``w_*`` by the variance that each share explains alone.
@@ -66,7 +66,9 @@ class EffectsEvaluator(BaseImportanceEvaluator):
         trials = finished_trials(study)
         model = fit(trials, maximise, target)
         if model is None:
-            raise ConfigError(f"importances need at least 5 complete trials of different values, got {len(trials)} trials")
+            raise ConfigError(
+                f"importances need at least 5 complete trials of different values, got {len(trials)} trials"
+            )
         found = dict.fromkeys((name for trial in trials for name in trial.params), 0.0)
         found |= _by_parameter(model)
         if unknown := [name for name in params or () if name not in found]:

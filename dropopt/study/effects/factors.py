@@ -101,9 +101,7 @@ class Points:
 def joined(parts: Sequence[Points]) -> Points:
     """The rows of all ``parts``."""
     columns = zip(*(part.values for part in parts), strict=True)
-    return Points(
-        tuple(np.concatenate(column) for column in columns), np.concatenate([part.active for part in parts])
-    )
+    return Points(tuple(np.concatenate(column) for column in columns), np.concatenate([part.active for part in parts]))
 
 
 def activity(factors: Sequence[Factor], values: Sequence[Array]) -> NDArray[np.bool_]:
@@ -241,7 +239,9 @@ def _conditions(
     return chosen
 
 
-def _closure(index: int, direct: Mapping[int, Mapping[int, set[int]]], seen: tuple[int, ...] = ()) -> dict[int, set[int]]:
+def _closure(
+    index: int, direct: Mapping[int, Mapping[int, set[int]]], seen: tuple[int, ...] = ()
+) -> dict[int, set[int]]:
     """The conditions of a factor and of its parents, their parents and so on."""
     found = {parent: set(values) for parent, values in direct.get(index, {}).items()}
     for parent in list(found):

@@ -1,9 +1,9 @@
 """How much each factor matters: Sobol indices over the whole space, with intervals.
 
-The share of the variance of the response, over uniform draws from the space, that is due to a factor alone (first order)
-and together with all others (total). They follow exactly from the coefficients of the model, whose parts are
-uncorrelated. Trials that a sampler concentrated in one corner of the space therefore do not distort them, as they distort
-shares that are computed from the trials themselves.
+The share of the variance of the response, over uniform draws from the space, that is due to a factor alone (first
+order) and together with all others (total). They follow exactly from the coefficients of the model, whose parts are
+uncorrelated. Trials that a sampler concentrated in one corner of the space therefore do not distort them, as they
+distort shares that are computed from the trials themselves.
 
 A factor that is not used in a configuration has no effect there; a choice that switches it on or off shares its effect.
 

@@ -12,17 +12,17 @@ from dropopt.study.blend.effects import INTERVAL
 
 @dataclass(frozen=True)
 class Estimate:
-    """A posterior mean with its 90% credible interval."""
+    """A posterior median with its 90% credible interval."""
 
-    mean: float
+    value: float
     low: float
     high: float
 
     @classmethod
     def of(cls, draws: Array) -> Estimate:
         """The estimate from draws from the posterior."""
-        low, high = np.quantile(draws, INTERVAL)
-        return cls(float(draws.mean()), float(low), float(high))
+        low, middle, high = np.quantile(draws, (INTERVAL[0], 0.5, INTERVAL[1]))
+        return cls(float(middle), float(low), float(high))
 
     @property
     def sign(self) -> int:

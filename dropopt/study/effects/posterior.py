@@ -5,8 +5,8 @@
 Averaging over the settings, rather than choosing the most likely ones, is what keeps the intervals honest in studies of
 tens of trials: whether a factor matters at all is itself uncertain.
 
-References: R. M. Neal, "Slice Sampling", Annals of Statistics 31(3), 2003. Coefficients are drawn by Matheron's rule, as
-in :mod:`dropopt.study.blend.paths`.
+References: R. M. Neal, "Slice Sampling", Annals of Statistics 31(3), 2003. Coefficients are drawn by Matheron's rule,
+as in :mod:`dropopt.study.blend.paths`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from dropopt.study.effects.factors import Points
 
 #: Inverse gamma prior of the noise variance; responses have variance 1.
 NOISE_SHAPE, NOISE_SCALE = 1.0, 0.1
-#: Lognormal priors: of the size of a main effect, whose median is divided by the number of factors, and of interactions.
+#: Lognormal priors: of the size of a main effect, whose median is divided by the number of factors, and of
+#: interactions.
 SIZE_MEDIAN, SIZE_SPREAD = 3.0, 2.5
 TOGETHER_MEDIAN, TOGETHER_SPREAD = 0.3, 1.5
 #: First width of a slice, on the logarithmic scale, and the most steps by which it is widened.

@@ -1,11 +1,11 @@
 """The effect of each level of a factor: averaged over the other factors, and at their best.
 
-A level is a choice, one of a few evenly spread values of a number, or for a blend each method alone and the equal blend.
-Effects are differences of the response from the level that is best, so they are costs: above 0 is worse.
+A level is a choice, one of a few evenly spread values of a number, or for a blend each method alone and the equal
+blend. Effects are differences of the response from the level that is best, so they are costs: above 0 is worse.
 
-*On average* is the mean over a uniform draw of the other factors. *At best* is the lowest response that the other factors
-allow. It is what matters for a choice between levels, because the other factors will be set well. Each draw from the
-posterior has its own minimum, over configurations that the posterior mean finds good with that level.
+*On average* is the mean over a uniform draw of the other factors. *At best* is the lowest response that the other
+factors allow. It is what matters for a choice between levels, because the other factors will be set well. Each draw
+from the posterior has its own minimum, over configurations that the posterior mean finds good with that level.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from scipy.stats import qmc
 from dropopt.study.blend.arrays import Array
 from dropopt.study.blend.threads import one_thread
 from dropopt.study.effects.basis import features, to_simplex
-
 from dropopt.study.effects.factors import Factor, Points, activity, joined
 from dropopt.study.effects.intervals import Estimate
 from dropopt.study.effects.model import Model
@@ -60,7 +59,7 @@ class Profile:
 
     Attributes:
         levels: The levels, in order.
-        optimum: Of a number, the best value; its mean is the median.
+        optimum: Of a number, the best value.
         negative: Of a number, the probability that the best value is below 0.
         without: Of a factor that can turn dropout off, the cost of no dropout compared with the best dropout.
     """

@@ -22,6 +22,9 @@ LISTED = 3
 #: Importances whose upper limit is lower are negligible.
 NEGLIGIBLE = 0.02
 
+#: An importance whose lower limit is below this touches 0: nothing is claimed about the factor.
+TOUCHES = 0.005
+
 #: What the settings are called in a sentence.
 _NAMES = {
     "r0": "a rate (r0)",
@@ -105,18 +108,23 @@ class Writer:
 
     def _thin(self) -> str:
         more = self._needed - self._trials
-        return f"Too few trials to say: {self._trials}, and no claim is made with fewer than {self._needed} ({more} more)."
+        return (
+            f"Too few trials to say: {self._trials}, and no claim is made with fewer than {self._needed} ({more} more)."
+        )
 
     # -- one factor
 
     def _claim(self, question: Question, effect: FactorEffect) -> str:
+        """What the evidence says about a factor; empty if the interval of its importance touches 0."""
+        if effect.importance.total.low < TOUCHES:
+            return ""
         if effect.factor.kind == "number":
             return self._number(question, effect)
         first = max(effect.profile.levels, key=lambda level: level.chance)
         worse = [level for level in effect.profile.levels if level.best.low > 0]
         if not worse:
             return ""
-        worse.sort(key=lambda level: level.best.mean)
+        worse.sort(key=lambda level: level.best.value)
         costs = ", ".join(f"{_label(level)} costs {self.cost(level.best)}" for level in worse[:LISTED])
         more = f" and {len(worse) - LISTED} more are worse" if len(worse) > LISTED else ""
         candidates = [level for level in effect.profile.levels if level.chance >= CANDIDATE and level not in worse]
@@ -132,7 +140,7 @@ class Writer:
         if optimum is None or not ends:
             return ""
         called = _NAMES.get(effect.name, f"{effect.name}: a value")
-        where = f"{optimum.mean:.3g} (90%: {optimum.low:.3g} to {optimum.high:.3g})"
+        where = f"{optimum.value:.3g} (90%: {optimum.low:.3g} to {optimum.high:.3g})"
         costs = " and ".join(f"{level.label} costs {self.cost(level.best)}" for level in ends)
         meaning = self._direction(question, profile.negative) if effect.name == "alpha" else ""
         return f"{called} of {where} is best; {costs}{meaning}"
@@ -150,7 +158,7 @@ class Writer:
         parts = []
         for effect in effects:
             if effect.importance.total.high < NEGLIGIBLE:
-                parts.append(f"{effect.name} (hardly matters)")
+                parts.append(f"{effect.name} (it hardly matters)")
                 continue
             more = self._more([level.best for level in effect.profile.levels])
             parts.append(f"{effect.name} ({more})")
@@ -159,9 +167,9 @@ class Writer:
     def _more(self, estimates: Sequence[Estimate]) -> str:
         """How many more trials might separate the best level from some other: intervals shrink as 1 / sqrt(trials)."""
         ratios = [
-            (estimate.mean - estimate.low) / estimate.mean
+            (estimate.value - estimate.low) / estimate.value
             for estimate in estimates
-            if estimate.mean > 0 and estimate.low < estimate.mean
+            if estimate.value > 0 and estimate.low < estimate.value
         ]
         times = min(ratios, default=math.inf) ** 2
         if times > MOST_TIMES:
@@ -179,15 +187,15 @@ class Writer:
         if self._trials < self._needed:
             return Answer(question, self._thin(), False)
         known = (self._effects[name].profile.without for name in options)
-        estimate = min((one for one in known if one is not None), key=lambda one: one.mean)
+        estimate = min((one for one in known if one is not None), key=lambda one: one.value)
         if estimate.low > 0:
             return Answer(question, f"Dropout helps: without it, {self._loss(estimate, 'higher')}.", True)
         if estimate.high < 0:
-            lower = Estimate(-estimate.mean, -estimate.high, -estimate.low)
+            lower = Estimate(-estimate.value, -estimate.high, -estimate.low)
             return Answer(question, f"Dropout does not help here: without it, {self._loss(lower, 'lower')}.", True)
         spread = self._range(estimate)
-        text = f"Not known: without dropout, the change of the loss is {self.amount(estimate.mean)} ({spread})"
-        side = estimate if estimate.mean > 0 else Estimate(-estimate.mean, -estimate.high, -estimate.low)
+        text = f"Not known: without dropout, the change of the loss is {self.amount(estimate.value)} ({spread})"
+        side = estimate if estimate.value > 0 else Estimate(-estimate.value, -estimate.high, -estimate.low)
         return Answer(question, f"{text}; {self._more([side])}.", False)
 
     def _loss(self, estimate: Estimate, word: str) -> str:
@@ -201,7 +209,7 @@ class Writer:
 
     def cost(self, estimate: Estimate) -> str:
         """A cost with its interval: ``12% (90%: 7% to 18%)``."""
-        return f"{self.amount(estimate.mean)} ({self._range(estimate)})"
+        return f"{self.amount(estimate.value)} ({self._range(estimate)})"
 
     def _range(self, estimate: Estimate) -> str:
         return f"90%: {self.amount(estimate.low)} to {self.amount(estimate.high)}"
