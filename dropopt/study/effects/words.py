@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from dropopt.study.blend.effects import CANDIDATE, CERTAIN
@@ -101,9 +101,7 @@ class Writer:
                 found.append(claim)
             else:
                 silent.append(effect)
-        text = [_sentence(claim) for claim in found]
-        if silent:
-            text.append(_sentence(self._nothing(silent)))
+        text = [_sentence(claim) for claim in [*found, *self._nothing(silent)]]
         return Answer(question, " ".join(text), bool(found))
 
     def _thin(self) -> str:
@@ -153,16 +151,15 @@ class Writer:
             return f", so the rate should fall {along}, or stay constant (probability {1 - negative:.2f})"
         return f"; whether the rate should rise or fall {along} is not known (rise: probability {negative:.2f})"
 
-    def _nothing(self, effects: Sequence[FactorEffect]) -> str:
-        """What to say of factors without a claim: how large their effect may be, and how many trials might tell."""
-        parts = []
-        for effect in effects:
-            if effect.importance.total.high < NEGLIGIBLE:
-                parts.append(f"{effect.name} (it hardly matters)")
-                continue
-            more = self._more([level.best for level in effect.profile.levels])
-            parts.append(f"{effect.name} ({more})")
-        return f"no effect found of {', '.join(parts)}"
+    def _nothing(self, effects: Sequence[FactorEffect]) -> Iterator[str]:
+        """What to say of factors without a claim: that they hardly matter, or how many more trials might tell."""
+        negligible = [effect.name for effect in effects if effect.importance.total.high < NEGLIGIBLE]
+        if unknown := [effect for effect in effects if effect.name not in negligible]:
+            parts = [f"{one.name} ({self._more([level.best for level in one.profile.levels])})" for one in unknown]
+            yield f"no effect was found of {', '.join(parts)}"
+        if negligible:
+            names = ", ".join(negligible)
+            yield f"{names}: hardly matter{'' if len(negligible) > 1 else 's'}"
 
     def _more(self, estimates: Sequence[Estimate]) -> str:
         """How many more trials might separate the best level from some other: intervals shrink as 1 / sqrt(trials)."""
@@ -227,6 +224,4 @@ def _label(level: Level) -> str:
 
 def _sentence(text: str) -> str:
     """The text with a full stop; a name in front of a colon keeps its spelling."""
-    head = text.partition(" ")[0]
-    start = text if head.endswith(":") else text[0].upper() + text[1:]
-    return f"{start}."
+    return f"{text if ': ' in text.partition('(')[0] else text[0].upper() + text[1:]}."
