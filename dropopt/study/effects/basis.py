@@ -59,6 +59,7 @@ def variances(factor: Factor, roughness: float) -> tuple[Array, Array]:
     return falling / falling.sum(), together / together.sum()
 
 
+@lru_cache(maxsize=32)
 def contrasts(count: int) -> Array:
     """Features (count, count - 1) of a choice."""
     values, vectors = np.linalg.eigh(np.eye(count) - 1 / count)

@@ -91,13 +91,14 @@ class Design:
 
     def matrix(self, points: Points) -> Array:
         """All features (n, columns) of configurations."""
-        low = [self._interacting(index, points) for index in range(len(self.factors))]
+        alone = [self._alone(index, points) for index in range(len(self.factors))]
+        low = [side[:, : len(self._low[index][0])] for index, side in enumerate(alone)]
         table = np.empty((len(points), self.width))
         table[:, 0] = 1.0
         for part in self.parts:
             if len(part.factors) == 1:
                 (d,) = part.factors
-                table[:, part.start : part.stop] = self._alone(d, points)
+                table[:, part.start : part.stop] = alone[d]
             else:
                 d, e = part.factors
                 first, second = self._within(d, e, points, low[d]), self._within(e, d, points, low[e])

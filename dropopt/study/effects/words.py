@@ -170,7 +170,7 @@ class Writer:
         ]
         times = min(ratios, default=math.inf) ** 2
         if times > MOST_TIMES:
-            return "more trials would hardly tell"
+            return f"more than {10 * (self._trials * (MOST_TIMES - 1) // 10)} more trials would be needed"
         more = max(10, 10 * math.ceil(self._trials * (times - 1) / 10))
         return f"about {more} more trials might tell"
 

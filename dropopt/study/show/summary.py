@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.table import Table
 
 from dropopt.study.blend.gather import FINISHED
-from dropopt.study.blend.names import NoBlendError, suggested_blend
 from dropopt.study.search.anchors import Comparison, compare
 from dropopt.study.show.console import say
 from dropopt.study.show.formatting import format_accuracy, format_value
@@ -47,7 +46,7 @@ def show_summary(console: Console, study: optuna.Study, outcome: Outcome) -> Non
     """Print the best trials, the failures, the storage and the next commands."""
     trials = study.get_trials(deepcopy=False)
     counts, leader = count(trials), best(trials)
-    has_blend = learnable(trials)
+    has_effects = learnable(trials)
     if outcome.stopped_by is not None:
         name = signal.Signals(outcome.stopped_by).name
         say(console, f"stopped by {name}; running trials are recorded as interrupted and run again later")
@@ -64,12 +63,12 @@ def show_summary(console: Console, study: optuna.Study, outcome: Outcome) -> Non
         say(console, line, "yellow")
     say(console, f"\nstored in {outcome.url}; next:")
     has_best = leader is not None
-    for what, command in _next_commands(study.study_name, outcome, counts, has_best=has_best, has_blend=has_blend):
+    for what, command in _next_commands(study.study_name, outcome, counts, has_best=has_best, has_effects=has_effects):
         say(console, f"  {what:<8}{command}")
 
 
 def _next_commands(
-    name: str, outcome: Outcome, counts: Counts, *, has_best: bool, has_blend: bool
+    name: str, outcome: Outcome, counts: Counts, *, has_best: bool, has_effects: bool
 ) -> Iterator[tuple[str, str]]:
     """Yield each possible next action and its command."""
     file = shlex.quote(best_file(name))
@@ -77,7 +76,7 @@ def _next_commands(
     storage = outcome.storage_hint
     reached = counts.counted >= outcome.n_trials
     yield "look", f"dropopt dashboard{storage}"
-    if has_blend:
+    if has_effects:
         yield "learn", f"dropopt efficacy --study {name}{storage}"
     if outcome.extendable:
         yield "go on", f"{outcome.resume_command} --n-trials {outcome.n_trials + counts.counted * reached}"
@@ -94,11 +93,8 @@ def best_file(study: str, format: str = "yaml") -> str:
 
 
 def learnable(trials: Sequence[FrozenTrial]) -> bool:
-    """Whether ``dropopt efficacy`` can analyse a study with these trials."""
-    try:
-        return bool(suggested_blend({name for trial in trials if trial.state in FINISHED for name in trial.params}))
-    except NoBlendError:
-        return False
+    """Whether ``dropopt efficacy`` has anything to analyse: a finished trial with parameters."""
+    return any(trial.state in FINISHED and trial.params for trial in trials)
 
 
 def _best_trials(trials: Sequence[FrozenTrial]) -> Table:
