@@ -137,8 +137,12 @@ def _unknown(trials: Sequence[FrozenTrial]) -> Effects:
 
 def needed_trials(factors: Sequence[Factor]) -> int:
     """Two trials for each number, one for each further choice or method, and a few to estimate the noise."""
-    terms = {"number": lambda f: 2, "choice": lambda f: len(f.choices) - 1, "blend": lambda f: len(f.names) - 1}
-    return sum(terms[factor.kind](factor) for factor in factors) + SPARE_TRIALS
+    def terms(factor: Factor) -> int:
+        if factor.kind == "number":
+            return 2
+        return len(factor.choices if factor.kind == "choice" else factor.names) - 1
+
+    return sum(terms(factor) for factor in factors) + SPARE_TRIALS
 
 
 def _plain(effect: FactorEffect) -> dict[str, Any]:

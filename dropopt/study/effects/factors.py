@@ -146,7 +146,7 @@ def points_of(trials: Sequence[FrozenTrial], factors: Sequence[Factor]) -> Point
             continue
         number = {repr(choice): float(position) for position, choice in enumerate(factor.choices)}
         column = np.zeros(len(trials))
-        for row in np.flatnonzero(active[:, index]):
+        for row in np.flatnonzero(active[:, index]).tolist():
             value = trials[row].params[factor.name]
             column[row] = number[repr(value)] if factor.kind == "choice" else factor.position(float(value))
         values.append(column)
