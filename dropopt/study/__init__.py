@@ -14,29 +14,40 @@ if TYPE_CHECKING:
     from dropopt.study.blend.sampler import EfficacySampler
     from dropopt.study.command.script import Study
     from dropopt.study.define.space import Space
+    from dropopt.study.effects.effects import study_effects
+    from dropopt.study.effects.evaluator import EffectsEvaluator
     from dropopt.study.search.forecast import ForecastPruner
+    from dropopt.study.show.effects_figures import effects_figure, importance_figure
     from dropopt.study.show.efficacy import efficacy_report
 
 #: The module of each public name.
 _HOME = {
+    "EffectsEvaluator": "dropopt.study.effects.evaluator",
     "EfficacySampler": "dropopt.study.blend.sampler",
     "ForecastPruner": "dropopt.study.search.forecast",
     "Space": "dropopt.study.define.space",
     "Study": "dropopt.study.command.script",
+    "effects_figure": "dropopt.study.show.effects_figures",
     "efficacy_report": "dropopt.study.show.efficacy",
     "export_evidence": "dropopt.study.blend.learned",
+    "importance_figure": "dropopt.study.show.effects_figures",
     "learned": "dropopt.study.blend.learned",
+    "study_effects": "dropopt.study.effects.effects",
     "top_configurations": "dropopt.study.blend.learned",
 }
 
 __all__ = [
+    "EffectsEvaluator",
     "EfficacySampler",
     "ForecastPruner",
     "Space",
     "Study",
+    "effects_figure",
     "efficacy_report",
     "export_evidence",
+    "importance_figure",
     "learned",
+    "study_effects",
     "top_configurations",
 ]
 

@@ -3,6 +3,7 @@
 Read the modules in this order; each imports only modules above it (and the modules directly in ``dropopt``):
 
     arrays      types of arrays
+    threads     threads of linear algebra
     names       which parameters form the blend
     mixture     shares on a simplex, terms of Scheffe's polynomial
     outcomes    one outcome for each trial, and the trials that count

@@ -8,19 +8,17 @@ and scale by weight, then a function from its posterior.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
 
 import numpy as np
 from scipy.linalg import solve_triangular
-from threadpoolctl import ThreadpoolController
 
 from dropopt.study.blend.arrays import Array
 from dropopt.study.blend.evidence import Evidence
 from dropopt.study.blend.kernels import Kernel, Rows
 from dropopt.study.blend.paths import NOISE_SCALE, NOISE_SHAPE, Path
+from dropopt.study.blend.threads import one_thread
 
 #: Rows that a model with one stage reads. The cost of a draw is then about ten milliseconds, however long the study.
 MAX_ROWS = 100
@@ -83,7 +81,7 @@ class Surrogate:
         self._targets = np.stack([table.score, table.value], axis=1)  # (n, scales)
         self._jacobian = np.zeros(2)
         self._jacobian[SCORE] = _log_jacobian(table.score, table.value)
-        with _one_thread():
+        with one_thread():
             self.candidates = self._compete()
         logs = np.array([candidate.log_evidence for candidate in self.candidates])
         weights = np.exp(logs - logs.max())
@@ -92,7 +90,7 @@ class Surrogate:
     def draw(self, rng: np.random.Generator, covariates: Array | None) -> tuple[Objective, str]:
         """A function drawn from the posterior, given covariates (D,) of the trial, and the name of its kernel."""
         chosen = self.candidates[int(rng.choice(len(self.candidates), p=self.weights))]
-        with _one_thread():
+        with one_thread():
             return self._path(chosen, covariates, rng), chosen.kernel.name
 
     def mean(self, covariates: Array | None = None) -> Objective:
@@ -156,15 +154,3 @@ def _log_jacobian(score: Array, value: Array) -> float:
     z, v = (np.pad(np.sort(part), window, mode="edge") for part in (score, value))
     rise, run = z[2 * window :] - z[: -2 * window], v[2 * window :] - v[: -2 * window]
     return float((np.log(rise + SMALL) - np.log(run + SMALL)).sum())
-
-
-@cache
-def _controller() -> ThreadpoolController:
-    return ThreadpoolController()
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Limit BLAS to one thread: for small matrices, synchronising threads costs more than it saves."""
-    with _controller().limit(limits=1, user_api="blas"):
-        yield

@@ -5,21 +5,25 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections.abc import Mapping
 from contextlib import closing
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dropopt.study.command.options import AsJson, EvidenceOutput, Storage, StudyName
+
+if TYPE_CHECKING:
+    import optuna
 
 
 def efficacy(
     study: StudyName = None, output: EvidenceOutput = None, storage: Storage = None, as_json: AsJson = False
 ) -> None:
-    """Report which methods work and how certain the result is.
+    """Report which dropout works, how much, where, when, and whether any does.
 
-    Prints each method's effect and each pair's synergy with 90% intervals, and the preferred blend.
+    Answers each question in words with 90% intervals, or says that the trials are too few. Prints the importance of
+    each parameter and, if the study searched a blend, the effect of each method.
     """
     from dropopt.config import ConfigError
-    from dropopt.study.blend.learned import learned
     from dropopt.study.command.output import check_writable
     from dropopt.study.search.prior import prior_of
     from dropopt.study.show.console import busy, make_console
@@ -35,7 +39,7 @@ def efficacy(
         found = find_study(opened.storage, study)
         prior = found.user_attrs.get(PRIOR)
         with busy("analysing the trials"):
-            report: Any = learned(found, prior=prior).as_dict() if as_json else efficacy_report(found, prior=prior)
+            report: Any = _plain(found, prior) if as_json else efficacy_report(found, prior=prior)
         if as_json:
             print(json.dumps({"study": found.study_name, **report}, indent=1))
         else:
@@ -47,3 +51,17 @@ def efficacy(
                 raise ConfigError(f"{output} cannot be written: {error.strerror or error}") from None
             hint = f"{output}: start another study from it with --prior {shlex.quote(str(output))}"
             print(hint, file=sys.stderr if as_json else sys.stdout)
+
+
+def _plain(study: optuna.Study, prior: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The effects as JSON, with those of the blend beside them if the study has one."""
+    from dropopt.study.blend.learned import learned
+    from dropopt.study.blend.names import NoBlendError
+    from dropopt.study.effects.effects import study_effects
+
+    effects = study_effects(study).as_dict()
+    try:
+        blend = learned(study, prior=prior).as_dict()
+    except NoBlendError:
+        blend = {}
+    return {**blend, "effects": effects}

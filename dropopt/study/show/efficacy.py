@@ -1,8 +1,9 @@
-"""What a study learned about its blend, as tables for the terminal."""
+"""What a study learned about dropout: the five answers, and tables for the terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -13,40 +14,50 @@ from rich.text import Text
 
 from dropopt.study.blend.effects import Effect
 from dropopt.study.blend.learned import Learned, learned
-from dropopt.study.blend.names import Names
+from dropopt.study.blend.names import Names, NoBlendError
+from dropopt.study.effects.effects import study_effects
+from dropopt.study.show.effects_report import effects_parts
 from dropopt.study.show.effects_table import HEADINGS, StageEffects, by_stage, effect_rows
 
 
 def efficacy_report(study: Study, names: Names | None = None, prior: Mapping[str, Any] | None = None) -> RenderableType:
-    """Report which methods of a blend work, as tables for ``rich``.
+    """Report which dropout works, how much, where, when, and whether any does, as text and tables for ``rich``.
 
-    The report contains a verdict in one sentence, the effect of each method and the synergy of each pair with 90%
-    credible intervals, and the preferred blend over the trials.
+    The report answers the five questions in words with 90% intervals, or says that the evidence is too thin and how
+    many more trials might do. A table gives the importance and the best value of each parameter. If the study searched
+    a blend of methods, tables follow with a verdict in one sentence, the effect of each method and the synergy of each
+    pair, and the preferred blend over the trials.
 
     Args:
-        study: A study with one objective whose trials suggested the shares of a blend, parameters named ``w_*``.
-        names: The names of the shares, one tuple for each stage of training. Default: found from the trials.
-        prior: Evidence of an earlier study, from ``dropopt.study.export_evidence``.
+        study: A study with one objective, of dropopt or of your own.
+        names: The names of the weights of a blend, one tuple for each stage of training. Default: the parameters named
+            ``w_*`` in the trials.
+        prior: Evidence about the blend from an earlier study, from ``dropopt.study.export_evidence``.
 
     Returns:
         An object that ``rich.print`` or a ``rich.console.Console`` prints.
 
     Raises:
-        ConfigError: The study has no blend or several objectives.
+        ConfigError: The study has several objectives.
 
     Example:
         >>> import optuna, rich
         >>> from dropopt.study import efficacy_report
         >>> optuna.logging.set_verbosity(optuna.logging.WARNING)
         >>> study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-        >>> def loss(trial):
-        ...     first, second = (trial.suggest_float(name, 0, 1) for name in ("w_adaptive", "w_pfid"))
-        ...     return second / (first + second)
-        >>> study.optimize(loss, n_trials=3)
+        >>> study.optimize(lambda trial: 1 + (trial.suggest_float("r0", 0, 0.7) - 0.3) ** 2, n_trials=3)
         >>> rich.print(efficacy_report(study))  # doctest: +ELLIPSIS
-        Too few trials: 3, ...
+        Which dropout: Not searched in this study.
+        How much: Too few trials to say: 3, ...
     """
-    found = learned(study, names, prior)
+    parts = effects_parts(study_effects(study))
+    with suppress(NoBlendError):
+        parts += [Text(""), *_blend(learned(study, names, prior))]
+    return Group(*parts)
+
+
+def _blend(found: Learned) -> list[RenderableType]:
+    """The verdict on the blend, its effects, and the preferred blend over the trials."""
     efficacy = found.efficacy
     parts: list[RenderableType] = [Text(efficacy.verdict, style="yellow" if efficacy.thin else "bold")]
     unit = f"; 1 is about {efficacy.unit:.3g} of the objective" if np.isfinite(efficacy.unit) else ""
@@ -62,7 +73,7 @@ def efficacy_report(study: Study, names: Names | None = None, prior: Mapping[str
     parts.append(
         Text("Effects are normal scores of the outcome: higher is better, also for a minimised objective.", style="dim")
     )
-    return Group(*parts)
+    return parts
 
 
 def _of_stage(stage: str) -> str:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dropopt.study.blend.gather import FINISHED
-from dropopt.study.blend.names import NoBlendError, suggested_blend
 from dropopt.study.show.snapshot import Snapshot
 from dropopt.study.store.keys import COMMAND, CONFIG, PLAN
 
@@ -67,8 +66,5 @@ def best_file(study: str, format: str = "yaml", kind: str = "best") -> str:
 
 
 def learnable(trials: Sequence[FrozenTrial]) -> bool:
-    """Whether ``dropopt efficacy`` can analyse a study with these trials."""
-    try:
-        return bool(suggested_blend({name for trial in trials if trial.state in FINISHED for name in trial.params}))
-    except NoBlendError:
-        return False
+    """Whether ``dropopt efficacy`` has anything to analyse: a finished trial with parameters."""
+    return any(trial.state in FINISHED and trial.params for trial in trials)

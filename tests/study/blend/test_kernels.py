@@ -11,7 +11,7 @@ from random_evidence import table_of
 from scipy.stats import multivariate_t
 from sklearn.gaussian_process.kernels import RBF, Matern
 
-from dropopt.study.blend import surrogate as module
+from dropopt.study.blend import threads
 from dropopt.study.blend.evidence import Evidence
 from dropopt.study.blend.kernels import Kernel, Rows
 from dropopt.study.blend.mixture import scheffe
@@ -282,7 +282,7 @@ def test_draws_choose_kernels_by_weight(monkeypatch: pytest.MonkeyPatch) -> None
         expected = Path(rows, chosen.kernel, targets[chosen.scale], c, rng)(shares, 0)
         assert path(shares, 0) == pytest.approx(expected)
     limits = []
-    monkeypatch.setattr(module._controller(), "limit", lambda **given: limits.append(given) or np.errstate())
+    monkeypatch.setattr(threads._controller(), "limit", lambda **given: limits.append(given) or np.errstate())
     model.draw(np.random.default_rng(0), c)
     assert limits == [{"limits": 1, "user_api": "blas"}]
 

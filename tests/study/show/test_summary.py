@@ -87,11 +87,10 @@ def test_a_signal_is_reported(study):
 
 
 def test_only_commands_that_work_are_suggested(study):
-    """``dropopt efficacy`` needs a study with a blend, and a worker has no option --n-trials."""
+    """``dropopt efficacy`` needs a trial with parameters, not a blend; a worker has no option --n-trials."""
     assert "dropopt efficacy" not in printed(study)
-    share = optuna.distributions.FloatDistribution(0, 1)
-    weights = {"w_adaptive": 0.5, "w_pfid": 0.5}
-    study.add_trial(create_trial(value=0.4, params=weights, distributions=dict.fromkeys(weights, share)))
+    rate = optuna.distributions.FloatDistribution(0, 1)
+    study.add_trial(create_trial(value=0.4, params={"p": 0.5}, distributions={"p": rate}))
     assert "dropopt efficacy --study 'a study'" in printed(study)
     assert "go on   dropopt run a\n" in printed(study, extendable=False, n_trials=9)
     assert "go on" not in printed(study, extendable=False)

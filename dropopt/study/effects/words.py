@@ -1,0 +1,227 @@
+"""The answers in words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from dropopt.study.blend.effects import CANDIDATE, CERTAIN
+from dropopt.study.effects.factors import Factor
+from dropopt.study.effects.importance import Importance
+from dropopt.study.effects.intervals import Estimate
+from dropopt.study.effects.profiles import Level, Profile
+from dropopt.study.effects.questions import QUESTIONS, Question, factors_for, turns_off
+
+#: Half of a 90% interval of a normal distribution, in standard deviations.
+HALF = 1.645
+#: A study with this many times the trials is the largest that is suggested.
+MOST_TIMES = 8
+#: Costs of other choices that a sentence lists.
+LISTED = 3
+#: Importances whose upper limit is lower are negligible.
+NEGLIGIBLE = 0.02
+
+#: An importance whose lower limit is below this touches 0: nothing is claimed about the factor.
+TOUCHES = 0.005
+
+#: What the settings are called in a sentence.
+_NAMES = {
+    "r0": "a rate (r0)",
+    "p": "a rate (p)",
+    "alpha": "alpha",
+    "sites": "sites",
+    "block_size": "a block_size",
+}
+
+
+@dataclass(frozen=True)
+class FactorEffect:
+    """What is known about one factor: its importance, and its levels with their costs."""
+
+    factor: Factor
+    importance: Importance
+    profile: Profile
+
+    @property
+    def name(self) -> str:
+        """The name of the factor."""
+        return self.factor.name
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer to one question.
+
+    Attributes:
+        question: The question.
+        text: The answer, in sentences.
+        found: Whether the evidence supports a claim.
+    """
+
+    question: Question
+    text: str
+    found: bool
+
+    @property
+    def title(self) -> str:
+        """The question as people ask it."""
+        return QUESTIONS[self.question]
+
+
+class Writer:
+    """Writes the answers from the effects of a study."""
+
+    def __init__(
+        self,
+        factors: Sequence[Factor],
+        effects: Mapping[str, FactorEffect],
+        *,
+        trials: int,
+        needed: int,
+        ratio: bool,
+    ) -> None:
+        self._factors, self._effects = factors, effects
+        self._trials, self._needed, self._ratio = trials, needed, ratio
+
+    def answers(self) -> tuple[Answer, ...]:
+        """The answers to the five questions."""
+        return tuple(self._whether() if question == "whether" else self._answer(question) for question in QUESTIONS)
+
+    def _answer(self, question: Question) -> Answer:
+        positions = factors_for(question, self._factors)
+        if not positions:
+            return Answer(question, "Not searched in this study.", False)
+        if self._trials < self._needed:
+            return Answer(question, self._thin(), False)
+        found, silent = [], []
+        for effect in (self._effects[self._factors[position].name] for position in positions):
+            claim = self._claim(question, effect)
+            if claim:
+                found.append(claim)
+            else:
+                silent.append(effect)
+        text = [_sentence(claim) for claim in [*found, *self._nothing(silent)]]
+        return Answer(question, " ".join(text), bool(found))
+
+    def _thin(self) -> str:
+        more = self._needed - self._trials
+        return (
+            f"Too few trials to say: {self._trials}, and no claim is made with fewer than {self._needed} ({more} more)."
+        )
+
+    # -- one factor
+
+    def _claim(self, question: Question, effect: FactorEffect) -> str:
+        """What the evidence says about a factor; empty if the interval of its importance touches 0."""
+        if effect.importance.total.low < TOUCHES:
+            return ""
+        if effect.factor.kind == "number":
+            return self._number(question, effect)
+        first = max(effect.profile.levels, key=lambda level: level.chance)
+        worse = [level for level in effect.profile.levels if level.best.low > 0]
+        if not worse:
+            return ""
+        worse.sort(key=lambda level: level.best.value)
+        costs = ", ".join(f"{_label(level)} costs {self.cost(level.best)}" for level in worse[:LISTED])
+        more = f" and {len(worse) - LISTED} more are worse" if len(worse) > LISTED else ""
+        candidates = [level for level in effect.profile.levels if level.chance >= CANDIDATE and level not in worse]
+        if first.chance >= CERTAIN or len(candidates) < 2:
+            return f"{effect.name}: {_label(first)} is best (probability {first.chance:.2f}); {costs}{more}"
+        candidates.sort(key=lambda level: -level.chance)
+        names = ", ".join(f"{_label(level)} ({level.chance:.2f})" for level in candidates)
+        return f"{effect.name}: the best is one of {names} (probability); {costs}{more}"
+
+    def _number(self, question: Question, effect: FactorEffect) -> str:
+        profile, optimum = effect.profile, effect.profile.optimum
+        ends = [level for level in (profile.levels[0], profile.levels[-1]) if level.best.low > 0]
+        if optimum is None or not ends:
+            return ""
+        called = _NAMES.get(effect.name, f"{effect.name}: a value")
+        where = f"{optimum.value:.3g} (90%: {optimum.low:.3g} to {optimum.high:.3g})"
+        costs = " and ".join(f"{level.label} costs {self.cost(level.best)}" for level in ends)
+        meaning = self._direction(question, profile.negative) if effect.name == "alpha" else ""
+        return f"{called} of {where} is best; {costs}{meaning}"
+
+    def _direction(self, question: Question, negative: float) -> str:
+        along = "with depth" if question == "where" else "during training"
+        if negative >= CERTAIN:
+            return f", so the rate should rise {along} (probability {negative:.2f})"
+        if negative <= 1 - CERTAIN:
+            return f", so the rate should fall {along}, or stay constant (probability {1 - negative:.2f})"
+        return f"; whether the rate should rise or fall {along} is not known (rise: probability {negative:.2f})"
+
+    def _nothing(self, effects: Sequence[FactorEffect]) -> Iterator[str]:
+        """What to say of factors without a claim: that they hardly matter, or how many more trials might tell."""
+        negligible = [effect.name for effect in effects if effect.importance.total.high < NEGLIGIBLE]
+        if unknown := [effect for effect in effects if effect.name not in negligible]:
+            parts = [f"{one.name} ({self._more([level.best for level in one.profile.levels])})" for one in unknown]
+            yield f"no effect was found of {', '.join(parts)}"
+        if negligible:
+            names = ", ".join(negligible)
+            yield f"{names}: hardly matter{'' if len(negligible) > 1 else 's'}"
+
+    def _more(self, estimates: Sequence[Estimate]) -> str:
+        """How many more trials might separate the best level from some other: intervals shrink as 1 / sqrt(trials)."""
+        ratios = [
+            (estimate.value - estimate.low) / estimate.value
+            for estimate in estimates
+            if estimate.value > 0 and estimate.low < estimate.value
+        ]
+        times = min(ratios, default=math.inf) ** 2
+        if times > MOST_TIMES:
+            return f"more than {10 * (self._trials * (MOST_TIMES - 1) // 10)} more trials would be needed"
+        more = max(10, 10 * math.ceil(self._trials * (times - 1) / 10))
+        return f"about {more} more trials might tell"
+
+    # -- whether
+
+    def _whether(self) -> Answer:
+        question: Question = "whether"
+        options = [factor.name for factor in self._factors if turns_off(factor)]
+        if not options:
+            return Answer(question, "The search space has no configuration without dropout, or nothing else.", False)
+        if self._trials < self._needed:
+            return Answer(question, self._thin(), False)
+        known = (self._effects[name].profile.without for name in options)
+        estimate = min((one for one in known if one is not None), key=lambda one: one.value)
+        if estimate.low > 0:
+            return Answer(question, f"Dropout helps: without it, {self._loss(estimate, 'higher')}.", True)
+        if estimate.high < 0:
+            lower = Estimate(-estimate.value, -estimate.high, -estimate.low)
+            return Answer(question, f"Dropout does not help here: without it, {self._loss(lower, 'lower')}.", True)
+        spread = self._range(estimate)
+        text = f"Not known: without dropout, the change of the loss is {self.amount(estimate.value)} ({spread})"
+        side = estimate if estimate.value > 0 else Estimate(-estimate.value, -estimate.high, -estimate.low)
+        return Answer(question, f"{text}; {self._more([side])}.", False)
+
+    def _loss(self, estimate: Estimate, word: str) -> str:
+        what = "the loss is" if self._ratio else "the objective is worse by"
+        if not self._ratio:
+            what = what if word == "higher" else "the objective is better by"
+            return f"{what} {self.cost(estimate)}"
+        return f"{what} {self.cost(estimate)} {word}"
+
+    # -- numbers
+
+    def cost(self, estimate: Estimate) -> str:
+        """A cost with its interval: ``12% (90%: 7% to 18%)``."""
+        return f"{self.amount(estimate.value)} ({self._range(estimate)})"
+
+    def _range(self, estimate: Estimate) -> str:
+        return f"90%: {self.amount(estimate.low)} to {self.amount(estimate.high)}"
+
+    def amount(self, value: float) -> str:
+        """A cost as a percentage of the loss, or in units of the objective."""
+        if not self._ratio:
+            return f"{value:.3g}"
+        return f"{value:.1%}" if abs(value) < 0.1 else f"{value:.0%}" if value < 10 else f"{value + 1:.0f} times"
+
+
+def _label(level: Level) -> str:
+    return f"{level.label} alone" if level.label.startswith("w_") else level.label
+
+
+def _sentence(text: str) -> str:
+    """The text with a full stop; a name in front of a colon keeps its spelling."""
+    return f"{text if ': ' in text.partition('(')[0] else text[0].upper() + text[1:]}."

@@ -1,0 +1,178 @@
+"""The effects of everything that a study varied, as figures: importances, and the costs of the levels."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import TYPE_CHECKING, Any
+
+from dropopt.study.show.figures import COLOURS, HEIGHT, LINE, LINE_HEIGHT
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+    from dropopt.study.effects.effects import Effects
+    from dropopt.study.effects.profiles import Level
+    from dropopt.study.effects.words import FactorEffect
+
+#: Factors that a figure shows, the most important first.
+SHOWN = 8
+#: Panels in a row of the figure of effects, and the height of a row in pixels.
+ACROSS, ROW_HEIGHT = 2, 210
+#: Costs above this fraction of the loss are cut off, so that the others can be read.
+HIGHEST = 2.0
+
+
+def importance_figure(effects: Effects) -> Figure:
+    """Draw how much each parameter matters, with 90% intervals.
+
+    Args:
+        effects: The effects, from :func:`dropopt.study.study_effects`.
+
+    Returns:
+        A bar for each parameter: its share of the variance of the outcome over the search space. The part that it
+        explains alone is darker. Without effects, a figure that says so.
+
+    Example:
+        >>> import optuna
+        >>> from dropopt.study import importance_figure, study_effects
+        >>> optuna.logging.set_verbosity(optuna.logging.WARNING)
+        >>> study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+        >>> study.optimize(lambda trial: trial.suggest_float("r0", 0, 1) ** 2, n_trials=9)
+        >>> importance_figure(study_effects(study)).data[0].y
+        ('r0',)
+    """
+    from plotly.graph_objects import Figure
+
+    shown = effects.factors[:SHOWN]
+    picture = Figure()
+    names = [effect.name for effect in shown]
+    total = [effect.importance.total for effect in shown]
+    picture.add_bar(
+        x=[one.value for one in total],
+        y=names,
+        orientation="h",
+        name="together with others",
+        marker={"color": COLOURS[4]},
+        error_x={
+            "type": "data",
+            "symmetric": False,
+            "array": [one.high - one.value for one in total],
+            "arrayminus": [one.value - one.low for one in total],
+        },
+    )
+    picture.add_bar(
+        x=[min(effect.importance.first.value, effect.importance.total.value) for effect in shown],
+        y=names,
+        orientation="h",
+        name="alone",
+        marker={"color": COLOURS[0]},
+        width=0.4,
+    )
+    picture.update_xaxes(title="share of the variance of the outcome over the space, 90% interval", range=[0, 1])
+    picture.update_yaxes(autorange="reversed")
+    return picture.update_layout(
+        **_layout("Which parameter matters", _reach(effects)), barmode="overlay", height=HEIGHT
+    )
+
+
+def effects_figure(effects: Effects) -> Figure:
+    """Draw the cost of each value of the most important parameters, with 90% intervals.
+
+    Args:
+        effects: The effects, from :func:`dropopt.study.study_effects`.
+
+    Returns:
+        A panel for each parameter, the most important first. The height is the cost of a value, at the best of the
+        other parameters, compared with the best value. Without effects, a figure that says so.
+
+    Example:
+        >>> import optuna
+        >>> from dropopt.study import effects_figure, study_effects
+        >>> optuna.logging.set_verbosity(optuna.logging.WARNING)
+        >>> study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+        >>> study.optimize(lambda trial: 1 + trial.suggest_float("r0", 0, 1) ** 2, n_trials=9)
+        >>> [note.text for note in effects_figure(study_effects(study)).layout.annotations]
+        ['r0']
+    """
+    from plotly.subplots import make_subplots
+
+    shown = effects.factors[:SHOWN]
+    rows = max(1, -(-len(shown) // ACROSS))
+    picture = make_subplots(
+        rows=rows, cols=min(ACROSS, max(1, len(shown))), subplot_titles=[effect.name for effect in shown]
+    )
+    for index, effect in enumerate(shown):
+        place = {"row": index // ACROSS + 1, "col": index % ACROSS + 1}
+        for trace in _panel(effect):
+            picture.add_trace(trace, **place)
+        highest = max((level.best.high for level in effect.profile.levels), default=0.0)
+        if effects.ratio and highest > HIGHEST:
+            picture.update_yaxes(range=[-0.2, HIGHEST], **place)
+        picture.update_yaxes(tickformat=".0%" if effects.ratio else "", **place)
+        if effect.factor.log:
+            picture.update_xaxes(type="log", **place)
+    unit = "fraction of the loss" if effects.ratio else "units of the objective"
+    layout = _layout(f"What each value costs ({unit}, 90% intervals; 0 is the best value)", _reach(effects))
+    return picture.update_layout(**layout, height=max(HEIGHT, 120 + ROW_HEIGHT * rows))
+
+
+def _panel(effect: FactorEffect) -> list[Any]:
+    """A line with a band for a number, markers with intervals for a choice."""
+    from plotly.graph_objects import Scatter
+
+    levels = effect.profile.levels
+    costs = [level.best for level in levels]
+    middle = [cost.value for cost in costs]
+    if effect.factor.kind != "number":
+        return [
+            Scatter(
+                x=[level.label for level in levels],
+                y=middle,
+                error_y={
+                    "type": "data",
+                    "symmetric": False,
+                    "array": [cost.high - cost.value for cost in costs],
+                    "arrayminus": [cost.value - cost.low for cost in costs],
+                },
+                mode="markers",
+                marker={"size": 9, "color": [_colour(level) for level in levels]},
+                showlegend=False,
+            )
+        ]
+    at = [level.value for level in levels]
+    line = {"color": COLOURS[0]}
+    band = Scatter(
+        x=[*at, *reversed(at)],
+        y=[*(cost.high for cost in costs), *reversed([cost.low for cost in costs])],
+        fill="toself",
+        fillcolor="rgba(0, 114, 178, 0.2)",
+        line={"width": 0},
+        hoverinfo="skip",
+        showlegend=False,
+    )
+    return [band, Scatter(x=at, y=middle, mode="lines", line=line, showlegend=False)]
+
+
+def _colour(level: Level) -> str:
+    """Red for a level that costs something, grey for one that may be the best."""
+    return COLOURS[5] if level.best.low > 0 else "grey"
+
+
+def _reach(effects: Effects) -> str:
+    if not effects.factors:
+        return f"Too few trials: {effects.trials} ({effects.complete} complete)"
+    caution = f"; no claim is made with fewer than {effects.needed}" if effects.thin else ""
+    return (
+        f"{effects.trials} trials, {effects.complete} of them complete{caution}; evaluated over the whole search space"
+    )
+
+
+def _layout(title: str, subtitle: str) -> dict[str, Any]:
+    lines = textwrap.wrap(subtitle, LINE)
+    margin = {"t": 80 + LINE_HEIGHT * (len(lines) - 1), "b": 50, "l": 60, "r": 20}
+    return {
+        "title": f"{title}<br><sub>{'<br>'.join(lines)}</sub>",
+        "margin": margin,
+        "template": "plotly_white",
+        "legend": {"orientation": "h", "y": -0.25},
+    }

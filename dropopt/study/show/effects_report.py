@@ -1,0 +1,68 @@
+"""The five answers, the importances and the costs of the levels, for the terminal."""
+
+from __future__ import annotations
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from dropopt.study.effects.effects import Effects
+from dropopt.study.effects.intervals import Estimate
+
+#: Choices whose costs are listed in a cell.
+LISTED = 4
+
+
+def effects_parts(effects: Effects) -> list[RenderableType]:
+    """The answers, one paragraph each, and a table of the parameters."""
+    parts: list[RenderableType] = []
+    for answer in effects.answers:
+        text = Text(f"{answer.title}: ", style="bold")
+        text.append(answer.text, style="" if answer.found else "yellow")
+        parts.append(text)
+    if not effects.factors:
+        return parts
+    parts += [Text(""), _table(effects)]
+    unit = "a fraction of the loss" if effects.ratio else "in units of the objective"
+    parts.append(
+        Text(
+            f"From {effects.trials} trials, {effects.complete} of them complete, by a model of the whole search space. "
+            "Importance is the share of the variance of the outcome over the space that a parameter has a part in "
+            f"(90% interval). A cost is {unit}, at the best of the other parameters, compared with the best value. "
+            "Single trials of one configuration have a standard deviation of about "
+            f"{_noise(effects)}.",
+            style="dim",
+        )
+    )
+    return parts
+
+
+def _noise(effects: Effects) -> str:
+    if effects.noise is None:
+        return "an unknown size"
+    return f"{effects.noise.value:.0%} of the loss" if effects.ratio else f"{effects.noise.value:.3g}"
+
+
+def _table(effects: Effects) -> Table:
+    table = Table(title="Which parameter matters", title_justify="left")
+    table.add_column("parameter")
+    for heading in ("importance", "90% interval", "alone"):
+        table.add_column(heading, justify="right")
+    table.add_column("best value")
+    for effect in effects.factors:
+        total, first = effect.importance.total, effect.importance.first
+        optimum = effect.profile.optimum
+        if optimum is not None:
+            best = _number(optimum)
+        else:
+            ordered = sorted(effect.profile.levels, key=lambda level: -level.chance)[:LISTED]
+            best = ", ".join(f"{level.label} {level.chance:.2f}" for level in ordered if level.chance >= 0.01)
+        interval = f"{total.low:.2f} to {total.high:.2f}"
+        table.add_row(effect.name, f"{total.value:.2f}", interval, f"{first.value:.2f}", best)
+    table.caption = "best value: a number with its 90% interval, or choices with their probability of being the best"
+    table.caption_justify = "left"
+    return table
+
+
+def _number(estimate: Estimate) -> str:
+    return f"{estimate.value:.3g} ({estimate.low:.3g} to {estimate.high:.3g})"

@@ -1,0 +1,68 @@
+"""Factors: what was varied, and the conditions that are inferred from the trials."""
+
+import optuna
+import pytest
+
+from dropopt.study.effects.factors import Condition, factors_of, points_of
+
+
+@pytest.fixture(scope="module")
+def trials():
+    """A nested space: ``block`` needs kind b or c, ``depth`` needs kind c with deep True."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+    def objective(trial):
+        kind = trial.suggest_categorical("kind", ["a", "b", "c"])
+        trial.suggest_float("lr", 0.01, 1.0, log=True)
+        trial.suggest_int("size", 1, 5, step=2)
+        if kind != "a":
+            trial.suggest_float("block", 0.0, 2.0)
+        if kind == "c" and trial.suggest_categorical("deep", [True, False]):
+            trial.suggest_float("depth", 0.0, 1.0)
+        for name in ("w_adaptive", "w_pfid"):
+            trial.suggest_float(name, 0.0, 1.0)
+        trial.suggest_categorical("constant", [3])
+        trial.suggest_categorical("file", [f"f{i}" for i in range(40)])
+        return 0.0
+
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    study.optimize(objective, n_trials=60)
+    return study.trials
+
+
+def test_conditions_are_found(trials):
+    """A condition holds with the factor and not without it; those of parents are included."""
+    factors = factors_of(trials)
+    names = [factor.name for factor in factors]
+    assert sorted(names) == ["blend", "block", "deep", "depth", "kind", "lr", "size"]
+    conditions = {factor.name: factor.conditions for factor in factors}
+    kind, deep = names.index("kind"), names.index("deep")
+    assert conditions["block"] == (Condition(kind, (1, 2)),)
+    assert conditions["deep"] == (Condition(kind, (2,)),)
+    assert set(conditions["depth"]) == {Condition(kind, (2,)), Condition(deep, (0,))}
+    assert all(not conditions[name] for name in ("kind", "lr", "size", "blend"))
+
+
+def test_positions_and_values(trials):
+    """Numbers have positions in [0, 1], by logarithm or by level; a blend has shares."""
+    factors = {factor.name: factor for factor in factors_of(trials)}
+    assert factors["lr"].position(0.1) == pytest.approx(0.5)
+    assert factors["lr"].value(0.5) == pytest.approx(0.1)
+    assert [factors["size"].position(n) for n in (1, 3, 5)] == pytest.approx([1 / 6, 1 / 2, 5 / 6])
+    assert [factors["size"].value(p) for p in (0.0, 0.4, 1.0)] == [1, 3, 5]
+    assert factors["blend"].names == ("w_adaptive", "w_pfid")
+    ordered = tuple(factors.values())
+    points = points_of(trials, ordered)
+    assert points.values[list(factors).index("blend")].sum(axis=1) == pytest.approx(1)
+    used = points.active[:, list(factors).index("block")]
+    assert used.tolist() == ["block" in trial.params for trial in trials]
+
+
+def test_a_parameter_without_a_condition_is_used_everywhere():
+    """A parameter that was added in the middle of a study has no condition; changed ranges are united."""
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=3)
+    study.optimize(lambda trial: trial.suggest_float("x", -1, 0.5) + trial.suggest_float("new", 0, 1), n_trials=3)
+    x, new = factors_of(study.trials)
+    assert (x.low, x.high) == (-1, 1)
+    assert new.conditions == ()

@@ -1,0 +1,64 @@
+"""The effects of a study as figures and as text for the terminal."""
+
+import io
+
+import optuna
+import pytest
+from rich.console import Console
+
+from dropopt.study import effects_figure, efficacy_report, importance_figure, study_effects
+
+
+@pytest.fixture(scope="module")
+def study():
+    """A study without a blend: a rate, a learning rate and a choice."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+    def loss(trial):
+        rate, lr = trial.suggest_float("r0", 0.0, 0.7), trial.suggest_float("lr", 0.01, 1.0, log=True)
+        return 1 + 4 * (rate - 0.3) ** 2 + 0.2 * lr + 0.3 * (trial.suggest_categorical("kind", ["a", "b"]) == "a")
+
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    study.optimize(loss, n_trials=20)
+    return study
+
+
+def test_importances_have_intervals(study):
+    """A bar for each parameter, the most important first, with its interval, and the part alone inside it."""
+    effects = study_effects(study)
+    total, alone = importance_figure(effects).data
+    assert list(total.y) == [effect.name for effect in effects.factors]
+    assert list(total.x) == sorted(total.x, reverse=True)
+    assert min((*total.error_x.array, *total.error_x.arrayminus)) >= 0
+    assert all(inner <= outer for inner, outer in zip(alone.x, total.x, strict=True))
+
+
+def test_costs_are_drawn_for_each_parameter(study):
+    """A band and a line for a number, markers for a choice; the axis of a logarithmic range is logarithmic."""
+    effects = study_effects(study)
+    picture = effects_figure(effects)
+    assert [note.text for note in picture.layout.annotations] == [effect.name for effect in effects.factors]
+    kinds = [effect.factor.kind for effect in effects.factors]
+    assert len(picture.data) == sum(2 if kind == "number" else 1 for kind in kinds)
+    axes = {
+        effect.name: picture.layout["xaxis" + (str(i + 1) if i else "")] for i, effect in enumerate(effects.factors)
+    }
+    assert (axes["lr"].type, axes["r0"].type) == ("log", None)
+
+
+def test_without_effects_the_figures_say_so():
+    """Too few trials give empty figures with the reason."""
+    effects = study_effects(optuna.create_study())
+    for picture in (importance_figure(effects), effects_figure(effects)):
+        assert "Too few trials: 0 (0 complete)" in picture.layout.title.text
+
+
+def test_the_report_answers_without_a_blend(study):
+    """The report has the five answers and the table; there is nothing about a blend."""
+    file = io.StringIO()
+    Console(file=file, width=200).print(efficacy_report(study))
+    text = file.getvalue()
+    for title in ("Which dropout: ", "How much: ", "Where: ", "When: ", "Whether at all: Dropout helps: "):
+        assert title in text
+    assert "Which parameter matters" in text
+    assert "blend" not in text
