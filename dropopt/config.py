@@ -24,6 +24,7 @@ Pattern = Literal["element", "channel", "structured", "spatial", "own"]
 Allocation = Literal["uniform", "feature", "importance"]
 Importance = Literal["activation", "taylor", "statistical", "gradient", "lrp", "composite"]
 Performance = Literal["accuracy", "loss", "ratio"]
+Optimise = Literal["loss", "accuracy"]
 Method = Literal["adaptive", "structured", "contextual", "pfid", "spatial"]
 
 #: The members of eq. (15), in the order in which every table and tensor of rates lists them.
@@ -263,10 +264,13 @@ class TrainConfig(Config):
         description="channels innermost: faster on a CPU, but x.view(len(x), -1) fails where x.flatten(1) works",
     )
     patience: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="stop after n epochs without a lower smoothed loss, n >= 1"
+        None, description="stop after n epochs that were not better than the best one, n >= 1"
+    )
+    optimise: Optimise = Field(
+        "loss", description="what the best epoch and a study's trials are judged by: validation loss or accuracy"
     )
     smooth: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.6, description="decay of the moving average of the validation loss that studies minimise, in [0, 1)"
+        0.6, description="decay of the moving averages of the validation loss and accuracy, in [0, 1)"
     )
     device: str = Field("auto", description="auto (cuda if available), cpu, cuda, cuda:1")
     seed: Annotated[int, Field(ge=0)] = Field(0, description="seed of initial weights, data order and masks, >= 0")

@@ -31,15 +31,18 @@ MAY_IMPORT = {
     "study/blend": {"root"},
     "study/search": {"root", "study/define", "study/store", "study/blend"},
     "study/run": {"root", "study/define", "study/store"},
+    "study/confirm": {"root", "study/define", "study/store", "study/blend"},
     "study/after": {"root", "training", "study/define", "study/store", "study/blend", "study/run"},
     "study/show": {
         "root",
         "training",
         *("study/define", "study/store", "study/blend", "study/search", "study/run/messages.py", "study/after"),
+        "study/confirm",
     },
     "study/command": {
         "root",
         *("study/define", "study/store", "study/blend", "study/search", "study/run", "study/after", "study/show"),
+        "study/confirm",
     },
     "cli": {"root", "study/command"},
 }

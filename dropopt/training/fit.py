@@ -52,7 +52,8 @@ def fit(
 
     Args:
         model: Maps images (N, C, H, W) to logits (N, classes). It is moved to ``config.device``, trained in place, and
-            ends with the weights of the epoch that has the lowest smoothed validation loss.
+            ends with the weights of the epoch that has the lowest smoothed validation loss, or the highest smoothed
+            accuracy if ``config.optimise`` is ``"accuracy"``.
         engine: What :func:`dropopt.attach` returned for ``model``; its drop rates are updated after each epoch,
             and every ``update_every`` steps if that is set. None to train without it.
         data: Training and validation images, from :func:`load_data` or your own :class:`Dataset`.
@@ -65,7 +66,7 @@ def fit(
         on_resume: Called once with the reports of the epochs before the checkpoint, if training continues from one.
 
     Returns:
-        The best epoch, its validation loss and accuracy, the smoothed loss of the last epoch, and all reports.
+        The best epoch, its validation loss and accuracy, the objective of the last epoch, and all reports.
 
     Raises:
         DivergedError: If a loss is not finite; checked at the end of each epoch.
@@ -131,8 +132,8 @@ class _Training:
 
     @property
     def best_epoch(self) -> int:
-        """The epoch (from 1) with the lowest smoothed loss so far; 0 before the first."""
-        return min(self.history, key=lambda report: report.smoothed_loss).epoch if self.history else 0
+        """The epoch (from 1) with the lowest objective so far; 0 before the first."""
+        return min(self.history, key=lambda report: report.objective).epoch if self.history else 0
 
     @property
     def finished(self) -> bool:
@@ -144,8 +145,10 @@ class _Training:
         """Load the best weights into the model and summarise the training."""
         self.model.load_state_dict(self.best)
         best = self.history[self.best_epoch - 1]
-        last = self.history[-1].smoothed_loss
-        return TrainResult(last, best.epoch, best.val_loss, best.val_accuracy, self.history)
+        last = self.history[-1]
+        return TrainResult(
+            last.smoothed_loss, best.epoch, best.val_loss, best.val_accuracy, self.history, last.objective
+        )
 
     # -- one epoch
 
@@ -159,13 +162,16 @@ class _Training:
             raise DivergedError(number, len(self.bounds), val_loss, "validation")
         engine = self.engine
         losses = [report.val_loss for report in self.history] + [val_loss]
+        errors = [1 - report.val_accuracy for report in self.history] + [1 - val_accuracy]
+        smooth_loss = smoothed(losses, config.smooth)[-1]
         report = EpochReport(
             epoch=number,
             epochs=config.epochs,
             train_loss=train_loss,
             val_loss=val_loss,
             val_accuracy=val_accuracy,
-            smoothed_loss=smoothed(losses, config.smooth)[-1],
+            smoothed_loss=smooth_loss,
+            objective=smooth_loss if config.optimise == "loss" else smoothed(errors, config.smooth)[-1],
             lr=self._rate(number, len(self.bounds) - 1),
             seconds=time.perf_counter() - began,
             rates=engine.rates() if engine is not None else [],
@@ -270,8 +276,10 @@ def _bounds(count: int, size: int) -> list[slice]:
 
 def _identity(model: nn.Module, engine: Engine | None, data: Dataset, config: TrainConfig) -> str:
     """Hash of what a checkpoint and the run that continues from it must share: recipe, engine, network and data."""
+    # Without the default objective, so that checkpoints that are older than this setting stay usable.
+    left_out = {"device"} | ({"optimise"} if config.optimise == "loss" else set())
     facts: dict[str, Any] = {
-        "train": config.model_dump(mode="json", exclude={"device"}),
+        "train": config.model_dump(mode="json", exclude=left_out),
         "engine": engine.config.model_dump(mode="json") if engine is not None else None,
         "model": {name: list(getattr(value, "shape", ())) for name, value in model.state_dict().items()},
         "data": [data.fingerprint.get(name) or len(data.splits()[name]) for name in ("train", "validation")],

@@ -246,6 +246,24 @@ Trust = Annotated[
     ),
 ]
 
+# -- of ``dropopt confirm`` and ``dropopt compare``
+
+Top = Annotated[int, typer.Option(help="Number of configurations to train again (1 or more), the best first.")]
+Seeds = Annotated[int, typer.Option(help="Number of fresh seeds for each configuration (2 or more).")]
+ConfirmAnchors = Annotated[
+    bool, typer.Option("--anchors/--no-anchors", help="Whether the anchors of the study are trained again too.")
+]
+Again = Annotated[bool, typer.Option("--again", help="Read the test set although it was read before.")]
+ConfirmCheckpoints = Annotated[
+    str | None,
+    typer.Option(
+        help="Folder of the checkpoints, with the weights until the test set is read. Default: a folder beside the "
+        "file of the storage; none if the storage is a server.",
+        show_default=False,
+        metavar="DIR",
+    ),
+]
+
 # -- of ``dropopt dashboard``
 
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free port.")]

@@ -49,10 +49,10 @@ from dropopt.study.store.code import record_code
 from dropopt.study.store.experiment import check, create, space_of
 from dropopt.study.store.keys import ANCHOR, CLASSES, DATA, MADE_WITH, PLAN, PRIOR, SITES, SPACE_TEXT
 from dropopt.study.store.lease import GRACE, WorkerIdentity
-from dropopt.study.store.ledger import Ledger
 from dropopt.study.store.opening import Opened
 from dropopt.study.store.patient import PATIENCE, Patience
 from dropopt.study.store.queries import count, find_study, study_names
+from dropopt.study.store.search_ledger import SearchLedger
 from dropopt.study.store.total import counted
 from dropopt.study.store.url import redact, resolve, storage_hint
 
@@ -226,7 +226,7 @@ class Session:
             worker.run()
         return worker.signal
 
-    def open_study(self, ready: Ready) -> Ledger:
+    def open_study(self, ready: Ready) -> SearchLedger:
         """Create the study, or continue it, with the data that the first child has loaded."""
         for notice in ready.notices:
             self._notice(notice)
@@ -313,9 +313,9 @@ class Session:
             raise ConfigError(f"study {name!r} began without a prior; give another --study-name, or no --prior")
         return stored
 
-    def _ledger(self, study: optuna.Study, classes: int) -> Ledger:
+    def _ledger(self, study: optuna.Study, classes: int) -> SearchLedger:
         space = space_of(study, self._request.space)
-        return Ledger(study, space, self._request.base, self._definition.seed, classes, self._identity)
+        return SearchLedger(study, space, self._request.base, self._definition.seed, classes, self._identity)
 
     def _outcome(self, stopped_by: int | None) -> Outcome:
         return Outcome(

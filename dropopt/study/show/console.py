@@ -6,9 +6,9 @@ from rich.console import Console
 from rich.status import Status
 
 
-def make_console() -> Console:
-    """A console on standard output. Lines wrap at the width of a terminal and are not broken in a pipe or a file."""
-    console = Console()
+def make_console(*, stderr: bool = False) -> Console:
+    """A console on standard output or error. Lines wrap at the width of a terminal, and nowhere in a pipe or a file."""
+    console = Console(stderr=stderr)
     console.soft_wrap = not console.is_terminal
     return console
 

@@ -1,6 +1,6 @@
 """The trials of a study in its storage: how they start, report and end.
 
-A study minimizes the validation loss, smoothed over epochs; accuracy is stored beside it.
+A study minimizes the validation loss or the validation error, 1 - accuracy, smoothed over epochs.
 """
 
 from __future__ import annotations
@@ -8,12 +8,11 @@ from __future__ import annotations
 import math
 import random
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dropopt.config import ConfigError, RunConfig
-from dropopt.seeds import derived_seed
-from dropopt.study.define.space import Space
 from dropopt.study.store.errors import TrialEndedError
 from dropopt.study.store.keys import (
     ABANDONED,
@@ -44,7 +43,7 @@ from dropopt.study.store.retries import (
     root,
     without_replacement,
 )
-from dropopt.study.store.total import Decision, decide
+from dropopt.study.store.total import Decision, counted, decide
 
 if TYPE_CHECKING:
     import optuna
@@ -63,32 +62,16 @@ DECISION_PAUSE = 0.05
 _OUT_OF_MEMORY = ("MemoryError", "OutOfMemoryError")
 
 
-class Ledger:
-    """Starts the trials of one study, and records their reports and results.
+class Ledger(ABC):
+    """Starts the trials of one study, and records their reports and results. A subclass configures the trials.
 
     Args:
         study: The study, with its sampler and pruner.
-        space: The search space.
-        base: The configuration that all trials share.
-        seed: The seed of the study, from which the training seed of each trial is derived.
-        classes: The number of classes of the data.
         worker: The worker that this ledger belongs to. Default: a new one.
     """
 
-    def __init__(
-        self,
-        study: optuna.Study,
-        space: Space,
-        base: RunConfig,
-        seed: int,
-        classes: int,
-        worker: WorkerIdentity | None = None,
-    ) -> None:
+    def __init__(self, study: optuna.Study, worker: WorkerIdentity | None = None) -> None:
         self.study = study
-        self._space = space
-        self._base = base
-        self._seed = seed
-        self._classes = classes
         self._worker = worker or WorkerIdentity()
         self._watch = Watch(self._worker)
         self._own: dict[int, optuna.Trial] = {}  # this worker's running trials, by the storage's id
@@ -99,10 +82,6 @@ class Ledger:
 
     def ask(self, target: int | None = None) -> tuple[optuna.Trial, RunConfig | None] | None:
         """Start the next trial.
-
-        Each trial has its own training seed, derived from the study's seed and the trial's number. With one seed for
-        all, the initial weights could favour the same configurations throughout the study. The split of the data is
-        the same for all trials. A retry has the seed of the first attempt.
 
         Args:
             target: The number of trials that the study must not exceed; None for no limit.
@@ -116,7 +95,7 @@ class Ledger:
         if not self._keeps(trial, target):
             return None
         try:
-            run = self._space.suggest(trial, self._classes, self._base)
+            run = self._configure(trial)
         except ConfigError as error:
             self.fail(trial, "ConfigError", str(error))
             return trial, None
@@ -126,18 +105,28 @@ class Ledger:
                 return trial, None
             self.fail(trial, ABANDONED, f"the sampler failed: {error!r}")
             raise
-        seed = derived_seed(self._seed, "train", root(self._frozen(trial)), bits=SEED_BITS)
-        run = run.model_copy(update={"train": run.train.model_copy(update={"seed": seed})})
-        trial.set_user_attr(SEED, seed)
+        trial.set_user_attr(SEED, run.train.seed)
         trial.set_user_attr(CONFIG, run.model_dump(mode="json"))
         return trial, run
+
+    def wants(self, target: int) -> bool:
+        """Whether another trial may start, given the number of trials that the study must not exceed."""
+        return counted(self.study.get_trials(deepcopy=False)) < target
+
+    def checkpoint_of(self, number: int) -> tuple[str, int]:
+        """Return the study and the trial that name the checkpoint of a trial: the first attempt at its configuration.
+
+        Args:
+            number: The number of the trial.
+        """
+        return self.study.study_name, root(self.study.get_trials(deepcopy=False)[number])
 
     def report(self, trial: optuna.Trial, value: float, *, epoch: int, epochs: int) -> bool:
         """Store the value of an epoch.
 
         Args:
             trial: The running trial.
-            value: Smoothed validation loss.
+            value: What the study minimizes.
             epoch: The epoch, from 1.
             epochs: The number of epochs of the trial.
 
@@ -157,7 +146,7 @@ class Ledger:
                 self.study._storage.set_trial_intermediate_value(trial._trial_id, epoch, value)
                 return False
             trial.report(value, epoch)
-            return epoch < epochs and ANCHOR not in trial.user_attrs and trial.should_prune()
+            return epoch < epochs and self._should_prune(trial)
         except UpdateFinishedTrialError:
             self._own.pop(trial._trial_id, None)
             raise TrialEndedError from None
@@ -171,6 +160,7 @@ class Ledger:
         best_loss: float,
         best_epoch: int,
         seconds: float,
+        scores: Mapping[str, float] | None = None,
     ) -> str:
         """End a trial with its result; a value that is not finite makes it fail.
 
@@ -184,7 +174,7 @@ class Ledger:
 
         if not math.isfinite(value):
             return self.fail(trial, "NotFinite", f"its validation loss ended at {value}")
-        facts = {ACCURACY: accuracy, BEST_LOSS: best_loss, BEST_EPOCH: best_epoch, SECONDS: seconds}
+        facts = {ACCURACY: accuracy, BEST_LOSS: best_loss, BEST_EPOCH: best_epoch, SECONDS: seconds, **(scores or {})}
         if not self._end(trial, TrialState.COMPLETE, facts, value):
             raise TrialEndedError
         return ""
@@ -295,6 +285,14 @@ class Ledger:
         trial.set_user_attr(LEASE, self._worker.lease(0))
         return trial
 
+    @abstractmethod
+    def _configure(self, trial: optuna.Trial) -> RunConfig:
+        """Return the configuration of a new trial, with its training seed. Raises ConfigError if it is not valid."""
+
+    def _should_prune(self, trial: optuna.Trial) -> bool:
+        """Whether a trial, which has just reported, should be pruned."""
+        return ANCHOR not in trial.user_attrs and trial.should_prune()
+
     def _keeps(self, trial: optuna.Trial, target: int | None) -> bool:
         """Return whether the new trial is within the target; otherwise give it back."""
         if self._worker.exclusive or target is None:
@@ -360,6 +358,11 @@ class Ledger:
                 return False
             raise
         return True
+
+
+def with_seed(run: RunConfig, seed: int) -> RunConfig:
+    """Return ``run`` with another training seed."""
+    return run.model_copy(update={"train": run.train.model_copy(update={"seed": seed})})
 
 
 def _is_running(trial: FrozenTrial) -> bool:

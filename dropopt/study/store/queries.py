@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from dropopt.config import ConfigError, suggestion
-from dropopt.study.store.keys import CONFIG, MESSAGE, REASON, UNCOUNTED
+from dropopt.study.store.keys import CONFIG, CONFIRMS, MESSAGE, REASON, TESTS, UNCOUNTED
 
 if TYPE_CHECKING:
     import optuna
@@ -109,6 +109,7 @@ def find_study(storage: BaseStorage, name: str | None) -> optuna.Study:
 
     names = study_names(storage)
     if name is None:
+        names = searches(storage)
         if len(names) == 1:
             name = names[0]
         else:
@@ -124,6 +125,13 @@ def find_study(storage: BaseStorage, name: str | None) -> optuna.Study:
 def study_names(storage: BaseStorage) -> list[str]:
     """Return the names of all studies in ``storage``, sorted."""
     return sorted(study.study_name for study in storage.get_all_studies())
+
+
+def searches(storage: BaseStorage) -> list[str]:
+    """Return the names of the studies that are searches, sorted, without their confirmations."""
+    return sorted(
+        study.study_name for study in storage.get_all_studies() if not {CONFIRMS, TESTS} & study.user_attrs.keys()
+    )
 
 
 def choose(study: optuna.Study, number: int | None) -> FrozenTrial:
