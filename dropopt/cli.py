@@ -9,6 +9,7 @@ from typing import NoReturn
 
 import typer
 
+from dropopt.study.command.compare import compare
 from dropopt.study.command.confirm import confirm
 from dropopt.study.command.dashboard import dashboard
 from dropopt.study.command.efficacy import efficacy
@@ -27,7 +28,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # importing rich's Markdown parser takes 0.15 s
     help="Hyperparameter studies of an adaptive dropout engine for PyTorch CNNs: which dropout, how much, where, when.",
 )
-for command in (run, worker, status, confirm, export, efficacy, train, dashboard):
+for command in (run, worker, status, confirm, compare, export, efficacy, train, dashboard):
     app.command()(command)
 
 

@@ -13,11 +13,12 @@ _SETTINGS = {
     "model": ("model", "name"),
     "epochs": ("train", "epochs"),
     "subset": ("data", "subset"),
+    "optimise": ("train", "optimise"),
 }
 #: The fields that the command to resume a study repeats. The summary adds the number of trials, which may grow. The
 #: prior and the anchors are needed only to create the study.
 _REPEATED = (
-    *("name", "space", "data", "model", "epochs", "subset", "sampler", "pruner", "seed"),
+    *("name", "space", "data", "model", "epochs", "subset", "optimise", "sampler", "pruner", "seed"),
     *("timeout", "trial_timeout", "trial_memory", "checkpoints"),
 )
 
@@ -40,6 +41,7 @@ class Overrides:
     model: str | None = None
     epochs: int | None = None
     subset: int | None = None
+    optimise: str | None = None
     prior: str | None = None
     anchors: bool | None = None
 

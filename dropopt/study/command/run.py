@@ -39,6 +39,7 @@ def run(
     model: options.Model = None,
     epochs: options.Epochs = None,
     subset: options.Subset = None,
+    optimise: options.Optimise = None,
     prior: options.Prior = None,
     anchors: options.Anchors = None,
     storage_patience: options.StoragePatience = 120.0,
@@ -70,6 +71,7 @@ def run(
         model=model,
         epochs=epochs,
         subset=subset,
+        optimise=optimise,
         prior=prior,
         anchors=anchors,
     )

@@ -117,15 +117,19 @@ class Request:
         return default_folder(self.url) if given is None else Path(given).expanduser()
 
 
-def run(request: Request) -> int:
-    """Run a study. Returns the exit code: 0, 1 if every trial failed, or 128 + the signal that stopped the study."""
+def run(request: Request, console: Console | None = None) -> int:
+    """Run a study, and print to ``console``, standard output by default.
+
+    Returns:
+        The exit code: 0, 1 if every trial failed, or 128 + the signal that stopped the study.
+    """
     n_trials, base = request.definition.n_trials, request.base
     cards = machine.cards(base.train.device)
     slots = min(machine.slots(request.n_jobs, len(cards)), n_trials)
     url = request.url
     refuse_pickles(request.definition.sampler, url)
     quiet_optuna()
-    console = make_console()
+    console = console or make_console()
     patience = Patience(request.storage_patience, lambda line: say(console, line, "yellow"))
     with (
         SignalCatcher() as signals,

@@ -58,6 +58,8 @@ class Definition(Config):
 
     def __init__(self, **values: Any) -> None:
         values |= {section: _by_name(section, values[section]) for section in ("data", "model") if section in values}
+        if "optimise" in values:
+            values["train"] = _with_optimise(values.get("train", {}), values.pop("optimise"))
         try:
             super().__init__(**values)
         except ValidationError as error:
@@ -86,6 +88,12 @@ class Definition(Config):
         own: dict[str, Any] = {"engine": engine} if engine else {}
         run = RunConfig.parse({"data": self.data, "model": self.model, "train": self.train, **own})
         return space.base(run)
+
+
+def _with_optimise(train: Any, optimise: Any) -> Any:
+    """Return the settings of training with the setting ``optimise``."""
+    settings = train.model_dump() if isinstance(train, TrainConfig) else train
+    return {**settings, "optimise": optimise} if isinstance(settings, Mapping) else train
 
 
 def _by_name(section: str, given: Any) -> Any:

@@ -49,7 +49,7 @@ from dropopt.study.define.parameter import Cases, Choice, Parameter
 from dropopt.yamlfile import Item, read
 
 #: Settings that only the study sets: trials that differ in them could not be compared.
-STUDY_SETTINGS = ("epochs", "smooth", "seed", "device")
+STUDY_SETTINGS = ("epochs", "smooth", "optimise", "seed", "device")
 
 _RANGE_ONLY = ("low", "high", "log", "step", "unit")
 _RANGE = (*_RANGE_ONLY, "stages", "when")
