@@ -93,6 +93,7 @@ def compare(
         top=top or (QUICK_TOP if quick else TOP),
         n_jobs=n_jobs,
         reference=baseline,
+        optimise=optimise,
         again=again,
         settle=settler(code or (), trust=trust),
     )

@@ -57,6 +57,8 @@ class CompareRequest:
     seeds: int = 10
     top: int = 3
     n_jobs: int = -1
+    #: What the winners are chosen by, ``loss`` or ``accuracy``; None for what the searches optimise.
+    optimise: str | None = None
     #: The arm that the others are compared with; None for the best baseline.
     reference: str | None = None
     again: bool = False
@@ -93,7 +95,7 @@ def compare(request: CompareRequest, console: Console) -> tuple[int, Comparison 
         results = [arm_result(opened.storage, _searched(opened.storage, arm)) for arm in arms]
         check_comparable([_searched(opened.storage, arm) for arm in arms])
     known = [result for result in results if result is not None]
-    optimise = arms[0].base.train.optimise
+    optimise = request.optimise or arms[0].base.train.optimise
     return 0, compare_arms(known, optimise=optimise, reference=request.reference, notes=notes)
 
 
@@ -192,6 +194,7 @@ def _confirmation(request: CompareRequest, arm: Arm) -> ConfirmRequest:
         storage=request.storage,
         top=request.top,
         seeds=request.seeds,
+        optimise=request.optimise,
         n_jobs=request.n_jobs,
         anchors=False,
         again=request.again,

@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
-from dropopt.config import ConfigError, RunConfig
+from dropopt.config import ConfigError, Optimise, RunConfig
 from dropopt.provenance import provenance
 from dropopt.study.command.session import quiet_optuna
 from dropopt.study.confirm.candidates import Candidates, choose_candidates
@@ -46,6 +46,7 @@ from dropopt.study.store.keys import (
     CLASSES,
     CONFIRMS,
     DATA,
+    JUDGED_BY,
     MADE_WITH,
     PLAN,
     READINGS,
@@ -55,7 +56,7 @@ from dropopt.study.store.keys import (
 from dropopt.study.store.lease import GRACE, WorkerIdentity
 from dropopt.study.store.opening import Opened
 from dropopt.study.store.patient import PATIENCE, Patience
-from dropopt.study.store.queries import find_study, has_result
+from dropopt.study.store.queries import find_study, has_result, optimised
 from dropopt.study.store.url import resolve
 
 if TYPE_CHECKING:
@@ -82,6 +83,8 @@ class ConfirmRequest:
     top: int = 5
     seeds: int = 5
     n_jobs: int = -1
+    #: What the winner is chosen by, ``loss`` or ``accuracy``; None for what the search optimised.
+    optimise: str | None = None
     #: Whether the anchors are trained again too.
     anchors: bool = True
     #: Whether the test split is read although it was read before.
@@ -99,6 +102,8 @@ class ConfirmRequest:
         for name, value, least in (("top", self.top, 1), ("seeds", self.seeds, 2)):
             if value < least:
                 raise ConfigError(f"{name} must be {least} or more, got {value}")
+        if self.optimise not in (None, *get_args(Optimise)):
+            raise ConfigError(f"optimise must be one of {', '.join(get_args(Optimise))}, got {self.optimise}")
 
 
 def confirm(request: ConfirmRequest, console: Console) -> tuple[int, Confirmation | None]:
@@ -145,7 +150,9 @@ class _Session:
         names = (self.base.data.name, self.base.model.name)
         self.request.settle(self.search.study_name, names, code_of(self.search, 10**9))
         with busy("choosing the configurations"):
-            self.candidates = choose_candidates(self.search, self.request.top, anchors=self.request.anchors)
+            self.candidates = choose_candidates(
+                self.search, self.request.top, anchors=self.request.anchors, by=self.request.optimise
+            )
 
     # -- training
 
@@ -178,6 +185,7 @@ class _Session:
             ENTRANTS: list((before | now).values()),
             SEEDS: self.request.seeds,
             CHOSEN_BY: self.candidates.chosen_by,
+            JUDGED_BY: self.request.optimise or optimised(self.search),
         }
         for name, fact in facts.items():
             if runs.user_attrs.get(name) != fact:
@@ -185,7 +193,7 @@ class _Session:
 
     def _missing(self, runs: optuna.Study) -> list[Run]:
         """The runs that have not ended."""
-        out, done, lost = outs(runs), completed(runs), failed(runs)
+        out, done, lost = outs(runs, self.request.optimise), completed(runs), failed(runs)
         return [
             run
             for repeat in range(self.request.seeds)
@@ -196,8 +204,13 @@ class _Session:
     def _announce(self, missing: int) -> None:
         known, all_runs = self.candidates, len(self.candidates.all) * self.request.seeds
         anchors = sum(bool(one.anchor) for one in known.all)
-        what = f"{len(known.all) - anchors} configurations by {known.chosen_by}, and {anchors} anchors"
+        chosen = len(known.all) - anchors
+        what = f"{_number(chosen, 'configuration')} by {known.chosen_by}"
+        what += f" and {_number(anchors, 'anchor')}" if anchors else ""
         say(self.console, f"study {self.search.study_name}: {what}, on {self.request.seeds} fresh seeds")
+        if not missing:
+            say(self.console, "all runs have ended")
+            return
         seconds = seconds_of_a_trial(self.search)
         slots = max(1, min(machine.slots(self.request.n_jobs, len(self._cards())), max(1, missing)))
         time = f", about {format_seconds(seconds * missing / slots)}" if seconds else ""
@@ -208,7 +221,7 @@ class _Session:
         everyone = self.candidates.all
         anchors = tuple(one.trial for one in everyone if one.anchor)
         nothing = next((one.trial for one in everyone if one.anchor == NO_DROPOUT), None)
-        return Race(self.request.seeds, tuple(one.trial for one in everyone), anchors, nothing)
+        return Race(self.request.seeds, tuple(one.trial for one in everyone), anchors, nothing, self.request.optimise)
 
     def _on_out(self, runs: optuna.Study, progress: RunsProgress) -> Callable[[int, str], None]:
         def out(number: int, reason: str) -> None:
@@ -309,6 +322,10 @@ class _Session:
         for run in completed(runs):
             if run.configuration == configuration and (name := checkpoint_of(runs, run)) is not None:
                 remove(Checkpoints(folder, name[0]).path(name[1]))
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def base_of(study: optuna.Study) -> RunConfig:

@@ -26,7 +26,7 @@ def export(
     from dropopt.study.show.console import busy
     from dropopt.study.show.formatting import format_accuracy
     from dropopt.study.store.opening import Opened
-    from dropopt.study.store.queries import choose, find_study
+    from dropopt.study.store.queries import choose, find_study, value_name
     from dropopt.study.store.url import resolve
 
     with closing(Opened(resolve(storage), create=False)) as opened:
@@ -39,7 +39,9 @@ def export(
         check_same_study(path, format, found.study_name)
     save(path, run, provenance, format=format)
     scores = (
-        "" if chosen.value is None else f", loss {chosen.value:.4f}, accuracy {format_accuracy(chosen)} (validation)"
+        ""
+        if chosen.value is None
+        else f", {value_name(found)} {chosen.value:.4f}, accuracy {format_accuracy(chosen)} (validation)"
     )
     print(f"{path}: study {found.study_name}, trial {chosen.number}{scores}")
     print(f"train with it: dropopt train {shlex.quote(str(path))}")

@@ -257,6 +257,12 @@ Trust = Annotated[
 
 Top = Annotated[int, typer.Option(help="Number of configurations to train again (1 or more), the best first.")]
 Seeds = Annotated[int, typer.Option(help="Number of fresh seeds for each configuration (2 or more).")]
+ConfirmOptimise = Annotated[
+    str | None,
+    typer.Option(
+        help="What the winner is chosen by: loss or accuracy. Default: what the study optimised.", show_default=False
+    ),
+]
 ConfirmAnchors = Annotated[
     bool, typer.Option("--anchors/--no-anchors", help="Whether the anchors of the study are trained again too.")
 ]

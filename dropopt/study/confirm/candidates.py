@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from dropopt.config import ConfigError, RunConfig
 from dropopt.study.blend.gather import FINISHED
 from dropopt.study.confirm.posterior import expected_scores
 from dropopt.study.store.keys import ANCHOR, CLASSES, CONFIG
-from dropopt.study.store.queries import diverged, has_result, ranked
+from dropopt.study.store.queries import diverged, has_result, judged, optimised, ranked
 
 if TYPE_CHECKING:
     import optuna
@@ -49,31 +52,38 @@ class Candidates:
     chosen_by: str
 
 
-def choose_candidates(study: optuna.Study, top: int, *, anchors: bool = True) -> Candidates:
+def choose_candidates(study: optuna.Study, top: int, *, anchors: bool = True, by: str | None = None) -> Candidates:
     """Choose the configurations of ``study`` to train again.
 
     Args:
         study: The search.
         top: The number of configurations with the best posterior means; of equal ones, the earlier trial.
         anchors: Whether the anchors are added, besides the ``top``; otherwise they are trials like any other.
+        by: What the trials are judged by, ``loss`` or ``accuracy``. Default: what the study optimised.
 
     Raises:
         ConfigError: The study has no complete trial with a configuration.
     """
     trials = study.get_trials(deepcopy=False)
-    classes = study.user_attrs.get(CLASSES)
-    usable = [trial for trial in ranked(trials) if CONFIG in trial.user_attrs and not diverged(trial, classes)]
+    classes, by = study.user_attrs.get(CLASSES), by or optimised(study)
+    complete = {trial.number: judged(trial, by, study) for trial in ranked(trials)}
+    usable = [
+        trials[number]
+        for number in sorted(complete, key=lambda number: (complete[number], number))
+        if CONFIG in trials[number].user_attrs and not diverged(trials[number], classes)
+    ]
     if not usable:
         raise ConfigError(f"study {study.study_name!r} has no completed trial that could be confirmed; run it first")
     ordered, chosen_by = usable, BY_VALUE
     finished = [trial for trial in trials if trial.state in FINISHED and trial.params]
     if len(finished) >= FEWEST_FINISHED and sum(map(has_result, finished)) >= FEWEST_COMPLETE:
-        scores = dict(zip((t.number for t in finished), expected_scores(finished), strict=True))
+        outcome = np.array([-complete.get(trial.number, math.inf) for trial in finished])
+        scores = dict(zip((t.number for t in finished), expected_scores(finished, outcome), strict=True))
         ordered = sorted(usable, key=lambda trial: (-scores.get(trial.number, 0.0), trial.number))
         chosen_by = BY_MODEL
     named = [trial for trial in usable if anchors and ANCHOR in trial.user_attrs]
     chosen = [trial for trial in ordered if trial not in named][:top] + named
-    return Candidates(tuple(map(_candidate, _distinct(chosen))), chosen_by)
+    return Candidates(tuple(_candidate(trial, complete[trial.number]) for trial in _distinct(chosen)), chosen_by)
 
 
 def _distinct(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
@@ -84,6 +94,6 @@ def _distinct(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     return list(found.values())
 
 
-def _candidate(trial: FrozenTrial) -> Candidate:
+def _candidate(trial: FrozenTrial, value: float) -> Candidate:
     run = RunConfig.parse(trial.user_attrs[CONFIG])
-    return Candidate(trial.number, run, float(trial.value or 0.0), trial.user_attrs.get(ANCHOR, ""))
+    return Candidate(trial.number, run, value, trial.user_attrs.get(ANCHOR, ""))

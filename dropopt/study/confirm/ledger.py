@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from dropopt.config import RunConfig
 from dropopt.study.confirm.race import leading_anchor, losers
 from dropopt.study.confirm.runs import CONFIGURATION, LARGEST, REPEAT, Run, completed, failed, run_of
-from dropopt.study.store.keys import GIVEN_BACK, OUT
+from dropopt.study.store.keys import GIVEN_BACK, OUT, OUT_JUDGED
 from dropopt.study.store.lease import WorkerIdentity
 from dropopt.study.store.ledger import Ledger, with_seed
+from dropopt.study.store.queries import judged, optimised
 
 if TYPE_CHECKING:
     import optuna
@@ -27,12 +28,14 @@ class Race:
         entrants: The configurations that take part.
         anchors: Those that are anchors. The leading one is never out, because the result is compared with it.
         reference: An anchor that is never out: no dropout. None if there is none.
+        by: What the runs are judged by, ``loss`` or ``accuracy``; None for what the study optimises.
     """
 
     seeds: int
     entrants: tuple[int, ...]
     anchors: tuple[int, ...] = ()
     reference: int | None = None
+    by: str | None = None
 
 
 class RunLedger(Ledger):
@@ -61,7 +64,7 @@ class RunLedger(Ledger):
         self._race = race
         self._checkpoint = checkpoint
         self._on_out = on_out
-        self._out: dict[int, str] = outs(study)
+        self._out: dict[int, str] = outs(study, race and race.by)
 
     def wants(self, target: int) -> bool:
         """Whether a run is waiting."""
@@ -109,14 +112,16 @@ class RunLedger(Ledger):
         for number, reason in self._losers(self._race).items():
             self._out[number] = reason
             self._on_out(number, reason)
-            self.study.set_user_attr(OUT, {str(key): value for key, value in self._out.items()})
+            self.study.set_user_attr(
+                _out_key(self.study, self._race.by), {str(key): value for key, value in self._out.items()}
+            )
         self._drop_waiting()
 
     def _losers(self, race: Race) -> dict[int, str]:
         values: dict[int, dict[int, float]] = {number: {} for number in race.entrants if number not in self._out}
         for run, trial in completed(self.study).items():
             if run.configuration in values and run.repeat < race.seeds:
-                values[run.configuration][run.repeat] = float(trial.value or 0.0)
+                values[run.configuration][run.repeat] = judged(trial, race.by or optimised(self.study), self.study)
         kept = {race.reference, leading_anchor(values, race.anchors)}
         out = {
             run.configuration: f"it failed with seed {run.repeat + 1}: {reason}"
@@ -158,9 +163,14 @@ class RunLedger(Ledger):
         return trial.params[CONFIGURATION] in self._out
 
 
-def outs(study: optuna.Study) -> dict[int, str]:
-    """Return the configurations that are out of the race, each with the reason."""
-    return {int(number): str(reason) for number, reason in (study.user_attrs.get(OUT) or {}).items()}
+def outs(study: optuna.Study, by: str | None = None) -> dict[int, str]:
+    """Return the configurations that are out of the race, judged ``by`` loss or accuracy, each with the reason."""
+    found = study.user_attrs.get(_out_key(study, by)) or {}
+    return {int(number): str(reason) for number, reason in found.items()}
+
+
+def _out_key(study: optuna.Study, by: str | None) -> str:
+    return OUT if by in (None, optimised(study)) else OUT_JUDGED
 
 
 def _waiting(study: optuna.Study) -> list[FrozenTrial]:

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dropopt.study.blend.arrays import Array
-from dropopt.study.blend.outcomes import outcomes_of
 from dropopt.study.blend.ranks import normal_scores, wins_of
 from dropopt.study.confirm.encoding import encoded
 
@@ -29,13 +28,14 @@ LENGTHS = (0.3, 30.0)
 SIGNAL, NOISE = (0.1, 10.0), (0.02, 2.0)
 
 
-def expected_scores(trials: Sequence[FrozenTrial]) -> Array:
+def expected_scores(trials: Sequence[FrozenTrial], outcome: Array) -> Array:
     """Return the posterior mean of the score of each of ``trials``; higher is better.
 
     Args:
         trials: The complete and pruned trials of a study that minimises.
+        outcome: The outcome of each of them, higher is better; that of a pruned trial is not used.
     """
-    score = normal_scores(wins_of(trials, outcomes_of(trials, maximise=False), maximise=False))
+    score = normal_scores(wins_of(trials, outcome, maximise=False))
     columns = encoded(trials)
     if not columns.shape[1] or not np.ptp(score):
         return np.zeros(len(trials))

@@ -11,9 +11,9 @@ from dropopt.study.confirm.ledger import outs
 from dropopt.study.confirm.runs import completed, find_runs, run_of
 from dropopt.study.store.keys import (
     ACCURACY,
-    BASE,
     BEST_LOSS,
     CONFIRMS,
+    JUDGED_BY,
     READINGS,
     SECONDS,
     TEST_ACCURACY,
@@ -22,6 +22,7 @@ from dropopt.study.store.keys import (
     TESTS,
     VAL_ECE,
 )
+from dropopt.study.store.queries import judged, optimised
 
 if TYPE_CHECKING:
     import optuna
@@ -140,17 +141,18 @@ def confirmation(study: optuna.Study) -> Confirmation | None:
     runs = find_runs(study._storage, study.study_name, CONFIRMS)
     if runs is None or ENTRANTS not in runs.user_attrs:
         return None
-    seeds = int(runs.user_attrs[SEEDS])
-    found = sorted(_configurations(study, runs, seeds), key=lambda one: (one.validation.seeds < seeds, one.mean.mean))
+    seeds, by = int(runs.user_attrs[SEEDS]), str(runs.user_attrs.get(JUDGED_BY) or optimised(study))
+    found = sorted(
+        _configurations(study, runs, seeds, by), key=lambda one: (one.validation.seeds < seeds, one.mean.mean)
+    )
     full = [one for one in found if one.validation.seeds >= seeds and not one.out]
     winner = full[0] if full else None
     anchor = next((one for one in full if one.anchor and one is not winner), None)
     to_anchor = paired(winner.validation.objective, anchor.validation.objective) if winner and anchor else None
     chosen = [one for one in found if not one.anchor and one.validation.seeds > 1]
-    optimise = ((study.user_attrs.get(BASE) or {}).get("train") or {}).get("optimise", "loss")
     return Confirmation(
         study=study.study_name,
-        optimise=optimise,
+        optimise=by,
         chosen_by=str(runs.user_attrs[CHOSEN_BY]),
         seeds=seeds,
         configurations=tuple(found),
@@ -159,30 +161,31 @@ def confirmation(study: optuna.Study) -> Confirmation | None:
         to_anchor=to_anchor,
         optimism=_optimism(winner) if winner else None,
         mean_optimism=sum(map(_optimism, chosen)) / len(chosen) if chosen else None,
-        tested=_tested(study),
-        verdict=_verdict(winner, anchor, to_anchor, optimise),
+        tested=_tested(study, by),
+        verdict=_verdict(winner, anchor, to_anchor, by),
     )
 
 
-def _configurations(study: optuna.Study, runs: optuna.Study, seeds: int) -> list[Confirmed]:
+def _configurations(study: optuna.Study, runs: optuna.Study, seeds: int, by: str) -> list[Confirmed]:
     done: dict[int, dict[int, FrozenTrial]] = {}
     for run, trial in completed(runs).items():
         if run.repeat < seeds:
             done.setdefault(run.configuration, {})[run.repeat] = trial
-    out, trials = outs(runs), study.get_trials(deepcopy=False)
+    out, trials = outs(runs, by), study.get_trials(deepcopy=False)
     found = []
     for entrant in runs.user_attrs[ENTRANTS]:
         number = int(entrant["trial"])
         rows = dict(sorted(done.get(number, {}).items()))
         if not rows:
             continue
-        scores = _scores(rows, BEST_LOSS, ACCURACY, VAL_ECE)
+        objective = {repeat: judged(trial, by, runs) for repeat, trial in rows.items()}
+        scores = Scores(objective, *_by_seed(rows, BEST_LOSS, ACCURACY, VAL_ECE))
         found.append(
             Confirmed(
                 trial=number,
                 name=entrant["name"],
                 anchor=bool(entrant["anchor"]),
-                searched=float(trials[number].value or 0.0),
+                searched=judged(trials[number], by, study),
                 validation=scores,
                 mean=mean_of(list(scores.objective.values())),
                 out=out.get(number, ""),
@@ -192,15 +195,15 @@ def _configurations(study: optuna.Study, runs: optuna.Study, seeds: int) -> list
     return found
 
 
-def _scores(rows: Mapping[int, FrozenTrial], loss: str, accuracy: str, ece: str) -> Scores:
-    def by_seed(key: str) -> dict[int, float]:
-        return {repeat: float(trial.user_attrs[key]) for repeat, trial in rows.items() if key in trial.user_attrs}
+def _by_seed(rows: Mapping[int, FrozenTrial], *keys: str) -> list[dict[int, float]]:
+    """For each key, the attribute of that name by seed."""
+    return [
+        {repeat: float(trial.user_attrs[key]) for repeat, trial in rows.items() if key in trial.user_attrs}
+        for key in keys
+    ]
 
-    objective = {repeat: float(trial.value or 0.0) for repeat, trial in rows.items()}
-    return Scores(objective, by_seed(loss), by_seed(accuracy), by_seed(ece))
 
-
-def _tested(study: optuna.Study) -> Tested | None:
+def _tested(study: optuna.Study, by: str) -> Tested | None:
     """The latest reading of the test split; None before the first, or while it is incomplete."""
     tests = find_runs(study._storage, study.study_name, TESTS)
     readings: Sequence[Mapping[str, Any]] = tests.user_attrs.get(READINGS) or [] if tests is not None else []
@@ -215,7 +218,9 @@ def _tested(study: optuna.Study) -> Tested | None:
     pending = any(not trial.state.is_finished() and run_of(trial) for trial in tests.get_trials(deepcopy=False))
     if pending or not rows:
         return None
-    return Tested(int(last["configuration"]), _scores(rows, TEST_LOSS, TEST_ACCURACY, TEST_ECE), str(last["at"]))
+    loss, accuracy, ece = _by_seed(rows, TEST_LOSS, TEST_ACCURACY, TEST_ECE)
+    objective = loss if by == "loss" else {repeat: 1 - value for repeat, value in accuracy.items()}
+    return Tested(int(last["configuration"]), Scores(objective, loss, accuracy, ece), str(last["at"]))
 
 
 def _optimism(one: Confirmed) -> float:

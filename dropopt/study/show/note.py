@@ -27,8 +27,8 @@ def note(found: Learned) -> str:
     return "\n".join(lines)
 
 
-def anchor_note(comparison: Comparison) -> str:
-    """Markdown with the verdict on the anchors and their losses."""
+def anchor_note(comparison: Comparison, what: str = "loss") -> str:
+    """Markdown with the verdict on the anchors and their values; ``what`` names them."""
     rows = [
         f"| {row.name} | {row.trial} | {row.loss:.4f} | {'-' if row.accuracy is None else f'{row.accuracy:.4f}'} "
         f"| {row.difference:+.1%} |"
@@ -36,7 +36,7 @@ def anchor_note(comparison: Comparison) -> str:
     ]
     text = ["## Does dropout help", "", f"**{comparison.verdict}**", ""]
     text += [
-        "| anchor | trial | loss (smoothed) | accuracy | best trial's loss |",
+        f"| anchor | trial | {what} (smoothed) | accuracy | best trial's {what} |",
         "| --- | ---: | ---: | ---: | ---: |",
     ]
     return "\n".join([*text, *rows, ""])

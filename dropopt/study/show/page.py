@@ -9,6 +9,7 @@ from dropopt.study.search.anchors import compare
 from dropopt.study.show.figures import figures
 from dropopt.study.show.note import anchor_note, note
 from dropopt.study.store.keys import PRIOR
+from dropopt.study.store.queries import value_name
 
 if TYPE_CHECKING:
     import optuna
@@ -21,8 +22,9 @@ def refresh(study: optuna.Study) -> None:
     from dropopt.study.blend.learned import learned
     from dropopt.study.blend.names import NoBlendError
 
-    comparison = compare(study.get_trials(deepcopy=False))
-    parts = [anchor_note(comparison)] if comparison else []
+    what = value_name(study)
+    comparison = compare(study.get_trials(deepcopy=False), what)
+    parts = [anchor_note(comparison, what)] if comparison else []
     found = None
     with suppress(NoBlendError):
         found = learned(study, prior=study.user_attrs.get(PRIOR))

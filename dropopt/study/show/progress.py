@@ -15,7 +15,7 @@ from dropopt.study.run.messages import Report
 from dropopt.study.show.console import say
 from dropopt.study.show.formatting import format_accuracy, format_parameters, format_seconds
 from dropopt.study.store.keys import CLASSES
-from dropopt.study.store.queries import Counts, best, count, diverged
+from dropopt.study.store.queries import Counts, best, count, diverged, value_name
 
 if TYPE_CHECKING:
     import optuna
@@ -35,6 +35,7 @@ class Progress:
         self._console = console
         self._n_trials = n_trials
         self._study: optuna.Study | None = None
+        self._what = "loss"  # what the study minimises
         self._counts = Counts()
         self._best: FrozenTrial | None = None
         self._slots: dict[int, tuple[int, Report | None]] = {}
@@ -58,6 +59,7 @@ class Progress:
     def opened(self, study: optuna.Study) -> None:
         """Follow ``study``. The trials that it already has are not announced."""
         self._study = study
+        self._what = value_name(study)
         self._started = time.monotonic()
         self._read()
 
@@ -79,7 +81,7 @@ class Progress:
             say(self._console, f"trial {trial} failed: {failure}", "yellow")
         leader = self._best
         if self._live is None and leader is not None and (before is None or leader.number != before.number):
-            scores = f"loss {leader.value:.4f}, accuracy {format_accuracy(leader)}"
+            scores = f"{self._what} {leader.value:.4f}, accuracy {format_accuracy(leader)}"
             done = f"{self._counts.counted} of {self._n_trials} trials"
             say(self._console, f"trial {leader.number} is the best so far: {scores} ({done})")
 
@@ -119,8 +121,8 @@ class Progress:
         if self._study is None:
             lines.append(Text("starting: loading torch and the data", style="dim"))
         if self._best is not None:
-            loss, accuracy = f"{self._best.value:.4f}", format_accuracy(self._best)
-            head = f"best: trial {self._best.number}, loss {loss}, accuracy {accuracy}"
+            value, accuracy = f"{self._best.value:.4f}", format_accuracy(self._best)
+            head = f"best: trial {self._best.number}, {self._what} {value}, accuracy {accuracy}"
             lines += [Text(head, style="bold"), Text("  " + format_parameters(self._best), style="dim")]
         for slot, (trial, report) in sorted(self._slots.items()):
             lines.append(Text(f"  slot {slot + 1}  trial {trial:<5}{_epoch(report)}"))

@@ -18,7 +18,7 @@ from dropopt.study.search.anchors import Comparison, compare
 from dropopt.study.show.console import say
 from dropopt.study.show.formatting import format_accuracy, format_value
 from dropopt.study.store.keys import BEST_EPOCH, MESSAGE, REASON, SECONDS, UNCOUNTED
-from dropopt.study.store.queries import Counts, best, count, ranked
+from dropopt.study.store.queries import Counts, best, count, ranked, value_name
 
 if TYPE_CHECKING:
     import optuna
@@ -54,11 +54,12 @@ def show_summary(console: Console, study: optuna.Study, outcome: Outcome) -> Non
     say(console, f"\nstudy {study.study_name}: {counts}", "bold")
     if not trials and outcome.timeout is not None and outcome.stopped_by is None:
         say(console, f"no trial could start within {outcome.timeout:g} s; give a longer --timeout", "yellow")
+    what = value_name(study)
     if leader is not None:
-        console.print(_best_trials(trials))
+        console.print(_best_trials(trials, what))
         console.print(_parameters(leader))
-    if comparison := compare(trials):
-        console.print(_anchors(comparison))
+    if comparison := compare(trials, what):
+        console.print(_anchors(comparison, what))
         say(console, comparison.verdict)
     for line in _failures(trials):
         say(console, line, "yellow")
@@ -101,16 +102,16 @@ def learnable(trials: Sequence[FrozenTrial]) -> bool:
         return False
 
 
-def _best_trials(trials: Sequence[FrozenTrial]) -> Table:
-    table = Table("trial", "loss (smoothed)", "accuracy", "best epoch", "seconds", title="best trials (validation)")
+def _best_trials(trials: Sequence[FrozenTrial], what: str) -> Table:
+    table = Table("trial", f"{what} (smoothed)", "accuracy", "best epoch", "seconds", title="best trials (validation)")
     for trial in ranked(trials)[:ROWS]:
         extra = (trial.user_attrs.get(name) for name in (BEST_EPOCH, SECONDS))
         table.add_row(str(trial.number), f"{trial.value:.4f}", format_accuracy(trial), *map(format_value, extra))
     return table
 
 
-def _anchors(comparison: Comparison) -> Table:
-    table = Table("anchor", "trial", "loss (smoothed)", "accuracy", "best trial's loss", title="compared with")
+def _anchors(comparison: Comparison, what: str) -> Table:
+    table = Table("anchor", "trial", f"{what} (smoothed)", "accuracy", f"best trial's {what}", title="compared with")
     for row in comparison.rows:
         accuracy = "-" if row.accuracy is None else f"{row.accuracy:.4f}"
         table.add_row(row.name, str(row.trial), f"{row.loss:.4f}", accuracy, f"{row.difference:+.1%}")

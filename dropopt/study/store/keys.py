@@ -39,8 +39,11 @@ SITES = "sites"
 CONFIRMS = "confirms"
 #: The name of the study whose best configuration it evaluates on the test split.
 TESTS = "tests"
-#: The configurations that are not trained further, each with the reason, by the number of their trial.
-OUT = "out"
+#: What the winner is chosen by, ``loss`` or ``accuracy``; absent if it is what the search optimised.
+JUDGED_BY = "judged_by"
+#: The configurations that are not trained further, each with the reason, by the number of their trial. The second name
+#: is used if the winner is chosen by something else than the search optimised.
+OUT, OUT_JUDGED = "out", "out_judged"
 #: The readings of the test split: for each, the configuration, the number of runs and the time.
 READINGS = "readings"
 

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from dropopt.config import ConfigError, suggestion
-from dropopt.study.store.keys import CONFIG, CONFIRMS, MESSAGE, REASON, TESTS, UNCOUNTED
+from dropopt.study.store.keys import ACCURACY, BASE, BEST_LOSS, CONFIG, CONFIRMS, MESSAGE, REASON, TESTS, UNCOUNTED
 
 if TYPE_CHECKING:
     import optuna
@@ -95,6 +95,29 @@ def is_maximized(study: optuna.Study) -> bool:
     import optuna
 
     return study.direction == optuna.study.StudyDirection.MAXIMIZE
+
+
+def optimised(study: optuna.Study) -> str:
+    """What counts in a study: ``loss`` or ``accuracy``; ``loss`` in a study that is older than the choice."""
+    train = (study.user_attrs.get(BASE) or {}).get("train") or {}
+    return str(train.get("optimise", "loss"))
+
+
+def judged(trial: FrozenTrial, by: str, study: optuna.Study) -> float:
+    """The value of a complete trial, lower is better, if it is judged ``by`` loss or accuracy.
+
+    It is the trial's value if ``study`` optimised that. Otherwise it is the loss or 1 - accuracy of the best epoch.
+    """
+    if by == optimised(study):
+        return float(trial.value or 0.0)
+    if by == "accuracy":
+        return 1.0 - float(trial.user_attrs.get(ACCURACY, 0.0))
+    return float(trial.user_attrs.get(BEST_LOSS, math.inf))
+
+
+def value_name(study: optuna.Study) -> str:
+    """What a study minimises, in a word: ``loss``, or ``error`` (1 - accuracy)."""
+    return "loss" if optimised(study) == "loss" else "error"
 
 
 def last_activity(trials: Iterable[FrozenTrial]) -> datetime | None:
