@@ -82,8 +82,9 @@ def choose_candidates(study: optuna.Study, top: int, *, anchors: bool = True, by
         ordered = sorted(usable, key=lambda trial: (-scores.get(trial.number, 0.0), trial.number))
         chosen_by = BY_MODEL
     named = [trial for trial in usable if anchors and ANCHOR in trial.user_attrs]
-    chosen = [trial for trial in ordered if trial not in named][:top] + named
-    return Candidates(tuple(_candidate(trial, complete[trial.number]) for trial in _distinct(chosen)), chosen_by)
+    others = [trial for trial in _distinct([*named, *ordered]) if trial not in named]
+    chosen = others[:top] + _distinct(named)
+    return Candidates(tuple(_candidate(trial, complete[trial.number]) for trial in chosen), chosen_by)
 
 
 def _distinct(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:

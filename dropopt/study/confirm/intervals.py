@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import stdtr, stdtrit
+
+from dropopt.study.blend.arrays import Array
 
 #: The probability of the intervals.
 LEVEL = 0.95
@@ -47,9 +50,7 @@ def mean_of(values: Sequence[float]) -> Interval:
     mean = float(numbers.mean())
     if len(numbers) < 2:
         return Interval(mean, -math.inf, math.inf, len(numbers))
-    from scipy.stats import t
-
-    half = float(t.ppf((1 + LEVEL) / 2, len(numbers) - 1) * numbers.std(ddof=1) / math.sqrt(len(numbers)))
+    half = float(stdtrit(len(numbers) - 1, (1 + LEVEL) / 2) * numbers.std(ddof=1) / math.sqrt(len(numbers)))
     return Interval(mean, mean - half, mean + half, len(numbers))
 
 
@@ -70,13 +71,12 @@ def paired(first: Mapping[int, float], second: Mapping[int, float]) -> Differenc
     return Difference(mean_of(differences.tolist()), p_value(differences))
 
 
-def p_value(differences: np.ndarray) -> float:
+def p_value(differences: Array) -> float:
     """Return the two-sided p value of the one-sample t test; 1 if all ``differences`` are 0."""
     if np.ptp(differences) == 0:
         return 1.0 if differences[0] == 0 else 0.0
-    from scipy.stats import ttest_1samp
-
-    return float(ttest_1samp(differences, 0.0).pvalue)
+    statistic = differences.mean() * math.sqrt(len(differences)) / differences.std(ddof=1)
+    return float(2 * stdtr(len(differences) - 1, -abs(statistic)))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -12,6 +12,9 @@ import math
 from collections.abc import Collection, Mapping
 
 import numpy as np
+from scipy.special import stdtrit
+
+from dropopt.study.blend.arrays import Array
 
 #: The smallest number of common seeds for a comparison.
 FEWEST_SEEDS = 3
@@ -64,9 +67,6 @@ def _log(value: float) -> float:
     return math.log(max(value, 0.0) + OFFSET)
 
 
-def _lower_bound(differences: np.ndarray, level: float) -> float:
-    from scipy.stats import t
-
+def _lower_bound(differences: Array, level: float) -> float:
     n = len(differences)
-    quantile = float(t.ppf(1 - level, n - 1))
-    return float(differences.mean() - quantile * differences.std(ddof=1) / math.sqrt(n))
+    return float(differences.mean() - stdtrit(n - 1, 1 - level) * differences.std(ddof=1) / math.sqrt(n))

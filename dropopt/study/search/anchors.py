@@ -233,8 +233,8 @@ def _verdict(leader: FrozenTrial, lowest: float, rows: Sequence[Row], what: str)
     nothing = next((row for row in rows if row.name == NO_DROPOUT), None)
     if nothing is not None and nothing.difference > -SEED_NOISE:
         return (
-            f"dropout does not help here: the {what} is {nothing.loss:.4f} without dropout and {lowest:.4f} in the best "
-            f"trial ({noise})"
+            f"dropout does not help here: the {what} is {nothing.loss:.4f} without dropout and {lowest:.4f} in the "
+            f"best trial ({noise})"
         )
     first = rows[0]
     if first.trial == leader.number:

@@ -109,7 +109,7 @@ def _arms(found: Comparison) -> Table:
     split = "test" if found.tested else "validation"
     title = f"{found.seeds} fresh seeds, {split} split (means, 95% intervals)"
     table = Table("arm", "loss", "accuracy", "ECE", "validation", "search", "confirm", title=title)
-    table.columns[4].header = f"validation {objective_name(found.optimise)} (smoothed)"
+    table.columns[4].header = f"validation {objective_name(found.optimise)}"
     for arm in found.arms:
         scores, mean = _scores(found, arm), arm.winner.mean
         cells = [_cell(values) for values in (scores.loss, scores.accuracy, scores.ece)]

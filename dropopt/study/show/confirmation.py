@@ -14,7 +14,7 @@ def show_confirmation(console: Console, found: Confirmation) -> None:
     """Print the configurations, the verdict, how optimistic the search was, and what was read of the test split."""
     what = objective_name(found.optimise)
     title = f"study {found.study}: {found.seeds} fresh seeds (validation, 95% intervals)"
-    table = Table("configuration", f"{what} (smoothed)", "in the search", "accuracy", "ECE", "seeds", "", title=title)
+    table = Table("configuration", what, "in the search", "accuracy", "ECE", "seeds", "", title=title)
     for one in found.configurations:
         table.add_row(*_cells(one, winner=one is found.winner))
     console.print(table)
@@ -57,7 +57,9 @@ def _optimism(found: Confirmation) -> str:
     if winner is None or found.optimism is None:
         return ""
     how = f"{abs(found.optimism):.0%} too {'low' if found.optimism > 0 else 'high'}"
-    text = f"the search had given it a {name} of {winner.searched:.4f}, which is {how}"
+    text = (
+        f"the search had given it {'a loss' if name == 'loss' else 'an error'} of {winner.searched:.4f}, which is {how}"
+    )
     if found.mean_optimism is not None:
         mean = f"{abs(found.mean_optimism):.0%} too {'low' if found.mean_optimism > 0 else 'high'}"
         text += f"; on average over the configurations that it chose, its values are {mean}"
