@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dropopt.config import ConfigError
-from dropopt.study.confirm.arms import Arm
+from dropopt.study.confirm.arms import Arm, arm_of_study, check_comparable
 from dropopt.study.confirm.intervals import Difference, Interval, holm, mean_of, paired
 from dropopt.study.confirm.results import Confirmation, Confirmed, Scores, confirmation, plain_scores
 from dropopt.study.confirm.runs import find_runs
@@ -108,6 +108,38 @@ class Comparison:
             "notes": list(self.notes),
             "verdict": self.verdict,
         }
+
+
+def comparison(studies: Sequence[optuna.Study], *, reference: str | None = None) -> Comparison:
+    """Compare searches that were confirmed, as ``dropopt compare`` does.
+
+    Args:
+        studies: The searches, two or more, each confirmed on the same seeds.
+        reference: The name of the study to compare with. Default: the best of those without the engine.
+
+    Returns:
+        The differences to the reference, paired by seed, and a verdict.
+
+    Raises:
+        ConfigError: The studies differ in more than their dropout, or one has not been confirmed.
+
+    Example:
+        >>> import optuna
+        >>> comparison([optuna.create_study(study_name="new")])
+        Traceback (most recent call last):
+        dropopt.config.ConfigError: study 'new' was not run by dropopt run, so it cannot be an arm
+    """
+    arms = [arm_of_study(study.study_name, study) for study in studies]
+    notes = check_comparable(arms)
+    results = []
+    for study, arm in zip(studies, arms, strict=True):
+        result = arm_result(study._storage, arm)
+        if result is None:
+            raise ConfigError(f"study {arm.name!r} is not confirmed; type: dropopt confirm --study {arm.name}")
+        results.append(result)
+    found = confirmation(studies[0])
+    optimise = "loss" if found is None else found.optimise
+    return compare_arms(results, optimise=optimise, reference=reference, notes=notes)
 
 
 def arm_result(storage: BaseStorage, arm: Arm) -> ArmResult | None:

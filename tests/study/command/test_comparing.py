@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import fake_study
 import pytest
 from fake_confirm import compare
 from fake_study import trials
@@ -58,7 +59,7 @@ def test_spaces_are_searched_confirmed_and_compared(capsys):
 
 def test_an_unfair_comparison_is_reported(capsys):
     """Other ranges of training settings and other budgets are notes, which the result keeps."""
-    compare("study.log", ["low.yaml", "high.yaml"], study={"n_trials": 2})
+    fake_study.run("study.log", n_trials=2, name="cmp-low", space="low.yaml")
     code, found = compare("study.log", ["study:cmp-low", "other.yaml"], study={"n_trials": 3})
     assert code == 0
     ranges, budgets = found.notes
@@ -86,7 +87,7 @@ def test_mistakes_are_reported_before_the_first_trial(arms, options, message):
 
 def test_arms_with_other_data_or_training_are_refused():
     """Only the dropout may differ."""
-    compare("study.log", ["low.yaml", "high.yaml"], study={"n_trials": 1}, seeds=2)
+    fake_study.run("study.log", n_trials=1, name="cmp-low", space="low.yaml")
     with pytest.raises(ConfigError, match=r"arms cmp-low and other cannot be compared: train\.epochs is 8 and 9"):
         compare("study.log", ["study:cmp-low", "other.yaml"], study={"train": {"epochs": 9}})
 
