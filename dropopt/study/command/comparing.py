@@ -134,6 +134,12 @@ def _plan(request: CompareRequest, given: str, storage: BaseStorage | None) -> _
         return _Plan(arm_of_study(name, study), None, 0, seconds_of_a_trial(study))
     if given.startswith(STUDY):
         raise ConfigError(f"arm {given}: the storage has no such study; it has: {', '.join(existing) or 'none'}")
+    if not is_space and not Path(name).suffix and not given.startswith(SPACE):
+        spaces = ", ".join(shipped.names("search_spaces"))
+        raise ConfigError(
+            f"arm {name} is neither a search space ({spaces}, or a .yaml file) nor a study in the storage "
+            f"({', '.join(existing) or 'none'})"
+        )
     return _plan_of_space(request, name, storage, existing)
 
 

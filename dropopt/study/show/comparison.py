@@ -23,8 +23,8 @@ from dropopt.study.show.formatting import format_seconds
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-#: Width of the figure's title in characters, and the figure's size in pixels.
-LINE, WIDTH, ROW, MARGIN = 110, 1000, 45, 190
+#: Width of the figure's title in characters, and sizes in pixels: of a line of the title, of the figure, of an arm.
+LINE, LINE_HEIGHT, WIDTH, ROW = 110, 22, 1000, 60
 
 
 def show_comparison(console: Console, found: Comparison) -> None:
@@ -72,8 +72,9 @@ def figure(found: Comparison) -> Figure:
     lines = textwrap.wrap(found.verdict, LINE)
     title = f"{found.seeds} fresh seeds, 95% intervals<br><sub>{'<br>'.join(lines)}</sub>"
     picture.update_yaxes(tickvals=list(range(len(names))), ticktext=names, range=[len(names) - 0.4, -0.6])
-    height = MARGIN + ROW * len(names) + 16 * len(lines)
-    margin = {"t": 90 + 16 * len(lines), "l": 20, "r": 20, "b": 30}
+    top = 110 + LINE_HEIGHT * len(lines)
+    margin = {"t": top, "l": 20, "r": 20, "b": 40}
+    height = top + 40 + ROW * len(names)
     return picture.update_layout(title=title, width=WIDTH, height=height, margin=margin, template="plotly_white")
 
 

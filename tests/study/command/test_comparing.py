@@ -75,7 +75,12 @@ def test_an_unfair_comparison_is_reported(capsys):
         (["low.yaml", "low.yaml"], {}, "two arms have the same name: low"),
         (["low.yaml", "study:nothing"], {}, "arm study:nothing: the storage has no such study; it has: none"),
         (["low.yaml", "high.yaml"], {"reference": "x"}, "--baseline x is none of the arms: low, high"),
-        (["low.yaml", "nothing"], {}, "no search space 'nothing'"),
+        (
+            ["low.yaml", "nothing"],
+            {},
+            r"arm nothing is neither a search space \(blend, .* nor a study in the storage \(none",
+        ),
+        (["low.yaml", "nothing.yaml"], {}, "search space nothing.yaml does not exist"),
     ],
 )
 def test_mistakes_are_reported_before_the_first_trial(arms, options, message):
