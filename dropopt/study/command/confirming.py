@@ -27,7 +27,7 @@ from dropopt.study.command.session import quiet_optuna
 from dropopt.study.confirm.candidates import Candidates, choose_candidates
 from dropopt.study.confirm.ledger import Race, RunLedger, outs
 from dropopt.study.confirm.results import CHOSEN_BY, ENTRANTS, SEEDS, Confirmation, confirmation
-from dropopt.study.confirm.runs import Run, checkpoint_of, completed, enqueue, failed, find_runs, make_runs
+from dropopt.study.confirm.runs import LASTING, Run, checkpoint_of, completed, enqueue, failed, find_runs, make_runs
 from dropopt.study.run import machine, memory
 from dropopt.study.run.checkpoints import Checkpoints, default_folder, remove
 from dropopt.study.run.messages import Ready
@@ -193,7 +193,8 @@ class _Session:
 
     def _missing(self, runs: optuna.Study) -> list[Run]:
         """The runs that have not ended."""
-        out, done, lost = outs(runs, self.request.optimise), completed(runs), failed(runs)
+        out, done = outs(runs, self.request.optimise), completed(runs)
+        lost = {run for run, reason in failed(runs).items() if reason in LASTING}
         return [
             run
             for repeat in range(self.request.seeds)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from dropopt.config import RunConfig
 from dropopt.study.confirm.race import leading_anchor, losers
-from dropopt.study.confirm.runs import CONFIGURATION, LARGEST, REPEAT, Run, completed, failed, run_of
+from dropopt.study.confirm.runs import CONFIGURATION, LARGEST, LASTING, REPEAT, Run, completed, failed, run_of
 from dropopt.study.store.keys import GIVEN_BACK, OUT, OUT_JUDGED
 from dropopt.study.store.lease import WorkerIdentity
 from dropopt.study.store.ledger import Ledger, with_seed
@@ -64,7 +64,7 @@ class RunLedger(Ledger):
         self._race = race
         self._checkpoint = checkpoint
         self._on_out = on_out
-        self._out: dict[int, str] = outs(study, race and race.by)
+        self._out: dict[int, str] = outs(study, None if race is None else race.by)
 
     def wants(self, target: int) -> bool:
         """Whether a run is waiting."""
@@ -109,12 +109,16 @@ class RunLedger(Ledger):
         """Find the configurations that are out, record them, and end their waiting runs."""
         if self._race is None:
             return
-        for number, reason in self._losers(self._race).items():
+        found, lasting = self._losers(self._race), outs(self.study, self._race.by)
+        failures = failed(self.study)
+        for number, reason in found.items():
             self._out[number] = reason
             self._on_out(number, reason)
-            self.study.set_user_attr(
-                _out_key(self.study, self._race.by), {str(key): value for key, value in self._out.items()}
-            )
+            if {why for run, why in failures.items() if run.configuration == number} <= {*LASTING}:
+                lasting[number] = reason
+        if found:  # a failure for another reason, such as too little memory, is tried again by the next confirmation
+            key = _out_key(self.study, self._race.by)
+            self.study.set_user_attr(key, {str(number): reason for number, reason in lasting.items()})
         self._drop_waiting()
 
     def _losers(self, race: Race) -> dict[int, str]:

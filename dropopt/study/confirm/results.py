@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dropopt.study.confirm.intervals import Difference, Interval, mean_of, paired
 from dropopt.study.confirm.ledger import outs
-from dropopt.study.confirm.runs import completed, find_runs, run_of
+from dropopt.study.confirm.runs import completed, failed, find_runs, run_of
 from dropopt.study.store.keys import (
     ACCURACY,
     BEST_LOSS,
@@ -171,7 +171,8 @@ def _configurations(study: optuna.Study, runs: optuna.Study, seeds: int, by: str
     for run, trial in completed(runs).items():
         if run.repeat < seeds:
             done.setdefault(run.configuration, {})[run.repeat] = trial
-    out, trials = outs(runs, by), study.get_trials(deepcopy=False)
+    failures = {run.configuration: f"seed {run.repeat + 1} failed: {why}" for run, why in failed(runs).items()}
+    out, trials = failures | outs(runs, by), study.get_trials(deepcopy=False)
     found = []
     for entrant in runs.user_attrs[ENTRANTS]:
         number = int(entrant["trial"])

@@ -34,7 +34,7 @@ LARGEST = 10**9
 SUFFIXES = {CONFIRMS: "confirmed", TESTS: "tested"}
 
 #: A run that failed for one of these reasons would fail again.
-_LASTING = ("DivergedError", "NotFinite")
+LASTING = ("DivergedError", "NotFinite")
 
 
 @dataclass(frozen=True, order=True)
@@ -100,10 +100,11 @@ def enqueue(study: optuna.Study, runs: Iterable[Run], *, again: bool = False) ->
     """
     from optuna.trial import TrialState
 
+    ended = (TrialState.FAIL, TrialState.PRUNED)
     there = {
         run_of(trial)
         for trial in study.get_trials(deepcopy=False)
-        if trial.state != TrialState.FAIL or trial.user_attrs.get(REASON) in _LASTING
+        if trial.state not in ended or trial.user_attrs.get(REASON) in LASTING
     }
     for run in sorted(runs):
         if again or run not in there:

@@ -119,13 +119,17 @@ def test_accuracy_may_choose_the_winner(searched):
 
 
 def test_a_configuration_that_fails_is_out(searched, monkeypatch):
-    """A run without a result ends its configuration, not the confirmation."""
+    """A run without a result ends its configuration, not the confirmation. The next confirmation tries it again."""
     monkeypatch.setenv("FAKE_FAULT", "raise")  # for learning rates above 0.07
     code, found = confirm(searched, top=4, seeds=2, anchors=False)
     out = [one for one in trials(searched, "fake-confirmed") if one.state == TrialState.FAIL]
     assert out
     assert all(one.validation.seeds == 2 or one.out for one in found.configurations)
     assert code == int(found.winner is None)
+    monkeypatch.delenv("FAKE_FAULT")
+    code, found = confirm(searched, top=4, seeds=2, anchors=False)
+    assert code == 0
+    assert [(one.validation.seeds, one.out) for one in found.configurations] == [(2, "")] * 4
 
 
 @pytest.mark.parametrize(
