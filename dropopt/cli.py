@@ -10,6 +10,8 @@ from typing import Annotated, NoReturn
 import typer
 
 from dropopt.study.command import options
+from dropopt.study.command.compare import compare
+from dropopt.study.command.confirm import confirm
 from dropopt.study.command.dashboard import dashboard
 from dropopt.study.command.efficacy import efficacy
 from dropopt.study.command.errors import guard
@@ -33,7 +35,7 @@ app = typer.Typer(
 )
 COMMANDS = (
     *(run, worker, resume_trial, status, efficacy, report, dashboard),
-    *(export, train, predict, storage_proxy),
+    *(confirm, compare, export, train, predict, storage_proxy),
 )
 for command in COMMANDS:
     app.command()(command)

@@ -25,6 +25,7 @@ Pattern = Literal["element", "channel", "structured", "spatial", "own"]
 Allocation = Literal["uniform", "feature", "importance"]
 Importance = Literal["activation", "taylor", "statistical", "gradient", "lrp", "composite"]
 Performance = Literal["accuracy", "loss", "ratio"]
+Optimise = Literal["loss", "accuracy"]
 Method = Literal["adaptive", "structured", "contextual", "pfid", "spatial"]
 
 #: The members of eq. (15), in the order in which every table and tensor of rates lists them.
@@ -269,10 +270,10 @@ class TrainConfig(Config):
         description="factors of the learning rate, >= 0, by patterns on parameter names; 0 freezes; first match counts",
     )
     patience: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="stop after n epochs without a lower smoothed loss, n >= 1"
+        None, description="stop after n epochs that were not better than the best one, n >= 1"
     )
     smooth: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.6, description="decay of the moving average of the validation loss that studies minimise, in [0, 1)"
+        0.6, description="decay of the moving averages of the validation loss and accuracy, in [0, 1)"
     )
     device: str = Field("auto", description="auto (cuda if available), cpu, cuda, cuda:1")
     seed: Annotated[int, Field(ge=0)] = Field(0, description="seed of initial weights, data order and masks, >= 0")
@@ -296,8 +297,15 @@ class TaskConfig(Config):
         """What is minimised over epochs and trials, in words."""
         if self.objective == "loss" or self.metric == "loss":
             return "validation loss"
+        if self.metric == "accuracy":
+            return "validation error"
         name = self.metric.rpartition(":")[2]
         return f"1 - {name}" if self.direction == "maximize" else name
+
+    @property
+    def judged_by(self) -> Optimise:
+        """What counts: ``loss``, or ``accuracy`` for the metric."""
+        return "loss" if self.objective == "loss" or self.metric == "loss" else "accuracy"
 
 
 class RunConfig(Config):

@@ -16,10 +16,11 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 import dropopt
-from dropopt import cli
-from dropopt.config import ConfigError
+from dropopt import cli, training
+from dropopt.config import ConfigError, RunConfig
 from dropopt.study import Study
 from dropopt.study.define import script, shipped
+from dropopt.training.evaluate import score
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = [sys.executable, "-c", "from dropopt.cli import main; main()"]
@@ -253,6 +254,31 @@ def test_the_dashboard_shows_the_study_on_this_machine_only(studied):
     finally:
         process.terminate()
         process.communicate(timeout=10)
+
+
+def test_confirm_trains_again_and_reads_the_test_set(studied, tmp_path):
+    """The result is JSON; its test scores are those of the same networks trained again; no checkpoint is left."""
+    shutil.copytree(studied[0] / "runs", tmp_path / "runs")
+    found = json.loads(
+        call("confirm", "--top", "1", "--seeds", "2", "--json", "--optimise", "accuracy", "--n-jobs", "1", cwd=tmp_path)
+    )
+    assert (found["study"], found["optimise"], found["seeds"], found["test"]["loss"]["n"]) == (
+        "digits",
+        "accuracy",
+        2,
+        2,
+    )
+    assert not list(tmp_path.rglob("*.pt"))
+    storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path}/runs/dropopt.db")
+    first = optuna.load_study(study_name="digits-confirmed", storage=storage).trials[0]
+    storage.engine.dispose()
+    run = RunConfig.parse(first.user_attrs["config"])
+    result, model, data = training.train_run(run)
+    scores = score(model, data.test, run.train)
+    assert result.smoothed_loss == first.value
+    assert found["test"]["loss"]["by_seed"][0] == scores.loss
+    assert found["test"]["ece"]["by_seed"][0] == scores.ece
+    assert first.user_attrs["val_ece"] == score(model, data.validation, run.train).ece
 
 
 def test_bad_input_is_reported_in_one_line(studied, monkeypatch, capsys):

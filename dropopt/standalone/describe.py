@@ -11,10 +11,10 @@ from torch import nn
 
 from dropopt.config import RunConfig
 from dropopt.provenance import provenance as made_with
-from dropopt.standalone.calibration import calibration_error, temperature_of
 from dropopt.standalone.card import Calibration, Card, Inputs, Score
 from dropopt.standalone.model import StandaloneModel
 from dropopt.standalone.sampling import Dropper
+from dropopt.training.calibration import calibration_error, temperature_of
 from dropopt.training.data.dataset import Dataset
 from dropopt.training.evaluate import batches_of_outputs
 from dropopt.training.results import TrainResult

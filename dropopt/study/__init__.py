@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from dropopt.study.blend.learned import export_evidence, learned, top_configurations
     from dropopt.study.blend.sampler import EfficacySampler
     from dropopt.study.command.script import Study
+    from dropopt.study.confirm.comparison import comparison
+    from dropopt.study.confirm.results import confirmation
     from dropopt.study.define.space import Space
     from dropopt.study.effects.effects import study_effects
     from dropopt.study.effects.evaluator import EffectsEvaluator
@@ -27,6 +29,8 @@ _HOME = {
     "ForecastPruner": "dropopt.study.search.forecast",
     "Space": "dropopt.study.define.space",
     "Study": "dropopt.study.command.script",
+    "comparison": "dropopt.study.confirm.comparison",
+    "confirmation": "dropopt.study.confirm.results",
     "effects_figure": "dropopt.study.show.effects_figures",
     "efficacy_report": "dropopt.study.show.efficacy",
     "export_evidence": "dropopt.study.blend.learned",
@@ -42,6 +46,8 @@ __all__ = [
     "ForecastPruner",
     "Space",
     "Study",
+    "comparison",
+    "confirmation",
     "effects_figure",
     "efficacy_report",
     "export_evidence",

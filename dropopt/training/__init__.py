@@ -5,6 +5,7 @@ networks/    from a setting to a network: reference CNNs, torchvision's, timm's,
 fit          the training loop, with its optimizer (optim), augmentation (augment), evaluation (evaluate),
              checkpoints (checkpoint) and device (device); results.py holds what it reports and returns
 pipeline     a complete run from its configuration: data, network, engine, fit
+scored       a complete run with further scores of its network, on the validation or the test split
 """
 
 from __future__ import annotations

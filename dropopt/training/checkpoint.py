@@ -59,7 +59,8 @@ def read_checkpoint(path: Path, identity: str, device: torch.device) -> tuple[di
             raise ValueError(f"its version is {content['version']}, expected {VERSION}")
         if content["identity"] != identity:
             raise ValueError("it belongs to another run")
-        history = [EpochReport(**report) for report in json.loads(content["history"])]
+        # Reports of checkpoints that are older than the choice of an objective do not have one: it was the loss.
+        history = [EpochReport(**{"objective": row["smoothed_loss"]} | row) for row in json.loads(content["history"])]
         state: dict[str, Any] = content["state"]
         set_global_state(content, device)
     except Exception as error:

@@ -1,9 +1,13 @@
-"""evaluate: loss and metric of a model on a split. Also the precision and layout of batches, which fit uses too."""
+"""evaluate: loss and metric of a model on a split; score adds the calibration error.
+
+Also the precision and layout of batches, which fit uses too.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dropopt.config import ConfigError, TrainConfig
+from dropopt.training.calibration import calibration_error
 from dropopt.training.data.split import Split
 from dropopt.training.device import computes_bf16, resolve_device
 from dropopt.training.task import Task, joined
@@ -20,6 +25,15 @@ from dropopt.training.task import Task, joined
 CPU_PIXELS = 200_000
 #: Images per batch on a GPU, and at most on a CPU.
 GPU_BATCH = 2048
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What :func:`score` returns: loss in nats, accuracy in [0, 1], and expected calibration error in [0, 1]."""
+
+    loss: float
+    accuracy: float
+    ece: float
 
 
 def autocast(config: TrainConfig, device: torch.device) -> AbstractContextManager[None]:
@@ -65,12 +79,47 @@ def evaluate(model: nn.Module, split: Split, config: TrainConfig, task: Task | N
     if not len(split):
         raise ConfigError("an empty split cannot be evaluated")
     device = device_of(model, config)
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
+    with _in_eval_mode(model):
         if task is None or (task.is_plain and split.labels.ndim == 1):
             return _classified(model, split, config, device)
         return _measured(model, split, config, device, task)
+
+
+def score(model: nn.Module, split: Split, config: TrainConfig) -> Scores:
+    """Compute loss, accuracy and expected calibration error of ``model`` in eval mode on ``split``.
+
+    Args:
+        model: See :func:`evaluate`.
+        split: See :func:`evaluate`.
+        config: See :func:`evaluate`.
+
+    Returns:
+        The scores.
+
+    Raises:
+        ConfigError: If the split is empty.
+
+    Example:
+        >>> from dropopt.config import TrainConfig
+        >>> images = torch.tensor([[9.0, 0], [0, 9], [9, 0], [9, 0]]).view(4, 2, 1, 1)
+        >>> split = Split(images, torch.tensor([0, 1, 0, 1]))
+        >>> scores = score(nn.Flatten(), split, TrainConfig(device="cpu"))
+        >>> scores.accuracy, round(scores.ece, 3)  # confidence 0.9999
+        (0.75, 0.25)
+    """
+    loss, accuracy = evaluate(model, split, config)
+    with _in_eval_mode(model):
+        logits = torch.cat([one.double() for one in batches_of_outputs(model, split.images, config)])
+    return Scores(loss, accuracy, calibration_error(logits.softmax(1), split.labels))
+
+
+@contextmanager
+def _in_eval_mode(model: nn.Module) -> Iterator[None]:
+    """Set the model to eval mode inside the block; afterwards each module has its own mode again."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
     finally:
         for module, training in modes.items():
             module.training = training

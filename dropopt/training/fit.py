@@ -54,7 +54,8 @@ def fit(
 
     Args:
         model: Maps images (N, C, H, W) to logits (N, classes). It is moved to ``config.device``, trained in place, and
-            ends with the weights of the epoch that has the lowest smoothed validation loss.
+            ends with the weights of the epoch that has the lowest smoothed validation loss, or the best smoothed
+            metric if ``task`` is judged by it.
         engine: What :func:`dropopt.attach` returned for ``model``; its drop rates are updated after each epoch,
             and every ``update_every`` steps if that is set. None to train without it.
         data: Training and validation images, from :func:`load_data` or your own :class:`Dataset`.
@@ -68,7 +69,7 @@ def fit(
         task: Another loss and metric than cross-entropy and accuracy. Its metric is reported as ``val_accuracy``.
 
     Returns:
-        The best epoch, its validation loss and accuracy, the smoothed loss of the last epoch, and all reports.
+        The best epoch, its validation loss and accuracy, the objective of the last epoch, and all reports.
 
     Raises:
         DivergedError: If a loss is not finite; checked at the end of each epoch.
@@ -139,8 +140,8 @@ class _Training:
 
     @property
     def best_epoch(self) -> int:
-        """The epoch (from 1) with the lowest smoothed loss so far; 0 before the first."""
-        return min(self.history, key=lambda report: report.smoothed_loss).epoch if self.history else 0
+        """The epoch (from 1) with the lowest objective so far; 0 before the first."""
+        return min(self.history, key=lambda report: report.objective).epoch if self.history else 0
 
     @property
     def finished(self) -> bool:
@@ -152,8 +153,11 @@ class _Training:
         """Load the best weights into the model and summarise the training."""
         self.model.load_state_dict(self.best)
         best = self.history[self.best_epoch - 1]
-        last = self.history[-1].smoothed_loss
-        return TrainResult(last, best.epoch, best.val_loss, best.val_accuracy, self.history, self.best_rates)
+        last = self.history[-1]
+        scores = best.val_loss, best.val_accuracy
+        return TrainResult(
+            last.smoothed_loss, best.epoch, *scores, self.history, self.best_rates, objective=last.objective
+        )
 
     # -- one epoch
 
@@ -166,6 +170,7 @@ class _Training:
         if not math.isfinite(val_loss):
             raise DivergedError(number, len(self.bounds), val_loss, "validation")
         engine, task = self.engine, self.task
+        losses = [report.val_loss for report in self.history] + [val_loss]
         costs = [task.cost(report.val_loss, report.val_accuracy) for report in self.history]
         costs.append(task.cost(val_loss, val_accuracy))
         if not math.isfinite(costs[-1]):
@@ -176,7 +181,8 @@ class _Training:
             train_loss=train_loss,
             val_loss=val_loss,
             val_accuracy=val_accuracy,
-            smoothed_loss=smoothed(costs, config.smooth)[-1],
+            smoothed_loss=smoothed(losses, config.smooth)[-1],
+            objective=smoothed(costs, config.smooth)[-1],
             lr=self._rate(number, len(self.bounds) - 1),
             seconds=time.perf_counter() - began,
             rates=engine.rates() if engine is not None else [],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +20,8 @@ class EpochReport:
         val_loss: Loss on the validation split, without any of these.
         val_accuracy: Accuracy on the validation split, in [0, 1].
         smoothed_loss: Exponential moving average of ``val_loss`` up to this epoch, corrected for its start at zero.
+        objective: What is minimised: ``smoothed_loss``, or the same average of 1 - ``val_accuracy`` if accuracy is
+            optimised. NaN if it is not known.
         lr: Learning rate of the epoch's last step.
         seconds: Wall-clock time of the epoch, validation included.
         rates: The engine's rates with which the epoch ended, one row per site; empty without an engine.
@@ -41,6 +44,7 @@ class EpochReport:
     seconds: float
     rates: list[dict[str, Any]] = field(default_factory=list)
     weights: dict[str, float] = field(default_factory=dict)
+    objective: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -48,12 +52,14 @@ class TrainResult:
     """A finished training; the model holds the weights of ``best_epoch``.
 
     Args:
-        smoothed_loss: Smoothed validation loss of the last epoch: the value that studies minimise.
-        best_epoch: The epoch (from 1) with the lowest smoothed validation loss.
+        smoothed_loss: Smoothed validation loss of the last epoch.
+        best_epoch: The epoch (from 1) with the lowest objective: smoothed validation loss or error.
         best_val_loss: Validation loss of that epoch.
         best_val_accuracy: Validation accuracy of that epoch, in [0, 1].
         history: The report of every epoch.
         rates: The drop rates of the best epoch, by site and tensor; empty without an engine.
+        objective: The objective of the last epoch: the value that studies minimise. Default: ``smoothed_loss``.
+        scores: Further scores of the network, by name; empty from :func:`fit`.
 
     Example:
         >>> result = TrainResult(0.4, best_epoch=2, best_val_loss=0.3, best_val_accuracy=0.9, history=[])
@@ -67,6 +73,12 @@ class TrainResult:
     best_val_accuracy: float
     history: list[EpochReport]
     rates: Rates = field(default_factory=dict, compare=False, repr=False)
+    objective: float = math.nan
+    scores: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if math.isnan(self.objective):
+            object.__setattr__(self, "objective", self.smoothed_loss)
 
 
 class DivergedError(ArithmeticError):
@@ -95,7 +107,7 @@ class DivergedError(ArithmeticError):
 
 
 def smoothed(losses: list[float], decay: float) -> list[float]:
-    """Exponential moving average after each loss, corrected for its start at zero.
+    """Exponential moving average after each loss or error, corrected for its start at zero.
 
     After n losses it is the weighted mean sum_i decay^(n-i) loss_i / sum_i decay^(n-i).
     """

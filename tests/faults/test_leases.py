@@ -14,10 +14,10 @@ from dropopt.study.store import ledger as ledger_module
 from dropopt.study.store import writing
 from dropopt.study.store.errors import TrialEndedError
 from dropopt.study.store.lease import Watch, WorkerIdentity
-from dropopt.study.store.ledger import Ledger
 from dropopt.study.store.opening import close, open_storage
 from dropopt.study.store.queries import waiting
 from dropopt.study.store.retries import MAX_ATTEMPTS
+from dropopt.study.store.search_ledger import SearchLedger
 
 GRACE = 2
 
@@ -63,7 +63,7 @@ def make_ledgers(journal, count, grace=0.05):
             load_if_exists=True,
             sampler=optuna.samplers.RandomSampler(seed=number),
         )
-        made.append(Ledger(study, space, space.base(RunConfig()), 0, 10, WorkerIdentity(grace=grace)))
+        made.append(SearchLedger(study, space, space.base(RunConfig()), 0, 10, WorkerIdentity(grace=grace)))
     return made
 
 

@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 import dropopt
 from dropopt.config import ConfigError, RunConfig
-from dropopt.standalone.calibration import calibration_error
 from dropopt.standalone.file import read_model
 from dropopt.study.after.retrain import retrain, save_model
+from dropopt.training.calibration import calibration_error
 
 TRAIN = {"epochs": 3, "batch_size": 32, "lr": 0.1, "device": "cpu", "channels_last": True}
 

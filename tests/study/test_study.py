@@ -48,6 +48,24 @@ def test_a_trial_stores_what_is_needed_to_repeat_it(storage):
         assert (trial.user_attrs["best_epoch"], trial.user_attrs["seconds"] > 0) == (8, True)
 
 
+def test_accuracy_is_optimised_if_the_study_says_so(storage):
+    """The setting is stored with the study, named, and may not change; a study without it optimised the loss."""
+    assert fake_study.run(storage, n_trials=2) == 0
+    opened = open_storage(resolve(storage), create=False)
+    study = optuna.load_study(study_name="fake", storage=opened)
+    old = dict(study.user_attrs["base"])
+    del old["task"]  # as in a study that is older than the setting
+    study.set_user_attr("base", old)
+    close(opened)
+    assert fake_study.run(storage, n_trials=3, optimise="loss") == 0
+    with pytest.raises(ConfigError, match=r"was created with task.objective = loss, not metric"):
+        fake_study.run(storage, n_trials=4, optimise="accuracy")
+    assert fake_study.run(storage, n_trials=2, name="other", optimise="accuracy") == 0
+    opened = open_storage(resolve(storage), create=False)
+    assert optuna.load_study(study_name="other", storage=opened).metric_names == ["validation error (smoothed)"]
+    close(opened)
+
+
 def test_the_same_seed_and_one_job_give_the_same_study_twice(tmp_path, storage):
     """Parameters, values, reports and states are equal; another seed's are not."""
 

@@ -11,6 +11,7 @@ from toy import CLASSES, network, recipe, toy
 
 from dropopt.config import ModelConfig
 from dropopt.training import Split, build_model, evaluate, fit
+from dropopt.training.evaluate import score
 
 
 class TestEvaluate:
@@ -40,6 +41,23 @@ class TestEvaluate:
         assert accuracy == right / n
         total = math.log(math.exp(2) + 2)
         assert math.isclose(loss, total - 2 * right / n, rel_tol=1e-6)
+
+    def test_calibration_error_has_fifteen_bins(self):
+        """It equals a direct computation from the definition, over batches of any size."""
+        logits = 2 * torch.randn(700, 4, generator=torch.Generator().manual_seed(0))
+        labels = torch.randint(0, 4, (700,), generator=torch.Generator().manual_seed(1))
+        found = score(nn.Flatten(), Split(logits[:, :, None, None], labels), recipe(device="cpu"))
+        probabilities = logits.double().softmax(1).numpy()
+        confidence, right = probabilities.max(1), probabilities.argmax(1) == labels.numpy()
+        expected = 0.0
+        for low in range(15):
+            inside = (confidence > low / 15) & (confidence <= (low + 1) / 15)
+            if inside.any():
+                expected += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
+        assert math.isclose(found.ece, expected, rel_tol=1e-9)
+        loss, accuracy = evaluate(nn.Flatten(), Split(logits[:, :, None, None], labels), recipe(device="cpu"))
+        assert math.isclose(found.loss, loss, rel_tol=1e-6)
+        assert found.accuracy == accuracy
 
     def test_it_changes_nothing(self):
         """Modes (mixed ones too), BatchNorm statistics, gradients and random state are as before."""

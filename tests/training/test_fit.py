@@ -8,7 +8,7 @@ import time
 import pytest
 import torch
 from torch import nn
-from toy import CLASSES, assert_same, network, recipe, toy, train
+from toy import CLASSES, Stop, assert_same, network, recipe, toy, train
 
 from dropopt.config import Baseline, EngineConfig, RunConfig
 from dropopt.engine import attach
@@ -16,6 +16,7 @@ from dropopt.randomness import generator, global_stream
 from dropopt.training import DivergedError, EpochReport, augment, evaluate, fit, train_run
 from dropopt.training.optim import learning_rate
 from dropopt.training.results import smoothed
+from dropopt.training.task import Task
 
 
 @pytest.fixture(autouse=True)
@@ -110,6 +111,29 @@ class TestLearning:
         best = result.history[result.best_epoch - 1]
         assert (result.best_val_loss, result.best_val_accuracy) == (best.val_loss, best.val_accuracy)
         assert result.smoothed_loss == losses[-1]
+
+    def test_accuracy_may_choose_the_best_epoch(self, tmp_path):
+        """The objective is the smoothed error, in a training that continues from a checkpoint too."""
+        data = toy()
+        options = {"epochs": 6, "lr": 0.5, "schedule": "constant", "smooth": 0.3, "seed": 1}
+        by_accuracy = Task(by_metric=True)
+        result = fit(network(seed=1), None, data, recipe(**options), task=by_accuracy)
+        errors = smoothed([1 - report.val_accuracy for report in result.history], 0.3)
+        assert [report.objective for report in result.history] == errors
+        assert (result.objective, result.best_epoch) == (errors[-1], 1 + errors.index(min(errors)))
+        by_loss = fit(network(seed=1), None, data, recipe(**options))
+        assert by_loss.best_epoch != result.best_epoch  # otherwise the recipe tests nothing
+        assert by_loss.objective == by_loss.smoothed_loss
+
+        def stop(report):
+            if report.epoch == 4:
+                raise Stop
+
+        path = tmp_path / "checkpoint.pt"
+        with pytest.raises(Stop):
+            fit(network(seed=1), None, data, recipe(**options), stop, checkpoint=path, task=by_accuracy)
+        again = fit(network(seed=1), None, data, recipe(**options), checkpoint=path, task=by_accuracy)
+        assert (again.objective, again.best_epoch) == (result.objective, result.best_epoch)
 
     def test_smoothing_is_a_corrected_moving_average(self):
         """After n losses it is their mean with weights decay^age; with decay 0 it is the last loss."""

@@ -1,4 +1,7 @@
-"""Training with one configuration in this process. This is the only place where the test split is evaluated."""
+"""Training with one configuration in this process, and evaluating the network on the test split.
+
+The only other place where the test split is evaluated is :mod:`dropopt.training.scored`, for ``dropopt confirm``.
+"""
 
 from __future__ import annotations
 

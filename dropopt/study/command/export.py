@@ -44,7 +44,7 @@ def export(
     from dropopt.study.show.formatting import format_accuracy
     from dropopt.study.show.trials import rows, table
     from dropopt.study.store.opening import Opened
-    from dropopt.study.store.queries import choose, find_study
+    from dropopt.study.store.queries import choose, find_study, value_name
     from dropopt.study.store.url import resolve, storage_hint
 
     with closing(Opened(resolve(storage), create=False)) as opened:
@@ -75,7 +75,7 @@ def export(
         facts = {"file": str(path), "study": found.study_name, "trial": chosen.number}
         print(json.dumps(facts | {"value": provenance.get("value"), "val_accuracy": provenance.get("val_accuracy")}))
     elif not quiet:
-        scores = f", smoothed loss {chosen.value:.4f}, accuracy {format_accuracy(chosen)} (validation)"
+        scores = f", smoothed {value_name(found)} {chosen.value:.4f}, accuracy {format_accuracy(chosen)} (validation)"
         known = configuration.stored and len(found.directions) == 1 and chosen.value is not None
         print(f"{path}: study {found.study_name}, trial {chosen.number}{scores if known else ''}")
         command = "python" if kind == "python" else "dropopt train"

@@ -194,6 +194,13 @@ Subset = Annotated[
 RunDevice = Annotated[
     str | None, typer.Option(help="Device: auto, cpu, cuda or cuda:N. Default: as in the script.", show_default=False)
 ]
+Optimise = Annotated[
+    str | None,
+    typer.Option(
+        help="What counts: loss or accuracy, on the validation split, smoothed over epochs. Default: as in the script.",
+        show_default=False,
+    ),
+]
 Prior = Annotated[
     str | None,
     typer.Option(
@@ -456,6 +463,79 @@ ShowCard = Annotated[
     bool, typer.Option("--card", help="Print what the file says about the model: data, scores, licences, versions.")
 ]
 PredictDevice = Annotated[str, typer.Option("--device", help="Device: auto, cpu, cuda or cuda:N.")]
+# -- of ``dropopt confirm`` and ``dropopt compare``
+
+Top = Annotated[int, typer.Option(help="Number of configurations to train again (1 or more), the best first.")]
+Seeds = Annotated[int, typer.Option(help="Number of fresh seeds for each configuration (2 or more).")]
+ConfirmOptimise = Annotated[
+    str | None,
+    typer.Option(
+        help="What the winner is chosen by: loss or accuracy. Default: what the study optimised.", show_default=False
+    ),
+]
+ConfirmAnchors = Annotated[
+    bool, typer.Option("--anchors/--no-anchors", help="Whether the anchors of the study are trained again too.")
+]
+Again = Annotated[bool, typer.Option("--again", help="Read the test set although it was read before.")]
+ConfirmCheckpoints = Annotated[
+    str | None,
+    typer.Option(
+        help="Folder of the checkpoints, with the weights until the test set is read. Default: a folder beside the "
+        "file of the storage; none if the storage is a server.",
+        show_default=False,
+        metavar="DIR",
+    ),
+]
+
+# -- of ``dropopt compare``
+
+Arms = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="Two or more arms: search spaces (a name such as compact, or a file) and studies in the storage. "
+        "study:NAME and space:NAME tell them apart.",
+        show_default=False,
+    ),
+]
+CompareScript = Annotated[
+    str,
+    typer.Option(
+        "--study", help="The script of a study, or a shipped study: the data, network and training of all arms."
+    ),
+]
+CompareName = Annotated[
+    str | None,
+    typer.Option(help="Studies of spaces are called NAME-ARM. Default: the name in the script.", show_default=False),
+]
+CompareSeeds = Annotated[
+    int | None,
+    typer.Option(min=2, help="Number of fresh seeds (2 or more). Default: 10; 3 with --quick.", show_default=False),
+]
+CompareTop = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Number of configurations of each arm to train again (1 or more). Default: 3; 2 with --quick.",
+        show_default=False,
+    ),
+]
+Quick = Annotated[bool, typer.Option("--quick", help="A small budget, to try it: 10 trials, 3 seeds.")]
+BaselineArm = Annotated[
+    str | None,
+    typer.Option(
+        help="The arm that the others are compared with. Default: the best of the arms without the engine.",
+        show_default=False,
+    ),
+]
+FigureOutput = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        help="The figure to write: .html, or .png and .svg if kaleido is installed. Default: comparison-NAME.html.",
+        show_default=False,
+    ),
+]
 
 # -- of ``dropopt dashboard``
 

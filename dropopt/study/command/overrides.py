@@ -23,7 +23,7 @@ _SETTINGS = {
 #: The fields that the command to resume a study repeats. The summary adds the number of trials, which may grow. The
 #: prior and the anchors are needed only to create the study.
 _REPEATED = (
-    *("name", "space", "data", "model", "epochs", "subset", "image_size", "batch_size", "device", "set"),
+    *("name", "space", "data", "model", "epochs", "subset", "image_size", "batch_size", "device", "set", "optimise"),
     *("sampler", "pruner", "seed"),
     *("timeout", "trial_timeout", "trial_memory", "checkpoints", "keep_checkpoints"),
 )
@@ -52,6 +52,7 @@ class Overrides:
     batch_size: int | None = None
     device: str | None = None
     set: tuple[str, ...] | None = None  # settings as text: section.name=value
+    optimise: str | None = None
     prior: str | None = None
     anchors: bool | None = None
 

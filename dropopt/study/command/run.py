@@ -45,6 +45,7 @@ def run(
     batch_size: options.BatchSize = None,
     device: options.RunDevice = None,
     settings: options.Set = None,
+    optimise: options.Optimise = None,
     prior: options.Prior = None,
     anchors: options.Anchors = None,
     on: options.On = options.Place.HERE,
@@ -88,6 +89,7 @@ def run(
         batch_size=batch_size,
         device=device,
         set=tuple(settings) if settings else None,
+        optimise=optimise,
         prior=prior,
         anchors=anchors,
     )

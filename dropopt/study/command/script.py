@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from dropopt.config import ConfigError
+from dropopt.study.command.compare import compare_script
 from dropopt.study.command.notebook import StudyResult, run_here, script_of_caller
 from dropopt.study.command.run import run_script
 from dropopt.study.define.definition import Definition
@@ -43,6 +44,8 @@ class Study(Definition):
             is ``"efficacy"`` if the space has a blend of methods, else ``"tpe"``.
         pruner: ``"median"`` (the default), ``"forecast"``, ``"percentile"``, ``"hyperband"`` or ``"none"``.
         seed: Seed of the sampler and of the trials, at least 0. Default: 0.
+        optimise: What counts, ``"loss"`` (the default) or ``"accuracy"``: the validation loss or 1 - the validation
+            accuracy, smoothed over epochs, is minimised. Short for ``task={"objective": ...}``.
         prior: What an earlier study learned about the blend: ``"STUDY"`` in the same storage, ``"STUDY@STORAGE"``, or a
             file that ``dropopt efficacy`` wrote. Default: None.
         anchors: Whether the study begins with anchors: no dropout, plain dropout at customary rates and the engine's
@@ -83,9 +86,7 @@ class Study(Definition):
             Traceback (most recent call last):
             SystemExit: 0
         """
-        caller = sys._getframe(1)
-        if arguments is None and caller.f_code.co_name == "<module>" and caller.f_globals["__name__"] != "__main__":
-            raise ConfigError(f'{caller.f_code.co_filename}: put study.main() below: if __name__ == "__main__":')
+        _refuse_import(arguments, "main")
         run_script(self, arguments)
 
     def run(self, *, storage: str | None = None, n_jobs: int = -1) -> StudyResult:
@@ -108,3 +109,31 @@ class Study(Definition):
             ``best = Study(name="short", n_trials=20).run().best``
         """
         return run_here(self, storage=storage, n_jobs=n_jobs, script=script_of_caller(1))
+
+    def compare(self, arms: Sequence[str], arguments: Sequence[str] | None = None) -> None:
+        """Compare arms as ``dropopt compare`` does, with the data, network and training of this study; then exit.
+
+        Args:
+            arms: Search spaces, or names of studies in the storage. The command line may name others.
+            arguments: Arguments of ``dropopt compare``. Default: those of the program, ``sys.argv[1:]``.
+
+        Raises:
+            SystemExit: Always, with a code like that of :meth:`main`.
+            ConfigError: The script calls it while it is imported.
+
+        Example:
+            >>> from dropopt.study import Study
+            >>> study = Study(name="short", n_trials=20)
+            >>> study.compare(["compact", "dropout"], ["--help"])
+            Traceback (most recent call last):
+            SystemExit: 0
+        """
+        _refuse_import(arguments, "compare")
+        compare_script(self, arms, arguments)
+
+
+def _refuse_import(arguments: Sequence[str] | None, method: str) -> None:
+    """Raise :class:`ConfigError` if the script that called the ``method`` of a study is being imported."""
+    caller = sys._getframe(2)
+    if arguments is None and caller.f_code.co_name == "<module>" and caller.f_globals["__name__"] != "__main__":
+        raise ConfigError(f'{caller.f_code.co_filename}: put study.{method}() below: if __name__ == "__main__":')

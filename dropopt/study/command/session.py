@@ -67,10 +67,10 @@ from dropopt.study.store.keys import (
     SPACE_TEXT,
 )
 from dropopt.study.store.lease import BEATS, GRACE, WorkerIdentity
-from dropopt.study.store.ledger import Ledger
 from dropopt.study.store.opening import Opened, storage_file
 from dropopt.study.store.patient import LONGEST_PAUSE, PATIENCE, Patience
 from dropopt.study.store.queries import count, find_study, study_names
+from dropopt.study.store.search_ledger import SearchLedger
 from dropopt.study.store.total import counted
 from dropopt.study.store.url import VARIABLE, redact, redact_all, resolve, storage_hint
 
@@ -148,12 +148,16 @@ class Request:
         return default_folder(self.url) if given is None else Path(given).expanduser()
 
 
-def run(request: Request) -> int:
-    """Run a study. Returns the exit code: 0, 1 if every trial failed, or 128 + the signal that stopped the study."""
+def run(request: Request, console: Console | None = None) -> int:
+    """Run a study, and print to ``console``, standard output by default.
+
+    Returns:
+        The exit code: 0, 1 if every trial failed, or 128 + the signal that stopped the study.
+    """
     url = request.url
     refuse_pickles(request.definition.sampler, url)
     quiet_optuna()
-    console = make_console(quiet=request.quiet)
+    console = console or make_console(quiet=request.quiet)
     pause = min(LONGEST_PAUSE, request.grace / BEATS)
     patience = Patience(request.storage_patience, lambda line: say(console, line, "yellow"), pause)
     with (
@@ -290,7 +294,7 @@ class Session:
             worker.run()
         return worker.signal
 
-    def open_study(self, ready: Ready) -> Ledger:
+    def open_study(self, ready: Ready) -> SearchLedger:
         """Create the study, or continue it, with the data that the first child has loaded."""
         for word, line in words.about(ready.facts, self._request.base.model_dump(mode="json")):
             self._line(word, line)
@@ -416,9 +420,9 @@ class Session:
             raise ConfigError(f"study {name!r} began without a prior; give another --study-name, or no --prior")
         return stored
 
-    def _ledger(self, study: optuna.Study, classes: int) -> Ledger:
+    def _ledger(self, study: optuna.Study, classes: int) -> SearchLedger:
         space = space_of(study, self._request.space)
-        return Ledger(study, space, self._request.base, self._definition.seed, classes, self._identity)
+        return SearchLedger(study, space, self._request.base, self._definition.seed, classes, self._identity)
 
     def _outcome(self, stopped_by: int | None) -> Outcome:
         return Outcome(

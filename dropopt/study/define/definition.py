@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, ValidationError
 
-from dropopt.config import Config, ConfigError, DataConfig, ModelConfig, RunConfig, TaskConfig, TrainConfig, explain
+from dropopt.config import (
+    Config,
+    ConfigError,
+    DataConfig,
+    ModelConfig,
+    Optimise,
+    RunConfig,
+    TaskConfig,
+    TrainConfig,
+    explain,
+)
 from dropopt.owncode import name_of
 from dropopt.study.define.space import Space
 
@@ -67,6 +77,8 @@ class Definition(Config):
                 name: name_of(value, f"study: task.{name}") if callable(value) else value
                 for name, value in values["task"].items()
             }
+        if "optimise" in values:
+            values["task"] = _with_optimise(values.get("task", {}), values.pop("optimise"))
         try:
             super().__init__(**values)
         except ValidationError as error:
@@ -100,6 +112,16 @@ class Definition(Config):
         own: dict[str, Any] = {"engine": engine} if engine else {}
         run = RunConfig.parse({"data": self.data, "model": self.model, "task": self.task, "train": self.train, **own})
         return space.base(run)
+
+
+def _with_optimise(task: Any, optimise: Any) -> Any:
+    """Return the settings of the task, judged by the loss or by its metric."""
+    if optimise not in get_args(Optimise):
+        raise ConfigError(f"optimise must be one of {', '.join(get_args(Optimise))}, got {optimise!r}")
+    settings = task.model_dump() if isinstance(task, TaskConfig) else task
+    if not isinstance(settings, Mapping):
+        return task
+    return {**settings, "objective": "loss" if optimise == "loss" else "metric"}
 
 
 def _by_name(section: str, given: Any) -> Any:

@@ -85,8 +85,10 @@ class Report(_Message):
     train_loss: float
     val_loss: float
     val_accuracy: float
-    #: The moving average of ``val_loss``, which the study minimizes.
+    #: The moving average of ``val_loss``.
     smoothed_loss: float
+    #: What the study minimizes: the smoothed loss, or what the task is judged by.
+    objective: float
     #: The applied drop rate at each place.
     rates: dict[str, float] = field(default_factory=dict)
     #: The efficacy weight of each method.
@@ -99,12 +101,15 @@ class Done(_Message):
     """A trial has finished its last epoch."""
 
     trial: int
-    smoothed_loss: float
+    #: What the study minimizes.
+    objective: float
     best_epoch: int
     best_val_loss: float
     best_val_accuracy: float
     #: Duration of training.
     seconds: float
+    #: Further scores of the network, by name.
+    scores: dict[str, float] = field(default_factory=dict)
     kind: Literal["done"] = "done"
 
 

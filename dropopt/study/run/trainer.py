@@ -124,11 +124,12 @@ class Trainer:
                 result, *_ = train(message.run, self._on_epoch, checkpoint=path, on_resume=self._on_resume)
         return Done(
             trial=message.trial,
-            smoothed_loss=float(result.smoothed_loss),
+            objective=float(result.objective),
             best_epoch=int(result.best_epoch),
             best_val_loss=float(result.best_val_loss),
             best_val_accuracy=float(result.best_val_accuracy),
             seconds=round(time.monotonic() - began, 3),
+            scores={name: float(value) for name, value in result.scores.items()},
         )
 
     def _on_epoch(self, report: Any) -> None:
@@ -150,6 +151,7 @@ class Trainer:
                 val_loss=float(report.val_loss),
                 val_accuracy=float(report.val_accuracy),
                 smoothed_loss=float(report.smoothed_loss),
+                objective=float(report.objective),
                 rates={row["site"]: float(row["applied"]) for row in getattr(report, "rates", ())},
                 weights={name: float(weight) for name, weight in getattr(report, "weights", {}).items()},
             )

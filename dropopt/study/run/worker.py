@@ -24,7 +24,6 @@ from dropopt.study.run.running import GRACE_SECONDS, MAX_DEATHS, Limits, Running
 from dropopt.study.run.signals import SIGNALS, SignalCatcher
 from dropopt.study.store.errors import StorageError, TrialEndedError
 from dropopt.study.store.ledger import Ledger
-from dropopt.study.store.retries import root
 
 #: The worker checks the time limits, and redraws, at least once in this many seconds.
 TICK = 0.25
@@ -71,6 +70,7 @@ class Worker:
         limits: How long the session and its trials may take.
         checkpoints: The folder of the checkpoints; None to train without them.
         keep_checkpoints: The number of pruned trials, and of trials ended by a limit, whose checkpoints are kept.
+        keep: Whether the checkpoints of completed trials are kept. They hold the weights of the best epoch.
         signals: Catches the signals that stop the study.
     """
 
@@ -85,6 +85,7 @@ class Worker:
         limits: Limits | None = None,
         checkpoints: Path | None = None,
         keep_checkpoints: int = 0,
+        keep: bool = False,
         signals: SignalCatcher | None = None,
     ) -> None:
         self._executor = executor
@@ -96,6 +97,7 @@ class Worker:
         self._deadline = None if self._limits.timeout is None else time.monotonic() + self._limits.timeout
         self._checkpoints = checkpoints
         self._keep_checkpoints = keep_checkpoints
+        self._keep = keep
         self._ledger: Ledger | None = None
         self._fingerprint: dict[str, str] | None = None
         self._ready: set[int] = set()
@@ -142,7 +144,7 @@ class Worker:
     def _may_start(self) -> bool:
         if self._ledger is None or self._is_late():
             return False
-        return self._ledger.may_start(self._n_trials)
+        return self._ledger.wants(self._n_trials)
 
     def _fill_slots(self) -> None:
         """Start a trial in every idle slot, as long as trials are left."""
@@ -174,12 +176,9 @@ class Worker:
             return
         path = None
         if self._checkpoints is not None:
-            path = Checkpoints(self._checkpoints, self._opened().study.study_name).path(self._root(trial.number))
+            study, number = self._opened().checkpoint_of(trial.number)
+            path = Checkpoints(self._checkpoints, study).path(number)
         self._train(slot, Running(trial, run, path))
-
-    def _root(self, number: int) -> int:
-        """Return the number of the first attempt at a trial's configuration; all attempts use its checkpoint."""
-        return root(self._opened().study.get_trials(deepcopy=False)[number])
 
     def _train(self, slot: int, running: Running) -> None:
         """Train a trial in a slot that is ready, from its checkpoint if there is one."""
@@ -233,7 +232,7 @@ class Worker:
     def _on_report(self, slot: int, running: Running, report: Report) -> None:
         ledger, trial = self._opened(), running.trial
         try:
-            prune = ledger.report(trial, report.smoothed_loss, epoch=report.epoch, epochs=report.epochs)
+            prune = ledger.report(trial, report.objective, epoch=report.epoch, epochs=report.epochs)
         except TrialEndedError:
             self._drop(slot)
             return
@@ -249,17 +248,18 @@ class Worker:
         try:
             failure = self._opened().complete(
                 running.trial,
-                done.smoothed_loss,
+                done.objective,
                 accuracy=done.best_val_accuracy,
                 best_loss=done.best_val_loss,
                 best_epoch=done.best_epoch,
                 seconds=running.seconds if running.deaths else done.seconds,
                 history=running.history,
+                scores=done.scores,
             )
         except TrialEndedError:
             self._release(slot, ENDED_ELSEWHERE, keep_checkpoint=True)
             return
-        self._release(slot, failure)
+        self._release(slot, failure, keep_checkpoint=self._keep and not failure)
         if failure:
             self._failures.trial_failed(failure, "the loss is not finite")
         else:

@@ -210,15 +210,15 @@ class Comparison:
     leader: int = -1
 
 
-def compare(trials: Iterable[FrozenTrial]) -> Comparison | None:
-    """Compare the best trial with the completed anchors; None if there are none."""
+def compare(trials: Iterable[FrozenTrial], what: str = "loss") -> Comparison | None:
+    """Compare the best trial with the completed anchors; None if there are none. ``what`` is minimised, in a word."""
     trials = list(trials)
     leader = best(trials)
     anchors = [trial for trial in trials if ANCHOR in trial.user_attrs and best([trial]) is not None]
     if leader is None or leader.value is None or not anchors:
         return None
     rows = sorted((_row(trial, leader.value) for trial in anchors), key=lambda row: (row.loss, row.trial))
-    return Comparison(tuple(rows), _verdict(leader, leader.value, rows), leader.number)
+    return Comparison(tuple(rows), _verdict(leader, leader.value, rows, what), leader.number)
 
 
 def _row(trial: FrozenTrial, lowest: float) -> Row:
@@ -227,20 +227,23 @@ def _row(trial: FrozenTrial, lowest: float) -> Row:
     return Row(trial.user_attrs[ANCHOR], trial.number, loss, trial.user_attrs.get(ACCURACY), difference)
 
 
-def _verdict(leader: FrozenTrial, lowest: float, rows: Sequence[Row]) -> str:
+def _verdict(leader: FrozenTrial, lowest: float, rows: Sequence[Row], what: str) -> str:
     """Say whether dropout helps, and whether the best trial is better than the anchors."""
-    noise = f"smoothed validation loss, one seed each; single seeds differ by up to about {SEED_NOISE:.0%}"
+    # The size of the noise was measured for the loss only.
+    size = f"; single seeds differ by up to about {SEED_NOISE:.0%}" if what == "loss" else ""
+    noise = f"smoothed validation {what}, one seed each{size}"
+    article = "a" if what == "loss" else "an"
     nothing = next((row for row in rows if row.name == NO_DROPOUT), None)
     if nothing is not None and nothing.trial == leader.number:
-        return f"dropout does not help here: the best trial has none, with a loss of {lowest:.4f} ({noise})"
+        return f"dropout does not help here: the best trial has none, with {article} {what} of {lowest:.4f} ({noise})"
     if nothing is not None and nothing.difference > -SEED_NOISE:
         return (
-            f"dropout does not help here: the loss is {nothing.loss:.4f} without dropout and {lowest:.4f} in the best "
-            f"trial ({noise})"
+            f"dropout does not help here: the {what} is {nothing.loss:.4f} without dropout and {lowest:.4f} in the "
+            f"best trial ({noise})"
         )
     first = rows[0]
     if first.trial == leader.number:
-        return f"no trial is better than the anchor {first.name}, with a loss of {lowest:.4f} ({noise})"
-    gain = f"the best trial's loss is {-first.difference:.1%} below that of the best anchor, {first.name}"
+        return f"no trial is better than the anchor {first.name}, with {article} {what} of {lowest:.4f} ({noise})"
+    gain = f"the best trial's {what} is {-first.difference:.1%} below that of the best anchor, {first.name}"
     within = ", which may be chance" if first.difference > -SEED_NOISE else ""
     return f"{gain}{within} ({noise})"

@@ -6,13 +6,14 @@ from rich.console import Console
 from rich.status import Status
 
 
-def make_console(*, quiet: bool = False) -> Console:
+def make_console(*, quiet: bool = False, stderr: bool = False) -> Console:
     """A console on standard output. Lines wrap at the width of a terminal and are not broken in a pipe or a file.
 
     Args:
         quiet: Whether the console prints nothing.
+        stderr: Whether it prints to standard error instead.
     """
-    console = Console(quiet=quiet)
+    console = Console(quiet=quiet, stderr=stderr)
     console.soft_wrap = not console.is_terminal
     return console
 

@@ -11,6 +11,7 @@ from dropopt.study.show.effects_table import HEADINGS, by_stage, effect_rows
 from dropopt.study.show.formatting import format_difference
 from dropopt.study.show.next_lines import next_lines
 from dropopt.study.show.snapshot import Snapshot
+from dropopt.study.store.queries import value_name
 
 if TYPE_CHECKING:
     from dropopt.study.blend.effects import Effect
@@ -32,7 +33,7 @@ def note(shot: Snapshot, storage: str) -> str:
         parts += [f"{line.splitlines()[0]}    # {what}" for what, line in commands]
         parts += ["~~~~"]
     if shot.leader is not None and shot.comparison is not None:
-        parts += ["", anchor_note(shot.comparison)]
+        parts += ["", anchor_note(shot.comparison, value_name(shot.study))]
     if shot.learned is not None:
         parts += ["", blend_note(shot.learned)]
     return "\n".join(parts)
@@ -74,8 +75,8 @@ def blend_note(found: Learned) -> str:
     return "\n".join(lines)
 
 
-def anchor_note(comparison: Comparison) -> str:
-    """Markdown with the verdict on the anchors and their losses."""
+def anchor_note(comparison: Comparison, what: str = "loss") -> str:
+    """Markdown with the verdict on the anchors and their values; ``what`` names them."""
     rows = []
     for row in comparison.rows:
         accuracy = "-" if row.accuracy is None else f"{row.accuracy:.4f}"
@@ -83,7 +84,7 @@ def anchor_note(comparison: Comparison) -> str:
         rows.append(f"| {plain(row.name)} | {row.trial} | {row.loss:.4f} | {accuracy} | {difference} |")
     text = ["## Does dropout help", "", f"**{comparison.verdict}**", ""]
     text += [
-        "| anchor | trial | loss (smoothed) | accuracy | best trial's loss |",
+        f"| anchor | trial | {what} (smoothed) | accuracy | best trial's {what} |",
         "| --- | ---: | ---: | ---: | ---: |",
     ]
     return "\n".join([*text, *rows, ""])

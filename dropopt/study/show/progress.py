@@ -15,7 +15,7 @@ from dropopt.study.run.messages import Report
 from dropopt.study.show.console import say
 from dropopt.study.show.formatting import format_accuracy, format_parameters, format_seconds
 from dropopt.study.show.live import LivePage
-from dropopt.study.store.queries import Counts, count, leader
+from dropopt.study.store.queries import Counts, count, leader, value_name
 
 if TYPE_CHECKING:
     import optuna
@@ -35,6 +35,7 @@ class Progress:
         self._console = console
         self._n_trials = n_trials
         self._study: optuna.Study | None = None
+        self._what = "loss"  # what the study minimises
         self._counts = Counts()
         self._best: FrozenTrial | None = None
         self._slots: dict[int, tuple[int, Report | None]] = {}
@@ -59,6 +60,7 @@ class Progress:
     def opened(self, study: optuna.Study, page: LivePage | None = None) -> None:
         """Follow ``study`` and update its ``page``. The trials that it already has are not announced."""
         self._study, self._page = study, page
+        self._what = f"smoothed {value_name(study)}"
         self._started = time.monotonic()
         self._read()
 
@@ -82,7 +84,7 @@ class Progress:
             say(self._console, f"trial {trial} failed: {failure}", "yellow")
         best = self._best
         if self._live is None and best is not None and (before is None or best.number != before.number):
-            scores = f"smoothed loss {best.value:.4f}, accuracy {format_accuracy(best)}"
+            scores = f"{self._what} {best.value:.4f}, accuracy {format_accuracy(best)}"
             done = f"{self._counts.counted} of {self._n_trials} trials"
             say(self._console, f"trial {best.number} is the best so far: {scores} ({done})")
 
@@ -125,8 +127,8 @@ class Progress:
         if self._study is None:
             lines.append(Text("starting: loading torch and the data", style="dim"))
         if self._best is not None:
-            loss, accuracy = f"{self._best.value:.4f}", format_accuracy(self._best)
-            head = f"best: trial {self._best.number}, smoothed loss {loss}, accuracy {accuracy}"
+            value, accuracy = f"{self._best.value:.4f}", format_accuracy(self._best)
+            head = f"best: trial {self._best.number}, {self._what} {value}, accuracy {accuracy}"
             lines += [Text(head, style="bold"), Text("  " + format_parameters(self._best), style="dim")]
         for slot, (trial, report) in sorted(self._slots.items()):
             lines.append(Text(f"  slot {slot + 1}  trial {trial:<5}{_epoch(report)}"))

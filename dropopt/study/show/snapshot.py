@@ -12,7 +12,7 @@ from dropopt.facts import Facts
 from dropopt.study.search.anchors import Comparison, compare
 from dropopt.study.store.history import History, history_of
 from dropopt.study.store.keys import ANCHOR, FACTS, PRIOR
-from dropopt.study.store.queries import Counts, count, has_several_objectives, is_maximized, leader, ranked
+from dropopt.study.store.queries import Counts, count, has_several_objectives, is_maximized, leader, ranked, value_name
 
 if TYPE_CHECKING:
     import optuna
@@ -78,7 +78,7 @@ class Snapshot:
     @cached_property
     def comparison(self) -> Comparison | None:
         """The best trial compared with the anchors; None if there are none."""
-        return None if self.several or self.maximize else compare(self.trials)
+        return None if self.several or self.maximize else compare(self.trials, value_name(self.study))
 
     @cached_property
     def learned(self) -> Learned | None:

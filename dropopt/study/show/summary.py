@@ -16,6 +16,7 @@ from dropopt.study.show.formatting import format_accuracy, format_difference, fo
 from dropopt.study.show.next_lines import Resume, next_lines
 from dropopt.study.show.snapshot import Snapshot
 from dropopt.study.store.keys import BEST_EPOCH, MESSAGE, REASON, SECONDS, UNCOUNTED
+from dropopt.study.store.queries import value_name
 from dropopt.study.store.url import VARIABLE
 
 if TYPE_CHECKING:
@@ -55,13 +56,14 @@ def show_summary(console: Console, study: optuna.Study, outcome: Outcome) -> Non
     say(console, f"\nstudy {study.study_name}: {shot.counts}", "bold")
     if not shot.trials and outcome.timeout is not None and outcome.stopped_by is None:
         say(console, f"no trial could start within {outcome.timeout:g} s; give a longer --timeout", "yellow")
+    what = value_name(study)
     if shot.leader is not None:
-        console.print(_best_trials(shot))
+        console.print(_best_trials(shot, what))
         console.print(_parameters(shot.leader))
     elif shot.ranked:
         say(console, "every complete trial has diverged; a lower learning rate may help", "yellow")
     if shot.leader is not None and (comparison := shot.comparison):
-        console.print(_anchors(comparison))
+        console.print(_anchors(comparison, what))
         say(console, comparison.verdict)
     for line in failures(shot.trials)[:FAILURE_LINES]:
         say(console, line, "yellow")
@@ -71,16 +73,16 @@ def show_summary(console: Console, study: optuna.Study, outcome: Outcome) -> Non
         say(console, f"  {what:<8}{command}")
 
 
-def _best_trials(shot: Snapshot) -> Table:
-    table = Table("trial", "loss (smoothed)", "accuracy", "best epoch", "seconds", title="best trials (validation)")
+def _best_trials(shot: Snapshot, what: str) -> Table:
+    table = Table("trial", f"{what} (smoothed)", "accuracy", "best epoch", "seconds", title="best trials (validation)")
     for trial in shot.ranked[:ROWS]:
         extra = (trial.user_attrs.get(name) for name in (BEST_EPOCH, SECONDS))
         table.add_row(str(trial.number), f"{trial.value:.4f}", format_accuracy(trial), *map(format_value, extra))
     return table
 
 
-def _anchors(comparison: Comparison) -> Table:
-    table = Table("anchor", "trial", "loss (smoothed)", "accuracy", "best trial's loss", title="compared with")
+def _anchors(comparison: Comparison, what: str) -> Table:
+    table = Table("anchor", "trial", f"{what} (smoothed)", "accuracy", f"best trial's {what}", title="compared with")
     for row in comparison.rows:
         difference = format_difference(row.difference, best=row.trial == comparison.leader)
         accuracy = "-" if row.accuracy is None else f"{row.accuracy:.4f}"

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from dropopt.config import ConfigError
 from dropopt.study.store.keys import CONTINUES, MESSAGE, REASON, UNCOUNTED
-from dropopt.study.store.ledger import Ledger
 from dropopt.study.store.retries import enqueue_continuation, parameters
+from dropopt.study.store.search_ledger import SearchLedger
 
 if TYPE_CHECKING:
     import optuna
@@ -58,7 +58,7 @@ def last_attempt(study: optuna.Study, number: int) -> FrozenTrial:
     return [trial for trial in found if trial.state != TrialState.WAITING or trial is found[0]][-1]
 
 
-class Continuation(Ledger):
+class Continuation(SearchLedger):
     """The ledger of a session that runs one waiting continuation, and no other trial.
 
     Attributes:
@@ -67,7 +67,7 @@ class Continuation(Ledger):
 
     continues: int
 
-    def may_start(self, target: int) -> bool:
+    def wants(self, target: int) -> bool:
         """Whether the continuation is waiting."""
         return bool(_waiting(self.study.get_trials(deepcopy=False), self.continues))
 

@@ -53,14 +53,21 @@ def create(
         if _has_identity(study):
             check(study, space, base, begun=True)
             return study, False
-    with warnings.catch_warnings():
-        # Metric names are experimental since Optuna 3.2. Without one the dashboard calls the value "Objective 0".
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        study.set_metric_names([f"{base.task.value} (smoothed)"])
+    name_metric(study, f"{base.task.value} (smoothed)")
     identity = {SPACE: space.name, FINGERPRINT: space.fingerprint, **facts, BASE: base.model_dump(mode="json")}
     for key, value in identity.items():  # BASE is last: a study that has it has all of them
         study.set_user_attr(key, value)
     return study, True
+
+
+def name_metric(study: optuna.Study, name: str) -> None:
+    """Name the value of a study. Without a name the dashboard calls it "Objective 0"."""
+    import optuna
+
+    with warnings.catch_warnings():
+        # Metric names are experimental since Optuna 3.2.
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study.set_metric_names([name])
 
 
 def space_of(study: optuna.Study, space: Space) -> Space:
@@ -109,19 +116,19 @@ def _difference(study: optuna.Study, space: Space, base: RunConfig, *, begun: bo
     if attributes[FINGERPRINT] != space.fingerprint:
         changed = "has changed since" if attributes[SPACE] == space.name else f"is not {space.name}"
         return f"its search space ({attributes[SPACE]}) {changed}"
-    then, now = (_flat(settings) for settings in (_complete(attributes[BASE]), base.model_dump(mode="json")))
+    then, now = (_flat(settings) for settings in (with_defaults(attributes[BASE]), base.model_dump(mode="json")))
     for name in sorted(then.keys() | now.keys()):
         if then.get(name) != now.get(name) and name not in _LOCAL:
             return f"was created with {name} = {then.get(name)}, not {now.get(name)}"
     return ""
 
 
-def _complete(settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return stored settings with the defaults of those that did not exist when they were stored."""
+def with_defaults(stored: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a stored configuration with the defaults of settings that are newer than it."""
     try:
-        return RunConfig.parse(settings).model_dump(mode="json")
-    except ConfigError:  # of another version
-        return settings
+        return RunConfig.parse(stored).model_dump(mode="json")
+    except ConfigError:  # it has settings that this version does not know
+        return stored
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

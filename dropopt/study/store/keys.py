@@ -41,6 +41,20 @@ CLASSES = "classes"
 #: The choices of the setting ``sites`` that the network offers; a study keeps them from its first trial on.
 SITES = "sites"
 
+# -- user attributes of a study that trains configurations of another study again, or tests them
+
+#: The name of the study whose configurations it trains again on fresh seeds.
+CONFIRMS = "confirms"
+#: The name of the study whose best configuration it evaluates on the test split.
+TESTS = "tests"
+#: What the winner is chosen by, ``loss`` or ``accuracy``; absent if it is what the search optimised.
+JUDGED_BY = "judged_by"
+#: The configurations that are not trained further, each with the reason, by the number of their trial. The second name
+#: is used if the winner is chosen by something else than the search optimised.
+OUT, OUT_JUDGED = "out", "out_judged"
+#: The readings of the test split: for each, the configuration, the number of runs and the time.
+READINGS = "readings"
+
 # -- user attributes of a trial
 
 #: The id of the worker that runs the trial.
@@ -82,6 +96,11 @@ ATTEMPT = "attempt"
 
 #: The number of the pruned trial that this one continues to its end; see :mod:`dropopt.study.store.continuation`.
 CONTINUES = "continues"
+
+#: The expected calibration error on the validation split.
+VAL_ECE = "val_ece"
+#: Loss, accuracy and expected calibration error on the test split.
+TEST_LOSS, TEST_ACCURACY, TEST_ECE = "test_loss", "test_accuracy", "test_ece"
 
 #: The name of an anchor, such as ``no dropout`` or ``element 0.1``; absent from other trials.
 ANCHOR = "anchor"

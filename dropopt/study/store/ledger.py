@@ -1,6 +1,6 @@
 """The trials of a study in its storage: how they start, report and end.
 
-A study minimizes the validation loss, smoothed over epochs; accuracy is stored beside it.
+A study minimizes the validation loss or the validation error, 1 - accuracy, smoothed over epochs.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import random
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,8 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from dropopt.config import ConfigError, RunConfig
 from dropopt.facts import Facts
-from dropopt.seeds import derived_seed
-from dropopt.study.define.space import Space
 from dropopt.study.store.errors import TrialEndedError
 from dropopt.study.store.history import History
 from dropopt.study.store.keys import (
@@ -90,34 +89,18 @@ class _Own:
     runs_to_end: bool
 
 
-class Ledger:
-    """Starts the trials of one study, and records their reports and results.
+class Ledger(ABC):
+    """Starts the trials of one study, and records their reports and results. A subclass configures the trials.
 
     Args:
         study: The study, with its sampler and pruner.
-        space: The search space.
-        base: The configuration that all trials share.
-        seed: The seed of the study, from which the training seed of each trial is derived.
-        classes: The number of classes of the data.
         worker: The worker that this ledger belongs to. Default: a new one.
     """
 
-    def __init__(
-        self,
-        study: optuna.Study,
-        space: Space,
-        base: RunConfig,
-        seed: int,
-        classes: int,
-        worker: WorkerIdentity | None = None,
-    ) -> None:
+    def __init__(self, study: optuna.Study, worker: WorkerIdentity | None = None) -> None:
         from dropopt.study.store.mirror import mirrored
 
         self.study, self._storage = mirrored(study)
-        self._space = space
-        self._base = base
-        self._seed = seed
-        self._classes = classes
         self._worker = worker or WorkerIdentity()
         self._watch = Watch(self._worker)
         self._own: dict[int, _Own] = {}  # by the storage's id
@@ -134,16 +117,8 @@ class Ledger:
         with self._storage.aged(IDLE_AGE):
             return self._tally(self._trials())
 
-    def may_start(self, target: int) -> bool:
-        """Whether the study has fewer trials than ``target``."""
-        return self.counted() < target
-
     def ask(self, target: int | None = None) -> tuple[optuna.Trial, RunConfig | None] | None:
         """Start the next trial.
-
-        Each trial has its own training seed, derived from the study's seed and the trial's number. With one seed for
-        all, the initial weights could favour the same configurations throughout the study. The split of the data is
-        the same for all trials. A retry has the seed of the first attempt.
 
         Args:
             target: The number of trials that the study must not exceed; None for no limit.
@@ -172,10 +147,8 @@ class Ledger:
         try:
             with self._storage.together(trial._trial_id):
                 trial.set_user_attr(LEASE, self._worker.lease(self._beats))
-                run = self._space.suggest(trial, self._classes, self._base)
-                seed = derived_seed(self._seed, "train", root(self._frozen(trial)), bits=SEED_BITS)
-                run = run.model_copy(update={"train": run.train.model_copy(update={"seed": seed})})
-                trial.set_user_attr(SEED, seed)
+                run = self._configure(trial)
+                trial.set_user_attr(SEED, run.train.seed)
                 trial.set_user_attr(CONFIG, run.model_dump(mode="json"))
         except ConfigError as error:
             self.fail(trial, "ConfigError", str(error))
@@ -188,12 +161,24 @@ class Ledger:
             raise
         return run
 
+    def wants(self, target: int) -> bool:
+        """Whether another trial may start, given the number of trials that the study must not exceed."""
+        return self.counted() < target
+
+    def checkpoint_of(self, number: int) -> tuple[str, int]:
+        """Return the study and the trial that name the checkpoint of a trial: the first attempt at its configuration.
+
+        Args:
+            number: The number of the trial.
+        """
+        return self.study.study_name, root(self._trials()[number])
+
     def report(self, trial: optuna.Trial, value: float, *, epoch: int, epochs: int) -> bool:
         """Store the value of an epoch.
 
         Args:
             trial: The running trial.
-            value: Smoothed validation loss.
+            value: What the study minimizes.
             epoch: The epoch, from 1.
             epochs: The number of epochs of the trial.
 
@@ -216,7 +201,7 @@ class Ledger:
             if epoch >= epochs or (own is not None and own.runs_to_end):
                 return False
             with self._storage.aged(self._worker.interval):
-                return trial.should_prune()
+                return self._should_prune(trial)
         except UpdateFinishedTrialError:
             self._own.pop(trial._trial_id, None)
             raise TrialEndedError from None
@@ -231,6 +216,7 @@ class Ledger:
         best_epoch: int,
         seconds: float,
         history: History | None = None,
+        scores: Mapping[str, float] | None = None,
     ) -> str:
         """End a trial with its result; a value that is not finite makes it fail.
 
@@ -246,7 +232,7 @@ class Ledger:
 
         if not math.isfinite(value):
             return self.fail(trial, "NotFinite", f"its validation loss ended at {value}")
-        facts = {ACCURACY: accuracy, BEST_LOSS: best_loss, BEST_EPOCH: best_epoch, SECONDS: seconds}
+        facts = {ACCURACY: accuracy, BEST_LOSS: best_loss, BEST_EPOCH: best_epoch, SECONDS: seconds, **(scores or {})}
         kept = history is not None and bool(history.epochs) and self._is_among_best(value)
         if not self._end(trial, TrialState.COMPLETE, facts, value, history if kept else None):
             raise TrialEndedError
@@ -383,6 +369,14 @@ class Ledger:
     def _take(self) -> optuna.Trial:
         return self.study.ask()
 
+    @abstractmethod
+    def _configure(self, trial: optuna.Trial) -> RunConfig:
+        """Return the configuration of a new trial, with its training seed. Raises ConfigError if it is not valid."""
+
+    def _should_prune(self, trial: optuna.Trial) -> bool:
+        """Whether a trial, which has just reported, should be pruned."""
+        return trial.should_prune()
+
     def _keeps(self, trial: optuna.Trial, target: int | None) -> bool:
         """Return whether the new trial is within the target; otherwise give it back."""
         if self._worker.exclusive or target is None:
@@ -480,6 +474,11 @@ class Ledger:
         stored = self._frozen(trial)
         alike = stored.state == state and facts.items() <= stored.user_attrs.items()
         return alike and (value is None or stored.value == value)
+
+
+def with_seed(run: RunConfig, seed: int) -> RunConfig:
+    """Return ``run`` with another training seed."""
+    return run.model_copy(update={"train": run.train.model_copy(update={"seed": seed})})
 
 
 def _is_running(trial: FrozenTrial) -> bool:

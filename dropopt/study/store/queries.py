@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from dropopt.config import ConfigError, suggestion
-from dropopt.study.store.keys import CLASSES, REASON, UNCOUNTED
+from dropopt.config import ConfigError, TaskConfig, suggestion
+from dropopt.study.store.keys import ACCURACY, BASE, BEST_LOSS, CLASSES, CONFIRMS, REASON, TESTS, UNCOUNTED
 from dropopt.study.store.lease import WorkerIdentity, certainly_dead
 from dropopt.study.store.retries import without_replacement
 
@@ -135,6 +135,29 @@ def is_maximized(study: optuna.Study) -> bool:
     return study.direction == optuna.study.StudyDirection.MAXIMIZE
 
 
+def optimised(study: optuna.Study) -> str:
+    """What counts in a study: ``loss``, or ``accuracy`` for its metric; ``loss`` if it is older than the choice."""
+    task = (study.user_attrs.get(BASE) or {}).get("task")
+    return TaskConfig.parse(task).judged_by if task else "loss"
+
+
+def judged(trial: FrozenTrial, by: str, study: optuna.Study) -> float:
+    """The value of a complete trial, lower is better, if it is judged ``by`` loss or accuracy.
+
+    It is the trial's value if ``study`` optimised that. Otherwise it is the loss or 1 - accuracy of the best epoch.
+    """
+    if by == optimised(study):
+        return float(trial.value or 0.0)
+    if by == "accuracy":
+        return 1.0 - float(trial.user_attrs.get(ACCURACY, 0.0))
+    return float(trial.user_attrs.get(BEST_LOSS, math.inf))
+
+
+def value_name(study: optuna.Study) -> str:
+    """What a study minimises, in a word: ``loss``, or ``error`` (1 - accuracy)."""
+    return "loss" if optimised(study) == "loss" else "error"
+
+
 def last_activity(trials: Iterable[FrozenTrial]) -> datetime | None:
     """Return the time at which a trial last started or ended; None without trials."""
     times = [time for trial in trials for time in (trial.datetime_start, trial.datetime_complete) if time]
@@ -147,6 +170,7 @@ def find_study(storage: BaseStorage, name: str | None) -> optuna.Study:
 
     names = study_names(storage)
     if name is None:
+        names = searches(storage)
         if len(names) == 1:
             name = names[0]
         else:
@@ -162,6 +186,13 @@ def find_study(storage: BaseStorage, name: str | None) -> optuna.Study:
 def study_names(storage: BaseStorage) -> list[str]:
     """Return the names of all studies in ``storage``, sorted."""
     return sorted(study.study_name for study in storage.get_all_studies())
+
+
+def searches(storage: BaseStorage) -> list[str]:
+    """Return the names of the studies that are searches, sorted, without their confirmations."""
+    return sorted(
+        study.study_name for study in storage.get_all_studies() if not {CONFIRMS, TESTS} & study.user_attrs.keys()
+    )
 
 
 def choose(study: optuna.Study, number: int | None) -> FrozenTrial:

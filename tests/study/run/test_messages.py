@@ -39,8 +39,8 @@ def test_messages_to_a_trainer_are_read_back(message):
     "message",
     [
         Ready(10, {"train": "a"}, ["a notice\nof two lines"], {"auto": ["bn1", "fc1"], "block": []}),
-        Report(3, 1, 2, 0.5, math.inf, 0.9, -math.inf),
-        Done(3, 0.1 + 0.2, 2, 0.5, 1.0, 1e-300),
+        Report(3, 1, 2, 0.5, math.inf, 0.9, -math.inf, 0.4),
+        Done(3, 0.1 + 0.2, 2, 0.5, 1.0, 1e-300, {"val_ece": 0.1}),
         Ready(10, {}, [], complexity=0.25),
         Stopped(3),
         Failed(None, "ValueError", "bad", "file.py, line 1", ""),
@@ -56,7 +56,7 @@ def test_messages_from_a_trainer_are_read_back(message):
 
 def test_nan_survives():
     """A diverged loss is reported as NaN."""
-    assert math.isnan(decode_from_trainer(encode(Done(0, math.nan, 1, 0.5, 0.5, 1.0))).smoothed_loss)
+    assert math.isnan(decode_from_trainer(encode(Done(0, math.nan, 1, 0.5, 0.5, 1.0))).objective)
 
 
 @pytest.mark.parametrize(

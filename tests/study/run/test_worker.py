@@ -14,7 +14,7 @@ from dropopt.study.run.failures import FAILED_STARTS, FIRST_FAILURES, LATER_FAIL
 from dropopt.study.run.messages import Done, Prepare, Ready, Report, Stop, Train
 from dropopt.study.run.running import MAX_DEATHS
 from dropopt.study.run.worker import Listener, Worker
-from dropopt.study.store.ledger import Ledger
+from dropopt.study.store.search_ledger import SearchLedger
 
 
 class Inline:
@@ -45,11 +45,11 @@ class Inline:
             self._trained[slot] += 1
             loss = message.run.train.lr
             if self._trained[slot] == 2 or message.trial in self._fatal:
-                self._events.append(Event(slot, Report(message.trial, 1, 2, loss, loss, 0.5, loss)))
+                self._events.append(Event(slot, Report(message.trial, 1, 2, loss, loss, 0.5, loss, loss)))
                 self._events.append(Event(slot, Died("it was switched off")))
                 return
             for epoch in (1, 2):
-                self._events.append(Event(slot, Report(message.trial, epoch, 2, loss, loss, 0.5, loss)))
+                self._events.append(Event(slot, Report(message.trial, epoch, 2, loss, loss, 0.5, loss, loss)))
             self._events.append(Event(slot, Done(message.trial, loss, 1, loss, 0.5, 0.1)))
         else:
             assert isinstance(message, Stop)
@@ -76,7 +76,7 @@ def run(executor, n_trials, listener=None, **options):
     space = Space.load("no_dropout")
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0), pruner=optuna.pruners.NopPruner())
     base = space.base(RunConfig())
-    ledger = Ledger(study, space, base, seed=0, classes=10)
+    ledger = SearchLedger(study, space, base, seed=0, classes=10)
     listener = listener or Mock(spec=Listener)
     Worker(executor, lambda ready: ledger, listener, base=base, n_trials=n_trials, **options).run()
     return study.trials

@@ -12,8 +12,8 @@ from dropopt.study import Study
 from dropopt.study.define.space import Space
 from dropopt.study.search.anchors import anchors_of, compare
 from dropopt.study.store.keys import ANCHOR
-from dropopt.study.store.ledger import Ledger
 from dropopt.study.store.retries import enqueue_again
+from dropopt.study.store.search_ledger import SearchLedger
 
 NAMES = {
     "compact": ["no dropout", "element 0.1", "channel 0.2", "spatial 0.2", "engine's default"],
@@ -133,7 +133,7 @@ def test_an_anchor_is_never_pruned():
     pruner = optuna.pruners.ThresholdPruner(upper=0.0)
     study = optuna.create_study(pruner=pruner)
     space = Space.load("no_dropout")
-    ledger = Ledger(study, space, space.base(RunConfig()), seed=0, classes=10)
+    ledger = SearchLedger(study, space, space.base(RunConfig()), seed=0, classes=10)
     pruned = []
     for attributes in ({ANCHOR: "no dropout"}, {}):
         study.enqueue_trial({"lr": 0.1, "weight_decay": 1e-3}, user_attrs=attributes)

@@ -1,0 +1,130 @@
+"""``dropopt compare``, and the same command for a script's own ``compare``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import typer
+
+from dropopt.study.command import options
+from dropopt.study.command.errors import guard
+
+if TYPE_CHECKING:
+    from dropopt.study.define.definition import Definition
+
+#: Trials, seeds and configurations of each arm: usually (the trials are those of the script), and with --quick.
+SEEDS, TOP = 10, 3
+QUICK_TRIALS, QUICK_SEEDS, QUICK_TOP = 10, 3, 2
+
+
+def compare(
+    context: typer.Context,
+    arms: options.Arms = None,
+    study: options.CompareScript = "compare",
+    storage: options.Storage = None,
+    study_name: options.CompareName = None,
+    n_trials: options.NTrials = None,
+    seeds: options.CompareSeeds = None,
+    top: options.CompareTop = None,
+    quick: options.Quick = False,
+    baseline: options.BaselineArm = None,
+    n_jobs: options.NJobs = -1,
+    data: options.Data = None,
+    model: options.Model = None,
+    epochs: options.Epochs = None,
+    subset: options.Subset = None,
+    optimise: options.Optimise = None,
+    sampler: options.Sampler = None,
+    pruner: options.Pruner = None,
+    seed: options.Seed = None,
+    checkpoints: options.Checkpoints = None,
+    again: options.Again = False,
+    code: options.Code = None,
+    trust: options.Trust = False,
+    output: options.FigureOutput = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Compare search spaces or studies fairly: the same budget, fresh common seeds, paired differences.
+
+    Each space is searched with the same number of trials, the best configurations of each arm are trained again on
+    fresh seeds, and the winners are compared on the test set. The same command goes on after an interruption.
+    """
+    from dropopt.owncode import file_of, make_importable
+    from dropopt.study.command.comparing import CompareRequest
+    from dropopt.study.command.comparing import compare as run
+    from dropopt.study.command.overrides import Overrides
+    from dropopt.study.command.settling import settler
+    from dropopt.study.define.script import load
+    from dropopt.study.show.comparison import check_figure, show_comparison, write_figure
+    from dropopt.study.show.console import make_console, say
+    from dropopt.trust import own_modules, remember, sources
+
+    definition, script = (context.obj, Path(sys.argv[0]).resolve()) if context.obj is not None else load(study)
+    overrides = Overrides(
+        name=study_name,
+        n_trials=n_trials if n_trials is not None or not quick else QUICK_TRIALS,
+        data=data,
+        model=model,
+        epochs=epochs,
+        subset=subset,
+        optimise=optimise,
+        sampler=sampler,
+        pruner=pruner,
+        seed=seed,
+        checkpoints=checkpoints,
+    )
+    overridden = overrides.apply(definition)
+    names = (overridden.data.name, overridden.model.name)
+    if any(file_of(module) is None for module in own_modules(names)):
+        make_importable(Path.cwd())
+    remember(sources(names).values())
+    figure = output or Path(f"comparison-{overridden.name}.html")
+    check_figure(figure)
+    request = CompareRequest(
+        arms=arms or (),
+        definition=overridden,
+        script=script,
+        storage=storage,
+        seeds=seeds or (QUICK_SEEDS if quick else SEEDS),
+        top=top or (QUICK_TOP if quick else TOP),
+        n_jobs=n_jobs,
+        reference=baseline,
+        optimise=optimise,
+        again=again,
+        settle=settler(code or (), trust=trust),
+    )
+    console = make_console(stderr=as_json)
+    exit_code, found = run(request, console)
+    if found is not None:
+        write_figure(found, figure)
+        if as_json:
+            print(json.dumps(found.plain(), indent=1))
+        else:
+            show_comparison(console, found)
+        say(console, f"figure: {figure}")
+    sys.stdout.flush()
+    if exit_code:
+        raise typer.Exit(exit_code)
+
+
+def compare_script(study: Definition, arms: Sequence[str], arguments: Sequence[str] | None) -> NoReturn:
+    """The command ``compare`` for a running script, which defines what the arms share.
+
+    Args:
+        study: The study of the script.
+        arms: The arms, if the command line names none.
+        arguments: The arguments of the command. Default: those of the program.
+    """
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+    app.command()(compare)
+    command: Any = typer.main.get_command(app)
+    command.params = [parameter for parameter in command.params if parameter.name != "study"]
+    for parameter in command.params:
+        if parameter.name == "arms":
+            parameter.default = list(arms)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    guard(lambda: command.main(args=given, obj=study, standalone_mode=False))

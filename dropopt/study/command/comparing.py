@@ -1,0 +1,216 @@
+"""One comparison on this machine: from arms to a verdict.
+
+:func:`compare` goes through these steps. Each is skipped if it is complete, so that the same command goes on after an
+interruption.
+
+1. The arms are resolved: a study in the storage, or a search space, whose study is ``NAME-ARM``. They must have the
+   same data, network and settings of training.
+2. The cost is printed.
+3. Each space is searched, as ``dropopt run`` does.
+4. Each arm is confirmed, as ``dropopt confirm`` does, on seeds that are common to all arms.
+5. The winners are compared, pair by pair of seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from dropopt.config import ConfigError
+from dropopt.study.command import session
+from dropopt.study.command.confirming import TEST, TRAIN, ConfirmRequest, confirm, seconds_of_a_trial
+from dropopt.study.confirm.arms import Arm, arm_of_space, arm_of_study, check_comparable
+from dropopt.study.confirm.comparison import Comparison, arm_result, compare_arms
+from dropopt.study.define import shipped
+from dropopt.study.define.definition import Definition
+from dropopt.study.run import machine
+from dropopt.study.run.measure import seconds_of_an_epoch
+from dropopt.study.run.slots import Targets
+from dropopt.study.show.console import busy, say
+from dropopt.study.show.formatting import format_seconds
+from dropopt.study.store.opening import Opened, storage_file
+from dropopt.study.store.queries import count, find_study, study_names
+from dropopt.study.store.url import resolve
+
+if TYPE_CHECKING:
+    from optuna.storages import BaseStorage
+    from rich.console import Console
+
+#: Prefixes that tell a study and a space of the same name apart.
+STUDY, SPACE = "study:", "space:"
+
+
+@dataclass(frozen=True)
+class CompareRequest:
+    """Arms to compare."""
+
+    #: Each a search space (a name or a file) or the name of a study in the storage.
+    arms: Sequence[str]
+    #: What the arms share: data, network, training, number of trials. Its name begins the names of their studies.
+    definition: Definition
+    script: Path
+    storage: str | None
+    seeds: int = 10
+    top: int = 3
+    n_jobs: int = -1
+    #: What the winners are chosen by, ``loss`` or ``accuracy``; None for what the searches optimise.
+    optimise: str | None = None
+    #: The arm that the others are compared with; None for the best baseline.
+    reference: str | None = None
+    again: bool = False
+    settle: Callable[[str, tuple[str, str], Any], None] = lambda study, names, recorded: None
+    targets: Targets = field(default_factory=Targets)
+    train: Targets = TRAIN
+    test: Targets = TEST
+
+
+def compare(request: CompareRequest, console: Console) -> tuple[int, Comparison | None]:
+    """Search, confirm and compare the arms.
+
+    Returns:
+        The exit code (0, 1 if an arm could not be confirmed, or 128 + the signal that stopped it), and the result.
+    """
+    session.quiet_optuna()
+    plans = _plans(request)
+    arms = [plan.arm for plan in plans]
+    if request.reference is not None and request.reference not in [arm.name for arm in arms]:
+        raise ConfigError(f"--baseline {request.reference} is none of the arms: {', '.join(arm.name for arm in arms)}")
+    notes = check_comparable(arms)
+    for note in notes:
+        say(console, f"note: {note}", "yellow")
+    _say_cost(request, plans, console)
+    for plan in plans:
+        if plan.search is not None and plan.left and (code := session.run(plan.search, console)):
+            return code, None
+    for arm in arms:
+        code, found = confirm(_confirmation(request, arm), console)
+        if code > 1 or found is None or found.winner is None:
+            say(console, f"arm {arm.name} could not be confirmed", "yellow")
+            return code or 1, None
+    with closing(Opened(resolve(request.storage), create=False)) as opened:
+        results = [arm_result(opened.storage, _searched(opened.storage, arm)) for arm in arms]
+        check_comparable([_searched(opened.storage, arm) for arm in arms])
+    known = [result for result in results if result is not None]
+    optimise = request.optimise or arms[0].base.task.judged_by
+    return 0, compare_arms(known, optimise=optimise, reference=request.reference, notes=notes)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """An arm, and the search that it still needs."""
+
+    arm: Arm
+    #: None for an arm that is an existing study.
+    search: session.Request | None
+    #: The number of trials that its search still runs.
+    left: int
+    #: The median time of a trial, if it has any.
+    seconds: float | None
+
+
+def _plans(request: CompareRequest) -> list[_Plan]:
+    """Resolve the arms."""
+    url = resolve(request.storage)
+    file = storage_file(url)
+    if file is not None and not file.exists():
+        return [_plan(request, given, None) for given in request.arms]
+    with closing(Opened(url, create=False)) as opened:
+        return [_plan(request, given, opened.storage) for given in request.arms]
+
+
+def _plan(request: CompareRequest, given: str, storage: BaseStorage | None) -> _Plan:
+    existing = [] if storage is None else study_names(storage)
+    name = given.removeprefix(STUDY).removeprefix(SPACE)
+    is_study = name in existing and not given.startswith(SPACE)
+    is_space = not given.startswith(STUDY) and _names_a_space(name, request.script.parent)
+    if is_study and is_space and not given.startswith(STUDY):
+        raise ConfigError(f"arm {name} is a study and a search space; give {STUDY}{name} or {SPACE}{name}")
+    if is_study and storage is not None:
+        study = find_study(storage, name)
+        return _Plan(arm_of_study(name, study), None, 0, seconds_of_a_trial(study))
+    if given.startswith(STUDY):
+        raise ConfigError(f"arm {given}: the storage has no such study; it has: {', '.join(existing) or 'none'}")
+    if not is_space and not Path(name).suffix and not given.startswith(SPACE):
+        spaces = ", ".join(shipped.names("search_spaces"))
+        raise ConfigError(
+            f"arm {name} is neither a search space ({spaces}, or a .yaml file) nor a study in the storage "
+            f"({', '.join(existing) or 'none'})"
+        )
+    return _plan_of_space(request, name, storage, existing)
+
+
+def _plan_of_space(request: CompareRequest, name: str, storage: BaseStorage | None, existing: list[str]) -> _Plan:
+    label = Path(name).stem if Path(name).suffix else name
+    values = {field: getattr(request.definition, field) for field in Definition.model_fields}
+    definition = Definition.parse(values | {"name": f"{request.definition.name}-{label}", "space": name})
+    search = session.Request(
+        definition,
+        request.script,
+        request.storage,
+        request.n_jobs,
+        "type the same command again",
+        request.targets,
+        extendable=False,
+    )
+    arm = arm_of_space(label, definition.name, search.space, search.base, definition.n_trials)
+    done, seconds = 0, None
+    if storage is not None and definition.name in existing:
+        study = find_study(storage, definition.name)
+        done, seconds = count(study.get_trials(deepcopy=False)).counted, seconds_of_a_trial(study)
+    return _Plan(arm, search, max(0, definition.n_trials - done), seconds)
+
+
+def _names_a_space(name: str, beside: Path) -> bool:
+    try:
+        shipped.find("search_spaces", name, beside)
+    except ConfigError:
+        return False
+    return True
+
+
+def _say_cost(request: CompareRequest, plans: Sequence[_Plan], console: Console) -> None:
+    """Print the number of trials, runs and epochs that are left at most, and an estimate of the time."""
+    base = plans[0].arm.base
+    epochs = base.train.epochs
+    trials, runs = sum(plan.left for plan in plans), len(plans) * request.top * request.seeds
+    times = [plan.seconds for plan in plans if plan.seconds is not None]
+    if times:
+        seconds = median(times)
+    else:
+        with busy("measuring the time of an epoch"):
+            seconds = seconds_of_an_epoch(base, request.targets) * epochs
+    slots = machine.slots(request.n_jobs, len(machine.cards(base.train.device)))
+    names = ", ".join(plan.arm.name for plan in plans)
+    say(console, f"comparison of {names}: the same data, network, training and budget, {request.seeds} common seeds")
+    cost = f"{trials} trials and {runs} runs of {epochs} epochs"
+    say(
+        console,
+        f"cost: at most {cost}, {slots} at a time, about {format_seconds((trials + runs) * seconds / slots)} "
+        f"({seconds:.1f} s each; pruned trials and configurations that are clearly worse take less)",
+    )
+
+
+def _confirmation(request: CompareRequest, arm: Arm) -> ConfirmRequest:
+    return ConfirmRequest(
+        study=arm.study,
+        storage=request.storage,
+        top=request.top,
+        seeds=request.seeds,
+        optimise=request.optimise,
+        n_jobs=request.n_jobs,
+        anchors=False,
+        again=request.again,
+        checkpoints=request.definition.checkpoints,
+        settle=request.settle,
+        train=request.train,
+        test=request.test,
+    )
+
+
+def _searched(storage: BaseStorage, arm: Arm) -> Arm:
+    """The arm as its study in the storage describes it."""
+    return arm_of_study(arm.name, find_study(storage, arm.study))

@@ -1,0 +1,69 @@
+"""``dropopt confirm``."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+
+import typer
+
+from dropopt.study.command import options
+
+
+def confirm(
+    study: options.StudyName = None,
+    storage: options.Storage = None,
+    top: options.Top = 5,
+    seeds: options.Seeds = 5,
+    optimise: options.ConfirmOptimise = None,
+    n_jobs: options.NJobs = -1,
+    anchors: options.ConfirmAnchors = True,
+    again: options.Again = False,
+    checkpoints: options.ConfirmCheckpoints = None,
+    code: options.Code = None,
+    trust: options.Trust = False,
+    storage_patience: options.StoragePatience = 120.0,
+    grace: options.Grace = 30.0,
+    as_json: options.AsJson = False,
+) -> None:
+    """Train the best configurations of a study again, on fresh seeds, and read the test set once.
+
+    Chooses by posterior mean, adds the anchors, and stops configurations that are clearly worse. The test set is read
+    for the winner only, and only once. The same command goes on after an interruption.
+    """
+    from dropopt.study.command.confirming import ConfirmRequest
+    from dropopt.study.command.confirming import confirm as run
+    from dropopt.study.command.settling import settler
+    from dropopt.study.show.confirmation import show_confirmation
+    from dropopt.study.show.console import make_console, say
+    from dropopt.study.show.summary import best_file
+    from dropopt.study.store.url import storage_hint
+
+    request = ConfirmRequest(
+        study=study,
+        storage=storage,
+        top=top,
+        seeds=seeds,
+        optimise=optimise,
+        n_jobs=n_jobs,
+        anchors=anchors,
+        again=again,
+        checkpoints=checkpoints,
+        settle=settler(code or (), trust=trust),
+        storage_patience=storage_patience,
+        grace=grace,
+    )
+    console = make_console(stderr=as_json)
+    exit_code, found = run(request, console)
+    if as_json and found is not None:
+        print(json.dumps(found.plain(), indent=1))
+    elif found is not None:
+        show_confirmation(console, found)
+        if found.winner is not None:
+            name, file = shlex.quote(found.study), shlex.quote(best_file(f"{found.study}-confirmed"))
+            trial = f"--trial {found.winner.trial}{storage_hint(storage)}"
+            say(console, f"next:\n  export  dropopt export --study {name} {trial} -o {file}")
+    sys.stdout.flush()
+    if exit_code:
+        raise typer.Exit(exit_code)

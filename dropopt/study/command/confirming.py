@@ -1,0 +1,346 @@
+"""One confirmation on this machine: from a request to the result.
+
+:func:`confirm` goes through these steps:
+
+1. The storage is opened, and the configurations are chosen from the search.
+2. ``_Session.train``: their runs are enqueued in a study of their own, and a worker trains those that are left. The
+   race ends configurations that are clearly worse.
+3. ``_Session.test``: the networks of the winner are evaluated on the test split, unless that was done before.
+
+Each step can be interrupted; the same command goes on. The checkpoints of completed runs are kept until the test split
+has been read, so that the networks need not be trained again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any, get_args
+
+from dropopt.config import ConfigError, Optimise, RunConfig
+from dropopt.provenance import provenance
+from dropopt.study.command.session import quiet_optuna
+from dropopt.study.confirm.candidates import Candidates, choose_candidates
+from dropopt.study.confirm.ledger import Race, RunLedger, outs
+from dropopt.study.confirm.results import CHOSEN_BY, ENTRANTS, SEEDS, Confirmation, confirmation
+from dropopt.study.confirm.runs import LASTING, Run, checkpoint_of, completed, enqueue, failed, find_runs, make_runs
+from dropopt.study.run import machine, memory
+from dropopt.study.run.checkpoints import Checkpoints, default_folder, remove
+from dropopt.study.run.messages import Ready
+from dropopt.study.run.running import Limits
+from dropopt.study.run.signals import SignalCatcher
+from dropopt.study.run.slots import Pool, Targets
+from dropopt.study.run.worker import Worker
+from dropopt.study.search.anchors import NO_DROPOUT
+from dropopt.study.show.console import busy, say
+from dropopt.study.show.formatting import format_seconds
+from dropopt.study.show.runs import RunsProgress
+from dropopt.study.store.code import code_of
+from dropopt.study.store.keys import (
+    BASE,
+    CLASSES,
+    CONFIRMS,
+    DATA,
+    JUDGED_BY,
+    MADE_WITH,
+    PLAN,
+    READINGS,
+    SECONDS,
+    TESTS,
+)
+from dropopt.study.store.lease import GRACE, WorkerIdentity
+from dropopt.study.store.opening import Opened
+from dropopt.study.store.patient import PATIENCE, Patience
+from dropopt.study.store.queries import find_study, has_result, optimised
+from dropopt.study.store.url import resolve
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.storages import BaseStorage
+    from rich.console import Console
+
+#: The functions that children call to train a run, and to test one.
+TRAIN = Targets("dropopt.training:prepare", "dropopt.training.scored:train_and_score")
+TEST = Targets("dropopt.training:prepare", "dropopt.training.scored:score_on_test")
+
+#: What a study of test runs minimises, by the setting ``optimise``.
+_TEST_METRICS = {"loss": "test loss", "accuracy": "test error"}
+
+
+@dataclass(frozen=True)
+class ConfirmRequest:
+    """A study to confirm."""
+
+    #: The name of the search; None for the only study in the storage.
+    study: str | None
+    #: As given; None for the default.
+    storage: str | None
+    top: int = 5
+    seeds: int = 5
+    n_jobs: int = -1
+    #: What the winner is chosen by, ``loss`` or ``accuracy``; None for what the search optimised.
+    optimise: str | None = None
+    #: Whether the anchors are trained again too.
+    anchors: bool = True
+    #: Whether the test split is read although it was read before.
+    again: bool = False
+    #: The folder of the checkpoints; None for the folder beside the storage's file.
+    checkpoints: str | None = None
+    #: Called with the names of functions in the study's settings, and their recorded sources, to allow their import.
+    settle: Callable[[str, tuple[str, str], Any], None] = lambda study, names, recorded: None
+    train: Targets = TRAIN
+    test: Targets = TEST
+    storage_patience: float = PATIENCE
+    grace: float = GRACE
+
+    def __post_init__(self) -> None:
+        for name, value, least in (("top", self.top, 1), ("seeds", self.seeds, 2)):
+            if value < least:
+                raise ConfigError(f"{name} must be {least} or more, got {value}")
+        if self.optimise not in (None, *get_args(Optimise)):
+            raise ConfigError(f"optimise must be one of {', '.join(get_args(Optimise))}, got {self.optimise}")
+
+
+def confirm(request: ConfirmRequest, console: Console) -> tuple[int, Confirmation | None]:
+    """Confirm a study.
+
+    Returns:
+        The exit code (0, 1 if no configuration could be trained on all seeds, or 128 + the signal that stopped it), and
+        the result so far.
+    """
+    quiet_optuna()
+    url = resolve(request.storage)
+    patience = Patience(request.storage_patience, lambda line: say(console, line, "yellow"))
+    with SignalCatcher() as signals, closing(Opened(url, create=False, patience=patience)) as opened:
+        patience.hurried = lambda: signals.received is not None
+        identity = WorkerIdentity(grace=request.grace, exclusive=opened.exclusive)
+        session = _Session(request, opened.storage, url, identity, console, signals)
+        session.train()
+        if signals.received is None:
+            session.test()
+        found = confirmation(session.search)
+    if signals.received is not None:
+        say(console, "stopped; the same command goes on where it was")
+        return 128 + signals.received, found
+    return int(found is None or found.winner is None), found
+
+
+@dataclass
+class _Session:
+    """A confirmation while it runs."""
+
+    request: ConfirmRequest
+    storage: BaseStorage
+    url: str
+    identity: WorkerIdentity
+    console: Console
+    signals: SignalCatcher
+    search: optuna.Study = field(init=False)
+    base: RunConfig = field(init=False)
+    candidates: Candidates = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.search = find_study(self.storage, self.request.study)
+        self.base = base_of(self.search)
+        names = (self.base.data.name, self.base.model.name)
+        self.request.settle(self.search.study_name, names, code_of(self.search, 10**9))
+        with busy("choosing the configurations"):
+            self.candidates = choose_candidates(
+                self.search, self.request.top, anchors=self.request.anchors, by=self.request.optimise
+            )
+
+    # -- training
+
+    def train(self) -> None:
+        """Train the runs that are left."""
+        facts = {name: self.search.user_attrs[name] for name in (BASE, CLASSES, DATA) if name in self.search.user_attrs}
+        facts[MADE_WITH] = provenance()
+        metric = f"{self.base.task.value} (smoothed)"
+        runs = make_runs(self.storage, self.search.study_name, CONFIRMS, facts, metric)
+        self._record(runs)
+        missing = self._missing(runs)
+        self._announce(len(missing))
+        if not missing:
+            return
+        with RunsProgress(self.console, self._names()) as progress:
+            ledger = RunLedger(
+                runs, self._configurations(), self.identity, self._race(), on_out=self._on_out(runs, progress)
+            )
+            ledger.take_up()
+            enqueue(runs, missing)
+            self._work(ledger, progress, self.request.train, len(missing), keep=True)
+
+    def _record(self, runs: optuna.Study) -> None:
+        """Store who takes part. Configurations of an earlier confirmation stay in the result."""
+        before = {int(one["trial"]): one for one in runs.user_attrs.get(ENTRANTS, [])}
+        now = {
+            one.trial: {"trial": one.trial, "name": one.name, "anchor": bool(one.anchor)} for one in self.candidates.all
+        }
+        facts = {
+            ENTRANTS: list((before | now).values()),
+            SEEDS: self.request.seeds,
+            CHOSEN_BY: self.candidates.chosen_by,
+            JUDGED_BY: self.request.optimise or optimised(self.search),
+        }
+        for name, fact in facts.items():
+            if runs.user_attrs.get(name) != fact:
+                runs.set_user_attr(name, fact)
+
+    def _missing(self, runs: optuna.Study) -> list[Run]:
+        """The runs that have not ended."""
+        out, done = outs(runs, self.request.optimise), completed(runs)
+        lost = {run for run, reason in failed(runs).items() if reason in LASTING}
+        return [
+            run
+            for repeat in range(self.request.seeds)
+            for one in self.candidates.all
+            if one.trial not in out and (run := Run(repeat, one.trial)) not in done and run not in lost
+        ]
+
+    def _announce(self, missing: int) -> None:
+        known, all_runs = self.candidates, len(self.candidates.all) * self.request.seeds
+        anchors = sum(bool(one.anchor) for one in known.all)
+        chosen = len(known.all) - anchors
+        what = f"{_number(chosen, 'configuration')} by {known.chosen_by}"
+        what += f" and {_number(anchors, 'anchor')}" if anchors else ""
+        say(self.console, f"study {self.search.study_name}: {what}, on {self.request.seeds} fresh seeds")
+        if not missing:
+            say(self.console, "all runs have ended")
+            return
+        seconds = seconds_of_a_trial(self.search)
+        slots = max(1, min(machine.slots(self.request.n_jobs, len(self._cards())), max(1, missing)))
+        time = f", about {format_seconds(seconds * missing / slots)}" if seconds else ""
+        done = f" ({all_runs - missing} have ended)" if missing < all_runs else ""
+        say(self.console, f"at most {missing} runs of {self.base.train.epochs} epochs{done}, {slots} at a time{time}")
+
+    def _race(self) -> Race:
+        everyone = self.candidates.all
+        anchors = tuple(one.trial for one in everyone if one.anchor)
+        nothing = next((one.trial for one in everyone if one.anchor == NO_DROPOUT), None)
+        return Race(self.request.seeds, tuple(one.trial for one in everyone), anchors, nothing, self.request.optimise)
+
+    def _on_out(self, runs: optuna.Study, progress: RunsProgress) -> Callable[[int, str], None]:
+        def out(number: int, reason: str) -> None:
+            progress.out(number, reason)
+            self._remove_checkpoints(runs, number)
+
+        return out
+
+    # -- testing
+
+    def test(self) -> None:
+        """Evaluate the winner's networks on the test split, unless that was done before."""
+        found = confirmation(self.search)
+        if found is None or found.winner is None:
+            return
+        optimise = self.base.task.judged_by
+        tests = make_runs(self.storage, self.search.study_name, TESTS, {}, _TEST_METRICS[optimise])
+        readings: list[Mapping[str, Any]] = list(tests.user_attrs.get(READINGS) or [])
+        again = bool(readings) and self.request.again
+        if not readings or again:
+            at = f"{datetime.now().astimezone():%Y-%m-%d %H:%M}"
+            reading = {"configuration": found.winner.trial, "seeds": found.winner.validation.seeds, "at": at}
+            readings.append(reading)
+            tests.set_user_attr(READINGS, readings)
+        last = readings[-1]
+        wanted = [Run(repeat, int(last["configuration"])) for repeat in range(int(last["seeds"]))]
+        left = wanted if again else [run for run in wanted if run not in completed(tests) and run not in failed(tests)]
+        if not left:
+            if int(last["configuration"]) != found.winner.trial or int(last["seeds"]) != found.winner.validation.seeds:
+                line = "the test split was read before, for another result; --again reads it for this one"
+                say(self.console, f"note: {line}", "yellow")
+            return
+        runs = find_runs(self.storage, self.search.study_name, CONFIRMS)
+        if runs is None:
+            raise ConfigError(f"study {self.search.study_name!r} has not been confirmed")
+        with RunsProgress(self.console, self._names(), "test") as progress:
+            configurations = {run.configuration: self._configurations()[run.configuration] for run in left}
+            ledger = RunLedger(tests, configurations, self.identity, checkpoint=lambda run: checkpoint_of(runs, run))
+            ledger.take_up()
+            enqueue(tests, left, again=again)
+            self._work(ledger, progress, self.request.test, len(left), keep=True)
+        if self.signals.received is None:
+            for configuration in {run.configuration for run in completed(runs)}:
+                self._remove_checkpoints(runs, configuration)
+
+    # -- both
+
+    def _work(self, ledger: RunLedger, progress: RunsProgress, targets: Targets, count: int, *, keep: bool) -> None:
+        plan: Mapping[str, Any] = self.search.user_attrs.get(PLAN) or {}
+        limit = plan.get("trial_memory")
+        cards = self._cards()
+        slots = min(machine.slots(self.request.n_jobs, len(cards)), count)
+
+        def open_study(ready: Ready) -> RunLedger:
+            for notice in ready.notices:
+                say(self.console, f"note: {notice}", "yellow")
+            if self.search.user_attrs.get(DATA, ready.fingerprint) != ready.fingerprint:
+                raise ConfigError(f"the data of study {self.search.study_name!r} have changed since it began")
+            progress.opened(ledger.study)
+            return ledger
+
+        with Pool(slots, targets, cards, limit and limit * memory.MEGABYTE) as pool:
+            worker = Worker(
+                pool,
+                open_study,
+                progress,
+                base=self.base,
+                n_trials=count,
+                limits=Limits(None, plan.get("trial_timeout")),
+                checkpoints=self._folder(),
+                keep=keep,
+                signals=self.signals,
+            )
+            worker.run()
+
+    def _configurations(self) -> dict[int, RunConfig]:
+        """The configuration of each entrant, those of earlier confirmations included."""
+        runs = find_runs(self.storage, self.search.study_name, CONFIRMS)
+        entrants = [] if runs is None else [int(one["trial"]) for one in runs.user_attrs.get(ENTRANTS, [])]
+        trials = self.search.get_trials(deepcopy=False)
+        known = {one.trial: one.run for one in self.candidates.all}
+        return {number: RunConfig.parse(trials[number].user_attrs["config"]) for number in entrants} | known
+
+    def _names(self) -> dict[int, str]:
+        return {one.trial: one.name for one in self.candidates.all}
+
+    def _cards(self) -> list[str]:
+        return machine.cards(self.base.train.device)
+
+    def _folder(self) -> Path | None:
+        given = self.request.checkpoints
+        return default_folder(self.url) if given is None else Path(given).expanduser()
+
+    def _remove_checkpoints(self, runs: optuna.Study, configuration: int) -> None:
+        folder = self._folder()
+        if folder is None:
+            return
+        for run in completed(runs):
+            if run.configuration == configuration and (name := checkpoint_of(runs, run)) is not None:
+                remove(Checkpoints(folder, name[0]).path(name[1]))
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def base_of(study: optuna.Study) -> RunConfig:
+    """Return the configuration that all trials of a search share. Raises ConfigError for any other study."""
+    if BASE not in study.user_attrs:
+        raise ConfigError(f"study {study.study_name!r} was not run by dropopt run, so it cannot be confirmed")
+    if CONFIRMS in study.user_attrs:
+        raise ConfigError(
+            f"study {study.study_name!r} is itself a confirmation; give --study {study.user_attrs[CONFIRMS]}"
+        )
+    return RunConfig.parse(study.user_attrs[BASE])
+
+
+def seconds_of_a_trial(study: optuna.Study) -> float | None:
+    """Return the median time of a complete trial; None if there is none."""
+    times = [trial.user_attrs.get(SECONDS) for trial in study.get_trials(deepcopy=False) if has_result(trial)]
+    known = [float(time) for time in times if time is not None]
+    return median(known) if known else None

@@ -1,0 +1,165 @@
+"""The ledger of a confirmation: starts the enqueued runs, and drops configurations that are clearly worse."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dropopt.config import RunConfig
+from dropopt.study.confirm.race import leading_anchor, losers
+from dropopt.study.confirm.runs import CONFIGURATION, LARGEST, LASTING, REPEAT, Run, completed, failed, run_of
+from dropopt.study.store.keys import GIVEN_BACK, OUT, OUT_JUDGED
+from dropopt.study.store.lease import WorkerIdentity
+from dropopt.study.store.ledger import Ledger, with_seed
+from dropopt.study.store.queries import judged, optimised
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.trial import FrozenTrial
+
+
+@dataclass(frozen=True)
+class Race:
+    """The race of a confirmation.
+
+    Attributes:
+        seeds: The number of seeds with which it ends.
+        entrants: The configurations that take part.
+        anchors: Those that are anchors. The leading one is never out, because the result is compared with it.
+        reference: An anchor that is never out: no dropout. None if there is none.
+        by: What the runs are judged by, ``loss`` or ``accuracy``; None for what the study optimises.
+    """
+
+    seeds: int
+    entrants: tuple[int, ...]
+    anchors: tuple[int, ...] = ()
+    reference: int | None = None
+    by: str | None = None
+
+
+class RunLedger(Ledger):
+    """Starts the runs of a study, and records their results.
+
+    Args:
+        study: The study, from :func:`~dropopt.study.confirm.runs.make_runs`.
+        configurations: The configuration of each trial of the search that takes part.
+        worker: The worker that this ledger belongs to.
+        race: The race; None to train all runs.
+        checkpoint: The name of a study and the number that name a run's checkpoint. Default: those of the run itself.
+        on_out: Called with each configuration that is out of the race, and the reason.
+    """
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        configurations: Mapping[int, RunConfig],
+        worker: WorkerIdentity | None = None,
+        race: Race | None = None,
+        checkpoint: Callable[[Run], tuple[str, int] | None] = lambda run: None,
+        on_out: Callable[[int, str], None] = lambda number, reason: None,
+    ) -> None:
+        super().__init__(study, worker)
+        self._configurations = configurations
+        self._race = race
+        self._checkpoint = checkpoint
+        self._on_out = on_out
+        self._out: dict[int, str] = outs(study, None if race is None else race.by)
+
+    def wants(self, target: int) -> bool:
+        """Whether a run is waiting."""
+        return bool(_waiting(self.study))
+
+    def checkpoint_of(self, number: int) -> tuple[str, int]:
+        """Return the study and the number that name the checkpoint of a trial."""
+        run = run_of(self.study.get_trials(deepcopy=False)[number])
+        return (run and self._checkpoint(run)) or super().checkpoint_of(number)
+
+    def complete(self, trial: optuna.Trial, value: float, **result: Any) -> str:
+        """End a run with its result, and the race of the configurations that are now clearly worse."""
+        failure = super().complete(trial, value, **result)
+        self.update_race()
+        return failure
+
+    def fail(self, trial: optuna.Trial | FrozenTrial, error: str, message: str, trace: str = "") -> str:
+        """End a run as failed; its configuration is out of the race."""
+        reason = super().fail(trial, error, message, trace)
+        self.update_race()
+        return reason
+
+    def update_race(self) -> None:
+        """Find the configurations that are out, record them, and end their waiting runs."""
+        if self._race is None:
+            return
+        found, lasting = self._losers(self._race), outs(self.study, self._race.by)
+        failures = failed(self.study)
+        for number, reason in found.items():
+            self._out[number] = reason
+            self._on_out(number, reason)
+            if {why for run, why in failures.items() if run.configuration == number} <= {*LASTING}:
+                lasting[number] = reason
+        if found:  # a failure for another reason, such as too little memory, is tried again by the next confirmation
+            key = _out_key(self.study, self._race.by)
+            self.study.set_user_attr(key, {str(number): reason for number, reason in lasting.items()})
+        self._drop_waiting()
+
+    def _losers(self, race: Race) -> dict[int, str]:
+        values: dict[int, dict[int, float]] = {number: {} for number in race.entrants if number not in self._out}
+        for run, trial in completed(self.study).items():
+            if run.configuration in values and run.repeat < race.seeds:
+                values[run.configuration][run.repeat] = judged(trial, race.by or optimised(self.study), self.study)
+        kept = {race.reference, leading_anchor(values, race.anchors)}
+        out = {
+            run.configuration: f"it failed with seed {run.repeat + 1}: {reason}"
+            for run, reason in failed(self.study).items()
+            if run.configuration in values
+        }
+        racing = {number: row for number, row in values.items() if number not in out}
+        found = losers(
+            racing, seeds=race.seeds, kept=[one for one in kept if one is not None], entrants=len(race.entrants)
+        )
+        return out | found
+
+    def _drop_waiting(self) -> None:
+        """End the waiting runs of the configurations that are out."""
+        from optuna.exceptions import UpdateFinishedTrialError
+        from optuna.trial import TrialState
+
+        for trial in _waiting(self.study):
+            run = run_of(trial)
+            if run is not None and run.configuration in self._out:
+                try:
+                    self.study._storage.set_trial_state_values(trial._trial_id, TrialState.PRUNED)
+                except UpdateFinishedTrialError:
+                    continue  # another worker was faster
+
+    def _configure(self, trial: optuna.Trial) -> RunConfig:
+        configuration = trial.suggest_int(CONFIGURATION, 0, LARGEST)
+        repeat = trial.suggest_int(REPEAT, 0, LARGEST)
+        return with_seed(self._configurations[configuration], Run(repeat, configuration).seed)
+
+    def _keeps(self, trial: optuna.Trial, target: int | None) -> bool:
+        """Whether the trial was enqueued: another worker may have taken the last one that was."""
+        if self._is_enqueued(trial):
+            return True
+        self._end_without_result(self._frozen(trial), GIVEN_BACK, "no run was waiting", again=False)
+        return False
+
+    def _should_prune(self, trial: optuna.Trial) -> bool:
+        return trial.params[CONFIGURATION] in self._out
+
+
+def outs(study: optuna.Study, by: str | None = None) -> dict[int, str]:
+    """Return the configurations that are out of the race, judged ``by`` loss or accuracy, each with the reason."""
+    found = study.user_attrs.get(_out_key(study, by)) or {}
+    return {int(number): str(reason) for number, reason in found.items()}
+
+
+def _out_key(study: optuna.Study, by: str | None) -> str:
+    return OUT if by in (None, optimised(study)) else OUT_JUDGED
+
+
+def _waiting(study: optuna.Study) -> list[FrozenTrial]:
+    from optuna.trial import TrialState
+
+    return study.get_trials(deepcopy=False, states=(TrialState.WAITING,))

@@ -1,0 +1,52 @@
+"""The expected score of each trial: the posterior mean of a Gaussian process with the noise of the seed in it.
+
+The best of many trials, each with a seed of its own, owes its rank partly to luck. The model estimates how much of the
+scores is noise, and shrinks each score towards those of similar configurations.
+
+The scores are ranks as quantiles of the normal distribution, in which pruned trials and trials that diverged have their
+place.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dropopt.study.blend.arrays import Array
+from dropopt.study.blend.ranks import normal_scores, wins_of
+from dropopt.study.confirm.encoding import encoded
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+#: Bounds of a length scale; a range has the length 1. A longer scale than the upper bound means no effect.
+LENGTHS = (0.3, 30.0)
+#: Bounds of the variances of signal and noise; the scores have the variance 1.
+SIGNAL, NOISE = (0.1, 10.0), (0.02, 2.0)
+
+
+def expected_scores(trials: Sequence[FrozenTrial], outcome: Array) -> Array:
+    """Return the posterior mean of the score of each of ``trials``; higher is better.
+
+    Args:
+        trials: The complete and pruned trials of a study that minimises.
+        outcome: The outcome of each of them, higher is better; that of a pruned trial is not used.
+    """
+    score = normal_scores(wins_of(trials, outcome, maximise=False))
+    columns = encoded(trials)
+    if not columns.shape[1] or not np.ptp(score):
+        return np.zeros(len(trials))
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+
+    lengths = np.ones(columns.shape[1])
+    kernel = ConstantKernel(1.0, SIGNAL) * Matern(lengths, LENGTHS, nu=2.5) + WhiteKernel(0.3, NOISE)
+    process = GaussianProcessRegressor(kernel, normalize_y=True, n_restarts_optimizer=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a scale at its bound: a parameter without an effect
+        process.fit(columns, score)
+    return np.asarray(process.predict(columns), dtype=float)

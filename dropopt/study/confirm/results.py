@@ -1,0 +1,275 @@
+"""What a confirmation says: the mean of each configuration over fresh seeds, the winner, and its test scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dropopt.study.confirm.intervals import Difference, Interval, mean_of, paired
+from dropopt.study.confirm.ledger import outs
+from dropopt.study.confirm.runs import completed, failed, find_runs, run_of
+from dropopt.study.store.keys import (
+    ACCURACY,
+    BEST_LOSS,
+    CONFIRMS,
+    JUDGED_BY,
+    READINGS,
+    SECONDS,
+    TEST_ACCURACY,
+    TEST_ECE,
+    TEST_LOSS,
+    TESTS,
+    VAL_ECE,
+)
+from dropopt.study.store.queries import judged, optimised
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.trial import FrozenTrial
+
+#: The study attribute of a confirmation with the configurations that take part, as it was last begun.
+ENTRANTS = "entrants"
+#: The study attribute with the number of seeds.
+SEEDS = "seeds"
+#: The study attribute that says how the configurations were chosen.
+CHOSEN_BY = "chosen_by"
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of one configuration, by seed (from 0)."""
+
+    #: What is minimised.
+    objective: Mapping[int, float]
+    loss: Mapping[int, float]
+    accuracy: Mapping[int, float]
+    ece: Mapping[int, float]
+
+    @property
+    def seeds(self) -> int:
+        """The number of seeds."""
+        return len(self.objective)
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """A configuration on fresh seeds."""
+
+    #: The number of its trial in the search.
+    trial: int
+    #: How it is called: ``trial 12`` or the name of an anchor.
+    name: str
+    #: Whether it is an anchor.
+    anchor: bool
+    #: Its value in the search, of one seed.
+    searched: float
+    #: On the validation split: the objective at the last epoch; loss, accuracy and ECE at the best one.
+    validation: Scores
+    #: The mean of the objective.
+    mean: Interval
+    #: Why it was not trained on all seeds; empty if it was.
+    out: str
+    #: Seconds of training, all seeds together.
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Tested:
+    """A reading of the test split: the networks of one configuration."""
+
+    #: The number of its trial in the search.
+    trial: int
+    test: Scores
+    #: When the split was read.
+    at: str
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """The result of ``dropopt confirm``."""
+
+    study: str
+    #: What is minimised: ``loss`` or ``accuracy`` (then 1 - accuracy).
+    optimise: str
+    chosen_by: str
+    seeds: int
+    #: Those trained on all seeds first, from the lowest mean to the highest.
+    configurations: tuple[Confirmed, ...]
+    #: The winner: the lowest mean among those trained on all seeds; None if none was yet.
+    winner: Confirmed | None
+    #: The best anchor trained on all seeds, and the winner's paired difference to it; None if there is none.
+    anchor: Confirmed | None
+    to_anchor: Difference | None
+    #: How far the confirmed means are above the values of the search, as a fraction of the means: for the winner, and
+    #: on average over the configurations that were chosen by the search.
+    optimism: float | None
+    mean_optimism: float | None
+    tested: Tested | None
+    verdict: str
+
+    def plain(self) -> dict[str, Any]:
+        """Return the result as values for JSON."""
+        return {
+            "study": self.study,
+            "optimise": self.optimise,
+            "chosen_by": self.chosen_by,
+            "seeds": self.seeds,
+            "configurations": [_plain(one) for one in self.configurations],
+            "winner": self.winner and self.winner.trial,
+            "best_anchor": self.anchor and self.anchor.trial,
+            "winner_minus_best_anchor": self.to_anchor and {**self.to_anchor.interval.plain(), "p": self.to_anchor.p},
+            "optimism": self.optimism,
+            "mean_optimism": self.mean_optimism,
+            "test": self.tested
+            and {"trial": self.tested.trial, "read_at": self.tested.at, **plain_scores(self.tested.test)},
+            "verdict": self.verdict,
+        }
+
+
+def confirmation(study: optuna.Study) -> Confirmation | None:
+    """Return what the confirmation of a search says so far; None if it has not begun.
+
+    Args:
+        study: The search, of which ``dropopt confirm`` trained configurations again.
+
+    Example:
+        >>> import optuna
+        >>> confirmation(optuna.create_study(study_name="new")) is None
+        True
+    """
+    runs = find_runs(study._storage, study.study_name, CONFIRMS)
+    if runs is None or ENTRANTS not in runs.user_attrs:
+        return None
+    seeds, by = int(runs.user_attrs[SEEDS]), str(runs.user_attrs.get(JUDGED_BY) or optimised(study))
+    found = sorted(
+        _configurations(study, runs, seeds, by), key=lambda one: (one.validation.seeds < seeds, one.mean.mean)
+    )
+    full = [one for one in found if one.validation.seeds >= seeds and not one.out]
+    winner = full[0] if full else None
+    anchor = next((one for one in full if one.anchor and one is not winner), None)
+    to_anchor = paired(winner.validation.objective, anchor.validation.objective) if winner and anchor else None
+    chosen = [one for one in found if not one.anchor and one.validation.seeds > 1]
+    return Confirmation(
+        study=study.study_name,
+        optimise=by,
+        chosen_by=str(runs.user_attrs[CHOSEN_BY]),
+        seeds=seeds,
+        configurations=tuple(found),
+        winner=winner,
+        anchor=anchor,
+        to_anchor=to_anchor,
+        optimism=_optimism(winner) if winner else None,
+        mean_optimism=sum(map(_optimism, chosen)) / len(chosen) if chosen else None,
+        tested=_tested(study, by),
+        verdict=_verdict(winner, anchor, to_anchor, by),
+    )
+
+
+def _configurations(study: optuna.Study, runs: optuna.Study, seeds: int, by: str) -> list[Confirmed]:
+    done: dict[int, dict[int, FrozenTrial]] = {}
+    for run, trial in completed(runs).items():
+        if run.repeat < seeds:
+            done.setdefault(run.configuration, {})[run.repeat] = trial
+    failures = {run.configuration: f"seed {run.repeat + 1} failed: {why}" for run, why in failed(runs).items()}
+    out, trials = failures | outs(runs, by), study.get_trials(deepcopy=False)
+    found = []
+    for entrant in runs.user_attrs[ENTRANTS]:
+        number = int(entrant["trial"])
+        rows = dict(sorted(done.get(number, {}).items()))
+        if not rows:
+            continue
+        objective = {repeat: judged(trial, by, runs) for repeat, trial in rows.items()}
+        scores = Scores(objective, *_by_seed(rows, BEST_LOSS, ACCURACY, VAL_ECE))
+        found.append(
+            Confirmed(
+                trial=number,
+                name=entrant["name"],
+                anchor=bool(entrant["anchor"]),
+                searched=judged(trials[number], by, study),
+                validation=scores,
+                mean=mean_of(list(scores.objective.values())),
+                out=out.get(number, ""),
+                seconds=sum(float(trial.user_attrs.get(SECONDS, 0.0)) for trial in rows.values()),
+            )
+        )
+    return found
+
+
+def _by_seed(rows: Mapping[int, FrozenTrial], *keys: str) -> list[dict[int, float]]:
+    """For each key, the attribute of that name by seed."""
+    return [
+        {repeat: float(trial.user_attrs[key]) for repeat, trial in rows.items() if key in trial.user_attrs}
+        for key in keys
+    ]
+
+
+def _tested(study: optuna.Study, by: str) -> Tested | None:
+    """The latest reading of the test split; None before the first, or while it is incomplete."""
+    tests = find_runs(study._storage, study.study_name, TESTS)
+    readings: Sequence[Mapping[str, Any]] = tests.user_attrs.get(READINGS) or [] if tests is not None else []
+    if tests is None or not readings:
+        return None
+    last = readings[-1]
+    rows = {
+        run.repeat: trial
+        for run, trial in sorted(completed(tests).items())
+        if run.configuration == last["configuration"]
+    }
+    pending = any(not trial.state.is_finished() and run_of(trial) for trial in tests.get_trials(deepcopy=False))
+    if pending or not rows:
+        return None
+    loss, accuracy, ece = _by_seed(rows, TEST_LOSS, TEST_ACCURACY, TEST_ECE)
+    objective = loss if by == "loss" else {repeat: 1 - value for repeat, value in accuracy.items()}
+    return Tested(int(last["configuration"]), Scores(objective, loss, accuracy, ece), str(last["at"]))
+
+
+def _optimism(one: Confirmed) -> float:
+    return (one.mean.mean - one.searched) / one.mean.mean if one.mean.mean else 0.0
+
+
+def _verdict(winner: Confirmed | None, anchor: Confirmed | None, difference: Difference | None, optimise: str) -> str:
+    """Say which configuration wins, and whether it is better than the best anchor, in one or two sentences."""
+    what = "loss" if optimise == "loss" else "error"
+    if winner is None:
+        return "no configuration has been trained on all seeds yet"
+    text = f"{winner.name} has the lowest {what}: {_text(winner.mean)} over {winner.mean.n} seeds"
+    if winner.anchor:
+        if winner.name == "no dropout":
+            return f"dropout does not help here: {text}"
+        return f"{text}; no configuration of the search is better than this anchor"
+    if anchor is None or difference is None:
+        return text
+    gap = difference.interval
+    if gap.high < 0:
+        below = f"{-gap.mean:.4f} (95% interval {-gap.high:.4f} to {-gap.low:.4f}) below the best anchor"
+        return f"{text}; it is {below}, {anchor.name}"
+    return (
+        f"{text}; it is not clearly better than the best anchor, {anchor.name} "
+        f"(difference {gap.mean:+.4f}, 95% interval {gap.low:+.4f} to {gap.high:+.4f})"
+    )
+
+
+def _text(interval: Interval) -> str:
+    return f"{interval.mean:.4f} (95% interval {interval.low:.4f} to {interval.high:.4f})"
+
+
+def plain_scores(scores: Scores) -> dict[str, Any]:
+    """Return means with intervals, and the values by seed, for JSON."""
+    found: dict[str, Any] = {}
+    for name, values in vars(scores).items():
+        if values:
+            found[name] = {**mean_of(list(values.values())).plain(), "by_seed": list(values.values())}
+    return found
+
+
+def _plain(one: Confirmed) -> dict[str, Any]:
+    return {
+        "trial": one.trial,
+        "name": one.name,
+        "anchor": one.anchor,
+        "searched": one.searched,
+        "out": one.out or None,
+        "seconds": one.seconds,
+        **plain_scores(one.validation),
+    }

@@ -1,0 +1,144 @@
+"""The runs of a confirmation: a study of their own, with one trial for each configuration and seed.
+
+A run has two parameters, ``configuration`` (the number of the trial in the search) and ``repeat`` (which seed, from 0).
+All runs are enqueued before the first one starts, so that interrupted runs, retries and workers are handled as those of
+any study. The seeds depend on ``repeat`` only: they are common to all configurations and all studies, and no search
+uses them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dropopt.config import ConfigError
+from dropopt.seeds import derived_seed
+from dropopt.study.store.experiment import name_metric
+from dropopt.study.store.keys import CONFIRMS, INTERRUPTED, REASON, TESTS
+from dropopt.study.store.ledger import SEED_BITS
+from dropopt.study.store.queries import study_names
+from dropopt.study.store.retries import parameters, root
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.storages import BaseStorage
+    from optuna.trial import FrozenTrial
+
+#: The parameters of a run.
+CONFIGURATION, REPEAT = "configuration", "repeat"
+#: The largest value of either.
+LARGEST = 10**9
+
+#: What is added to the name of the search, by the key of the attribute that names the search.
+SUFFIXES = {CONFIRMS: "confirmed", TESTS: "tested"}
+
+#: A run that failed for one of these reasons would fail again.
+LASTING = ("DivergedError", "NotFinite")
+
+
+@dataclass(frozen=True, order=True)
+class Run:
+    """One training: a configuration with a seed."""
+
+    repeat: int
+    configuration: int
+
+    @property
+    def seed(self) -> int:
+        """The training seed."""
+        return derived_seed(0, "confirm", self.repeat, bits=SEED_BITS)
+
+
+def run_of(trial: FrozenTrial) -> Run | None:
+    """Return the run of a trial, in any state; None if it is not a run."""
+    found = parameters(trial)
+    if CONFIGURATION not in found or REPEAT not in found:
+        return None
+    return Run(int(found[REPEAT]), int(found[CONFIGURATION]))
+
+
+def find_runs(storage: BaseStorage, search: str, key: str) -> optuna.Study | None:
+    """Return the study that confirms (or tests, by ``key``) the study ``search``; None if there is none yet.
+
+    Raises:
+        ConfigError: Another study has its name.
+    """
+    import optuna
+
+    name = f"{search}-{SUFFIXES[key]}"
+    if name not in study_names(storage):
+        return None
+    study = optuna.load_study(study_name=name, storage=storage)
+    if study.user_attrs.get(key) != search:
+        raise ConfigError(f"study {name!r} exists and was not made by dropopt confirm; rename one of the studies")
+    return study
+
+
+def make_runs(storage: BaseStorage, search: str, key: str, facts: Mapping[str, Any], metric: str) -> optuna.Study:
+    """Return the study that confirms (or tests, by ``key``) the study ``search``; it is created if there is none."""
+    import optuna
+
+    found = find_runs(storage, search, key)
+    if found is None:
+        found = optuna.create_study(
+            study_name=f"{search}-{SUFFIXES[key]}", storage=storage, direction="minimize", load_if_exists=True
+        )
+        name_metric(found, metric)
+        for name, fact in {**facts, key: search}.items():
+            found.set_user_attr(name, fact)
+    found.sampler = optuna.samplers.RandomSampler(seed=0)  # never used: all parameters are enqueued
+    found.pruner = optuna.pruners.NopPruner()
+    return found
+
+
+def enqueue(study: optuna.Study, runs: Iterable[Run], *, again: bool = False) -> None:
+    """Enqueue those ``runs`` that ``study`` does not have.
+
+    A run that failed is enqueued again, unless its loss was not finite: that would happen again. With ``again``, all
+    are enqueued.
+    """
+    from optuna.trial import TrialState
+
+    ended = (TrialState.FAIL, TrialState.PRUNED)
+    there = {
+        run_of(trial)
+        for trial in study.get_trials(deepcopy=False)
+        if trial.state not in ended or trial.user_attrs.get(REASON) in LASTING
+    }
+    for run in sorted(runs):
+        if again or run not in there:
+            study.enqueue_trial({CONFIGURATION: run.configuration, REPEAT: run.repeat})
+
+
+def completed(study: optuna.Study) -> dict[Run, FrozenTrial]:
+    """Return the completed runs, each with its latest trial."""
+    from optuna.trial import TrialState
+
+    found: dict[Run, FrozenTrial] = {}
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        if (run := run_of(trial)) is not None:
+            found[run] = trial
+    return found
+
+
+def failed(study: optuna.Study) -> dict[Run, str]:
+    """Return the runs that failed and did not complete, each with the reason."""
+    from optuna.trial import TrialState
+
+    done, found = completed(study), {}
+    trials = study.get_trials(deepcopy=False)
+    open_runs = {run_of(trial) for trial in trials if not trial.state.is_finished()}
+    for trial in trials:
+        run = run_of(trial)
+        reason = trial.user_attrs.get(REASON)
+        ended = trial.state == TrialState.FAIL and reason != INTERRUPTED
+        if ended and run is not None and run not in done and run not in open_runs:
+            found[run] = str(reason)
+    return found
+
+
+def checkpoint_of(study: optuna.Study, run: Run) -> tuple[str, int] | None:
+    """Return the name of the study and the number that name the checkpoint of a completed run."""
+    trial = completed(study).get(run)
+    return None if trial is None else (study.study_name, root(trial))

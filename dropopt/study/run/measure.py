@@ -1,0 +1,38 @@
+"""How long an epoch takes on this machine, measured by training one in a child process."""
+
+from __future__ import annotations
+
+from dropopt.config import ConfigError, RunConfig
+from dropopt.study.run.errors import StudyError
+from dropopt.study.run.executor import Died
+from dropopt.study.run.machine import cards
+from dropopt.study.run.messages import Done, Failed, Prepare, Ready, Train
+from dropopt.study.run.slots import Pool, Targets
+
+#: Seconds between two looks at the child process.
+_TICK = 0.25
+
+
+def seconds_of_an_epoch(base: RunConfig, targets: Targets | None = None) -> float:
+    """Train one epoch of ``base`` in a child process and return how long it took.
+
+    Raises:
+        ConfigError: The data or the network cannot be used.
+        StudyError: The child process died.
+    """
+    run = base.model_copy(update={"train": base.train.model_copy(update={"epochs": 1})})
+    with Pool(1, targets or Targets(), cards(base.train.device)) as pool:
+        pool.send(0, Prepare(run))
+        while True:
+            event = pool.wait(_TICK)
+            content = None if event is None else event.content
+            if isinstance(content, Ready):
+                pool.send(0, Train(0, run))
+            elif isinstance(content, Done):
+                return content.seconds
+            elif isinstance(content, Failed):
+                if content.error == "ConfigError":
+                    raise ConfigError(content.message)
+                raise StudyError(f"an epoch cannot be trained: {content.error}: {content.message} ({content.where})")
+            elif isinstance(content, Died):
+                raise StudyError(f"an epoch cannot be trained: {content.reason}")

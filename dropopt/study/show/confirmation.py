@@ -1,0 +1,75 @@
+"""The result of a confirmation as tables and sentences."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from dropopt.study.confirm.intervals import mean_of
+from dropopt.study.confirm.results import Confirmation, Confirmed, Tested
+from dropopt.study.show.console import say
+
+
+def show_confirmation(console: Console, found: Confirmation) -> None:
+    """Print the configurations, the verdict, how optimistic the search was, and what was read of the test split."""
+    what = objective_name(found.optimise)
+    title = f"study {found.study}: {found.seeds} fresh seeds (validation, 95% intervals)"
+    table = Table("configuration", what, "in the search", "accuracy", "ECE", "seeds", "", title=title)
+    for one in found.configurations:
+        table.add_row(*_cells(one, winner=one is found.winner))
+    console.print(table)
+    say(console, found.verdict, "bold")
+    if found.winner is not None and found.optimism is not None:
+        say(console, _optimism(found))
+    if found.tested is not None:
+        say(console, _tested(found, found.tested))
+
+
+def objective_name(optimise: str) -> str:
+    """What is minimised, in a word: ``loss`` or ``error``."""
+    return "loss" if optimise == "loss" else "error"
+
+
+def _cells(one: Confirmed, *, winner: bool) -> tuple[str, ...]:
+    scores = one.validation
+    means = (
+        f"{mean_of(list(values.values())).mean:.4f}" if values else "-" for values in (scores.accuracy, scores.ece)
+    )
+    mark = "winner" if winner else f"out: {one.out}" if one.out else ""
+    return (
+        one.name,
+        format_interval(one.mean.mean, one.mean.low, one.mean.high),
+        f"{one.searched:.4f}",
+        *means,
+        str(scores.seeds),
+        mark,
+    )
+
+
+def format_interval(mean: float, low: float, high: float) -> str:
+    """A mean and half the width of its interval: ``0.3412 +- 0.0101``."""
+    half = (high - low) / 2
+    return f"{mean:.4f} +- {half:.4f}" if half < float("inf") else f"{mean:.4f}"
+
+
+def _optimism(found: Confirmation) -> str:
+    winner, name = found.winner, objective_name(found.optimise)
+    if winner is None or found.optimism is None:
+        return ""
+    how = f"{abs(found.optimism):.0%} too {'low' if found.optimism > 0 else 'high'}"
+    text = (
+        f"the search had given it {'a loss' if name == 'loss' else 'an error'} of {winner.searched:.4f}, which is {how}"
+    )
+    if found.mean_optimism is not None:
+        mean = f"{abs(found.mean_optimism):.0%} too {'low' if found.mean_optimism > 0 else 'high'}"
+        text += f"; on average over the configurations that it chose, its values are {mean}"
+    return text
+
+
+def _tested(found: Confirmation, tested: Tested) -> str:
+    name = next((one.name for one in found.configurations if one.trial == tested.trial), f"trial {tested.trial}")
+    parts = []
+    for label, values in (("loss", tested.test.loss), ("accuracy", tested.test.accuracy), ("ECE", tested.test.ece)):
+        mean = mean_of(list(values.values()))
+        parts.append(f"{label} {format_interval(mean.mean, mean.low, mean.high)}")
+    return f"test split, read {tested.at} for {name}, {tested.test.seeds} networks: {', '.join(parts)}"

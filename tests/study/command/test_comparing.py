@@ -1,0 +1,103 @@
+"""``dropopt compare``: equal conditions, common seeds, and the words of the verdict."""
+
+from pathlib import Path
+
+import fake_study
+import pytest
+from fake_confirm import compare
+from fake_study import trials
+
+from dropopt.config import ConfigError
+from dropopt.study.show.comparison import check_figure, figure, write_figure
+
+TRAIN = "train:\n  lr: {low: 0.01, high: 0.5, log: true}\n"
+SPACES = {
+    "low.yaml": "engine:\n  r0: {low: 0.0, high: 0.1}\n" + TRAIN,
+    "high.yaml": "engine:\n  r0: {low: 0.6, high: 0.7}\n" + TRAIN,
+    "other.yaml": "engine:\n  r0: {low: 0.6, high: 0.7}\ntrain:\n  lr: {low: 0.1, high: 0.5}\n",
+}
+
+
+@pytest.fixture(autouse=True)
+def _spaces(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("OPTUNA_STORAGE", raising=False)
+    for name, text in SPACES.items():
+        Path(name).write_text(text)
+
+
+def test_spaces_are_searched_confirmed_and_compared(capsys):
+    """In the fake training a lower rate is better, so the low arm beats the reference; the same line goes on."""
+    arms = ["low.yaml", "high.yaml"]
+    code, found = compare("study.log", arms, reference="high")
+    assert code == 0
+    output = capsys.readouterr().out
+    assert "cost: at most 8 trials and 8 runs of 8 epochs, 2 at a time, about" in output
+    assert [len(trials("study.log", f"cmp-{name}")) for name in ("low", "high")] == [4, 4]
+    seeds = [
+        {trial.user_attrs["seed"] for trial in trials("study.log", f"cmp-{name}-confirmed")} for name in ("low", "high")
+    ]
+    assert seeds[0] == seeds[1]
+    assert [arm.name for arm in found.arms] == ["low", "high"]
+    [contrast] = found.contrasts
+    low, high = found.arms
+    gap = [low.test.objective[seed] - high.test.objective[seed] for seed in range(4)]
+    assert contrast.objective.interval.mean == pytest.approx(sum(gap) / 4)
+    assert contrast.better
+    assert found.verdict.startswith("better than the reference, high: low (test loss ")
+    assert "accuracy higher" in found.verdict
+    assert low.search.epochs == sum(len(trial.intermediate_values) for trial in trials("study.log", "cmp-low"))
+    # Studies as arms, one of them by its space again: nothing is left to do.
+    code, again = compare("study.log", ["study:cmp-low", "high.yaml"], reference="high")
+    assert "cost: at most 0 trials" in capsys.readouterr().out
+    assert [arm.winner for arm in again.arms] == [arm.winner for arm in found.arms]
+    picture = figure(found)
+    assert list(picture.layout.yaxis.ticktext) == ["low", "high"]
+    write_figure(found, Path("figure.html"))
+    assert "fresh seeds" in Path("figure.html").read_text()
+
+
+def test_an_unfair_comparison_is_reported(capsys):
+    """Other ranges of training settings and other budgets are notes, which the result keeps."""
+    fake_study.run("study.log", n_trials=2, name="cmp-low", space="low.yaml")
+    code, found = compare("study.log", ["study:cmp-low", "other.yaml"], study={"n_trials": 3})
+    assert code == 0
+    ranges, budgets = found.notes
+    assert "lr (0.01 to 0.5, logarithmic and 0.1 to 0.5)" in ranges
+    assert "the arms do not have the same number of trials: cmp-low 2, other 3" in budgets
+    assert f"note: {budgets}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arms", "options", "message"),
+    [
+        (["low.yaml"], {}, "a comparison needs two or more arms, got 1"),
+        (["low.yaml", "low.yaml"], {}, "two arms have the same name: low"),
+        (["low.yaml", "study:nothing"], {}, "arm study:nothing: the storage has no such study; it has: none"),
+        (["low.yaml", "high.yaml"], {"reference": "x"}, "--baseline x is none of the arms: low, high"),
+        (
+            ["low.yaml", "nothing"],
+            {},
+            r"arm nothing is neither a search space \(blend, .* nor a study in the storage \(none",
+        ),
+        (["low.yaml", "nothing.yaml"], {}, "search space nothing.yaml does not exist"),
+    ],
+)
+def test_mistakes_are_reported_before_the_first_trial(arms, options, message):
+    """In one line, with what is allowed."""
+    with pytest.raises(ConfigError, match=message):
+        compare("study.log", arms, **options)
+    assert not Path("study.log").exists()
+
+
+def test_arms_with_other_data_or_training_are_refused():
+    """Only the dropout may differ."""
+    fake_study.run("study.log", n_trials=1, name="cmp-low", space="low.yaml")
+    with pytest.raises(ConfigError, match=r"arms cmp-low and other cannot be compared: train\.epochs is 8 and 9"):
+        compare("study.log", ["study:cmp-low", "other.yaml"], study={"train": {"epochs": 9}})
+
+
+def test_a_figure_that_cannot_be_written_is_reported_at_once():
+    """By its suffix; PNG needs another package."""
+    with pytest.raises(ConfigError, match=r"must be a .html, .png or .svg file, got figure.pdf"):
+        check_figure(Path("figure.pdf"))

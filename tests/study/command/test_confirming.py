@@ -1,0 +1,155 @@
+"""``dropopt confirm``: fresh seeds, what it stores, interruptions, and the test set that is read once."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import fake_confirm
+import fake_study
+import pytest
+from fake_confirm import confirm
+from fake_study import trials
+from optuna.trial import TrialState
+
+from dropopt.config import ConfigError
+from dropopt.study.command.confirming import ConfirmRequest
+from dropopt.study.confirm.runs import Run, run_of
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A journal file with a finished search with anchors."""
+    path = tmp_path_factory.mktemp("finished") / "study.log"
+    assert fake_study.run(str(path), n_trials=12, anchors=True) == 0
+    return path
+
+
+@pytest.fixture
+def searched(finished, tmp_path, monkeypatch):
+    """The storage of a finished search, in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("OPTUNA_STORAGE", raising=False)
+    shutil.copy(finished, "study.log")
+    return "study.log"
+
+
+def states(storage, name):
+    found = [(run_of(trial), trial) for trial in trials(storage, name)]
+    return {(run.configuration, run.repeat): trial for run, trial in found if trial.state == TrialState.COMPLETE}
+
+
+def test_the_best_and_the_anchors_run_on_fresh_seeds(searched, capsys):
+    """All configurations have the same seeds, which the search did not use; the winner has the lowest mean."""
+    code, found = confirm(searched)
+    assert code == 0
+    search, runs = trials(searched), states(searched, "fake-confirmed")
+    anchors = [trial.number for trial in search if "anchor" in trial.user_attrs]
+    assert len(anchors) >= 3
+    assert {one.trial for one in found.configurations} > set(anchors)
+    assert len(found.configurations) == len(anchors) + 2
+    seeds = {repeat: Run(repeat, 0).seed for repeat in range(4)}
+    assert not set(seeds.values()) & {trial.user_attrs["seed"] for trial in search}
+    for (configuration, repeat), trial in runs.items():
+        assert trial.user_attrs["seed"] == seeds[repeat]
+        config = trial.user_attrs["config"]
+        assert config["engine"] == search[configuration].user_attrs["config"]["engine"]
+        assert trial.user_attrs["val_ece"] == 0.1
+    full = [one for one in found.configurations if one.validation.seeds == 4]
+    assert found.winner is full[0] is min(full, key=lambda one: one.mean.mean)
+    values = [runs[found.winner.trial, repeat].value for repeat in range(4)]
+    assert found.winner.mean.mean == pytest.approx(sum(values) / 4)
+    assert found.optimism == pytest.approx((found.winner.mean.mean - found.winner.searched) / found.winner.mean.mean)
+    assert found.plain()["winner"] == found.winner.trial
+    output = capsys.readouterr().out
+    assert "is not trained further" in output  # the fake training has little noise, so the race ends early
+    assert len(runs) < 4 * len(found.configurations)
+
+
+def test_the_test_set_is_read_once(searched, capsys):
+    """For the winner only. A second confirmation prints what was read; ``again`` reads it again."""
+    assert not Path("study.log.checkpoints").exists()
+    _, first = confirm(searched)
+    tests = trials(searched, "fake-tested")
+    assert [trial.params for trial in tests] == [
+        {"configuration": first.winner.trial, "repeat": repeat} for repeat in range(4)
+    ]
+    assert first.tested.trial == first.winner.trial
+    assert first.tested.test.loss == {i: trial.user_attrs["test_loss"] for i, trial in enumerate(tests)}
+    capsys.readouterr()
+    _, second = confirm(searched)
+    assert "all runs have ended" in capsys.readouterr().out
+    assert second == first
+    assert len(trials(searched, "fake-tested")) == 4
+    _, more = confirm(searched, seeds=5)
+    assert more.tested == first.tested
+    assert "the test split was read before, for another result; --again reads it" in capsys.readouterr().out
+    _, again = confirm(searched, seeds=5, again=True)
+    assert len(trials(searched, "fake-tested")) == 9
+    assert again.tested.test.seeds == 5
+    assert fake_study.trials(searched, "fake-tested")[-1].params["repeat"] == 4
+
+
+def test_a_confirmation_goes_on_after_a_kill(searched):
+    """After SIGKILL, the same command trains what is left, and no run twice."""
+    program = [sys.executable, fake_confirm.__file__, searched, '{"seeds": 4}']
+    env = os.environ | {"FAKE_SECONDS": "0.1", "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(program, env=env, stdout=subprocess.PIPE, text=True) as first:
+        assert any("(3 of 28 runs)" in line for line in first.stdout)
+        first.kill()
+    before = {key: trial.number for key, trial in states(searched, "fake-confirmed").items()}
+    assert trials(searched, "fake-confirmed")[-1].state != TrialState.COMPLETE
+    code, found = confirm(searched)
+    assert code == 0
+    after = [run_of(t) for t in trials(searched, "fake-confirmed") if t.state == TrialState.COMPLETE]
+    assert len(after) == len(set(after)) > len(before)
+    assert {key: states(searched, "fake-confirmed")[key].number for key in before} == before
+    assert found.winner.validation.seeds == found.tested.test.seeds == 4
+
+
+def test_accuracy_may_choose_the_winner(searched):
+    """The runs are shared; their order may differ."""
+    confirm(searched)
+    code, found = confirm(searched, optimise="accuracy")
+    assert (code, found.optimise) == (0, "accuracy")
+    assert found.winner.validation.objective == pytest.approx(
+        {seed: 1 - value for seed, value in found.winner.validation.accuracy.items()}
+    )
+
+
+def test_a_configuration_that_fails_is_out(searched, monkeypatch):
+    """A run without a result ends its configuration, not the confirmation. The next confirmation tries it again."""
+    monkeypatch.setenv("FAKE_FAULT", "raise")  # for learning rates above 0.07
+    code, found = confirm(searched, top=4, seeds=2, anchors=False)
+    out = [one for one in trials(searched, "fake-confirmed") if one.state == TrialState.FAIL]
+    assert out
+    assert all(one.validation.seeds == 2 or one.out for one in found.configurations)
+    assert code == int(found.winner is None)
+    monkeypatch.delenv("FAKE_FAULT")
+    code, found = confirm(searched, top=4, seeds=2, anchors=False)
+    assert code == 0
+    assert [(one.validation.seeds, one.out) for one in found.configurations] == [(2, "")] * 4
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seeds": 1}, "seeds must be 2 or more, got 1"),
+        ({"top": 0}, "top must be 1 or more, got 0"),
+        ({"optimise": "speed"}, "optimise must be one of loss, accuracy, got speed"),
+    ],
+)
+def test_bad_options(options, message):
+    """What was given and what is allowed."""
+    with pytest.raises(ConfigError, match=message):
+        ConfirmRequest(study=None, storage=None, **options)
+
+
+def test_a_confirmation_is_not_a_search(searched):
+    """It is not confirmed itself, and it is not in the way where the only study is meant."""
+    confirm(searched, seeds=2, study=None, anchors=False)
+    code, _ = confirm(searched, seeds=2, study=None, anchors=False)
+    assert code == 0
+    with pytest.raises(ConfigError, match="is itself a confirmation; give --study fake"):
+        confirm(searched, study="fake-confirmed")

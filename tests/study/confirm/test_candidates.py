@@ -1,0 +1,125 @@
+"""Which configurations are confirmed: the model is better than the best values, and anchors are added."""
+
+import math
+
+import numpy as np
+import optuna
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import TrialState, create_trial
+
+from dropopt.config import ConfigError, RunConfig
+from dropopt.study.confirm.candidates import BY_MODEL, BY_VALUE, choose_candidates
+from dropopt.study.confirm.encoding import encoded
+from dropopt.study.confirm.posterior import expected_scores
+from dropopt.study.store.keys import ANCHOR, CLASSES, CONFIG
+
+SPACE = {
+    "lr": FloatDistribution(0.01, 1.0, log=True),
+    "r0": FloatDistribution(0.0, 0.7),
+    "pattern": CategoricalDistribution(["element", "channel"]),
+    **{f"w_{method}": FloatDistribution(0, 1) for method in ("adaptive", "pfid", "spatial")},
+}
+CONFIGURATION = RunConfig().model_dump(mode="json")
+
+
+def trial(value, state=TrialState.COMPLETE, anchor="", **params):
+    attributes = {CONFIG: CONFIGURATION} | ({ANCHOR: anchor} if anchor else {})
+    return create_trial(
+        params=params,
+        distributions={name: SPACE[name] for name in params},
+        value=value,
+        state=state,
+        user_attrs=attributes,
+        intermediate_values={1: 1.0 if value is None else value},
+    )
+
+
+def study(*trials):
+    made = optuna.create_study()
+    made.set_user_attr(CLASSES, 10)
+    for one in trials:
+        made.add_trial(one)
+    return made
+
+
+def truth(params):
+    curve = 0.6 * (params["r0"] - 0.3) ** 2 + 0.05 * (math.log10(params["lr"]) + 1) ** 2
+    return 0.3 + curve + 0.05 * (params["pattern"] == "channel")
+
+
+def noisy_trials(seed, count=40, noise=0.05):
+    """Trials of a search that narrows down, with the noise of seeds."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for index in range(count):
+        width = 1.0 if index < count // 2 else 0.3
+        params = {
+            "lr": float(0.1 * 10 ** (width * rng.uniform(-1, 1))),
+            "r0": float(0.35 + 0.35 * width * rng.uniform(-1, 1)),
+            "pattern": str(rng.choice(["element", "channel"])),
+        }
+        found.append(trial(truth(params) + noise * rng.normal(), **params))
+    return found
+
+
+def test_the_posterior_mean_finds_better_configurations_than_the_best_values():
+    """On an objective with known truth, averaged over six searches with noise."""
+    by_value, by_model = [], []
+    for seed in range(6):
+        trials = noisy_trials(seed)
+        values = np.array([one.value for one in trials])
+        exact = np.array([truth(one.params) for one in trials])
+        by_value.append(exact[np.argsort(values)[:5]].mean())
+        by_model.append(exact[np.argsort(-expected_scores(trials, -values))[:5]].mean())
+    assert np.mean(by_model) < np.mean(by_value)
+
+
+def test_parameters_are_encoded():
+    """Logarithms, shares of a blend, one column for each choice, and the middle for what is inactive."""
+    blend = {"w_adaptive": 0.2, "w_pfid": 0.2}
+    block = {"block": IntDistribution(1, 5)}
+    first = create_trial(params={"lr": 0.1, **blend}, distributions={k: SPACE[k] for k in ("lr", *blend)}, value=1.0)
+    second = create_trial(
+        params={"lr": 1.0, "w_adaptive": 0.9, "w_pfid": 0.1, "block": 5, "pattern": "element"},
+        distributions={k: SPACE[k] for k in ("lr", *blend, "pattern")} | block,
+        value=1.0,
+    )
+    table = encoded([first, second])
+    # The shares of the two methods, block, lr, and pattern: element.
+    np.testing.assert_allclose(table, [[0.5, 0.5, 0.5, 0.5, 0.0], [0.9, 0.1, 1.0, 1.0, math.sqrt(0.5)]])
+    assert encoded([first, first]).shape == (2, 0)
+
+
+def test_few_trials_are_chosen_by_value():
+    """The best values come first, then the anchors; a diverged trial is not confirmed."""
+    made = study(
+        trial(0.5, anchor="no dropout", lr=0.1, r0=0.0),
+        trial(0.4, lr=0.1, r0=0.1),
+        trial(0.3, lr=0.1, r0=0.2),
+        trial(0.3, lr=0.1, r0=0.2),
+        trial(1e5, anchor="element 0.1", lr=0.9, r0=0.1),
+        trial(None, TrialState.PRUNED, lr=0.2, r0=0.3),
+    )
+    found = choose_candidates(made, 2)
+    assert found.chosen_by == BY_VALUE
+    assert [(one.trial, one.name, one.searched) for one in found.all] == [
+        (2, "trial 2", 0.3),
+        (1, "trial 1", 0.4),
+        (0, "no dropout", 0.5),
+    ]
+    assert [one.trial for one in choose_candidates(made, 1, anchors=False).all] == [2]
+
+
+def test_many_trials_are_chosen_by_the_model():
+    """Pruned trials count as evidence, but only complete ones are chosen."""
+    made = study(*noisy_trials(0, 12), trial(None, TrialState.PRUNED, lr=0.011, r0=0.69, pattern="channel"))
+    found = choose_candidates(made, 3)
+    assert found.chosen_by == BY_MODEL
+    assert len({one.trial for one in found.all} - {12}) == 3
+
+
+def test_a_study_without_results_cannot_be_confirmed():
+    """The message says what to do."""
+    with pytest.raises(ConfigError, match="has no completed trial that could be confirmed; run it first"):
+        choose_candidates(study(), 5)

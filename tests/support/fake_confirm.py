@@ -1,0 +1,33 @@
+"""Confirms or compares with the fake training; also a program: ``python fake_confirm.py STORAGE '{"seeds": 3}'``."""
+
+import json
+import sys
+from pathlib import Path
+
+from fake_study import FAKE, make
+from rich.console import Console
+
+from dropopt.study.command import comparing, confirming
+from dropopt.study.command.errors import guard
+
+
+def confirm(storage, **options):
+    """Confirm the fake study. Returns the exit code and the result."""
+    options = {"study": "fake", "top": 2, "seeds": 4, "n_jobs": 2} | options
+    request = confirming.ConfirmRequest(storage=storage, train=FAKE, test=FAKE, **options)
+    return confirming.confirm(request, Console(soft_wrap=True))
+
+
+def compare(storage, arms, study=(), **options):
+    """Compare arms with the fake study's data and network. Returns the exit code and the result."""
+    definition = make(**{"name": "cmp", "n_trials": 4, **dict(study)})
+    options = {"seeds": 4, "top": 1, "n_jobs": 2} | options
+    request = comparing.CompareRequest(
+        arms, definition, Path(__file__), storage, targets=FAKE, train=FAKE, test=FAKE, **options
+    )
+    return comparing.compare(request, Console(soft_wrap=True))
+
+
+if __name__ == "__main__":
+    where, given = sys.argv[1:]
+    guard(lambda: confirm(where, **json.loads(given))[0])
