@@ -259,7 +259,7 @@ class Pool:
             slot.kill()
 
 
-def _environment(card: str | None, threads: int) -> dict[str, str]:
+def _environment(card: str | None, threads: int = 1) -> dict[str, str]:
     """Return a child's environment: its threads, freed memory kept, the user's code, and its GPUs."""
     ours = dict.fromkeys(_THREADS, str(threads)) | for_children()
     if card is not None:
