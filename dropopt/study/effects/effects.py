@@ -137,6 +137,7 @@ def _unknown(trials: Sequence[FrozenTrial]) -> Effects:
 
 def needed_trials(factors: Sequence[Factor]) -> int:
     """Two trials for each number, one for each further choice or method, and a few to estimate the noise."""
+
     def terms(factor: Factor) -> int:
         if factor.kind == "number":
             return 2
