@@ -19,6 +19,8 @@ HALF = 1.645
 MOST_TIMES = 8
 #: Costs of other choices that a sentence lists.
 LISTED = 3
+#: Costs that may reach this multiple of the loss are written as factors.
+FACTORS = 5.0
 #: Importances whose upper limit is lower are negligible.
 NEGLIGIBLE = 0.02
 
@@ -205,7 +207,10 @@ class Writer:
     # -- numbers
 
     def cost(self, estimate: Estimate) -> str:
-        """A cost with its interval: ``12% (90%: 7% to 18%)``."""
+        """A cost with its interval: ``12% (90%: 7.0% to 18%)``, or as a factor if it is large."""
+        if self._ratio and estimate.high >= FACTORS:
+            middle, low, high = (f"{1 + value:.3g}" for value in (estimate.value, estimate.low, estimate.high))
+            return f"a factor of {middle} (90%: {low} to {high})"
         return f"{self.amount(estimate.value)} ({self._range(estimate)})"
 
     def _range(self, estimate: Estimate) -> str:
@@ -215,7 +220,7 @@ class Writer:
         """A cost as a percentage of the loss, or in units of the objective."""
         if not self._ratio:
             return f"{value:.3g}"
-        return f"{value:.1%}" if abs(value) < 0.1 else f"{value:.0%}" if value < 10 else f"{value + 1:.0f} times"
+        return f"{value:.1%}" if abs(value) < 0.1 else f"{value:.0%}"
 
 
 def _label(level: Level) -> str:
