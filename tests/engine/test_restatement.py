@@ -35,6 +35,7 @@ CASES = {
     "spatial": {"pattern": "spatial", "importance": "activation", "w_spatial": 0.15, **ADAPTIVE},
     "stages": {"importance": "taylor", "performance": "ratio", "allocation": "feature", **STAGES, **ADAPTIVE},
     "own": {"pattern": "own", "importance": "statistical", "performance": "loss", **STAGES},
+    "own printed": {"pattern": "own", "importance": "activation", "reading": "printed", "w_spatial": 0.3},
     "structured": {"pattern": "structured", "importance": "taylor", "allocation": "feature", "reading": "printed"},
     "importance": {"pattern": "element", "allocation": "importance", "reading": "printed", "w_spatial": 0.2},
     "pfid": {"w_adaptive": 0, "w_structured": 0, "w_contextual": 0, "w_pfid": 1.0},
