@@ -206,7 +206,7 @@ def test_adaptive_efficacy_stays_legal_for_any_step_size(step, floor):
     """For any step size and number of steps in one direction, weights are valid and can recover."""
     settings = {"efficacy": "adaptive", "alpha": 0.9, "efficacy_step": step, "efficacy_floor": floor}
     with engine_of(network(), **settings) as engine:
-        for val_loss in [2.0] * 400 + [0.5] * 40:
+        for val_loss in [2.0] * 100 + [0.5] * 40:
             engine.step(epoch=3, epochs=4, val_loss=val_loss, train_loss=1.0)
             weights = engine.weights()
             assert sum(weights.values()) == pytest.approx(1.0)

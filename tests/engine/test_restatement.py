@@ -35,6 +35,7 @@ CASES = {
     "spatial": {"pattern": "spatial", "importance": "activation", "w_spatial": 0.15, **ADAPTIVE},
     "stages": {"importance": "taylor", "performance": "ratio", "allocation": "feature", **STAGES, **ADAPTIVE},
     "own": {"pattern": "own", "importance": "statistical", "performance": "loss", **STAGES},
+    "own printed": {"pattern": "own", "importance": "activation", "reading": "printed", "w_spatial": 0.3},
     "structured": {"pattern": "structured", "importance": "taylor", "allocation": "feature", "reading": "printed"},
     "importance": {"pattern": "element", "allocation": "importance", "reading": "printed", "w_spatial": 0.2},
     "pfid": {"w_adaptive": 0, "w_structured": 0, "w_contextual": 0, "w_pfid": 1.0},
@@ -192,6 +193,16 @@ def test_one_step_of_the_weights(ratio):
     grown = np.array(shares) * np.exp(0.7 * gap * deviation / np.abs(deviation).max())
     found = reweighted(shares, rates, val_loss=ratio * 0.3, train_loss=0.3, step=0.7, floor=0.0)
     assert found == pytest.approx(list(grown / grown.sum()))
+
+
+def test_a_share_never_vanishes():
+    """Without a floor, the smallest share is 1e-9, and small differences between the rates count in full."""
+    found = reweighted([0.5, 0.3, 0.2], [0.0, 1.0, 1.0], val_loss=3.0, train_loss=1.0, step=5.0, floor=0.0)
+    grown = np.array([0.5, 0.3, 0.2]) * np.exp([-5.0, 5.0, 5.0])  # both deviations from 0.5 are equal
+    assert found == pytest.approx(list(grown / grown.sum()), rel=1e-6)
+    found = reweighted([0.5, 0.5], [0.0, 1.0], val_loss=3.0, train_loss=1.0, step=1e6, floor=0.0)
+    assert found == pytest.approx([1e-9, 1 - 1e-9], rel=1e-12)
+    assert reweighted([0.5, 0.5], [0.25, 0.25 + 1e-6], val_loss=3.0, train_loss=1.0, step=1.0, floor=0.0)[1] > 0.6
 
 
 @pytest.mark.parametrize("shape", [(6, 3, 5, 4), (6, 3)])

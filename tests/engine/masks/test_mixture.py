@@ -2,12 +2,9 @@
 
 import pytest
 import torch
-from small_net import gradients, make
 from torch import nn
 
-from dropopt import equations
-from dropopt.config import METHODS, P_MAX, EngineConfig
-from dropopt.engine.masks.allocation import share_out
+from dropopt.config import METHODS
 from dropopt.engine.masks.mixture import OWN_PATTERN, mixture_gate
 from dropopt.engine.site import DropoutSite
 
@@ -35,7 +32,7 @@ def test_methods_are_in_the_order_of_the_equations():
 def test_every_unit_is_dropped_at_the_rate_of_eq_15(axis, shape):
     """P(dropped) = sum w r for each feature, for each sample wherever it lies in the batch, and E[output] = input."""
     site = make_site(axis=axis)
-    dropped, total, steps = torch.zeros(13, 4), torch.zeros(13, 4), 4000
+    dropped, total, steps = torch.zeros(13, 4), torch.zeros(13, 4), 2000
     torch.manual_seed(0)
     for _ in range(steps):
         y = site.hook(HOST, (), torch.ones(shape)).movedim(axis, 1).reshape(*shape[:1], 4, -1)
@@ -51,7 +48,7 @@ def test_every_unit_is_dropped_at_the_rate_of_eq_15(axis, shape):
 
 def test_the_sizes_of_runs_are_multinomial():
     """A sample draws each method independently of the others: counts have mean N w and variance N w (1 - w)."""
-    samples, steps = 20, 5000
+    samples, steps = 20, 2000
     rates = torch.tensor([0.05, 0.1, 0.2, 0.4, 0.8])[:, None].expand(5, 3)
     site = make_site(rates=rates)
     scale = (1 / (1 - rates[:, 0])).tolist()
@@ -100,26 +97,3 @@ def test_code_for_compilers_drops_at_the_same_rates(monkeypatch):
     expected = SHARES @ RATES
     assert ((y == 0).float().mean((0, 2, 3)) - expected).abs().max() < 5 * 0.5 / 20_000**0.5
     assert (y.mean((0, 2, 3)) - 1).abs().max() < 0.03
-
-
-@pytest.mark.parametrize("reading", ["printed", "sound"])
-def test_the_engine_puts_eq_15_in_force_feature_by_feature(reading):
-    """Each site's p is sum w r_m,i, restated here, and rates() reports its mean."""
-    config = EngineConfig(pattern="own", w_adaptive=0.4, w_spatial=0.3, reading=reading, importance="activation")
-    model, engine = make(config)
-    gradients(model)
-    engine.step(epoch=1, epochs=4, val_loss=1.2, train_loss=0.7, val_accuracy=0.6)
-    shares = torch.tensor(list(engine.weights().values()), dtype=torch.float64)
-    for row, (name, site) in zip(engine.rates(), engine.sites.items(), strict=True):
-        importance = engine.importances()[name].double()
-        weight = equations.epoch_weight(config.lambda_init, config.kappa, 0.25, config.theta)
-        eligible = (importance <= config.structured_threshold).double()
-        rates = {m: torch.full_like(importance, min(row[m], P_MAX)) for m in METHODS}
-        rates["structured"] = share_out(row["structured"], eligible)
-        rates["pfid"] = share_out(row["pfid"], equations.feature_rate(1.0, weight, importance.float(), reading=reading))
-        expected = sum(share * rates[m].double() for share, m in zip(shares, METHODS, strict=True))
-        torch.testing.assert_close(site.p.double(), expected, rtol=1e-5, atol=1e-6)
-        assert row["applied"] == pytest.approx(float(expected.mean()), rel=1e-5)
-        assert row["integrated"] == pytest.approx(
-            sum(float(s) * row[m] for s, m in zip(shares, METHODS, strict=True)), rel=1e-6
-        )
