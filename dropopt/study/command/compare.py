@@ -78,7 +78,7 @@ def compare(
         checkpoints=checkpoints,
     )
     overridden = overrides.apply(definition)
-    names = (overridden.data.name, overridden.model.name)
+    names = overridden.names
     if any(file_of(module) is None for module in own_modules(names)):
         make_importable(Path.cwd())
     remember(sources(names).values())

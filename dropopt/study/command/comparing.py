@@ -62,7 +62,7 @@ class CompareRequest:
     #: The arm that the others are compared with; None for the best baseline.
     reference: str | None = None
     again: bool = False
-    settle: Callable[[str, tuple[str, str], Any], None] = lambda study, names, recorded: None
+    settle: Callable[[str, tuple[str, ...], Any], None] = lambda study, names, recorded: None
     targets: Targets = field(default_factory=Targets)
     train: Targets = TRAIN
     test: Targets = TEST

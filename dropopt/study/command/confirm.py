@@ -37,7 +37,7 @@ def confirm(
     from dropopt.study.command.settling import settler
     from dropopt.study.show.confirmation import show_confirmation
     from dropopt.study.show.console import make_console, say
-    from dropopt.study.show.summary import best_file
+    from dropopt.study.show.next_lines import best_file
     from dropopt.study.store.url import storage_hint
 
     request = ConfirmRequest(

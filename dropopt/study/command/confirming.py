@@ -91,7 +91,7 @@ class ConfirmRequest:
     #: The folder of the checkpoints; None for the folder beside the storage's file.
     checkpoints: str | None = None
     #: Called with the names of functions in the study's settings, and their recorded sources, to allow their import.
-    settle: Callable[[str, tuple[str, str], Any], None] = lambda study, names, recorded: None
+    settle: Callable[[str, tuple[str, ...], Any], None] = lambda study, names, recorded: None
     train: Targets = TRAIN
     test: Targets = TEST
     storage_patience: float = PATIENCE
@@ -146,7 +146,7 @@ class _Session:
     def __post_init__(self) -> None:
         self.search = find_study(self.storage, self.request.study)
         self.base = base_of(self.search)
-        names = (self.base.data.name, self.base.model.name)
+        names = self.base.names
         self.request.settle(self.search.study_name, names, code_of(self.search, 10**9))
         with busy("choosing the configurations"):
             self.candidates = choose_candidates(

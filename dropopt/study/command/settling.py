@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 
-def settler(code: Sequence[Path], *, trust: bool) -> Callable[[str, tuple[str, str], Any], None]:
+def settler(code: Sequence[Path], *, trust: bool) -> Callable[[str, tuple[str, ...], Any], None]:
     """Return a function that settles from which files the functions of a study are imported, and prints them.
 
     Args:
@@ -17,12 +17,12 @@ def settler(code: Sequence[Path], *, trust: bool) -> Callable[[str, tuple[str, s
     """
     import typer
 
-    from dropopt.study.define.shipped import folder
+    from dropopt.owncode import shipped_folder
     from dropopt.trust import settle
 
-    def allow(study: str, names: tuple[str, str], recorded: Any) -> None:
+    def allow(study: str, names: tuple[str, ...], recorded: Any) -> None:
         ask = typer.confirm if sys.stdin.isatty() else None
-        shipped = folder("studies")
+        shipped = shipped_folder("studies")
         for line in settle(names, recorded, given=f"study {study!r}", code=code, trust=trust, ask=ask, shipped=shipped):
             print(line, file=sys.stderr)
 

@@ -1,40 +1,28 @@
-"""The four questions of dropout, answered from the best trials of a study: which, how much, where and when."""
+"""The five questions of dropout, answered from all trials of a study, with what its best trials do."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from dropopt.study.show.formatting import format_value
 from dropopt.study.show.snapshot import Snapshot
 from dropopt.study.store.history import History, history_of
 
 #: Trials that are compared with the best one.
 TRIALS = 5
-#: Parameters that choose a kind of dropout, and parameters that are a rate.
-KINDS, RATES = ("kind", "pattern"), ("r0", "p")
+#: Parameters that are a rate.
+RATES = ("r0", "p")
 
 
 def answers(shot: Snapshot) -> list[tuple[str, str]]:
-    """Each question with its answer; a question without an answer is left out."""
-    if shot.leader is None:
+    """Each question with its answer: what the study says about it, and what the best trial does."""
+    if shot.leader is None or shot.effects is None:
         return []
-    found = {"Which": _which(shot), "How much": _how_much(shot), "Where": _where(shot), "When": _when(shot)}
-    return [(question, answer) for question, answer in found.items() if answer]
-
-
-def _which(shot: Snapshot) -> str:
-    """The kinds among the best trials, and what is known about the methods of a blend."""
-    best = shot.ranked[:TRIALS]
-    parts = []
-    for name in KINDS:
-        chosen = Counter(format_value(trial.params[name]) for trial in best if name in trial.params)
-        if chosen:
-            told = ", ".join(f"{choice} in {number}" for choice, number in chosen.most_common())
-            parts.append(f"{name} of the {len(best)} best trials: {told}.")
-    if shot.learned is not None:
-        parts.append(shot.learned.efficacy.verdict)
-    return " ".join(parts)
+    describe = {"how much": _how_much, "where": _where, "when": _when}
+    found = []
+    for answer in shot.effects.answers:
+        more = describe[answer.question](shot) if answer.question in describe else ""
+        found.append((answer.title, f"{answer.text} {more}".strip()))
+    return found
 
 
 def _how_much(shot: Snapshot) -> str:

@@ -17,8 +17,8 @@ from dropopt.study.confirm.intervals import mean_of
 from dropopt.study.confirm.results import Scores
 from dropopt.study.show.confirmation import format_interval, objective_name
 from dropopt.study.show.console import say
-from dropopt.study.show.figures import COLOURS
 from dropopt.study.show.formatting import format_seconds
+from dropopt.study.show.style import COLOURS
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

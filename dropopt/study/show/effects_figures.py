@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import textwrap
 from typing import TYPE_CHECKING, Any
 
-from dropopt.study.show.figures import COLOURS, HEIGHT, LINE, LINE_HEIGHT
+from dropopt.study.show.style import COLOURS, GRID, HEIGHT, layout
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -70,9 +69,7 @@ def importance_figure(effects: Effects) -> Figure:
     )
     picture.update_xaxes(title="share of the variance of the outcome over the space, 90% interval", range=[0, 1])
     picture.update_yaxes(autorange="reversed")
-    return picture.update_layout(
-        **_layout("Which parameter matters", _reach(effects)), barmode="overlay", height=HEIGHT
-    )
+    return picture.update_layout(layout("Which parameter matters", _reach(effects)), barmode="overlay")
 
 
 def effects_figure(effects: Effects) -> Figure:
@@ -111,9 +108,12 @@ def effects_figure(effects: Effects) -> Figure:
         picture.update_yaxes(tickformat=".0%" if effects.ratio else "", **place)
         if effect.factor.log:
             picture.update_xaxes(type="log", **place)
-    unit = "fraction of the loss" if effects.ratio else "units of the objective"
-    layout = _layout(f"What each value costs ({unit}, 90% intervals; 0 is the best value)", _reach(effects))
-    return picture.update_layout(**layout, height=max(HEIGHT, 120 + ROW_HEIGHT * rows))
+    unit = "fractions of the loss" if effects.ratio else "units of the objective"
+    picture.update_xaxes(gridcolor=GRID, linecolor=GRID, zeroline=False)
+    picture.update_yaxes(gridcolor=GRID, linecolor=GRID, zerolinecolor=GRID)
+    about = f"{_reach(effects)}. Costs are in {unit}, with 90% intervals; 0 is the best value."
+    shared = layout("What each value costs", about)
+    return picture.update_layout(shared | {"height": max(HEIGHT, 120 + ROW_HEIGHT * rows)})
 
 
 def _panel(effect: FactorEffect) -> list[Any]:
@@ -165,14 +165,3 @@ def _reach(effects: Effects) -> str:
     return (
         f"{effects.trials} trials, {effects.complete} of them complete{caution}; evaluated over the whole search space"
     )
-
-
-def _layout(title: str, subtitle: str) -> dict[str, Any]:
-    lines = textwrap.wrap(subtitle, LINE)
-    margin = {"t": 80 + LINE_HEIGHT * (len(lines) - 1), "b": 50, "l": 60, "r": 20}
-    return {
-        "title": f"{title}<br><sub>{'<br>'.join(lines)}</sub>",
-        "margin": margin,
-        "template": "plotly_white",
-        "legend": {"orientation": "h", "y": -0.25},
-    }

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from dropopt.study.blend.gather import FINISHED
-from dropopt.study.show.snapshot import Snapshot
+from dropopt.study.show.snapshot import Snapshot, learnable
 from dropopt.study.store.keys import COMMAND, CONFIG, PLAN
-
-if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial
 
 
 @dataclass(frozen=True)
@@ -63,8 +58,3 @@ def next_lines(
 def best_file(study: str, format: str = "yaml", kind: str = "best") -> str:
     """The name of a file for the best configuration of a study, which no other study is likely to have."""
     return f"{kind}-{re.sub(r'[^A-Za-z0-9_]+', '-', study).strip('-')[:80] or 'study'}.{format}"
-
-
-def learnable(trials: Sequence[FrozenTrial]) -> bool:
-    """Whether ``dropopt efficacy`` has anything to analyse: a finished trial with parameters."""
-    return any(trial.state in FINISHED and trial.params for trial in trials)

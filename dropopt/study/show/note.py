@@ -34,6 +34,9 @@ def note(shot: Snapshot, storage: str) -> str:
         parts += ["~~~~"]
     if shot.leader is not None and shot.comparison is not None:
         parts += ["", anchor_note(shot.comparison, value_name(shot.study))]
+    if shot.effects is not None:
+        parts += ["", "## Which dropout, how much, where, when, and whether at all", ""]
+        parts += [f"- **{answer.title}** {plain(answer.text)}" for answer in shot.effects.answers]
     if shot.learned is not None:
         parts += ["", blend_note(shot.learned)]
     return "\n".join(parts)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from dropopt.study.show import trial_figures, words
 from dropopt.study.show.card import card
+from dropopt.study.show.effects_figures import effects_figure, importance_figure
 from dropopt.study.show.figures import figures
 from dropopt.study.show.next_lines import next_lines
 from dropopt.study.show.note import merged, note
@@ -26,7 +27,10 @@ _TRIAL_FIGURES: Mapping[str, Callable[[Snapshot], Figure | None]] = {
 }
 
 #: The identifiers of all figures, in the order of the page.
-ORDER = ("dropopt-study", "dropopt-curves", "dropopt-rates", "dropopt-cost", "dropopt-effects", "dropopt-blend")
+ORDER = (
+    *("dropopt-study", "dropopt-curves", "dropopt-rates", "dropopt-importance", "dropopt-costs", "dropopt-cost"),
+    *("dropopt-effects", "dropopt-blend"),
+)
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,12 @@ def refresh(study: optuna.Study, storage: str = "") -> None:
 
 
 def _effects(shot: Snapshot) -> dict[str, Figure]:
-    """The figures of effects: those of the blend, if the study has one."""
+    """The figures of effects: those of all parameters, and those of the blend if the study has one."""
+    pictures: dict[str, Figure] = {}
+    if shot.effects is not None and shot.effects.factors:
+        pictures = {
+            "dropopt-importance": importance_figure(shot.effects),
+            "dropopt-costs": effects_figure(shot.effects),
+        }
     found = shot.learned
-    return figures(found) if found is not None and found.trajectory else {}
+    return pictures | (figures(found) if found is not None and found.trajectory else {})

@@ -61,6 +61,11 @@ class RunsProgress:
         """A slot starts a run."""
         self._slots[slot] = (trial, None)
 
+    def moved(self, slot: int, to: int) -> None:
+        """The run of a slot continues in another slot."""
+        if slot in self._slots:
+            self._slots[to] = self._slots.pop(slot)
+
     def reported(self, slot: int, trial: int, report: Report) -> None:
         """A slot has ended an epoch."""
         self._slots[slot] = (trial, report)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from dropopt.facts import Facts
+from dropopt.study.blend.gather import FINISHED
 from dropopt.study.search.anchors import Comparison, compare
 from dropopt.study.store.history import History, history_of
 from dropopt.study.store.keys import ANCHOR, FACTS, PRIOR
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
     from dropopt.study.blend.learned import Learned
+    from dropopt.study.effects.effects import Effects
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,13 @@ class Snapshot:
         return None
 
     @cached_property
+    def effects(self) -> Effects | None:
+        """What each parameter does, and the answers to the five questions; None if no trial could say."""
+        from dropopt.study.effects.effects import study_effects
+
+        return study_effects(self.study) if not self.several and learnable(self.trials) else None
+
+    @cached_property
     def history(self) -> History | None:
         """The epochs of the best trial; None if they were not stored."""
         return None if self.leader is None else history_of(self.leader)
@@ -105,3 +114,8 @@ class Snapshot:
     def anchors(self) -> dict[int, str]:
         """The names of the anchors, by the number of the trial."""
         return {trial.number: str(trial.user_attrs[ANCHOR]) for trial in self.trials if ANCHOR in trial.user_attrs}
+
+
+def learnable(trials: Sequence[FrozenTrial]) -> bool:
+    """Whether there is anything to analyse: a finished trial with parameters."""
+    return any(trial.state in FINISHED and trial.params for trial in trials)

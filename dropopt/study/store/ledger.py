@@ -448,22 +448,21 @@ class Ledger(ABC):
 
         self._own.pop(trial._trial_id, None)
         # A trial of another worker is a FrozenTrial, for which Optuna has no public way to write attributes.
-        orphaned = isinstance(trial, optuna.trial.FrozenTrial)
         try:
             with self._storage.together(trial._trial_id):
                 for key, fact in {**facts, **self._cost(trial)}.items():
                     self._storage.set_trial_user_attr(trial._trial_id, key, fact)
                 if history is not None:
                     self._storage.set_trial_system_attr(trial._trial_id, HISTORY, history.plain())
-                if orphaned:
+                if isinstance(trial, optuna.trial.FrozenTrial):
                     self._storage.set_trial_state_values(trial._trial_id, state)
                 else:
                     self.study.tell(trial, value, state)
         except optuna.exceptions.UpdateFinishedTrialError:
-            return not orphaned and self._is_stored(trial, state, facts, value)
+            return self._is_stored(trial, state, facts, value)
         except ValueError:
             if self._frozen(trial).state.is_finished():  # Optuna's error if it was ended a moment ago
-                return not orphaned and self._is_stored(trial, state, facts, value)
+                return self._is_stored(trial, state, facts, value)
             raise
         return True
 
@@ -471,6 +470,10 @@ class Ledger(ABC):
         self, trial: optuna.Trial | FrozenTrial, state: TrialState, facts: Mapping[str, Any], value: float | None
     ) -> bool:
         """Whether a trial of this worker ended as given: a server may restart between storing and answering."""
+        from optuna.trial import Trial
+
+        if not isinstance(trial, Trial):  # another worker's trial, which that worker may have ended in the same way
+            return False
         stored = self._frozen(trial)
         alike = stored.state == state and facts.items() <= stored.user_attrs.items()
         return alike and (value is None or stored.value == value)
