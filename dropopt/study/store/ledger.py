@@ -419,7 +419,7 @@ class Ledger:
             with self._storage.together(trial._trial_id):
                 for key, fact in facts.items():
                     self._storage.set_trial_user_attr(trial._trial_id, key, fact)
-                if orphaned:
+                if isinstance(trial, optuna.trial.FrozenTrial):
                     self._storage.set_trial_state_values(trial._trial_id, state)
                 else:
                     self.study.tell(trial, value, state)
