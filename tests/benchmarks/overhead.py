@@ -19,6 +19,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -108,13 +110,13 @@ def work(job: tuple[str, str, str, int, int, int]) -> dict[str, list[float]]:
                 running.append((trial, draw.uniform(0.3, 0.4)))
             for epoch in range(1, EPOCHS + 1):
                 for trial, value in running:
-                    timed(times["report"], lambda t=trial, v=value: ledger.report(t, v, epoch=epoch, epochs=EPOCHS))
+                    timed(times["report"], partial(ledger.report, trial, value, epoch=epoch, epochs=EPOCHS))
                 if epoch % int(BEAT * EPOCHS / TRIAL) == 0:
                     ledger._tended = -BEAT * 2
                     timed(times["lease"], ledger.tend)
             facts: dict[str, Any] = {"accuracy": 0.5, "best_loss": 0.4, "best_epoch": 3, "seconds": 1.0}
             for trial, value in running:
-                timed(times["tell"], lambda t=trial, v=value: ledger.complete(t, v, **facts))
+                timed(times["tell"], partial(ledger.complete, trial, value, **facts))
     return times
 
 
@@ -126,7 +128,7 @@ def measure(url: str, kind: str, options: argparse.Namespace, workers: int) -> d
         jobs = [(url, options.space, options.sampler, seed, options.repeats, 1) for seed in range(workers)]
     with multiprocessing.get_context("spawn").Pool(len(jobs)) as pool:
         found = pool.map(work, jobs, chunksize=1)
-    means = {name: 1000 * statistics.mean(sum((times[name] for times in found), [])) for name in found[0]}
+    means = {name: 1000 * statistics.mean(chain.from_iterable(times[name] for times in found)) for name in found[0]}
     if kind == "sqlite":
         means["lease"] /= workers
     return means

@@ -1,8 +1,9 @@
 """The lock of a journal file among dropopt's processes, which ends with its process.
 
-Optuna's lock is a symbolic link beside the file. If its process dies, or is stopped, others wait for 30 seconds and then
-remove it. A process that continues after that would write while another one does. The processes of dropopt therefore
-also lock the file itself. One that holds this lock and finds the link of another one knows that the other has died.
+Optuna's lock is a symbolic link beside the file. If its process dies, or is stopped, others wait for 30 seconds and
+then remove it. A process that continues after that would write while another one does. The processes of dropopt
+therefore also lock the file itself. One that holds this lock and finds the link of another one knows that the other has
+died.
 """
 
 from __future__ import annotations

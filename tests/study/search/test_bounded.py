@@ -36,6 +36,7 @@ class Looking(optuna.samplers.RandomSampler):
     """Records the numbers of the trials that it sees."""
 
     def sample_relative(self, study, trial, search_space):
+        """Record them, and draw at random."""
         self.seen = [seen.number for seen in study.get_trials(deepcopy=False)]
         return super().sample_relative(study, trial, search_space)
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
-from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner, PercentilePruner
+from optuna.pruners import HyperbandPruner, NopPruner
 from optuna.samplers import CmaEsSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState, create_trial
 from scipy.stats import t as student_t
@@ -19,7 +19,9 @@ from dropopt.config import ConfigError
 from dropopt.study.blend.names import NoBlendError
 from dropopt.study.blend.sampler import EfficacySampler
 from dropopt.study.search.forecast import ForecastPruner, chance_to_win
+from dropopt.study.search.percentile import QuickPercentilePruner
 from dropopt.study.search.pruners import make_pruner
+from dropopt.study.search.recent import RecentSampler
 from dropopt.study.search.samplers import blend_of, make_sampler
 
 
@@ -110,9 +112,8 @@ def test_forecasts_need_enough_trials() -> None:
 def test_pruners_by_name() -> None:
     """The class and all arguments of each pruner, for 30 epochs, of which the first sixth is never pruned."""
     median: Any = make_pruner("median", 30)
-    assert type(median) is MedianPruner
     percentile: Any = make_pruner("percentile", 30)
-    assert type(percentile) is PercentilePruner
+    assert type(median) is type(percentile) is QuickPercentilePruner
     for pruner, quantile in ((median, 50.0), (percentile, 25.0)):
         found = [pruner._percentile, pruner._n_startup_trials, pruner._n_warmup_steps, pruner._interval_steps]
         assert found == [quantile, 4, 5, 1]
@@ -142,16 +143,25 @@ def state(sampler: Any) -> float:
     return float(sampler._rng.rng.random())
 
 
+def tpe_in(sampler: Any) -> Any:
+    """The TPE sampler that sees a limited number of trials."""
+    assert type(sampler) is RecentSampler
+    assert (sampler._limit, sampler._best) == (500, 50)
+    assert type(sampler._base_sampler) is TPESampler
+    return sampler._base_sampler
+
+
 def test_samplers_by_name() -> None:
     """The class, the seed and all arguments of each sampler."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         made: list[Any] = [make_sampler(name, space(*BLEND), 5) for name in ("random", "tpe", "gp", "cmaes")]
-        grouped: Any = make_sampler("tpe", space(*BLEND, conditional=True), 5)
-    random, tpe, handover, cmaes = made
+        grouped = tpe_in(make_sampler("tpe", space(*BLEND, conditional=True), 5))
+    random, recent, handover, cmaes = made
+    tpe = tpe_in(recent)
     gp = handover._first
     assert [type(one) for one in (random, tpe, gp, cmaes)] == [RandomSampler, TPESampler, GPSampler, CmaEsSampler]
-    assert isinstance(handover._then, TPESampler)
+    assert isinstance(handover._then, RecentSampler)
     expected = float(RandomSampler(seed=5)._rng.rng.random())
     assert [state(random), state(tpe), state(gp)] == [expected] * 3
     assert cmaes._cma_rng.rng.random() == CmaEsSampler(seed=5)._cma_rng.rng.random()
@@ -160,7 +170,7 @@ def test_samplers_by_name() -> None:
     for sampler, group in ((tpe, False), (grouped, True)):
         found = [getattr(sampler, f"_{name}") for name in ("n_startup_trials", "n_ei_candidates", "multivariate")]
         assert found == [10, 24, True]
-        assert (sampler._group, sampler._constant_liar) == (group, True)  # type: ignore[attr-defined]
+        assert (sampler._group, sampler._constant_liar) == (group, True)
 
 
 def test_the_blend_decides_the_sampler() -> None:
@@ -170,9 +180,10 @@ def test_the_blend_decides_the_sampler() -> None:
         sampler: Any = make_sampler(name, space(*BLEND, conditional=True), 5, given)
         assert type(sampler) is EfficacySampler
         assert sampler.names == (("w_pfid", "w_adaptive"),)
-        assert (sampler._seed, sampler._prior, type(sampler._base)) == (5, given, TPESampler)
-        assert (sampler._base._group, state(sampler._base)) == (True, float(RandomSampler(seed=5)._rng.rng.random()))
-    assert type(make_sampler("auto", space("lr", "w_pfid"), 5)) is TPESampler
+        assert (sampler._seed, sampler._prior) == (5, given)
+        base = tpe_in(sampler._base)
+        assert (base._group, state(base)) == (True, float(RandomSampler(seed=5)._rng.rng.random()))
+    tpe_in(make_sampler("auto", space("lr", "w_pfid"), 5))
     assert blend_of(space(*BLEND, choices=("w_pfid",))) == ()
     assert blend_of(space(*BLEND, "w_spatial", choices=("w_spatial",))) == (("w_pfid", "w_adaptive"),)
 

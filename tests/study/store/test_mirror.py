@@ -86,10 +86,15 @@ def test_nothing_is_stored_about_a_trial_that_another_process_has_ended(url):
     study, mirror, storage = made(url)
     trial = study.ask()
     optuna.load_study(study_name="s", storage=storage).tell(trial.number, 1.0)
-    with pytest.raises(UpdateFinishedTrialError), mirror.together(trial._trial_id):
-        mirror.set_trial_user_attr(trial._trial_id, "late", 1)
-        mirror.set_trial_intermediate_value(trial._trial_id, 1, 0.5)
-        mirror.set_trial_state_values(trial._trial_id, TrialState.COMPLETE, [2.0])
+
+    def end():
+        with mirror.together(trial._trial_id):
+            mirror.set_trial_user_attr(trial._trial_id, "late", 1)
+            mirror.set_trial_intermediate_value(trial._trial_id, 1, 0.5)
+            mirror.set_trial_state_values(trial._trial_id, TrialState.COMPLETE, [2.0])
+
+    with pytest.raises(UpdateFinishedTrialError):
+        end()
     other = study.ask()
     other.report(0.5, 1)
     first, second = study.get_trials()
@@ -122,7 +127,7 @@ def test_incompatible_distributions_are_refused(url):
 
 def test_a_sqlite_file_is_read_again_only_if_another_connection_has_written(tmp_path, monkeypatch):
     """Own trials, reports and results need no reading."""
-    study, mirror, storage = made(f"sqlite:///{tmp_path}/s.db")
+    study, _, storage = made(f"sqlite:///{tmp_path}/s.db")
     study.get_trials(deepcopy=False)
     reads = []
     load = type(storage).get_all_trials
