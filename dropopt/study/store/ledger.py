@@ -132,8 +132,8 @@ class Ledger(ABC):
 
         from dropopt.study.store.mirror import ANY_AGE
 
-        trials = self._trials()
-        if target is not None and self._tally(trials) >= target:
+        trials = self._trials()  # loaded again, so that the next line counts the trials of other workers as well
+        if target is not None and not self.wants(target):
             return None
         try:
             with self._storage.aged(ANY_AGE):
