@@ -102,7 +102,7 @@ class DropoutSite(nn.Module):
         if self.silent or not module.training:
             return None
         require_tensor(module, output)
-        if torch._C._is_tracing():
+        if not torch.compiler.is_compiling() and torch._C._is_tracing():
             raise ConfigError(
                 "torch.jit.trace would record the current drop rates as constants: call model.eval() or "
                 "engine.detach() before tracing"

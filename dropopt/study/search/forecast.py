@@ -22,7 +22,7 @@ Array = np.ndarray[Any, Any]
 #: The candidate strengths of regularisation for a standardised predictor, from almost none to almost total shrinkage.
 _STRENGTHS = np.logspace(-1, 3, 9)
 
-#: Smallest standard error of a forecast, in standard deviations of the final values.
+#: Smallest standard error of a forecast, relative to the range of the final values.
 _SMALLEST_ERROR = 1e-12
 
 
@@ -98,12 +98,12 @@ class ForecastPruner(BasePruner):
         if now[-1] <= now[:-1].min():
             return False
         logarithms = min(now.min(), final.min()) > 0
-        now, final = _standardised(now, logarithms), _standardised(final, logarithms)
+        now, final = _scaled(now, logarithms), _scaled(final, logarithms)
         return chance_to_win(now[-1], now[:-1], final) < self._chance
 
 
-def _standardised(values: Array, logarithms: bool) -> Array:
-    """Return values, or their logarithms, with a minimum of 0 and a standard deviation of 1; zeros if all are equal.
+def _scaled(values: Array, logarithms: bool) -> Array:
+    """Return values, or their logarithms, scaled to [0, 1]; zeros if all are equal.
 
     Finite values neither overflow nor lose digits: differences are formed first, also between logarithms.
     """
@@ -115,8 +115,7 @@ def _standardised(values: Array, logarithms: bool) -> Array:
     else:
         values = np.ldexp(values, -np.frexp(np.abs(values).max())[1])  # exact, and at most 1
         above = values - values.min()
-    above /= above.max() or 1.0  # squares of very small numbers would underflow
-    result: Array = above / (above.std() or 1.0)
+    result: Array = above / (above.max() or 1.0)
     return result
 
 

@@ -293,6 +293,7 @@ OPERATIONS = {
     "kernel_product": lambda x: (x @ x) / x.norm(),
     "square": lambda x: x * x + x**2 - 3,
     "einsum": lambda x: torch.einsum("nchw,nchv->ncwv", x, torch.sigmoid(x)),
+    "differences": lambda x: torch.rsub(x, F.relu(x), alpha=2) + torch.sub(F.silu(x), x, alpha=3) - x.relu(),
     "reversed": lambda x: 1 - (2.0 / (x.abs() + 1)) - 0.5 * x,
     "in_place": lambda x: F.relu_(x.clone().mul_(2).add_(x).sub_(1)),
     "in_place_for_its_effect": lambda x: [y := x.clone(), F.relu_(y), y.add_(x), y.mul_(2)][0],

@@ -86,3 +86,11 @@ def test_the_lemma_ignores_the_sign_of_alpha(reading):
     assert rates(0.6)[0] > rates(0.6)[2]
     if reading == "sound":
         torch.testing.assert_close(rates(0.0), rates(0.6))
+
+
+@pytest.mark.parametrize("importance", [[0.0, 0.5, 1.0], [0.0, 0.0, 1.0]])
+def test_eligible_features_share_evenly_where_their_rates_are_all_zero(importance):
+    """Printed rates of the least important features are 0; pattern structured drops these, and no others."""
+    config = EngineConfig(pattern="structured", allocation="feature", reading="printed", structured_threshold=0.0)
+    found = preference(config, alpha=0.5, progress=0.5, importance=torch.tensor(importance))
+    assert found.tolist() == [float(i == 0) for i in importance]

@@ -32,7 +32,7 @@ EXPECTED = [False, False, False, True, True, True, True]
 
 
 @pytest.mark.parametrize(
-    ("step", "offset"), [(2.0**-1000, 0.0), (2.0**-30, 1e6), (2.0**-30, -1e6), (1.0, 0.0), (2.0**1018, 0.0)]
+    ("step", "offset"), [(2.0**-1000, 0.0), (2.0**-30, 1e6), (2.0**-30, -1e6), (1.0, 0.0), (2.0**1019, 0.0)]
 )
 def test_decisions_depend_neither_on_the_scale_nor_on_the_direction(step, offset):
     """Small differences of large numbers, numbers near the largest and near 0: the same trials are pruned."""

@@ -19,7 +19,8 @@ from dropopt.training import Split, load_data
 from dropopt.training.data.complexity import complexity, remembered_complexity
 from dropopt.training.data.read_arrays import from_arrays
 from dropopt.training.data.read_folder import read_folder
-from dropopt.training.data.read_image import read_image
+from dropopt.training.data.read_image import Pixels, read_image
+from dropopt.training.data.stack import Stack
 from dropopt.training.data.stratify import stratified
 
 
@@ -179,6 +180,19 @@ def test_a_transparent_greyscale_file_is_white_where_it_is_clear(tmp_path):
     found = read_image(tmp_path / "a.png", 2)
     assert found.array[0].tolist() == [[10, 255], [255, 30]]
     assert not found.grey
+
+
+@pytest.mark.parametrize(("levels", "refused"), [((200, 3), False), ((3, 127), False), ((126, 3), True)])
+def test_the_brightest_of_all_truncated_images_decides(tmp_path, levels, refused):
+    """Files of 16 bits per colour of which the upper 8 were read are refused if none of them uses the highest bit."""
+    stack = Stack("a", 2, 2)
+    for level in levels:
+        stack.add(tmp_path / "a.png", Pixels(np.full((3, 2, 2), level, np.uint8), False, 255, truncated=True))
+    if refused:
+        with pytest.raises(ConfigError, match="2 images have 16 bits per colour but use fewer than 15"):
+            stack.images()
+    else:
+        assert stack.images()[:, 0, 0, 0].tolist() == list(levels)
 
 
 def test_a_folder_is_read_in_order_of_names(tmp_path):

@@ -131,10 +131,11 @@ def _sum_of_two(rules: Rules, func: Any, args: Any, kwargs: Any) -> Any:
     x, y = args[0], args[1] if len(args) > 1 else kwargs["other"]
     if not (flows(x) and flows(y)):
         return _product(rules, func, args, kwargs)
-    sign = -1 if "sub" in func.__name__ else 1
-    y = y * (sign * kwargs.get("alpha", 1))
+    alpha = kwargs.get("alpha", 1)
     if "rsub" in func.__name__:
-        x, y = -x, -y
+        x = x * -alpha
+    else:
+        y = y * (-alpha if "sub" in func.__name__ else alpha)
     output = run(torch.stack(_broadcast(x, y), -1), Op(Sum()), rules.proportional)
     return args[0].copy_(output) if _in_place(func) else output
 
