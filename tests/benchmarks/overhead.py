@@ -31,9 +31,9 @@ from dropopt.study.define.space import Space
 from dropopt.study.search.pruners import make_pruner
 from dropopt.study.search.samplers import make_sampler
 from dropopt.study.store.lease import WorkerIdentity
-from dropopt.study.store.ledger import Ledger
 from dropopt.study.store.opening import Opened
 from dropopt.study.store.patient import Patience
+from dropopt.study.store.search_ledger import SearchLedger
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
@@ -44,7 +44,7 @@ STORAGES = ("sqlite", "journal", "postgres")
 
 
 @contextlib.contextmanager
-def opened_ledger(url: str, space_name: str, sampler: str, seed: int) -> Iterator[Ledger]:
+def opened_ledger(url: str, space_name: str, sampler: str, seed: int) -> Iterator[SearchLedger]:
     """A worker's ledger of the study."""
     space = Space.load(space_name)
     base = space.base(RunConfig())
@@ -56,7 +56,7 @@ def opened_ledger(url: str, space_name: str, sampler: str, seed: int) -> Iterato
             sampler=make_sampler(sampler, space, seed),
             pruner=make_pruner("median", EPOCHS),
         )
-        yield Ledger(study, space, base, 0, 10, WorkerIdentity(exclusive=opened.exclusive))
+        yield SearchLedger(study, space, base, 0, 10, WorkerIdentity(exclusive=opened.exclusive))
 
 
 def fill(url: str, space_name: str, count: int) -> None:

@@ -96,7 +96,7 @@ def check(found, n_trials):
         assert list(trial.intermediate_values) == list(range(1, run.train.epochs + 1))
         os.environ.pop("FAKE_FAULT", None)
         result, *_ = fake_training.train(quick(run), lambda report: None)
-        assert result.smoothed_loss == trial.value
+        assert result.objective == trial.value
 
 
 def reason(trial):

@@ -20,6 +20,7 @@ from dropopt.engine import attach
 from dropopt.files import clear_leftovers, seal, write_whole
 from dropopt.training import checkpoint, fit
 from dropopt.training.fit import _identity
+from dropopt.training.task import Task
 
 
 class TestResume:
@@ -221,22 +222,24 @@ class TestCheckpointFile:
         data, model = toy(), network()
         example = data.train.images[:2]
 
-        def identity(engine=None, model=model, data=data, **settings):
+        def identity(engine=None, model=model, data=data, task=None, **settings):
+            task = task or Task()
             if engine is None:
-                return _identity(model, None, data, recipe(**settings))
+                return _identity(model, None, data, recipe(**settings), task)
             with attach(model, engine, example=example, complexity=0.5) as attached:
-                return _identity(model, attached, data, recipe(**settings))
+                return _identity(model, attached, data, recipe(**settings), task)
 
         settings = {
             "epochs": 5, "batch_size": 8, "optimizer": "adamw", "lr": 0.06, "schedule": "cosine", "momentum": 0.8,
             "weight_decay": 0.1, "label_smoothing": 0.1, "augment": ("flip",), "amp": "bf16", "channels_last": True,
-            "patience": 3, "smooth": 0.3, "seed": 1,
+            "patience": 3, "smooth": 0.3, "seed": 1, "lr_scale": {"0.*": 0.5},
         }  # fmt: skip
         assert settings.keys() | {"device"} == TrainConfig.model_fields.keys()
         named = replace(data, fingerprint={"train": "a", "validation": "b", "test": "c"})
         others = [
             *(identity(**{name: value}) for name, value in settings.items()),
             *(identity(engine) for engine in (EngineConfig(), EngineConfig(r0=0.3), Baseline(kind="dropout"))),
+            identity(task=Task(by_metric=True)),
             identity(model=network(head=24)),
             identity(data=toy(n=91)),
             identity(data=replace(data, validation=data.validation.take(torch.arange(39)))),

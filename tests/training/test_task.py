@@ -48,7 +48,7 @@ def test_regression_by_a_metric_to_minimise():
         expected = getattr(other_tasks, function)(outputs, data.validation.labels).item()
         assert found == pytest.approx(expected, rel=1e-5)
     costs = smoothed([report.val_accuracy for report in result.history], run.train.smooth)
-    assert [report.smoothed_loss for report in result.history] == costs
+    assert [report.objective for report in result.history] == costs
     assert run.task.value == "worst"
 
 
@@ -60,7 +60,7 @@ def test_segmentation_by_a_metric_to_maximise():
     run = own("masks", "mask_network", metric="other_tasks:overlap", objective="metric")
     result, *_ = train_run(run)
     costs = smoothed([1 - report.val_accuracy for report in result.history], run.train.smooth)
-    assert [report.smoothed_loss for report in result.history] == costs
+    assert [report.objective for report in result.history] == costs
     assert run.task.value == "1 - overlap"
 
 

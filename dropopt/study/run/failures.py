@@ -13,8 +13,9 @@ PROCESS_DIED = "ProcessDied"
 FIRST_FAILURES = 5
 #: A session that has had a successful trial stops after this many.
 LATER_FAILURES = 25
-#: A session stops when this many trainers in a row have died before they were ready.
-FAILED_STARTS = 3
+#: A session stops when this many trainers in a row have died before they were ready: in a session in which none has
+#: ever been ready, and in one in which the cause must be outside, such as a lack of memory.
+FIRST_STARTS, LATER_STARTS = 3, 12
 
 
 class FailureCounter:
@@ -25,6 +26,7 @@ class FailureCounter:
         self._failures = 0
         self._any_success = False
         self._failed_starts = 0
+        self._any_start = False
 
     def trial_succeeded(self) -> None:
         """Record that a trial has completed or was pruned."""
@@ -44,9 +46,10 @@ class FailureCounter:
     def trainer_started(self) -> None:
         """Record that a trainer is ready."""
         self._failed_starts = 0
+        self._any_start = True
 
     def trainer_died_early(self, reason: str) -> None:
         """Record that a trainer died before it was ready; raises :class:`StudyError` after too many in a row."""
         self._failed_starts += 1
-        if self._failed_starts >= FAILED_STARTS:
+        if self._failed_starts >= (LATER_STARTS if self._any_start else FIRST_STARTS):
             raise StudyError(f"child processes die before they can train: {reason}")

@@ -70,7 +70,8 @@ def test_the_note_says_what_was_searched_and_found():
 def test_every_study_has_figures_and_they_are_small(count, blend):
     """Also one without a blend. Their identifiers are fixed and in order, and their size hardly grows."""
     figures = page.build(shown_study(count, blend=blend)).figures
-    expected = ["dropopt-study", "dropopt-curves", "dropopt-rates", "dropopt-cost"]
+    expected = ["dropopt-study", "dropopt-curves", "dropopt-rates"]
+    expected += ["dropopt-importance", "dropopt-costs"] * (count > 3) + ["dropopt-cost"]
     expected += ["dropopt-effects", "dropopt-blend"] * (blend and count > 3) + ["dropopt-weights"] * blend
     assert list(figures) == expected
     assert sum(map(len, figures.values())) < 60_000
