@@ -10,7 +10,13 @@ from dropopt.config import ConfigError, RunConfig
 from dropopt.study.define.space import Space
 from dropopt.study.run.errors import StudyError
 from dropopt.study.run.executor import Died, Event
-from dropopt.study.run.failures import FAILED_STARTS, FIRST_FAILURES, LATER_FAILURES, FailureCounter
+from dropopt.study.run.failures import (
+    FIRST_FAILURES,
+    FIRST_STARTS,
+    LATER_FAILURES,
+    LATER_STARTS,
+    FailureCounter,
+)
 from dropopt.study.run.messages import Done, Prepare, Ready, Report, Stop, Train
 from dropopt.study.run.running import MAX_DEATHS
 from dropopt.study.run.worker import Listener, Worker
@@ -137,7 +143,7 @@ class Shrinking(Inline):
         event = super().wait(timeout)
         if event is not None and event.slot >= self.size // 2:
             self._starts += 1
-            return event if self._starts <= 2 * FAILED_STARTS else None
+            return event if self._starts <= 2 * LATER_STARTS else None
         return event
 
 
@@ -170,13 +176,18 @@ def test_failures_with_the_same_cause_end_a_study():
 
 
 def test_trainers_that_die_before_they_are_ready_end_a_study():
-    """The limit is for trainers in a row."""
+    """The limit is for trainers in a row, and higher once one has been ready: then the cause is outside."""
+    never = FailureCounter()
+    for _ in range(FIRST_STARTS - 1):
+        never.trainer_died_early("no memory")
+    with pytest.raises(StudyError, match="child processes die"):
+        never.trainer_died_early("no memory")
     counter = FailureCounter()
-    for _ in range(2):
-        for _ in range(FAILED_STARTS - 1):
+    for limit in (FIRST_STARTS, LATER_STARTS):
+        for _ in range(limit - 1):
             counter.trainer_died_early("no memory")
         counter.trainer_started()
-    for _ in range(FAILED_STARTS - 1):
+    for _ in range(LATER_STARTS - 1):
         counter.trainer_died_early("no memory")
     with pytest.raises(StudyError, match="child processes die before they can train: no memory"):
         counter.trainer_died_early("no memory")
