@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.table import Table
 
 from dropopt.config import ConfigError
-from dropopt.study.confirm.comparison import Comparison, Compute
+from dropopt.study.confirm.comparison import ArmResult, Comparison, Compute
 from dropopt.study.confirm.intervals import mean_of
-from dropopt.study.show.confirmation import format_interval
+from dropopt.study.confirm.results import Scores
+from dropopt.study.show.confirmation import format_interval, objective_name
 from dropopt.study.show.console import say
 from dropopt.study.show.formatting import format_seconds
+from dropopt.study.show.style import COLOURS
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -62,6 +66,87 @@ def figure(found: Comparison) -> Figure:
     split = "test" if found.tested else "validation"
     titles = (f"{split} loss (lower is better)", f"{split} accuracy (higher is better)")
     picture = make_subplots(rows=1, cols=2, shared_yaxes=True, subplot_titles=titles, horizontal_spacing=0.04)
+    names = [arm.name for arm in found.arms]
+    for column, measure in ((1, "loss"), (2, "accuracy")):
+        for index, arm in enumerate(found.arms):
+            _add_arm(picture, arm.name, getattr(_scores(found, arm), measure), index, column, baseline=arm.baseline)
+    lines = textwrap.wrap(found.verdict, LINE)
+    title = f"{found.seeds} fresh seeds, 95% intervals<br><sub>{'<br>'.join(lines)}</sub>"
+    picture.update_yaxes(tickvals=list(range(len(names))), ticktext=names, range=[len(names) - 0.4, -0.6])
+    top = 110 + LINE_HEIGHT * len(lines)
+    margin = {"t": top, "l": 20, "r": 20, "b": 40}
+    height = top + 40 + ROW * len(names)
+    return picture.update_layout(title=title, width=WIDTH, height=height, margin=margin, template="plotly_white")
+
+
+def _add_arm(picture: Figure, name: str, values: Mapping[int, float], row: int, column: int, *, baseline: bool) -> None:
+    colour = "grey" if baseline else COLOURS[0]
+    seeds = list(values.values())
+    mean = mean_of(seeds)
+    half = (mean.high - mean.low) / 2 if mean.n > 1 else 0.0
+    points = {"size": 5, "color": colour, "opacity": 0.4}
+    hover = [f"{name}, seed {seed + 1}: %{{x:.4f}}<extra></extra>" for seed in values]
+    heights = [row + 0.18] * len(seeds)
+    picture.add_scatter(
+        x=seeds, y=heights, mode="markers", marker=points, hovertemplate=hover, showlegend=False, row=1, col=column
+    )
+    picture.add_scatter(
+        x=[mean.mean],
+        y=[row],
+        mode="markers",
+        marker={"size": 10, "color": colour},
+        error_x={"type": "data", "array": [half]},
+        hovertemplate=f"{name}: %{{x:.4f}} +- {half:.4f}<extra></extra>",
+        showlegend=False,
+        row=1,
+        col=column,
+    )
+
+
+def _scores(found: Comparison, arm: ArmResult) -> Scores:
+    return arm.test if found.tested and arm.test is not None else arm.winner.validation
+
+
+def _arms(found: Comparison) -> Table:
+    split = "test" if found.tested else "validation"
+    title = f"{found.seeds} fresh seeds, {split} split (means, 95% intervals; * without the engine)"
+    table = Table("arm", "loss", "accuracy", "ECE", title=title)
+    short = _short(found)
+    for arm in found.arms:
+        scores = _scores(found, arm)
+        cells = [_cell(values) for values in (scores.loss, scores.accuracy, scores.ece)]
+        table.add_row(short[arm.name] + "*" * arm.baseline, *cells)
+    return table
+
+
+def _costs(found: Comparison) -> Table:
+    heading = f"validation {objective_name(found.optimise)}"
+    table = Table("arm", heading, "search", "confirm", title="validation and cost")
+    short = _short(found)
+    for arm in found.arms:
+        mean = arm.winner.mean
+        value = format_interval(mean.mean, mean.low, mean.high)
+        table.add_row(short[arm.name], value, *map(_cost, (arm.search, arm.confirm)))
+    return table
+
+
+def _contrasts(found: Comparison) -> Table:
+    split, name = "test" if found.tested else "validation", objective_name(found.optimise)
+    short = _short(found)
+    reference = short.get(found.reference, found.reference)
+    title = f"differences to {reference}, paired by seed (95% intervals; p after Holm's correction)"
+    table = Table("arm", f"{split} {name}", "p", "accuracy", title=title)
+    for one in found.contrasts:
+        cells = [
+            "-" if part is None else _signed(part.interval.mean, part.interval.low, part.interval.high)
+            for part in (one.objective, one.accuracy)
+        ]
+        table.add_row(short[one.arm], cells[0], f"{one.p_adjusted:.2g}", cells[1])
+    return table
+
+
+def _short(found: Comparison) -> dict[str, str]:
+    """The names of the arms without the words that all of them begin with."""
     names = [arm.name for arm in found.arms]
     cut = 0
     for place, letters in enumerate(zip(*names, strict=False), start=1):
