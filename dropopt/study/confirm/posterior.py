@@ -1,7 +1,9 @@
 """The expected score of each trial: the posterior mean of a Gaussian process with the noise of the seed in it.
 
 The best of many trials, each with a seed of its own, owes its rank partly to luck. The model estimates how much of the
-scores is noise, and shrinks each score towards those of similar configurations.
+scores it cannot explain, and shrinks each score towards those of similar configurations. A smooth model of few trials
+explains little, and what it leaves unexplained is not all noise. One half of it counts as a property of the
+configuration itself, so that a good result is never ignored.
 
 The scores are ranks as quantiles of the normal distribution, in which pruned trials and trials that diverged have their
 place.
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 LENGTHS = (0.3, 30.0)
 #: Bounds of the variances of signal and noise; the scores have the variance 1.
 SIGNAL, NOISE = (0.1, 10.0), (0.02, 2.0)
+#: The share of what the model does not explain that is a property of the configuration, and not of the seed.
+OWN = 0.5
 
 
 def expected_scores(trials: Sequence[FrozenTrial], outcome: Array) -> Array:
@@ -35,10 +39,10 @@ def expected_scores(trials: Sequence[FrozenTrial], outcome: Array) -> Array:
         trials: The complete and pruned trials of a study that minimises.
         outcome: The outcome of each of them, higher is better; that of a pruned trial is not used.
     """
-    score = normal_scores(wins_of(trials, outcome, maximise=False))
+    score = normal_scores(_wins(trials, outcome))
     columns = encoded(trials)
     if not columns.shape[1] or not np.ptp(score):
-        return np.zeros(len(trials))
+        return np.asarray(score, dtype=float)
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.gaussian_process import GaussianProcessRegressor
     from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
@@ -49,4 +53,17 @@ def expected_scores(trials: Sequence[FrozenTrial], outcome: Array) -> Array:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a scale at its bound: a parameter without an effect
         process.fit(columns, score)
-    return np.asarray(process.predict(columns), dtype=float)
+    smooth = process.predict(columns)
+    return np.asarray(smooth + OWN * (score - smooth), dtype=float)
+
+
+def _wins(trials: Sequence[FrozenTrial], outcome: Array) -> Array:
+    """How many of the other trials each trial beats; complete trials are in the order of their outcomes.
+
+    Compared with a pruned trial at its last step, a trial that learns slowly and ends well would seem poor.
+    """
+    wins = wins_of(trials, outcome, maximise=False)
+    complete = np.isfinite(outcome)
+    order = np.argsort(np.argsort(outcome[complete], kind="stable"))
+    wins[complete] = np.sort(wins[complete])[order]
+    return wins
