@@ -75,6 +75,27 @@ def test_the_posterior_mean_finds_better_configurations_than_the_best_values():
     assert np.mean(by_model) < np.mean(by_value)
 
 
+def test_a_trial_that_learns_slowly_and_ends_well_is_chosen():
+    """Also if the parameters explain nothing: the end of a complete trial counts, not its early reports."""
+    rng = np.random.default_rng(0)
+    found = []
+    for number in range(24):
+        complete = number < 7
+        end = [0.42, 0.48, 0.52, 0.55, 0.6, 0.7, 0.8][number] if complete else 0.9
+        early = 1.6 if number == 0 else 1.0 + 0.3 * rng.uniform()
+        found.append(
+            create_trial(
+                params={"r0": float(rng.uniform(0, 0.7)), "lr": float(rng.uniform(0.01, 1))},
+                distributions={name: SPACE[name] for name in ("r0", "lr")},
+                value=end,
+                state=TrialState.COMPLETE if complete else TrialState.PRUNED,
+                intermediate_values={1: early, 2: early - 0.1} | ({3: end} if complete else {}),
+            )
+        )
+    outcome = np.array([-one.value if one.state == TrialState.COMPLETE else -math.inf for one in found])
+    assert 0 in np.argsort(-expected_scores(found, outcome))[:2]
+
+
 def test_parameters_are_encoded():
     """Logarithms, shares of a blend, one column for each choice, and the middle for what is inactive."""
     blend = {"w_adaptive": 0.2, "w_pfid": 0.2}
