@@ -60,13 +60,12 @@ def test_a_worker_imports_nothing_that_only_the_storage_names(storage):
     close(opened)
 
 
-def test_a_worker_waits_for_a_storage_that_is_away(tmp_path, monkeypatch, capsys):
+def test_a_worker_waits_for_a_storage_that_is_away(tmp_path, monkeypatch):
     """A server that cannot be reached when the worker starts is tried again for as long as --storage-patience says."""
     monkeypatch.chdir(tmp_path)
     began = time.monotonic()
     away = "postgresql+psycopg://user:secret@127.0.0.1:1/name"
     with pytest.raises(StorageError, match=r"unreachable for \d s.*type the same command again") as caught:
-        worker(study="fake", storage=away, storage_patience=2.2)
-    assert time.monotonic() - began >= 2.2
+        worker(study="fake", storage=away, storage_patience=1.0)
+    assert time.monotonic() - began >= 1.0
     assert "secret" not in str(caught.value)
-    assert "storage unreachable, retrying for 2 s" in capsys.readouterr().out
