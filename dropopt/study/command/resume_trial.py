@@ -29,10 +29,14 @@ def resume_trial(
     from dropopt.study.command.continuing import run
     from dropopt.study.command.worker import stored_request
     from dropopt.study.define.script import load
+    from dropopt.study.show.console import make_console, say
+    from dropopt.study.store.patient import Patience
 
     path = load(script)[1] if script is not None else Path()
     words = ["dropopt", "resume-trial", str(number), *([script] if script else [])]
-    request = stored_request(study, storage, 1, None, checkpoints, path, words)
+    console = make_console()
+    patience = Patience(storage_patience, lambda line: say(console, line, "yellow"))
+    request = stored_request(study, storage, 1, None, checkpoints, path, words, patience)
     limits = {"trial_timeout": trial_timeout, "trial_memory": trial_memory}
     definition = type(request.definition).parse({**dict(request.definition), **limits})
     code = run(replace(request, definition=definition, storage_patience=storage_patience, grace=grace), number)

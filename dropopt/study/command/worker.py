@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from dropopt.config import RunConfig
     from dropopt.study.command.session import Request
     from dropopt.study.define.space import Space
+    from dropopt.study.store.patient import Patience
 
 
 def worker(
@@ -56,10 +57,14 @@ def worker(
         raise ConfigError(f"--{next(iter(given))} is for --print slurm or --print kubernetes; add one of them")
     from dropopt.study.command import session
     from dropopt.study.define.script import load
+    from dropopt.study.show.console import make_console, say
+    from dropopt.study.store.patient import Patience
 
     path = load(script)[1] if script is not None else Path()
     resume = ["dropopt", "worker", *([script] if script else [])]
-    request = stored_request(study, storage, n_jobs, timeout, checkpoints, path, resume)
+    console = make_console(quiet=quiet)
+    patience = Patience(storage_patience, lambda line: say(console, line, "yellow"))
+    request = stored_request(study, storage, n_jobs, timeout, checkpoints, path, resume, patience)
     code = session.run(replace(request, storage_patience=storage_patience, grace=grace, quiet=quiet))
     if code:
         raise typer.Exit(code)
@@ -92,8 +97,20 @@ def stored_request(
     checkpoints: str | None,
     script: Path,
     resume: list[str],
+    patience: Patience | None = None,
 ) -> Request:
-    """Return the request to run the study with the settings in the storage."""
+    """Return the request to run the study with the settings in the storage.
+
+    Args:
+        name: Study; None for the only one in the storage.
+        storage: Storage; None for the default.
+        n_jobs: Number of trials at a time.
+        timeout: Seconds after which no trial starts.
+        checkpoints: Folder of the checkpoints.
+        script: Script that defines the study's own functions; an empty path if none was given.
+        resume: Words of the command that continues.
+        patience: How long to wait for a storage that is away; None: not at all.
+    """
     from dropopt.config import ConfigError, RunConfig
     from dropopt.study.command.session import Request
     from dropopt.study.define.definition import Definition
@@ -104,7 +121,7 @@ def stored_request(
     from dropopt.study.store.queries import find_study
     from dropopt.study.store.url import resolve, storage_hint
 
-    with closing(Opened(resolve(storage), create=False)) as opened:
+    with closing(Opened(resolve(storage), create=False, patience=patience)) as opened:
         found = find_study(opened.storage, name)
         recorded = code_of(found, sys.maxsize)
         name, facts = found.study_name, found.user_attrs

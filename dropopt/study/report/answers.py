@@ -31,7 +31,13 @@ def _how_much(shot: Snapshot) -> str:
     if trials:
         (first, history), *_ = trials
         means = [_mean(one.rates.values()) for _, one in trials]
-        others = f"; {min(means):.3f} to {max(means):.3f} in the {len(means)} best trials" if len(means) > 1 else ""
+        others = (
+            f"; the mean rates of the {len(means)} best trials are {min(means):.3f} to {max(means):.3f}"
+            if len(means) > 1
+            else ""
+        )
+        if not any(map(any, history.rates.values())):
+            return f"Trial {first.number}, the best one, has no dropout{others}."
         return (
             f"Trial {first.number} drops {_mean(history.rates.values()):.3f} on average over layers and epochs{others}."
         )
@@ -47,7 +53,7 @@ def _how_much(shot: Snapshot) -> str:
 def _where(shot: Snapshot) -> str:
     """The layers with the highest and the lowest rate."""
     means = {place: _mean([values]) for place, values in _history(shot).rates.items()}
-    if len(means) < 2:
+    if len(means) < 2 or not any(means.values()):
         return ""
     high, low = max(means, key=means.__getitem__), min(means, key=means.__getitem__)
     if means[high] - means[low] < 0.005:
@@ -58,7 +64,7 @@ def _where(shot: Snapshot) -> str:
 def _when(shot: Snapshot) -> str:
     """The change of the mean rate from the first epoch to the last."""
     history = _history(shot)
-    if len(history.rate_epochs) < 2 or not history.rates:
+    if len(history.rate_epochs) < 2 or not any(map(any, history.rates.values())):
         return ""
     first, last = (_mean([[values[index] for values in history.rates.values()]]) for index in (0, -1))
     start, end = history.rate_epochs[0], history.rate_epochs[-1]

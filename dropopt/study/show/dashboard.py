@@ -115,4 +115,4 @@ def _announce(url: str, host: str, port: int, writable: bool) -> None:
         )
     shown = socket.gethostname() if host in ("", "0.0.0.0", "::") else f"[{host}]" if ":" in host else host
     mode = "writable" if writable else "read-only"
-    print(f"{redact(url)} is shown at http://{shown}:{port}/, {mode} (Ctrl-C ends it)", flush=True)
+    print(f"{redact(url)} is shown at http://{shown}:{port}/ ({mode}; Ctrl-C ends it)", flush=True)

@@ -15,8 +15,10 @@ if TYPE_CHECKING:
 
 #: Factors that a figure shows, the most important first.
 SHOWN = 8
-#: Panels in a row of the figure of effects, and the height of a row in pixels.
-ACROSS, ROW_HEIGHT = 2, 210
+#: Panels of the figure of costs that fit into a card of the page, whose height is fixed.
+ON_PAGE = 4
+#: Panels in a row of the figure of costs; pixels of a row, of the space between rows, and of the titles of panels.
+ACROSS, ROW_HEIGHT, GAP, TITLES = 2, 210, 60, 28
 #: Costs above this fraction of the loss are cut off, so that the others can be read.
 HIGHEST = 2.0
 
@@ -67,16 +69,17 @@ def importance_figure(effects: Effects) -> Figure:
         marker={"color": COLOURS[0]},
         width=0.4,
     )
-    picture.update_xaxes(title="share of the variance of the outcome over the space, 90% interval", range=[0, 1])
+    picture.update_xaxes(title="share of the variance, 90% interval", range=[0, 1])
     picture.update_yaxes(autorange="reversed")
     return picture.update_layout(layout("Which parameter matters", _reach(effects)), barmode="overlay")
 
 
-def effects_figure(effects: Effects) -> Figure:
+def effects_figure(effects: Effects, most: int = SHOWN) -> Figure:
     """Draw the cost of each value of the most important parameters, with 90% intervals.
 
     Args:
         effects: The effects, from :func:`dropopt.study.study_effects`.
+        most: Number of parameters at most, the most important first.
 
     Returns:
         A panel for each parameter, the most important first. The height is the cost of a value, at the best of the
@@ -93,10 +96,18 @@ def effects_figure(effects: Effects) -> Figure:
     """
     from plotly.subplots import make_subplots
 
-    shown = effects.factors[:SHOWN]
+    shown = effects.factors[:most]
     rows = max(1, -(-len(shown) // ACROSS))
+    than = "How much higher the loss is" if effects.ratio else "How much worse the objective is, in its units,"
+    shared = layout("What each value costs", f"{than} than with the best value; 90% intervals. {_reach(effects)}.")
+    margin = shared["margin"] | {"t": shared["margin"]["t"] + TITLES}
+    height = max(HEIGHT, 30 + ROW_HEIGHT * rows)
     picture = make_subplots(
-        rows=rows, cols=min(ACROSS, max(1, len(shown))), subplot_titles=[effect.name for effect in shown]
+        rows=rows,
+        cols=min(ACROSS, max(1, len(shown))),
+        subplot_titles=[effect.name for effect in shown],
+        vertical_spacing=GAP / (height - margin["t"] - margin["b"]),
+        horizontal_spacing=0.12,
     )
     for index, effect in enumerate(shown):
         place = {"row": index // ACROSS + 1, "col": index % ACROSS + 1}
@@ -108,12 +119,10 @@ def effects_figure(effects: Effects) -> Figure:
         picture.update_yaxes(tickformat=".0%" if effects.ratio else "", **place)
         if effect.factor.log:
             picture.update_xaxes(type="log", **place)
-    unit = "fractions of the loss" if effects.ratio else "units of the objective"
-    picture.update_xaxes(gridcolor=GRID, linecolor=GRID, zeroline=False)
-    picture.update_yaxes(gridcolor=GRID, linecolor=GRID, zerolinecolor=GRID)
-    about = f"{_reach(effects)}. Costs are in {unit}, with 90% intervals; 0 is the best value."
-    shared = layout("What each value costs", about)
-    return picture.update_layout(shared | {"height": max(HEIGHT, 120 + ROW_HEIGHT * rows)})
+    picture.update_xaxes(gridcolor=GRID, linecolor=GRID, zeroline=False, tickfont={"size": 10})
+    picture.update_yaxes(gridcolor=GRID, linecolor=GRID, zerolinecolor=GRID, tickfont={"size": 10})
+    picture.update_annotations(font={"size": 13})
+    return picture.update_layout(shared | {"height": height, "margin": margin})
 
 
 def _panel(effect: FactorEffect) -> list[Any]:
@@ -162,6 +171,4 @@ def _reach(effects: Effects) -> str:
     if not effects.factors:
         return f"Too few trials: {effects.trials} ({effects.complete} complete)"
     caution = f"; no claim is made with fewer than {effects.needed}" if effects.thin else ""
-    return (
-        f"{effects.trials} trials, {effects.complete} of them complete{caution}; evaluated over the whole search space"
-    )
+    return f"{effects.trials} trials, {effects.complete} of them complete{caution}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from dropopt.study.show import trial_figures, words
 from dropopt.study.show.card import card
-from dropopt.study.show.effects_figures import effects_figure, importance_figure
+from dropopt.study.show.effects_figures import ON_PAGE, effects_figure, importance_figure
 from dropopt.study.show.figures import figures
 from dropopt.study.show.next_lines import next_lines
 from dropopt.study.show.note import merged, note
@@ -85,7 +85,7 @@ def _effects(shot: Snapshot) -> dict[str, Figure]:
     if shot.effects is not None and shot.effects.factors:
         pictures = {
             "dropopt-importance": importance_figure(shot.effects),
-            "dropopt-costs": effects_figure(shot.effects),
+            "dropopt-costs": effects_figure(shot.effects, ON_PAGE),
         }
     found = shot.learned
     return pictures | (figures(found) if found is not None and found.trajectory else {})

@@ -87,8 +87,8 @@ def cost(shot: Snapshot) -> Cost | None:
 
 
 def rates(shot: Snapshot) -> Table | None:
-    """The applied drop rate of the best trial by layer and epoch; None if it was not stored."""
-    if shot.leader is None or shot.history is None or not shot.history.rates:
+    """The applied drop rate of the best trial by layer and epoch; None if it was not stored or is 0 throughout."""
+    if shot.leader is None or shot.history is None or not any(map(any, shot.history.rates.values())):
         return None
     return _table(shot.leader.number, shot.history.rate_epochs, shot.history.rates)
 

@@ -1,5 +1,6 @@
 """``dropopt worker``: joining a study that only the storage describes."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import pytest
 
 from dropopt.config import ConfigError
 from dropopt.study.command import session
-from dropopt.study.command.worker import stored_request
+from dropopt.study.command.worker import stored_request, worker
+from dropopt.study.store.errors import StorageError
 from dropopt.study.store.opening import close, open_storage
 
 
@@ -56,3 +58,14 @@ def test_a_worker_imports_nothing_that_only_the_storage_names(storage):
     with pytest.raises(ConfigError, match="study 'foreign' has no stored settings for workers"):
         stored_request("foreign", storage, 1, None, None, Path(), [])
     close(opened)
+
+
+def test_a_worker_waits_for_a_storage_that_is_away(tmp_path, monkeypatch):
+    """A server that cannot be reached when the worker starts is tried again for as long as --storage-patience says."""
+    monkeypatch.chdir(tmp_path)
+    began = time.monotonic()
+    away = "postgresql+psycopg://user:secret@127.0.0.1:1/name"
+    with pytest.raises(StorageError, match=r"unreachable for \d s.*type the same command again") as caught:
+        worker(study="fake", storage=away, storage_patience=1.0)
+    assert time.monotonic() - began >= 1.0
+    assert "secret" not in str(caught.value)

@@ -7,6 +7,8 @@ import pytest
 from rich.console import Console
 
 from dropopt.study import effects_figure, efficacy_report, importance_figure, study_effects
+from dropopt.study.show.effects_figures import ON_PAGE
+from dropopt.study.show.style import HEIGHT, LINE_HEIGHT
 
 
 @pytest.fixture(scope="module")
@@ -62,3 +64,15 @@ def test_the_report_answers_without_a_blend(study):
         assert title in text
     assert "Which parameter matters" in text
     assert "blend" not in text
+
+
+def test_the_costs_fit_into_a_card_of_the_page(study):
+    """A card has a fixed height; the titles of the panels lie below the subtitle, and the rows are apart."""
+    picture = effects_figure(study_effects(study), ON_PAGE)
+    lines = picture.layout.title.text.count("<br>")
+    margin = picture.layout.margin
+    assert picture.layout.height == HEIGHT
+    assert margin.t >= 50 + LINE_HEIGHT * lines + 28
+    upper, lower = picture.layout.yaxis.domain, picture.layout.yaxis3.domain
+    assert (upper[0] - lower[1]) * (HEIGHT - margin.t - margin.b) >= 60 - 1e-6
+    assert len(effects_figure(study_effects(study), 1).layout.annotations) == 1
