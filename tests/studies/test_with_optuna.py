@@ -42,7 +42,8 @@ def test_the_plain_script_runs_and_can_be_exported(tmp_path):
     assert [sorted(trial.intermediate_values) for trial in study.trials] == [[1, 2]] * 3
     assert all(trial.value < 3 for trial in study.trials)
     assert all("efficacy" in trial.user_attrs for trial in study.trials)  # the sampler's stamp
-    run, provenance = exported(study, choose(study, None))
+    configuration, provenance = exported(study, choose(study, None), "")
+    run = configuration.run
     assert run.engine.r0 == study.best_params["r0"]
     dropopt.export.save(tmp_path / "best.yaml", run, provenance)
     assert dropopt.load(tmp_path / "best.yaml").run == run

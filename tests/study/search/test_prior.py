@@ -19,8 +19,9 @@ from dropopt.study.blend.gather import gather
 from dropopt.study.blend.learned import Learned
 from dropopt.study.command.efficacy import efficacy
 from dropopt.study.search.prior import load_prior, prior_of
-from dropopt.study.show import console, figures
+from dropopt.study.show import console, style
 from dropopt.study.show import page as display
+from dropopt.study.show.figures import figures
 from dropopt.study.store.keys import PRIOR
 from dropopt.study.store.opening import Opened
 
@@ -79,18 +80,21 @@ def test_a_figure_by_stage_has_room_for_its_rows():
     names = tuple(tuple(f"w_{method}_{stage}" for method in METHODS) for stage in STAGES)
     table = gather([], names, maximise=False)
     found = replace(learn(table), trials=99, matters=0.9)
-    picture = display.figures(Learned(found, {}, ()))["dropopt-effects"]
+    picture = figures(Learned(found, {}, ()))["dropopt-effects"]
     assert list(picture.data[0].y) == [name for stage in names for name in stage]
-    assert max(len(line) for line in picture.layout.title.text.split("<br>")) <= figures.LINE + len("<sub></sub>")
+    assert max(len(line) for line in picture.layout.title.text.split("<br>")) <= style.LINE + len("<sub></sub>")
 
 
-def test_a_study_without_a_blend_is_not_changed(tmp_path):
-    """A refresh writes nothing to a study that searches no weights."""
+def test_a_study_without_a_blend_has_no_figures_of_a_blend(tmp_path):
+    """A refresh writes the rest of the page; a second one changes nothing."""
     study = optuna.create_study(storage=f"sqlite:///{tmp_path}/plain.db")
     study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=3)
-    before = study._storage.get_study_system_attrs(study._study_id)
     display.refresh(study)
-    assert study._storage.get_study_system_attrs(study._study_id) == before
+    first = study._storage.get_study_system_attrs(study._study_id)
+    assert not [key for key in first if "dropopt-blend" in key or "dropopt-effects" in key]
+    assert [key for key in first if "dropopt-study" in key]
+    display.refresh(study)
+    assert study._storage.get_study_system_attrs(study._study_id) == first
 
 
 def test_a_fault_in_the_prior_is_reported(storage):
