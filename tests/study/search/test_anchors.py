@@ -161,19 +161,19 @@ def trial(value, anchor=None, state=TrialState.COMPLETE):
     [
         (
             [trial(0.5, "no dropout"), trial(0.6, "element 0.1"), trial(0.49)],
-            "dropout does not help here: the loss is 0.5000 without dropout and 0.4900 in the best trial (smoothed validation loss, one seed",
+            "dropout does not help here: the loss is 0.5000 without dropout and 0.4900 in the best trial (smoothed",
         ),
         (
             [trial(0.5, "no dropout"), trial(0.4, "element 0.1"), trial(0.45)],
-            "no trial is better than the anchor element 0.1, with a loss of 0.4000 (smoothed validation loss, one seed each",
+            "no trial is better than the anchor element 0.1, with a loss of 0.4000 (smoothed",
         ),
         (
             [trial(0.5, "no dropout"), trial(0.4, "channel 0.2"), trial(0.36)],
-            "the best trial's loss is 10.0% below that of the best anchor, channel 0.2 (smoothed validation loss, one seed each",
+            "the best trial's loss is 10.0% below that of the best anchor, channel 0.2 (smoothed",
         ),
         (
             [trial(0.5, "no dropout"), trial(0.4, "channel 0.2"), trial(0.39)],
-            "the best trial's loss is 2.5% below that of the best anchor, channel 0.2, which may be chance (smoothed validation loss, one seed",
+            "the best trial's loss is 2.5% below that of the best anchor, channel 0.2, which may be chance (smoothed",
         ),
     ],
 )
