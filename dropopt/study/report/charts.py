@@ -65,7 +65,7 @@ def _curves(shot: Snapshot) -> Chart | None:
     axes.set_xlabel("epoch")
     axes.set_ylabel(shot.metric)
     if series.is_logarithmic(found):
-        axes.set_yscale("log")
+        _logarithmic(axes)
     _whole_epochs(axes)
     _legend(axes)
     best = next((curve for curve in found if curve.kind == "best"), None)
@@ -125,6 +125,7 @@ def _effects(shot: Snapshot) -> Chart | None:
         axes.plot([effect.low, effect.high], [row, row], color=_sign(effect), linewidth=1.6)
         axes.plot([effect.mean], [row], "o", color=_sign(effect))
     axes.axvline(0, color=INK, linestyle=":", linewidth=1)
+    axes.set_ylim(-0.6, len(shown) - 0.4)
     axes.set_yticks(range(len(shown)), [effect.name for effect in shown], fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel("effect in normal scores, with its 90% interval (right of 0: better)")
@@ -170,6 +171,16 @@ def _whole_epochs(axes: Axes) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _logarithmic(axes: Axes) -> None:
+    """A logarithmic scale with ticks at 1, 2 and 5, as plain numbers: the default ticks are formulas."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _legend(axes: Axes) -> None:
