@@ -21,6 +21,7 @@ SKEWED = """
 import runpy, sys, time
 skew, real = float(sys.argv.pop(1)), time.time
 time.time = lambda: real() + skew
+sys.path[0] = sys.argv[1].rpartition("/")[0]  # as if the program had been started itself
 runpy.run_path(sys.argv.pop(1), run_name="__main__")
 """
 

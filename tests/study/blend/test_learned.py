@@ -43,7 +43,7 @@ def test_report_and_data() -> None:
     data = json.loads(json.dumps(learned(study).as_dict(), allow_nan=False))
     assert [point["trials"] for point in data["trajectory"]] == [5, 10, 15, 20, 25, 30, 35, 40]
     with pytest.raises(NoBlendError, match="no blend in this study"):
-        efficacy_report(optuna.create_study())
+        learned(optuna.create_study())
 
 
 def test_a_report_by_stage_fits_the_terminal() -> None:

@@ -33,11 +33,13 @@ class Net(nn.Sequential):
 
 study = Study(
     name="mine", data={{"name": data, "subset": 40}}, model=Net, n_trials=2,
-    train={{"epochs": 1, "batch_size": 8, {train}}},
+    train={{"epochs": 1, "batch_size": 8, **{{{train}}}}},
 )
 
 {main}study.main()
 """
+#: Long enough for the second process to load the data as well.
+LONG = '"epochs": 1500'
 MAIN = 'if __name__ == "__main__":\n    '
 
 
@@ -107,7 +109,11 @@ def test_a_name_that_means_something_else_is_an_error():
     ("settings", "code", "message"),
     [
         ({"main": ""}, 2, 'mine.py: put study.main() below: if __name__ == "__main__":'),
-        ({"unseeded": True}, 2, "the data differ between loads; seed any randomness in the function that returns them"),
+        (
+            {"unseeded": True, "train": LONG},
+            2,
+            "the data differ between loads; seed any randomness in the function that returns them",
+        ),
         ({"broken": "raise KeyError('x')"}, 2, "model mine:Net: building it failed: KeyError: 'x' ("),
         ({"train": '"lr": 1e30'}, 1, "2 failed: DivergedError"),
         ({"train": '"device": "cuda:99"'}, 2, "device must be one of"),

@@ -23,7 +23,7 @@ def test_a_report_has_every_part_and_names_no_other_site(tmp_path):
         "What was searched",
         "The best configuration",
         "Compared with the anchors",
-        "Which, how much, where, when",
+        "Which dropout, how much, where, when, and whether at all",
         "Most at layer conv2 (0.350 on average), least at layer conv1 (0.175).",
         "The mean rate rises from 0.075 after epoch 1 to 0.450 after epoch 6.",
         "trials were pruned:",

@@ -264,7 +264,7 @@ def test_one_signal_ends_the_program(tmp_path, number, public):
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert re.search(r"http://\S+:\d+/, read-only", process.stdout.readline())
+    assert re.search(r"http://\S+:\d+/ \(read-only", process.stdout.readline())
     process.send_signal(number)
     _, err = process.communicate(timeout=20)
     assert process.returncode == 0
