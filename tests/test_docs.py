@@ -158,7 +158,7 @@ def test_example_spaces_are_legal(tmp_path, block):
     """The examples of search spaces can be used as they are."""
     path = tmp_path / "space.yaml"
     path.write_text(block)
-    dropopt.study.Space.load(path)
+    assert dropopt.study.Space.load(path).parameters
 
 
 def test_numbers_of_parameters():

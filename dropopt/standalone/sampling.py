@@ -68,7 +68,7 @@ class Dropper:
     @property
     def drops(self) -> bool:
         """Whether anything is dropped."""
-        return bool(self.sites or self.inside)
+        return bool(self.inside) or any(bool((site.p > 0).any()) for _, site in self.sites)
 
     @contextmanager
     def dropping(self) -> Iterator[None]:

@@ -35,6 +35,8 @@ def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def _alike(loss: Callable[[Tensor, Tensor], Tensor], name: str) -> Loss:
+    """``loss`` of outputs and targets of one shape; outputs (N, 1) fit targets (N,)."""
+
     def function(outputs: Any, targets: Tensor) -> Tensor:
         if not isinstance(outputs, Tensor):
             raise ConfigError(f"task.loss {name} takes a model that returns a tensor, not {type(outputs).__name__}")

@@ -7,6 +7,7 @@ from postgres import Server
 
 from dropopt.study.command import session
 from dropopt.study.search.anchors import enqueue_anchors
+from dropopt.study.store.total import counted
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "journal", "postgres"])
@@ -17,10 +18,11 @@ def test_twenty_random_kills(kind, tmp_path):
     storage = server.url if server is not None else places[kind]
     workers, slots = (1, 2) if kind == "sqlite" else (2, 1)
     try:
-        torment(storage, 20, n_trials=50, workers=workers, slots=slots, often=0.2, server=server)
+        found = torment(storage, 20, n_trials=50, workers=workers, slots=slots, often=0.2, server=server)
     finally:
         if server is not None:
             server.remove()
+    assert counted(found) == 50
 
 
 def test_a_kill_while_the_first_trials_are_enqueued_loses_none(tmp_path, monkeypatch):

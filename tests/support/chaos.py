@@ -30,10 +30,13 @@ def torment(storage, kills, *, n_trials, seed=0, workers=2, slots=1, often=0.5, 
         often: The probability that a worker is killed, and not one of its slots.
         server: A server that is restarted in the middle.
         say: Called with a line about the progress.
+
+    Returns:
+        The trials.
     """
     running = []
     try:
-        _torment(running, storage, kills, n_trials, random.Random(seed), workers, slots, often, server, say)
+        return _torment(running, storage, kills, n_trials, random.Random(seed), workers, slots, often, server, say)
     finally:
         for process in running:
             if process.poll() is None:
@@ -73,6 +76,7 @@ def _torment(running, storage, kills, n_trials, draw, workers, slots, often, ser
     check(found, n_trials)
     remember(seen, found)
     say(f"whole: {len(found)} trials, of which {n_trials} count, after {done} kills")
+    return found
 
 
 def remember(seen, found):

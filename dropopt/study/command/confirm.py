@@ -63,7 +63,10 @@ def confirm(
         if found.winner is not None:
             name, file = shlex.quote(found.study), shlex.quote(best_file(f"{found.study}-confirmed"))
             trial = f"--trial {found.winner.trial}{storage_hint(storage)}"
-            say(console, f"next:\n  export  dropopt export --study {name} {trial} -o {file}")
+            say(
+                console,
+                f"next:\n  export  dropopt export --study {name} {trial} -o {file}\n  train   dropopt train {file}",
+            )
     sys.stdout.flush()
     if exit_code:
         raise typer.Exit(exit_code)

@@ -14,7 +14,7 @@ def show_confirmation(console: Console, found: Confirmation) -> None:
     """Print the configurations, the verdict, how optimistic the search was, and what was read of the test split."""
     what = objective_name(found.optimise)
     title = f"study {found.study}: {found.seeds} fresh seeds (validation, 95% intervals)"
-    table = Table("configuration", what, "in the search", "accuracy", "ECE", "seeds", "", title=title)
+    table = Table("configuration", what, "search", "accuracy", "seeds", "result", title=title)
     for one in found.configurations:
         table.add_row(*_cells(one, winner=one is found.winner))
     console.print(table)
@@ -32,15 +32,13 @@ def objective_name(optimise: str) -> str:
 
 def _cells(one: Confirmed, *, winner: bool) -> tuple[str, ...]:
     scores = one.validation
-    means = (
-        f"{mean_of(list(values.values())).mean:.4f}" if values else "-" for values in (scores.accuracy, scores.ece)
-    )
+    accuracy = f"{mean_of(list(scores.accuracy.values())).mean:.4f}" if scores.accuracy else "-"
     mark = "winner" if winner else f"out: {one.out}" if one.out else ""
     return (
         one.name,
         format_interval(one.mean.mean, one.mean.low, one.mean.high),
         f"{one.searched:.4f}",
-        *means,
+        accuracy,
         str(scores.seeds),
         mark,
     )

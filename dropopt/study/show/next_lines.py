@@ -50,6 +50,8 @@ def next_lines(
     if shot.leader is not None:
         page = shlex.quote(best_file(shot.name, "html", "report"))
         yield "report", f"dropopt report --study {name}{storage} -o {page}"
+        if CONFIG in shot.leader.user_attrs and not shot.maximize:
+            yield "confirm", f"dropopt confirm --study {name}{storage}"
         if CONFIG in shot.leader.user_attrs:
             yield "export", f"dropopt export --study {name}{storage} -o {file}"
             yield "train", f"dropopt train {file}"

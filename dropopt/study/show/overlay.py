@@ -20,6 +20,7 @@ from dropopt.study.show.note import merged
 from dropopt.study.show.page import Page, build
 from dropopt.study.show.snapshot import Snapshot
 from dropopt.study.store import keys
+from dropopt.study.store.queries import searches
 
 if TYPE_CHECKING:
     import optuna
@@ -76,8 +77,8 @@ class Overlay:
         return self._changed(environ, start_response, lambda reply: self._add(int(found[1]), reply))
 
     def _only_study(self) -> int | None:
-        studies = self.storage.get_all_studies()
-        return studies[0]._study_id if len(studies) == 1 else None
+        names = searches(self.storage)
+        return self.storage.get_study_id_from_name(names[0]) if len(names) == 1 else None
 
     def _changed(
         self, environ: WSGIEnvironment, start_response: StartResponse, change: Callable[[dict[str, Any]], None]

@@ -11,11 +11,10 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from dropopt.config import ConfigError, RunConfig
-from dropopt.facts import Facts
+from dropopt.study.store.ending import MESSAGE_CHARACTERS, Endings
 from dropopt.study.store.errors import TrialEndedError
 from dropopt.study.store.history import History
 from dropopt.study.store.keys import (
@@ -26,30 +25,23 @@ from dropopt.study.store.keys import (
     BEST_LOSS,
     CONFIG,
     CONTINUES,
-    EPOCHS,
-    FACTS,
     GIVEN_BACK,
-    HISTORY,
     INTERRUPTED,
     LEASE,
     MESSAGE,
-    PARAMETERS,
     REASON,
-    RETRY,
     SECONDS,
     SEED,
     TRACE,
     WORKER,
 )
 from dropopt.study.store.lease import Watch, WorkerIdentity, certainly_dead, describe
-from dropopt.study.store.queries import ranked
 from dropopt.study.store.retries import (
     MAX_ATTEMPTS,
     LostRetries,
     attempt,
     enqueue_again,
     is_duplicate,
-    may_run_again,
     root,
     without_replacement,
 )
@@ -58,12 +50,6 @@ from dropopt.study.store.total import Decision, Tally, decide
 if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial, TrialState
-
-#: Characters of an error message that are stored: dashboards show it in a cell of a table.
-MESSAGE_CHARACTERS = 500
-
-#: Trials whose epochs are kept: a complete trial that is among so many best ones when it ends.
-HISTORIES = 5
 
 #: Bits of a trial's training seed.
 SEED_BITS = 31
@@ -101,6 +87,7 @@ class Ledger(ABC):
         from dropopt.study.store.mirror import mirrored
 
         self.study, self._storage = mirrored(study)
+        self._endings = Endings(self.study, self._storage)
         self._worker = worker or WorkerIdentity()
         self._watch = Watch(self._worker)
         self._own: dict[int, _Own] = {}  # by the storage's id
@@ -233,8 +220,7 @@ class Ledger(ABC):
         if not math.isfinite(value):
             return self.fail(trial, "NotFinite", f"its validation loss ended at {value}")
         facts = {ACCURACY: accuracy, BEST_LOSS: best_loss, BEST_EPOCH: best_epoch, SECONDS: seconds, **(scores or {})}
-        kept = history is not None and bool(history.epochs) and self._is_among_best(value)
-        if not self._end(trial, TrialState.COMPLETE, facts, value, history if kept else None):
+        if not self._end(trial, TrialState.COMPLETE, facts, value, history):
             raise TrialEndedError
         return ""
 
@@ -335,17 +321,6 @@ class Ledger(ABC):
         message = f"{describe(trial)} is no longer running; attempt {attempt(trial)} of {MAX_ATTEMPTS}"
         self._end_without_result(trial, ABANDONED, message)
 
-    def _end_without_result(self, trial: FrozenTrial, reason: str, message: str, *, again: bool = True) -> bool:
-        """End a trial and enqueue it again if it may run again. Returns whether this call has ended it."""
-        from optuna.trial import TrialState
-
-        again = again and may_run_again(trial, reason)
-        facts = {REASON: reason, MESSAGE: message[:MESSAGE_CHARACTERS]} | ({RETRY: True} if again else {})
-        ended = self._end(trial, TrialState.FAIL, facts)
-        if ended and again and (reason != INTERRUPTED or "fixed_params" in trial.system_attrs):
-            enqueue_again(self.study, self._frozen(trial))
-        return ended
-
     def _new_trial(self, before: int) -> optuna.Trial:
         """Start a trial; ``before`` is the number of trials that exist."""
         try:
@@ -404,31 +379,12 @@ class Ledger(ABC):
                 return decision
             time.sleep(DECISION_PAUSE)
 
-    def _is_among_best(self, value: float) -> bool:
-        best = ranked(self._trials())[:HISTORIES]
-        return len(best) < HISTORIES or value <= (best[-1].value or 0.0)
-
-    def _cost(self, trial: optuna.Trial | FrozenTrial) -> dict[str, int]:
-        """The number of epochs that a trial has trained, and of parameters that its network has, if it trained."""
-        if not (epochs := len(self._frozen(trial).intermediate_values)):
-            return {}
-        return {EPOCHS: epochs} | ({} if self._parameters is None else {PARAMETERS: self._parameters})
-
-    @cached_property
-    def _parameters(self) -> int | None:
-        facts = Facts.read(self.study.user_attrs.get(FACTS))
-        return None if facts is None else facts.parameters
-
     def _trials(self) -> Sequence[FrozenTrial]:
         return self.study.get_trials(deepcopy=False)
 
     def _frozen(self, trial: optuna.Trial | FrozenTrial) -> FrozenTrial:
         """Return the trial as it is stored now."""
         return self._storage.get_trial(trial._trial_id)
-
-    def _is_enqueued(self, trial: optuna.Trial) -> bool:
-        """Whether the trial's parameters were enqueued, with ``enqueue_trial`` or on the dashboard."""
-        return "fixed_params" in self._frozen(trial).system_attrs
 
     def _end(
         self,
@@ -438,45 +394,16 @@ class Ledger(ABC):
         value: float | None = None,
         history: History | None = None,
     ) -> bool:
-        """Write the attributes and the state.
-
-        Returns:
-            Whether this call has ended the trial. Another process may have ended it already; the earlier result is
-            kept.
-        """
-        import optuna
-
         self._own.pop(trial._trial_id, None)
-        # A trial of another worker is a FrozenTrial, for which Optuna has no public way to write attributes.
-        try:
-            with self._storage.together(trial._trial_id):
-                for key, fact in {**facts, **self._cost(trial)}.items():
-                    self._storage.set_trial_user_attr(trial._trial_id, key, fact)
-                if history is not None:
-                    self._storage.set_trial_system_attr(trial._trial_id, HISTORY, history.plain())
-                if isinstance(trial, optuna.trial.FrozenTrial):
-                    self._storage.set_trial_state_values(trial._trial_id, state)
-                else:
-                    self.study.tell(trial, value, state)
-        except optuna.exceptions.UpdateFinishedTrialError:
-            return self._is_stored(trial, state, facts, value)
-        except ValueError:
-            if self._frozen(trial).state.is_finished():  # Optuna's error if it was ended a moment ago
-                return self._is_stored(trial, state, facts, value)
-            raise
-        return True
+        return self._endings.end(trial, state, facts, value, history)
 
-    def _is_stored(
-        self, trial: optuna.Trial | FrozenTrial, state: TrialState, facts: Mapping[str, Any], value: float | None
-    ) -> bool:
-        """Whether a trial of this worker ended as given: a server may restart between storing and answering."""
-        from optuna.trial import Trial
+    def _end_without_result(self, trial: FrozenTrial, reason: str, message: str, *, again: bool = True) -> bool:
+        self._own.pop(trial._trial_id, None)
+        return self._endings.without_result(trial, reason, message, again=again)
 
-        if not isinstance(trial, Trial):  # another worker's trial, which that worker may have ended in the same way
-            return False
-        stored = self._frozen(trial)
-        alike = stored.state == state and facts.items() <= stored.user_attrs.items()
-        return alike and (value is None or stored.value == value)
+    def _is_enqueued(self, trial: optuna.Trial) -> bool:
+        """Whether the trial's parameters were enqueued, with ``enqueue_trial`` or on the dashboard."""
+        return "fixed_params" in self._frozen(trial).system_attrs
 
 
 def with_seed(run: RunConfig, seed: int) -> RunConfig:

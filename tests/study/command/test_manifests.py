@@ -75,10 +75,12 @@ def test_a_slurm_array_needs_the_variable(tmp_path):
 
 @pytest.mark.parametrize("job", [FULL, Job(None, "grpc://proxy:13000", image="i:1")], ids=["full", "short"])
 def test_a_kubernetes_job_is_valid(job):
-    """It has the schema of Kubernetes, strictly."""
+    """It has the schema of Kubernetes, strictly: a field with another name would be refused."""
     validate = pytest.importorskip("kubernetes_validate")
     manifest = yaml.safe_load(kubernetes(job))
     validate.validate(manifest, validate.latest_version(), strict=True)
+    with pytest.raises(validate.ValidationError):
+        validate.validate(manifest | {"specs": {}}, validate.latest_version(), strict=True)
 
 
 def test_a_kubernetes_job_says_what_was_asked():

@@ -30,9 +30,9 @@ def test_each_line_parses_as_printed(name, blend):
     """The study and the storage arrive as they were given, with and without a blend."""
     shot = Snapshot.of(shown_study(12, name=name, blend=blend))
     lines = dict(next_lines(shot, storage_hint("my runs/a.db"), Resume("dropopt run digits --storage a.db", 12)))
-    assert list(lines) == ["look", "learn", "go on", "report", "export", "train"]
+    assert list(lines) == ["look", "learn", "go on", "report", "confirm", "export", "train"]
     found = {what: parsed(line) for what, line in lines.items()}
-    for what in lines.keys() & {"learn", "report", "export"}:
+    for what in lines.keys() & {"learn", "report", "confirm", "export"}:
         assert found[what][1]["study"] == name
         assert found[what][1]["storage"] == "my runs/a.db"
     assert found["go on"][1]["n_trials"] == 24
