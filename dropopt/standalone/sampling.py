@@ -68,7 +68,7 @@ class Dropper:
     @property
     def drops(self) -> bool:
         """Whether anything is dropped."""
-        return bool(self.inside) or any(bool((site.p > 0).any()) for _, site in self.sites)
+        return bool(self.inside) or any(bool(site.get_buffer("p").any()) for _, site in self.sites)
 
     @contextmanager
     def dropping(self) -> Iterator[None]:

@@ -142,7 +142,7 @@ class RunLedger(Ledger):
         """Whether the trial was enqueued: another worker may have taken the last one that was."""
         if self._is_enqueued(trial):
             return True
-        self._end_without_result(self._frozen(trial), GIVEN_BACK, "no run was waiting", again=False)
+        self._endings.without_result(self._frozen(trial), GIVEN_BACK, "no run was waiting", again=False)
         return False
 
     def _should_prune(self, trial: optuna.Trial) -> bool:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console, Group
-from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from dropopt.study.run.messages import Report
 from dropopt.study.show.console import say
+from dropopt.study.show.display import Display
 from dropopt.study.show.formatting import format_accuracy, format_parameters, format_seconds
 from dropopt.study.show.live import LivePage
 from dropopt.study.store.queries import Counts, count, leader, value_name
@@ -21,17 +21,15 @@ if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
 
-#: Redraws per second. Redrawing takes processor time from the trials.
-REFRESH = 2
 
-
-class Progress:
+class Progress(Display):
     """Shows a study on ``console`` while it runs: live on a terminal, otherwise line by line.
 
     It implements :class:`dropopt.study.run.worker.Listener`.
     """
 
     def __init__(self, console: Console, n_trials: int) -> None:
+        super().__init__(console)
         self._console = console
         self._n_trials = n_trials
         self._study: optuna.Study | None = None
@@ -40,22 +38,13 @@ class Progress:
         self._best: FrozenTrial | None = None
         self._slots: dict[int, tuple[int, Report | None]] = {}
         self._started = time.monotonic()
-        self._drawn = 0.0
         self._ended = 0
         self._page: LivePage | None = None
-        self._live: Live | None = None
-        if console.is_terminal:
-            self._live = Live(console=console, auto_refresh=False, transient=True)
 
-    def __enter__(self) -> Progress:
-        if self._live is not None:
-            self._live.start()
-            self._draw()
+    def __enter__(self) -> Self:
+        super().__enter__()
+        self._redraw()
         return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._live is not None:
-            self._live.stop()
 
     def opened(self, study: optuna.Study, page: LivePage | None = None) -> None:
         """Follow ``study`` and update its ``page``. The trials that it already has are not announced."""
@@ -83,7 +72,7 @@ class Progress:
         if failure:
             say(self._console, f"trial {trial} failed: {failure}", "yellow")
         best = self._best
-        if self._live is None and best is not None and (before is None or best.number != before.number):
+        if not self.is_live and best is not None and (before is None or best.number != before.number):
             scores = f"{self._what} {best.value:.4f}, accuracy {format_accuracy(best)}"
             done = f"{self._counts.counted} of {self._n_trials} trials"
             say(self._console, f"trial {best.number} is the best so far: {scores} ({done})")
@@ -98,9 +87,9 @@ class Progress:
             self._slots[to] = self._slots.pop(slot)
 
     def tick(self) -> None:
-        """Redraw, at most :data:`REFRESH` times per second."""
-        if self._live is not None and time.monotonic() - self._drawn >= 1 / REFRESH:
-            self._draw()
+        """Redraw, if it is time."""
+        if self.is_due:
+            self._redraw()
 
     def _read(self) -> None:
         """Read the state of the study from its storage."""
@@ -115,10 +104,7 @@ class Progress:
         remaining = max(0, self._n_trials - self._counts.counted)
         return format_seconds(remaining * (time.monotonic() - self._started) / self._ended)
 
-    def _draw(self) -> None:
-        if self._live is None:
-            return
-        self._drawn = time.monotonic()
+    def _redraw(self) -> None:
         grid = Table.grid(padding=(0, 2))
         done = self._counts.counted
         bar = ProgressBar(total=self._n_trials, completed=done, width=30)
@@ -132,7 +118,7 @@ class Progress:
             lines += [Text(head, style="bold"), Text("  " + format_parameters(self._best), style="dim")]
         for slot, (trial, report) in sorted(self._slots.items()):
             lines.append(Text(f"  slot {slot + 1}  trial {trial:<5}{_epoch(report)}"))
-        self._live.update(Group(*lines), refresh=True)
+        self.draw(Group(*lines))
 
 
 def _epoch(report: Report | None) -> str:

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
-from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -15,16 +14,14 @@ from rich.text import Text
 from dropopt.study.confirm.runs import Run, run_of
 from dropopt.study.run.messages import Report
 from dropopt.study.show.console import say
+from dropopt.study.show.display import Display
 from dropopt.study.show.formatting import format_seconds
 
 if TYPE_CHECKING:
     import optuna
 
-#: Redraws per second.
-REFRESH = 2
 
-
-class RunsProgress:
+class RunsProgress(Display):
     """Shows the runs of a confirmation on ``console``. Implements :class:`dropopt.study.run.worker.Listener`.
 
     Args:
@@ -34,23 +31,14 @@ class RunsProgress:
     """
 
     def __init__(self, console: Console, names: Mapping[int, str], what: str = "run") -> None:
+        super().__init__(console)
         self._console = console
         self._names = names
         self._what = what
         self._study: optuna.Study | None = None
         self._slots: dict[int, tuple[int, Report | None]] = {}
-        self._began = self._drawn = time.monotonic()
+        self._began = time.monotonic()
         self._ended = 0
-        self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
-
-    def __enter__(self) -> RunsProgress:
-        if self._live is not None:
-            self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._live is not None:
-            self._live.stop()
 
     def opened(self, study: optuna.Study) -> None:
         """Follow ``study``."""
@@ -76,7 +64,7 @@ class RunsProgress:
         self._ended += 1
         if failure:
             say(self._console, f"{self._label(trial)} failed: {failure}", "yellow")
-        elif self._live is None and self._study is not None:
+        elif not self.is_live and self._study is not None:
             done = self._study.get_trials(deepcopy=False)[trial]
             value = "" if done.value is None else f": {done.value:.4f}"
             say(self._console, f"{self._label(trial)}{value} ({self._finished()} of {self._total()} {self._what}s)")
@@ -90,12 +78,13 @@ class RunsProgress:
         say(self._console, f"{self._names.get(configuration, configuration)} is not trained further: {reason}")
 
     def tick(self) -> None:
-        """Redraw, at most :data:`REFRESH` times per second."""
-        if self._live is None or self._study is None or time.monotonic() - self._drawn < 1 / REFRESH:
+        """Redraw, if it is time."""
+        if not self.is_due or self._study is None:
             return
-        self._drawn = time.monotonic()
         done, total = self._finished(), self._total()
-        left = "-" if not self._ended else format_seconds((total - done) * (self._drawn - self._began) / self._ended)
+        left = (
+            "-" if not self._ended else format_seconds((total - done) * (time.monotonic() - self._began) / self._ended)
+        )
         grid = Table.grid(padding=(0, 2))
         bar = ProgressBar(total=max(total, 1), completed=done, width=30)
         grid.add_row(bar, f"{done} of {total} {self._what}s", f"time left {left}")
@@ -103,7 +92,7 @@ class RunsProgress:
             Text(f"  slot {slot + 1}  {self._label(trial)}  {_epoch(report)}")
             for slot, (trial, report) in sorted(self._slots.items())
         ]
-        self._live.update(Group(grid, *lines), refresh=True)
+        self.draw(Group(grid, *lines))
 
     def _label(self, trial: int) -> str:
         run = None if self._study is None else run_of(self._study.get_trials(deepcopy=False)[trial])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -31,11 +31,13 @@ class Endings:
     Args:
         study: The study.
         storage: Its storage.
+        on_end: Called with the storage's id of a trial before it ends.
     """
 
-    def __init__(self, study: optuna.Study, storage: Mirror) -> None:
+    def __init__(self, study: optuna.Study, storage: Mirror, on_end: Callable[[int], None]) -> None:
         self._study = study
         self._storage = storage
+        self._on_end = on_end
 
     def end(
         self,
@@ -60,6 +62,7 @@ class Endings:
         """
         import optuna
 
+        self._on_end(trial._trial_id)
         if history is not None and not (history.epochs and value is not None and self._is_among_best(value)):
             history = None
         try:

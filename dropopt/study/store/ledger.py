@@ -11,7 +11,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dropopt.config import ConfigError, RunConfig
 from dropopt.study.store.ending import MESSAGE_CHARACTERS, Endings
@@ -49,7 +49,7 @@ from dropopt.study.store.total import Decision, Tally, decide
 
 if TYPE_CHECKING:
     import optuna
-    from optuna.trial import FrozenTrial, TrialState
+    from optuna.trial import FrozenTrial
 
 #: Bits of a trial's training seed.
 SEED_BITS = 31
@@ -87,7 +87,7 @@ class Ledger(ABC):
         from dropopt.study.store.mirror import mirrored
 
         self.study, self._storage = mirrored(study)
-        self._endings = Endings(self.study, self._storage)
+        self._endings = Endings(self.study, self._storage, self._forget)
         self._worker = worker or WorkerIdentity()
         self._watch = Watch(self._worker)
         self._own: dict[int, _Own] = {}  # by the storage's id
@@ -220,7 +220,7 @@ class Ledger(ABC):
         if not math.isfinite(value):
             return self.fail(trial, "NotFinite", f"its validation loss ended at {value}")
         facts = {ACCURACY: accuracy, BEST_LOSS: best_loss, BEST_EPOCH: best_epoch, SECONDS: seconds, **(scores or {})}
-        if not self._end(trial, TrialState.COMPLETE, facts, value, history):
+        if not self._endings.end(trial, TrialState.COMPLETE, facts, value, history):
             raise TrialEndedError
         return ""
 
@@ -228,7 +228,7 @@ class Ledger(ABC):
         """End a trial as pruned; its value is the last one that it reported."""
         from optuna.trial import TrialState
 
-        self._end(trial, TrialState.PRUNED, {ACCURACY: accuracy, SECONDS: seconds})
+        self._endings.end(trial, TrialState.PRUNED, {ACCURACY: accuracy, SECONDS: seconds})
 
     def fail(self, trial: optuna.Trial | FrozenTrial, error: str, message: str, trace: str = "") -> str:
         """End a trial as failed.
@@ -246,7 +246,7 @@ class Ledger(ABC):
 
         cause = "out of memory" if error in _OUT_OF_MEMORY else error
         facts = {REASON: cause, MESSAGE: message[:MESSAGE_CHARACTERS], TRACE: trace}
-        self._end(trial, TrialState.FAIL, {key: fact for key, fact in facts.items() if fact})
+        self._endings.end(trial, TrialState.FAIL, {key: fact for key, fact in facts.items() if fact})
         return cause
 
     def interrupt(self, trial: optuna.Trial, message: str) -> None:
@@ -254,7 +254,7 @@ class Ledger(ABC):
 
         A trial whose parameters were enqueued is enqueued again at once, before other workers start new trials.
         """
-        self._end_without_result(self._frozen(trial), INTERRUPTED, message)
+        self._endings.without_result(self._frozen(trial), INTERRUPTED, message)
 
     def take_up(self, *, everything: bool = False) -> None:
         """Enqueue again the trials that dead workers have left behind. Called when a study is resumed.
@@ -319,7 +319,7 @@ class Ledger(ABC):
 
     def _abandon(self, trial: FrozenTrial) -> None:
         message = f"{describe(trial)} is no longer running; attempt {attempt(trial)} of {MAX_ATTEMPTS}"
-        self._end_without_result(trial, ABANDONED, message)
+        self._endings.without_result(trial, ABANDONED, message)
 
     def _new_trial(self, before: int) -> optuna.Trial:
         """Start a trial; ``before`` is the number of trials that exist."""
@@ -368,7 +368,7 @@ class Ledger(ABC):
         if decision == Decision.KEEP:
             trial.set_user_attr(LEASE, self._worker.lease(self._beats))
             return True
-        self._end_without_result(trials[trial.number], GIVEN_BACK, message, again=enqueued and not duplicate)
+        self._endings.without_result(trials[trial.number], GIVEN_BACK, message, again=enqueued and not duplicate)
         return False
 
     def _decision(self, number: int, target: int) -> Decision:
@@ -386,20 +386,8 @@ class Ledger(ABC):
         """Return the trial as it is stored now."""
         return self._storage.get_trial(trial._trial_id)
 
-    def _end(
-        self,
-        trial: optuna.Trial | FrozenTrial,
-        state: TrialState,
-        facts: Mapping[str, Any],
-        value: float | None = None,
-        history: History | None = None,
-    ) -> bool:
-        self._own.pop(trial._trial_id, None)
-        return self._endings.end(trial, state, facts, value, history)
-
-    def _end_without_result(self, trial: FrozenTrial, reason: str, message: str, *, again: bool = True) -> bool:
-        self._own.pop(trial._trial_id, None)
-        return self._endings.without_result(trial, reason, message, again=again)
+    def _forget(self, trial_id: int) -> None:
+        self._own.pop(trial_id, None)
 
     def _is_enqueued(self, trial: optuna.Trial) -> bool:
         """Whether the trial's parameters were enqueued, with ``enqueue_trial`` or on the dashboard."""
