@@ -60,15 +60,15 @@ class Dropper:
         with attach(network, run.engine, example=example, complexity=complexity) as engine:
             apply_rates(engine, rates)
             sites: dict[str, Any] = dict(engine.sites)
-            modules = {name: engine.places[name].module for name in rates}
+            modules = {name: engine.places[name].module for name in rates if rates[name]["p"].any()}
         for site in sites.values():
             site.observes = False  # importances are scored in training only
-        return cls(tuple((modules[name], sites[name]) for name in rates), inside)
+        return cls(tuple((modules[name], sites[name]) for name in modules), inside)
 
     @property
     def drops(self) -> bool:
         """Whether anything is dropped."""
-        return bool(self.inside) or any(bool(site.get_buffer("p").any()) for _, site in self.sites)
+        return bool(self.sites or self.inside)
 
     @contextmanager
     def dropping(self) -> Iterator[None]:

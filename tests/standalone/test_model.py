@@ -123,9 +123,10 @@ def test_samples_give_uncertainties(digits):
     assert all(sum(one.probabilities.values()) == pytest.approx(1) for one in first)
 
 
-def test_the_networks_own_dropout_is_sampled_too(tmp_path):
-    """A network with dropout inside has samples without an engine; one without any has none."""
-    done = trained(tmp_path / "m.safetensors", engine={"kind": "none"})
+@pytest.mark.parametrize("engine", [{"kind": "none"}, {"kind": "dropout2d", "p": 0.0}, {"r0": 0.0}])
+def test_a_network_that_drops_nothing_has_no_samples(tmp_path, engine):
+    """Without dropout, or with all rates at 0, a request for samples is refused."""
+    done = trained(tmp_path / "m.safetensors", engine=engine)
     images = source_units(done.data, done.data.test)[:4]
     with pytest.raises(ConfigError, match=r"trained without dropout of its features.*leave out --samples"):
         dropopt.load_model(tmp_path / "m.safetensors", device="cpu").predict(images, samples=2)
