@@ -131,7 +131,7 @@ def test_a_removed_storage_is_an_error(tmp_path):
 def test_a_trial_that_was_ended_elsewhere_does_not_end_the_study(tmp_path):
     """The next trial runs; a deleted study ends the command with one line."""
     storage = tmp_path / "s.db"
-    process = start(storage, n_trials=4, pruner="none")
+    process = start(storage, seconds=1, n_trials=4, pruner="none")
     wait_until(lambda: reporting(storage))
     with Outside(storage) as study:
         study.tell(0, state=optuna.trial.TrialState.FAIL)

@@ -1,5 +1,6 @@
 """What tests of faults need: studies that run in processes of their own, on any storage, and a look from outside."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -77,11 +78,15 @@ class Outside:
         self._url = resolve(str(storage))
 
     def __enter__(self):
-        self._opened = open_storage(self._url, create=False)
-        return optuna.load_study(study_name="fake", storage=self._opened)
+        with contextlib.ExitStack() as stack:
+            opened = open_storage(self._url, create=False)
+            stack.callback(close, opened)
+            study = optuna.load_study(study_name="fake", storage=opened)
+            self._stack = stack.pop_all()
+        return study
 
     def __exit__(self, *_):
-        close(self._opened)
+        self._stack.close()
 
 
 def check_whole(found, n_trials):

@@ -59,6 +59,7 @@ def export(
         chosen = choose(found, trial)
         with busy("analysing the trials"):
             configuration, provenance = exported(found, chosen, storage_hint(storage))
+        value = value_name(found)
     if configuration.notice and not quiet:
         print(f"note: {configuration.notice}", file=sys.stderr)
     to_stdout = output is not None and str(output) == "-"
@@ -75,7 +76,7 @@ def export(
         facts = {"file": str(path), "study": found.study_name, "trial": chosen.number}
         print(json.dumps(facts | {"value": provenance.get("value"), "val_accuracy": provenance.get("val_accuracy")}))
     elif not quiet:
-        scores = f", smoothed {value_name(found)} {chosen.value:.4f}, accuracy {format_accuracy(chosen)} (validation)"
+        scores = f", smoothed {value} {chosen.value:.4f}, accuracy {format_accuracy(chosen)} (validation)"
         known = configuration.stored and len(found.directions) == 1 and chosen.value is not None
         print(f"{path}: study {found.study_name}, trial {chosen.number}{scores if known else ''}")
         command = "python" if kind == "python" else "dropopt train"

@@ -93,7 +93,8 @@ class Patience:
                 if away >= SAID_AFTER and not said:
                     self._say(f"storage unreachable, retrying for {self.seconds:.0f} s: {reason(error)}")
                     said = True
-                self._sleep(pause * random.uniform(0.5, 1))
+                rest = pause * random.uniform(0.5, 1)
+                self._sleep(rest if said else min(rest, SAID_AFTER - away))  # the next try is in time to report it
                 pause = min(2 * pause, self._longest_pause)
             else:
                 if pause > FIRST_PAUSE:
