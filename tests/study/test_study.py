@@ -17,7 +17,6 @@ from dropopt.seeds import derived_seed
 from dropopt.study.define.space import Space
 from dropopt.study.run.errors import StudyError
 from dropopt.study.run.failures import FIRST_FAILURES
-from dropopt.study.search.pruners import make_pruner
 from dropopt.study.search.samplers import STARTUP_TRIALS, blend_of, make_sampler
 from dropopt.study.store.opening import close, open_storage
 from dropopt.study.store.queries import best
@@ -303,8 +302,3 @@ def test_the_blend_of_a_space(tmp_path):
     assert blend_of(Space.load(path))[0] == ("w_pfid_early", "w_adaptive_early")
     with pytest.raises(ConfigError, match=r"space .dropout. searches no blend .* use --sampler tpe"):
         make_sampler("efficacy", Space.load("dropout"), 0)
-
-
-def test_pruners_do_not_stop_the_first_epochs():
-    """No trial is pruned in the first sixth of its epochs, because regularized networks start slowly."""
-    assert make_pruner("median", 30)._n_warmup_steps == 5

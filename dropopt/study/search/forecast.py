@@ -43,6 +43,7 @@ class ForecastPruner(BasePruner):
         n_startup_trials: Number of complete trials with finite values at a step before trials are pruned there, at
             least 3.
         chance: Smallest probability with which a trial continues, in (0, 1). A higher value prunes more.
+        n_warmup_steps: Steps of a trial before which it is not pruned, at least 0.
 
     Raises:
         ConfigError: An argument is out of range.
@@ -72,13 +73,16 @@ class ForecastPruner(BasePruner):
         True
     """
 
-    def __init__(self, *, n_startup_trials: int = 4, chance: float = 0.2) -> None:
+    def __init__(self, *, n_startup_trials: int = 4, chance: float = 0.1, n_warmup_steps: int = 0) -> None:
         if n_startup_trials < 3:
             raise ConfigError(f"n_startup_trials must be at least 3, got {n_startup_trials}")
         if not 0 < chance < 1:
             raise ConfigError(f"chance must be in (0, 1), got {chance}")
+        if n_warmup_steps < 0:
+            raise ConfigError(f"n_warmup_steps must be at least 0, got {n_warmup_steps}")
         self._n_startup_trials = n_startup_trials
         self._chance = chance
+        self._n_warmup_steps = n_warmup_steps
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
         """Whether ``trial`` should be pruned at the last step that it reported."""
@@ -87,6 +91,8 @@ class ForecastPruner(BasePruner):
             return False
         if not math.isfinite(trial.intermediate_values[step]):
             return True
+        if step < self._n_warmup_steps:
+            return False
         complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         pairs = [(other.intermediate_values.get(step, math.nan), other.values[0]) for other in complete]
         known = np.array([pair for pair in pairs if all(map(math.isfinite, pair))])

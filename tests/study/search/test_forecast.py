@@ -31,6 +31,15 @@ def spread(index):
     return index * 7 % 10 / 10
 
 
+def test_nothing_but_a_diverged_trial_is_pruned_during_the_warm_up():
+    """Steps below ``n_warmup_steps``."""
+    study = study_of([(1 + 0.1 * i, 0.5 + 0.05 * i) for i in range(10)])
+    for warmup, expected in ((0, True), (3, True), (4, False)):
+        pruner = ForecastPruner(n_warmup_steps=warmup)
+        assert pruner.prune(study, running(1.9)) is expected
+        assert pruner.prune(study, running(math.nan))
+
+
 def test_a_trial_behind_is_pruned_where_early_values_predict_the_final_ones():
     """With final = early / 2, a trial far behind is pruned and one in front continues, in both directions."""
     rows = [(1 + 0.1 * i, 0.5 + 0.05 * i) for i in range(10)]

@@ -102,29 +102,31 @@ def test_forecasts_need_enough_trials() -> None:
         ({"chance": 0.0}, "chance must be in (0, 1), got 0.0"),
         ({"chance": 1}, "chance must be in (0, 1), got 1"),
         ({"n_startup_trials": 2}, "n_startup_trials must be at least 3, got 2"),
+        ({"n_warmup_steps": -1}, "n_warmup_steps must be at least 0, got -1"),
     ):
         with pytest.raises(ConfigError) as error:
             ForecastPruner(**wrong)  # type: ignore[arg-type]
         assert str(error.value) == message
-    assert (ForecastPruner()._chance, ForecastPruner()._n_startup_trials) == (0.2, 4)
+    assert (ForecastPruner()._chance, ForecastPruner()._n_startup_trials) == (0.1, 4)
 
 
 def test_pruners_by_name() -> None:
-    """The class and all arguments of each pruner, for 30 epochs, of which the first sixth is never pruned."""
+    """The class and all arguments of each pruner, for 30 epochs, of which the first half is never pruned."""
     median: Any = make_pruner("median", 30)
     percentile: Any = make_pruner("percentile", 30)
     assert type(median) is type(percentile) is QuickPercentilePruner
     for pruner, quantile in ((median, 50.0), (percentile, 25.0)):
         found = [pruner._percentile, pruner._n_startup_trials, pruner._n_warmup_steps, pruner._interval_steps]
-        assert found == [quantile, 4, 5, 1]
+        assert found == [quantile, 4, 15, 1]
     forecast: Any = make_pruner("forecast", 30)
-    assert (type(forecast), forecast._n_startup_trials, forecast._chance) == (ForecastPruner, 4, 0.2)
+    found = [forecast._n_startup_trials, forecast._chance, forecast._n_warmup_steps]
+    assert (type(forecast), found) == (ForecastPruner, [4, 0.1, 10])
     for epochs, least in ((30, 5), (1, 1)):
         band: Any = make_pruner("hyperband", epochs)
         assert type(band) is HyperbandPruner
         assert (band._min_resource, band._max_resource, band._reduction_factor) == (least, epochs, 3)
     assert type(make_pruner("none", 30)) is NopPruner
-    assert make_pruner("median", 20)._n_warmup_steps == 3  # type: ignore[attr-defined]
+    assert make_pruner("median", 20)._n_warmup_steps == 10  # type: ignore[attr-defined]
     for name in ("median", "percentile", "forecast"):
         assert make_pruner(name, 30, anchors=5)._n_startup_trials == 9  # type: ignore[attr-defined]
 
