@@ -226,6 +226,11 @@ class DataConfig(Config):
         0.2, description="fraction for testing, in (0, 1), where the data set has no test split"
     )
     split_seed: Annotated[int, Field(ge=0)] = Field(0, description="seed of the split, >= 0")
+    in_memory: bool | None = Field(
+        None,
+        description="PyTorch data sets only: whether training samples are read once into memory, or anew in each epoch; "
+        "null: anew if they are drawn at random or too large",
+    )
 
 
 class ModelConfig(Config):

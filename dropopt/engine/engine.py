@@ -30,6 +30,7 @@ from dropopt.engine.places.place import Example, Place
 from dropopt.engine.places.record import device_of
 from dropopt.engine.site import DropoutSite, mean_over_ranks
 from dropopt.engine.summary import count, method_table, place_table, span, unreported
+from dropopt.inputs import each
 from dropopt.randomness import random_state, set_random_state
 
 #: Number of images of a probe: the relevance of so few costs less than one training step on a usual batch.
@@ -151,8 +152,8 @@ class DropoutEngine(Attached[DropoutSite]):
         The call does nothing unless :attr:`needs_probe` is true.
 
         Args:
-            images: (N, C, H, W) inputs, or a tuple where the model takes several arguments. The first 32 samples are
-                used.
+            images: (N, C, H, W) inputs; a tuple or a dictionary where the model takes several arguments. The first 32
+                samples are used.
             labels: (N,) class indices.
 
         Raises:
@@ -174,11 +175,10 @@ class DropoutEngine(Attached[DropoutSite]):
         if not self.needs_probe:
             return
         self._require_hooks()
-        batch = images if isinstance(images, tuple) else (images,)
-        few = tuple(part[:PROBED] for part in batch)
+        few = each(lambda part: part[:PROBED], images)
         with self.silent():
             score = PROBES[self.config.importance]
-            scores = score(self.model, self.places, few if isinstance(images, tuple) else few[0], labels[:PROBED])
+            scores = score(self.model, self.places, few, labels[:PROBED])
         for name, value in scores.items():
             self.sites[name].set_importance(mean_over_ranks(value), self.config.importance_decay)
 
