@@ -32,6 +32,7 @@ def run(
     trial_memory: options.TrialMemory = None,
     checkpoints: options.Checkpoints = None,
     keep_checkpoints: options.KeepCheckpoints = None,
+    artifacts: options.Artifacts = None,
     sampler: options.Sampler = None,
     pruner: options.Pruner = None,
     seed: options.Seed = None,
@@ -101,6 +102,8 @@ def run(
         make_importable(Path.cwd())  # --data and --model may name functions of modules that lie here
     remember(sources(names).values())
     jobs = [] if n_jobs == -1 else ["--n-jobs", str(n_jobs)]
+    if artifacts is not None:
+        where = [*where, "--artifacts", str(artifacts)]
     place = storage_hint(storage)
     request = session.Request(
         overridden,
@@ -114,6 +117,7 @@ def run(
         cluster=cluster,
         command=shlex.join([*command, *overrides.command_line(anew=True), *jobs, *where]) + place,
         quiet=quiet,
+        artifacts=artifacts,
     )
     code = session.run(request)
     if code:

@@ -47,6 +47,7 @@ def train(
     from dropopt.config import ConfigError, TaskConfig
     from dropopt.owncode import shipped_folder
     from dropopt.standalone import SUFFIX
+    from dropopt.standalone.describe import refuse_other_samples
     from dropopt.study.after.retrain import configured, retrain, save_model, save_weights
     from dropopt.study.command.output import check_writable
     from dropopt.study.define.settings import Setting
@@ -83,6 +84,7 @@ def train(
             on_notice=lambda notice: say(console, f"note: {notice}", "yellow"),
             on_epoch=progress.show,
             checkpoints=checkpoints,
+            check=refuse_other_samples if output is not None and output.suffix == SUFFIX else None,
         )
     best, last = done.result.best_epoch, len(done.result.history)
     say(console, f"validation: {_scores(done.validation)}, best epoch {best} of {last}")

@@ -57,6 +57,11 @@ class Snapshot:
         """The sizes of the data and of the network; None if the study does not say."""
         return Facts.read(self.attributes.get(FACTS))
 
+    @property
+    def finished(self) -> set[int]:
+        """The numbers of the trials that have ended."""
+        return {trial.number for trial in self.trials if trial.state.is_finished()}
+
     @cached_property
     def several(self) -> bool:
         """Whether the study has several objectives."""

@@ -49,15 +49,23 @@ def data_words(facts: Facts) -> str:
     """Images, their size, classes and the share of the largest class."""
     uses = {"train": "to train", "validation": "to validate", "test": "to test"}
     splits = ", ".join(f"{number:,} {uses.get(name, name)}" for name, number in facts.images.items())
+    if facts.inputs:
+        shapes = ", ".join(f"{name}: {' x '.join(map(str, shape))}" for name, shape in facts.inputs.items())
+        found = f"{sum(facts.images.values()):,} samples ({splits}) of {len(facts.inputs)} inputs ({shapes})"
+        return found + _classes(facts, "samples")
     channels, *size = facts.shape
     shape = " x ".join(map(str, size))
     pixels = f"{shape} pixels" if len(size) == 2 else f"shape {shape}"
     what = "images" if len(size) == 2 else "samples"
     found = f"{sum(facts.images.values()):,} {what} ({splits}) of {pixels}, {channels} channel{'s' * (channels != 1)}"
+    return found + _classes(facts, what)
+
+
+def _classes(facts: Facts, what: str) -> str:
     if not facts.classes:
-        return found
+        return ""
     share = format_percent(facts.largest_share)
-    return f"{found}; {facts.classes} classes, the largest with {share} of the training {what}"
+    return f"; {facts.classes} classes, the largest with {share} of the training {what}"
 
 
 def network_words(facts: Facts) -> str:
