@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from dropopt.config import ConfigError, DataConfig, suggestion
+from dropopt.config import ConfigError, DataConfig
+from dropopt.known import unknown_data
 from dropopt.owncode import own_errors, own_function
 from dropopt.training.data import read_torchvision
 from dropopt.training.data.dataset import Dataset
@@ -94,10 +95,7 @@ def _read(config: DataConfig) -> Source | Dataset | dict[str, Split]:
         raise ConfigError(f"data.name {config.name!r} is a path; did you mean '{kind}:{config.name}'?")
     if colon and kind not in ("folder", "numpy"):
         return _from_function(config)
-    raise ConfigError(
-        f"data.name {config.name!r} is unknown; "
-        f"{suggestion(config.name, [*NAMES, 'folder:PATH', 'numpy:FILE.npz', 'module:function'])}"
-    )
+    raise unknown_data(config.name)
 
 
 def _path(text: str) -> Path:

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dropopt.config import ConfigError, ModelConfig, suggestion
+from dropopt.config import ConfigError, ModelConfig
 from dropopt.inputs import Inputs, call, parts
+from dropopt.known import unknown_network
 from dropopt.owncode import call_with, own_errors, own_function
 from dropopt.randomness import global_stream
 from dropopt.training.networks import reference
-from dropopt.training.networks.messages import elsewhere, first_line
+from dropopt.training.networks.messages import first_line
 from dropopt.training.networks.timm_models import timm_model
 from dropopt.training.networks.torchvision_models import torchvision_model
 
@@ -91,10 +92,7 @@ def _builder(name: str) -> _Builder:
     if colon and kind not in ("torchvision", "timm"):
         function = own_function(name)
         return lambda shape, options: _own(function, shape, options)
-    known = [*REFERENCE, "torchvision:NAME", "timm:NAME", "module:function"]
-    meant = elsewhere(name, tuple(REFERENCE))
-    hint = f"did you mean {' or '.join(meant)}? known: {', '.join(known)}" if meant else suggestion(name, known)
-    raise ConfigError(f"model.name {name!r} is unknown; {hint}")
+    raise unknown_network(name)
 
 
 def _numbers(shape: dict[str, Any]) -> dict[str, int]:
