@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dropopt.config import ConfigError, TrainConfig
-from dropopt.training.calibration import calibration_error
 from dropopt.inputs import Inputs, call, each, parts
+from dropopt.training.calibration import calibration_error
 from dropopt.training.data.split import Split
 from dropopt.training.data.stream import Stream
 from dropopt.training.device import computes_bf16, resolve_device
@@ -58,7 +58,9 @@ def _in_layout(images: Tensor, config: TrainConfig) -> Tensor:
     return images.contiguous().flatten().view(images.shape)
 
 
-def evaluate(model: nn.Module, split: Split | Stream, config: TrainConfig, task: Task | None = None) -> tuple[float, float]:
+def evaluate(
+    model: nn.Module, split: Split | Stream, config: TrainConfig, task: Task | None = None
+) -> tuple[float, float]:
     """Compute the loss and the metric of ``model`` in eval mode on ``split``: mean cross-entropy and accuracy.
 
     Modes, BatchNorm statistics, gradients and torch's random state are left as they were. Label smoothing is not

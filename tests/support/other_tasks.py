@@ -112,7 +112,9 @@ def two_inputs():
 
 def named_inputs():
     """Images, vectors and whole numbers, by name, as a loader."""
-    data = _Samples(lambda image, vector, label: ({"picture": image, "vector": vector, "place": index_of(vector)}, label))
+    data = _Samples(
+        lambda image, vector, label: ({"picture": image, "vector": vector, "place": index_of(vector)}, label)
+    )
     return DataLoader(data, batch_size=16)
 
 

@@ -69,7 +69,9 @@ def test_what_takes_one_input_is_refused_in_one_line():
 
 def test_an_engine_takes_a_dictionary_as_its_example():
     """``attach`` and ``probe`` take the inputs by name, as the model does."""
-    model = other_tasks.two_branches({"picture": 1, "vector": 5, "place": 1}, 2, {"picture": (8, 8), "vector": (), "place": ()})
+    model = other_tasks.two_branches(
+        {"picture": 1, "vector": 5, "place": 1}, 2, {"picture": (8, 8), "vector": (), "place": ()}
+    )
     images, vectors, labels = other_tasks._pairs()
     batch = {"vector": vectors, "picture": images}
     with attach(model, EngineConfig(importance="lrp"), example=batch, complexity=0.5) as engine:

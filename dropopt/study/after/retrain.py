@@ -24,11 +24,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Accuracy and loss of a network on one split of the data."""
+    """Accuracy, or another metric, and loss of a network on one split of the data."""
 
     accuracy: float
     loss: float
     n: int  # number of images
+    shares: bool = True  # whether the accuracy is the share of the images that are classified correctly
 
 
 @dataclass(frozen=True)
@@ -114,9 +115,10 @@ def retrain(
             )
     except training.DivergedError as error:
         raise StudyError(str(error)) from None
-    validation = Estimate(result.best_val_accuracy, result.best_val_loss, len(data.validation))
+    shares = run.task.metric == "accuracy" and data.train.head(1).labels.ndim == 1
+    validation = Estimate(result.best_val_accuracy, result.best_val_loss, len(data.validation), shares)
     loss, accuracy = training.evaluate(model, data.test, run.train, task)
-    test = Estimate(accuracy, loss, len(data.test))
+    test = Estimate(accuracy, loss, len(data.test), shares)
     return Retrained(result, validation, test, model.state_dict(), run, model, data)
 
 

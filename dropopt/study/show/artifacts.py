@@ -58,7 +58,9 @@ def save_artifacts(study: optuna.Study, folder: Path, storage_hint: str) -> None
     known = _stored(study)
     weights = {_weights(trial): path_of(folder, shot.name, trial.number) for trial in chosen}
     wanted = {name: trial for trial in chosen for name in _names(trial)}
-    wanted |= {_weights(trial): trial for trial in chosen if weights[_weights(trial)].exists() or _weights(trial) in known}
+    wanted |= {
+        _weights(trial): trial for trial in chosen if weights[_weights(trial)].exists() or _weights(trial) in known
+    }
     if wanted.keys() == known.keys():
         remove_others(folder, shot.name, shot.finished)
         return

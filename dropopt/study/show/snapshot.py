@@ -13,7 +13,16 @@ from dropopt.study.blend.gather import FINISHED
 from dropopt.study.search.anchors import Comparison, compare
 from dropopt.study.store.history import History, history_of
 from dropopt.study.store.keys import ANCHOR, FACTS, PRIOR
-from dropopt.study.store.queries import Counts, count, has_several_objectives, is_maximized, leader, ranked, value_name
+from dropopt.study.store.queries import (
+    Counts,
+    count,
+    has_several_objectives,
+    is_maximized,
+    leader,
+    ranked,
+    task_of,
+    value_name,
+)
 
 if TYPE_CHECKING:
     import optuna
@@ -114,6 +123,11 @@ class Snapshot:
         """What the study optimises."""
         names = self.study.metric_names
         return names[0] if names else "value"
+
+    @property
+    def score(self) -> str:
+        """The name of the metric, such as ``accuracy``."""
+        return task_of(self.study).score
 
     @property
     def anchors(self) -> dict[int, str]:

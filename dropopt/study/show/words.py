@@ -122,15 +122,15 @@ def best(shot: Snapshot) -> str:
         return "none yet"
     anchor = shot.anchors.get(trial.number)
     name = f"trial {trial.number}" + (f", the anchor {anchor}" if anchor else "")
-    return f"{name}: {scores(trial, shot.metric)}"
+    return f"{name}: {scores(trial, shot.metric, shot.score)}"
 
 
-def scores(trial: FrozenTrial, metric: str) -> str:
-    """The value of a trial, its accuracy, best epoch and duration, as far as they are known."""
+def scores(trial: FrozenTrial, metric: str, score: str = "accuracy") -> str:
+    """The value of a trial, its ``score``, best epoch and duration, as far as they are known."""
     parts = [f"{metric} {trial.value:.4f}"] if trial.value is not None else []
     known = trial.user_attrs
     if isinstance(known.get(ACCURACY), float):
-        parts.append(f"validation accuracy {known[ACCURACY]:.4f}")
+        parts.append(f"validation {score} {known[ACCURACY]:.4f}")
     if known.get(BEST_EPOCH) is not None:
         parts.append(f"best epoch {known[BEST_EPOCH]}")
     if isinstance(known.get(SECONDS), int | float):

@@ -80,8 +80,10 @@ class Dataset:
             return
         expected, found = parts(self.train.head(1).images), parts(images)
         if found.keys() != expected.keys() or type(images) is not type(self.train.head(1).images):
-            raise ConfigError(f"{self.name}: {name} samples have the inputs {', '.join(found)}, training samples "
-                              f"{', '.join(expected)}")
+            raise ConfigError(
+                f"{self.name}: {name} samples have the inputs {', '.join(found)}, training samples "
+                f"{', '.join(expected)}"
+            )
         for key, part in found.items():
             if not isinstance(part, Tensor) or part.dtype != torch.int64:  # class numbers, for embeddings
                 self._check_images(name, part, expected[key])

@@ -59,16 +59,16 @@ def read_stream(name: str, splits: Mapping[str, Any], config: DataConfig, why: s
         about, prepare = {}, _plain
     classes, largest = _classes(splits["train"], readers["train"], sample)
     streams = {
-        split: Stream(reader, prepare, prepare(sample if split == "train" else sample_of(reader)), len(classes), largest)
+        split: Stream(
+            reader, prepare, prepare(sample if split == "train" else sample_of(reader)), len(classes), largest
+        )
         for split, reader in readers.items()
     }
     kept = {split: streams[split] if config.in_memory is False else streams[split].in_memory() for split in SPLITS[1:]}
     prints = {split: f"{len(one)} {_digest(one)}" for split, one in {"train": streams["train"], **kept}.items()}
     if not steady:
         prints["train"] = f"{len(streams['train'])} samples"
-    return Dataset(
-        name, classes, streams["train"], **kept, **about, fingerprint=prints, remarks=tuple(remarks)
-    )
+    return Dataset(name, classes, streams["train"], **kept, **about, fingerprint=prints, remarks=tuple(remarks))
 
 
 def _readers(name: str, splits: Mapping[str, Any], config: DataConfig) -> tuple[Readers, list[str]]:

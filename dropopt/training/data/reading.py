@@ -15,7 +15,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, SequentialSampler, default_collate
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    default_collate,
+)
 
 from dropopt.config import ConfigError
 from dropopt.randomness import everywhere, generator
@@ -92,7 +99,9 @@ class OwnBatches:
         try:
             return len(self.loader)
         except TypeError:
-            raise ConfigError(f"{self.name}: the loader has no length; give one with a fixed number of batches") from None
+            raise ConfigError(
+                f"{self.name}: the loader has no length; give one with a fixed number of batches"
+            ) from None
 
     def in_order(self, size: int, seed: int = 0, *names: str | int) -> Iterator[Split]:
         """Read the loader's batches. Their size is its own."""
