@@ -228,7 +228,7 @@ class DataConfig(Config):
     split_seed: Annotated[int, Field(ge=0)] = Field(0, description="seed of the split, >= 0")
     in_memory: bool | None = Field(
         None,
-        description="PyTorch data sets only: whether training samples are read once into memory, or anew in each epoch; "
+        description="PyTorch data sets only: whether training samples are read into memory, or anew in each epoch; "
         "null: anew if they are drawn at random or too large",
     )
 

@@ -20,7 +20,8 @@ class Facts:
         parameters: Number of trainable numbers of the network.
         places: Names of the modules at which the engine drops features.
         dropout_inside: Number of dropout layers that the network itself contains.
-        inputs: The shapes of the inputs of one sample by name, if there are several; ``shape`` is then that of the first.
+        dropout_at_places: Number of these at the places of the engine.
+        inputs: The shapes of the inputs of one sample by name, if there are several; ``shape`` is that of the first.
 
     Example:
         >>> facts = Facts({"train": 80}, [1, 8, 8], 10, 0.1, 5000, ["conv1"], 0)
@@ -35,6 +36,7 @@ class Facts:
     parameters: int
     places: list[str]
     dropout_inside: int
+    dropout_at_places: int = 0
     inputs: dict[str, list[int]] = field(default_factory=dict)
 
     def plain(self) -> dict[str, Any]:

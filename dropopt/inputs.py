@@ -45,7 +45,7 @@ def gathered(function: Callable[..., Tensor], several: list[Inputs]) -> Inputs:
     return tuple(function(list(column)) for column in zip(*several, strict=True))
 
 
-def call(model: nn.Module, inputs: Inputs) -> Any:
+def run_model(model: nn.Module, inputs: Inputs) -> Any:
     """Run ``model`` on ``inputs``: the tensors of a tuple by position, those of a dictionary by name."""
     if isinstance(inputs, Tensor):
         return model(inputs)

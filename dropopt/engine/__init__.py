@@ -127,6 +127,7 @@ def attach(
         engine = BaselineEngine(model, config, places)
     else:
         engine = DropoutEngine(model, config, places, complexity=0.5 if complexity is None else complexity)
+    engine.own = tuple(own)
     if inside == "replace":
         engine.take_over(own)
     return engine

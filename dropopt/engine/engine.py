@@ -256,7 +256,8 @@ class DropoutEngine(Attached[DropoutSite]):
         Returns:
             One row per place: module, shape of the output for one sample (of the example that the engine was attached
             with), relative depth, blended and applied rate. One row per method: weight, and mean rate over the places.
-            The last line names metrics that the equations use and that :meth:`step` has not received.
+            Then come dropout layers of the model itself at these places, if there are any. The last line names metrics
+            that the equations use and that :meth:`step` has not received.
 
         Example:
             >>> import dropopt, torch
@@ -282,7 +283,12 @@ class DropoutEngine(Attached[DropoutSite]):
             f"{type(self.model).__name__}: {count(self.places)}, pattern {config.pattern}, allocation "
             f"{config.allocation}, {self._metrics.progress:.0%} of training done"
         )
-        lines = [title, *place_table(self.places, rows, ("integrated", "applied")), *method_table(rows)]
+        lines = [
+            title,
+            *place_table(self.places, rows, ("integrated", "applied")),
+            *method_table(rows),
+            *self._own_lines(),
+        ]
         if missing := unreported(config, self._metrics):
             lines.append(f"not reported yet: {', '.join(missing)}")
         return "\n".join(lines)

@@ -92,8 +92,8 @@ def refuse_other_samples(data: Dataset) -> None:
     if not isinstance(images, Tensor) or images.ndim != 4:
         given = [tuple(part.shape[1:]) for part in parts(images).values()]
         raise ConfigError(
-            f"a model file is for images (C, H, W), and a sample has {' and '.join(map(str, given))}; write the weights "
-            "alone, with -o model.pt"
+            f"a model file is for images (C, H, W), and a sample has {' and '.join(map(str, given))}; write the "
+            "weights alone, with -o model.pt"
         )
 
 

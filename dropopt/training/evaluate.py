@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dropopt.config import ConfigError, TrainConfig
-from dropopt.inputs import Inputs, call, each, parts
+from dropopt.inputs import Inputs, each, parts, run_model
 from dropopt.training.calibration import calibration_error
 from dropopt.training.data.split import Split
 from dropopt.training.data.stream import Stream
@@ -196,7 +196,7 @@ def _outputs(model: nn.Module, split: Split | Stream, config: TrainConfig) -> It
     for batch in split.batches(_batch_size(split.head(1).images, device)):
         # no_grad, not inference_mode: a tensor that the model keeps must remain usable in training.
         with torch.no_grad(), autocast(config, device):
-            outputs = call(model, in_layout(batch.to(device).images, config))
+            outputs = run_model(model, in_layout(batch.to(device).images, config))
         yield outputs, batch.labels.to(device)
 
 

@@ -14,13 +14,14 @@ from dropopt.training.data.dataset import Dataset
 from dropopt.training.data.stream import Stream
 
 
-def facts_of(data: Dataset, model: nn.Module, places: Iterable[str]) -> Facts:
+def facts_of(data: Dataset, model: nn.Module, places: Iterable[str], inside: int = 0) -> Facts:
     """Count the images, the classes, the parameters and the dropout layers of a run.
 
     Args:
         data: The data set.
         model: The network.
         places: The names of the modules at which the engine drops features.
+        inside: Number of dropout layers of the network itself at these places.
 
     Returns:
         The facts, for the header of a study, its note and its report.
@@ -39,5 +40,6 @@ def facts_of(data: Dataset, model: nn.Module, places: Iterable[str]) -> Facts:
         parameters=sum(one.numel() for one in model.parameters() if one.requires_grad),
         places=list(places),
         dropout_inside=sum(isinstance(one, _DropoutNd) and one.p > 0 for one in model.modules()),
+        dropout_at_places=inside,
         inputs={name: list(part.shape[1:]) for name, part in inputs.items()} if len(inputs) > 1 else {},
     )

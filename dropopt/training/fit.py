@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from dropopt.config import ConfigError, TrainConfig
 from dropopt.engine.protocol import Engine
-from dropopt.inputs import Inputs, call, parts
+from dropopt.inputs import Inputs, parts, run_model
 from dropopt.randomness import global_stream
 from dropopt.training.checkpoint import read_checkpoint, write_checkpoint
 from dropopt.training.data.dataset import Dataset
@@ -212,7 +212,7 @@ class _Training:
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group.get("lr_scale", 1.0)  # groups of earlier checkpoints have none
         with autocast(self.config, self.device):
-            outputs = call(self.model, images)
+            outputs = run_model(self.model, images)
         loss = self.task.training_loss(outputs, labels, self.config.label_smoothing)
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)

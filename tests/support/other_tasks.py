@@ -137,6 +137,7 @@ class TwoBranches(nn.Module):
         self.head = nn.Linear(16, classes)
 
     def forward(self, picture, vector, place=None):
+        """Logits of both branches together."""
         found = self.vectors(vector)
         if place is not None:
             found = found + self.places(place[:, 0])

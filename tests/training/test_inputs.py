@@ -60,8 +60,8 @@ def test_an_interrupted_training_continues_bit_for_bit(data, tmp_path):
 
 
 def test_what_takes_one_input_is_refused_in_one_line():
+    names = {"data": {"name": "other_tasks:two_inputs"}, "model": {"name": "small"}}
     with pytest.raises(ConfigError, match="model small: this network takes one input, and the samples have 2"):
-        names = {"data": {"name": "other_tasks:two_inputs"}, "model": {"name": "small"}}
         prepare(RunConfig.parse(names))
     with pytest.raises(ConfigError, match="augment is for samples of one image, and these have several inputs"):
         prepare(own("two_inputs", augment=["flip"]))

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from dropopt.engine.places.place import Example, Place
 from dropopt.engine.places.record import device_of, quiet
-from dropopt.inputs import call, each
+from dropopt.inputs import each, run_model
 
 #: A function that a probe calls with a place's name and with the place's output or its gradient.
 Take = Callable[[str, Tensor], None]
@@ -97,7 +97,7 @@ def true_logits(model: nn.Module, images: Example, labels: Tensor) -> Tensor:
     Raises:
         ValueError: if there are no logits (N, classes), or if the labels are not (N,).
     """
-    output = call(model, inputs(model, images))
+    output = run_model(model, inputs(model, images))
     if isinstance(output, Mapping):
         output = output.get("logits", output)
     elif not isinstance(output, Tensor):

@@ -16,7 +16,7 @@ from dropopt.config import ConfigError
 from dropopt.engine.places import graph
 from dropopt.engine.places.layers import is_weighted
 from dropopt.engine.places.place import Example
-from dropopt.inputs import call, each
+from dropopt.inputs import each, run_model
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +95,7 @@ def record(model: nn.Module, example: Example) -> Forward:
         with quiet(model), torch.enable_grad():
             # Inputs require a gradient, so that residual sums show in the graph even if all weights are frozen. The
             # clone protects the example from in-place operations.
-            call(model, each(lambda t: _prepared(t, device), example))
+            run_model(model, each(lambda t: _prepared(t, device), example))
     finally:
         for handle in handles:
             handle.remove()

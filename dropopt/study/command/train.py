@@ -76,6 +76,7 @@ def train(
     shipped = shipped_folder("studies")
     for line in settle(names, recorded, given=given, code=code or (), trust=trust, ask=ask, shipped=shipped):
         say(console, line)
+    say(console, "loading torch, the data and the network", "dim")
     with EpochProgress(console, run.task.score) as progress:
         done = retrain(
             run,

@@ -73,6 +73,7 @@ def network_words(facts: Facts) -> str:
     places = len(facts.places)
     inside = (
         f"it already contains {facts.dropout_inside} dropout layer{'s' * (facts.dropout_inside != 1)}"
+        + f", {facts.dropout_at_places} of them at these places, where both drop" * bool(facts.dropout_at_places)
         if facts.dropout_inside
         else "no dropout of its own"
     )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dropopt.config import ConfigError, ModelConfig
-from dropopt.inputs import Inputs, call, parts
+from dropopt.inputs import Inputs, parts, run_model
 from dropopt.known import unknown_network
 from dropopt.owncode import call_with, own_errors, own_function
 from dropopt.randomness import global_stream
@@ -130,7 +130,7 @@ def _try(model: nn.Module, name: str, samples: Inputs, classes: int | None) -> N
     what = f"model {name}, given {given},"
     try:
         with torch.no_grad():
-            out = call(model, samples)
+            out = run_model(model, samples)
     except Exception as error:
         raise ConfigError(f"{what} fails: {first_line(error)}") from error
     if classes is not None and (not isinstance(out, Tensor) or out.shape != (2, classes)):

@@ -161,7 +161,7 @@ def trial(value, anchor=None, state=TrialState.COMPLETE):
     [
         (
             [trial(0.5, "no dropout"), trial(0.6, "element 0.1"), trial(0.49)],
-            "the best trial is not clearly better than no dropout: its loss is 0.4900, and 0.5000 without dropout (smoothed",
+            "the best trial is not clearly better than no dropout: its loss is 0.4900, and 0.5000 without dropout (",
         ),
         (
             [trial(0.5, "no dropout"), trial(0.4, "element 0.1"), trial(0.45)],
