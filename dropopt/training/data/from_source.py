@@ -41,8 +41,8 @@ def dataset_from(source: Source, config: DataConfig) -> Dataset:
         duplicates=duplicates(splits),
         remarks=source.remarks,
         pixels=PixelFormat(
-            white=source.white if source.white is not None or source.files else white_of(source.train.images),
-            whole=not source.train.images.is_floating_point(),
+            white=source.white if source.white is not None or source.files else white_of(source.train.tensor),
+            whole=not source.train.tensor.is_floating_point(),
             files=source.files,
         ),
     )
@@ -104,11 +104,11 @@ def _split(source: Source, config: DataConfig) -> dict[str, Split]:
 
 
 def _resized(source: Source, side: int | None) -> Source:
-    if side is None or source.train.images.shape[2:] == (side, side):
+    if side is None or source.train.tensor.shape[2:] == (side, side):
         return source
 
     def resized(split: Split) -> Split:
-        return Split(resize(source.name, split.images, (side, side)), split.labels)
+        return Split(resize(source.name, split.tensor, (side, side)), split.labels)
 
     validation, test = (split and resized(split) for split in (source.validation, source.test))
     return replace(source, train=resized(source.train), validation=validation, test=test)
@@ -133,7 +133,7 @@ def _normalise(source: str, splits: Mapping[str, Split]) -> tuple[dict[str, Spli
 
     A channel that is constant in the training split is shifted to 0 and not scaled.
     """
-    images = {name: _floats(split.images) for name, split in splits.items()}
+    images = {name: _floats(split.tensor) for name, split in splits.items()}
     largest = images["train"].abs().max().item()
     mean, constant = _mean(images["train"])
     for tensor in images.values():  # StandaloneModel repeats these operations in this order

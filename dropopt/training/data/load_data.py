@@ -63,7 +63,7 @@ def load_data(config: DataConfig) -> Dataset:
             raise ConfigError(f"{config.name} returns a Dataset: subset and image_size cannot apply to it")
     else:
         return dataset_from(found, config)
-    splits = found.splits()
+    splits = {name: split for name, split in found.splits().items() if isinstance(split, Split)}
     return replace(
         found,
         fingerprint=fingerprints(splits) | found.fingerprint,

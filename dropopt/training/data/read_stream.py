@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -64,11 +65,17 @@ def read_stream(name: str, splits: Mapping[str, Any], config: DataConfig, why: s
         )
         for split, reader in readers.items()
     }
-    kept = {split: streams[split] if config.in_memory is False else streams[split].in_memory() for split in SPLITS[1:]}
-    prints = {split: f"{len(one)} {_digest(one)}" for split, one in {"train": streams["train"], **kept}.items()}
+    validation, test = (
+        streams[split] if config.in_memory is False else streams[split].in_memory() for split in SPLITS[1:]
+    )
+    prints = {
+        split: f"{len(one)} {_digest(one)}"
+        for split, one in zip(SPLITS, (streams["train"], validation, test), strict=True)
+    }
     if not steady:
         prints["train"] = f"{len(streams['train'])} samples"
-    return Dataset(name, classes, streams["train"], **kept, **about, fingerprint=prints, remarks=tuple(remarks))
+    data = Dataset(name, classes, streams["train"], validation, test, fingerprint=prints, remarks=tuple(remarks))
+    return replace(data, **about)
 
 
 def _readers(name: str, splits: Mapping[str, Any], config: DataConfig) -> tuple[Readers, list[str]]:

@@ -106,7 +106,8 @@ def dataset_as_is(name: str, splits: Mapping[str, Split], config: DataConfig) ->
     if labels.ndim == 1 and not labels.is_floating_point():
         classes = tuple(map(str, range(int(labels.max()) + 1)))
     found = {one: pool.take(drawn[one]) if one in drawn else splits[one] for one in SPLITS}
-    return Dataset(name, classes, **{one: Split(as_is(split.images), split.labels) for one, split in found.items()})
+    train, validation, test = (Split(as_is(found[one].images), found[one].labels) for one in SPLITS)
+    return Dataset(name, classes, train, validation, test)
 
 
 def as_is(samples: Inputs) -> Inputs:

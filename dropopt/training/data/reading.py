@@ -69,7 +69,7 @@ class Indexed:
 
     def in_order(self, size: int, seed: int = 0, *names: str | int) -> Iterator[Split]:
         """Read all samples in order, ``size`` at a time."""
-        return self.batches(list(torch.arange(len(self)).split(size)), seed, *names)
+        return self.batches(list(torch.split(torch.arange(len(self)), size)), seed, *names)
 
     def shuffled(self, bounds: list[slice], seed: int, epoch: int) -> Iterator[Split]:
         """Read all samples in the order of ``epoch``, which is the same as for data in memory."""
@@ -138,7 +138,7 @@ def is_random(reader: Indexed | OwnBatches) -> bool:
         return first[0] is None or first[1] is None or first[0].digest() != first[1].digest()
     alone = replace(reader, workers={})
     few = torch.arange(0, len(reader), max(1, len(reader) // COMPARED))[:COMPARED]
-    readings = [alone.batches(list(few.split(1)), number, "compare") for number in range(READINGS)]
+    readings = [alone.batches(list(torch.split(few, 1)), number, "compare") for number in range(READINGS)]
     return any(len({one.digest() for one in sample}) > 1 for sample in zip(*readings, strict=True))
 
 

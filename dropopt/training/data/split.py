@@ -34,6 +34,17 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def tensor(self) -> Tensor:
+        """The images, where a network takes one tensor.
+
+        Raises:
+            TypeError: It takes several.
+        """
+        if not isinstance(self.images, Tensor):
+            raise TypeError("these samples have several inputs")
+        return self.images
+
     def take(self, index: Tensor | slice) -> Split:
         """Select the images at ``index``: positions in any order, a slice, or a mask (N,)."""
         return Split(each(lambda part: part[index], self.images), self.labels[index])

@@ -94,7 +94,7 @@ def sample_of(reader: Indexed | OwnBatches) -> Split:
     chosen = torch.arange(len(reader))
     if count < len(reader):
         chosen = torch.randperm(len(reader), generator=torch.Generator().manual_seed(0))[:count].sort().values
-    groups = list(chosen.split(64))
+    groups = list(torch.split(chosen, 64))
     batches = reader.batches(groups, 0, "sample")
     return _joined(reader.name, list(tracked(batches, len(groups), f"reading {reader.name}")))
 
