@@ -58,12 +58,13 @@ class Row:
         found: dict[str, Any] | None = None
         if self.leader is not None:
             accuracy = self.leader.user_attrs.get(ACCURACY)
-            found = {"trial": self.leader.number, "value": self.leader.value, ACCURACY: accuracy, "metric": self.score}
+            found = {"trial": self.leader.number, "value": self.leader.value, ACCURACY: accuracy}
         return {
             "study": self.study,
             "objectives": list(self.objectives),
             "trials": asdict(self.counts),
             "waiting_for_a_worker": self.waiting,
+            "metric": self.score,
             "best": found,
             "last_activity": self.last and self.last.isoformat(timespec="seconds"),
         }
