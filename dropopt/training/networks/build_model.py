@@ -126,8 +126,8 @@ def _try(model: nn.Module, name: str, samples: Inputs, classes: int | None) -> N
     """Run two samples through the network in eval mode, which changes none of its buffers."""
     model.eval()
     shapes = ["x".join(str(side) for side in part.shape[1:]) for part in parts(samples).values()]
-    given = f"{shapes[0]} images" if isinstance(samples, Tensor) else f"inputs of {' and '.join(shapes)}"
-    what = f"model {name}, given {given},"
+    kind = f"{shapes[0]} images" if isinstance(samples, Tensor) else f"inputs of {' and '.join(shapes)}"
+    what = f"model {name}, given {kind},"
     try:
         with torch.no_grad():
             out = run_model(model, samples)
