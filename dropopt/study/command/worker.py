@@ -66,8 +66,8 @@ def worker(
     console = make_console(quiet=quiet)
     patience = Patience(storage_patience, lambda line: say(console, line, "yellow"))
     request = stored_request(study, storage, n_jobs, timeout, checkpoints, path, resume, patience)
-    given_here = {"storage_patience": storage_patience, "grace": grace, "quiet": quiet, "artifacts": artifacts}
-    code = session.run(replace(request, **given_here))
+    request = replace(request, storage_patience=storage_patience, grace=grace, quiet=quiet, artifacts=artifacts)
+    code = session.run(request)
     if code:
         raise typer.Exit(code)
 
