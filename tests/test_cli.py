@@ -294,7 +294,7 @@ def test_bad_input_is_reported_in_one_line(studied, monkeypatch, capsys):
     for arguments, message in {
         "run nothing.py": "study nothing.py does not exist; give a .py file or one of: ",
         "run digit": "no study 'digit'; did you mean 'digits'? known: ",
-        "run resnet18": "'resnet18' is a network, not a study; to search with it: dropopt run digits --model torchvision:",
+        "run resnet18": "'resnet18' is a network, not a study; to search with it: dropopt run digits --model torch",
         "run digits --storage none.db --model resnet18": "did you mean torchvision:resnet18",
         "run digits --storage none.db --model torchvision:resnet81": "has no such classifier; did you mean resnet18",
         "run digits --storage none.db --data digts": "data.name 'digts' is unknown; did you mean 'digits'?",
