@@ -226,6 +226,11 @@ class DataConfig(Config):
         0.2, description="fraction for testing, in (0, 1), where the data set has no test split"
     )
     split_seed: Annotated[int, Field(ge=0)] = Field(0, description="seed of the split, >= 0")
+    in_memory: bool | None = Field(
+        None,
+        description="PyTorch data sets only: whether training samples are read into memory, or anew in each epoch; "
+        "null: anew if they are drawn at random or too large",
+    )
 
 
 class ModelConfig(Config):
@@ -293,14 +298,33 @@ class TaskConfig(Config):
     )
 
     @property
+    def score(self) -> str:
+        """The name of the metric: that of its function."""
+        return self.metric.rpartition(":")[2]
+
+    @property
     def value(self) -> str:
         """What is minimised over epochs and trials, in words."""
         if self.objective == "loss" or self.metric == "loss":
             return "validation loss"
         if self.metric == "accuracy":
             return "validation error"
-        name = self.metric.rpartition(":")[2]
-        return f"1 - {name}" if self.direction == "maximize" else name
+        return f"1 - {self.score}" if self.direction == "maximize" else self.score
+
+    def cost(self, loss: float, metric: float, by: str) -> float:
+        """What is minimised if results are judged ``by`` loss, or by ``accuracy``, which stands for any metric."""
+        if by == "loss" or self.metric == "loss":
+            return loss
+        return 1.0 - metric if self.direction == "maximize" else metric
+
+    def word(self, by: str) -> str:
+        """What :meth:`cost` is, in a word: ``loss``, ``error`` (1 - accuracy), or the user's own metric."""
+        if by == "loss" or self.metric == "loss":
+            return "loss"
+        return "error" if self.metric == "accuracy" else self.value if self.judged_by == by else self._own()
+
+    def _own(self) -> str:
+        return self.model_copy(update={"objective": "metric"}).value
 
     @property
     def judged_by(self) -> Optimise:

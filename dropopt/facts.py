@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any
 
 
@@ -20,6 +20,8 @@ class Facts:
         parameters: Number of trainable numbers of the network.
         places: Names of the modules at which the engine drops features.
         dropout_inside: Number of dropout layers that the network itself contains.
+        dropout_at_places: Number of these at the places of the engine.
+        inputs: The shapes of the inputs of one sample by name, if there are several; ``shape`` is that of the first.
 
     Example:
         >>> facts = Facts({"train": 80}, [1, 8, 8], 10, 0.1, 5000, ["conv1"], 0)
@@ -34,6 +36,8 @@ class Facts:
     parameters: int
     places: list[str]
     dropout_inside: int
+    dropout_at_places: int = 0
+    inputs: dict[str, list[int]] = field(default_factory=dict)
 
     def plain(self) -> dict[str, Any]:
         """The facts as values for JSON."""
@@ -42,7 +46,8 @@ class Facts:
     @classmethod
     def read(cls, stored: object) -> Facts | None:
         """Facts from values of :meth:`plain`; None if something is missing, as in a study of an older version."""
-        names = [field.name for field in fields(cls)]
-        if not isinstance(stored, Mapping) or any(name not in stored for name in names):
+        if not isinstance(stored, Mapping):
             return None
-        return cls(**{name: stored[name] for name in names})
+        found = {one.name: stored[one.name] for one in fields(cls) if one.name in stored}
+        required = (one.name for one in fields(cls) if one.default is MISSING and one.default_factory is MISSING)
+        return cls(**found) if all(name in found for name in required) else None

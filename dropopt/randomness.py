@@ -7,10 +7,12 @@ drawn from torch's global stream, whose state a checkpoint does hold.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 
 from dropopt.seeds import derived_seed
@@ -57,3 +59,19 @@ def set_random_state(state: Mapping[str, Any]) -> None:
     torch.set_rng_state(state["cpu"])
     if state["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["cuda"])
+
+
+@contextmanager
+def everywhere(seed: int, *names: str | int) -> Iterator[None]:
+    """Seed the global random states of torch's CPU, NumPy and Python inside a block; restore them afterwards."""
+    number = derived_seed(seed, *names)
+    states = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    try:
+        torch.default_generator.manual_seed(number)
+        np.random.seed(number % 2**32)
+        random.seed(number)
+        yield
+    finally:
+        torch.set_rng_state(states[0])
+        np.random.set_state(states[1])
+        random.setstate(states[2])

@@ -294,6 +294,12 @@ def test_bad_input_is_reported_in_one_line(studied, monkeypatch, capsys):
     for arguments, message in {
         "run nothing.py": "study nothing.py does not exist; give a .py file or one of: ",
         "run digit": "no study 'digit'; did you mean 'digits'? known: ",
+        "run resnet18": "'resnet18' is a network, not a study; to search with it: dropopt run digits --model torch",
+        "run digits --storage none.db --model resnet18": "did you mean torchvision:resnet18",
+        "run digits --storage none.db --model torchvision:resnet81": "has no such classifier; did you mean resnet18",
+        "run digits --storage none.db --data digts": "data.name 'digts' is unknown; did you mean 'digits'?",
+        "run digits --storage none.db --data folder:none": "none: no such folder; name yours",
+        "run digits --storage none.db --model no_such_module:net": "there is no module 'no_such_module'",
         "run": "no study is given; give a script or one of: ",
         "run digits --space cmpact": "no search space 'cmpact'; did you mean 'compact'? known: blend, compact",
         "run digits --sampler tp": "sampler must be one of auto, efficacy, tpe, gp, cmaes, random, got 'tp'",

@@ -16,6 +16,7 @@ from dropopt.engine.places.inside import OwnDropout
 from dropopt.engine.places.place import Example, Place, Selector
 from dropopt.engine.protocol import Engine
 from dropopt.engine.site import DropoutSite
+from dropopt.inputs import parts
 
 __all__ = ["BaselineEngine", "DropoutEngine", "Engine", "Inside", "attach", "named_places"]
 
@@ -79,7 +80,8 @@ def attach(
         model: any module. It is run once on ``example`` in eval mode; its parameters, statistics and training flags,
             and the random state, are left as they were.
         config: settings of the paper's engine, or of a baseline method at the same places.
-        example: an input batch (N, C, H, W) such as the model is trained on; a tuple if it takes several arguments.
+        example: an input batch (N, C, H, W) such as the model is trained on; a tuple if it takes several arguments,
+            or a dictionary if it takes them by name.
         complexity: D_complexity of eq. (9), the complexity of the data, in [0, 1], which ``dropopt train`` measures.
             Without it the contextual member uses 0.5, with a warning.
         sites: overrides ``config.sites``. It may also be a function (name, module) -> bool.
@@ -108,8 +110,8 @@ def attach(
     """
     _require("model", model, nn.Module, "a torch.nn.Module")
     _require("config", config, EngineConfig | Baseline, "a dropopt.EngineConfig or dropopt.Baseline")
-    for part in example if isinstance(example, tuple) else (example,):
-        _require("example", part, Tensor, "a tensor, or a tuple of tensors")
+    for part in parts(example).values() if isinstance(example, tuple | dict) else (example,):
+        _require("example", part, Tensor, "a tensor, or a tuple or dictionary of tensors")
     if inside is not None and inside not in get_args(Inside):
         raise ConfigError(f"inside must be one of {', '.join(get_args(Inside))}, got {inside!r}")
     places, own = survey(model, config.sites if sites is None else sites, example)
@@ -125,6 +127,7 @@ def attach(
         engine = BaselineEngine(model, config, places)
     else:
         engine = DropoutEngine(model, config, places, complexity=0.5 if complexity is None else complexity)
+    engine.own = tuple(own)
     if inside == "replace":
         engine.take_over(own)
     return engine

@@ -40,6 +40,8 @@ class Attached(Generic[S]):
         self.sites: dict[str, S] = {}
         self._handles: list[RemovableHandle] = []
         self._replaced: list[OwnDropout] = []
+        #: Dropout layers of the model itself at the places.
+        self.own: tuple[OwnDropout, ...] = ()
 
     def _add(self, place: Place, site: S) -> None:
         self.sites[place.name] = site
@@ -69,6 +71,13 @@ class Attached(Generic[S]):
         for layer in layers:
             setattr(layer.module, layer.attribute, 0.0)
             self._replaced.append(layer)
+
+    def _own_lines(self) -> list[str]:
+        """The lines of a summary about dropout of the model itself at the places; none if it has none."""
+        if not self.own:
+            return []
+        state = "switched off until detach()" if self._replaced else "which drops as well"
+        return [f"dropout of the network itself at these places: {', '.join(map(str, self.own))}, {state}"]
 
     def detach(self) -> None:
         """Remove every hook, which leaves the model as it was."""

@@ -92,7 +92,7 @@ class BaselineEngine(Attached["BaselineSite"]):
         """Return a table of the places with their current rates, as text."""
         name, done = type(self.model).__name__, f"{self._progress:.0%} of training done"
         title = f"{name}: {count(self.places)}, {self._method()}, {done}"
-        return "\n".join([title, *place_table(self.places, self.rates(), ("applied",))])
+        return "\n".join([title, *place_table(self.places, self.rates(), ("applied",)), *self._own_lines()])
 
     def __repr__(self) -> str:
         state = ", detached" if self.sites and not self._handles else ""

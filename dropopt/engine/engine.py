@@ -30,6 +30,7 @@ from dropopt.engine.places.place import Example, Place
 from dropopt.engine.places.record import device_of
 from dropopt.engine.site import DropoutSite, mean_over_ranks
 from dropopt.engine.summary import count, method_table, place_table, span, unreported
+from dropopt.inputs import each
 from dropopt.randomness import random_state, set_random_state
 
 #: Number of images of a probe: the relevance of so few costs less than one training step on a usual batch.
@@ -151,8 +152,8 @@ class DropoutEngine(Attached[DropoutSite]):
         The call does nothing unless :attr:`needs_probe` is true.
 
         Args:
-            images: (N, C, H, W) inputs, or a tuple where the model takes several arguments. The first 32 samples are
-                used.
+            images: (N, C, H, W) inputs; a tuple or a dictionary where the model takes several arguments. The first 32
+                samples are used.
             labels: (N,) class indices.
 
         Raises:
@@ -174,11 +175,10 @@ class DropoutEngine(Attached[DropoutSite]):
         if not self.needs_probe:
             return
         self._require_hooks()
-        batch = images if isinstance(images, tuple) else (images,)
-        few = tuple(part[:PROBED] for part in batch)
+        few = each(lambda part: part[:PROBED], images)
         with self.silent():
             score = PROBES[self.config.importance]
-            scores = score(self.model, self.places, few if isinstance(images, tuple) else few[0], labels[:PROBED])
+            scores = score(self.model, self.places, few, labels[:PROBED])
         for name, value in scores.items():
             self.sites[name].set_importance(mean_over_ranks(value), self.config.importance_decay)
 
@@ -256,7 +256,8 @@ class DropoutEngine(Attached[DropoutSite]):
         Returns:
             One row per place: module, shape of the output for one sample (of the example that the engine was attached
             with), relative depth, blended and applied rate. One row per method: weight, and mean rate over the places.
-            The last line names metrics that the equations use and that :meth:`step` has not received.
+            Then come dropout layers of the model itself at these places, if there are any. The last line names metrics
+            that the equations use and that :meth:`step` has not received.
 
         Example:
             >>> import dropopt, torch
@@ -282,7 +283,12 @@ class DropoutEngine(Attached[DropoutSite]):
             f"{type(self.model).__name__}: {count(self.places)}, pattern {config.pattern}, allocation "
             f"{config.allocation}, {self._metrics.progress:.0%} of training done"
         )
-        lines = [title, *place_table(self.places, rows, ("integrated", "applied")), *method_table(rows)]
+        lines = [
+            title,
+            *place_table(self.places, rows, ("integrated", "applied")),
+            *method_table(rows),
+            *self._own_lines(),
+        ]
         if missing := unreported(config, self._metrics):
             lines.append(f"not reported yet: {', '.join(missing)}")
         return "\n".join(lines)

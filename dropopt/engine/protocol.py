@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dropopt.config import Config
+from dropopt.inputs import Inputs
 
 
 class Engine(Protocol):
@@ -41,7 +42,7 @@ class Engine(Protocol):
     ) -> None:
         """Recompute the drop rates from the progress of training and its metrics."""
 
-    def probe(self, images: Tensor | tuple[Tensor, ...], labels: Tensor) -> None:
+    def probe(self, images: Inputs, labels: Tensor) -> None:
         """Score the features on a labelled batch, if :attr:`needs_probe` is true."""
 
     def watch(self, optimizer: torch.optim.Optimizer) -> None:

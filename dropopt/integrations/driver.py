@@ -22,6 +22,7 @@ from dropopt.engine.metrics import used_metrics
 from dropopt.engine.places.place import Example, Selector
 from dropopt.engine.site import mean_over_ranks
 from dropopt.export import Exported, load
+from dropopt.inputs import each, parts
 from dropopt.randomness import random_state, set_random_state
 from dropopt.training import measure_complexity
 
@@ -211,7 +212,7 @@ class Driver:
 
     def _attach(self, model: nn.Module, batches: Callable[[], Iterable[Any]]) -> DropoutEngine | BaselineEngine:
         example, _ = self.unpack(next(iter(batches())))
-        few = tuple(part[:2] for part in example) if isinstance(example, tuple) else example[:2]
+        few = each(lambda part: part[:2], example)
         if self.complexity is None and isinstance(self.config, EngineConfig) and self.config.uses("contextual"):
             pairs = ((_first(inputs), labels) for inputs, labels in map(self.unpack, batches()))
             self.complexity = float(mean_over_ranks(torch.tensor(measure_complexity(pairs))))
@@ -268,7 +269,7 @@ def _settings(given: Given) -> tuple[EngineConfig | Baseline, float | None]:
 
 
 def _first(inputs: Example) -> Tensor:
-    return inputs[0] if isinstance(inputs, tuple) else inputs
+    return next(iter(parts(inputs).values()))
 
 
 def _plain(optimizer: Any) -> torch.optim.Optimizer:

@@ -7,16 +7,18 @@ from importlib import metadata
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from dropopt.config import RunConfig
+from dropopt.config import ConfigError, RunConfig
+from dropopt.inputs import parts
 from dropopt.provenance import provenance as made_with
 from dropopt.standalone.card import Calibration, Card, Inputs, Score
 from dropopt.standalone.model import StandaloneModel
 from dropopt.standalone.sampling import Dropper
 from dropopt.training.calibration import calibration_error, temperature_of
 from dropopt.training.data.dataset import Dataset
-from dropopt.training.evaluate import batches_of_outputs
+from dropopt.training.data.stream import Stream
+from dropopt.training.evaluate import logits_of
 from dropopt.training.results import TrainResult
 from dropopt.trust import sources
 
@@ -54,6 +56,7 @@ def describe(
         scores: Accuracy and loss by split.
         provenance: Where the configuration comes from.
     """
+    refuse_other_samples(data)
     height, width = data.image_size
     inputs = Inputs(
         channels=data.channels, height=height, width=width, mean=data.mean, std=data.std, pixels=data.pixels
@@ -79,14 +82,27 @@ def describe(
     return card.model_copy(update={"calibration": _calibration(network, data, run, result, card)})
 
 
+def refuse_other_samples(data: Dataset) -> None:
+    """Check that samples are single images (C, H, W).
+
+    Raises:
+        ConfigError: They are something else, which a model file cannot describe.
+    """
+    images = data.train.head(1).images
+    if not isinstance(images, Tensor) or images.ndim != 4:
+        given = [tuple(part.shape[1:]) for part in parts(images).values()]
+        raise ConfigError(
+            f"a model file is for images (C, H, W), and a sample has {' and '.join(map(str, given))}; write the "
+            "weights alone, with -o model.pt"
+        )
+
+
 def _calibration(network: nn.Module, data: Dataset, run: RunConfig, result: TrainResult, card: Card) -> Calibration:
     """Fit the temperature on the validation split, and measure calibration errors on both splits."""
     network.eval()
-    logits = {
-        name: torch.cat([one.float().cpu() for one in batches_of_outputs(network, split.images, run.train)])
-        for name, split in (("validation", data.validation), ("test", data.test))
-    }
-    labels = {"validation": data.validation.labels, "test": data.test.labels}
+    found_of = {name: logits_of(network, data.splits()[name], run.train) for name in ("validation", "test")}
+    logits = {name: found[0] for name, found in found_of.items()}
+    labels = {name: found[1] for name, found in found_of.items()}
     temperature = temperature_of(logits["validation"], labels["validation"])
     found = Calibration(
         temperature=temperature,
@@ -97,7 +113,11 @@ def _calibration(network: nn.Module, data: Dataset, run: RunConfig, result: Trai
     if not dropper.drops:
         return found
     model = StandaloneModel(network, card.model_copy(update={"calibration": found}), dropper)
-    sampled = calibration_error(model.sample(data.validation.images, SAMPLES).mean, labels["validation"])
+    # Of a split that is not in memory, some images must do: they are classified with each mask.
+    known = data.validation.sample if isinstance(data.validation, Stream) else data.validation
+    if not isinstance(known.images, Tensor):  # refuse_other_samples
+        return found
+    sampled = calibration_error(model.sample(known.images, SAMPLES).mean, known.labels)
     return found.model_copy(update={"ece_sampled": sampled, "samples": SAMPLES})
 
 

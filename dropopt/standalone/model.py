@@ -21,6 +21,8 @@ from dropopt.training.evaluate import batches_of_outputs, device_of
 
 #: Image files that are read and classified at a time.
 FILES_AT_ONCE = 256
+#: Images with less contrast, as a share of that of the training's images, are empty, or too dark or too bright.
+LEAST_CONTRAST = 0.1
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Prediction:
         entropy: Entropy of the probabilities, in nats.
         mutual_information: The part of the entropy that comes from disagreement between dropout masks, in nats; None
             without samples.
+        note: Why the class means little: the image has hardly any contrast. Empty for other images.
     """
 
     image: str
@@ -43,6 +46,7 @@ class Prediction:
     probabilities: dict[str, float]
     entropy: float
     mutual_information: float | None = None
+    note: str = ""
 
 
 class StandaloneModel(nn.Module):
@@ -157,11 +161,23 @@ class StandaloneModel(nn.Module):
         else:
             probabilities = self._probabilities(self.logits(prepared))
             entropy, information = entropy_of(probabilities), [None] * len(names)
-        rows = zip(names, probabilities.tolist(), entropy.tolist(), information, strict=True)
-        for name, shares, spread, shared in rows:
+        notes = _notes(prepared) if self.card.inputs.mean else [""] * len(names)
+        rows = zip(names, probabilities.tolist(), entropy.tolist(), information, notes, strict=True)
+        for name, shares, spread, shared, note in rows:
             best = max(range(len(shares)), key=shares.__getitem__)
             by_class = dict(zip(self.classes, shares, strict=True))
-            yield Prediction(name, self.classes[best], shares[best], by_class, spread, shared)
+            yield Prediction(name, self.classes[best], shares[best], by_class, spread, shared, note)
 
     def _probabilities(self, logits: Tensor) -> Tensor:
         return torch.softmax(logits.double() / self.card.calibration.temperature, 1)
+
+
+def _notes(prepared: Tensor) -> list[str]:
+    """What to say about each image (C, H, W): nothing, or that it is nearly empty."""
+    contrasts = prepared.flatten(2).std(2, correction=0).mean(1).tolist()
+    return [
+        f"hardly any contrast ({contrast:.2g} of the training's): the class means little"
+        if contrast < LEAST_CONTRAST
+        else ""
+        for contrast in contrasts
+    ]

@@ -3,6 +3,7 @@
 data/        from a setting to a Dataset: readers, splits, normalisation, complexity
 networks/    from a setting to a network: reference CNNs, torchvision's, timm's, your own
 task         the loss, the metric, and which of them a training is judged by
+feed         the batches of each epoch, from memory or from a data set that is read
 fit          the training loop, with its optimizer (optim), augmentation (augment), evaluation (evaluate),
              checkpoints (checkpoint) and device (device); results.py holds what it reports and returns
 pipeline     a complete run from its configuration: data, network, engine, fit

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dropopt.config import ConfigError
+from dropopt.inputs import Inputs, each
 from dropopt.randomness import generator
 
 #: Largest shift and side of the cutout square, as shares of the image's side: 4 and 8 of CIFAR's 32 pixels.
@@ -29,13 +30,27 @@ class Draws:
     cutout: Tensor | None = None  # (N, 2) centre: row, column
 
 
-def draw(kinds: Sequence[str], images: Tensor, *, seed: int, epoch: int, device: torch.device) -> Draws | None:
-    """Draw the augmentation of each image in ``epoch``; None if ``kinds`` is empty."""
+def draw(
+    kinds: Sequence[str],
+    images: Inputs,
+    *,
+    seed: int,
+    epoch: int,
+    device: torch.device,
+    count: int | None = None,
+) -> Draws | None:
+    """Draw the augmentation of each image in ``epoch``; None if ``kinds`` is empty.
+
+    Without ``count``, there are as many as ``images``.
+    """
     if not kinds:
         return None
+    if not isinstance(images, Tensor):
+        raise ConfigError("augment is for samples of one image, and these have several inputs; remove it")
     if images.ndim != 4:
         raise ConfigError(f"augment is for images (N, C, H, W), the samples are {tuple(images.shape)}; remove it")
-    n, _, height, width = images.shape
+    _, _, height, width = images.shape
+    n = len(images) if count is None else count
     found: dict[str, Tensor] = {}
     for kind in kinds:
         stream = generator(seed, "augment", kind, epoch)
@@ -51,11 +66,13 @@ def draw(kinds: Sequence[str], images: Tensor, *, seed: int, epoch: int, device:
     return Draws(**{kind: values.to(device) for kind, values in found.items()})
 
 
-def take(images: Tensor, index: Tensor, draws: Draws | None = None, where: slice = slice(None)) -> Tensor:
+def take(images: Inputs, index: Tensor, draws: Draws | None = None, where: slice = slice(None)) -> Inputs:
     """Return the batch ``images[index]``, augmented with ``draws[where]``, in channels_last memory.
 
     A shift repeats the border pixels where it uncovers the image; cutout fills its square with 0, the training mean.
     """
+    if not isinstance(images, Tensor):
+        return each(lambda part: part.index_select(0, index), images)
     if images.ndim != 4:  # signals, volumes, vectors
         return images.index_select(0, index)
     rows = images.permute(0, 2, 3, 1)  # (N, H, W, C), contiguous as Dataset keeps them

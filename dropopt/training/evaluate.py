@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dropopt.config import ConfigError, TrainConfig
+from dropopt.inputs import Inputs, each, parts, run_model
 from dropopt.training.calibration import calibration_error
 from dropopt.training.data.split import Split
+from dropopt.training.data.stream import Stream
 from dropopt.training.device import computes_bf16, resolve_device
 from dropopt.training.task import Task, joined
 
@@ -42,15 +44,23 @@ def autocast(config: TrainConfig, device: torch.device) -> AbstractContextManage
     return torch.autocast(device.type, torch.bfloat16, enabled=wanted)
 
 
-def in_layout(images: Tensor, config: TrainConfig) -> Tensor:
+def in_layout(images: Inputs, config: TrainConfig) -> Inputs:
     """Return a batch (N, C, H, W) in the memory layout that ``config`` names, copied only if it has another."""
+    if not isinstance(images, Tensor):
+        return each(lambda part: _in_layout(part, config), images)
+    return _in_layout(images, config)
+
+
+def _in_layout(images: Tensor, config: TrainConfig) -> Tensor:
     if config.channels_last and images.ndim == 4:
         return images.contiguous(memory_format=torch.channels_last)
     # A batch with one channel satisfies both layouts, but layers choose theirs by the strides: set these explicitly.
     return images.contiguous().flatten().view(images.shape)
 
 
-def evaluate(model: nn.Module, split: Split, config: TrainConfig, task: Task | None = None) -> tuple[float, float]:
+def evaluate(
+    model: nn.Module, split: Split | Stream, config: TrainConfig, task: Task | None = None
+) -> tuple[float, float]:
     """Compute the loss and the metric of ``model`` in eval mode on ``split``: mean cross-entropy and accuracy.
 
     Modes, BatchNorm statistics, gradients and torch's random state are left as they were. Label smoothing is not
@@ -80,12 +90,12 @@ def evaluate(model: nn.Module, split: Split, config: TrainConfig, task: Task | N
         raise ConfigError("an empty split cannot be evaluated")
     device = device_of(model, config)
     with _in_eval_mode(model):
-        if task is None or (task.is_plain and split.labels.ndim == 1):
+        if task is None or (task.is_plain and split.head(1).labels.ndim == 1):
             return _classified(model, split, config, device)
         return _measured(model, split, config, device, task)
 
 
-def score(model: nn.Module, split: Split, config: TrainConfig) -> Scores:
+def score(model: nn.Module, split: Split | Stream, config: TrainConfig) -> Scores:
     """Compute loss, accuracy and expected calibration error of ``model`` in eval mode on ``split``.
 
     Args:
@@ -109,8 +119,15 @@ def score(model: nn.Module, split: Split, config: TrainConfig) -> Scores:
     """
     loss, accuracy = evaluate(model, split, config)
     with _in_eval_mode(model):
-        logits = torch.cat([one.double() for one in batches_of_outputs(model, split.images, config)])
-    return Scores(loss, accuracy, calibration_error(logits.softmax(1), split.labels))
+        logits, labels = logits_of(model, split, config)
+    return Scores(loss, accuracy, calibration_error(logits.double().softmax(1), labels))
+
+
+def logits_of(model: nn.Module, split: Split | Stream, config: TrainConfig) -> tuple[Tensor, Tensor]:
+    """The logits (N, classes) of ``split`` in float32 and its labels (N,), on the CPU; modes are not changed."""
+    pairs = [(one.float().cpu(), labels.cpu()) for one, labels in _outputs(model, split, config)]
+    logits, labels = (torch.cat(column) for column in zip(*pairs, strict=True))
+    return logits, labels
 
 
 @contextmanager
@@ -125,13 +142,17 @@ def _in_eval_mode(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _classified(model: nn.Module, split: Split, config: TrainConfig, device: torch.device) -> tuple[float, float]:
+def _classified(
+    model: nn.Module, split: Split | Stream, config: TrainConfig, device: torch.device
+) -> tuple[float, float]:
+    count = 0
     loss = torch.zeros((), dtype=torch.float64, device=device)
     right = torch.zeros((), dtype=torch.int64, device=device)
-    for logits, labels in _outputs(model, split, config, device):
+    for logits, labels in _outputs(model, split, config):
+        count += len(labels)
         loss += F.cross_entropy(logits.float(), labels, reduction="sum")
         right += (logits.argmax(1) == labels).sum()
-    return loss.item() / len(split), right.item() / len(split)
+    return loss.item() / count, right.item() / count
 
 
 def batches_of_outputs(model: nn.Module, images: Tensor, config: TrainConfig) -> Iterator[Any]:
@@ -139,16 +160,12 @@ def batches_of_outputs(model: nn.Module, images: Tensor, config: TrainConfig) ->
 
     The modes of the model's modules are not changed.
     """
-    device = device_of(model, config)
-    for batch in torch.split(images, _batch_size(images, device)):
-        # no_grad, not inference_mode: a tensor that the model keeps must remain usable in training.
-        with torch.no_grad(), autocast(config, device):
-            outputs = model(in_layout(batch.to(device), config))
+    for outputs, _ in _outputs(model, Split(images, torch.zeros(len(images))), config):
         yield outputs
 
 
-def _batch_size(images: Tensor, device: torch.device) -> int:
-    pixels = images[0, 0].numel()
+def _batch_size(images: Inputs, device: torch.device) -> int:
+    pixels = max(part[0, 0].numel() for part in parts(images).values() if part.ndim > 1)
     return GPU_BATCH if device.type == "cuda" else max(32, min(GPU_BATCH, CPU_PIXELS // pixels))
 
 
@@ -158,24 +175,29 @@ def device_of(model: nn.Module, config: TrainConfig) -> torch.device:
 
 
 def _measured(
-    model: nn.Module, split: Split, config: TrainConfig, device: torch.device, task: Task
+    model: nn.Module, split: Split | Stream, config: TrainConfig, device: torch.device, task: Task
 ) -> tuple[float, float]:
     loss = torch.zeros((), dtype=torch.float64, device=device)
-    kept = []
-    for outputs, targets in _outputs(model, split, config, device):
+    kept, seen = [], []
+    for outputs, targets in _outputs(model, split, config):
+        seen.append(targets.cpu())
         with torch.no_grad():
             loss += task.training_loss(outputs, targets, 0.0) * len(targets)
         if task.metric is not None:
             kept.append(_on_cpu(outputs))
-    mean = loss.item() / len(split)
-    return mean, task.measured(mean, joined(kept) if kept else None, split.labels.cpu())
+    labels = torch.cat(seen)
+    mean = loss.item() / len(labels)
+    return mean, task.measured(mean, joined(kept) if kept else None, labels)
 
 
-def _outputs(model: nn.Module, split: Split, config: TrainConfig, device: torch.device) -> Iterator[tuple[Any, Tensor]]:
-    """The outputs of the model and the targets, batch by batch."""
-    targets = torch.split(split.labels, _batch_size(split.images, device))
-    for outputs, labels in zip(batches_of_outputs(model, split.images, config), targets, strict=True):
-        yield outputs, labels.to(device)
+def _outputs(model: nn.Module, split: Split | Stream, config: TrainConfig) -> Iterator[tuple[Any, Tensor]]:
+    """The outputs of the model and the targets on its device, batch by batch, without gradients."""
+    device = device_of(model, config)
+    for batch in split.batches(_batch_size(split.head(1).images, device)):
+        # no_grad, not inference_mode: a tensor that the model keeps must remain usable in training.
+        with torch.no_grad(), autocast(config, device):
+            outputs = run_model(model, in_layout(batch.to(device).images, config))
+        yield outputs, batch.labels.to(device)
 
 
 def _on_cpu(outputs: Any) -> Any:

@@ -9,30 +9,37 @@ from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from dropopt.facts import Facts
+from dropopt.inputs import parts
 from dropopt.training.data.dataset import Dataset
+from dropopt.training.data.stream import Stream
 
 
-def facts_of(data: Dataset, model: nn.Module, places: Iterable[str]) -> Facts:
+def facts_of(data: Dataset, model: nn.Module, places: Iterable[str], inside: int = 0) -> Facts:
     """Count the images, the classes, the parameters and the dropout layers of a run.
 
     Args:
         data: The data set.
         model: The network.
         places: The names of the modules at which the engine drops features.
+        inside: Number of dropout layers of the network itself at these places.
 
     Returns:
         The facts, for the header of a study, its note and its report.
     """
     share = 0.0
-    if data.classes and data.train.labels.ndim == 1:
-        counts = torch.bincount(data.train.labels, minlength=len(data.classes))
+    known = data.train.sample if isinstance(data.train, Stream) else data.train
+    if data.classes and known.labels.ndim == 1:
+        counts = torch.bincount(known.labels, minlength=len(data.classes))
         share = round(float(counts.max() / counts.sum()), 4)
+    inputs = parts(known.images)
     return Facts(
         images={name: len(split) for name, split in data.splits().items()},
-        shape=list(data.train.images.shape[1:]),
+        shape=list(next(iter(inputs.values())).shape[1:]),
         classes=len(data.classes),
         largest_share=share,
         parameters=sum(one.numel() for one in model.parameters() if one.requires_grad),
         places=list(places),
         dropout_inside=sum(isinstance(one, _DropoutNd) and one.p > 0 for one in model.modules()),
+        dropout_at_places=inside,
+        inputs={name: list(part.shape[1:]) for name, part in inputs.items()} if len(inputs) > 1 else {},
     )

@@ -24,13 +24,14 @@ from torch import Tensor, nn
 
 from dropopt.config import ConfigError, TrainConfig
 from dropopt.engine.protocol import Engine
-from dropopt.randomness import generator, global_stream
-from dropopt.training import augment
+from dropopt.inputs import Inputs, parts, run_model
+from dropopt.randomness import global_stream
 from dropopt.training.checkpoint import read_checkpoint, write_checkpoint
 from dropopt.training.data.dataset import Dataset
 from dropopt.training.data.split import Split
 from dropopt.training.device import resolve_device
-from dropopt.training.evaluate import autocast, evaluate, in_layout
+from dropopt.training.evaluate import autocast, evaluate
+from dropopt.training.feed import feed_of
 from dropopt.training.optim import learning_rate, make_optimizer
 from dropopt.training.rates import Rates, rates_of
 from dropopt.training.results import DivergedError, EpochReport, TrainResult, smoothed
@@ -117,19 +118,15 @@ class _Training:
         _check_task(task, data, engine, config)
         self.model, self.engine, self.config, self.device, self.task = model, engine, config, device, task
         model.to(device)
-        images = data.train.images.to(device)
-        if images.ndim == 4:
-            if config.channels_last:
-                model.to(memory_format=torch.channels_last)
-            # load_data returns this layout; images from elsewhere are converted once here.
-            images = images.contiguous(memory_format=torch.channels_last)
-        self.train = Split(images, data.train.labels.to(device))
-        self.validation = data.validation.to(device)
+        if config.channels_last and any(part.ndim == 4 for part in parts(data.train.head(1).images).values()):
+            model.to(memory_format=torch.channels_last)
+        self.feed = feed_of(data.train, config, device)
+        self.steps = self.feed.steps
+        self.validation = data.validation.to(device) if isinstance(data.validation, Split) else data.validation
         self.identity = _identity(model, engine, data, config, task)
         self.optimizer = make_optimizer(model, config)
         if engine is not None:
             engine.watch(self.optimizer)
-        self.bounds = _bounds(len(self.train), config.batch_size)
         #: Steps between updates of the rates within an epoch; None to update after each epoch only.
         self.every = engine.update_every if engine is not None else None
         self.history: list[EpochReport] = []
@@ -168,13 +165,13 @@ class _Training:
         train_loss, batch = self._train_epoch(number)
         val_loss, val_accuracy = evaluate(self.model, self.validation, config, self.task)
         if not math.isfinite(val_loss):
-            raise DivergedError(number, len(self.bounds), val_loss, "validation")
+            raise DivergedError(number, self.steps, val_loss, "validation")
         engine, task = self.engine, self.task
         losses = [report.val_loss for report in self.history] + [val_loss]
         costs = [task.cost(report.val_loss, report.val_accuracy) for report in self.history]
         costs.append(task.cost(val_loss, val_accuracy))
         if not math.isfinite(costs[-1]):
-            raise DivergedError(number, len(self.bounds), costs[-1], "validation")
+            raise DivergedError(number, self.steps, costs[-1], "validation")
         report = EpochReport(
             epoch=number,
             epochs=config.epochs,
@@ -183,7 +180,7 @@ class _Training:
             val_accuracy=val_accuracy,
             smoothed_loss=smoothed(losses, config.smooth)[-1],
             objective=smoothed(costs, config.smooth)[-1],
-            lr=self._rate(number, len(self.bounds) - 1),
+            lr=self._rate(number, self.steps - 1),
             seconds=time.perf_counter() - began,
             rates=engine.rates() if engine is not None else [],
             weights=engine.weights() if engine is not None else {},
@@ -197,30 +194,25 @@ class _Training:
             self.best = copy.deepcopy(self.model.state_dict())  # deep: a state dict may contain more than tensors
         return report
 
-    def _train_epoch(self, number: int) -> tuple[float, tuple[Tensor, Tensor]]:
+    def _train_epoch(self, number: int) -> tuple[float, tuple[Inputs, Tensor]]:
         """Take all steps of an epoch; return its mean loss and its last batch."""
-        order = torch.randperm(len(self.train), generator=generator(self.config.seed, "order", number))
-        order = order.to(self.device)
-        draws = augment.draw(
-            self.config.augment, self.train.images, seed=self.config.seed, epoch=number, device=self.device
-        )
-        losses = torch.zeros(len(self.bounds), device=self.device)
+        losses, sizes = [], []
         self.model.train()
-        for step, where in enumerate(self.bounds):
-            index = order[where]
-            images = in_layout(augment.take(self.train.images, index, draws, where), self.config)
-            labels = self.train.labels.index_select(0, index)
-            losses[step] = self._step(images, labels, self._rate(number, step))
-            taken = (number - 1) * len(self.bounds) + step + 1
-            if self.every and taken % self.every == 0 and step + 1 < len(self.bounds):
-                self._refresh((images, labels), taken / len(self.bounds))
-        return self._mean(losses, number), (images, labels)
+        for step, (images, labels) in enumerate(self.feed.epoch(number)):
+            losses.append(self._step(images, labels, self._rate(number, step)))
+            sizes.append(len(labels))
+            taken = (number - 1) * self.steps + step + 1
+            if self.every and taken % self.every == 0 and step + 1 < self.steps:
+                self._refresh((images, labels), taken / self.steps)
+        if not losses:
+            raise ConfigError(f"epoch {number} has no training samples: the loader is exhausted")
+        return self._mean(torch.stack(losses).float(), sizes, number), (images, labels)
 
-    def _step(self, images: Tensor, labels: Tensor, rate: float) -> Tensor:
+    def _step(self, images: Inputs, labels: Tensor, rate: float) -> Tensor:
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group.get("lr_scale", 1.0)  # groups of earlier checkpoints have none
         with autocast(self.config, self.device):
-            outputs = self.model(images)
+            outputs = run_model(self.model, images)
         loss = self.task.training_loss(outputs, labels, self.config.label_smoothing)
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
@@ -228,21 +220,20 @@ class _Training:
         detached: Tensor = loss.detach()
         return detached
 
-    def _mean(self, losses: Tensor, number: int) -> float:
+    def _mean(self, losses: Tensor, sizes: list[int], number: int) -> float:
         """Mean loss per image, from each step's mean loss. This is the only place that waits for the device."""
         values: list[float] = losses.tolist()
         for step, loss in enumerate(values, start=1):
             if not math.isfinite(loss):
                 raise DivergedError(number, step, loss)
-        sizes: list[int] = [where.stop - where.start for where in self.bounds]
         return math.fsum(loss * size for loss, size in zip(values, sizes, strict=True)) / sum(sizes)
 
     def _rate(self, number: int, step: int) -> float:
         """Learning rate of ``step`` (from 0) in epoch ``number`` (from 1)."""
-        share = ((number - 1) + step / len(self.bounds)) / self.config.epochs
+        share = ((number - 1) + min(step / self.steps, 1.0)) / self.config.epochs
         return learning_rate(self.config, share)
 
-    def _refresh(self, batch: tuple[Tensor, Tensor], epoch: float, **metrics: float | None) -> None:
+    def _refresh(self, batch: tuple[Inputs, Tensor], epoch: float, **metrics: float | None) -> None:
         """Show the engine a batch if it needs one, and let it update its rates."""
         if self.engine is None:
             return
@@ -277,17 +268,6 @@ class _Training:
             self.engine.load_state_dict(state["engine"])
 
 
-def _bounds(count: int, size: int) -> list[slice]:
-    """The slice of an epoch's order that each batch takes.
-
-    A last batch of one image, for which BatchNorm fails, is merged into the batch before it.
-    """
-    starts = list(range(0, count, size))
-    if size > 1 and len(starts) > 1 and count - starts[-1] == 1:
-        starts.pop()
-    return [slice(start, end) for start, end in zip(starts, [*starts[1:], count], strict=True)]
-
-
 def _check_task(task: Task, data: Dataset, engine: Engine | None, config: TrainConfig) -> None:
     """Check that the data have the classes that the task, the engine and the augmentation need.
 
@@ -296,7 +276,7 @@ def _check_task(task: Task, data: Dataset, engine: Engine | None, config: TrainC
     """
     if data.classes:
         return
-    if task.is_plain and data.train.labels.is_floating_point():
+    if task.is_plain and data.train.head(1).labels.is_floating_point():
         raise ConfigError(
             f"{data.name} has targets that are no class numbers, for which cross-entropy is not defined; give the "
             "study another task, such as task={'loss': 'mse_loss', 'metric': 'loss'}"

@@ -8,16 +8,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dropopt.config import EngineConfig, RunConfig
 from dropopt.engine import attach, named_places
 from dropopt.engine.protocol import Engine
 from dropopt.facts import Facts
+from dropopt.inputs import Inputs, parts
 from dropopt.owncode import own_errors
 from dropopt.training.data.dataset import Dataset
 from dropopt.training.data.load_data import load_once
-from dropopt.training.data.split import Split
 from dropopt.training.device import resolve_device
 from dropopt.training.evaluate import in_layout
 from dropopt.training.facts import facts_of
@@ -63,7 +63,7 @@ def prepare(run: RunConfig) -> Prepared:
     """
     device = resolve_device(run.train.device)
     data = load_once(run.data)
-    train, validation = (Split(one.images[:EXAMPLES], one.labels[:EXAMPLES]) for one in (data.train, data.validation))
+    train, validation = (one.head(EXAMPLES) for one in (data.train, data.validation))
     few = replace(data, train=train, validation=validation, fingerprint={}, duplicates={})
     config = run.train.model_copy(update={"epochs": 1})
     model = _network(run, data, device)
@@ -72,7 +72,7 @@ def prepare(run: RunConfig) -> Prepared:
         suppress(DivergedError),
         attach(model, run.engine, example=_example(run, data, device), complexity=0.5, inside="keep") as engine,
     ):
-        facts = facts_of(data, model, engine.sites)
+        facts = facts_of(data, model, engine.sites, len(engine.own))
         fit(model, engine, few, config, task=task_of(run.task))
     complexity = data.complexity if isinstance(run.engine, EngineConfig) else None
     return Prepared(data, named_places(model, _example(run, data, device)), facts, complexity)
@@ -135,10 +135,12 @@ def _network(run: RunConfig, data: Dataset, device: torch.device) -> nn.Module:
         image_size=data.image_size,
         seed=run.train.seed,
         logits=bool(data.classes),
+        example=data.train.head(EXAMPLES).images,
     ).to(device)
-    in_maps = run.train.channels_last and data.train.images.ndim == 4
+    images = parts(data.train.head(1).images).values()
+    in_maps = run.train.channels_last and any(part.ndim == 4 for part in images)
     return model.to(memory_format=torch.channels_last) if in_maps else model
 
 
-def _example(run: RunConfig, data: Dataset, device: torch.device) -> Tensor:
-    return in_layout(data.train.images[:EXAMPLES].to(device), run.train)
+def _example(run: RunConfig, data: Dataset, device: torch.device) -> Inputs:
+    return in_layout(data.train.head(EXAMPLES).to(device).images, run.train)

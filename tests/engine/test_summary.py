@@ -91,8 +91,9 @@ def test_replace_switches_it_off_until_detach(config):
     with attach(model, config, sites="conv", inside="replace"):
         assert (model.drop.p, model.late.p) == (0, 0.5)
     assert (model.drop.p, model.late.p) == (0.3, 0.5)
-    with attach(model, config, sites="conv", inside="keep"):
+    with attach(model, config, sites="conv", inside="keep") as engine:
         assert model.drop.p == 0.3
+        assert "network itself at these places: Dropout2d 'drop' (p = 0.3), which drops as well" in engine.summary()
 
 
 def test_stochastic_depth_in_a_block_is_taken_over():

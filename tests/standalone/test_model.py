@@ -85,6 +85,18 @@ def test_confidence_is_calibrated_on_the_validation_split(digits):
     assert calibration_error(sampled, labels) == pytest.approx(found.ece_sampled, abs=1e-6)
 
 
+def test_an_empty_image_gets_a_note(digits):
+    """A black image, and one of a single colour, have a class that means little; others have no note."""
+    path, done = digits
+    model = dropopt.load_model(path, device="cpu")
+    images = torch.cat(
+        [torch.zeros(1, 1, 8, 8), torch.full((1, 1, 8, 8), 9.0), source_units(done.data, done.data.test)[:3]]
+    )
+    notes = [one.note for one in model.predict(images)]
+    assert [bool(note) for note in notes] == [True, True, False, False, False]
+    assert notes[0].startswith("hardly any contrast (0 of the training's)")
+
+
 def test_calibration_error_by_hand():
     """|confidence - accuracy| by bin, weighted with the share of images in the bin."""
     probabilities = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.3, 0.7]])

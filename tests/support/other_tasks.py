@@ -1,8 +1,11 @@
 """Data, networks, losses and metrics that are not those of image classification; studies name these functions."""
 
+import random
+
+import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, WeightedRandomSampler
 
 N = 60
 
@@ -81,3 +84,125 @@ def overlap(outputs, targets):
     found = outputs.argmax(1) == 1
     wanted = targets == 1
     return (found & wanted).sum() / (found | wanted).sum()
+
+
+def _pairs():
+    labels = torch.arange(N) % 2
+    images = _draw(N, 1, 8, 8) + 0.3 * labels[:, None, None, None]
+    return images, _draw(N, 5), labels
+
+
+class _Samples(Dataset):
+    """Samples that ``sample`` makes of an image, a vector and a label."""
+
+    def __init__(self, sample):
+        self.sample, self.tensors = sample, _pairs()
+
+    def __len__(self):
+        return N
+
+    def __getitem__(self, index):
+        return self.sample(*(part[index] for part in self.tensors))
+
+
+def two_inputs():
+    """Images and vectors, by position."""
+    return _Samples(lambda image, vector, label: ((image, vector), label))
+
+
+def named_inputs():
+    """Images, vectors and whole numbers, by name, as a loader."""
+    data = _Samples(
+        lambda image, vector, label: ({"picture": image, "vector": vector, "place": index_of(vector)}, label)
+    )
+    return DataLoader(data, batch_size=16)
+
+
+def index_of(vector):
+    """A whole number, as for an embedding."""
+    return (vector[:1] > 0).long()
+
+
+class TwoBranches(nn.Module):
+    """A branch for images and one for vectors; ``place`` is embedded."""
+
+    def __init__(self, channels, classes, image_size):
+        super().__init__()
+        assert image_size in (((8, 8), ()), {"picture": (8, 8), "vector": (), "place": ()})
+        values = list(channels.values() if isinstance(channels, dict) else channels)
+        assert values[:2] == [1, 5]
+        self.images = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
+        self.vectors = nn.Sequential(nn.Linear(5, 8), nn.ReLU())
+        self.places = nn.Embedding(2, 8)
+        self.head = nn.Linear(16, classes)
+
+    def forward(self, picture, vector, place=None):
+        """Logits of both branches together."""
+        found = self.vectors(vector)
+        if place is not None:
+            found = found + self.places(place[:, 0])
+        return self.head(torch.cat([self.images(picture).flatten(1), found], 1))
+
+
+def two_branches(channels, classes, image_size):
+    return TwoBranches(channels, classes, image_size)
+
+
+class Augmented(Dataset):
+    """Images with random transforms, drawn as many transforms draw them: by torch, NumPy and Python."""
+
+    classes = ("dark", "bright")
+
+    def __init__(self, random=True, count=N):
+        self.random, self.count = random, count
+        self.images = 0.2 * _draw(count, 1, 8, 8) + (torch.arange(count) % 2)[:, None, None, None]
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        image = self.images[index]
+        if self.random:
+            image = image + 0.1 * torch.randn(1) + 0.1 * np.random.rand() + 0.1 * random.random()
+            image = image.float()
+        return image, index % 2
+
+
+def augmented():
+    """Random training images, steady ones to validate and test."""
+    return Augmented(), Augmented(random=False, count=20), Augmented(random=False, count=20)
+
+
+def steady():
+    """The same without random transforms."""
+    return Augmented(random=False), Augmented(random=False, count=20), Augmented(random=False, count=20)
+
+
+def augmented_by_workers():
+    """A loader with two workers, which go on between epochs."""
+    train, *others = augmented()
+    loader = DataLoader(train, batch_size=5, shuffle=True, num_workers=2, persistent_workers=True)
+    return loader, *others
+
+
+def weighted():
+    """A loader that draws the samples of one class only."""
+    _, *others = steady()
+    train = Augmented(random=False)
+    chosen = WeightedRandomSampler([float(index % 2) for index in range(N)], 40)
+    return DataLoader(train, batch_size=10, sampler=chosen), *others
+
+
+def lone():
+    """One data set with random transforms, for all splits."""
+    return Subset(Augmented(), range(50))
+
+
+def lone_weighted():
+    """One loader with a sampler of its own."""
+    return weighted()[0]
+
+
+def tensors():
+    """Images and labels."""
+    return torch.zeros(8, 1, 4, 4), torch.arange(8) % 2

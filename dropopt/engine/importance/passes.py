@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from dropopt.engine.places.place import Example, Place
 from dropopt.engine.places.record import device_of, quiet
+from dropopt.inputs import each, run_model
 
 #: A function that a probe calls with a place's name and with the place's output or its gradient.
 Take = Callable[[str, Tensor], None]
@@ -96,7 +97,7 @@ def true_logits(model: nn.Module, images: Example, labels: Tensor) -> Tensor:
     Raises:
         ValueError: if there are no logits (N, classes), or if the labels are not (N,).
     """
-    output = model(*inputs(model, images))
+    output = run_model(model, inputs(model, images))
     if isinstance(output, Mapping):
         output = output.get("logits", output)
     elif not isinstance(output, Tensor):
@@ -114,14 +115,16 @@ def true_logits(model: nn.Module, images: Example, labels: Tensor) -> Tensor:
     return logits
 
 
-def inputs(model: nn.Module, images: Example) -> list[Tensor]:
+def inputs(model: nn.Module, images: Example) -> Example:
     """Return copies on the model's device, in its type, so that no operation of the model changes the originals."""
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
-    tensors = images if isinstance(images, tuple) else (images,)
-    copies = [t.detach().to(like if t.is_floating_point() else like.device).clone() for t in tensors]
-    if torch.is_grad_enabled():
-        return [t.requires_grad_().clone() if t.is_floating_point() else t for t in copies]
-    return copies
+
+    def copy(part: Tensor) -> Tensor:
+        copied = part.detach().to(like if part.is_floating_point() else like.device).clone()
+        floating = part.is_floating_point() and torch.is_grad_enabled()
+        return copied.requires_grad_().clone() if floating else copied
+
+    return each(copy, images)
 
 
 def feature_maps(x: Tensor, place: Place) -> Tensor:

@@ -43,7 +43,7 @@ def find_places(model: nn.Module, sites: Selector, example: Example) -> list[Pla
 
             A tuple selects the places of all its members, so it can select nested modules. The layer that gives the
             network's output is never a place, nor is any module after it.
-        example: an input batch; a tuple for several arguments.
+        example: an input batch; a tuple or a dictionary for several arguments.
 
     Raises:
         ConfigError: if a module is scripted or compiled, if a selector matches nothing, or if a selected module runs

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import nn
 
-#: An input batch; a tuple where the model takes several arguments.
-Example = Tensor | tuple[Tensor, ...]
+from dropopt.inputs import Inputs
+
+#: An input batch; a tuple or a dictionary where the model takes several arguments.
+Example = Inputs
 #: The setting ``sites``, or a function (name, module) -> bool.
 Selector = str | tuple[str, ...] | Callable[[str, nn.Module], bool]
 

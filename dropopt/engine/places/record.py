@@ -16,6 +16,7 @@ from dropopt.config import ConfigError
 from dropopt.engine.places import graph
 from dropopt.engine.places.layers import is_weighted
 from dropopt.engine.places.place import Example
+from dropopt.inputs import each, run_model
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +83,6 @@ def record(model: nn.Module, example: Example) -> Forward:
 
         return hook
 
-    tensors = example if isinstance(example, tuple) else (example,)
     device = device_of(model)
     # Parametrisations (spectral norm, weight norm, low-rank updates) return weights, not activations.
     lists = [module for module in model.modules() if isinstance(module, ParametrizationList)]
@@ -95,15 +95,15 @@ def record(model: nn.Module, example: Example) -> Forward:
         with quiet(model), torch.enable_grad():
             # Inputs require a gradient, so that residual sums show in the graph even if all weights are frozen. The
             # clone protects the example from in-place operations.
-            inputs = [
-                t.detach().to(device).requires_grad_().clone() if t.is_floating_point() else t.to(device)
-                for t in tensors
-            ]
-            model(*inputs)
+            run_model(model, each(lambda t: _prepared(t, device), example))
     finally:
         for handle in handles:
             handle.remove()
     return Forward(model, calls)
+
+
+def _prepared(part: Tensor, device: torch.device) -> Tensor:
+    return part.detach().to(device).requires_grad_().clone() if part.is_floating_point() else part.to(device)
 
 
 @contextmanager

@@ -24,11 +24,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Accuracy and loss of a network on one split of the data."""
+    """Accuracy, or another metric, and loss of a network on one split of the data."""
 
     accuracy: float
     loss: float
     n: int  # number of images
+    shares: bool = True  # whether the accuracy is the share of the images that are classified correctly
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ def retrain(
     on_notice: Callable[[str], None],
     on_epoch: Callable[[EpochReport], None],
     checkpoints: Path | None = None,
+    check: Callable[[Dataset], None] | None = None,
 ) -> Retrained:
     """Train with ``run``, then evaluate the network on the test split.
 
@@ -71,6 +73,7 @@ def retrain(
         on_notice: Called with each notice about the data.
         on_epoch: Called with the report of each epoch.
         checkpoints: A folder for the files of :class:`~dropopt.study.after.keep.Keeper`; None to keep nothing.
+        check: Called with the data before the training; an error of it ends the command.
 
     Raises:
         ConfigError: The folder cannot be written.
@@ -85,6 +88,8 @@ def retrain(
     torch.set_num_threads(threads)
     task = training.task_of(run.task)
     data = training.prepare(run).data
+    if check is not None:
+        check(data)
     for notice in data.notices:
         on_notice(notice)
     if provenance.get("data_fingerprint", data.fingerprint) != data.fingerprint:
@@ -110,9 +115,10 @@ def retrain(
             )
     except training.DivergedError as error:
         raise StudyError(str(error)) from None
-    validation = Estimate(result.best_val_accuracy, result.best_val_loss, len(data.validation.labels))
+    shares = run.task.metric == "accuracy" and data.train.head(1).labels.ndim == 1
+    validation = Estimate(result.best_val_accuracy, result.best_val_loss, len(data.validation), shares)
     loss, accuracy = training.evaluate(model, data.test, run.train, task)
-    test = Estimate(accuracy, loss, len(data.test.labels))
+    test = Estimate(accuracy, loss, len(data.test), shares)
     return Retrained(result, validation, test, model.state_dict(), run, model, data)
 
 

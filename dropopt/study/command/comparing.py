@@ -95,8 +95,9 @@ def compare(request: CompareRequest, console: Console) -> tuple[int, Comparison 
         results = [arm_result(opened.storage, _searched(opened.storage, arm)) for arm in arms]
         check_comparable([_searched(opened.storage, arm) for arm in arms])
     known = [result for result in results if result is not None]
-    optimise = request.optimise or arms[0].base.task.judged_by
-    return 0, compare_arms(known, optimise=optimise, reference=request.reference, notes=notes)
+    task = arms[0].base.task
+    optimise = request.optimise or task.judged_by
+    return 0, compare_arms(known, optimise=optimise, reference=request.reference, notes=notes, task=task)
 
 
 @dataclass(frozen=True)

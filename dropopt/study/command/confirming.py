@@ -55,7 +55,7 @@ from dropopt.study.store.keys import (
 from dropopt.study.store.lease import GRACE, WorkerIdentity
 from dropopt.study.store.opening import Opened
 from dropopt.study.store.patient import PATIENCE, Patience
-from dropopt.study.store.queries import find_study, has_result, optimised
+from dropopt.study.store.queries import find_study, has_result, optimised, task_of
 from dropopt.study.store.url import resolve
 
 if TYPE_CHECKING:
@@ -68,7 +68,6 @@ TRAIN = Targets("dropopt.training:prepare", "dropopt.training.scored:train_and_s
 TEST = Targets("dropopt.training:prepare", "dropopt.training.scored:score_on_test")
 
 #: What a study of test runs minimises, by the setting ``optimise``.
-_TEST_METRICS = {"loss": "test loss", "accuracy": "test error"}
 
 
 @dataclass(frozen=True)
@@ -238,7 +237,9 @@ class _Session:
         if found is None or found.winner is None:
             return
         optimise = self.base.task.judged_by
-        tests = make_runs(self.storage, self.search.study_name, TESTS, {}, _TEST_METRICS[optimise])
+        tests = make_runs(
+            self.storage, self.search.study_name, TESTS, {}, f"test {task_of(self.search).word(optimise)}"
+        )
         readings: list[Mapping[str, Any]] = list(tests.user_attrs.get(READINGS) or [])
         again = bool(readings) and self.request.again
         if not readings or again:

@@ -16,7 +16,7 @@ from dropopt.study.store.keys import MESSAGE, REASON
 from dropopt.study.store.lease import WorkerIdentity
 from dropopt.study.store.opening import Opened
 from dropopt.study.store.patient import Patience
-from dropopt.study.store.queries import find_study
+from dropopt.study.store.queries import find_study, task_of, value_name
 from dropopt.study.store.retries import root
 
 if TYPE_CHECKING:
@@ -67,10 +67,12 @@ class Continuing(Session):
         """Print the result of the trial. Returns the exit code."""
         from optuna.trial import TrialState
 
-        trial = last_attempt(find_study(self._storage, self._definition.name), self.continues)
+        study = find_study(self._storage, self._definition.name)
+        trial = last_attempt(study, self.continues)
         line = f"trial {trial.number} continues trial {self.continues}: "
         if trial.state == TrialState.COMPLETE:
-            say(self._console, f"{line}loss {trial.value:.4f}, accuracy {format_accuracy(trial)}")
+            scores = f"{value_name(study)} {trial.value:.4f}, {task_of(study).score} {format_accuracy(trial)}"
+            say(self._console, line + scores)
             return 0
         reasons = (trial.user_attrs.get(REASON, trial.state.name.lower()), trial.user_attrs.get(MESSAGE, ""))
         say(self._console, line + ": ".join(filter(None, reasons)), "yellow")

@@ -121,6 +121,17 @@ Checkpoints = Annotated[
         metavar="DIR",
     ),
 ]
+Artifacts = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="DROPOPT_ARTIFACTS",
+        help="Folder of the files of the best trials (configuration, curves, weights), which optuna-dashboard offers. "
+        "Default: a folder beside the file of the storage; none if the storage is a server.",
+        show_default=False,
+        show_envvar=True,
+        metavar="DIR",
+    ),
+]
 KeepCheckpoints = Annotated[
     int | None,
     typer.Option(

@@ -71,5 +71,7 @@ def predict(
 def _rows(found: Iterable[Prediction], classes: tuple[str, ...]) -> Iterator[list[object]]:
     yield ["image", "label", "probability", "entropy", "mutual_information", *(f"p.{name}" for name in classes)]
     for one in found:
+        if one.note:
+            print(f"note: {one.image}: {one.note}", file=sys.stderr)
         information = "" if one.mutual_information is None else one.mutual_information
         yield [one.image, one.label, one.probability, one.entropy, information, *one.probabilities.values()]

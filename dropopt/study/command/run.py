@@ -32,6 +32,7 @@ def run(
     trial_memory: options.TrialMemory = None,
     checkpoints: options.Checkpoints = None,
     keep_checkpoints: options.KeepCheckpoints = None,
+    artifacts: options.Artifacts = None,
     sampler: options.Sampler = None,
     pruner: options.Pruner = None,
     seed: options.Seed = None,
@@ -61,6 +62,7 @@ def run(
 
     Running the same command again resumes an interrupted study; a larger --n-trials extends a finished one.
     """
+    from dropopt.known import check_names
     from dropopt.owncode import file_of, make_importable
     from dropopt.study.command import session
     from dropopt.study.command.overrides import Overrides
@@ -99,8 +101,11 @@ def run(
     names = overridden.names
     if any(file_of(module) is None for module in own_modules(names)):
         make_importable(Path.cwd())  # --data and --model may name functions of modules that lie here
+    check_names(overridden.base(overridden.load_space(script.parent)))
     remember(sources(names).values())
     jobs = [] if n_jobs == -1 else ["--n-jobs", str(n_jobs)]
+    if artifacts is not None:
+        where = [*where, "--artifacts", str(artifacts)]
     place = storage_hint(storage)
     request = session.Request(
         overridden,
@@ -114,6 +119,7 @@ def run(
         cluster=cluster,
         command=shlex.join([*command, *overrides.command_line(anew=True), *jobs, *where]) + place,
         quiet=quiet,
+        artifacts=artifacts,
     )
     code = session.run(request)
     if code:

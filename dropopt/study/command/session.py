@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,6 +73,7 @@ from dropopt.study.store.queries import count, find_study, study_names
 from dropopt.study.store.search_ledger import SearchLedger
 from dropopt.study.store.total import counted
 from dropopt.study.store.url import VARIABLE, redact, redact_all, resolve, storage_hint
+from dropopt.study.store.weights import path_of
 
 if TYPE_CHECKING:
     import optuna
@@ -98,6 +99,7 @@ class Request:
     cluster: Cluster | None = None  # where the trials run; None for this machine
     command: str = ""  # what to type to repeat the study from its first trial
     quiet: bool = False  # whether to print nothing but errors
+    artifacts: Path | None = None  # the folder of the best trials' files; None for the default
 
     @property
     def plan(self) -> dict[str, Any]:
@@ -289,6 +291,7 @@ class Session:
                 limits=Limits(study.timeout, study.trial_timeout),
                 checkpoints=self._request.checkpoints,
                 keep_checkpoints=study.keep_checkpoints,
+                weights=None if self._artifacts is None else partial(path_of, self._artifacts, study.name),
                 signals=signals,
             )
             worker.run()
@@ -351,11 +354,15 @@ class Session:
             return 128 + stopped_by
         return int(self._study is not None and _all_failed(self._study))
 
+    @property
+    def _artifacts(self) -> Path | None:
+        return artifact_folder(self._request.url, self._request.artifacts)
+
     def _refresh(self, study: optuna.Study) -> None:
         """Update what dashboards show of the study: its note, its figures and the files of its best trials."""
         hint = storage_hint(self._request.storage)
         page.refresh(study, hint)
-        folder = artifact_folder(self._request.url)
+        folder = self._artifacts
         if folder is not None:
             save_artifacts(study, folder, hint)
 

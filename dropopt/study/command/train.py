@@ -15,7 +15,7 @@ import typer
 from dropopt.study.command import options
 
 if TYPE_CHECKING:
-    from dropopt.config import RunConfig
+    from dropopt.config import RunConfig, TaskConfig
     from dropopt.export import Exported
     from dropopt.study.after.retrain import Estimate, Retrained
 
@@ -47,6 +47,7 @@ def train(
     from dropopt.config import ConfigError, TaskConfig
     from dropopt.owncode import shipped_folder
     from dropopt.standalone import SUFFIX
+    from dropopt.standalone.describe import refuse_other_samples
     from dropopt.study.after.retrain import configured, retrain, save_model, save_weights
     from dropopt.study.command.output import check_writable
     from dropopt.study.define.settings import Setting
@@ -75,7 +76,8 @@ def train(
     shipped = shipped_folder("studies")
     for line in settle(names, recorded, given=given, code=code or (), trust=trust, ask=ask, shipped=shipped):
         say(console, line)
-    with EpochProgress(console) as progress:
+    say(console, "loading torch, the data and the network", "dim")
+    with EpochProgress(console, run.task.score) as progress:
         done = retrain(
             run,
             exported.provenance,
@@ -83,10 +85,11 @@ def train(
             on_notice=lambda notice: say(console, f"note: {notice}", "yellow"),
             on_epoch=progress.show,
             checkpoints=checkpoints,
+            check=refuse_other_samples if output is not None and output.suffix == SUFFIX else None,
         )
     best, last = done.result.best_epoch, len(done.result.history)
-    say(console, f"validation: {_scores(done.validation)}, best epoch {best} of {last}")
-    say(console, f"test:       {_scores(done.test)}", "bold")
+    say(console, f"validation: {_scores(done.validation, run.task)}, best epoch {best} of {last}")
+    say(console, f"test:       {_scores(done.test, run.task)}", "bold")
     if output is not None and output.suffix == SUFFIX:
         with busy("measuring the calibration"):
             save_model(done, exported.provenance, output)
@@ -132,7 +135,11 @@ def _header(given: str, run: RunConfig, provenance: Mapping[str, Any]) -> str:
     return f"{given}{source}: {what}"
 
 
-def _scores(estimate: Estimate) -> str:
+def _scores(estimate: Estimate, task: TaskConfig) -> str:
+    if task.metric == "loss":
+        return f"loss {estimate.loss:.4f} (n = {estimate.n})"
+    if not estimate.shares:
+        return f"{task.score} {estimate.accuracy:.4f}, loss {estimate.loss:.4f} (n = {estimate.n})"
     return f"accuracy {_with_error(estimate.accuracy, estimate.n)}, loss {estimate.loss:.4f}"
 
 
@@ -150,6 +157,9 @@ def _error(accuracy: float, n: int) -> float:
 def _plain(done: Retrained, output: Path | None) -> dict[str, Any]:
     """The result for other programs."""
     found: dict[str, Any] = {"best_epoch": done.result.best_epoch, "epochs": len(done.result.history)}
+    found["metric"] = done.run.task.score
     for name, estimate in (("validation", done.validation), ("test", done.test)):
-        found[name] = asdict(estimate) | {"standard_error": _error(estimate.accuracy, estimate.n)}
+        values = {key: value for key, value in asdict(estimate).items() if key != "shares"}
+        error = _error(estimate.accuracy, estimate.n) if estimate.shares else None
+        found[name] = values | {"standard_error": error}
     return found | {"output": str(output) if output is not None else None}

@@ -29,6 +29,7 @@ def worker(
     n_jobs: options.NJobs = -1,
     timeout: options.Timeout = None,
     checkpoints: options.Checkpoints = None,
+    artifacts: options.Artifacts = None,
     storage_patience: options.StoragePatience = 120.0,
     grace: options.Grace = 30.0,
     print_for: options.Print = None,
@@ -65,7 +66,8 @@ def worker(
     console = make_console(quiet=quiet)
     patience = Patience(storage_patience, lambda line: say(console, line, "yellow"))
     request = stored_request(study, storage, n_jobs, timeout, checkpoints, path, resume, patience)
-    code = session.run(replace(request, storage_patience=storage_patience, grace=grace, quiet=quiet))
+    request = replace(request, storage_patience=storage_patience, grace=grace, quiet=quiet, artifacts=artifacts)
+    code = session.run(request)
     if code:
         raise typer.Exit(code)
 

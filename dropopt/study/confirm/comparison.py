@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dropopt.config import ConfigError
+from dropopt.config import ConfigError, TaskConfig
 from dropopt.study.confirm.arms import Arm, arm_of_study, check_comparable
 from dropopt.study.confirm.intervals import Difference, Interval, holm, mean_of, paired
 from dropopt.study.confirm.results import Confirmation, Confirmed, Scores, confirmation, plain_scores
@@ -85,6 +85,9 @@ class Comparison:
     contrasts: tuple[Contrast, ...]
     notes: tuple[str, ...]
     verdict: str
+    #: What is minimised, in a word, and the name of the metric.
+    what: str = "loss"
+    score: str = "accuracy"
 
     def plain(self) -> dict[str, Any]:
         """Return the result as values for JSON."""
@@ -139,7 +142,8 @@ def comparison(studies: Sequence[optuna.Study], *, reference: str | None = None)
         results.append(result)
     found = confirmation(studies[0])
     optimise = "loss" if found is None else found.optimise
-    return compare_arms(results, optimise=optimise, reference=reference, notes=notes)
+    task = arms[0].base.task
+    return compare_arms(results, optimise=optimise, reference=reference, notes=notes, task=task)
 
 
 def arm_result(storage: BaseStorage, arm: Arm) -> ArmResult | None:
@@ -168,7 +172,12 @@ def compute(study: optuna.Study) -> Compute:
 
 
 def compare_arms(
-    arms: Sequence[ArmResult], *, optimise: str = "loss", reference: str | None = None, notes: Sequence[str] = ()
+    arms: Sequence[ArmResult],
+    *,
+    optimise: str = "loss",
+    reference: str | None = None,
+    notes: Sequence[str] = (),
+    task: TaskConfig | None = None,
 ) -> Comparison:
     """Compare confirmed arms.
 
@@ -180,10 +189,13 @@ def compare_arms(
         reference: The name of the arm to compare with. Default: the baseline with the lowest mean on the validation
             split, or the first arm if none is a baseline.
         notes: What makes the comparison less fair.
+        task: What the networks are trained for. Default: classification.
 
     Raises:
         ConfigError: No arm has the name ``reference``, or the arms have fewer than two seeds in common.
     """
+    task = task or TaskConfig()
+    what = task.word(optimise)
     tested = all(arm.test is not None for arm in arms)
     base = _reference(arms, reference)
     scores = {arm.name: arm.test if tested and arm.test is not None else arm.winner.validation for arm in arms}
@@ -215,7 +227,9 @@ def compare_arms(
         reference=base.name,
         contrasts=contrasts,
         notes=tuple(notes),
-        verdict=_verdict(base, contrasts, _measure(optimise, tested=tested)),
+        verdict=_verdict(base, contrasts, f"{'test' if tested else 'validation'} {what}", task.score),
+        what=what,
+        score=task.score,
     )
 
 
@@ -237,18 +251,14 @@ def _reference(arms: Sequence[ArmResult], name: str | None) -> ArmResult:
     return min(baselines, key=lambda arm: arm.winner.mean.mean) if baselines else arms[0]
 
 
-def _measure(optimise: str, *, tested: bool) -> str:
-    return f"{'test' if tested else 'validation'} {'loss' if optimise == 'loss' else 'error'}"
-
-
-def _verdict(base: ArmResult, contrasts: Sequence[Contrast], measure: str) -> str:
+def _verdict(base: ArmResult, contrasts: Sequence[Contrast], measure: str, score: str) -> str:
     """Say in words which arms are better than the reference."""
     what = "the best baseline" if base.baseline else "the reference"
     better, worse = [one for one in contrasts if one.better], [one for one in contrasts if one.worse]
     rest = [one.arm for one in contrasts if not one.better and not one.worse]
     sentences = []
     if better:
-        gains = "; ".join(_gain(one, measure) for one in better)
+        gains = "; ".join(_gain(one, measure, score) for one in better)
         sentences.append(f"better than {what}, {base.name}: {gains}")
     else:
         sentences.append(f"no arm is better than {what}, {base.name}, in {measure}")
@@ -259,10 +269,10 @@ def _verdict(base: ArmResult, contrasts: Sequence[Contrast], measure: str) -> st
     return ". ".join(text[:1].upper() + text[1:] if index else text for index, text in enumerate(sentences))
 
 
-def _gain(one: Contrast, measure: str) -> str:
+def _gain(one: Contrast, measure: str, score: str) -> str:
     gap = one.objective.interval
     text = f"{one.arm} ({measure} {-gap.mean:.4f} lower, 95% interval {-gap.high:.4f} to {-gap.low:.4f}"
-    return f"{text}, p = {one.p_adjusted:.2g} after Holm's correction; accuracy {_accuracy(one.accuracy)})"
+    return f"{text}, p = {one.p_adjusted:.2g} after Holm's correction; {score} {_accuracy(one.accuracy)})"
 
 
 def _accuracy(difference: Difference | None) -> str:

@@ -22,7 +22,7 @@ from dropopt.study.store.keys import (
     TESTS,
     VAL_ECE,
 )
-from dropopt.study.store.queries import judged, optimised
+from dropopt.study.store.queries import judged, optimised, task_of
 
 if TYPE_CHECKING:
     import optuna
@@ -107,12 +107,17 @@ class Confirmation:
     mean_optimism: float | None
     tested: Tested | None
     verdict: str
+    #: What is minimised, in a word, and the name of the metric.
+    what: str = "loss"
+    score: str = "accuracy"
 
     def plain(self) -> dict[str, Any]:
         """Return the result as values for JSON."""
         return {
             "study": self.study,
             "optimise": self.optimise,
+            "minimised": self.what,
+            "metric": self.score,
             "chosen_by": self.chosen_by,
             "seeds": self.seeds,
             "configurations": [_plain(one) for one in self.configurations],
@@ -162,7 +167,9 @@ def confirmation(study: optuna.Study) -> Confirmation | None:
         optimism=_optimism(winner) if winner else None,
         mean_optimism=sum(map(_optimism, chosen)) / len(chosen) if chosen else None,
         tested=_tested(study, by),
-        verdict=_verdict(winner, anchor, to_anchor, by),
+        verdict=_verdict(winner, anchor, to_anchor, task_of(study).word(by)),
+        what=task_of(study).word(by),
+        score=task_of(study).score,
     )
 
 
@@ -220,7 +227,8 @@ def _tested(study: optuna.Study, by: str) -> Tested | None:
     if pending or not rows:
         return None
     loss, accuracy, ece = _by_seed(rows, TEST_LOSS, TEST_ACCURACY, TEST_ECE)
-    objective = loss if by == "loss" else {repeat: 1 - value for repeat, value in accuracy.items()}
+    task = task_of(study)
+    objective = loss if by == "loss" else {seed: task.cost(loss[seed], value, by) for seed, value in accuracy.items()}
     return Tested(int(last["configuration"]), Scores(objective, loss, accuracy, ece), str(last["at"]))
 
 
@@ -228,9 +236,8 @@ def _optimism(one: Confirmed) -> float:
     return (one.mean.mean - one.searched) / one.mean.mean if one.mean.mean else 0.0
 
 
-def _verdict(winner: Confirmed | None, anchor: Confirmed | None, difference: Difference | None, optimise: str) -> str:
+def _verdict(winner: Confirmed | None, anchor: Confirmed | None, difference: Difference | None, what: str) -> str:
     """Say which configuration wins, and whether it is better than the best anchor, in one or two sentences."""
-    what = "loss" if optimise == "loss" else "error"
     if winner is None:
         return "no configuration has been trained on all seeds yet"
     text = f"{winner.name} has the lowest {what}: {_text(winner.mean)} over {winner.mean.n} seeds"

@@ -85,6 +85,7 @@ def _content(shot: Snapshot, storage: str) -> dict[str, Any]:
         "failures": failures(shot.trials),
         "trials": _trials(shot),
         "metric": shot.metric,
+        "score": shot.score,
         "environment": environment,
         "versions": versions,
         "git": made.get("git") if isinstance(made, dict) else None,
@@ -109,7 +110,7 @@ def _tiles(shot: Snapshot) -> list[tuple[str, str]]:
     if shot.leader is not None:
         tiles.append((f"{shot.leader.value:.4f}", f"{shot.metric}, best trial"))
         if (accuracy := format_accuracy(shot.leader)) != "-":
-            tiles.append((accuracy, "validation accuracy, best trial"))
+            tiles.append((accuracy, f"validation {shot.score}, best trial"))
     tiles.append((str(shot.counts.counted), "trials"))
     seconds = [trial.user_attrs.get(SECONDS) for trial in shot.trials]
     known = [one for one in seconds if isinstance(one, int | float)]
@@ -150,7 +151,10 @@ def _lines(shot: Snapshot, storage: str) -> list[tuple[str, str]]:
     lines = []
     if isinstance(plan, dict) and COMMAND in shot.attributes:
         lines.append(("run the study again, in a new storage", _again(shot.attributes[COMMAND], plan["n_trials"])))
-    wanted = {"export": "write the best configuration to a file", "train": "train with it; reports the test accuracy"}
+    wanted = {
+        "export": "write the best configuration to a file",
+        "train": f"train with it; reports the test {shot.score}",
+    }
     wanted |= {"look": "open the study in the dashboard", "learn": "which method works"}
     lines += [(wanted[what], line) for what, line in next_lines(shot, storage) if what in wanted]
     return lines

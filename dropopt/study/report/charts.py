@@ -43,7 +43,7 @@ def charts(shot: Snapshot) -> list[Chart]:
     """Every chart that the study has the data for, in the order of the report."""
     import matplotlib
 
-    makers: tuple[Callable[[Snapshot], Chart | None], ...] = (_curves, _effects, _rates, _weights, _cost)
+    makers: tuple[Callable[[Snapshot], Chart | None], ...] = (_curves, _importance, _effects, _rates, _weights, _cost)
     with matplotlib.rc_context({"text.parse_math": False}):  # names of layers may contain dollar signs
         return [chart for make in makers if (chart := make(shot)) is not None]
 
@@ -115,6 +115,25 @@ def _weights(shot: Snapshot) -> Chart | None:
     )
 
 
+def _importance(shot: Snapshot) -> Chart | None:
+    """The importance of each parameter, with its interval."""
+    if shot.effects is None or not shot.effects.factors:
+        return None
+    shown = shot.effects.factors
+    figure, axes = _axes(height=1.2 + ROW * len(shown))
+    for row, effect in enumerate(shown):
+        total = effect.importance.total
+        axes.plot([total.low, total.high], [row, row], color=COLOURS[0], linewidth=1.6)
+        axes.plot([total.value], [row], "o", color=COLOURS[0])
+    axes.set_xlim(-0.02, 1.02)
+    axes.set_ylim(-0.6, len(shown) - 0.4)
+    axes.set_yticks(range(len(shown)), [effect.name for effect in shown], fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlabel("share of the variance of the outcome, with its 90% interval")
+    told = "; ".join(f"{e.name} {e.importance.total.value:.2f}" for e in shown)
+    return Chart("importance", "Which parameter matters", f"Intervals of the importance: {told}.", figure)
+
+
 def _effects(shot: Snapshot) -> Chart | None:
     """The effects of the methods of a blend."""
     if shot.learned is None or not shot.learned.trajectory:
@@ -146,7 +165,8 @@ def _cost(shot: Snapshot) -> Chart | None:
             axes.scatter(x, y, s=size, color=KINDS[kind], alpha=alpha, label=kind, linewidths=0)
     axes.set_xlabel("seconds of training")
     axes.set_ylabel(found.score)
-    axes.set_xlim(left=0)
+    axes.set_xlim(0, 1.05 * max(point.seconds for point in found.points))
+    axes.margins(y=0.1)
     _legend(axes)
     alt = f"Scatter plot: {found.score} and training time of {len(found.points)} trials."
     return Chart("cost", f"{found.score.capitalize()} against cost", alt, figure)
@@ -184,7 +204,10 @@ def _logarithmic(axes: Axes) -> None:
 
 
 def _legend(axes: Axes) -> None:
-    axes.legend(frameon=False, fontsize=8, labelcolor=INK, loc="best")
+    # Above the axes, where it hides no data.
+    axes.legend(
+        frameon=False, fontsize=8, labelcolor=INK, loc="lower left", bbox_to_anchor=(0, 1), ncols=5, borderaxespad=0.2
+    )
 
 
 def _sign(effect: Effect) -> str:

@@ -44,6 +44,8 @@ class Train(_Message):
     run: RunConfig
     #: The absolute path of the checkpoint, which may not exist yet; None to train without one.
     checkpoint: str | None = None
+    #: The absolute path for the weights of the best epoch; None to write none.
+    weights: str | None = None
     kind: Literal["train"] = "train"
 
 

@@ -38,6 +38,7 @@ from dropopt.study.run.messages import (
     decode_to_trainer,
     encode,
 )
+from dropopt.study.run.weights import write_weights
 
 #: Characters of a traceback that are kept, from its end: it is stored with the trial.
 TRACE_CHARACTERS = 1500
@@ -118,10 +119,12 @@ class Trainer:
         train = resolve(self._train)
         with self._stopping_between_steps():
             if message.checkpoint is None:
-                result, *_ = train(message.run, self._on_epoch)
+                result, model, *_ = train(message.run, self._on_epoch)
             else:
                 path = Path(message.checkpoint)
-                result, *_ = train(message.run, self._on_epoch, checkpoint=path, on_resume=self._on_resume)
+                result, model, *_ = train(message.run, self._on_epoch, checkpoint=path, on_resume=self._on_resume)
+            if message.weights is not None and model is not None:
+                write_weights(model, Path(message.weights))
         return Done(
             trial=message.trial,
             objective=float(result.objective),

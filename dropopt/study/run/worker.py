@@ -71,6 +71,7 @@ class Worker:
         checkpoints: The folder of the checkpoints; None to train without them.
         keep_checkpoints: The number of pruned trials, and of trials ended by a limit, whose checkpoints are kept.
         keep: Whether the checkpoints of completed trials are kept. They hold the weights of the best epoch.
+        weights: The file of the weights of each completed trial, by its number; None to write none.
         signals: Catches the signals that stop the study.
     """
 
@@ -86,6 +87,7 @@ class Worker:
         checkpoints: Path | None = None,
         keep_checkpoints: int = 0,
         keep: bool = False,
+        weights: Callable[[int], Path] | None = None,
         signals: SignalCatcher | None = None,
     ) -> None:
         self._executor = executor
@@ -98,6 +100,7 @@ class Worker:
         self._checkpoints = checkpoints
         self._keep_checkpoints = keep_checkpoints
         self._keep = keep
+        self._weights = weights
         self._ledger: Ledger | None = None
         self._fingerprint: dict[str, str] | None = None
         self._ready: set[int] = set()
@@ -184,7 +187,8 @@ class Worker:
         """Train a trial in a slot that is ready, from its checkpoint if there is one."""
         self._running[slot] = running
         checkpoint = None if running.checkpoint is None else str(running.checkpoint)
-        self._executor.send(slot, Train(running.trial.number, running.run, checkpoint))
+        weights = None if self._weights is None else str(self._weights(running.trial.number))
+        self._executor.send(slot, Train(running.trial.number, running.run, checkpoint, weights))
 
     # -- events of a slot
 

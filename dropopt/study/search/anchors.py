@@ -232,14 +232,14 @@ def _verdict(leader: FrozenTrial, lowest: float, rows: Sequence[Row], what: str)
     # The size of the noise was measured for the loss only.
     size = f"; single seeds differ by up to about {SEED_NOISE:.0%}" if what == "loss" else ""
     noise = f"smoothed validation {what}, one seed each{size}"
-    article = "a" if what == "loss" else "an"
+    article = "an" if what == "error" else "a"
     nothing = next((row for row in rows if row.name == NO_DROPOUT), None)
     if nothing is not None and nothing.trial == leader.number:
-        return f"dropout does not help here: the best trial has none, with {article} {what} of {lowest:.4f} ({noise})"
+        return f"the best trial has no dropout, with {article} {what} of {lowest:.4f} ({noise})"
     if nothing is not None and nothing.difference > -SEED_NOISE:
         return (
-            f"dropout does not help here: the {what} is {nothing.loss:.4f} without dropout and {lowest:.4f} in the "
-            f"best trial ({noise})"
+            f"the best trial is not clearly better than no dropout: its {what} is {lowest:.4f}, and {nothing.loss:.4f} "
+            f"without dropout ({noise})"
         )
     first = rows[0]
     if first.trial == leader.number:

@@ -1,4 +1,4 @@
-"""The files of a study's best trials, as artifacts of the study: configurations and learning curves.
+"""The files of a study's best trials, as artifacts of the study: configurations, learning curves and weights.
 
 Optuna stores the files in a folder beside the storage, and their names in the study. They belong to the study, since a
 finished trial accepts no artifacts.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +19,7 @@ from dropopt.study.show.snapshot import Snapshot
 from dropopt.study.store.history import history_of
 from dropopt.study.store.keys import CONFIG
 from dropopt.study.store.url import file_of
+from dropopt.study.store.weights import path_of, remove_others
 
 if TYPE_CHECKING:
     import optuna
@@ -31,8 +33,18 @@ PREFIX = "best-trial-"
 KEY = "artifacts:"
 
 
-def artifact_folder(url: str) -> Path | None:
-    """Return the folder of the artifacts beside the file of a storage; None if the storage is a server."""
+def artifact_folder(url: str, given: Path | None = None) -> Path | None:
+    """Return the folder of the artifacts of a storage.
+
+    Args:
+        url: The storage. By default the folder is beside its file.
+        given: The folder that the user named.
+
+    Returns:
+        The folder; None for a server if none is given.
+    """
+    if given is not None:
+        return given.expanduser().absolute()
     file = file_of(url)
     return None if file is None else file.with_name(file.name + ".artifacts")
 
@@ -43,21 +55,30 @@ def save_artifacts(study: optuna.Study, folder: Path, storage_hint: str) -> None
 
     shot = Snapshot.of(study)
     chosen = [trial for trial in shot.ranked if CONFIG in trial.user_attrs][:TRIALS]
-    wanted = {name: trial for trial in chosen for name in _names(trial)}
     known = _stored(study)
+    weights = {_weights(trial): path_of(folder, shot.name, trial.number) for trial in chosen}
+    wanted = {name: trial for trial in chosen for name in _names(trial)}
+    wanted |= {
+        _weights(trial): trial for trial in chosen if weights[_weights(trial)].exists() or _weights(trial) in known
+    }
     if wanted.keys() == known.keys():
+        remove_others(folder, shot.name, shot.finished)
         return
     folder.mkdir(parents=True, exist_ok=True)
     store = FileSystemArtifactStore(folder)
     with tempfile.TemporaryDirectory() as place:
         for name in wanted.keys() - known.keys():
             path = Path(place, name)
-            _write(study, wanted[name], path, storage_hint)
+            if name in weights:
+                shutil.copyfile(weights[name], path)
+            else:
+                _write(study, wanted[name], path, storage_hint)
             upload_artifact(artifact_store=store, file_path=str(path), study_or_trial=study)
     for name in known.keys() - wanted.keys():
         study._storage.set_study_system_attr(study._study_id, KEY + known[name], json.dumps(None))
         with suppress(Exception):  # the file may be on another machine
             store.remove(known[name])
+    remove_others(folder, shot.name, shot.finished)
 
 
 def curves_csv(trial: FrozenTrial) -> str:
@@ -84,6 +105,11 @@ def curves_csv(trial: FrozenTrial) -> str:
 def _names(trial: FrozenTrial) -> tuple[str, str]:
     """The names of the files of a trial: its configuration and its curves."""
     return f"{PREFIX}{trial.number}.yaml", f"{PREFIX}{trial.number}-curves.csv"
+
+
+def _weights(trial: FrozenTrial) -> str:
+    """The name of the file of a trial's weights."""
+    return f"{PREFIX}{trial.number}-weights.safetensors"
 
 
 def _write(study: optuna.Study, trial: FrozenTrial, path: Path, storage_hint: str) -> None:

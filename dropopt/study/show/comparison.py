@@ -15,7 +15,7 @@ from dropopt.config import ConfigError
 from dropopt.study.confirm.comparison import ArmResult, Comparison, Compute
 from dropopt.study.confirm.intervals import mean_of
 from dropopt.study.confirm.results import Scores
-from dropopt.study.show.confirmation import format_interval, objective_name
+from dropopt.study.show.confirmation import format_interval
 from dropopt.study.show.console import say
 from dropopt.study.show.formatting import format_seconds
 from dropopt.study.show.style import COLOURS
@@ -64,7 +64,10 @@ def figure(found: Comparison) -> Figure:
     from plotly.subplots import make_subplots
 
     split = "test" if found.tested else "validation"
-    titles = (f"{split} loss (lower is better)", f"{split} accuracy (higher is better)")
+    titles = (
+        f"{split} loss (lower is better)",
+        f"{split} {found.score}" + " (higher is better)" * (found.score == "accuracy"),
+    )
     picture = make_subplots(rows=1, cols=2, shared_yaxes=True, subplot_titles=titles, horizontal_spacing=0.04)
     names = [arm.name for arm in found.arms]
     for column, measure in ((1, "loss"), (2, "accuracy")):
@@ -110,7 +113,7 @@ def _scores(found: Comparison, arm: ArmResult) -> Scores:
 def _arms(found: Comparison) -> Table:
     split = "test" if found.tested else "validation"
     title = f"{found.seeds} fresh seeds, {split} split (means, 95% intervals; * without the engine)"
-    table = Table("arm", "loss", "accuracy", "ECE", title=title)
+    table = Table("arm", "loss", found.score, "ECE", title=title)
     short = _short(found)
     for arm in found.arms:
         scores = _scores(found, arm)
@@ -120,7 +123,7 @@ def _arms(found: Comparison) -> Table:
 
 
 def _costs(found: Comparison) -> Table:
-    heading = f"validation {objective_name(found.optimise)}"
+    heading = f"validation {found.what}"
     table = Table("arm", heading, "search", "confirm", title="validation and cost")
     short = _short(found)
     for arm in found.arms:
@@ -131,11 +134,11 @@ def _costs(found: Comparison) -> Table:
 
 
 def _contrasts(found: Comparison) -> Table:
-    split, name = "test" if found.tested else "validation", objective_name(found.optimise)
+    split, name = "test" if found.tested else "validation", found.what
     short = _short(found)
     reference = short.get(found.reference, found.reference)
     title = f"differences to {reference}, paired by seed (95% intervals; p after Holm's correction)"
-    table = Table("arm", f"{split} {name}", "p", "accuracy", title=title)
+    table = Table("arm", f"{split} {name}", "p", found.score, title=title)
     for one in found.contrasts:
         cells = [
             "-" if part is None else _signed(part.interval.mean, part.interval.low, part.interval.high)

@@ -12,9 +12,8 @@ from dropopt.study.show.console import say
 
 def show_confirmation(console: Console, found: Confirmation) -> None:
     """Print the configurations, the verdict, how optimistic the search was, and what was read of the test split."""
-    what = objective_name(found.optimise)
     title = f"study {found.study}: {found.seeds} fresh seeds (validation, 95% intervals)"
-    table = Table("configuration", what, "search", "accuracy", "seeds", "result", title=title)
+    table = Table("configuration", found.what, "search", found.score, "seeds", "result", title=title)
     for one in found.configurations:
         table.add_row(*_cells(one, winner=one is found.winner))
     console.print(table)
@@ -23,11 +22,6 @@ def show_confirmation(console: Console, found: Confirmation) -> None:
         say(console, _optimism(found))
     if found.tested is not None:
         say(console, _tested(found, found.tested))
-
-
-def objective_name(optimise: str) -> str:
-    """What is minimised, in a word: ``loss`` or ``error``."""
-    return "loss" if optimise == "loss" else "error"
 
 
 def _cells(one: Confirmed, *, winner: bool) -> tuple[str, ...]:
@@ -51,13 +45,11 @@ def format_interval(mean: float, low: float, high: float) -> str:
 
 
 def _optimism(found: Confirmation) -> str:
-    winner, name = found.winner, objective_name(found.optimise)
+    winner, name = found.winner, found.what
     if winner is None or found.optimism is None:
         return ""
     how = f"{abs(found.optimism):.0%} too {'low' if found.optimism > 0 else 'high'}"
-    text = (
-        f"the search had given it {'a loss' if name == 'loss' else 'an error'} of {winner.searched:.4f}, which is {how}"
-    )
+    text = f"the search had given it the {name} {winner.searched:.4f}, which is {how}"
     if found.mean_optimism is not None:
         mean = f"{abs(found.mean_optimism):.0%} too {'low' if found.mean_optimism > 0 else 'high'}"
         text += f"; on average over the configurations that it chose, its values are {mean}"
@@ -67,7 +59,9 @@ def _optimism(found: Confirmation) -> str:
 def _tested(found: Confirmation, tested: Tested) -> str:
     name = next((one.name for one in found.configurations if one.trial == tested.trial), f"trial {tested.trial}")
     parts = []
-    for label, values in (("loss", tested.test.loss), ("accuracy", tested.test.accuracy), ("ECE", tested.test.ece)):
+    for label, values in (("loss", tested.test.loss), (found.score, tested.test.accuracy), ("ECE", tested.test.ece)):
+        if not values:
+            continue
         mean = mean_of(list(values.values()))
         parts.append(f"{label} {format_interval(mean.mean, mean.low, mean.high)}")
     return f"test split, read {tested.at} for {name}, {tested.test.seeds} networks: {', '.join(parts)}"

@@ -69,7 +69,9 @@ class Server(ThreadingMixIn, WSGIServer):
             super().handle_error(request, client_address)
 
 
-def serve(url: str, port: int, *, host: str = HOST, writable: bool = False, hint: str = "") -> None:
+def serve(
+    url: str, port: int, *, host: str = HOST, writable: bool = False, hint: str = "", artifacts: Path | None = None
+) -> None:
     """Serve the storage at ``url`` until SIGINT (Ctrl-C) or SIGTERM.
 
     Args:
@@ -78,13 +80,14 @@ def serve(url: str, port: int, *, host: str = HOST, writable: bool = False, hint
         host: The address to listen on.
         writable: Whether the page may change studies.
         hint: The option ``--storage`` as it is typed, with a space before it, for the commands on the page; or empty.
+        artifacts: The folder of artifacts; None for the default.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     storage = open_storage(url, create=False)
     try:
         try:
-            server = Server(storage, host, port, writable=writable, folder=artifact_folder(url), hint=hint)
+            server = Server(storage, host, port, writable=writable, folder=artifact_folder(url, artifacts), hint=hint)
         except OSError as error:
             reason = f"{host} port {port} cannot be used ({error.strerror})"
             raise ConfigError(f"{reason}; give another --port or --host") from None

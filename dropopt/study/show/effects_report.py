@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -14,8 +16,8 @@ LISTED = 4
 
 
 def effects_parts(effects: Effects) -> list[RenderableType]:
-    """The answers, one paragraph each, and a table of the parameters."""
-    parts: list[RenderableType] = []
+    """The five answers in short, in full, and a table of the parameters."""
+    parts: list[RenderableType] = [_short(effects), Text("")] if effects.factors else []
     for answer in effects.answers:
         text = Text(f"{answer.title}: ", style="bold")
         text.append(answer.text, style="" if answer.found else "yellow")
@@ -35,6 +37,15 @@ def effects_parts(effects: Effects) -> list[RenderableType]:
         )
     )
     return parts
+
+
+def _short(effects: Effects) -> Table:
+    """A line for each question: the first clause of its answer."""
+    table = Table.grid(padding=(0, 2))
+    for answer in effects.answers:
+        first = re.split(r"; |: without|(?<=[a-z)]), |\. | \(", answer.text, maxsplit=1)[0].rstrip(".")
+        table.add_row(Text(answer.title, style="bold"), Text(first, style="" if answer.found else "yellow"))
+    return table
 
 
 def _noise(effects: Effects) -> str:

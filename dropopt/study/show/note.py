@@ -33,7 +33,7 @@ def note(shot: Snapshot, storage: str) -> str:
         parts += [f"{line.splitlines()[0]}    # {what}" for what, line in commands]
         parts += ["~~~~"]
     if shot.leader is not None and shot.comparison is not None:
-        parts += ["", anchor_note(shot.comparison, value_name(shot.study))]
+        parts += ["", anchor_note(shot.comparison, value_name(shot.study), shot.score)]
     if shot.effects is not None:
         parts += ["", "## Which dropout, how much, where, when, and whether at all", ""]
         parts += [f"- **{answer.title}** {plain(answer.text)}" for answer in shot.effects.answers]
@@ -78,8 +78,8 @@ def blend_note(found: Learned) -> str:
     return "\n".join(lines)
 
 
-def anchor_note(comparison: Comparison, what: str = "loss") -> str:
-    """Markdown with the verdict on the anchors and their values; ``what`` names them."""
+def anchor_note(comparison: Comparison, what: str = "loss", score: str = "accuracy") -> str:
+    """Markdown with the verdict on the anchors and their values; ``what`` and ``score`` name them."""
     rows = []
     for row in comparison.rows:
         accuracy = "-" if row.accuracy is None else f"{row.accuracy:.4f}"
@@ -87,7 +87,7 @@ def anchor_note(comparison: Comparison, what: str = "loss") -> str:
         rows.append(f"| {plain(row.name)} | {row.trial} | {row.loss:.4f} | {accuracy} | {difference} |")
     text = ["## Does dropout help", "", f"**{comparison.verdict}**", ""]
     text += [
-        f"| anchor | trial | {what} (smoothed) | accuracy | best trial's {what} |",
+        f"| anchor | trial | {what} (smoothed) | {score} | best trial's {what} |",
         "| --- | ---: | ---: | ---: | ---: |",
     ]
     return "\n".join([*text, *rows, ""])

@@ -15,7 +15,7 @@ from dropopt.study.show.console import say
 from dropopt.study.show.display import Display
 from dropopt.study.show.formatting import format_accuracy, format_parameters, format_seconds
 from dropopt.study.show.live import LivePage
-from dropopt.study.store.queries import Counts, count, leader, value_name
+from dropopt.study.store.queries import Counts, count, leader, task_of, value_name
 
 if TYPE_CHECKING:
     import optuna
@@ -34,6 +34,7 @@ class Progress(Display):
         self._n_trials = n_trials
         self._study: optuna.Study | None = None
         self._what = "loss"  # what the study minimises
+        self._score = "accuracy"  # the name of its metric
         self._counts = Counts()
         self._best: FrozenTrial | None = None
         self._slots: dict[int, tuple[int, Report | None]] = {}
@@ -50,6 +51,7 @@ class Progress(Display):
         """Follow ``study`` and update its ``page``. The trials that it already has are not announced."""
         self._study, self._page = study, page
         self._what = f"smoothed {value_name(study)}"
+        self._score = task_of(study).score
         self._started = time.monotonic()
         self._read()
 
@@ -73,7 +75,7 @@ class Progress(Display):
             say(self._console, f"trial {trial} failed: {failure}", "yellow")
         best = self._best
         if not self.is_live and best is not None and (before is None or best.number != before.number):
-            scores = f"{self._what} {best.value:.4f}, accuracy {format_accuracy(best)}"
+            scores = f"{self._what} {best.value:.4f}, {self._score} {format_accuracy(best)}"
             done = f"{self._counts.counted} of {self._n_trials} trials"
             say(self._console, f"trial {best.number} is the best so far: {scores} ({done})")
 
@@ -114,17 +116,17 @@ class Progress(Display):
             lines.append(Text("starting: loading torch and the data", style="dim"))
         if self._best is not None:
             value, accuracy = f"{self._best.value:.4f}", format_accuracy(self._best)
-            head = f"best: trial {self._best.number}, {self._what} {value}, accuracy {accuracy}"
+            head = f"best: trial {self._best.number}, {self._what} {value}, {self._score} {accuracy}"
             lines += [Text(head, style="bold"), Text("  " + format_parameters(self._best), style="dim")]
         for slot, (trial, report) in sorted(self._slots.items()):
-            lines.append(Text(f"  slot {slot + 1}  trial {trial:<5}{_epoch(report)}"))
+            lines.append(Text(f"  slot {slot + 1}  trial {trial:<5}{_epoch(report, self._score)}"))
         self.draw(Group(*lines))
 
 
-def _epoch(report: Report | None) -> str:
+def _epoch(report: Report | None, score: str) -> str:
     if report is None:
         return "starting"
     return (
         f"epoch {report.epoch:>3} of {report.epochs}  smoothed loss {report.smoothed_loss:.4f}  "
-        f"accuracy {report.val_accuracy:.4f}"
+        f"{score} {report.val_accuracy:.4f}"
     )

@@ -75,7 +75,7 @@ def curves(shot: Snapshot) -> list[Curve]:
 
 
 def cost(shot: Snapshot) -> Cost | None:
-    """The accuracy of each trial, or its value if it has no accuracy, and its training time; None without trials."""
+    """The metric of each trial, or its value if the metric is not known, and its training time; None without trials."""
     ended = [trial for trial in shot.trials if trial.state.name in ("COMPLETE", "PRUNED")]
     has_accuracy = any(isinstance(trial.user_attrs.get(ACCURACY), float) for trial in ended)
     points = [point for trial in ended if (point := _point(shot, trial, accuracy=has_accuracy)) is not None]
@@ -83,7 +83,7 @@ def cost(shot: Snapshot) -> Cost | None:
         return None
     rest = [point for point in points if point.kind in ("pruned", "complete")]
     kept = thinned(rest, SCATTER_POINTS) + [point for point in points if point.kind in ("anchor", "best")]
-    return Cost(tuple(kept), "validation accuracy" if has_accuracy else shot.metric)
+    return Cost(tuple(kept), f"validation {shot.score}" if has_accuracy else shot.metric)
 
 
 def rates(shot: Snapshot) -> Table | None:

@@ -13,7 +13,16 @@ from dropopt.study.blend.gather import FINISHED
 from dropopt.study.search.anchors import Comparison, compare
 from dropopt.study.store.history import History, history_of
 from dropopt.study.store.keys import ANCHOR, FACTS, PRIOR
-from dropopt.study.store.queries import Counts, count, has_several_objectives, is_maximized, leader, ranked, value_name
+from dropopt.study.store.queries import (
+    Counts,
+    count,
+    has_several_objectives,
+    is_maximized,
+    leader,
+    ranked,
+    task_of,
+    value_name,
+)
 
 if TYPE_CHECKING:
     import optuna
@@ -56,6 +65,11 @@ class Snapshot:
     def facts(self) -> Facts | None:
         """The sizes of the data and of the network; None if the study does not say."""
         return Facts.read(self.attributes.get(FACTS))
+
+    @property
+    def finished(self) -> set[int]:
+        """The numbers of the trials that have ended."""
+        return {trial.number for trial in self.trials if trial.state.is_finished()}
 
     @cached_property
     def several(self) -> bool:
@@ -109,6 +123,11 @@ class Snapshot:
         """What the study optimises."""
         names = self.study.metric_names
         return names[0] if names else "value"
+
+    @property
+    def score(self) -> str:
+        """The name of the metric, such as ``accuracy``."""
+        return task_of(self.study).score
 
     @property
     def anchors(self) -> dict[int, str]:

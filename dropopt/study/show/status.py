@@ -19,6 +19,7 @@ from dropopt.study.store.queries import (
     last_activity,
     leader,
     study_names,
+    task_of,
     waiting,
 )
 
@@ -41,6 +42,7 @@ class Row:
         leader: The best trial; None if there is none, if it has diverged, or if there are several objectives.
         last: The time of the last activity.
         waiting: The number of trials whose worker has died or stopped, and that are to run again.
+        score: The name of its metric.
     """
 
     study: str
@@ -49,6 +51,7 @@ class Row:
     leader: FrozenTrial | None
     last: datetime | None
     waiting: int = 0
+    score: str = "accuracy"
 
     def plain(self) -> dict[str, Any]:
         """Return the row as values for JSON."""
@@ -61,6 +64,7 @@ class Row:
             "objectives": list(self.objectives),
             "trials": asdict(self.counts),
             "waiting_for_a_worker": self.waiting,
+            "metric": self.score,
             "best": found,
             "last_activity": self.last and self.last.isoformat(timespec="seconds"),
         }
@@ -72,7 +76,9 @@ class Row:
         elif self.leader is None:
             values = ("-", "-", "-")
         else:
-            values = (f"{self.leader.value:.4f}", format_accuracy(self.leader), str(self.leader.number))
+            score = format_accuracy(self.leader)
+            named = score if self.score == "accuracy" or score == "-" else f"{self.score} {score}"
+            values = (f"{self.leader.value:.4f}", named, str(self.leader.number))
         return self.study, str(self.counts), *values, f"{self.last:%Y-%m-%d %H:%M}" if self.last else "-"
 
 
@@ -91,6 +97,7 @@ def rows(storage: BaseStorage, *, alone: bool = False) -> Iterator[Row]:
             leader(study, trials),
             last_activity(trials),
             waiting(trials, alone=alone),
+            task_of(study).score,
         )
 
 
@@ -108,7 +115,8 @@ def show_status(console: Console, storage: BaseStorage, url: str, *, alone: bool
         say(console, f"{url} holds no study yet")
         return
     say(console, url)
-    table = Table("study", "trials", "best value", "accuracy", "trial", "last activity")
+    heading = "accuracy" if all(row.score == "accuracy" for row in found) else "metric"
+    table = Table("study", "trials", "best value", heading, "trial", "last activity")
     for column in table.columns:
         column.overflow = "fold"
     for row in found:

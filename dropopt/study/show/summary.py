@@ -63,7 +63,7 @@ def show_summary(console: Console, study: optuna.Study, outcome: Outcome) -> Non
     elif shot.ranked:
         say(console, "every complete trial has diverged; a lower learning rate may help", "yellow")
     if shot.leader is not None and (comparison := shot.comparison):
-        console.print(_anchors(comparison, what))
+        console.print(_anchors(comparison, what, shot.score))
         say(console, comparison.verdict)
     for line in failures(shot.trials)[:FAILURE_LINES]:
         say(console, line, "yellow")
@@ -74,15 +74,15 @@ def show_summary(console: Console, study: optuna.Study, outcome: Outcome) -> Non
 
 
 def _best_trials(shot: Snapshot, what: str) -> Table:
-    table = Table("trial", f"{what} (smoothed)", "accuracy", "best epoch", "seconds", title="best trials (validation)")
+    table = Table("trial", f"{what} (smoothed)", shot.score, "best epoch", "seconds", title="best trials (validation)")
     for trial in shot.ranked[:ROWS]:
         extra = (trial.user_attrs.get(name) for name in (BEST_EPOCH, SECONDS))
         table.add_row(str(trial.number), f"{trial.value:.4f}", format_accuracy(trial), *map(format_value, extra))
     return table
 
 
-def _anchors(comparison: Comparison, what: str) -> Table:
-    table = Table("anchor", "trial", f"{what} (smoothed)", "accuracy", f"best trial's {what}", title="compared with")
+def _anchors(comparison: Comparison, what: str, score: str) -> Table:
+    table = Table("anchor", "trial", f"{what} (smoothed)", score, f"best trial's {what}", title="compared with")
     for row in comparison.rows:
         difference = format_difference(row.difference, best=row.trial == comparison.leader)
         accuracy = "-" if row.accuracy is None else f"{row.accuracy:.4f}"

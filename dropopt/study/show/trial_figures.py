@@ -83,7 +83,7 @@ def weights(shot: Snapshot) -> Figure | None:
 
 
 def cost(shot: Snapshot) -> Figure | None:
-    """The accuracy of each trial against its training time."""
+    """The metric of each trial against its training time."""
     from plotly.graph_objects import Figure
 
     found = series.cost(shot)

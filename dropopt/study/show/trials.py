@@ -36,12 +36,12 @@ def rows(study: optuna.Study) -> list[dict[str, Any]]:
     ]
 
 
-def table(study: str, listed: Iterable[Mapping[str, Any]]) -> Table:
-    """The rows as a table."""
+def table(study: str, listed: Iterable[Mapping[str, Any]], score: str = "accuracy") -> Table:
+    """The rows as a table; ``score`` is the name of the metric."""
     shown = Table(title=Text(f"study {study}"), title_justify="left", box=box.SIMPLE_HEAD)
     shown.add_column("trial", justify="right")
     shown.add_column("value", justify="right")
-    shown.add_column("accuracy", justify="right")
+    shown.add_column(score, justify="right")
     shown.add_column("parameters", overflow="fold")
     for row in listed:
         accuracy = row["val_accuracy"]

@@ -49,15 +49,23 @@ def data_words(facts: Facts) -> str:
     """Images, their size, classes and the share of the largest class."""
     uses = {"train": "to train", "validation": "to validate", "test": "to test"}
     splits = ", ".join(f"{number:,} {uses.get(name, name)}" for name, number in facts.images.items())
+    if facts.inputs:
+        shapes = ", ".join(f"{name}: {' x '.join(map(str, shape))}" for name, shape in facts.inputs.items())
+        found = f"{sum(facts.images.values()):,} samples ({splits}) of {len(facts.inputs)} inputs ({shapes})"
+        return found + _classes(facts, "samples")
     channels, *size = facts.shape
     shape = " x ".join(map(str, size))
     pixels = f"{shape} pixels" if len(size) == 2 else f"shape {shape}"
     what = "images" if len(size) == 2 else "samples"
     found = f"{sum(facts.images.values()):,} {what} ({splits}) of {pixels}, {channels} channel{'s' * (channels != 1)}"
+    return found + _classes(facts, what)
+
+
+def _classes(facts: Facts, what: str) -> str:
     if not facts.classes:
-        return found
+        return ""
     share = format_percent(facts.largest_share)
-    return f"{found}; {facts.classes} classes, the largest with {share} of the training {what}"
+    return f"; {facts.classes} classes, the largest with {share} of the training {what}"
 
 
 def network_words(facts: Facts) -> str:
@@ -65,6 +73,7 @@ def network_words(facts: Facts) -> str:
     places = len(facts.places)
     inside = (
         f"it already contains {facts.dropout_inside} dropout layer{'s' * (facts.dropout_inside != 1)}"
+        + f", {facts.dropout_at_places} of them at these places, where both drop" * bool(facts.dropout_at_places)
         if facts.dropout_inside
         else "no dropout of its own"
     )
@@ -114,15 +123,15 @@ def best(shot: Snapshot) -> str:
         return "none yet"
     anchor = shot.anchors.get(trial.number)
     name = f"trial {trial.number}" + (f", the anchor {anchor}" if anchor else "")
-    return f"{name}: {scores(trial, shot.metric)}"
+    return f"{name}: {scores(trial, shot.metric, shot.score)}"
 
 
-def scores(trial: FrozenTrial, metric: str) -> str:
-    """The value of a trial, its accuracy, best epoch and duration, as far as they are known."""
+def scores(trial: FrozenTrial, metric: str, score: str = "accuracy") -> str:
+    """The value of a trial, its ``score``, best epoch and duration, as far as they are known."""
     parts = [f"{metric} {trial.value:.4f}"] if trial.value is not None else []
     known = trial.user_attrs
     if isinstance(known.get(ACCURACY), float):
-        parts.append(f"validation accuracy {known[ACCURACY]:.4f}")
+        parts.append(f"validation {score} {known[ACCURACY]:.4f}")
     if known.get(BEST_EPOCH) is not None:
         parts.append(f"best epoch {known[BEST_EPOCH]}")
     if isinstance(known.get(SECONDS), int | float):

@@ -137,8 +137,13 @@ def is_maximized(study: optuna.Study) -> bool:
 
 def optimised(study: optuna.Study) -> str:
     """What counts in a study: ``loss``, or ``accuracy`` for its metric; ``loss`` if it is older than the choice."""
+    return task_of(study).judged_by
+
+
+def task_of(study: optuna.Study) -> TaskConfig:
+    """The task of a study; classification, judged by the loss, if the study does not say."""
     task = (study.user_attrs.get(BASE) or {}).get("task")
-    return TaskConfig.parse(task).judged_by if task else "loss"
+    return TaskConfig.parse(task) if task else TaskConfig()
 
 
 def judged(trial: FrozenTrial, by: str, study: optuna.Study) -> float:
@@ -148,14 +153,14 @@ def judged(trial: FrozenTrial, by: str, study: optuna.Study) -> float:
     """
     if by == optimised(study):
         return float(trial.value or 0.0)
-    if by == "accuracy":
-        return 1.0 - float(trial.user_attrs.get(ACCURACY, 0.0))
-    return float(trial.user_attrs.get(BEST_LOSS, math.inf))
+    known = trial.user_attrs
+    return task_of(study).cost(float(known.get(BEST_LOSS, math.inf)), float(known.get(ACCURACY, 0.0)), by)
 
 
 def value_name(study: optuna.Study) -> str:
-    """What a study minimises, in a word: ``loss``, or ``error`` (1 - accuracy)."""
-    return "loss" if optimised(study) == "loss" else "error"
+    """What a study minimises, in a word: ``loss``, ``error`` (1 - accuracy), or a metric of the user's own."""
+    task = task_of(study)
+    return task.word(task.judged_by)
 
 
 def last_activity(trials: Iterable[FrozenTrial]) -> datetime | None:

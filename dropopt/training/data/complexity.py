@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from dropopt.config import ConfigError
 from dropopt.files import cache_folder, write_whole
+from dropopt.inputs import Inputs, parts
 from dropopt.training.data.split import Split
 from dropopt.training.data.stratify import stratified
 
@@ -45,7 +46,7 @@ def complexity(split: Split, classes: int) -> float:
     labels = split.labels.cpu()
     shares = torch.bincount(labels, minlength=classes).double() / len(labels)
     entropy = float(torch.special.entr(shares).sum()) / math.log(classes)
-    return min(max(entropy * (1 - _accuracy(split.images.cpu(), labels)), 0.0), 1.0)
+    return min(max(entropy * (1 - _accuracy(_as_one(split.images), labels)), 0.0), 1.0)
 
 
 def measure_complexity(data: Tensor | Iterable[Any], labels: Tensor | None = None) -> float:
@@ -140,6 +141,14 @@ def _accuracy(images: Tensor, labels: Tensor) -> float:
         classifier = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
         scores = cross_val_score(classifier, components, labels.numpy(), cv=folds, error_score="raise")
     return float(scores.mean())
+
+
+def _as_one(samples: Inputs) -> Tensor:
+    """One tensor of samples: of several inputs, the pooled features of each, which have a deviation of 1."""
+    if isinstance(samples, Tensor):
+        return samples.cpu()
+    columns = [_pooled(part.cpu().float()).reshape(len(part), -1) for part in parts(samples).values()]
+    return torch.cat([column / column.std(correction=0).clamp(min=1e-6) for column in columns], 1)
 
 
 def _pooled(samples: Tensor) -> Tensor:

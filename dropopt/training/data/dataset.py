@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from dropopt.config import ConfigError
+from dropopt.inputs import Inputs, parts
 from dropopt.training.data.complexity import remembered_complexity
 from dropopt.training.data.pixels import PixelFormat
 from dropopt.training.data.split import Split
+from dropopt.training.data.stream import Stream
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +28,8 @@ class Dataset:
     Args:
         name: Name of the data set, which begins every error message about the data.
         classes: Names of the classes, at least two; empty if the labels are other targets: numbers, masks.
-        train: The split that :func:`fit` trains on.
+        train: The split that :func:`fit` trains on: a :class:`Split` in memory, or a :class:`Stream` that is read in
+            each epoch.
         validation: The split that :func:`fit` evaluates after each epoch.
         test: The split to evaluate once, when everything has been decided.
         mean: Mean of each channel (C values), in the units of the source: images are (source - mean) / std.
@@ -48,9 +53,9 @@ class Dataset:
 
     name: str
     classes: tuple[str, ...]
-    train: Split
-    validation: Split
-    test: Split
+    train: Split | Stream
+    validation: Split | Stream
+    test: Split | Stream
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     fingerprint: dict[str, str] = field(default_factory=dict)
@@ -61,22 +66,40 @@ class Dataset:
     def __post_init__(self) -> None:
         if len(self.classes) == 1:
             raise ConfigError(f"{self.name}: at least two classes are needed, got {list(self.classes)}")
-        for name, split in self.splits().items():
-            self._check_images(name, split.images)
+        for name, given in self.splits().items():
+            split = given.sample if isinstance(given, Stream) else given
+            self._check_inputs(name, split.images)
             if self.classes:
-                self._check_labels(name, split.labels, len(split.images))
+                self._check_labels(name, split.labels, _count(split.images))
             else:
-                self._check_targets(name, split.labels, len(split.images))
+                self._check_targets(name, split.labels, _count(split.images))
 
-    def _check_images(self, name: str, images: Tensor) -> None:
+    def _check_inputs(self, name: str, images: Inputs) -> None:
+        if not isinstance(images, tuple | dict):
+            self._check_images(name, images, self.train.head(1).images)
+            return
+        expected, found = parts(self.train.head(1).images), parts(images)
+        if found.keys() != expected.keys() or type(images) is not type(self.train.head(1).images):
+            raise ConfigError(
+                f"{self.name}: {name} samples have the inputs {', '.join(found)}, training samples "
+                f"{', '.join(expected)}"
+            )
+        for key, part in found.items():
+            if not isinstance(part, Tensor) or part.dtype != torch.int64:  # class numbers, for embeddings
+                self._check_images(name, part, expected[key])
+        if len({len(part) for part in found.values()}) > 1:
+            raise ConfigError(f"{self.name}: the inputs of {name} have several lengths")
+
+    def _check_images(self, name: str, images: Tensor, like: Inputs) -> None:
         if not isinstance(images, Tensor) or images.dtype != torch.float32 or images.requires_grad:
             given = f"a tensor of {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
             given += " with a gradient" if getattr(images, "requires_grad", False) else ""
             raise ConfigError(f"{self.name}: {name} images must be a float32 tensor without a gradient, got {given}")
-        if images.ndim < 2 or not images.numel() or images.shape[1:] != self.train.images.shape[1:]:
+        shape = like.shape[1:] if isinstance(like, Tensor) else None
+        if images.ndim < 2 or not images.numel() or images.shape[1:] != shape:
             raise ConfigError(
                 f"{self.name}: {name} images must be (N, C, ...), not empty and of the training images' size, "
-                f"got {tuple(images.shape)}, training images {tuple(self.train.images.shape)}"
+                f"got {tuple(images.shape)}, training images {(len(self.train), *(shape or ()))}"
             )
         if not torch.stack(images.aminmax()).isfinite().all():
             raise ConfigError(f"{self.name}: {name} images hold values that are not finite")
@@ -98,23 +121,26 @@ class Dataset:
             raise ConfigError(f"{self.name}: {name} targets hold values that are not finite")
 
     @property
-    def channels(self) -> int:
-        """Number of channels of an image; of vectors, their length."""
-        return self.train.images.shape[1]
+    def channels(self) -> Any:
+        """Number of channels of an image; of vectors, their length. A tuple or a dictionary for several inputs."""
+        return _structure(lambda part: part.shape[1] if part.ndim > 1 else 1, self.train.head(1).images)
 
     @property
-    def image_size(self) -> tuple[int, ...]:
-        """Height and width of an image, in pixels; the length of a signal, the sides of a volume, () of vectors."""
-        return tuple(self.train.images.shape[2:])
+    def image_size(self) -> Any:
+        """Height and width of an image, in pixels; the length of a signal, the sides of a volume, () of vectors.
+
+        A tuple or a dictionary of these for several inputs.
+        """
+        return _structure(lambda part: tuple(part.shape[2:]), self.train.head(1).images)
 
     @property
     def outputs(self) -> int:
         """Number of outputs that a network needs: the classes, those of a mask, or the numbers of a target."""
         if self.classes:
             return len(self.classes)
-        targets = self.train.labels
+        targets = self.train.head(1).labels
         if not targets.is_floating_point():
-            return int(targets.max()) + 1
+            return 1 + (int(self.train.labels.max()) if isinstance(self.train, Split) else self.train.largest)
         return 1 if targets.ndim == 1 else targets.shape[1]
 
     @cached_property
@@ -125,14 +151,18 @@ class Dataset:
         """
         if not self.classes:
             return 0.5
-        return remembered_complexity(self.train, len(self.classes), self.fingerprint.get("train"))
+        measured = self.train.sample if isinstance(self.train, Stream) else self.train
+        return remembered_complexity(measured, len(self.classes), self.fingerprint.get("train"))
 
     @property
     def notices(self) -> list[str]:
         """What a user should know before trusting a result on these data, one sentence each."""
         sentences = [f"{self.name}: {remark}" for remark in self.remarks]
         for name in ("validation", "test") if self.classes else ():
-            held = set(self.splits()[name].labels.tolist())
+            split = self.splits()[name]
+            if isinstance(split, Stream):
+                continue
+            held = set(split.labels.tolist())
             if absent := [label for number, label in enumerate(self.classes) if number not in held]:
                 more = f" and {len(absent) - 3} more classes" if len(absent) > 3 else ""
                 sentences.append(f"{self.name}: {name} has no images of {', '.join(absent[:3])}{more}")
@@ -143,11 +173,25 @@ class Dataset:
                 sentences.append(f"{self.name}: {count} of {total} {second} images are exact copies of {first} images")
         return sentences
 
-    def splits(self) -> dict[str, Split]:
+    def splits(self) -> dict[str, Split | Stream]:
         """The splits by name: train, validation, test."""
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
     def to(self, device: torch.device | str) -> Dataset:
         """Copy the data set with its tensors on ``device``."""
-        train, validation, test = (split.to(device) for split in self.splits().values())
+        train, validation, test = (
+            split.to(device) if isinstance(split, Split) else split for split in self.splits().values()
+        )
         return replace(self, train=train, validation=validation, test=test)
+
+
+def _count(inputs: Inputs) -> int:
+    return len(next(iter(parts(inputs).values())))
+
+
+def _structure(function: Callable[[Tensor], Any], inputs: Inputs) -> Any:
+    """``function`` of the only input; of several, a tuple or a dictionary of its results."""
+    if isinstance(inputs, Tensor):
+        return function(inputs)
+    found = {name: function(part) for name, part in parts(inputs).items()}
+    return found if isinstance(inputs, dict) else tuple(found.values())

@@ -10,11 +10,13 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from dropopt.config import ConfigError, DataConfig
+from dropopt.inputs import Inputs, parts
 from dropopt.training.data.dataset import Dataset
 from dropopt.training.data.memory import allocate, images_per_chunk
 from dropopt.training.data.pixels import PixelFormat, white_of
@@ -39,8 +41,8 @@ def dataset_from(source: Source, config: DataConfig) -> Dataset:
         duplicates=duplicates(splits),
         remarks=source.remarks,
         pixels=PixelFormat(
-            white=source.white if source.white is not None or source.files else white_of(source.train.images),
-            whole=not source.train.images.is_floating_point(),
+            white=source.white if source.white is not None or source.files else white_of(source.train.tensor),
+            whole=not source.train.tensor.is_floating_point(),
             files=source.files,
         ),
     )
@@ -59,9 +61,15 @@ def duplicates(splits: Mapping[str, Split]) -> dict[str, int]:
     return {f"{a}/{b}": sum(value in known[a] for value in hashes[b]) for a, b in pairs}
 
 
-def _image_hashes(images: Tensor) -> list[bytes]:
-    rows = images.contiguous().numpy()
-    return [hashlib.blake2b(memoryview(row).cast("B"), digest_size=16).digest() for row in rows]
+def _image_hashes(images: Inputs) -> list[bytes]:
+    columns = [part.contiguous().numpy() for part in parts(images).values()]
+    found = []
+    for rows in zip(*columns, strict=True):
+        digest = hashlib.blake2b(digest_size=16)
+        for row in rows:
+            digest.update(np.ascontiguousarray(row).reshape(-1).view(np.uint8).data)
+        found.append(digest.digest())
+    return found
 
 
 # -- splitting
@@ -96,11 +104,11 @@ def _split(source: Source, config: DataConfig) -> dict[str, Split]:
 
 
 def _resized(source: Source, side: int | None) -> Source:
-    if side is None or source.train.images.shape[2:] == (side, side):
+    if side is None or source.train.tensor.shape[2:] == (side, side):
         return source
 
     def resized(split: Split) -> Split:
-        return Split(resize(source.name, split.images, (side, side)), split.labels)
+        return Split(resize(source.name, split.tensor, (side, side)), split.labels)
 
     validation, test = (split and resized(split) for split in (source.validation, source.test))
     return replace(source, train=resized(source.train), validation=validation, test=test)
@@ -125,19 +133,35 @@ def _normalise(source: str, splits: Mapping[str, Split]) -> tuple[dict[str, Spli
 
     A channel that is constant in the training split is shifted to 0 and not scaled.
     """
-    images = {name: _floats(split.images) for name, split in splits.items()}
-    low, high = images["train"].amin((0, 2, 3)), images["train"].amax((0, 2, 3))
-    # The mean of a constant channel is rounded, and the deviation from a rounded mean would not be 0.
-    mean = torch.where(low == high, low, _channel_mean(images["train"], torch.Tensor.double).float())
+    images = {name: _floats(split.tensor) for name, split in splits.items()}
+    largest = images["train"].abs().max().item()
+    mean, constant = _mean(images["train"])
     for tensor in images.values():  # StandaloneModel repeats these operations in this order
         tensor.sub_(mean[:, None, None])
-    std = torch.where(low == high, 1.0, _channel_mean(images["train"], _squares).sqrt().float())
+    std = _deviation(images["train"], constant)
     for tensor in images.values():
         tensor.div_(std[:, None, None])
         if not torch.stack(tensor.aminmax()).isfinite().all():
-            largest = max(abs(low.min().item()), abs(high.max().item()))
             raise ConfigError(f"{source}: images must hold values that float32 can normalise, got up to {largest:g}")
     return {name: Split(images[name], split.labels) for name, split in splits.items()}, mean, std
+
+
+def normalisation(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each channel of ``images``, as those of a training split in memory."""
+    centred = _floats(images)
+    mean, constant = _mean(centred)
+    return mean, _deviation(centred.sub_(mean[:, None, None]), constant)
+
+
+def _mean(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean of each channel, and which channels are constant."""
+    low, high = images.amin((0, 2, 3)), images.amax((0, 2, 3))
+    # The mean of a constant channel is rounded, and the deviation from a rounded mean would not be 0.
+    return torch.where(low == high, low, _channel_mean(images, torch.Tensor.double).float()), low == high
+
+
+def _deviation(centred: Tensor, constant: Tensor) -> Tensor:
+    return torch.where(constant, 1.0, _channel_mean(centred, _squares).sqrt().float())
 
 
 def _squares(images: Tensor) -> Tensor:

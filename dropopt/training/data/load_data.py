@@ -7,20 +7,24 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from dropopt.config import ConfigError, DataConfig, suggestion
+from dropopt.config import ConfigError, DataConfig
+from dropopt.known import unknown_data
 from dropopt.owncode import own_errors, own_function
 from dropopt.training.data import read_torchvision
 from dropopt.training.data.dataset import Dataset
 from dropopt.training.data.from_source import dataset_from, duplicates, fingerprints
 from dropopt.training.data.read_arrays import from_arrays, read_npz
 from dropopt.training.data.read_folder import read_folder
-from dropopt.training.data.read_torch import dataset_as_is, read_torch, torch_splits
+from dropopt.training.data.read_stream import read_stream
+from dropopt.training.data.read_torch import dataset_as_is, read_torch, torch_splits, why_streamed
 from dropopt.training.data.source import Source
 from dropopt.training.data.split import Split
+from dropopt.training.data.stream import Stream
 
 NAMES = ("digits", *read_torchvision.NAMES)
 
@@ -50,6 +54,8 @@ def load_data(config: DataConfig) -> Dataset:
         {'train': 160, 'validation': 40, 'test': 359}
     """
     found = _read(config)
+    if isinstance(found, Dataset) and isinstance(found.train, Stream):
+        return found
     if isinstance(found, dict):
         found = dataset_as_is(config.name, found, config)
     elif isinstance(found, Dataset):
@@ -57,7 +63,7 @@ def load_data(config: DataConfig) -> Dataset:
             raise ConfigError(f"{config.name} returns a Dataset: subset and image_size cannot apply to it")
     else:
         return dataset_from(found, config)
-    splits = found.splits()
+    splits = {name: split for name, split in found.splits().items() if isinstance(split, Split)}
     return replace(
         found,
         fingerprint=fingerprints(splits) | found.fingerprint,
@@ -88,11 +94,8 @@ def _read(config: DataConfig) -> Source | Dataset | dict[str, Split]:
         kind = "folder" if os.path.isdir(config.name) else "numpy"
         raise ConfigError(f"data.name {config.name!r} is a path; did you mean '{kind}:{config.name}'?")
     if colon and kind not in ("folder", "numpy"):
-        return _from_function(config.name)
-    raise ConfigError(
-        f"data.name {config.name!r} is unknown; "
-        f"{suggestion(config.name, [*NAMES, 'folder:PATH', 'numpy:FILE.npz', 'module:function'])}"
-    )
+        return _from_function(config)
+    raise unknown_data(config.name)
 
 
 def _path(text: str) -> Path:
@@ -111,16 +114,19 @@ def _digits() -> Source:
     return Source("digits", tuple("0123456789"), Split(images, labels), white=16.0)
 
 
-def _from_function(name: str) -> Source | Dataset | dict[str, Split]:
+def _from_function(config: DataConfig) -> Source | Dataset | dict[str, Split]:
     """Call the user's function.
 
     It returns (images, labels), named arrays as in a .npz file, a Dataset, or data sets or loaders of PyTorch.
     """
+    name = config.name
     function = own_function(name)
     with own_errors(name):
         given = function()
         splits = torch_splits(given)
-        read = None if splits is None else read_torch(name, splits)
+        read = None if splits is None else _from_torch(config, splits)
+    if read is None and config.in_memory is not None:
+        raise ConfigError("data.in_memory is for PyTorch data sets and loaders; leave it out")
     if isinstance(given, Dataset):
         return given
     if read is not None:
@@ -133,3 +139,8 @@ def _from_function(name: str) -> Source | Dataset | dict[str, Split]:
             f"{type(given).__name__}"
         )
     return from_arrays(name, given)
+
+
+def _from_torch(config: DataConfig, splits: dict[str, Any]) -> Source | Dataset | dict[str, Split]:
+    why = why_streamed(config.name, splits, config)
+    return read_torch(config.name, splits) if why is None else read_stream(config.name, splits, config, why)

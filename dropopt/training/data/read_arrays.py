@@ -73,9 +73,9 @@ def from_arrays(name: str, arrays: Mapping[str, Any]) -> Source:
                 raise ConfigError(f"{name}: x{suffix} has {len(images)} images, y{suffix} {len(labels)} labels")
             splits[suffix] = Split(images, labels)
     if (
-        len({split.images.dtype for split in splits.values()}) > 1
+        len({split.tensor.dtype for split in splits.values()}) > 1
     ):  # integers of several widths: some splits are uint8, others float32
-        splits = {suffix: Split(split.images.float(), split.labels) for suffix, split in splits.items()}
+        splits = {suffix: Split(split.tensor.float(), split.labels) for suffix, split in splits.items()}
     return Source(name, names, splits[""], splits.get("_validation"), splits.get("_test"))
 
 

@@ -1,4 +1,7 @@
-"""PyTorch data sets and data loaders of the user's own: each is read once, into memory.
+"""PyTorch data sets and data loaders of the user's own: read once into memory, or anew in each epoch.
+
+Training samples that are drawn at random are read anew in each epoch; kept in memory, their augmentation would be
+frozen. So are data sets that do not fit into memory. ``data.in_memory`` decides otherwise.
 
 Images with class numbers take the path of all images: they are resized, split and normalised. Samples of other shapes,
 and samples with other targets, are used as they are.
@@ -6,24 +9,30 @@ and samples with other targets, are used as they are.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import os
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from dropopt.config import ConfigError, DataConfig
+from dropopt.inputs import Inputs, each
 from dropopt.randomness import generator
+from dropopt.training.data.collate import joined, stacked
 from dropopt.training.data.dataset import Dataset
 from dropopt.training.data.progress import tracked
+from dropopt.training.data.reading import OwnBatches, is_random, reader_of
 from dropopt.training.data.source import Source
 from dropopt.training.data.split import Split
+from dropopt.training.data.stream import bytes_of
 
 #: The names of the splits, in the order in which a tuple gives them.
 SPLITS = ("train", "validation", "test")
+#: The share of the machine's memory above which data are not kept in it: several processes train at the same time.
+SHARE = 1 / 8
 
 
 def torch_splits(given: Any) -> dict[str, Any] | None:
@@ -46,6 +55,22 @@ def torch_splits(given: Any) -> dict[str, Any] | None:
     return None
 
 
+def why_streamed(name: str, splits: Mapping[str, Any], config: DataConfig) -> str | None:
+    """Why training samples are read anew in each epoch, in words; None if they are kept in memory."""
+    if config.in_memory is True:
+        return None
+    if config.in_memory is False:
+        return "data.in_memory is false"
+    reader = reader_of(f"{name}: train", splits["train"])
+    needed = len(reader) * bytes_of(next(iter(reader.in_order(1, 0, "sample")))) if len(reader) else 0
+    if needed > SHARE * _memory():
+        return f"they would take {needed / 2**30:.3g} GiB of memory"
+    if is_random(reader):
+        return "they are drawn at random"
+    by_index = not isinstance(reader, OwnBatches) or not hasattr(reader.loader.dataset, "__getitem__")
+    return None if by_index else "the sampler of their loader chooses them"
+
+
 def read_torch(name: str, splits: Mapping[str, Any]) -> Source | dict[str, Split]:
     """Read data sets or loaders into memory.
 
@@ -57,11 +82,17 @@ def read_torch(name: str, splits: Mapping[str, Any]) -> Source | dict[str, Split
     """
     read = {split: _read(f"{name}: {split}", given) for split, given in splits.items()}
     labels = read["train"].labels
-    numbers = all(one.labels.ndim == 1 and not one.labels.is_floating_point() for one in read.values())
-    if not (numbers and read["train"].images.ndim == 4):
+    if not all(are_classified_images(one) for one in read.values()):
         return read
-    classes = _class_names(splits["train"], int(labels.max()) + 1)
+    classes = class_names(splits["train"], int(labels.max()) + 1)
     return Source(name, classes, read["train"], read.get("validation"), read.get("test"))
+
+
+def are_classified_images(split: Split) -> bool:
+    """Whether these are images (N, C, H, W) with class numbers."""
+    images, labels = split.images, split.labels
+    numbers = labels.ndim == 1 and not labels.is_floating_point()
+    return numbers and isinstance(images, torch.Tensor) and images.ndim == 4
 
 
 def dataset_as_is(name: str, splits: Mapping[str, Split], config: DataConfig) -> Dataset:
@@ -69,27 +100,57 @@ def dataset_as_is(name: str, splits: Mapping[str, Split], config: DataConfig) ->
     if config.image_size is not None:
         raise ConfigError(f"{name}: image_size is for images (C, H, W) with class numbers; resize in the data set")
     pool = splits["train"]
-    order = torch.randperm(len(pool), generator=generator(config.split_seed, "split", "samples"))
-
-    def carve(count: int) -> Split:
-        nonlocal order
-        if not 0 < count < len(order):
-            raise ConfigError(f"{name}: {len(pool)} samples are too few to split")
-        chosen, order = order[:count].sort().values, order[count:]
-        return pool.take(chosen)
-
-    test = splits["test"] if "test" in splits else carve(max(1, round(config.test_fraction * len(pool))))
-    if config.subset is not None:
-        order = order[: config.subset]
-    count = max(1, round(config.validation_fraction * len(order)))
-    validation = splits["validation"] if "validation" in splits else carve(count)
+    drawn = drawn_splits(name, len(pool), {one for one in SPLITS if one in splits}, config)
     labels = pool.labels
     classes: tuple[str, ...] = ()
     if labels.ndim == 1 and not labels.is_floating_point():
         classes = tuple(map(str, range(int(labels.max()) + 1)))
-    train = pool.take(order.sort().values)
-    train, validation, test = (Split(one.images.float(), one.labels) for one in (train, validation, test))
+    found = {one: pool.take(drawn[one]) if one in drawn else splits[one] for one in SPLITS}
+    train, validation, test = (Split(as_is(found[one].images), found[one].labels) for one in SPLITS)
     return Dataset(name, classes, train, validation, test)
+
+
+def as_is(samples: Inputs) -> Inputs:
+    """Samples as float32; of several inputs, whole numbers stay whole."""
+    if isinstance(samples, torch.Tensor):
+        return samples.float()
+    return each(lambda part: part if part.dtype == torch.int64 else part.float(), samples)
+
+
+def drawn_splits(name: str, count: int, given: set[str], config: DataConfig) -> dict[str, torch.Tensor]:
+    """The positions of the training samples, and those of each split that is not ``given``, among ``count`` samples."""
+    order = torch.randperm(count, generator=generator(config.split_seed, "split", "samples"))
+
+    def carve(wanted: int) -> torch.Tensor:
+        nonlocal order
+        if not 0 < wanted < len(order):
+            raise ConfigError(f"{name}: {count} samples are too few to split")
+        chosen, order = order[:wanted].sort().values, order[wanted:]
+        return chosen
+
+    drawn = {}
+    if "test" not in given:
+        drawn["test"] = carve(max(1, round(config.test_fraction * count)))
+    if config.subset is not None:
+        order = order[: config.subset]
+    if "validation" not in given:
+        drawn["validation"] = carve(max(1, round(config.validation_fraction * len(order))))
+    return drawn | {"train": order.sort().values}
+
+
+def class_names(given: Any, count: int) -> tuple[str, ...]:
+    """The names of the classes that the data set gives, or their numbers."""
+    return named_classes(given, count) or tuple(map(str, range(count)))
+
+
+def named_classes(given: Any, count: int) -> tuple[str, ...]:
+    """The names of at least ``count`` classes that the data set gives; empty if it gives none."""
+    while given is not None:
+        names = getattr(given, "classes", None)
+        if isinstance(names, list | tuple) and len(names) >= count:
+            return tuple(map(str, names))
+        given = getattr(given, "dataset", None)  # of a loader or a subset
+    return ()
 
 
 def _is_torch(value: Any) -> bool:
@@ -98,73 +159,17 @@ def _is_torch(value: Any) -> bool:
 
 def _read(name: str, given: Any) -> Split:
     if isinstance(given, DataLoader):
-        batches = [_pair(name, batch) for batch in tracked(given, len(given), f"reading {name}")]
-        if not batches:
-            raise ConfigError(f"{name} has no batches")
-        samples, targets = ([_tensor(part) for part in parts] for parts in zip(*batches, strict=True))
-        _check_shapes(name, [batch[0] for batch in samples])
-        return Split(_images(torch.cat(samples)), _integers(torch.cat(targets)))
-    pairs = [_pair(name, sample) for sample in tracked(_samples(name, given), len(given), f"reading {name}")]
-    if not pairs:
-        raise ConfigError(f"{name} has no samples")
-    samples, targets = ([_tensor(part) for part in parts] for parts in zip(*pairs, strict=True))
-    _check_shapes(name, samples)
-    return Split(_images(torch.stack(samples)), _integers(torch.stack(targets)))
-
-
-def _samples(name: str, given: Any) -> Iterator[Any]:
-    """The samples of a data set, which need not end by itself."""
+        return joined(name, tracked(given, len(given), f"reading {name}"))
     if not hasattr(given, "__len__"):
         raise ConfigError(f"{name}: the data set has no length; give a DataLoader with a fixed number of batches")
-    return (given[index] for index in range(len(given)))
+    if not len(given):
+        raise ConfigError(f"{name} has no samples")
+    samples = (given[index] for index in range(len(given)))  # a data set need not end by itself
+    return stacked(name, list(tracked(samples, len(given), f"reading {name}")))
 
 
-def _pair(name: str, sample: Any) -> tuple[Any, Any]:
-    if isinstance(sample, tuple | list) and len(sample) == 2:
-        return sample[0], sample[1]
-    raise ConfigError(f"{name} must give pairs (sample, target), gives {_kind(sample)}")
-
-
-def _tensor(value: Any) -> Tensor:
-    """A tensor of what a data set returned. Images of PIL become (C, H, W)."""
-    if isinstance(value, Tensor):
-        return value.detach().cpu()
-    array = np.asarray(value)
-    if array.dtype.kind not in "biuf":
-        raise ConfigError(f"a data set must give tensors, arrays, numbers or images, gives {_kind(value)}")
-    if hasattr(value, "getbands"):  # PIL
-        array = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
-    tensor = torch.from_numpy(np.array(array))
-    return tensor.float() if tensor.dtype == torch.float64 else tensor
-
-
-def _images(samples: Tensor) -> Tensor:
-    return samples if samples.dtype == torch.uint8 else samples.float()
-
-
-def _integers(targets: Tensor) -> Tensor:
-    return targets.float() if targets.is_floating_point() else targets.long()
-
-
-def _check_shapes(name: str, samples: Iterable[Tensor]) -> None:
-    first = None
-    for number, sample in enumerate(samples):
-        first = sample.shape if first is None else first
-        if sample.shape != first:
-            shapes = " and ".join("x".join(map(str, shape)) for shape in (first, sample.shape))
-            raise ConfigError(f"{name} has samples of {shapes} (number {number}); resize them in its transform")
-
-
-def _class_names(given: Any, count: int) -> tuple[str, ...]:
-    """The names of the classes that the data set gives, or their numbers."""
-    while given is not None:
-        names = getattr(given, "classes", None)
-        if isinstance(names, list | tuple) and len(names) >= count:
-            return tuple(map(str, names))
-        given = getattr(given, "dataset", None)  # of a loader or a subset
-    return tuple(map(str, range(count)))
-
-
-def _kind(value: Any) -> str:
-    size = f" of {len(value)}" if isinstance(value, tuple | list) else ""
-    return type(value).__name__ + size
+def _memory() -> float:
+    """Bytes of memory of this machine; infinite if that is not known."""
+    with suppress(ValueError, OSError, AttributeError):
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    return float("inf")

@@ -45,7 +45,7 @@ class Source:
             empty = self.classes[counts.tolist().index(0)]
             raise ConfigError(f"{self.name}: class {empty!r} has no training images")
         for name, split in (("validation", self.validation), ("test", self.test)):
-            if split is not None and split.images.shape[1:] != self.train.images.shape[1:]:
+            if split is not None and split.tensor.shape[1:] != self.train.tensor.shape[1:]:
                 raise ConfigError(
                     f"{self.name}: {name} images are {_size(split)}, training images {_size(self.train)}; "
                     "all images must have the same size"
@@ -53,4 +53,4 @@ class Source:
 
 
 def _size(split: Split) -> str:
-    return "x".join(str(side) for side in split.images.shape[1:])
+    return "x".join(str(side) for side in split.tensor.shape[1:])

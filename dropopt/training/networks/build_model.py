@@ -8,11 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dropopt.config import ConfigError, ModelConfig, suggestion
+from dropopt.config import ConfigError, ModelConfig
+from dropopt.inputs import Inputs, parts, run_model
+from dropopt.known import unknown_network
 from dropopt.owncode import call_with, own_errors, own_function
 from dropopt.randomness import global_stream
 from dropopt.training.networks import reference
-from dropopt.training.networks.messages import elsewhere, first_line
+from dropopt.training.networks.messages import first_line
 from dropopt.training.networks.timm_models import timm_model
 from dropopt.training.networks.torchvision_models import torchvision_model
 
@@ -26,11 +28,12 @@ REFERENCE: dict[str, Callable[..., nn.Module]] = {
 def build_model(
     config: ModelConfig,
     *,
-    channels: int,
+    channels: Any,
     classes: int,
-    image_size: int | tuple[int, ...],
+    image_size: Any,
     seed: int,
     logits: bool = True,
+    example: Inputs | None = None,
 ) -> nn.Module:
     """Build a network and test it on two blank images.
 
@@ -38,12 +41,13 @@ def build_model(
 
     Args:
         config: The network's name (small, resnet9, vgg, torchvision:NAME, timm:NAME or module:function) and options.
-        channels: Channels of an image.
+        channels: Channels of an image; a tuple or a dictionary if the network takes several inputs.
         classes: Number of classes, or of outputs.
         image_size: Height and width of an image in pixels, or one number for both; for samples of other shapes, their
-            sides after the channels.
+            sides after the channels. A tuple or a dictionary of these if the network takes several inputs.
         seed: Seed of the initial weights.
         logits: Whether the network must return logits (N, classes). If not, any output will do.
+        example: Two samples, with which a network is tested that takes several inputs.
 
     Returns:
         The network on the CPU, in training mode. It maps (N, channels, H, W) to logits (N, classes).
@@ -67,7 +71,9 @@ def build_model(
             raise ConfigError(f"model {config.name}: {error}") from None
         if not isinstance(model, nn.Module):
             raise ConfigError(f"model {config.name}: expected a torch.nn.Module, got {type(model).__name__}")
-        _try(model, config.name, (channels, *size), classes if logits else None)
+        several = example is not None and not isinstance(example, Tensor)
+        blank = example if several and example is not None else torch.zeros(2, channels, *size)
+        _try(model, config.name, blank, classes if logits else None)
     return model
 
 
@@ -86,14 +92,20 @@ def _builder(name: str) -> _Builder:
     if colon and kind not in ("torchvision", "timm"):
         function = own_function(name)
         return lambda shape, options: _own(function, shape, options)
-    known = [*REFERENCE, "torchvision:NAME", "timm:NAME", "module:function"]
-    meant = elsewhere(name, tuple(REFERENCE))
-    hint = f"did you mean {' or '.join(meant)}? known: {', '.join(known)}" if meant else suggestion(name, known)
-    raise ConfigError(f"model.name {name!r} is unknown; {hint}")
+    raise unknown_network(name)
 
 
 def _numbers(shape: dict[str, Any]) -> dict[str, int]:
+    _refuse_several(shape)
     return {"channels": shape["channels"], "classes": shape["classes"]}
+
+
+def _refuse_several(shape: dict[str, Any]) -> None:
+    if not isinstance(shape["channels"], int):
+        raise ConfigError(
+            f"this network takes one input, and the samples have {len(shape['channels'])}; give a function that builds "
+            "a network of your own"
+        )
 
 
 def _own(function: Callable[..., Any], shape: dict[str, Any], options: dict[str, Any]) -> Any:
@@ -102,6 +114,7 @@ def _own(function: Callable[..., Any], shape: dict[str, Any], options: dict[str,
 
 
 def _reference(build: Callable[..., nn.Module], shape: dict[str, Any], options: dict[str, Any]) -> Any:
+    _refuse_several(shape)
     if len(shape["image_size"]) != 2:
         raise ConfigError("this network takes images (C, H, W); give a function that builds a network of your own")
     if min(shape["image_size"]) < 4:
@@ -109,13 +122,15 @@ def _reference(build: Callable[..., nn.Module], shape: dict[str, Any], options: 
     return call_with(build, shape, options)
 
 
-def _try(model: nn.Module, name: str, shape: tuple[int, ...], classes: int | None) -> None:
-    """Run two blank images through the network in eval mode, which changes none of its buffers."""
+def _try(model: nn.Module, name: str, samples: Inputs, classes: int | None) -> None:
+    """Run two samples through the network in eval mode, which changes none of its buffers."""
     model.eval()
-    what = f"model {name}, given {'x'.join(str(side) for side in shape)} images,"
+    shapes = ["x".join(str(side) for side in part.shape[1:]) for part in parts(samples).values()]
+    kind = f"{shapes[0]} images" if isinstance(samples, Tensor) else f"inputs of {' and '.join(shapes)}"
+    what = f"model {name}, given {kind},"
     try:
         with torch.no_grad():
-            out = model(torch.zeros(2, *shape))
+            out = run_model(model, samples)
     except Exception as error:
         raise ConfigError(f"{what} fails: {first_line(error)}") from error
     if classes is not None and (not isinstance(out, Tensor) or out.shape != (2, classes)):

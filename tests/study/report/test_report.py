@@ -33,7 +33,7 @@ def test_a_report_has_every_part_and_names_no_other_site(tmp_path):
         "dropopt export --study photos --storage a.db -o best-photos.yaml",
     ):
         assert part in text, part
-    assert text.count("<svg") == text.count('role="img" aria-label="') == 5
+    assert text.count("<svg") == text.count('role="img" aria-label="') == 6
     assert not re.search(r"https?:|src=|@import|<link|<script", text)
     assert "$" not in text.split("Reproduce it")[0]  # labels are no formulas
     ids = re.findall(r'\bid="([^"]+)"', text)

@@ -9,14 +9,19 @@ import optuna
 import pytest
 from browser import needs_browser, open_page
 from optuna.trial import create_trial
+from safetensors.torch import load_file
 from shown_study import shown_study
+from torch import nn
 
 import dropopt
+from dropopt.study.run import weights
+from dropopt.study.run.weights import write_weights
 from dropopt.study.show import live, page
 from dropopt.study.show.artifacts import artifact_folder, save_artifacts
 from dropopt.study.show.dashboard import Server
 from dropopt.study.show.note import MARK
 from dropopt.study.store.errors import StorageError
+from dropopt.study.store.weights import path_of
 
 
 @contextmanager
@@ -164,6 +169,35 @@ def test_the_best_trials_have_files_to_download(tmp_path):
     assert len(list(folder.iterdir())) == 6
     assert artifact_folder("postgresql://host/db") is None
     study._storage.remove_session()
+
+
+def test_the_weights_of_the_best_trials_are_files_too(tmp_path):
+    """What the trainers left is moved; the files of other finished trials are removed, those of running ones stay."""
+    url = f"sqlite:///{tmp_path}/a.db"
+    folder = artifact_folder("postgresql://host/db", tmp_path / "shared")
+    study = shown_study(12, url)
+    for number in (0, 11, 12):
+        write_weights(nn.Linear(2, 3), path_of(folder, "photos", number))
+    save_artifacts(study, folder, "")
+    with serving(study._storage, folder) as (_, get):
+        known = {one["filename"]: one["artifact_id"] for one in json.loads(get("/api/studies/1")[1])["artifacts"]}
+    found = load_file(folder / known["best-trial-11-weights.safetensors"])
+    assert {name: tuple(value.shape) for name, value in found.items()} == {"weight": (3, 2), "bias": (3,)}
+    left = {number for number in (0, 11, 12) if path_of(folder, "photos", number).exists()}
+    assert left == {12}
+    save_artifacts(study, folder, "")
+    assert len(list(folder.iterdir())) == 8
+    study._storage.remove_session()
+
+
+def test_large_networks_are_not_kept_and_a_full_disk_ends_no_trial(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(weights, "LIMIT", 10)
+    write_weights(nn.Linear(2, 3), tmp_path / "a" / "w.safetensors")
+    assert not (tmp_path / "a").exists()
+    monkeypatch.setattr(weights, "LIMIT", 100)
+    (tmp_path / "a").write_text("a file")
+    write_weights(nn.Linear(2, 3), tmp_path / "a" / "w.safetensors")
+    assert "the weights cannot be written" in capsys.readouterr().err
 
 
 def test_a_live_page_rests_and_never_ends_a_study(monkeypatch):

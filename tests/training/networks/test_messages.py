@@ -3,7 +3,9 @@
 import pytest
 
 from dropopt.config import ConfigError, ModelConfig
-from dropopt.training.networks.build_model import build_model
+from dropopt.known import DATA, NETWORKS, library_networks
+from dropopt.training.data.load_data import NAMES
+from dropopt.training.networks.build_model import REFERENCE, build_model
 
 
 @pytest.mark.parametrize(
@@ -22,3 +24,15 @@ def test_a_library_is_suggested(name, said):
     with pytest.raises(ConfigError, match="is unknown") as caught:
         build_model(ModelConfig(name=name), channels=1, classes=2, image_size=8, seed=0)
     assert said in str(caught.value)
+
+
+def test_the_known_names_are_those_of_the_readers_and_libraries():
+    """They are written or read without importing what takes long to import."""
+    import timm
+    from torchvision import models
+
+    assert NAMES == DATA
+    assert tuple(REFERENCE) == NETWORKS
+    assert library_networks("torchvision") == {*models.list_models(module=models)}
+    assert library_networks("timm") == {*timm.list_models()}
+    assert library_networks("no_such_library") == frozenset()

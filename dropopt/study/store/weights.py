@@ -1,0 +1,37 @@
+"""The weights of completed trials on their way to the artifacts of a study: one file for each trial.
+
+The process that trains writes the file. The process that keeps the study's page makes artifacts of the best trials'
+files, and removes the others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Collection
+from contextlib import suppress
+from pathlib import Path
+
+#: Networks with more bytes of weights are not kept.
+LIMIT = 64 * 2**20
+
+_SUFFIX = ".safetensors"
+
+
+def path_of(folder: Path, study: str, number: int) -> Path:
+    """The file of trial ``number``. No two names of studies share a file."""
+    return folder.absolute() / f"{_prefix(study)}{number}{_SUFFIX}"
+
+
+def remove_others(folder: Path, study: str, finished: Collection[int]) -> None:
+    """Remove the files of the trials ``finished``; those of running trials stay."""
+    for path in folder.absolute().glob(f"{_prefix(study)}*{_SUFFIX}"):
+        number = path.stem.removeprefix(_prefix(study))
+        if number.isdecimal() and int(number) in finished:
+            with suppress(OSError):  # another worker may remove it at the same time
+                path.unlink()
+
+
+def _prefix(study: str) -> str:
+    safe = re.sub(r"[^A-Za-z0-9]+", "-", study).strip("-")[:40]
+    return f"weights-{safe or 'study'}-{hashlib.sha256(study.encode()).hexdigest()[:8]}-"

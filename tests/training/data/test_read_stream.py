@@ -1,0 +1,138 @@
+"""Data sets that are read anew in each epoch."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import other_tasks
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from dropopt.config import ConfigError, DataConfig, RunConfig, TrainConfig
+from dropopt.training import Split, load_data, prepare, train_run
+from dropopt.training.data import read_torch, stream
+from dropopt.training.data.stream import Stream
+from dropopt.training.feed import feed_of
+
+TRAIN = {"epochs": 2, "batch_size": 16, "lr": 0.05, "device": "cpu"}
+
+
+def load(name, **settings):
+    return load_data(DataConfig(name=f"other_tasks:{name}", **settings))
+
+
+def seen(data, epoch, **settings):
+    """The training images of an epoch."""
+    feed = feed_of(data.train, TrainConfig(**TRAIN | settings), torch.device("cpu"))
+    return torch.cat([images for images, _ in feed.epoch(epoch)])
+
+
+def test_random_transforms_are_drawn_in_each_epoch():
+    """Training samples of a data set with random transforms differ between epochs; the same seed repeats them."""
+    data = load("augmented")
+    assert isinstance(data.train, Stream)
+    assert isinstance(data.validation, Split)
+    assert "training samples are read anew in each epoch, since they are drawn at random" in data.notices[0]
+    first = seen(data, 1)
+    assert torch.equal(first, seen(load("augmented"), 1))
+    assert not torch.equal(first.sort(0).values, seen(data, 2).sort(0).values)
+    assert not torch.equal(first, seen(data, 1, seed=1))
+    assert data.classes == ("dark", "bright")
+    assert data.fingerprint == load("augmented").fingerprint
+
+
+def test_reading_leaves_the_random_states_as_they_were():
+    """The masks of dropout do not depend on what transforms draw, and neither does a user's own code."""
+    data = load("augmented")
+    states = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+    seen(data, 1)
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert (np.random.get_state()[1].tolist(), random.getstate()) == states[1:]
+
+
+def test_steady_data_stay_in_memory_and_streaming_them_changes_nothing():
+    """A training on a stream of steady samples ends with the same bits as one in memory."""
+    results = []
+    for in_memory in (None, False):
+        settings = {"name": "other_tasks:steady", "in_memory": in_memory}
+        run = RunConfig.parse(
+            {"data": settings, "model": {"name": "other_tasks:image_network"}, "train": TRAIN | {"augment": ["flip"]}}
+        )
+        prepare(run)
+        result, _, data = train_run(run)
+        assert isinstance(data.train, Split if in_memory is None else Stream)
+        results.append([(report.train_loss, report.val_loss, report.rates) for report in result.history])
+    assert results[0] == results[1]
+
+
+def test_data_larger_than_memory_are_not_loaded(monkeypatch):
+    """No more samples are held than the measurement needs, also to validate."""
+    monkeypatch.setattr(read_torch, "_memory", lambda: 8.0 * 1000)
+    monkeypatch.setattr(stream, "SAMPLES", 8)
+    data = load("steady")
+    assert "they would take" in data.notices[0]
+    assert len(data.train.sample) == 8
+    assert len(seen(data, 1)) == len(data.train) == other_tasks.N
+    streamed = load("steady", in_memory=False)
+    assert isinstance(streamed.validation, Stream)
+    assert sum(len(batch) for batch in streamed.validation.batches(7)) == 20
+
+
+def test_workers_of_a_loader_are_used_and_repeat(monkeypatch):
+    """Workers draw the same in the same epoch, in spite of ``persistent_workers``; batches have the study's size."""
+    data = load("augmented_by_workers")
+    assert data.train.reader.workers["num_workers"] == 2
+    assert torch.equal(seen(data, 2), seen(data, 2))
+    assert not torch.equal(seen(data, 1).sort(0).values, seen(data, 2).sort(0).values)
+
+
+def test_a_sampler_of_the_users_own_chooses_the_samples():
+    """Its draws are repeated in the same epoch, and are others in the next."""
+    data = load("weighted")
+    feed = feed_of(data.train, TrainConfig(**TRAIN), torch.device("cpu"))
+    epochs = [[labels for _, labels in feed.epoch(number)] for number in (1, 1)]
+    assert feed.steps == len(epochs[0]) == 4
+    assert torch.cat(epochs[0]).unique().tolist() == [1]
+    assert torch.equal(seen(data, 1), seen(data, 1))
+    assert not torch.equal(seen(data, 1), seen(data, 2))
+
+
+def test_splits_that_are_missing_are_drawn():
+    """From a data set that can be read by number; the note says that they have its random transforms."""
+    data = load("lone", subset=20)
+    assert [len(split) for split in data.splits().values()] == [16, 4, 10]
+    assert "the validation and test samples are drawn from the training samples" in data.notices[1]
+    with pytest.raises(ConfigError, match=r"validation and test samples cannot be drawn from a loader with a sampler"):
+        load("lone_weighted")
+
+
+def test_generators_of_their_own_are_reported(monkeypatch):
+    """A training with transforms that cannot be seeded runs, and the notes say that it cannot be repeated."""
+
+    class Own(other_tasks.Augmented):
+        def __getitem__(self, index):
+            return self.images[index] + np.float32(np.random.default_rng().random()), index % 2
+
+    monkeypatch.setattr(other_tasks, "unseeded", lambda: DataLoader(Own(), batch_size=8, shuffle=True), raising=False)
+    monkeypatch.setattr(other_tasks.unseeded, "__module__", "other_tasks")
+    data = load("unseeded")
+    assert any("cannot be repeated bit for bit" in notice for notice in data.notices)
+    assert data.fingerprint["train"] == load("unseeded").fingerprint["train"]
+
+
+def test_class_numbers_beyond_the_classes_are_reported(monkeypatch):
+    monkeypatch.setattr(other_tasks.Augmented, "classes", ("one", "two"))
+    monkeypatch.setattr(stream, "SAMPLES", 2)
+    monkeypatch.setattr(
+        other_tasks.Augmented, "__getitem__", lambda self, index: (self.images[index], 2 if index == 9 else index % 2)
+    )
+    data = load("steady", in_memory=False)
+    with pytest.raises(ConfigError, match=r"class numbers in \[0, 2\], but there are 2 classes; correct its attribute"):
+        seen(data, 1)
+
+
+def test_in_memory_is_for_data_sets_of_pytorch():
+    with pytest.raises(ConfigError, match=r"data.in_memory is for PyTorch data sets and loaders; leave it out"):
+        load("tensors", in_memory=False)
