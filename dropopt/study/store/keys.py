@@ -33,7 +33,10 @@ FACTS = "facts"
 COMMAND = "command"
 #: The evidence about the blend that the study started from.
 PRIOR = "prior"
-#: Whether the first trials, the anchors and those of the prior, have all been enqueued: ``pending`` or ``done``.
+#: The portfolio of a study that began with one: its name and its entries. Of a trial, the name of its entry, such as
+#: ``portfolio 3``; absent from other trials.
+PORTFOLIO = "portfolio"
+#: Whether the first trials, the anchors and those of the portfolio and the prior, have all been enqueued: ``pending`` or ``done``.
 QUEUE = "queue"
 
 #: The number of classes of the data.
