@@ -183,18 +183,22 @@ def test_none(tmp_path, options):
 
 
 def test_a_lost_queue_is_filled_from_the_storage(tmp_path):
-    """A process that died while it enqueued: the next one goes on, with the entries that the storage keeps."""
+    """If a process died while it enqueued, the next one goes on with the entries that the storage keeps."""
     storage = str(tmp_path / "s.db")
     file = tmp_path / "mine.yaml"
-    file.write_text("entries: [{engine: {pattern: own, r0: 0.3}}, {engine: {pattern: own, r0: 0.4}}]")
+    file.write_text("entries: [{engine: {pattern: own, r0: 0.3, lambda_loss: 0.0}}]")
     assert fake_study.run(storage, n_jobs=1, n_trials=10, portfolio=str(file)) == 0
-    opened = open_storage(storage if "://" in storage else f"sqlite:///{storage}", create=False)
+    opened = open_storage(f"sqlite:///{storage}", create=False)
     study = optuna.load_study(study_name="fake", storage=opened)
     kept = study.user_attrs[PORTFOLIO]
+    more = {**kept["entries"][0], "engine": {**kept["entries"][0]["engine"], "r0": 0.4}}
+    study.set_user_attr(PORTFOLIO, {**kept, "entries": [*kept["entries"], more]})
+    study.set_user_attr(QUEUE, "pending")
     close(opened)
-    assert [entry["engine"]["r0"] for entry in kept["entries"]] == [0.3, 0.4]
-    assert Portfolio.parse(kept).name == "mine"
-    assert study.user_attrs[QUEUE] == "done"
+    assert fake_study.run(storage, n_jobs=1, n_trials=12, portfolio="none") == 0
+    found = {trial.user_attrs.get(PORTFOLIO): trial for trial in fake_study.trials(storage)}
+    assert found.keys() == {None, "portfolio 1", "portfolio 2"}
+    assert found["portfolio 2"].params["r0"] == 0.4
 
 
 def test_retries_keep_the_name():
@@ -215,7 +219,7 @@ def test_retries_keep_the_name():
         ("- 1", "must hold a mapping with a list of entries that is not empty"),
         ("schema: 2\nentries: [{engine: {}}]", "has the schema 2; this version of dropopt reads 1"),
         ("entries:\n- engine: {}\n- engine: {r0: 3}", ":3: entry 2: r0 must be in [0, 1], got 3"),
-        ("entries:\n- engine: {}\n  train: {rl: 3}", ":2: entry 1: unknown setting 'rl'; did you mean 'lr'?"),
+        ("entries:\n- engine: {}\n  train: {lrr: 3}", ":2: entry 1: unknown setting 'lrr'; did you mean 'lr'?"),
         ("entries:\n- train: {lr: 3}", ":2: entry 1: engine is required"),
         ("entries: [{engine: {}}]\nentry: 3", "unknown setting 'entry'; did you mean 'entries'?"),
         ("entries: [", "mine.yaml:"),
