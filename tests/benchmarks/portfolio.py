@@ -178,6 +178,7 @@ class Runs:
             for one in everyone
             if seed < TASKS[task] and (key(one), seed) not in known(studies["-".join(task)])
         ]
+        left.sort(key=lambda one: (one[1], not one[2].data))  # candidates before anchors
         began = time.monotonic()
         for number, (task, seed, one) in enumerate(left):
             base = definition(task[0], network=task[1], images=IMAGES, **files).base(Space.load("compact"))
