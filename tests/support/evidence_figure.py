@@ -131,7 +131,9 @@ def _draw_panel(panel: Panel, axis: Axes, names: Sequence[str]) -> None:
         own = {"size": 7, "color": INK, "bbox": {"facecolor": "white", "edgecolor": "none", "pad": 0.5}}
         axis.annotate(text, (gap.mean, place), (0, 6), textcoords="offset points", ha="center", **own)
     for missing in set(names) - {row.arm for row in panel.rows}:
-        axis.annotate("not confirmed", (0, names.index(missing)), (4, 0), textcoords="offset points", va="center", size=7)
+        axis.annotate(
+            "not confirmed", (0, names.index(missing)), (4, 0), textcoords="offset points", va="center", size=7
+        )
     seeds = sorted({row.difference.n for row in panel.rows})
     axis.set_title(f"{DATA.get(panel.data, panel.data)}\nn = {' or '.join(map(str, seeds))} seeds", size=9)
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:+g}%".replace("-", "\N{MINUS SIGN}") if value else "0")

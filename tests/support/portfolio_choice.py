@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -44,11 +44,6 @@ def choose(scores: Losses, candidates: Sequence[str], size: int, given: Collecti
         mean = {name: float(np.mean([row[name] for row in scores.values()])) for name in rest}
         chosen.append(min(rest, key=lambda name: (regret(scores, [*given, *chosen, name]), mean[name])))
     return chosen
-
-
-def without(losses: Losses, left_out: Callable[[str], bool]) -> dict[str, dict[str, float]]:
-    """Return the losses without those tasks."""
-    return {task: dict(row) for task, row in losses.items() if not left_out(task)}
 
 
 def mean_losses(runs: Mapping[tuple[str, str, int], float]) -> dict[str, dict[str, float]]:

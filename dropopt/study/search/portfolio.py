@@ -27,7 +27,7 @@ from dropopt.study.search.anchors import is_plain
 from dropopt.study.search.wishes import Chooser, wishes
 from dropopt.study.store.keys import PORTFOLIO
 from dropopt.study.store.retries import parameters
-from dropopt.yamlfile import parse
+from dropopt.yamlfile import read
 
 if TYPE_CHECKING:
     import optuna
@@ -95,10 +95,7 @@ def load_portfolio(given: str, beside: Path | None = None) -> Portfolio | None:
     if given == NONE:
         return None
     path = shipped.find("portfolios", given, beside)
-    try:
-        items = parse(path.read_bytes(), path)
-    except OSError as error:
-        raise ConfigError(f"portfolio {path} cannot be read: {error.strerror or error}") from None
+    items = read(path)
     values = items.plain()
     rows = values.get("entries") if isinstance(values, dict) else None
     if not isinstance(rows, list) or not rows:

@@ -6,6 +6,7 @@ import fake_study
 import optuna
 import pytest
 from optuna.trial import FixedTrial
+from portfolio_choice import choose, mean_losses, normalised, regret
 
 from dropopt.config import METHODS, ConfigError, EngineConfig, RunConfig
 from dropopt.study import Study
@@ -237,10 +238,26 @@ def test_mistakes_in_a_file(tmp_path, text, message):
 
 def test_an_unknown_name(tmp_path, capsys):
     """It is reported before the data are loaded, with the shipped names."""
-    with pytest.raises(ConfigError, match=r"no portfolio 'small'; did you mean .*known: small_images"):
+    with pytest.raises(ConfigError, match=r"no portfolio 'small'; known: small_images"):
         load_portfolio("small")
     with pytest.raises(ConfigError, match=r"portfolio lost.yaml does not exist; give a .yaml file or one of"):
         fake_study.run(str(tmp_path / "s.db"), n_trials=10, portfolio="lost.yaml")
+
+
+def test_the_choice_of_a_portfolio():
+    """Greedy: first the best on average, then what adds most to the others and to the anchors, then good ones."""
+    losses = {
+        "first": {"anchor": 4.0, "all-round": 2.0, "first": 1.0, "second": 9.0, "bad": 9.0},
+        "second": {"anchor": 4.0, "all-round": 3.0, "first": 9.0, "second": 2.0, "bad": 9.0},
+    }
+    scores = normalised(losses)
+    assert scores["first"]["anchor"] == 1.0
+    assert (scores["first"]["first"], scores["first"]["all-round"]) == (0.0, pytest.approx(1 / 3))
+    names = ["first", "second", "all-round", "bad"]
+    assert choose(scores, names, 4, ["anchor"]) == ["all-round", "first", "second", "bad"]
+    assert choose(scores, names[:2], 8) == ["second", "first"]
+    assert regret(scores, ["anchor"]) == 1.0
+    assert mean_losses({("t", "a", 0): 1.0, ("t", "a", 1): 3.0}) == {"t": {"a": 2.0}}
 
 
 def test_the_shipped_portfolio():
