@@ -2,13 +2,15 @@
 
     python -m tests.benchmarks.portfolio --searches runs/evidence-*.db --mnist FILE.npz --photos FOLDER
     python -m tests.benchmarks.portfolio ... --without digits -o runs/without-digits.yaml
+    python -m tests.benchmarks.portfolio ... --tasks               choose from the trainings so far
 
-Candidates are the best configurations of searches that ``tests.benchmarks.evidence`` has run. Plain dropout is written
-as settings of the engine, which contains it. Each candidate and each anchor is trained on each task; then those are
-chosen greedily that together have the lowest losses, beside the anchors. The last table gives the score on each data
-set of a portfolio that was made without it: neither its losses nor the candidates that its searches found are used. The
-runs are kept in ``runs/portfolio.db``, and the same command continues after an interruption. It takes about an hour on
-one core.
+Candidates come from searches that ``tests.benchmarks.evidence`` has run: the configurations with which the searches on
+several data sets begin, and the best ones that each search found. Plain dropout is written as settings of the engine,
+which contains it. What the searches have not trained is trained; then those are chosen greedily that together have the
+lowest losses, beside the anchors. The last table gives the score on each data set of a portfolio that was made without
+it: neither its losses nor the candidates that its searches found are used. The trainings are kept in
+``runs/portfolio.db``, and the same command continues after an interruption. All of them take about an hour on an idle
+core.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from __future__ import annotations
 import argparse
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,8 +31,8 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).parent.parent / "support"))
 from evidence_tasks import EPOCHS
 from portfolio_candidates import Candidate, candidates
-from portfolio_choice import Losses, choose, normalised, regret
-from portfolio_runs import IMAGES, TASKS, Runs
+from portfolio_choice import WORST, Losses, choose, normalised, regret
+from portfolio_runs import TASKS, Runs
 
 from dropopt.files import write_whole
 from dropopt.formats import encode
@@ -58,49 +60,53 @@ def data_of(task: str) -> str:
 def chosen(scores: Losses, everyone: Sequence[Candidate], left_out: str | None = None) -> list[str]:
     """The names of the candidates of a portfolio, made without the data set ``left_out``."""
     known = {task: row for task, row in scores.items() if data_of(task) != left_out}
-    names = set.intersection(*(set(row) for row in known.values()))
-    given = [one.name for one in everyone if not one.data and one.name in names]
-    usable = [one.name for one in everyone if one.data - {left_out} and one.name in names]
+    trained = set().union(*known.values())
+    given = [one.name for one in everyone if one.anchor and one.name in trained]
+    usable = [
+        one.name
+        for one in everyone
+        if not one.anchor and one.name in trained and (not one.found_on or one.found_on - {left_out})
+    ]
     return choose(known, usable, SIZE, given)
 
 
 def left_out_table(scores: Losses, losses: Losses, everyone: Sequence[Candidate]) -> Table:
     """On each task, the regret of the anchors, of a portfolio made without its data set, and of the shipped one."""
-    table = Table(
-        "task", "anchors", "without its data", "shipped", "lowest loss", "loss without its data", box=MARKDOWN
-    )
-    anchors, shipped = [one.name for one in everyone if not one.data], chosen(scores, everyone)
+    columns = ("task", "configurations", "anchors", "anchors + portfolio without its data", "anchors + shipped", "loss")
+    table = Table(*columns, box=MARKDOWN)
+    anchors, shipped = [one.name for one in everyone if one.anchor], chosen(scores, everyone)
     for task, row in scores.items():
         tried = [name for name in anchors if name in row]
-        others = chosen(scores, everyone, data_of(task))
-        cells = [[*tried], [*tried, *others], [*tried, *shipped]]
+        others = [*tried, *chosen(scores, everyone, data_of(task))]
         found = losses[task]
         table.add_row(
             task,
-            *(f"{regret({task: row}, names):.2f}" if names else "-" for names in cells),
-            f"{min(found.values()):.4f}",
-            f"{min(found[name] for name in [*tried, *others]):.4f}",
+            str(len(row)),
+            *(f"{regret({task: row}, names):.2f}" for names in (tried, others, [*tried, *shipped])),
+            f"{min(found[name] for name in others if name in found):.4f} (best {min(found.values()):.4f})",
         )
     return table
 
 
 def content(
-    names: Sequence[str], everyone: Sequence[Candidate], scores: Losses, seeds: Mapping[str, int], left_out: str | None
+    names: Sequence[str], everyone: Sequence[Candidate], scores: Losses, left_out: str | None
 ) -> dict[str, Any]:
     """The content of the file."""
     by_name = {one.name: one for one in everyone}
     made = provenance(Path(__file__).parent)
-    tasks = [task for task in scores if data_of(task) != left_out]
     command = "python -m tests.benchmarks.portfolio --searches runs/evidence-*.db --mnist FILE.npz --photos FOLDER"
     return {
         "schema": SCHEMA,
         "provenance": {
             "command": command if left_out is None else f"{command} --without {left_out}",
-            "tasks": {task: f"{seeds[task]} seed{'s' * (seeds[task] != 1)}" for task in tasks},
-            "images": f"{IMAGES} of each data set except the digits, which are all used",
-            "seeds": "common to all configurations",
+            "tasks": {
+                task: f"{sum(name in row for name in by_name)} configurations"
+                for task, row in scores.items()
+                if data_of(task) != left_out
+            },
+            "images": "all 1,797 digits, 1,000 of MNIST, 2,000 of Fashion-MNIST, 2,000 photographs at 32 pixels",
+            "seeds": "1 to 3 of each configuration and task",
             "epochs": EPOCHS,
-            "candidates": sum(bool(one.data) for one in everyone),
             "created": datetime.now(UTC).date().isoformat(),
             "processor": f"{platform.machine()}, {made['cpus']} cores",
             "python": made["python"],
@@ -110,7 +116,7 @@ def content(
             {
                 "engine": dict(by_name[name].engine),
                 "train": {"optimizer": "sgd", **by_name[name].train},
-                "source": f"search on {name}",
+                "source": f"search {name}",
             }
             for name in names
         ],
@@ -119,9 +125,11 @@ def content(
 
 def show(names: Sequence[str], scores: Losses) -> Table:
     """The normalised loss of each chosen configuration on each task."""
+    marks = {WORST: "pruned"}
     table = Table("configuration", *scores, box=MARKDOWN)
     for name in names:
-        table.add_row(name, *(f"{row[name]:.2f}" for row in scores.values()))
+        found = (row.get(name) for row in scores.values())
+        table.add_row(name, *("-" if one is None else marks.get(one, f"{one:.2f}") for one in found))
     return table
 
 
@@ -143,13 +151,13 @@ def main() -> None:
     runs = Runs(options.storage, console)
     files = {"mnist": options.mnist, "photos": options.photos}
     runs.train(everyone, files, [task for task in TASKS if "-".join(task) in options.tasks])
-    losses, seeds = runs.losses(everyone)
+    losses = runs.losses(everyone)
     if len({data_of(task) for task in losses}) < 2:
         parser.error("the candidates were trained on fewer than two data sets")
     scores = normalised(losses)
     names = chosen(scores, everyone, options.without)
     path = options.output or SHIPPED
-    write_whole(path, (HEADER + encode(content(names, everyone, scores, seeds, options.without), "yaml")).encode())
+    write_whole(path, (HEADER + encode(content(names, everyone, scores, options.without), "yaml")).encode())
     console.print(
         f"{path}: {len(names)} of {len(everyone)} configurations; normalised losses, 0 the best, 1 the median"
     )

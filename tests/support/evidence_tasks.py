@@ -13,14 +13,7 @@ DATA = ("digits", "mnist", "fashion", "photos")
 EPOCHS = 25
 
 
-def definition(
-    name: str,
-    *,
-    mnist: str | None = None,
-    photos: str | None = None,
-    network: str = "small",
-    images: int | None = None,
-) -> Study:
+def definition(name: str, *, mnist: str | None = None, photos: str | None = None, network: str = "small") -> Study:
     """Return the study that says on which data, with which network and how configurations are trained.
 
     Args:
@@ -28,18 +21,17 @@ def definition(
         mnist: A file with the arrays ``x``, ``y``, ``x_test`` and ``y_test`` of MNIST.
         photos: A folder with one folder of images for each class.
         network: The network.
-        images: How many images are used, except of the digits. Default: 1,000 of MNIST, 2,000 of the others.
     """
     train: dict[str, Any] = {"epochs": EPOCHS, "amp": "auto", "channels_last": True}
     if name == "digits":
         data: dict[str, Any] = {"name": "digits"}
         train = {"epochs": EPOCHS, "batch_size": 128, "channels_last": True}
     elif name == "mnist":
-        data = {"name": f"numpy:{_absolute(mnist)}", "subset": images or 1000}
+        data = {"name": f"numpy:{_absolute(mnist)}", "subset": 1000}
     elif name == "fashion":
-        data = {"name": "fashion-mnist", "subset": images or 2000}
+        data = {"name": "fashion-mnist", "subset": 2000}
     else:
-        data = {"name": f"folder:{_absolute(photos)}", "image_size": 32, "subset": images or 2000}
+        data = {"name": f"folder:{_absolute(photos)}", "image_size": 32, "subset": 2000}
     return Study(name=name, data=data, model={"name": network}, train=train, n_trials=24)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import fake_study
 import optuna
 import pytest
 from optuna.trial import FixedTrial
-from portfolio_choice import choose, mean_losses, normalised, regret
+from portfolio_choice import WORST, choose, normalised, regret
 
 from dropopt.config import METHODS, ConfigError, EngineConfig, RunConfig
 from dropopt.study import Study
@@ -254,10 +256,11 @@ def test_the_choice_of_a_portfolio():
     assert scores["first"]["anchor"] == 1.0
     assert (scores["first"]["first"], scores["first"]["all-round"]) == (0.0, pytest.approx(1 / 3))
     names = ["first", "second", "all-round", "bad"]
-    assert choose(scores, names, 4, ["anchor"]) == ["all-round", "first", "second", "bad"]
+    assert choose(scores, names, 4, ["anchor"]) == ["all-round", "second", "first", "bad"]
     assert choose(scores, names[:2], 8) == ["second", "first"]
     assert regret(scores, ["anchor"]) == 1.0
-    assert mean_losses({("t", "a", 0): 1.0, ("t", "a", 1): 3.0}) == {"t": {"a": 2.0}}
+    assert regret(scores, ["not trained"]) == WORST
+    assert normalised({"t": {"a": 1.0, "b": 2.0, "pruned": math.inf}})["t"] == {"a": 0.0, "b": 2.0, "pruned": WORST}
 
 
 def test_the_shipped_portfolio():
