@@ -89,23 +89,23 @@ def left_out_table(scores: Losses, losses: Losses, everyone: Sequence[Candidate]
 
 
 def content(
-    names: Sequence[str], everyone: Sequence[Candidate], scores: Losses, left_out: str | None
+    names: Sequence[str], everyone: Sequence[Candidate], scores: Losses, left_out: str | None, extra: str
 ) -> dict[str, Any]:
-    """The content of the file."""
+    """The content of the file; ``extra`` holds further options of the command."""
     by_name = {one.name: one for one in everyone}
     made = provenance(Path(__file__).parent)
     command = "python -m tests.benchmarks.portfolio --searches runs/evidence-*.db --mnist FILE.npz --photos FOLDER"
     return {
         "schema": SCHEMA,
         "provenance": {
-            "command": command if left_out is None else f"{command} --without {left_out}",
+            "command": command + extra,
             "tasks": {
                 task: f"{sum(name in row for name in by_name)} configurations"
                 for task, row in scores.items()
                 if data_of(task) != left_out
             },
             "images": "all 1,797 digits, 1,000 of MNIST, 2,000 of Fashion-MNIST, 2,000 photographs at 32 pixels",
-            "seeds": "1 to 3 of each configuration and task",
+            "seeds": "1 to 3 of each configuration and task; of most, that of the search",
             "epochs": EPOCHS,
             "created": datetime.now(UTC).date().isoformat(),
             "processor": f"{platform.machine()}, {made['cpus']} cores",
@@ -157,7 +157,8 @@ def main() -> None:
     scores = normalised(losses)
     names = chosen(scores, everyone, options.without)
     path = options.output or SHIPPED
-    write_whole(path, (HEADER + encode(content(names, everyone, scores, options.without), "yaml")).encode())
+    extra = (" --tasks" if not options.tasks else "") + (f" --without {options.without}" if options.without else "")
+    write_whole(path, (HEADER + encode(content(names, everyone, scores, options.without, extra), "yaml")).encode())
     console.print(
         f"{path}: {len(names)} of {len(everyone)} configurations; normalised losses, 0 the best, 1 the median"
     )

@@ -140,7 +140,8 @@ def _candidate(search: Search, number: int, run: RunConfig, **facts: Any) -> Can
     if engine is None:
         return None
     train = {name: short(getattr(run.train, name)) for name in ("lr", "weight_decay")}
-    return Candidate(f"{search.arm}, trial {number}, {search.data}", engine, train, **facts)
+    where = f", {search.data}" if "found_on" in facts else ""  # others were tried on several data sets
+    return Candidate(f"{search.arm}, trial {number}{where}", engine, train, **facts)
 
 
 def as_engine(engine: EngineConfig | Baseline) -> dict[str, Any] | None:

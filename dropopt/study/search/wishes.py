@@ -38,7 +38,7 @@ def _is_for(parameter: Parameter, train: Mapping[str, Any], space: Space, base: 
     """Whether a range of training holds for the optimizer that the settings ``train`` were chosen for."""
     tuned = train.get("optimizer", base.train.optimizer)
     if parameter.case is not None:
-        return parameter.case == tuned
+        return bool(parameter.case == tuned)
     fixed = space.fixed.get("train", {}).get("optimizer", base.train.optimizer)
     searched = [one.choices for one in space.parameters if (one.section, one.setting) == ("train", "optimizer")]
     return tuned in (searched[0] if searched else (fixed,))
