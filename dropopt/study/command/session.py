@@ -408,17 +408,17 @@ class Session:
         return {SITES: [choice for choice, reason in reasons.items() if not reason]} if reasons else {}
 
     def _enqueue(self, study: optuna.Study, classes: int) -> None:
-        """Enqueue the first trials of a new study: anchors, the portfolio, and the configurations of the prior."""
+        """Enqueue the first trials of a new study: anchors, the configurations of the prior, and the portfolio."""
         space, base, target = space_of(study, self._request.space), self._request.base, self._definition.n_trials
         if self._definition.anchors and target >= MIN_TRIALS:
             enqueue_anchors(study, space, base, classes)
+        if self._prior is not None:
+            self._prior.seed(study, space, classes)
         if PORTFOLIO in study.user_attrs:
             portfolio = Portfolio.parse(study.user_attrs[PORTFOLIO])
             enqueue_portfolio(study, portfolio, space, base, classes, target)
         if begins := words.begins(study.user_attrs, study.get_trials(deepcopy=False)):
             self._line("begins", begins)
-        if self._prior is not None:
-            self._prior.seed(study, space, classes)
         study.set_user_attr(QUEUE, "done")
 
     def _is_queue_lost(self, study: optuna.Study) -> bool:

@@ -121,7 +121,7 @@ def enqueue_portfolio(
     """Enqueue the entries that ``space`` can express and that ``study`` does not have yet.
 
     Args:
-        study: The study; its anchors are enqueued already.
+        study: The study; its anchors and the configurations of its prior are enqueued already.
         portfolio: The portfolio.
         space: The search space of the study.
         base: The configuration that all trials share.
