@@ -51,8 +51,9 @@ def applied_effect(
 
 def _rate(trial: FrozenTrial) -> float | None:
     value = trial.user_attrs.get(APPLIED)
-    usable = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
-    return float(value) if usable else None
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value) or value < 0:
+        return None
+    return float(value)
 
 
 def _with_rate(trial: FrozenTrial, searched: set[str], highest: float) -> FrozenTrial:

@@ -174,7 +174,7 @@ def _expresses(engine: EngineConfig | Baseline, settings: Mapping[str, Any], spa
     if isinstance(engine, Baseline):
         if settings["kind"] == "none":
             return engine.kind == "none" or engine.p == 0
-        return engine.kind == settings["kind"] and engine.schedule == settings["schedule"]
+        return (engine.kind, engine.schedule) == (settings["kind"], settings["schedule"])
     wanted = EngineConfig.parse(settings)
     ranges = {one.setting for one in space.parameters if one.section == "engine" and not one.choices}
     free = {*ranges, *_without_effect(wanted), *(f"w_{method}" for method in METHODS)}
