@@ -423,7 +423,7 @@ def test_a_study_finds_a_space_beside_its_script(tmp_path, monkeypatch):
 
 
 def test_shipped_files_are_found_from_an_installed_package(tmp_path):
-    """Studies and spaces are found by name in a package that is laid out like the wheel."""
+    """Studies, spaces and portfolios are found by name in a package that is laid out like the wheel."""
     setup = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     assert {"dropopt.studies", "dropopt.search_spaces"} <= set(setup["packages"])
     for package in setup["packages"]:
@@ -432,14 +432,18 @@ def test_shipped_files_are_found_from_an_installed_package(tmp_path):
         target.mkdir(parents=True, exist_ok=True)
         for pattern in ("*.py", *setup["package-data"].get(package, ())):
             for file in (ROOT / where).glob(pattern):
-                shutil.copy(file, target)
+                copy = target / file.relative_to(ROOT / where)
+                copy.parent.mkdir(exist_ok=True)
+                shutil.copy(file, copy)
     code = (
         "from dropopt.study.define import shipped; from dropopt.study.define.script import load;"
-        "study, path = load('digits'); space = study.load_space(path.parent); print(path); print(space.path)"
+        "study, path = load('digits'); space = study.load_space(path.parent); print(path); print(space.path);"
+        "print(shipped.find('portfolios', study.portfolio))"
     )
     env = {"PYTHONPATH": str(tmp_path)}
     out = call("-P", "-c", code, cwd=tmp_path, program=[sys.executable], env=env).split()
-    assert out == [str(tmp_path / "dropopt/studies/digits.py"), str(tmp_path / "dropopt/search_spaces/compact.yaml")]
+    found = ("studies/digits.py", "search_spaces/compact.yaml", "search_spaces/portfolios/small_images.yaml")
+    assert out == [str(tmp_path / "dropopt" / name) for name in found]
 
 
 def test_shipped_names_are_the_files_of_the_repository():

@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "study/define": {"root"},
     "study/store": {"root", "study/define"},
     "study/blend": {"root"},
-    "study/effects": {"root", "study/blend"},
+    "study/effects": {"root", "study/blend", "study/store/keys.py"},
     "study/search": {"root", "study/define", "study/store", "study/blend"},
     "study/run": {"root", "study/define", "study/store"},
     "study/confirm": {"root", "study/define", "study/store", "study/blend"},

@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dropopt.study.store.keys import ACCURACY, ANCHOR, BEST_EPOCH, BEST_LOSS, REASON, SECONDS
+from dropopt.study.store.keys import ACCURACY, ANCHOR, BEST_EPOCH, BEST_LOSS, PORTFOLIO, REASON, SECONDS
 from dropopt.study.store.opening import Opened
 from dropopt.study.store.queries import find_study
 from dropopt.study.store.url import resolve
@@ -35,7 +35,7 @@ class Record:
     metrics: dict[str, float]
     #: The objective after each epoch, by epoch.
     curve: dict[int, float]
-    #: The state and, if there are any, the name of the anchor and the reason of a failure.
+    #: The state and, if there are any, the name of the anchor or of the portfolio's entry and the reason of a failure.
     tags: dict[str, str]
     began: float | None  # seconds since 1970
     ended: float | None
@@ -60,7 +60,7 @@ def record_of(study: optuna.Study, trial: FrozenTrial) -> Record:
         if isinstance(number := trial.user_attrs.get(key), int | float):
             metrics[key] = number
     tags = {"state": trial.state.name.lower()}
-    tags |= {key: str(trial.user_attrs[key]) for key in (ANCHOR, REASON) if key in trial.user_attrs}
+    tags |= {key: str(trial.user_attrs[key]) for key in (ANCHOR, PORTFOLIO, REASON) if key in trial.user_attrs}
     return Record(
         study=study.study_name,
         number=trial.number,

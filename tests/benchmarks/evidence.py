@@ -3,52 +3,53 @@
     python -m tests.benchmarks.evidence digits
     python -m tests.benchmarks.evidence fashion --seeds 10 --top 2
     python -m tests.benchmarks.evidence photos --photos FOLDER      a folder of images, as for studies/folder.py
+    python -m tests.benchmarks.evidence --figure .github/images/evidence.svg runs/evidence-*.db
 
 Each arm is a search space in ``tests/benchmarks/arms``; all of them search the learning rate and the weight decay over
 the same ranges. The results are kept in ``runs/evidence-DATA.db``, and the same command continues after an
-interruption. It takes half an hour to two hours on two cores.
+interruption. It takes half an hour to two hours on two cores. With ``--figure``, the results in storages are drawn.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
-from typing import Any
 
-from dropopt.study import Study
+sys.path.insert(0, str(Path(__file__).parent.parent / "support"))
+import evidence_figure
+from evidence_tasks import DATA, definition
 
 ARMS = Path(__file__).with_name("arms")
 #: The arms that are compared by default.
 DEFAULT = ("own", "own_uniform", "averaged", "dropout2d", "dropout", "none")
 
 
-def definition(name: str, photos: str | None) -> Study:
-    """Return the study that says on which data, with which network and how the arms are trained."""
-    train: dict[str, Any] = {"epochs": 25, "amp": "auto", "channels_last": True}
-    if name == "digits":
-        data: dict[str, Any] = {"name": "digits"}
-        train = {"epochs": 25, "batch_size": 128, "channels_last": True}
-    elif name == "fashion":
-        data = {"name": "fashion-mnist", "subset": 2000}
-    else:
-        data = {"name": f"folder:{photos}", "image_size": 32, "subset": 2000}
-    return Study(name=name, data=data, model={"name": "small"}, train=train, n_trials=24)
-
-
 def main() -> None:
     """Run the comparison that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", choices=["digits", "fashion", "photos"])
+    parser.add_argument("data", nargs="+", help="digits, mnist, fashion or photos; for --figure, storages")
+    parser.add_argument("--figure", type=Path, help="a file (.svg, .png) in which to draw the results in storages")
+    parser.add_argument("--mnist", help="a file with the arrays x, y, x_test and y_test of MNIST, for mnist")
     parser.add_argument("--photos", help="the folder of the images, for photos")
     parser.add_argument("--arms", nargs="+", default=DEFAULT)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--top", type=int, default=2)
     options = parser.parse_args()
-    if (options.data == "photos") != (options.photos is not None):
-        parser.error("photos needs --photos FOLDER, and only photos takes it")
-    rest = ["--storage", f"runs/evidence-{options.data}.db", "--seeds", str(options.seeds), "--top", str(options.top)]
+    if options.figure is not None:
+        for panel in evidence_figure.save(options.data, options.figure):
+            print(panel.data, *(f"{row.arm} {row.difference.mean:+.1f}%" for row in panel.rows), sep="; ")
+        return
+    (data, *others) = options.data
+    if others or data not in DATA:
+        parser.error(f"give one of: {', '.join(DATA)}")
+    for name in ("mnist", "photos"):
+        if (data == name) != (getattr(options, name) is not None):
+            parser.error(f"{name} needs --{name}, and only {name} takes it")
+    rest = ["--storage", f"runs/evidence-{data}.db", "--seeds", str(options.seeds), "--top", str(options.top)]
     arms = [f"space:{ARMS / arm}.yaml" for arm in options.arms]
-    definition(options.data, options.photos).compare(arms, [*rest, "-o", f"evidence-{options.data}.html"])
+    study = definition(data, mnist=options.mnist, photos=options.photos)
+    study.compare(arms, [*rest, "-o", f"evidence-{data}.html"])
 
 
 if __name__ == "__main__":

@@ -22,8 +22,9 @@ FAKE = Targets("fake_training:load", "fake_training:train")
 
 
 def make(**options):
-    """Define a study of a few short trials, without anchors; ``options`` override its fields."""
+    """Define a study of a few short trials, without anchors and portfolio; ``options`` override its fields."""
     fields = {"name": "fake", "train": {"epochs": 8}, "n_trials": 6, "sampler": "tpe", "anchors": False}
+    fields["portfolio"] = "none"
     return Study(**(fields | options))
 
 

@@ -30,6 +30,7 @@ from dropopt.study.define.definition import Definition
 from dropopt.study.run import machine
 from dropopt.study.run.measure import seconds_of_an_epoch
 from dropopt.study.run.slots import Targets
+from dropopt.study.search.portfolio import NONE
 from dropopt.study.show.console import busy, say
 from dropopt.study.show.formatting import format_seconds
 from dropopt.study.store.opening import Opened, storage_file
@@ -147,7 +148,9 @@ def _plan(request: CompareRequest, given: str, storage: BaseStorage | None) -> _
 def _plan_of_space(request: CompareRequest, name: str, storage: BaseStorage | None, existing: list[str]) -> _Plan:
     label = Path(name).stem if Path(name).suffix else name
     values = {field: getattr(request.definition, field) for field in Definition.model_fields}
-    definition = Definition.parse(values | {"name": f"{request.definition.name}-{label}", "space": name})
+    # A portfolio has more configurations for some spaces than for others, so no arm begins with one.
+    own = {"name": f"{request.definition.name}-{label}", "space": name, "portfolio": NONE}
+    definition = Definition.parse(values | own)
     search = session.Request(
         definition,
         request.script,

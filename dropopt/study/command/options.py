@@ -230,6 +230,16 @@ Anchors = Annotated[
     ),
 ]
 
+Portfolio = Annotated[
+    str | None,
+    typer.Option(
+        help="Configurations that did well on other data, with which a new study of 10 or more trials begins after its "
+        "anchors: the name of a shipped portfolio, a YAML file, or none. Default: as in the script, else small_images.",
+        show_default=False,
+        metavar="NAME",
+    ),
+]
+
 On = Annotated[
     Place,
     typer.Option(

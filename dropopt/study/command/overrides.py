@@ -21,7 +21,7 @@ _SETTINGS = {
     "device": ("train", "device"),
 }
 #: The fields that the command to resume a study repeats. The summary adds the number of trials, which may grow. The
-#: prior and the anchors are needed only to create the study.
+#: prior, the anchors and the portfolio are needed only to create the study.
 _REPEATED = (
     *("name", "space", "data", "model", "epochs", "subset", "image_size", "batch_size", "device", "set", "optimise"),
     *("sampler", "pruner", "seed"),
@@ -55,6 +55,7 @@ class Overrides:
     optimise: str | None = None
     prior: str | None = None
     anchors: bool | None = None
+    portfolio: str | None = None
 
     @property
     def given(self) -> dict[str, Any]:
@@ -99,7 +100,7 @@ class Overrides:
         Args:
             anew: Whether to include the options that only a new study needs, and the number of trials.
         """
-        names = (*_REPEATED, "n_trials", "prior") if anew else _REPEATED
+        names = (*_REPEATED, "n_trials", "prior", "portfolio") if anew else _REPEATED
         line = []
         for name in names:
             option = "study-name" if name == "name" else name.replace("_", "-")

@@ -49,6 +49,7 @@ def run(
     optimise: options.Optimise = None,
     prior: options.Prior = None,
     anchors: options.Anchors = None,
+    portfolio: options.Portfolio = None,
     on: options.On = options.Place.HERE,
     ray_address: options.RayAddress = None,
     cpus_per_trial: options.CpusPerTrial = None,
@@ -94,6 +95,7 @@ def run(
         optimise=optimise,
         prior=prior,
         anchors=anchors,
+        portfolio=portfolio,
     )
     overridden = overrides.apply(definition)
     if settings or batch_size is not None:

@@ -51,6 +51,9 @@ class Study(Definition):
         anchors: Whether the study begins with anchors: no dropout, plain dropout at customary rates and the engine's
             default. The best trial is compared with them. A study of fewer than 10 trials has no anchors. Default:
             True.
+        portfolio: Configurations that did well on other data, with which a new study of 10 or more trials begins after
+            its anchors: the name of a shipped portfolio, a YAML file, relative to the current folder or to the script,
+            or ``"none"``. Default: ``"small_images"``.
 
     Raises:
         ConfigError: A field is unknown, missing or out of range.

@@ -41,6 +41,7 @@ from dropopt.study.run.signals import SignalCatcher
 from dropopt.study.run.slots import Pool, Targets
 from dropopt.study.run.worker import Worker
 from dropopt.study.search.anchors import MIN_TRIALS, enqueue_anchors
+from dropopt.study.search.portfolio import Portfolio, enqueue_portfolio, load_portfolio
 from dropopt.study.search.prior import Prior, load_prior
 from dropopt.study.search.pruners import make_pruner
 from dropopt.study.search.samplers import make_sampler, refuse_pickles
@@ -61,6 +62,7 @@ from dropopt.study.store.keys import (
     FACTS,
     MADE_WITH,
     PLAN,
+    PORTFOLIO,
     PRIOR,
     QUEUE,
     SITES,
@@ -110,6 +112,7 @@ class Request:
             "pruner",
             "seed",
             "anchors",
+            "portfolio",
             "trial_timeout",
             "trial_memory",
             "keep_checkpoints",
@@ -130,6 +133,13 @@ class Request:
     def base(self) -> RunConfig:
         """The configuration that all trials share."""
         return self.definition.base(self.space)
+
+    @cached_property
+    def portfolio(self) -> Portfolio | None:
+        """The configurations with which the study begins after its anchors; None for a short study, or without any."""
+        if self.definition.n_trials < MIN_TRIALS:
+            return None
+        return load_portfolio(self.definition.portfolio, self.script.parent)
 
     @property
     def memory_limit(self) -> int | None:
@@ -256,6 +266,8 @@ class Session:
         script = self._request.script
         self._made_with = provenance(script.parent, script=script.name, command=self._request.command)
         drawn = 0 if self._study is None else len(self._study.get_trials(deepcopy=False))
+        if not drawn:
+            _ = self._request.portfolio  # so that a mistake in its file shows before the data are loaded
         alone = self._identity.exclusive or self._study is None
         self._sampler = self._make_sampler(drawn, alone=alone)
 
@@ -310,7 +322,9 @@ class Session:
             if ready.complexity is not None:
                 facts[COMPLEXITY] = ready.complexity
             prior = {} if self._prior is None else {PRIOR: dict(self._prior.evidence)}
-            study, created = self._create(facts | prior | {QUEUE: "pending"} | self._offered(ready))
+            portfolio = {} if self._request.portfolio is None else {PORTFOLIO: self._request.portfolio.plain()}
+            facts |= prior | portfolio | {QUEUE: "pending"}
+            study, created = self._create(facts | self._offered(ready))
         if created or self._is_queue_lost(study):
             self._enqueue(study, ready.classes)
         if not created and study.user_attrs.get(DATA) != ready.fingerprint:
@@ -401,12 +415,17 @@ class Session:
         return {SITES: [choice for choice, reason in reasons.items() if not reason]} if reasons else {}
 
     def _enqueue(self, study: optuna.Study, classes: int) -> None:
-        """Enqueue the first trials of a new study: the anchors, and then the configurations of the prior."""
-        space = space_of(study, self._request.space)
-        if self._definition.anchors and self._definition.n_trials >= MIN_TRIALS:
-            enqueue_anchors(study, space, self._request.base, classes)
+        """Enqueue the first trials of a new study: anchors, the configurations of the prior, and the portfolio."""
+        space, base, target = space_of(study, self._request.space), self._request.base, self._definition.n_trials
+        if self._definition.anchors and target >= MIN_TRIALS:
+            enqueue_anchors(study, space, base, classes)
         if self._prior is not None:
             self._prior.seed(study, space, classes)
+        if PORTFOLIO in study.user_attrs:
+            portfolio = Portfolio.parse(study.user_attrs[PORTFOLIO])
+            enqueue_portfolio(study, portfolio, space, base, classes, target)
+        if begins := words.begins(study.user_attrs, study.get_trials(deepcopy=False)):
+            self._line("begins", begins)
         study.set_user_attr(QUEUE, "done")
 
     def _is_queue_lost(self, study: optuna.Study) -> bool:

@@ -117,8 +117,9 @@ def stored_request(
     from dropopt.study.command.session import Request
     from dropopt.study.define.definition import Definition
     from dropopt.study.define.space import Space
+    from dropopt.study.search.portfolio import Portfolio
     from dropopt.study.store.code import code_of
-    from dropopt.study.store.keys import BASE, PLAN, SPACE, SPACE_TEXT
+    from dropopt.study.store.keys import BASE, PLAN, PORTFOLIO, SPACE, SPACE_TEXT
     from dropopt.study.store.opening import Opened
     from dropopt.study.store.queries import find_study
     from dropopt.study.store.url import resolve, storage_hint
@@ -149,6 +150,10 @@ def stored_request(
         @cached_property
         def base(self) -> RunConfig:
             return base
+
+        @cached_property
+        def portfolio(self) -> Portfolio | None:
+            return Portfolio.parse(facts[PORTFOLIO]) if PORTFOLIO in facts else None
 
         @property
         def plan(self) -> dict[str, Any]:

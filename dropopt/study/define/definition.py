@@ -69,6 +69,9 @@ class Definition(Config):
     #: Whether a study begins with anchors: no dropout, plain dropout and the engine's default. The best trial is
     #: compared with them.
     anchors: bool = True
+    #: Configurations that did well on other data, with which a study begins after its anchors: the name of a shipped
+    #: portfolio, a file, or ``none``.
+    portfolio: str = "small_images"
 
     def __init__(self, **values: Any) -> None:
         values |= {section: _by_name(section, values[section]) for section in ("data", "model") if section in values}

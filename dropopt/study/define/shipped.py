@@ -1,4 +1,4 @@
-"""Finding studies and search spaces: the user's own files by path, and those that ship with dropopt by name."""
+"""Finding studies, search spaces and portfolios: the user's own files by path, and those that are shipped by name."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ from dropopt.config import ConfigError, suggestion
 from dropopt.known import NETWORKS, elsewhere
 from dropopt.owncode import shipped_folder
 
+#: What the files of each kind are called.
+_THINGS = {"studies": "study", "search_spaces": "search space", "portfolios": "portfolio"}
+
 
 def names(kind: str) -> list[str]:
-    """Return the names of the shipped ``studies`` or ``search_spaces``, sorted."""
+    """Return the names of the shipped ``studies``, ``search_spaces`` or ``portfolios``, sorted."""
     suffix = _suffix(kind)
-    return sorted(path.stem for path in shipped_folder(kind).glob(f"*{suffix}") if not path.stem.startswith("_"))
+    return sorted(path.stem for path in _folder(kind).glob(f"*{suffix}") if not path.stem.startswith("_"))
 
 
 def find(kind: str, name: str, beside: Path | None = None) -> Path:
-    """Return the path of a study or a search space.
+    """Return the path of a study, a search space or a portfolio.
 
     Args:
-        kind: ``studies`` or ``search_spaces``.
+        kind: ``studies``, ``search_spaces`` or ``portfolios``.
         name: A path, or the name of a shipped file.
         beside: A folder that relative paths are tried in after the current one.
 
@@ -34,8 +37,8 @@ def find(kind: str, name: str, beside: Path | None = None) -> Path:
             return path
     shipped = names(kind)
     if name in shipped:
-        return shipped_folder(kind) / f"{name}{suffix}"
-    thing = "study" if kind == "studies" else "search space"
+        return _folder(kind) / f"{name}{suffix}"
+    thing = _THINGS[kind]
     if given.suffix or len(given.parts) > 1:
         wrong_kind = "is a folder" if given.is_dir() else f"is not a {suffix} file"
         what = wrong_kind if given.exists() else "does not exist"
@@ -47,6 +50,10 @@ def find(kind: str, name: str, beside: Path | None = None) -> Path:
             f"dropopt run folder --data folder:PATH --model {networks[0]} for your own images"
         )
     raise ConfigError(f"no {thing} {name!r}; {suggestion(name, shipped)} (or the path of a {suffix} file)")
+
+
+def _folder(kind: str) -> Path:
+    return shipped_folder("search_spaces") / kind if kind == "portfolios" else shipped_folder(kind)
 
 
 def _suffix(kind: str) -> str:

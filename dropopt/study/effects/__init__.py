@@ -5,8 +5,8 @@ them, therefore say little about the space: a choice that explains everything is
 the outcome is fitted to the trials, and then evaluated over the space, with every parameter uniform over its range or
 its choices and conditions respected. Where there are no trials, the intervals are wide.
 
-Read the modules in this order; each imports only modules above it, those of :mod:`dropopt.study.blend`, and the modules
-directly in ``dropopt``:
+Read the modules in this order; each imports only modules above it, those of :mod:`dropopt.study.blend`, the keys of
+attributes, and the modules directly in ``dropopt``:
 
     factors     what was varied, and under which conditions
     basis       features of one factor, uncorrelated over the space
@@ -19,6 +19,7 @@ directly in ``dropopt``:
     profiles    the costs of the levels of a factor, on average and at best
     questions   which settings answer which question
     words       the answers in words
+    applied     the same model with the applied drop rate in place of the requested one
     effects     what a user gets
     evaluator   importances for Optuna
 

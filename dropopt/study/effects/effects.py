@@ -13,6 +13,7 @@ from dropopt.config import ConfigError
 from dropopt.study.blend.effects import SPARE_TRIALS
 from dropopt.study.blend.gather import finished_trials
 from dropopt.study.blend.outcomes import counted_trials
+from dropopt.study.effects.applied import applied_effect
 from dropopt.study.effects.factors import Factor, factors_of
 from dropopt.study.effects.importance import explained, importances
 from dropopt.study.effects.intervals import Estimate
@@ -35,6 +36,7 @@ class Effects:
         explained: Share of the variance over the space that is not noise.
         factors: The effects, the most important first; empty if there are too few trials to fit the model.
         answers: The answers to the five questions.
+        applied: The effect of the applied drop rate; None if the trials did not record theirs.
     """
 
     trials: int
@@ -45,6 +47,7 @@ class Effects:
     explained: Estimate | None
     factors: tuple[FactorEffect, ...]
     answers: tuple[Answer, ...]
+    applied: FactorEffect | None = None
 
     @property
     def thin(self) -> bool:
@@ -63,6 +66,7 @@ class Effects:
             "explained": asdict(self.explained) if self.explained else None,
             "answers": {answer.question: {"text": answer.text, "found": answer.found} for answer in self.answers},
             "parameters": [_plain(effect) for effect in self.factors],
+            "applied_rate": self.applied and _plain(self.applied),
         }
 
 
@@ -120,9 +124,20 @@ def effects_of(
     found = [FactorEffect(*parts) for parts in zip(factors, importances(model), profiles(model, off), strict=True)]
     found.sort(key=lambda effect: (-effect.importance.total.value, effect.name))
     needed = needed_trials(factors)
-    writer = Writer(factors, {one.name: one for one in found}, trials=model.trials, needed=needed, ratio=ratio)
-    noise = Estimate.of(model.draws.noise * model.response.unit)
-    return Effects(model.trials, model.complete, needed, ratio, noise, explained(model), tuple(found), writer.answers())
+    applied = applied_effect(trials, maximise, target) if model.trials >= needed else None
+    effects = {one.name: one for one in found}
+    writer = Writer(factors, effects, trials=model.trials, needed=needed, ratio=ratio, applied=applied)
+    return Effects(
+        trials=model.trials,
+        complete=model.complete,
+        needed=needed,
+        ratio=ratio,
+        noise=Estimate.of(model.draws.noise * model.response.unit),
+        explained=explained(model),
+        factors=tuple(found),
+        answers=writer.answers(),
+        applied=applied,
+    )
 
 
 def _unknown(trials: Sequence[FrozenTrial]) -> Effects:

@@ -10,7 +10,7 @@ from the posterior has its own minimum, over configurations that the posterior m
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,18 +70,20 @@ class Profile:
     without: Estimate | None
 
 
-def profiles(model: Model, off: Mapping[str, object]) -> tuple[Profile, ...]:
-    """The profile of each factor.
+def profiles(model: Model, off: Mapping[str, object], *, only: Sequence[int] | None = None) -> tuple[Profile, ...]:
+    """The profile of each factor, or of those at the positions ``only``.
 
     Costs are fractions of the loss if the response is a logarithm, and in units of the objective otherwise.
 
     Args:
         model: The model.
         off: For the factors that can turn dropout off, the value that does.
+        only: Positions of factors. Default: all.
     """
     with one_thread():
         search = Search(model)
-        return tuple(_profile(model, search, index, off) for index in range(len(model.design.factors)))
+        wanted = range(len(model.design.factors)) if only is None else only
+        return tuple(_profile(model, search, index, off) for index in wanted)
 
 
 def _profile(model: Model, search: Search, index: int, off: Mapping[str, object]) -> Profile:

@@ -45,6 +45,9 @@ _SCHEDULES = {"constant", "linear"}
 #: The settings that may have a range for each value of another setting.
 _BY_CASE = ("block_size", "p", "r0")
 
+#: The settings that are a drop rate.
+RATES = ("r0", "p")
+
 #: The settings that turn dropout off, and the value that does.
 OFF: dict[str, object] = {"r0": 0.0, "p": 0.0, "kind": "none"}
 

@@ -12,6 +12,7 @@ from dropopt.study.effects.importance import Importance
 from dropopt.study.effects.intervals import Estimate
 from dropopt.study.effects.profiles import Level, Profile
 from dropopt.study.effects.questions import QUESTIONS, Question, factors_for, turns_off
+from dropopt.study.store.keys import APPLIED
 
 #: Half of a 90% interval of a normal distribution, in standard deviations.
 HALF = 1.645
@@ -29,6 +30,7 @@ TOUCHES = 0.005
 
 #: What the settings are called in a sentence.
 _NAMES = {
+    APPLIED: "an applied rate (mean over places and epochs)",
     "r0": "a rate (r0)",
     "p": "a rate (p)",
     "alpha": "alpha",
@@ -82,8 +84,9 @@ class Writer:
         trials: int,
         needed: int,
         ratio: bool,
+        applied: FactorEffect | None = None,
     ) -> None:
-        self._factors, self._effects = factors, effects
+        self._factors, self._effects, self._applied = factors, effects, applied
         self._trials, self._needed, self._ratio = trials, needed, ratio
 
     def answers(self) -> tuple[Answer, ...]:
@@ -97,7 +100,10 @@ class Writer:
         if self._trials < self._needed:
             return Answer(question, self._thin(), False)
         found, silent = [], []
-        for effect in (self._effects[self._factors[position].name] for position in positions):
+        effects = [self._effects[self._factors[position].name] for position in positions]
+        if question == "how much" and self._applied is not None:
+            effects.insert(1, self._applied)
+        for effect in effects:
             claim = self._claim(question, effect)
             if claim:
                 found.append(claim)
@@ -155,12 +161,15 @@ class Writer:
 
     def _nothing(self, effects: Sequence[FactorEffect]) -> Iterator[str]:
         """What to say of factors without a claim: that they hardly matter, or how many more trials might tell."""
+        called = {effect.name: "the applied rate" if effect.name == APPLIED else effect.name for effect in effects}
         negligible = [effect.name for effect in effects if effect.importance.total.high < NEGLIGIBLE]
         if unknown := [effect for effect in effects if effect.name not in negligible]:
-            parts = [f"{one.name} ({self._more([level.best for level in one.profile.levels])})" for one in unknown]
+            parts = [
+                f"{called[one.name]} ({self._more([level.best for level in one.profile.levels])})" for one in unknown
+            ]
             yield f"no effect was found of {', '.join(parts)}"
         if negligible:
-            names = ", ".join(negligible)
+            names = ", ".join(called[name] for name in negligible)
             yield f"{names}: hardly matter{'' if len(negligible) > 1 else 's'}"
 
     def _more(self, estimates: Sequence[Estimate]) -> str:

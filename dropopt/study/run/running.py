@@ -77,6 +77,12 @@ class Running:
         reports = [self._reports[epoch] for epoch in sorted(self._reports)]
         return History.of(reports)
 
+    @property
+    def applied(self) -> float | None:
+        """The mean applied drop rate over places and epochs so far; None if there are no places."""
+        rates = [rate for report in self._reports.values() for rate in report.rates.values()]
+        return round(sum(rates) / len(rates), 5) if rates else None
+
     def restarted(self) -> None:
         """Record that the process of the trial has been replaced."""
         self._last = time.monotonic()

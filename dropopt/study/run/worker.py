@@ -241,7 +241,7 @@ class Worker:
             self._drop(slot)
             return
         if prune:
-            ledger.prune(trial, accuracy=report.val_accuracy, seconds=running.seconds)
+            ledger.prune(trial, accuracy=report.val_accuracy, seconds=running.seconds, applied=running.applied)
             running.pruned = True
             self._failures.trial_succeeded()
             self._executor.send(slot, Stop(trial.number))
@@ -257,6 +257,7 @@ class Worker:
                 best_loss=done.best_val_loss,
                 best_epoch=done.best_epoch,
                 seconds=running.seconds if running.deaths else done.seconds,
+                applied=running.applied,
                 history=running.history,
                 scores=done.scores,
             )

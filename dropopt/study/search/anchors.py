@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from dropopt.config import METHODS, STAGES, Baseline, ConfigError, EngineConfig, RunConfig
 from dropopt.study.define.parameter import Choice
 from dropopt.study.define.space import Space
+from dropopt.study.search.wishes import Chooser, wishes
 from dropopt.study.store.keys import ACCURACY, ANCHOR
 from dropopt.study.store.queries import best
 
@@ -78,7 +79,7 @@ def anchors_of(space: Space, base: RunConfig, classes: int) -> dict[str, dict[st
     """Return the parameters of each anchor that ``space`` can express, by name, in the order of their trials."""
     found: dict[str, dict[str, Choice]] = {}
     for anchor in _of_baselines() if space.engine is Baseline else _of_engine():
-        chooser = _Chooser(_wishes(space, base, anchor.settings))
+        chooser = Chooser(wishes(space, base, anchor.settings))
         try:
             run = space.suggest(chooser, classes, base)
         except ConfigError:  # the settings are not valid together in this space
@@ -94,7 +95,7 @@ def _of_engine() -> list[Anchor]:
         Anchor(
             f"{pattern} {rate:g}",
             {**_CONSTANT, "r0": rate, "pattern": pattern},
-            partial(_is_plain, pattern, rate),
+            partial(is_plain, pattern, rate),
         )
         for pattern, rate in _PATTERNS.items()
     ]
@@ -107,7 +108,7 @@ def _of_engine() -> list[Anchor]:
     return [nothing, *plain, Anchor("engine's default", {}, lambda engine: True)]
 
 
-def _is_plain(pattern: str, rate: float, engine: EngineConfig) -> bool:
+def is_plain(pattern: str, rate: float, engine: EngineConfig) -> bool:
     """Whether ``engine`` drops with a pattern at a constant rate, the same at all places."""
     weights = [engine.weights(stage) for stage in range(len(STAGES))]
     alone = all(first > 0 and not any(others) for first, *others in weights)
@@ -133,57 +134,6 @@ def _of_baselines() -> list[Anchor]:
 
 def _is_baseline(kind: str, rate: float, engine: Baseline) -> bool:
     return engine.kind == kind and math.isclose(engine.p, rate) and engine.schedule == "constant"
-
-
-def _wishes(space: Space, base: RunConfig, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the preferred value of each parameter, by name: the anchor's, or else the base's.
-
-    Ranges of training settings have no preferred value, so that all anchors are trained in the middle of them.
-    """
-    wishes: dict[str, Any] = {}
-    for parameter in space.bound(base).parameters:
-        if parameter.section == "engine":
-            wishes[parameter.name] = settings.get(parameter.setting, getattr(base.engine, parameter.setting, None))
-        elif parameter.choices:
-            wishes[parameter.name] = getattr(base.train, parameter.setting)
-    return wishes
-
-
-class _Chooser:
-    """Stands in for a trial, and chooses the preferred value, or the middle of a range that does not contain it."""
-
-    def __init__(self, wishes: Mapping[str, Any]) -> None:
-        self._wishes = wishes
-        self.chosen: dict[str, Choice] = {}
-
-    def suggest_float(
-        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
-    ) -> float:
-        """The preferred number, or the middle of the range: the geometric one on a logarithmic scale."""
-        value = self._number(name, low, high, log=log)
-        if step is not None:
-            value = min(low + step * round((value - low) / step), high)
-        self.chosen[name] = value
-        return value
-
-    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
-        """The preferred integer, or the one nearest to the middle."""
-        value = low + step * round((self._number(name, low, high, log=log) - low) / step)
-        self.chosen[name] = value = value if value <= high else value - step
-        return value
-
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        """The preferred choice, or the first."""
-        wish = self._wishes.get(name)
-        same = [choice for choice in choices if choice == wish and type(choice) is type(wish)]
-        self.chosen[name] = choice = (same or list(choices))[0]
-        return choice
-
-    def _number(self, name: str, low: float, high: float, *, log: bool) -> float:
-        wish = self._wishes.get(name)
-        if isinstance(wish, int | float) and not isinstance(wish, bool) and low <= wish <= high:
-            return float(wish)
-        return math.sqrt(low * high) if log else (low + high) / 2
 
 
 @dataclass(frozen=True)

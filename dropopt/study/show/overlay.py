@@ -30,11 +30,20 @@ if TYPE_CHECKING:
 #: Attributes of a trial that only dropopt reads. They stay in the storage and are left out of the page.
 HIDDEN = frozenset((keys.CONFIG, keys.LEASE, keys.WORKER, keys.RETRY, keys.TRACE, "efficacy"))
 # Attributes of a study that only dropopt reads; the page shows them in words.
-_FACTS = (keys.FACTS, keys.SITES, keys.SPACE, keys.CLASSES)
+_FACTS = (keys.PORTFOLIO, keys.FACTS, keys.SITES, keys.SPACE, keys.CLASSES)
 _STORED = (keys.FINGERPRINT, keys.SPACE_TEXT, keys.PLAN, keys.BASE, keys.MADE_WITH, keys.DATA, keys.CODE, keys.PRIOR)
 STUDY_HIDDEN = frozenset((*_FACTS, *_STORED, keys.COMMAND))
 #: Attributes of a trial that are shown first, in this order.
-FIRST = (keys.REASON, keys.MESSAGE, keys.ANCHOR, keys.ACCURACY, keys.EPOCHS, keys.SECONDS, keys.PARAMETERS)
+FIRST = (
+    keys.REASON,
+    keys.MESSAGE,
+    keys.ANCHOR,
+    keys.PORTFOLIO,
+    keys.ACCURACY,
+    keys.EPOCHS,
+    keys.SECONDS,
+    keys.PARAMETERS,
+)
 #: A page is made again only if this many times the duration of making it have passed.
 REST = 5.0
 

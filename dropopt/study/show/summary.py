@@ -15,7 +15,7 @@ from dropopt.study.show.console import say
 from dropopt.study.show.formatting import format_accuracy, format_difference, format_value
 from dropopt.study.show.next_lines import Resume, next_lines
 from dropopt.study.show.snapshot import Snapshot
-from dropopt.study.store.keys import BEST_EPOCH, MESSAGE, REASON, SECONDS, UNCOUNTED
+from dropopt.study.store.keys import BEST_EPOCH, MESSAGE, PORTFOLIO, REASON, SECONDS, UNCOUNTED
 from dropopt.study.store.queries import value_name
 from dropopt.study.store.url import VARIABLE
 
@@ -77,8 +77,14 @@ def _best_trials(shot: Snapshot, what: str) -> Table:
     table = Table("trial", f"{what} (smoothed)", shot.score, "best epoch", "seconds", title="best trials (validation)")
     for trial in shot.ranked[:ROWS]:
         extra = (trial.user_attrs.get(name) for name in (BEST_EPOCH, SECONDS))
-        table.add_row(str(trial.number), f"{trial.value:.4f}", format_accuracy(trial), *map(format_value, extra))
+        table.add_row(_named(trial), f"{trial.value:.4f}", format_accuracy(trial), *map(format_value, extra))
     return table
+
+
+def _named(trial: FrozenTrial) -> str:
+    """The number of a trial, and which entry of the study's portfolio it is."""
+    entry = trial.user_attrs.get(PORTFOLIO)
+    return f"{trial.number} ({entry})" if entry else str(trial.number)
 
 
 def _anchors(comparison: Comparison, what: str, score: str) -> Table:
@@ -91,7 +97,7 @@ def _anchors(comparison: Comparison, what: str, score: str) -> Table:
 
 
 def _parameters(trial: FrozenTrial) -> Table:
-    table = Table("setting", "value", title=f"trial {trial.number}")
+    table = Table("setting", "value", title=f"trial {_named(trial)}")
     for name, value in trial.params.items():
         table.add_row(name, format_value(value))
     return table

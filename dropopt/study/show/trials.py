@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dropopt.study.show.formatting import format_value
-from dropopt.study.store.keys import ACCURACY, ANCHOR
+from dropopt.study.store.keys import ACCURACY, ANCHOR, PORTFOLIO
 from dropopt.study.store.queries import has_several_objectives, is_maximized, ranked
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ def rows(study: optuna.Study) -> list[dict[str, Any]]:
             "values": list(trial.values or []),
             "val_accuracy": trial.user_attrs.get(ACCURACY),
             "anchor": trial.user_attrs.get(ANCHOR),
+            "portfolio": trial.user_attrs.get(PORTFOLIO),
             "parameters": dict(trial.params),
         }
         for trial in found
@@ -45,11 +46,12 @@ def table(study: str, listed: Iterable[Mapping[str, Any]], score: str = "accurac
     shown.add_column("parameters", overflow="fold")
     for row in listed:
         accuracy = row["val_accuracy"]
+        named = row["anchor"] or row["portfolio"]
         parameters = " ".join(f"{name}={format_value(value)}" for name, value in row["parameters"].items())
         shown.add_row(
             str(row["trial"]),
             " ".join(f"{value:.4f}" for value in row["values"]),
             f"{accuracy:.4f}" if isinstance(accuracy, float) else "-",
-            Text(f"({row['anchor']}) {parameters}" if row["anchor"] else parameters),
+            Text(f"({named}) {parameters}" if named else parameters),
         )
     return shown

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dropopt.facts import Facts
 from dropopt.study.show.formatting import format_duration, format_parameters, format_percent, format_value
 from dropopt.study.show.snapshot import Snapshot
-from dropopt.study.store.keys import ACCURACY, BASE, BEST_EPOCH, PLAN, SECONDS, SPACE
+from dropopt.study.store.keys import ACCURACY, ANCHOR, BASE, BEST_EPOCH, PLAN, PORTFOLIO, SECONDS, SPACE
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -27,6 +27,8 @@ def searched(shot: Snapshot) -> list[Line]:
     if isinstance(base, Mapping):
         lines += [*about(shot.facts, base), ("training", training(base["train"]))]
     lines.append(("budget", budget(shot)))
+    if first := begins(shot.attributes, shot.trials):
+        lines.append(("begins", first))
     return lines
 
 
@@ -99,6 +101,17 @@ def budget(shot: Snapshot) -> str:
     return f"{plan['n_trials']} trials{epochs}; {how}"
 
 
+def begins(attributes: Mapping[str, Any], trials: Sequence[FrozenTrial]) -> str:
+    """The anchors and the configurations of a portfolio with which a study begins; empty without any."""
+    anchors, entries = (
+        len({trial.user_attrs[key] for trial in trials if key in trial.user_attrs}) for key in (ANCHOR, PORTFOLIO)
+    )
+    parts = [f"{anchors} anchor{'s' * (anchors != 1)}"] if anchors else []
+    if isinstance(given := attributes.get(PORTFOLIO), Mapping):
+        parts.append(f"{entries} of the {len(given['entries'])} configurations of portfolio {given['name']}")
+    return f"with {' and '.join(parts)}" if parts else ""
+
+
 def found(shot: Snapshot) -> list[Line]:
     """The trials so far, the best one and how sure that is, as pairs of a word and a text."""
     lines = [("trials", f"{shot.counts}")]
@@ -122,7 +135,8 @@ def best(shot: Snapshot) -> str:
     if trial is None:
         return "none yet"
     anchor = shot.anchors.get(trial.number)
-    name = f"trial {trial.number}" + (f", the anchor {anchor}" if anchor else "")
+    entry = trial.user_attrs.get(PORTFOLIO)
+    name = f"trial {trial.number}" + (f", the anchor {anchor}" if anchor else f", {entry}" if entry else "")
     return f"{name}: {scores(trial, shot.metric, shot.score)}"
 
 

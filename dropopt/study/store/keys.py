@@ -33,7 +33,11 @@ FACTS = "facts"
 COMMAND = "command"
 #: The evidence about the blend that the study started from.
 PRIOR = "prior"
-#: Whether the first trials, the anchors and those of the prior, have all been enqueued: ``pending`` or ``done``.
+#: The portfolio of a study that began with one: its name and its entries. Of a trial, the name of its entry, such as
+#: ``portfolio 3``; absent from other trials.
+PORTFOLIO = "portfolio"
+#: Whether the first trials, the anchors and those of the portfolio and the prior, have all been enqueued: ``pending``
+#: or ``done``.
 QUEUE = "queue"
 
 #: The number of classes of the data.
@@ -77,6 +81,8 @@ SECONDS = "seconds"
 EPOCHS = "epochs"
 #: The number of parameters of the network.
 PARAMETERS = "parameters"
+#: The mean applied drop rate over places and epochs; absent from trials of earlier versions.
+APPLIED = "applied_rate"
 #: Why the trial failed: the name of an error, or one of the values below.
 REASON = "reason"
 #: The message of that error.

@@ -21,6 +21,7 @@ from dropopt.study.store.keys import (
     ABANDONED,
     ACCURACY,
     ANCHOR,
+    APPLIED,
     BEST_EPOCH,
     BEST_LOSS,
     CONFIG,
@@ -202,6 +203,7 @@ class Ledger(ABC):
         best_loss: float,
         best_epoch: int,
         seconds: float,
+        applied: float | None = None,
         history: History | None = None,
         scores: Mapping[str, float] | None = None,
     ) -> str:
@@ -220,15 +222,17 @@ class Ledger(ABC):
         if not math.isfinite(value):
             return self.fail(trial, "NotFinite", f"its validation loss ended at {value}")
         facts = {ACCURACY: accuracy, BEST_LOSS: best_loss, BEST_EPOCH: best_epoch, SECONDS: seconds, **(scores or {})}
+        facts |= {} if applied is None else {APPLIED: applied}
         if not self._endings.end(trial, TrialState.COMPLETE, facts, value, history):
             raise TrialEndedError
         return ""
 
-    def prune(self, trial: optuna.Trial, *, accuracy: float, seconds: float) -> None:
+    def prune(self, trial: optuna.Trial, *, accuracy: float, seconds: float, applied: float | None = None) -> None:
         """End a trial as pruned; its value is the last one that it reported."""
         from optuna.trial import TrialState
 
-        self._endings.end(trial, TrialState.PRUNED, {ACCURACY: accuracy, SECONDS: seconds})
+        facts = {ACCURACY: accuracy, SECONDS: seconds} | ({} if applied is None else {APPLIED: applied})
+        self._endings.end(trial, TrialState.PRUNED, facts)
 
     def fail(self, trial: optuna.Trial | FrozenTrial, error: str, message: str, trace: str = "") -> str:
         """End a trial as failed.

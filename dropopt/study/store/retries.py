@@ -13,7 +13,18 @@ import random
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dropopt.study.store.keys import ABANDONED, ANCHOR, ATTEMPT, CONTINUES, PREVIOUS, REASON, RETRY, RETRY_OF, SOURCE
+from dropopt.study.store.keys import (
+    ABANDONED,
+    ANCHOR,
+    ATTEMPT,
+    CONTINUES,
+    PORTFOLIO,
+    PREVIOUS,
+    REASON,
+    RETRY,
+    RETRY_OF,
+    SOURCE,
+)
 
 if TYPE_CHECKING:
     import optuna
@@ -51,7 +62,7 @@ def enqueue_again(study: optuna.Study, trial: FrozenTrial) -> None:
     """
     abandoned = trial.user_attrs.get(REASON) == ABANDONED
     chain = {RETRY_OF: root(trial), PREVIOUS: trial.number, ATTEMPT: attempt(trial) + int(abandoned)}
-    kept = {key: trial.user_attrs[key] for key in (SOURCE, ANCHOR, CONTINUES) if key in trial.user_attrs}
+    kept = {key: trial.user_attrs[key] for key in (SOURCE, PORTFOLIO, ANCHOR, CONTINUES) if key in trial.user_attrs}
     _enqueue(study, trial, kept | chain)
 
 
@@ -64,7 +75,7 @@ def enqueue_continuation(study: optuna.Study, trial: FrozenTrial, latest: Frozen
         latest: The last attempt to continue it; ``trial`` itself if there is none.
     """
     facts = {CONTINUES: trial.number, RETRY_OF: root(trial), PREVIOUS: latest.number}
-    kept = {SOURCE: trial.user_attrs[SOURCE]} if SOURCE in trial.user_attrs else {}
+    kept = {key: trial.user_attrs[key] for key in (SOURCE, PORTFOLIO) if key in trial.user_attrs}
     # Samplers that learn from the study count the two trials as one, as they do with Optuna's own retries.
     _enqueue(study, latest, kept | facts, {"failed_trial": trial.number})
 

@@ -36,7 +36,12 @@ def test_a_worker_does_what_the_study_says(storage):
     """The space, the settings, the number of trials, the sampler and the seed come from the storage."""
     request = join(storage)
     given = {"n_trials": 4, "sampler": "tpe", "pruner": "none", "seed": 5, "anchors": False}
-    assert request.plan == given | {"trial_timeout": None, "trial_memory": None, "keep_checkpoints": 0}
+    assert request.plan == given | {
+        "portfolio": "none",
+        "trial_timeout": None,
+        "trial_memory": None,
+        "keep_checkpoints": 0,
+    }
     assert request.space.fingerprint == fake_study.make().load_space().fingerprint
     assert request.resume_command == "dropopt worker --study fake --storage s.log"
     assert session.run(replace(request, targets=fake_study.FAKE)) == 0

@@ -1,0 +1,274 @@
+"""Portfolios: which configurations a study begins with after its anchors, and what a file may hold."""
+
+from __future__ import annotations
+
+import math
+
+import fake_study
+import optuna
+import pytest
+from optuna.trial import FixedTrial
+from portfolio_choice import WORST, choose, normalised, regret
+
+from dropopt.config import METHODS, ConfigError, EngineConfig, RunConfig
+from dropopt.study import Study
+from dropopt.study.define import shipped
+from dropopt.study.define.space import Space
+from dropopt.study.search.portfolio import Entry, Portfolio, enqueue_portfolio, entries_of, load_portfolio
+from dropopt.study.store.keys import ANCHOR, PORTFOLIO, QUEUE
+from dropopt.study.store.opening import close, open_storage
+from dropopt.study.store.retries import enqueue_again, parameters
+
+ALONE = {f"w_{method}": float(method == "adaptive") for method in METHODS}
+EVEN = {f"w_{method}": 0.2 for method in METHODS}
+TRAIN = {"optimizer": "sgd", "lr": 0.03, "weight_decay": 2e-3}
+PORTFOLIO_OF_FOUR = Portfolio(
+    name="four",
+    entries=(
+        Entry(engine={"pattern": "own", "r0": 0.33, "alpha": -0.7, "lambda_loss": 0.0, **EVEN}, train=TRAIN),
+        Entry(engine={"pattern": "own", "r0": 0.15, "alpha": 0.0, "lambda_loss": 0.0, **ALONE}, train=TRAIN),
+        Entry(engine={"pattern": "channel", "allocation": "uniform", "r0": 0.2, "alpha": 0.0, **ALONE}, train=TRAIN),
+        Entry(engine={"pattern": "own", "r0": 0.0, "alpha": 0.0, **ALONE}, train=TRAIN),
+    ),
+)
+
+
+def runs(space: Space, portfolio=PORTFOLIO_OF_FOUR, **train) -> dict[str, RunConfig]:
+    """The configuration of each entry that the space can express, as a trial gets it."""
+    study = Study(name="a", space=str(space.path), train=train)
+    space = study.load_space()
+    base = study.base(space)
+    found = {}
+    for name, chosen in entries_of(portfolio, space, base, 10).items():
+        trial = FixedTrial(chosen)
+        found[name] = space.suggest(trial, 10, base)
+        assert trial.params == chosen, "every parameter that the space suggests is given, and no other"
+    return found
+
+
+def written(tmp_path, text) -> Space:
+    path = tmp_path / "space.yaml"
+    path.write_text(text)
+    return Space.load(path)
+
+
+EXPRESSED = {
+    "compact": [1, 2, 3, 4],
+    "paper": [1, 2, 3, 4],
+    "blend": [1, 2, 4],
+    "dropout": [2, 3, 4],
+    "no_dropout": [4],
+}
+
+
+@pytest.mark.parametrize("name", EXPRESSED)
+def test_spaces_get_the_entries_that_they_can_express(name):
+    """An entry is named by its place in the file. A space of baselines gets those that are plain dropout."""
+    found = runs(Space.load(name))
+    assert list(found) == [f"portfolio {number}" for number in EXPRESSED[name]]
+    assert {(run.train.lr, run.train.weight_decay) for run in found.values()} == {(0.03, 2e-3)}
+    for entry, run in found.items():
+        if isinstance(run.engine, EngineConfig):
+            wanted = PORTFOLIO_OF_FOUR.entries[int(entry[-1]) - 1].engine
+            assert {key: getattr(run.engine, key) for key in wanted if key != "lambda_loss"} == {
+                key: value for key, value in wanted.items() if key != "lambda_loss"
+            }
+
+
+def test_plain_entries_in_a_space_of_baselines():
+    """Constant rates of the adaptive method alone are torch's Dropout and Dropout2d."""
+    found = [(run.engine.kind, run.engine.p, run.engine.schedule) for run in runs(Space.load("dropout")).values()]
+    assert found[:2] == [("dropout", 0.15, "constant"), ("dropout2d", 0.2, "constant")]
+    assert found[2][1] == 0
+
+
+SEARCHED = "".join(f"  w_{method}: {{low: 0.0, high: 1.0}}\n" for method in METHODS)
+FIXED = "".join(f"  w_{method}: 0.25\n" for method in METHODS)
+ADAPTIVE = "".join(f"  w_{method}: {float(method == 'adaptive')}\n" for method in METHODS)
+RATES = "  r0: {low: 0.0, high: 0.7}\n  alpha: {low: -1.0, high: 1.0}\n"
+
+
+@pytest.mark.parametrize(
+    ("settings", "left"),
+    [
+        (f"  pattern: own\n  lambda_loss: 0.0\n{RATES}{SEARCHED}", [1, 2, 4]),
+        (f"  pattern: own\n  lambda_loss: 0.0\n  r0: {{low: 0.0, high: 0.7}}\n  alpha: 0.0\n{SEARCHED}", [2, 4]),
+        (f"  pattern: own\n  lambda_loss: 0.0\n{RATES}{FIXED}", [1]),
+        (f"  pattern: own\n  lambda_loss: 2.0\n{RATES}{SEARCHED}", [2, 4]),
+        (f"  pattern: [own, channel]\n  r0: 0.2\n  alpha: 0.0\n{ADAPTIVE}", [3]),
+        (f"  pattern: [element, spatial]\n{RATES}{SEARCHED}", []),
+    ],
+)
+def test_fixed_settings_and_missing_choices_leave_entries_out(tmp_path, settings, left):
+    """A fixed value or a missing choice each rule out some entries; what has no effect beside the others does not."""
+    assert list(runs(written(tmp_path, f"engine:\n{settings}"))) == [f"portfolio {number}" for number in left]
+
+
+def test_numbers_move_into_the_ranges(tmp_path):
+    """A rate or a learning rate outside of its range becomes the nearest end of it."""
+    space = written(
+        tmp_path,
+        f"engine:\n  pattern: own\n  lambda_loss: 0.0\n  r0: {{low: 0.1, high: 0.2}}\n"
+        f"  alpha: {{low: -0.5, high: 1.0}}\n{SEARCHED}train:\n  lr: {{low: 0.1, high: 0.4, log: true}}\n",
+    )
+    found = runs(space)
+    assert [(run.engine.r0, run.engine.alpha, run.train.lr) for run in found.values()] == [
+        (0.2, -0.5, 0.1),
+        (0.15, 0.0, 0.1),
+        (0.1, 0.0, 0.1),
+    ]
+
+
+def test_learning_rates_of_another_optimizer_are_not_used():
+    """The learning rate of sgd says nothing about adamw, so the middle of the range is used."""
+    found = runs(Space.load("compact"), optimizer="adamw")
+    assert [run.train.lr for run in found.values()] == [pytest.approx(1e-3)] * 4
+
+
+def test_the_optimizer_of_an_entry_is_chosen_where_it_is_searched(tmp_path):
+    """Its learning rate then goes to the range for this optimizer."""
+    space = written(
+        tmp_path,
+        f"engine:\n  pattern: own\n  lambda_loss: 0.0\n{RATES}{SEARCHED}train:\n  optimizer: [adamw, sgd]\n"
+        "  lr:\n    by:\n      optimizer:\n        adamw: {low: 1e-4, high: 1e-2, log: true}\n"
+        "        sgd: {low: 0.01, high: 0.5, log: true}\n",
+    )
+    found = runs(space)
+    assert {(run.train.optimizer, run.train.lr) for run in found.values()} == {("sgd", 0.03)}
+
+
+def queue(study):
+    """The trials of a study: the names of anchors and entries, in the order of their numbers."""
+    return [trial.user_attrs.get(ANCHOR) or trial.user_attrs.get(PORTFOLIO) for trial in study.get_trials()]
+
+
+def test_entries_that_the_study_has_already_are_left_out():
+    """Neither a second time, nor what is an anchor in other words, nor beyond the number of trials."""
+    space = Space.load("compact").bound(RunConfig())
+    base, study = space.base(RunConfig()), optuna.create_study()
+    chosen = entries_of(PORTFOLIO_OF_FOUR, space, base, 10)
+    same = {**chosen["portfolio 2"], "pattern": "element", "allocation": "uniform", "w_adaptive": 0.5}
+    study.enqueue_trial(same, user_attrs={ANCHOR: "element 0.15"})
+    enqueue_portfolio(study, PORTFOLIO_OF_FOUR, space, base, 10, 3)
+    assert queue(study) == ["element 0.15", "portfolio 1", "portfolio 3"]
+    for _ in range(2):
+        enqueue_portfolio(study, PORTFOLIO_OF_FOUR, space, base, 10, 20)
+    assert queue(study) == ["element 0.15", "portfolio 1", "portfolio 3", "portfolio 4"]
+    assert parameters(study.get_trials()[1]) == chosen["portfolio 1"]
+
+
+def test_a_study_begins_with_it_after_the_anchors(tmp_path, capsys):
+    """The trials are named; when the study goes on, nothing is enqueued again."""
+    storage = str(tmp_path / "s.db")
+    file = tmp_path / "mine.yaml"
+    entry = "{engine: {pattern: own, r0: %s, alpha: 0.0, lambda_loss: 0.0}, train: {lr: 0.02}}"
+    file.write_text(f"entries:\n  - {entry % 0.3}\n  - {entry % 0.4}\n")
+    assert fake_study.run(storage, n_jobs=1, n_trials=10, anchors=True, portfolio=str(file)) == 0
+    found = fake_study.trials(storage)
+    names = [trial.user_attrs.get(ANCHOR) or trial.user_attrs.get(PORTFOLIO) for trial in found]
+    assert names[4:8] == ["engine's default", "portfolio 1", "portfolio 2", None]
+    assert [found[number].params["r0"] for number in (5, 6)] == [0.3, 0.4]
+    assert "begins    with 5 anchors and 2 of the 2 configurations of portfolio mine" in capsys.readouterr().out
+    file.unlink()
+    assert fake_study.run(storage, n_jobs=1, n_trials=11, anchors=True, portfolio=str(file)) == 0
+    assert [trial.user_attrs[PORTFOLIO] for trial in fake_study.trials(storage) if PORTFOLIO in trial.user_attrs] == [
+        "portfolio 1",
+        "portfolio 2",
+    ]
+
+
+@pytest.mark.parametrize("options", [{"portfolio": "none"}, {"n_trials": 9}])
+def test_none(tmp_path, options):
+    """It can be turned off, and a study of fewer than 10 trials has none."""
+    storage = str(tmp_path / "s.db")
+    assert fake_study.run(storage, **({"n_trials": 10, "portfolio": "small_images"} | options)) == 0
+    assert not [trial for trial in fake_study.trials(storage) if PORTFOLIO in trial.user_attrs]
+
+
+def test_a_lost_queue_is_filled_from_the_storage(tmp_path):
+    """If a process died while it enqueued, the next one goes on with the entries that the storage keeps."""
+    storage = str(tmp_path / "s.db")
+    file = tmp_path / "mine.yaml"
+    file.write_text("entries: [{engine: {pattern: own, r0: 0.3, lambda_loss: 0.0}}]")
+    assert fake_study.run(storage, n_jobs=1, n_trials=10, portfolio=str(file)) == 0
+    opened = open_storage(f"sqlite:///{storage}", create=False)
+    study = optuna.load_study(study_name="fake", storage=opened)
+    kept = study.user_attrs[PORTFOLIO]
+    more = {**kept["entries"][0], "engine": {**kept["entries"][0]["engine"], "r0": 0.4}}
+    study.set_user_attr(PORTFOLIO, {**kept, "entries": [*kept["entries"], more]})
+    study.set_user_attr(QUEUE, "pending")
+    close(opened)
+    assert fake_study.run(storage, n_jobs=1, n_trials=12, portfolio="none") == 0
+    found = {trial.user_attrs.get(PORTFOLIO): trial for trial in fake_study.trials(storage)}
+    assert found.keys() == {None, "portfolio 1", "portfolio 2"}
+    assert found["portfolio 2"].params["r0"] == 0.4
+
+
+def test_retries_keep_the_name():
+    """A trial of the portfolio that is interrupted runs again under its name."""
+    space = Space.load("compact").bound(RunConfig())
+    study = optuna.create_study()
+    enqueue_portfolio(study, PORTFOLIO_OF_FOUR, space, space.base(RunConfig()), 10, 1)
+    trial = study.ask()
+    study.tell(trial, state=optuna.trial.TrialState.FAIL)
+    enqueue_again(study, study.trials[0])
+    assert queue(study) == ["portfolio 1", "portfolio 1"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("entries: []", "must hold a mapping with a list of entries that is not empty"),
+        ("- 1", "must hold a mapping with a list of entries that is not empty"),
+        ("schema: 2\nentries: [{engine: {}}]", "has the schema 2; this version of dropopt reads 1"),
+        ("entries:\n- engine: {}\n- engine: {r0: 3}", ":3: entry 2: r0 must be in [0, 1], got 3"),
+        ("entries:\n- engine: {}\n  train: {lrr: 3}", ":2: entry 1: unknown setting 'lrr'; did you mean 'lr'?"),
+        ("entries:\n- train: {lr: 3}", ":2: entry 1: engine is required"),
+        ("entries: [{engine: {}}]\nentry: 3", "unknown setting 'entry'; did you mean 'entries'?"),
+        ("entries: [", "mine.yaml:"),
+    ],
+)
+def test_mistakes_in_a_file(tmp_path, text, message):
+    """One line with the file, the line, what was given and what is allowed."""
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as raised:
+        load_portfolio(str(path))
+    assert message in str(raised.value)
+    assert str(path) in str(raised.value)
+
+
+def test_an_unknown_name(tmp_path, capsys):
+    """It is reported before the data are loaded, with the shipped names."""
+    with pytest.raises(ConfigError, match=r"no portfolio 'small'; known: small_images"):
+        load_portfolio("small")
+    with pytest.raises(ConfigError, match=r"portfolio lost.yaml does not exist; give a .yaml file or one of"):
+        fake_study.run(str(tmp_path / "s.db"), n_trials=10, portfolio="lost.yaml")
+
+
+def test_the_choice_of_a_portfolio():
+    """Greedy: first the best on average, then what adds most to the others and to the anchors, then good ones."""
+    losses = {
+        "first": {"anchor": 4.0, "all-round": 2.0, "first": 1.0, "second": 9.0, "bad": 9.0},
+        "second": {"anchor": 4.0, "all-round": 3.0, "first": 9.0, "second": 2.0, "bad": 9.0},
+    }
+    scores = normalised(losses)
+    assert scores["first"]["anchor"] == 1.0
+    assert (scores["first"]["first"], scores["first"]["all-round"]) == (0.0, pytest.approx(1 / 3))
+    names = ["first", "second", "all-round", "bad"]
+    assert choose(scores, names, 4, ["anchor"]) == ["all-round", "second", "first", "bad"]
+    assert choose(scores, names[:2], 8) == ["second", "first"]
+    assert regret(scores, ["anchor"]) == 1.0
+    assert regret(scores, ["not trained"]) == WORST
+    assert normalised({"t": {"a": 1.0, "b": 2.0, "pruned": math.inf}})["t"] == {"a": 0.0, "b": 2.0, "pruned": WORST}
+
+
+def test_the_shipped_portfolio():
+    """It has eight entries with their sources, and says how it was made; `compact` and `blend` can express most."""
+    assert shipped.names("portfolios") == ["small_images"]
+    portfolio = load_portfolio("small_images")
+    assert len(portfolio.entries) == 8
+    assert all(entry.source and entry.train["optimizer"] == "sgd" for entry in portfolio.entries)
+    assert {"command", "tasks", "seeds", "versions", "processor"} <= portfolio.provenance.keys()
+    assert len(runs(Space.load("compact"), portfolio)) == 8
+    assert len(runs(Space.load("blend"), portfolio)) >= 3
