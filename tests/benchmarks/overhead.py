@@ -167,7 +167,7 @@ def main() -> None:
                     means = measure(url, kind, options, workers)
                     total = means["ask"] + EPOCHS * means["report"] + means["tell"] + TRIAL / BEAT * means["lease"]
                     cells = [f"{means[name]:.2f}" for name in ("ask", "report", "tell", "lease")]
-                    rows.append([kind, f"{count:,}", str(workers), *cells, f"{total / TRIAL / 10:.2%}"])
+                    rows.append([kind, f"{count:,}", str(workers), *cells, f"{total / 1000 / TRIAL:.2%}"])
                     print(*rows[-1], flush=True)
     heads = [
         "storage",
