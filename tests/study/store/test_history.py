@@ -9,9 +9,9 @@ from optuna.trial import create_trial
 from dropopt.config import RunConfig
 from dropopt.facts import Facts
 from dropopt.study.define.space import Space
-from dropopt.study.store.roll import LEADERS
 from dropopt.study.store.history import MOST_RATES, History, history_of
 from dropopt.study.store.keys import EPOCHS, FACTS, HISTORY, PARAMETERS
+from dropopt.study.store.roll import LEADERS
 from dropopt.study.store.search_ledger import SearchLedger
 
 
