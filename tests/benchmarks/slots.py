@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from unittest import mock
 
 from dropopt.config import DataConfig, ModelConfig, RunConfig
@@ -59,7 +59,7 @@ def train(run: RunConfig, *arguments: Any) -> Any:
 class TimedLedger(SearchLedger):
     """Notes the time and the owner's processor time at the first start and the last end of a trial."""
 
-    marks: list[tuple[float, float]] = []
+    marks: ClassVar[list[tuple[float, float]]] = []
 
     def ask(self, *arguments: Any) -> Any:
         """Start a trial."""

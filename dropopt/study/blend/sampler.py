@@ -238,8 +238,9 @@ class EfficacySampler(BaseSampler):
     def _not_suggested(self, trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> frozenset[str]:
         """Shares that this trial will probably not suggest.
 
-        At least :data:`~dropopt.study.blend.suggested.FEWEST_ALIKE` earlier trials had the same value of a categorical or integer parameter, and none of
-        them suggested the share. If such a share were drawn with the others, they would sum to less than 1.
+        At least :data:`~dropopt.study.blend.suggested.FEWEST_ALIKE` earlier trials had the same value of a categorical
+        or integer parameter, and none of them suggested the share. If such a share were drawn with the others, they
+        would sum to less than 1.
         """
         suggested = self._suggested_in(trials)
         if not suggested.missing:
