@@ -160,7 +160,10 @@ class Ledger(ABC):
         Args:
             number: The number of the trial.
         """
-        return self.study.study_name, root(self._trials()[number])
+        from dropopt.study.store.mirror import ANY_AGE
+
+        with self._storage.aged(ANY_AGE):  # the number of the first attempt never changes
+            return self.study.study_name, root(self._trials()[number])
 
     def report(self, trial: optuna.Trial, value: float, *, epoch: int, epochs: int) -> bool:
         """Store the value of an epoch.

@@ -149,7 +149,7 @@ def test_a_sqlite_file_is_read_again_only_if_another_connection_has_written(tmp_
 
 def test_only_what_may_have_changed_is_read(url, monkeypatch):
     """And it equals what Optuna reads, whatever the trials of another worker do; so does what is derived from it."""
-    study, mirror, storage = made(url)
+    study, _, storage = made(url)
     elsewhere = optuna.load_study(study_name="s", storage=open_storage(url) if url else storage)
     read, roll, draw = [], Roll(), random.Random(0)
     monkeypatch.setattr(mirror_module, "changed", lambda *a: read.append(changed(*a)) or read[-1])
