@@ -45,12 +45,12 @@ class Measured:
     others: float
 
 
-def train(run: RunConfig, *arguments: Any) -> Any:
+def train(run: RunConfig, *arguments: Any, **options: Any) -> Any:
     """Train a trial in a slot, and note its processor time."""
     from dropopt.training import train_run
 
     began = time.process_time()
-    result = train_run(run, *arguments)
+    result = train_run(run, *arguments, **options)
     with open(os.environ[TIMES], "a", encoding="utf-8") as file:
         file.write(f"{time.process_time() - began}\n")
     return result
@@ -100,7 +100,8 @@ def measure(slots: int) -> Measured:
         TimedLedger.marks.clear()
         with mock.patch.object(session, "SearchLedger", TimedLedger), contextlib.redirect_stdout(io.StringIO()):
             request = session.Request(study, Path(__file__), f"sqlite:///{folder}/s.db", slots, "", targets)
-            session.run(request)
+            if session.run(request):
+                raise SystemExit("the trials failed")
         spent = [float(line) for line in times.read_text().split()]
     (began, owner), (ended, owner_ended) = TimedLedger.marks[0], TimedLedger.marks[-1]
     return Measured(3600 * count / (ended - began), statistics.mean(spent), (owner_ended - owner) / count, others[0])

@@ -179,6 +179,7 @@ class TestCheckpointFile:
         monkeypatch.setattr(os, "open", removing)
         write_whole(path, b"content")
         assert path.read_bytes() == b"content"
+        path.unlink()
         result = train(checkpoint=path, on_epoch=lambda _: shutil.rmtree(path.parent, ignore_errors=True))
         assert_same(train(), result)
 

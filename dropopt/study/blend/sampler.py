@@ -286,10 +286,11 @@ class EfficacySampler(BaseSampler):
         a model.
         """
         ordered = sorted(trials, key=attrgetter("number"))
-        used = tuple(ordered[: len(ordered) - len(ordered) % max(1, len(ordered) // RENEWALS)])
+        count = len(ordered) - len(ordered) % max(1, len(ordered) // RENEWALS)
         model = self._model
-        if model.trials is None or len(model.trials) != len(used) or not all(map(is_, model.trials, used)):
-            stages, maximise = len(self.names), study.direction == StudyDirection.MAXIMIZE
+        if model.trials is None or len(model.trials) != count or not all(map(is_, model.trials, ordered)):
+            used, stages = tuple(ordered[:count]), len(self.names)
+            maximise = study.direction == StudyDirection.MAXIMIZE
             table = gather(used, self.names, maximise=maximise, prior=self._prior, limit=row_limit(stages))
             model = _Model(used, Surrogate(table) if len(table) >= STARTUP * stages else None, table.trials)
             self._model = model

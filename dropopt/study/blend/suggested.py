@@ -21,14 +21,14 @@ class Suggested:
 
     def __init__(self, shares: frozenset[str]) -> None:
         self._shares = shares
-        self._trials: list[FrozenTrial] = []  # those that were read, in the order of the study
+        self._trials: Sequence[FrozenTrial] = ()  # those that were read, in the order of the study
         #: By name and value of a parameter: the number of trials that have it, and the shares that they suggested.
         self._alike: dict[tuple[str, Any], tuple[int, frozenset[str]]] = {}
         #: Whether a trial did not suggest all shares.
         self.missing = False
 
     def add(self, trials: Sequence[FrozenTrial]) -> bool:
-        """Read the finished ``trials`` of a study.
+        """Read the finished ``trials`` of a study, a list that is not changed later.
 
         Returns:
             Whether these include all trials that were read before; if not, they are of another study.
@@ -42,7 +42,7 @@ class Suggested:
             return False
         for trial in new:
             self._read(trial)
-        self._trials = list(trials)
+        self._trials = trials
         return True
 
     def never_with(self, name: str, value: Any) -> frozenset[str]:

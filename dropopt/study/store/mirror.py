@@ -48,6 +48,8 @@ class Runner(Protocol):
 class _Known:
     """The trials of a study, by number, as they were loaded last and changed by this process since.
 
+    The lists are never changed, only replaced: readers share them, because a copy of a long list takes time.
+
     Attributes:
         trials: The trials.
         unfinished: The numbers of those that are not finished.
@@ -68,20 +70,28 @@ class _Known:
         """Read the storage again before the trials are next used."""
         self.loaded, self.version = -ANY_AGE, None
 
-    def put(self, trial: FrozenTrial) -> None:
-        """Add a trial, or replace it."""
-        if trial.number > len(self.trials):  # trials of other workers are missing
-            self.expire()
-            return
-        self.trials[trial.number : trial.number + 1] = [trial]
-        if trial.state.is_finished():
-            self.unfinished.discard(trial.number)
-        else:
-            self.unfinished.add(trial.number)
-        for states, found in self.by_states.items():
-            at = bisect_left(found, trial.number, key=_number)
-            present = at < len(found) and found[at].number == trial.number
-            found[at : at + present] = [trial] if trial.state in states else []
+    def put(self, *changed: FrozenTrial) -> None:
+        """Add trials, by number, or replace them."""
+        trials = self.trials.copy()
+        for trial in changed:
+            if trial.number > len(trials):  # trials of other workers are missing
+                self.expire()
+                break
+            trials[trial.number : trial.number + 1] = [trial]
+            if trial.state.is_finished():
+                self.unfinished.discard(trial.number)
+            else:
+                self.unfinished.add(trial.number)
+            for states, found in self.by_states.items():
+                at = bisect_left(found, trial.number, key=_number)
+                present = at < len(found) and found[at].number == trial.number
+                if present or trial.state in states:
+                    self.by_states[states] = [
+                        *found[:at],
+                        *([trial] if trial.state in states else []),
+                        *found[at + present :],
+                    ]
+        self.trials = trials
 
     def in_states(self, states: frozenset[TrialState]) -> list[FrozenTrial]:
         """Return the trials in some states, by number."""
@@ -218,11 +228,11 @@ class Mirror(BaseStorage):
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
-        """Return the trials of a study, by number."""
+        """Return the trials of a study, by number; without ``deepcopy``, in a list that must not be changed."""
         known = self._current(study_id)
         wanted = None if states is None else frozenset(state for state in TrialState if state in states)
         found = known.trials if wanted is None else known.in_states(wanted)
-        return copy.deepcopy(found) if deepcopy else list(found)
+        return copy.deepcopy(found) if deepcopy else found
 
     def get_trial_id_from_study_id_trial_number(self, study_id: int, trial_number: int) -> int:
         """Return the id of a trial."""
@@ -286,8 +296,7 @@ class Mirror(BaseStorage):
         if version is None or version != known.version:
             # A finished trial never changes. Samplers recognise the trials of their last model by identity.
             found = self._runner.run(lambda storage: changed(storage, study_id, known.trials, known.unfinished))
-            for trial in found:
-                known.put(trial if trial.state.is_finished() else self._own.get(trial._trial_id, trial))
+            known.put(*(t if t.state.is_finished() else self._own.get(t._trial_id, t) for t in found))
         known.version, known.loaded = version, now
         return known
 
