@@ -285,11 +285,11 @@ class EfficacySampler(BaseSampler):
         The latest trials are left out until their number reaches 1 / RENEWALS of all, so that several draws share
         a model.
         """
-        ordered = sorted(trials, key=attrgetter("number"))
-        count = len(ordered) - len(ordered) % max(1, len(ordered) // RENEWALS)
+        count = len(trials) - len(trials) % max(1, len(trials) // RENEWALS)
         model = self._model
-        if model.trials is None or len(model.trials) != count or not all(map(is_, model.trials, ordered)):
-            used, stages = tuple(ordered[:count]), len(self.names)
+        # Storages return trials by number; if one does not, the model is fitted again, to the same trials.
+        if model.trials is None or len(model.trials) != count or not all(map(is_, model.trials, trials)):
+            used, stages = tuple(sorted(trials, key=attrgetter("number"))[:count]), len(self.names)
             maximise = study.direction == StudyDirection.MAXIMIZE
             table = gather(used, self.names, maximise=maximise, prior=self._prior, limit=row_limit(stages))
             model = _Model(used, Surrogate(table) if len(table) >= STARTUP * stages else None, table.trials)

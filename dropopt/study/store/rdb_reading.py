@@ -26,7 +26,7 @@ IDS = 500
 
 _TRIALS: Any = models.TrialModel.__table__
 _STUDY = sql.select(models.StudyModel.study_id).where(models.StudyModel.study_id == sql.bindparam("study"))
-_IDS = sql.bindparam("ids", expanding=True)
+_IDS: Any = sql.bindparam("ids", expanding=True)
 
 #: What belongs to a trial: the columns of each table, and the column that gives their order.
 _PARTS: dict[str, tuple[Any, tuple[str, ...], str | None]] = {
