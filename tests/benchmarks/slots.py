@@ -36,12 +36,18 @@ _SPACE = "engine:\n  r0: {low: 0.2, high: 0.3}\n  allocation: [uniform, importan
 
 @dataclass(frozen=True)
 class Measured:
-    """One study: trials per hour, and seconds of processor time of a trial."""
+    """One study.
+
+    Attributes:
+        per_hour: Trials per hour.
+        slot: Seconds of processor time that a slot spends on a trial.
+        owner: The part of a processor that the owner of the slots uses.
+        others: How many processors other processes used meanwhile.
+    """
 
     per_hour: float
     slot: float
     owner: float
-    #: How many processors other processes used meanwhile.
     others: float
 
 
@@ -104,7 +110,8 @@ def measure(slots: int) -> Measured:
                 raise SystemExit("the trials failed")
         spent = [float(line) for line in times.read_text().split()]
     (began, owner), (ended, owner_ended) = TimedLedger.marks[0], TimedLedger.marks[-1]
-    return Measured(3600 * count / (ended - began), statistics.mean(spent), (owner_ended - owner) / count, others[0])
+    elapsed = ended - began
+    return Measured(3600 * count / elapsed, statistics.mean(spent), (owner_ended - owner) / elapsed, others[0])
 
 
 def report(rounds: int) -> None:
@@ -115,19 +122,19 @@ def report(rounds: int) -> None:
         for slots in (1, 2) if turn % 2 == 0 else (2, 1):
             one = measure(slots)
             found[slots].append(one)
-            cells = [f"{one.per_hour:.0f}", f"{one.slot:.2f}", f"{1000 * one.owner:.0f}", f"{one.others:.2f}"]
+            cells = [f"{one.per_hour:.0f}", f"{one.slot:.2f}", f"{one.owner:.2%}", f"{one.others:.2f}"]
             rows.append([f"{slots}", *cells])
             print(*rows[-1], flush=True)
     print(f"\n{TRIALS} trials of {EPOCHS} epochs for each slot, {rounds} rounds\n")
-    heads = ["slots", "trials per hour", "slot, s a trial", "owner, ms a trial", "processors used by others"]
+    heads = ["slots", "trials per hour", "slot, s a trial", "owner, of a processor", "processors used by others"]
     print_table(heads, rows)
     pairs = list(zip(found[1], found[2], strict=True))
     work = statistics.median(two.per_hour / one.per_hour for one, two in pairs)
     slot = statistics.median(two.slot / one.slot for one, two in pairs)
-    share = statistics.median(two.owner / two.slot for _, two in pairs)
+    share = statistics.median(two.owner for _, two in pairs)
     print(
         f"\ntwo slots do {work:.2f} times the work of one; a trial costs a slot {slot:.2f} times the processor time, "
-        f"and the owner {share:.2%} of that"
+        f"and the owner uses {share:.2%} of a processor"
     )
     if max(one.others for pair in pairs for one in pair) > 0.1:
         print("the processors were not idle: judge by the processor time, not by the trials per hour")
