@@ -29,10 +29,11 @@ def write_whole(path: Path, data: bytes) -> None:
         ...     path.read_text(), len(list(path.parent.iterdir()))
         ('lr: 0.1', 1)
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    # The umask decides who can read the file; tempfile.mkstemp would let only its owner read it.
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+    try:
+        handle = _created(temporary)
+    except FileNotFoundError:  # another process has removed the folder, which was empty, in the meantime
+        handle = _created(temporary)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
@@ -44,6 +45,13 @@ def write_whole(path: Path, data: bytes) -> None:
             os.unlink(temporary)
         raise
     _sync_folder(path.parent)
+
+
+def _created(path: Path) -> int:
+    """Create a file and its folder, and open it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The umask decides who can read the file; tempfile.mkstemp would let only its owner read it.
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
 
 
 def clear_leftovers(path: Path) -> None:

@@ -4,6 +4,7 @@
     python -m tests.benchmarks.throughput --only trials      7 minutes
     python -m tests.benchmarks.throughput --only pruning     12 minutes; what pruning saves, and the quality it costs
     python -m tests.benchmarks.throughput --only search      40 minutes a round; a search with and without dropopt
+    python -m tests.benchmarks.throughput --only slots       4 minutes; what a second slot adds
 
 Three arms use the same 5,000 images of Fashion-MNIST (4,000 for training), network, batch size and number of epochs:
 
@@ -36,6 +37,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from dropopt.config import Baseline, DataConfig, ModelConfig, RunConfig, TrainConfig
+from tests.benchmarks import slots
 from tests.benchmarks.engine import describe, print_table
 
 DATA = DataConfig(name="fashion-mnist", subset=5000)
@@ -371,7 +373,7 @@ def retrained(config: dict[str, Any], seed: int) -> float:
 def main() -> None:
     """Read the options and print the reports."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    choices = ["trials", "augmentation", "pruning", "search"]
+    choices = ["trials", "augmentation", "pruning", "search", "slots"]
     parser.add_argument("--only", choices=choices, help="one report; default: trials and augmentation")
     parser.add_argument("--rounds", type=int, default=3, help="repetitions; pruning and search: seeds of the study")
     parser.add_argument("--study", default="digits", help="the shipped study that the report on pruning runs")
@@ -388,6 +390,8 @@ def main() -> None:
         report_trials(options.rounds)
     if options.only in (None, "augmentation"):
         report_augmentation(options.rounds)
+    if options.only == "slots":
+        slots.report(options.rounds)
     if options.only == "search":
         report_search(options.rounds, options.seeds, options.pruners[-1])
     if options.only == "pruning":

@@ -12,7 +12,7 @@ from chaos import torment
 from postgres import Server
 
 #: Trials for each kill, so that the study lasts until the last kill.
-TRIALS_PER_KILL = 3
+TRIALS_PER_KILL = 8
 
 
 def main():
@@ -33,6 +33,9 @@ def main():
                 seed=given.seed,
                 workers=1 if given.storage == "sqlite" else 3,
                 slots=2 if given.storage == "sqlite" else 1,
+                # A killed worker of a SQLite file has to start again before any result is stored.
+                often=0.2 if given.storage == "sqlite" else 0.5,
+                seconds=0.04 if given.storage == "sqlite" else 0.1,
                 server=server,
                 say=lambda line: print(line, flush=True),
             )

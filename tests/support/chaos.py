@@ -3,7 +3,11 @@
 import os
 import random
 import signal
+import subprocess
+import sys
+import tempfile
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import fake_training
@@ -11,13 +15,17 @@ from outside import finish, reporting, start, trials, wait_until
 from processes import children
 
 from dropopt.config import RunConfig
+from dropopt.export import load
+from dropopt.study.store.queries import best
 from dropopt.study.store.total import counted
 
 #: The options of the study. Its trials are short, and so is the time after which a dead worker is noticed.
 OPTIONS = {"grace": 2, "pruner": "none"}
 
 
-def torment(storage, kills, *, n_trials, seed=0, workers=2, slots=1, often=0.5, server=None, say=lambda line: None):
+def torment(
+    storage, kills, *, n_trials, seed=0, workers=2, slots=1, often=0.5, seconds=0.1, server=None, say=lambda line: None
+):
     """Kill random workers and slots of a study, ``kills`` times; then let the study end, and check it.
 
     Args:
@@ -28,6 +36,7 @@ def torment(storage, kills, *, n_trials, seed=0, workers=2, slots=1, often=0.5, 
         workers: The number of workers that run at a time. A worker that was killed is replaced.
         slots: The number of slots of each.
         often: The probability that a worker is killed, and not one of its slots.
+        seconds: The duration of an epoch before the last kill; a trial has eight.
         server: A server that is restarted in the middle.
         say: Called with a line about the progress.
 
@@ -36,7 +45,8 @@ def torment(storage, kills, *, n_trials, seed=0, workers=2, slots=1, often=0.5, 
     """
     running = []
     try:
-        return _torment(running, storage, kills, n_trials, random.Random(seed), workers, slots, often, server, say)
+        draw = random.Random(seed)
+        return _torment(running, storage, kills, n_trials, draw, workers, slots, often, seconds, server, say)
     finally:
         for process in running:
             if process.poll() is None:
@@ -44,11 +54,11 @@ def torment(storage, kills, *, n_trials, seed=0, workers=2, slots=1, often=0.5, 
                 process.communicate()
 
 
-def _torment(running, storage, kills, n_trials, draw, workers, slots, often, server, say):
+def _torment(running, storage, kills, n_trials, draw, workers, slots, often, seconds, server, say):
     seen, done = {}, 0
     while done < kills:
         while len(running) < workers:
-            running.append(start(storage, slots, seconds=0.1, n_trials=n_trials, **OPTIONS))
+            running.append(start(storage, slots, seconds=seconds, n_trials=n_trials, **OPTIONS))
         wait_until(lambda: reporting(storage) or any(process.poll() is not None for process in running), 300)
         time.sleep(draw.uniform(0, 1.5))
         remember(seen, trials(storage))
@@ -75,6 +85,7 @@ def _torment(running, storage, kills, n_trials, draw, workers, slots, often, ser
     found = trials(storage)
     check(found, n_trials)
     remember(seen, found)
+    check_export(storage, best(found))
     say(f"whole: {len(found)} trials, of which {n_trials} count, after {done} kills")
     return found
 
@@ -98,9 +109,29 @@ def check(found, n_trials):
     for trial in complete:
         run = RunConfig.parse(trial.user_attrs["config"])
         assert sorted(trial.intermediate_values) == list(range(1, run.train.epochs + 1))
-        os.environ.pop("FAKE_FAULT", None)
-        result, *_ = fake_training.train(quick(run), lambda report: None)
-        assert result.objective == trial.value
+        assert retrained(run) == trial.value
+
+
+def check_export(storage, leader):
+    """Check that training with the file that ``dropopt export`` writes gives the stored value of the best trial."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "best.yaml")
+        line = [sys.executable, "-m", "dropopt", "export", "--study", "fake", "-o", str(path)]
+        done = subprocess.run(
+            line, env=os.environ | {"OPTUNA_STORAGE": str(storage)}, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        exported = load(path)
+    assert (exported.provenance["trial"], exported.provenance["value"]) == (leader.number, leader.value)
+    assert exported.run.train.seed == leader.user_attrs["seed"]
+    assert retrained(exported.run) == leader.value
+
+
+def retrained(run):
+    """The value of a configuration that is trained again."""
+    os.environ.pop("FAKE_FAULT", None)
+    result, *_ = fake_training.train(quick(run), lambda report: None)
+    return result.objective
 
 
 def reason(trial):

@@ -4,6 +4,7 @@ import errno
 import io
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -165,6 +166,22 @@ class TestCheckpointFile:
         assert len(list(tmp_path.iterdir())) == 1 + 3
         clear_leftovers(path)
         assert list(tmp_path.iterdir()) == [path]
+
+    def test_a_folder_that_is_removed_is_created_again(self, tmp_path, monkeypatch):
+        """Whoever ends the last other trial removes the folder, also while it is about to be used."""
+        path, opened = tmp_path / "checkpoints" / "run.pt", os.open
+
+        def removing(*arguments):
+            monkeypatch.undo()
+            path.parent.rmdir()
+            return opened(*arguments)
+
+        monkeypatch.setattr(os, "open", removing)
+        write_whole(path, b"content")
+        assert path.read_bytes() == b"content"
+        path.unlink()
+        result = train(checkpoint=path, on_epoch=lambda _: shutil.rmtree(path.parent, ignore_errors=True))
+        assert_same(train(), result)
 
     @pytest.mark.parametrize("function", ["fsync", "replace", "fdopen"])
     def test_a_full_disk_gives_a_warning(self, tmp_path, monkeypatch, function):

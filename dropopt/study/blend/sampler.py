@@ -21,6 +21,7 @@ from dropopt.study.blend.covariates import cells_of
 from dropopt.study.blend.gather import FINISHED, gather
 from dropopt.study.blend.names import BLEND, blend_names, flatten
 from dropopt.study.blend.simplex import Simplex, external, numeric, project
+from dropopt.study.blend.suggested import Suggested
 from dropopt.study.blend.surrogate import Surrogate, row_limit
 from dropopt.study.blend.transfer import imported
 from dropopt.study.blend.wrapped import enumerates, fixed_params, hide
@@ -39,10 +40,6 @@ INCUMBENTS = 6
 REMEMBERED = 512
 #: With t finished trials, a model is shared by the draws of t / RENEWALS trials.
 RENEWALS = 50
-#: Number of earlier trials with the same value of a parameter that show which shares are not suggested with it.
-FEWEST_ALIKE = 2
-
-_MISSING = object()
 
 
 @dataclass
@@ -144,16 +141,17 @@ class EfficacySampler(BaseSampler):
         self._lock = threading.Lock()
         self._running: OrderedDict[int, _Running] = OrderedDict()
         self._model = _Model()
+        self._suggested = Suggested(self._flat)
 
     def __str__(self) -> str:
         return f"{type(self).__name__}({self._base})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_model")}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_model", "_suggested")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._lock, self._model = threading.Lock(), _Model()
+        self._lock, self._model, self._suggested = threading.Lock(), _Model(), Suggested(self._flat)
 
     # -- the methods of an Optuna sampler
 
@@ -240,20 +238,27 @@ class EfficacySampler(BaseSampler):
     def _not_suggested(self, trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> frozenset[str]:
         """Shares that this trial will probably not suggest.
 
-        At least FEWEST_ALIKE earlier trials had the same value of a categorical or integer parameter, and none of
-        them suggested the share. If such a share were drawn with the others, they would sum to less than 1.
+        At least :data:`~dropopt.study.blend.suggested.FEWEST_ALIKE` earlier trials had the same value of a categorical
+        or integer parameter, and none of them suggested the share. If such a share were drawn with the others, they
+        would sum to less than 1.
         """
-        if all(trial.params.keys() >= self._flat for trial in trials):
+        suggested = self._suggested_in(trials)
+        if not suggested.missing:
             return frozenset()
         values = {**self._remembered(trial).sampled, **trial.params}
         absent: set[str] = set()
         for name, value in values.items():
-            if isinstance(value, float):
-                continue
-            alike = [other.params for other in trials if other.params.get(name, _MISSING) == value]
-            if len(alike) >= FEWEST_ALIKE:
-                absent |= self._flat.difference(*alike)
+            if not isinstance(value, float):
+                absent |= suggested.never_with(name, value)
         return frozenset(absent)
+
+    def _suggested_in(self, trials: Sequence[FrozenTrial]) -> Suggested:
+        """What is known of the shares that ``trials`` suggested; kept, because only new trials need to be read."""
+        with self._lock:
+            if not self._suggested.add(trials):
+                self._suggested = Suggested(self._flat)
+                self._suggested.add(trials)
+            return self._suggested
 
     def _fixed(self, trial: FrozenTrial) -> dict[str, float]:
         """Shares that are not drawn: enqueued, or fixed by the base."""
@@ -280,11 +285,12 @@ class EfficacySampler(BaseSampler):
         The latest trials are left out until their number reaches 1 / RENEWALS of all, so that several draws share
         a model.
         """
-        ordered = sorted(trials, key=attrgetter("number"))
-        used = tuple(ordered[: len(ordered) - len(ordered) % max(1, len(ordered) // RENEWALS)])
+        count = len(trials) - len(trials) % max(1, len(trials) // RENEWALS)
         model = self._model
-        if model.trials is None or len(model.trials) != len(used) or not all(map(is_, model.trials, used)):
-            stages, maximise = len(self.names), study.direction == StudyDirection.MAXIMIZE
+        # Storages return trials by number; if one does not, the model is fitted again, to the same trials.
+        if model.trials is None or len(model.trials) != count or not all(map(is_, model.trials, trials)):
+            used, stages = tuple(sorted(trials, key=attrgetter("number"))[:count]), len(self.names)
+            maximise = study.direction == StudyDirection.MAXIMIZE
             table = gather(used, self.names, maximise=maximise, prior=self._prior, limit=row_limit(stages))
             model = _Model(used, Surrogate(table) if len(table) >= STARTUP * stages else None, table.trials)
             self._model = model

@@ -119,8 +119,9 @@ def _gp(space: Space, seed: int, notice: Callable[[str], None] | None) -> BaseSa
 
 def _optuna_sampler(name: str, space: Space, seed: int) -> BaseSampler:
     import optuna
-    from optuna.samplers import CmaEsSampler, RandomSampler, TPESampler
+    from optuna.samplers import CmaEsSampler, RandomSampler
 
+    from dropopt.study.search.quick_tpe import QuickTPESampler
     from dropopt.study.search.recent import RecentSampler
 
     if name == "random":
@@ -130,7 +131,7 @@ def _optuna_sampler(name: str, space: Space, seed: int) -> BaseSampler:
     with warnings.catch_warnings():
         # `group` models conditional parameters jointly. Optuna has called it experimental since 2.8.
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        tpe = TPESampler(
+        tpe = QuickTPESampler(
             n_startup_trials=STARTUP_TRIALS,
             n_ei_candidates=24,
             multivariate=True,

@@ -15,7 +15,8 @@ from dropopt.study.show.console import say
 from dropopt.study.show.display import Display
 from dropopt.study.show.formatting import format_accuracy, format_parameters, format_seconds
 from dropopt.study.show.live import LivePage
-from dropopt.study.store.queries import Counts, count, leader, task_of, value_name
+from dropopt.study.store.queries import Counts, leader, task_of, value_name
+from dropopt.study.store.roll import Roll
 
 if TYPE_CHECKING:
     import optuna
@@ -35,6 +36,7 @@ class Progress(Display):
         self._study: optuna.Study | None = None
         self._what = "loss"  # what the study minimises
         self._score = "accuracy"  # the name of its metric
+        self._roll = Roll()
         self._counts = Counts()
         self._best: FrozenTrial | None = None
         self._slots: dict[int, tuple[int, Report | None]] = {}
@@ -96,8 +98,8 @@ class Progress(Display):
     def _read(self) -> None:
         """Read the state of the study from its storage."""
         if self._study is not None:
-            trials = self._study.get_trials(deepcopy=False)
-            self._counts, self._best = count(trials), leader(self._study, trials)
+            self._roll.update(self._study.get_trials(deepcopy=False))
+            self._counts, self._best = self._roll.counts(), leader(self._study, self._roll.leaders)
 
     def _time_left(self) -> str:
         """The time that the remaining trials will take, estimated from the trials of this run."""

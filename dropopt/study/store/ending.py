@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from dropopt.facts import Facts
 from dropopt.study.store.history import History
 from dropopt.study.store.keys import EPOCHS, FACTS, HISTORY, INTERRUPTED, MESSAGE, PARAMETERS, REASON, RETRY
-from dropopt.study.store.queries import ranked
 from dropopt.study.store.retries import enqueue_again, may_run_again
+from dropopt.study.store.roll import LEADERS, Roll
 
 if TYPE_CHECKING:
     import optuna
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 #: Characters of an error message that are stored: dashboards show it in a cell of a table.
 MESSAGE_CHARACTERS = 500
 
-#: Trials whose epochs are kept: a complete trial that is among so many best ones when it ends.
-HISTORIES = 5
-
 
 class Endings:
     """Writes how trials end.
@@ -31,12 +28,14 @@ class Endings:
     Args:
         study: The study.
         storage: Its storage.
+        roll: What is known of its trials.
         on_end: Called with the storage's id of a trial before it ends.
     """
 
-    def __init__(self, study: optuna.Study, storage: Mirror, on_end: Callable[[int], None]) -> None:
+    def __init__(self, study: optuna.Study, storage: Mirror, roll: Roll, on_end: Callable[[int], None]) -> None:
         self._study = study
         self._storage = storage
+        self._roll = roll
         self._on_end = on_end
 
     def end(
@@ -54,7 +53,8 @@ class Endings:
             state: The state.
             facts: The attributes, by key.
             value: The value; None for a trial without a result.
-            history: The epochs, which are stored if the trial is among the best so far.
+            history: The epochs, which are stored if the trial is among the :data:`~dropopt.study.store.roll.LEADERS`
+                best so far.
 
         Returns:
             Whether this call has ended the trial. Another process may have ended it already; the earlier result is
@@ -107,8 +107,12 @@ class Endings:
         return ended
 
     def _is_among_best(self, value: float) -> bool:
-        best = ranked(self._study.get_trials(deepcopy=False))[:HISTORIES]
-        return len(best) < HISTORIES or value <= (best[-1].value or 0.0)
+        from dropopt.study.store.mirror import ANY_AGE
+
+        with self._storage.aged(ANY_AGE):  # the ledger reads them again often enough
+            self._roll.update(self._study.get_trials(deepcopy=False))
+        best = self._roll.leaders
+        return len(best) < LEADERS or value <= (best[-1].value or 0.0)
 
     def _cost(self, trial: optuna.Trial | FrozenTrial) -> dict[str, int]:
         """The number of epochs that a trial has trained, and of parameters that its network has, if it trained."""

@@ -118,10 +118,10 @@ class Watch:
         self._seen = {}
 
     def observe(self, trials: Iterable[FrozenTrial], own: Collection[int]) -> list[FrozenTrial]:
-        """Observe all ``trials`` of a study, and return those whose worker is dead.
+        """Observe the running trials of a study, and return those whose worker is dead.
 
         Args:
-            trials: The trials, as stored now.
+            trials: All trials, or at least all running ones, as they are stored now.
             own: The storage's ids of the reader's own running trials.
         """
         from optuna.trial import TrialState

@@ -46,7 +46,8 @@ from dropopt.study.store.retries import (
     root,
     without_replacement,
 )
-from dropopt.study.store.total import Decision, Tally, decide
+from dropopt.study.store.roll import Roll
+from dropopt.study.store.total import Decision, decide
 
 if TYPE_CHECKING:
     import optuna
@@ -88,11 +89,11 @@ class Ledger(ABC):
         from dropopt.study.store.mirror import mirrored
 
         self.study, self._storage = mirrored(study)
-        self._endings = Endings(self.study, self._storage, self._forget)
+        self._roll = Roll()
+        self._endings = Endings(self.study, self._storage, self._roll, self._forget)
         self._worker = worker or WorkerIdentity()
         self._watch = Watch(self._worker)
         self._own: dict[int, _Own] = {}  # by the storage's id
-        self._tally = Tally()
         self._beats = 1  # the number of the next renewal of the leases
         self._tended = time.monotonic()
         self._lost_retries = LostRetries(self._worker.interval)
@@ -103,7 +104,8 @@ class Ledger(ABC):
     def counted(self) -> int:
         """Return the number of trials that count towards the total."""
         with self._storage.aged(IDLE_AGE):
-            return self._tally(self._trials())
+            self._roll.update(self._trials())
+        return self._roll.counted()
 
     def ask(self, target: int | None = None) -> tuple[optuna.Trial, RunConfig | None] | None:
         """Start the next trial.
@@ -159,7 +161,10 @@ class Ledger(ABC):
         Args:
             number: The number of the trial.
         """
-        return self.study.study_name, root(self._trials()[number])
+        from dropopt.study.store.mirror import ANY_AGE
+
+        with self._storage.aged(ANY_AGE):  # the number of the first attempt never changes
+            return self.study.study_name, root(self._trials()[number])
 
     def report(self, trial: optuna.Trial, value: float, *, epoch: int, epochs: int) -> bool:
         """Store the value of an epoch.
@@ -297,13 +302,13 @@ class Ledger(ABC):
                 lost.append(own.trial.number)
                 del self._own[trial_id]
         self._beats += 1
-        trials = self._trials()
+        self._roll.update(self._trials())
         if self._storage.outages != self._outages:
             self._outages = self._storage.outages
             self._watch.restart()
-        for orphan in self._watch.observe(trials, self._own):
+        for orphan in self._watch.observe(self._roll.unfinished, self._own):
             self._abandon(orphan)
-        for ended in self._lost_retries.due(trials, now):
+        for ended in self._lost_retries.due(self._roll.without_replacement(), now):
             enqueue_again(self.study, ended)
         return lost
 

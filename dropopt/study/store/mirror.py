@@ -10,10 +10,12 @@ from __future__ import annotations
 import copy
 import json
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from operator import attrgetter
 from typing import Any, Protocol
 
 from optuna.distributions import BaseDistribution, check_distribution_compatibility
@@ -25,6 +27,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from dropopt.study.store import writing
 from dropopt.study.store.batch import Batch
+from dropopt.study.store.reading import changed
 
 #: The age of trials that never have to be loaded again.
 ANY_AGE = float("inf")
@@ -43,23 +46,58 @@ class Runner(Protocol):
 
 @dataclass
 class _Known:
-    """The trials of a study, by number, as they were loaded last and changed by this process since."""
+    """The trials of a study, by number, as they were loaded last and changed by this process since.
 
-    trials: list[FrozenTrial]
-    version: object
-    loaded: float = field(default_factory=time.monotonic)
+    The lists are never changed, only replaced: readers share them, because a copy of a long list takes time.
+
+    Attributes:
+        trials: The trials.
+        unfinished: The numbers of those that are not finished.
+        by_states: Those in some states.
+        first: The first distribution of each parameter.
+        version: The version of the storage when it was read.
+        loaded: The time at which it was read.
+    """
+
+    trials: list[FrozenTrial] = field(default_factory=list)
+    unfinished: set[int] = field(default_factory=set)
     by_states: dict[frozenset[TrialState], list[FrozenTrial]] = field(default_factory=dict)
     first: dict[str, BaseDistribution] = field(default_factory=dict)
+    version: object = None
+    loaded: float = -ANY_AGE
 
-    def put(self, trial: FrozenTrial) -> None:
-        """Add a trial, or replace it."""
-        if trial.number < len(self.trials):
-            self.trials[trial.number] = trial
-        elif trial.number == len(self.trials):
-            self.trials.append(trial)
-        else:  # trials of other workers are missing
-            self.loaded, self.version = -ANY_AGE, None
-        self.by_states.clear()
+    def expire(self) -> None:
+        """Read the storage again before the trials are next used."""
+        self.loaded, self.version = -ANY_AGE, None
+
+    def put(self, *changed: FrozenTrial) -> None:
+        """Add trials, by number, or replace them."""
+        trials = self.trials.copy()
+        for trial in changed:
+            if trial.number > len(trials):  # trials of other workers are missing
+                self.expire()
+                break
+            trials[trial.number : trial.number + 1] = [trial]
+            if trial.state.is_finished():
+                self.unfinished.discard(trial.number)
+            else:
+                self.unfinished.add(trial.number)
+            for states, found in self.by_states.items():
+                at = bisect_left(found, trial.number, key=_number)
+                present = at < len(found) and found[at].number == trial.number
+                if present or trial.state in states:
+                    self.by_states[states] = [
+                        *found[:at],
+                        *([trial] if trial.state in states else []),
+                        *found[at + present :],
+                    ]
+        self.trials = trials
+
+    def in_states(self, states: frozenset[TrialState]) -> list[FrozenTrial]:
+        """Return the trials in some states, by number."""
+        if states not in self.by_states:
+            self.by_states[states] = [trial for trial in self.trials if trial.state in states]
+        return self.by_states[states]
 
     def distribution(self, name: str) -> BaseDistribution | None:
         """Return the distribution of a parameter in the first trial that has it."""
@@ -190,16 +228,11 @@ class Mirror(BaseStorage):
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
-        """Return the trials of a study, by number."""
+        """Return the trials of a study, by number; without ``deepcopy``, in a list that must not be changed."""
         known = self._current(study_id)
-        if states is None:
-            found = known.trials
-        else:
-            wanted = frozenset(state for state in TrialState if state in states)
-            if wanted not in known.by_states:
-                known.by_states[wanted] = [trial for trial in known.trials if trial.state in wanted]
-            found = known.by_states[wanted]
-        return copy.deepcopy(found) if deepcopy else list(found)
+        wanted = None if states is None else frozenset(state for state in TrialState if state in states)
+        found = known.trials if wanted is None else known.in_states(wanted)
+        return copy.deepcopy(found) if deepcopy else found
 
     def get_trial_id_from_study_id_trial_number(self, study_id: int, trial_number: int) -> int:
         """Return the id of a trial."""
@@ -255,26 +288,17 @@ class Mirror(BaseStorage):
     # -- what is known
 
     def _current(self, study_id: int) -> _Known:
-        """The trials of a study, loaded again if they may have changed."""
-        known, now = self._known.get(study_id), time.monotonic()
-        if known is not None and now - known.loaded <= self._max_age:
+        """The trials of a study; those that may have changed are loaded again."""
+        known, now = self._known.setdefault(study_id, _Known()), time.monotonic()
+        if now - known.loaded <= self._max_age:
             return known
         version = self._runner.run(writing.version)
-        if known is not None and version is not None and version == known.version:
-            known.loaded = now
-            return known
-        loaded = _Known(self.inner.get_all_trials(study_id, deepcopy=False), version)
-        if known is not None:
-            loaded.first = known.first
+        if version is None or version != known.version:
             # A finished trial never changes. Samplers recognise the trials of their last model by identity.
-            for number, trial in enumerate(known.trials[: len(loaded.trials)]):
-                if trial.state.is_finished():
-                    loaded.trials[number] = trial
-        for number, trial in enumerate(loaded.trials):
-            if trial._trial_id in self._own and not trial.state.is_finished():
-                loaded.trials[number] = self._own[trial._trial_id]
-        self._known[study_id] = loaded
-        return loaded
+            found = self._runner.run(lambda storage: changed(storage, study_id, known.trials, known.unfinished))
+            known.put(*(t if t.state.is_finished() else self._own.get(t._trial_id, t) for t in found))
+        known.version, known.loaded = version, now
+        return known
 
     def _find(self, trial_id: int) -> tuple[int, FrozenTrial]:
         """The study and a copy of a trial that this process has just started, and that was waiting."""
@@ -325,7 +349,7 @@ class Mirror(BaseStorage):
         self._own.pop(trial_id, None)
         self._studies.pop(trial_id, None)
         for known in self._known.values():
-            known.loaded, known.version = -ANY_AGE, None
+            known.expire()
 
 
 def mirrored(study: Study) -> tuple[Study, Mirror]:
@@ -347,6 +371,9 @@ class _Direct:
 
     def run(self, function: Callable[[BaseStorage], Any]) -> Any:
         return function(self._storage)
+
+
+_number = attrgetter("number")
 
 
 def _copied(trial: FrozenTrial) -> FrozenTrial:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 from dropopt.config import ConfigError, TaskConfig, suggestion
@@ -45,16 +47,16 @@ class Counts:
 
 def count(trials: Iterable[FrozenTrial]) -> Counts:
     """Count ``trials`` by state. Interrupted and abandoned trials are counted apart from failed ones."""
+    return Counts(**Counter(name for trial in trials if (name := count_as(trial))))
+
+
+def count_as(trial: FrozenTrial) -> str:
+    """Return the attribute of :class:`Counts` that counts ``trial``; an empty string if none does."""
     from optuna.trial import TrialState
 
-    names = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.RUNNING: "running"}
-    found = dict.fromkeys(("complete", "pruned", "failed", "interrupted", "running"), 0)
-    for trial in trials:
-        if trial.state == TrialState.WAITING:
-            continue
-        lost = trial.user_attrs.get(REASON) in UNCOUNTED
-        found[names.get(trial.state, "interrupted" if lost else "failed")] += 1
-    return Counts(**found)
+    if trial.state == TrialState.FAIL:
+        return "interrupted" if trial.user_attrs.get(REASON) in UNCOUNTED else "failed"
+    return "" if trial.state == TrialState.WAITING else trial.state.name.lower()
 
 
 def waiting(trials: Sequence[FrozenTrial], *, alone: bool) -> int:
@@ -83,9 +85,12 @@ def ranked(trials: Iterable[FrozenTrial], *, maximize: bool = False) -> list[Fro
 
     dropopt stores no other values, but another program may.
     """
-    sign = -1 if maximize else 1
-    done = [trial for trial in trials if has_result(trial)]
-    return sorted(done, key=lambda trial: (sign * (trial.value or 0.0), trial.number))
+    return sorted(filter(has_result, trials), key=partial(rank, maximize=maximize))
+
+
+def rank(trial: FrozenTrial, *, maximize: bool = False) -> tuple[float, int]:
+    """Return what :func:`ranked` sorts by."""
+    return (-1 if maximize else 1) * (trial.value or 0.0), trial.number
 
 
 def has_result(trial: FrozenTrial) -> bool:

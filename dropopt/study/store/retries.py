@@ -95,16 +95,17 @@ def _enqueue(
     )
 
 
-def without_replacement(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Return the trials that should run again and have not been enqueued yet."""
+def is_to_run_again(trial: FrozenTrial) -> bool:
+    """Whether a trial has ended without a result, and should be enqueued again."""
     from optuna.trial import TrialState
 
+    return trial.state == TrialState.FAIL and bool(trial.user_attrs.get(RETRY))
+
+
+def without_replacement(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Return the trials that should run again and have not been enqueued yet."""
     replaced = {trial.user_attrs.get(PREVIOUS) for trial in trials}
-    return [
-        trial
-        for trial in trials
-        if trial.state == TrialState.FAIL and trial.user_attrs.get(RETRY) and trial.number not in replaced
-    ]
+    return [trial for trial in trials if is_to_run_again(trial) and trial.number not in replaced]
 
 
 class LostRetries:
@@ -119,9 +120,9 @@ class LostRetries:
         self._interval = interval
         self._due: dict[int, float] = {}
 
-    def due(self, trials: Sequence[FrozenTrial], now: float) -> list[FrozenTrial]:
-        """Return those ``trials`` that should be enqueued again ``now``, given all trials of the study."""
-        found = {trial.number: trial for trial in without_replacement(trials)}
+    def due(self, trials: Iterable[FrozenTrial], now: float) -> list[FrozenTrial]:
+        """Return those ``trials``, all of which have no replacement, that should be enqueued again ``now``."""
+        found = {trial.number: trial for trial in trials}
         self._due = {number: self._due.get(number, now + random.uniform(1, 2) * self._interval) for number in found}
         return [found[number] for number, time in self._due.items() if now >= time]
 

@@ -31,22 +31,7 @@ def counted(trials: Iterable[FrozenTrial]) -> int:
 
     A trial that continues a pruned one does not count, because the pruned one does.
     """
-    return sum(_counts(trial) for trial in trials)
-
-
-class Tally:
-    """Counts like :func:`counted`, but counts each finished trial of a study only once."""
-
-    def __init__(self) -> None:
-        self._finished = 0  # all trials with a lower number have ended
-        self._counted = 0
-
-    def __call__(self, trials: Sequence[FrozenTrial]) -> int:
-        """Return how many of ``trials`` count; these are all trials of the study, by number."""
-        while self._finished < len(trials) and trials[self._finished].state.is_finished():
-            self._counted += _counts(trials[self._finished])
-            self._finished += 1
-        return self._counted + counted(trials[self._finished :])
+    return sum(counts(trial) for trial in trials)
 
 
 def decide(trials: Sequence[FrozenTrial], number: int, target: int) -> Decision:
@@ -58,7 +43,8 @@ def decide(trials: Sequence[FrozenTrial], number: int, target: int) -> Decision:
     return Decision.GIVE_BACK if number in unconfirmed[:excess] or number not in unconfirmed else Decision.WAIT
 
 
-def _counts(trial: FrozenTrial) -> bool:
+def counts(trial: FrozenTrial) -> bool:
+    """Return whether a trial counts; see :func:`counted`."""
     from optuna.trial import TrialState
 
     if CONTINUES in trial.user_attrs:

@@ -33,7 +33,7 @@ def write(storage: BaseStorage, trial_id: int, batch: Batch) -> None:
         UpdateFinishedTrialError: The trial has ended. Nothing of the batch is stored, except in a storage that receives
             the parts one by one.
     """
-    database = _database(storage)
+    database = database_of(storage)
     if database is not None:
         rdb.write(database, trial_id, batch)
     elif isinstance(storage, JournalStorage):
@@ -53,21 +53,21 @@ def create(storage: BaseStorage, study_id: int, templates: Sequence[FrozenTrial]
     Returns:
         The trials as they are stored.
     """
-    database = _database(storage)
+    database = database_of(storage)
     if database is not None:
         return rdb.create(database, study_id, templates)
     return [storage.get_trial(storage.create_new_trial(study_id, template)) for template in templates]
 
 
-def _database(storage: BaseStorage) -> RDBStorage | None:
-    """The database of a storage whose dialect of SQL is supported; None for all others."""
+def database_of(storage: BaseStorage) -> RDBStorage | None:
+    """Return the database of a storage whose dialect of SQL is supported; None for all others."""
     backend = getattr(storage, "_backend", None)
     return backend if isinstance(backend, RDBStorage) and rdb.supports(backend) else None
 
 
 def version(storage: BaseStorage) -> object:
     """A value that changes whenever another process writes to a SQLite file; None for other storages."""
-    database = _database(storage)
+    database = database_of(storage)
     return None if database is None else rdb.version(database)
 
 

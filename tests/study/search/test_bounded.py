@@ -1,5 +1,7 @@
 """The sampler and the pruner whose cost does not grow with the study."""
 
+import warnings
+
 import optuna
 import pytest
 from optuna.distributions import FloatDistribution
@@ -7,6 +9,7 @@ from optuna.pruners import PercentilePruner
 from optuna.trial import TrialState, create_trial
 
 from dropopt.study.search.percentile import QuickPercentilePruner
+from dropopt.study.search.quick_tpe import QuickTPESampler
 from dropopt.study.search.recent import RecentSampler
 
 UNIT = {"x": FloatDistribution(0, 1)}
@@ -57,3 +60,38 @@ def test_a_sampler_sees_the_best_the_running_and_the_latest_trials():
     assert looking.seen == [2, 4, 6, *range(16, 23)]
     study.ask(UNIT)
     assert looking.seen == [2, 4, 6, *range(17, 24)]
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+def test_quick_tpe_draws_like_optunas(conditional):
+    """Of all kinds of parameters, with pruned and running trials, and of a space whose parameters depend on others."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+    def ask(study):
+        trial = study.ask()
+        kind = trial.suggest_categorical("kind", ["a", "b", None])
+        trial.suggest_float("x", 1e-4, 1, log=True)
+        if not conditional or kind == "a":
+            trial.suggest_int("n", 1, 9)
+        trial.suggest_float("y", 0, 1, step=0.25)
+        return trial
+
+    def draws(sampler):
+        options = {"multivariate": True, "group": conditional, "constant_liar": True, "n_startup_trials": 4, "seed": 3}
+        study = optuna.create_study(sampler=sampler(**options))
+        running = ask(study)
+        for number in range(24):
+            trial = ask(study)
+            trial.report(trial.params["x"], 1)
+            if number % 5 == 4:
+                study.tell(trial, state=TrialState.PRUNED)
+            else:
+                study.tell(trial, trial.params["x"] + trial.params["y"])
+            if number == 12:
+                study.tell(running, 0.1)
+                running = ask(study)
+        return [trial.params for trial in study.get_trials(deepcopy=False)]
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of the argument `group`
+        assert draws(QuickTPESampler) == draws(optuna.samplers.TPESampler)

@@ -9,9 +9,9 @@ from optuna.trial import create_trial
 from dropopt.config import RunConfig
 from dropopt.facts import Facts
 from dropopt.study.define.space import Space
-from dropopt.study.store.ending import HISTORIES
 from dropopt.study.store.history import MOST_RATES, History, history_of
 from dropopt.study.store.keys import EPOCHS, FACTS, HISTORY, PARAMETERS
+from dropopt.study.store.roll import LEADERS
 from dropopt.study.store.search_ledger import SearchLedger
 
 
@@ -54,13 +54,13 @@ def test_only_the_best_trials_keep_their_epochs():
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     study.set_user_attr(FACTS, Facts({"train": 9}, [1, 8, 8], 2, 0.5, 77, ["a"], 0).plain())
     ledger = SearchLedger(study, Space.load("dropout"), RunConfig.parse({"engine": {"kind": "dropout"}}), 0, 2)
-    for value in (*range(1, HISTORIES + 1), 0.5, 9.0):
+    for value in (*range(1, LEADERS + 1), 0.5, 9.0):
         trial, _ = ledger.ask()
         ledger.report(trial, 1.0, epoch=1, epochs=3)
         scores = {"accuracy": 0.5, "best_loss": 1.0, "best_epoch": 1, "seconds": 1.0}
         ledger.complete(trial, float(value), **scores, history=History.of(reports(1)))
     kept = [trial.number for trial in study.trials if history_of(trial) is not None]
-    assert kept == list(range(HISTORIES + 1))
+    assert kept == list(range(LEADERS + 1))
     assert study.trials[0].user_attrs[EPOCHS] == 1
     assert study.trials[0].user_attrs[PARAMETERS] == 77
 

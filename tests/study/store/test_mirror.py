@@ -2,15 +2,23 @@
 
 import math
 import os
+import random
 
 import optuna
 import pytest
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState, create_trial
 
+from dropopt.study.store import mirror as mirror_module
+from dropopt.study.store import rdb_reading
 from dropopt.study.store.journal_lock import marker
 from dropopt.study.store.mirror import ANY_AGE, Mirror
 from dropopt.study.store.opening import close, open_storage
+from dropopt.study.store.queries import count, ranked
+from dropopt.study.store.reading import changed
+from dropopt.study.store.retries import without_replacement
+from dropopt.study.store.roll import LEADERS, Roll
+from dropopt.study.store.total import counted
 
 DISTRIBUTIONS = {
     "x": optuna.distributions.FloatDistribution(0.1, 10, log=True),
@@ -127,17 +135,53 @@ def test_incompatible_distributions_are_refused(url):
 
 def test_a_sqlite_file_is_read_again_only_if_another_connection_has_written(tmp_path, monkeypatch):
     """Own trials, reports and results need no reading."""
-    study, _, storage = made(f"sqlite:///{tmp_path}/s.db")
+    study, *_ = made(f"sqlite:///{tmp_path}/s.db")
     study.get_trials(deepcopy=False)
     reads = []
-    load = type(storage).get_all_trials
-    monkeypatch.setattr(type(storage), "get_all_trials", lambda *a, **k: reads.append(1) or load(*a, **k))
+    monkeypatch.setattr(mirror_module, "changed", lambda *a: reads.append(1) or changed(*a))
     for _ in range(3):
         trial = study.ask(DISTRIBUTIONS)
         trial.report(1.0, 1)
         study.tell(trial, 1.0)
         assert len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))) == trial.number + 1
     assert reads == []
+
+
+def test_only_what_may_have_changed_is_read(url, monkeypatch):
+    """And it equals what Optuna reads, whatever the trials of another worker do; so does what is derived from it."""
+    study, _, storage = made(url)
+    elsewhere = optuna.load_study(study_name="s", storage=open_storage(url) if url else storage)
+    read, roll, draw = [], Roll(), random.Random(0)
+    monkeypatch.setattr(mirror_module, "changed", lambda *a: read.append(changed(*a)) or read[-1])
+    monkeypatch.setattr(rdb_reading, "IDS", 3)
+    running, facts = (
+        [],
+        ({}, {"reason": "abandoned", "retry": True}, {"reason": "interrupted"}, {"reason": "NotFinite"}),
+    )
+    for turn in range(30):
+        mine = study if turn % 2 else elsewhere
+        if turn % 3 == 0:
+            lost = without_replacement(study.get_trials(deepcopy=False))
+            mine.enqueue_trial({"x": 0.5}, user_attrs={"previous": lost[0].number} if lost else {})
+        running.append((mine, mine.ask(DISTRIBUTIONS)))
+        running[-1][1].report(draw.choice([0.5, math.inf, math.nan]), 1)
+        if len(running) > 7:
+            ender, trial = running.pop(draw.randrange(len(running)))
+            state = draw.choice([TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL])
+            if state == TrialState.FAIL:
+                for key, fact in draw.choice(facts).items():
+                    trial.set_user_attr(key, fact)
+            ender.tell(trial, draw.random() if state == TrialState.COMPLETE else None, state)
+        known, stock = study.get_trials(deepcopy=False), elsewhere.get_trials(deepcopy=False)
+        assert content(known) == content(stock)
+        for states in ((TrialState.COMPLETE,), (TrialState.RUNNING, TrialState.WAITING)):
+            found = study.get_trials(deepcopy=False, states=states)
+            assert [trial.number for trial in found] == [trial.number for trial in stock if trial.state in states]
+        roll.update(known)
+        assert (roll.counted(), roll.counts()) == (counted(known), count(known))
+        assert roll.without_replacement() == without_replacement(known)
+        assert roll.leaders == ranked(known)[:LEADERS]
+    assert max(map(len, read[1:])) < 20 < len(known)
 
 
 def test_the_lock_of_a_dead_process_does_not_hold_up_a_journal(tmp_path):

@@ -1,0 +1,152 @@
+"""Reading from the tables of Optuna's databases: SQLite files and PostgreSQL.
+
+The statements read what :class:`optuna.storages.RDBStorage` reads, without loading rows into objects first.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sql
+from optuna.distributions import BaseDistribution, json_to_distribution
+from optuna.storages._rdb import models
+from optuna.trial import FrozenTrial
+
+if TYPE_CHECKING:
+    from optuna.storages import RDBStorage
+    from sqlalchemy.engine import Connection
+
+#: The number of ids in one statement. Databases limit it.
+IDS = 500
+
+_TRIALS: Any = models.TrialModel.__table__
+_STUDY = sql.select(models.StudyModel.study_id).where(models.StudyModel.study_id == sql.bindparam("study"))
+_IDS: Any = sql.bindparam("ids", expanding=True)
+
+#: What belongs to a trial: the columns of each table, and the column that gives their order.
+_PARTS: dict[str, tuple[Any, tuple[str, ...], str | None]] = {
+    "params": (models.TrialParamModel, ("param_name", "param_value", "distribution_json"), "param_id"),
+    "values": (models.TrialValueModel, ("value", "value_type"), "objective"),
+    "user": (models.TrialUserAttributeModel, ("key", "value_json"), None),
+    "system": (models.TrialSystemAttributeModel, ("key", "value_json"), None),
+    "reports": (
+        models.TrialIntermediateValueModel,
+        ("step", "intermediate_value", "intermediate_value_type"),
+        None,
+    ),
+}
+
+
+def read(storage: RDBStorage, study_id: int, ids: Sequence[int], after: int | None) -> list[FrozenTrial]:
+    """Return trials of a study, by number.
+
+    Args:
+        storage: The database.
+        study_id: The id of the study.
+        ids: The ids of trials to read.
+        after: All trials with a higher id are read as well; None to read all trials of the study.
+
+    Raises:
+        KeyError: There is no such study.
+    """
+    with storage.engine.connect() as connection:
+        if connection.execute(_STUDY, {"study": study_id}).first() is None:
+            raise KeyError(f"there is no study with the id {study_id}")
+        if after is None:
+            found = [*_read(connection, "all", {"study": study_id})]
+        else:
+            first = {"study": study_id, "after": after, "ids": list(ids[:IDS])}
+            found = [*_read(connection, "new", first)]
+            for begin in range(IDS, len(ids), IDS):
+                found += _read(connection, "some", {"ids": list(ids[begin : begin + IDS])})
+    return sorted(found, key=lambda trial: trial.number)
+
+
+def _read(connection: Connection, which: str, values: dict[str, Any]) -> Iterator[FrozenTrial]:
+    # A trial is read before the rows that belong to it, so that a finished one has all of them.
+    trials = connection.execute(_trials(which), values).all()
+    if which != "all":
+        for begin in range(0, len(trials), IDS):
+            some = trials[begin : begin + IDS]
+            parts = _read_parts(connection, "some", {"ids": [trial.trial_id for trial in some]})
+            yield from (_frozen(trial, parts) for trial in some)
+    elif trials:
+        parts = _read_parts(connection, which, values)
+        yield from (_frozen(trial, parts) for trial in trials)
+
+
+def _read_parts(connection: Connection, which: str, values: dict[str, Any]) -> dict[str, dict[int, list[Any]]]:
+    """The rows that belong to trials, by part and by the id of the trial."""
+    parts: dict[str, dict[int, list[Any]]] = {}
+    for part in _PARTS:
+        parts[part] = defaultdict(list)
+        for trial_id, *row in connection.execute(_rows(part, which), values):
+            parts[part][trial_id].append(row)
+    return parts
+
+
+# SQLAlchemy takes longer to build a statement than to run it.
+
+
+@cache
+def _trials(which: str) -> Any:
+    """The statement that reads the trials of a study: ``all``, ``some`` by their ids, or these and the ``new`` ones."""
+    names = ("trial_id", "number", "state", "datetime_start", "datetime_complete")
+    query = sql.select(*(_TRIALS.c[name] for name in names))
+    of_study = _TRIALS.c.study_id == sql.bindparam("study")
+    if which == "all":
+        return query.where(of_study)
+    if which == "new":
+        return query.where(of_study & ((_TRIALS.c.trial_id > sql.bindparam("after")) | _TRIALS.c.trial_id.in_(_IDS)))
+    return query.where(_TRIALS.c.trial_id.in_(_IDS))
+
+
+@cache
+def _rows(part: str, which: str) -> Any:
+    """The statement that reads what belongs to ``all`` trials of a study, or to ``some`` by their ids."""
+    model, columns, order = _PARTS[part]
+    table = model.__table__
+    query = sql.select(table.c.trial_id, *(table.c[name] for name in columns))
+    if which == "all":
+        of_study = _TRIALS.c.study_id == sql.bindparam("study")
+        query = query.join(_TRIALS, _TRIALS.c.trial_id == table.c.trial_id).where(of_study)
+    else:
+        query = query.where(table.c.trial_id.in_(_IDS))
+    return query.order_by(table.c.trial_id, table.c[order]) if order else query
+
+
+def _frozen(trial: Any, parts: dict[str, dict[int, list[Any]]]) -> FrozenTrial:
+    params, values, user, system, reports = (rows.get(trial.trial_id, ()) for rows in parts.values())
+    distributions = {name: _distribution(text) for name, _, text in params}
+    value_of = models.TrialValueModel.stored_repr_to_value
+    report_of = models.TrialIntermediateValueModel.stored_repr_to_intermediate_value
+    return FrozenTrial(
+        trial_id=trial.trial_id,
+        number=trial.number,
+        state=trial.state,
+        value=None,
+        values=[value_of(*row) for row in values] or None,
+        datetime_start=_local(trial.datetime_start),
+        datetime_complete=_local(trial.datetime_complete),
+        params={name: distributions[name].to_external_repr(value) for name, value, _ in params},
+        distributions=distributions,
+        user_attrs={key: json.loads(text) for key, text in user},
+        system_attrs={key: json.loads(text) for key, text in system},
+        intermediate_values={step: report_of(*row) for step, *row in reports},
+    )
+
+
+@lru_cache(maxsize=1024)
+def _distribution(text: str) -> BaseDistribution:
+    """A distribution from its text; all trials share it, as nothing changes a distribution."""
+    return json_to_distribution(text)
+
+
+def _local(time: datetime | None) -> datetime | None:
+    """A time of the tables, which is in UTC, as Optuna gives it: local, and without a time zone."""
+    return None if time is None else time.replace(tzinfo=UTC).astimezone().replace(tzinfo=None)
