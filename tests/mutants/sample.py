@@ -19,6 +19,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -49,14 +50,15 @@ class Servers:
     """Processes that run tests, each in its own copy of the repository."""
 
     def __init__(self, jobs: int) -> None:
+        WORK.mkdir(exist_ok=True)
+        self._folder = tempfile.TemporaryDirectory(dir=WORK, prefix="trees-")
         self._free: SimpleQueue[subprocess.Popen[str]] = SimpleQueue()
         self.processes = [self._start(number) for number in range(jobs)]
         for process in self.processes:
             self._free.put(process)
 
     def _start(self, number: int) -> subprocess.Popen[str]:
-        tree = WORK / f"tree-{number}"
-        shutil.rmtree(tree, ignore_errors=True)
+        tree = Path(self._folder.name, str(number))
         listed = subprocess.run(
             ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True
         ).stdout.decode()
@@ -68,7 +70,7 @@ class Servers:
             "CI": "true",
             "OMP_NUM_THREADS": "1",
             "PYTHONPATH": str(tree),
-            "MUTANT_LOG": str(WORK / f"log-{number}.txt"),
+            "MUTANT_LOG": str(tree) + ".log",
         }
         environment.pop("PYTHONDONTWRITEBYTECODE", None)  # pytest keeps the tests' compiled files
         return subprocess.Popen(
@@ -95,6 +97,7 @@ class Servers:
             assert process.stdin is not None
             process.stdin.close()
             process.wait()
+        self._folder.cleanup()
 
 
 def digest(path: str) -> str:
