@@ -55,7 +55,9 @@ class MutatedFile:
         function, mutation = self._mutations[number]
         source = _replace(self.module, mutation)
         before, after = self.text.splitlines(), source.splitlines()
-        changes = [code for code in difflib.SequenceMatcher(None, before, after, False).get_opcodes() if code[0] != "equal"]
+        changes = [
+            code for code in difflib.SequenceMatcher(None, before, after, False).get_opcodes() if code[0] != "equal"
+        ]
         first, last = changes[0], changes[-1]
         removed = "\n".join(line.strip() for line in before[first[1] : last[2]])
         added = "\n".join(line.strip() for line in after[first[3] : last[4]])

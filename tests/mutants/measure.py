@@ -47,8 +47,11 @@ class Contexts:
                 if hasattr(value, "cache_clear"):
                     value.cache_clear()
         found = getattr(item, "_fixtureinfo", None)
-        shared = {name for name, definitions in (found.name2fixturedefs if found else {}).items()
-                  if definitions[-1].scope != "function"}
+        shared = {
+            name
+            for name, definitions in (found.name2fixturedefs if found else {}).items()
+            if definitions[-1].scope != "function"
+        }
         self.fixtures[item.nodeid] = {f"fixture {name}" for name in shared}
         self.current = item.nodeid
         self.run.switch_context(item.nodeid)

@@ -27,7 +27,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from generate import MutatedFile, Mutant
+from generate import Mutant, MutatedFile
 from scipy.stats import binomtest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,7 +60,10 @@ class Servers:
     def _start(self, number: int) -> subprocess.Popen[str]:
         tree = Path(self._folder.name, str(number))
         listed = subprocess.run(
-            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True
+            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+            cwd=ROOT,
+            capture_output=True,
+            check=True,
         ).stdout.decode()
         for name in filter(None, listed.split("\0")):
             if (ROOT / name).is_file():
@@ -140,7 +143,9 @@ def measured(servers: Servers, pool: ThreadPoolExecutor, files: list[str], sourc
     for file in files:
         old = json.loads(record(file).read_text()) if record(file).exists() else {}
         current = old.get("digest") == digest(file)
-        if current and all(old["sources"][source] == digests[source] for source in old["sources"].keys() & digests.keys()):
+        if current and all(
+            old["sources"][source] == digests[source] for source in old["sources"].keys() & digests.keys()
+        ):
             stored[file] = old
         else:
             stale.append(file)
@@ -154,7 +159,7 @@ def measured(servers: Servers, pool: ThreadPoolExecutor, files: list[str], sourc
 def groups(mutant: Mutant, tests: dict[str, Any], limit: float) -> list[dict[str, Any]]:
     """Return the tests that run a mutant's line, in groups that take longer and longer."""
     last = mutant.line + max(mutant.removed.count("\n"), 0)
-    # A line that continues a statement is recorded at the statement's first line: look back to the nearest line that ran.
+    # A line that continues a statement may be recorded at its first line: look back to the nearest line that ran.
     lines = set(range(mutant.line, last + 1))
     ran = {line for test in tests.values() for line in test["lines"].get(mutant.path, ())}
     if not lines & ran and (before := [line for line in ran if line < mutant.line]):
@@ -199,7 +204,9 @@ def show(result: dict[str, Any]) -> str:
 
 def summary(results: Iterable[dict[str, Any]], equivalent: set[str]) -> str:
     """Return counts, and the share of detected mutants with Wilson's interval of 95%."""
-    found = Counter("equivalent" if r["key"] in equivalent and r["status"] in UNDETECTED else r["status"] for r in results)
+    found = Counter(
+        "equivalent" if r["key"] in equivalent and r["status"] in UNDETECTED else r["status"] for r in results
+    )
     detected = found["killed"] + found["timeout"]
     total = found.total() - found["equivalent"]
     interval = binomtest(detected, total).proportion_ci(method="wilson")
@@ -233,9 +240,13 @@ def main() -> int:
     files += [file for more in options.tests for file in python_files(ROOT / more)]
 
     mutants = draw(sources, None if options.all else options.n, options.seed)
-    record = WORK / "results" / f"{room.replace('/', '-')}-{'all' if options.all else f'{options.n}-{options.seed}'}.jsonl"
+    record = (
+        WORK / "results" / f"{room.replace('/', '-')}-{'all' if options.all else f'{options.n}-{options.seed}'}.jsonl"
+    )
     record.parent.mkdir(parents=True, exist_ok=True)
-    results = {line["key"]: line for line in map(json.loads, record.read_text().splitlines())} if record.exists() else {}
+    results = (
+        {line["key"]: line for line in map(json.loads, record.read_text().splitlines())} if record.exists() else {}
+    )
     if options.again:
         results = {key: result for key, result in results.items() if result["status"] not in UNDETECTED}
     waiting = [(i, mutant) for i, mutant in enumerate(mutants) if mutant.key not in results]
@@ -264,7 +275,9 @@ def main() -> int:
             list(pool.map(attempt, waiting))
         servers.stop()
 
-    listed = set(re.findall(r"^- `([0-9a-f]{8})`", EQUIVALENT.read_text(), re.MULTILINE)) if EQUIVALENT.exists() else set()
+    listed = (
+        set(re.findall(r"^- `([0-9a-f]{8})`", EQUIVALENT.read_text(), re.MULTILINE)) if EQUIVALENT.exists() else set()
+    )
     drawn = [results[mutant.key] for mutant in mutants]
     survivors = [result for result in drawn if result["status"] in UNDETECTED and result["key"] not in listed]
     for result in sorted(survivors, key=lambda result: (result["path"], result["line"])):

@@ -1,12 +1,13 @@
 """A process that has imported torch and dropopt, and forks to run tests.
 
-It reads one JSON task per line and answers with one JSON line. It runs inside a copy of the repository, because a mutant
-is both put into the imported functions and written to the file: tests may start further processes.
+It reads one JSON task per line and answers with one JSON line. It runs inside a copy of the repository, because a
+mutant is both put into the imported functions and written to the file: tests may start further processes.
 """
 
 from __future__ import annotations
 
 import ast
+import contextlib
 import gc
 import importlib
 import json
@@ -25,7 +26,16 @@ from typing import Any
 PRELOAD = ("captum.attr", "hypothesis", "optuna", "pytest", "scipy.stats", "sklearn.gaussian_process", "timm")
 PRELOAD += ("torch._dynamo", "torchvision", "typer.testing", "unittest.mock", "zennit.composites")
 MEMORY = 20 << 30
-PYTEST = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--tb=line", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
+PYTEST = [
+    "-q",
+    "-p",
+    "no:cacheprovider",
+    "-p",
+    "no:xdist",
+    "--tb=line",
+    "-W",
+    "ignore::pytest.PytestAssertRewriteWarning",
+]
 
 
 def preload() -> None:
@@ -137,10 +147,8 @@ def in_child(work: Any, seconds: float, cpu_seconds: float) -> tuple[str, Any]:
         ended, found = os.waitpid(child, os.WNOHANG)
         status = found if ended else None
         time.sleep(0.01)
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(child, signal.SIGKILL)  # also what the tests started
-    except ProcessLookupError:
-        pass
     if status is None:
         os.waitpid(child, 0)
         ending = "timeout"
@@ -177,7 +185,9 @@ def try_mutant(task: dict[str, Any]) -> dict[str, Any]:
     try:
         for group in task["groups"]:
             ending, failed = in_child(
-                lambda tests=group["tests"]: run_tests(tests, mutant), 10 * group["seconds"] + 60, 5 * group["seconds"] + 10
+                lambda tests=group["tests"]: run_tests(tests, mutant),
+                10 * group["seconds"] + 60,
+                5 * group["seconds"] + 10,
             )
             if ending != "done" or failed:
                 return {
