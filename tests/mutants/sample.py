@@ -225,7 +225,7 @@ def main() -> int:
     parser.add_argument("--all", action="store_true", help="all mutants instead of a sample")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2, help="processes (default: 2)")
-    parser.add_argument("--limit", type=float, default=120, help="seconds of tests for one mutant (default: 120)")
+    parser.add_argument("--limit", type=float, default=60, help="seconds of tests for one mutant (default: 60)")
     parser.add_argument("--again", action="store_true", help="try the survivors of this sample again")
     parser.add_argument("--tests", nargs="*", default=[], help="further files or folders of tests")
     options = parser.parse_args()
