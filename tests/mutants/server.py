@@ -201,26 +201,48 @@ def try_mutant(task: dict[str, Any]) -> dict[str, Any]:
         os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
-def main() -> None:
+def serve(tasks: int, answers: int) -> None:
     """Answer tasks until the input ends."""
-    answers = os.fdopen(os.dup(1), "w")
+    with os.fdopen(tasks) as lines, os.fdopen(answers, "w") as output:
+        for line in lines:
+            task = json.loads(line)
+            if task["kind"] == "measure":
+                from measure import measure
+
+                ending, answer = in_child(lambda path=task["path"]: measure(path, PYTEST), 7200, 1800)
+                if ending != "done":
+                    sys.exit(
+                        f"{task['path']} could not be measured:\n{Path(os.environ['MUTANT_LOG']).read_text()[-2000:]}"
+                    )
+            else:
+                answer = try_mutant(task)
+            output.write(json.dumps(answer) + "\n")
+            output.flush()
+
+
+def main(arguments: list[str]) -> None:
+    """Fork a process for each tree: the arguments are the trees, then two pipes for each of them."""
+    trees = arguments[: len(arguments) // 3]
+    pipes = [int(fd) for fd in arguments[len(trees) :]]
     os.dup2(2, 1)
     preload()
     gc.collect()
     gc.freeze()  # otherwise each collection in a fork touches, and copies, the whole memory
-    for line in sys.stdin:
-        task = json.loads(line)
-        if task["kind"] == "measure":
-            from measure import measure
-
-            ending, answer = in_child(lambda path=task["path"]: measure(path, PYTEST), 1800, 1800)
-            if ending != "done":
-                sys.exit(f"{task['path']} could not be measured; see {os.environ['MUTANT_LOG']}")
-        else:
-            answer = try_mutant(task)
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
+    for number, tree in enumerate(trees):
+        if os.fork() == 0:
+            own = pipes[2 * number : 2 * number + 2]
+            for fd in set(pipes) - set(own):
+                os.close(fd)
+            os.chdir(tree)
+            sys.path[:] = [path.replace(trees[0], tree) for path in sys.path]
+            os.environ |= {"PYTHONPATH": tree, "MUTANT_LOG": f"{tree}.log"}
+            serve(*own)
+            return
+    for fd in pipes:
+        os.close(fd)
+    for _ in trees:
+        os.wait()
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
