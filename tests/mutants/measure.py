@@ -13,10 +13,12 @@ from typing import Any
 import coverage
 import pytest
 
+import dropopt
+
 # PYTEST_CURRENT_TEST names the test in the processes that it starts.
 CONFIG = """
 [run]
-source = dropopt
+source = {sources}
 parallel = true
 data_file = {folder}/data
 context = ${{PYTEST_CURRENT_TEST-}}
@@ -81,7 +83,9 @@ def measure(path: str, arguments: list[str]) -> dict[str, Any]:
     """Run a test file; return for each test its seconds and the lines of each file of dropopt that it ran."""
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder, "coverage.ini")
-        config.write_text(CONFIG.format(folder=folder))
+        # A fork may have imported dropopt from the tree of another one.
+        sources = f"{Path(dropopt.__file__).parent}, {Path('dropopt').resolve()}"
+        config.write_text(CONFIG.format(folder=folder, sources=sources))
         os.environ.pop("PYTEST_CURRENT_TEST", None)
         run = coverage.Coverage(config_file=str(config))
         contexts = Contexts(run)
@@ -94,7 +98,7 @@ def measure(path: str, arguments: list[str]) -> dict[str, Any]:
         data = merged.get_data()
         lines: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
         for file in data.measured_files():
-            short = os.path.relpath(file)
+            short = "dropopt/" + file.rpartition("/dropopt/")[2]
             for line, names in data.contexts_by_lineno(file).items():
                 for name in names:
                     lines[name.split("|")[-1].removesuffix(" (call)").removesuffix(" (setup)")][short].append(line)
