@@ -34,7 +34,7 @@ def call(*arguments, cwd, code=0, program=PROGRAM, env=()):
         env={name: value for name, value in os.environ.items() if name != "OPTUNA_STORAGE"} | dict(env),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
     assert done.returncode == code, done.stdout + done.stderr
