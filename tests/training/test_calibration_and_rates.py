@@ -81,7 +81,7 @@ def test_wrong_rates_are_refused(settings):
             ({name: tensors | {"p": torch.zeros(3, 3)}}, f"must have the shape {shape}, got (3, 3)"),
             (
                 {name: tensors | {"p": 0 * p - 0.5}},
-                f"drop rates 'p' of {name!r} must be in [0, {P_MAX}], got -0.5 to -0.5",
+                f"'p' of {name!r} must be in [0, {P_MAX}], got -0.5 to -0.5",
             ),
             ({name: tensors | {"p": 0 * p + 0.96}}, f"must be in [0, {P_MAX}], got 0.96 to 0.96"),
             ({name: tensors | {"p": p * torch.nan}}, "got nan to nan"),

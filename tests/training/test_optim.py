@@ -46,9 +46,9 @@ class TestOptimizer:
             assert parameter.requires_grad == bool(scale)
             assert given.get(id(parameter)) == ((scale, 0.1 * (parameter.ndim > 1)) if scale else None)
         names = ", ".join(name for name, _ in list(model.named_parameters())[:3])
-        message = f"^train.lr_scale: no parameter has a name like '9.\\*'; there are: {names}, ...$"
+        message = f"^train.lr_scale: no parameter has a name like '99.\\*'; there are: {names}, ...$"
         with pytest.raises(ConfigError, match=message):
-            make_optimizer(model, recipe(lr_scale={"0.*": 1.0, "9.*": 1.0}))
+            make_optimizer(model, recipe(lr_scale={"0.*": 1.0, "99.*": 1.0}))
 
     @pytest.mark.parametrize("lr", [0.2, 3e-4])
     def test_schedules_are_pytorchs(self, lr):
