@@ -87,7 +87,10 @@ def measured(servers: Servers, threads: ThreadPoolExecutor, files: list[str], so
 
 
 def groups(mutant: Mutant, tests: dict[str, Any], limit: float) -> list[dict[str, Any]]:
-    """Return the tests that run a mutant's line, in groups that take longer and longer."""
+    """Return the tests that run a mutant's line, in groups that take longer and longer.
+
+    Processes that a test kills leave no record of their lines, so mutants of a file without a record meet all tests.
+    """
     lines = set(range(mutant.line, mutant.line + mutant.removed.count("\n") + 1))
     # A line that continues a statement may be recorded at its first line: look back to the nearest line that ran.
     ran = {line for test in tests.values() for line in test["lines"].get(mutant.path, ())}
@@ -96,7 +99,7 @@ def groups(mutant: Mutant, tests: dict[str, Any], limit: float) -> list[dict[str
     covering = [
         (test, found["seconds"], sum(map(len, found["lines"].values())))
         for test, found in tests.items()
-        if lines & set(found["lines"].get(mutant.path, ()))
+        if not ran or lines & set(found["lines"].get(mutant.path, ()))
     ]
     covering.sort(key=lambda item: (item[1] + 0.01) * item[2])
     result: list[dict[str, Any]] = []
