@@ -19,7 +19,7 @@ MORE_TESTS = {
     "study/after": ["tests/standalone", "tests/study/command", "tests/test_cli.py", "tests/test_export.py"],
     "study/run": ["tests/study/test_study.py", "tests/study/command", "tests/test_cli.py"],
     "study/define": ["tests/study/test_study.py", "tests/test_config.py"],
-    "study/search": ["tests/study/test_study.py"],
+    "study/search": ["tests/study/test_study.py", "tests/faults/test_trust.py"],
 }
 # They measure time, or compile code that the mutants replace.
 LEFT_OUT = re.compile(r"test_compiles_whole|is_cheap|overhead|stays_fast")

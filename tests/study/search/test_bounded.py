@@ -1,5 +1,7 @@
 """The sampler and the pruner whose cost does not grow with the study."""
 
+from unittest.mock import Mock
+
 import optuna
 import pytest
 from optuna.distributions import FloatDistribution
@@ -57,3 +59,22 @@ def test_a_sampler_sees_the_best_the_running_and_the_latest_trials():
     assert looking.seen == [2, 4, 6, *range(16, 23)]
     study.ask(UNIT)
     assert looking.seen == [2, 4, 6, *range(17, 24)]
+
+
+def test_every_call_reaches_the_sampler_unchanged():
+    """Below the limit, with the study itself."""
+    base = Mock(spec=optuna.samplers.BaseSampler)
+    sampler, study = RecentSampler(base, limit=10, best=3), optuna.create_study()
+    trial = study.get_trials()[study.ask().number]
+    calls = {
+        "reseed_rng": (),
+        "before_trial": (study, trial),
+        "infer_relative_search_space": (study, trial),
+        "sample_relative": (study, trial, UNIT),
+        "sample_independent": (study, trial, "x", UNIT["x"]),
+        "after_trial": (study, trial, TrialState.COMPLETE, [1.0]),
+    }
+    for name, arguments in calls.items():
+        assert getattr(sampler, name)(*arguments) in (None, getattr(base, name).return_value)
+        getattr(base, name).assert_called_once_with(*arguments)
+    assert str(sampler) == f"RecentSampler({base})"
