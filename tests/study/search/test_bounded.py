@@ -65,7 +65,8 @@ def test_every_call_reaches_the_sampler_unchanged():
     """Below the limit, with the study itself."""
     base = Mock(spec=optuna.samplers.BaseSampler)
     sampler, study = RecentSampler(base, limit=10, best=3), optuna.create_study()
-    trial = study.get_trials()[study.ask().number]
+    study.ask()
+    (trial,) = study.get_trials()
     calls = {
         "reseed_rng": (),
         "before_trial": (study, trial),
