@@ -68,3 +68,29 @@ def test_the_shared_configuration(tmp_path):
     ):
         with pytest.raises(ConfigError, match=said):
             Study(name="a", engine=engine).base(one)
+
+
+def network():
+    """A function of the user."""
+
+
+def test_functions_become_names():
+    """A section, its name, and the functions of a task may be functions; a study is checked when it is made."""
+    named = f"{__name__}:network"
+    study = Study(name="a", model=network, data={"name": network, "subset": 9}, task={"loss": network})
+    assert (study.model.name, study.data.name, study.data.subset, study.task.loss) == (named, named, 9, named)
+    assert Study(name="a", model={"name": "vgg"}, data={"subset": 9}).model.name == "vgg"
+    with pytest.raises(ConfigError, match=r"^study: n_trials must be an integer .*, got 'x'$"):
+        Study(name="a", n_trials="x")
+    with pytest.raises(ConfigError, match=r"^study: task\.loss must be a function"):
+        Study(name="a", task={"loss": lambda a, b: a})
+
+
+def test_a_space_lies_beside_the_script(tmp_path):
+    """A range that depends on the optimizer is that of the study's; it may be choices."""
+    (tmp_path / "by.yaml").write_text(
+        "train:\n  lr: {by: {optimizer: {sgd: {choices: [0.1, 0.2]}, adamw: {low: 0.001, high: 0.01}}}}\n"
+    )
+    for optimizer, choices, low in (("sgd", (0.1, 0.2), 0.0), ("adamw", (), 0.001)):
+        (lr,) = Study(name="a", space="by.yaml", train={"optimizer": optimizer}).load_space(tmp_path).parameters
+        assert (lr.name, lr.choices, lr.low) == ("lr", choices, low)
