@@ -22,7 +22,7 @@ settings.register_profile("dropopt", deadline=None, derandomize="CI" in os.envir
 settings.load_profile("dropopt")
 
 # These folders hold no tests; without this line, collecting doctests would import them.
-collect_ignore = ["benchmarks", "support"]
+collect_ignore = ["benchmarks", "mutants", "support"]
 
 
 def pytest_addoption(parser):

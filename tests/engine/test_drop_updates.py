@@ -119,6 +119,31 @@ def test_updates_are_dropped_by_output_feature(layer, moves):
     assert 0 < sum(stayed) < 4
 
 
+def test_parameters_with_other_features_move_freely():
+    """A parameter of a masked layer that is not one number per output feature, such as a common gain, is not masked."""
+
+    class Scaled(nn.Conv2d):
+        def __init__(self):
+            super().__init__(3, 4, 1)
+            self.gain, self.offsets = nn.Parameter(torch.ones(1)), nn.Parameter(torch.zeros(3))
+
+        def forward(self, x):
+            return self.gain * super().forward(x + self.offsets.view(-1, 1, 1))
+
+    model = nn.Sequential(Scaled(), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4))
+    images = torch.rand(4, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+    with dropopt.attach(model, EngineConfig(drop_updates="only"), example=images, complexity=0.5) as engine:
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        engine.watch(optimizer)
+        for site in engine.sites.values():
+            site.p.fill_(0.999)
+        before = {name: parameter.detach().clone() for name, parameter in model[0].named_parameters()}
+        nn.functional.cross_entropy(model(images), torch.tensor([0, 1, 2, 3])).backward()
+        optimizer.step()
+    moved = {name: not torch.equal(parameter, before[name]) for name, parameter in model[0].named_parameters()}
+    assert moved == {"weight": False, "bias": False, "gain": True, "offsets": True}
+
+
 def test_the_updates_of_a_blocks_last_layers_are_dropped():
     """The makers of a residual sum are the last layers of the block, not its input or earlier layers."""
     block = torchvision.models.resnet.BasicBlock

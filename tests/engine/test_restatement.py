@@ -165,12 +165,15 @@ RANKED = EngineConfig(
 )
 
 
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # Python's, about forks beside threads
 def test_two_ranks_follow_the_paper(tmp_path):
     """Two processes that see different data average their scores and areas, and keep equal rates and weights."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    torch.multiprocessing.spawn(rank_main, (port, str(tmp_path)), nprocs=2)
+    # A fork need not import torch again, but autograd forbids it once a GPU has been used.
+    method = "spawn" if torch.cuda.is_available() else "fork"
+    torch.multiprocessing.start_processes(rank_main, (port, str(tmp_path)), nprocs=2, start_method=method)
     logs = [torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in range(2)]
     assert compare(RANKED, *logs) == 4 * EPOCHS * STEPS
     (_, first), (_, second) = (log[-1] for log in logs)

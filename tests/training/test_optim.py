@@ -36,6 +36,20 @@ class TestOptimizer:
         with pytest.raises(ConfigError, match="no parameter that requires a gradient"):
             fit(model, None, toy(), recipe())
 
+    def test_a_pattern_scales_the_learning_rate(self):
+        """The first pattern that matches a name counts; 0 freezes, and the groups keep their weight decay."""
+        model, patterns = network(), {"0.*": 0.0, "*.bias": 0.5, "4.*": 0.25}
+        groups = make_optimizer(model, recipe(lr_scale=patterns, weight_decay=0.1)).param_groups
+        given = {id(p): (group["lr_scale"], group["weight_decay"]) for group in groups for p in group["params"]}
+        for name, parameter in model.named_parameters():
+            scale = 0.0 if name.startswith("0.") else 0.5 if name.endswith(".bias") else 0.25 if name[0] == "4" else 1.0
+            assert parameter.requires_grad == bool(scale)
+            assert given.get(id(parameter)) == ((scale, 0.1 * (parameter.ndim > 1)) if scale else None)
+        names = ", ".join(name for name, _ in list(model.named_parameters())[:3])
+        message = f"^train.lr_scale: no parameter has a name like '99.\\*'; there are: {names}, ...$"
+        with pytest.raises(ConfigError, match=message):
+            make_optimizer(model, recipe(lr_scale={"0.*": 1.0, "99.*": 1.0}))
+
     @pytest.mark.parametrize("lr", [0.2, 3e-4])
     def test_schedules_are_pytorchs(self, lr):
         """Cosine is CosineAnnealingLR; one cycle anneals as OneCycleLR does, with its defaults; constant stays."""

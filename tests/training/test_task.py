@@ -178,3 +178,22 @@ def test_targets_are_checked():
     split = Split(torch.zeros(4, 2), torch.full((4,), float("nan")))
     with pytest.raises(ConfigError, match="targets hold values that are not finite"):
         Dataset("mine", (), split, split, split)
+    split = Split(torch.zeros(4, 2), torch.zeros(3, 1))
+    with pytest.raises(ConfigError, match=r"^mine: train targets must be a tensor \(4, \.\.\.\), got \(3, 1\)$"):
+        Dataset("mine", (), split, split, split)
+
+
+def test_splits_of_torch_keep_their_names():
+    """Each data set becomes the split of its name; those that are not given are None."""
+    from dropopt.training.data.read_torch import read_torch
+
+    given = {
+        name: TensorDataset(torch.rand(count, 1, 2, 2), torch.arange(count) % 2)
+        for name, count in (("train", 4), ("validation", 2), ("test", 3))
+    }
+    for names in (("train", "validation", "test"), ("train", "test"), ("train",)):
+        source = read_torch("mine", {name: given[name] for name in names})
+        for name, split in given.items():
+            found = getattr(source, name)
+            assert (found is not None) == (name in names)
+            assert found is None or torch.equal(torch.as_tensor(found.labels), split.tensors[1])

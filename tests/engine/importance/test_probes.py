@@ -135,6 +135,17 @@ def test_composite_spares_a_copied_map_less_and_ignores_the_order_of_maps() -> N
     torch.testing.assert_close(composite.uniqueness(maps.flatten(2)[:, order]), unique[order])
 
 
+def test_a_map_counts_as_constant_if_only_rounding_varies() -> None:
+    """A constant whose mean is rounded has no uniqueness, while a small variation around a large mean has."""
+    maps = torch.randn(3, 3, 49, generator=torch.Generator().manual_seed(1))
+    maps[:, 0] = 0.1
+    maps[:, 1] = 1 + 1e-4 * maps[:, 1]
+    assert (maps[:, 0] - maps[:, 0].mean()).norm() > 0  # rounding alone
+    unique = composite.uniqueness(maps)
+    assert unique[0] == 0
+    assert unique[1:].min() > 0.5
+
+
 @pytest.mark.parametrize("groups", [1, 2])
 def test_kernel_norms_follow_output_features(groups: int) -> None:
     """The norm of each output feature's weights, for plain, grouped and transposed convolutions and dense layers."""

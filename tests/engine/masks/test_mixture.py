@@ -97,3 +97,18 @@ def test_code_for_compilers_drops_at_the_same_rates(monkeypatch):
     expected = SHARES @ RATES
     assert ((y == 0).float().mean((0, 2, 3)) - expected).abs().max() < 5 * 0.5 / 20_000**0.5
     assert (y.mean((0, 2, 3)) - 1).abs().max() < 0.03
+
+
+def test_code_for_compilers_draws_the_same_blocks(monkeypatch):
+    """Positions fall together with their neighbours as often as in eager code, for each size of block."""
+    together = {}
+    for traced in (False, True):
+        monkeypatch.setattr("dropopt.engine.masks.mixture.is_traced", lambda x, traced=traced: traced)
+        for size in (1, 2, 4):
+            torch.manual_seed(5)
+            gate = mixture_gate(torch.ones(3000, 4, 8, 8), corner("spatial"), corner("spatial"), RATES, size)
+            dropped = (gate.times(torch.ones(3000, 4, 8, 8)) == 0)[:, 0]
+            together[traced, size] = float((dropped[..., 1:] & dropped[..., :-1]).float().mean())
+    assert together[True, 1] < together[True, 2] < together[True, 4]
+    for size in (1, 2, 4):
+        assert together[True, size] == pytest.approx(together[False, size], abs=0.01)

@@ -2,9 +2,10 @@
 
 import optuna
 import pytest
-from optuna.trial import create_trial
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.trial import TrialState, create_trial
 
-from dropopt.config import ConfigError, RunConfig
+from dropopt.config import Baseline, ConfigError, RunConfig
 from dropopt.study.after.configuration import configuration_of
 from dropopt.study.after.export import exported
 from dropopt.study.store.queries import choose
@@ -59,3 +60,37 @@ def test_what_is_missing_is_said(study, parameters, attributes, said):
         configuration_of(study, study.trials[0])
     assert str(caught.value).startswith("trial 0 of study 'mine'")
     assert "\n" not in str(caught.value)
+
+
+def test_parameters_are_settings_by_section_and_stage(study):
+    """A baseline's parameters are its own settings, and a range for each optimizer is that of the optimizer's setting.
+
+    Suffixes count only on settings that can have them.
+    """
+    for parameters, unknown, engine, train in (
+        ({"kind": "dropout", "p": 0.5, "lr_adamw": 0.125, "r0": 1.0}, ("r0",), Baseline(kind="dropout", p=0.5), 0.125),
+        ({"r0": 0.5, "p": 0.5, "r0_sgd": 0.1, "lr_late": 0.1, "lr": 0.25}, ("p", "r0_sgd", "lr_late"), 0.5, 0.25),
+    ):
+        kinds = {str: lambda value: CategoricalDistribution([value]), float: lambda value: FloatDistribution(0, value)}
+        ranges = {name: kinds[type(value)](value) for name, value in parameters.items()}
+        study.add_trial(create_trial(value=1.0, params=parameters, distributions=ranges))
+        found = configuration_of(study, study.trials[-1])
+        assert (found.stored, found.unknown, found.run.train.lr) == (False, unknown, train)
+        assert (found.run.engine if isinstance(engine, Baseline) else found.run.engine.r0) == engine
+    study.add_trial(create_trial(value=1.0, params={"lr": 0.5}, distributions={"lr": FloatDistribution(0, 1)}))
+    assert configuration_of(study, study.trials[-1]).notice == (
+        "dropopt did not run this trial: the settings among its parameters are used, and defaults for the data, the "
+        "network and all other settings"
+    )
+
+
+def test_a_trial_of_dropopt_that_ended_before_it_had_a_configuration(study):
+    """Its message says why, or else its state; its parameters are not taken for a configuration."""
+    study.set_user_attr("base", {})
+    ranges = {"lr": FloatDistribution(0, 1)}
+    for attributes, said in (({"message": "no such file"}, "no such file"), ({}, "FAIL")):
+        study.add_trial(
+            create_trial(state=TrialState.FAIL, params={"lr": 0.5}, distributions=ranges, user_attrs=attributes)
+        )
+        with pytest.raises(ConfigError, match=f"^trial . of study 'mine' has no configuration to export: {said}$"):
+            configuration_of(study, study.trials[-1])

@@ -1,11 +1,13 @@
 """What ``dropopt train --checkpoints`` keeps, and what an interrupted training continues from."""
 
 import csv
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from dropopt.config import ConfigError, RunConfig
+from dropopt.study.after.keep import Keeper
 from dropopt.study.after.retrain import retrain
 
 
@@ -55,6 +57,41 @@ def test_an_interrupted_training_continues_and_ends_with_the_same_files(tmp_path
     assert all(equal(rates, whole.result.rates[site]) for site, rates in resumed.result.rates.items())
     numbers = [[row[name] for name in row if name != "seconds"] for row in rows(tmp_path / "b")]
     assert numbers == [[row[name] for name in row if name != "seconds"] for row in rows(tmp_path / "a")]
+
+
+def report(epoch, smoothed, **rates):
+    rows = [{"site": site, "applied": rate} for site, rate in rates.items()]
+    columns = {"train_loss": 1.0, "val_loss": 2.0, "val_accuracy": 0.5, "lr": 0.1, "seconds": 3.0}
+    return SimpleNamespace(epoch=epoch, smoothed_loss=smoothed, rates=rows, **columns)
+
+
+def test_the_best_epoch_is_the_first_with_the_lowest_smoothed_loss(tmp_path):
+    """Also after an interruption; the table has a column for each place of the last epoch."""
+    folder, model = tmp_path / "new" / "folder", torch.nn.Linear(1, 1)
+    folder.mkdir(parents=True)
+    for name in (".last.pt.1.tmp", ".best.pt.2.tmp", ".summary.csv.3.tmp", "notes.tmp"):
+        (folder / name).write_text("left by a process that was killed")
+    keeper = Keeper(folder)
+    assert [path.name for path in folder.iterdir()] == ["notes.tmp"]
+    assert keeper.resume == folder / "resume.ckpt"
+    bests = []
+    for epoch, smoothed in enumerate((3.0, 2.0, 2.0, 5.0, 1.0), start=1):
+        if epoch == 4:  # interrupted
+            keeper = Keeper(folder)
+            keeper.resumed(report(e, s, a=0.1) for e, s in ((1, 3.0), (2, 2.0), (3, 2.0)))
+        torch.nn.init.constant_(model.weight, epoch)
+        keeper.keep(model, report(epoch, smoothed, a=0.1, **({"b": 0.2} if epoch == 5 else {})))
+        assert weights(folder / "last.pt")["weight"].item() == epoch
+        bests.append(weights(folder / "best.pt")["weight"].item())
+    assert bests == [1, 2, 2, 2, 5]
+    lines = (folder / "summary.csv").read_text().splitlines()
+    assert lines[0] == "epoch,train_loss,val_loss,smoothed_loss,val_accuracy,lr,seconds,rate.a,rate.b"
+    assert lines[1] == "1,1.0,2.0,3.0,0.5,0.1,3.0,0.1,"
+    assert lines[5] == "5,1.0,2.0,1.0,0.5,0.1,3.0,0.1,0.2"
+    (folder / "summary.csv").unlink()
+    (folder / "summary.csv").mkdir()
+    with pytest.raises(ConfigError, match=r"^\S+summary\.csv cannot be written: Is a directory$"):
+        keeper.keep(model, report(6, 9.0, a=0.1))
 
 
 def test_a_folder_that_cannot_be_written_is_reported_first(tmp_path):

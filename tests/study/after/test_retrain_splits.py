@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from dropopt.config import RunConfig, TrainConfig
 from dropopt.export import Exported
-from dropopt.study.after.retrain import configured, retrain
+from dropopt.study.after.retrain import configured, retrain, save_weights
+from dropopt.study.run.errors import StudyError
 
 OWN = """
 import torch
@@ -67,3 +68,26 @@ def test_options_override_the_recipe_and_nothing_else(run):
     changed = configured(Exported(run, {}), {"epochs": 3, "lr": 0.2})
     assert changed.train == TrainConfig(**{**run.train.model_dump(), "epochs": 3, "lr": 0.2})
     assert changed.model_copy(update={"train": run.train}) == run
+
+
+def test_notices_and_failures(run, tmp_path):
+    """Other data than those of the study are reported, a loss that diverges is an error of the study, and so on."""
+    short = run.model_copy(update={"train": run.train.model_copy(update={"epochs": 1})})
+    notices = []
+    for provenance in ({"data_fingerprint": {"train": "x"}}, {}):
+        done = retrain(short, provenance, threads=2, on_notice=notices.append, on_epoch=lambda report: None)
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(1)
+    same = {"data_fingerprint": done.data.fingerprint}
+    retrain(short, same, threads=1, on_notice=notices.append, on_epoch=lambda report: None)
+    assert [notice for notice in notices if notice not in done.data.notices] == [
+        "the data differ from those of the study, so the study may have trained on images of this test split"
+    ]
+    assert (done.run, done.weights.keys()) == (short, done.network.state_dict().keys())
+    wild = run.model_copy(update={"train": run.train.model_copy(update={"lr": 1e30})})
+    with pytest.raises(StudyError, match="loss"):
+        retrain(wild, {}, threads=1, on_notice=print, on_epoch=lambda report: None)
+    save_weights(done.weights, tmp_path / "best.pt")
+    assert torch.load(tmp_path / "best.pt", weights_only=True).keys() == done.weights.keys()
+    with pytest.raises(StudyError, match=r"^the weights cannot be written to \S+best\.pt/a\.pt: (Not a dir|File ex)"):
+        save_weights(done.weights, tmp_path / "best.pt" / "a.pt")

@@ -383,6 +383,20 @@ def test_an_enumerating_base_does_not_see_the_blend() -> None:
     assert set(reduced.params) == set(reduced.distributions) == {"n", "k"}
 
 
+def test_any_other_base_sees_the_blend() -> None:
+    """A base that models parameters jointly can learn how the others depend on the shares."""
+    seen = []
+
+    class Seeing(RandomSampler):
+        def sample_relative(self, study: Study, trial: FrozenTrial, search_space: Any) -> dict[str, Any]:
+            seen.append(set(study.get_trials(deepcopy=False)[0].params))
+            return super().sample_relative(study, trial, search_space)
+
+    done = create_trial(value=1.0, params={"w_a": 0.5, "n": 3}, distributions={"w_a": UNIT, "n": COUNT})
+    study_of(EfficacySampler(Seeing(seed=0), NAMES, seed=0), [done]).ask().suggest_int("n", 0, 9)
+    assert seen == [{"w_a", "n"}]
+
+
 def test_fixed_shares_of_nested_bases() -> None:
     """What the outer of two samplers fixes takes precedence; a fixed share is suggested and is not drawn."""
     inner = PartialFixedSampler({"w_a": 0.1, "w_b": 0.2}, RandomSampler(seed=0))

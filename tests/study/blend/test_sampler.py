@@ -171,12 +171,13 @@ def test_draws_depend_on_storage_alone() -> None:
     assert draws[0] == draws[1] == draws[2]
 
 
-def test_the_remembered_model_changes_no_draw() -> None:
-    """One sampler for 130 trials, which reuses models, makes the same draws as a new sampler for each trial."""
+def test_the_remembered_model_changes_no_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One sampler for 45 trials, which reuses models, makes the same draws as a new sampler for each trial."""
+    monkeypatch.setattr("dropopt.study.blend.sampler.RENEWALS", 12)  # two trials share a model from the 24th on
     histories = []
     for lasting in (True, False):
         study = optuna.create_study(sampler=EfficacySampler(RandomSampler(seed=0), NAMES, seed=4))
-        for _ in range(130):
+        for _ in range(45):
             if not lasting:
                 study.sampler = EfficacySampler(RandomSampler(seed=0), NAMES, seed=4)
             trial = study.ask()

@@ -3,7 +3,7 @@
 import pytest
 
 from dropopt.config import Baseline, ConfigError, RunConfig
-from dropopt.study.define.settings import Setting, changed_run
+from dropopt.study.define.settings import Setting, changed, changed_run
 
 
 def test_a_value_is_read_as_in_a_file():
@@ -14,6 +14,17 @@ def test_a_value_is_read_as_in_a_file():
     assert run.engine == Baseline(kind="dropout"), "another kind of engine begins with its defaults"
     assert changed_run(run, [Setting.read("model.name=vgg")]).model.options == {}, "options belong to their network"
     assert changed_run(run, [Setting.read("model.name=small")]).model.options == {"head": 7}
+
+
+def test_what_resets_the_others_comes_first():
+    """The order on the command line does not matter."""
+    for texts in (["model.options.head=7", "model.name=vgg"], ["engine.p=0.5", "engine.kind=dropout"]):
+        settings = [Setting.read(text) for text in texts]
+        values = changed({"model": {"name": "small", "options": {"a": 1}}, "engine": {"r0": 0.5}}, settings)
+        assert values == changed(
+            {"model": {"name": "small", "options": {"a": 1}}, "engine": {"r0": 0.5}}, settings[::-1]
+        )
+    assert values["engine"] == {"kind": "dropout", "p": 0.5}
 
 
 @pytest.mark.parametrize(

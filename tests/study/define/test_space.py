@@ -6,6 +6,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from dropopt.config import Baseline, ConfigError, EngineConfig, RunConfig, TrainConfig
 from dropopt.study import Study
@@ -272,10 +273,39 @@ def test_the_fingerprint_depends_on_content_only(tmp_path):
     assert one == two != other
 
 
+def test_distributions_are_those_of_the_file(tmp_path):
+    """Each range becomes one distribution of Optuna, which the trial gets under the same name."""
+    text = """
+engine:
+  r0: {low: 0.1, high: 0.5, step: 0.2}
+  alpha: {low: 0.01, high: 1.0, log: true}
+  block_size: {low: 3, high: 9, step: 2}
+  update_every: {low: 1, high: 8, log: true}
+  lambda_loss: {low: 0.5, high: 1.0, unit: ln_classes}
+  pattern: [element, spatial]
+"""
+    expected = {
+        "r0": FloatDistribution(0.1, 0.5, step=0.2),
+        "alpha": FloatDistribution(0.01, 1.0, log=True),
+        "block_size": IntDistribution(3, 9, step=2),
+        "update_every": IntDistribution(1, 8, log=True),
+        "lambda_loss": FloatDistribution(0.5 * math.log(7), math.log(7)),
+        "pattern": CategoricalDistribution(("element", "spatial")),
+    }
+    found = space(tmp_path, text)
+    assert {parameter.name: parameter.distribution(7) for parameter in found.parameters} == expected
+    trial = optuna.create_study().ask()
+    found.suggest(trial, 7)
+    assert trial.distributions == expected
+
+
 MISTAKES = {
     "engine:\n  alfa: {low: 0, high: 1}\n": "2: unknown name 'alfa' in engine; did you mean 'alpha'? known: r0, alpha",
     "engin:\n  r0: 1\n": "1: unknown name 'engin' in a search space; did you mean 'engine'? known: engine, train",
     "engine:\n  r0: {low: 0.5, high: 0.2}\n": "2: r0: low must be below high, got 0.5 and 0.2",
+    "engine:\n  r0: {low: 0.5, high: 0.5}\n": "2: r0: low must be below high, got 0.5 and 0.5",
+    f"engine:\n  r0: {'x' * 60}\n": f"2: r0 must be in [0, 1], got {'x' * 60}",
+    f"engine:\n  r0: {'x' * 61}\n": f"2: r0 must be in [0, 1], got {'x' * 57}...",
     "train:\n  lr: {low: 0, high: 1, log: true}\n": "2: lr: low is 0; lr must be a number > 0",
     "engine:\n  kappa: {low: 0, high: 1, log: true}\n": "2: kappa: a log range must start above 0, got low 0",
     "engine:\n\n  r0:\n    low: 0\n    high: 1.3\n": "5: r0: high is 1.3; r0 must be in [0, 1]",

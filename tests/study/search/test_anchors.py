@@ -90,6 +90,21 @@ def test_an_anchor_that_the_space_cannot_express_is_left_out(tmp_path):
     assert list(found) == ["channel 0.2", "engine's default"]
 
 
+def test_anchors_follow_the_study(tmp_path):
+    """Settings of the study hold, and choices of training are those of the study."""
+    path = tmp_path / "space.yaml"
+    path.write_text(
+        "engine:\n  r0: {low: 0.0, high: 0.5}\n  w_structured: 0.0\n  w_contextual: 0.0\n  w_pfid: 0.0\n"
+        "  pattern: element\ntrain:\n  schedule: [cosine, constant, onecycle]\n"
+    )
+    found = runs(Space.load(path), RunConfig(engine=EngineConfig(alpha=0.0)))
+    assert list(found) == ["no dropout", "element 0.1", "engine's default"]
+    assert {run.train.schedule for run in found.values()} == {RunConfig().train.schedule} == {"onecycle"}
+    found = engines(tmp_path, "engine:\n  kind: [dropout, none]\n  p: {low: 0.05, high: 0.5}\n")
+    assert list(found) == ["no dropout", "dropout 0.1"]
+    assert (found["no dropout"].kind, found["no dropout"].p > 0) == ("none", True)
+
+
 def test_values_lie_on_the_grid(tmp_path):
     """A range with a step or of integers is met exactly, and a missing default is replaced by the middle."""
     text = "engine:\n  r0: {low: 0.3, high: 0.6, step: 0.1}\n  block_size: {low: 4, high: 9, step: 5}\n"

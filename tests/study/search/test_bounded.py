@@ -1,6 +1,7 @@
 """The sampler and the pruner whose cost does not grow with the study."""
 
 import warnings
+from unittest.mock import Mock
 
 import optuna
 import pytest
@@ -95,3 +96,23 @@ def test_quick_tpe_draws_like_optunas(conditional):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of the argument `group`
         assert draws(QuickTPESampler) == draws(optuna.samplers.TPESampler)
+
+
+def test_every_call_reaches_the_sampler_unchanged():
+    """Below the limit, with the study itself."""
+    base = Mock(spec=optuna.samplers.BaseSampler)
+    sampler, study = RecentSampler(base, limit=10, best=3), optuna.create_study()
+    study.ask()
+    (trial,) = study.get_trials()
+    calls = {
+        "reseed_rng": (),
+        "before_trial": (study, trial),
+        "infer_relative_search_space": (study, trial),
+        "sample_relative": (study, trial, UNIT),
+        "sample_independent": (study, trial, "x", UNIT["x"]),
+        "after_trial": (study, trial, TrialState.COMPLETE, [1.0]),
+    }
+    for name, arguments in calls.items():
+        assert getattr(sampler, name)(*arguments) in (None, getattr(base, name).return_value)
+        getattr(base, name).assert_called_once_with(*arguments)
+    assert str(sampler) == f"RecentSampler({base})"

@@ -92,6 +92,8 @@ def test_a_prior_from_a_storage(tmp_path: Path) -> None:
         study.add_trials(random_study(count).trials)
     assert len(load_prior("s", first).evidence["rows"]) == 9
     assert len(load_prior(f"s@{second}", first).evidence["rows"]) == 11
+    with pytest.raises(ConfigError, match="no study 'nothing' in this storage; known: s"):
+        load_prior("nothing", first)
     with pytest.raises(ConfigError, match="no storage at"):
         load_prior("s", f"sqlite:///{tmp_path}/third.db")
     assert not (tmp_path / "third.db").exists()

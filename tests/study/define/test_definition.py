@@ -1,0 +1,96 @@
+"""The study of a script, the files that a name means, and the configuration that all trials share."""
+
+import re
+
+import pytest
+
+from dropopt.config import ConfigError
+from dropopt.study import Study
+from dropopt.study.define import shipped
+from dropopt.study.define.script import load
+from dropopt.study.define.space import Space
+
+
+def test_a_name_means_a_file_or_a_shipped_one(tmp_path, monkeypatch):
+    """A file in the current folder, then one beside the script, then a shipped one; else what is wrong."""
+    beside = tmp_path / "beside"
+    beside.mkdir()
+    monkeypatch.chdir(tmp_path)
+    for name in ("mine.yaml", "paper.yaml", "other.yml"):
+        (beside / name).write_text("")
+    (tmp_path / "mine.txt").write_text("")
+    (tmp_path / "folder.yaml").mkdir()
+    find = shipped.find
+    assert find("search_spaces", "mine.yaml", beside) == beside / "mine.yaml"
+    assert find("search_spaces", "other.yml", beside) == beside / "other.yml"
+    (tmp_path / "mine.yaml").write_text("")
+    assert str(find("search_spaces", "mine.yaml", beside)) == "mine.yaml"
+    assert find("search_spaces", str(beside / "mine.yaml"), tmp_path) == beside / "mine.yaml"
+    assert find("search_spaces", "paper", beside).name == "paper.yaml"
+    known = ", ".join(shipped.names("search_spaces"))
+    for name, said in (
+        ("no.yaml", f"search space no.yaml does not exist; give a .yaml file or one of: {known}"),
+        ("mine.txt", "search space mine.txt is not a .yaml file; give a .yaml file or one of: "),
+        ("folder.yaml", "search space folder.yaml is a folder; give a .yaml file or one of: "),
+        ("papr", "no search space 'papr'; did you mean 'paper'? known: "),
+    ):
+        with pytest.raises(ConfigError, match="^" + re.escape(said)):
+            find("search_spaces", name)
+    with pytest.raises(ConfigError, match=r"^no study 'digit'; did you mean 'digits'\? known: .* path of a .py file"):
+        find("studies", "digit")
+
+
+def test_a_script_defines_one_study(tmp_path, monkeypatch):
+    """It runs under another name than ``__main__``; the same study under two names is one."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "own.py"
+    text = "from dropopt.study import Study\na = b = Study(name='a' if __name__ != '__main__' else 'x')\n"
+    path.write_text(text)
+    study, found = load("own.py")
+    assert (study.name, found) == ("a", path)
+    path.write_text("from dropopt.study import Study\nc, d = Study(name='c'), Study(name='d')\n")
+    message = rf"^{re.escape(str(path))} must define one Study \(study = Study\(...\)\), found 2$"
+    with pytest.raises(ConfigError, match=message):
+        load("own.py")
+
+
+def test_the_shared_configuration(tmp_path):
+    """Settings of the study and of the space; what both of them decide is refused."""
+    space = Space.load("dropout")
+    run = Study(name="a", train={"epochs": 7}, data={"subset": 50}).base(space)
+    assert (run.train.epochs, run.data.subset) == (7, 50)
+    (tmp_path / "one.yaml").write_text("engine:\n  r0: {low: 0, high: 0.5}\n")
+    one = Space.load(tmp_path / "one.yaml")
+    assert Study(name="a", engine={"alpha": 0.5}).base(one).engine.alpha == 0.5
+    for engine, said in (
+        ({"r0": 0.1}, r"^study 'a' sets engine.r0, which space '.*one.*' searches; remove one of the two$"),
+        ({"kind": "dropout"}, r"^study 'a' sets the baseline engine.kind = 'dropout', but space '.*' searches the"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            Study(name="a", engine=engine).base(one)
+
+
+def network():
+    """A function of the user."""
+
+
+def test_functions_become_names():
+    """A section, its name, and the functions of a task may be functions; a study is checked when it is made."""
+    named = f"{__name__}:network"
+    study = Study(name="a", model=network, data={"name": network, "subset": 9}, task={"loss": network})
+    assert (study.model.name, study.data.name, study.data.subset, study.task.loss) == (named, named, 9, named)
+    assert Study(name="a", model={"name": "vgg"}, data={"subset": 9}).model.name == "vgg"
+    with pytest.raises(ConfigError, match=r"^study: n_trials must be an integer .*, got 'x'$"):
+        Study(name="a", n_trials="x")
+    with pytest.raises(ConfigError, match=r"^study: task\.loss must be a function"):
+        Study(name="a", task={"loss": lambda a, b: a})
+
+
+def test_a_space_lies_beside_the_script(tmp_path):
+    """A range that depends on the optimizer is that of the study's; it may be choices."""
+    (tmp_path / "by.yaml").write_text(
+        "train:\n  lr: {by: {optimizer: {sgd: {choices: [0.1, 0.2]}, adamw: {low: 0.001, high: 0.01}}}}\n"
+    )
+    for optimizer, choices, low in (("sgd", (0.1, 0.2), 0.0), ("adamw", (), 0.001)):
+        (lr,) = Study(name="a", space="by.yaml", train={"optimizer": optimizer}).load_space(tmp_path).parameters
+        assert (lr.name, lr.choices, lr.low) == ("lr", choices, low)

@@ -1,0 +1,144 @@
+"""What a trainer answers to each message, in this process."""
+
+import io
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from dropopt.config import RunConfig
+from dropopt.study.run import trainer as module
+from dropopt.study.run.messages import (
+    Done,
+    Failed,
+    Prepare,
+    Ready,
+    Report,
+    Stopped,
+    Train,
+    decode_from_trainer,
+    encode,
+)
+from dropopt.study.run.trainer import MESSAGE_CHARACTERS, TRACE_CHARACTERS, Trainer, failure
+
+RUN = RunConfig.parse({"train": {"lr": 0.5}})
+
+
+@pytest.fixture(name="answers")
+def _answers(monkeypatch):
+    """A function ``answers(message, load, train)`` that returns the messages of a trainer with these functions."""
+
+    def answers(message, load=None, train=None, before=lambda trainer: None):
+        monkeypatch.setitem(sys.modules, "given", SimpleNamespace(load=load, train=train))
+        sink = io.StringIO()
+        trainer = Trainer(io.StringIO(), sink, load="given:load", train="given:train")
+        before(trainer)
+        trainer._handle(message)
+        return [decode_from_trainer(line) for line in sink.getvalue().splitlines()]
+
+    return answers
+
+
+def report(epoch, **more):
+    losses = {"train_loss": 1.5, "val_loss": 2.5, "smoothed_loss": 3.5, "objective": 4.5}
+    return SimpleNamespace(epoch=epoch, epochs=3, val_accuracy=0.5, **losses, **more)
+
+
+def test_what_is_ready(answers):
+    """Classes, hashes, notices, places, complexity and sizes of the data that ``load`` returns for the run."""
+    data = SimpleNamespace(classes=("a", "b"), fingerprint={"train": "x"}, notices=("n",))
+    given = {"sites": {"auto": ["c"]}, "complexity": 0.25}
+    runs = []
+    for facts in ({}, {"facts": None}):
+        load = lambda run, facts=facts: runs.append(run) or SimpleNamespace(data=data, **given, **facts)  # noqa: E731
+        assert answers(Prepare(RUN), load) == [Ready(2, {"train": "x"}, ["n"], {"auto": ["c"]}, 0.25, None)]
+    assert runs == [RUN, RUN]
+
+
+def test_a_trial_is_reported_and_done(answers, monkeypatch):
+    """Each epoch, those before the checkpoint first, and the result; the duration is that of training."""
+    clock = iter((10.0, 12.3456))
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
+    rates = {"rates": [{"site": "s", "applied": 0.5, "other": 1}], "weights": {"pfid": 0.25}}
+    seen = []
+
+    def train(run, on_epoch, **options):
+        seen.append((run, options.get("checkpoint")))
+        if options:
+            options["on_resume"]([report(1)])
+        on_epoch(report(2, **rates))
+        scores = {"ece": torch.tensor(0.5)}
+        return SimpleNamespace(objective=1, best_epoch=2, best_val_loss=3, best_val_accuracy=0.75, scores=scores), 0, 0
+
+    numbers = (1.5, 2.5, 0.5, 3.5, 4.5)
+    second = Report(7, 2, 3, *numbers, {"s": 0.5}, {"pfid": 0.25})
+    done = Done(7, 1.0, 2, 3.0, 0.75, 2.346, {"ece": 0.5})
+    assert answers(Train(7, RUN), train=train) == [second, done]
+    clock = iter((0.0, 2.346))
+    assert answers(Train(7, RUN, "/tmp/c.pt"), train=train) == [Report(7, 1, 3, *numbers), second, done]
+    assert [(run, str(path)) for run, path in seen] == [(RUN, "None"), (RUN, "/tmp/c.pt")]
+
+
+def test_a_trial_stops_after_a_step_or_an_epoch(answers):
+    """A request to stop the last trial does not stop this one; the hook on steps is gone afterwards."""
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    parameter.grad = torch.ones(1)
+    optimizer, seen = torch.optim.SGD([parameter], lr=1.0), []
+
+    def train(run, on_epoch):
+        assert not trainers[-1]._stop
+        seen.append("began")
+        trainers[-1]._stop = True
+        optimizer.step() if by == "step" else on_epoch(report(1))
+        seen.append("went on")
+
+    def before(trainer):
+        trainer._stop = True
+        trainers.append(trainer)
+
+    trainers = []
+    for by in ("step", "epoch"):
+        *reports, last = answers(Train(7, RUN), train=train, before=before)
+        assert last == Stopped(7)
+        assert len(reports) == (by == "epoch")
+    assert seen == ["began"] * 2
+    optimizer.step()
+
+
+@pytest.mark.parametrize("error", [ValueError("x" * 9000), SystemExit(), MemoryError("no")])
+def test_an_error_ends_the_trial_alone(answers, error):
+    """Its class, message, file and line, and the end of the traceback; errors of the preparation have no trial."""
+
+    def fail(*_):
+        raise error
+
+    line = fail.__code__.co_firstlineno + 1
+    for message, trial in ((Train(7, RUN), 7), (Prepare(RUN), None)):
+        (found,) = answers(message, load=fail, train=fail)
+        assert isinstance(found, Failed)
+        assert (found.trial, found.error) == (trial, type(error).__name__)
+        assert found.message == (str(error)[:MESSAGE_CHARACTERS] or "SystemExit")
+        assert found.where == f"{__file__}, line {line}"
+        assert len(found.trace) <= TRACE_CHARACTERS
+        assert found.out_of_memory == isinstance(error, MemoryError)
+    assert failure(None, KeyError("a")).where == "nowhere"
+    assert failure(3, KeyError("a")).trace == "KeyError: 'a'\n"
+
+
+def test_messages_are_read_in_order(monkeypatch):
+    """A stop concerns the running trial only. The process ends with its owner, or at a line that is no message."""
+    ends = []
+    monkeypatch.setattr(module.os, "_exit", lambda code: ends.append(code))
+    for lines, stopped, codes in (
+        ('{"trial": 7, "kind": "stop"}\n', True, [0]),
+        ('{"trial": 6, "kind": "stop"}\n', False, [0]),
+        ("nonsense\n", False, [1, 0]),
+    ):
+        ends.clear()
+        source = io.StringIO(encode(Prepare(RUN)) + encode(Train(7, RUN)) + lines)
+        trainer = Trainer(source, io.StringIO(), load="a:b", train="a:b")
+        trainer._trial = 7
+        trainer._listen()
+        assert [trainer._work.get_nowait(), trainer._work.get_nowait()] == [Prepare(RUN), Train(7, RUN)]
+        assert (trainer._stop, ends) == (stopped, codes)
