@@ -1,10 +1,10 @@
 """Which pruner finds the best trial with the fewest epochs? Replays the learning curves of trials that were stored.
 
-    python -m tests.benchmarks.pruning sqlite:///runs/curves.db     one row for each study and pruner
+    python -m tests.benchmarks.pruning sqlite:///runs/evidence-fashion.db     one table for each storage
 
-The complete trials of each study are drawn in random orders and reported to each pruner, epoch by epoch. Nothing is
-trained, so that many orders and pruners can be compared on the same curves. Curves of studies that were pruned favour
-the pruner that let them pass: run the study with ``--pruner none`` first, for example
+The complete trials of all searches in a storage are drawn in random orders and reported to each pruner, epoch by epoch.
+Nothing is trained, so that many orders and pruners can be compared on the same curves. Curves of studies that were
+pruned favour the pruner that let them pass. For curves that favour none, run a study with ``--pruner none`` first:
 
     dropopt run fashion_mnist --pruner none --sampler random --n-trials 40 --storage sqlite:///runs/curves.db
 """
@@ -31,13 +31,24 @@ from tests.benchmarks.throughput import print_table
 
 Curves = np.ndarray[Any, Any]
 
-#: Each study is replayed until its trials have used as many epochs as this number of complete trials.
+#: Endings of the names of studies that repeat configurations of others.
+LEFT_OUT = ("-confirmed", "-tested")
+
+#: Each order is replayed until its trials have used as many epochs as this number of complete trials.
 BUDGET = 12
 
 
-def curves(study: optuna.Study) -> Curves:
-    """Return (n, epochs + 1) what the complete trials reported at each epoch, and their final values."""
-    complete = [t for t in study.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE]
+def curves(storage: str) -> Curves:
+    """Return (n, epochs + 1) what the complete trials reported at each epoch, and their final values.
+
+    The studies of ``dropopt confirm``, which repeat configurations, are left out.
+    """
+    complete = [
+        trial
+        for name in optuna.get_all_study_names(storage)
+        for trial in optuna.load_study(study_name=name, storage=storage).get_trials(deepcopy=False)
+        if trial.state == TrialState.COMPLETE and not name.endswith(LEFT_OUT)
+    ]
     longest = max((len(t.intermediate_values) for t in complete), default=0)
     rows = [
         [*(value for _, value in sorted(t.intermediate_values.items())), t.value]
@@ -80,19 +91,17 @@ def replay(values: Curves, order: np.ndarray[Any, Any], pruner: BasePruner) -> t
 
 
 def main() -> None:
-    """Replay the studies of the storages that the command line names."""
+    """Replay the trials of the storages that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("storages", nargs="+", help="URLs of the storages")
-    parser.add_argument("--orders", type=int, default=40, help="random orders of the trials of each study")
+    parser.add_argument("--orders", type=int, default=40, help="random orders of the trials")
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     for storage in options.storages:
-        for name in optuna.get_all_study_names(storage):
-            values = curves(optuna.load_study(study_name=name, storage=storage))
-            if len(values) <= BUDGET:
-                print(f"{name}: left out, since it has no more than {BUDGET} complete trials")
-                continue
-            report(name, values, options.orders)
+        values = curves(storage)
+        if len(values) <= BUDGET:
+            parser.error(f"{storage} has {len(values)} complete trials, and more than {BUDGET} are needed")
+        report(storage, values, options.orders)
 
 
 def report(name: str, values: Curves, count: int) -> None:

@@ -43,12 +43,13 @@ def find(kind: str, name: str, beside: Path | None = None) -> Path:
         wrong_kind = "is a folder" if given.is_dir() else f"is not a {suffix} file"
         what = wrong_kind if given.exists() else "does not exist"
         raise ConfigError(f"{thing} {name} {what}; give a {suffix} file or one of: {', '.join(shipped)}")
-    networks = [name] if name in NETWORKS else elsewhere(name, shipped) if kind == "studies" else []
-    if networks and networks[0].rpartition(":")[2] == name.casefold():
-        raise ConfigError(
-            f"{name!r} is a network, not a study; to search with it: dropopt run digits --model {networks[0]}, or "
-            f"dropopt run folder --data folder:PATH --model {networks[0]} for your own images"
-        )
+    if kind == "studies":
+        networks = [name] if name in NETWORKS else elsewhere(name, shipped)
+        if networks and networks[0].rpartition(":")[2] == name.casefold():
+            raise ConfigError(
+                f"{name!r} is a network, not a study; to search with it: dropopt run digits --model {networks[0]}, or "
+                f"dropopt run folder --data folder:PATH --model {networks[0]} for your own images"
+            )
     raise ConfigError(f"no {thing} {name!r}; {suggestion(name, shipped)} (or the path of a {suffix} file)")
 
 

@@ -28,7 +28,7 @@ def resume(storage, number, targets=fake_study.FAKE):
 
 def test_a_resumed_trial_equals_one_that_was_not_pruned(tmp_path, capsys):
     """Its reports have the same bits: from the checkpoint that was kept, and from the beginning without one."""
-    given = {"train": {"epochs": 3, "batch_size": 32}, "data": {"subset": 100}, "sampler": "random", "n_trials": 8}
+    given = {"train": {"epochs": 3, "batch_size": 32}, "data": {"subset": 100}, "sampler": "random", "n_trials": 12}
     study = fake_study.make(**given, space="no_dropout", pruner="median", keep_checkpoints=1, seed=3)
     storage, folder = tmp_path / "s.log", tmp_path / "s.log.checkpoints"
     assert session.run(session.Request(study, Path(__file__), str(storage), 1, "dropopt run fake")) == 0
@@ -45,7 +45,7 @@ def test_a_resumed_trial_equals_one_that_was_not_pruned(tmp_path, capsys):
         train_run(RunConfig.parse(trials(storage)[number].user_attrs["config"]), reports.append)
         assert new.intermediate_values == {report.epoch: report.smoothed_loss for report in reports}
     assert not folder.exists()
-    assert counted(trials(storage)) == 8, "trials that continue others do not count"
+    assert counted(trials(storage)) == 12, "trials that continue others do not count"
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import numpy as np
 import optuna
 import pytest
 from optuna.pruners import HyperbandPruner, NopPruner
-from optuna.samplers import CmaEsSampler, GPSampler, RandomSampler, TPESampler
+from optuna.samplers import CmaEsSampler, GPSampler, RandomSampler
 from optuna.trial import TrialState, create_trial
 from scipy.stats import t as student_t
 
@@ -21,6 +21,7 @@ from dropopt.study.blend.sampler import EfficacySampler
 from dropopt.study.search.forecast import ForecastPruner, chance_to_win
 from dropopt.study.search.percentile import QuickPercentilePruner
 from dropopt.study.search.pruners import make_pruner
+from dropopt.study.search.quick_tpe import QuickTPESampler
 from dropopt.study.search.recent import RecentSampler
 from dropopt.study.search.samplers import blend_of, make_sampler
 
@@ -149,7 +150,7 @@ def tpe_in(sampler: Any) -> Any:
     """The TPE sampler that sees a limited number of trials."""
     assert type(sampler) is RecentSampler
     assert (sampler._limit, sampler._best) == (500, 50)
-    assert type(sampler._base_sampler) is TPESampler
+    assert type(sampler._base_sampler) is QuickTPESampler
     return sampler._base_sampler
 
 
@@ -162,7 +163,7 @@ def test_samplers_by_name() -> None:
     random, recent, handover, cmaes = made
     tpe = tpe_in(recent)
     gp = handover._first
-    assert [type(one) for one in (random, tpe, gp, cmaes)] == [RandomSampler, TPESampler, GPSampler, CmaEsSampler]
+    assert [type(one) for one in (random, tpe, gp, cmaes)] == [RandomSampler, QuickTPESampler, GPSampler, CmaEsSampler]
     assert isinstance(handover._then, RecentSampler)
     expected = float(RandomSampler(seed=5)._rng.rng.random())
     assert [state(random), state(tpe), state(gp)] == [expected] * 3
