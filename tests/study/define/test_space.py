@@ -13,7 +13,7 @@ from dropopt.study import Study
 from dropopt.study.define import shipped
 from dropopt.study.define.space import Space
 
-SHIPPED = ["blend", "compact", "dropout", "no_dropout", "paper"]
+SHIPPED = ["blend", "compact", "dropout", "even_blend", "no_dropout", "paper"]
 
 BY_OPTIMIZER = """train:
   lr: {by: {optimizer: {sgd: {low: 0.1, high: 0.5}, adamw: {low: 1e-4, high: 1e-2, log: true}}}}
@@ -59,7 +59,7 @@ def test_compact_space_searches_ten_settings_of_the_engine():
     """The compact space searches ten settings of the engine; all arms search the same settings of training."""
     found = Space.load("compact").parameters
     assert sum(parameter.section == "engine" for parameter in found) == 10
-    for arm in ("no_dropout", "dropout", "blend"):
+    for arm in ("no_dropout", "dropout", "blend", "even_blend"):
         train = [p for p in Space.load(arm).parameters if p.section == "train"]
         assert train == [parameter for parameter in found if parameter.section == "train"]
 

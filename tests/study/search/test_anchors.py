@@ -18,6 +18,7 @@ from dropopt.study.store.search_ledger import SearchLedger
 NAMES = {
     "compact": ["no dropout", "element 0.1", "channel 0.2", "spatial 0.2", "engine's default"],
     "paper": ["no dropout", "element 0.1", "channel 0.2", "spatial 0.2", "engine's default"],
+    "even_blend": ["no dropout", "engine's default"],
     "blend": ["no dropout", "element 0.1", "engine's default"],
     "dropout": ["no dropout", "dropout 0.1", "dropout2d 0.2", "dropblock 0.2", "stochastic_depth 0.2"],
     "no_dropout": [],

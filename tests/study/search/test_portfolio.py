@@ -56,6 +56,7 @@ EXPRESSED = {
     "compact": [1, 2, 3, 4],
     "paper": [1, 2, 3, 4],
     "blend": [1, 2, 4],
+    "even_blend": [1],
     "dropout": [2, 3, 4],
     "no_dropout": [4],
 }
