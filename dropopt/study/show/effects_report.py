@@ -16,10 +16,12 @@ LISTED = 4
 
 
 def effects_parts(effects: Effects) -> list[RenderableType]:
-    """The five answers in short, in full, and a table of the parameters."""
-    parts: list[RenderableType] = [_short(effects), Text("")] if effects.factors else []
-    for answer in effects.answers:
-        text = Text(f"{answer.title}: ", style="bold")
+    """The five answers in short, in full, and a table of the parameters; an answer to all five is given once."""
+    alike = len({answer.text for answer in effects.answers}) == 1
+    parts: list[RenderableType] = [_short(effects), Text("")] if effects.factors and not alike else []
+    titles = ", ".join(answer.title for answer in effects.answers).capitalize()
+    for answer in effects.answers[:1] if alike else effects.answers:
+        text = Text(f"{titles if alike else answer.title}: ", style="bold")
         text.append(answer.text, style="" if answer.found else "yellow")
         parts.append(text)
     if not effects.factors:

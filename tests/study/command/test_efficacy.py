@@ -22,7 +22,7 @@ def storage(tmp_path):
 def test_a_study_without_a_blend_is_answered(storage, capsys):
     """The command succeeds, as text and as JSON."""
     efficacy(study="plain", storage=storage)
-    assert "How much: Too few trials to say: 6" in capsys.readouterr().out
+    assert "Which dropout, how much, where, when, whether at all: Too few trials to say: 6" in capsys.readouterr().out
     efficacy(storage=storage, as_json=True)
     found = json.loads(capsys.readouterr().out)
     assert found["study"] == "plain"
