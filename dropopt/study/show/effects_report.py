@@ -16,14 +16,18 @@ LISTED = 4
 
 
 def effects_parts(effects: Effects) -> list[RenderableType]:
-    """The five answers in short, in full, and a table of the parameters; an answer to all five is given once."""
-    alike = len({answer.text for answer in effects.answers}) == 1
-    parts: list[RenderableType] = [_short(effects), Text("")] if effects.factors and not alike else []
-    titles = ", ".join(answer.title for answer in effects.answers).capitalize()
-    for answer in effects.answers[:1] if alike else effects.answers:
-        text = Text(f"{titles if alike else answer.title}: ", style="bold")
-        text.append(answer.text, style="" if answer.found else "yellow")
-        parts.append(text)
+    """The five answers in short, in full, and a table of the parameters."""
+    parts: list[RenderableType] = []
+    if any(answer.found for answer in effects.answers):
+        parts = [_short(effects), Text("")]
+    titles: dict[str, list[str]] = {}
+    for answer in effects.answers:
+        titles.setdefault(answer.text, []).append(answer.title)
+    for answer in effects.answers:
+        if answer.title == titles[answer.text][0]:  # questions with the same answer share a line
+            text = Text(f"{', '.join(titles[answer.text]).capitalize()}: ", style="bold")
+            text.append(answer.text, style="" if answer.found else "yellow")
+            parts.append(text)
     if not effects.factors:
         return parts
     parts += [Text(""), _table(effects)]
