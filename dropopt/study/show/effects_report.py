@@ -46,10 +46,11 @@ def effects_parts(effects: Effects) -> list[RenderableType]:
 
 
 def _short(effects: Effects) -> Table:
-    """A line for each question: the first clause of its answer."""
+    """A line for each question: the first clause of its answer, without intervals."""
     table = Table.grid(padding=(0, 2))
     for answer in effects.answers:
-        first = re.split(r"; |: without|(?<=[a-z)]), |\. | \(", answer.text, maxsplit=1)[0].rstrip(".")
+        plain = re.sub(r" \([^)]*\)", "", answer.text)
+        first = re.split(r"; |: without|\. ", plain, maxsplit=1)[0].rstrip(".")
         table.add_row(Text(answer.title, style="bold"), Text(first, style="" if answer.found else "yellow"))
     return table
 

@@ -1,6 +1,7 @@
 """The effects of a study as figures and as text for the terminal."""
 
 import io
+import re
 
 import optuna
 import pytest
@@ -60,9 +61,10 @@ def test_the_report_answers_without_a_blend(study):
     file = io.StringIO()
     Console(file=file, width=200).print(efficacy_report(study))
     text = file.getvalue()
-    for title in ("Which dropout: ", "How much: ", "Where: ", "When: ", "Whether at all: Dropout helps: "):
+    for title in ("Which dropout: ", "How much: ", "Where, when: Not searched", "Whether at all: Dropout helps: "):
         assert title in text
     assert "Which parameter matters" in text
+    assert re.search(r"^How much +A rate of 0\.\d+ is best +$", text, re.MULTILINE), "the answer in short"
     assert "blend" not in text
 
 
