@@ -6,7 +6,7 @@
 There are 1,797 images. A fifth is for validation, and a fifth is the test set, which is read once, after the study.
 Even a small network overfits so few images, so dropout can help.
 
-Time on two cores: about a minute. Memory: under 1 GB for each of two processes.
+Time on two cores: one to two minutes. Memory: under 1 GB for each of two processes.
 """
 
 from dropopt.study import Study
