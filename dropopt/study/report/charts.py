@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -120,15 +120,11 @@ def _importance(shot: Snapshot) -> Chart | None:
     if shot.effects is None or not shot.effects.factors:
         return None
     shown = shot.effects.factors
-    figure, axes = _axes(height=1.2 + ROW * len(shown))
-    for row, effect in enumerate(shown):
-        total = effect.importance.total
-        axes.plot([total.low, total.high], [row, row], color=COLOURS[0], linewidth=1.6)
-        axes.plot([total.value], [row], "o", color=COLOURS[0])
+    totals = [effect.importance.total for effect in shown]
+    figure, axes = _intervals(
+        [(e.name, t.low, t.value, t.high, COLOURS[0]) for e, t in zip(shown, totals, strict=True)]
+    )
     axes.set_xlim(-0.02, 1.02)
-    axes.set_ylim(-0.6, len(shown) - 0.4)
-    axes.set_yticks(range(len(shown)), [effect.name for effect in shown], fontsize=8)
-    axes.invert_yaxis()
     axes.set_xlabel("share of the variance of the outcome, with its 90% interval")
     told = "; ".join(f"{e.name} {e.importance.total.value:.2f}" for e in shown)
     return Chart("importance", "Which parameter matters", f"Intervals of the importance: {told}.", figure)
@@ -139,14 +135,8 @@ def _effects(shot: Snapshot) -> Chart | None:
     if shot.learned is None or not shot.learned.trajectory:
         return None
     shown = [effect for stage in shot.learned.efficacy.methods for effect in stage]
-    figure, axes = _axes(height=1.2 + ROW * len(shown))
-    for row, effect in enumerate(shown):
-        axes.plot([effect.low, effect.high], [row, row], color=_sign(effect), linewidth=1.6)
-        axes.plot([effect.mean], [row], "o", color=_sign(effect))
+    figure, axes = _intervals([(e.name, e.low, e.mean, e.high, _sign(e)) for e in shown])
     axes.axvline(0, color=INK, linestyle=":", linewidth=1)
-    axes.set_ylim(-0.6, len(shown) - 0.4)
-    axes.set_yticks(range(len(shown)), [effect.name for effect in shown], fontsize=8)
-    axes.invert_yaxis()
     axes.set_xlabel("effect in normal scores, with its 90% interval (right of 0: better)")
     told = "; ".join(f"{e.name} {e.mean:+.2f} ({e.low:+.2f} to {e.high:+.2f})" for e in shown)
     return Chart("effects", "Effect of each method", f"Intervals: {told}.", figure)
@@ -170,6 +160,18 @@ def _cost(shot: Snapshot) -> Chart | None:
     _legend(axes)
     alt = f"Scatter plot: {found.score} and training time of {len(found.points)} trials."
     return Chart("cost", f"{found.score.capitalize()} against cost", alt, figure)
+
+
+def _intervals(rows: Sequence[tuple[str, float, float, float, str]]) -> tuple[Figure, Axes]:
+    """A row for each name, low end, value, high end and colour, from the top."""
+    figure, axes = _axes(height=1.2 + ROW * len(rows))
+    for row, (_, low, value, high, colour) in enumerate(rows):
+        axes.plot([low, high], [row, row], color=colour, linewidth=1.6)
+        axes.plot([value], [row], "o", color=colour)
+    axes.set_ylim(-0.6, len(rows) - 0.4)
+    axes.set_yticks(range(len(rows)), [name for name, *_ in rows], fontsize=8)
+    axes.invert_yaxis()
+    return figure, axes
 
 
 def _axes(height: float = SIZE[1]) -> tuple[Figure, Axes]:

@@ -180,7 +180,7 @@ def _row(trial: FrozenTrial, lowest: float) -> Row:
 def _verdict(leader: FrozenTrial, lowest: float, rows: Sequence[Row], what: str) -> str:
     """Say whether dropout helps, and whether the best trial is better than the anchors."""
     # The size of the noise was measured for the loss only.
-    size = f"; single seeds differ by up to about {SEED_NOISE:.0%}" if what == "loss" else ""
+    size = f"; single seeds often differ by {SEED_NOISE:.0%}, and by far more near 0" if what == "loss" else ""
     noise = f"smoothed validation {what}, one seed each{size}"
     article = "an" if what == "error" else "a"
     nothing = next((row for row in rows if row.name == NO_DROPOUT), None)
