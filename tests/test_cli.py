@@ -299,6 +299,7 @@ def test_bad_input_is_reported_in_one_line(studied, monkeypatch, capsys):
         "run digits --storage none.db --model no_such_module:net": "there is no module 'no_such_module'",
         "run": "no study is given; give a script or one of: ",
         "run digits --space cmpact": "no search space 'cmpact'; did you mean 'compact'? known: blend, compact",
+        "run digits --portfolio small": "no portfolio 'small'; ",
         "run digits --sampler tp": "sampler must be one of auto, efficacy, tpe, gp, cmaes, random, got 'tp'",
         "run digits --pruner x": "pruner must be one of median, forecast, percentile, hyperband, none, got 'x'",
         "run digits --n-trials 0": "n_trials must be an integer >= 1, got 0",
