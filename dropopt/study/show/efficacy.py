@@ -47,8 +47,8 @@ def efficacy_report(study: Study, names: Names | None = None, prior: Mapping[str
         >>> study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
         >>> study.optimize(lambda trial: 1 + (trial.suggest_float("r0", 0, 0.7) - 0.3) ** 2, n_trials=3)
         >>> rich.print(efficacy_report(study))  # doctest: +ELLIPSIS
-        Which dropout: Not searched in this study.
-        How much: Too few trials to say: 3, ...
+        Which dropout, where, when: Not searched in this study.
+        How much, whether at all: Too few trials to say: 3, ...
     """
     parts = effects_parts(study_effects(study))
     with suppress(NoBlendError):
