@@ -2,7 +2,8 @@
 
     python -m tests.benchmarks.evidence digits
     python -m tests.benchmarks.evidence fashion --seeds 10 --top 2
-    python -m tests.benchmarks.evidence photos --photos FOLDER      a folder of images, as for studies/folder.py
+    python -m tests.benchmarks.evidence cifar10 --cifar10 runs/cifar10.npz    made by tests.benchmarks.arrays
+    python -m tests.benchmarks.evidence photos --photos FOLDER    a folder of images, as for studies/folder.py
     python -m tests.benchmarks.evidence --figure .github/images/evidence.svg runs/evidence-*.db
 
 Each arm is a search space in ``tests/benchmarks/arms``; all of them search the learning rate and the weight decay over
@@ -18,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "support"))
 import evidence_figure
-from evidence_tasks import DATA, definition
+from evidence_tasks import DATA, add_file_options, definition, given_files
 
 ARMS = Path(__file__).with_name("arms")
 #: The arms that are compared by default.
@@ -28,10 +29,9 @@ DEFAULT = ("own", "own_uniform", "averaged", "dropout2d", "dropout", "none")
 def main() -> None:
     """Run the comparison that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", nargs="+", help="digits, mnist, fashion or photos; for --figure, storages")
+    parser.add_argument("data", nargs="+", help=f"{', '.join(DATA)}; for --figure, storages")
     parser.add_argument("--figure", type=Path, help="a file (.svg, .png) in which to draw the results in storages")
-    parser.add_argument("--mnist", help="a file with the arrays x, y, x_test and y_test of MNIST, for mnist")
-    parser.add_argument("--photos", help="the folder of the images, for photos")
+    add_file_options(parser)
     parser.add_argument("--arms", nargs="+", default=DEFAULT)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--top", type=int, default=2)
@@ -43,12 +43,9 @@ def main() -> None:
     (data, *others) = options.data
     if others or data not in DATA:
         parser.error(f"give one of: {', '.join(DATA)}")
-    for name in ("mnist", "photos"):
-        if (data == name) != (getattr(options, name) is not None):
-            parser.error(f"{name} needs --{name}, and only {name} takes it")
     rest = ["--storage", f"runs/evidence-{data}.db", "--seeds", str(options.seeds), "--top", str(options.top)]
     arms = [f"space:{ARMS / arm}.yaml" for arm in options.arms]
-    study = definition(data, mnist=options.mnist, photos=options.photos)
+    study = definition(data, given_files(options))
     study.compare(arms, [*rest, "-o", f"evidence-{data}.html"])
 
 

@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "support"))
-from evidence_tasks import EPOCHS
+from evidence_tasks import EPOCHS, add_file_options, given_files
 from portfolio_candidates import Candidate, candidates
 from portfolio_choice import WORST, Losses, choose, normalised, regret
 from portfolio_runs import TASKS, Runs
@@ -137,8 +137,7 @@ def main() -> None:
     """Train what is missing, choose and write the portfolio, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--searches", nargs="+", required=True, help="storages of searches, named DATA-ARM")
-    parser.add_argument("--mnist", help="a file with the arrays x, y, x_test and y_test of MNIST")
-    parser.add_argument("--photos", help="a folder of images")
+    add_file_options(parser)
     parser.add_argument("--storage", default="sqlite:///runs/portfolio.db")
     parser.add_argument("--tasks", nargs="*", default=["-".join(task) for task in TASKS], help="tasks to train")
     parser.add_argument("--without", help="a data set that the portfolio may not use")
@@ -149,8 +148,7 @@ def main() -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     everyone = candidates(options.searches)
     runs = Runs(options.storage, console)
-    files = {"mnist": options.mnist, "photos": options.photos}
-    runs.train(everyone, files, [task for task in TASKS if "-".join(task) in options.tasks])
+    runs.train(everyone, given_files(options), [task for task in TASKS if "-".join(task) in options.tasks])
     losses = runs.losses(everyone)
     if len({data_of(task) for task in losses}) < 2:
         parser.error("the candidates were trained on fewer than two data sets")

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "support"))
-from evidence_tasks import DATA, definition
+from evidence_tasks import DATA, add_file_options, definition, given_files
 
 from dropopt.study.command import session
 from dropopt.study.command.confirming import ConfirmRequest, confirm
@@ -65,8 +65,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", choices=DATA)
     parser.add_argument("--portfolio", required=True, help="a portfolio that was made without the data set")
-    parser.add_argument("--mnist", help="a file with the arrays x, y, x_test and y_test of MNIST")
-    parser.add_argument("--photos", help="a folder of images")
+    add_file_options(parser)
     parser.add_argument("--studies", type=int, default=5, help="the number of seeds of the searches")
     parser.add_argument("--trials", type=int, nargs=2, default=(60, 12), help="from scratch, and with the portfolio")
     parser.add_argument("--seeds", type=int, default=5, help="fresh seeds of each confirmation")
@@ -74,7 +73,7 @@ def main() -> None:
     parser.add_argument("--storage", default="runs/portfolio-goal.db")
     options = parser.parse_args()
     console, quiet = Console(width=120), make_console(quiet=True)
-    base = definition(options.data, mnist=options.mnist, photos=options.photos)
+    base = definition(options.data, given_files(options))
     values = {name: getattr(base, name) for name in Definition.model_fields}
     names = (f"{options.trials[0]} trials from scratch", f"{options.trials[1]} trials with the portfolio")
     arms: dict[str, dict[int, float]] = {name: {} for name in names}

@@ -2,38 +2,60 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from dropopt.study import Study
 
-#: The data sets by name. ``mnist`` and ``photos`` are read from what the command line names.
-DATA = ("digits", "mnist", "fashion", "photos")
+#: Data sets that are read from a file of arrays, which ``tests.benchmarks.arrays`` makes, and how many of their images
+#: are used for training and validation.
+ARRAYS = {"mnist": 1000, "cifar10": 2000}
+#: Data sets that are read from a path that the command line names, and what lies there.
+FILES = {**{name: f"the file of arrays of {name}" for name in ARRAYS}, "photos": "a folder of images, by class"}
+#: The data sets by name.
+DATA = ("digits", "fashion", *FILES)
 #: Epochs of each training.
 EPOCHS = 25
 
 
-def definition(name: str, *, mnist: str | None = None, photos: str | None = None, network: str = "small") -> Study:
+def add_file_options(parser: ArgumentParser) -> None:
+    """Add an option for the path of each data set in :data:`FILES`."""
+    for name, meaning in FILES.items():
+        parser.add_argument(f"--{name}", metavar="PATH", help=meaning)
+
+
+def given_files(options: Namespace) -> dict[str, str]:
+    """Return the paths that were given with the options of :func:`add_file_options`."""
+    return {name: path for name in FILES if (path := getattr(options, name)) is not None}
+
+
+def definition(name: str, files: Mapping[str, str], *, network: str = "small") -> Study:
     """Return the study that says on which data, with which network and how configurations are trained.
 
     Args:
         name: One of :data:`DATA`.
-        mnist: A file with the arrays ``x``, ``y``, ``x_test`` and ``y_test`` of MNIST.
-        photos: A folder with one folder of images for each class.
+        files: The paths of the data sets in :data:`FILES`.
         network: The network.
+
+    Raises:
+        SystemExit: The path of the data set is missing.
     """
     train: dict[str, Any] = {"epochs": EPOCHS, "amp": "auto", "channels_last": True}
+    if name in FILES and name not in files:
+        raise SystemExit(f"{name} needs --{name} PATH: {FILES[name]}")
     if name == "digits":
         data: dict[str, Any] = {"name": "digits"}
         train = {"epochs": EPOCHS, "batch_size": 128, "channels_last": True}
-    elif name == "mnist":
-        data = {"name": f"numpy:{_absolute(mnist)}", "subset": 1000}
     elif name == "fashion":
         data = {"name": "fashion-mnist", "subset": 2000}
+    elif name in ARRAYS:
+        data = {"name": f"numpy:{_absolute(files[name])}", "subset": ARRAYS[name]}
     else:
-        data = {"name": f"folder:{_absolute(photos)}", "image_size": 32, "subset": 2000}
+        data = {"name": f"folder:{_absolute(files[name])}", "image_size": 32, "subset": 2000}
     return Study(name=name, data=data, model={"name": network}, train=train, n_trials=24)
 
 
-def _absolute(path: str | None) -> str:
-    return str(Path(path or "missing").expanduser().resolve())
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().resolve())

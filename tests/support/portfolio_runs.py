@@ -50,7 +50,7 @@ class Runs:
             for task in TASKS
         }
 
-    def train(self, everyone: Sequence[Candidate], files: Mapping[str, str | None], tasks: Sequence[Task]) -> None:
+    def train(self, everyone: Sequence[Candidate], files: Mapping[str, str], tasks: Sequence[Task]) -> None:
         """Train what is missing, and all tasks with one seed before the next seed.
 
         A candidate whose search trained it on a task needs one seed less, and the anchors come last.
@@ -96,9 +96,9 @@ def searched(one: Candidate, task: Task) -> int:
     return int(task[1] == SEARCHED and task[0] in one.losses)
 
 
-def trained(task: Task, seed: int, one: Candidate, files: Mapping[str, str | None]) -> tuple[FrozenTrial, float]:
+def trained(task: Task, seed: int, one: Candidate, files: Mapping[str, str]) -> tuple[FrozenTrial, float]:
     """Train a candidate. Returns the trial to store and the loss, which is infinite if it diverged."""
-    run = one.run(definition(task[0], network=task[1], **files).base(Space.load("compact")))
+    run = one.run(definition(task[0], files, network=task[1]).base(Space.load("compact")))
     seeded = run.train.model_copy(update={"seed": derived_seed(0, "portfolio", seed, bits=31)})
     start = time.process_time()
     try:
