@@ -340,7 +340,7 @@ def test_bad_input_is_reported_in_one_line(studied, monkeypatch, capsys):
 def test_the_go_on_line_repeats_every_option(monkeypatch, capsys):
     """The command that the summary suggests to resume a study has the options of the session."""
     requests = []
-    monkeypatch.setattr("dropopt.study.command.session.run", lambda request: requests.append(request) or 0)
+    monkeypatch.setattr("dropopt.study.session.session.run", lambda request: requests.append(request) or 0)
     line = "run digits --study-name a --space paper --epochs 2 --subset 300 --sampler random --pruner none --seed 7"
     line += " --batch-size 64 --set train.momentum=0.5 --device cpu --timeout 9.0 --n-jobs 1 --storage x.db"
     monkeypatch.setattr(sys, "argv", ["dropopt", *line.split(), "--n-trials", "2", "-q"])

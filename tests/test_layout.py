@@ -44,8 +44,11 @@ MAY_IMPORT = {
         "study/confirm",
     },
     "study/report": {"root", "study/store", "study/blend", "study/search", "study/show"},
+    "study/session": {
+        *("root", "study/define", "study/store", "study/search", "study/run", "study/confirm", "study/show"),
+    },
     "study/command": {
-        *("root", "standalone", "study/report", "study/confirm"),
+        *("root", "standalone", "study/report", "study/confirm", "study/session"),
         *("study/define", "study/store", "study/blend", "study/effects", "study/search", "study/run", "study/after"),
         "study/show",
     },

@@ -23,10 +23,11 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).parent.parent / "support"))
 from evidence_tasks import DATA, add_file_options, definition, given_files
 
-from dropopt.study.command import session
-from dropopt.study.command.confirming import ConfirmRequest, confirm
 from dropopt.study.confirm.intervals import Interval, mean_of, paired
 from dropopt.study.define.definition import Definition
+from dropopt.study.session import session
+from dropopt.study.session.confirming import ConfirmRequest, confirm
+from dropopt.study.session.request import Request
 from dropopt.study.show.console import make_console
 from dropopt.study.store.opening import Opened, storage_file
 from dropopt.study.store.queries import count, find_study, study_names
@@ -47,7 +48,7 @@ def search(study: Definition, storage: str, jobs: int, quiet: Console) -> None:
             trials = find_study(opened.storage, study.name).get_trials(deepcopy=False) if known else []
         if count(trials).counted >= study.n_trials:
             return
-    if code := session.run(session.Request(study, Path(__file__), storage, jobs, "type the same command again"), quiet):
+    if code := session.run(Request(study, Path(__file__), storage, jobs, "type the same command again"), quiet):
         raise SystemExit(code)
 
 

@@ -82,8 +82,9 @@ class TimedLedger(SearchLedger):
 def measure(slots: int) -> Measured:
     """Run a study with a number of slots."""
     from dropopt.study import Study
-    from dropopt.study.command import session
     from dropopt.study.run.slots import Targets
+    from dropopt.study.session import session
+    from dropopt.study.session.request import Request
 
     count = TRIALS * slots
     with tempfile.TemporaryDirectory() as folder, _others() as others:
@@ -105,7 +106,7 @@ def measure(slots: int) -> Measured:
         targets = Targets(train="tests.benchmarks.slots:train")
         TimedLedger.marks.clear()
         with mock.patch.object(session, "SearchLedger", TimedLedger), contextlib.redirect_stdout(io.StringIO()):
-            request = session.Request(study, Path(__file__), f"sqlite:///{folder}/s.db", slots, "", targets)
+            request = Request(study, Path(__file__), f"sqlite:///{folder}/s.db", slots, "", targets)
             if session.run(request):
                 raise SystemExit("the trials failed")
         spent = [float(line) for line in times.read_text().split()]

@@ -201,13 +201,14 @@ def run_study(study: Any, options: dict[str, Any], folder: str) -> tuple[Any, fl
     """
     import optuna
 
-    from dropopt.study.command import session
     from dropopt.study.command.overrides import Overrides
+    from dropopt.study.session import session
+    from dropopt.study.session.request import Request
 
     study = Overrides(**options).apply(study)
     storage = f"sqlite:///{folder}/study.db"
     with contextlib.redirect_stdout(io.StringIO()):  # the study's summary
-        session.run(session.Request(study, Path(__file__), storage, 2, ""))
+        session.run(Request(study, Path(__file__), storage, 2, ""))
     held = optuna.load_study(study_name=study.name, storage=storage)
     done = held.get_trials(deepcopy=False)
     return held, (max(t.datetime_complete for t in done) - min(t.datetime_start for t in done)).total_seconds()

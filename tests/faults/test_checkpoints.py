@@ -16,9 +16,10 @@ from fake_study import trials
 from optuna.trial import TrialState
 from processes import alive, children, running, start, stored, wait_until
 
-from dropopt.study.command import session
 from dropopt.study.run.checkpoints import Checkpoints, default_folder, remove
 from dropopt.study.run.slots import Targets
+from dropopt.study.session import session
+from dropopt.study.session.request import Request
 
 EPOCHS, BATCHES = 6, 5
 DYING = Targets("dying_training:load", "dying_training:train")
@@ -39,7 +40,7 @@ def run(folder, faults, n_trials, epochs=EPOCHS, **options):
         **options,
     )
     storage = str(folder / "study.log")
-    session.run(session.Request(study, Path(__file__), storage, 1, "dropopt run fake", DYING))
+    session.run(Request(study, Path(__file__), storage, 1, "dropopt run fake", DYING))
     found = trials(storage)
     weights = {
         trial.number: torch.load(path)

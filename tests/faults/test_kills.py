@@ -5,8 +5,8 @@ import pytest
 from chaos import torment
 from postgres import Server
 
-from dropopt.study.command import session
 from dropopt.study.search.anchors import enqueue_anchors
+from dropopt.study.session import session
 from dropopt.study.store.total import counted
 
 

@@ -16,8 +16,14 @@ ROOT = Path(__file__).resolve().parents[2]
 LINES = ROOT / "mutants" / "lines"
 # The tests of a room are those in the folder of the same name under tests/, the examples in its docstrings, and these.
 MORE_TESTS = {
-    "study/after": ["tests/standalone", "tests/study/command", "tests/test_cli.py", "tests/test_export.py"],
-    "study/run": ["tests/study/test_study.py", "tests/study/command", "tests/test_cli.py"],
+    "study/after": [
+        "tests/standalone",
+        "tests/study/command",
+        "tests/study/session",
+        "tests/test_cli.py",
+        "tests/test_export.py",
+    ],
+    "study/run": ["tests/study/test_study.py", "tests/study/command", "tests/study/session", "tests/test_cli.py"],
     "study/define": ["tests/study/test_study.py", "tests/test_config.py"],
     "study/search": ["tests/study/test_study.py", "tests/faults/test_trust.py"],
 }

@@ -7,8 +7,8 @@ from pathlib import Path
 from fake_study import FAKE, make
 from rich.console import Console
 
-from dropopt.study.command import comparing, confirming
 from dropopt.study.command.errors import guard
+from dropopt.study.session import comparing, confirming
 
 
 def confirm(storage, **options):

@@ -11,10 +11,11 @@ from pathlib import Path
 import optuna
 
 from dropopt.study import Study
-from dropopt.study.command import session
 from dropopt.study.command.errors import guard
 from dropopt.study.run.cluster import Cluster
 from dropopt.study.run.slots import Targets
+from dropopt.study.session import session
+from dropopt.study.session.request import Request
 from dropopt.study.store.opening import close, open_storage
 from dropopt.study.store.url import resolve
 
@@ -33,9 +34,7 @@ def run(storage, n_jobs=2, **options):
     others = {name: options.pop(name) for name in ("grace", "storage_patience", "reclaim") if name in options}
     if "on_ray" in options:
         others["cluster"] = Cluster(cpus=options.pop("on_ray"))
-    return session.run(
-        session.Request(make(**options), Path(__file__), storage, n_jobs, "dropopt run fake", FAKE, **others)
-    )
+    return session.run(Request(make(**options), Path(__file__), storage, n_jobs, "dropopt run fake", FAKE, **others))
 
 
 def trials(storage, name="fake"):

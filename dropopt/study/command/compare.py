@@ -54,11 +54,11 @@ def compare(
     fresh seeds, and the winners are compared on the test set. The same command goes on after an interruption.
     """
     from dropopt.owncode import file_of, make_importable
-    from dropopt.study.command.comparing import CompareRequest
-    from dropopt.study.command.comparing import compare as run
     from dropopt.study.command.overrides import Overrides
     from dropopt.study.command.settling import settler
     from dropopt.study.define.script import load
+    from dropopt.study.session.comparing import CompareRequest
+    from dropopt.study.session.comparing import compare as run
     from dropopt.study.show.comparison import check_figure, show_comparison, write_figure
     from dropopt.study.show.console import make_console, say
     from dropopt.trust import own_modules, remember, sources

@@ -32,9 +32,9 @@ def confirm(
     Chooses by posterior mean, adds the anchors, and stops configurations that are clearly worse. The test set is read
     for the winner only, and only once. The same command goes on after an interruption.
     """
-    from dropopt.study.command.confirming import ConfirmRequest
-    from dropopt.study.command.confirming import confirm as run
     from dropopt.study.command.settling import settler
+    from dropopt.study.session.confirming import ConfirmRequest
+    from dropopt.study.session.confirming import confirm as run
     from dropopt.study.show.confirmation import show_confirmation
     from dropopt.study.show.console import make_console, say
     from dropopt.study.show.next_lines import best_file

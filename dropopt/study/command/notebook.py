@@ -58,7 +58,8 @@ class StudyResult:
 def run_here(definition: Definition, *, storage: str | None, n_jobs: int, script: Path) -> StudyResult:
     """Run ``definition`` as ``dropopt run`` does, and read its results from the storage."""
     from dropopt.study.after.export import exported
-    from dropopt.study.command import session
+    from dropopt.study.session import session
+    from dropopt.study.session.request import Request
     from dropopt.study.store.opening import Opened
     from dropopt.study.store.queries import choose, count, find_study
     from dropopt.study.store.url import resolve, storage_hint
@@ -66,7 +67,7 @@ def run_here(definition: Definition, *, storage: str | None, n_jobs: int, script
 
     remember(sources(definition.names).values())
     resume = shlex.join(["dropopt", "run", str(script)]) + storage_hint(storage)
-    code = session.run(session.Request(definition, script, storage, n_jobs, resume))
+    code = session.run(Request(definition, script, storage, n_jobs, resume))
     if code > 128:  # a signal
         raise KeyboardInterrupt
     url = resolve(storage)

@@ -26,9 +26,9 @@ def resume_trial(
     It continues from its checkpoint if --keep-checkpoints has kept it; otherwise it is trained from the beginning with
     the same seed. The result is a new trial, which does not count towards --n-trials.
     """
-    from dropopt.study.command.continuing import run
-    from dropopt.study.command.worker import stored_request
     from dropopt.study.define.script import load
+    from dropopt.study.session.continuing import run
+    from dropopt.study.session.joining import stored_request
     from dropopt.study.show.console import make_console, say
     from dropopt.study.store.patient import Patience
 

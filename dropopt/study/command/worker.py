@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
-import tempfile
-from contextlib import closing
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
 from dropopt.study.command import options
-
-if TYPE_CHECKING:
-    from dropopt.config import RunConfig
-    from dropopt.study.command.session import Request
-    from dropopt.study.define.space import Space
-    from dropopt.study.store.patient import Patience
 
 
 def worker(
@@ -56,8 +45,9 @@ def worker(
         from dropopt.config import ConfigError
 
         raise ConfigError(f"--{next(iter(given))} is for --print slurm or --print kubernetes; add one of them")
-    from dropopt.study.command import session
     from dropopt.study.define.script import load
+    from dropopt.study.session import session
+    from dropopt.study.session.joining import stored_request
     from dropopt.study.show.console import make_console, say
     from dropopt.study.store.patient import Patience
 
@@ -89,89 +79,3 @@ def _print(
     ]
     job = Job(study, storage, script, tuple(others), checkpoints, **given)
     print(slurm(job) if scheduler is options.Scheduler.SLURM else kubernetes(job), end="")
-
-
-def stored_request(
-    name: str | None,
-    storage: str | None,
-    n_jobs: int,
-    timeout: float | None,
-    checkpoints: str | None,
-    script: Path,
-    resume: list[str],
-    patience: Patience | None = None,
-) -> Request:
-    """Return the request to run the study with the settings in the storage.
-
-    Args:
-        name: Study; None for the only one in the storage.
-        storage: Storage; None for the default.
-        n_jobs: Number of trials at a time.
-        timeout: Seconds after which no trial starts.
-        checkpoints: Folder of the checkpoints.
-        script: Script that defines the study's own functions; an empty path if none was given.
-        resume: Words of the command that continues.
-        patience: How long to wait for a storage that is away; None: not at all.
-    """
-    from dropopt.config import ConfigError, RunConfig
-    from dropopt.study.command.session import Request
-    from dropopt.study.define.definition import Definition
-    from dropopt.study.define.space import Space
-    from dropopt.study.search.portfolio import Portfolio
-    from dropopt.study.store.code import code_of
-    from dropopt.study.store.keys import BASE, PLAN, PORTFOLIO, SPACE, SPACE_TEXT
-    from dropopt.study.store.opening import Opened
-    from dropopt.study.store.queries import find_study
-    from dropopt.study.store.url import resolve, storage_hint
-
-    with closing(Opened(resolve(storage), create=False, patience=patience)) as opened:
-        found = find_study(opened.storage, name)
-        recorded = code_of(found, sys.maxsize)
-        name, facts = found.study_name, found.user_attrs
-    if any(key not in facts for key in (BASE, PLAN, SPACE, SPACE_TEXT)):
-        raise ConfigError(f"study {name!r} has no stored settings for workers; start or resume it with: dropopt run")
-    base = RunConfig.parse(facts[BASE])
-    _settle(base, name, script, recorded)
-    with tempfile.TemporaryDirectory() as folder:
-        if Path(facts[SPACE]).name != facts[SPACE]:
-            raise ConfigError(f"study {name!r} has the space {facts[SPACE]!r}, which is not the name of a file")
-        file = Path(folder) / f"{facts[SPACE]}.yaml"
-        file.write_text(facts[SPACE_TEXT], encoding="utf-8")
-        space = Space.load(file).bound(base)
-
-    @dataclass(frozen=True)
-    class Stored(Request):
-        """A request whose space and configuration come from the storage."""
-
-        @cached_property
-        def space(self) -> Space:
-            return space
-
-        @cached_property
-        def base(self) -> RunConfig:
-            return base
-
-        @cached_property
-        def portfolio(self) -> Portfolio | None:
-            return Portfolio.parse(facts[PORTFOLIO]) if PORTFOLIO in facts else None
-
-        @property
-        def plan(self) -> dict[str, Any]:
-            return dict(facts[PLAN])  # only dropopt run changes it
-
-    definition = Definition(name=name, timeout=timeout, checkpoints=checkpoints, **facts[PLAN])
-    line = shlex.join([*resume, "--study", name]) + storage_hint(storage)
-    return Stored(definition, script, storage, n_jobs, line, extendable=False)
-
-
-def _settle(base: RunConfig, name: str, script: Path, recorded: Any) -> None:
-    """Import the functions that the study names from ``script``; nothing is imported unless the user has named it."""
-    from dropopt.config import ConfigError
-    from dropopt.owncode import shipped_folder
-    from dropopt.trust import own_modules, settle
-
-    names = base.names
-    if script != Path():
-        settle(names, recorded, given=f"study {name!r}", code=(script,), shipped=shipped_folder("studies"))
-    elif modules := own_modules(names):
-        raise ConfigError(f"study {name!r} uses functions of {', '.join(modules)}; type: dropopt worker SCRIPT ...")

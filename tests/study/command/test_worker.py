@@ -9,8 +9,9 @@ import optuna
 import pytest
 
 from dropopt.config import ConfigError
-from dropopt.study.command import session
-from dropopt.study.command.worker import stored_request, worker
+from dropopt.study.command.worker import worker
+from dropopt.study.session import session
+from dropopt.study.session.joining import stored_request
 from dropopt.study.store.errors import StorageError
 from dropopt.study.store.opening import close, open_storage
 
@@ -36,13 +37,13 @@ def test_a_worker_does_what_the_study_says(storage):
     """The space, the settings, the number of trials, the sampler and the seed come from the storage."""
     request = join(storage)
     given = {"n_trials": 4, "sampler": "tpe", "pruner": "none", "seed": 5, "anchors": False}
-    assert request.plan == given | {
+    assert request.settings.plan == given | {
         "portfolio": "none",
         "trial_timeout": None,
         "trial_memory": None,
         "keep_checkpoints": 0,
     }
-    assert request.space.fingerprint == fake_study.make().load_space().fingerprint
+    assert request.settings.space.fingerprint == fake_study.make().load_space().fingerprint
     assert request.resume_command == "dropopt worker --study fake --storage s.log"
     assert session.run(replace(request, targets=fake_study.FAKE)) == 0
     found = fake_study.trials(storage)

@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from dropopt.config import ConfigError, Optimise, RunConfig
 from dropopt.provenance import provenance
-from dropopt.study.command.session import quiet_optuna
 from dropopt.study.confirm.candidates import Candidates, choose_candidates
 from dropopt.study.confirm.ledger import Race, RunLedger, outs
 from dropopt.study.confirm.results import CHOSEN_BY, ENTRANTS, SEEDS, Confirmation, confirmation
@@ -36,6 +35,7 @@ from dropopt.study.run.signals import SignalCatcher
 from dropopt.study.run.slots import Pool, Targets
 from dropopt.study.run.worker import Worker
 from dropopt.study.search.anchors import NO_DROPOUT
+from dropopt.study.session.session import quiet_optuna
 from dropopt.study.show.console import busy, say
 from dropopt.study.show.formatting import format_seconds
 from dropopt.study.show.runs import RunsProgress

@@ -5,9 +5,11 @@ from __future__ import annotations
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from dropopt.study.command.session import Request, Session, quiet_optuna, start_pool
 from dropopt.study.run.checkpoints import Checkpoints, restore
 from dropopt.study.run.signals import SignalCatcher
+from dropopt.study.session.pools import start_pool
+from dropopt.study.session.request import Request
+from dropopt.study.session.session import Session, quiet_optuna
 from dropopt.study.show.console import make_console, say
 from dropopt.study.show.formatting import format_accuracy
 from dropopt.study.store.continuation import Continuation, enqueue, last_attempt
@@ -57,7 +59,7 @@ class Continuing(Session):
         """Enqueue the trial, and say from where it continues."""
         study = find_study(self._storage, self._definition.name)
         waiting = enqueue(study, self.continues)
-        folder, epochs = self._request.checkpoints, self._request.base.train.epochs
+        folder, epochs = self._request.checkpoints, self._settings.base.train.epochs
         found = folder is not None and restore(Checkpoints(folder, study.study_name).path(root(waiting)))
         reported = max(waiting.intermediate_values, default=0)
         where = "from its checkpoint" if found else "from the beginning with the same seed: no checkpoint was kept"
@@ -85,7 +87,7 @@ class Continuing(Session):
         return False
 
     def _ledger(self, study: optuna.Study, classes: int) -> Continuation:
-        space = space_of(study, self._request.space)
-        ledger = Continuation(study, space, self._request.base, self._definition.seed, classes, self._identity)
+        space = space_of(study, self._settings.space)
+        ledger = Continuation(study, space, self._settings.base, self._definition.seed, classes, self._identity)
         ledger.continues = self.continues
         return ledger

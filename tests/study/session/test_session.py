@@ -12,8 +12,9 @@ from rich.console import Console
 
 from dropopt.config import ConfigError
 from dropopt.study import Study
-from dropopt.study.command import session
 from dropopt.study.run.messages import Ready
+from dropopt.study.session import session
+from dropopt.study.session.request import Request
 from dropopt.study.store.opening import close, open_storage
 
 SCRIPT = """
@@ -134,7 +135,7 @@ def test_a_study_that_another_session_has_just_created_is_kept():
     sessions = []
     for options in ({}, {}, {}, {"train": {"epochs": 9}}):
         study = fake_study.make(**options)
-        request = session.Request(study, Path(__file__), "study.log", 1, "dropopt run fake")
+        request = Request(study, Path(__file__), "study.log", 1, "dropopt run fake")
         begun = session.Session(request, open_storage("study.log"), None, Console(quiet=True))
         begun.resume()
         begun.prepare()

@@ -18,33 +18,27 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
-from functools import cached_property, partial
+from collections.abc import Mapping
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dropopt.config import ConfigError, RunConfig
+from dropopt.config import ConfigError
 from dropopt.provenance import provenance
 from dropopt.seeds import derived_seed
-from dropopt.study.define.definition import Definition
-from dropopt.study.define.space import Space
-from dropopt.study.run import machine, memory
-from dropopt.study.run.checkpoints import Checkpoints, default_folder
-from dropopt.study.run.cluster import Cluster, count_nodes
+from dropopt.study.run.checkpoints import Checkpoints
 from dropopt.study.run.messages import Ready
-from dropopt.study.run.ray_slots import RayPool
 from dropopt.study.run.running import Limits
 from dropopt.study.run.signals import SignalCatcher
-from dropopt.study.run.slots import Pool, Targets
+from dropopt.study.run.slots import Pool
 from dropopt.study.run.worker import Worker
-from dropopt.study.search.anchors import MIN_TRIALS, enqueue_anchors
-from dropopt.study.search.portfolio import Portfolio, enqueue_portfolio, load_portfolio
 from dropopt.study.search.prior import Prior, load_prior
 from dropopt.study.search.pruners import make_pruner
 from dropopt.study.search.samplers import make_sampler, refuse_pickles
+from dropopt.study.session.beginning import enqueue_first_trials, first_facts, is_queue_lost, sites_left_out
+from dropopt.study.session.pools import start_pool
+from dropopt.study.session.request import Request
 from dropopt.study.show import page, words
 from dropopt.study.show.artifacts import artifact_folder, save_artifacts
 from dropopt.study.show.console import busy, make_console, say
@@ -52,29 +46,22 @@ from dropopt.study.show.live import LivePage
 from dropopt.study.show.progress import Progress
 from dropopt.study.show.summary import Outcome, show_summary
 from dropopt.study.store.code import record_code
-from dropopt.study.store.experiment import IDENTITY_PAUSE, IDENTITY_TRIES, check, create, space_of
+from dropopt.study.store.experiment import check, create, space_of
 from dropopt.study.store.keys import (
     ANCHOR,
-    CLASSES,
     COMMAND,
-    COMPLEXITY,
     DATA,
     FACTS,
-    MADE_WITH,
     PLAN,
-    PORTFOLIO,
     PRIOR,
-    QUEUE,
-    SITES,
-    SPACE_TEXT,
 )
-from dropopt.study.store.lease import BEATS, GRACE, WorkerIdentity
-from dropopt.study.store.opening import Opened, storage_file
-from dropopt.study.store.patient import LONGEST_PAUSE, PATIENCE, Patience
+from dropopt.study.store.lease import BEATS, WorkerIdentity
+from dropopt.study.store.opening import Opened
+from dropopt.study.store.patient import LONGEST_PAUSE, Patience
 from dropopt.study.store.queries import count, find_study, study_names
 from dropopt.study.store.search_ledger import SearchLedger
 from dropopt.study.store.total import counted
-from dropopt.study.store.url import VARIABLE, redact, redact_all, resolve, storage_hint
+from dropopt.study.store.url import redact, redact_all, storage_hint
 from dropopt.study.store.weights import path_of
 
 if TYPE_CHECKING:
@@ -82,82 +69,6 @@ if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
     from optuna.storages import BaseStorage
     from rich.console import Console
-
-
-@dataclass(frozen=True)
-class Request:
-    """A study to run, with the options that are not part of its definition."""
-
-    definition: Definition
-    script: Path
-    storage: str | None  # as given; None for the default
-    n_jobs: int
-    resume_command: str  # what to type to resume the study
-    targets: Targets = field(default_factory=Targets)
-    storage_patience: float = PATIENCE  # seconds
-    grace: float = GRACE  # seconds
-    extendable: bool = True  # whether the command that resumes the study takes --n-trials
-    reclaim: bool = False  # whether to take up all running trials at once
-    cluster: Cluster | None = None  # where the trials run; None for this machine
-    command: str = ""  # what to type to repeat the study from its first trial
-    quiet: bool = False  # whether to print nothing but errors
-    artifacts: Path | None = None  # the folder of the best trials' files; None for the default
-
-    @property
-    def plan(self) -> dict[str, Any]:
-        """The settings that another worker needs, besides those in the study's identity."""
-        names = (
-            "n_trials",
-            "sampler",
-            "pruner",
-            "seed",
-            "anchors",
-            "portfolio",
-            "trial_timeout",
-            "trial_memory",
-            "keep_checkpoints",
-        )
-        return {name: getattr(self.definition, name) for name in names}
-
-    @cached_property
-    def url(self) -> str:
-        """The URL of the storage."""
-        return resolve(self.storage)
-
-    @cached_property
-    def space(self) -> Space:
-        """The search space."""
-        return self.definition.load_space(self.script.parent)
-
-    @cached_property
-    def base(self) -> RunConfig:
-        """The configuration that all trials share."""
-        return self.definition.base(self.space)
-
-    @cached_property
-    def portfolio(self) -> Portfolio | None:
-        """The configurations with which the study begins after its anchors; None for a short study, or without any."""
-        if self.definition.n_trials < MIN_TRIALS:
-            return None
-        return load_portfolio(self.definition.portfolio, self.script.parent)
-
-    @property
-    def memory_limit(self) -> int | None:
-        """The bytes of memory that a trial may use; None for no limit.
-
-        Raises:
-            ConfigError: There is a limit, but this system cannot measure the memory of a process.
-        """
-        limit = self.definition.trial_memory
-        if limit is not None and not memory.can_measure():
-            raise ConfigError("trial-memory needs Linux: the memory of a process is read from /proc")
-        return None if limit is None else limit * memory.MEGABYTE
-
-    @property
-    def checkpoints(self) -> Path | None:
-        """The folder of the trials' checkpoints; None to train without them."""
-        given = self.definition.checkpoints
-        return default_folder(self.url) if given is None else Path(given).expanduser()
 
 
 def run(request: Request, console: Console | None = None) -> int:
@@ -188,36 +99,6 @@ def run(request: Request, console: Console | None = None) -> int:
         return session.summarise(stopped_by)
 
 
-@contextmanager
-def start_pool(request: Request, console: Console) -> Iterator[Pool]:
-    """Start the processes that train: on this machine, or on the cluster of the request."""
-    n_trials, device = request.definition.n_trials, request.base.train.device
-    cluster = request.cluster
-    if cluster is None:
-        cards = machine.cards(device)
-        slots = min(machine.slots(request.n_jobs, len(cards)), n_trials)
-        with Pool(slots, request.targets, cards, request.memory_limit) as pool:
-            yield pool
-        return
-    if device.startswith("cuda") and not cluster.gpus:
-        raise ConfigError(f"the study's device is {device}; give --gpus-per-trial, such as 1 or 0.5")
-    say(console, "connecting to Ray")
-    with cluster.connected():
-        _check_storage(request.url, count_nodes())
-        slots = min(cluster.slots(request.n_jobs), n_trials)
-        with RayPool(slots, request.targets, cluster, request.memory_limit) as pool:
-            yield pool
-
-
-def _check_storage(url: str, nodes: int) -> None:
-    """Raise :class:`ConfigError` for a storage that only one of several nodes can reach."""
-    if nodes > 1 and storage_file(url) is not None:
-        raise ConfigError(
-            f"storage {url} is a file of this machine, and the Ray cluster has {nodes} nodes; to resume the study from "
-            f"any of them, set {VARIABLE} to the URL of a server: postgresql+psycopg://USER:PASSWORD@HOST/NAME"
-        )
-
-
 def quiet_optuna() -> None:
     """Turn off Optuna's log of every trial; :class:`Progress` shows the progress."""
     import optuna
@@ -239,6 +120,7 @@ class Session:
     ) -> None:
         self._request = request
         self._definition = request.definition
+        self._settings = request.settings
         self._storage = storage
         self._prior = prior
         self._console = console
@@ -256,7 +138,7 @@ class Session:
         if self._definition.name not in study_names(self._storage):
             return
         self._study = find_study(self._storage, self._definition.name)
-        check(self._study, self._request.space, self._request.base)
+        check(self._study, self._settings.space, self._settings.base)
         self._ledger(self._study, classes=2).take_up(everything=self._request.reclaim)
         trials = self._study.get_trials(deepcopy=False)
         self._done, self._running = counted(trials), count(trials).running
@@ -266,14 +148,12 @@ class Session:
         script = self._request.script
         self._made_with = provenance(script.parent, script=script.name, command=self._request.command)
         drawn = 0 if self._study is None else len(self._study.get_trials(deepcopy=False))
-        if not drawn:
-            _ = self._request.portfolio  # so that a mistake in its file shows before the data are loaded
         alone = self._identity.exclusive or self._study is None
         self._sampler = self._make_sampler(drawn, alone=alone)
 
     def announce(self, slots: int) -> None:
         """Print the study, its search space and the number of trials to run."""
-        study, space, done = self._definition, self._request.space, self._done
+        study, space, done = self._definition, self._settings.space, self._done
         url = redact(self._request.url)
         say(self._console, f"study {study.name}, stored in {url}")
         self._line("searches", words.searched_space(space.name, [parameter.name for parameter in space.parameters]))
@@ -282,9 +162,9 @@ class Session:
             say(self._console, f"it already has {done} trials; to go on, give --n-trials {more}")
         else:
             so_far = f" (it has {done})" if done else ""
-            plan = f"{study.n_trials} trials{so_far} of at most {self._request.base.train.epochs} epochs"
+            plan = f"{study.n_trials} trials{so_far} of at most {self._settings.base.train.epochs} epochs"
             how = f"sampler {study.sampler}, pruner {study.pruner}, seed {study.seed}"
-            self._line("training", words.training(self._request.base.train.model_dump()))
+            self._line("training", words.training(self._settings.base.train.model_dump()))
             self._line("budget", f"{plan}, {slots} at a time; {how}")
 
     def train(self, pool: Pool, signals: SignalCatcher) -> int | None:
@@ -298,7 +178,7 @@ class Session:
                 pool,
                 self.open_study,
                 progress,
-                base=self._request.base,
+                base=self._settings.base,
                 n_trials=study.n_trials,
                 limits=Limits(study.timeout, study.trial_timeout),
                 checkpoints=self._request.checkpoints,
@@ -311,36 +191,32 @@ class Session:
 
     def open_study(self, ready: Ready) -> SearchLedger:
         """Create the study, or continue it, with the data that the first child has loaded."""
-        for word, line in words.about(ready.facts, self._request.base.model_dump(mode="json")):
+        for word, line in words.about(ready.facts, self._settings.base.model_dump(mode="json")):
             self._line(word, line)
         for notice in ready.notices:
             self._notice(notice)
         study, created = self._study, False
-        if study is None or not study.get_trials(deepcopy=False):
-            text = self._request.space.path.read_text(encoding="utf-8")
-            facts = {MADE_WITH: self._made_with, DATA: ready.fingerprint, CLASSES: ready.classes, SPACE_TEXT: text}
-            if ready.complexity is not None:
-                facts[COMPLEXITY] = ready.complexity
-            prior = {} if self._prior is None else {PRIOR: dict(self._prior.evidence)}
-            portfolio = {} if self._request.portfolio is None else {PORTFOLIO: self._request.portfolio.plain()}
-            facts |= prior | portfolio | {QUEUE: "pending"}
-            study, created = self._create(facts | self._offered(ready))
-        if created or self._is_queue_lost(study):
-            self._enqueue(study, ready.classes)
+        unbegun = study is None or not study.get_trials(deepcopy=False)
+        if study is None or (unbegun and self._request.stored is None):  # else the study begins as its storage says
+            study, created = self._create(ready)
+        if created or is_queue_lost(study, exclusive=self._identity.exclusive):
+            enqueue_first_trials(study, self._request, self._prior, ready.classes)
+            if begins := words.begins(study.user_attrs, study.get_trials(deepcopy=False)):
+                self._line("begins", begins)
         if not created and study.user_attrs.get(DATA) != ready.fingerprint:
             raise ConfigError(
                 f"the data of study {study.study_name!r} have changed since it began; give another --study-name"
             )
-        if changed := record_code(study, self._request.base):
+        if changed := record_code(study, self._settings.base):
             self._notice(changed)
         if self._study is None and not created:  # another worker has begun the study, and its sampler has that seed
             self._sampler = self._make_sampler(0, alone=False)
-        if study.user_attrs.get(PLAN) != (plan := self._request.plan):
+        if study.user_attrs.get(PLAN) != (plan := self._settings.plan):
             study.set_user_attr(PLAN, plan)
         self._record(study, ready)
         study.sampler = self._sampler
         anchors = sum(ANCHOR in trial.user_attrs for trial in study.get_trials(deepcopy=False))
-        study.pruner = make_pruner(self._definition.pruner, self._request.base.train.epochs, anchors=anchors)
+        study.pruner = make_pruner(self._definition.pruner, self._settings.base.train.epochs, anchors=anchors)
         self._study = study
         if self._progress is not None:
             self._progress.opened(study, LivePage(lambda: self._refresh(study)))
@@ -400,41 +276,16 @@ class Session:
         """
         who = () if alone else (self._identity.id,)
         seed = derived_seed(self._definition.seed, "sampler", drawn, *who, bits=31)
-        return make_sampler(self._definition.sampler, self._request.space, seed, self._evidence(drawn), self._notice)
+        return make_sampler(self._definition.sampler, self._settings.space, seed, self._evidence(drawn), self._notice)
 
-    def _create(self, facts: Mapping[str, Any]) -> tuple[optuna.Study, bool]:
+    def _create(self, ready: Ready) -> tuple[optuna.Study, bool]:
         """The study, and whether this call created it: another process may create it at the same time."""
-        space, base, known = self._request.space, self._request.base, self._study is not None
-        return create(self._storage, self._definition.name, space, base, facts, known=known)
-
-    def _offered(self, ready: Ready) -> dict[str, Any]:
-        """The choices of ``sites`` that the network offers, as an attribute of the study; the others are reported."""
-        reasons = self._request.space.offered_sites(ready.sites)
-        if left_out := [reason for reason in reasons.values() if reason]:
-            say(self._console, f"note: choices of sites that are not searched: {', '.join(left_out)}", "yellow")
-        return {SITES: [choice for choice, reason in reasons.items() if not reason]} if reasons else {}
-
-    def _enqueue(self, study: optuna.Study, classes: int) -> None:
-        """Enqueue the first trials of a new study: anchors, the configurations of the prior, and the portfolio."""
-        space, base, target = space_of(study, self._request.space), self._request.base, self._definition.n_trials
-        if self._definition.anchors and target >= MIN_TRIALS:
-            enqueue_anchors(study, space, base, classes)
-        if self._prior is not None:
-            self._prior.seed(study, space, classes)
-        if PORTFOLIO in study.user_attrs:
-            portfolio = Portfolio.parse(study.user_attrs[PORTFOLIO])
-            enqueue_portfolio(study, portfolio, space, base, classes, target)
-        if begins := words.begins(study.user_attrs, study.get_trials(deepcopy=False)):
-            self._line("begins", begins)
-        study.set_user_attr(QUEUE, "done")
-
-    def _is_queue_lost(self, study: optuna.Study) -> bool:
-        """Whether the process that created the study has died before it enqueued all of the first trials."""
-        for _ in range(1 if self._identity.exclusive else IDENTITY_TRIES):
-            if study.user_attrs.get(QUEUE) != "pending":
-                return False
-            time.sleep(IDENTITY_PAUSE)
-        return True
+        settings = self._settings
+        if notice := sites_left_out(settings.space, ready):
+            self._notice(notice)
+        facts = first_facts(self._request, ready, self._prior, self._made_with)
+        known = self._study is not None
+        return create(self._storage, self._definition.name, settings.space, settings.base, facts, known=known)
 
     def _evidence(self, drawn: int) -> Mapping[str, Any] | None:
         """The evidence of an earlier study. All workers of a study use the same, from its first trial on."""
@@ -447,8 +298,8 @@ class Session:
         return stored
 
     def _ledger(self, study: optuna.Study, classes: int) -> SearchLedger:
-        space = space_of(study, self._request.space)
-        return SearchLedger(study, space, self._request.base, self._definition.seed, classes, self._identity)
+        space = space_of(study, self._settings.space)
+        return SearchLedger(study, space, self._settings.base, self._definition.seed, classes, self._identity)
 
     def _outcome(self, stopped_by: int | None) -> Outcome:
         return Outcome(

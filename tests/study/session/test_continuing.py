@@ -13,9 +13,10 @@ import pytest
 from outside import Outside, finish, reporting, trials, wait_until
 
 from dropopt.config import ConfigError, RunConfig
-from dropopt.study.command import continuing, session
-from dropopt.study.command.worker import stored_request
 from dropopt.study.run.slots import Targets
+from dropopt.study.session import continuing, session
+from dropopt.study.session.joining import stored_request
+from dropopt.study.session.request import Request
 from dropopt.study.store.total import counted
 from dropopt.training import train_run
 
@@ -31,7 +32,7 @@ def test_a_resumed_trial_equals_one_that_was_not_pruned(tmp_path, capsys):
     given = {"train": {"epochs": 3, "batch_size": 32}, "data": {"subset": 100}, "sampler": "random", "n_trials": 12}
     study = fake_study.make(**given, space="no_dropout", pruner="median", keep_checkpoints=1, seed=3)
     storage, folder = tmp_path / "s.log", tmp_path / "s.log.checkpoints"
-    assert session.run(session.Request(study, Path(__file__), str(storage), 1, "dropopt run fake")) == 0
+    assert session.run(Request(study, Path(__file__), str(storage), 1, "dropopt run fake")) == 0
     pruned = [trial.number for trial in trials(storage) if trial.state.name == "PRUNED"]
     assert len(pruned) > 1
     assert [path.stem.rpartition("-")[2] for path in folder.iterdir()] == [str(pruned[-1])]

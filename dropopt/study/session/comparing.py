@@ -21,8 +21,6 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from dropopt.config import ConfigError
-from dropopt.study.command import session
-from dropopt.study.command.confirming import TEST, TRAIN, ConfirmRequest, confirm, seconds_of_a_trial
 from dropopt.study.confirm.arms import Arm, arm_of_space, arm_of_study, check_comparable
 from dropopt.study.confirm.comparison import Comparison, arm_result, compare_arms
 from dropopt.study.define import shipped
@@ -31,6 +29,9 @@ from dropopt.study.run import machine
 from dropopt.study.run.measure import seconds_of_an_epoch
 from dropopt.study.run.slots import Targets
 from dropopt.study.search.portfolio import NONE
+from dropopt.study.session import session
+from dropopt.study.session.confirming import TEST, TRAIN, ConfirmRequest, confirm, seconds_of_a_trial
+from dropopt.study.session.request import Request
 from dropopt.study.show.console import busy, say
 from dropopt.study.show.formatting import format_seconds
 from dropopt.study.store.opening import Opened, storage_file
@@ -107,7 +108,7 @@ class _Plan:
 
     arm: Arm
     #: None for an arm that is an existing study.
-    search: session.Request | None
+    search: Request | None
     #: The number of trials that its search still runs.
     left: int
     #: The median time of a trial, if it has any.
@@ -151,7 +152,7 @@ def _plan_of_space(request: CompareRequest, name: str, storage: BaseStorage | No
     # A portfolio has more configurations for some spaces than for others, so no arm begins with one.
     own = {"name": f"{request.definition.name}-{label}", "space": name, "portfolio": NONE}
     definition = Definition.parse(values | own)
-    search = session.Request(
+    search = Request(
         definition,
         request.script,
         request.storage,
@@ -160,7 +161,7 @@ def _plan_of_space(request: CompareRequest, name: str, storage: BaseStorage | No
         request.targets,
         extendable=False,
     )
-    arm = arm_of_space(label, definition.name, search.space, search.base, definition.n_trials)
+    arm = arm_of_space(label, definition.name, search.settings.space, search.settings.base, definition.n_trials)
     done, seconds = 0, None
     if storage is not None and definition.name in existing:
         study = find_study(storage, definition.name)

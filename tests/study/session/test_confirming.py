@@ -14,15 +14,15 @@ from fake_study import trials
 from optuna.trial import TrialState
 
 from dropopt.config import ConfigError
-from dropopt.study.command.confirming import ConfirmRequest
 from dropopt.study.confirm.runs import Run, run_of
+from dropopt.study.session.confirming import ConfirmRequest
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A journal file with a finished search with anchors."""
     path = tmp_path_factory.mktemp("finished") / "study.log"
-    assert fake_study.run(str(path), n_trials=12, anchors=True) == 0
+    assert fake_study.run(str(path), n_jobs=1, n_trials=12, anchors=True) == 0  # one job: the same trials every time
     return path
 
 

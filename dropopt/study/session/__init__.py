@@ -1,0 +1,1 @@
+"""Sessions: running, joining, continuing, confirming and comparing studies on this machine, from request to result."""

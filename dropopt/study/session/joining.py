@@ -1,0 +1,77 @@
+"""Joining a study that another session has begun, with the settings in its storage."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import tempfile
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from dropopt.config import ConfigError, RunConfig
+from dropopt.owncode import shipped_folder
+from dropopt.study.define.definition import Definition
+from dropopt.study.define.space import Space
+from dropopt.study.search.portfolio import Portfolio
+from dropopt.study.session.request import Request, Settings
+from dropopt.study.store.code import code_of
+from dropopt.study.store.keys import BASE, PLAN, PORTFOLIO, SPACE, SPACE_TEXT
+from dropopt.study.store.opening import Opened
+from dropopt.study.store.patient import Patience
+from dropopt.study.store.queries import find_study
+from dropopt.study.store.url import resolve, storage_hint
+from dropopt.trust import own_modules, settle
+
+
+def stored_request(
+    name: str | None,
+    storage: str | None,
+    n_jobs: int,
+    timeout: float | None,
+    checkpoints: str | None,
+    script: Path,
+    resume: list[str],
+    patience: Patience | None = None,
+) -> Request:
+    """Return the request to run the study with the settings in the storage.
+
+    Args:
+        name: Study; None for the only one in the storage.
+        storage: Storage; None for the default.
+        n_jobs: Number of trials at a time.
+        timeout: Seconds after which no trial starts.
+        checkpoints: Folder of the checkpoints.
+        script: Script that defines the study's own functions; an empty path if none was given.
+        resume: Words of the command that continues.
+        patience: How long to wait for a storage that is away; None: not at all.
+    """
+    with closing(Opened(resolve(storage), create=False, patience=patience)) as opened:
+        found = find_study(opened.storage, name)
+        recorded = code_of(found, sys.maxsize)
+        name, facts = found.study_name, found.user_attrs
+    if any(key not in facts for key in (BASE, PLAN, SPACE, SPACE_TEXT)):
+        raise ConfigError(f"study {name!r} has no stored settings for workers; start or resume it with: dropopt run")
+    base = RunConfig.parse(facts[BASE])
+    _settle(base, name, script, recorded)
+    with tempfile.TemporaryDirectory() as folder:
+        if Path(facts[SPACE]).name != facts[SPACE]:
+            raise ConfigError(f"study {name!r} has the space {facts[SPACE]!r}, which is not the name of a file")
+        file = Path(folder) / f"{facts[SPACE]}.yaml"
+        file.write_text(facts[SPACE_TEXT], encoding="utf-8")
+        space = Space.load(file).bound(base)
+
+    portfolio = Portfolio.parse(facts[PORTFOLIO]) if PORTFOLIO in facts else None
+    settings = Settings(space, base, portfolio, dict(facts[PLAN]))  # only dropopt run changes the plan
+    definition = Definition(name=name, timeout=timeout, checkpoints=checkpoints, **facts[PLAN])
+    line = shlex.join([*resume, "--study", name]) + storage_hint(storage)
+    return Request(definition, script, storage, n_jobs, line, extendable=False, stored=settings)
+
+
+def _settle(base: RunConfig, name: str, script: Path, recorded: Any) -> None:
+    """Import the functions that the study names from ``script``; nothing is imported unless the user has named it."""
+    names = base.names
+    if script != Path():
+        settle(names, recorded, given=f"study {name!r}", code=(script,), shipped=shipped_folder("studies"))
+    elif modules := own_modules(names):
+        raise ConfigError(f"study {name!r} uses functions of {', '.join(modules)}; type: dropopt worker SCRIPT ...")
