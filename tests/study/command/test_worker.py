@@ -75,3 +75,20 @@ def test_a_worker_waits_for_a_storage_that_is_away(tmp_path, monkeypatch):
         worker(study="fake", storage=away, storage_patience=1.0)
     assert time.monotonic() - began >= 1.0
     assert "secret" not in str(caught.value)
+
+
+def test_a_worker_begins_a_study_that_has_no_trials(storage, monkeypatch):
+    """The process that created the study died before the first trial: the worker begins it with the stored settings."""
+    monkeypatch.setattr("dropopt.study.session.beginning.IDENTITY_PAUSE", 0.0)
+    opened = open_storage(storage)
+    facts = optuna.load_study(study_name="fake", storage=opened).user_attrs | {"queue": "pending"}
+    optuna.delete_study(study_name="fake", storage=opened)
+    study = optuna.create_study(study_name="fake", storage=opened)
+    for name, fact in facts.items():
+        study.set_user_attr(name, fact)
+    close(opened)
+    assert session.run(replace(join(storage), targets=fake_study.FAKE)) == 0
+    assert [trial.state.name for trial in fake_study.trials(storage)] == ["COMPLETE"] * 4
+    opened = open_storage(storage)
+    assert optuna.load_study(study_name="fake", storage=opened).user_attrs.items() >= (facts | {"queue": "done"}).items()
+    close(opened)
