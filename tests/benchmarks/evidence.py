@@ -4,11 +4,13 @@
     python -m tests.benchmarks.evidence fashion --seeds 10 --top 2
     python -m tests.benchmarks.evidence cifar10 --cifar10 runs/cifar10.npz    made by tests.benchmarks.arrays
     python -m tests.benchmarks.evidence photos --photos FOLDER    a folder of images, as for studies/folder.py
+    python -m tests.benchmarks.evidence --table runs/evidence-*.db
     python -m tests.benchmarks.evidence --figure .github/images/evidence.svg runs/evidence-*.db
 
 Each arm is a search space in ``tests/benchmarks/arms``; all of them search the learning rate and the weight decay over
 the same ranges. The results are kept in ``runs/evidence-DATA.db``, and the same command continues after an
-interruption. It takes half an hour to two hours on two cores. With ``--figure``, the results in storages are drawn.
+interruption. It takes half an hour to two hours on two cores. With ``--table`` and
+``--figure``, the results in storages are printed and drawn.
 """
 
 from __future__ import annotations
@@ -17,8 +19,11 @@ import argparse
 import sys
 from pathlib import Path
 
+from rich.console import Console
+
 sys.path.insert(0, str(Path(__file__).parent.parent / "support"))
 import evidence_figure
+import evidence_results
 from evidence_tasks import DATA, add_file_options, definition, given_files
 
 ARMS = Path(__file__).with_name("arms")
@@ -29,13 +34,18 @@ DEFAULT = ("own", "own_uniform", "averaged", "dropout2d", "dropout", "none")
 def main() -> None:
     """Run the comparison that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", nargs="+", help=f"{', '.join(DATA)}; for --figure, storages")
+    parser.add_argument("data", nargs="+", help=f"{', '.join(DATA)}; for --table and --figure, storages")
+    parser.add_argument("--table", action="store_true", help="print the results in storages as tables")
     parser.add_argument("--figure", type=Path, help="a file (.svg, .png) in which to draw the results in storages")
     add_file_options(parser)
     parser.add_argument("--arms", nargs="+", default=DEFAULT)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--top", type=int, default=2)
     options = parser.parse_args()
+    if options.table:
+        for data, arms in evidence_results.confirmed(options.data).items():
+            Console(width=200).print(evidence_results.table(data, arms))
+        return
     if options.figure is not None:
         for panel in evidence_figure.save(options.data, options.figure):
             print(panel.data, *(f"{row.arm} {row.difference.mean:+.1f}%" for row in panel.rows), sep="; ")

@@ -3,42 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import matplotlib as mpl
+from evidence_results import ARMS, DATA, REFERENCE, confirmed
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from dropopt.study.confirm.arms import arm_of_study
-from dropopt.study.confirm.comparison import ArmResult, arm_result
+from dropopt.study.confirm.comparison import ArmResult
 from dropopt.study.confirm.intervals import Interval, holm, mean_of, paired
-from dropopt.study.store.opening import Opened
-from dropopt.study.store.queries import find_study, searches
-from dropopt.study.store.url import resolve
 
-#: The arm that the others are compared with.
-REFERENCE = "dropout2d"
-#: The arms from the top of the figure to the bottom, and what they are called.
-ARMS = {
-    "own": "engine, own patterns, learned weights",
-    "own_uniform": "engine, own patterns, equal weights",
-    "averaged": "engine, averaged rates, learned weights",
-    "dropblock": "DropBlock",
-    "dropout": "Dropout",
-    "none": "no dropout",
-}
-#: The data sets from left to right, and what they are called; other names are shown as they are.
-DATA = {
-    "digits": "digits",
-    "mnist": "MNIST, 1,000 images",
-    "fashion": "Fashion-MNIST, 2,000 images",
-    "photos": "clothing photographs, 2,000 images",
-    "clothing": "clothing photographs, 2,000 images",
-}
 #: Adjusted p values below this one are shown as a difference.
 SIGNIFICANT = 0.05
 #: Colours of Okabe and Ito for better, worse and not clearly different.
@@ -75,16 +52,8 @@ class Panel:
 
 def panels(storages: Sequence[str]) -> list[Panel]:
     """The data sets in ``storages`` on which the reference and another arm were confirmed and tested."""
-    found: dict[str, dict[str, ArmResult]] = {}
-    for given in storages:
-        with closing(Opened(resolve(given), create=False)) as opened:
-            for name in searches(opened.storage):
-                data, _, arm = name.partition("-")
-                result = arm_result(opened.storage, arm_of_study(arm, find_study(opened.storage, name)))
-                if result is not None and result.test is not None:
-                    found.setdefault(data, {})[arm] = result
-    known = [*DATA, *sorted(found.keys() - DATA.keys())]
-    return [one for data in known if data in found and (one := _panel(data, found[data])) is not None]
+    found = confirmed(storages)
+    return [one for data, arms in found.items() if (one := _panel(data, arms)) is not None]
 
 
 def _panel(data: str, arms: dict[str, ArmResult]) -> Panel | None:

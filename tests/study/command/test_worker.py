@@ -90,5 +90,7 @@ def test_a_worker_begins_a_study_that_has_no_trials(storage, monkeypatch):
     assert session.run(replace(join(storage), targets=fake_study.FAKE)) == 0
     assert [trial.state.name for trial in fake_study.trials(storage)] == ["COMPLETE"] * 4
     opened = open_storage(storage)
-    assert optuna.load_study(study_name="fake", storage=opened).user_attrs.items() >= (facts | {"queue": "done"}).items()
+    assert (
+        optuna.load_study(study_name="fake", storage=opened).user_attrs.items() >= (facts | {"queue": "done"}).items()
+    )
     close(opened)

@@ -1,0 +1,81 @@
+"""What the benchmark about evidence has confirmed: the arms on each data set, and their table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+
+from rich.box import MARKDOWN
+from rich.table import Table
+
+from dropopt.study.confirm.arms import arm_of_study
+from dropopt.study.confirm.comparison import ArmResult, arm_result
+from dropopt.study.confirm.intervals import holm, mean_of, paired
+from dropopt.study.store.opening import Opened
+from dropopt.study.store.queries import find_study, searches
+from dropopt.study.store.url import resolve
+
+#: The arm that the others are compared with.
+REFERENCE = "dropout2d"
+#: The arms from the top of the figure to the bottom, and what they are called.
+ARMS = {
+    "own": "engine, own patterns, learned weights",
+    "own_uniform": "engine, own patterns, equal weights",
+    "averaged": "engine, averaged rates, learned weights",
+    "dropblock": "DropBlock",
+    "dropout": "Dropout",
+    "none": "no dropout",
+}
+#: The data sets from left to right, and what they are called; other names are shown as they are.
+DATA = {
+    "digits": "digits",
+    "mnist": "MNIST, 1,000 images",
+    "fashion": "Fashion-MNIST, 2,000 images",
+    "cifar10": "CIFAR-10, 2,000 images",
+    "photos": "clothing photographs, 2,000 images",
+    "clothing": "clothing photographs, 2,000 images",
+}
+
+
+def confirmed(storages: Sequence[str]) -> dict[str, dict[str, ArmResult]]:
+    """The arms in ``storages`` that were confirmed and tested, by data set and name."""
+    found: dict[str, dict[str, ArmResult]] = {}
+    for given in storages:
+        with closing(Opened(resolve(given), create=False)) as opened:
+            for name in searches(opened.storage):
+                data, _, arm = name.partition("-")
+                result = arm_result(opened.storage, arm_of_study(arm, find_study(opened.storage, name)))
+                if result is not None and result.test is not None:
+                    found.setdefault(data, {})[arm] = result
+    known = [*DATA, *sorted(found.keys() - DATA.keys())]
+    return {data: found[data] for data in known if data in found}
+
+
+def table(data: str, arms: dict[str, ArmResult]) -> Table:
+    """The scores of the arms on a data set, from the lowest test loss, and the paired differences to the reference."""
+    tests = {name: one.test for name, one in arms.items() if one.test is not None}
+    order = sorted(tests, key=lambda name: mean_of(list(tests[name].loss.values())).mean)
+    gaps = {name: paired(tests[name].loss, tests[REFERENCE].loss) for name in order if name != REFERENCE}
+    known = {name: gap for name, gap in gaps.items() if gap is not None}
+    adjusted = dict(zip(known, holm([gap.p for gap in known.values()]), strict=True))
+    columns = (DATA.get(data, data), "test loss", "test accuracy", "ECE", f"loss compared with {REFERENCE}")
+    result = Table(*columns, "validation loss", box=MARKDOWN)
+    for name in order:
+        difference = ""
+        if name in known:
+            gap, p = known[name].interval, adjusted[name]
+            chance = f"p = {p:.2g}" if p >= 0.0001 else "p < 0.0001"
+            difference = f"{gap.mean:+.4f} ({gap.low:+.4f} to {gap.high:+.4f}), {chance}"
+        result.add_row(
+            ARMS.get(name, name), *_scores(tests[name]), difference, _mean(arms[name].winner.validation.loss)
+        )
+    return result
+
+
+def _scores(scores: Scores) -> tuple[str, str, str]:
+    return _mean(scores.loss), _mean(scores.accuracy), _mean(scores.ece)
+
+
+def _mean(values: dict[int, float]) -> str:
+    found = mean_of(list(values.values()))
+    return f"{found.mean:.4f} +- {(found.high - found.low) / 2:.4f}"
