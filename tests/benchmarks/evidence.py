@@ -31,6 +31,17 @@ ARMS = Path(__file__).with_name("arms")
 DEFAULT = ("own", "own_uniform", "averaged", "dropout2d", "dropout", "none")
 
 
+def show(options: argparse.Namespace) -> None:
+    """Print or draw what the storages that ``options`` name have confirmed."""
+    results = evidence_results.confirmed(options.data, options.arms)
+    if options.table:
+        for data, arms in results.items():
+            Console(width=200).print(evidence_results.table(data, arms))
+    if options.figure is not None:
+        for panel in evidence_figure.save(results, options.figure):
+            print(panel.data, *(f"{row.arm} {row.difference.mean:+.1f}%" for row in panel.rows), sep="; ")
+
+
 def main() -> None:
     """Run the comparison that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -38,23 +49,18 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="print the results in storages as tables")
     parser.add_argument("--figure", type=Path, help="a file (.svg, .png) in which to draw the results in storages")
     add_file_options(parser)
-    parser.add_argument("--arms", nargs="+", default=DEFAULT)
+    parser.add_argument("--arms", nargs="+", help="the arms to compare or to show")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--top", type=int, default=2)
     options = parser.parse_args()
-    if options.table:
-        for data, arms in evidence_results.confirmed(options.data).items():
-            Console(width=200).print(evidence_results.table(data, arms))
-        return
-    if options.figure is not None:
-        for panel in evidence_figure.save(options.data, options.figure):
-            print(panel.data, *(f"{row.arm} {row.difference.mean:+.1f}%" for row in panel.rows), sep="; ")
+    if options.table or options.figure is not None:
+        show(options)
         return
     (data, *others) = options.data
     if others or data not in DATA:
         parser.error(f"give one of: {', '.join(DATA)}")
     rest = ["--storage", f"runs/evidence-{data}.db", "--seeds", str(options.seeds), "--top", str(options.top)]
-    arms = [f"space:{ARMS / arm}.yaml" for arm in options.arms]
+    arms = [f"space:{ARMS / arm}.yaml" for arm in options.arms or DEFAULT]
     study = definition(data, given_files(options))
     study.compare(arms, [*rest, "-o", f"evidence-{data}.html"])
 

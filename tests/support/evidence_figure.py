@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import matplotlib as mpl
-from evidence_results import ARMS, DATA, REFERENCE, confirmed
+from evidence_results import ARMS, DATA, REFERENCE
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -50,20 +50,19 @@ class Panel:
     rows: tuple[Row, ...]
 
 
-def panels(storages: Sequence[str]) -> list[Panel]:
-    """The data sets in ``storages`` on which the reference and another arm were confirmed and tested."""
-    found = confirmed(storages)
+def panels(found: Mapping[str, Mapping[str, ArmResult]]) -> list[Panel]:
+    """The data sets on which the reference and another arm were confirmed, from :func:`evidence_results.confirmed`."""
     return [one for data, arms in found.items() if (one := _panel(data, arms)) is not None]
 
 
-def _panel(data: str, arms: dict[str, ArmResult]) -> Panel | None:
+def _panel(data: str, arms: Mapping[str, ArmResult]) -> Panel | None:
     reference = arms.get(REFERENCE)
     if reference is None or reference.test is None:
         return None
     level = mean_of(list(reference.test.objective.values())).mean
     rows, p_values = [], []
-    for arm in [*ARMS, *sorted(arms.keys() - ARMS.keys() - {REFERENCE})]:
-        if arm not in arms or (test := arms[arm].test) is None:
+    for arm in [*ARMS, *sorted(arms.keys() - ARMS.keys())]:
+        if arm == REFERENCE or arm not in arms or (test := arms[arm].test) is None:
             continue
         difference = paired(test.objective, reference.test.objective)
         if difference is not None:
@@ -127,11 +126,11 @@ def _legend(found: Sequence[Panel]) -> list[Line2D]:
     ]
 
 
-def save(storages: Sequence[str], path: Path) -> list[Panel]:
-    """Write the figure of the results in ``storages``; the format is that of the suffix of ``path``."""
-    found = panels(storages)
+def save(results: Mapping[str, Mapping[str, ArmResult]], path: Path) -> list[Panel]:
+    """Write the figure of the confirmed ``results``; the format is that of the suffix of ``path``."""
+    found = panels(results)
     if not found:
-        raise SystemExit(f"no data set in {', '.join(storages)} has {REFERENCE} and another arm confirmed and tested")
+        raise SystemExit(f"no data set has {REFERENCE} and another arm confirmed and tested")
     text = {"svg.fonttype": "path", "svg.hashsalt": "dropopt", "text.color": INK, "axes.labelcolor": INK}
     with mpl.rc_context({**text, "xtick.color": INK, "ytick.color": INK, "font.family": "DejaVu Sans"}):
         metadata = {"Date": None} if path.suffix == ".svg" else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
 
 from rich.box import MARKDOWN
@@ -17,16 +17,22 @@ from dropopt.study.store.url import resolve
 
 #: The arm that the others are compared with.
 REFERENCE = "dropout2d"
-#: The arms from the top of the figure to the bottom, and what they are called.
+#: The arms in the order of the figure, and what they are called.
 ARMS = {
     "own": "engine, own patterns, learned weights",
     "own_uniform": "engine, own patterns, equal weights",
     "averaged": "engine, averaged rates, learned weights",
+    "adaptive": "adaptive dropout alone",
+    "structured": "structured dropout alone",
+    "contextual": "contextual dropout alone",
+    "pfid": "PFID dropout alone",
+    "spatial": "spatially aware dropout alone",
     "dropblock": "DropBlock",
+    "dropout2d": "Dropout2d",
     "dropout": "Dropout",
     "none": "no dropout",
 }
-#: The data sets from left to right, and what they are called; other names are shown as they are.
+#: The data sets in the order of the figure, and what they are called; other names are shown as they are.
 DATA = {
     "digits": "digits",
     "mnist": "MNIST, 1,000 images",
@@ -37,13 +43,15 @@ DATA = {
 }
 
 
-def confirmed(storages: Sequence[str]) -> dict[str, dict[str, ArmResult]]:
-    """The arms in ``storages`` that were confirmed and tested, by data set and name."""
+def confirmed(storages: Sequence[str], arms: Collection[str] | None = None) -> dict[str, dict[str, ArmResult]]:
+    """The arms in ``storages`` that were confirmed and tested, by data set and name: all, or those in ``arms``."""
     found: dict[str, dict[str, ArmResult]] = {}
     for given in storages:
         with closing(Opened(resolve(given), create=False)) as opened:
             for name in searches(opened.storage):
                 data, _, arm = name.partition("-")
+                if arms is not None and arm not in arms:
+                    continue
                 result = arm_result(opened.storage, arm_of_study(arm, find_study(opened.storage, name)))
                 if result is not None and result.test is not None:
                     found.setdefault(data, {})[arm] = result
@@ -51,7 +59,7 @@ def confirmed(storages: Sequence[str]) -> dict[str, dict[str, ArmResult]]:
     return {data: found[data] for data in known if data in found}
 
 
-def table(data: str, arms: dict[str, ArmResult]) -> Table:
+def table(data: str, arms: Mapping[str, ArmResult]) -> Table:
     """The scores of the arms on a data set, from the lowest test loss, and the paired differences to the reference."""
     tests = {name: one.test for name, one in arms.items() if one.test is not None}
     order = sorted(tests, key=lambda name: mean_of(list(tests[name].loss.values())).mean)
@@ -66,14 +74,10 @@ def table(data: str, arms: dict[str, ArmResult]) -> Table:
             gap, p = known[name].interval, adjusted[name]
             chance = f"p = {p:.2g}" if p >= 0.0001 else "p < 0.0001"
             difference = f"{gap.mean:+.4f} ({gap.low:+.4f} to {gap.high:+.4f}), {chance}"
-        result.add_row(
-            ARMS.get(name, name), *_scores(tests[name]), difference, _mean(arms[name].winner.validation.loss)
-        )
+        scores = tests[name]
+        means = [_mean(values) for values in (scores.loss, scores.accuracy, scores.ece)]
+        result.add_row(ARMS.get(name, name), *means, difference, _mean(arms[name].winner.validation.loss))
     return result
-
-
-def _scores(scores: Scores) -> tuple[str, str, str]:
-    return _mean(scores.loss), _mean(scores.accuracy), _mean(scores.ece)
 
 
 def _mean(values: dict[int, float]) -> str:
