@@ -1,6 +1,6 @@
 """Make the shipped portfolio: configurations that together do well on several data sets and networks.
 
-    python -m tests.benchmarks.portfolio --searches runs/evidence-*.db --mnist FILE.npz --photos FOLDER
+    python -m tests.benchmarks.portfolio --searches runs/evidence-*.db --mnist PATH --cifar10 PATH --photos PATH
     python -m tests.benchmarks.portfolio ... --without digits -o runs/without-digits.yaml
     python -m tests.benchmarks.portfolio ... --tasks               choose from the trainings so far
 
@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "support"))
-from evidence_tasks import EPOCHS, add_file_options, given_files
+from evidence_tasks import EPOCHS, FILES, add_file_options, given_files
 from portfolio_candidates import Candidate, candidates
 from portfolio_choice import WORST, Losses, choose, normalised, regret
 from portfolio_runs import TASKS, Runs
@@ -94,7 +94,8 @@ def content(
     """The content of the file; ``extra`` holds further options of the command."""
     by_name = {one.name: one for one in everyone}
     made = provenance(Path(__file__).parent)
-    command = "python -m tests.benchmarks.portfolio --searches runs/evidence-*.db --mnist FILE.npz --photos FOLDER"
+    files = " ".join(f"--{name} PATH" for name in FILES)
+    command = f"python -m tests.benchmarks.portfolio --searches runs/evidence-*.db {files}"
     return {
         "schema": SCHEMA,
         "provenance": {
@@ -104,7 +105,7 @@ def content(
                 for task, row in scores.items()
                 if data_of(task) != left_out
             },
-            "images": "all 1,797 digits, 1,000 of MNIST, 2,000 of Fashion-MNIST, 2,000 photographs at 32 pixels",
+            "images": "1,797 digits, 1,000 of MNIST; 2,000 each of Fashion-MNIST, CIFAR-10 and photographs at 32 pixels",
             "seeds": "1 to 3 of each configuration and task; of most, that of the search",
             "epochs": EPOCHS,
             "created": datetime.now(UTC).date().isoformat(),

@@ -25,6 +25,7 @@ TASKS: dict[Task, int] = {
     ("mnist", "small"): 2,
     ("fashion", "small"): 1,
     ("photos", "small"): 1,
+    ("cifar10", "small"): 1,
     ("digits", "resnet9"): 1,
 }
 SEARCHED = "small"
