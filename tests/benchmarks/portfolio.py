@@ -105,7 +105,7 @@ def content(
                 for task, row in scores.items()
                 if data_of(task) != left_out
             },
-            "images": "1,797 digits, 1,000 of MNIST; 2,000 each of Fashion-MNIST, CIFAR-10 and photographs at 32 pixels",
+            "images": "1,797 digits; 1,000 of MNIST; 2,000 of Fashion-MNIST, CIFAR-10 and photographs at 32 pixels",
             "seeds": "1 to 3 of each configuration and task; of most, that of the search",
             "epochs": EPOCHS,
             "created": datetime.now(UTC).date().isoformat(),
