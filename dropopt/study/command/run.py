@@ -66,6 +66,7 @@ def run(
     from dropopt.known import check_names
     from dropopt.owncode import file_of, make_importable
     from dropopt.study.command.overrides import Overrides
+    from dropopt.study.search.portfolio import load_portfolio
     from dropopt.study.session import session
     from dropopt.study.session.request import Request
     from dropopt.study.store.url import storage_hint
@@ -105,6 +106,8 @@ def run(
     if any(file_of(module) is None for module in own_modules(names)):
         make_importable(Path.cwd())  # --data and --model may name functions of modules that lie here
     check_names(overridden.base(overridden.load_space(script.parent)))
+    if portfolio is not None:
+        load_portfolio(portfolio, script.parent)  # also for a study that exists, where it has no effect
     remember(sources(names).values())
     jobs = [] if n_jobs == -1 else ["--n-jobs", str(n_jobs)]
     if artifacts is not None:

@@ -38,7 +38,7 @@ def first_facts(request: Request, ready: Ready, prior: Prior | None, made_with: 
         prior: What another study has learned, if the study begins with it.
         made_with: The provenance.
     """
-    space, portfolio = request.settings.space, request.settings.portfolio
+    space, portfolio = request.settings.space, request.portfolio
     facts = {MADE_WITH: made_with, DATA: ready.fingerprint, CLASSES: ready.classes, QUEUE: "pending"}
     facts[SPACE_TEXT] = space.path.read_text(encoding="utf-8")
     if ready.complexity is not None:

@@ -13,10 +13,9 @@ from dropopt.config import ConfigError, RunConfig
 from dropopt.owncode import shipped_folder
 from dropopt.study.define.definition import Definition
 from dropopt.study.define.space import Space
-from dropopt.study.search.portfolio import Portfolio
 from dropopt.study.session.request import Request, Settings
 from dropopt.study.store.code import code_of
-from dropopt.study.store.keys import BASE, PLAN, PORTFOLIO, SPACE, SPACE_TEXT
+from dropopt.study.store.keys import BASE, PLAN, SPACE, SPACE_TEXT
 from dropopt.study.store.opening import Opened
 from dropopt.study.store.patient import Patience
 from dropopt.study.store.queries import find_study
@@ -61,8 +60,7 @@ def stored_request(
         file.write_text(facts[SPACE_TEXT], encoding="utf-8")
         space = Space.load(file).bound(base)
 
-    portfolio = Portfolio.parse(facts[PORTFOLIO]) if PORTFOLIO in facts else None
-    settings = Settings(space, base, portfolio, dict(facts[PLAN]))  # only dropopt run changes the plan
+    settings = Settings(space, base, dict(facts[PLAN]))  # only dropopt run changes the plan
     definition = Definition(name=name, timeout=timeout, checkpoints=checkpoints, **facts[PLAN])
     line = shlex.join([*resume, "--study", name]) + storage_hint(storage)
     return Request(definition, script, storage, n_jobs, line, extendable=False, stored=settings)

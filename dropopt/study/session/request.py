@@ -37,32 +37,24 @@ PLANNED = (
 
 @dataclass(frozen=True)
 class Settings:
-    """What a study searches and with what it begins: as its script says, or as its storage says to other workers."""
+    """What a study searches, and how: as its script says, or as its storage says to other workers."""
 
     #: The search space.
     space: Space
     #: The configuration that all trials share.
     base: RunConfig
-    #: The configurations with which the study begins after its anchors; None for a short study, or without any.
-    portfolio: Portfolio | None
     #: The values of :data:`PLANNED`.
     plan: Mapping[str, Any]
 
     @classmethod
     def of(cls, definition: Definition, folder: Path) -> Settings:
-        """Return the settings of a definition, whose files are looked for in ``folder`` as well.
+        """Return the settings of a definition, whose search space is looked for in ``folder`` as well.
 
         Raises:
-            ConfigError: The search space or the portfolio cannot be read.
+            ConfigError: The search space cannot be read.
         """
         space = definition.load_space(folder)
-        portfolio = load_portfolio(definition.portfolio, folder)
-        return cls(
-            space,
-            definition.base(space),
-            None if definition.n_trials < MIN_TRIALS else portfolio,
-            {name: getattr(definition, name) for name in PLANNED},
-        )
+        return cls(space, definition.base(space), {name: getattr(definition, name) for name in PLANNED})
 
 
 @dataclass(frozen=True)
@@ -89,6 +81,13 @@ class Request:
     def settings(self) -> Settings:
         """What the study searches."""
         return self.stored or Settings.of(self.definition, self.script.parent)
+
+    @cached_property
+    def portfolio(self) -> Portfolio | None:
+        """The configurations with which a new study begins after its anchors; None if it is short, or without any."""
+        if self.definition.n_trials < MIN_TRIALS:
+            return None
+        return load_portfolio(self.definition.portfolio, self.script.parent)
 
     @cached_property
     def url(self) -> str:

@@ -148,6 +148,8 @@ class Session:
         script = self._request.script
         self._made_with = provenance(script.parent, script=script.name, command=self._request.command)
         drawn = 0 if self._study is None else len(self._study.get_trials(deepcopy=False))
+        if not drawn and self._request.stored is None:
+            _ = self._request.portfolio  # so that a mistake in its file shows before the data are loaded
         alone = self._identity.exclusive or self._study is None
         self._sampler = self._make_sampler(drawn, alone=alone)
 
