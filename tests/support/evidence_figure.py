@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 
 import matplotlib as mpl
@@ -16,6 +17,8 @@ from matplotlib.ticker import MaxNLocator
 from dropopt.study.confirm.comparison import ArmResult
 from dropopt.study.confirm.intervals import Interval, holm, mean_of, paired
 
+#: Panels in a row.
+COLUMNS = 3
 #: Adjusted p values below this one are shown as a difference.
 SIGNIFICANT = 0.05
 #: Colours of Okabe and Ito for better, worse and not clearly different.
@@ -75,15 +78,21 @@ def _panel(data: str, arms: Mapping[str, ArmResult]) -> Panel | None:
 
 
 def draw(found: Sequence[Panel]) -> Figure:
-    """Draw one panel for each data set, with the same arms in each."""
+    """Draw a panel for each data set, with the same arms in each."""
     names = [arm for arm in ARMS if any(arm == row.arm for panel in found for row in panel.rows)]
     names += sorted({row.arm for panel in found for row in panel.rows} - set(names))
-    figure = Figure(figsize=(2.6 + 2.7 * len(found), 1.5 + 0.34 * len(names)), facecolor="white", layout="constrained")
-    axes = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
-    for panel, axis in zip(found, axes, strict=True):
-        _draw_panel(panel, axis, names)
-    axes[0].set_yticks(range(len(names)), [ARMS.get(name, name) for name in names])
-    axes[0].set_ylim(len(names) - 0.4, -0.6)
+    columns = min(COLUMNS, len(found))
+    rows = -(-len(found) // columns)
+    size = (2.6 + 2.7 * columns, 0.6 + rows * (0.9 + 0.34 * len(names)))
+    figure = Figure(figsize=size, facecolor="white", layout="constrained")
+    axes = figure.subplots(rows, columns, sharey=True, squeeze=False)
+    for panel, axis in zip_longest(found, axes.flat):
+        if panel is None:
+            axis.set_axis_off()
+        else:
+            _draw_panel(panel, axis, names)
+    axes[0, 0].set_yticks(range(len(names)), [ARMS.get(name, name) for name in names])
+    axes[0, 0].set_ylim(len(names) - 0.4, -0.6)
     figure.supxlabel("test loss compared with tuned Dropout2d (means and 95% intervals over fresh seeds)", size=9)
     figure.legend(handles=_legend(found), loc="outside upper center", ncols=5, frameon=False, fontsize=8)
     return figure
