@@ -19,7 +19,7 @@ SHOWN = 8
 ON_PAGE = 4
 #: Panels in a row of the figure of costs; pixels of a row, of the space between rows, and of the titles of panels.
 ACROSS, ROW_HEIGHT, GAP, TITLES = 2, 210, 60, 28
-#: Costs above this fraction of the loss are cut off, so that the others can be read.
+#: Costs above this fraction of the objective are cut off, so that the others can be read.
 HIGHEST = 2.0
 
 
@@ -98,8 +98,8 @@ def effects_figure(effects: Effects, most: int = SHOWN) -> Figure:
 
     shown = effects.factors[:most]
     rows = max(1, -(-len(shown) // ACROSS))
-    than = "How much higher the loss is" if effects.ratio else "How much worse the objective is, in its units,"
-    shared = layout("What each value costs", f"{than} than with the best value; 90% intervals. {_reach(effects)}.")
+    cost = effects.objective.cost(ratio=effects.ratio)
+    shared = layout("What each value costs", f"{cost[0].upper()}{cost[1:]}; 90% intervals. {_reach(effects)}.")
     margin = shared["margin"] | {"t": shared["margin"]["t"] + TITLES}
     height = max(HEIGHT, 30 + ROW_HEIGHT * rows)
     picture = make_subplots(

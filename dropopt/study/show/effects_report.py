@@ -31,13 +31,12 @@ def effects_parts(effects: Effects) -> list[RenderableType]:
     if not effects.factors:
         return parts
     parts += [Text(""), _table(effects)]
-    unit = "a fraction of the loss" if effects.ratio else "in units of the objective"
     parts.append(
         Text(
             f"From {effects.trials} trials, {effects.complete} of them complete, by a model of the whole search space. "
             "Importance is the share of the variance of the outcome over the space that a parameter has a part in "
-            f"(90% interval). A cost is {unit}, at the best of the other parameters, compared with the best value. "
-            "Single trials of one configuration have a standard deviation of about "
+            f"(90% interval). A cost is {costs(effects)}. Single trials of one configuration have a standard deviation "
+            "of about "
             f"{_noise(effects)}.",
             style="dim",
         )
@@ -55,10 +54,15 @@ def _short(effects: Effects) -> Table:
     return table
 
 
+def costs(effects: Effects) -> str:
+    """What the costs in the answers are."""
+    return f"{effects.objective.cost(ratio=effects.ratio)}, at the best of the other parameters"
+
+
 def _noise(effects: Effects) -> str:
     if effects.noise is None:
         return "an unknown size"
-    return f"{effects.noise.value:.0%} of the loss" if effects.ratio else f"{effects.noise.value:.3g}"
+    return f"{effects.noise.value:.0%} of {effects.objective.called}" if effects.ratio else f"{effects.noise.value:.3g}"
 
 
 def _table(effects: Effects) -> Table:

@@ -50,17 +50,18 @@ def efficacy_report(study: Study, names: Names | None = None, prior: Mapping[str
         Which dropout, where, when: Not searched in this study.
         How much, whether at all: Too few trials to say: 3, ...
     """
-    parts = effects_parts(study_effects(study))
+    effects = study_effects(study)
+    parts = effects_parts(effects)
     with suppress(NoBlendError):
-        parts += [Text(""), *_blend(learned(study, names, prior))]
+        parts += [Text(""), *_blend(learned(study, names, prior), effects.objective.called)]
     return Group(*parts)
 
 
-def _blend(found: Learned) -> list[RenderableType]:
+def _blend(found: Learned, called: str) -> list[RenderableType]:
     """The verdict on the blend, its effects, and the preferred blend over the trials."""
     efficacy = found.efficacy
     parts: list[RenderableType] = [Text(efficacy.verdict, style="yellow" if efficacy.thin else "bold")]
-    unit = f"; 1 is about {efficacy.unit:.3g} of the objective" if np.isfinite(efficacy.unit) else ""
+    unit = f"; 1 is about {efficacy.unit:.3g} in {called}" if np.isfinite(efficacy.unit) else ""
     stages = list(by_stage(efficacy))
     for effects in stages:
         where = _of_stage(effects.stage)
@@ -70,9 +71,7 @@ def _blend(found: Learned) -> list[RenderableType]:
         ]
     if found.trajectory:
         parts += [_trajectory(found, effects) for effects in stages]
-    parts.append(
-        Text("Effects are normal scores of the outcome: higher is better, also for a minimised objective.", style="dim")
-    )
+    parts.append(Text("Effects are normal scores of the outcome: higher is better.", style="dim"))
     return parts
 
 
