@@ -29,7 +29,7 @@ data = load_data(run.data)
 
 #: The lines with which every program attaches the engine, and with which it ends.
 _ATTACH = """
-with dropopt.attach(model, run.engine, example=example, complexity={complexity}) as engine:
+with dropopt.attach(model, run.engine, example=example, complexity={complexity}, inside="keep") as engine:
     engine.watch(optimizer)
     for epoch in range(run.train.epochs):
         total, count = 0.0, 0
