@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from rich.console import RenderableType
 from rich.table import Table
@@ -10,6 +11,7 @@ from rich.text import Text
 
 from dropopt.study.effects.effects import Effects
 from dropopt.study.effects.intervals import Estimate
+from dropopt.study.effects.words import Answer
 
 #: Choices whose costs are listed in a cell.
 LISTED = 4
@@ -20,14 +22,10 @@ def effects_parts(effects: Effects) -> list[RenderableType]:
     parts: list[RenderableType] = []
     if any(answer.found for answer in effects.answers):
         parts = [_short(effects), Text("")]
-    titles: dict[str, list[str]] = {}
-    for answer in effects.answers:
-        titles.setdefault(answer.text, []).append(answer.title)
-    for answer in effects.answers:
-        if answer.title == titles[answer.text][0]:  # questions with the same answer share a line
-            text = Text(f"{', '.join(titles[answer.text]).capitalize()}: ", style="bold")
-            text.append(answer.text, style="" if answer.found else "yellow")
-            parts.append(text)
+    for titles, answer in grouped(effects.answers):
+        text = Text(f"{', '.join(titles).capitalize()}: ", style="bold")
+        text.append(answer.text, style="" if answer.found else "yellow")
+        parts.append(text)
     if not effects.factors:
         return parts
     parts += [Text(""), _table(effects)]
@@ -42,6 +40,16 @@ def effects_parts(effects: Effects) -> list[RenderableType]:
         )
     )
     return parts
+
+
+def grouped(answers: Iterable[Answer]) -> list[tuple[list[str], Answer]]:
+    """Each answer once, in order, with the questions that have it."""
+    titles: dict[str, list[str]] = {}
+    first: dict[str, Answer] = {}
+    for answer in answers:
+        titles.setdefault(answer.text, []).append(answer.title)
+        first.setdefault(answer.text, answer)
+    return [(titles[text], answer) for text, answer in first.items()]
 
 
 def _short(effects: Effects) -> Table:

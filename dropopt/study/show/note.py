@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dropopt.study.show import words
-from dropopt.study.show.effects_report import costs
+from dropopt.study.show.effects_report import costs, grouped
 from dropopt.study.show.effects_table import HEADINGS, by_stage, effect_rows
 from dropopt.study.show.formatting import format_difference
 from dropopt.study.show.next_lines import next_lines
@@ -36,7 +36,10 @@ def note(shot: Snapshot, storage: str) -> str:
         parts += ["", anchor_note(shot.comparison, shot.what, shot.score)]
     if shot.effects is not None:
         parts += ["", "## Which dropout, how much, where, when, and whether at all", ""]
-        parts += [f"- **{answer.title}** {plain(answer.text)}" for answer in shot.effects.answers]
+        parts += [
+            f"- **{', '.join(titles).capitalize()}** {plain(answer.text)}"
+            for titles, answer in grouped(shot.effects.answers)
+        ]
         if not shot.effects.thin:
             parts += ["", f"A cost is {plain(costs(shot.effects))}."]
     if shot.learned is not None:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dropopt.study.search.anchors import Comparison
-from dropopt.study.show.console import say
+from dropopt.study.show.console import say, say_command
 from dropopt.study.show.formatting import format_accuracy, format_difference, format_value
 from dropopt.study.show.next_lines import Resume, next_lines
 from dropopt.study.show.snapshot import Snapshot
@@ -69,7 +69,7 @@ def show_summary(console: Console, study: optuna.Study, outcome: Outcome) -> Non
     say(console, f"\nstored in {outcome.url}{outcome.url_note}; next:")
     resume = Resume(outcome.resume_command, outcome.n_trials, outcome.extendable)
     for what, command in next_lines(shot, outcome.storage_hint, resume):
-        say(console, f"  {what:<8}{command}")
+        say_command(console, what, command, 8)
 
 
 def _best_trials(shot: Snapshot, what: str) -> Table:
