@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.table import Table
 
 from dropopt.config import ConfigError
 from dropopt.study.confirm.comparison import ArmResult, Comparison, Compute
@@ -19,6 +18,7 @@ from dropopt.study.show.confirmation import format_interval
 from dropopt.study.show.console import say
 from dropopt.study.show.formatting import format_seconds
 from dropopt.study.show.style import COLOURS
+from dropopt.study.show.table import Table
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

@@ -6,12 +6,12 @@ import re
 from collections.abc import Iterable
 
 from rich.console import RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from dropopt.study.effects.effects import Effects
 from dropopt.study.effects.intervals import Estimate
 from dropopt.study.effects.words import Answer
+from dropopt.study.show.table import Table
 
 #: Choices whose costs are listed in a cell.
 LISTED = 4

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from optuna.study import Study
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from dropopt.study.blend.effects import Effect
@@ -18,6 +17,7 @@ from dropopt.study.blend.names import Names, NoBlendError
 from dropopt.study.effects.effects import study_effects
 from dropopt.study.show.effects_report import effects_parts
 from dropopt.study.show.effects_table import HEADINGS, StageEffects, by_stage, effect_rows
+from dropopt.study.show.table import Table
 
 
 def efficacy_report(study: Study, names: Names | None = None, prior: Mapping[str, Any] | None = None) -> RenderableType:

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.table import Table
 
 from dropopt.study.search.anchors import Comparison
 from dropopt.study.show.console import say, say_command
 from dropopt.study.show.formatting import format_accuracy, format_difference, format_value
 from dropopt.study.show.next_lines import Resume, next_lines
 from dropopt.study.show.snapshot import Snapshot
+from dropopt.study.show.table import Table
 from dropopt.study.store.keys import BEST_EPOCH, MESSAGE, PORTFOLIO, REASON, SECONDS, UNCOUNTED
 from dropopt.study.store.url import VARIABLE
 
