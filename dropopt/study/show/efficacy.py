@@ -61,6 +61,8 @@ def _blend(found: Learned, called: str) -> list[RenderableType]:
     """The verdict on the blend, its effects, and the preferred blend over the trials."""
     efficacy = found.efficacy
     parts: list[RenderableType] = [Text(efficacy.verdict, style="yellow" if efficacy.thin else "bold")]
+    if not found.trajectory:
+        return parts
     unit = f"; 1 is about {efficacy.unit:.3g} in {called}" if np.isfinite(efficacy.unit) else ""
     stages = list(by_stage(efficacy))
     for effects in stages:
@@ -69,8 +71,7 @@ def _blend(found: Learned, called: str) -> list[RenderableType]:
             _effects(f"Effect{where} (of moving the equal blend half way to the method alone{unit})", effects.methods),
             _effects(f"Synergy{where} (half of each method, compared with the mean of both alone)", effects.pairs),
         ]
-    if found.trajectory:
-        parts += [_trajectory(found, effects) for effects in stages]
+    parts += [_trajectory(found, effects) for effects in stages]
     parts.append(Text("Effects are normal scores of the outcome: higher is better.", style="dim"))
     return parts
 

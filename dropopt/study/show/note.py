@@ -73,6 +73,8 @@ def blend_note(found: Learned) -> str:
     """Markdown with the verdict, the effect of each method, the synergy of each pair and the preferred blend."""
     efficacy = found.efficacy
     lines = ["## Which method works", "", f"**{efficacy.verdict}**", ""]
+    if not found.trajectory:
+        return "\n".join(lines)
     for effects in by_stage(efficacy):
         if effects.stage:
             lines += [f"### {effects.stage}", ""]
