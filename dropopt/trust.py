@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from dropopt.config import ConfigError
-from dropopt.owncode import file_of, is_own, module_of, use_file
+from dropopt.owncode import file_of, is_own, module_of, shipped_folder, use_file
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,19 @@ def settle(
         use_file(module, file)
         lines.append(f"code of {module}: {file}{note}")
     return lines
+
+
+def known_file(module: str, recorded: Any) -> Path | None:
+    """The file that a study imported ``module`` from, if this user has run the same source, or it is part of dropopt.
+
+    Args:
+        module: The module.
+        recorded: The sources of the study, by module; see :func:`settle`.
+    """
+    known = _recorded(recorded, module)
+    if known is None or not known.file.is_absolute() or _digest(known.file) != known.sha256:
+        return None
+    return known.file if known.file.parent == shipped_folder("studies") or _line(known) in _noted() else None
 
 
 def _named(module: str, code: Sequence[Path], *, alone: bool) -> Path:

@@ -1,7 +1,7 @@
 """What ``dropopt train --checkpoints DIR`` keeps while it trains.
 
     last.pt       weights of the last epoch (state_dict)
-    best.pt       weights of the epoch with the lowest smoothed validation loss (state_dict)
+    best.pt       weights of the epoch that the training chooses, by the smoothed loss or metric (state_dict)
     summary.csv   one row per epoch: losses, accuracy, learning rate, seconds and the drop rate at each place
     resume.ckpt   everything that the same command needs to continue after an interruption
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,12 +62,12 @@ class Keeper:
         """
         import torch
 
-        best = min((one.smoothed_loss for one in self._reports), default=float("inf"))
+        best = min((one.objective for one in self._reports if math.isfinite(one.objective)), default=math.inf)
         self._reports.append(report)
         buffer = io.BytesIO()
         torch.save(model.state_dict(), buffer)
         files = {"last.pt": buffer.getvalue(), "summary.csv": _table(self._reports).encode()}
-        if report.smoothed_loss < best:
+        if report.objective < best:
             files["best.pt"] = files["last.pt"]
         for name, content in files.items():
             try:

@@ -66,7 +66,7 @@ Set = Annotated[
         "--set",
         metavar="SECTION.NAME=VALUE",
         help="Any other setting, such as train.weight_decay=1e-3, engine.pattern=channel or model.options.head=64; "
-        "sections are data, model, train and engine. May be repeated.",
+        "sections are data, model, task, train and engine. May be repeated.",
         show_default=False,
     ),
 ]

@@ -68,7 +68,7 @@ class Overrides:
         values = {name: getattr(study, name) for name in type(study).model_fields}
         values |= {name: value for name, value in given.items() if name not in (*_SETTINGS, "set")}
         settings = self._settings()
-        sections = {name: values[name].model_dump() for name in ("data", "model", "train")}
+        sections = {name: values[name].model_dump() for name in ("data", "model", "task", "train")}
         after = changed({**sections, "engine": values["engine"]}, settings)
         for name in {setting.section for setting in settings}:
             values[name] = type(values[name]).parse(after[name]) if name in sections else after[name]

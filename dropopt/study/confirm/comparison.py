@@ -88,6 +88,8 @@ class Comparison:
     #: What is minimised, in a word, and the name of the metric.
     what: str = "loss"
     score: str = "accuracy"
+    #: Whether a higher metric is better.
+    higher: bool = True
 
     def plain(self) -> dict[str, Any]:
         """Return the result as values for JSON."""
@@ -230,6 +232,7 @@ def compare_arms(
         verdict=_verdict(base, contrasts, f"{'test' if tested else 'validation'} {what}", task.score),
         what=what,
         score=task.score,
+        higher=task.direction == "maximize" and task.metric != "loss",
     )
 
 
@@ -272,7 +275,8 @@ def _verdict(base: ArmResult, contrasts: Sequence[Contrast], measure: str, score
 def _gain(one: Contrast, measure: str, score: str) -> str:
     gap = one.objective.interval
     text = f"{one.arm} ({measure} {-gap.mean:.4f} lower, 95% interval {-gap.high:.4f} to {-gap.low:.4f}"
-    return f"{text}, p = {one.p_adjusted:.2g} after Holm's correction; {score} {_accuracy(one.accuracy)})"
+    also = "" if score == "loss" else f"; {score} {_accuracy(one.accuracy)}"  # a study without another metric
+    return f"{text}, p = {one.p_adjusted:.2g} after Holm's correction{also})"
 
 
 def _accuracy(difference: Difference | None) -> str:

@@ -56,7 +56,12 @@ def losers(
 def leading_anchor(values: Mapping[int, Mapping[int, float]], anchors: Collection[int]) -> int | None:
     """Return the anchor with the lowest mean so far; None if no anchor has a value."""
     begun = [number for number in anchors if values.get(number)]
-    return min(begun, key=lambda number: (_mean_log(values[number]), number), default=None)
+    return min(begun, key=lambda number: (_mean_log(values[number]), _mean(values[number]), number), default=None)
+
+
+def _mean(row: Mapping[int, float]) -> float:
+    """The mean, which also orders values below 0: their logarithms are all the same."""
+    return sum(row.values()) / len(row)
 
 
 def _mean_log(row: Mapping[int, float]) -> float:

@@ -233,7 +233,7 @@ def _tested(study: optuna.Study, by: str) -> Tested | None:
 
 
 def _optimism(one: Confirmed) -> float:
-    return (one.mean.mean - one.searched) / one.mean.mean if one.mean.mean else 0.0
+    return (one.mean.mean - one.searched) / abs(one.mean.mean) if one.mean.mean else 0.0
 
 
 def _verdict(winner: Confirmed | None, anchor: Confirmed | None, difference: Difference | None, what: str) -> str:

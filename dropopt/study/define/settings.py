@@ -14,6 +14,7 @@ from dropopt.config import (
     EngineConfig,
     ModelConfig,
     RunConfig,
+    TaskConfig,
     TrainConfig,
     suggestion,
 )
@@ -23,6 +24,7 @@ _KNOWN: dict[str, tuple[str, ...]] = {
     "data": tuple(DataConfig.model_fields),
     "model": tuple(ModelConfig.model_fields),
     "train": tuple(TrainConfig.model_fields),
+    "task": tuple(TaskConfig.model_fields),
     "engine": tuple(dict.fromkeys((*EngineConfig.model_fields, *Baseline.model_fields))),
 }
 _OPTIONS = ("model", "options")
@@ -33,7 +35,7 @@ class Setting:
     """A setting and its new value.
 
     Args:
-        section: ``data``, ``model``, ``train`` or ``engine``.
+        section: ``data``, ``model``, ``task``, ``train`` or ``engine``.
         name: The setting.
         value: Its value.
         option: For ``model.options``: the option that gets the value; None for all options.

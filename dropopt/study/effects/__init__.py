@@ -18,6 +18,7 @@ attributes, and the modules directly in ``dropopt``:
     importance  Sobol indices
     profiles    the costs of the levels of a factor, on average and at best
     questions   which settings answer which question
+    objective   what the study optimises, in words
     words       the answers in words
     applied     the same model with the applied drop rate in place of the requested one
     effects     what a user gets

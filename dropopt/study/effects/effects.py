@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from optuna.study import Study, StudyDirection
@@ -18,6 +18,7 @@ from dropopt.study.effects.factors import Factor, factors_of
 from dropopt.study.effects.importance import explained, importances
 from dropopt.study.effects.intervals import Estimate
 from dropopt.study.effects.model import FEWEST, fit
+from dropopt.study.effects.objective import Objective, objective_of
 from dropopt.study.effects.profiles import profiles
 from dropopt.study.effects.questions import OFF, turns_off
 from dropopt.study.effects.words import Answer, FactorEffect, Writer
@@ -31,12 +32,13 @@ class Effects:
         trials: Number of trials that count: complete and pruned.
         complete: Number of complete trials.
         needed: Number of trials below which no claim is made.
-        ratio: Whether costs are fractions of the loss; else they are in units of the objective.
+        ratio: Whether costs are fractions of the objective; else they are in its units.
         noise: Standard deviation of the outcome of one configuration, as a fraction or in units of the objective.
         explained: Share of the variance over the space that is not noise.
         factors: The effects, the most important first; empty if there are too few trials to fit the model.
         answers: The answers to the five questions.
         applied: The effect of the applied drop rate; None if the trials did not record theirs.
+        objective: What the study optimises.
     """
 
     trials: int
@@ -48,6 +50,7 @@ class Effects:
     factors: tuple[FactorEffect, ...]
     answers: tuple[Answer, ...]
     applied: FactorEffect | None = None
+    objective: Objective = field(default_factory=Objective)
 
     @property
     def thin(self) -> bool:
@@ -61,7 +64,7 @@ class Effects:
             "complete": self.complete,
             "needed": self.needed,
             "thin": self.thin,
-            "costs": "fractions of the loss" if self.ratio else "units of the objective",
+            "costs": self.objective.cost(ratio=self.ratio),
             "noise": asdict(self.noise) if self.noise else None,
             "explained": asdict(self.explained) if self.explained else None,
             "answers": {answer.question: {"text": answer.text, "found": answer.found} for answer in self.answers},
@@ -103,11 +106,16 @@ def study_effects(study: Study) -> Effects:
     """
     if study._is_multi_objective():
         raise ConfigError("effects are estimated for one objective, got a study with several")
-    return effects_of(finished_trials(study), maximise=study.direction == StudyDirection.MAXIMIZE)
+    maximise = study.direction == StudyDirection.MAXIMIZE
+    return effects_of(finished_trials(study), maximise=maximise, objective=objective_of(study))
 
 
 def effects_of(
-    trials: Sequence[FrozenTrial], *, maximise: bool, target: Callable[[FrozenTrial], float] | None = None
+    trials: Sequence[FrozenTrial],
+    *,
+    maximise: bool,
+    target: Callable[[FrozenTrial], float] | None = None,
+    objective: Objective | None = None,
 ) -> Effects:
     """The effects that finished trials show; see :func:`study_effects`.
 
@@ -115,10 +123,12 @@ def effects_of(
         trials: Complete and pruned trials.
         maximise: Whether a higher value is better.
         target: What to explain instead of the objective.
+        objective: How sentences call what is explained. Default: the objective value.
     """
+    objective = objective or Objective(maximise=maximise)
     model = fit(trials, maximise, target)
     if model is None:
-        return _unknown(trials)
+        return _unknown(trials, objective)
     factors, ratio = model.design.factors, model.response.ratio
     off = {factor.name: OFF[factor.name] for factor in factors if turns_off(factor)}
     found = [FactorEffect(*parts) for parts in zip(factors, importances(model), profiles(model, off), strict=True)]
@@ -126,7 +136,9 @@ def effects_of(
     needed = needed_trials(factors)
     applied = applied_effect(trials, maximise, target) if model.trials >= needed else None
     effects = {one.name: one for one in found}
-    writer = Writer(factors, effects, trials=model.trials, needed=needed, ratio=ratio, applied=applied)
+    writer = Writer(
+        factors, effects, trials=model.trials, needed=needed, ratio=ratio, objective=objective, applied=applied
+    )
     return Effects(
         trials=model.trials,
         complete=model.complete,
@@ -137,17 +149,18 @@ def effects_of(
         factors=tuple(found),
         answers=writer.answers(),
         applied=applied,
+        objective=objective,
     )
 
 
-def _unknown(trials: Sequence[FrozenTrial]) -> Effects:
+def _unknown(trials: Sequence[FrozenTrial], objective: Objective) -> Effects:
     """The effects of a study whose trials are too few for the model."""
     rows = counted_trials(trials, {name for trial in trials for name in trial.params})
     factors = factors_of(rows)
     needed = max(needed_trials(factors), len(rows) + FEWEST)
-    answers = Writer(factors, {}, trials=len(rows), needed=needed, ratio=True).answers()
+    answers = Writer(factors, {}, trials=len(rows), needed=needed, ratio=True, objective=objective).answers()
     complete = sum(trial.state == TrialState.COMPLETE for trial in rows)
-    return Effects(len(rows), complete, needed, True, None, None, (), answers)
+    return Effects(len(rows), complete, needed, True, None, None, (), answers, objective=objective)
 
 
 def needed_trials(factors: Sequence[Factor]) -> int:

@@ -10,6 +10,7 @@ from dropopt.study.blend.effects import CANDIDATE, CERTAIN
 from dropopt.study.effects.factors import Factor
 from dropopt.study.effects.importance import Importance
 from dropopt.study.effects.intervals import Estimate
+from dropopt.study.effects.objective import Objective
 from dropopt.study.effects.profiles import Level, Profile
 from dropopt.study.effects.questions import QUESTIONS, Question, factors_for, turns_off
 from dropopt.study.store.keys import APPLIED
@@ -20,7 +21,7 @@ HALF = 1.645
 MOST_TIMES = 8
 #: Costs of other choices that a sentence lists.
 LISTED = 3
-#: Costs that may reach this multiple of the loss are written as factors.
+#: Costs that may reach this multiple of the objective are written as factors.
 FACTORS = 5.0
 #: Importances whose upper limit is lower are negligible.
 NEGLIGIBLE = 0.02
@@ -84,9 +85,11 @@ class Writer:
         trials: int,
         needed: int,
         ratio: bool,
+        objective: Objective,
         applied: FactorEffect | None = None,
     ) -> None:
         self._factors, self._effects, self._applied = factors, effects, applied
+        self._objective = objective
         self._trials, self._needed, self._ratio = trials, needed, ratio
 
     def answers(self) -> tuple[Answer, ...]:
@@ -197,21 +200,18 @@ class Writer:
         known = (self._effects[name].profile.without for name in options)
         estimate = min((one for one in known if one is not None), key=lambda one: one.value)
         if estimate.low > 0:
-            return Answer(question, f"Dropout helps: without it, {self._loss(estimate, 'higher')}.", True)
+            return Answer(question, f"Dropout helps: without it, {self._changed(estimate, better=False)}.", True)
         if estimate.high < 0:
-            lower = Estimate(-estimate.value, -estimate.high, -estimate.low)
-            return Answer(question, f"Dropout does not help here: without it, {self._loss(lower, 'lower')}.", True)
-        spread = self._range(estimate)
-        text = f"Not known: without dropout, the change of the loss is {self.amount(estimate.value)} ({spread})"
-        side = estimate if estimate.value > 0 else Estimate(-estimate.value, -estimate.high, -estimate.low)
-        return Answer(question, f"{text}; {self._more([side])}.", False)
+            gain = f"without it, {self._changed(_negated(estimate), better=True)}"
+            return Answer(question, f"Dropout does not help here: {gain}.", True)
+        about = self._objective if self._ratio else self._objective.in_units()
+        change = _negated(estimate) if about.maximise else estimate
+        text = f"the change of {about.called} is {self.amount(change.value)} ({self._range(change)})"
+        more = self._more([estimate if estimate.value > 0 else _negated(estimate)])
+        return Answer(question, f"Not known: without dropout, {text}; {more}.", False)
 
-    def _loss(self, estimate: Estimate, word: str) -> str:
-        what = "the loss is" if self._ratio else "the objective is worse by"
-        if not self._ratio:
-            what = what if word == "higher" else "the objective is better by"
-            return f"{what} {self.cost(estimate)}"
-        return f"{what} {self.cost(estimate)} {word}"
+    def _changed(self, estimate: Estimate, *, better: bool) -> str:
+        return self._objective.change(self.cost(estimate), better=better, ratio=self._ratio)
 
     # -- numbers
 
@@ -226,10 +226,14 @@ class Writer:
         return f"90%: {self.amount(estimate.low)} to {self.amount(estimate.high)}"
 
     def amount(self, value: float) -> str:
-        """A cost as a percentage of the loss, or in units of the objective."""
+        """A cost as a percentage of the objective, or in its units."""
         if not self._ratio:
             return f"{value:.3g}"
         return f"{value:.1%}" if abs(value) < 0.1 else f"{value:.0%}"
+
+
+def _negated(estimate: Estimate) -> Estimate:
+    return Estimate(-estimate.value, -estimate.high, -estimate.low)
 
 
 def _label(level: Level) -> str:

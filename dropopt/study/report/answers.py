@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from dropopt.study.show.effects_report import grouped
 from dropopt.study.show.snapshot import Snapshot
 from dropopt.study.store.history import History, history_of
 
@@ -19,9 +20,14 @@ def answers(shot: Snapshot) -> list[tuple[str, str]]:
         return []
     describe = {"how much": _how_much, "where": _where, "when": _when}
     found = []
+    for titles, first in grouped(shot.effects.answers):
+        if len(titles) > 1:
+            found.append((", ".join(titles).capitalize(), first.text))
+    shared = {text for _, text in found}
     for answer in shot.effects.answers:
         more = describe[answer.question](shot) if answer.question in describe else ""
-        found.append((answer.title, f"{answer.text} {more}".strip()))
+        if text := f"{answer.text * (answer.text not in shared)} {more}".strip():
+            found.append((answer.title, text))
     return found
 
 

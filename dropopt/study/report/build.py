@@ -13,6 +13,7 @@ from dropopt.study.report.charts import Chart, charts
 from dropopt.study.report.palette import VARIABLES
 from dropopt.study.report.svg import inline
 from dropopt.study.show import words
+from dropopt.study.show.effects_report import costs
 from dropopt.study.show.formatting import (
     format_accuracy,
     format_difference,
@@ -85,6 +86,8 @@ def _content(shot: Snapshot, storage: str) -> dict[str, Any]:
         "failures": failures(shot.trials),
         "trials": _trials(shot),
         "metric": shot.metric,
+        "what": shot.what,
+        "costs": costs(shot.effects) if shot.effects is not None and not shot.effects.thin else "",
         "score": shot.score,
         "environment": environment,
         "versions": versions,
@@ -129,7 +132,7 @@ def _anchors(shot: Snapshot) -> list[tuple[str, str, str, str, str]]:
             str(row.trial),
             f"{row.loss:.4f}",
             "-" if row.accuracy is None else f"{row.accuracy:.4f}",
-            format_difference(row.difference, best=row.trial == shot.comparison.leader),
+            format_difference(row, best=row.trial == shot.comparison.leader),
         )
         for row in shot.comparison.rows
     ]

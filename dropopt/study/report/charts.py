@@ -63,7 +63,7 @@ def _curves(shot: Snapshot) -> Chart | None:
         (line,) = axes.plot(curve.epochs, curve.values, label=label, color=KINDS[curve.kind], alpha=alpha)
         line.set(linewidth=width, linestyle=dash)
     axes.set_xlabel("epoch")
-    axes.set_ylabel(shot.metric)
+    axes.set_ylabel(f"{shot.metric}, {shot.way}")
     if series.is_logarithmic(found):
         _logarithmic(axes)
     _whole_epochs(axes)
@@ -154,12 +154,12 @@ def _cost(shot: Snapshot) -> Chart | None:
             size, alpha = (70 if kind == "best" else 18), (0.6 if kind == "pruned" else 1)
             axes.scatter(x, y, s=size, color=KINDS[kind], alpha=alpha, label=kind, linewidths=0)
     axes.set_xlabel("seconds of training")
-    axes.set_ylabel(found.score)
+    axes.set_ylabel(f"{found.score}, {found.way}")
     axes.set_xlim(0, 1.05 * max(point.seconds for point in found.points))
     axes.margins(y=0.1)
     _legend(axes)
     alt = f"Scatter plot: {found.score} and training time of {len(found.points)} trials."
-    return Chart("cost", f"{found.score.capitalize()} against cost", alt, figure)
+    return Chart("cost", f"{found.score[:1].upper()}{found.score[1:]} against cost", alt, figure)
 
 
 def _intervals(rows: Sequence[tuple[str, float, float, float, str]]) -> tuple[Figure, Axes]:

@@ -145,8 +145,10 @@ class Row:
     loss: float
     #: Of the validation split; None if it is not known.
     accuracy: float | None
-    #: How far the best trial's loss is above the anchor's, as a fraction of the anchor's; below 0 if it is better.
+    #: How far the best trial's loss is above the anchor's; below 0 if it is better.
     difference: float
+    #: Whether the difference is a fraction of the anchor's loss. It is in units of the loss if any loss is 0 or less.
+    relative: bool = True
 
 
 @dataclass(frozen=True)
@@ -167,14 +169,16 @@ def compare(trials: Iterable[FrozenTrial], what: str = "loss") -> Comparison | N
     anchors = [trial for trial in trials if ANCHOR in trial.user_attrs and best([trial]) is not None]
     if leader is None or leader.value is None or not anchors:
         return None
-    rows = sorted((_row(trial, leader.value) for trial in anchors), key=lambda row: (row.loss, row.trial))
+    relative = leader.value > 0
+    rows = [_row(trial, leader.value, relative=relative) for trial in anchors]
+    rows.sort(key=lambda row: (row.loss, row.trial))
     return Comparison(tuple(rows), _verdict(leader, leader.value, rows, what), leader.number)
 
 
-def _row(trial: FrozenTrial, lowest: float) -> Row:
+def _row(trial: FrozenTrial, lowest: float, *, relative: bool) -> Row:
     loss = trial.value or 0.0
-    difference = (lowest - loss) / loss if loss else 0.0
-    return Row(trial.user_attrs[ANCHOR], trial.number, loss, trial.user_attrs.get(ACCURACY), difference)
+    difference = (lowest - loss) / loss if relative else lowest - loss
+    return Row(trial.user_attrs[ANCHOR], trial.number, loss, trial.user_attrs.get(ACCURACY), difference, relative)
 
 
 def _verdict(leader: FrozenTrial, lowest: float, rows: Sequence[Row], what: str) -> str:
@@ -186,7 +190,7 @@ def _verdict(leader: FrozenTrial, lowest: float, rows: Sequence[Row], what: str)
     nothing = next((row for row in rows if row.name == NO_DROPOUT), None)
     if nothing is not None and nothing.trial == leader.number:
         return f"the best trial has no dropout, with {article} {what} of {lowest:.4f} ({noise})"
-    if nothing is not None and nothing.difference > -SEED_NOISE:
+    if nothing is not None and _may_be_chance(nothing):
         return (
             f"the best trial is not clearly better than no dropout: its {what} is {lowest:.4f}, and {nothing.loss:.4f} "
             f"without dropout ({noise})"
@@ -194,6 +198,12 @@ def _verdict(leader: FrozenTrial, lowest: float, rows: Sequence[Row], what: str)
     first = rows[0]
     if first.trial == leader.number:
         return f"no trial is better than the anchor {first.name}, with {article} {what} of {lowest:.4f} ({noise})"
-    gain = f"the best trial's {what} is {-first.difference:.1%} below that of the best anchor, {first.name}"
-    within = ", which may be chance" if first.difference > -SEED_NOISE else ""
+    below = f"{-first.difference:.1%}" if first.relative else f"{-first.difference:.4f}"
+    gain = f"the best trial's {what} is {below} below that of the best anchor, {first.name}"
+    within = ", which may be chance" if _may_be_chance(first) else ""
     return f"{gain}{within} ({noise})"
+
+
+def _may_be_chance(row: Row) -> bool:
+    """Whether an anchor is not clearly worse than the best trial. Of values that may be 0, the noise is not known."""
+    return row.difference > -SEED_NOISE if row.relative else row.difference >= 0

@@ -260,10 +260,10 @@ class Session:
 
     def _line(self, word: str, text: str) -> None:
         """Print a line of the header, in the words of the dashboard's note."""
-        say(self._console, f"  {word:<10}{text}")
+        say(self._console, f"  {word:<10}{text}", indent=12)
 
     def _notice(self, text: str) -> None:
-        say(self._console, f"note: {text}", "yellow")
+        say(self._console, f"note: {text}", "yellow", indent=6)
 
     def _complete(self) -> bool:
         """Whether the study has all its trials and none is running: a running one may have to run again."""

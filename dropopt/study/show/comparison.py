@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.table import Table
 
 from dropopt.config import ConfigError
 from dropopt.study.confirm.comparison import ArmResult, Comparison, Compute
@@ -19,6 +18,7 @@ from dropopt.study.show.confirmation import format_interval
 from dropopt.study.show.console import say
 from dropopt.study.show.formatting import format_seconds
 from dropopt.study.show.style import COLOURS
+from dropopt.study.show.table import Table
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -64,13 +64,18 @@ def figure(found: Comparison) -> Figure:
     from plotly.subplots import make_subplots
 
     split = "test" if found.tested else "validation"
-    titles = (
-        f"{split} loss (lower is better)",
-        f"{split} {found.score}" + " (higher is better)" * (found.score == "accuracy"),
+    measures = {"loss": f"{split} loss (lower is better)"}
+    if found.score != "loss":
+        measures["accuracy"] = f"{split} {found.score} ({'higher' if found.higher else 'lower'} is better)"
+    picture = make_subplots(
+        rows=1,
+        cols=len(measures),
+        shared_yaxes=True,
+        subplot_titles=list(measures.values()),
+        horizontal_spacing=0.04,
     )
-    picture = make_subplots(rows=1, cols=2, shared_yaxes=True, subplot_titles=titles, horizontal_spacing=0.04)
     names = [arm.name for arm in found.arms]
-    for column, measure in ((1, "loss"), (2, "accuracy")):
+    for column, measure in enumerate(measures, start=1):
         for index, arm in enumerate(found.arms):
             _add_arm(picture, arm.name, getattr(_scores(found, arm), measure), index, column, baseline=arm.baseline)
     lines = textwrap.wrap(found.verdict, LINE)
@@ -113,11 +118,13 @@ def _scores(found: Comparison, arm: ArmResult) -> Scores:
 def _arms(found: Comparison) -> Table:
     split = "test" if found.tested else "validation"
     title = f"{found.seeds} fresh seeds, {split} split (means, 95% intervals; * without the engine)"
-    table = Table("arm", "loss", found.score, "ECE", title=title)
+    shown = {"loss": "loss"} | ({} if found.score == "loss" else {"accuracy": found.score})
+    if any(_scores(found, arm).ece for arm in found.arms):  # classification
+        shown["ece"] = "ECE"
+    table = Table("arm", *shown.values(), title=title)
     short = _short(found)
     for arm in found.arms:
-        scores = _scores(found, arm)
-        cells = [_cell(values) for values in (scores.loss, scores.accuracy, scores.ece)]
+        cells = [_cell(getattr(_scores(found, arm), measure)) for measure in shown]
         table.add_row(short[arm.name] + "*" * arm.baseline, *cells)
     return table
 
@@ -138,13 +145,13 @@ def _contrasts(found: Comparison) -> Table:
     short = _short(found)
     reference = short.get(found.reference, found.reference)
     title = f"differences to {reference}, paired by seed (95% intervals; p after Holm's correction)"
-    table = Table("arm", f"{split} {name}", "p", found.score, title=title)
+    table = Table("arm", f"{split} {name}", "p", *([found.score] * (found.score != "loss")), title=title)
     for one in found.contrasts:
-        cells = [
+        first, *others = [
             "-" if part is None else _signed(part.interval.mean, part.interval.low, part.interval.high)
             for part in (one.objective, one.accuracy)
         ]
-        table.add_row(short[one.arm], cells[0], f"{one.p_adjusted:.2g}", cells[1])
+        table.add_row(short[one.arm], first, f"{one.p_adjusted:.2g}", *others[: len(table.columns) - 3])
     return table
 
 

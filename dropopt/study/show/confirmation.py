@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from rich.console import Console
-from rich.table import Table
 
 from dropopt.study.confirm.intervals import mean_of
 from dropopt.study.confirm.results import Confirmation, Confirmed, Tested
 from dropopt.study.show.console import say
+from dropopt.study.show.table import Table
 
 
 def show_confirmation(console: Console, found: Confirmation) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 from rich.console import Console
 from rich.status import Status
 
@@ -23,6 +25,21 @@ def busy(what: str) -> Status:
     return Console(stderr=True).status(what)
 
 
-def say(console: Console, text: str, style: str = "") -> None:
-    """Print ``text`` literally: brackets are not markup, and numbers are not highlighted."""
+def say(console: Console, text: str, style: str = "", *, indent: int = 0) -> None:
+    """Print ``text`` literally: brackets are not markup, and numbers are not highlighted.
+
+    Args:
+        console: Where to print.
+        text: The text.
+        style: Its style.
+        indent: Spaces before each further line on a terminal.
+    """
+    if indent and console.is_terminal and indent < console.width // 2:
+        lines = textwrap.wrap(text, console.width, subsequent_indent=" " * indent, break_on_hyphens=False)
+        text = "\n".join(lines)
     console.print(text, style=style, markup=False, highlight=False)
+
+
+def say_command(console: Console, word: str, command: str, width: int) -> None:
+    """Print a command behind what it does. It is not broken into lines, so that it can be copied as a whole."""
+    console.print(f"  {word:<{width}}{command}", markup=False, highlight=False, soft_wrap=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
-from dropopt.study.show.style import COLOURS, GRID, HEIGHT, layout
+from dropopt.study.show.style import COLOURS, GRID, HEIGHT, INK, layout
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -19,7 +20,7 @@ SHOWN = 8
 ON_PAGE = 4
 #: Panels in a row of the figure of costs; pixels of a row, of the space between rows, and of the titles of panels.
 ACROSS, ROW_HEIGHT, GAP, TITLES = 2, 210, 60, 28
-#: Costs above this fraction of the loss are cut off, so that the others can be read.
+#: Costs above this fraction of the objective are cut off, so that the others can be read.
 HIGHEST = 2.0
 
 
@@ -57,6 +58,7 @@ def importance_figure(effects: Effects) -> Figure:
         error_x={
             "type": "data",
             "symmetric": False,
+            "color": INK,
             "array": [one.high - one.value for one in total],
             "arrayminus": [one.value - one.low for one in total],
         },
@@ -98,8 +100,8 @@ def effects_figure(effects: Effects, most: int = SHOWN) -> Figure:
 
     shown = effects.factors[:most]
     rows = max(1, -(-len(shown) // ACROSS))
-    than = "How much higher the loss is" if effects.ratio else "How much worse the objective is, in its units,"
-    shared = layout("What each value costs", f"{than} than with the best value; 90% intervals. {_reach(effects)}.")
+    cost = effects.objective.cost(ratio=effects.ratio)
+    shared = layout("What each value costs", f"{cost[0].upper()}{cost[1:]}; 90% intervals. {_reach(effects)}.")
     margin = shared["margin"] | {"t": shared["margin"]["t"] + TITLES}
     height = max(HEIGHT, 30 + ROW_HEIGHT * rows)
     picture = make_subplots(
@@ -118,7 +120,8 @@ def effects_figure(effects: Effects, most: int = SHOWN) -> Figure:
             picture.update_yaxes(range=[-0.2, HIGHEST], **place)
         picture.update_yaxes(tickformat=".0%" if effects.ratio else "", **place)
         if effect.factor.log:
-            picture.update_xaxes(type="log", **place)
+            ticks = _logarithmic_ticks([level.value for level in effect.profile.levels])
+            picture.update_xaxes(type="log", tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks], **place)
     picture.update_xaxes(gridcolor=GRID, linecolor=GRID, zeroline=False, tickfont={"size": 10})
     picture.update_yaxes(gridcolor=GRID, linecolor=GRID, zerolinecolor=GRID, tickfont={"size": 10})
     picture.update_annotations(font={"size": 13})
@@ -140,6 +143,7 @@ def _panel(effect: FactorEffect) -> list[Any]:
                 error_y={
                     "type": "data",
                     "symmetric": False,
+                    "color": INK,
                     "array": [cost.high - cost.value for cost in costs],
                     "arrayminus": [cost.value - cost.low for cost in costs],
                 },
@@ -160,6 +164,16 @@ def _panel(effect: FactorEffect) -> list[Any]:
         showlegend=False,
     )
     return [band, Scatter(x=at, y=middle, mode="lines", line=line, showlegend=False)]
+
+
+def _logarithmic_ticks(values: list[Any]) -> list[float]:
+    """Powers of ten, and 2 and 5 times these if there would be few: Plotly writes them as 2 and 5."""
+    low, high = min(values), max(values)
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    factors = (1, 2, 5) if high < 50 * low else (1, 3) if high < 1000 * low else (1,)
+    return [
+        tick for power in powers for factor in factors if low * 0.999 <= (tick := factor * 10.0**power) <= high * 1.001
+    ]
 
 
 def _colour(level: Level) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from rich.console import RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from dropopt.study.effects.effects import Effects
 from dropopt.study.effects.intervals import Estimate
+from dropopt.study.effects.words import Answer
+from dropopt.study.show.table import Table
 
 #: Choices whose costs are listed in a cell.
 LISTED = 4
@@ -20,29 +22,34 @@ def effects_parts(effects: Effects) -> list[RenderableType]:
     parts: list[RenderableType] = []
     if any(answer.found for answer in effects.answers):
         parts = [_short(effects), Text("")]
-    titles: dict[str, list[str]] = {}
-    for answer in effects.answers:
-        titles.setdefault(answer.text, []).append(answer.title)
-    for answer in effects.answers:
-        if answer.title == titles[answer.text][0]:  # questions with the same answer share a line
-            text = Text(f"{', '.join(titles[answer.text]).capitalize()}: ", style="bold")
-            text.append(answer.text, style="" if answer.found else "yellow")
-            parts.append(text)
+    for titles, answer in grouped(effects.answers):
+        text = Text(f"{', '.join(titles).capitalize()}: ", style="bold")
+        text.append(answer.text, style="" if answer.found else "yellow")
+        parts.append(text)
     if not effects.factors:
         return parts
     parts += [Text(""), _table(effects)]
-    unit = "a fraction of the loss" if effects.ratio else "in units of the objective"
     parts.append(
         Text(
             f"From {effects.trials} trials, {effects.complete} of them complete, by a model of the whole search space. "
             "Importance is the share of the variance of the outcome over the space that a parameter has a part in "
-            f"(90% interval). A cost is {unit}, at the best of the other parameters, compared with the best value. "
-            "Single trials of one configuration have a standard deviation of about "
+            f"(90% interval). A cost is {costs(effects)}. Single trials of one configuration have a standard deviation "
+            "of about "
             f"{_noise(effects)}.",
             style="dim",
         )
     )
     return parts
+
+
+def grouped(answers: Iterable[Answer]) -> list[tuple[list[str], Answer]]:
+    """Each answer once, in order, with the questions that have it."""
+    titles: dict[str, list[str]] = {}
+    first: dict[str, Answer] = {}
+    for answer in answers:
+        titles.setdefault(answer.text, []).append(answer.title)
+        first.setdefault(answer.text, answer)
+    return [(titles[text], answer) for text, answer in first.items()]
 
 
 def _short(effects: Effects) -> Table:
@@ -55,10 +62,15 @@ def _short(effects: Effects) -> Table:
     return table
 
 
+def costs(effects: Effects) -> str:
+    """What the costs in the answers are."""
+    return f"{effects.objective.cost(ratio=effects.ratio)}, at the best of the other parameters"
+
+
 def _noise(effects: Effects) -> str:
     if effects.noise is None:
         return "an unknown size"
-    return f"{effects.noise.value:.0%} of the loss" if effects.ratio else f"{effects.noise.value:.3g}"
+    return f"{effects.noise.value:.0%} of {effects.objective.called}" if effects.ratio else f"{effects.noise.value:.3g}"
 
 
 def _table(effects: Effects) -> Table:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from optuna.study import Study
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from dropopt.study.blend.effects import Effect
@@ -18,6 +17,7 @@ from dropopt.study.blend.names import Names, NoBlendError
 from dropopt.study.effects.effects import study_effects
 from dropopt.study.show.effects_report import effects_parts
 from dropopt.study.show.effects_table import HEADINGS, StageEffects, by_stage, effect_rows
+from dropopt.study.show.table import Table
 
 
 def efficacy_report(study: Study, names: Names | None = None, prior: Mapping[str, Any] | None = None) -> RenderableType:
@@ -50,17 +50,20 @@ def efficacy_report(study: Study, names: Names | None = None, prior: Mapping[str
         Which dropout, where, when: Not searched in this study.
         How much, whether at all: Too few trials to say: 3, ...
     """
-    parts = effects_parts(study_effects(study))
+    effects = study_effects(study)
+    parts = effects_parts(effects)
     with suppress(NoBlendError):
-        parts += [Text(""), *_blend(learned(study, names, prior))]
+        parts += [Text(""), *_blend(learned(study, names, prior), effects.objective.called)]
     return Group(*parts)
 
 
-def _blend(found: Learned) -> list[RenderableType]:
+def _blend(found: Learned, called: str) -> list[RenderableType]:
     """The verdict on the blend, its effects, and the preferred blend over the trials."""
     efficacy = found.efficacy
     parts: list[RenderableType] = [Text(efficacy.verdict, style="yellow" if efficacy.thin else "bold")]
-    unit = f"; 1 is about {efficacy.unit:.3g} of the objective" if np.isfinite(efficacy.unit) else ""
+    if not found.trajectory:
+        return parts
+    unit = f"; 1 is about {efficacy.unit:.3g} in {called}" if np.isfinite(efficacy.unit) else ""
     stages = list(by_stage(efficacy))
     for effects in stages:
         where = _of_stage(effects.stage)
@@ -68,11 +71,8 @@ def _blend(found: Learned) -> list[RenderableType]:
             _effects(f"Effect{where} (of moving the equal blend half way to the method alone{unit})", effects.methods),
             _effects(f"Synergy{where} (half of each method, compared with the mean of both alone)", effects.pairs),
         ]
-    if found.trajectory:
-        parts += [_trajectory(found, effects) for effects in stages]
-    parts.append(
-        Text("Effects are normal scores of the outcome: higher is better, also for a minimised objective.", style="dim")
-    )
+    parts += [_trajectory(found, effects) for effects in stages]
+    parts.append(Text("Effects are normal scores of the outcome: higher is better.", style="dim"))
     return parts
 
 

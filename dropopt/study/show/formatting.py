@@ -9,6 +9,8 @@ from dropopt.study.store.keys import ACCURACY
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
+    from dropopt.study.search.anchors import Row
+
 
 def format_parameters(trial: FrozenTrial) -> str:
     """A trial's parameters in one line: ``r0=0.21 pattern=channel``."""
@@ -45,6 +47,8 @@ def format_percent(share: float) -> str:
     return f"{100 * share:.3g}%"
 
 
-def format_difference(difference: float, *, best: bool) -> str:
-    """How far the best trial's loss is above an anchor's, as a share of it; or that they are the same trial."""
-    return "is the best trial" if best else f"{difference:+.1%}"
+def format_difference(row: Row, *, best: bool) -> str:
+    """How far the best trial's value is above an anchor's, as a share of it; or that they are the same trial."""
+    if best:
+        return "is the best trial"
+    return f"{row.difference:+.1%}" if row.relative else f"{row.difference:+.4f}"

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dropopt.study.show import words
+from dropopt.study.show.effects_report import costs, grouped
 from dropopt.study.show.effects_table import HEADINGS, by_stage, effect_rows
 from dropopt.study.show.formatting import format_difference
 from dropopt.study.show.next_lines import next_lines
 from dropopt.study.show.snapshot import Snapshot
-from dropopt.study.store.queries import value_name
 
 if TYPE_CHECKING:
     from dropopt.study.blend.effects import Effect
@@ -33,10 +33,15 @@ def note(shot: Snapshot, storage: str) -> str:
         parts += [f"{line.splitlines()[0]}    # {what}" for what, line in commands]
         parts += ["~~~~"]
     if shot.leader is not None and shot.comparison is not None:
-        parts += ["", anchor_note(shot.comparison, value_name(shot.study), shot.score)]
+        parts += ["", anchor_note(shot.comparison, shot.what, shot.score)]
     if shot.effects is not None:
         parts += ["", "## Which dropout, how much, where, when, and whether at all", ""]
-        parts += [f"- **{answer.title}** {plain(answer.text)}" for answer in shot.effects.answers]
+        parts += [
+            f"- **{', '.join(titles).capitalize()}** {plain(answer.text)}"
+            for titles, answer in grouped(shot.effects.answers)
+        ]
+        if not shot.effects.thin:
+            parts += ["", f"A cost is {plain(costs(shot.effects))}."]
     if shot.learned is not None:
         parts += ["", blend_note(shot.learned)]
     return "\n".join(parts)
@@ -68,6 +73,8 @@ def blend_note(found: Learned) -> str:
     """Markdown with the verdict, the effect of each method, the synergy of each pair and the preferred blend."""
     efficacy = found.efficacy
     lines = ["## Which method works", "", f"**{efficacy.verdict}**", ""]
+    if not found.trajectory:
+        return "\n".join(lines)
     for effects in by_stage(efficacy):
         if effects.stage:
             lines += [f"### {effects.stage}", ""]
@@ -83,7 +90,7 @@ def anchor_note(comparison: Comparison, what: str = "loss", score: str = "accura
     rows = []
     for row in comparison.rows:
         accuracy = "-" if row.accuracy is None else f"{row.accuracy:.4f}"
-        difference = format_difference(row.difference, best=row.trial == comparison.leader)
+        difference = format_difference(row, best=row.trial == comparison.leader)
         rows.append(f"| {plain(row.name)} | {row.trial} | {row.loss:.4f} | {accuracy} | {difference} |")
     text = ["## Does dropout help", "", f"**{comparison.verdict}**", ""]
     text += [

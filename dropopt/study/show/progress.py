@@ -34,7 +34,7 @@ class Progress(Display):
         self._console = console
         self._n_trials = n_trials
         self._study: optuna.Study | None = None
-        self._what = "loss"  # what the study minimises
+        self._what = "smoothed loss"  # what the study minimises
         self._score = "accuracy"  # the name of its metric
         self._roll = Roll()
         self._counts = Counts()
@@ -121,14 +121,13 @@ class Progress(Display):
             head = f"best: trial {self._best.number}, {self._what} {value}, {self._score} {accuracy}"
             lines += [Text(head, style="bold"), Text("  " + format_parameters(self._best), style="dim")]
         for slot, (trial, report) in sorted(self._slots.items()):
-            lines.append(Text(f"  slot {slot + 1}  trial {trial:<5}{_epoch(report, self._score)}"))
+            lines.append(Text(f"  slot {slot + 1}  trial {trial:<5}{_epoch(report, self._what, self._score)}"))
         self.draw(Group(*lines))
 
 
-def _epoch(report: Report | None, score: str) -> str:
+def _epoch(report: Report | None, what: str, score: str) -> str:
     if report is None:
         return "starting"
     return (
-        f"epoch {report.epoch:>3} of {report.epochs}  smoothed loss {report.smoothed_loss:.4f}  "
-        f"{score} {report.val_accuracy:.4f}"
+        f"epoch {report.epoch:>3} of {report.epochs}  {what} {report.objective:.4f}  {score} {report.val_accuracy:.4f}"
     )

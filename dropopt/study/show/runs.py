@@ -16,6 +16,7 @@ from dropopt.study.run.messages import Report
 from dropopt.study.show.console import say
 from dropopt.study.show.display import Display
 from dropopt.study.show.formatting import format_seconds
+from dropopt.study.store.queries import value_name
 
 if TYPE_CHECKING:
     import optuna
@@ -35,6 +36,7 @@ class RunsProgress(Display):
         self._console = console
         self._names = names
         self._what = what
+        self._value = "loss"  # what is minimised
         self._study: optuna.Study | None = None
         self._slots: dict[int, tuple[int, Report | None]] = {}
         self._began = time.monotonic()
@@ -42,7 +44,7 @@ class RunsProgress(Display):
 
     def opened(self, study: optuna.Study) -> None:
         """Follow ``study``."""
-        self._study = study
+        self._study, self._value = study, value_name(study)
         self._began = time.monotonic()
 
     def started(self, slot: int, trial: int) -> None:
@@ -89,7 +91,7 @@ class RunsProgress(Display):
         bar = ProgressBar(total=max(total, 1), completed=done, width=30)
         grid.add_row(bar, f"{done} of {total} {self._what}s", f"time left {left}")
         lines = [
-            Text(f"  slot {slot + 1}  {self._label(trial)}  {_epoch(report)}")
+            Text(f"  slot {slot + 1}  {self._label(trial)}  {_epoch(report, self._value)}")
             for slot, (trial, report) in sorted(self._slots.items())
         ]
         self.draw(Group(grid, *lines))
@@ -114,7 +116,7 @@ class RunsProgress(Display):
         return {run_of(trial) for trial in trials if not trial.state.is_finished()}
 
 
-def _epoch(report: Report | None) -> str:
+def _epoch(report: Report | None, value: str) -> str:
     if report is None:
         return "starting"
-    return f"epoch {report.epoch:>3} of {report.epochs}  loss {report.smoothed_loss:.4f}"
+    return f"epoch {report.epoch:>3} of {report.epochs}  smoothed {value} {report.objective:.4f}"

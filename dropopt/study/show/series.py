@@ -50,6 +50,7 @@ class Cost:
 
     points: tuple[Point, ...]
     score: str  # what the score is
+    way: str  # which scores are better
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,9 @@ def cost(shot: Snapshot) -> Cost | None:
         return None
     rest = [point for point in points if point.kind in ("pruned", "complete")]
     kept = thinned(rest, SCATTER_POINTS) + [point for point in points if point.kind in ("anchor", "best")]
-    return Cost(tuple(kept), f"validation {shot.score}" if has_accuracy else shot.metric)
+    if has_accuracy:
+        return Cost(tuple(kept), f"validation {shot.score}", shot.score_way)
+    return Cost(tuple(kept), shot.metric, shot.way)
 
 
 def rates(shot: Snapshot) -> Table | None:

@@ -94,7 +94,7 @@ class Snapshot:
     @cached_property
     def comparison(self) -> Comparison | None:
         """The best trial compared with the anchors; None if there are none."""
-        return None if self.several or self.maximize else compare(self.trials, value_name(self.study))
+        return None if self.several or self.maximize else compare(self.trials, self.what)
 
     @cached_property
     def learned(self) -> Learned | None:
@@ -119,8 +119,24 @@ class Snapshot:
         return None if self.leader is None else history_of(self.leader)
 
     @property
+    def what(self) -> str:
+        """What the study optimises, in a word."""
+        return value_name(self.study)
+
+    @property
+    def way(self) -> str:
+        """Which values are better, in words."""
+        return f"{'higher' if self.maximize else 'lower'} is better"
+
+    @property
+    def score_way(self) -> str:
+        """Which values of the metric are better, in words."""
+        task = task_of(self.study)
+        return f"{'higher' if task.direction == 'maximize' and task.metric != 'loss' else 'lower'} is better"
+
+    @property
     def metric(self) -> str:
-        """What the study optimises."""
+        """What the study optimises, as its values are named in the storage."""
         names = self.study.metric_names
         return names[0] if names else "value"
 

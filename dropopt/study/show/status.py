@@ -8,10 +8,10 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
 
 from dropopt.study.show.console import say
 from dropopt.study.show.formatting import format_accuracy
+from dropopt.study.show.table import Table
 from dropopt.study.store.keys import ACCURACY
 from dropopt.study.store.queries import (
     Counts,

@@ -8,15 +8,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.table import Table
 
 from dropopt.study.search.anchors import Comparison
-from dropopt.study.show.console import say
+from dropopt.study.show.console import say, say_command
 from dropopt.study.show.formatting import format_accuracy, format_difference, format_value
 from dropopt.study.show.next_lines import Resume, next_lines
 from dropopt.study.show.snapshot import Snapshot
+from dropopt.study.show.table import Table
 from dropopt.study.store.keys import BEST_EPOCH, MESSAGE, PORTFOLIO, REASON, SECONDS, UNCOUNTED
-from dropopt.study.store.queries import value_name
 from dropopt.study.store.url import VARIABLE
 
 if TYPE_CHECKING:
@@ -56,7 +55,7 @@ def show_summary(console: Console, study: optuna.Study, outcome: Outcome) -> Non
     say(console, f"\nstudy {study.study_name}: {shot.counts}", "bold")
     if not shot.trials and outcome.timeout is not None and outcome.stopped_by is None:
         say(console, f"no trial could start within {outcome.timeout:g} s; give a longer --timeout", "yellow")
-    what = value_name(study)
+    what = shot.what
     if shot.leader is not None:
         console.print(_best_trials(shot, what))
         console.print(_parameters(shot.leader))
@@ -70,7 +69,7 @@ def show_summary(console: Console, study: optuna.Study, outcome: Outcome) -> Non
     say(console, f"\nstored in {outcome.url}{outcome.url_note}; next:")
     resume = Resume(outcome.resume_command, outcome.n_trials, outcome.extendable)
     for what, command in next_lines(shot, outcome.storage_hint, resume):
-        say(console, f"  {what:<8}{command}")
+        say_command(console, what, command, 8)
 
 
 def _best_trials(shot: Snapshot, what: str) -> Table:
@@ -90,7 +89,7 @@ def _named(trial: FrozenTrial) -> str:
 def _anchors(comparison: Comparison, what: str, score: str) -> Table:
     table = Table("anchor", "trial", f"{what} (smoothed)", score, f"best trial's {what}", title="compared with")
     for row in comparison.rows:
-        difference = format_difference(row.difference, best=row.trial == comparison.leader)
+        difference = format_difference(row, best=row.trial == comparison.leader)
         accuracy = "-" if row.accuracy is None else f"{row.accuracy:.4f}"
         table.add_row(row.name, str(row.trial), f"{row.loss:.4f}", accuracy, difference)
     return table

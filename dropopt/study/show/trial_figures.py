@@ -47,7 +47,7 @@ def curves(shot: Snapshot) -> Figure | None:
             hovertemplate=f"{escaped(curve.name)}: %{{y:.4g}} after epoch %{{x}}<extra></extra>",
         )
         named.add(curve.kind)
-    picture.update_layout(layout("Learning curves", "thick: the best trial; dotted: anchors"))
+    picture.update_layout(layout("Learning curves", f"{shot.way}; thick: best trial; dotted: anchors"))
     picture.update_xaxes(epoch_axis(max(curve.epochs[-1] for curve in found)))
     return picture.update_yaxes(title=escaped(shot.metric), type="log" if series.is_logarithmic(found) else "linear")
 
@@ -106,9 +106,14 @@ def cost(shot: Snapshot) -> Figure | None:
                 },
                 hovertemplate="trial %{text}: %{y:.4g} after %{x:.4g} s<extra></extra>",
             )
-    picture.update_layout(layout(f"{found.score.capitalize()} against cost"))
+    picture.update_layout(layout(f"{_title(found.score)} against cost", found.way))
     picture.update_xaxes(title="seconds of training", rangemode="tozero")
     return picture.update_yaxes(title=escaped(found.score))
+
+
+def _title(text: str) -> str:
+    """``text`` with a capital letter first; the rest, such as a name of the user's, stays as it is."""
+    return text[:1].upper() + text[1:]
 
 
 def _heatmap(found: series.Table, title: str, what: str, unit: str) -> Figure:
@@ -128,6 +133,6 @@ def _heatmap(found: series.Table, title: str, what: str, unit: str) -> Figure:
             hovertemplate=f"{what} %{{y}}, epoch %{{x}}: %{{z:.3f}}<extra></extra>",
         )
     )
-    picture.update_layout(layout(title, f"{unit} of trial {found.trial}; the first layer is at the top"))
+    picture.update_layout(layout(title, f"{unit} of trial {found.trial}; first layer at the top"))
     picture.update_xaxes(epoch_axis(found.epochs[-1]))
-    return picture.update_yaxes(title=what, type="category", autorange="reversed", tickfont={"size": 10, "color": INK})
+    return picture.update_yaxes(type="category", autorange="reversed", tickfont={"size": 10, "color": INK})

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich import box
-from rich.table import Table
 from rich.text import Text
 
 from dropopt.study.show.formatting import format_value
+from dropopt.study.show.table import Table
 from dropopt.study.store.keys import ACCURACY, ANCHOR, PORTFOLIO
 from dropopt.study.store.queries import has_several_objectives, is_maximized, ranked
 

@@ -107,7 +107,7 @@ def begins(attributes: Mapping[str, Any], trials: Sequence[FrozenTrial]) -> str:
         len({trial.user_attrs[key] for trial in trials if key in trial.user_attrs}) for key in (ANCHOR, PORTFOLIO)
     )
     parts = [f"{anchors} anchor{'s' * (anchors != 1)}"] if anchors else []
-    if isinstance(given := attributes.get(PORTFOLIO), Mapping):
+    if entries and isinstance(given := attributes.get(PORTFOLIO), Mapping):
         parts.append(f"{entries} of the {len(given['entries'])} configurations of portfolio {given['name']}")
     return f"with {' and '.join(parts)}" if parts else ""
 

@@ -163,7 +163,12 @@ def judged(trial: FrozenTrial, by: str, study: optuna.Study) -> float:
 
 
 def value_name(study: optuna.Study) -> str:
-    """What a study minimises, in a word: ``loss``, ``error`` (1 - accuracy), or a metric of the user's own."""
+    """What a study optimises, in a word: ``loss``, ``error`` (1 - accuracy), or a metric of the user's own.
+
+    A study of another program is called as its value is named there, if it is.
+    """
+    if BASE not in study.user_attrs and (names := study.metric_names):
+        return names[0]
     task = task_of(study)
     return task.word(task.judged_by)
 

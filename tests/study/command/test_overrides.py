@@ -52,6 +52,7 @@ def test_any_setting_can_be_set_and_is_repeated():
     """``--set`` comes after the other options, and the command to resume has it."""
     overrides = Overrides(batch_size=64, image_size=9, set=("train.momentum=0.5", "engine.block_size=5"), prior="b")
     changed = overrides.apply(STUDY)
+    assert Overrides(set=("task.objective=metric",)).apply(STUDY).task.judged_by == "accuracy"
     assert (changed.train.batch_size, changed.train.momentum, changed.train.lr) == (64, 0.5, 0.2)
     assert (changed.data.image_size, dict(changed.engine)) == (9, {"block_size": 5})
     again = ["--image-size", "9", "--batch-size", "64", "--set", "train.momentum=0.5", "--set", "engine.block_size=5"]

@@ -122,7 +122,7 @@ def test_answers_in_words():
     assert "is best; 0 costs" in much.text
     assert "fall with depth, or stay constant" in where.text
     assert "fall during training" in when.text
-    assert whether.text.startswith("Dropout helps: without it, the loss is")
+    assert whether.text.startswith("Dropout helps: without it, the objective value is")
     without = next(effect for effect in effects.factors if effect.name == "r0").profile.without
     assert without.low <= np.expm1(0.45) <= without.high
     assert json.loads(json.dumps(effects.as_dict()))["answers"]["whether"]["found"]
@@ -166,7 +166,7 @@ def test_baselines_and_other_studies():
 
     study.optimize(loss, n_trials=20)
     effects = study_effects(study)
-    assert effects.answers[4].text.startswith("Dropout does not help here: without it, the loss is")
+    assert effects.answers[4].text.startswith("Dropout does not help here: without it, the objective value is")
     assert [answer.text for answer in effects.answers[2:4]] == ["Not searched in this study."] * 2
     several = optuna.create_study(directions=["minimize", "minimize"])
     with pytest.raises(ConfigError, match="one objective"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 
+import optuna
 import pytest
 from rich.console import Console
 from shown_study import shown_study
@@ -13,9 +14,12 @@ from dropopt.config import RunConfig, TaskConfig
 from dropopt.study.command.train import _plain, _scores
 from dropopt.study.report.build import build
 from dropopt.study.show import page
+from dropopt.study.show.efficacy import efficacy_report
 from dropopt.study.show.status import show_status
 from dropopt.study.show.summary import Outcome, show_summary
 from dropopt.study.show.trials import rows, table
+from dropopt.study.store.experiment import name_metric
+from dropopt.study.store.keys import BASE as BASE_KEY
 from dropopt.study.store.queries import judged, value_name
 
 BASE = RunConfig.parse(
@@ -87,3 +91,63 @@ def test_train_gives_a_standard_error_to_accuracies_only():
     )
     found = _plain(done, None)
     assert (found["metric"], found["test"]["standard_error"], found["test"]["accuracy"]) == ("r2", None, 5.0)
+
+
+def _searched(direction, sign, named, task=None):
+    """A study of 40 trials in which dropout helps and one pattern is worse, whose values rise or fall with it."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    sampler = optuna.samplers.RandomSampler(seed=0)
+    study = optuna.create_study(direction=direction, sampler=sampler, study_name=named or "plain")
+    if task is not None:
+        study.set_user_attr(BASE_KEY, RunConfig.parse({"task": task}).model_dump(mode="json"))
+    elif named:
+        name_metric(study, named)
+
+    def objective(trial):
+        rate, pattern = trial.suggest_float("r0", 0, 0.7), trial.suggest_categorical("pattern", ["a", "b"])
+        return sign(0.2 + (rate - 0.4) ** 2 + 0.3 * (pattern == "b") + 0.001 * (trial.number % 3))
+
+    study.optimize(objective, n_trials=40)
+    return study
+
+
+R2 = {"loss": "mse_loss", "metric": "mine:r2", "objective": "metric"}
+PSNR = {"loss": "mse_loss", "metric": "mine:psnr", "objective": "metric"}
+WORST = {"loss": "mse_loss", "metric": "mine:worst", "direction": "minimize", "objective": "metric"}
+
+
+@pytest.mark.parametrize(
+    ("study", "whether", "cost"),
+    [
+        (("minimize", lambda cost: cost, "", {}), "the loss is .* higher", "how much higher the loss is"),
+        (
+            ("minimize", lambda cost: cost, "", {"objective": "metric"}),
+            "the error is .* higher",
+            "as a share of the error",
+        ),
+        (("minimize", lambda cost: cost, "", R2), "1 - r2 is .* higher", "how much higher 1 - r2 is"),
+        (("minimize", lambda cost: cost - 30, "", PSNR), r"psnr is 0\.\d+ \(.* lower", "how much lower psnr is"),
+        (("minimize", lambda cost: cost, "", WORST), "worst is .* higher", "how much higher worst is"),
+        (
+            ("maximize", lambda cost: 1 - cost, "F1 score"),
+            r"F1 score is 0\.\d+ \(.* lower",
+            "how much lower F1 score is",
+        ),
+        (("maximize", lambda cost: -cost, ""), "the objective value is .* further below 0", "the objective value is"),
+    ],
+)
+def test_effects_are_told_of_what_is_optimised_and_the_right_way_round(study, whether, cost):
+    """In the answers, the terminal, the figures, the note and the report."""
+    study = _searched(*study)
+    report = printed(lambda console: console.print(efficacy_report(study)))
+    told = " ".join(report.split())
+    assert re.search(f"Dropout helps: without it, {whether}", told)
+    assert cost in told
+    figure = page.build(study).figures["dropopt-costs"].replace("<br>", " ")
+    shown = build(study, "").html
+    assert cost in page.build(study).note.replace("\\", "")
+    assert cost in shown
+    assert cost.removeprefix("how much ") in figure
+    texts = [told, re.sub(r"<style.*?</style>", "", shown, flags=re.DOTALL), figure, page.build(study).note]
+    if not cost.endswith("the loss is"):
+        assert not any(re.search(r"\bloss(es)?\b", text) for text in texts)
