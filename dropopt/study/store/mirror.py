@@ -29,7 +29,7 @@ from dropopt.study.store import writing
 from dropopt.study.store.batch import Batch
 from dropopt.study.store.reading import changed
 
-#: The age of trials that never have to be loaded again.
+#: The age of trials that have to be loaded again only if some are known to be missing or to have changed.
 ANY_AGE = float("inf")
 
 
@@ -57,6 +57,7 @@ class _Known:
         first: The first distribution of each parameter.
         version: The version of the storage when it was read.
         loaded: The time at which it was read.
+        expired: Whether trials are missing or have changed, so that they must be read again, whatever their age.
     """
 
     trials: list[FrozenTrial] = field(default_factory=list)
@@ -64,11 +65,12 @@ class _Known:
     by_states: dict[frozenset[TrialState], list[FrozenTrial]] = field(default_factory=dict)
     first: dict[str, BaseDistribution] = field(default_factory=dict)
     version: object = None
-    loaded: float = -ANY_AGE
+    loaded: float = 0.0
+    expired: bool = True
 
     def expire(self) -> None:
         """Read the storage again before the trials are next used."""
-        self.loaded, self.version = -ANY_AGE, None
+        self.expired, self.version = True, None
 
     def put(self, *changed: FrozenTrial) -> None:
         """Add trials, by number, or replace them."""
@@ -290,14 +292,14 @@ class Mirror(BaseStorage):
     def _current(self, study_id: int) -> _Known:
         """The trials of a study; those that may have changed are loaded again."""
         known, now = self._known.setdefault(study_id, _Known()), time.monotonic()
-        if now - known.loaded <= self._max_age:
+        if not known.expired and now - known.loaded <= self._max_age:
             return known
         version = self._runner.run(writing.version)
         if version is None or version != known.version:
             # A finished trial never changes. Samplers recognise the trials of their last model by identity.
             found = self._runner.run(lambda storage: changed(storage, study_id, known.trials, known.unfinished))
             known.put(*(t if t.state.is_finished() else self._own.get(t._trial_id, t) for t in found))
-        known.version, known.loaded = version, now
+        known.version, known.loaded, known.expired = version, now, False
         return known
 
     def _find(self, trial_id: int) -> tuple[int, FrozenTrial]:
