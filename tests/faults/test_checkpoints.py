@@ -163,7 +163,7 @@ def test_a_checkpoint_that_its_worker_left_behind_is_removed(tmp_path):
     one, other = Checkpoints(tmp_path, "a"), Checkpoints(tmp_path, "a-1")
     for path in (one.path(1), one.path(12), other.path(1)):
         path.write_text("")
-    one.sweep({12})
+    one.sweep(lambda: {12})
     assert set(tmp_path.iterdir()) == {one.path(12), other.path(1)}
 
 

@@ -18,6 +18,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -52,7 +53,8 @@ from dropopt.study.show.live import LivePage
 from dropopt.study.show.progress import Progress
 from dropopt.study.show.summary import Outcome, show_summary
 from dropopt.study.store.code import record_code
-from dropopt.study.store.experiment import IDENTITY_PAUSE, IDENTITY_TRIES, check, create, space_of
+from dropopt.study.store.continuation import may_be_continued
+from dropopt.study.store.experiment import IDENTITY_PAUSE, IDENTITY_TRIES, check, create, name_of_files, space_of
 from dropopt.study.store.keys import (
     ANCHOR,
     CLASSES,
@@ -60,6 +62,7 @@ from dropopt.study.store.keys import (
     COMPLEXITY,
     DATA,
     FACTS,
+    ID,
     MADE_WITH,
     PLAN,
     PORTFOLIO,
@@ -72,6 +75,7 @@ from dropopt.study.store.lease import BEATS, GRACE, WorkerIdentity
 from dropopt.study.store.opening import Opened, storage_file
 from dropopt.study.store.patient import LONGEST_PAUSE, PATIENCE, Patience
 from dropopt.study.store.queries import count, find_study, study_names
+from dropopt.study.store.retries import root, unfinished
 from dropopt.study.store.search_ledger import SearchLedger
 from dropopt.study.store.total import counted
 from dropopt.study.store.url import VARIABLE, redact, redact_all, resolve, storage_hint
@@ -319,6 +323,7 @@ class Session:
         if study is None or not study.get_trials(deepcopy=False):
             text = self._request.space.path.read_text(encoding="utf-8")
             facts = {MADE_WITH: self._made_with, DATA: ready.fingerprint, CLASSES: ready.classes, SPACE_TEXT: text}
+            facts[ID] = secrets.token_hex(4) if study is None else study.user_attrs.get(ID, secrets.token_hex(4))
             if ready.complexity is not None:
                 facts[COMPLEXITY] = ready.complexity
             prior = {} if self._prior is None else {PRIOR: dict(self._prior.evidence)}
@@ -344,10 +349,20 @@ class Session:
         self._study = study
         if self._progress is not None:
             self._progress.opened(study, LivePage(lambda: self._refresh(study)))
-        ledger = self._ledger(study, ready.classes)
-        if self._definition.checkpoints is None and (folder := self._request.checkpoints) is not None:
-            Checkpoints(folder, study.study_name).sweep(ledger.unfinished())
-        return ledger
+        self._sweep(study)
+        return self._ledger(study, ready.classes)
+
+    def _sweep(self, study: optuna.Study) -> None:
+        """Remove the checkpoints that workers have left behind, unless another study may use the same names."""
+        folder = self._request.checkpoints
+        if folder is not None and (self._definition.checkpoints is None or ID in study.user_attrs):
+            Checkpoints(folder, name_of_files(study)).sweep(lambda: self._in_use(study))
+
+    def _in_use(self, study: optuna.Study) -> set[int]:
+        """Return the trials whose checkpoints may be needed, by the number of the first attempt."""
+        trials = study.get_trials(deepcopy=False)
+        continuable = filter(may_be_continued, trials) if self._definition.keep_checkpoints else ()
+        return unfinished(trials) | {root(trial) for trial in continuable}
 
     def _record(self, study: optuna.Study, ready: Ready) -> None:
         """Store what the reports of the study say: the sizes of its data, and the line that resumes it."""
@@ -360,9 +375,10 @@ class Session:
     def summarise(self, stopped_by: int | None) -> int:
         """Update the study's page for dashboards and print the summary. Returns the exit code."""
         if self._study is not None:
-            if stopped_by is None:  # after a signal there may be only seconds left; the next run updates the page
+            if stopped_by is None:  # after a signal there may be only seconds left; the next run does the same
                 with busy("analysing the trials"):
                     self._refresh(self._study)
+                self._sweep(self._study)
             show_summary(self._console, self._study, self._outcome(stopped_by))
         if stopped_by is not None:
             return 128 + stopped_by

@@ -28,7 +28,7 @@ def test_only_the_files_of_running_trials_survive_a_sweep(tmp_path):
     stay = {mine.path(2), other.path(1), mine.path(3).with_suffix(".kept"), odd}
     for path in (*stay, mine.path(1), mine.path(10)):
         path.write_text("")
-    mine.sweep({2})
+    mine.sweep(lambda: {2})
     assert set(tmp_path.iterdir()) == stay
 
 
