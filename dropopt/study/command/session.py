@@ -376,8 +376,12 @@ class Session:
         """Update the study's page for dashboards and print the summary. Returns the exit code."""
         if self._study is not None:
             if stopped_by is None:  # after a signal there may be only seconds left; the next run does the same
-                with busy("analysing the trials"):
-                    self._refresh(self._study)
+                try:
+                    with busy("analysing the trials"):
+                        self._refresh(self._study)
+                except OSError as error:  # a full disk, or a folder that is read-only: the trials are stored elsewhere
+                    where = f"the files of the best trials cannot be stored in {self._artifacts}"
+                    self._notice(f"{where}: {error.strerror or error}; give another --artifacts DIR")
                 self._sweep(self._study)
             show_summary(self._console, self._study, self._outcome(stopped_by))
         if stopped_by is not None:

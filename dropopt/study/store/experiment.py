@@ -117,7 +117,7 @@ def _difference(study: optuna.Study, space: Space, base: RunConfig, *, begun: bo
     minimized = study.directions == [optuna.study.StudyDirection.MINIMIZE]
     if minimized and not study.get_trials(deepcopy=False) and not begun:
         return ""
-    if not minimized or BASE not in attributes:
+    if not minimized or not {BASE, FINGERPRINT, SPACE} <= attributes.keys():
         return "was not created by dropopt"
     if attributes[FINGERPRINT] != space.fingerprint:
         changed = "has changed since" if attributes[SPACE] == space.name else f"is not {space.name}"
