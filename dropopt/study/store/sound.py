@@ -149,7 +149,7 @@ def readable(what: str) -> Iterator[None]:
         if isinstance(error, ConfigError):
             raise
         raise StorageError(
-            f"{what} cannot be read from the storage ({error!r}); restore a copy of the storage, or give another study"
+            f"{what} cannot be read from the storage ({error!r}); restore a copy of it, or give another --storage"
         ) from None
 
 
