@@ -54,6 +54,8 @@ def read_checkpoint(path: Path, identity: str, device: torch.device) -> tuple[di
         return None
     # Whatever is wrong with the file, the remedy is the same.
     try:
+        if not path.is_file():  # reading a named pipe or a device would never end
+            raise ValueError("it is not a file")
         content = load_tensors(path)
         if content["version"] != VERSION:
             raise ValueError(f"its version is {content['version']}, expected {VERSION}")

@@ -16,6 +16,7 @@ from fake_study import trials
 from optuna.trial import TrialState
 from processes import alive, children, running, start, stored, wait_until
 
+from dropopt.study.run import worker
 from dropopt.study.run.checkpoints import Checkpoints, default_folder, remove
 from dropopt.study.run.slots import Targets
 from dropopt.study.session import session
@@ -164,8 +165,36 @@ def test_a_checkpoint_that_its_worker_left_behind_is_removed(tmp_path):
     one, other = Checkpoints(tmp_path, "a"), Checkpoints(tmp_path, "a-1")
     for path in (one.path(1), one.path(12), other.path(1)):
         path.write_text("")
-    one.sweep({12})
+    one.sweep(lambda: {12})
     assert set(tmp_path.iterdir()) == {one.path(12), other.path(1)}
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_worker_that_dies_after_the_last_trial_leaves_no_checkpoint(tmp_path, monkeypatch, shared):
+    """The same command removes it, although the study has all its trials. In a folder that studies share, the files of
+    a study of the same name in another storage stay."""
+
+    class Killed(BaseException):
+        """Ends the process."""
+
+    def die(path):
+        raise Killed
+
+    monkeypatch.setenv("FAKE_CHECKPOINTS", "1")
+    storage = str(tmp_path / "s.log")
+    folder = tmp_path / ("shared" if shared else "s.log.checkpoints")
+    options = {"n_trials": 1, "n_jobs": 1, "checkpoints": str(folder) if shared else None}
+    with monkeypatch.context() as patch:
+        patch.setattr(worker, "remove", die)
+        with pytest.raises(Killed):
+            fake_study.run(storage, **options)
+    (left,) = folder.glob("*.pt")
+    other = Checkpoints(folder, "fake").path(0)
+    other.write_text("")
+    assert fake_study.run(storage, **options) == 0
+    assert not left.exists()
+    assert other.exists()
+    assert [trial.state for trial in trials(storage)] == [TrialState.COMPLETE]
 
 
 @pytest.mark.parametrize(

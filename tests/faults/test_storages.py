@@ -115,6 +115,15 @@ def test_an_incomplete_last_line_of_a_journal_is_cut_off(tmp_path):
     assert all(json.loads(line) for line in path.read_text().splitlines())
 
 
+def test_a_folder_that_cannot_hold_the_best_trials_files_is_reported(tmp_path, capsys):
+    """The trials are stored elsewhere, so the study ends as usual."""
+    (tmp_path / "s.db.artifacts").write_text("a file where the folder should be")
+    assert fake_study.run(f"sqlite:///{tmp_path}/s.db", n_trials=2, n_jobs=1) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "note: the files of the best trials cannot be stored in" in out
+    assert "study fake: 2 complete" in out
+
+
 def test_a_removed_storage_is_an_error(tmp_path):
     """The exit code is 1, and no new file appears."""
     for name in ("s.db", "s.log"):

@@ -226,6 +226,18 @@ class TestCheckpointFile:
         for bad in (*(content[:cut] for cut in cuts), *strangers):
             assert_same(whole, self.damaged(path, bad))
 
+    @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+    def test_what_is_not_a_file_is_set_aside(self, tmp_path):
+        """Reading a named pipe, or a device without an end, would never return."""
+        path = tmp_path / "run.pt"
+        whole = train()
+        for number, make in enumerate((os.mkfifo, os.mkdir, lambda here: os.symlink("/dev/zero", here))):
+            make(path)
+            with pytest.warns(UserWarning, match="it is not a file"):
+                assert_same(whole, train(checkpoint=path))
+            path.with_name("run.pt.bad").rename(tmp_path / str(number))
+            path.unlink()
+
     def test_the_file_of_another_run_is_set_aside(self, tmp_path):
         """A run with another seed does not continue from this run's file."""
         path = tmp_path / "run.pt"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +27,7 @@ class Checkpoints:
 
     Args:
         folder: The folder of the files. Workers on other machines find them if they share it.
-        study: The name of the study.
+        study: What :func:`~dropopt.study.store.experiment.name_of_files` returns for the study.
     """
 
     folder: Path
@@ -37,12 +37,22 @@ class Checkpoints:
         """Return the file of a trial. It is always inside the folder, and no two names of studies share a file."""
         return self.folder.absolute() / f"{self._prefix}-{root}.pt"
 
-    def sweep(self, roots: Collection[int]) -> None:
-        """Remove the files of all trials but ``roots``: a worker may die after a trial ends, before it removes them."""
-        for path in self.folder.absolute().glob(f"{self._prefix}-*.pt"):
-            number = path.stem.removeprefix(f"{self._prefix}-")
-            if number.isdecimal() and int(number) not in roots:
-                remove(path)
+    def sweep(self, in_use: Callable[[], Collection[int]]) -> None:
+        """Remove the files of trials that have ended.
+
+        A worker may die after a trial ends, before it removes its files. A worker that was stopped for longer than the
+        grace period may write a file of a trial that another worker has completed in the meantime.
+
+        Args:
+            in_use: Returns the roots of the trials that may need their files. It is called after the files are listed,
+                so that no file of a trial that starts in the meantime is removed.
+        """
+        name = re.compile(rf"\.?{re.escape(self._prefix)}-(\d+)\.pt(\.bad|\.\w+\.tmp)?")
+        with contextlib.suppress(OSError):  # there is no folder, or its server does not answer
+            matches = [name.fullmatch(path.name) for path in self.folder.absolute().iterdir()]
+            if found := {int(match[1]) for match in matches if match}:
+                for number in found.difference(in_use()):
+                    remove(self.path(number))
 
     @property
     def _prefix(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from dropopt.study.store.keys import (
     CLASSES,
     COMPLEXITY,
     DATA,
+    ID,
     MADE_WITH,
     PORTFOLIO,
     PRIOR,
@@ -29,7 +31,9 @@ if TYPE_CHECKING:
     import optuna
 
 
-def first_facts(request: Request, ready: Ready, prior: Prior | None, made_with: Mapping[str, Any]) -> dict[str, Any]:
+def first_facts(
+    request: Request, ready: Ready, prior: Prior | None, made_with: Mapping[str, Any], known: Mapping[str, Any]
+) -> dict[str, Any]:
     """Return the attributes with which a study is created.
 
     Args:
@@ -37,9 +41,11 @@ def first_facts(request: Request, ready: Ready, prior: Prior | None, made_with: 
         ready: What the first child says of the data and the network.
         prior: What another study has learned, if the study begins with it.
         made_with: The provenance.
+        known: The attributes of the study, if it exists without trials.
     """
     space, portfolio = request.settings.space, request.portfolio
     facts = {MADE_WITH: made_with, DATA: ready.fingerprint, CLASSES: ready.classes, QUEUE: "pending"}
+    facts[ID] = known.get(ID, secrets.token_hex(4))
     facts[SPACE_TEXT] = space.path.read_text(encoding="utf-8")
     if ready.complexity is not None:
         facts[COMPLEXITY] = ready.complexity

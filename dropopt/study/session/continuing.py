@@ -13,7 +13,7 @@ from dropopt.study.session.session import Session, quiet_optuna
 from dropopt.study.show.console import make_console, say
 from dropopt.study.show.formatting import format_accuracy
 from dropopt.study.store.continuation import Continuation, enqueue, last_attempt
-from dropopt.study.store.experiment import space_of
+from dropopt.study.store.experiment import name_of_files, space_of
 from dropopt.study.store.keys import MESSAGE, REASON
 from dropopt.study.store.lease import WorkerIdentity
 from dropopt.study.store.opening import Opened
@@ -60,7 +60,7 @@ class Continuing(Session):
         study = find_study(self._storage, self._definition.name)
         waiting = enqueue(study, self.continues)
         folder, epochs = self._request.checkpoints, self._settings.base.train.epochs
-        found = folder is not None and restore(Checkpoints(folder, study.study_name).path(root(waiting)))
+        found = folder is not None and restore(Checkpoints(folder, name_of_files(study)).path(root(waiting)))
         reported = max(waiting.intermediate_values, default=0)
         where = "from its checkpoint" if found else "from the beginning with the same seed: no checkpoint was kept"
         say(self._console, f"trial {self.continues} ended after {reported} of {epochs} epochs; it continues {where}")

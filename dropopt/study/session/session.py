@@ -46,12 +46,14 @@ from dropopt.study.show.live import LivePage
 from dropopt.study.show.progress import Progress
 from dropopt.study.show.summary import Outcome, show_summary
 from dropopt.study.store.code import record_code
-from dropopt.study.store.experiment import check, create, space_of
+from dropopt.study.store.continuation import may_be_continued
+from dropopt.study.store.experiment import check, create, name_of_files, space_of
 from dropopt.study.store.keys import (
     ANCHOR,
     COMMAND,
     DATA,
     FACTS,
+    ID,
     PLAN,
     PRIOR,
 )
@@ -59,6 +61,7 @@ from dropopt.study.store.lease import BEATS, WorkerIdentity
 from dropopt.study.store.opening import Opened
 from dropopt.study.store.patient import LONGEST_PAUSE, Patience
 from dropopt.study.store.queries import count, find_study, study_names
+from dropopt.study.store.retries import root, unfinished
 from dropopt.study.store.search_ledger import SearchLedger
 from dropopt.study.store.total import counted
 from dropopt.study.store.url import redact, redact_all, storage_hint
@@ -222,10 +225,20 @@ class Session:
         self._study = study
         if self._progress is not None:
             self._progress.opened(study, LivePage(lambda: self._refresh(study)))
-        ledger = self._ledger(study, ready.classes)
-        if self._definition.checkpoints is None and (folder := self._request.checkpoints) is not None:
-            Checkpoints(folder, study.study_name).sweep(ledger.unfinished())
-        return ledger
+        self._sweep(study)
+        return self._ledger(study, ready.classes)
+
+    def _sweep(self, study: optuna.Study) -> None:
+        """Remove the checkpoints that workers have left behind, unless another study may use the same names."""
+        folder = self._request.checkpoints
+        if folder is not None and (self._definition.checkpoints is None or ID in study.user_attrs):
+            Checkpoints(folder, name_of_files(study)).sweep(lambda: self._in_use(study))
+
+    def _in_use(self, study: optuna.Study) -> set[int]:
+        """Return the trials whose checkpoints may be needed, by the number of the first attempt."""
+        trials = study.get_trials(deepcopy=False)
+        continuable = filter(may_be_continued, trials) if self._definition.keep_checkpoints else ()
+        return unfinished(trials) | {root(trial) for trial in continuable}
 
     def _record(self, study: optuna.Study, ready: Ready) -> None:
         """Store what the reports of the study say: the sizes of its data, and the line that resumes it."""
@@ -238,9 +251,14 @@ class Session:
     def summarise(self, stopped_by: int | None) -> int:
         """Update the study's page for dashboards and print the summary. Returns the exit code."""
         if self._study is not None:
-            if stopped_by is None:  # after a signal there may be only seconds left; the next run updates the page
-                with busy("analysing the trials"):
-                    self._refresh(self._study)
+            if stopped_by is None:  # after a signal there may be only seconds left; the next run does the same
+                try:
+                    with busy("analysing the trials"):
+                        self._refresh(self._study)
+                except OSError as error:  # a full disk, or a folder that is read-only: the trials are stored elsewhere
+                    where = f"the files of the best trials cannot be stored in {self._artifacts}"
+                    self._notice(f"{where}: {error.strerror or error}; give another --artifacts DIR")
+                self._sweep(self._study)
             show_summary(self._console, self._study, self._outcome(stopped_by))
         if stopped_by is not None:
             return 128 + stopped_by
@@ -285,9 +303,11 @@ class Session:
         settings = self._settings
         if notice := sites_left_out(settings.space, ready):
             self._notice(notice)
-        facts = first_facts(self._request, ready, self._prior, self._made_with)
-        known = self._study is not None
-        return create(self._storage, self._definition.name, settings.space, settings.base, facts, known=known)
+        study = self._study
+        known = {} if study is None else study.user_attrs
+        facts = first_facts(self._request, ready, self._prior, self._made_with, known)
+        name = self._definition.name
+        return create(self._storage, name, settings.space, settings.base, facts, known=study is not None)
 
     def _evidence(self, drawn: int) -> Mapping[str, Any] | None:
         """The evidence of an earlier study. All workers of a study use the same, from its first trial on."""

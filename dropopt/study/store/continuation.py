@@ -50,6 +50,14 @@ def enqueue(study: optuna.Study, number: int) -> FrozenTrial:
     return waiting
 
 
+def may_be_continued(trial: FrozenTrial) -> bool:
+    """Whether a trial was pruned, or ended by a limit."""
+    from optuna.trial import TrialState
+
+    by_limit = trial.state == TrialState.FAIL and trial.user_attrs.get(REASON) in LIMITS
+    return by_limit or trial.state == TrialState.PRUNED
+
+
 def last_attempt(study: optuna.Study, number: int) -> FrozenTrial:
     """Return the last trial that has continued trial ``number``; after an interruption, a further one is waiting."""
     from optuna.trial import TrialState
@@ -98,7 +106,7 @@ def _to_continue(name: str, trials: Sequence[FrozenTrial], number: int) -> Froze
         raise ConfigError(f"study {name!r} has no trial {number}; there are: {last}")
     trial = trials[number]
     reason = trial.user_attrs.get(REASON)
-    if trial.state == TrialState.PRUNED or (trial.state == TrialState.FAIL and reason in LIMITS):
+    if may_be_continued(trial):
         if not parameters(trial):
             raise ConfigError(f"trial {number} has no parameters; it cannot be continued")
         return trial

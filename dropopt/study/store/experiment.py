@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dropopt.config import ConfigError, RunConfig
 from dropopt.study.define.space import Space
-from dropopt.study.store.keys import BASE, FINGERPRINT, SITES, SPACE
+from dropopt.study.store.keys import BASE, FINGERPRINT, ID, SITES, SPACE
 
 if TYPE_CHECKING:
     import optuna
@@ -58,6 +58,12 @@ def create(
     for key, value in identity.items():  # BASE is last: a study that has it has all of them
         study.set_user_attr(key, value)
     return study, True
+
+
+def name_of_files(study: optuna.Study) -> str:
+    """Return the name of a study in the names of its checkpoints: it differs from those in all other storages."""
+    own = study.user_attrs.get(ID)
+    return study.study_name if own is None else f"{study.study_name} {own}"
 
 
 def name_metric(study: optuna.Study, name: str) -> None:
@@ -111,7 +117,7 @@ def _difference(study: optuna.Study, space: Space, base: RunConfig, *, begun: bo
     minimized = study.directions == [optuna.study.StudyDirection.MINIMIZE]
     if minimized and not study.get_trials(deepcopy=False) and not begun:
         return ""
-    if not minimized or BASE not in attributes:
+    if not minimized or not {BASE, FINGERPRINT, SPACE} <= attributes.keys():
         return "was not created by dropopt"
     if attributes[FINGERPRINT] != space.fingerprint:
         changed = "has changed since" if attributes[SPACE] == space.name else f"is not {space.name}"

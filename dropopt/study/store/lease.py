@@ -11,6 +11,7 @@ exists. In the other, the storage has a single writer, which is now the reader.
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import time
@@ -70,8 +71,7 @@ class WorkerIdentity:
 
 def describe(trial: FrozenTrial) -> str:
     """Return a description of the worker that ran ``trial``."""
-    lease = trial.user_attrs.get(LEASE)
-    process = lease.get("process", {}) if isinstance(lease, dict) else {}
+    process = _process(trial)
     if not process:
         return "its worker"
     return f"its worker (process {process.get('pid')} on {process.get('host')})"
@@ -84,11 +84,18 @@ def certainly_dead(trial: FrozenTrial, reader: WorkerIdentity) -> bool:
         return False
     if lease.get("exclusive") and reader.exclusive:
         return True  # there is one writer at a time, and now it is the reader
-    process, machine = lease.get("process") or {}, _machine()
+    process, machine = _process(trial), _machine()
     if not machine.get("boot") or any(process.get(key) != value for key, value in machine.items()):
         return False
     pid, began = process.get("pid"), process.get("began")
     return isinstance(pid, int) and began is not None and _began(pid) != began and not _is_hidden(pid)
+
+
+def _process(trial: FrozenTrial) -> dict[str, Any]:
+    """Return what the lease of a trial says about its worker's process; an empty dictionary if it says nothing."""
+    lease = trial.user_attrs.get(LEASE)
+    process = lease.get("process") if isinstance(lease, dict) else None
+    return process if isinstance(process, dict) else {}
 
 
 @dataclass
@@ -147,7 +154,8 @@ class Watch:
         """Return the grace period of a trial: its worker's, or the reader's if the lease has none."""
         lease = trial.user_attrs.get(LEASE)
         promised = lease.get("grace") if isinstance(lease, dict) else None
-        return float(promised) if isinstance(promised, int | float) else self._reader.grace
+        usable = isinstance(promised, int | float) and 0 < promised < math.inf
+        return float(promised) if usable else self._reader.grace
 
 
 def _mark(trial: FrozenTrial) -> object:

@@ -11,11 +11,13 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from dropopt.config import ConfigError, RunConfig
 from dropopt.study.store.ending import MESSAGE_CHARACTERS, Endings
 from dropopt.study.store.errors import TrialEndedError
+from dropopt.study.store.experiment import name_of_files
 from dropopt.study.store.history import History
 from dropopt.study.store.keys import (
     ABANDONED,
@@ -156,7 +158,7 @@ class Ledger(ABC):
         return self.counted() < target
 
     def checkpoint_of(self, number: int) -> tuple[str, int]:
-        """Return the study and the trial that name the checkpoint of a trial: the first attempt at its configuration.
+        """Return what the checkpoint of a trial is named by: the study, and the first attempt at its configuration.
 
         Args:
             number: The number of the trial.
@@ -164,7 +166,11 @@ class Ledger(ABC):
         from dropopt.study.store.mirror import ANY_AGE
 
         with self._storage.aged(ANY_AGE):  # the number of the first attempt never changes
-            return self.study.study_name, root(self._trials()[number])
+            return self._name_of_files, root(self._trials()[number])
+
+    @cached_property
+    def _name_of_files(self) -> str:
+        return name_of_files(self.study)
 
     def report(self, trial: optuna.Trial, value: float, *, epoch: int, epochs: int) -> bool:
         """Store the value of an epoch.
@@ -319,12 +325,6 @@ class Ledger(ABC):
         with self._storage.aged(IDLE_AGE):
             running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         return sum(trial._trial_id not in self._own for trial in running)
-
-    def unfinished(self) -> set[int]:
-        """Return the numbers of the first attempts at all configurations that run, wait, or are to run again."""
-        trials = self._trials()
-        again = without_replacement(trials)
-        return {root(trial) for trial in [*again, *(trial for trial in trials if not trial.state.is_finished())]}
 
     def _abandon(self, trial: FrozenTrial) -> None:
         message = f"{describe(trial)} is no longer running; attempt {attempt(trial)} of {MAX_ATTEMPTS}"

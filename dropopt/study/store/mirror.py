@@ -27,9 +27,11 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from dropopt.study.store import writing
 from dropopt.study.store.batch import Batch
+from dropopt.study.store.errors import StorageError
 from dropopt.study.store.reading import changed
+from dropopt.study.store.sound import readable, sound_study, sound_trial
 
-#: The age of trials that never have to be loaded again.
+#: The age of trials that have to be loaded again only if some are known to be missing or to have changed.
 ANY_AGE = float("inf")
 
 
@@ -57,6 +59,7 @@ class _Known:
         first: The first distribution of each parameter.
         version: The version of the storage when it was read.
         loaded: The time at which it was read.
+        expired: Whether trials are missing or have changed, so that they must be read again, whatever their age.
     """
 
     trials: list[FrozenTrial] = field(default_factory=list)
@@ -64,11 +67,12 @@ class _Known:
     by_states: dict[frozenset[TrialState], list[FrozenTrial]] = field(default_factory=dict)
     first: dict[str, BaseDistribution] = field(default_factory=dict)
     version: object = None
-    loaded: float = -ANY_AGE
+    loaded: float = 0.0
+    expired: bool = True
 
     def expire(self) -> None:
         """Read the storage again before the trials are next used."""
-        self.loaded, self.version = -ANY_AGE, None
+        self.expired, self.version = True, None
 
     def put(self, *changed: FrozenTrial) -> None:
         """Add trials, by number, or replace them."""
@@ -223,7 +227,7 @@ class Mirror(BaseStorage):
     def get_trial(self, trial_id: int) -> FrozenTrial:
         """Return a copy of a running trial of this process, or load another trial."""
         own = self._own.get(trial_id)
-        return self.inner.get_trial(trial_id) if own is None else _copied(own)
+        return sound_trial(self.inner.get_trial(trial_id)) if own is None else _copied(own)
 
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
@@ -271,7 +275,8 @@ class Mirror(BaseStorage):
 
     def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
         """Return the user attributes of a study."""
-        return self.inner.get_study_user_attrs(study_id)
+        with readable("the attributes of the study"):
+            return sound_study(self.inner.get_study_user_attrs(study_id))
 
     def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
         """Return the system attributes of a study."""
@@ -279,7 +284,8 @@ class Mirror(BaseStorage):
 
     def get_all_studies(self) -> list[FrozenStudy]:
         """Return all studies."""
-        return self.inner.get_all_studies()
+        with readable("a study"):
+            return self.inner.get_all_studies()
 
     def remove_session(self) -> None:
         """Close the connection of this thread."""
@@ -290,13 +296,20 @@ class Mirror(BaseStorage):
     def _current(self, study_id: int) -> _Known:
         """The trials of a study; those that may have changed are loaded again."""
         known, now = self._known.setdefault(study_id, _Known()), time.monotonic()
-        if now - known.loaded <= self._max_age:
+        if not known.expired and now - known.loaded <= self._max_age:
             return known
         version = self._runner.run(writing.version)
         if version is None or version != known.version:
             # A finished trial never changes. Samplers recognise the trials of their last model by identity.
             found = self._runner.run(lambda storage: changed(storage, study_id, known.trials, known.unfinished))
-            known.put(*(t if t.state.is_finished() else self._own.get(t._trial_id, t) for t in found))
+            known.expired = False
+            trials = map(sound_trial, found)
+            known.put(*(t if t.state.is_finished() else self._own.get(t._trial_id, t) for t in trials))
+            if known.expired:
+                raise StorageError(
+                    f"trial {len(known.trials)} of the study was deleted from the storage, so that the study cannot go "
+                    "on; restore a copy of the storage, or give another --study-name"
+                )
         known.version, known.loaded = version, now
         return known
 

@@ -17,6 +17,7 @@ from dropopt.study.store.journal import open_journal, open_redis
 from dropopt.study.store.lock import WriterLock
 from dropopt.study.store.patient import Patience, is_outage, patient
 from dropopt.study.store.proxy import SCHEME, is_remote_error, open_proxy
+from dropopt.study.store.sound import sound
 from dropopt.study.store.sqlite import BUSY_TIMEOUT, Connection, make_folder, prepare_sqlite
 from dropopt.study.store.url import reason, redact
 
@@ -118,7 +119,7 @@ class Opened:
         file = storage_file(url)
         self._lock: WriterLock | None = None
         if patience is None:
-            self.storage = open_storage(url, create=create)
+            self.storage = sound(open_storage(url, create=create))
             return
         if file is not None and "://" in url:
             make_folder(file.parent)

@@ -221,10 +221,10 @@ def choose(study: optuna.Study, number: int | None) -> FrozenTrial:
         trial = best(trials, maximize=is_maximized(study))
         if trial is None:
             raise ConfigError(f"study {study.study_name!r} has no completed trial yet ({count(trials)})")
-    elif 0 <= number < len(trials):
-        trial = trials[number]
+    elif (found := next((trial for trial in trials if trial.number == number), None)) is not None:
+        trial = found
     else:
-        last = f"0 to {len(trials) - 1}" if trials else "none"
+        last = f"0 to {trials[-1].number}" if trials else "none"
         raise ConfigError(f"study {study.study_name!r} has no trial {number}; there are: {last}")
     if trial.state == TrialState.COMPLETE and not has_several_objectives(study) and not has_result(trial):
         raise ConfigError(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,8 @@ import sqlalchemy as sql
 from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial
+
+from dropopt.study.store.sound import readable
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
@@ -74,10 +76,10 @@ def _read(connection: Connection, which: str, values: dict[str, Any]) -> Iterato
         for begin in range(0, len(trials), IDS):
             some = trials[begin : begin + IDS]
             parts = _read_parts(connection, "some", {"ids": [trial.trial_id for trial in some]})
-            yield from (_frozen(trial, parts) for trial in some)
+            yield from _all_frozen(some, parts)
     elif trials:
         parts = _read_parts(connection, which, values)
-        yield from (_frozen(trial, parts) for trial in trials)
+        yield from _all_frozen(trials, parts)
 
 
 def _read_parts(connection: Connection, which: str, values: dict[str, Any]) -> dict[str, dict[int, list[Any]]]:
@@ -118,6 +120,12 @@ def _rows(part: str, which: str) -> Any:
     else:
         query = query.where(table.c.trial_id.in_(_IDS))
     return query.order_by(table.c.trial_id, table.c[order]) if order else query
+
+
+def _all_frozen(trials: Iterable[Any], parts: dict[str, dict[int, list[Any]]]) -> Iterator[FrozenTrial]:
+    for trial in trials:
+        with readable(f"trial {trial.number}"):
+            yield _frozen(trial, parts)
 
 
 def _frozen(trial: Any, parts: dict[str, dict[int, list[Any]]]) -> FrozenTrial:

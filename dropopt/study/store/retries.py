@@ -108,6 +108,12 @@ def without_replacement(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     return [trial for trial in trials if is_to_run_again(trial) and trial.number not in replaced]
 
 
+def unfinished(trials: Sequence[FrozenTrial]) -> set[int]:
+    """Return the numbers of the first attempts at all configurations that run, wait, or are to run again."""
+    again = without_replacement(trials)
+    return {root(trial) for trial in [*again, *(trial for trial in trials if not trial.state.is_finished())]}
+
+
 class LostRetries:
     """Finds trials whose worker has ended them, but died before it enqueued them again.
 

@@ -28,8 +28,28 @@ def test_only_the_files_of_running_trials_survive_a_sweep(tmp_path):
     stay = {mine.path(2), other.path(1), mine.path(3).with_suffix(".kept"), odd}
     for path in (*stay, mine.path(1), mine.path(10)):
         path.write_text("")
-    mine.sweep({2})
+    mine.sweep(lambda: {2})
     assert set(tmp_path.iterdir()) == stay
+
+
+def test_a_sweep_keeps_what_a_trial_writes_that_has_just_started(tmp_path):
+    """The files are listed before the trials are read."""
+    mine = Checkpoints(tmp_path, "a")
+    ended, damaged, partial = (
+        mine.path(1),
+        tmp_path / f"{mine.path(4).name}.bad",
+        tmp_path / f".{mine.path(5).name}.1f.tmp",
+    )
+    for path in (ended, damaged, partial):
+        path.write_text("")
+
+    def read():
+        mine.path(7).write_text("")
+        return ()
+
+    mine.sweep(read)
+    assert list(tmp_path.iterdir()) == [mine.path(7)]
+    Checkpoints(tmp_path / "missing", "a").sweep(read)
 
 
 def test_the_latest_ended_trials_are_kept_and_restored(tmp_path):

@@ -198,3 +198,16 @@ def test_the_lock_of_a_dead_process_does_not_hold_up_a_journal(tmp_path):
             study.set_user_attr("a", 2)
     study.set_user_attr("a", 3)
     assert study.user_attrs == {"a": 3}
+
+
+def test_a_trial_is_read_although_another_worker_started_one_in_between(url):
+    """A reader that accepts trials of any age still sees its own ones, whose numbers are beyond what it has read."""
+    study, mirror, storage = made(url)
+    study.ask()
+    assert len(study.get_trials(deepcopy=False)) == 1
+    other = optuna.load_study(study_name="s", storage=Mirror(storage))
+    other.ask()
+    with mirror.aged(ANY_AGE):
+        own = study.ask()
+        assert [trial.number for trial in study.get_trials(deepcopy=False)] == [0, 1, 2]
+        assert study.get_trials(deepcopy=False)[own.number]._trial_id == own._trial_id

@@ -1,0 +1,171 @@
+"""Attributes that another program has damaged: one whose type is wrong counts as absent.
+
+Anybody can change the attributes of a study with Optuna, the dashboard or SQL. Each reader knows what to do without an
+attribute, because those of earlier versions are missing too.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Container, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from optuna.storages import BaseStorage
+from optuna.study._frozen import FrozenStudy
+from optuna.trial import FrozenTrial, TrialState
+from pydantic import StrictBool, StrictFloat, StrictInt, StrictStr, TypeAdapter, ValidationError
+
+from dropopt.config import ConfigError
+from dropopt.facts import Facts
+from dropopt.study.store import keys
+from dropopt.study.store.errors import StorageError
+
+_Table = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Named:
+    """A section of a configuration; further keys are allowed."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class _Base:
+    """What every stored configuration has."""
+
+    data: _Named
+    model: _Named
+    train: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What every stored plan has."""
+
+    n_trials: int
+    sampler: str
+    pruner: str
+    seed: int
+
+
+def _of(kind: Any, *names: str) -> dict[str, TypeAdapter[Any]]:
+    return dict.fromkeys(names, TypeAdapter(kind))
+
+
+_TRIAL: _Table = {
+    **_of(StrictStr, keys.WORKER, keys.REASON, keys.MESSAGE, keys.TRACE, keys.SOURCE, keys.ANCHOR, keys.PORTFOLIO),
+    **_of(StrictInt, keys.SEED, keys.BEST_EPOCH, keys.EPOCHS, keys.PARAMETERS),
+    **_of(StrictInt, keys.RETRY_OF, keys.PREVIOUS, keys.ATTEMPT, keys.CONTINUES),
+    **_of(StrictFloat | StrictInt, keys.ACCURACY, keys.BEST_LOSS, keys.SECONDS, keys.APPLIED, keys.VAL_ECE),
+    **_of(StrictFloat | StrictInt, keys.TEST_LOSS, keys.TEST_ACCURACY, keys.TEST_ECE),
+    **_of(StrictBool, keys.RETRY),
+    **_of(dict[str, Any], keys.LEASE),
+}
+_SYSTEM: _Table = {
+    **_of(dict[str, Any], "fixed_params"),
+    **_of(dict[str, list[Any] | dict[str, list[float]]], keys.HISTORY),
+}
+_STUDY: _Table = {
+    **_of(StrictStr, keys.SPACE, keys.FINGERPRINT, keys.SPACE_TEXT, keys.COMMAND, keys.QUEUE, keys.ID, keys.CONFIRMS),
+    **_of(StrictStr, keys.TESTS, keys.JUDGED_BY),
+    **_of(_Base, keys.BASE),
+    **_of(Facts, keys.FACTS),
+    **_of(_Plan, keys.PLAN),
+    **_of(dict[str, Any], keys.MADE_WITH, keys.DATA, keys.PRIOR, keys.PORTFOLIO),
+    **_of(StrictFloat | StrictInt, keys.COMPLEXITY),
+    **_of(StrictInt, keys.CLASSES),
+    **_of(list[str], keys.SITES),
+    **_of(list[dict[str, Any]], keys.CODE, keys.READINGS),
+    **_of(dict[str, str], keys.OUT, keys.OUT_JUDGED),
+}
+
+
+def sound_trial(trial: FrozenTrial) -> FrozenTrial:
+    """Return ``trial`` without the attributes whose type is wrong; the same object if there are none.
+
+    A complete trial without a value counts as failed.
+    """
+    user, system = _wrong(trial.user_attrs, _TRIAL), _wrong(trial.system_attrs, _SYSTEM)
+    empty = trial.state == TrialState.COMPLETE and not trial.values
+    if not user and not system and not empty:
+        return trial
+    sound = copy.copy(trial)
+    sound.user_attrs = {key: value for key, value in trial.user_attrs.items() if key not in user}
+    sound.system_attrs = {key: value for key, value in trial.system_attrs.items() if key not in system}
+    if empty:
+        sound.state = TrialState.FAIL
+    return sound
+
+
+def sound_study(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the user attributes of a study without those whose type is wrong."""
+    wrong = _wrong(attributes, _STUDY)
+    return {key: value for key, value in attributes.items() if key not in wrong}
+
+
+def sound(inner: BaseStorage) -> BaseStorage:
+    """Return a storage that reads ``inner`` without attributes whose type is wrong."""
+    names = [name for name in dir(BaseStorage) if not name.startswith("_") and callable(getattr(BaseStorage, name))]
+    methods: dict[str, Any] = {name: _delegate(name) for name in names}
+    methods |= {
+        "get_all_trials": _all_trials,
+        "get_trial": lambda self, trial_id: sound_trial(self.inner.get_trial(trial_id)),
+        "get_study_user_attrs": _study_attributes,
+        "get_all_studies": _all_studies,
+    }
+    storage: BaseStorage = type("SoundStorage", (BaseStorage,), methods)()
+    vars(storage).update(inner=inner)
+    return storage
+
+
+def _all_trials(
+    self: Any, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+) -> list[FrozenTrial]:
+    with readable("a trial"):
+        found = [sound_trial(trial) for trial in self.inner.get_all_trials(study_id, deepcopy=deepcopy)]
+    return found if states is None else [trial for trial in found if trial.state in states]
+
+
+def _study_attributes(self: Any, study_id: int) -> dict[str, Any]:
+    with readable("the attributes of the study"):
+        return sound_study(self.inner.get_study_user_attrs(study_id))
+
+
+def _all_studies(self: Any) -> list[FrozenStudy]:
+    with readable("a study"):
+        found: list[FrozenStudy] = self.inner.get_all_studies()
+        return found
+
+
+@contextmanager
+def readable(what: str) -> Iterator[None]:
+    """Raise :class:`StorageError` if ``what`` is read inside the block, and Optuna cannot read it."""
+    try:
+        yield
+    except (ValueError, TypeError, KeyError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise StorageError(
+            f"{what} cannot be read from the storage ({error!r}); restore a copy of it, or give another --storage"
+        ) from None
+
+
+def _delegate(name: str) -> Callable[..., Any]:
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return getattr(self.inner, name)(*args, **kwargs)
+
+    return method
+
+
+def _wrong(attributes: Mapping[str, Any], table: _Table) -> set[str]:
+    wrong = set()
+    for key, value in attributes.items():
+        if (kind := table.get(key)) is not None:
+            try:
+                kind.validate_python(value)
+            except ValidationError:
+                wrong.add(key)
+    return wrong

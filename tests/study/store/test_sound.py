@@ -1,0 +1,94 @@
+"""What other programs have damaged in a storage counts as absent, or is diagnosed in one line."""
+
+import math
+import sqlite3
+from contextlib import closing
+
+import fake_study
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from dropopt.study.store.errors import StorageError
+from dropopt.study.store.keys import TRACE
+from dropopt.study.store.opening import Opened
+from dropopt.study.store.patient import Patience
+from dropopt.study.store.queries import find_study
+from dropopt.study.store.sound import _STUDY, _TRIAL, sound_study, sound_trial
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A SQLite file with a finished study."""
+    path = tmp_path_factory.mktemp("whole") / "s.db"
+    assert fake_study.run(f"sqlite:///{path}", n_trials=3, n_jobs=1) == 0
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return path.read_bytes()
+
+
+def changed(whole, tmp_path, *statements):
+    """Write the finished study to a file, and change it with SQL; returns its URL."""
+    path = tmp_path / "s.db"
+    path.write_bytes(whole)
+    with closing(sqlite3.connect(path)) as connection:
+        for statement in statements:
+            connection.execute(statement)
+        connection.commit()
+    return f"sqlite:///{path}"
+
+
+@pytest.mark.parametrize("value", [None, [[1]], {"x": {"y": 1}}, "text", -7, math.inf, True])
+def test_an_attribute_of_a_wrong_type_counts_as_absent(value):
+    """No value of any type remains where a reader does not expect it; attributes of other programs stay."""
+    every = dict.fromkeys([*_TRIAL, "mine"], value)
+    trial = optuna.trial.create_trial(state=TrialState.FAIL, user_attrs=every)
+    kept = sound_trial(trial).user_attrs
+    assert kept["mine"] == value
+    assert (TRACE in kept) == isinstance(value, str)
+    kinds = {type(kept[key]) for key in kept.keys() - {"mine"}}
+    assert kinds <= {type(value)}
+    assert trial.user_attrs == every  # a journal's trials are shared
+    assert set(sound_study(dict.fromkeys(_STUDY, value))) < set(_STUDY)
+
+
+def test_a_study_with_damaged_attributes_goes_on(whole, tmp_path, capsys):
+    """Attributes of the trials, and those of the study that a resumed study does not need, are damaged."""
+    kinds = ["'retry_of'", "'previous'", "'attempt'", "'anchor'", "'seconds'", "'reason'"]
+    url = changed(
+        whole,
+        tmp_path,
+        f"DELETE FROM trial_user_attributes WHERE key IN ({', '.join(kinds)})",
+        *(
+            f"INSERT INTO trial_user_attributes (trial_id, key, value_json) SELECT trial_id, {key}, '[[1]]' FROM trials"
+            for key in kinds
+        ),
+        "UPDATE study_user_attributes SET value_json = '7' WHERE key IN ('facts', 'made_with', 'plan', 'command')",
+        "DELETE FROM trial_values WHERE trial_id = 1",
+    )
+    assert fake_study.run(url, n_trials=4, n_jobs=1) == 0
+    assert "study fake: 3 complete, 1 failed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("statement", "message"),
+    [
+        ("DELETE FROM trials WHERE number = 1", "trial 1 of the study was deleted"),
+        ("UPDATE trial_user_attributes SET value_json = '{oops' WHERE trial_id = 2", "trial 1 cannot be read"),
+        ("UPDATE trial_params SET distribution_json = '{}' WHERE trial_id = 3", "trial 2 cannot be read"),
+        ("UPDATE study_user_attributes SET value_json = '{oops'", "a study cannot be read"),
+    ],
+)
+def test_damage_is_diagnosed_in_one_line(whole, tmp_path, statement, message):
+    """A resumed study names the damage; so does a command that only reads, unless it can do without."""
+    url = changed(whole, tmp_path, statement)
+    with pytest.raises(StorageError, match=message):
+        fake_study.run(url, n_trials=4, n_jobs=1)
+    with closing(Opened(url, create=False)) as opened:
+        if "deleted" in message:
+            assert [trial.number for trial in find_study(opened.storage, "fake").get_trials()] == [0, 2]
+        else:
+            with pytest.raises(StorageError, match="cannot be read from the storage"):
+                find_study(opened.storage, "fake").get_trials()
+    with closing(Opened(url, patience=Patience())) as opened:  # the file can still be opened
+        assert opened.exclusive
