@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from dropopt.config import RunConfig
+from dropopt.facts import Facts
 from dropopt.study.run import trainer as module
 from dropopt.study.run.messages import (
     Done,
@@ -54,9 +55,10 @@ def test_what_is_ready(answers):
     data = SimpleNamespace(classes=("a", "b"), fingerprint={"train": "x"}, notices=("n",))
     given = {"sites": {"auto": ["c"]}, "complexity": 0.25}
     runs = []
-    for facts in ({}, {"facts": None}):
+    for facts in ({}, {"facts": Facts({"train": 8}, [1, 2, 2], 2, 0.5, 9, ["c"], 0)}):
         load = lambda run, facts=facts: runs.append(run) or SimpleNamespace(data=data, **given, **facts)  # noqa: E731
-        assert answers(Prepare(RUN), load) == [Ready(2, {"train": "x"}, ["n"], {"auto": ["c"]}, 0.25, None)]
+        expected = Ready(2, {"train": "x"}, ["n"], {"auto": ["c"]}, 0.25, facts.get("facts"))
+        assert answers(Prepare(RUN), load) == [expected]
     assert runs == [RUN, RUN]
 
 

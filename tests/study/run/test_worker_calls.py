@@ -246,8 +246,8 @@ def test_messages_of_other_trials_and_repeated_epochs_are_ignored(play):
 def test_a_pruned_trial_ends_once(play, last, ending):
     """It is stored at its report; whatever its trainer sends next only frees the slot. Its checkpoint may stay."""
     script = [(0, report(0, 1)), 7.0, (0, report(0, 2)), (0, report(0, 3)), (0, last)]
-    for count, files in ((0, []), (1, ["10.kept"])):
-        played = play(*script, checkpoints=True, keep_checkpoints=count, stage={"prune_at": (2,)})
+    for options, files in (({}, []), ({"keep_checkpoints": 1}, ["10.kept"])):
+        played = play(*script, checkpoints=True, stage={"prune_at": (2,)}, **options)
         assert played.log[4:] == [
             *["report 0: 4.0 at 1/3", "0: reported 0 at 1"],
             *["report 0: 4.0 at 2/3", "prune 0: 0.5 7.0 0.25", "0: stop 0", "0: reported 0 at 2"],
@@ -427,7 +427,11 @@ def test_a_pruned_trial_that_does_not_stop_is_ended(play):
     script = [(0, report(0, 1)), running.GRACE_SECONDS, 0.5]
     played = play(*script, checkpoints=True, stage={"prune_at": (1,)})
     assert played.log[-4:] == ["0: replace", "0: prepare", "0: ended 0", "kill"]
-    assert played.script == []
+    assert (played.files, played.script) == ([], [])
+    played = play(*script, checkpoints=True, stage={"ended_elsewhere": {0}})
+    ended = "0: ended 0 it was ended by another process"
+    assert played.log[-4:] == ["0: replace", "0: prepare", ended, "kill"]
+    assert (played.files, played.script) == (["10.pt"], [])
 
 
 def test_an_idle_worker_waits_for_the_trials_of_others(play):
