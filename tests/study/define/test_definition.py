@@ -76,7 +76,9 @@ def test_a_script_that_fails(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     (tmp_path / "beside_it.py").write_text("NAME = 'a'\n")
-    (tmp_path / "own.py").write_text("import beside_it\nfrom dropopt.study import Study\ns = Study(name=beside_it.NAME)\n")
+    (tmp_path / "own.py").write_text(
+        "import beside_it\nfrom dropopt.study import Study\ns = Study(name=beside_it.NAME)\n"
+    )
     assert load("own.py")[0].name == "a"
     assert sys.path[-1] == str(tmp_path)
     (tmp_path / "bad.py").write_text("\n1 / 0\n")
@@ -111,7 +113,10 @@ def test_the_shared_configuration(tmp_path):
     assert Study(name="a", **everything).base(one) == RunConfig.parse(everything)
     assert isinstance(run.engine, Baseline)
     (tmp_path / "p.yaml").write_text("engine:\n  kind: dropout\n  p: {low: 0, high: 0.5}\n")
-    assert Study(name="a", engine={"kind": "dropout", "sites": "norm"}).base(Space.load(tmp_path / "p.yaml")).engine.sites == "norm"
+    assert (
+        Study(name="a", engine={"kind": "dropout", "sites": "norm"}).base(Space.load(tmp_path / "p.yaml")).engine.sites
+        == "norm"
+    )
     for engine, said in (
         ({"r0": 0.1}, r"^study 'a' sets engine.r0, which space '.*one.*' searches; remove one of the two$"),
         ({"kind": "dropout"}, r"^study 'a' sets the baseline engine.kind = 'dropout', but space '.*' searches the"),

@@ -307,10 +307,13 @@ PATTERNS = "element, channel, structured, spatial, own"
 OTHERS = ", ".join(name for name in TrainConfig.model_fields if name != "lr")
 BY_STUDY = "is set by the study and must be the same for all trials; remove it"
 
+
 def test_a_condition_is_kept_by_each_range_of_a_setting(tmp_path):
     """Beside the condition on the setting that decides the range."""
     ranges = "{sgd: {low: 0.1, high: 0.5, log: true}, adamw: {choices: [0.1, 0.2]}}"
-    text = f"train:\n  lr: {{by: {{optimizer: {ranges}}}, when: {{schedule: cosine}}}}\n  schedule: [cosine, onecycle]\n"
+    text = (
+        f"train:\n  lr: {{by: {{optimizer: {ranges}}}, when: {{schedule: cosine}}}}\n  schedule: [cosine, onecycle]\n"
+    )
     (fixed,) = [p for p in space(tmp_path, text).bound(RunConfig()).parameters if p.setting == "lr"]
     assert (fixed.name, fixed.when) == ("lr", {"schedule": ("cosine",)})
     found = {p.name: p for p in space(tmp_path, text + "  optimizer: [sgd, adamw]\n").parameters}

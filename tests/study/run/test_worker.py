@@ -1,14 +1,12 @@
 """The worker with an executor that starts no process: it uses only the protocol."""
 
-import time
 from collections import deque
-from pathlib import Path
 from unittest.mock import Mock
 
 import optuna
 import pytest
 
-from dropopt.config import ConfigError, RunConfig
+from dropopt.config import RunConfig
 from dropopt.study.define.space import Space
 from dropopt.study.run.errors import StudyError
 from dropopt.study.run.executor import Died, Event
@@ -19,8 +17,7 @@ from dropopt.study.run.failures import (
     LATER_STARTS,
     FailureCounter,
 )
-from dropopt.study.run.messages import Done, Failed, Prepare, Ready, Report, Stop, Train
-from dropopt.study.run.running import MAX_DEATHS, Limits
+from dropopt.study.run.messages import Done, Prepare, Ready, Report, Stop, Train
 from dropopt.study.run.worker import Listener, Worker
 from dropopt.study.store.search_ledger import SearchLedger
 

@@ -188,9 +188,7 @@ def _play(tmp_path, monkeypatch):
         make = lambda *given: running.Running(*given, began=theatre.now, _last=theatre.now)  # noqa: E731
         monkeypatch.setattr(worker, "Running", make)
         options |= {"checkpoints": folder} if checkpoints else {}
-        made = worker.Worker(
-            theatre, theatre.open, theatre, base=BASE, n_trials=9, signals=theatre, **options
-        )
+        made = worker.Worker(theatre, theatre.open, theatre, base=BASE, n_trials=9, signals=theatre, **options)
         with pytest.raises(type(expect), match=f"^{expect}$") if expect else suppress():
             made.run()
         assert made.signal == theatre.received
@@ -474,7 +472,10 @@ def test_the_end_of_a_worker_interrupts_its_trials(play):
 
 @pytest.mark.parametrize(
     ("name", "error"),
-    [("ConfigError", ConfigError("m")), ("OSError", StudyError("the study cannot begin: OSError: m \\(f.py, line 3\\)"))],
+    [
+        ("ConfigError", ConfigError("m")),
+        ("OSError", StudyError("the study cannot begin: OSError: m \\(f.py, line 3\\)")),
+    ],
 )
 def test_data_that_cannot_be_loaded_end_the_study(play, name, error):
     """A mistake of the user is reported as such."""

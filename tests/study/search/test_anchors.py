@@ -200,8 +200,7 @@ ERROR = "smoothed validation error, one seed each"
         (
             [trial(0.5, "no dropout"), trial(0.4, "channel 0.2"), trial(0.39)],
             "error",
-            "the best trial's error is 2.5% below that of the best anchor, channel 0.2, which may be chance "
-            f"({ERROR})",
+            f"the best trial's error is 2.5% below that of the best anchor, channel 0.2, which may be chance ({ERROR})",
         ),
     ],
 )
@@ -221,7 +220,11 @@ def test_equal_anchors_and_a_loss_of_zero():
     study = optuna.create_study()
     study.add_trials([trial(0.5), trial(0.0, "b"), trial(0.0, "a"), create_trial(value=1.0, user_attrs={ANCHOR: "c"})])
     found = compare(study.trials)
-    assert [(row.name, row.difference, row.accuracy) for row in found.rows] == [("b", 0, 0.9), ("a", 0, 0.9), ("c", -1, None)]
+    assert [(row.name, row.difference, row.accuracy) for row in found.rows] == [
+        ("b", 0, 0.9),
+        ("a", 0, 0.9),
+        ("c", -1, None),
+    ]
     assert found.verdict == f"no trial is better than the anchor b, with a loss of 0.0000 ({LOSS})"
 
 

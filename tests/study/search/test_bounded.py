@@ -122,7 +122,9 @@ def test_what_a_sampler_sees_is_the_rule(direction):
             study.tell(trial, value if state == TrialState.COMPLETE else None, state)
             states.add(state)
     assert len(states) == 3
-    other = optuna.create_study(sampler=study.sampler, direction=direction)  # what is known of one study does not count in another
+    other = optuna.create_study(
+        sampler=study.sampler, direction=direction
+    )  # what is known of one study does not count in another
     other.add_trials([create_trial(params={"x": 0.5}, distributions=UNIT, value=sign * value) for value in range(90)])
     other.ask(UNIT)
     assert looking.seen == [*range(3), *range(85, 91)]

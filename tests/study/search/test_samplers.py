@@ -108,10 +108,23 @@ def test_cmaes_does_not_read_pickles_of_others(tmp_path, monkeypatch):
     for name, mode in (("mine.db", 0o644), ("group.db", 0o620), ("shared.db", 0o602)):
         Path(name).touch()
         Path(name).chmod(mode)
-    for url in ("sqlite:///mine.db", "sqlite:///mine.db?timeout=3", "sqlite:///none.db", "s.log", f"{tmp_path}/mine.db"):
+    for url in (
+        "sqlite:///mine.db",
+        "sqlite:///mine.db?timeout=3",
+        "sqlite:///none.db",
+        "s.log",
+        f"{tmp_path}/mine.db",
+    ):
         samplers.refuse_pickles("cmaes", url)
     beyond = "mine.db/below"  # not a folder
-    for url in ("postgresql://h/mine.db", "redis://h", "sqlite:///shared.db", "sqlite:///group.db", "shared.db", beyond):
+    for url in (
+        "postgresql://h/mine.db",
+        "redis://h",
+        "sqlite:///shared.db",
+        "sqlite:///group.db",
+        "shared.db",
+        beyond,
+    ):
         for name in ("tpe", "efficacy"):
             samplers.refuse_pickles(name, url)
         with pytest.raises(ConfigError) as caught:

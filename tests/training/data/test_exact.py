@@ -121,6 +121,19 @@ def test_resizing_is_torchvisions(tmp_path):
     }
 
 
+def test_all_splits_are_resized(tmp_path):
+    """Also those that the data set brings; the sides are those of ``image_size``, once they differ from it."""
+    x, y = images(12, 1, 8, 20), np.arange(12) % 2
+    more = {"x_validation": x[:4], "y_validation": y[:4], "x_test": x[4:], "y_test": y[4:]}
+    name = npz(tmp_path / "a.npz", x=x, y=y, **more)
+    for side in (8, 20, 7):
+        data = load_data(DataConfig(name=name, image_size=side))
+        assert {split.images.shape[1:] for split in data.splits().values()} == {(1, side, side)}
+        assert torch.equal(data.validation.images, data.train.images[:4])
+        assert torch.equal(data.test.images, data.train.images[4:])
+        assert data.test.labels.tolist() == y[4:].tolist()
+
+
 def test_a_digest_covers_values_types_and_shapes():
     """It is SHA-256 of each tensor's type, shape and bytes, so that no two different splits share a cache."""
     split = Split(torch.arange(12.0).view(2, 1, 2, 3), torch.tensor([1, 0]))

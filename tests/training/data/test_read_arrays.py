@@ -11,7 +11,6 @@ from samples import images, npz, refused
 from dropopt.config import DataConfig
 from dropopt.training import load_data
 
-
 ARRAYS = "x, y, x_validation, y_validation, x_test, y_test, classes"
 
 
@@ -76,12 +75,21 @@ class TestNumpy:
         [
             ({"x": images(6, 5, 5)}, "{} must have x and y (or images and labels), got: x"),
             ({"x": images(6, 5, 5), "y": np.arange(5)}, "{}: x has 6 images, y 5 labels"),
-            ({"x": images(6, 5), "y": np.arange(6)}, "{}: x must be (N, H, W), (N, H, W, C) or (N, C, H, W) and not empty, got (6, 5)"),
+            (
+                {"x": images(6, 5), "y": np.arange(6)},
+                "{}: x must be (N, H, W), (N, H, W, C) or (N, C, H, W) and not empty, got (6, 5)",
+            ),
             ({"x": images(6, 5, 5), "y": np.zeros(6, int)}, "{}: at least two classes are needed, got ['0']"),
-            ({"x": images(6, 5, 5), "y": np.linspace(0, 1, 6)}, "{}: y must be (N,) integers or names, got float64 of shape (6,); convert them with .astype(int)"),
+            (
+                {"x": images(6, 5, 5), "y": np.linspace(0, 1, 6)},
+                "{}: y must be (N,) integers or names, got float64 of shape (6,); convert them with .astype(int)",
+            ),
             ({"x": np.full((6, 5, 5), np.nan), "y": np.arange(6) % 2}, "{}: x holds values that are not finite"),
             ({"x": images(6, 5, 5), "y": np.arange(6) % 2, "z": [1]}, f"{{}}: unknown array 'z'; known: {ARRAYS}"),
-            ({"x": images(6, 5, 5), "y": np.arange(6) % 2, "x_test": images(2, 5, 5)}, "{}: x_test and y_test must be given together"),
+            (
+                {"x": images(6, 5, 5), "y": np.arange(6) % 2, "x_test": images(2, 5, 5)},
+                "{}: x_test and y_test must be given together",
+            ),
             (
                 {"x": images(6, 5, 5), "y": np.arange(6) % 2, "x_test": images(2, 5, 6), "y_test": [0, 1]},
                 "{}: test images are 1x5x6, training images 1x5x5; all images must have the same size",
@@ -90,13 +98,31 @@ class TestNumpy:
                 {"x": images(6, 5, 5), "y": np.arange(6) % 2, "x_test": images(2, 5, 5), "y_test": [0, 7]},
                 "{}: class '7' is in y_test but not in y",
             ),
-            ({"x": images(6, 5, 5), "y": np.arange(6) % 2, "classes": ["a", "b", "c"]}, "{}: class 'c' has no training images"),
+            (
+                {"x": images(6, 5, 5), "y": np.arange(6) % 2, "classes": ["a", "b", "c"]},
+                "{}: class 'c' has no training images",
+            ),
             ({"x": images(4, 5, 5), "y": [0, 0, 0, 1]}, "{}: test: class '1' has 1 images, at least 2 are needed"),
-            ({"x": images(6, 5, 5), "y": np.arange(6) % 2, "classes": "ab"}, "{}: classes must be a list of names, got an array of shape ()"),
-            ({"x": images(6, 5, 5), "y": np.arange(6) % 2, "classes": ["a", "a"]}, "{}: class names must differ, got 'a' twice"),
-            ({"x": images(6, 5, 5), "y": [[0, 1]] * 6}, "{}: y must be (N,) integers or names, got int64 of shape (6, 2)"),
-            ({"x": images(6, 5, 5), "y": np.arange(6), "y_train": np.arange(6)}, "{}: y is given twice, also as 'y_train'"),
-            ({"x": images(6, 0, 5), "y": np.arange(6)}, "{}: x must be (N, H, W), (N, H, W, C) or (N, C, H, W) and not empty, got (6, 1, 0, 5)"),
+            (
+                {"x": images(6, 5, 5), "y": np.arange(6) % 2, "classes": "ab"},
+                "{}: classes must be a list of names, got an array of shape ()",
+            ),
+            (
+                {"x": images(6, 5, 5), "y": np.arange(6) % 2, "classes": ["a", "a"]},
+                "{}: class names must differ, got 'a' twice",
+            ),
+            (
+                {"x": images(6, 5, 5), "y": [[0, 1]] * 6},
+                "{}: y must be (N,) integers or names, got int64 of shape (6, 2)",
+            ),
+            (
+                {"x": images(6, 5, 5), "y": np.arange(6), "y_train": np.arange(6)},
+                "{}: y is given twice, also as 'y_train'",
+            ),
+            (
+                {"x": images(6, 0, 5), "y": np.arange(6)},
+                "{}: x must be (N, H, W), (N, H, W, C) or (N, C, H, W) and not empty, got (6, 1, 0, 5)",
+            ),
             ({"x": images(6, 5, 5) * 1j, "y": np.arange(6)}, "{}: x must hold numbers, got complex128"),
             ({"x": images(6, 5, 5).astype(str), "y": np.arange(6)}, "{}: x must hold numbers, got <U3"),
             ({"y": np.arange(6)}, "{} must have x and y (or images and labels), got: y"),

@@ -189,6 +189,7 @@ class TestFolder:
 
     def test_invalid_trees_are_refused(self, tmp_path):
         """A missing folder, one class, an empty class, a class only in test/, and test/ without train/ are refused."""
+
         def message(name):
             return refused(f"folder:{tmp_path / name}").replace(f"{tmp_path}/", "")
 

@@ -77,7 +77,9 @@ class TestNamed:
         mnist_files(raw)
         victim = raw / "train-images-idx3-ubyte"
         whole = victim.read_bytes()
-        truncated = "is truncated: 31360 values expected, 31359 found; delete it, so that it is unpacked or downloaded again"
+        truncated = (
+            "is truncated: 31360 values expected, 31359 found; delete it, so that it is unpacked or downloaded again"
+        )
         other = "is not an IDX file of bytes with 3 dimensions"
         for damage, said in (
             (whole[:-1], truncated),
@@ -105,7 +107,11 @@ class TestNamed:
         """A failed download gives one line: the data set, where its files belong, and which data need no network."""
         message = refused(name, root=str(tmp_path))
         kind = {"fashion-mnist": "FashionMNIST", "kmnist": "KMNIST"}.get(name)
-        lacks = f"{tmp_path / kind / 'raw'} has no train-images-idx3-ubyte" if kind else f"{tmp_path} has no intact copy of it"
+        lacks = (
+            f"{tmp_path / kind / 'raw'} has no train-images-idx3-ubyte"
+            if kind
+            else f"{tmp_path} has no intact copy of it"
+        )
         remedy = "put its files there, or use data that need no network: digits, folder:PATH, numpy:FILE.npz"
         reason = "(<urlopen error Name or service not known>)"
         assert message == f"{name}: {lacks} and it cannot be downloaded {reason}; {remedy}"
