@@ -304,6 +304,7 @@ engine:
 
 
 PATTERNS = "element, channel, structured, spatial, own"
+ENGINE = ", ".join(EngineConfig.model_fields)
 OTHERS = ", ".join(name for name in TrainConfig.model_fields if name != "lr")
 BY_STUDY = "is set by the study and must be the same for all trials; remove it"
 
@@ -381,7 +382,9 @@ def test_numbers_of_classes_below_two(tmp_path):
 
 
 MISTAKES = {
-    "engine:\n  alfa: {low: 0, high: 1}\n": f"2: unknown name 'alfa' in engine; did you mean 'alpha'? known: {', '.join(EngineConfig.model_fields)}",
+    "engine:\n  alfa: {low: 0, high: 1}\n": (
+        f"2: unknown name 'alfa' in engine; did you mean 'alpha'? known: {ENGINE}"
+    ),
     "engin:\n  r0: 1\n": "1: unknown name 'engin' in a search space; did you mean 'engine'? known: engine, train",
     "engine:\n  r0: {low: 0.5, high: 0.2}\n": "2: r0: low must be below high, got 0.5 and 0.2",
     "engine:\n  r0: {low: 0.5, high: 0.5}\n": "2: r0: low must be below high, got 0.5 and 0.5",
@@ -433,12 +436,16 @@ MISTAKES = {
     "train:\n  lr: {by: {sgd: {low: 0.1, high: 1}}}\n": f"2: unknown name 'sgd' in lr: by; known: {OTHERS}",
     "train:\n  lr: {by: {optimizer: {}}}\n": "2: lr: by optimizer must be a mapping (name: value), got {}",
     "train:\n  lr: {by: {}}\n": "2: lr: by must name one other setting, got 0",
-    "train:\n  lr: {by: {optimizer: {sgdd: {low: 0.1, high: 1}}}}\n": "2: optimizer must be one of sgd, adamw, got sgdd",
+    "train:\n  lr: {by: {optimizer: {sgdd: {low: 0.1, high: 1}}}}\n": (
+        "2: optimizer must be one of sgd, adamw, got sgdd"
+    ),
     "train:\n  lr: {by: {optimizer: {sgd: {low: 2, high: 1}}}}\n": "2: lr: low must be below high, got 2 and 1",
     "train:\n  lr: {by: {optimizer: {sgd: {low: 1, high: 2, stages: 3}}}}\n": (
         "2: unknown name 'stages' in lr by optimizer; did you mean 'step'? known: low, high, log, step, unit"
     ),
-    "train:\n  lr: {low: 1, high: 2, by: {optimizer: {sgd: {low: 1, high: 2}}}}\n": "2: unknown name 'low' in lr; known: by, when",
+    "train:\n  lr: {low: 1, high: 2, by: {optimizer: {sgd: {low: 1, high: 2}}}}\n": (
+        "2: unknown name 'low' in lr; known: by, when"
+    ),
     "train:\n  lr: {by: {optimizer: {sgd: {low: 1, high: 2}}}}\n  optimizer: [sgd, adamw]\n": (
         "2: lr has no range for optimizer = adamw; it has: sgd"
     ),
@@ -447,7 +454,8 @@ MISTAKES = {
     "engine:\n  r0: {low: 0, high: 1}\n  r0: 0.5\n": "3: 'r0' is given twice, first in line 2",
     "engine:\n  r0: &a {low: 0, high: 1}\n  alpha: *a\n": "2: not valid here: anchors and aliases are not allowed",
     "engine:\n  r0: !!python/object/apply:os.system ['true']\n": (
-        "2: 'python/object/apply:os.system' is not allowed here; allowed: mappings, lists, numbers, text, true, false, null"
+        "2: 'python/object/apply:os.system' is not allowed here; "
+        "allowed: mappings, lists, numbers, text, true, false, null"
     ),
     "engine:\n  r0: 2020-01-01\n": "2: r0 must be in [0, 1], got 2020-01-01",
     "engine: [r0]\n": "1: engine must be a mapping (name: value), got [\"r0\"]",
@@ -475,7 +483,9 @@ MISTAKES = {
         "5: r0: step must be a number in (0, high - low], got true"
     ),
     "engine:\n  r0:\n    low: 0\n    high: 1\n    step: 0\n": "5: r0: step must be a number in (0, high - low], got 0",
-    "engine:\n  kappa:\n    low: 1\n    high: 2\n    log: true\n    step: 0.5\n": "6: kappa: a log range cannot have a step",
+    "engine:\n  kappa:\n    low: 1\n    high: 2\n    log: true\n    step: 0.5\n": (
+        "6: kappa: a log range cannot have a step"
+    ),
     "engine:\n  block_size:\n    low: 1\n    high: 3\n    unit: ln_classes\n": (
         "5: block_size: unit must be ln_classes (not for integers), got ln_classes"
     ),
@@ -507,7 +517,8 @@ MISTAKES = {
     "train:\n  lr: {by: {optimizer: {sgd: {low: 1, high: 2}}}, when: {}}\n": (
         "2: when must be a mapping (name: value), got {}"
     ),
-    "engine:\n  kind: dropout\n  p: {low: 0, high: 0.5}\n  schedule: constant\ntrain:\n  schedule: [cosine, onecycle]\n": (
+    "engine:\n  kind: dropout\n  p: {low: 0, high: 0.5}\n"
+    "  schedule: constant\ntrain:\n  schedule: [cosine, onecycle]\n": (
         "6: schedule is given in both engine and train; keep one"
     ),
     "engine:\n  reading: {choices: [printed, sound], when: {pattern: channel}}\n  r0: {low: 0, high: 1}\n"

@@ -55,10 +55,13 @@ def test_one_epoch_is_trained(pool):
     ("last", "error"),
     [
         (Failed(None, "ConfigError", "no data", "f.py, line 3", ""), ConfigError("no data")),
-        (Failed(0, "OSError", "no", "f.py, line 3", ""), StudyError("an epoch cannot be trained: OSError: no (f.py, line 3)")),
+        (
+            Failed(0, "OSError", "no", "f.py, line 3", ""),
+            StudyError("an epoch cannot be trained: OSError: no (f.py, line 3)"),
+        ),
         (Died("it fell"), StudyError("an epoch cannot be trained: it fell")),
     ],
-)  # fmt: skip
+)
 def test_an_epoch_that_cannot_be_trained(pool, last, error):
     """The reason in one line."""
     pool.script = [last]

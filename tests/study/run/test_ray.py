@@ -158,7 +158,7 @@ def test_how_many_trials_run_on_a_cluster(ray):
     )
 
 
-class Method:
+class _Method:
     """A method of an actor that is called in another process."""
 
     def __init__(self, group, work):
@@ -174,8 +174,8 @@ class Actor:
 
     def __init__(self):
         self.output, self.sent = queue.SimpleQueue(), []
-        self.send = Method("sending", self.sent.append)
-        self.receive = Method("receiving", self.output.get)
+        self.send = _Method("sending", self.sent.append)
+        self.receive = _Method("receiving", self.output.get)
 
 
 def test_slots_on_a_cluster(ray, monkeypatch):

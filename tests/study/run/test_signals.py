@@ -7,7 +7,7 @@ import stat
 import sys
 import threading
 import time
-from contextlib import suppress
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -78,7 +78,10 @@ def test_a_storage_that_does_not_answer_delays_the_end_only_shortly(monkeypatch)
     catcher = SignalCatcher()
     catcher._catch(signal.SIGINT)
     seconds = {}
-    for guarded, block in ((False, suppress()), (True, catcher.guarding(on_first=pytest.fail, on_second=suppress))):
+    for guarded, block in (
+        (False, nullcontext()),
+        (True, catcher.guarding(on_first=pytest.fail, on_second=nullcontext)),
+    ):
         with block:
             began = time.monotonic()
             with pytest.raises(SystemExit, match=str(128 + signal.SIGTERM)):

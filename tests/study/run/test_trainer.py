@@ -219,13 +219,13 @@ def test_a_trainer_works_until_its_owner_ends(monkeypatch):
 def test_memory_is_freed_on_the_device_too(monkeypatch):
     """If there is one, and torch was imported."""
     freed = []
-    cuda = SimpleNamespace(is_available=lambda: available, empty_cache=lambda: freed.append("device"))
     monkeypatch.setattr(module.gc, "collect", lambda: freed.append("host"))
-    for torch_module, available, expected in (
-        (SimpleNamespace(cuda=cuda), True, ["host", "device"]),
-        (SimpleNamespace(cuda=cuda), False, ["host"]),
-        (None, True, ["host"]),
-    ):
+
+    def loaded(available):
+        cuda = SimpleNamespace(is_available=lambda: available, empty_cache=lambda: freed.append("device"))
+        return SimpleNamespace(cuda=cuda)
+
+    for torch_module, expected in ((loaded(True), ["host", "device"]), (loaded(False), ["host"]), (None, ["host"])):
         freed.clear()
         monkeypatch.setitem(sys.modules, "torch", torch_module)
         module._free_memory()
@@ -233,7 +233,7 @@ def test_memory_is_freed_on_the_device_too(monkeypatch):
 
 
 def test_weights_are_written_after_training(answers, tmp_path, monkeypatch, capsys):
-    """Where a path is given and there is a network: contiguous tensors only, of the limited size; no failure ends it."""
+    """Where a path is given and there is a network: contiguous tensors only, not too large; no failure ends it."""
     network = torch.nn.Linear(2, 3)
     network.register_buffer("turned", torch.arange(6.0).reshape(2, 3).T)
     network.get_extra_state = lambda: {"not": "a tensor"}

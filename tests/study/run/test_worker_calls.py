@@ -2,7 +2,7 @@
 
 import shutil
 import signal
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,7 +21,7 @@ BASE = RunConfig()
 READY = Ready(10, {"train": "a"}, [])
 
 
-class Theatre:
+class _Theatre:
     """The executor, ledger, listener and signals of a worker at once. Each call is a line of ``log``.
 
     Args:
@@ -181,7 +181,7 @@ def _play(tmp_path, monkeypatch):
         script = [(0, READY), *script] if prelude else script
         folder = tmp_path / "c"
         shutil.rmtree(folder, ignore_errors=True)
-        theatre = Theatre(script, size, trials)
+        theatre = _Theatre(script, size, trials)
         vars(theatre).update(stage or {})
         monkeypatch.setattr(worker, "time", SimpleNamespace(monotonic=lambda: theatre.now))
         monkeypatch.setattr(running, "time", SimpleNamespace(monotonic=lambda: theatre.now))
@@ -189,7 +189,7 @@ def _play(tmp_path, monkeypatch):
         monkeypatch.setattr(worker, "Running", make)
         options |= {"checkpoints": folder} if checkpoints else {}
         made = worker.Worker(theatre, theatre.open, theatre, base=BASE, n_trials=9, signals=theatre, **options)
-        with pytest.raises(type(expect), match=f"^{expect}$") if expect else suppress():
+        with pytest.raises(type(expect), match=f"^{expect}$") if expect else nullcontext():
             made.run()
         assert made.signal == theatre.received
         assert len(theatre.waits) - theatre.waits.count(worker.SIGNAL_SECONDS) == theatre.ticks + bool(expect)

@@ -70,7 +70,7 @@ def test_every_call_reaches_the_sampler_of_the_trial():
     samplers_ = [Mock(spec=BaseSampler), Mock(spec=BaseSampler)]
     sampler = HandoverSampler(*samplers_, 1)
     study = optuna.create_study(sampler=RandomSampler())
-    early, done, more = (study.ask() for _ in range(3))
+    _, done, more = (study.ask() for _ in range(3))
     trials = study.get_trials()
     sampler.before_trial(study, trials[0])
     for trial in (done, more):

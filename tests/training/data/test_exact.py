@@ -95,11 +95,11 @@ def test_one_hot_labels_and_floats_are_refused(labels):
 def test_what_is_no_array_is_refused():
     """Images of several sizes, and tensors that NumPy cannot hold; a bfloat16 tensor is converted."""
     ragged, sparse = [images(5, 5), images(6, 6)], torch.eye(4).to_sparse()
-    with pytest.raises(ConfigError, match="^a: x must be one array; all images must have one size$"):
+    with pytest.raises(ConfigError, match=r"^a: x must be one array; all images must have one size$"):
         from_arrays("a", {"x": ragged, "y": [0, 1]})
     with pytest.raises(ConfigError, match=r"^a: images must be an array or a plain tensor: .*[Ss]parse"):
         from_arrays("a", {"images": sparse, "y": [0, 1]})
-    with pytest.raises(ConfigError, match="^a must have x and y .or images and labels., got: nothing$"):
+    with pytest.raises(ConfigError, match=r"^a must have x and y .or images and labels., got: nothing$"):
         from_arrays("a", {})
     half = torch.full((2, 3, 3), 0.5, dtype=torch.bfloat16, requires_grad=True)
     assert (from_arrays("a", {"x": half, "y": [0, 1]}).train.images == 0.5).all()

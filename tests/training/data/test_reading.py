@@ -99,9 +99,9 @@ def test_what_is_read_by_number(given, kind):
         shuffled = list(reader.shuffled([slice(0, 7), slice(7, 10)], 3, 2))
         assert [batch.labels.tolist() for batch in shuffled] == [order[:7].tolist(), order[7:].tolist()]
         assert torch.equal(shuffled[0].images, DATA.tensors[0][order[:7]] + shift)
-        assert list(reader.take(torch.tensor([3, 1])).in_order(2))[0].labels.tolist() == [3, 1]
+        assert next(reader.take(torch.tensor([3, 1])).in_order(2)).labels.tolist() == [3, 1]
         mask = torch.arange(10) > 7
-        assert list(reader.take(mask).take(torch.tensor([1])).in_order(2))[0].labels.tolist() == [9]
+        assert next(reader.take(mask).take(torch.tensor([1])).in_order(2)).labels.tolist() == [9]
     else:
         assert [len(batch) for batch in found] == [len(labels) for _, labels in given]
         assert reader.steps == len(found)
@@ -206,12 +206,9 @@ def test_pairs_are_stacked():
         (np.zeros((2, 3)), torch.float32),
         (torch.zeros(2, 3, dtype=torch.int32), torch.float32),
         (torch.zeros(2, 3, dtype=torch.bool), torch.float32),
-        ([[1.0, 2.0], [3.0, 4.0]], None),
         (3, torch.float32),
         ([1, 2.5], torch.float32),
     ):
-        if kind is None:
-            continue
         found = stacked("a", [(sample, 1), [sample, 0]])
         assert (found.images.dtype, found.labels.dtype, found.labels.tolist()) == (kind, torch.int64, [1, 0])
         assert found.images.shape == (2, *np.shape(sample))
@@ -276,7 +273,7 @@ def test_batches_are_joined():
     found = joined("a", batches)
     assert found.images.tolist() == [[0, 1], [2, 3], [4, 5], [1, 1]]
     assert (found.images.dtype, found.labels.tolist()) == (torch.float32, [0, 1, 2, 1])
-    with pytest.raises(ConfigError, match="^a has no batches$"):
+    with pytest.raises(ConfigError, match=r"^a has no batches$"):
         joined("a", [])
     with pytest.raises(ConfigError, match=r"^a has samples of 2 and 3 \(number 1\); resize them in its transform$"):
         joined("a", [(torch.zeros(2, 2), torch.zeros(2)), (torch.zeros(2, 3), torch.zeros(2))])
@@ -368,7 +365,7 @@ def test_the_names_of_classes():
     """Those of the innermost data set that gives enough of them, as text; else the numbers."""
 
     class Named(Drawing):
-        classes = ["a", 2]
+        classes = ("a", 2)
 
     for given in (Named(), Subset(Named(), [0]), DataLoader(Subset(Named(), [0]))):
         assert class_names(given, 2) == ("a", "2")
@@ -405,7 +402,7 @@ def test_a_loader_without_a_length_is_refused():
             raise TypeError
 
     reader = reader_of("a", DataLoader(DATA, batch_sampler=Endless(SequentialSampler(DATA), 2, False)))
-    with pytest.raises(ConfigError, match="^a: the loader has no length; give one with a fixed number of batches$"):
+    with pytest.raises(ConfigError, match=r"^a: the loader has no length; give one with a fixed number of batches$"):
         _ = reader.steps
 
 
