@@ -186,8 +186,8 @@ class TestTorchvision:
         detector = "torchvision:fasterrcnn_resnet50_fpn"
         assert refused(detector) == f"model {detector}: {none}"
         assert refused("torchvision:resnet18", foo=1) == (
-            "model torchvision:resnet18: options {'num_classes': 7, 'weights': None, 'foo': 1}: ResNet.__init__() got an "
-            "unexpected keyword argument 'foo'"
+            "model torchvision:resnet18: options {'num_classes': 7, 'weights': None, 'foo': 1}: "
+            "ResNet.__init__() got an unexpected keyword argument 'foo'"
         )
         for weights in ("NOPE", True, 5):
             allowed = "weights must be null, a file (.pth, .pt), or one of IMAGENET1K_V1, DEFAULT"
