@@ -130,6 +130,19 @@ def test_a_message_that_is_too_long_ends_the_child(child, monkeypatch, length, f
     assert found == [b"x" * length + b"\n", last] if fits else [last]
 
 
+def test_slots_share_cards_evenly(child):
+    """Three slots on two GPUs: each sees one, in turn, and so does a child that replaces another one."""
+    child('echo "$CUDA_VISIBLE_DEVICES"; sleep 100')
+    with Pool(3, Targets(), ["0", "5"]) as pool:
+        pool.replace(1)
+        seen = {}
+        while len(seen) < 3:
+            slot, line = pool._events.get(timeout=10)
+            if slot in pool._slots:
+                seen[pool._slots.index(slot)] = int(line)
+    assert seen == {0: 0, 1: 5, 2: 0}
+
+
 def test_a_pool_ends_its_children(child, monkeypatch):
     """When the block ends, and when a child is replaced; a wait takes as long as it says."""
     child("sleep 100")
