@@ -16,7 +16,6 @@ from dropopt.config import ConfigError
 from dropopt.export import load
 from dropopt.owncode import own_function
 from dropopt.study.define.space import Space
-from dropopt.study.search.samplers import refuse_pickles
 from dropopt.yamlfile import read
 
 SHIPPED = Path(__file__).parents[2] / "studies"
@@ -205,23 +204,6 @@ class Evil:
 
     def __reduce__(self):
         return os.system, ("touch imported",)
-
-
-def test_cmaes_does_not_read_pickles_of_others():
-    """``cmaes`` is refused on servers, on another user's file and on one that others can write."""
-    mine, shared = Path("mine.db"), Path("shared.db")
-    mine.touch(0o644)
-    shared.touch()
-    shared.chmod(0o666)
-    for url in ("sqlite:///mine.db", "sqlite:///none.db", "study.log", str(mine.absolute())):
-        refuse_pickles("cmaes", url)
-    refuse_pickles("tpe", "postgresql://h/x")
-    for url in ("postgresql://h/x", "redis://h", "sqlite:///shared.db", "sqlite:////etc/passwd", "shared.db"):
-        if url.endswith("passwd") and os.geteuid() == 0:
-            continue
-        with pytest.raises(ConfigError, match=r"use --sampler tpe or gp") as caught:
-            refuse_pickles("cmaes", url)
-        assert "\n" not in str(caught.value)
 
 
 def test_a_pickle_in_a_shared_storage_is_not_read():

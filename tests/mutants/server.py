@@ -186,7 +186,7 @@ def try_mutant(task: dict[str, Any]) -> dict[str, Any]:
         for group in task["groups"]:
             ending, failed = in_child(
                 lambda tests=group["tests"]: run_tests(tests, mutant),
-                60 * group["seconds"] + 300,
+                20 * group["seconds"] + 60,
                 5 * group["seconds"] + 10,
             )
             if ending != "done" or failed:

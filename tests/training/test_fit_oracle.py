@@ -135,6 +135,7 @@ def test_every_step_and_report_is_that_of_the_closed_form(settings):
         np.testing.assert_allclose(report.val_loss, loss, **close)
         np.testing.assert_allclose(report.smoothed_loss, average / (1 - 0.5 ** (epoch + 1)), **close)
         assert abs(report.val_accuracy - accuracy) <= (0.05 if config.amp == "bf16" else 0)
+        assert (report.epoch, report.epochs) == (epoch + 1, EPOCHS)
         assert report.lr == rates[epoch * STEPS + STEPS - 1][0]
 
     # The model ends with the weights of the epoch that has the lowest smoothed loss.

@@ -110,12 +110,30 @@ def test_complexity_of_other_shapes(shape):
 @pytest.mark.parametrize(
     ("data", "labels", "message"),
     [
-        (torch.zeros(4, 2), torch.rand(4), "class numbers"),
-        (torch.zeros(4, 2), torch.zeros(4, dtype=torch.long), "two or more classes, got 1"),
-        ([], None, "no batches"),
-        ([("a", "b")], None, "of tensors"),
+        (
+            torch.zeros(4, 2),
+            torch.rand(4),
+            "measured with class numbers (N,), got torch.float32 of shape (4,) for 4 samples",
+        ),
+        (
+            torch.zeros(4, 2),
+            torch.zeros(3).long(),
+            "measured with class numbers (N,), got torch.int64 of shape (3,) for 4 samples",
+        ),
+        (
+            torch.zeros(4, 2),
+            torch.zeros(4, 1).long(),
+            "measured with class numbers (N,), got torch.int64 of shape (4, 1) for 4 samples",
+        ),
+        (torch.zeros(4, 2), torch.zeros(4).long(), "measured on two or more classes, got 1"),
+        (torch.zeros(4, 2), torch.arange(4) - 1, "measured with class numbers from 0, got none or a negative one"),
+        (torch.zeros(0, 2), torch.zeros(0).long(), "measured with class numbers from 0, got none or a negative one"),
+        ([("a", "b")], None, "measured on batches (samples, labels) of tensors"),
     ],
 )
 def test_complexity_refuses_what_has_no_classes(data, labels, message):
-    with pytest.raises(dropopt.ConfigError, match=message):
+    with pytest.raises(dropopt.ConfigError) as caught:
         measure_complexity(data, labels)
+    assert str(caught.value) == f"the complexity is {message}"
+    with pytest.raises(dropopt.ConfigError, match=r"^the complexity cannot be measured: there are no batches$"):
+        measure_complexity([])

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from dropopt.config import ConfigError, RunConfig
+from dropopt.facts import Facts
 from dropopt.training import fit, prepare, train_run
 from dropopt.training.data.dataset import Dataset
 from dropopt.training.data.split import Split
@@ -156,5 +157,10 @@ def test_the_facts_describe_data_and_network():
     data = Dataset("blank", ("a", "b"), train=split, validation=split, test=split)
     frozen = nn.Linear(4, 4).requires_grad_(False)
     facts = facts_of(data, nn.Sequential(nn.Linear(3, 2), frozen, nn.Dropout(0.5), nn.Dropout2d(0.0)), ["0"])
-    assert (facts.images, facts.shape) == ({"train": 4, "validation": 4, "test": 4}, [3, 2, 5])
-    assert (facts.largest_share, facts.parameters, facts.places, facts.dropout_inside) == (0.75, 8, ["0"], 1)
+    expected = Facts({"train": 4, "validation": 4, "test": 4}, [3, 2, 5], 2, 0.75, 8, ["0"], 1)
+    assert facts == expected
+    two = Split((torch.zeros(4, 3), torch.zeros(4, 2, 2)), torch.zeros(4))
+    data = Dataset("pairs", (), train=two, validation=two, test=two)
+    named = {"1": [3], "2": [2, 2]}
+    found = facts_of(data, nn.Linear(3, 2), ["0"], 2)
+    assert found == Facts(expected.images, [3], 0, 0.0, 8, ["0"], 0, 2, named)

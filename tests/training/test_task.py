@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
 from dropopt.config import ConfigError, RunConfig, TaskConfig
-from dropopt.training import Dataset, Split, Task, evaluate, load_data, prepare, task_of, train_run
+from dropopt.training import Split, Task, evaluate, load_data, prepare, task_of, train_run
 from dropopt.training.results import smoothed
 from dropopt.training.task import LOSSES
 
@@ -143,44 +143,6 @@ def test_the_metric_sees_all_outputs_at_once():
 def test_the_default_task_is_classification():
     assert task_of(TaskConfig()) == Task()
     assert Task().is_plain
-
-
-def test_data_sets_of_several_shapes_and_forms_are_refused():
-    """The message names the split, the shapes and what to do."""
-    from dropopt.training.data.read_torch import read_torch, torch_splits
-
-    for given, message in (
-        ([(torch.zeros(2, 3), 0), (torch.zeros(2, 4), 1)], r"train has samples of 2x3 and 2x4 \(number 1\); resize"),
-        ([(torch.zeros(2), 0, 1)], r"must give pairs \(sample, target\), gives tuple of 3"),
-        ([("text", 0)], "must give tensors, arrays, numbers or images, gives str"),
-    ):
-        with pytest.raises(ConfigError, match=message):
-            read_torch("mine", {"train": _Listed(given)})
-    with pytest.raises(ConfigError, match="unknown split 'dev'; allowed: train, validation, test"):
-        torch_splits({"train": TensorDataset(torch.zeros(1)), "dev": TensorDataset(torch.zeros(1))})
-    with pytest.raises(ConfigError, match="the split 'train' is missing"):
-        torch_splits({"test": TensorDataset(torch.zeros(1))})
-    assert torch_splits((torch.zeros(4), torch.zeros(4))) is None
-
-
-class _Listed(torch.utils.data.Dataset):
-    def __init__(self, samples):
-        self.samples = samples
-
-    def __len__(self):
-        return len(self.samples)
-
-    def __getitem__(self, index):
-        return self.samples[index]
-
-
-def test_targets_are_checked():
-    split = Split(torch.zeros(4, 2), torch.full((4,), float("nan")))
-    with pytest.raises(ConfigError, match="targets hold values that are not finite"):
-        Dataset("mine", (), split, split, split)
-    split = Split(torch.zeros(4, 2), torch.zeros(3, 1))
-    with pytest.raises(ConfigError, match=r"^mine: train targets must be a tensor \(4, \.\.\.\), got \(3, 1\)$"):
-        Dataset("mine", (), split, split, split)
 
 
 def test_splits_of_torch_keep_their_names():

@@ -28,7 +28,7 @@ class QuickPercentilePruner(PercentilePruner):
 
     def __init__(self, percentile: float, n_startup_trials: int, n_warmup_steps: int) -> None:
         super().__init__(percentile, n_startup_trials=n_startup_trials, n_warmup_steps=n_warmup_steps)
-        self._study: int | None = None
+        self._study: tuple[object, int] | None = None  # its storage and its id there
         self._seen: set[int] = set()
         self._values: dict[int, array[float]] = {}  # of the complete trials, by step, in ascending order
 
@@ -46,8 +46,8 @@ class QuickPercentilePruner(PercentilePruner):
 
     def _percentile_at(self, study: Study, complete: Sequence[FrozenTrial], step: int) -> float:
         """Return the percentile of the complete trials at ``step``; NaN if there are none."""
-        if study._study_id != self._study:
-            self._study, self._seen, self._values = study._study_id, set(), {}
+        if (study._storage, study._study_id) != self._study:
+            self._study, self._seen, self._values = (study._storage, study._study_id), set(), {}
         self._learn(complete)
         kept = 100 - self._percentile if study.direction == StudyDirection.MAXIMIZE else self._percentile
         return _percentile(self._values.get(step, array("d")), kept)

@@ -28,7 +28,7 @@ class RecentSampler(BaseSampler):
     def __init__(self, base: BaseSampler, limit: int, best: int) -> None:
         self._base_sampler, self._limit, self._best = base, limit, best
         self._part: tuple[list[FrozenTrial], _Part] | None = None
-        self._study: int | None = None
+        self._study: tuple[object, int] | None = None  # its storage and its id there
         self._ranked = 0  # all trials of that study with a lower number have ended, and the best of them are known
         self._leaders: list[FrozenTrial] = []
 
@@ -71,8 +71,8 @@ class RecentSampler(BaseSampler):
         if self._part is not None and self._part[0] is trials:  # Optuna keeps this list for one trial
             return self._part[1]
         earlier = len(trials) - (self._limit - self._best)
-        if study._study_id != self._study or earlier < self._ranked:
-            self._study, self._ranked, self._leaders = study._study_id, 0, []
+        if (study._storage, study._study_id) != self._study or earlier < self._ranked:
+            self._study, self._ranked, self._leaders = (study._storage, study._study_id), 0, []
         while self._ranked < earlier and trials[self._ranked].state.is_finished():
             self._leaders.append(trials[self._ranked])
             self._ranked += 1

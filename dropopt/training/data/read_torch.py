@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 from torch.utils.data import Dataset as TorchDataset
 
 from dropopt.config import ConfigError, DataConfig
@@ -62,13 +62,15 @@ def why_streamed(name: str, splits: Mapping[str, Any], config: DataConfig) -> st
     if config.in_memory is False:
         return "data.in_memory is false"
     reader = reader_of(f"{name}: train", splits["train"])
-    needed = len(reader) * bytes_of(next(iter(reader.in_order(1, 0, "sample")))) if len(reader) else 0
+    if not len(reader):
+        return None  # which read_torch refuses
+    needed = len(reader) * bytes_of(next(iter(reader.in_order(1, 0, "sample"))))
     if needed > SHARE * _memory():
         return f"they would take {needed / 2**30:.3g} GiB of memory"
     if is_random(reader):
         return "they are drawn at random"
-    by_index = not isinstance(reader, OwnBatches) or not hasattr(reader.loader.dataset, "__getitem__")
-    return None if by_index else "the sampler of their loader chooses them"
+    in_order = not isinstance(reader, OwnBatches) or isinstance(reader.loader.dataset, IterableDataset)
+    return None if in_order else "the sampler of their loader chooses them"
 
 
 def read_torch(name: str, splits: Mapping[str, Any]) -> Source | dict[str, Split]:

@@ -18,7 +18,6 @@ from torch import Tensor
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
-    IterableDataset,
     RandomSampler,
     SequentialSampler,
     default_collate,
@@ -118,11 +117,12 @@ def reader_of(name: str, given: Any) -> Indexed | OwnBatches:
         if not hasattr(given, "__len__"):
             raise ConfigError(f"{name}: the data set has no length; give a DataLoader with a fixed number of batches")
         return Indexed(name, given, torch.arange(len(given)))
-    sampler = given.sampler
+    batches: Any = given.batch_sampler  # its sampler decides: with one of the user's own, given.sampler is not used
+    sampler = batches.sampler if type(batches) is BatchSampler else None
     once = type(sampler) is SequentialSampler or (
         type(sampler) is RandomSampler and not sampler.replacement and sampler.num_samples == len(given.dataset)  # type: ignore[arg-type]
     )
-    if isinstance(given.dataset, IterableDataset) or not once or type(given.batch_sampler) is not BatchSampler:
+    if not once:
         return OwnBatches(name, given)
     workers: dict[str, Any] = {"num_workers": given.num_workers, "worker_init_fn": given.worker_init_fn}
     if given.num_workers:

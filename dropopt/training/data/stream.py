@@ -87,9 +87,9 @@ def sample_of(reader: Indexed | OwnBatches) -> Split:
             if sum(map(len, read)) >= min(SAMPLES, _affordable(batch)):
                 break
         return _joined(reader.name, read)
-    first = next(iter(reader.in_order(1, 0, "sample")), None)
-    if first is None:
+    if not len(reader):
         raise ConfigError(f"{reader.name} has no samples")
+    first = next(iter(reader.in_order(1, 0, "sample")))
     count = min(SAMPLES, _affordable(first), len(reader))
     chosen = torch.arange(len(reader))
     if count < len(reader):

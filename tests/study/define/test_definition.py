@@ -1,10 +1,11 @@
 """The study of a script, the files that a name means, and the configuration that all trials share."""
 
 import re
+import sys
 
 import pytest
 
-from dropopt.config import ConfigError
+from dropopt.config import Baseline, ConfigError, RunConfig, TaskConfig
 from dropopt.study import Study
 from dropopt.study.define import shipped
 from dropopt.study.define.script import load
@@ -30,14 +31,31 @@ def test_a_name_means_a_file_or_a_shipped_one(tmp_path, monkeypatch):
     known = ", ".join(shipped.names("search_spaces"))
     for name, said in (
         ("no.yaml", f"search space no.yaml does not exist; give a .yaml file or one of: {known}"),
+        ("a/b", "search space a/b does not exist; give a .yaml file or one of: "),
         ("mine.txt", "search space mine.txt is not a .yaml file; give a .yaml file or one of: "),
         ("folder.yaml", "search space folder.yaml is a folder; give a .yaml file or one of: "),
         ("papr", "no search space 'papr'; did you mean 'paper'? known: "),
     ):
         with pytest.raises(ConfigError, match="^" + re.escape(said)):
             find("search_spaces", name)
-    with pytest.raises(ConfigError, match=r"^no study 'digit'; did you mean 'digits'\? known: .* path of a .py file"):
-        find("studies", "digit")
+    studies = ", ".join(shipped.names("studies"))
+    network = "is a network, not a study; to search with it: dropopt run digits --model"
+    images = "for your own images"
+    for name, said in (
+        ("digit", f"no study 'digit'; did you mean 'digits'? known: {studies} (or the path of a .py file)"),
+        ("vgg", f"'vgg' {network} vgg, or dropopt run folder --data folder:PATH --model vgg {images}"),
+        ("ResNet18", f"'ResNet18' {network} torchvision:resnet18, or dropopt run folder --data folder:PATH --model "
+         f"torchvision:resnet18 {images}"),
+        ("resnet18x", f"no study 'resnet18x'; known: {studies} (or the path of a .py file)"),
+    ):  # fmt: skip
+        with pytest.raises(ConfigError) as caught:
+            find("studies", name)
+        assert str(caught.value) == said
+    assert find("portfolios", "small_images").parent.name == "portfolios"
+    assert find("search_spaces", "paper").parent == find("portfolios", "small_images").parent.parent
+    monkeypatch.setenv("HOME", str(beside))
+    assert find("search_spaces", "~/paper.yaml") == beside / "paper.yaml"
+    assert shipped.names("studies") == sorted({"digits", "folder", *shipped.names("studies")})
 
 
 def test_a_script_defines_one_study(tmp_path, monkeypatch):
@@ -54,6 +72,36 @@ def test_a_script_defines_one_study(tmp_path, monkeypatch):
         load("own.py")
 
 
+def test_a_script_that_fails(tmp_path, monkeypatch):
+    """The path, the error and the line; modules beside it can be imported, after those that are installed."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "beside_it.py").write_text("NAME = 'a'\n")
+    (tmp_path / "own.py").write_text(
+        "import beside_it\nfrom dropopt.study import Study\ns = Study(name=beside_it.NAME)\n"
+    )
+    assert load("own.py")[0].name == "a"
+    assert sys.path[-1] == str(tmp_path)
+    (tmp_path / "bad.py").write_text("\n1 / 0\n")
+    with pytest.raises(ConfigError) as caught:
+        load("bad.py")
+    path = tmp_path / "bad.py"
+    assert str(caught.value) == f"{path}: reading it failed: ZeroDivisionError: division by zero ({path}, line 2)"
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+def test_what_is_optimised_is_a_setting_of_the_task():
+    """It keeps the other settings, given in any form."""
+    for task in ({"loss": "mse_loss"}, TaskConfig(loss="mse_loss")):
+        for word, objective in (("loss", "loss"), ("accuracy", "metric")):
+            assert Study(name="a", task=task, optimise=word).task == TaskConfig(loss="mse_loss", objective=objective)
+    assert Study(name="a", optimise="accuracy").task == TaskConfig(objective="metric")
+    with pytest.raises(ConfigError, match=r"^optimise must be one of loss, accuracy, got 'speed'$"):
+        Study(name="a", optimise="speed")
+    with pytest.raises(ConfigError, match=r"^study: task must be"):
+        Study(name="a", task="mse", optimise="loss")
+
+
 def test_the_shared_configuration(tmp_path):
     """Settings of the study and of the space; what both of them decide is refused."""
     space = Space.load("dropout")
@@ -62,6 +110,14 @@ def test_the_shared_configuration(tmp_path):
     (tmp_path / "one.yaml").write_text("engine:\n  r0: {low: 0, high: 0.5}\n")
     one = Space.load(tmp_path / "one.yaml")
     assert Study(name="a", engine={"alpha": 0.5}).base(one).engine.alpha == 0.5
+    everything = {"data": {"subset": 9}, "model": {"name": "vgg"}, "task": {"metric": "loss"}, "train": {"epochs": 7}}
+    assert Study(name="a", **everything).base(one) == RunConfig.parse(everything)
+    assert isinstance(run.engine, Baseline)
+    (tmp_path / "p.yaml").write_text("engine:\n  kind: dropout\n  p: {low: 0, high: 0.5}\n")
+    assert (
+        Study(name="a", engine={"kind": "dropout", "sites": "norm"}).base(Space.load(tmp_path / "p.yaml")).engine.sites
+        == "norm"
+    )
     for engine, said in (
         ({"r0": 0.1}, r"^study 'a' sets engine.r0, which space '.*one.*' searches; remove one of the two$"),
         ({"kind": "dropout"}, r"^study 'a' sets the baseline engine.kind = 'dropout', but space '.*' searches the"),

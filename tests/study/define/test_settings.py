@@ -25,6 +25,7 @@ def test_what_resets_the_others_comes_first():
             {"model": {"name": "small", "options": {"a": 1}}, "engine": {"r0": 0.5}}, settings[::-1]
         )
     assert values["engine"] == {"kind": "dropout", "p": 0.5}
+    assert changed({}, [Setting("train", "lr", 0.5)]) == {"train": {"lr": 0.5}}
 
 
 @pytest.mark.parametrize(

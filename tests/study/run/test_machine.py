@@ -55,6 +55,8 @@ def test_the_kernel_counts_its_kills(root):
     assert memory.kernel_kills() == 3
     root("/proc/self/cgroup", "0::/x:y\n2:memory:/b\n")
     assert memory.kernel_kills() == 3  # x:y has no file
+    root("/sys/fs/cgroup/x:y/memory.events", "oom_kill many\n")
+    assert memory.kernel_kills() == 3
     root("/sys/fs/cgroup/x:y/memory.events", "oom 7\noom_kill 2\n")
     assert memory.kernel_kills() == 2
 

@@ -1,6 +1,7 @@
 """Messages between worker and trainer: encoding, and the errors for messages that are not valid."""
 
 import math
+from pathlib import Path
 
 import pytest
 
@@ -52,6 +53,12 @@ def test_messages_from_a_trainer_are_read_back(message):
     line = encode(message)
     assert line.count("\n") == 1
     assert decode_from_trainer(line) == message
+
+
+def test_options_of_a_network_become_plain_data():
+    """As in a file of settings: a path is a text."""
+    given, plain = (RunConfig.parse({"model": {"options": {"a": value}}}) for value in (Path("b/c"), "b/c"))
+    assert decode_to_trainer(encode(Train(3, given))) == Train(3, plain)
 
 
 def test_nan_survives():

@@ -36,27 +36,6 @@ def test_a_trial_stops_within_a_step():
             assert received(pool, Stopped).trial == trial
 
 
-def test_slots_share_cards_evenly():
-    """Three slots on two GPUs: each sees one, in turn, and so does a child that replaces another one."""
-    with Pool(3, Targets(load="fake_training:load", train="odd_training:report_the_card"), ["0", "5"]) as pool:
-        pool.replace(1)
-        seen = []
-        for slot in range(pool.size):
-            pool.send(slot, Train(0, RunConfig()))
-            seen.append(received(pool, Report).train_loss)
-    assert seen == [0, 5, 0]
-
-
-def test_the_death_of_a_child_is_reported():
-    """The event has the exit code and the last line of standard error; messages to a dead child are ignored."""
-    with Pool(1, Targets(load="fake_training:load", train="odd_training:exit_at_once")) as pool:
-        pool.send(0, Train(0, RunConfig()))
-        assert received(pool, Died).reason == "its process ended with exit code 7: the last line"
-        pool.send(0, Stop(0))
-        pool.wake()
-        assert pool.wait(60) is None
-
-
 @pytest.mark.parametrize(
     ("visible", "device", "found"),
     [

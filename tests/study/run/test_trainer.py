@@ -1,13 +1,18 @@
 """What a trainer answers to each message, in this process."""
 
 import io
+import os
+import signal
 import sys
+import threading
 from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from dropopt.config import RunConfig
+from dropopt.facts import Facts
 from dropopt.study.run import trainer as module
 from dropopt.study.run.messages import (
     Done,
@@ -50,9 +55,10 @@ def test_what_is_ready(answers):
     data = SimpleNamespace(classes=("a", "b"), fingerprint={"train": "x"}, notices=("n",))
     given = {"sites": {"auto": ["c"]}, "complexity": 0.25}
     runs = []
-    for facts in ({}, {"facts": None}):
+    for facts in ({}, {"facts": Facts({"train": 8}, [1, 2, 2], 2, 0.5, 9, ["c"], 0)}):
         load = lambda run, facts=facts: runs.append(run) or SimpleNamespace(data=data, **given, **facts)  # noqa: E731
-        assert answers(Prepare(RUN), load) == [Ready(2, {"train": "x"}, ["n"], {"auto": ["c"]}, 0.25, None)]
+        expected = Ready(2, {"train": "x"}, ["n"], {"auto": ["c"]}, 0.25, facts.get("facts"))
+        assert answers(Prepare(RUN), load) == [expected]
     assert runs == [RUN, RUN]
 
 
@@ -142,3 +148,116 @@ def test_messages_are_read_in_order(monkeypatch):
         trainer._listen()
         assert [trainer._work.get_nowait(), trainer._work.get_nowait()] == [Prepare(RUN), Train(7, RUN)]
         assert (trainer._stop, ends) == (stopped, codes)
+
+
+def test_the_process_of_a_trainer(monkeypatch):
+    """Messages go through its own copies of the pipes; what a model prints or reads cannot mix with them."""
+    (theirs, ours), (answers, sink) = os.pipe(), os.pipe()
+    kept = os.dup(0), os.dup(1), os.dup(2)
+    errors, written = os.pipe()
+    handler = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(module.memory, "prefer_as_victim", lambda: seen.append("victim"))
+    monkeypatch.setattr(sys, "argv", ["trainer", "a:load", "b:train"])
+    seen = []
+
+    class Fake:
+        def __init__(self, source, sink, *, load, train):
+            seen.extend((source.readline(), load, train))
+            self.source, self.sink = source, sink
+
+        def run(self):
+            os.write(1, b"printed")
+            seen.extend((os.read(0, 9), signal.getsignal(signal.SIGINT)))
+            with self.source, self.sink:
+                self.sink.write("ä\n")
+
+    monkeypatch.setattr(module, "Trainer", Fake)
+    os.write(ours, "ü\n".encode())
+    for number, descriptor in enumerate((theirs, sink, written)):
+        os.dup2(descriptor, number)
+    try:
+        module.main()
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        for number, copy in enumerate(kept):
+            os.dup2(copy, number)
+            os.close(copy)
+    assert seen == ["victim", "ü\n", "a:load", "b:train", b"", signal.SIG_IGN]
+    assert (os.read(answers, 99), os.read(errors, 99)) == ("ä\n".encode(), b"printed")
+    for descriptor in (theirs, ours, answers, sink, errors, written):
+        os.close(descriptor)
+
+
+def test_a_trainer_works_until_its_owner_ends(monkeypatch):
+    """It imports what loads the data before the first message, and handles messages one after the other."""
+    log, end = [], threading.Event()
+
+    class Trainer(module.Trainer):
+        def _listen(self):
+            log.append(("listens", threading.current_thread().daemon))
+            for message in (Prepare(RUN), Train(7, RUN)):
+                self._work.put(message)
+
+        def _handle(self, message):
+            self._trial = 7
+            log.append(message)
+
+    def free():
+        log.append(trainer._trial)
+        if len(log) == 6:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "_free_memory", free)
+    monkeypatch.setattr(module, "resolve", lambda name: log.append(name) or end.wait(0.1) or 1 / 0)
+    trainer = Trainer(None, None, load="a:b", train="c:d")
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run()
+    assert sorted(log[:2], key=str) == [("listens", True), "a:b"]
+    assert log[2:] == [Prepare(RUN), None, Train(7, RUN), None]
+
+
+def test_memory_is_freed_on_the_device_too(monkeypatch):
+    """If there is one, and torch was imported."""
+    freed = []
+    monkeypatch.setattr(module.gc, "collect", lambda: freed.append("host"))
+
+    def loaded(available):
+        cuda = SimpleNamespace(is_available=lambda: available, empty_cache=lambda: freed.append("device"))
+        return SimpleNamespace(cuda=cuda)
+
+    for torch_module, expected in ((loaded(True), ["host", "device"]), (loaded(False), ["host"]), (None, ["host"])):
+        freed.clear()
+        monkeypatch.setitem(sys.modules, "torch", torch_module)
+        module._free_memory()
+        assert freed == expected
+
+
+def test_weights_are_written_after_training(answers, tmp_path, monkeypatch, capsys):
+    """Where a path is given and there is a network: contiguous tensors only, not too large; no failure ends it."""
+    network = torch.nn.Linear(2, 3)
+    network.register_buffer("turned", torch.arange(6.0).reshape(2, 3).T)
+    network.get_extra_state = lambda: {"not": "a tensor"}
+    result = SimpleNamespace(objective=1, best_epoch=2, best_val_loss=3, best_val_accuracy=1, scores={})
+    path = tmp_path / "a" / "b" / "w.safetensors"
+
+    def trained(model, path):
+        (found,) = answers(Train(7, RUN, None, path and str(path)), train=lambda run, on_epoch: (result, model))
+        assert isinstance(found, Done)
+
+    trained(None, path)
+    trained(network, None)
+    assert not path.parent.parent.exists()
+    trained(network, path)
+    written = load_file(path)
+    assert written.keys() == {"weight", "bias", "turned"}
+    assert all(torch.equal(value, network.state_dict()[name]) for name, value in written.items())
+    path.unlink()
+    monkeypatch.setattr("dropopt.study.run.weights.LIMIT", 4 * 15 - 1)
+    trained(network, path)
+    assert not path.exists()
+    monkeypatch.setattr("dropopt.study.run.weights.LIMIT", 4 * 15)
+    trained(network, path)
+    assert path.exists()
+    assert capsys.readouterr().err == ""
+    trained(network, path / "below")
+    assert capsys.readouterr().err.startswith(f"the weights cannot be written to {path / 'below'}: ")

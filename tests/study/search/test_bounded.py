@@ -3,13 +3,14 @@
 import warnings
 from unittest.mock import Mock
 
+import numpy as np
 import optuna
 import pytest
 from optuna.distributions import FloatDistribution
 from optuna.pruners import PercentilePruner
 from optuna.trial import TrialState, create_trial
 
-from dropopt.study.search.percentile import QuickPercentilePruner
+from dropopt.study.search.percentile import QuickPercentilePruner, _percentile
 from dropopt.study.search.quick_tpe import QuickTPESampler
 from dropopt.study.search.recent import RecentSampler
 
@@ -34,6 +35,31 @@ def test_the_pruner_decides_like_optunas(direction):
                 assert decisions[-1] == stock.prune(study, frozen)
             study.tell(trial, state=TrialState.PRUNED) if decisions[-1] else study.tell(trial, draw.normal())
         assert {True, False} == set(decisions)
+
+
+@pytest.mark.parametrize("percentage", [0.0, 12.5, 25.0, 50.0, 61.8, 75.0, 100.0])
+def test_a_percentile_is_that_of_numpy(percentage):
+    """To the last bit, for any number of values."""
+    draw = np.random.default_rng(0)
+    for count in (1, 2, 3, 4, 5, 8, 99):
+        values = np.sort(draw.normal(size=count))
+        assert _percentile(values.tolist(), percentage) == np.percentile(values, percentage)
+    assert np.isnan(_percentile([], percentage))
+
+
+def test_a_pruner_serves_several_studies():
+    """Each is judged by its own trials, also if they take turns, and if many trials complete at once."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    studies = [optuna.create_study(), optuna.create_study()]
+    draw, quick, stock = np.random.default_rng(0), QuickPercentilePruner(50.0, 1, 0), PercentilePruner(50.0, 1, 0)
+    for turn in range(12):
+        study = studies[turn % 2]
+        for _ in range(turn % 4):
+            reports = {1: draw.normal(), 2: draw.normal()} if draw.random() < 0.7 else {1: draw.normal()}
+            study.add_trial(create_trial(value=0.0, intermediate_values=reports))
+        for step, value in ((1, 0.3), (2, -0.1), (3, 0.0)):
+            trial = create_trial(state=TrialState.RUNNING, intermediate_values={step: value})
+            assert quick.prune(study, trial) == stock.prune(study, trial)
 
 
 class Looking(optuna.samplers.RandomSampler):
@@ -61,6 +87,47 @@ def test_a_sampler_sees_the_best_the_running_and_the_latest_trials():
     assert looking.seen == [2, 4, 6, *range(16, 23)]
     study.ask(UNIT)
     assert looking.seen == [2, 4, 6, *range(17, 24)]
+
+
+@pytest.mark.parametrize("direction", ["minimize", "maximize"])
+def test_what_a_sampler_sees_is_the_rule(direction):
+    """Written out: the best of the trials that ended before the latest, then all since the first that still runs."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    looking, draw, limit, best = Looking(), np.random.default_rng(1), 9, 3
+    sign = 1 if direction == "minimize" else -1
+    study = optuna.create_study(sampler=RecentSampler(looking, limit=limit, best=best), direction=direction)
+    running, states = [], set()
+    for number in range(60):
+        running.append(study.ask(UNIT))
+        trials = study.get_trials()
+        if len(trials) <= limit:
+            assert looking.seen == list(range(number + 1))
+        else:
+            earlier = len(trials) - (limit - best)
+            first = next((i for i, one in enumerate(trials) if not one.state.is_finished()), earlier)
+            ended = min(first, earlier)
+            cost = {
+                one.number: sign * one.value
+                if one.state == TrialState.COMPLETE and np.isfinite(one.value)
+                else float("inf")
+                for one in trials[:ended]
+            }
+            leaders = sorted(cost, key=lambda one: (cost[one], one))[:best]
+            assert looking.seen == [*sorted(leaders), *range(ended, len(trials))]
+        while len(running) > 1 + number % 3:
+            trial = running.pop(int(draw.integers(len(running))))
+            state = [TrialState.COMPLETE, TrialState.FAIL, TrialState.PRUNED][min(int(draw.integers(5)), 2)]
+            value = float(draw.choice([draw.normal(), np.inf, -np.inf], p=[0.8, 0.1, 0.1]))
+            trial.report(-99.0 * sign, 1)
+            study.tell(trial, value if state == TrialState.COMPLETE else None, state)
+            states.add(state)
+    assert len(states) == 3
+    other = optuna.create_study(
+        sampler=study.sampler, direction=direction
+    )  # what is known of one study does not count in another
+    other.add_trials([create_trial(params={"x": 0.5}, distributions=UNIT, value=sign * value) for value in range(90)])
+    other.ask(UNIT)
+    assert looking.seen == [*range(3), *range(85, 91)]
 
 
 @pytest.mark.parametrize("conditional", [False, True])

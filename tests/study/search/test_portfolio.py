@@ -10,11 +10,11 @@ import pytest
 from optuna.trial import FixedTrial
 from portfolio_choice import WORST, choose, normalised, regret
 
-from dropopt.config import METHODS, ConfigError, EngineConfig, RunConfig
+from dropopt.config import METHODS, ConfigError, EngineConfig, RunConfig, TrainConfig
 from dropopt.study import Study
 from dropopt.study.define import shipped
 from dropopt.study.define.space import Space
-from dropopt.study.search.portfolio import Entry, Portfolio, enqueue_portfolio, entries_of, load_portfolio
+from dropopt.study.search.portfolio import Entry, Portfolio, _same, enqueue_portfolio, entries_of, load_portfolio
 from dropopt.study.store.keys import ANCHOR, PORTFOLIO, QUEUE
 from dropopt.study.store.opening import close, open_storage
 from dropopt.study.store.retries import enqueue_again, parameters
@@ -120,24 +120,6 @@ def test_numbers_move_into_the_ranges(tmp_path):
     ]
 
 
-def test_learning_rates_of_another_optimizer_are_not_used():
-    """The learning rate of sgd says nothing about adamw, so the middle of the range is used."""
-    found = runs(Space.load("compact"), optimizer="adamw")
-    assert [run.train.lr for run in found.values()] == [pytest.approx(1e-3)] * 4
-
-
-def test_the_optimizer_of_an_entry_is_chosen_where_it_is_searched(tmp_path):
-    """Its learning rate then goes to the range for this optimizer."""
-    space = written(
-        tmp_path,
-        f"engine:\n  pattern: own\n  lambda_loss: 0.0\n{RATES}{SEARCHED}train:\n  optimizer: [adamw, sgd]\n"
-        "  lr:\n    by:\n      optimizer:\n        adamw: {low: 1e-4, high: 1e-2, log: true}\n"
-        "        sgd: {low: 0.01, high: 0.5, log: true}\n",
-    )
-    found = runs(space)
-    assert {(run.train.optimizer, run.train.lr) for run in found.values()} == {("sgd", 0.03)}
-
-
 def queue(study):
     """The trials of a study: the names of anchors and entries, in the order of their numbers."""
     return [trial.user_attrs.get(ANCHOR) or trial.user_attrs.get(PORTFOLIO) for trial in study.get_trials()]
@@ -216,17 +198,28 @@ def test_retries_keep_the_name():
     assert queue(study) == ["portfolio 1", "portfolio 1"]
 
 
+TRAINED = ", ".join(TrainConfig.model_fields)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("entries: []", "must hold a mapping with a list of entries that is not empty"),
-        ("- 1", "must hold a mapping with a list of entries that is not empty"),
-        ("schema: 2\nentries: [{engine: {}}]", "has the schema 2; this version of dropopt reads 1"),
-        ("entries:\n- engine: {}\n- engine: {r0: 3}", ":3: entry 2: r0 must be in [0, 1], got 3"),
-        ("entries:\n- engine: {}\n  train: {lrr: 3}", ":2: entry 1: unknown setting 'lrr'; did you mean 'lr'?"),
-        ("entries:\n- train: {lr: 3}", ":2: entry 1: engine is required"),
-        ("entries: [{engine: {}}]\nentry: 3", "unknown setting 'entry'; did you mean 'entries'?"),
-        ("entries: [", "mine.yaml:"),
+        ("entries: []", "portfolio {} must hold a mapping with a list of entries that is not empty"),
+        ("entries: {a: 1}", "portfolio {} must hold a mapping with a list of entries that is not empty"),
+        ("- 1", "portfolio {} must hold a mapping with a list of entries that is not empty"),
+        ("schema: 2\nentries: [{engine: {}}]", "portfolio {} has the schema 2; this version of dropopt reads 1"),
+        ("entries:\n- engine: {}\n- engine: {r0: 3}", "{}:3: entry 2: r0 must be in [0, 1], got 3"),
+        (
+            "entries:\n- engine: {}\n  train: {lrr: 3}",
+            f"{{}}:2: entry 1: unknown setting 'lrr'; did you mean 'lr'? known: {TRAINED}",
+        ),
+        ("entries:\n- train: {lr: 3}", "{}:2: entry 1: engine is required"),
+        ("entries: [3]", "{}:1: entry 1: Entry must be a mapping of settings, got 3"),
+        (
+            "entries: [{engine: {}}]\nentry: 3",
+            "portfolio {}: unknown setting 'entry'; did you mean 'entries'? known: name, entries, provenance",
+        ),
+        ("entries: [", "{}:1: not valid here: expected the node content, but found '<stream end>'"),
     ],
 )
 def test_mistakes_in_a_file(tmp_path, text, message):
@@ -235,8 +228,83 @@ def test_mistakes_in_a_file(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(ConfigError) as raised:
         load_portfolio(str(path))
-    assert message in str(raised.value)
-    assert str(path) in str(raised.value)
+    assert str(raised.value) == message.format(path)
+
+
+def test_a_file_is_read_as_it_is_written(tmp_path):
+    """With its entries in their order; a study keeps the name and the entries, without where they come from."""
+    text = "{}provenance: {{a: 1}}\nentries: [{{engine: {{r0: 0.2}}, source: x}}, {{engine: {{}}, train: {{lr: 0.5}}}}]"
+    entries = ({"engine": {"r0": 0.2}, "source": "x", "train": {}}, {"engine": {}, "source": "", "train": {"lr": 0.5}})
+    for schema in ("", "schema: 1\n"):
+        (tmp_path / "mine.yaml").write_text(text.format(schema))
+        found = load_portfolio("mine.yaml", tmp_path)
+        assert found.provenance == {"a": 1}
+        assert found.plain() == {"name": "mine", "entries": entries}
+    assert load_portfolio("none") is None
+
+
+ENGINE = {"pattern": "spatial", "alpha": 0.5, "w_pfid": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "same"),
+    [
+        ({"train": {"lr": 0.1, "seed": 1}}, {"train": {"lr": 0.1005, "seed": 2}}, True),
+        ({"train": {"lr": 0.1}}, {"train": {"lr": 0.102}}, False),
+        ({"train": {"weight_decay": 0.0}}, {"train": {"weight_decay": 9e-7}}, True),
+        ({"train": {"weight_decay": 0.0}}, {"train": {"weight_decay": 1e-5}}, False),
+        ({"train": {"schedule": "cosine"}}, {"train": {"schedule": "constant"}}, False),
+        ({"train": {"channels_last": True}}, {"train": {"channels_last": False}}, False),
+        ({"engine": ENGINE | {"lambda_loss": 0.1}}, {"engine": ENGINE | {"lambda_loss": 0.2}}, False),
+        ({"engine": ENGINE | {"r0": 0.3}}, {"engine": ENGINE | {"r0": 0.302}}, True),
+        ({"engine": ENGINE | {"r0": 0.3}}, {"engine": ENGINE | {"r0": 0.31}}, False),
+        *[
+            ({"engine": ENGINE | {"alpha": 0.0, name: 0.1}}, {"engine": ENGINE | {"alpha": 0.0, name: 0.2}}, True)
+            for name in ("lambda_loss", "theta_depth", "theta_epoch", "delta")
+        ],
+        ({"engine": ENGINE | {"alpha": 0.0, "kappa": 1.0}}, {"engine": ENGINE | {"alpha": 0.0, "kappa": 2.0}}, False),
+        (
+            {"engine": ENGINE | {"pattern": "own", "allocation": "uniform"}},
+            {"engine": ENGINE | {"pattern": "own", "allocation": "feature"}},
+            True,
+        ),
+        ({"engine": ENGINE | {"allocation": "uniform"}}, {"engine": ENGINE | {"allocation": "feature"}}, False),
+        ({"engine": ENGINE | {"pattern": "own"}}, {"engine": ENGINE | {"allocation": "uniform"}}, False),
+        (
+            {"engine": {**ALONE, "alpha": 0.0, "pattern": "element", "allocation": "uniform", "r0": 0.3}},
+            {"engine": {**ALONE, "alpha": 0.0, "pattern": "own", "w_adaptive": 0.2, "kappa": 9.0, "r0": 0.3}},
+            True,
+        ),
+        (
+            {"engine": {**ALONE, "alpha": 0.0, "pattern": "element", "allocation": "uniform", "r0": 0.3}},
+            {"engine": {**ALONE, "alpha": 0.0, "pattern": "channel", "allocation": "uniform", "r0": 0.3}},
+            False,
+        ),
+        ({"engine": {f"w_{name}": 0.2 for name in METHODS}}, {"engine": {f"w_{name}": 0.8 for name in METHODS}}, True),
+        ({"engine": EVEN}, {"engine": EVEN | {"w_pfid": (0.2, 0.2, 0.2)}}, True),
+        ({"engine": EVEN}, {"engine": EVEN | {"w_pfid": (0.2, 0.2, 0.3)}}, False),
+        ({"engine": EVEN}, {"engine": EVEN | {"w_pfid": 0.205}}, True),
+        ({"engine": {"kind": "dropout", "p": 0.1}}, {"engine": {"kind": "dropout", "p": 0.1}}, True),
+        ({"engine": {"kind": "dropout", "p": 0.1}}, {"engine": {"kind": "dropout", "p": 0.2}}, False),
+        ({"engine": {"kind": "dropout", "p": 0.1}}, {"engine": {"kind": "dropout2d", "p": 0.1}}, False),
+        ({"engine": {"kind": "dropout", "p": 0.5}}, {"engine": {}}, False),
+    ],
+)
+def test_which_configurations_are_the_same(one, two, same):
+    """Those that train the same network in the same way, numbers within one percent, whichever comes first."""
+    first, other = RunConfig.parse(one), RunConfig.parse(two)
+    assert _same(first, other) is _same(other, first) is same
+    assert _same(first, first)
+
+
+def test_trials_that_another_program_enqueued_are_no_obstacle():
+    """Their parameters may be those of no configuration."""
+    space = Space.load("compact").bound(RunConfig())
+    study = optuna.create_study()
+    study.enqueue_trial({"r0": 9.0})
+    study.enqueue_trial({"r0": "much"})
+    enqueue_portfolio(study, PORTFOLIO_OF_FOUR, space, space.base(RunConfig()), 10, 4)
+    assert queue(study) == [None, None, "portfolio 1", "portfolio 2"]
 
 
 def test_an_unknown_name(tmp_path, capsys):

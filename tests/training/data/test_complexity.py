@@ -3,16 +3,19 @@
 import io
 import sys
 import time
+from unittest.mock import Mock, call
 
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from dropopt.config import DataConfig
 from dropopt.training import Split, load_data
 from dropopt.training.data import complexity as complexity_module
 from dropopt.training.data import progress
 from dropopt.training.data.complexity import complexity
+from dropopt.training.data.pixels import white_of
 
 
 @pytest.fixture(autouse=True)
@@ -80,6 +83,24 @@ class TestComplexity:
         """If all images are equal, D is the normalised entropy times 1 - 1/classes."""
         assert complexity(Split(torch.ones(30, 1, 4, 4), torch.arange(30) % 3), 3) == pytest.approx(2 / 3)
 
+    def test_other_shapes_are_pooled_alike(self):
+        """To at most 144 numbers a channel; several inputs side by side, each with a deviation of 1."""
+        draw = torch.Generator().manual_seed(0)
+        for shape, pooled in (
+            ((5, 2, 30, 6), lambda x: F.adaptive_avg_pool2d(x, (12, 6))),
+            ((5, 2, 288), lambda x: x.view(5, 2, 144, 2).mean(-1)),
+            ((5, 2, 100), lambda x: x),
+            ((5, 2, 10, 4, 5), lambda x: x.view(5, 2, 5, 2, 4, 5).mean(3)),
+            ((5, 7), lambda x: x),
+        ):
+            samples = torch.randn(shape, generator=draw)
+            assert torch.allclose(complexity_module._pooled(samples), pooled(samples), atol=1e-6), shape
+        one, two = torch.randn(5, 2, 24, 3, generator=draw), 9 * torch.randn(5, 4, generator=draw)
+        columns = [part / part.std(correction=0) for part in (one.view(5, 2, 12, 2, 3).mean(3).flatten(1), two)]
+        for given in ((one, two), {"a": one, "b": two}):
+            assert torch.allclose(complexity_module._as_one(given), torch.cat(columns, 1), atol=1e-5)
+        assert not complexity_module._as_one((torch.ones(5, 2), torch.zeros(5, 1)))[:, 2].any()
+
     def test_it_takes_a_moment(self):
         """5,000 images of 28x28 take less than two seconds of processor time."""
         split = Split(torch.randn(5000, 1, 28, 28), torch.arange(5000) % 10)
@@ -104,3 +125,35 @@ def test_progress_is_silent_when_fast_or_piped(capfd, monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     assert list(progress.tracked(range(3), 3, "counting")) == [0, 1, 2]
     assert "counting" in terminal.getvalue()
+
+    made = []
+    monkeypatch.setattr(progress, "Progress", lambda **options: made.append(Mock(**options)) or made[-1])
+    monkeypatch.setattr(progress, "Console", lambda **options: options)
+    with pytest.raises(ZeroDivisionError):
+        list(progress.tracked((1 / (3 - number) for number in range(4)), 9, "counting"))
+    (bar,) = made
+    assert (bar.console, bar.transient) == ({"stderr": True}, True)
+    bar.add_task.assert_called_once_with("counting", total=9)
+    assert bar.update.call_args_list == [call(bar.add_task.return_value, completed=number) for number in range(3)]
+    bar.start.assert_called_once_with()
+
+
+@pytest.mark.parametrize(
+    ("values", "white"),
+    [
+        ([0.0, 1.0], 1.0),
+        ([0.0, 0.51], 1.0),
+        ([0.0, 0.5], None),
+        ([0.0, 255.0], 255.0),
+        ([3.0, 128.0], 255.0),
+        ([3.0, 127.5], None),
+        ([0.0, 256.0], None),
+        ([0.0, 65535.0], 65535.0),
+        ([0.0, 65536.0], None),
+        ([-0.1, 1.0], None),
+        ([0.0, 0.0], None),
+    ],
+)
+def test_white_is_guessed_from_the_range(values, white):
+    """The smallest scale whose upper half holds the largest value, if no value is negative."""
+    assert white_of(torch.tensor(values)) == white

@@ -81,15 +81,28 @@ def test_types_of_pixels():
 @pytest.mark.parametrize("labels", [[0, 2], [-1, 1]])
 def test_numbers_beyond_the_named_classes_are_refused(labels):
     """With two names, the labels are 0 and 1."""
-    with pytest.raises(ConfigError, match=r"labels must be integers in \[0, 1\]"):
+    with pytest.raises(ConfigError, match=r"^a: with classes given, labels must be integers in \[0, 1\]$"):
         from_arrays("a", {"x": images(2, 2, 2), "y": labels, "classes": ["a", "b"]})
 
 
 @pytest.mark.parametrize("labels", [[[0, 1], [1, 0]], [0.0, 1.0]])
 def test_one_hot_labels_and_floats_are_refused(labels):
     """Labels are one integer or name for each image."""
-    with pytest.raises(ConfigError, match=r"y must be \(N,\) integers or names"):
+    with pytest.raises(ConfigError, match=r"^a: y must be \(N,\) integers or names, got "):
         from_arrays("a", {"x": images(2, 2, 2), "y": labels})
+
+
+def test_what_is_no_array_is_refused():
+    """Images of several sizes, and tensors that NumPy cannot hold; a bfloat16 tensor is converted."""
+    ragged, sparse = [images(5, 5), images(6, 6)], torch.eye(4).to_sparse()
+    with pytest.raises(ConfigError, match=r"^a: x must be one array; all images must have one size$"):
+        from_arrays("a", {"x": ragged, "y": [0, 1]})
+    with pytest.raises(ConfigError, match=r"^a: images must be an array or a plain tensor: .*[Ss]parse"):
+        from_arrays("a", {"images": sparse, "y": [0, 1]})
+    with pytest.raises(ConfigError, match=r"^a must have x and y .or images and labels., got: nothing$"):
+        from_arrays("a", {})
+    half = torch.full((2, 3, 3), 0.5, dtype=torch.bfloat16, requires_grad=True)
+    assert (from_arrays("a", {"x": half, "y": [0, 1]}).train.images == 0.5).all()
 
 
 # -- splits
@@ -106,6 +119,19 @@ def test_resizing_is_torchvisions(tmp_path):
     assert {tuple(image.round().flatten().tolist()) for image in back} == {
         tuple(image.flatten().tolist()) for image in expected
     }
+
+
+def test_all_splits_are_resized(tmp_path):
+    """Also those that the data set brings; the sides are those of ``image_size``, once they differ from it."""
+    x, y = images(12, 1, 8, 20), np.arange(12) % 2
+    more = {"x_validation": x[:4], "y_validation": y[:4], "x_test": x[4:], "y_test": y[4:]}
+    name = npz(tmp_path / "a.npz", x=x, y=y, **more)
+    for side in (8, 20, 7):
+        data = load_data(DataConfig(name=name, image_size=side))
+        assert {split.images.shape[1:] for split in data.splits().values()} == {(1, side, side)}
+        assert torch.equal(data.validation.images, data.train.images[:4])
+        assert torch.equal(data.test.images, data.train.images[4:])
+        assert data.test.labels.tolist() == y[4:].tolist()
 
 
 def test_a_digest_covers_values_types_and_shapes():

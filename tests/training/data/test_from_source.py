@@ -57,8 +57,10 @@ class TestSplits:
 
     def test_an_impossible_subset_is_refused(self):
         """A subset larger than the data, or too small for every class, is refused with the allowed range."""
-        assert "in [20, 1438]" in refused("digits", subset=19)
-        assert "got 1500" in refused("digits", subset=1500)
+        for subset in (19, 1439):
+            message = f"digits: subset: must be in [20, 1438] images for 10 classes, got {subset}"
+            assert refused("digits", subset=subset) == message
+        assert len(load_data(DataConfig(name="digits", subset=20)).train) == 10
 
     @given(
         sizes=st.lists(st.integers(2, 60), min_size=2, max_size=12),
@@ -128,13 +130,18 @@ class TestNumbers:
         """A range that overflows float32 is refused with the largest value."""
         x = np.full((40, 5, 5), 3e38, np.float32)
         x[:, 0] = -3e38
-        message = refused(npz(tmp_path / "a.npz", x=x, y=np.arange(40) % 2))
-        assert "float32 can normalise, got up to 3e+38" in message
+        name = npz(tmp_path / "a.npz", x=x, y=np.arange(40) % 2)
+        assert refused(name) == f"{name}: images must hold values that float32 can normalise, got up to 3e+38"
 
     def test_images_larger_than_memory_are_refused(self):
         """Images that do not fit into memory give one line with the memory they need."""
-        with pytest.raises(ConfigError, match=r"digits: 1000000000 images of 3x4096x4096 need 4.69e\+07 GiB"):
-            allocate("digits", (10**9, 3, 4096, 4096), torch.uint8)
+        for kind, need in ((torch.uint8, "4.69e+07"), (torch.float32, "1.88e+08")):
+            with pytest.raises(ConfigError) as caught:
+                allocate("digits", (10**9, 3, 4096, 4096), kind)
+            assert str(caught.value) == (
+                f"digits: 1000000000 images of 3x4096x4096 need {need} GiB, more than is available; use a smaller "
+                "image_size"
+            )
 
     def test_images_are_channels_last(self, tmp_path):
         """Images are kept in channels_last memory, so that no epoch has to convert them."""
@@ -211,5 +218,31 @@ class TestNumbers:
         ):
             with pytest.raises(ConfigError, match=f"^d: test (images|labels) .*{said}"):
                 Dataset("d", ("a", "b"), good, good, Split(images_, labels))
-        with pytest.raises(ConfigError, match="at least two classes"):
+        with pytest.raises(ConfigError, match=r"^d: at least two classes are needed, got \['a'\]$"):
             Dataset("d", ("a",), good, good, good)
+
+    def test_targets_and_several_inputs_are_checked(self):
+        """Targets that are no classes, and inputs by place or by name, as in the training split."""
+        images_, vectors, ids = torch.zeros(2, 1, 4, 4), torch.zeros(2, 3), torch.zeros(2, 3).long()
+        good = Split((images_, ids), torch.zeros(2, 4))
+        data = Dataset("d", (), good, good, good)
+        assert (data.channels, data.image_size) == ((1, 3), ((4, 4), ()))
+        for inputs, targets, said in (
+            ((images_, vectors), good.labels, None),
+            ((images_, ids[:, :2]), good.labels, None),
+            ({"1": images_, "2": ids}, good.labels, "test samples have the inputs 1, 2, training samples 1, 2"),
+            ((images_,), good.labels, "test samples have the inputs 1, training samples 1, 2"),
+            ((images_, ids[:1]), good.labels, "the inputs of test have several lengths"),
+            ((images_ / 0, ids), good.labels, "test images hold values that are not finite"),
+            ((images_, ids), good.labels[:1], "test targets must be a tensor (2, ...), got (1, 4)"),
+            ((images_, ids), [0, 1], "test targets must be a tensor (2, ...), got list"),
+            ((images_, ids), good.labels * 1j, "test targets must be a tensor (2, ...), got (2, 4)"),
+            ((images_, ids), torch.zeros(()), "test targets must be a tensor (2, ...), got ()"),
+            ((images_, ids), good.labels / 0, "test targets hold values that are not finite"),
+        ):
+            if said is None:
+                Dataset("d", (), good, good, Split(inputs, targets))
+                continue
+            with pytest.raises(ConfigError) as caught:
+                Dataset("d", (), good, good, Split(inputs, targets))
+            assert str(caught.value) == f"d: {said}"

@@ -11,6 +11,7 @@ import torch
 from samples import images, refused
 
 from dropopt.config import DataConfig
+from dropopt.known import DATA
 from dropopt.training import load_data
 
 
@@ -76,25 +77,44 @@ class TestNamed:
         mnist_files(raw)
         victim = raw / "train-images-idx3-ubyte"
         whole = victim.read_bytes()
-        for damage in (whole[:-1], whole[:5], b"\x00\x00\x0d\x03" + whole[4:]):
+        truncated = (
+            "is truncated: 31360 values expected, 31359 found; delete it, so that it is unpacked or downloaded again"
+        )
+        other = "is not an IDX file of bytes with 3 dimensions"
+        for damage, said in (
+            (whole[:-1], truncated),
+            (whole[:15], other),
+            (b"\x00\x00\x0d\x03" + whole[4:], other),
+            (b"\x00\x00\x08\x02" + whole[4:], other),
+        ):
             victim.write_bytes(damage)
-            assert str(victim) in refused("mnist", root=str(tmp_path))
+            assert refused("mnist", root=str(tmp_path)) == f"{victim} {said}"
         victim.unlink()
         packed = victim.with_name(victim.name + ".gz")
         packed.write_bytes(gzip.compress(whole)[:-100])
-        assert str(packed) in refused("mnist", root=str(tmp_path))
+        ended = "Compressed file ended before the end-of-stream marker was reached"
+        assert refused("mnist", root=str(tmp_path)) == f"{packed} cannot be read: {ended}"
         packed.write_bytes(gzip.compress(whole))
         idx(np.arange(39) % 10, raw / "train-labels-idx1-ubyte")
-        assert "40 images and 39 labels" in refused("mnist", root=str(tmp_path))
+        counts = "train has 40 images and 39 labels; download the files again"
+        assert refused("mnist", root=str(tmp_path)) == f"{raw}: {counts}"
+        idx(np.arange(40) % 11, raw / "train-labels-idx1-ubyte")
+        wrong = f"{raw / 'train-labels-idx1-ubyte'}: labels must be in [0, 9], got 10"
+        assert refused("mnist", root=str(tmp_path)) == wrong
 
     @pytest.mark.parametrize("name", ["fashion-mnist", "kmnist", "cifar10", "cifar100", "svhn"])
     def test_without_a_network_the_error_says_what_to_do(self, tmp_path, offline, name, capfd):
         """A failed download gives one line: the data set, where its files belong, and which data need no network."""
         message = refused(name, root=str(tmp_path))
-        assert message.startswith(f"{name}: ")
-        assert str(tmp_path) in message
-        assert "Name or service not known" in message
-        assert "digits" in message
+        kind = {"fashion-mnist": "FashionMNIST", "kmnist": "KMNIST"}.get(name)
+        lacks = (
+            f"{tmp_path / kind / 'raw'} has no train-images-idx3-ubyte"
+            if kind
+            else f"{tmp_path} has no intact copy of it"
+        )
+        remedy = "put its files there, or use data that need no network: digits, folder:PATH, numpy:FILE.npz"
+        reason = "(<urlopen error Name or service not known>)"
+        assert message == f"{name}: {lacks} and it cannot be downloaded {reason}; {remedy}"
 
     def test_a_silent_server_does_not_block_a_download(self, tmp_path, monkeypatch):
         """Sockets of a download have a timeout; the process's default is restored after it, even if it fails."""
@@ -132,7 +152,6 @@ class TestNamed:
 
     def test_unknown_names_get_a_suggestion(self):
         """A misspelt name is refused with the closest one and a list of all."""
-        message = refused("fasion-mnist")
-        assert "did you mean 'fashion-mnist'?" in message
-        assert "numpy:FILE.npz" in message
-        assert "unknown" in refused("folder:")
+        known = "known: " + ", ".join([*DATA, "folder:PATH", "numpy:FILE.npz", "module:function"])
+        for name, meant in (("fasion-mnist", "fashion-mnist"), ("folder:", "folder:PATH")):
+            assert refused(name) == f"data.name {name!r} is unknown; did you mean {meant!r}? {known}"

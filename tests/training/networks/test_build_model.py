@@ -11,6 +11,8 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from dropopt.config import ConfigError, ModelConfig
 from dropopt.training import build_model
+from dropopt.training.networks.reference import Residual
+from dropopt.training.networks.torchvision_models import _like
 
 REFERENCE = ("small", "resnet9", "vgg")
 
@@ -70,14 +72,44 @@ class TestReference:
         """Widths, depth and head change the network; invalid values are refused with those allowed."""
         count = sum(p.numel() for p in build("vgg", widths=[8, 16], depth=1, head=32).parameters())
         assert count < 40_000
-        assert "it takes: channels, classes, image_size, widths, head" in refused("small", widht=[8])
-        assert "widths must be 4 positive integers, got [8]" in refused("resnet9", widths=[8])
-        assert "widths must be 1 or more positive integers, got 8" in refused("small", widths=8)
+        takes = "it takes: channels, classes, image_size, widths, head"
+        assert refused("small", widht=[8]) == f"model small: unknown option 'widht'; {takes}"
+        for widths in ([8], [8] * 5, []):
+            assert (
+                refused("resnet9", widths=widths) == f"model resnet9: widths must be 4 positive integers, got {widths}"
+            )
+        for widths in (8, [0], [8, 1.5], ["2"], [True], []):
+            for name in ("small", "vgg"):
+                expected = f"model {name}: widths must be 1 or more positive integers, got {widths!r}"
+                assert refused(name, widths=widths) == expected
         for number in (0, 1.5, "2", True):
-            assert f"head must be an integer of at least 1, got {number!r}" in refused("small", head=number)
-            assert f"depth must be an integer of at least 1, got {number!r}" in refused("vgg", depth=number)
-            assert "positive integers" in refused("small", widths=[number])
-        assert "at least 4x4" in refused("small", size=3)
+            least = f"must be an integer of at least 1, got {number!r}"
+            assert refused("small", head=number) == f"model small: head {least}"
+            assert refused("vgg", depth=number) == f"model vgg: depth {least}"
+        for size in (3, (9, 3)):
+            given = (3, 3) if size == 3 else size
+            assert refused("small", size=size) == f"model small: images must be at least 4x4, got {given}"
+        images = "this network takes images (C, H, W); give a function that builds a network of your own"
+        assert refused("vgg", size=(9,)) == f"model vgg: {images}"
+
+    def test_vgg_and_resnet9_are_as_documented(self):
+        """Two convolutions a stage and 256 hidden units; a stem, three stages, and blocks after the first and third."""
+
+        def shapes(model):
+            return [tuple(p.shape) for p in model.parameters() if p.ndim > 1]
+
+        stages = [(32, 1), (32, 32), (64, 32), (64, 64), (128, 64), (128, 128)]
+        assert shapes(build("vgg", 1, 10, 28)) == [*((*s, 3, 3) for s in stages), (256, 128 * 9), (10, 256)]
+        assert shapes(build("vgg", 1, 10, 64))[-2] == (256, 128 * 16), "larger maps are pooled to 4x4"
+        assert shapes(build("small", 1, 10, (4, 64)))[-2] == (128, 64 * 2 * 4)
+        stages = [(32, 1), (64, 32), (64, 64), (64, 64), (128, 64), (256, 128), (256, 256), (256, 256)]
+        assert shapes(build("resnet9", 1, 10, 28)) == [*((*s, 3, 3) for s in stages), (10, 256)]
+        kinds = [type(module).__name__ for module in build("small", 1, 10, 16)]
+        stage = ["Conv2d", "BatchNorm2d", "MaxPool2d", "ReLU"]
+        assert kinds == [*stage * 3, "Flatten", "Linear", "ReLU", "Linear"]
+        x = torch.randn(2, 4, 5, 5)
+        block = Residual(4).eval()
+        assert torch.equal(block(x), x + block.inside(x))
 
 
 class TestSeed:
@@ -148,18 +180,80 @@ class TestTorchvision:
 
     def test_errors_are_one_line(self):
         """An unknown name, a detector, a wrong option, unknown weights, and images that are too small."""
-        assert "did you mean resnet18" in refused("torchvision:resnet81")
-        assert "no such classifier" in refused("torchvision:fasterrcnn_resnet50_fpn")
-        assert "unexpected keyword argument 'foo'" in refused("torchvision:resnet18", foo=1)
+        none = "torchvision has no such classifier"
+        meant = "did you mean resnet18 or resnet152 or resnet101?"
+        assert refused("torchvision:resnet81") == f"model torchvision:resnet81: {none}; {meant}"
+        detector = "torchvision:fasterrcnn_resnet50_fpn"
+        assert refused(detector) == f"model {detector}: {none}"
+        assert refused("torchvision:resnet18", foo=1) == (
+            "model torchvision:resnet18: options {'num_classes': 7, 'weights': None, 'foo': 1}: "
+            "ResNet.__init__() got an unexpected keyword argument 'foo'"
+        )
         for weights in ("NOPE", True, 5):
-            message = refused("torchvision:resnet18", weights=weights)
-            assert (
-                f"weights must be null, a file (.pth, .pt), or one of IMAGENET1K_V1, DEFAULT, got {weights!r}"
-                in message
-            )
-        assert "for torchvision use weights: DEFAULT" in refused("torchvision:resnet18", pretrained=True)
+            allowed = "weights must be null, a file (.pth, .pt), or one of IMAGENET1K_V1, DEFAULT"
+            message = f"model torchvision:resnet18: {allowed}, got {weights!r}"
+            assert refused("torchvision:resnet18", weights=weights) == message
+        timms = "pretrained is an option of timm; for torchvision use weights: DEFAULT"
+        assert refused("torchvision:resnet18", pretrained=True) == f"model torchvision:resnet18: {timms}"
         message = refused("torchvision:alexnet", size=8)
-        assert message.startswith("model torchvision:alexnet, given 3x8x8 images, fails: ")
+        assert message.startswith("model torchvision:alexnet, given 3x8x8 images, fails: Given input size: (64x1x1). ")
+
+    def test_weights_that_cannot_be_downloaded(self, monkeypatch):
+        """One line says how to go without them."""
+        import timm
+        from torchvision import models
+
+        def fail(*_, **__):
+            raise OSError("no network\nmore")
+
+        monkeypatch.setattr(models, "get_model", fail)
+        monkeypatch.setattr(timm, "create_model", fail)
+        reason = "weights cannot be downloaded (no network); or use"
+        expected = f"model torchvision:resnet18: its {reason} weights: null"
+        assert refused("torchvision:resnet18", weights="DEFAULT") == expected
+        assert refused("timm:resnet18", pretrained=True) == f"model timm:resnet18: {reason} pretrained: false"
+
+    @pytest.mark.parametrize("name", ["shufflenet_v2_x0_5", "squeezenet1_1"])
+    def test_weights_from_a_file(self, name, tmp_path, monkeypatch):
+        """All but the output layer are those of the file, whose own number of classes does not matter."""
+        from torchvision import models
+
+        monkeypatch.setenv("HOME", str(tmp_path))
+        outputs = 1000 if name == "squeezenet1_1" else 5
+        trained = models.get_model(name, num_classes=outputs)
+        torch.save(trained.state_dict(), tmp_path / "w.pth")
+        model = build(f"torchvision:{name}", size=64, weights="~/w.pth")
+        head = "fc" if name.startswith("shuffle") else "classifier.1"
+        before, after = trained.state_dict(), model.state_dict()
+        changed = {key for key in before if not torch.equal(before[key], after[key])}
+        assert changed == {f"{head}.weight", f"{head}.bias"}
+        assert after[f"{head}.weight"].shape[0] == 7
+        grey = build(f"torchvision:{name}", size=64, channels=2, weights=str(tmp_path / "w.pth")).state_dict()
+        first = next(iter(before))
+        expected = before[first].sum(1, keepdim=True).expand(-1, 2, -1, -1) / 2
+        assert torch.allclose(grey[first], expected)
+        missing = refused(f"torchvision:{name}", weights=str(tmp_path / "none.pt"))
+        assert missing == (
+            f"model torchvision:{name}: {tmp_path / 'none.pt'} does not exist; to write torchvision's weights to it: "
+            f"python -c \"import torch, torchvision; torch.save(torchvision.models.get_model('{name}', "
+            f"weights='DEFAULT').state_dict(), '{tmp_path / 'none.pt'}')\""
+        )
+        torch.save({"a": torch.zeros(2)}, tmp_path / "other.pth")
+        wrong = refused(f"torchvision:{name}", weights=str(tmp_path / "other.pth"))
+        assert wrong.startswith(
+            f"model torchvision:{name}: {tmp_path / 'other.pth'} does not hold the weights of {name}: "
+        )
+
+    def test_a_replaced_layer_is_like_the_old_one(self):
+        """But for the number of its inputs or outputs."""
+        old = nn.Conv2d(3, 4, (3, 5), (2, 1), (1, 2), (1, 2), bias=False)
+        new = _like(old, inside=6)
+        for name in ("kernel_size", "stride", "padding", "dilation", "out_channels", "bias"):
+            assert getattr(new, name) == getattr(old, name)
+        assert (new.in_channels, _like(old, outside=9).out_channels, _like(old, outside=9).in_channels) == (6, 9, 3)
+        linear = _like(nn.Linear(3, 4), outside=5)
+        assert (linear.in_features, linear.out_features, linear.bias is not None) == (3, 5, True)
+        assert _like(nn.Linear(3, 4, bias=False), inside=2).bias is None
 
 
 class TestTimm:
@@ -169,16 +263,21 @@ class TestTimm:
         """Classes and channels are passed to timm; other options reach its builder."""
         assert build("timm:resnet10t", channels=2, classes=3)(torch.zeros(2, 2, 32, 32)).shape == (2, 3)
         build("timm:vit_tiny_patch16_224", img_size=32, depth=2)
-        assert "options {" in refused("timm:resnet10t", act_layer="x")
-        assert "fails: AttributeError" in refused("timm:resnet10t", layers=[])
+        options = "options {'num_classes': 7, 'in_chans': 3, 'act_layer': 'x'}: KeyError: 'x'"
+        assert refused("timm:resnet10t", act_layer="x") == f"model timm:resnet10t: {options}"
+        attribute = "AttributeError: 'ResNet' object has no attribute 'layer1'"
+        assert refused("timm:resnet10t", layers=[]) == f"model timm:resnet10t, given 3x32x32 images, fails: {attribute}"
         assert "doesn't match model (224)" in refused("timm:vit_tiny_patch16_224", depth=2)
-        assert "did you mean resnet10t" in refused("timm:resnet10tt")
-        assert "timm has no such model" in refused("timm:hf-hub:someone/something")
+        meant = "timm has no such model; did you mean resnet10t or resnet50t or resnet14t?"
+        assert refused("timm:resnet10tt") == f"model timm:resnet10tt: {meant}"
+        hub = "timm:hf-hub:someone/something"
+        assert refused(hub) == f"model {hub}: timm has no such model"
 
     def test_settings_cannot_name_files_to_read(self):
         """Options that would load a file or URL named in a settings file are refused."""
         for option in ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
-            assert f"option {option!r} is not allowed here" in refused("timm:resnet10t", **{option: "evil.pth"})
+            barred = f"option {option!r} is not allowed here; a function of your own may use it"
+            assert refused("timm:resnet10t", **{option: "evil.pth"}) == f"model timm:resnet10t: {barred}"
 
     def test_without_timm_the_error_says_what_to_install(self, monkeypatch):
         """timm is optional; without it, one line says how to install it."""
@@ -235,16 +334,20 @@ class TestOwn:
     @pytest.mark.parametrize(
         ("function", "said"),
         [
-            ("wrong", "expected a torch.nn.Module, got str"),
-            ("features", "must return logits (N, 7), returned (2, 48) for N = 2"),
-            ("broken", "fails: mat1 and mat2"),
-            ("run", "must be defined in 'own_model_test'"),
-            ("none", "has no function 'none'"),
+            ("wrong", "model {}: expected a torch.nn.Module, got str"),
+            ("features", "model {}, given 3x4x4 images, must return logits (N, 7), returned (2, 48) for N = 2"),
+            (
+                "broken",
+                "model {}, given 3x4x4 images, fails: mat1 and mat2 shapes cannot be multiplied (24x4 and 3x3)",
+            ),
+            ("run", "{}: 'run' must be defined in 'own_model_test', not imported there"),
+            ("none", "{}: module 'own_model_test' has no function 'none'"),
         ],
     )
     def test_anything_but_a_classifier_is_refused(self, function, said):
         """A function whose module does not map such images to logits is refused before training."""
-        assert said in refused(f"own_model_test:{function}", size=4)
+        name = f"own_model_test:{function}"
+        assert refused(name, size=4) == said.format(name)
 
     def test_a_settings_file_cannot_call_the_system(self, tmp_path):
         """Functions of the standard library and of installed packages cannot be named."""
@@ -267,11 +370,10 @@ class TestOwn:
 
 def test_unknown_names_get_a_suggestion():
     """A misspelt name is refused with the closest one and a list of all."""
-    message = refused("smal")
-    assert "did you mean 'small'?" in message
-    assert "module:function" in message
-    for name in ("torchvision:", "timm:", ":x"):
-        assert name in refused(name)
+    known = "known: small, resnet9, vgg, torchvision:NAME, timm:NAME, module:function"
+    for name, meant in (("smal", "small"), ("torchvision:", "torchvision:NAME"), ("timm:", "timm:NAME")):
+        assert refused(name) == f"model.name {name!r} is unknown; did you mean {meant!r}? {known}"
+    assert refused(":x") == "':x' does not name a function; expected module:function"
 
 
 def test_models_move_to_channels_last():
