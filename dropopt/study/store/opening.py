@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 #: Seconds to wait for a database server to answer.
 CONNECT_TIMEOUT = 5
 
-#: Seconds after which PostgreSQL ends a transaction whose client does nothing: a worker that was stopped, or whose machine
-#: has vanished, may hold the lock without which no other worker can start a trial.
+#: Seconds after which PostgreSQL ends a transaction whose client does nothing. A worker that was stopped, or whose
+#: machine has vanished, may hold the lock without which no other worker can start a trial.
 IDLE_TIMEOUT = 20
 
 #: How many times, and at what interval in seconds, to try to open a database that another process is creating.
