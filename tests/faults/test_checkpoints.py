@@ -160,15 +160,6 @@ def test_a_checkpoint_stays_in_its_folder(tmp_path):
     assert not tmp_path.exists()
 
 
-def test_a_checkpoint_that_its_worker_left_behind_is_removed(tmp_path):
-    """The next session keeps those of trials that will continue, and the files of other studies."""
-    one, other = Checkpoints(tmp_path, "a"), Checkpoints(tmp_path, "a-1")
-    for path in (one.path(1), one.path(12), other.path(1)):
-        path.write_text("")
-    one.sweep(lambda: {12})
-    assert set(tmp_path.iterdir()) == {one.path(12), other.path(1)}
-
-
 @pytest.mark.parametrize("shared", [False, True])
 def test_a_worker_that_dies_after_the_last_trial_leaves_no_checkpoint(tmp_path, monkeypatch, shared):
     """The same command removes it, although the study has all its trials. In a folder that studies share, the files of
@@ -195,6 +186,15 @@ def test_a_worker_that_dies_after_the_last_trial_leaves_no_checkpoint(tmp_path, 
     assert not left.exists()
     assert other.exists()
     assert [trial.state for trial in trials(storage)] == [TrialState.COMPLETE]
+
+
+def test_a_checkpoint_that_its_worker_left_behind_is_removed(tmp_path):
+    """The next session keeps those of trials that will continue, and the files of other studies."""
+    one, other = Checkpoints(tmp_path, "a"), Checkpoints(tmp_path, "a-1")
+    for path in (one.path(1), one.path(12), other.path(1)):
+        path.write_text("")
+    one.sweep(lambda: {12})
+    assert set(tmp_path.iterdir()) == {one.path(12), other.path(1)}
 
 
 @pytest.mark.parametrize(

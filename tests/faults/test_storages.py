@@ -13,10 +13,14 @@ from pathlib import Path
 import fake_study
 import optuna
 import pytest
+import sqlalchemy
 from outside import Outside, check_whole, finish, reporting, start, trials, wait_until
 from postgres import Server
 
 from dropopt.config import ConfigError
+from dropopt.study.store import opening
+from dropopt.study.store.opening import Opened
+from dropopt.study.store.patient import is_outage
 from dropopt.study.store.queries import best, choose, ranked
 
 
@@ -86,6 +90,22 @@ def test_a_signal_ends_a_study_whose_database_is_frozen(server):
     finally:
         for pid in frozen:
             os.kill(pid, signal.SIGCONT)
+
+
+def test_a_worker_that_is_stopped_inside_a_transaction_holds_up_no_other(server, monkeypatch):
+    """The server ends the transaction, and with it the lock of the study. The worker tries again when it wakes up."""
+    monkeypatch.setattr(opening, "IDLE_TIMEOUT", 2)
+    assert finish(start(server.url, name="locked", n_trials=1))[0] == 0
+    with closing(Opened(server.url)) as opened:
+        engine = opened.storage.inner._backend.engine
+        with engine.connect() as connection:
+            connection.exec_driver_sql("SELECT 1 FROM studies FOR UPDATE")
+            code, out = finish(start(server.url, name="locked", n_trials=3))
+            assert code == 0, out
+            with pytest.raises(sqlalchemy.exc.DBAPIError) as stopped:
+                connection.exec_driver_sql("SELECT 1")
+    assert is_outage(stopped.value)
+    check_whole(fake_study.trials(server.url, "locked"), 3)
 
 
 @pytest.mark.parametrize("name", ["s.db", "s.log"])

@@ -154,8 +154,9 @@ class Watch:
         """Return the grace period of a trial: its worker's, or the reader's if the lease has none."""
         lease = trial.user_attrs.get(LEASE)
         promised = lease.get("grace") if isinstance(lease, dict) else None
-        usable = isinstance(promised, int | float) and 0 < promised < math.inf
-        return float(promised) if usable else self._reader.grace
+        if isinstance(promised, int | float) and 0 < promised < math.inf:
+            return float(promised)
+        return self._reader.grace
 
 
 def _mark(trial: FrozenTrial) -> object:

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 #: Seconds to wait for a database server to answer.
 CONNECT_TIMEOUT = 5
 
+#: Seconds after which PostgreSQL ends a transaction whose client does nothing. A worker that was stopped, or whose
+#: machine has vanished, may hold the lock without which no other worker can start a trial.
+IDLE_TIMEOUT = 20
+
 #: How many times, and at what interval in seconds, to try to open a database that another process is creating.
 OPENING_TRIES = 4
 OPENING_PAUSE = 0.5
@@ -198,7 +202,8 @@ def _engine_kwargs(parsed: Any) -> dict[str, Any]:
     if driver in ("pymysql", "mysqldb"):  # the connect timeout does not cover the server's greeting
         arguments["read_timeout"] = BUSY_TIMEOUT
     if driver in ("psycopg2", "psycopg"):
-        arguments["options"] = f"-c statement_timeout={BUSY_TIMEOUT * 1000}"
+        limits = {"statement_timeout": BUSY_TIMEOUT, "idle_in_transaction_session_timeout": IDLE_TIMEOUT}
+        arguments["options"] = " ".join(f"-c {name}={seconds * 1000}" for name, seconds in limits.items())
         # A connection whose other end has vanished is noticed within a minute, not after the system's two hours.
         arguments |= {"keepalives_idle": 20, "keepalives_interval": 10, "keepalives_count": 3}
     return {"pool_pre_ping": True, "connect_args": arguments}
