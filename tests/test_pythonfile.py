@@ -86,7 +86,5 @@ def test_code_that_the_user_has_not_run_is_not_named(tmp_path, monkeypatch):
 
 def test_a_configuration_is_not_written_to_a_program():
     """``dropopt train best.py`` could not read it."""
-    with pytest.raises(
-        ConfigError, match=r"a \.py file holds a program; give --format python, or -o best\.yaml"
-    ):
+    with pytest.raises(ConfigError, match=r"a \.py file holds a program; give --format python, or -o best\.yaml"):
         kind_of(Path("best.py"), "yaml")
