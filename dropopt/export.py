@@ -123,12 +123,14 @@ def kind_of(path: Path, format: str | None) -> str:
     """The format in which :func:`save` writes ``path``: ``format``, or the one that the suffix stands for.
 
     Raises:
-        ConfigError: The format is unknown.
+        ConfigError: The format is unknown, or does not fit the suffix.
     """
     if format == "python" or (format is None and path.suffix == _PYTHON):
         return "python"
     if format is not None and format not in FORMATS.values():
         raise ConfigError(f"{path}: format must be yaml, json, toml or python, got {format!r}")
+    if path.suffix == _PYTHON:  # no command would read it
+        raise ConfigError(f"{path}: a .py file holds a program; give --format python, or -o {path.stem}.{format}")
     return format_of(path, format)
 
 

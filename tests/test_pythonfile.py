@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import runpy
+from pathlib import Path
 
 import pytest
 
-from dropopt.config import RunConfig
+from dropopt.config import ConfigError, RunConfig
+from dropopt.export import kind_of
 from dropopt.pythonfile import python_text
 from dropopt.trust import remember, sources
 
@@ -80,3 +82,9 @@ def test_code_that_the_user_has_not_run_is_not_named(tmp_path, monkeypatch):
     assert "put this file beside your script" in text
     assert ", metric {metric:.4f}" in text
     assert "exit()" not in text.replace(repr("evil:{exit()}"), "").replace("# 'evil:data', 'evil:{exit()}'", "")
+
+
+def test_a_configuration_is_not_written_to_a_program():
+    """``dropopt train best.py`` could not read it."""
+    with pytest.raises(ConfigError, match=r"a \.py file holds a program; give --format python, or -o best\.yaml"):
+        kind_of(Path("best.py"), "yaml")

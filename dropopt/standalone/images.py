@@ -16,6 +16,7 @@ from dropopt.config import ConfigError
 from dropopt.standalone.card import Inputs
 from dropopt.training.data.from_source import resize
 from dropopt.training.data.read_image import SUFFIXES, Pixels, read_image
+from dropopt.training.data.read_many import attempt, readable
 from dropopt.training.data.system_files import is_system
 
 #: Weights of red, green and blue in a grey value, by ITU-R BT.601.
@@ -67,7 +68,8 @@ def from_files(paths: Sequence[Path], inputs: Inputs) -> Tensor:
     if inputs.channels not in (1, 3):
         raise ConfigError(f"this network takes images of {inputs.channels} channels, which image files do not have")
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow releases the interpreter's lock while it decodes
-        images = list(pool.map(lambda path: _read(path, inputs), paths))
+        results = pool.map(attempt(lambda path: _read(path, inputs)), paths)
+        images = [image for _, image in readable(paths, results)]
     return normalised(torch.stack(images), inputs)
 
 

@@ -186,10 +186,10 @@ def _verdict(leader: FrozenTrial, lowest: float, rows: Sequence[Row], what: str)
     # The size of the noise was measured for the loss only.
     size = f"; single seeds often differ by {SEED_NOISE:.0%}, and by far more near 0" if what == "loss" else ""
     noise = f"smoothed validation {what}, one seed each{size}"
-    article = "an" if what == "error" else "a"
+    of = f"an {what} of" if what == "error" else "a loss of" if what == "loss" else what  # a metric is a name
     nothing = next((row for row in rows if row.name == NO_DROPOUT), None)
     if nothing is not None and nothing.trial == leader.number:
-        return f"the best trial has no dropout, with {article} {what} of {lowest:.4f} ({noise})"
+        return f"the best trial has no dropout, with {of} {lowest:.4f} ({noise})"
     if nothing is not None and _may_be_chance(nothing):
         return (
             f"the best trial is not clearly better than no dropout: its {what} is {lowest:.4f}, and {nothing.loss:.4f} "
@@ -197,7 +197,7 @@ def _verdict(leader: FrozenTrial, lowest: float, rows: Sequence[Row], what: str)
         )
     first = rows[0]
     if first.trial == leader.number:
-        return f"no trial is better than the anchor {first.name}, with {article} {what} of {lowest:.4f} ({noise})"
+        return f"no trial is better than the anchor {first.name}, with {of} {lowest:.4f} ({noise})"
     below = f"{-first.difference:.1%}" if first.relative else f"{-first.difference:.4f}"
     gain = f"the best trial's {what} is {below} below that of the best anchor, {first.name}"
     within = ", which may be chance" if _may_be_chance(first) else ""

@@ -52,7 +52,7 @@ def grouped(answers: Iterable[Answer]) -> list[tuple[list[str], Answer]]:
     return [(titles[text], answer) for text, answer in first.items()]
 
 
-def _short(effects: Effects) -> Table:
+def _short(effects: Effects) -> RenderableType:
     """A line for each question: the first clause of its answer, without intervals."""
     table = Table.grid(padding=(0, 2))
     for answer in effects.answers:

@@ -23,12 +23,16 @@ def record_code(study: optuna.Study, base: RunConfig) -> str:
     Returns:
         A notice if the sources have changed since earlier trials; else an empty string.
     """
+    from optuna.trial import TrialState
+
     found = {module: source.plain() for module, source in sources(base.names).items()}
     history: list[Any] = list(study.user_attrs.get(CODE) or [])
     before: dict[str, Any] = history[-1]["modules"] if history else {}
     if found == before:
         return ""
-    since = len(study.get_trials(deepcopy=False))
+    trials = study.get_trials(deepcopy=False)
+    # Trials that are enqueued, such as anchors, will use these sources.
+    since = next((trial.number for trial in trials if trial.state == TrialState.WAITING), len(trials))
     study.set_user_attr(CODE, [*history, {"since": since, "modules": found}])
     changed = [module for module, source in found.items() if before.get(module, source)["sha256"] != source["sha256"]]
     return f"the source of {', '.join(changed)} has changed since trial {since - 1}" if changed and since else ""

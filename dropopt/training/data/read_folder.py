@@ -28,6 +28,7 @@ from dropopt.files import cache_folder, clear_leftovers, load_tensors, save_tens
 from dropopt.training.data import system_files
 from dropopt.training.data.progress import tracked
 from dropopt.training.data.read_image import SUFFIXES, image_size, read_image
+from dropopt.training.data.read_many import attempt, readable
 from dropopt.training.data.source import Source
 from dropopt.training.data.split import Split
 from dropopt.training.data.stack import Stack
@@ -184,7 +185,10 @@ def _raise(error: OSError) -> None:
 
 def _default_side(paths: list[Path]) -> int:
     """The median of the shorter sides of a sample of images, at most :data:`LARGEST_DEFAULT`."""
-    shorter = [min(image_size(path)) for path in paths[:: max(1, len(paths) // SIZE_SAMPLE)]]
+    sizes = [attempt(image_size)(path) for path in paths[:: max(1, len(paths) // SIZE_SAMPLE)]]
+    shorter = [min(size) for size in sizes if not isinstance(size, ConfigError)]
+    if not shorter:
+        raise next(size for size in sizes if isinstance(size, ConfigError))
     return max(4, min(LARGEST_DEFAULT, int(statistics.median(shorter))))
 
 
@@ -202,8 +206,9 @@ def _read_all(root: Path, found: dict[str, Files], side: int) -> _Images:
     paths = [path for files in found.values() for path, _ in files]
     stack = Stack(f"folder:{root}", len(paths), side)
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow releases the interpreter's lock while it decodes
-        results = pool.map(lambda path: read_image(path, side), paths)
-        for path, pixels in zip(paths, tracked(results, len(paths), "reading images"), strict=True):
+        results = pool.map(attempt(lambda path: read_image(path, side)), paths)
+        advice = "; repair such files, or move them out of the folder"
+        for path, pixels in readable(paths, tracked(results, len(paths), "reading images"), advice):
             stack.add(path, pixels)
     parts = torch.split(stack.images(), [len(files) for files in found.values()])
     return _Images(dict(zip(found, parts, strict=True)), stack.remarks(), stack.white)

@@ -268,3 +268,18 @@ def test_anchors_without_a_result_are_not_compared():
     study.add_trial(trial(None, "no dropout", TrialState.FAIL))
     study.add_trial(create_trial(state=TrialState.COMPLETE, value=float("inf"), user_attrs={ANCHOR: "no dropout"}))
     assert compare(study.trials) is None
+
+
+def test_differences_of_values_below_0_are_in_their_units():
+    """As ``1 - psnr`` may be: a fraction would have the wrong sign, and the size of the noise is not known."""
+
+    def compared(*trials):
+        study = optuna.create_study()  # which numbers the trials
+        study.add_trials(trials)
+        return compare(study.trials, "1 - psnr")
+
+    found = compared(trial(-28.0, "no dropout"), trial(-29.0, "channel 0.2"), trial(-29.5))
+    assert [row.difference for row in found.rows] == [-0.5, -1.5]
+    assert found.verdict.startswith("the best trial's 1 - psnr is 0.5000 below that of the best anchor, channel 0.2 (")
+    best = compared(trial(-28.0, "no dropout"), trial(-29.0, "channel 0.2"))
+    assert "anchor channel 0.2, with 1 - psnr -29.0000 (smoothed" in best.verdict

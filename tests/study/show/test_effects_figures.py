@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from dropopt.study import effects_figure, efficacy_report, importance_figure, study_effects
-from dropopt.study.show.effects_figures import ON_PAGE
+from dropopt.study.show.effects_figures import ON_PAGE, _logarithmic_ticks
 from dropopt.study.show.style import HEIGHT, LINE_HEIGHT
 
 
@@ -78,3 +78,9 @@ def test_the_costs_fit_into_a_card_of_the_page(study):
     upper, lower = picture.layout.yaxis.domain, picture.layout.yaxis3.domain
     assert (upper[0] - lower[1]) * (HEIGHT - margin.t - margin.b) >= 60 - 1e-6
     assert len(effects_figure(study_effects(study), 1).layout.annotations) == 1
+
+
+def test_ticks_of_a_logarithmic_panel_are_numbers_in_full():
+    """Plotly would write 0.02 as 2; a range of a few powers of ten has one tick for each."""
+    assert _logarithmic_ticks([0.01, 0.1, 0.4]) == [0.01, 0.02, 0.05, 0.1, 0.2]
+    assert _logarithmic_ticks([1e-5, 1e-2]) == pytest.approx([1e-5, 1e-4, 1e-3, 1e-2])

@@ -34,3 +34,10 @@ def test_the_note_compares_with_the_anchors():
     text = refreshed_note(study)
     assert "**the best trial's loss is 40.0% below that of the best anchor, no dropout" in text
     assert "| no dropout | 0 | 0.5000 | - | -40.0% |" in text
+
+
+def test_a_blend_without_evidence_has_no_table():
+    """A table of effects that are all 0, with intervals of no width, would look like a finding."""
+    text = refreshed_note(random_study(2))
+    assert "Too few trials" in text.partition("## Which method works")[2]
+    assert "| w_" not in text

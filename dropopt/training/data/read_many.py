@@ -1,0 +1,51 @@
+"""Reading many files: all that cannot be read are reported together, so that they can be repaired together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from dropopt.config import ConfigError
+
+#: Files with errors that a message names besides the first; the rest are counted.
+NAMED = 3
+
+T = TypeVar("T")
+
+
+def attempt(read: Callable[[Path], T]) -> Callable[[Path], T | ConfigError]:
+    """``read``, with its error as the result."""
+
+    def attempted(path: Path) -> T | ConfigError:
+        try:
+            return read(path)
+        except ConfigError as error:
+            return error
+
+    return attempted
+
+
+def readable(paths: Iterable[Path], results: Iterable[T | ConfigError], advice: str = "") -> Iterator[tuple[Path, T]]:
+    """Yield each path with what was read.
+
+    Args:
+        paths: The files.
+        results: What :func:`attempt` returned for each.
+        advice: What to do about files with errors.
+
+    Raises:
+        ConfigError: At the end, if files could not be read: the first error, and the names of the other files.
+    """
+    failed: list[tuple[Path, ConfigError]] = []
+    for path, result in zip(paths, results, strict=True):
+        if isinstance(result, ConfigError):
+            failed.append((path, result))
+        else:
+            yield path, result
+    if not failed:
+        return
+    others = [str(path) for path, _ in failed[1:]]
+    named = ", ".join(others[:NAMED]) + (f" and {len(others) - NAMED} more" if len(others) > NAMED else "")
+    more = f"; nor can {named}" if others else ""
+    raise ConfigError(f"{failed[0][1]}{more}{advice}")
