@@ -106,6 +106,14 @@ def test_a_group_that_cannot_be_killed(child, monkeypatch):
     assert ended.wait(10)
 
 
+def test_systems_without_waitid(child, monkeypatch):
+    """As macOS and Windows: the end is still reported."""
+    monkeypatch.delattr(slots.os, "waitid")
+    _, found, ended = child("exit 3", memory_limit=1)
+    assert ended.wait(10)
+    assert found == [Died("its process ended with exit code 3")]
+
+
 def test_a_child_with_too_much_memory_is_killed(child, monkeypatch):
     """At more than the limit, not at the limit; the first reason stays."""
     sizes = iter([100, 2_000_000, 2_000_001, *[3_000_000] * 99])

@@ -407,8 +407,8 @@ class TestPrecision:
                 assert load_data(DataConfig(name=name)).notices == [f"{name}: {said}"]
             else:
                 assert refused(name) == (
-                    f"{name}: 1 images have 16 bits per colour but use fewer than 15, of which the upper 8 would be read; "
-                    "save them with 8 bits, or use numpy:FILE.npz"
+                    f"{name}: 1 images have 16 bits per colour but use fewer than 15, of which the upper 8 would be "
+                    "read; save them with 8 bits, or use numpy:FILE.npz"
                 )
 
     def test_resizing_keeps_the_scale(self, tmp_path):
