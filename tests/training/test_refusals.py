@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -13,17 +14,21 @@ import torch
 from PIL import Image
 from samples import folder, images, npz, refused
 from torch import nn
+from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 from toy import network, recipe, toy
 
 from dropopt.config import ConfigError, TrainConfig
 from dropopt.training import Dataset, DivergedError, Split, evaluate, fit
 from dropopt.training import augment as augmentation
+from dropopt.training.data.from_source import resize
 from dropopt.training.data.read_image import read_image
 from dropopt.training.data.reading import reader_of
 from dropopt.training.data.stream import Stream, sample_of
+from dropopt.training.data.system_files import is_system, remark
 from dropopt.training.evaluate import batches_of_outputs, logits_of
 from dropopt.training.feed import feed_of
+from dropopt.training.results import TrainResult
 from dropopt.training.task import LOSSES, Task, joined
 
 CPU = torch.device("cpu")
@@ -174,6 +179,36 @@ def test_images_of_any_sides(tmp_path):
         for size, shape in (((3, 5), (3, 3, 5)), (4, (3, 4, 4)), (None, (3, 6, 9))):
             assert read_image(tmp_path / name, size).array.shape == shape
     assert np.array_equal(read_image(tmp_path / "a.png", None).array, pixels.transpose(2, 0, 1))
+
+
+def test_system_folders_in_words():
+    """Three of them by name, those with most images first."""
+    skipped = Counter({"@eaDir": 2, ".a": 9, "b": 3, "c": 4, "d": 1})
+    most = "9 in .a, 4 in c, 3 in b"
+    assert remark(skipped) == [f"19 images in system or hidden folders are left out: {most} and 2 other folders"]
+    assert remark(Counter({"a": 2, "b": 1})) == ["3 images in system or hidden folders are left out: 2 in a, 1 in b"]
+    assert remark(Counter({"a": 0})) == remark(Counter()) == []
+    for name in (".hidden", "@EADIR", "thumbs.DB", "lost+found"):
+        assert is_system(name)
+    assert not is_system("photos")
+
+
+def test_resizing_floats_does_not_round():
+    """As torchvision resizes them; bytes are rounded. A few images at a time give the same."""
+    given = torch.rand(7, 2, 9, 12)
+    expected = F.interpolate(given, (5, 4), mode="bilinear", antialias=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dropopt.training.data.memory.CHUNK", 3 * 2 * 9 * 12)
+        assert torch.allclose(resize("a", given, (5, 4)), expected, atol=1e-6)
+        whole = (255 * given).round().byte()
+        small = F.interpolate(whole.float(), (5, 4), mode="bilinear", antialias=True).round()
+        assert torch.equal(resize("a", whole, (5, 4)).float(), small)
+
+
+def test_the_objective_is_the_loss_unless_it_is_given():
+    """As in results of earlier versions."""
+    assert TrainResult(0.4, 2, 0.3, 0.9, []).objective == 0.4
+    assert TrainResult(0.4, 2, 0.3, 0.9, [], objective=0.125).objective == 0.125
 
 
 def test_small_parts_of_data():
