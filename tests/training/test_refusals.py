@@ -46,6 +46,8 @@ def test_augmentation_needs_images_and_an_order():
     """Neither signals, nor loaders with batches of their own."""
     said = "augment is for images (N, C, H, W), the samples are (4, 2, 9); remove it"
     assert message(augmentation.draw, ("flip",), torch.zeros(4, 2, 9), seed=0, epoch=1, device=CPU) == said
+    said = "augment is for samples of one image, and these have several inputs; remove it"
+    assert message(augmentation.draw, ("flip",), (torch.zeros(4, 2),), seed=0, epoch=1, device=CPU) == said
     stream = Stream(reader_of("a", DataLoader(DATA, batch_sampler=[[0, 1]])), lambda batch: batch, Split(*DATA.tensors))
     said = "augment is not for a loader with batches of its own; augment in its data set"
     assert message(feed_of, stream, TrainConfig(augment=("flip",)), CPU) == said
