@@ -64,7 +64,7 @@ def prepare(run: RunConfig) -> Prepared:
     device = resolve_device(run.train.device)
     data = load_once(run.data)
     train, validation = (one.head(EXAMPLES) for one in (data.train, data.validation))
-    few = replace(data, train=train, validation=validation, fingerprint={}, duplicates={})
+    few = replace(data, train=train, validation=validation)
     config = run.train.model_copy(update={"epochs": 1})
     model = _network(run, data, device)
     with (

@@ -90,7 +90,7 @@ def sample_of(reader: Indexed | OwnBatches) -> Split:
     if not len(reader):
         raise ConfigError(f"{reader.name} has no samples")
     first = next(iter(reader.in_order(1, 0, "sample")))
-    count = min(SAMPLES, _affordable(first), len(reader))
+    count = min(SAMPLES, _affordable(first))
     chosen = torch.arange(len(reader))
     if count < len(reader):
         chosen = torch.randperm(len(reader), generator=torch.Generator().manual_seed(0))[:count].sort().values

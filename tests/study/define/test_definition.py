@@ -136,6 +136,8 @@ def test_functions_become_names():
     study = Study(name="a", model=network, data={"name": network, "subset": 9}, task={"loss": network})
     assert (study.model.name, study.data.name, study.data.subset, study.task.loss) == (named, named, 9, named)
     assert Study(name="a", model={"name": "vgg"}, data={"subset": 9}).model.name == "vgg"
+    assert study.names == RunConfig(data=study.data, model=study.model, task=study.task).names
+    assert named in study.names
     with pytest.raises(ConfigError, match=r"^study: n_trials must be an integer .*, got 'x'$"):
         Study(name="a", n_trials="x")
     with pytest.raises(ConfigError, match=r"^study: task\.loss must be a function"):

@@ -16,6 +16,12 @@ def test_a_value_is_read_as_in_a_file():
     assert changed_run(run, [Setting.read("model.name=small")]).model.options == {"head": 7}
 
 
+def test_without_settings_nothing_changes():
+    """The very run is returned."""
+    run = RunConfig.parse({"train": {"lr": 0.5}})
+    assert changed_run(run, iter(())) is run
+
+
 def test_what_resets_the_others_comes_first():
     """The order on the command line does not matter."""
     for texts in (["model.options.head=7", "model.name=vgg"], ["engine.p=0.5", "engine.kind=dropout"]):

@@ -253,12 +253,18 @@ def test_choices_of_sites_are_those_that_the_network_offers(tmp_path):
     assert reasons["linear"] == "linear chooses the same modules as last:1"
     assert reasons["last:9"] == "last:9 chooses the same modules as auto"
     assert found.with_sites(["auto", "conv"]).sites == ("auto", "conv")
+    assert found.offered(PLACES).sites == ("auto", "norm", "conv", "last:1", "last:2", "layer*")
+    none = sites(tmp_path, "'last:0'", "auto", "last:x")
+    assert none.offered_sites(PLACES) == {"last:0": "last:0 matches no module", "auto": "", "last:x": ""}
 
 
 def test_unknown_places_leave_the_choices_as_they_are(tmp_path):
     """Without a report of the network nothing is left out, and a space that searches no sites has no choices."""
     assert set(sites(tmp_path, "auto", "'last:2'", "block").offered_sites({}).values()) == {""}
-    assert Space.load("no_dropout").offered_sites(PLACES) == {}
+    plain = Space.load("no_dropout")
+    assert plain.offered_sites(PLACES) == {}
+    assert plain.offered(PLACES) is plain
+    assert (plain.conditional, Space.load("paper").conditional) == (False, True)
 
 
 def test_a_network_without_any_of_the_sites_is_refused(tmp_path):
@@ -267,6 +273,8 @@ def test_a_network_without_any_of_the_sites_is_refused(tmp_path):
         ConfigError, match=r"space.yaml: no choice of sites matches a module of this network: block; it has: auto, norm"
     ):
         sites(tmp_path, "block").offered_sites(PLACES)
+    with pytest.raises(ConfigError, match=r"space.yaml: no choice .* of this network: block, last:0; it has: none$"):
+        sites(tmp_path, "block", "'last:0'").offered_sites({"auto": [], "block": []})
 
 
 def test_the_fingerprint_depends_on_content_only(tmp_path):

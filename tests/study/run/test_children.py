@@ -106,6 +106,24 @@ def test_a_group_that_cannot_be_killed(child, monkeypatch):
     assert ended.wait(10)
 
 
+@pytest.mark.parametrize("kills", [0, 1])
+def test_a_kill_by_the_kernel(child, monkeypatch, kills):
+    """Its counter is read when a child starts and when it has been killed."""
+    counts = iter([2, 2 + kills])
+    monkeypatch.setattr(slots.memory, "kernel_kills", lambda: next(counts))
+    _, found, ended = child("kill -9 $$")
+    assert ended.wait(10)
+    assert found[0].out_of_memory is bool(kills)
+
+
+def test_systems_without_waitid(child, monkeypatch):
+    """As macOS and Windows: the end is still reported."""
+    monkeypatch.delattr(slots.os, "waitid")
+    _, found, ended = child("exit 3", memory_limit=1)
+    assert ended.wait(10)
+    assert found == [Died("its process ended with exit code 3")]
+
+
 def test_a_child_with_too_much_memory_is_killed(child, monkeypatch):
     """At more than the limit, not at the limit; the first reason stays."""
     sizes = iter([100, 2_000_000, 2_000_001, *[3_000_000] * 99])

@@ -216,6 +216,17 @@ def test_a_trainer_works_until_its_owner_ends(monkeypatch):
     assert log[2:] == [Prepare(RUN), None, Train(7, RUN), None]
 
 
+def test_a_training_without_torch(answers, monkeypatch):
+    """It needs no hook on the steps of optimizers."""
+    monkeypatch.delitem(sys.modules, "torch")
+    result = SimpleNamespace(objective=1, best_epoch=2, best_val_loss=3, best_val_accuracy=1, scores={})
+    (found,) = answers(Train(7, RUN), train=lambda run, on_epoch: (result, None))
+    assert found.objective == 1
+    assert "torch" not in sys.modules
+    with pytest.raises(RuntimeError, match=r"^no trial is running$"):
+        module._running(None)
+
+
 def test_memory_is_freed_on_the_device_too(monkeypatch):
     """If there is one, and torch was imported."""
     freed = []

@@ -223,6 +223,7 @@ def test_the_brightest_of_all_truncated_images_decides(tmp_path, levels, refused
             stack.images()
     else:
         assert stack.images()[:, 0, 0, 0].tolist() == list(levels)
+        assert stack.images().dtype == torch.uint8
 
 
 def test_a_folder_is_read_in_order_of_names(tmp_path):

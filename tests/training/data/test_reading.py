@@ -126,12 +126,12 @@ def test_the_workers_of_a_loader_are_kept():
 
 def test_what_is_drawn_for_a_batch_is_a_function_of_seed_purpose_and_number():
     """As if torch, NumPy and Python were seeded for each batch; the states outside stay as they were."""
-    reader = reader_of("a", Drawing())
+    reader, groups = reader_of("a", Drawing()), ([4, 2], [0], [7, 7], [1])
     before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
-    found = [batch.images for batch in reader.batches([torch.tensor([4, 2]), torch.tensor([0])], 7, "reading", 5)]
+    found = [batch.images for batch in reader.batches(list(map(torch.tensor, groups)), 7, "reading", 5)]
     assert torch.equal(torch.get_rng_state(), before[0])
     assert (np.random.get_state()[1].tolist(), random.getstate()) == before[1:]
-    for number, members in enumerate(([4, 2], [0])):
+    for number, members in enumerate(groups):
         with everywhere(7, "reading", 5, number):
             assert torch.equal(found[number], torch.stack([Drawing()[index][0] for index in members]))
 
