@@ -106,7 +106,8 @@ def cost(shot: Snapshot) -> Figure | None:
                 },
                 hovertemplate="trial %{text}: %{y:.4g} after %{x:.4g} s<extra></extra>",
             )
-    picture.update_layout(layout(f"{_title(found.score)} against cost", found.way))
+    name = found.score.removeprefix("validation ").removesuffix(" (smoothed)")  # a narrow card has no room for more
+    picture.update_layout(layout(f"{_title(name)} against cost", found.way))
     picture.update_xaxes(title="seconds of training", rangemode="tozero")
     return picture.update_yaxes(title=escaped(found.score))
 

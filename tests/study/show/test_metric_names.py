@@ -48,7 +48,7 @@ def test_every_text_names_the_metric():
     for text in texts:
         assert "r2" in text
         assert "accuracy" not in text.lower()
-    assert "validation r2 against cost" in "".join(page.build(study).figures.values()).lower()
+    assert "r2 against cost" in "".join(page.build(study).figures.values()).lower()
     assert value_name(study) == "1 - r2"
 
 
