@@ -26,7 +26,7 @@ from dropopt.training.data.read_image import read_image
 from dropopt.training.data.reading import reader_of
 from dropopt.training.data.stream import Stream, sample_of
 from dropopt.training.data.system_files import is_system, remark
-from dropopt.training.evaluate import batches_of_outputs, logits_of
+from dropopt.training.evaluate import _batch_size, batches_of_outputs, logits_of
 from dropopt.training.feed import feed_of
 from dropopt.training.results import TrainResult
 from dropopt.training.task import LOSSES, Task, joined
@@ -65,6 +65,8 @@ def test_losses_and_metrics_that_give_no_number():
         assert message(task.measured, 0.5, 1, 2) == f"task.metric must return a number, got {value!r:.100}"
     assert Task(metric=lambda y, t: torch.tensor([2.5])).measured(0.5, 1, 2) == 2.5
     assert Task(metric=None).measured(0.5, 1, 2) == 0.5
+    failed = message(Task(metric=lambda y, t: 1 / 0).measured, 0.5, 1, 2)
+    assert failed.startswith("task.metric failed: ZeroDivisionError: division by zero (")
     said = "task.loss must return a tensor with one number, the mean over the batch; got float"
     assert message(Task(lambda y, t: 0.5).training_loss, torch.zeros(2), torch.zeros(2), 0.0) == said
     assert message(joined, ["text"]) == "the model must return tensors, returned str"
@@ -108,6 +110,37 @@ def test_resuming_tells_the_reports_before(tmp_path):
     assert told == []
     found = fit(network(), None, toy(), recipe(epochs=3), **options)
     assert told == [result.history] == [found.history]
+
+
+def test_a_parameter_that_a_step_does_not_use_stays():
+    """Neither momentum nor weight decay moves it in that step."""
+
+    class First(nn.Module):
+        """Uses a parameter in its first training step alone."""
+
+        def __init__(self):
+            super().__init__()
+            self.inside, self.early, self.seen = network(), nn.Parameter(torch.ones(1, 1)), []
+
+        def forward(self, x):
+            """Logits."""
+            self.seen.append(self.early.item())
+            return self.inside(x) * self.early if len(self.seen) == 1 else self.inside(x)
+
+    model = First()
+    fit(model, None, toy(), recipe(epochs=1, momentum=0.9, weight_decay=0.1, schedule="constant"))
+    assert model.seen[0] == 1
+    assert len(set(model.seen[1:])) == 1
+    assert model.seen[1] != 1
+
+
+def test_the_size_of_a_batch_depends_on_the_largest_input():
+    """It fits into a processor's caches; a GPU has a size of its own, and inputs without channels do not count."""
+    inputs = (torch.zeros(5, 2, 20, 20), torch.zeros(5), torch.zeros(5, 3))
+    assert _batch_size(inputs, CPU) == 200_000 // 400
+    assert _batch_size(torch.zeros(5, 3, 100, 100), CPU) == 32
+    assert _batch_size(torch.zeros(5, 3), CPU) == 2048
+    assert _batch_size(inputs, torch.device("cuda")) == 2048
 
 
 def test_an_empty_split_is_not_evaluated():

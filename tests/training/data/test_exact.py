@@ -132,6 +132,7 @@ def test_all_splits_are_resized(tmp_path):
         assert torch.equal(data.validation.images, data.train.images[:4])
         assert torch.equal(data.test.images, data.train.images[4:])
         assert data.test.labels.tolist() == y[4:].tolist()
+        assert (data.pixels.white, data.pixels.whole, data.pixels.files) == (255.0, True, False)
 
 
 def test_a_digest_covers_values_types_and_shapes():

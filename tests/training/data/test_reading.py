@@ -273,6 +273,8 @@ def test_batches_are_joined():
     found = joined("a", batches)
     assert found.images.tolist() == [[0, 1], [2, 3], [4, 5], [1, 1]]
     assert (found.images.dtype, found.labels.tolist()) == (torch.float32, [0, 1, 2, 1])
+    with pytest.raises(ConfigError, match=r"^a must give pairs \(sample, target\), gives Tensor$"):
+        joined("a", [torch.zeros(2)])
     with pytest.raises(ConfigError, match=r"^a has no batches$"):
         joined("a", [])
     with pytest.raises(ConfigError, match=r"^a has samples of 2 and 3 \(number 1\); resize them in its transform$"):
@@ -445,6 +447,9 @@ def test_a_stream_reads_checks_and_prepares():
     own = Stream(reader_of("a", DataLoader(Drawing(), batch_sampler=[[0, 1], [5]])), lambda batch: batch, twice.sample)
     for number, batch in enumerate(own.epoch([], 7, 3)):
         with everywhere(7, "reading", 3, number):
+            assert torch.equal(batch.images, torch.stack([Drawing()[index][0] for index in [[0, 1], [5]][number]]))
+    for number, batch in enumerate(own.batches(9)):
+        with everywhere(0, "evaluation", number):
             assert torch.equal(batch.images, torch.stack([Drawing()[index][0] for index in [[0, 1], [5]][number]]))
 
 
