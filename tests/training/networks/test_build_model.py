@@ -1,5 +1,6 @@
 """Networks by name: any image size and channels, weights that depend on the seed only, errors in one line."""
 
+import os
 import sys
 
 import pytest
@@ -32,6 +33,16 @@ def refused(name, **settings):
 def equal(first, second):
     pairs = zip(first.state_dict().values(), second.state_dict().values(), strict=True)
     return all(torch.equal(a, b) for a, b in pairs)
+
+
+class _Evil:
+    """Unpickling it creates a folder."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
 
 
 class TestReference:
@@ -243,6 +254,13 @@ class TestTorchvision:
         assert wrong.startswith(
             f"model torchvision:{name}: {tmp_path / 'other.pth'} does not hold the weights of {name}: "
         )
+
+    def test_a_file_of_weights_cannot_run_code(self, tmp_path):
+        """A pickle of anything but tensors is refused before it is read."""
+        torch.save({"fc.weight": _Evil(tmp_path / "ran")}, tmp_path / "w.pth")
+        message = refused("torchvision:resnet18", weights=str(tmp_path / "w.pth"))
+        assert message.startswith(f"model torchvision:resnet18: {tmp_path / 'w.pth'} holds no weights: ")
+        assert not (tmp_path / "ran").exists()
 
     def test_a_replaced_layer_is_like_the_old_one(self):
         """But for the number of its inputs or outputs."""
