@@ -59,8 +59,8 @@ def configuration_of(study: optuna.Study, trial: FrozenTrial) -> Configuration:
         except ConfigError as error:
             raise ConfigError(f"{where}: its user attribute {CONFIG!r} is not a configuration: {error}") from None
     if BASE in study.user_attrs:  # a study of dropopt
-        ended = trial.state.is_finished() and not trial.user_attrs  # dropopt stores at least the worker and its lease
-        why = "another program has added it; give another --trial" if ended else trial.state.name
+        complete = trial.state.name == "COMPLETE"  # such a trial of dropopt has a configuration
+        why = "another program has added it; give another --trial" if complete else trial.state.name
         raise ConfigError(f"{where} has no configuration to export: {trial.user_attrs.get(MESSAGE) or why}")
     sections, unknown = _settings(trial.params)
     if not sections:

@@ -88,9 +88,13 @@ def test_a_trial_of_dropopt_that_ended_before_it_had_a_configuration(study):
     """Its message says why, or else its state; its parameters are not taken for a configuration."""
     study.set_user_attr("base", {})
     ranges = {"lr": FloatDistribution(0, 1)}
-    for attributes, said in (({"message": "no such file"}, "no such file"), ({}, "FAIL")):
-        study.add_trial(
-            create_trial(state=TrialState.FAIL, params={"lr": 0.5}, distributions=ranges, user_attrs=attributes)
-        )
+    added = "another program has added it; give another --trial"
+    failed, told = {"state": TrialState.FAIL}, {"value": -5.0}
+    for ended, attributes, said in (
+        (failed, {"message": "no such file"}, "no such file"),
+        (failed, {}, "FAIL"),
+        (told, {}, added),
+    ):
+        study.add_trial(create_trial(**ended, params={"lr": 0.5}, distributions=ranges, user_attrs=attributes))
         with pytest.raises(ConfigError, match=f"^trial . of study 'mine' has no configuration to export: {said}$"):
             configuration_of(study, study.trials[-1])
