@@ -6,7 +6,7 @@ from chaos import torment
 from postgres import Server
 
 from dropopt.study.search.anchors import enqueue_anchors
-from dropopt.study.session import session
+from dropopt.study.session import beginning
 from dropopt.study.store.total import counted
 
 
@@ -42,7 +42,7 @@ def test_a_kill_while_the_first_trials_are_enqueued_loses_none(tmp_path, monkeyp
     storage = str(tmp_path / "s.log")
     options = {"n_trials": 12, "anchors": True, "n_jobs": 1}
     with monkeypatch.context() as patch:
-        patch.setattr(session, "enqueue_anchors", enqueue_two)
+        patch.setattr(beginning, "enqueue_anchors", enqueue_two)
         with pytest.raises(Killed):
             fake_study.run(storage, **options)
     assert len(fake_study.trials(storage)) == 2

@@ -25,6 +25,10 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
+#: What to do about images that cannot be read.
+ADVICE = "; repair such files, or move them out of the folder"
+
+
 def png16(path, pixels):
     """Write (H, W, C) as a PNG of 16 bits per colour, which Pillow cannot; C = 4 has transparency."""
 
@@ -183,7 +187,7 @@ class TestFolder:
         for damage in (content[: len(content) // 2], b"not an image", b"", content[:20]):
             victim.write_bytes(damage)
             assert refused(name, image_size=8) in (
-                f"{victim} cannot be read as an image: {reason}"
+                f"{victim} cannot be read as an image: {reason}{ADVICE}"
                 for reason in ("not an image, or damaged", "image file is truncated", "Truncated File Read")
             )
 
@@ -433,7 +437,8 @@ class TestPrecision:
             "save all images with 8 or 16 bits, or use numpy:FILE.npz"
         )
         Image.fromarray(np.full((8, 8), np.nan, np.float32)).save(victim)
-        assert refused(name) == f"{victim} cannot be read as an image: it holds values that are not finite"
+        reason = "it holds values that are not finite"
+        assert refused(name) == f"{victim} cannot be read as an image: {reason}{ADVICE}"
 
 
 def test_a_folder_loads_without_warnings(tmp_path):
