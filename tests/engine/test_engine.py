@@ -219,7 +219,9 @@ def test_adaptive_efficacy_stays_legal_for_any_step_size(step, floor):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        ({"epoch": 5, "epochs": 4}, r"epoch must be in \[0, 4\], got 5"),
+        ({"epoch": 5, "epochs": 4}, r"^epoch must be in \[0, 4\], got 5"),
+        ({"epoch": "x", "epochs": 4}, r"^epoch must be"),
+        ({"epoch": 1, "epochs": "x"}, r"^epochs must be"),
         ({"epoch": -1, "epochs": 4}, r"epoch must be in \[0, 4\], got -1"),
         ({"epoch": 1, "epochs": 4, "val_loss": math.nan}, "val_loss must be finite, got nan"),
         ({"epoch": 1, "epochs": 4, "val_accuracy": math.inf}, "val_accuracy must be finite, got inf"),

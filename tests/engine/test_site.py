@@ -8,7 +8,6 @@ from small_net import Net, batch, make
 from torch import nn
 
 from dropopt.config import Baseline, EngineConfig
-from dropopt.engine.importance import from_training as scores
 from dropopt.engine.site import DropoutSite
 
 PATTERNS = ("element", "channel", "structured", "spatial", "own")
@@ -168,16 +167,33 @@ def test_little_is_kept_for_the_backward_pass(pattern):
     assert torch.equal(x.grad == 0, y == 0)
 
 
-@pytest.mark.parametrize("kind", ["activation", "statistical"])
-def test_forward_scores_see_the_activation_before_the_mask(kind):
-    """The score uses the output of the module, whether dropped or not."""
+def strong_response(values):
+    """The sum of the magnitudes that are at least their mean, divided by the number of values."""
+    magnitudes = [abs(value) for value in values]
+    mean = sum(magnitudes) / len(magnitudes)
+    return sum(m for m in magnitudes if m >= mean) / len(magnitudes)
+
+
+ROWS_BY_HAND = {
+    "activation": [strong_response],
+    "statistical": [lambda v: sum(v) / len(v), lambda v: sum(value**2 for value in v) / len(v)],
+}
+
+
+@pytest.mark.parametrize("shape", [(), (7,), (4, 4), (2, 3, 2)])
+@pytest.mark.parametrize("kind", ROWS_BY_HAND)
+def test_forward_scores_add_up_over_passes(kind, shape):
+    """Vectors, signals, images and volumes: summed over samples and passes, of the activation before the mask."""
     torch.manual_seed(0)
-    site = DropoutSite(1, 3, "channel", importance=kind)
+    site = DropoutSite(1, 3, "channel" if shape else "element", importance=kind)
     site.p.fill_(0.9)
-    x = torch.randn(32, 3, 4, 4)
-    site.hook(nn.Identity(), (), x)
-    expected = scores.FORWARD[kind](x[:2].double())
-    torch.testing.assert_close(site.totals.double(), expected, rtol=1e-5, atol=1e-6)
+    passes = [torch.randn(32, 3, *shape) for _ in range(3)]
+    for x in passes:
+        site.hook(nn.Identity(), (), x)
+    features = torch.cat([x[:2] for x in passes]).reshape(6, 3, -1).tolist()  # one sample in 16 is observed
+    expected = [[sum(row(sample[c]) for sample in features) for c in range(3)] for row in ROWS_BY_HAND[kind]]
+    assert site.count == 6
+    assert site.totals.tolist() == [pytest.approx(row, rel=1e-4, abs=1e-5) for row in expected]
 
 
 def test_an_overflow_of_the_loss_scaler_is_ignored():

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from dropopt.config import ConfigError
 from dropopt.engine.importance import composite
+from dropopt.engine.importance.passes import finite
 from dropopt.engine.importance.probes import PROBES
 from dropopt.engine.places.place import Place
 
@@ -386,3 +387,9 @@ def test_a_feature_that_nothing_reads_scores_zero(probe: str) -> None:
     score = PROBES[probe](model, places_of(model, images, "conv"), images, labels)["0"]
     assert score[2] == 0
     assert score[[0, 1, 3]].min() > 0
+
+
+def test_scores_that_are_no_importances_are_zero() -> None:
+    """Overflows in both directions, undefined and negative values become 0; the others stay."""
+    scores = finite({"layer": torch.tensor([torch.inf, -torch.inf, torch.nan, -1.0, 0.5])})
+    assert scores["layer"].tolist() == [0, 0, 0, 0, 0.5]

@@ -276,6 +276,22 @@ def test_lrp_scores_are_absolute_relevance_summed_over_positions() -> None:
         torch.testing.assert_close(score, relevance.unsqueeze(-1).flatten(2).sum(2).abs().mean(0))
 
 
+def test_the_dividend_of_a_quotient_has_all_of_its_relevance() -> None:
+    """Without biases, the relevance of the dividend sums to the logit: the divisor, which also flows, has none."""
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.divisor = nn.Conv2d(2, 4, 3, bias=False), nn.Conv2d(2, 4, 3)
+            self.head = nn.Conv2d(4, CLASSES, 4, bias=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.conv(x) / (5 + self.divisor(x))).flatten(1)
+
+    found, _, logits = relevances(Model().eval(), *batch(4, 6), "conv")
+    torch.testing.assert_close(found["conv"].flatten(1).sum(1), logits, rtol=1e-4, atol=1e-5)
+
+
 def test_unknown_rules_are_refused() -> None:
     """An unknown rule raises ValueError, which lists the rules."""
     model, (images, labels) = plain(), batch()
@@ -296,6 +312,7 @@ OPERATIONS = {
     "differences": lambda x: torch.rsub(x, F.relu(x), alpha=2) + torch.sub(F.silu(x), x, alpha=3) - x.relu(),
     "reversed": lambda x: 1 - (2.0 / (x.abs() + 1)) - 0.5 * x,
     "in_place": lambda x: F.relu_(x.clone().mul_(2).add_(x).sub_(1)),
+    "operators_in_place": lambda x: [y := x.clone(), y.__iadd__(x), y.__imul__(2), y.__isub__(1), y.__itruediv__(3)][0],
     "in_place_for_its_effect": lambda x: [y := x.clone(), F.relu_(y), y.add_(x), y.mul_(2)][0],
     "checkpointed": lambda x: checkpoint(lambda t: F.max_pool2d(F.gelu(t), 3, 1, 1), x, use_reentrant=False),
     "slices": lambda x: torch.cat([x[:, 2:], F.pad(x[:, :2, 1:], (0, 0, 1, 0))], 1).roll(1, 2),
