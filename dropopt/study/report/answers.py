@@ -25,8 +25,9 @@ def answers(shot: Snapshot) -> list[tuple[str, str]]:
             found.append((", ".join(titles).capitalize(), first.text))
     shared = {text for _, text in found}
     for answer in shot.effects.answers:
+        said = "" if answer.text in shared else answer.text
         more = describe[answer.question](shot) if answer.question in describe else ""
-        if text := f"{answer.text * (answer.text not in shared)} {more}".strip():
+        if text := f"{said} {more}".strip():
             found.append((answer.title, text))
     return found
 

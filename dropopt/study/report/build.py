@@ -87,7 +87,7 @@ def _content(shot: Snapshot, storage: str) -> dict[str, Any]:
         "trials": _trials(shot),
         "metric": shot.metric,
         "what": shot.what,
-        "costs": costs(shot.effects) if shot.effects is not None and not shot.effects.thin else "",
+        "costs": "" if shot.effects is None else costs(shot.effects),
         "score": shot.score,
         "environment": environment,
         "versions": versions,

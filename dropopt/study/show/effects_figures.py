@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
-from dropopt.study.show.style import COLOURS, GRID, HEIGHT, INK, layout
+from dropopt.study.show.style import COLOURS, GRID, HEIGHT, INK, layout, logarithmic_axis
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -120,8 +119,7 @@ def effects_figure(effects: Effects, most: int = SHOWN) -> Figure:
             picture.update_yaxes(range=[-0.2, HIGHEST], **place)
         picture.update_yaxes(tickformat=".0%" if effects.ratio else "", **place)
         if effect.factor.log:
-            ticks = _logarithmic_ticks([level.value for level in effect.profile.levels])
-            picture.update_xaxes(type="log", tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks], **place)
+            picture.update_xaxes(logarithmic_axis([level.value for level in effect.profile.levels]), **place)
     picture.update_xaxes(gridcolor=GRID, linecolor=GRID, zeroline=False, tickfont={"size": 10})
     picture.update_yaxes(gridcolor=GRID, linecolor=GRID, zerolinecolor=GRID, tickfont={"size": 10})
     picture.update_annotations(font={"size": 13})
@@ -164,16 +162,6 @@ def _panel(effect: FactorEffect) -> list[Any]:
         showlegend=False,
     )
     return [band, Scatter(x=at, y=middle, mode="lines", line=line, showlegend=False)]
-
-
-def _logarithmic_ticks(values: list[Any]) -> list[float]:
-    """Powers of ten, and 2 and 5 times these if there would be few: Plotly writes them as 2 and 5."""
-    low, high = min(values), max(values)
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    factors = (1, 2, 5) if high < 50 * low else (1, 3) if high < 1000 * low else (1,)
-    return [
-        tick for power in powers for factor in factors if low * 0.999 <= (tick := factor * 10.0**power) <= high * 1.001
-    ]
 
 
 def _colour(level: Level) -> str:

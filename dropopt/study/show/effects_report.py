@@ -29,16 +29,14 @@ def effects_parts(effects: Effects) -> list[RenderableType]:
     if not effects.factors:
         return parts
     parts += [Text(""), _table(effects)]
-    parts.append(
-        Text(
-            f"From {effects.trials} trials, {effects.complete} of them complete, by a model of the whole search space. "
-            "Importance is the share of the variance of the outcome over the space that a parameter has a part in "
-            f"(90% interval). A cost is {costs(effects)}. Single trials of one configuration have a standard deviation "
-            "of about "
-            f"{_noise(effects)}.",
-            style="dim",
-        )
+    sentences = (
+        f"From {effects.trials} trials, {effects.complete} of them complete, by a model of the whole search space.",
+        "Importance is the share of the variance of the outcome over the space that a parameter has a part in (90% "
+        "interval).",
+        costs(effects),
+        f"Single trials of one configuration have a standard deviation of about {_noise(effects)}.",
     )
+    parts.append(Text(" ".join(filter(None, sentences)), style="dim"))
     return parts
 
 
@@ -63,8 +61,10 @@ def _short(effects: Effects) -> RenderableType:
 
 
 def costs(effects: Effects) -> str:
-    """What the costs in the answers are."""
-    return f"{effects.objective.cost(ratio=effects.ratio)}, at the best of the other parameters"
+    """A sentence about the costs in the answers; empty if no answer has one."""
+    if effects.thin or not any(answer.found for answer in effects.answers):
+        return ""
+    return f"A cost is {effects.objective.cost(ratio=effects.ratio)}, at the best of the other parameters."
 
 
 def _noise(effects: Effects) -> str:

@@ -40,8 +40,8 @@ def note(shot: Snapshot, storage: str) -> str:
             f"- **{', '.join(titles).capitalize()}** {plain(answer.text)}"
             for titles, answer in grouped(shot.effects.answers)
         ]
-        if not shot.effects.thin:
-            parts += ["", f"A cost is {plain(costs(shot.effects))}."]
+        if sentence := costs(shot.effects):
+            parts += ["", plain(sentence)]
     if shot.learned is not None:
         parts += ["", blend_note(shot.learned)]
     return "\n".join(parts)

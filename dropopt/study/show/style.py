@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import html
+import math
 import textwrap
+from collections.abc import Iterable
 from typing import Any
 
 #: Height of a card on the dashboard, in pixels.
@@ -52,3 +54,16 @@ def epoch_axis(last: int) -> dict[str, Any]:
 def escaped(text: str) -> str:
     """Text that Plotly shows as it is: it understands a few tags of HTML."""
     return html.escape(text, quote=False)
+
+
+def logarithmic_axis(values: Iterable[float]) -> dict[str, Any]:
+    """Properties of a logarithmic axis of ``values`` whose ticks are numbers in full: Plotly writes 2 for 0.02.
+
+    The ticks are powers of ten, and multiples of these if there would be few.
+    """
+    low, high = min(known := list(values)), max(known)
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    factors = (1, 2, 5) if high < 50 * low else (1, 3) if high < 1000 * low else (1,)
+    ticks = [factor * 10.0**power for power in powers for factor in factors]
+    ticks = [tick for tick in ticks if low * 0.999 <= tick <= high * 1.001]
+    return {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from dropopt.study.show import series
 from dropopt.study.show.snapshot import Snapshot
-from dropopt.study.show.style import COLOURS, GRID, INK, KIND_COLOURS, epoch_axis, escaped, layout
+from dropopt.study.show.style import COLOURS, GRID, INK, KIND_COLOURS, epoch_axis, escaped, layout, logarithmic_axis
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -49,7 +49,9 @@ def curves(shot: Snapshot) -> Figure | None:
         named.add(curve.kind)
     picture.update_layout(layout("Learning curves", f"{shot.way}; thick: best trial; dotted: anchors"))
     picture.update_xaxes(epoch_axis(max(curve.epochs[-1] for curve in found)))
-    return picture.update_yaxes(title=escaped(shot.metric), type="log" if series.is_logarithmic(found) else "linear")
+    if series.is_logarithmic(found):
+        picture.update_yaxes(logarithmic_axis(value for curve in found for value in curve.values))
+    return picture.update_yaxes(title=escaped(shot.metric))
 
 
 def rates(shot: Snapshot) -> Figure | None:

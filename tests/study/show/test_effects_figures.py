@@ -2,14 +2,16 @@
 
 import io
 import re
+from dataclasses import replace
 
 import optuna
 import pytest
 from rich.console import Console
 
 from dropopt.study import effects_figure, efficacy_report, importance_figure, study_effects
-from dropopt.study.show.effects_figures import ON_PAGE, _logarithmic_ticks
-from dropopt.study.show.style import HEIGHT, LINE_HEIGHT
+from dropopt.study.show.effects_figures import ON_PAGE
+from dropopt.study.show.effects_report import costs
+from dropopt.study.show.style import HEIGHT, LINE_HEIGHT, logarithmic_axis
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +82,17 @@ def test_the_costs_fit_into_a_card_of_the_page(study):
     assert len(effects_figure(study_effects(study), 1).layout.annotations) == 1
 
 
-def test_ticks_of_a_logarithmic_panel_are_numbers_in_full():
+def test_ticks_of_a_logarithmic_axis_are_numbers_in_full():
     """Plotly would write 0.02 as 2; a range of a few powers of ten has one tick for each."""
-    assert _logarithmic_ticks([0.01, 0.1, 0.4]) == [0.01, 0.02, 0.05, 0.1, 0.2]
-    assert _logarithmic_ticks([1e-5, 1e-2]) == pytest.approx([1e-5, 1e-4, 1e-3, 1e-2])
+    assert logarithmic_axis([0.01, 0.1, 0.4])["tickvals"] == [0.01, 0.02, 0.05, 0.1, 0.2]
+    assert logarithmic_axis([1e-5, 1e-2])["tickvals"] == pytest.approx([1e-5, 1e-4, 1e-3, 1e-2])
+    assert logarithmic_axis([1e-5, 1e-2])["ticktext"] == ["1e-05", "0.0001", "0.001", "0.01"]
+
+
+def test_costs_are_explained_where_an_answer_has_one(study):
+    """A report without a finding does not explain the unit of findings."""
+    effects = study_effects(study)
+    unknown = replace(effects, answers=tuple(replace(answer, found=False) for answer in effects.answers))
+    known = replace(unknown, answers=(*unknown.answers[1:], replace(unknown.answers[0], found=True)))
+    assert costs(known).startswith("A cost is how much higher")
+    assert costs(unknown) == ""
