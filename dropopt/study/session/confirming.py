@@ -67,8 +67,6 @@ if TYPE_CHECKING:
 TRAIN = Targets("dropopt.training:prepare", "dropopt.training.scored:train_and_score")
 TEST = Targets("dropopt.training:prepare", "dropopt.training.scored:score_on_test")
 
-#: What a study of test runs minimises, by the setting ``optimise``.
-
 
 @dataclass(frozen=True)
 class ConfirmRequest:
