@@ -119,7 +119,7 @@ def effects_figure(effects: Effects, most: int = SHOWN) -> Figure:
             picture.update_yaxes(range=[-0.2, HIGHEST], **place)
         picture.update_yaxes(tickformat=".0%" if effects.ratio else "", **place)
         if effect.factor.log:
-            picture.update_xaxes(logarithmic_axis([level.value for level in effect.profile.levels]), **place)
+            picture.update_xaxes(logarithmic_axis((effect.factor.low, effect.factor.high)), **place)
     picture.update_xaxes(gridcolor=GRID, linecolor=GRID, zeroline=False, tickfont={"size": 10})
     picture.update_yaxes(gridcolor=GRID, linecolor=GRID, zerolinecolor=GRID, tickfont={"size": 10})
     picture.update_annotations(font={"size": 13})
