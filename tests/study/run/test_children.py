@@ -7,6 +7,7 @@ import threading
 import time
 
 import pytest
+from processes import alive, wait_until
 
 from dropopt.study.run import slots
 from dropopt.study.run.executor import Died
@@ -42,15 +43,6 @@ def _child(tmp_path, monkeypatch):
         slot.close()
 
 
-def alive(pid):
-    """Whether a process runs; one that has ended but is not yet reaped does not."""
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
 def test_a_child_is_a_new_session_with_its_arguments_and_environment(child, monkeypatch):
     """Its lines arrive as they were written, then its end; it reads what is sent."""
     monkeypatch.setenv("OMP_NUM_THREADS", "9")
@@ -77,7 +69,7 @@ def test_the_end_of_a_child_ends_what_it_has_started(child):
     _, found, ended = child("sleep 100 & echo $!; head -c 20000 /dev/zero >&2; echo ' why ' >&2; exit 3")
     assert ended.wait(10)
     assert found[1] == Died("its process ended with exit code 3: " + ("\0" * 8186 + " why ").strip()[:500])
-    assert not alive(int(found[0]))
+    wait_until(lambda: not alive([int(found[0])]), 5)  # its pipes close shortly before the process is gone
 
 
 def test_a_killed_child_is_dead_and_stays_unharmed_afterwards(child, monkeypatch):
@@ -88,7 +80,7 @@ def test_a_killed_child_is_dead_and_stays_unharmed_afterwards(child, monkeypatch
     slot.kill()
     assert ended.wait(10)
     slot.close()
-    assert not alive(int(found[0]))
+    wait_until(lambda: not alive([int(found[0])]), 5)
     assert found[1].signal == signal.SIGKILL
     monkeypatch.setattr(slots.os, "killpg", pytest.fail)
     slot.kill()
