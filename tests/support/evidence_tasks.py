@@ -16,6 +16,8 @@ ARRAYS = {"mnist": 1000, "cifar10": 2000}
 FILES = {**{name: f"the file of arrays of {name}" for name in ARRAYS}, "photos": "a folder of images, by class"}
 #: The data sets by name.
 DATA = ("digits", "fashion", *FILES)
+#: The network of the tasks that do not name another.
+NETWORK = "small"
 #: Epochs of each training.
 EPOCHS = 25
 
@@ -31,13 +33,18 @@ def given_files(options: Namespace) -> dict[str, str]:
     return {name: path for name in FILES if (path := getattr(options, name)) is not None}
 
 
-def definition(name: str, files: Mapping[str, str], *, network: str = "small") -> Study:
+def task(name: str, network: str) -> str:
+    """Return what a data set with a network is called in names of studies, such as ``digits`` or ``digits.vgg``."""
+    return name if network == NETWORK else f"{name}.{network.rpartition(':')[2]}"
+
+
+def definition(name: str, files: Mapping[str, str], *, network: str = NETWORK) -> Study:
     """Return the study that says on which data, with which network and how configurations are trained.
 
     Args:
         name: One of :data:`DATA`.
         files: The paths of the data sets in :data:`FILES`.
-        network: The network.
+        network: The network, as in ``model.name``.
 
     Raises:
         SystemExit: The path of the data set is missing.
@@ -54,7 +61,7 @@ def definition(name: str, files: Mapping[str, str], *, network: str = "small") -
         data = {"name": f"numpy:{_absolute(files[name])}", "subset": ARRAYS[name]}
     else:
         data = {"name": f"folder:{_absolute(files[name])}", "image_size": 32, "subset": 2000}
-    return Study(name=name, data=data, model={"name": network}, train=train, n_trials=24)
+    return Study(name=task(name, network), data=data, model={"name": network}, train=train, n_trials=24)
 
 
 def _absolute(path: str) -> str:
