@@ -211,6 +211,13 @@ def test_from_a_trial_to_predictions(studied, monkeypatch, capsys):
     assert rows[1].startswith("pictures/00.png,")
     assert "mutual information" in quiet_call(monkeypatch, capsys, *sampled)
     assert "95% interval" in quiet_call(monkeypatch, capsys, "predict", "m.safetensors", "--card")
+    (folder / "pictures" / "notes.png").write_text("text")
+    monkeypatch.setattr(sys, "argv", ["dropopt", "predict", "m.safetensors", "pictures", "--json"])
+    with pytest.raises(SystemExit, match="1"):
+        cli.main()
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == found
+    assert re.fullmatch(r"skipped: pictures/notes\.png cannot be read .*", printed.err.splitlines()[-1])
 
 
 def test_version_and_short_help(monkeypatch, capsys):

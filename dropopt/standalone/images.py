@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from dropopt.config import ConfigError
 from dropopt.standalone.card import Inputs
 from dropopt.training.data.from_source import resize
 from dropopt.training.data.read_image import SUFFIXES, Pixels, read_image
-from dropopt.training.data.read_many import attempt, readable
+from dropopt.training.data.read_many import attempt, readable, sorted_out
 from dropopt.training.data.system_files import is_system
 
 #: Weights of red, green and blue in a grey value, by ITU-R BT.601.
@@ -51,11 +51,22 @@ def _inside(folder: Path) -> list[Path]:
     return [path for path in found if path.suffix.lower() in SUFFIXES]
 
 
-def from_files(paths: Sequence[Path], inputs: Inputs) -> Tensor:
-    """Read image files as a batch (N, C, H, W) for the network.
+def from_files(
+    paths: Sequence[Path], inputs: Inputs, on_unreadable: Callable[[Path, ConfigError], None] | None = None
+) -> tuple[list[Path], Tensor]:
+    """Read image files as a batch for the network.
 
     If the training read image files, each file is resized while it is decoded, as there. If it had arrays of one size,
     each file is decoded at its own size, and then resized as ``image_size`` resizes arrays.
+
+    Args:
+        paths: The files.
+        inputs: What the network takes.
+        on_unreadable: Called with each file that cannot be prepared, which is then left out. By default there is an
+            error about all such files.
+
+    Returns:
+        The files that were read, and the batch (N, C, H, W) of their images.
 
     Raises:
         ConfigError: A file cannot be decoded, or brought to the scale of the training's images.
@@ -69,8 +80,11 @@ def from_files(paths: Sequence[Path], inputs: Inputs) -> Tensor:
         raise ConfigError(f"this network takes images of {inputs.channels} channels, which image files do not have")
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow releases the interpreter's lock while it decodes
         results = pool.map(attempt(lambda path: _read(path, inputs)), paths)
-        images = [image for _, image in readable(paths, results)]
-    return normalised(torch.stack(images), inputs)
+        found = list(readable(paths, results) if on_unreadable is None else sorted_out(paths, results, on_unreadable))
+    if not found:
+        return [], torch.empty(0, inputs.channels, inputs.height, inputs.width)
+    read, images = zip(*found, strict=True)
+    return list(read), normalised(torch.stack(images), inputs)
 
 
 def from_array(images: Any, inputs: Inputs) -> Tensor:

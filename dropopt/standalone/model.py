@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,7 +97,7 @@ class StandaloneModel(nn.Module):
         """
         if isinstance(images, Tensor) or hasattr(images, "__array__"):
             return from_array(images, self.card.inputs)
-        return from_files([Path(path) for path in images], self.card.inputs)
+        return from_files([Path(path) for path in images], self.card.inputs)[1]
 
     def logits(self, prepared: Tensor) -> Tensor:
         """Logits (N, classes) in float32, in the precision and the batches of the training's validation."""
@@ -139,8 +139,29 @@ class StandaloneModel(nn.Module):
         """
         return list(self.predictions(images, samples=samples, seed=seed))
 
-    def predictions(self, images: Any, *, samples: int = 0, seed: int = 0) -> Iterator[Prediction]:
-        """Yield what :meth:`predict` returns; of image files, only some are in memory at a time."""
+    def predictions(
+        self,
+        images: Any,
+        *,
+        samples: int = 0,
+        seed: int = 0,
+        on_unreadable: Callable[[Path, ConfigError], None] | None = None,
+    ) -> Iterator[Prediction]:
+        """Yield what :meth:`predict` returns; of image files, only some are in memory at a time.
+
+        Args:
+            images: As for :meth:`predict`.
+            samples: As for :meth:`predict`.
+            seed: As for :meth:`predict`.
+            on_unreadable: Called with each image file that cannot be read or prepared, and the reason. These files have
+                no prediction. By default such a file is an error.
+
+        Yields:
+            One prediction for each image, in the order of the images.
+
+        Raises:
+            ConfigError: As for :meth:`predict`.
+        """
         if samples < 0:
             raise ConfigError(f"samples must be 0 or more, got {samples}")
         if isinstance(images, Tensor) or hasattr(images, "__array__"):
@@ -151,7 +172,9 @@ class StandaloneModel(nn.Module):
         starts = range(0, len(paths), FILES_AT_ONCE)
         for start in tracked(starts, len(starts), "classifying images"):
             some = paths[start : start + FILES_AT_ONCE]
-            yield from self._predicted([str(path) for path in some], self.prepare(some), samples, seed)
+            read, prepared = from_files(some, self.card.inputs, on_unreadable)
+            if read:
+                yield from self._predicted([str(path) for path in read], prepared, samples, seed)
 
     def _predicted(self, names: Sequence[str], prepared: Tensor, samples: int, seed: int) -> Iterator[Prediction]:
         information: list[float] | list[None]

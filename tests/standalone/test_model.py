@@ -5,7 +5,9 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
+from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn import functional as F
 
@@ -95,6 +97,26 @@ def test_an_empty_image_gets_a_note(digits):
     notes = [one.note for one in model.predict(images)]
     assert [bool(note) for note in notes] == [True, True, False, False, False]
     assert notes[0].startswith("hardly any contrast (0 of the training's)")
+
+
+def test_files_that_cannot_be_read_are_an_error_or_left_out(digits, tmp_path):
+    """The caller chooses; the predictions of the other files are the same as without them."""
+    model = dropopt.load_model(digits[0], device="cpu")
+    pictures = (load_digits().images[:3] * 255 / 16).round().astype(np.uint8)
+    good = [tmp_path / f"{number}.png" for number in range(3)]
+    for path, pixels in zip(good, pictures, strict=True):
+        Image.fromarray(pixels).save(path)
+    bad = [tmp_path / "0-torn.png", tmp_path / "text.png"]
+    bad[0].write_bytes(good[0].read_bytes()[:-30])
+    bad[1].write_text("text")
+    skipped = {}
+    found = list(model.predictions(tmp_path, on_unreadable=lambda path, error: skipped.update({path: str(error)})))
+    assert found == model.predict(good)
+    assert list(skipped) == bad
+    assert all(str(path) in error for path, error in skipped.items())
+    assert not list(model.predictions(bad, on_unreadable=lambda path, error: None))
+    with pytest.raises(ConfigError, match=r"0-torn\.png cannot be read .*; nor can .*text\.png"):
+        model.predict(tmp_path)
 
 
 def test_calibration_error_by_hand():

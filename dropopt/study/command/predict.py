@@ -7,11 +7,13 @@ import json
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
 from dropopt.study.command import options
+from dropopt.study.command.errors import FAILED
 
 if TYPE_CHECKING:
     from dropopt.standalone.model import Prediction
@@ -29,11 +31,12 @@ def predict(
     code: options.Code = None,
     trust: options.Trust = False,
     quiet: options.Quiet = False,
-) -> None:
+) -> int:
     """Classify images with a model that dropopt train has written.
 
     Images are prepared exactly as the training prepared its own. Probabilities are calibrated with the temperature that
-    the training fitted on its validation images.
+    the training fitted on its validation images. Files that cannot be read are named and left out; the exit code is
+    then 1.
     """
     from dropopt.config import ConfigError
     from dropopt.standalone.file import read_model
@@ -46,7 +49,7 @@ def predict(
     if card:
         about = read_model(model).card
         print(json.dumps(about.model_dump(mode="json"), indent=1) if as_json else "\n".join(about.lines()))
-        return
+        return 0
     if not images:
         raise ConfigError("give image files or folders after the model, or --card to see what it is")
     ask = typer.confirm if sys.stdin.isatty() else None
@@ -58,14 +61,23 @@ def predict(
         ask=ask,
         on_notice=None if quiet else lambda line: print(line, file=sys.stderr),
     )
-    found = loaded.predictions(images, samples=samples, seed=seed)
+    skipped: list[Path] = []
+
+    def skip(path: Path, error: ConfigError) -> None:
+        skipped.append(path)
+        print(f"skipped: {error}", file=sys.stderr)
+
+    found = loaded.predictions(images, samples=samples, seed=seed, on_unreadable=skip)
     if as_json:
         print(json.dumps([asdict(one) for one in found], indent=1))
     elif as_csv:
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerows(_rows(found, loaded.classes))
     else:
-        make_console().print(table(list(found)))
+        rows = list(found)
+        if rows or not skipped:
+            make_console().print(table(rows))
+    return FAILED if skipped else 0
 
 
 def _rows(found: Iterable[Prediction], classes: tuple[str, ...]) -> Iterator[list[object]]:

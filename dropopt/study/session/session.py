@@ -188,7 +188,7 @@ class Session:
                 limits=Limits(study.timeout, study.trial_timeout),
                 checkpoints=self._request.checkpoints,
                 keep_checkpoints=study.keep_checkpoints,
-                weights=None if self._artifacts is None else partial(path_of, self._artifacts, study.name),
+                weights=None if self._artifacts is None else partial(self._file_of_weights, self._artifacts),
                 signals=signals,
             )
             worker.run()
@@ -267,6 +267,11 @@ class Session:
     @property
     def _artifacts(self) -> Path | None:
         return artifact_folder(self._request.url, self._request.artifacts)
+
+    def _file_of_weights(self, folder: Path, number: int) -> Path:
+        """The file for the weights of trial ``number``; the study is open, since it has a trial."""
+        name = self._definition.name if self._study is None else name_of_files(self._study)
+        return path_of(folder, name, number)
 
     def _refresh(self, study: optuna.Study) -> None:
         """Update what dashboards show of the study: its note, its figures and the files of its best trials."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dropopt.study.show.snapshot import Snapshot
+from dropopt.study.store.experiment import name_of_files
 from dropopt.study.store.history import history_of
 from dropopt.study.store.keys import CONFIG
 from dropopt.study.store.url import file_of
@@ -53,16 +54,16 @@ def save_artifacts(study: optuna.Study, folder: Path, storage_hint: str) -> None
     """Store the files of the best trials of ``study`` in ``folder``, and remove those of former best trials."""
     from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 
-    shot = Snapshot.of(study)
+    shot, files = Snapshot.of(study), name_of_files(study)
     chosen = [trial for trial in shot.ranked if CONFIG in trial.user_attrs][:TRIALS]
     known = _stored(study)
-    weights = {_weights(trial): path_of(folder, shot.name, trial.number) for trial in chosen}
+    weights = {_weights(trial): path_of(folder, files, trial.number) for trial in chosen}
     wanted = {name: trial for trial in chosen for name in _names(trial)}
     wanted |= {
         _weights(trial): trial for trial in chosen if weights[_weights(trial)].exists() or _weights(trial) in known
     }
     if wanted.keys() == known.keys():
-        remove_others(folder, shot.name, shot.finished)
+        remove_others(folder, files, shot.finished)
         return
     folder.mkdir(parents=True, exist_ok=True)
     store = FileSystemArtifactStore(folder)
@@ -78,7 +79,7 @@ def save_artifacts(study: optuna.Study, folder: Path, storage_hint: str) -> None
         study._storage.set_study_system_attr(study._study_id, KEY + known[name], json.dumps(None))
         with suppress(Exception):  # the file may be on another machine
             store.remove(known[name])
-    remove_others(folder, shot.name, shot.finished)
+    remove_others(folder, files, shot.finished)
 
 
 def curves_csv(trial: FrozenTrial) -> str:

@@ -61,7 +61,7 @@ def create(
 
 
 def name_of_files(study: optuna.Study) -> str:
-    """Return the name of a study in the names of its checkpoints: it differs from those in all other storages."""
+    """Return the name of a study in the names of its files, which differs from those of all other storages."""
     own = study.user_attrs.get(ID)
     return study.study_name if own is None else f"{study.study_name} {own}"
 

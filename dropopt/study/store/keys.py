@@ -21,8 +21,8 @@ PLAN = "plan"
 BASE = "base"
 #: Versions, command and machine at the time the study was created.
 MADE_WITH = "made_with"
-#: A random id in the names of the study's checkpoints, because studies in other storages may have the same name and the
-#: same folder; absent from studies of earlier versions.
+#: A random id in the names of the study's checkpoints and weights, because studies in other storages may have the same
+#: name and the same folder; absent from studies of earlier versions.
 ID = "id"
 #: The hash of each split of the data.
 DATA = "data_fingerprint"

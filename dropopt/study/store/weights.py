@@ -19,7 +19,13 @@ _SUFFIX = ".safetensors"
 
 
 def path_of(folder: Path, study: str, number: int) -> Path:
-    """The file of trial ``number``. No two names of studies share a file."""
+    """The file of trial ``number``.
+
+    Args:
+        folder: The folder of the artifacts.
+        study: What :func:`~dropopt.study.store.experiment.name_of_files` returns for the study. No two share a file.
+        number: The trial's number.
+    """
     return folder.absolute() / f"{_prefix(study)}{number}{_SUFFIX}"
 
 

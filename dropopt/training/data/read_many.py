@@ -1,4 +1,4 @@
-"""Reading many files: all that cannot be read are reported together, so that they can be repaired together."""
+"""Reading many files, some of which cannot be read: they are reported together, or left out."""
 
 from __future__ import annotations
 
@@ -26,6 +26,23 @@ def attempt(read: Callable[[Path], T]) -> Callable[[Path], T | ConfigError]:
     return attempted
 
 
+def sorted_out(
+    paths: Iterable[Path], results: Iterable[T | ConfigError], on_unreadable: Callable[[Path, ConfigError], None]
+) -> Iterator[tuple[Path, T]]:
+    """Yield each path with what was read; call ``on_unreadable`` with the other paths and their errors.
+
+    Args:
+        paths: The files.
+        results: What :func:`attempt` returned for each.
+        on_unreadable: Called with each file that could not be read.
+    """
+    for path, result in zip(paths, results, strict=True):
+        if isinstance(result, ConfigError):
+            on_unreadable(path, result)
+        else:
+            yield path, result
+
+
 def readable(paths: Iterable[Path], results: Iterable[T | ConfigError], advice: str = "") -> Iterator[tuple[Path, T]]:
     """Yield each path with what was read.
 
@@ -38,11 +55,7 @@ def readable(paths: Iterable[Path], results: Iterable[T | ConfigError], advice: 
         ConfigError: At the end, if files could not be read: the first error, and the names of the other files.
     """
     failed: list[tuple[Path, ConfigError]] = []
-    for path, result in zip(paths, results, strict=True):
-        if isinstance(result, ConfigError):
-            failed.append((path, result))
-        else:
-            yield path, result
+    yield from sorted_out(paths, results, lambda path, error: failed.append((path, error)))
     if not failed:
         return
     others = [str(path) for path, _ in failed[1:]]

@@ -21,6 +21,7 @@ from dropopt.study.show.artifacts import artifact_folder, save_artifacts
 from dropopt.study.show.dashboard import Server
 from dropopt.study.show.note import MARK
 from dropopt.study.store.errors import StorageError
+from dropopt.study.store.experiment import name_of_files
 from dropopt.study.store.weights import path_of
 
 
@@ -187,6 +188,20 @@ def test_the_weights_of_the_best_trials_are_files_too(tmp_path):
     assert left == {12}
     save_artifacts(study, folder, "")
     assert len(list(folder.iterdir())) == 8
+    study._storage.remove_session()
+
+
+def test_studies_with_the_same_name_do_not_share_weights(tmp_path):
+    """Two storages use one folder of artifacts: each study takes the file of its own trial, and leaves the other."""
+    files = {}
+    for owner in "ab":
+        study = shown_study(12, f"sqlite:///{tmp_path}/{owner}.db")
+        study.set_user_attr("id", owner)
+        files[owner] = path_of(tmp_path / "shared", name_of_files(study), 11)
+        write_weights(nn.Linear(1, 1), files[owner])
+        study._storage.remove_session()
+    save_artifacts(study, tmp_path / "shared", "")
+    assert (files["a"].exists(), files["b"].exists()) == (True, False)
     study._storage.remove_session()
 
 
