@@ -253,11 +253,11 @@ def test_the_dashboard_shows_the_study_on_this_machine_only(studied):
     try:
         line = process.stdout.readline()
         url = re.search(r"http://127\.0\.0\.1:\d+/", line)[0]
-        with urllib.request.urlopen(url + "api/studies", timeout=10) as answer:
+        with urllib.request.urlopen(url + "api/studies", timeout=60) as answer:
             assert [study["study_name"] for study in json.load(answer)["study_summaries"]] == ["digits"]
     finally:
         process.terminate()
-        process.communicate(timeout=10)
+        process.communicate(timeout=60)
 
 
 def test_confirm_trains_again_and_reads_the_test_set(studied, tmp_path, monkeypatch, capsys):

@@ -199,7 +199,7 @@ def test_signals_end_a_study_cleanly(tmp_path, number, code):
     wait_until(lambda: running(tmp_path))
     pids = children(process.pid)
     process.send_signal(number)
-    out = process.communicate(timeout=10)[0]
+    out = process.communicate(timeout=60)[0]
     assert process.returncode == code, out
     assert "go on   dropopt run fake --n-trials 4\n" in out
     assert len(pids) == 2
@@ -211,7 +211,7 @@ def test_signals_end_a_study_cleanly(tmp_path, number, code):
     assert len(stopped) >= 1
     if number != signal.SIGINT:
         return
-    out, _ = start(tmp_path, n_trials=4, env={"FAKE_SECONDS": "0"}).communicate(timeout=30)
+    out, _ = start(tmp_path, n_trials=4, env={"FAKE_SECONDS": "0"}).communicate(timeout=120)
     found = trials(f"sqlite:///{tmp_path}/runs/dropopt.db")
     assert counted(found) == 4, out
     assert len(found) == 4 + len(stopped)
@@ -224,8 +224,8 @@ def test_a_killed_worker_leaves_no_child_and_its_trials_are_replaced(tmp_path):
     pids = children(process.pid)
     process.kill()
     process.communicate()
-    wait_until(lambda: alive(pids) == [], seconds=5)
-    out, _ = start(tmp_path, n_trials=4, env={"FAKE_SECONDS": "0"}).communicate(timeout=30)
+    wait_until(lambda: alive(pids) == [], seconds=30)
+    out, _ = start(tmp_path, n_trials=4, env={"FAKE_SECONDS": "0"}).communicate(timeout=120)
     found = trials(f"sqlite:///{tmp_path}/runs/dropopt.db")
     assert all(trial.state.is_finished() for trial in found), out
     assert "abandoned" in {trial.user_attrs.get("reason") for trial in found}

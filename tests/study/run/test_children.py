@@ -69,7 +69,7 @@ def test_the_end_of_a_child_ends_what_it_has_started(child):
     _, found, ended = child("sleep 100 & echo $!; head -c 20000 /dev/zero >&2; echo ' why ' >&2; exit 3")
     assert ended.wait(10)
     assert found[1] == Died("its process ended with exit code 3: " + ("\0" * 8186 + " why ").strip()[:500])
-    wait_until(lambda: not alive([int(found[0])]), 5)  # its pipes close shortly before the process is gone
+    wait_until(lambda: not alive([int(found[0])]), 30)  # its pipes close shortly before the process is gone
 
 
 def test_a_killed_child_is_dead_and_stays_unharmed_afterwards(child, monkeypatch):
@@ -80,7 +80,7 @@ def test_a_killed_child_is_dead_and_stays_unharmed_afterwards(child, monkeypatch
     slot.kill()
     assert ended.wait(10)
     slot.close()
-    wait_until(lambda: not alive([int(found[0])]), 5)
+    wait_until(lambda: not alive([int(found[0])]), 30)
     assert found[1].signal == signal.SIGKILL
     monkeypatch.setattr(slots.os, "killpg", pytest.fail)
     slot.kill()

@@ -266,7 +266,7 @@ def test_one_signal_ends_the_program(tmp_path, number, public):
     )
     assert re.search(r"http://\S+:\d+/ \(read-only", process.stdout.readline())
     process.send_signal(number)
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 0
     assert ("no password" in err) == public
     assert "Traceback" not in err
