@@ -70,7 +70,7 @@ def _content(shot: Snapshot, storage: str) -> dict[str, Any]:
     """The values of the template's variables."""
     made = shot.attributes.get(MADE_WITH)
     versions = made.get("versions", {}) if isinstance(made, dict) else {}
-    environment = {key: value for key, value in (made or {}).items() if key not in ("versions", "git")}
+    environment = {key: value for key, value in (made or {}).items() if value and key not in ("versions", "git")}
     return {
         "name": shot.name,
         "created": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
