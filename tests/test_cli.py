@@ -395,6 +395,14 @@ def test_no_traceback_is_printed(tmp_path):
     assert call("run", "none.py", cwd=tmp_path, code=2).count("\n") == 1
 
 
+def test_a_file_that_the_system_refuses_is_reported_in_one_line(monkeypatch, capsys):
+    """The name of the file and the system's reason, whatever the command was doing."""
+    monkeypatch.setattr(sys, "argv", ["dropopt", "status", "--storage", "x" * 300])
+    with pytest.raises(SystemExit, match="1"):
+        cli.main()
+    assert capsys.readouterr().err == f"dropopt: {'x' * 300}: File name too long\n"
+
+
 def test_a_mistake_in_a_script_is_reported_with_its_path(tmp_path):
     """For an unknown setting, a missing study or a syntax error, the message has the file and the reason."""
     path = tmp_path / "own.py"

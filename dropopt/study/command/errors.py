@@ -58,6 +58,8 @@ def _expected(error: Exception) -> _Exit | None:
         return _Exit(FAILED, str(error))
     if is_storage_error(error):
         return _Exit(FAILED, f"the storage failed: {reason(error)}")
+    if isinstance(error, OSError) and error.filename is not None:  # a name that is too long, a folder without access
+        return _Exit(FAILED, f"{error.filename}: {error.strerror}")
     return None
 
 
