@@ -22,6 +22,8 @@ ARMS = {
     "own": "engine, own patterns, learned weights",
     "own_uniform": "engine, own patterns, equal weights",
     "averaged": "engine, averaged rates, learned weights",
+    "default_own": "engine at its defaults, own patterns",
+    "default": "engine at its defaults",
     "adaptive": "adaptive dropout alone",
     "structured": "structured dropout alone",
     "contextual": "contextual dropout alone",
@@ -35,6 +37,8 @@ ARMS = {
 #: The data sets in the order of the figure, and what they are called; other names are shown as they are.
 DATA = {
     "digits": "digits",
+    "digits.vgg": "digits, vgg",
+    "digits.resnet9": "digits, resnet9",
     "mnist": "MNIST, 1,000 images",
     "fashion": "Fashion-MNIST, 2,000 images",
     "cifar10": "CIFAR-10, 2,000 images",
