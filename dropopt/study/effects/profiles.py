@@ -26,7 +26,7 @@ from dropopt.study.effects.model import Model
 #: Levels of a continuous range.
 LEVELS = 17
 #: Random configurations from which the search for good ones starts, a power of two.
-POOL = 1024
+POOL = 512
 #: Configurations that are kept for each level, their neighbours in each round of the search, and the rounds' widths.
 KEPT, NEIGHBOURS = 12, 8
 WIDTHS = (0.2, 0.07)
@@ -145,10 +145,9 @@ class Search:
 
     def lowest(self, index: int, setting: Array | float) -> Array:
         """The lowest response (draws,) with a factor at a level, over good configurations for it."""
-        start = self._with(self._good, index, setting)
-        if self._design.factors[index].kind == "choice":
-            same = (self._pool.values[index] == setting) & self._pool.active[:, index]
-            start = joined([start, self._pool.take(np.flatnonzero(same)[:KEPT])])
+        # Good values of the other factors may be far from those at another level, so the whole pool is tried.
+        start = self._with(joined([self._good, self._pool]), index, setting)
+        start = start.take(np.argsort(self._height(start), kind="stable")[:KEPT])
         found = self._refined(start, index)
         return np.asarray((self._design.matrix(found) @ self._draws).min(axis=0))
 
