@@ -126,10 +126,23 @@ def interior(rng: np.random.Generator) -> Problem:
     return Problem(factors, response, 0.1)
 
 
+def matched(rng: np.random.Generator) -> Problem:
+    """Two numbers have to match each other, and two others to add up to 1: no value of either is the best."""
+    factors = (*(number(f"x{i}") for i in range(5)), choice("c", 3))
+    at, level = rng.uniform(size=1), rng.normal(size=3)
+
+    def response(p: Points) -> np.ndarray:
+        x, c = p.values[:5], p.values[5].astype(int)
+        return 2 * _bowl(x[0], x[1]) + 2 * _bowl(x[2], 1 - x[3]) + _bowl(x[4], at[0]) + 0.3 * level[c]
+
+    return Problem(factors, response, 0.1)
+
+
 PROBLEMS: dict[str, Callable[[np.random.Generator], Problem]] = {
     "additive": additive,
     "interactions": together,
     "one choice": one_choice,
+    "matched": matched,
     "conditional": conditional,
     "losses": losses,
     "basin": interior,

@@ -12,6 +12,7 @@ on the space, and their variances add up to that of f.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -91,19 +92,32 @@ class Design:
 
     def matrix(self, points: Points) -> Array:
         """All features (n, columns) of configurations."""
-        alone = [self._alone(index, points) for index in range(len(self.factors))]
-        low = [side[:, : len(self._low[index][0])] for index, side in enumerate(alone)]
-        table = np.empty((len(points), self.width))
-        table[:, 0] = 1.0
-        for part in self.parts:
+        return np.concatenate([np.ones((len(points), 1)), self.features(points, self.parts)], axis=1)
+
+    def features(self, points: Points, parts: Sequence[Part]) -> Array:
+        """The features (n, columns) of some parts, side by side."""
+        wanted = {d for part in parts for d in part.factors}
+        alone = {d: self._alone(d, points) for d in wanted}
+        low = {d: side[:, : len(self._low[d][0])] for d, side in alone.items()}
+        table = np.empty((len(points), sum(part.stop - part.start for part in parts)))
+        column = 0
+        for part in parts:
+            own = slice(column, column := column + part.stop - part.start)
             if len(part.factors) == 1:
-                (d,) = part.factors
-                table[:, part.start : part.stop] = alone[d]
+                table[:, own] = alone[part.factors[0]]
             else:
                 d, e = part.factors
                 first, second = self._within(d, e, points, low[d]), self._within(e, d, points, low[e])
-                table[:, part.start : part.stop] = (first[:, :, None] * second[:, None, :]).reshape(len(points), -1)
+                table[:, own] = (first[:, :, None] * second[:, None, :]).reshape(len(points), -1)
         return table
+
+    def depending_on(self, index: int) -> tuple[Part, ...]:
+        """The parts that may change if a factor gets another value, and the factors that decide about it too."""
+        parents = {condition.parent for condition in self.factors[index].conditions} | {index}
+        changed = parents | {
+            d for d, factor in enumerate(self.factors) if any(c.parent in parents for c in factor.conditions)
+        }
+        return tuple(part for part in self.parts if not changed.isdisjoint(part.factors))
 
     def prior(self, settings: Settings) -> Array:
         """Prior variances (columns,) of the coefficients, in units of the noise variance."""

@@ -27,16 +27,25 @@ FLAT = 1e-9
 
 @dataclass(frozen=True)
 class Importance:
-    """The shares of the variance that are due to a factor: alone, and together with the others."""
+    """The shares of the variance that are due to a factor: alone, and together with the others.
+
+    Attributes:
+        first: The share that is due to it alone.
+        total: The share in which it has a part.
+        noisy: The share of the variance of single trainings in which it has a part: their noise counts too.
+    """
 
     first: Estimate
     total: Estimate
+    noisy: Estimate
 
 
 def importances(model: Model) -> tuple[Importance, ...]:
     """The importance of each factor."""
     first, total = indices(model)
-    return tuple(Importance(Estimate.of(a), Estimate.of(b)) for a, b in zip(first, total, strict=True))
+    noisy = total * _explained(model)
+    shares = zip(first, total, noisy, strict=True)
+    return tuple(Importance(*(Estimate.of(draws) for draws in each)) for each in shares)
 
 
 def indices(model: Model) -> tuple[Array, Array]:
@@ -60,7 +69,11 @@ def indices(model: Model) -> tuple[Array, Array]:
 
 def explained(model: Model) -> Estimate:
     """The share of the variance over the space that is not the noise between trainings of one configuration."""
+    return Estimate.of(_explained(model))
+
+
+def _explained(model: Model) -> Array:
     variance = sum(
         part.used * (model.draws.coefficients[part.start : part.stop] ** 2).sum(axis=0) for part in model.design.parts
     )
-    return Estimate.of(np.asarray(variance / (variance + model.draws.noise**2)))
+    return np.asarray(variance / (variance + model.draws.noise**2))

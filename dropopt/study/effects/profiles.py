@@ -26,10 +26,10 @@ from dropopt.study.effects.model import Model
 #: Levels of a continuous range.
 LEVELS = 17
 #: Random configurations from which the search for good ones starts, a power of two.
-POOL = 1024
+POOL = 2048
 #: Configurations that are kept for each level, their neighbours in each round of the search, and the rounds' widths.
-KEPT, NEIGHBOURS = 12, 8
-WIDTHS = (0.2, 0.07)
+KEPT, NEIGHBOURS = 24, 8
+WIDTHS = (0.3, 0.15, 0.07)
 #: Part of the factors that a neighbour changes.
 CHANGED = 0.4
 
@@ -91,7 +91,7 @@ def _profile(model: Model, search: Search, index: int, off: Mapping[str, object]
     labels, values, settings = levels_of(factor)
     part = model.design.parts[index]
     average = features(factor, settings) @ model.draws.coefficients[part.start : part.stop]
-    best = np.array([search.lowest(index, settings[i]) for i in range(len(settings))])
+    best = search.lowest(index, settings)
     chance = (best == best.min(axis=0)).mean(axis=1)
 
     def cost(response: Array) -> Estimate:
@@ -143,14 +143,21 @@ class Search:
         self._pool = pool.take(np.argsort(self._height(pool), kind="stable"))
         self._good = self._refined(self._pool.take(np.arange(KEPT)), None)
 
-    def lowest(self, index: int, setting: Array | float) -> Array:
-        """The lowest response (draws,) with a factor at a level, over good configurations for it."""
-        start = self._with(self._good, index, setting)
-        if self._design.factors[index].kind == "choice":
-            same = (self._pool.values[index] == setting) & self._pool.active[:, index]
-            start = joined([start, self._pool.take(np.flatnonzero(same)[:KEPT])])
-        found = self._refined(start, index)
-        return np.asarray((self._design.matrix(found) @ self._draws).min(axis=0))
+    def lowest(self, index: int, settings: Array) -> Array:
+        """The lowest response (levels, draws) at each level of a factor, over good configurations for it."""
+        # Good values of the other factors may be far from those at another level, so the whole pool is tried. Only some
+        # parts of the model change with the level.
+        pool = joined([self._good, self._pool])
+        parts = self._design.depending_on(index)
+        mean = np.concatenate([self._mean[part.start : part.stop] for part in parts])
+        rest = self._height(pool) - self._design.features(pool, parts) @ mean
+        found = []
+        for setting in settings:
+            tried = self._with(pool, index, setting)
+            height = rest + self._design.features(tried, parts) @ mean
+            start = tried.take(np.argsort(height, kind="stable")[:KEPT])
+            found.append((self._design.matrix(self._refined(start, index)) @ self._draws).min(axis=0))
+        return np.array(found)
 
     def _height(self, points: Points) -> Array:
         return np.asarray(self._design.matrix(points) @ self._mean)

@@ -25,7 +25,8 @@ LISTED = 3
 FACTORS = 5.0
 #: Importances whose upper limit is lower are negligible.
 NEGLIGIBLE = 0.02
-
+#: A share of the variance of single trainings, noise included, from whose lower limit on a factor matters.
+MATTERS = 0.05
 #: An importance whose lower limit is below this touches 0: nothing is claimed about the factor.
 TOUCHES = 0.005
 
@@ -125,7 +126,7 @@ class Writer:
 
     def _claim(self, question: Question, effect: FactorEffect) -> str:
         """What the evidence says about a factor; empty if the interval of its importance touches 0."""
-        if effect.importance.total.low < TOUCHES:
+        if effect.importance.noisy.low < TOUCHES:
             return ""
         if effect.factor.kind == "number":
             return self._number(question, effect)
@@ -163,14 +164,15 @@ class Writer:
         return f"; whether the rate should rise or fall {along} is not known (rise: probability {negative:.2f})"
 
     def _nothing(self, effects: Sequence[FactorEffect]) -> Iterator[str]:
-        """What to say of factors without a claim: that they hardly matter, or how many more trials might tell."""
+        """What to say of factors without a claim, and how many more trials might tell."""
         called = {effect.name: "the applied rate" if effect.name == APPLIED else effect.name for effect in effects}
         negligible = [effect.name for effect in effects if effect.importance.total.high < NEGLIGIBLE]
-        if unknown := [effect for effect in effects if effect.name not in negligible]:
-            parts = [
-                f"{called[one.name]} ({self._more([level.best for level in one.profile.levels])})" for one in unknown
-            ]
-            yield f"no effect was found of {', '.join(parts)}"
+        more = {one.name: self._more([level.best for level in one.profile.levels]) for one in effects}
+        matter = [one.name for one in effects if one.importance.noisy.low >= MATTERS]
+        if matter:
+            yield f"Not known: {', '.join(f'the best value of {called[name]} ({more[name]})' for name in matter)}"
+        if unknown := [one.name for one in effects if one.name not in [*negligible, *matter]]:
+            yield f"no effect was found of {', '.join(f'{called[name]} ({more[name]})' for name in unknown)}"
         if negligible:
             names = ", ".join(called[name] for name in negligible)
             yield f"{names}: hardly matter{'' if len(negligible) > 1 else 's'}"

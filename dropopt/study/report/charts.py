@@ -125,7 +125,7 @@ def _importance(shot: Snapshot) -> Chart | None:
         [(e.name, t.low, t.value, t.high, COLOURS[0]) for e, t in zip(shown, totals, strict=True)]
     )
     axes.set_xlim(-0.02, 1.02)
-    axes.set_xlabel("share of the variance of the outcome, with its 90% interval")
+    axes.set_xlabel("share of the variance without noise, with its 90% interval")
     told = "; ".join(f"{e.name} {e.importance.total.value:.2f}" for e in shown)
     return Chart("importance", "Which parameter matters", f"Intervals of the importance: {told}.", figure)
 

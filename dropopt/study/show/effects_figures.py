@@ -30,7 +30,7 @@ def importance_figure(effects: Effects) -> Figure:
         effects: The effects, from :func:`dropopt.study.study_effects`.
 
     Returns:
-        A bar for each parameter: its share of the variance of the outcome over the search space. The part that it
+        A bar for each parameter: its share of the variance over the search space, without noise. The part that it
         explains alone is darker. Without effects, a figure that says so.
 
     Example:
@@ -70,7 +70,7 @@ def importance_figure(effects: Effects) -> Figure:
         marker={"color": COLOURS[0]},
         width=0.4,
     )
-    picture.update_xaxes(title="share of the variance, 90% interval", range=[0, 1])
+    picture.update_xaxes(title="share of the variance without noise, 90% interval", range=[0, 1])
     picture.update_yaxes(autorange="reversed")
     return picture.update_layout(layout("Which parameter matters", _reach(effects)), barmode="overlay")
 

@@ -31,7 +31,7 @@ def effects_parts(effects: Effects) -> list[RenderableType]:
     parts += [Text(""), _table(effects)]
     sentences = (
         f"From {effects.trials} trials, {effects.complete} of them complete, by a model of the whole search space.",
-        "Importance is the share of the variance of the outcome over the space that a parameter has a part in (90% "
+        "Importance is the share of the variance over the space, without noise, that a parameter has a part in (90% "
         "interval).",
         costs(effects),
         f"Single trials of one configuration have a standard deviation of about {_noise(effects)}.",

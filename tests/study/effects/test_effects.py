@@ -156,6 +156,22 @@ def test_nothing_is_claimed_of_noise():
     assert effects.answers[4].text.startswith("Not known: ")
 
 
+def test_a_parameter_can_matter_and_its_best_value_be_unknown():
+    """Every rate is as good as any other if the rest is set for it: it matters, and no value is best."""
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    rng = np.random.default_rng(0)
+
+    def loss(trial):
+        rate, other = trial.suggest_float("r0", 0.1, 0.7), trial.suggest_float("other", 0.1, 0.7)
+        return 1 + 4 * (rate - other) ** 2 + 0.02 * rng.normal()
+
+    study.optimize(loss, n_trials=60)
+    effects = study_effects(study)
+    assert effects.factors[0].importance.noisy.low > 0.3
+    assert effects.answers[1].text.startswith("Not known: the best value of r0 (")
+    assert not effects.answers[1].found
+
+
 def test_baselines_and_other_studies():
     """A study of baselines has a kind that turns dropout off; another study only has importances."""
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
