@@ -1,0 +1,395 @@
+"""Each intercepted operation by itself: its value, and the relevance of its inputs, against formulas in float64."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dropopt.engine.importance.lrp.handlers import HANDLERS
+from dropopt.engine.importance.lrp.relevance import RelevanceMode
+from dropopt.engine.importance.lrp.rules import rules
+
+TINY = 1e-12  # epsilon for the limit epsilon -> 0
+
+
+def numbers(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+X, Y, SMALL = numbers(3, 4, 5, 6), numbers(3, 4, 5, 6, seed=1), numbers(4, 1, 1, seed=2)
+W, B, MEAN, VAR = numbers(4, seed=3), numbers(4, seed=4), numbers(4, seed=5), numbers(4, seed=6).exp()
+SQUARE, KERNEL = numbers(6, 6, seed=7), numbers(2, 4, 3, 2, seed=8)
+TOKENS = [numbers(2, 5, 6, seed=seed) for seed in (9, 10, 11)]
+
+
+def passed(operation: Callable[..., Any], *inputs: Tensor, rule: str = "epsilon") -> tuple[Any, Tensor, list[Tensor]]:
+    """Return the output within the mode, a random relevance of the output, and that of each input."""
+    leaves = [x.clone().requires_grad_() for x in inputs]
+    with RelevanceMode(rule, TINY):
+        output = operation(*(leaf.clone() for leaf in leaves))
+    y = output[0] if isinstance(output, tuple) else output
+    r = numbers(*y.shape, seed=99)
+    found = torch.autograd.grad(y, leaves, r, allow_unused=True)
+    return output, r, [torch.zeros_like(x) if f is None else f for f, x in zip(found, inputs, strict=True)]
+
+
+def pulled(function: Callable[[Tensor], Tensor], x: Tensor, r: Tensor) -> Tensor:
+    """Return the gradient of the sum of r * function(x)."""
+    gradient: Tensor = torch.autograd.functional.vjp(function, x, r)[1]
+    return gradient
+
+
+def in_proportion(function: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
+    """Relevance of the first input of a linear function: each contribution to an output has its share of it."""
+    return lambda x, *others: x * pulled(function, x, others[-1] / others[-2])
+
+
+def unchanged(x: Tensor, *others: Tensor) -> Tensor:
+    return others[-1]
+
+
+def returned(operation: Callable[..., Any]) -> Callable[..., Tensor]:
+    """An operation for its effect on the first argument."""
+    return lambda x, *others: (operation(x, *others), x)[1]
+
+
+def scaled(variance: Callable[[Any], Any], eps: float = 0.3, weight: Any = None) -> Callable[..., Tensor]:
+    """Relevance of a normalisation: slope * x of slope * x + shift = y."""
+    factor = 1 if weight is None else weight
+
+    def expected(x: Tensor, y: Tensor, r: Tensor) -> Tensor:
+        return x * torch.as_tensor(variance(x.numpy()) + eps).rsqrt() * factor / y * r
+
+    return expected
+
+
+def of_group(x: Any) -> Any:
+    sides = x.reshape(len(x), 2, -1).var(-1).repeat(2, 1)
+    return sides.reshape(*sides.shape, *[1] * (x.ndim - 2))
+
+
+PER_MAP, MAPS, LAST = W.view(4, 1, 1), VAR.view(4, 1, 1).numpy(), numbers(5, 6, seed=12)
+NORMS: dict[str, tuple[Callable[[Tensor], Tensor], Tensor, Callable[..., Tensor]]] = {
+    "batch": (lambda x: F.batch_norm(x, MEAN, VAR, W, B, eps=0.3), X, scaled(lambda x: MAPS, weight=PER_MAP)),
+    "batch, plain": (lambda x: F.batch_norm(x, MEAN, VAR), X, scaled(lambda x: MAPS, 1e-5)),
+    "batch, vectors": (lambda x: F.batch_norm(x, MEAN, VAR, W), X[..., 0, 0], scaled(lambda x: VAR.numpy(), 1e-5, W)),
+    "batch, own": (
+        lambda x: F.batch_norm(x, MEAN.clone(), VAR.clone(), W, B, True, 0.1, 0.3),
+        X,
+        scaled(lambda x: x.var((0, 2, 3), keepdims=True), weight=PER_MAP),
+    ),
+    "batch, own, vectors": (
+        lambda x: F.batch_norm(x, None, None, W, B, training=True, eps=0.3),
+        X[..., 0, 0],
+        scaled(lambda x: x.var(0), weight=W),
+    ),
+    "batch after an activation": (
+        lambda x: F.batch_norm(x.neg(), MEAN, VAR, W, B, eps=0.3),
+        X,
+        lambda x, y, r: scaled(lambda x: MAPS, weight=PER_MAP)(-x, y, r),
+    ),
+    "instance": (
+        lambda x: F.instance_norm(x, None, None, W, B, eps=0.3),
+        X,
+        scaled(lambda x: x.var((2, 3), keepdims=True), weight=PER_MAP),
+    ),
+    "instance, signals": (lambda x: F.instance_norm(x), X[..., 0], scaled(lambda x: x.var(2, keepdims=True), 1e-5)),
+    "instance, running": (
+        lambda x: F.instance_norm(x, MEAN, VAR, W, B, use_input_stats=False, eps=0.3),
+        X,
+        scaled(lambda x: MAPS, weight=PER_MAP),
+    ),
+    "layer": (
+        lambda x: F.layer_norm(x, (5, 6), LAST, Y[0, 0], 0.3),
+        X,
+        scaled(lambda x: x.var((2, 3), keepdims=True), weight=LAST),
+    ),
+    "layer, by name": (
+        lambda x: torch.layer_norm(input=x, normalized_shape=(6,), weight=LAST[0], eps=0.3),
+        X,
+        scaled(lambda x: x.var(3, keepdims=True), weight=LAST[0]),
+    ),
+    "layer, plain": (
+        lambda x: torch.layer_norm(x, (6,)),
+        X,
+        scaled(lambda x: x.var(3, keepdims=True), 1e-5),
+    ),
+    "group": (lambda x: F.group_norm(x, 2, W, B, 0.3), X, scaled(of_group, weight=PER_MAP)),
+    "group, signals": (lambda x: torch.group_norm(x, 2), X[..., 0], scaled(of_group, 1e-5)),
+    "group, by name": (
+        lambda x: torch.group_norm(input=x, num_groups=2, weight=W, bias=B, eps=0.3),
+        X,
+        scaled(of_group, weight=PER_MAP),
+    ),
+}
+LINEAR: dict[str, Callable[[Tensor], Tensor]] = {
+    "dense": lambda x: F.linear(x, SQUARE[:2], B[:2]),
+    "dense, by name": lambda x: F.linear(bias=B[:2], input=x, weight=SQUARE[:2]),
+    "convolution": lambda x: F.conv2d(x, KERNEL, None, 2, 1),
+    "convolution, by name": lambda x: F.conv2d(x, weight=KERNEL, stride=2, padding=1, bias=B[:2]),
+    "transposed convolution": lambda x: F.conv_transpose2d(x, KERNEL.transpose(0, 1), B[:2], 2),
+    "mean": lambda x: x.mean((2, 3), keepdim=True),
+    "mean, by name": lambda x: torch.mean(input=x, dim=1),
+    "sum": lambda x: x.sum(-1),
+    "pooling": lambda x: F.avg_pool2d(x, 2, stride=1),
+    "adaptive pooling": lambda x: F.adaptive_avg_pool2d(x, 2),
+    "interpolation": lambda x: F.interpolate(x, scale_factor=2, mode="bilinear"),
+    "product with a matrix": lambda x: x @ SQUARE,
+    "product with a matrix, by name": lambda x: torch.mm(x[0, 0], mat2=SQUARE),
+    "product of a matrix": lambda x: SQUARE[:, :5] @ x,
+    "einsum": lambda x: torch.einsum("nchw,wv->ncv", x, SQUARE),
+    "attention's values": lambda x: F.scaled_dot_product_attention(Y, Y, x),
+    "attention's values, by name": lambda x: F.scaled_dot_product_attention(query=Y, key=Y, value=x, scale=0.1),
+}
+UNCHANGED: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "relu in place": returned(F.relu_),
+    "relu in place, by an argument": returned(lambda x: F.relu(x, inplace=True)),
+    "sigmoid, by name": lambda x: torch.sigmoid(input=x),
+    "softmax": lambda x: x.softmax(1),
+    "leaky relu": lambda x: F.leaky_relu(x, 0.3),
+    "clamp": lambda x: x.clamp(-0.5, max=0.5),
+    "clamp in place": returned(lambda x: x.clamp_(0.2)),
+    "power": lambda x: x**3,
+    "exponential": lambda x: 2.0**x,
+    "negative": lambda x: -x,
+    "constant added": lambda x: 1 + x + Y,
+    "constant subtracted": lambda x: x - 2,
+    "subtracted from a constant": lambda x: 3 - x,
+    "scaled": lambda x: 2 * x * SMALL,
+    "divided": lambda x: x / 3 / Y,
+    "constant divided": lambda x: 2 / x,
+    "rounded": lambda x: torch.div(x, 0.3, rounding_mode="floor"),
+    "scaled in place": returned(lambda x: x.mul_(2).div_(SMALL).add_(1).sub_(3)),
+    "operators in place": returned(lambda x: [x.__iadd__(1), x.__isub__(2), x.__imul__(3), x.__itruediv__(4)]),
+    "copied": lambda x: x.clone(),
+}
+
+
+def sum_of(a: float, b: float) -> Callable[..., tuple[Tensor, Tensor]]:
+    """Relevance of x and y in a x + b y: in proportion to both terms, summed over dimensions that were broadcast."""
+    return lambda x, other, y, r: (a * x / y * r, (b * other / y * r).sum_to_size(other.shape))
+
+
+def half(x: Tensor, other: Tensor, y: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
+    return r / 2, r / 2
+
+
+def first(x: Tensor, other: Tensor, y: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
+    return r.sum_to_size(x.shape), torch.zeros_like(other)
+
+
+def second(x: Tensor, other: Tensor, y: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.zeros_like(x), r
+
+
+def both_in_proportion(x: Tensor, other: Tensor, y: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
+    return x * pulled(lambda t: t @ other, x, r / y) / 2, other * pulled(lambda t: x @ t, other, r / y) / 2
+
+
+PAIRS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], tuple[Tensor, Tensor], Any]] = {
+    "sum": (lambda x, y: x + y, (X, Y), sum_of(1, 1)),
+    "sum, broadcast": (lambda x, y: x + y, (X, SMALL), sum_of(1, 1)),
+    "weighted sum": (lambda x, y: torch.add(x, y, alpha=2), (X, Y), sum_of(1, 2)),
+    "weighted sum, by name": (lambda x, y: torch.add(input=x, other=y, alpha=3), (X, Y), sum_of(1, 3)),
+    "difference": (lambda x, y: x - y, (X, Y), sum_of(1, -1)),
+    "weighted difference": (lambda x, y: torch.sub(x, y, alpha=3), (X, Y), sum_of(1, -3)),
+    "reversed difference": (lambda x, y: torch.rsub(x, y, alpha=2), (X, Y), sum_of(-2, 1)),
+    "sum in place": (returned(lambda x, y: x.add_(y, alpha=2)), (X, Y), sum_of(1, 2)),
+    "difference in place": (returned(lambda x, y: x.sub_(y)), (X, SMALL), sum_of(1, -1)),
+    "product": (lambda x, y: x * y, (X, Y), half),
+    "product, by name": (lambda x, y: torch.mul(input=x, other=y), (X, Y), half),
+    "product in place": (returned(lambda x, y: x.mul_(y)), (X, Y), half),
+    "product with few factors": (lambda x, y: y * x, (X, SMALL), first),
+    "product with a gate": (lambda x, y: y.sigmoid() * x, (X, Y), first),
+    "product of gates": (lambda x, y: x.sigmoid() * y.sigmoid(), (X, Y), half),
+    "product with a view of a gate": (lambda x, y: x * y.sigmoid().view(-1)[None].view(3, 4, 5, 6), (X, Y), first),
+    "product with a changed gate": (lambda x, y: x * (1 + 2 * y.sigmoid()).relu(), (X, Y), first),
+    "product with joined gates": (
+        lambda x, y: torch.cat((x, x), 1) * torch.cat((y.sigmoid(), y.sigmoid()), 1),
+        (X, Y),
+        lambda x, y, z, r: ((r[:, :4] + r[:, 4:]) / 2,) * 2,
+    ),
+    "quotient": (lambda x, y: x / y, (X, Y), first),
+    "quotient of few": (lambda x, y: x / y, (SMALL, Y), first),
+    "quotient in place": (returned(lambda x, y: x.div_(y)), (X, Y), first),
+    "halves": (lambda x, y: F.glu(torch.cat((x, y), 1), 1), (X, Y), first),
+    "halves of the last dimension": (lambda x, y: F.glu(torch.cat((x, y), -1)), (X, Y), first),
+    "matrices": (lambda x, y: x @ y, (X, Y.mT), both_in_proportion),
+    "gated matrix": (
+        lambda x, y: x.softmax(-1) @ y,
+        (X, Y.mT),
+        lambda x, y, z, r: (torch.zeros_like(x), y * pulled(lambda t: x.softmax(-1) @ t, y, r / z)),
+    ),
+}
+GRADIENT: dict[str, tuple[Callable[[Tensor], Tensor], Tensor]] = {
+    "largest": (lambda x: F.max_pool2d(x, 2), X),
+    "selected": (lambda x: x[:, ::2], X),
+    "exponent": (lambda x: torch.pow(2.0, x), X),
+    "weights of a layer": (lambda x: F.linear(X, x), SQUARE),
+    "kernels of a layer": (lambda x: F.conv2d(X, x, B[:2]), KERNEL),
+    "slopes of an activation": (lambda x: F.prelu(X, x), W),
+    "keys of attention": (lambda x: F.scaled_dot_product_attention(Y, x, Y), X),
+    "three factors": (lambda x: torch.einsum("nchw,nchw,nchw->n", x, x, x), X),
+    "torch's batch_norm": (lambda x: torch.batch_norm(x, W, B, MEAN, VAR, False, 0.1, 0.3, False), X),
+    "a function without a name": (
+        lambda x: RelevanceMode().__torch_function__(functools.partial(torch.cumsum, dim=1), (), (x,)),
+        X,
+    ),
+}
+
+
+def plus(x: Tensor, weight: Tensor, bias: Tensor, r: Tensor) -> Tensor:
+    """z+ of a dense layer, unit by unit: contributions with the sign of the output share its relevance."""
+    out = torch.zeros_like(x)
+    for n, k in np.ndindex(r.shape):
+        parts = x[n] * weight[k]
+        sign = 1 if parts.sum() + bias[k] >= 0 else -1
+        parts, b = (sign * parts).clamp(min=0), max(sign * float(bias[k]), 0)
+        out[n] += parts / (parts.sum() + b) * r[n, k]
+    return out
+
+
+VECTORS, DENSE, OFFSET = numbers(5, 6, seed=13), numbers(4, 6, seed=14), numbers(4, seed=15)
+LAYERS: dict[str, tuple[Callable[[Tensor], Tensor], bool]] = {
+    "dense": (lambda x: F.linear(x, DENSE, OFFSET), True),
+    "convolution": (lambda x: F.conv1d(x[..., None], DENSE[..., None], OFFSET), True),
+    "transposed": (lambda x: F.conv_transpose1d(x[..., None], DENSE.T[..., None], OFFSET), False),
+}
+
+
+@pytest.mark.parametrize("affine", [{"weight": W, "bias": B}, {"bias": B}, {"weight": W}, {}], ids=str)
+@pytest.mark.parametrize("layer", ["dense", "convolution", "transposed"])
+def test_a_batch_norm_is_merged_into_the_layer_before_it(layer: str, affine: dict[str, Tensor]) -> None:
+    """z+ then sees the weights and the bias of both; a transposed convolution and its norm are two layers."""
+    operation, merged = LAYERS[layer]
+
+    def normed(x: Tensor) -> Tensor:
+        return F.batch_norm(operation(x), MEAN, VAR, **affine, eps=0.3)
+
+    y, r, (found,) = passed(normed, VECTORS, rule="z_plus")
+    torch.testing.assert_close(y, normed(VECTORS))
+    scale, shift = affine.get("weight", torch.ones(4)) / (VAR + 0.3).sqrt(), affine.get("bias", torch.zeros(4))
+    y, r, before = y.detach().flatten(1), r.flatten(1), VECTORS @ DENSE.T + OFFSET
+    if merged:
+        expected = plus(VECTORS, DENSE * scale[:, None], (OFFSET - MEAN) * scale + shift, r)
+    else:
+        expected = plus(VECTORS, DENSE, OFFSET, before * scale / y * r)
+    torch.testing.assert_close(found, expected)
+
+
+def test_only_the_first_batch_norm_is_merged() -> None:
+    """A second one, or one whose features are not those of the layer, is a layer of its own."""
+
+    def twice(x: Tensor) -> Tensor:
+        return F.batch_norm(F.batch_norm(F.linear(x, DENSE, OFFSET), MEAN, VAR, W, B), MEAN, VAR, W, B)
+
+    y, r, (found,) = passed(twice, VECTORS, rule="z_plus")
+    scale = W / (VAR + 1e-5).sqrt()
+    inner = (VECTORS @ DENSE.T + OFFSET - MEAN) * scale + B
+    expected = plus(VECTORS, DENSE * scale[:, None], (OFFSET - MEAN) * scale + B, inner * scale / y.detach() * r)
+    torch.testing.assert_close(found, expected)
+
+    def tokens(x: Tensor) -> Tensor:
+        return F.batch_norm(F.linear(x[:, None].expand(-1, 4, -1), DENSE, OFFSET), MEAN, VAR, W, B)
+
+    y, r, (found,) = passed(tokens, VECTORS, rule="z_plus")
+    before = (VECTORS @ DENSE.T + OFFSET)[:, None]
+    back = before * scale[:, None] / y.detach() * r
+    torch.testing.assert_close(found, sum(plus(VECTORS, DENSE, OFFSET, back[:, token]) for token in range(4)))
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_packed_attention_is_linear_in_the_values(transposed: bool) -> None:
+    """nn.MultiheadAttention: queries and keys get nothing, and the attention map is returned as well."""
+    torch.manual_seed(0)
+    layer = nn.MultiheadAttention(6, 2, batch_first=not transposed).double().requires_grad_(False)
+    query, key, value = (t.transpose(0, 1) if transposed else t for t in TOKENS)
+    (y, attention), r, found = passed(lambda q, k, v: layer(q, k, v), query, key, value)
+    torch.testing.assert_close((y, attention), layer(query, key, value))
+    expected = in_proportion(lambda v: layer(query, key, v)[0])(value, y.detach(), r)
+    for one, other in zip(found, (0 * query, 0 * key, expected), strict=True):
+        torch.testing.assert_close(one, other)
+    (y, nothing), _, _ = passed(lambda v: layer(query, key, v, need_weights=False), value)
+    torch.testing.assert_close(y, layer(query, key, value)[0])
+    assert nothing is None
+
+
+def test_a_unit_that_is_exactly_zero_counts_as_positive() -> None:
+    """Its relevance goes to the positive contributions."""
+    w = torch.tensor([[1.0, -1.0]], dtype=torch.float64)
+    _, r, (found,) = passed(lambda x: F.linear(x, w), torch.ones(1, 2, dtype=torch.float64), rule="z_plus")
+    torch.testing.assert_close(found, torch.tensor([[float(r), 0.0]], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 2), (3, 4), (3,)])
+def test_denominators_are_stabilised_relative_to_their_sample(shape: tuple[int, ...]) -> None:
+    """Epsilon times the mean size within the sample is added with the sign of the denominator, at least 1e-30."""
+    z = numbers(*shape, seed=16)
+    z[0] = 0
+    rule = rules("epsilon", 0.1).proportional
+    denominator = 1 / rule.gradient_mapper(torch.ones_like(z), [z])
+    for index in np.ndindex(shape):
+        sample = z[index[0]] if len(shape) > 1 else z
+        step = max(0.1 * float(sample.abs().mean()), 1e-30)
+        expected = float(z[index]) + (step if z[index] >= 0 else -step)
+        assert float(denominator[index]) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_a_normalisation_is_affine(name: str) -> None:
+    """Its statistics are fixed, its weight counts, and its shift absorbs relevance."""
+    operation, x, expected = NORMS[name]
+    y, r, (found,) = passed(operation, x)
+    torch.testing.assert_close(y, operation(x))
+    torch.testing.assert_close(found, expected(x, y.detach(), r))
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_an_operation_that_is_linear_in_one_tensor(name: str) -> None:
+    """Relevance is split in proportion to the contributions; a bias absorbs its own."""
+    operation = LINEAR[name]
+    y, r, (found,) = passed(operation, X)
+    torch.testing.assert_close(y, operation(X))
+    torch.testing.assert_close(found, in_proportion(operation)(X, y.detach(), r))
+
+
+@pytest.mark.parametrize("name", UNCHANGED)
+def test_an_elementwise_operation_passes_relevance_on(name: str) -> None:
+    """Functions of one tensor, and those with constants, also in place and by the names of their arguments."""
+    operation = UNCHANGED[name]
+    y, r, (found,) = passed(operation, X)
+    torch.testing.assert_close(y, operation(X.clone()))
+    torch.testing.assert_close(found, r)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_an_operation_of_two_tensors(name: str) -> None:
+    """Sums in proportion; of products the signal; of quotients the dividend; of matrices in proportion."""
+    operation, inputs, expected = PAIRS[name]
+    y, r, found = passed(operation, *inputs)
+    torch.testing.assert_close(y, operation(*(x.clone() for x in inputs)))
+    for one, other in zip(found, expected(*inputs, y.detach(), r), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("name", GRADIENT)
+def test_what_is_not_intercepted_passes_the_gradient(name: str) -> None:
+    """Operations without a rule, and those that only parameters enter from the network's input."""
+    operation, x = GRADIENT[name]
+    y, r, (found,) = passed(operation, x)
+    torch.testing.assert_close(y, operation(x))
+    torch.testing.assert_close(found, pulled(operation, x, r))
+
+
+def test_every_handled_operation_exists() -> None:
+    """Each intercepted name is a function of torch, which detects misspelt names."""
+    for name in HANDLERS:
+        assert any(hasattr(home, form) for home in (torch, F, Tensor) for form in (name, f"__{name}__")), name
