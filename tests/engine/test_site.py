@@ -8,6 +8,8 @@ from small_net import Net, batch, make
 from torch import nn
 
 from dropopt.config import Baseline, EngineConfig
+from dropopt.engine.masks.patterns import channel_gate, element_gate
+from dropopt.engine.masks.spatial import spatial_structure
 from dropopt.engine.site import DropoutSite
 
 PATTERNS = ("element", "channel", "structured", "spatial", "own")
@@ -238,3 +240,52 @@ def test_scores_are_float32_whatever_the_default_type():
         site.refresh(0.5)
         site.hook(nn.Identity(), (), torch.rand(16 * 300, 3, 2, 2))
         assert site.count == 300
+
+
+def test_a_fresh_site():
+    """It drops nothing, all features are equally important, all positions are safe, and methods have equal shares."""
+    for per_feature in (False, True):
+        site = DropoutSite(-1, 3, "own", per_feature=per_feature, importance="statistical")
+        assert {name: buffer.tolist() for name, buffer in site.named_buffers()} == {
+            "p": [0.0] * (3 if per_feature else 1),
+            "shares": [pytest.approx(0.2)] * 5,
+            "method_rates": [[0.0] * 3] * 5,
+            "importance": [1.0] * 3,
+            "totals": [[0.0] * 3] * 2,
+            "count": 0,
+            "refreshes": 0,
+            "area": 1,
+        }
+        assert torch.equal(site._shares_on_host, site.shares)
+    for kind, rows in (("taylor", 1), ("activation", 1), ("lrp", 0), (None, 0)):
+        site = DropoutSite(1, 3, "channel", importance=kind)
+        assert site.totals.shape == (rows, 3)
+        assert site.observes == (rows > 0)
+    assert DropoutSite(1, 3, "channel", track_area=True).observes
+
+
+def test_a_pattern_of_blocks_drops_whole_features_of_vectors():
+    """Vectors have no positions: one random number for each feature."""
+    for pattern in PATTERNS[:4]:
+        site = DropoutSite(1, 4, pattern, 2)
+        site.p.fill_(0.5)
+        x = torch.rand(200, 4) + 0.5
+        torch.manual_seed(0)
+        y = site.hook(nn.Identity(), (), x)
+        torch.manual_seed(0)
+        gate = (element_gate if pattern == "element" else channel_gate)(x, site.p.view(1))
+        assert torch.equal(y, gate.times(x))
+
+
+@pytest.mark.parametrize("kind", ["activation", "taylor"])
+def test_the_fraction_of_safe_positions_is_a_moving_average(kind):
+    """A tenth of each observed step's fraction is added, of maps only; a refresh keeps it."""
+    site, area = DropoutSite(1, 3, "channel", importance=kind, track_area=True), 1.0
+    for seed in range(3):
+        x = torch.randn(40, 3, 5, 4, generator=torch.Generator().manual_seed(seed), requires_grad=True)
+        site.hook(nn.Identity(), (), x)
+        area += 0.1 * (spatial_structure(x.detach()[:3]).mean().item() - area)
+        assert site.area.item() == pytest.approx(area)
+    site.hook(nn.Identity(), (), torch.rand(40, 3, requires_grad=True))
+    site.refresh(0.5)
+    assert site.area.item() == pytest.approx(area)

@@ -112,9 +112,8 @@ def _bernoulli_bits(units: int, p: float) -> Tensor:
     threshold, rest = divmod(p * 2**_BITS, 1)
     words = -(-units // 64)
     draws = random_words(_BITS * words).view(_BITS, words)
-    below = (
-        torch.lt(torch.rand(words), rest).to(torch.int64).neg_()
-    )  # -1 for the 64 units whose threshold is rounded up, so that equal numbers count as below
+    up = torch.rand(words, dtype=torch.float32) < rest  # whether the threshold of 64 units is rounded up
+    below = up.to(torch.int64).neg_()  # then -1, so that equal numbers count as below
     for bit, draw in enumerate(draws.unbind()):
         below = below | draw if int(threshold) >> bit & 1 else below & draw
     return below.bitwise_not().view(torch.uint8)[: -(-units // 8)]

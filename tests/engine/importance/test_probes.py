@@ -17,8 +17,8 @@ from torch.nn import functional as F
 
 from dropopt.config import ConfigError
 from dropopt.engine.importance import composite
-from dropopt.engine.importance.passes import finite
-from dropopt.engine.importance.probes import PROBES
+from dropopt.engine.importance.passes import finite, inputs
+from dropopt.engine.importance.probes import PROBES, lrp, propagate
 from dropopt.engine.places.place import Place
 
 
@@ -160,6 +160,70 @@ def test_kernel_norms_follow_output_features(groups: int) -> None:
             squares += (layer(impulse) - zero)[0].reshape(6, -1).square().sum(1)
         norm = composite.kernel_norm(Place("x", layer, 1, 6, 4, 1.0, (layer,)))
         torch.testing.assert_close(norm, squares.sqrt(), rtol=1e-4, atol=1e-6)
+
+
+class OwnNorm(nn.Module):
+    """A normalisation of another library, without an epsilon."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.running_var = nn.Parameter(-2 * torch.ones(6)), torch.full((6,), 4.0)
+
+
+def test_kernel_norms_include_the_norm_after_them() -> None:
+    """They are scaled by its weight, and by its running deviation if it has one; other sizes do not count."""
+    conv = nn.Conv2d(4, 6, 3).requires_grad_(False)
+    rows = torch.stack([conv.weight[k].square().sum().sqrt() for k in range(6)])
+    batch_norm, group_norm = nn.BatchNorm2d(6, eps=0.5), nn.GroupNorm(2, 6)
+    nn.init.normal_(batch_norm.weight)
+    nn.init.normal_(group_norm.weight)
+    batch_norm.running_var.uniform_(0.5, 2)
+    scale = batch_norm.weight.abs() / (batch_norm.running_var + 0.5).sqrt()
+    for layers, norm in (
+        ((conv, batch_norm), rows * scale),
+        ((conv, group_norm), rows * group_norm.weight.abs()),
+        ((conv, OwnNorm()), rows),  # 2 / sqrt(4)
+        ((conv, nn.BatchNorm2d(6, affine=False)), rows),
+        ((conv, nn.LayerNorm(5)), rows),
+        ((nn.Linear(3, 5), conv), rows),
+        ((batch_norm,), scale),
+        ((nn.Linear(3, 5),), None),
+        ((), None),
+    ):
+        found = composite.kernel_norm(Place("x", conv, 1, 6, 4, 1.0, layers))
+        assert (found is None) is (norm is None)
+        if norm is not None:
+            torch.testing.assert_close(found, norm)
+
+
+def test_correlations_use_responses_at_even_distances() -> None:
+    """At most 4,096 responses of each feature, over batch and positions."""
+    maps = torch.randn(3, 4, 2000, generator=torch.Generator().manual_seed(1))
+    maps[:, 1] += maps[:, 0]
+    rows = maps.double().transpose(0, 1).reshape(4, -1)[:, ::2]  # 6,000 / 4,096, rounded up
+    alike = np.abs(np.corrcoef(rows.numpy())) - np.eye(4)
+    np.testing.assert_allclose(composite.uniqueness(maps).numpy(), 1 - alike.max(0), rtol=1e-5)
+    copies = maps[:, :1].expand(-1, 50, -1) * torch.arange(1, 51).view(-1, 1)
+    assert composite.uniqueness(copies).min() >= 0
+
+
+def test_composite_takes_a_single_image_and_infinite_maps() -> None:
+    """One image has no variance; parts that are not finite count as 0."""
+    model, (images, labels) = plain(), batch(1)
+    x = torch.randn(1, 4, 8, 8)
+    model[1].register_forward_hook(lambda *_: x)
+    place = {"x": Place("x", model[1], 1, 4, 4, 0.5, ())}
+
+    def normalised(values: Tensor) -> Tensor:
+        return (values - values.min()) / (values.max() - values.min())
+
+    expected = (normalised(x.abs().mean((0, 2, 3))) + 0.5 + normalised(composite.uniqueness(x.flatten(2)))) / 3
+    torch.testing.assert_close(PROBES["composite"](model, place, images, labels)["x"], expected)
+    x[0, 2, 0, 0] = torch.inf
+    score = PROBES["composite"](model, place, images, labels)["x"]
+    activations = x.abs().mean((0, 2, 3)).nan_to_num(posinf=0.0)
+    unique = composite.uniqueness(x.flatten(2)).nan_to_num(0.0)
+    torch.testing.assert_close(score, (normalised(activations) + 0.5 + normalised(unique)) / 3)
 
 
 # -- every probe, on any network
@@ -387,6 +451,57 @@ def test_a_feature_that_nothing_reads_scores_zero(probe: str) -> None:
     score = PROBES[probe](model, places_of(model, images, "conv"), images, labels)["0"]
     assert score[2] == 0
     assert score[[0, 1, 3]].min() > 0
+
+
+@pytest.mark.parametrize("probe", ["gradient", "lrp"])
+def test_a_place_beside_the_logits_scores_zero(probe: str) -> None:
+    """A layer whose output the logits do not depend on has one zero for each feature."""
+
+    class Beside(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.unread, self.head = nn.Conv2d(2, 4, 3), nn.Conv2d(4, 7, 1), nn.Linear(4, CLASSES)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.conv(x)
+            self.unread(x)
+            return self.head(x.mean((2, 3)))
+
+    model, (images, labels) = Beside(), batch()
+    scores = PROBES[probe](model, places_of(model, images, "conv"), images, labels)
+    assert torch.equal(scores["unread"], torch.zeros(7))
+    assert scores["conv"].min() > 0
+
+
+def test_the_rule_and_epsilon_of_a_probe_count() -> None:
+    """``lrp`` passes both on."""
+    model, (images, labels) = worn(Functional()), batch()
+    places = places_of(model, images, "norm")
+    scores = {}
+    for rule, epsilon in (("epsilon", 1e-6), ("epsilon", 1.0), ("z_plus", 1e-6)):
+        found: dict[str, Tensor] = {}
+        propagate(model, places, images, labels, found.__setitem__, rule=rule, epsilon=epsilon)
+        scores[rule, epsilon] = lrp(model, places, images, labels, rule=rule, epsilon=epsilon)["norm1"]
+        torch.testing.assert_close(scores[rule, epsilon], found["norm1"].sum((2, 3)).abs().mean(0))
+    one, other, last = scores.values()
+    assert min((one - other).abs().max(), (one - last).abs().max()) > 0.01 * one.max()
+
+
+def test_inputs_of_a_probe_are_copies_in_the_type_of_the_network() -> None:
+    """Floats take the type of its weights, and require a gradient unless none is computed; integers stay."""
+    model = nn.Sequential(nn.Embedding(3, 4), nn.Linear(4, 2)).double()
+    model[0].weight = nn.Parameter(torch.zeros(3, 4, dtype=torch.int64), requires_grad=False)
+    given = {"x": torch.rand(2, 4), "index": torch.tensor([1, 2])}
+    for network, dtype in ((model, torch.float64), (nn.ReLU(), torch.float32)):
+        copies = inputs(network, given)
+        assert (copies["x"].dtype, copies["index"].dtype) == (dtype, torch.int64)
+        assert (copies["x"].requires_grad, copies["index"].requires_grad) == (True, False)
+        assert not copies["x"].is_leaf  # operations in place are allowed
+        with torch.no_grad():
+            assert not inputs(network, given)["x"].requires_grad
+        for name, part in given.items():
+            torch.testing.assert_close(copies[name].detach(), part.to(copies[name].dtype))
+            assert copies[name].data_ptr() != part.data_ptr()
 
 
 def test_scores_that_are_no_importances_are_zero() -> None:
