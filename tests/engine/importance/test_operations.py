@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
+from dropopt.config import ConfigError
 from dropopt.engine.importance.lrp.handlers import HANDLERS
-from dropopt.engine.importance.lrp.relevance import RelevanceMode
-from dropopt.engine.importance.lrp.rules import rules
+from dropopt.engine.importance.lrp.relevance import RelevanceMode, refuse_reentrant
+from dropopt.engine.importance.lrp.rules import Op, rules
 
 TINY = 1e-12  # epsilon for the limit epsilon -> 0
 
@@ -121,7 +124,7 @@ NORMS: dict[str, tuple[Callable[[Tensor], Tensor], Tensor, Callable[..., Tensor]
         X,
         scaled(lambda x: x.var(3, keepdims=True), 1e-5),
     ),
-    "group": (lambda x: F.group_norm(x, 2, W, B, 0.3), X, scaled(of_group, weight=PER_MAP)),
+    "group": (lambda x: F.group_norm(x, 2, W, B, 0.3), X.transpose(2, 3), scaled(of_group, weight=PER_MAP)),
     "group, signals": (lambda x: torch.group_norm(x, 2), X[..., 0], scaled(of_group, 1e-5)),
     "group, by name": (
         lambda x: torch.group_norm(input=x, num_groups=2, weight=W, bias=B, eps=0.3),
@@ -209,6 +212,8 @@ PAIRS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], tuple[Tensor, Tensor]
     "product in place": (returned(lambda x, y: x.mul_(y)), (X, Y), half),
     "product with few factors": (lambda x, y: y * x, (X, SMALL), first),
     "product with a gate": (lambda x, y: y.sigmoid() * x, (X, Y), first),
+    "product with a scaled factor": (lambda x, y: (2 * x) * y, (X, Y), half),
+    "product with a gate in place": (lambda x, y: x * y.sigmoid_(), (X, Y), first),
     "product of gates": (lambda x, y: x.sigmoid() * y.sigmoid(), (X, Y), half),
     "product with a view of a gate": (lambda x, y: x * y.sigmoid().view(-1)[None].view(3, 4, 5, 6), (X, Y), first),
     "product with a changed gate": (lambda x, y: x * (1 + 2 * y.sigmoid()).relu(), (X, Y), first),
@@ -257,6 +262,7 @@ def plus(x: Tensor, weight: Tensor, bias: Tensor, r: Tensor) -> Tensor:
     return out
 
 
+RUNNING = {"use_input_stats": False}
 VECTORS, DENSE, OFFSET = numbers(5, 6, seed=13), numbers(4, 6, seed=14), numbers(4, seed=15)
 LAYERS: dict[str, tuple[Callable[[Tensor], Tensor], bool]] = {
     "dense": (lambda x: F.linear(x, DENSE, OFFSET), True),
@@ -266,13 +272,14 @@ LAYERS: dict[str, tuple[Callable[[Tensor], Tensor], bool]] = {
 
 
 @pytest.mark.parametrize("affine", [{"weight": W, "bias": B}, {"bias": B}, {"weight": W}, {}], ids=str)
-@pytest.mark.parametrize("layer", ["dense", "convolution", "transposed"])
+@pytest.mark.parametrize("layer", LAYERS)
 def test_a_batch_norm_is_merged_into_the_layer_before_it(layer: str, affine: dict[str, Tensor]) -> None:
     """z+ then sees the weights and the bias of both; a transposed convolution and its norm are two layers."""
     operation, merged = LAYERS[layer]
+    function, options = (F.batch_norm, affine) if layer == "dense" else (F.instance_norm, {**affine, **RUNNING})
 
     def normed(x: Tensor) -> Tensor:
-        return F.batch_norm(operation(x), MEAN, VAR, **affine, eps=0.3)
+        return function(operation(x), MEAN, VAR, **options, eps=0.3)
 
     y, r, (found,) = passed(normed, VECTORS, rule="z_plus")
     torch.testing.assert_close(y, normed(VECTORS))
@@ -304,6 +311,45 @@ def test_only_the_first_batch_norm_is_merged() -> None:
     before = (VECTORS @ DENSE.T + OFFSET)[:, None]
     back = before * scale[:, None] / y.detach() * r
     torch.testing.assert_close(found, sum(plus(VECTORS, DENSE, OFFSET, back[:, token]) for token in range(4)))
+
+
+def test_a_layer_before_two_batch_norms_takes_the_first() -> None:
+    """The second one would be merged into weights that contain the first."""
+
+    def fork(x: Tensor) -> Tensor:
+        y = F.linear(x, DENSE, OFFSET)
+        return F.batch_norm(y, MEAN, VAR, W, B) + F.batch_norm(y, VAR, VAR, B, W)
+
+    y, r, (found,) = passed(fork, VECTORS, rule="z_plus")
+    torch.testing.assert_close(y, fork(VECTORS))
+    before, scale, other = VECTORS @ DENSE.T + OFFSET, W / (VAR + 1e-5).sqrt(), B / (VAR + 1e-5).sqrt()
+    back = ((before - MEAN) * scale + B + before * other) / y.detach() * r
+    expected = plus(VECTORS, DENSE * scale[:, None], (OFFSET - MEAN) * scale + B, back)
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("operation", [lambda x: 3 - x, lambda x: 2 / x, lambda x: x + 1, lambda x: x * 2, torch.relu])
+def test_an_operation_leaves_its_input_alone(operation: Callable[[Tensor], Tensor]) -> None:
+    """Unless it works in place."""
+    x = X.clone().requires_grad_() * 1
+    with RelevanceMode():
+        operation(x)
+    assert torch.equal(x, X)
+
+
+def test_parameters_of_an_operation_need_no_gradient() -> None:
+    """The rules differentiate by the input alone."""
+    assert not any(parameter.requires_grad for parameter in Op(F.linear, SQUARE, B).parameters())
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_reentrant_checkpoints_are_refused_anywhere(reentrant: bool) -> None:
+    """On any path of the graph, also behind one that ends."""
+    x = X.clone().requires_grad_()
+    output = torch.cat((checkpoint(torch.exp, x, use_reentrant=reentrant), x * 2))
+    message = "^importance 'lrp' cannot see through torch.utils.checkpoint with use_reentrant=True: set it to False$"
+    with pytest.raises(ConfigError, match=message) if reentrant else nullcontext():
+        refuse_reentrant(output)
 
 
 @pytest.mark.parametrize("transposed", [False, True])

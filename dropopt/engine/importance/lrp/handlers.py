@@ -18,13 +18,13 @@ _VIEWS = 8
 
 _broadcast: Callable[..., tuple[Tensor, ...]] = torch.broadcast_tensors
 
-# -- one handler per kind of operation: (rules, function, args, kwargs) -> output
+# -- one handler per kind of operation: (rules, function, args, kwargs) -> output; NotImplemented for the plain gradient
 
 
 def _linear(rules: Rules, func: Any, args: Any, kwargs: Any) -> Any:
     (x, weight, bias), rest, left = _bound(("input", "weight", "bias"), args, kwargs)
     if not flows(x):  # only the weights depend on the network's input
-        return func(*args, **kwargs)
+        return NotImplemented
     op = Op(lambda t, w, b: func(t, w, b, *rest, **left), weight, bias)
     dense = func.__name__ == "linear"
     op.mergeable = x.ndim == 2 if dense else "transpose" not in func.__name__
@@ -33,15 +33,16 @@ def _linear(rules: Rules, func: Any, args: Any, kwargs: Any) -> Any:
 
 def _batch_norm(rules: Rules, func: Any, args: Any, kwargs: Any) -> Any:
     if "eps" not in kwargs:  # torch.batch_norm, whose arguments have another order than those of torch.nn.functional
-        return func(*args, **kwargs)
-    (x, mean, variance, weight), _, left = _bound(("input", "running_mean", "running_var", "weight"), args, kwargs)
+        return NotImplemented
+    x, *rest = args
+    (mean, variance, weight), _, left = _bound(("running_mean", "running_var", "weight"), rest, kwargs)
     single = func.__name__ == "instance_norm"  # each sample has statistics of its own
     made_by = getattr(x.grad_fn, "op", None)
     if left["use_input_stats" if single else "training"]:
         variance = x.detach().var((*range(not single), *range(2, x.ndim)), correction=0)
     elif isinstance(made_by, Op) and made_by.mergeable:
         _merge(made_by, mean, variance, weight, left["bias"], left["eps"])
-        return run(x, Op(lambda t: func(t, *args[1:], **kwargs)), Pass())
+        return run(x, Op(lambda t: func(t, *rest, **kwargs)), Pass())
     return _affine(rules, func, args, kwargs, _per_feature(_slope(variance, left["eps"], weight), x))
 
 
@@ -95,20 +96,11 @@ def _activation(rules: Rules, func: Any, args: Any, kwargs: Any) -> Any:
     """Elementwise functions of one tensor, and normalisations by its own scale: relevance passes unchanged."""
     (x,), rest, left = _bound(("input",), args, kwargs)
     if not flows(x):  # only a parameter of the function depends on the network's input
-        return func(*args, **kwargs)
-    in_place = False
-
-    def function(t: Tensor) -> Tensor:
-        nonlocal in_place
-        copy = t.detach().clone()
-        output: Tensor = func(copy, *rest, **left)
-        in_place = output is copy
-        return output
-
-    op = Op(function)
+        return NotImplemented
+    op = Op(lambda t: func(t.clone(), *rest, **left))
     op.gates = func.__name__.strip("_") in _GATES or _is_gate(x)
     output = run(x, op, Pass())
-    return x.copy_(output) if in_place else output
+    return x.copy_(output) if _in_place(func) or left.get("inplace") else output
 
 
 def _mean(rules: Rules, func: Any, args: Any, kwargs: Any) -> Any:
@@ -132,7 +124,7 @@ def _product(rules: Rules, func: Any, args: Any, kwargs: Any) -> Any:
     """Signal times gate, and elementwise operations of a signal and a constant."""
     (x, y), _, left = _bound(("input", "other"), args, kwargs)
     with torch.no_grad():
-        value = func(*(a.clone() if isinstance(a, Tensor) else a for a in (x, y)), **left)
+        value = func(x, y, **left)
     signals = _signals(x, y, divides="div" in func.__name__)
     parts = []
     for signal in signals:
@@ -145,7 +137,7 @@ def _product(rules: Rules, func: Any, args: Any, kwargs: Any) -> Any:
 
 def _glu(rules: Rules, func: Any, args: Any, kwargs: Any) -> Any:
     """One half of the input is the signal, the sigmoid of the other half is its gate."""
-    (x, dim), _, _ = _bound(("input", "dim"), args, kwargs)
+    x, dim = args[0], kwargs["dim"]
     value = func(x.detach(), dim)
     return run(x.chunk(2, dim)[0], Op(lambda _: value), Pass())
 
@@ -154,11 +146,10 @@ def _contraction(rules: Rules, func: Any, args: Any, kwargs: Any) -> Any:
     """Matrix products: linear in the signal, so relevance is split in proportion to the contributions."""
     places = [i for i, a in enumerate(args) if isinstance(a, Tensor) and flows(a)]
     if len(places) not in (1, 2):
-        return func(*args, **kwargs)
+        return NotImplemented
     signals = [i for i in places if not _is_gate(args[i])] or places
-    fixed = [a.detach() if isinstance(a, Tensor) else a for a in args]
     parts = [
-        run(args[i], Op(lambda t, i=i: func(*fixed[:i], t, *fixed[i + 1 :], **kwargs)), rules.proportional)
+        run(args[i], Op(lambda t, i=i: func(*args[:i], t, *args[i + 1 :], **kwargs)), rules.proportional)
         for i in signals
     ]
     return parts[0] if len(parts) == 1 else (parts[0] + parts[1]) / 2
@@ -168,7 +159,7 @@ def _attention(rules: Rules, func: Any, args: Any, kwargs: Any) -> Any:
     """Attention is linear in the values, with queries and keys as the gate; the packed form also returns the map."""
     (query, key, value), rest, left = _bound(("query", "key", "value"), args, kwargs)
     if not flows(value):
-        return func(*args, **kwargs)
+        return NotImplemented
     beside: list[Any] = []
 
     def function(t: Tensor) -> Tensor:
@@ -239,6 +230,7 @@ def _is_gate(x: Tensor) -> bool:
     for _ in range(_VIEWS):
         if node is None or hasattr(node, "op"):
             break
-        before = [n for n, _ in node.next_functions if n is not None]
+        copied = node.name().endswith("CopyBackwards")  # in place: its last input replaces the values
+        before = [n for n, _ in node.next_functions[-1 if copied else 0 :] if n is not None]
         node = before[0] if len(before) == 1 else None
     return bool(node is not None and hasattr(node, "op") and node.op.gates)
