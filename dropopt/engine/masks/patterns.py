@@ -112,7 +112,7 @@ def _bernoulli_bits(units: int, p: float) -> Tensor:
     threshold, rest = divmod(p * 2**_BITS, 1)
     words = -(-units // 64)
     draws = random_words(_BITS * words).view(_BITS, words)
-    up = torch.rand(words, dtype=torch.float32) < rest  # whether the threshold of 64 units is rounded up
+    up = torch.lt(torch.rand(words, dtype=torch.float32), rest)  # whether the threshold of 64 units is rounded up
     below = up.to(torch.int64).neg_()  # then -1, so that equal numbers count as below
     for bit, draw in enumerate(draws.unbind()):
         below = below | draw if int(threshold) >> bit & 1 else below & draw
