@@ -1,5 +1,6 @@
 """A site drops features while its module trains, and scores their importance."""
 
+import math
 from typing import get_args
 
 import pytest
@@ -9,7 +10,7 @@ from torch import nn
 
 from dropopt.config import Baseline, EngineConfig
 from dropopt.engine.masks.patterns import channel_gate, element_gate
-from dropopt.engine.masks.spatial import spatial_structure
+from dropopt.engine.masks.spatial import spatial_gate, spatial_structure
 from dropopt.engine.site import DropoutSite
 
 PATTERNS = ("element", "channel", "structured", "spatial", "own")
@@ -163,6 +164,7 @@ def test_dropped_features_are_scored():
 @every_pattern
 def test_little_is_kept_for_the_backward_pass(pattern, per_feature):
     """A site keeps its gate, at most one bit per unit, and for taylor a sixteenth of the activation."""
+    torch.manual_seed(0)
     site = DropoutSite(1, 8, pattern, 3, per_feature=per_feature, importance="taylor")
     site.p.fill_(0.3)
     x = torch.randn(64, 8, 12, 12, requires_grad=True)
@@ -274,16 +276,22 @@ def test_a_fresh_site():
     assert DropoutSite(1, 3, "channel", track_area=True).observes
 
 
-def test_a_pattern_of_blocks_drops_whole_features_of_vectors():
-    """Vectors have no positions: one random number for each feature."""
+@pytest.mark.parametrize("space", [(), (1,), (1, 1), (2,), (1, 2), (3, 2)], ids=str)
+def test_which_units_share_a_random_number(space):
+    """Blocks need at least two positions: with one, features are independent units; vectors have one number each."""
+    one = [1] * len(space)
     for pattern in PATTERNS[:4]:
         site = DropoutSite(1, 4, pattern, 2)
         site.p.fill_(0.5)
-        x = torch.rand(200, 4) + 0.5
+        x, p = torch.rand(200, 4, *space) + 0.5, site.p.view(1, *one)
         torch.manual_seed(0)
         y = site.hook(nn.Identity(), (), x)
         torch.manual_seed(0)
-        gate = (element_gate if pattern == "element" else channel_gate)(x, site.p.view(1))
+        if pattern == "spatial" and math.prod(space) > 1:
+            gate = spatial_gate(x, p, 2)
+            assert (gate.whole().expand_as(x) == gate.whole()[:, :1]).all()
+        else:
+            gate = (element_gate if pattern == "element" or (pattern == "spatial" and space) else channel_gate)(x, p)
         assert torch.equal(y, gate.times(x))
 
 
