@@ -300,11 +300,16 @@ def test_drop_updates_only_leaves_the_forward_pass_alone():
 
 
 def test_unused_importances_cost_nothing():
-    """No score is accumulated where neither a member nor the allocation uses importances."""
+    """No score is accumulated where neither a member nor the allocation uses importances, nor the safe area."""
     model = network()
     with engine_of(model, **ONLY | {"w_adaptive": 1.0}) as engine:
         train_step(model)
         assert all(site.count == 0 for site in engine.sites.values())
+        assert all(site.area == 1 for site in engine.sites.values())
+    with engine_of(model, **ONLY | {"w_spatial": 1.0}) as engine:
+        train_step(model)
+        assert all(site.count == 1 for site in engine.sites.values())
+        assert all(site.area < 1 for site in engine.sites.values())
 
 
 def test_the_state_of_other_sites_is_refused():

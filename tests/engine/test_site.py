@@ -244,7 +244,7 @@ def test_scores_are_float32_whatever_the_default_type():
     """Counts above 256 do not fit bfloat16, which may be the default type when the engine is attached."""
     torch.set_default_dtype(torch.bfloat16)
     try:
-        site = DropoutSite(1, 3, "channel", importance="activation", track_area=True)
+        site = DropoutSite(1, 3, "own", importance="activation", track_area=True)
     finally:
         torch.set_default_dtype(torch.float32)
     assert {name for name, buffer in site.named_buffers() if buffer.dtype != torch.float32} == {"refreshes"}

@@ -119,7 +119,7 @@ def test_kernel_norms_include_the_norm_after_them() -> None:
         ((conv, batch_norm), rows * scale),
         ((conv, group_norm), rows * group_norm.weight.abs()),
         ((conv, OwnNorm()), rows),  # 2 / sqrt(4)
-        ((conv, nn.BatchNorm2d(6, affine=False)), rows),
+        ((nn.BatchNorm2d(6, affine=False), conv), rows),
         ((conv, nn.LayerNorm(5)), rows),
         ((nn.Linear(3, 5), conv), rows),
         ((batch_norm,), scale),
