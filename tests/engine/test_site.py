@@ -269,6 +269,7 @@ def test_a_fresh_site():
             "area": 1,
         }
         assert torch.equal(site._shares_on_host, site.shares)
+        assert site.refreshes.dtype == torch.int64
     for kind, rows in (("taylor", 1), ("activation", 1), ("lrp", 0), (None, 0)):
         site = DropoutSite(1, 3, "channel", importance=kind)
         assert site.totals.shape == (rows, 3)

@@ -107,6 +107,20 @@ def test_a_rate_of_zero_is_the_identity(pattern):
         assert torch.equal(make_site(pattern, 0.0).hook(HOST, (), x), x)
 
 
+@pytest.mark.parametrize("traced", [False, True])
+@pytest.mark.parametrize("pattern", ["element", "channel"])
+def test_a_draw_of_exactly_zero_is_kept_at_a_rate_of_zero(pattern, traced, monkeypatch):
+    """Random numbers are in [0, 1), so a unit is dropped only if its number is below the rate."""
+    maps = [picture(3, space) for space in ((), (3,), (6, 5))]
+    monkeypatch.setattr(patterns, "is_traced", lambda x: traced)
+    monkeypatch.setattr(torch, "rand", lambda size, **options: torch.zeros(size, **options))
+    monkeypatch.setattr(torch, "rand_like", lambda x, **options: torch.zeros_like(x, **options))
+    for x in maps:
+        for rows in (1, CHANNELS):
+            gate = getattr(patterns, f"{pattern}_gate")(x, torch.zeros(rows, *[1] * (x.ndim - 2)))
+            assert torch.equal(gate.times(x), x)
+
+
 @pytest.mark.parametrize("pattern", PATTERNS)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
 def test_every_float_type_keeps_the_rates(pattern, dtype):

@@ -3,6 +3,7 @@
 import pytest
 import timm
 import torch
+from probe_models import Tokens
 from residual_net import EXAMPLE, Net
 from torch import nn
 
@@ -127,6 +128,8 @@ def test_the_example_follows_the_model_to_its_device():
     """Also a model without memory for its weights has places."""
     names = [place.name for place in find_places(Net(), "norm", EXAMPLE)]
     assert [place.name for place in find_places(Net().to("meta"), "norm", EXAMPLE)] == names
+    tokens = torch.zeros(2, 5, dtype=torch.int64)
+    assert [place.name for place in find_places(Tokens().to("meta"), "auto", tokens)] == ["norm", "mix"]
 
 
 class OddDropout(nn.Module):
