@@ -77,21 +77,22 @@ def _parameters(module: nn.Module) -> list[nn.Parameter]:
     return [*module.parameters(recurse=False), *(made.parameters() if isinstance(made, nn.ModuleDict) else ())]
 
 
-def _is_transposed(module: nn.Module, parameter: Tensor) -> bool:
-    """Whether ``parameter`` is (in, out per group, ...) rather than (out, ...)."""
-    return isinstance(module, nn.modules.conv._ConvTransposeNd) and parameter.ndim > 1
+def _groups(module: nn.Module, parameter: Tensor) -> int | None:
+    """Return the number of groups if ``parameter`` is (in, out per group, ...); None if it is (out, ...)."""
+    if isinstance(module, nn.modules.conv._ConvTransposeNd) and parameter.ndim > 1:
+        return module.groups
+    return None
 
 
 def _features(module: nn.Module, parameter: Tensor) -> int:
     """Return the number of output features that the parameter has."""
-    if _is_transposed(module, parameter):
-        return parameter.shape[1] * int(getattr(module, "groups", 1))
+    if groups := _groups(module, parameter):
+        return parameter.shape[1] * groups
     return parameter.shape[0] if parameter.ndim else 0
 
 
 def _along(module: nn.Module, parameter: Tensor, kept: Tensor) -> Tensor:
     """Return ``kept`` (C,), one per output feature, in a shape that broadcasts over the parameter."""
-    if _is_transposed(module, parameter):
-        groups = int(getattr(module, "groups", 1))
+    if groups := _groups(module, parameter):
         kept = kept.view(groups, 1, -1).expand(-1, parameter.shape[0] // groups, -1).reshape(parameter.shape[:2])
     return kept.view(*kept.shape, *[1] * (parameter.ndim - kept.ndim))

@@ -70,14 +70,14 @@ def reweighted(
     Returns:
         The new shares, summing to 1.
     """
-    blended = sum(w * r for w, r in zip(shares, rates, strict=True))
-    deviations = [r - blended for w, r in zip(shares, rates, strict=True)]
-    largest = max((abs(d) for w, d in zip(shares, deviations, strict=True) if w > 0), default=0.0)
+    pairs = list(zip(shares, rates, strict=True))
+    blended = sum(w * r for w, r in pairs)
+    largest = max(abs(r - blended) for w, r in pairs if w > 0)
     if largest < 1e-9 or val_loss <= 0 or train_loss <= 0:
         return list(shares)
     gap = min(1.0, max(-1.0, math.log(val_loss / train_loss)))
-    exponents = [max(-_MAX_EXPONENT, min(_MAX_EXPONENT, step * gap * d / largest)) for d in deviations]
-    grown = [w * math.exp(exponent) if w > 0 else 0.0 for w, exponent in zip(shares, exponents, strict=True)]
+    exponents = (max(-_MAX_EXPONENT, min(_MAX_EXPONENT, step * gap * (r - blended) / largest)) for r in rates)
+    grown = [w * math.exp(exponent) for w, exponent in zip(shares, exponents, strict=True)]
     return with_floor(grown, max(floor, _MIN_SHARE))
 
 
@@ -95,4 +95,4 @@ def with_floor(weights: Sequence[float], floor: float) -> list[float]:
             return shares
         raised |= below
         if len(raised) == sum(positive):
-            return [floor / (floor * len(raised)) if p else 0.0 for p in positive]
+            return [1 / len(raised) if p else 0.0 for p in positive]

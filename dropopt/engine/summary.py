@@ -50,7 +50,7 @@ def aligned(cells: Sequence[Sequence[str]], *, left: int) -> list[str]:
             cell.ljust(width) if number < left else cell.rjust(width)
             for number, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
-        lines.append("  ".join(padded).rstrip())
+        lines.append("  ".join(padded))
     return lines
 
 

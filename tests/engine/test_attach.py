@@ -41,7 +41,10 @@ def test_a_place_takes_one_engine_at_a_time():
     for first, second in ((EngineConfig(), Baseline(kind="dropout")), (Baseline(kind="dropout"), EngineConfig())):
         model = Net()
         engine = dropopt.attach(model, first, example=EXAMPLE, complexity=0.5, sites="norm")
-        with pytest.raises(ConfigError, match=r"^module '[\w.]+' already has dropout of dropopt: call detach\(\) on"):
+        with pytest.raises(
+            ConfigError,
+            match=r"^module '[\w.]+' already has dropout of dropopt: call detach\(\) on the engine that is attached$",
+        ):
             dropopt.attach(model, second, example=EXAMPLE, complexity=0.5, sites="norm")
         dropopt.attach(model, second, example=EXAMPLE, complexity=0.5, sites="hidden").detach()
         engine.detach()
@@ -66,6 +69,23 @@ def test_attaching_and_detaching_leave_the_model_bit_identical(training):
     assert_same(before, snapshot(model))
     assert torch.equal(example, EXAMPLE)
     assert not example.requires_grad
+
+
+@pytest.mark.parametrize("config", [EngineConfig(), Baseline(kind="dropout2d")], ids=["engine", "baseline"])
+def test_hooks_of_the_user_stay(config):
+    """Plain functions that are hooks of the same modules run while an engine is attached, and after it."""
+    model, seen = Net().train(), []
+    for module in model.modules():
+        module.register_forward_hook(lambda module, args, output: seen.append(type(module).__name__))
+    engine = dropopt.attach(model, config, example=EXAMPLE, complexity=0.5, sites="norm")
+    engine.step(epoch=1, epochs=2)
+    engine.detach()
+    engine.detach()  # twice is as once
+    assert [len(module._forward_hooks) for module in model.modules()] == [1] * len(list(model.modules()))
+    with dropopt.attach(model, config, example=EXAMPLE, complexity=0.5, sites="norm"):
+        seen.clear()
+        model(EXAMPLE)
+    assert seen.count("BatchNorm2d") == 3
 
 
 def test_a_failing_forward_leaves_no_trace():
@@ -105,14 +125,20 @@ def test_a_missing_complexity_is_a_warning_where_it_matters():
     """Without complexity there is a warning if the contextual member has a weight, and none otherwise."""
     with pytest.warns(
         UserWarning, match=r"^attach\(\) was called without the complexity of the data.* pass complexity=, "
-    ):
+    ) as warned:
         engine = dropopt.attach(Net(), EngineConfig(w_contextual=(0, 0, 0.1)), example=EXAMPLE)
     assert engine.complexity == 0.5
+    assert warned[0].filename == __file__  # where the user called attach()
+    for complexity in (0, 1):
+        assert dropopt.attach(Net(), EngineConfig(), example=EXAMPLE, complexity=complexity).complexity == complexity
     for config in (EngineConfig(w_contextual=0), Baseline(kind="dropout")):
         dropopt.attach(Net(), config, example=EXAMPLE)
 
 
-@pytest.mark.parametrize(("value", "shown"), [(1.5, r"in \[0, 1\], got 1.5"), ("high", "a number, got 'high'")])
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(-0.1, r"in \[0, 1\], got -0.1"), (1.5, r"in \[0, 1\], got 1.5"), ("high", "a number, got 'high'")],
+)
 def test_an_invalid_complexity_is_refused(value, shown):
     """A complexity that is not a number in [0, 1] is an error."""
     with pytest.raises(ValueError, match=f"^complexity must be {shown}$"):

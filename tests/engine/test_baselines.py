@@ -1,14 +1,17 @@
 """A baseline applies the module of torch, torchvision or timm at the engine's places."""
 
+import sys
+
 import pytest
 import timm
 import torch
 import torchvision
+from residual_net import EXAMPLE, Net
 from small_net import make, train
 from torch import nn
 
 import dropopt
-from dropopt.config import Baseline
+from dropopt.config import Baseline, ConfigError
 from dropopt.engine.baselines import BaselineSite
 
 
@@ -54,8 +57,8 @@ def test_dropblock_fits_every_map():
     _, engine = make(Baseline(kind="dropblock", p=0.3, block_size=5))
     site = next(iter(engine.sites.values()))
     host = nn.Identity().train()
-    for size, block in ((2, 1), (4, 3), (3, 3), (5, 5), (6, 5)):
-        x = torch.ones(4, 2, size, size)
+    for size, block in (((2, 2), 1), ((4, 4), 3), ((3, 3), 3), ((5, 5), 5), ((6, 6), 5), ((3, 6), 3), ((7, 4), 3)):
+        x = torch.ones(4, 2, *size)
         torch.manual_seed(0)
         mine = site.hook(host, (), x)
         torch.manual_seed(0)
@@ -74,6 +77,8 @@ def test_stochastic_depth_falls_back_to_the_input():
         torch.testing.assert_close(y[~skipped], (x + 2 * branch)[~skipped])
         assert 0 < skipped.sum() < 8
         assert engine.sites["layer2.0"].hook(model.layer2[0].train(), (x,), torch.randn(8, 128, 2, 2)) is None
+        # Of a module that is called with names of arguments, the input is not known.
+        assert torch.equal(engine.sites["layer1.0"].hook(model.layer1[0], (), x), x)
         model.train()(example).sum().backward()
 
 
@@ -108,3 +113,70 @@ def test_the_linear_schedule_rises_from_zero_to_p():
             seen += {row["applied"] for row in engine.rates()}
             assert all(site.part.p == seen[-1] for site in engine.sites.values())
         assert seen == pytest.approx(expected)
+
+
+class Layers(nn.Module):
+    """A norm over maps, channels innermost; tokens; and vectors."""
+
+    def __init__(self):
+        super().__init__()
+        self.maps, self.tokens = nn.LayerNorm(6), nn.Linear(6, 8)
+        self.vectors, self.head = nn.Linear(8, 10), nn.Linear(10, 4)
+
+    def forward(self, x):
+        """Logits."""
+        return self.head(self.vectors(self.tokens(self.maps(x).flatten(1, 2)).mean(1)))
+
+
+@pytest.mark.parametrize("kind", ["dropout", "dropout2d", "dropblock"])
+def test_features_may_come_last(kind):
+    """Maps with channels innermost are masked as maps; on tokens and vectors every kind is plain dropout."""
+    x = torch.rand(16, 5, 7, 6) + 0.5
+    with dropopt.attach(
+        Layers().train(), Baseline(kind=kind, p=0.4), example=x, sites=("maps", "tokens", "vectors")
+    ) as engine:
+        assert [repr(site).splitlines()[1].strip() for site in engine.sites.values()] == ["axis=-1"] * 3
+        for name, site in engine.sites.items():
+            y = {"maps": x, "tokens": x.flatten(1, 2), "vectors": x[:, 0, 0]}[name]
+            torch.manual_seed(1)
+            mine = site.hook(engine.places[name].module, (), y)
+            torch.manual_seed(1)
+            part = (library_part(kind) if name == "maps" else nn.Dropout(0.4)).train()
+            assert torch.equal(mine, part(y.movedim(-1, 1)).movedim(1, -1))
+            assert (mine == 0).any()
+
+
+@pytest.mark.parametrize(
+    ("settings", "shown"),
+    [
+        ({"kind": "dropblock", "p": 0.2, "schedule": "linear"}, "dropblock, linear p = 0.2"),
+        ({"kind": "dropout", "p": 0.25}, "dropout, constant p = 0.25"),
+        ({"kind": "none"}, "no dropout"),
+    ],
+)
+def test_a_baseline_describes_itself(settings, shown):
+    """Its method and its places, with the current rates, in ``repr`` and in the summary."""
+    engine = dropopt.attach(Net(), Baseline(**settings), example=EXAMPLE, sites=("stem_norm", "hidden"))
+    rate = {"dropblock": 0.0, "dropout": 0.25, "none": 0.0}[settings["kind"]]
+    assert engine.rates() == [
+        {"site": "stem_norm", "depth": 0.2, "applied": rate},
+        {"site": "hidden", "depth": 0.8, "applied": rate},
+    ]
+    assert repr(engine) == f"BaselineEngine(Net, 2 places, {shown})"
+    engine.step(epoch=1, epochs=2)
+    rate = {"dropblock": 0.1}.get(settings["kind"], rate)
+    assert engine.summary().splitlines() == [
+        f"Net: 2 places, {shown}, 50% of training done",
+        "place      module       output     depth  applied",
+        f"stem_norm  BatchNorm2d  6 x 6 x 6   0.20    {rate:.3f}",
+        f"hidden     Linear       10          0.80    {rate:.3f}",
+    ]
+    engine.detach()
+    assert repr(engine) == f"BaselineEngine(Net, 2 places, {shown}{'' if settings['kind'] == 'none' else ', detached'})"
+
+
+def test_timms_dropblock_needs_timm(monkeypatch):
+    """Without timm the error says what to type."""
+    monkeypatch.setitem(sys.modules, "timm.layers.drop", None)
+    with pytest.raises(ConfigError, match=r"^timm is not installed; pip install timm$"):
+        make(Baseline(kind="dropblock", library="timm"))

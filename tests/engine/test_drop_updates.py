@@ -119,18 +119,22 @@ def test_updates_are_dropped_by_output_feature(layer, moves):
     assert 0 < sum(stayed) < 4
 
 
-def test_parameters_with_other_features_move_freely():
+@pytest.mark.parametrize("width", [4, 1])
+def test_parameters_with_other_features_move_freely(width):
     """A parameter of a masked layer that is not one number per output feature, such as a common gain, is not masked."""
 
     class Scaled(nn.Conv2d):
         def __init__(self):
-            super().__init__(3, 4, 1)
-            self.gain, self.offsets = nn.Parameter(torch.ones(1)), nn.Parameter(torch.zeros(3))
+            super().__init__(3, width, 1)
+            self.gain, self.offsets = nn.Parameter(torch.ones(())), nn.Parameter(torch.zeros(3))
+            self.part = nn.PReLU(width)  # a layer of its own, which only lies in this one
 
         def forward(self, x):
-            return self.gain * super().forward(x + self.offsets.view(-1, 1, 1))
+            return self.gain * self.part(super().forward(x + self.offsets.view(-1, 1, 1)) - 1)
 
-    model = nn.Sequential(Scaled(), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4))
+    model = nn.Sequential(Scaled(), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 4))
+    nn.init.constant_(model[0].weight, -1.0)
+    nn.init.constant_(model[0].part.weight, -1.0)
     images = torch.rand(4, 3, 5, 5, generator=torch.Generator().manual_seed(0))
     with dropopt.attach(model, EngineConfig(drop_updates="only"), example=images, complexity=0.5) as engine:
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -141,7 +145,7 @@ def test_parameters_with_other_features_move_freely():
         nn.functional.cross_entropy(model(images), torch.tensor([0, 1, 2, 3])).backward()
         optimizer.step()
     moved = {name: not torch.equal(parameter, before[name]) for name, parameter in model[0].named_parameters()}
-    assert moved == {"weight": False, "bias": False, "gain": True, "offsets": True}
+    assert moved == {"weight": False, "bias": False, "gain": True, "offsets": True, "part.weight": True}
 
 
 def test_the_updates_of_a_blocks_last_layers_are_dropped():
@@ -157,7 +161,11 @@ def test_the_updates_of_a_blocks_last_layers_are_dropped():
 def test_an_optimizer_without_a_droppable_feature_is_refused():
     """drop_updates without any effect is an error."""
     model, engine = make(EngineConfig(drop_updates=True))
-    with pytest.raises(ConfigError, match=r"^drop_updates finds no layer in the optimizer whose output features"):
+    message = (
+        "^drop_updates finds no layer in the optimizer whose output features a site drops; "
+        r"choose other sites \(such as 'norm' or 'conv'\), or set drop_updates to false$"
+    )
+    with pytest.raises(ConfigError, match=message):
         engine.watch(torch.optim.SGD(model.head.parameters(), lr=0.1))
 
 
@@ -172,6 +180,13 @@ def test_to_watch_an_optimizer_twice_is_to_watch_it_once():
         train(model, optimizer, 3)
         after.append([parameter.detach().clone() for parameter in model.parameters()])
     assert equal(*after)
+    engine.detach()
+    engine.detach()
+    for site in engine.sites.values():
+        site.p.fill_(0.999)
+    before = model.two.conv.weight.detach().clone()
+    train(model, optimizer, 1)
+    assert (model.two.conv.weight != before).flatten(1).any(1).all()  # now every feature moves
 
 
 def test_features_are_scored_where_only_updates_use_the_rates():

@@ -220,20 +220,14 @@ def test_adaptive_efficacy_stays_legal_for_any_step_size(step, floor):
     ("call", "message"),
     [
         ({"epoch": 5, "epochs": 4}, r"^epoch must be in \[0, 4\], got 5"),
-        ({"epoch": "x", "epochs": 4}, r"^epoch must be"),
         ({"epoch": 1, "epochs": "x"}, r"^epochs must be"),
-        ({"epoch": -1, "epochs": 4}, r"epoch must be in \[0, 4\], got -1"),
         ({"epoch": 1, "epochs": 4, "val_loss": math.nan}, "val_loss must be finite, got nan"),
         ({"epoch": 1, "epochs": 4, "val_accuracy": math.inf}, "val_accuracy must be finite, got inf"),
         (
             {"epoch": 1, "epochs": 4, "val_accuracy": 55},
             r"val_accuracy must be in \[0, 1\], got 55: divide a percentage",
         ),
-        ({"epoch": 1, "epochs": 4, "val_accuracy": -0.1}, r"val_accuracy must be in \[0, 1\], got -0.1"),
         ({"epoch": 1, "epochs": 4, "train_loss": torch.ones(2)}, r"train_loss must be a number, got tensor\("),
-        ({"epoch": 1, "epochs": 4, "val_accuracy": 1.001}, r"val_accuracy must be in \[0, 1\], got 1.001"),
-        ({"epoch": 1, "epochs": 0}, r"epoch must be in \[0, 0\], got 1"),
-        ({"epoch": 0, "epochs": 0}, r"epoch must be in \[0, 0\], got 0"),
     ],
 )
 def test_an_invalid_step_is_refused(call, message):
@@ -264,20 +258,14 @@ def test_metrics_of_every_type_become_numbers(config, kind):
             assert other.rates() == engine.rates()
 
 
-def test_an_accuracy_may_round_to_more_than_one():
-    """A mean of ones in half precision is an accuracy of 1."""
-    with engine_of(network()) as engine, engine_of(network()) as other:
-        engine.step(epoch=1, epochs=4, val_accuracy=1 + 1e-7)
-        other.step(epoch=1, epochs=4, val_accuracy=1.0)
-        assert engine.rates() == other.rates()
-
-
 @pytest.mark.parametrize("importance", ["gradient", "lrp", "composite"])
 def test_a_step_without_a_probe_is_refused(importance):
     """An importance that only probe() measures is never silently constant, also after resuming."""
     with engine_of(network(), importance=importance) as engine, engine_of(network(), importance=importance) as other:
         with pytest.raises(
-            ValueError, match=rf"^importance '{importance}' is measured by a probe: call engine\.probe\("
+            ValueError,
+            match=rf"^importance '{importance}' is measured by a probe: "
+            r"call engine\.probe\(images, labels\) with a training batch before engine\.step\(\.\.\.\)$",
         ):
             engine.step(epoch=1, epochs=4)
         engine.probe(IMAGES, LABELS)
@@ -292,7 +280,10 @@ def test_drop_updates_without_an_optimizer_is_refused():
     """step() before watch() is an error, because the engine must know the optimizer whose updates it masks."""
     with (
         engine_of(network(), drop_updates=True) as engine,
-        pytest.raises(ValueError, match=r"call engine\.watch\(optimizer\) before training"),
+        pytest.raises(
+            ValueError,
+            match=r"^drop_updates masks the optimizer's updates: call engine\.watch\(optimizer\) before training$",
+        ),
     ):
         engine.step(epoch=1, epochs=4)
 
@@ -309,15 +300,38 @@ def test_drop_updates_only_leaves_the_forward_pass_alone():
 
 
 def test_unused_importances_cost_nothing():
-    """No score is accumulated where neither a member nor the allocation uses importances."""
+    """No score is accumulated where neither a member nor the allocation uses importances, nor the safe area."""
     model = network()
     with engine_of(model, **ONLY | {"w_adaptive": 1.0}) as engine:
         train_step(model)
         assert all(site.count == 0 for site in engine.sites.values())
+        assert all(site.area == 1 for site in engine.sites.values())
+    with engine_of(model, **ONLY | {"w_spatial": 1.0}) as engine:
+        train_step(model)
+        assert all(site.count == 1 for site in engine.sites.values())
+        assert all(site.area < 1 for site in engine.sites.values())
 
 
 def test_the_state_of_other_sites_is_refused():
     """The error names the sites of the state and those of the engine."""
-    refused = pytest.raises(ValueError, match=r"the state belongs to sites \['1', '4'\], this engine has \['4'\]")
+    refused = pytest.raises(ValueError, match=r"^the state belongs to sites \['1', '4'\], this engine has \['4'\]$")
     with engine_of(network()) as engine, engine_of(network(), sites="last:1") as other, refused:
         other.load_state_dict(engine.state_dict())
+
+
+def test_a_state_has_its_rates_and_older_ones_get_them_by_the_equations():
+    """A state before rates were stored has them recomputed; another one keeps them, even if sites were scored since."""
+    model = network()
+    with engine_of(model, allocation="feature") as engine, engine_of(network(), allocation="feature") as other:
+        train_step(model)
+        engine.step(epoch=1, epochs=4, val_loss=1.0)
+        old = {key: value for key, value in engine.state_dict().items() if key != "rates"}
+        other.load_state_dict(old)
+        assert other.rates() == engine.rates()
+        before = engine.rates()
+        for site in engine.sites.values():
+            site.set_importance(torch.arange(len(site.importance), 0, -1.0), 0.0)
+        other.load_state_dict(engine.state_dict())
+        assert other.rates() == before
+        other.load_state_dict({**engine.state_dict(), "complexity": 0.75, "rates": before})
+        assert other.complexity == 0.75

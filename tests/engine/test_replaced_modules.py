@@ -1,5 +1,7 @@
 """Code that replaces a module with a site removes its dropout: the engine notices, or follows the hook."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from small_net import Net, batch, train
@@ -48,7 +50,10 @@ def test_lost_dropout_is_an_error(config, change, fault):
     model, engine = attached(config)
     change(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    message = rf"^{fault} after attaching, so its dropout is gone: change the model first, then call dropopt\.attach"
+    message = (
+        rf"^{fault} after attaching, so its dropout is gone: change the model first, "
+        r"then call dropopt\.attach\(model, \.\.\.\)$"
+    )
     for call in (
         engine.rates,
         lambda: engine.step(epoch=1, epochs=4, val_loss=1.0),
@@ -88,8 +93,13 @@ def test_a_hook_that_moves_with_its_module_is_followed():
     images, labels = batch()
     engine = dropopt.attach(model, config, example=images, complexity=0.5, sites="1")
     fuse(model, [["0", "1"]], inplace=True)
+    before = engine.places["1"]
     engine.probe(images, labels)
     assert engine.sites["1"].refreshes == 1
+    place = engine.places["1"]
+    assert place == replace(before, module=model[0], weighted=(before.weighted[0], model[0]), makers=place.weighted)
+    assert before.weighted == before.makers
+    assert engine.rates()[0]["site"] == "1"
     train(model, torch.optim.SGD(model.parameters(), lr=0.1), 1)
     assert (model[0](images) == 0).flatten(2).all(-1).any()
     engine.detach()

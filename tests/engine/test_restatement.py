@@ -12,7 +12,6 @@ from torch import nn
 
 import dropopt
 from dropopt.config import P_MAX, EngineConfig
-from dropopt.engine.efficacy import reweighted
 from dropopt.engine.importance import from_training
 from dropopt.engine.importance.probes import PROBES
 from dropopt.engine.site import DropoutSite
@@ -185,27 +184,6 @@ def test_no_rate_exceeds_the_largest_one():
     _, engine = make(EngineConfig(r0=1.0, alpha=0.0, w_structured=0, w_contextual=0, w_pfid=0))
     assert [row["integrated"] for row in engine.rates()] == [1.0] * len(engine.sites)
     assert all(float(site.p) == pytest.approx(P_MAX) for site in engine.sites.values())
-
-
-@pytest.mark.parametrize("ratio", [1.5, 20.0, 0.02])
-def test_one_step_of_the_weights(ratio):
-    """Exponentiated gradient on the gap log(val / train), which counts as 1 at most in either direction."""
-    shares, rates = [0.5, 0.3, 0.2], [0.1, 0.4, 0.3]
-    gap = float(np.clip(math.log(ratio), -1, 1))
-    deviation = np.array(rates) - np.dot(shares, rates)
-    grown = np.array(shares) * np.exp(0.7 * gap * deviation / np.abs(deviation).max())
-    found = reweighted(shares, rates, val_loss=ratio * 0.3, train_loss=0.3, step=0.7, floor=0.0)
-    assert found == pytest.approx(list(grown / grown.sum()))
-
-
-def test_a_share_never_vanishes():
-    """Without a floor, the smallest share is 1e-9, and small differences between the rates count in full."""
-    found = reweighted([0.5, 0.3, 0.2], [0.0, 1.0, 1.0], val_loss=3.0, train_loss=1.0, step=5.0, floor=0.0)
-    grown = np.array([0.5, 0.3, 0.2]) * np.exp([-5.0, 5.0, 5.0])  # both deviations from 0.5 are equal
-    assert found == pytest.approx(list(grown / grown.sum()), rel=1e-6)
-    found = reweighted([0.5, 0.5], [0.0, 1.0], val_loss=3.0, train_loss=1.0, step=1e6, floor=0.0)
-    assert found == pytest.approx([1e-9, 1 - 1e-9], rel=1e-12)
-    assert reweighted([0.5, 0.5], [0.25, 0.25 + 1e-6], val_loss=3.0, train_loss=1.0, step=1.0, floor=0.0)[1] > 0.6
 
 
 @pytest.mark.parametrize("shape", [(6, 3, 5, 4), (6, 3)])

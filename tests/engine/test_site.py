@@ -1,5 +1,6 @@
 """A site drops features while its module trains, and scores their importance."""
 
+import math
 from typing import get_args
 
 import pytest
@@ -8,6 +9,8 @@ from small_net import Net, batch, make
 from torch import nn
 
 from dropopt.config import Baseline, EngineConfig
+from dropopt.engine.masks.patterns import channel_gate, element_gate
+from dropopt.engine.masks.spatial import spatial_gate, spatial_structure
 from dropopt.engine.site import DropoutSite
 
 PATTERNS = ("element", "channel", "structured", "spatial", "own")
@@ -120,6 +123,15 @@ def test_every_step_is_observed_at_first_then_one_in_eight(kind):
         assert site.count == 0
 
 
+def test_code_for_compilers_observes_every_step(monkeypatch):
+    """A graph has no branch that depends on a count."""
+    site = DropoutSite(1, 3, "channel", importance="activation")
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    for _ in range(20):
+        site.hook(nn.Identity(), (), torch.rand(128, 3, 2, 2))
+    assert site.count == 20 * 8
+
+
 @pytest.mark.parametrize("per_feature", [True, False])
 @every_pattern
 def test_second_derivatives_are_right(pattern, per_feature):
@@ -148,10 +160,12 @@ def test_dropped_features_are_scored():
     torch.testing.assert_close(site.totals[0], x.detach().sum((0, 2, 3)))
 
 
+@pytest.mark.parametrize("per_feature", [True, False])
 @every_pattern
-def test_little_is_kept_for_the_backward_pass(pattern):
+def test_little_is_kept_for_the_backward_pass(pattern, per_feature):
     """A site keeps its gate, at most one bit per unit, and for taylor a sixteenth of the activation."""
-    site = DropoutSite(1, 8, pattern, 3, importance="taylor")
+    torch.manual_seed(0)
+    site = DropoutSite(1, 8, pattern, 3, per_feature=per_feature, importance="taylor")
     site.p.fill_(0.3)
     x = torch.randn(64, 8, 12, 12, requires_grad=True)
     storages = {}
@@ -160,8 +174,8 @@ def test_little_is_kept_for_the_backward_pass(pattern):
     ):
         y = site.hook(nn.Identity(), (), x)
     kept = sum(storages.values()) / (x.numel() * x.element_size())
-    # A spatial gate is shared among 8 channels.
-    gate = {"element": 1 / 32, "spatial": 1 / 8, "own": 1 / 16}.get(pattern, 1 / 144)
+    # A spatial gate is shared among 8 channels; where their rates differ, its noise and its bars are kept instead.
+    gate = {"element": 1 / 32, "spatial": 1 / 4 if per_feature else 1 / 8, "own": 1 / 16}.get(pattern, 1 / 144)
     assert kept <= 1 / 16 + gate + 1e-3
     y.sum().backward()
     assert torch.equal(x.grad == 0, y == 0)
@@ -230,7 +244,7 @@ def test_scores_are_float32_whatever_the_default_type():
     """Counts above 256 do not fit bfloat16, which may be the default type when the engine is attached."""
     torch.set_default_dtype(torch.bfloat16)
     try:
-        site = DropoutSite(1, 3, "channel", importance="activation", track_area=True)
+        site = DropoutSite(1, 3, "own", importance="activation", track_area=True)
     finally:
         torch.set_default_dtype(torch.float32)
     assert {name for name, buffer in site.named_buffers() if buffer.dtype != torch.float32} == {"refreshes"}
@@ -238,3 +252,59 @@ def test_scores_are_float32_whatever_the_default_type():
         site.refresh(0.5)
         site.hook(nn.Identity(), (), torch.rand(16 * 300, 3, 2, 2))
         assert site.count == 300
+
+
+def test_a_fresh_site():
+    """It drops nothing, all features are equally important, all positions are safe, and methods have equal shares."""
+    for per_feature in (False, True):
+        site = DropoutSite(-1, 3, "own", per_feature=per_feature, importance="statistical")
+        assert {name: buffer.tolist() for name, buffer in site.named_buffers()} == {
+            "p": [0.0] * (3 if per_feature else 1),
+            "shares": [pytest.approx(0.2)] * 5,
+            "method_rates": [[0.0] * 3] * 5,
+            "importance": [1.0] * 3,
+            "totals": [[0.0] * 3] * 2,
+            "count": 0,
+            "refreshes": 0,
+            "area": 1,
+        }
+        assert torch.equal(site._shares_on_host, site.shares)
+        assert site.refreshes.dtype == torch.int64
+    for kind, rows in (("taylor", 1), ("activation", 1), ("lrp", 0), (None, 0)):
+        site = DropoutSite(1, 3, "channel", importance=kind)
+        assert site.totals.shape == (rows, 3)
+        assert site.observes == (rows > 0)
+    assert DropoutSite(1, 3, "channel", track_area=True).observes
+
+
+@pytest.mark.parametrize("space", [(), (1,), (1, 1), (2,), (1, 2), (3, 2)], ids=str)
+def test_which_units_share_a_random_number(space):
+    """Blocks need at least two positions: with one, features are independent units; vectors have one number each."""
+    one = [1] * len(space)
+    for pattern in PATTERNS[:4]:
+        site = DropoutSite(1, 4, pattern, 2)
+        site.p.fill_(0.5)
+        x, p = torch.rand(200, 4, *space) + 0.5, site.p.view(1, *one)
+        torch.manual_seed(0)
+        y = site.hook(nn.Identity(), (), x)
+        torch.manual_seed(0)
+        if pattern == "spatial" and math.prod(space) > 1:
+            gate = spatial_gate(x, p, 2)
+            assert (gate.whole().expand_as(x) == gate.whole()[:, :1]).all()
+        else:
+            gate = (element_gate if pattern == "element" or (pattern == "spatial" and space) else channel_gate)(x, p)
+        assert torch.equal(y, gate.times(x))
+
+
+@pytest.mark.parametrize("kind", ["activation", "taylor"])
+def test_the_fraction_of_safe_positions_is_a_moving_average(kind):
+    """A tenth of each observed step's fraction is added, of maps only; a refresh keeps it."""
+    site, area = DropoutSite(1, 3, "channel", importance=kind, track_area=True), 1.0
+    for seed in range(3):
+        x = torch.randn(40, 3, 5, 4, generator=torch.Generator().manual_seed(seed), requires_grad=True)
+        site.hook(nn.Identity(), (), x)
+        area += 0.1 * (spatial_structure(x.detach()[:3]).mean().item() - area)
+        assert site.area.item() == pytest.approx(area)
+    site.hook(nn.Identity(), (), torch.rand(40, 3, requires_grad=True))
+    site.refresh(0.5)
+    assert site.area.item() == pytest.approx(area)

@@ -9,7 +9,8 @@ from residual_net import EXAMPLE, Net
 from torch import nn
 
 import dropopt
-from dropopt.config import Baseline, ConfigError, EngineConfig
+from dropopt.config import METHODS, Baseline, ConfigError, EngineConfig
+from dropopt.engine.summary import span
 
 
 class Regularised(nn.Module):
@@ -34,39 +35,47 @@ def attach(model, config=None, **options):
 
 def test_the_summary_has_a_row_for_each_place_and_method():
     """Names, module types, shapes of one sample, depth and rates; metrics that are missing are named."""
-    with attach(Net(), EngineConfig(r0=0.3, w_contextual=0), sites=("norm", "linear")) as engine:
-        lines = engine.summary().splitlines()
-        assert lines[0] == "Net: 4 places, pattern channel, allocation uniform, 0% of training done"
-        assert lines[1].split() == ["place", "module", "output", "depth", "integrated", "applied"]
-        cells = [re.split(r" {2,}", line) for line in lines[2:6]]
-        assert [row[:4] for row in cells] == [
-            ["stem_norm", "BatchNorm2d", "6 x 6 x 6", "0.20"],
-            ["blocks.0.norm", "BatchNorm2d", "6 x 6 x 6", "0.40"],
-            ["blocks.1.norm", "BatchNorm2d", "6 x 6 x 6", "0.60"],
-            ["hidden", "Linear", "10", "0.80"],
+    settings = {"r0": 0.3, "w_contextual": 0, "w_pfid": 0, "w_adaptive": 0.75, "w_structured": 0.25}
+    with attach(Net(), EngineConfig(efficacy="adaptive", **settings), sites=("norm", "linear")) as engine:
+        engine.step(epoch=1, epochs=4)
+        rows = engine.rates()
+        assert len({row["integrated"] for row in rows}) == 4  # by depth
+        cells = [f"{row['depth']:.2f}       {row['integrated']:.3f}    {row['applied']:.3f}" for row in rows]
+        assert engine.summary().splitlines() == [
+            "Net: 4 places, pattern channel, allocation uniform, 25% of training done",
+            "place          module       output     depth  integrated  applied",
+            f"stem_norm      BatchNorm2d  6 x 6 x 6   {cells[0]}",
+            f"blocks.0.norm  BatchNorm2d  6 x 6 x 6   {cells[1]}",
+            f"blocks.1.norm  BatchNorm2d  6 x 6 x 6   {cells[2]}",
+            f"hidden         Linear       10          {cells[3]}",
+            "method      weight  mean rate",
+            *(
+                f"{method:10}   {weight:.3f}      {sum(row[method] for row in rows) / 4:.3f}"
+                for method, weight in zip(METHODS, (0.75, 0.25, 0, 0, 0), strict=True)
+            ),
+            "not reported yet: train_loss, val_loss",
         ]
-        for row, rates in zip(cells, engine.rates(), strict=True):
-            assert row[4:] == [f"{rates['integrated']:.3f}", f"{rates['applied']:.3f}"]
-        assert [line.split()[0] for line in lines[6:12]] == [
-            *("method", "adaptive", "structured", "contextual", "pfid", "spatial")
-        ]
-        assert lines[12:] == ["not reported yet: val_loss"]
-        engine.step(epoch=1, epochs=4, val_loss=0.9)
-        assert "25% of training done" in engine.summary()
+        engine.step(epoch=2, epochs=4, val_loss=0.9)
+        assert engine.summary().splitlines()[-1] == "not reported yet: train_loss"
+        engine.step(epoch=2, epochs=4, train_loss=0.9)
+        assert "50% of training done" in engine.summary()
         assert "not reported" not in engine.summary()
 
 
 def test_repr_names_model_places_and_rates():
-    """Of the engine, of a baseline, and of their sites."""
-    engine = attach(Net(), EngineConfig(w_structured=0, w_contextual=0, w_pfid=0))
+    """Of the engine and its sites; a range where rates differ."""
+    engine = attach(Net(), EngineConfig(w_structured=0, w_contextual=0, w_pfid=0, drop_updates="only"))
     assert repr(engine) == "DropoutEngine(Net, 2 places, pattern channel, applied 0.250)"
-    assert repr(engine.sites["blocks.0"]) == "DropoutSite(6 features, axis=1, pattern='channel', p=0.250)"
+    assert repr(engine.sites["blocks.0"]) == "DropoutSite(6 features, axis=1, pattern='channel', p=0.250, masks=False)"
     engine.detach()
-    assert repr(engine).endswith(", detached)")
-    baseline = attach(Net(), Baseline(kind="dropout2d", p=0.2))
-    assert repr(baseline) == "BaselineEngine(Net, 2 places, dropout2d, constant p = 0.2)"
-    assert baseline.summary().splitlines()[0] == "Net: 2 places, dropout2d, constant p = 0.2, 0% of training done"
-    assert "Dropout2d" in repr(baseline.sites["blocks.0"])
+    assert repr(engine) == "DropoutEngine(Net, 2 places, pattern channel, applied 0.250, detached)"
+    engine = attach(Net(), EngineConfig(pattern="element", allocation="feature"), sites=("hidden", "stem"))
+    engine.sites["hidden"].p.copy_(torch.linspace(0.1, 0.4, 10))
+    assert repr(engine.sites["hidden"]) == "DropoutSite(10 features, axis=-1, pattern='element', p=0.100 to 0.400)"
+    engine.step(epoch=1, epochs=2)
+    rates = sorted(row["applied"] for row in engine.rates())
+    assert repr(engine).endswith(f", applied {rates[0]:.3f} to {rates[1]:.3f})")
+    assert span([]) == "0"
 
 
 # -- dropout inside
@@ -74,13 +83,21 @@ def test_repr_names_model_places_and_rates():
 
 def test_dropout_at_the_same_places_is_named():
     """Only the layers that pass on the features of a place, or lie in a place, are named."""
-    message = "Regularised has dropout of its own where the engine drops: Dropout2d 'drop' (p = 0.3). Pass inside="
-    with pytest.warns(UserWarning, match=re.escape(message)):
-        attach(Regularised(), sites="conv").detach()
-    with pytest.raises(ConfigError, match=re.escape("Dropout 'late' (p = 0.5)")):
+    message = (
+        "^Regularised has dropout of its own where the engine drops: {}. Pass inside='replace' "
+        "to switch it off while the engine is attached, or inside='keep' to apply both$"
+    )
+    one, two = (re.escape(f"{kind} (p = {p})") for kind, p in (("Dropout2d 'drop'", 0.3), ("Dropout 'late'", 0.5)))
+    with pytest.warns(UserWarning, match=message.format(one)) as warned:
+        dropopt.attach(Regularised(), EngineConfig(), example=EXAMPLE, complexity=0.5, sites="conv").detach()
+    assert warned[0].filename == __file__  # where the user called attach()
+    with pytest.warns(UserWarning, match=message.format(f"{one} and 1 more")):
+        engine = attach(Regularised(), sites=("conv", "embed"))
+    assert list(map(str, engine.own)) == ["Dropout2d 'drop' (p = 0.3)", "Dropout 'late' (p = 0.5)"]
+    with pytest.raises(ConfigError, match=message.format(two)):
         attach(Regularised(), sites="embed", inside="error")
     attach(Net(), inside="error").detach()  # it has none
-    with pytest.raises(ConfigError, match="inside must be one of keep, replace, error, got 'off'"):
+    with pytest.raises(ConfigError, match=r"^inside must be one of keep, replace, error, got 'off'$"):
         attach(Net(), inside="off")
 
 
@@ -88,12 +105,16 @@ def test_dropout_at_the_same_places_is_named():
 def test_replace_switches_it_off_until_detach(config):
     """A layer at a place drops nothing while the engine is attached; other dropout layers stay as they are."""
     model = Regularised()
-    with attach(model, config, sites="conv", inside="replace"):
+    line = "dropout of the network itself at these places: Dropout2d 'drop' (p = 0.3)"
+    with attach(model, config, sites="conv", inside="replace") as engine:
         assert (model.drop.p, model.late.p) == (0, 0.5)
+        assert f"{line}, switched off until detach()" in engine.summary().splitlines()
     assert (model.drop.p, model.late.p) == (0.3, 0.5)
     with attach(model, config, sites="conv", inside="keep") as engine:
         assert model.drop.p == 0.3
-        assert "network itself at these places: Dropout2d 'drop' (p = 0.3), which drops as well" in engine.summary()
+        assert f"{line}, which drops as well" in engine.summary().splitlines()
+    with attach(model, config, sites=("conv", "embed"), inside="keep") as engine:
+        assert f"{line}, Dropout 'late' (p = 0.5), which drops as well" in engine.summary().splitlines()
 
 
 def test_stochastic_depth_in_a_block_is_taken_over():

@@ -67,7 +67,7 @@ def uniqueness(maps: Tensor) -> Tensor:
     constant: Tensor = length <= 1e-6 * responses.norm(dim=1)  # nothing left but rounding
     unit = centred / length.masked_fill(constant, 1.0).unsqueeze(1)
     similarity = (unit @ unit.T).abs().fill_diagonal_(0)
-    return (1 - similarity.amax(1)).clamp(0, 1).masked_fill(constant, 0.0)
+    return (1 - similarity.amax(1)).clamp(min=0).masked_fill(constant, 0.0)
 
 
 def kernel_norm(place: Place) -> Tensor | None:

@@ -85,7 +85,7 @@ def share_out(budget: Tensor | float, preference: Tensor) -> Tensor:
     if not bool((preference > 0).any()):
         preference = torch.ones_like(preference)
     count = preference.numel()
-    wanted = torch.as_tensor(budget, dtype=torch.float64, device=preference.device).clamp(0, P_MAX) * count
+    wanted = torch.as_tensor(budget, dtype=torch.float64) * count
     order = preference.sort(descending=True).values
     rest = order.flip(0).cumsum(0).flip(0)  # rest[k]: sum of preferences when the k largest are capped
     capped = torch.arange(count, dtype=torch.float64, device=order.device)

@@ -114,8 +114,8 @@ _METHODS_BY_PATTERN = {
 }
 
 
-def _gate(x: Tensor, pattern: str, rate: Tensor, block_size: int) -> Gate:
-    p = rate.view(-1, *[1] * (x.ndim - 2))
+def _gate(x: Tensor, pattern: str, p: Tensor, block_size: int) -> Gate:
+    """Draw a gate with one rate (1,) for all features, of a pattern other than ``channel``."""
     if pattern == "element":
         return element_gate(x, p)
     return spatial_gate(x, p, block_size) if x.ndim > 2 else channel_gate(x, p)

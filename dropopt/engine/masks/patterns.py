@@ -86,7 +86,7 @@ def element_gate(x: Tensor, p: Tensor) -> Gate:
     elif x.ndim > 2 and x.shape[2] >= _MIN_COLUMN:
         bits = _pack(_element_bytes(x, p))
     else:
-        bits = _pack((torch.rand_like(x, dtype=torch.float32) >= p).to(torch.uint8))
+        bits = _pack(torch.rand_like(x, dtype=torch.float32) >= p)
     return Gate((bits, (1 / (1 - p)).to(x.dtype)), partial(_from_bits, shape=x.shape, order=memory_order(x)))
 
 
@@ -112,16 +112,15 @@ def _bernoulli_bits(units: int, p: float) -> Tensor:
     threshold, rest = divmod(p * 2**_BITS, 1)
     words = -(-units // 64)
     draws = random_words(_BITS * words).view(_BITS, words)
-    below = (
-        torch.lt(torch.rand(words), rest).to(torch.int64).neg_()
-    )  # -1 for the 64 units whose threshold is rounded up, so that equal numbers count as below
+    up = torch.lt(torch.rand(words, dtype=torch.float32), rest)  # whether the threshold of 64 units is rounded up
+    below = up.to(torch.int64).neg_()  # then -1, so that equal numbers count as below
     for bit, draw in enumerate(draws.unbind()):
         below = below | draw if int(threshold) >> bit & 1 else below & draw
     return below.bitwise_not().view(torch.uint8)[: -(-units // 8)]
 
 
 def _pack(kept: Tensor) -> Tensor:
-    """Pack eight 0/1 bytes into one, in memory order."""
+    """Pack eight bytes that are 0 or 1 (uint8 or bool) into one, in memory order."""
     flat = kept.permute(memory_order(kept)).reshape(-1)
     words = pad(flat, (0, -flat.numel() % 8)).view(torch.int64)
     return ((words * _GATHER) >> 56).to(torch.uint8)  # byte i of the word goes to bit 7 - i of its top byte

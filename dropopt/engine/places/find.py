@@ -202,7 +202,7 @@ class _Selection:
 
     def _is_block(self, call: Call) -> bool:
         """Whether this is the innermost container with weights that returns a given residual sum."""
-        if not call.residual or call.module is self.forward.model or not holds_weights(call.module):
+        if not call.residual or not holds_weights(call.module):
             return False
         # An in-place sum keeps the identity of an inner container's output, which was no sum when that returned.
         same = [c for c in self.forward.calls if c.output is call.output and c.residual and holds_weights(c.module)]

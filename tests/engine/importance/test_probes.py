@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dropopt.config import ConfigError
-from dropopt.engine.importance import composite
-from dropopt.engine.importance.passes import finite
-from dropopt.engine.importance.probes import PROBES
+from dropopt.engine.importance.passes import finite, inputs
+from dropopt.engine.importance.probes import PROBES, lrp, propagate
 from dropopt.engine.places.place import Place
 
 
@@ -77,89 +76,6 @@ def _differences(model: nn.Module, place: Place, images: Tensor, labels: Tensor,
         slope = (nudge(step) - nudge(-step)) / (2 * step)
         total[index[0 if place.axis == 1 else -1]] += slope.abs().mean()
     return total * place.features / shape[0].numel()
-
-
-# -- composite
-
-
-def test_composite_matches_explicit_statistics() -> None:
-    """The score is the mean of four normalised parts, computed by loops in float64."""
-    model = worn(Functional()).eval().requires_grad_(False)
-    images, labels = batch(5)
-    seen: dict[str, Tensor] = {}
-    places = places_of(model, images, ("norm1", "deep"))
-    for name, place in places.items():
-        place.module.register_forward_hook(lambda m, a, out, name=name: seen.__setitem__(name, out.detach().clone()))
-    scores = PROBES["composite"](model, places, images, labels)
-    kernels = {
-        "norm1": [
-            float(
-                model.stem.weight[c].norm() * model.norm1.weight[c].abs() / (model.norm1.running_var[c] + 1e-5).sqrt()
-            )
-            for c in range(6)
-        ],
-        "deep": [float(model.deep.weight[c].double().square().sum().sqrt()) for c in range(4)],
-    }
-    for name, place in places.items():
-        maps = seen[name].double().numpy()
-        rows = [maps[:, c].ravel() for c in range(place.features)]
-        alike = np.abs(np.corrcoef(rows)) - np.eye(len(rows))
-        parts = [
-            [np.abs(row).mean() for row in rows],
-            [maps[:, c].mean((1, 2)).var() for c in range(place.features)],
-            [1 - max(row) for row in alike],
-            kernels[name],
-        ]
-        slow = sum((np.array(p) - min(p)) / (max(p) - min(p)) for p in parts) / 4
-        np.testing.assert_allclose(scores[name].numpy(), slow, rtol=1e-4, atol=1e-5)
-
-
-def test_composite_leaves_out_the_kernel_where_no_layer_is_known() -> None:
-    """Without known weights the other three parts share the weight, so scores still reach 1."""
-    model, (images, labels) = plain(), batch()
-    x = torch.zeros(2, 4, 8, 8)
-    x[:, 0], x[:, 1] = torch.randn(2, 8, 8) + 20 * torch.tensor([-1.0, 1.0]).view(2, 1, 1), torch.randn(2, 8, 8)
-    place = Place("x", model[1], 1, 4, 4, 0.5, ())
-    model[1].register_forward_hook(lambda *_: x)
-    score = PROBES["composite"](model, {"x": place}, images, labels)["x"]
-    assert score[0] > 0.6
-    assert score[2] == score[3] == 0
-
-
-def test_composite_spares_a_copied_map_less_and_ignores_the_order_of_maps() -> None:
-    """Two maps that are copies of each other have no uniqueness; permuting channels permutes the scores."""
-    maps = torch.randn(8, 6, 4, 4, generator=torch.Generator().manual_seed(1))
-    maps[:, 4] = -2 * maps[:, 1] + 3
-    unique = composite.uniqueness(maps.flatten(2))
-    assert unique[[1, 4]].max() < 1e-5 < 0.5 < unique[[0, 2, 3, 5]].min()
-    order = torch.tensor([3, 5, 0, 1, 4, 2])
-    torch.testing.assert_close(composite.uniqueness(maps.flatten(2)[:, order]), unique[order])
-
-
-def test_a_map_counts_as_constant_if_only_rounding_varies() -> None:
-    """A constant whose mean is rounded has no uniqueness, while a small variation around a large mean has."""
-    maps = torch.randn(3, 3, 49, generator=torch.Generator().manual_seed(1))
-    maps[:, 0] = 0.1
-    maps[:, 1] = 1 + 1e-4 * maps[:, 1]
-    assert (maps[:, 0] - maps[:, 0].mean()).norm() > 0  # rounding alone
-    unique = composite.uniqueness(maps)
-    assert unique[0] == 0
-    assert unique[1:].min() > 0.5
-
-
-@pytest.mark.parametrize("groups", [1, 2])
-def test_kernel_norms_follow_output_features(groups: int) -> None:
-    """The norm of each output feature's weights, for plain, grouped and transposed convolutions and dense layers."""
-    for layer in (nn.Conv2d(4, 6, 3, groups=groups), nn.ConvTranspose2d(4, 6, 3, groups=groups), nn.Linear(4, 6)):
-        layer.requires_grad_(False)
-        shape = (4,) if isinstance(layer, nn.Linear) else (4, 5, 5)
-        zero, squares = layer(torch.zeros(1, *shape)), torch.zeros(6)
-        for i in range(4):  # the response to an impulse in the middle of an input is the taps of its kernels
-            impulse = torch.zeros(1, *shape)
-            impulse[(0, i, *[2] * (len(shape) - 1))] = 1
-            squares += (layer(impulse) - zero)[0].reshape(6, -1).square().sum(1)
-        norm = composite.kernel_norm(Place("x", layer, 1, 6, 4, 1.0, (layer,)))
-        torch.testing.assert_close(norm, squares.sqrt(), rtol=1e-4, atol=1e-6)
 
 
 # -- every probe, on any network
@@ -387,6 +303,57 @@ def test_a_feature_that_nothing_reads_scores_zero(probe: str) -> None:
     score = PROBES[probe](model, places_of(model, images, "conv"), images, labels)["0"]
     assert score[2] == 0
     assert score[[0, 1, 3]].min() > 0
+
+
+@pytest.mark.parametrize("probe", ["gradient", "lrp"])
+def test_a_place_beside_the_logits_scores_zero(probe: str) -> None:
+    """A layer whose output the logits do not depend on has one zero for each feature."""
+
+    class Beside(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.unread, self.head = nn.Conv2d(2, 4, 3), nn.Conv2d(4, 7, 1), nn.Linear(4, CLASSES)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.conv(x)
+            self.unread(x)
+            return self.head(x.mean((2, 3)))
+
+    model, (images, labels) = Beside(), batch()
+    scores = PROBES[probe](model, places_of(model, images, "conv"), images, labels)
+    assert torch.equal(scores["unread"], torch.zeros(7))
+    assert scores["conv"].min() > 0
+
+
+def test_the_rule_and_epsilon_of_a_probe_count() -> None:
+    """``lrp`` passes both on."""
+    model, (images, labels) = worn(Functional()), batch()
+    places = places_of(model, images, "norm")
+    scores = {}
+    for rule, epsilon in (("epsilon", 1e-6), ("epsilon", 1.0), ("z_plus", 1e-6)):
+        found: dict[str, Tensor] = {}
+        propagate(model, places, images, labels, found.__setitem__, rule=rule, epsilon=epsilon)
+        scores[rule, epsilon] = lrp(model, places, images, labels, rule=rule, epsilon=epsilon)["norm1"]
+        torch.testing.assert_close(scores[rule, epsilon], found["norm1"].sum((2, 3)).abs().mean(0))
+    one, other, last = scores.values()
+    assert min((one - other).abs().max(), (one - last).abs().max()) > 0.01 * one.max()
+
+
+def test_inputs_of_a_probe_are_copies_in_the_type_of_the_network() -> None:
+    """Floats take the type of its weights, and require a gradient unless none is computed; integers stay."""
+    model = nn.Sequential(nn.Embedding(3, 4), nn.Linear(4, 2)).double()
+    model[0].weight = nn.Parameter(torch.zeros(3, 4, dtype=torch.int64), requires_grad=False)
+    given = {"x": torch.rand(2, 4), "index": torch.tensor([1, 2])}
+    for network, dtype in ((model, torch.float64), (nn.ReLU(), torch.float32)):
+        copies = inputs(network, given)
+        assert (copies["x"].dtype, copies["index"].dtype) == (dtype, torch.int64)
+        assert (copies["x"].requires_grad, copies["index"].requires_grad) == (True, False)
+        assert not copies["x"].is_leaf  # operations in place are allowed
+        with torch.no_grad():
+            assert not inputs(network, given)["x"].requires_grad
+        for name, part in given.items():
+            torch.testing.assert_close(copies[name].detach(), part.to(copies[name].dtype))
+            assert copies[name].data_ptr() != part.data_ptr()
 
 
 def test_scores_that_are_no_importances_are_zero() -> None:

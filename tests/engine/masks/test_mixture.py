@@ -6,6 +6,8 @@ from torch import nn
 
 from dropopt.config import METHODS
 from dropopt.engine.masks.mixture import OWN_PATTERN, mixture_gate
+from dropopt.engine.masks.patterns import channel_gate, element_gate
+from dropopt.engine.masks.spatial import spatial_gate
 from dropopt.engine.site import DropoutSite
 
 HOST = nn.Identity().train()
@@ -88,27 +90,55 @@ def test_the_backward_pass_has_the_mask_of_the_forward_pass():
         assert y.is_contiguous(memory_format=memory_format)
 
 
-def test_code_for_compilers_drops_at_the_same_rates(monkeypatch):
-    """The selection among gates, which a compiler sees, keeps rates and expectation."""
+def in_order(samples, patterns):
+    """Return each pattern with its samples, around the drawn circle, and the methods of these samples."""
+    drawn = torch.multinomial(SHARES, samples, replacement=True).tolist()
+    start = int(torch.randint(samples, ()))
+    found = []
+    for pattern in patterns:
+        methods = sorted(method for method in drawn if OWN_PATTERN[METHODS[method]] == pattern)
+        found.append((pattern, [(start + k) % samples for k in range(len(methods))], methods))
+        start += len(methods)
+    return found
+
+
+@pytest.mark.parametrize("space", [(), (7,), (6, 5), (3, 2, 4)], ids=str)
+@pytest.mark.parametrize("seed", range(4))
+def test_a_batch_is_masked_pattern_by_pattern(space, seed):
+    """Each method's samples have the gate that its pattern draws for them at the method's rates."""
+    x, one = torch.rand(11, 4, *space) + 0.5, [1] * len(space)
+    torch.manual_seed(seed)
+    y = make_site().hook(HOST, (), x)
+    torch.manual_seed(seed)
+    expected = torch.zeros_like(x)
+    for pattern, taken, methods in in_order(11, ("element", "channel", "spatial")):
+        if not taken:
+            continue
+        mine, rates = x[taken], RATES[methods].view(-1, 4, *one)
+        if pattern == "element":
+            gate = element_gate(mine, rates[0, :1])
+        elif pattern == "spatial" and space:
+            gate = spatial_gate(mine, rates[0, :1], 3)
+        else:
+            gate = channel_gate(mine, rates if pattern == "channel" else rates[0, :1])
+        expected[taken] = gate.times(mine)
+    assert torch.equal(y, expected)
+
+
+@pytest.mark.parametrize("space", [(), (7,), (6, 5), (3, 2, 4)], ids=str)
+def test_code_for_compilers_selects_among_the_gates_of_all_patterns(space, monkeypatch):
+    """A sample has the gate of the method that was drawn for it, with that method's rates."""
     monkeypatch.setattr("dropopt.engine.masks.mixture.is_traced", lambda x: True)
-    torch.manual_seed(3)
-    x = torch.ones(20_000, 4, 4, 4)
-    y = x * mixture_gate(x, SHARES, SHARES, RATES, 3).kept[0]
-    expected = SHARES @ RATES
-    assert ((y == 0).float().mean((0, 2, 3)) - expected).abs().max() < 5 * 0.5 / 20_000**0.5
-    assert (y.mean((0, 2, 3)) - 1).abs().max() < 0.03
-
-
-def test_code_for_compilers_draws_the_same_blocks(monkeypatch):
-    """Positions fall together with their neighbours as often as in eager code, for each size of block."""
-    together = {}
-    for traced in (False, True):
-        monkeypatch.setattr("dropopt.engine.masks.mixture.is_traced", lambda x, traced=traced: traced)
-        for size in (1, 2, 4):
-            torch.manual_seed(5)
-            gate = mixture_gate(torch.ones(3000, 4, 8, 8), corner("spatial"), corner("spatial"), RATES, size)
-            dropped = (gate.times(torch.ones(3000, 4, 8, 8)) == 0)[:, 0]
-            together[traced, size] = float((dropped[..., 1:] & dropped[..., :-1]).float().mean())
-    assert together[True, 1] < together[True, 2] < together[True, 4]
-    for size in (1, 2, 4):
-        assert together[True, size] == pytest.approx(together[False, size], abs=0.01)
+    x, one = torch.rand(40, 4, *space) + 0.5, [1] * len(space)
+    for kind in (torch.float32, torch.float64):
+        torch.manual_seed(1)
+        y = x.to(kind) * mixture_gate(x.to(kind), SHARES, SHARES, RATES, 3).kept[0]
+        torch.manual_seed(1)
+        methods = torch.multinomial(SHARES, 40, replacement=True)
+        channel = channel_gate(x, RATES[methods].view(40, 4, *one)).whole()
+        element = element_gate(x, RATES[0, :1].view(1, *one)).whole()
+        last = RATES[4, :1].view(1, *one)
+        block = spatial_gate(x, last, 3).whole() if space else channel_gate(x, last).whole()
+        for sample, method in enumerate(methods.tolist()):
+            gate = {"element": element, "channel": channel, "spatial": block}[OWN_PATTERN[METHODS[method]]]
+            torch.testing.assert_close(y[sample].float(), x[sample] * gate.expand_as(x)[sample])

@@ -1,15 +1,17 @@
 """Every pattern drops exactly the requested fraction, for every map, block size and rate."""
 
+import itertools
 import math
 import sys
 
+import numpy as np
 import pytest
 import torch
 import torchvision
 from torch import nn
 
 from dropopt.config import P_MAX
-from dropopt.engine.masks import noise, patterns, spatial
+from dropopt.engine.masks import mixture, noise, patterns, spatial
 from dropopt.engine.site import DropoutSite
 
 PATTERNS = ("element", "channel", "structured", "spatial")
@@ -105,6 +107,20 @@ def test_a_rate_of_zero_is_the_identity(pattern):
         assert torch.equal(make_site(pattern, 0.0).hook(HOST, (), x), x)
 
 
+@pytest.mark.parametrize("traced", [False, True])
+@pytest.mark.parametrize("pattern", ["element", "channel"])
+def test_a_draw_of_exactly_zero_is_kept_at_a_rate_of_zero(pattern, traced, monkeypatch):
+    """Random numbers are in [0, 1), so a unit is dropped only if its number is below the rate."""
+    maps = [picture(3, space) for space in ((), (3,), (6, 5))]
+    monkeypatch.setattr(patterns, "is_traced", lambda x: traced)
+    monkeypatch.setattr(torch, "rand", lambda size, **options: torch.zeros(size, **options))
+    monkeypatch.setattr(torch, "rand_like", lambda x, **options: torch.zeros_like(x, **options))
+    for x in maps:
+        for rows in (1, CHANNELS):
+            gate = getattr(patterns, f"{pattern}_gate")(x, torch.zeros(rows, *[1] * (x.ndim - 2)))
+            assert torch.equal(gate.times(x), x)
+
+
 @pytest.mark.parametrize("pattern", PATTERNS)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
 def test_every_float_type_keeps_the_rates(pattern, dtype):
@@ -113,6 +129,36 @@ def test_every_float_type_keeps_the_rates(pattern, dtype):
     for seed, rate in enumerate(RATES):
         assert_rates(make_site(pattern, rate), x, rate, seed)
     assert_rates(make_site(pattern, UNEVEN), x, UNEVEN, seed=9)
+
+
+@pytest.mark.parametrize("traced", [False, True])
+@pytest.mark.parametrize("rates", [(0.3,), UNEVEN])
+@pytest.mark.parametrize("space", [(6, 5), (3,), ()], ids=str)
+@pytest.mark.parametrize("pattern", [*PATTERNS, "own"])
+def test_masks_do_not_depend_on_types(pattern, space, rates, traced, monkeypatch):
+    """The type of the activation, and the default type, change no mask: random numbers have a type of their own."""
+    for module in (mixture, patterns, spatial) if traced else ():
+        monkeypatch.setattr(module, "is_traced", lambda x: True)
+    x = (picture(40, space) * 8).round() / 8  # exact in half precision
+    site = make_site(pattern, UNEVEN if pattern == "own" else rates)
+    if pattern == "own":
+        site.set_mixture(torch.full((5,), 0.2), torch.tensor(UNEVEN).expand(5, CHANNELS))
+
+    def masked(x, default=torch.float32):
+        torch.manual_seed(0)
+        torch.set_default_dtype(default)
+        try:
+            return site.hook(HOST, (), x)
+        finally:
+            torch.set_default_dtype(torch.float32)
+
+    y = masked(x)
+    for kind in (torch.float16, torch.bfloat16, torch.float64):
+        torch.testing.assert_close(masked(x, kind), y)
+        other = masked(x.to(kind))
+        assert other.dtype == kind
+        assert torch.equal(other == 0, y == 0)
+        torch.testing.assert_close(other.float(), y, rtol=4 * max(torch.finfo(kind).eps, 1e-7), atol=0)
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
@@ -190,62 +236,60 @@ def test_rounded_bars_meet_the_rate(p, units):
 # -- references
 
 
-def reference_structure(pooled):
-    """Return eq. (8) for one map, position by position; ``pooled`` holds norms over channels as nested lists."""
-    height, width = len(pooled), len(pooled[0])
-
-    def clamp(i, size):
-        return min(max(i, 0), size - 1)
-
-    matter = [[0.0] * width for _ in range(height)]
-    for i in range(height):
-        for j in range(width):
-            around = [pooled[clamp(i + a, height)][clamp(j + b, width)] for a in (-1, 0, 1) for b in (-1, 0, 1)]
-            mean = sum(around) / 9
-            matter[i][j] = mean + abs(pooled[i][j] - mean)
-    average = sum(map(sum, matter)) / (height * width)
-    return [[value <= average * (1 + 1e-6) for value in row] for row in matter]
+def reference_structure(norms):
+    """Return eq. (8) for one map of any number of dimensions, position by position, from its norms over channels."""
+    matter = np.zeros(norms.shape)
+    for position in np.ndindex(norms.shape):
+        around = []
+        for step in itertools.product((-1, 0, 1), repeat=norms.ndim):
+            moved = zip(position, step, norms.shape, strict=True)
+            around.append(norms[tuple(min(max(i + by, 0), size - 1) for i, by, size in moved)])
+        mean = sum(around) / len(around)
+        matter[position] = mean + abs(norms[position] - mean)
+    return matter <= matter.mean() * (1 + 1e-6)
 
 
 def test_spatial_structure_matches_a_reference():
-    """Eq. (8) computed with explicit loops in float64 marks the same positions safe."""
-    for seed, space in enumerate([(3, 3), (5, 7), (2, 6), (6, 1)]):
+    """Eq. (8) computed with explicit loops in float64 marks the same positions safe, in every layout."""
+    for seed, space in enumerate([(3, 3), (5, 7), (2, 6), (6, 1), (9,), (3, 2, 4)]):
         x = picture(10, space, seed=seed)
-        safe = spatial.spatial_structure(x)
-        for n in range(len(x)):
-            expected = reference_structure(x[n].double().norm(dim=0).tolist())
-            assert safe[n, 0].tolist() == expected
+        for laid in (x, x.movedim(1, -1).contiguous().movedim(-1, 1), x.movedim(2, -1).contiguous().movedim(-1, 2)):
+            safe = spatial.spatial_structure(laid)
+            for n in range(len(x)):
+                expected = reference_structure(x[n].double().norm(dim=0).numpy())
+                assert safe[n, 0].tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize("rows", [1, CHANNELS])
-def test_spatial_gate_matches_a_reference(rows):
+@pytest.mark.parametrize("space", [(5, 4), (7,), (2, 3, 2)], ids=str)
+def test_spatial_gate_matches_a_reference(space, rows):
     """Explicit loops give the same blocks, the same rates of safe and other positions, and the same scale."""
     for block in (1, 2, 3, 5):
-        x, p = picture(4, (5, 4), seed=block), 0.55
+        x, p = picture(4, space, seed=block), 0.55
         torch.manual_seed(block)
-        gate = spatial.spatial_gate(x, torch.full((rows, 1, 1), p), block).times(torch.ones_like(x))
+        gate = spatial.spatial_gate(x, torch.full((rows, *[1] * len(space)), p), block).times(torch.ones_like(x))
         assert rows > 1 or torch.equal(gate, gate[:, :1].expand_as(gate))
-        sides = (min(block, 5), min(block, 4))
+        sides = [min(block, size) for size in space]
         torch.manual_seed(block)
         rounding = torch.rand(2, 4, rows)
-        draws = 4 * (5 + sides[0] - 1) * (4 + sides[1] - 1)
+        grid = [size + side - 1 for size, side in zip(space, sides, strict=True)]
+        draws = 4 * math.prod(grid)
         words = torch.empty(-(-draws // 4), dtype=torch.int64).random_(-(2**63), None)
-        noise = words.view(torch.int16)[:draws].view(4, 5 + sides[0] - 1, 4 + sides[1] - 1).int() + 2**15
+        noise = words.view(torch.int16)[:draws].view(4, *grid).int() + 2**15
         for n in range(4):
-            safe = reference_structure(x[n].double().norm(dim=0).tolist())
-            area = sum(map(sum, safe)) / 20
+            safe = reference_structure(x[n].double().norm(dim=0).numpy())
+            area = safe.mean()
             inside = min(P_MAX, p / area)
             outside = 0.0 if area == 1 else min(P_MAX, max(0.0, (p - area * inside) / (1 - area)))
-            for i in range(5):
-                for j in range(4):
-                    rate = inside if safe[i][j] else outside
-                    window = [noise[n, i + a, j + b].item() for a in range(sides[0]) for b in range(sides[1])]
-                    down = math.floor(2**16 * (1 - (1 - rate) ** (1 / len(window))))
-                    below, above = (1 - (1 - (down + up) / 2**16) ** len(window) for up in (0, 1))
-                    for c, value in enumerate(gate[n, :rows, i, j].tolist()):
-                        up = (rate - below) / (above - below) + rounding[int(safe[i][j]), n, c].item() >= 1
-                        hit = min(window) < down + up
-                        assert value == pytest.approx(0 if hit else 1 / (1 - rate), rel=1e-4)
+            for position in np.ndindex(space):
+                rate = inside if safe[position] else outside
+                window = noise[(n, *(slice(i, i + side) for i, side in zip(position, sides, strict=True)))]
+                down = math.floor(2**16 * (1 - (1 - rate) ** (1 / window.numel())))
+                below, above = (1 - (1 - (down + up) / 2**16) ** window.numel() for up in (0, 1))
+                for c, value in enumerate(gate[(n, slice(rows), *position)].tolist()):
+                    up = (rate - below) / (above - below) + rounding[int(safe[position]), n, c].item() >= 1
+                    hit = int(window.min()) < down + up
+                    assert value == pytest.approx(0 if hit else 1 / (1 - rate), rel=1e-4)
 
 
 def test_element_gate_matches_a_reference():
@@ -357,6 +401,23 @@ def test_random_bytes_are_uniform_in_every_lane():
         expected = len(draws) / 256
         chi_square = ((counts - expected) ** 2 / expected).sum().item()
         assert abs(chi_square - 255) < 4 * math.sqrt(2 * 255), lane
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_random_shorts_are_uniform(compiled, monkeypatch):
+    """Over the full range, also where a compiler traces them, by their extremes and the counts of their high bytes."""
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiled)
+    torch.manual_seed(0)
+    draws = noise.random_shorts(1_000_001, torch.device("cpu"))
+    assert (draws.dtype, len(draws), int(draws.min()), int(draws.max())) == (
+        torch.int16,
+        1_000_001,
+        -(2**15),
+        2**15 - 1,
+    )
+    expected = len(draws) / 256
+    counts = torch.bincount((draws.int() + 2**15) >> 8, minlength=256)
+    assert abs(((counts - expected) ** 2 / expected).sum().item() - 255) < 4 * math.sqrt(2 * 255)
 
 
 @pytest.mark.parametrize("rows", [1, 40])

@@ -62,6 +62,20 @@ def test_auto_falls_back_from_blocks_to_norms_to_convolutions():
     assert names(plain(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3)), "auto") == ["0", "2"]
 
 
+def test_auto_leaves_out_modules_that_run_twice():
+    """They cannot be sites, and nobody asked for them."""
+
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.shared, self.once, self.head = nn.BatchNorm2d(3), nn.BatchNorm2d(3), nn.Conv2d(3, 4, 8)
+
+        def forward(self, x):
+            return self.head(self.once(self.shared(self.shared(x)))).flatten(1)
+
+    assert names(Twice(), "auto") == ["once"]
+
+
 def test_places_know_their_features_depth_and_weights():
     """Depth is the fraction of weighted layers that have run; a norm has the features of the convolution before it."""
     model = Net()

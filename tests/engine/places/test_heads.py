@@ -1,6 +1,8 @@
 """Networks with several heads, other return values or parametrised weights."""
 
+from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +14,17 @@ from dropopt.engine.places.find import find_places
 
 EXAMPLE = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
+
+@dataclass
+class Output:
+    """What a network may return."""
+
+    logits: Any
+    other: Any
+
+
 RETURNS = {
+    "data class": lambda a, b, x: Output(a, b),
     "mapping": lambda a, b, x: {"logits": a, "other": b},
     "tuple": lambda a, b, x: (a, b),
     "nested": lambda a, b, x: (a, [{"other": b}]),
@@ -49,12 +61,12 @@ def test_no_head_of_several_is_a_site(returns):
 
 
 @pytest.mark.parametrize("importance", ["gradient", "lrp", "composite"])
-@pytest.mark.parametrize("returns", ["mapping", "tuple"])
+@pytest.mark.parametrize("returns", ["data class", "mapping", "tuple"])
 def test_probes_find_the_logits(returns, importance):
-    """Logits are the first element of a tuple, or the entry ``logits`` of a mapping."""
+    """Logits are the first element, or the entry or attribute ``logits``; labels may have any integer type."""
     model, config = Heads(returns), EngineConfig(importance=importance)
     with dropopt.attach(model, config, example=EXAMPLE, complexity=0.5, sites="norm") as engine:
-        engine.probe(EXAMPLE, torch.tensor([0, 1, 2, 3]))
+        engine.probe(EXAMPLE, torch.tensor([0, 1, 2, 3], dtype=torch.uint8))
         assert engine.sites["norm"].refreshes == 1
 
 
@@ -64,8 +76,14 @@ def test_a_probe_without_logits_is_refused():
     with dropopt.attach(model, EngineConfig(importance="gradient"), example=EXAMPLE, complexity=0.5) as engine:
         for given in ({"scores": torch.zeros(4, 4)}, SimpleNamespace(scores=1)):
             model.returns = lambda a, b, x, given=given: given
-            with pytest.raises(ValueError, match=r"^a probe takes a model that returns logits"):
+            message = f"^a probe takes a model that returns logits, first or as 'logits', got {type(given).__name__}$"
+            with pytest.raises(ValueError, match=message):
                 engine.probe(EXAMPLE, torch.tensor([0, 1, 2, 3]))
+        for logits, labels, shown in ((4, 3, r"\(3,\) and \(4, 4\)"), (2, 2, r"\(2,\) and \(2, 4, 1\)")):
+            model.returns = lambda a, b, x, n=logits: a[:n].reshape(n, 4, *[1] * (n == 2))
+            message = rf"^a probe takes labels \(N,\) and a model that returns logits \(N, classes\), got {shown}$"
+            with pytest.raises(ValueError, match=message):
+                engine.probe(EXAMPLE, torch.arange(labels))
 
 
 @pytest.mark.parametrize("kind", ["weight_norm", "spectral_norm", "orthogonal"])

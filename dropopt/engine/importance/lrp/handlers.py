@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 from zennit.canonizers import MergeBatchNorm
-from zennit.layer import Sum
 from zennit.rules import Pass
 
 from dropopt.engine.importance.lrp.rules import Op, Rules, run
@@ -19,81 +18,75 @@ _VIEWS = 8
 
 _broadcast: Callable[..., tuple[Tensor, ...]] = torch.broadcast_tensors
 
-# Arguments of batch_norm; instance_norm calls the sixth use_input_stats.
-_BATCH_NORM_ARGUMENTS = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
-
-
-# -- one handler per kind of operation: (rules, function, args, kwargs) -> output
+# -- one handler per kind of operation: (rules, function, args, kwargs) -> output; NotImplemented for the plain gradient
 
 
 def _linear(rules: Rules, func: Any, args: Any, kwargs: Any) -> Any:
-    x, weight, bias, rest, kwargs = _bound(args, kwargs)
+    (x, weight, bias), rest, left = _bound(("input", "weight", "bias"), args, kwargs)
     if not flows(x):  # only the weights depend on the network's input
-        return func(*args, **kwargs)
-    op = Op(lambda t, w, b: func(t, w, b, *rest, **kwargs), weight, bias)
+        return NotImplemented
+    op = Op(lambda t, w, b: func(t, w, b, *rest, **left), weight, bias)
     dense = func.__name__ == "linear"
     op.mergeable = x.ndim == 2 if dense else "transpose" not in func.__name__
     return run(x, op, rules.dense if dense else rules.convolution)
 
 
 def _batch_norm(rules: Rules, func: Any, args: Any, kwargs: Any) -> Any:
-    values = dict(zip(_BATCH_NORM_ARGUMENTS, args, strict=False)) | kwargs
-    x, mean, variance = values["input"], values.get("running_mean"), values.get("running_var")
-    shape = (1, -1, *[1] * (x.ndim - 2))
-    own = values.get("training") or values.get("use_input_stats") or mean is None or variance is None
-    if own:
-        over = tuple(range(2, x.ndim)) if func.__name__ == "instance_norm" else (0, *range(2, x.ndim))
-        variance = x.detach().var(over, correction=0, keepdim=True)
-    else:
-        variance = variance.view(shape)
-    slope = (variance + values.get("eps", 1e-5)).rsqrt()
-    if values.get("weight") is not None:
-        slope = slope * values["weight"].view(shape)
+    if "eps" not in kwargs:  # torch.batch_norm, whose arguments have another order than those of torch.nn.functional
+        return NotImplemented
+    x, *rest = args
+    (mean, variance, weight), _, left = _bound(("running_mean", "running_var", "weight"), rest, kwargs)
+    single = func.__name__ == "instance_norm"  # each sample has statistics of its own
     made_by = getattr(x.grad_fn, "op", None)
-    if not own and isinstance(made_by, Op) and made_by.mergeable:
-        _merge(made_by, mean, values)
-        return run(x, Op(lambda t: func(t, *args[1:], **_without_input(kwargs))), Pass())
-    return _affine(rules, func, args, kwargs, slope)
+    if left["use_input_stats" if single else "training"]:
+        variance = x.detach().var((*range(not single), *range(2, x.ndim)), correction=0)
+    elif isinstance(made_by, Op) and made_by.mergeable:
+        _merge(made_by, mean, variance, weight, left["bias"], left["eps"])
+        return run(x, Op(lambda t: func(t, *rest, **kwargs)), Pass())
+    return _affine(rules, func, args, kwargs, _per_feature(_slope(variance, left["eps"], weight), x))
 
 
 def _layer_norm(rules: Rules, func: Any, args: Any, kwargs: Any) -> Any:
-    values = dict(zip(("input", "normalized_shape", "weight", "bias", "eps"), args, strict=False)) | kwargs
-    x = values["input"].detach()
-    over = tuple(range(-len(values["normalized_shape"]), 0))
-    slope = (x.var(over, correction=0, keepdim=True) + values.get("eps", 1e-5)).rsqrt()
-    if values.get("weight") is not None:
-        slope = slope * values["weight"]
-    return _affine(rules, func, args, kwargs, slope)
+    names = ("input", "normalized_shape", "weight", "bias", "eps")
+    (x, shape, weight, _, eps), _, _ = _bound(names, args, kwargs)
+    variance = x.detach().var(tuple(range(-len(shape), 0)), correction=0, keepdim=True)
+    return _affine(rules, func, args, kwargs, _slope(variance, eps, weight))
 
 
 def _group_norm(rules: Rules, func: Any, args: Any, kwargs: Any) -> Any:
-    values = dict(zip(("input", "num_groups", "weight", "bias", "eps"), args, strict=False)) | kwargs
-    x, groups = values["input"].detach(), values["num_groups"]
-    variance = x.unflatten(1, (groups, -1)).flatten(2).var(2, correction=0)
-    shape = (-1, x.shape[1], *[1] * (x.ndim - 2))
-    slope = (variance + values.get("eps", 1e-5)).rsqrt().repeat_interleave(x.shape[1] // groups, 1).view(shape)
-    if values.get("weight") is not None:
-        slope = slope * values["weight"].view(shape)
-    return _affine(rules, func, args, kwargs, slope)
+    names = ("input", "num_groups", "weight", "bias", "eps")
+    (x, groups, weight, _, eps), _, _ = _bound(names, args, kwargs)
+    variance = x.detach().unflatten(1, (groups, -1)).flatten(2).var(2, correction=0)
+    variance = variance.repeat_interleave(x.shape[1] // groups, 1)
+    return _affine(rules, func, args, kwargs, _per_feature(_slope(variance, eps, weight), x))
+
+
+def _slope(variance: Tensor, eps: float | None, weight: Tensor | None) -> Tensor:
+    slope = (variance + (1e-5 if eps is None else eps)).rsqrt()
+    return slope if weight is None else slope * weight
+
+
+def _per_feature(values: Tensor, x: Tensor) -> Tensor:
+    """Return (C,) or (N, C) values in a shape that broadcasts over ``x`` (N, C, ...)."""
+    return values.view(-1, x.shape[1], *[1] * (x.ndim - 2))
 
 
 def _affine(rules: Rules, func: Any, args: Any, kwargs: Any, slope: Tensor) -> Tensor:
     """A normalisation with its statistics held fixed: slope * x + shift; the shift absorbs relevance."""
-    (x,) = args[:1] or (kwargs["input"],)
+    (x,), _, _ = _bound(("input",), args, kwargs)
     with torch.no_grad():
         shift = func(*args, **kwargs) - x * slope
     return run(x, Op(lambda t: t * slope + shift), rules.proportional)
 
 
-def _merge(op: Op, mean: Tensor, values: dict[str, Any]) -> None:
+def _merge(op: Op, mean: Tensor, variance: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> None:
     """Merge a BatchNorm into the layer before it, as zennit does, on copies."""
-    weight, bias = values.get("weight"), values.get("bias")
     batch_norm = SimpleNamespace(
         running_mean=mean.detach().clone(),
-        running_var=values["running_var"].detach().clone(),
+        running_var=variance.detach().clone(),
         weight=torch.ones_like(mean) if weight is None else weight.detach().clone(),
         bias=torch.zeros_like(mean) if bias is None else bias.detach().clone(),
-        eps=values.get("eps", 1e-5),
+        eps=eps,
     )
     MergeBatchNorm.merge_batch_norm((op,), batch_norm)
     op.mergeable = False  # only the first BatchNorm is merged
@@ -101,53 +94,38 @@ def _merge(op: Op, mean: Tensor, values: dict[str, Any]) -> None:
 
 def _activation(rules: Rules, func: Any, args: Any, kwargs: Any) -> Any:
     """Elementwise functions of one tensor, and normalisations by its own scale: relevance passes unchanged."""
-    x, rest = args[0] if args else kwargs.get("input"), args[1:]
-    if not isinstance(x, Tensor) or not flows(x):
-        return func(*args, **kwargs)
-    kwargs = _without_input(kwargs)
-    in_place = False
-
-    def function(t: Tensor) -> Tensor:
-        nonlocal in_place
-        copy = t.detach().clone()
-        output: Tensor = func(copy, *rest, **kwargs)
-        in_place = output is copy
-        return output
-
-    op = Op(function)
+    (x,), rest, left = _bound(("input",), args, kwargs)
+    if not flows(x):  # only a parameter of the function depends on the network's input
+        return NotImplemented
+    op = Op(lambda t: func(t.clone(), *rest, **left))
     op.gates = func.__name__.strip("_") in _GATES or _is_gate(x)
     output = run(x, op, Pass())
-    return x.copy_(output) if in_place else output
+    return x.copy_(output) if _in_place(func) or left.get("inplace") else output
 
 
 def _mean(rules: Rules, func: Any, args: Any, kwargs: Any) -> Any:
     """Operations that are linear in one tensor: relevance is split in proportion to the contributions."""
-    if not args or not isinstance(args[0], Tensor) or "out" in kwargs:
-        return func(*args, **kwargs)
-    return run(args[0], Op(lambda t: func(t, *args[1:], **kwargs)), rules.proportional)
+    (x,), rest, left = _bound(("input",), args, kwargs)
+    return run(x, Op(lambda t: func(t, *rest, **left)), rules.proportional)
 
 
 def _sum_of_two(rules: Rules, func: Any, args: Any, kwargs: Any) -> Any:
-    x, y = args[0], args[1] if len(args) > 1 else kwargs["other"]
+    (x, y), _, left = _bound(("input", "other"), args, kwargs)
     if not (flows(x) and flows(y)):
         return _product(rules, func, args, kwargs)
-    alpha = kwargs.get("alpha", 1)
-    if "rsub" in func.__name__:
-        x = x * -alpha
-    else:
-        y = y * (-alpha if "sub" in func.__name__ else alpha)
-    output = run(torch.stack(_broadcast(x, y), -1), Op(Sum()), rules.proportional)
-    return args[0].copy_(output) if _in_place(func) else output
+    alpha = left.get("alpha", 1)
+    a, b = (-alpha, 1) if "rsub" in func.__name__ else (1, -alpha if "sub" in func.__name__ else alpha)
+    op = Op(lambda t: a * t[..., 0] + b * t[..., 1])  # the factors inside, because relevance passes them unchanged
+    output = run(torch.stack(_broadcast(x, y), -1), op, rules.proportional)
+    return x.copy_(output) if _in_place(func) else output
 
 
 def _product(rules: Rules, func: Any, args: Any, kwargs: Any) -> Any:
     """Signal times gate, and elementwise operations of a signal and a constant."""
-    x, y = args[0], args[1] if len(args) > 1 else kwargs["other"]
-    name = func.__name__
+    (x, y), _, left = _bound(("input", "other"), args, kwargs)
     with torch.no_grad():
-        plain = [a.detach().clone() if isinstance(a, Tensor) else a for a in (x, y)]
-        value = func(*plain, *args[2:], **{k: v for k, v in kwargs.items() if k != "other"})
-    signals = _signals(x, y, divides="div" in name)
+        value = func(x, y, **left)
+    signals = _signals(x, y, divides="div" in func.__name__)
     parts = []
     for signal in signals:
         op = Op(lambda _: value.clone())
@@ -159,8 +137,7 @@ def _product(rules: Rules, func: Any, args: Any, kwargs: Any) -> Any:
 
 def _glu(rules: Rules, func: Any, args: Any, kwargs: Any) -> Any:
     """One half of the input is the signal, the sigmoid of the other half is its gate."""
-    x = args[0] if args else kwargs["input"]
-    dim = args[1] if len(args) > 1 else kwargs.get("dim", -1)
+    x, dim = args[0], kwargs["dim"]
     value = func(x.detach(), dim)
     return run(x.chunk(2, dim)[0], Op(lambda _: value), Pass())
 
@@ -169,11 +146,10 @@ def _contraction(rules: Rules, func: Any, args: Any, kwargs: Any) -> Any:
     """Matrix products: linear in the signal, so relevance is split in proportion to the contributions."""
     places = [i for i, a in enumerate(args) if isinstance(a, Tensor) and flows(a)]
     if len(places) not in (1, 2):
-        return func(*args, **kwargs)
+        return NotImplemented
     signals = [i for i in places if not _is_gate(args[i])] or places
-    fixed = [a.detach() if isinstance(a, Tensor) else a for a in args]
     parts = [
-        run(args[i], Op(lambda t, i=i: func(*fixed[:i], t, *fixed[i + 1 :], **kwargs)), rules.proportional)
+        run(args[i], Op(lambda t, i=i: func(*args[:i], t, *args[i + 1 :], **kwargs)), rules.proportional)
         for i in signals
     ]
     return parts[0] if len(parts) == 1 else (parts[0] + parts[1]) / 2
@@ -181,13 +157,13 @@ def _contraction(rules: Rules, func: Any, args: Any, kwargs: Any) -> Any:
 
 def _attention(rules: Rules, func: Any, args: Any, kwargs: Any) -> Any:
     """Attention is linear in the values, with queries and keys as the gate; the packed form also returns the map."""
-    if len(args) < 3 or not flows(args[2]):
-        return func(*args, **kwargs)
-    query, key, value, *rest = args
+    (query, key, value), rest, left = _bound(("query", "key", "value"), args, kwargs)
+    if not flows(value):
+        return NotImplemented
     beside: list[Any] = []
 
     def function(t: Tensor) -> Tensor:
-        output: Tensor | tuple[Tensor, ...] = func(query.detach(), key.detach(), t, *rest, **kwargs)
+        output: Tensor | tuple[Tensor, ...] = func(query.detach(), key.detach(), t, *rest, **left)
         if isinstance(output, tuple):
             beside[:] = output[1:]
             return output[0]
@@ -206,12 +182,12 @@ _KINDS: dict[Callable[..., Any], str] = {
     _group_norm: "group_norm",
     _activation: """relu relu6 elu selu celu gelu silu mish hardswish leaky_relu rrelu prelu softplus tanh hardtanh
         threshold sigmoid hardsigmoid logsigmoid softmax log_softmax softsign tanhshrink hardshrink softshrink clamp
-        clamp_min clamp_max clip abs absolute neg negative exp log sqrt rsqrt square pow normalize rms_norm
+        clamp_min clamp_max clip abs absolute neg negative exp log sqrt rsqrt square pow rpow normalize rms_norm
         local_response_norm""",
     _mean: """mean sum avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
         lp_pool1d lp_pool2d lp_pool3d interpolate""",
-    _sum_of_two: "add radd iadd sub rsub isub subtract",
-    _product: "mul rmul imul multiply div truediv rtruediv itruediv divide true_divide",
+    _sum_of_two: "add sub rsub subtract",
+    _product: "mul multiply div rdiv divide true_divide",
     _glu: "glu",
     _contraction: "matmul rmatmul bmm mm einsum",
     _attention: "scaled_dot_product_attention multi_head_attention_forward",
@@ -224,22 +200,16 @@ def flows(*values: Any) -> bool:
     return any(v.requires_grad if isinstance(v, Tensor) else isinstance(v, list | tuple) and flows(*v) for v in values)
 
 
-def _bound(args: Any, kwargs: Any) -> tuple[Tensor, Tensor, Tensor | None, tuple[Any, ...], dict[str, Any]]:
-    """Return input, weight and bias of a layer's function, positional or not, and the remaining arguments."""
+def _bound(names: Sequence[str], args: Any, kwargs: Any) -> tuple[list[Any], tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments with these names, positional or not (None if not given), and the remaining arguments."""
     left = dict(kwargs)
-    first = [args[i] if i < len(args) else left.pop(key, None) for i, key in enumerate(("input", "weight", "bias"))]
-    return first[0], first[1], first[2], args[3:], left
-
-
-def _without_input(kwargs: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in kwargs.items() if key != "input"}
+    values = [args[i] if i < len(args) else left.pop(name, None) for i, name in enumerate(names)]
+    return values, args[len(names) :], left
 
 
 def _in_place(func: Any) -> bool:
     name: str = func.__name__
-    return (
-        name.endswith("_") if not name.endswith("__") else name in ("__iadd__", "__isub__", "__imul__", "__itruediv__")
-    )
+    return name.endswith("_") and not name.endswith("__")  # also of operators such as +=
 
 
 def _signals(x: Any, y: Any, *, divides: bool) -> list[Tensor]:
@@ -260,6 +230,7 @@ def _is_gate(x: Tensor) -> bool:
     for _ in range(_VIEWS):
         if node is None or hasattr(node, "op"):
             break
-        before = [n for n, _ in node.next_functions if n is not None]
+        copied = node.name().endswith("CopyBackwards")  # in place: its last input replaces the values
+        before = [n for n, _ in node.next_functions[-1 if copied else 0 :] if n is not None]
         node = before[0] if len(before) == 1 else None
     return bool(node is not None and hasattr(node, "op") and node.op.gates)

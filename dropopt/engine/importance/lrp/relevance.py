@@ -60,9 +60,10 @@ class RelevanceMode(TorchFunctionMode):
         handler = HANDLERS.get(getattr(func, "__name__", "").strip("_"))
         # Without a checkpoint's own hooks, no checkpoint can run an operation again outside this mode.
         with saved_tensors_hooks(lambda t: t.detach(), lambda t: t):
-            if handler is None or not torch.is_grad_enabled() or not flows(*args, *kwargs.values()):
-                return func(*args, **kwargs)
-            return handler(self.rules, func, args, kwargs)
+            output = NotImplemented
+            if handler is not None and torch.is_grad_enabled() and flows(*args, *kwargs.values()):
+                output = handler(self.rules, func, args, kwargs)
+            return func(*args, **kwargs) if output is NotImplemented else output
 
 
 def refuse_reentrant(output: Tensor) -> None:

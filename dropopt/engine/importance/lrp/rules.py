@@ -41,9 +41,8 @@ class Op(nn.Module):
 
     def negated(self) -> Op:
         """Return the layer with the negated output."""
-        return Op(
-            self.function, None if self.weight is None else -self.weight, None if self.bias is None else -self.bias
-        )
+        weight, bias = (None if parameter is None else -parameter for parameter in (self.weight, self.bias))
+        return Op(self.function, weight, bias)
 
 
 class SignedPlus(ZPlus):  # type: ignore[misc]  # zennit is untyped
@@ -117,7 +116,7 @@ class _Relevance(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *relevance: Tensor) -> tuple[Tensor, None, None]:
-        stored = ctx.rule.stored_tensors.get("input", relevance)
+        stored = ctx.rule.stored_tensors.get("input")
         return ctx.rule.backward(ctx.op, stored, relevance)[0], None, None
 
 
