@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "support"))
-from effects_problems import PROBLEMS, problem, study_of, true_costs, true_indices
+from effects_problems import PROBLEMS, problem, study_of, true_averages, true_costs, true_indices
 
 from dropopt.study.effects.effects import study_effects
 from dropopt.study.effects.evaluator import EffectsEvaluator
@@ -40,6 +40,8 @@ WAYS = {"random": ("random", 0.0), "tpe": ("tpe", 0.0), "tpe, pruned": ("tpe", 0
 #: A true total index below which a parameter is inert.
 INERT = 0.005
 
+#: What the table of the coverage has a column for.
+HEADINGS = ("total", "alone", "cost", "on average", "claims of inert")
 #: For each quantity, the true values inside their intervals and all of them.
 Counts = dict[str, tuple[int, int]]
 
@@ -54,7 +56,7 @@ def one(kind: str, way: str, trials: int, seed: int) -> tuple[Counts, float, flo
     seconds = time.process_time() - start
     first, total = true_indices(task)
     names = [factor.name for factor in task.factors]
-    found: dict[str, list[bool]] = {name: [] for name in ("total", "alone", "cost", "claims of inert")}
+    found: dict[str, list[bool]] = {name: [] for name in HEADINGS}
     widths = []
     for effect in effects.factors:
         index = names.index(effect.name)
@@ -68,11 +70,15 @@ def one(kind: str, way: str, trials: int, seed: int) -> tuple[Counts, float, flo
             found["claims of inert"].append(effect.importance.total.low > SLACK)
         if effects.ratio != task.ratio:
             continue  # costs on the other scale have other true values
-        heights = true_costs(task, index)
-        reference = next(i for i, level in enumerate(effect.profile.levels) if level.best.low == level.best.high == 0)
-        costs = heights - heights[reference]
-        for level, cost in zip(effect.profile.levels, np.expm1(costs) if task.ratio else costs, strict=True):
-            found["cost"].append(bool(level.best.low - SLACK <= cost <= level.best.high + SLACK))
+        levels = effect.profile.levels
+        for name, heights, estimates in (
+            ("cost", true_costs(task, index), [level.best for level in levels]),
+            ("on average", true_averages(task, index), [level.average for level in levels]),
+        ):
+            reference = next(i for i, estimate in enumerate(estimates) if estimate.low == estimate.high == 0)
+            costs = heights - heights[reference]
+            for estimate, cost in zip(estimates, np.expm1(costs) if task.ratio else costs, strict=True):
+                found[name].append(bool(estimate.low - SLACK <= cost <= estimate.high + SLACK))
     return {name: (sum(hits), len(hits)) for name, hits in found.items()}, float(np.mean(widths)), seconds
 
 
@@ -85,10 +91,9 @@ def _job(arguments: tuple[str, str, int, int]) -> tuple[Counts, float, float]:
 def coverage_table(options: argparse.Namespace) -> Table:
     """Coverage of each quantity by objective, way of choosing trials and number of trials."""
     table = Table(title=f"Coverage of 90% intervals, {options.seeds} studies a row", box=MARKDOWN)
-    headings = ("total", "alone", "cost", "claims of inert")
-    for heading in ("objective", "trials", "chosen by", *headings, "mean width of total", "seconds"):
+    for heading in ("objective", "trials", "chosen by", *HEADINGS, "mean width of total", "seconds"):
         table.add_column(heading, no_wrap=True)
-    sums: dict[str, list[tuple[int, int]]] = {heading: [] for heading in headings}
+    sums: dict[str, list[tuple[int, int]]] = {heading: [] for heading in HEADINGS}
     with ProcessPoolExecutor(options.jobs) as pool:
         for trials in options.trials:
             for kind in options.objectives:
@@ -96,7 +101,7 @@ def coverage_table(options: argparse.Namespace) -> Table:
                     jobs = [(kind, way, trials, seed) for seed in range(100, 100 + options.seeds)]
                     rows = list(pool.map(_job, jobs))
                     cells = []
-                    for heading in headings:
+                    for heading in HEADINGS:
                         hits, count = (sum(row[0][heading][side] for row in rows) for side in (0, 1))
                         sums[heading].append((hits, count))
                         cells.append(f"{hits / count:.2f}" if count else "-")

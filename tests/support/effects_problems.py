@@ -213,10 +213,7 @@ def true_costs(task: Problem, index: int, count: int = 2**13) -> np.ndarray:
             for d, factor in enumerate(task.factors):
                 if factor.kind == "number":
                     values[d] = np.clip(values[d] + width * rng.normal(size=len(values[d])), 0, 1)
-            values[index][:] = setting
-            for condition in task.factors[index].conditions:
-                wrong = ~np.isin(values[condition.parent], condition.allowed)
-                values[condition.parent][wrong] = rng.choice(condition.allowed, size=int(wrong.sum()))
+            _set(task, values, index, setting, rng)
             height = task.response(Points(tuple(values), activity(task.factors, values)))
             lowest = float(height.min())
             best = np.argsort(height)[:64]
@@ -225,3 +222,22 @@ def true_costs(task: Problem, index: int, count: int = 2**13) -> np.ndarray:
                 value[:1] = value[0]
         found.append(lowest)
     return np.array(found)
+
+
+def true_averages(task: Problem, index: int, count: int = 2**13) -> np.ndarray:
+    """The mean response (levels,) for each level of a factor, over random draws of the others."""
+    rng, start = np.random.default_rng(0), uniform(task.factors, count)
+    found = []
+    for setting in levels_of(task.factors[index])[2]:
+        values = [value.copy() for value in start.values]
+        _set(task, values, index, setting, rng)
+        found.append(float(task.response(Points(tuple(values), activity(task.factors, values))).mean()))
+    return np.array(found)
+
+
+def _set(task: Problem, values: list[np.ndarray], index: int, setting: float, rng: np.random.Generator) -> None:
+    """Set a factor to a level, and the factors that decide about it to values that allow it."""
+    values[index][:] = setting
+    for condition in task.factors[index].conditions:
+        wrong = ~np.isin(values[condition.parent], condition.allowed)
+        values[condition.parent][wrong] = rng.choice(condition.allowed, size=int(wrong.sum()))

@@ -108,7 +108,7 @@ class Writer:
         if question == "how much" and self._applied is not None:
             effects.insert(1, self._applied)
         for effect in effects:
-            claim = self._claim(question, effect)
+            claim = self._claim(question, effect) or self._on_average(effect)
             if claim:
                 found.append(claim)
             else:
@@ -154,6 +154,26 @@ class Writer:
         costs = " and ".join(f"{level.label} costs {self.cost(level.best)}" for level in ends)
         meaning = self._direction(question, profile.negative) if effect.name == "alpha" else ""
         return f"{called} of {where} is best; {costs}{meaning}"
+
+    def _on_average(self, effect: FactorEffect) -> str:
+        """What is worse on average over the other settings, though it may not be at their best; empty if nothing is."""
+        if effect.importance.noisy.low < MATTERS:
+            return ""
+        levels = effect.profile.levels
+        compared = (levels[0], levels[-1]) if effect.factor.kind == "number" else levels
+        worse = [level for level in compared if level.average.low > 0]
+        if not worse:
+            return ""
+        best = min(levels, key=lambda level: level.average.value)
+        joint = " and " if len(worse) == 2 else ", "
+        costs = joint.join(f"{_label(level)} costs {self.cost(level.average)}" for level in worse[:LISTED])
+        costs += f" and {len(worse) - LISTED} more are worse" if len(worse) > LISTED else ""
+        more = self._more([level.best for level in levels])
+        name = "Applied rate" if effect.name == APPLIED else effect.name
+        return (
+            f"{name}: on average over the other settings, {costs} compared with {_label(best)}; "
+            f"which value is best is not known ({more})"
+        )
 
     def _direction(self, question: Question, negative: float) -> str:
         along = "with depth" if question == "where" else "during training"
