@@ -154,10 +154,11 @@ class DropoutEngine(Attached[DropoutSite]):
         Args:
             images: (N, C, H, W) inputs; a tuple or a dictionary where the model takes several arguments. The first 32
                 samples are used.
-            labels: (N,) class indices.
+            labels: (N,) class numbers, or (N, *positions) for logits (N, classes, *positions); otherwise the targets of
+                a regression, or of several labels.
 
         Raises:
-            ValueError: if the model does not return logits (N, classes).
+            ValueError: if the model does not return logits or other outputs that fit the labels.
             ConfigError: if importance is ``lrp`` and the model uses a re-entrant checkpoint, or if the module of a site
                 was replaced after attaching.
 

@@ -115,7 +115,7 @@ class _Training:
         device: torch.device,
         task: Task,
     ) -> None:
-        _check_task(task, data, engine, config)
+        _check_task(task, data, config)
         self.model, self.engine, self.config, self.device, self.task = model, engine, config, device, task
         model.to(device)
         if config.channels_last and any(part.ndim == 4 for part in parts(data.train.head(1).images).values()):
@@ -268,8 +268,8 @@ class _Training:
             self.engine.load_state_dict(state["engine"])
 
 
-def _check_task(task: Task, data: Dataset, engine: Engine | None, config: TrainConfig) -> None:
-    """Check that the data have the classes that the task, the engine and the augmentation need.
+def _check_task(task: Task, data: Dataset, config: TrainConfig) -> None:
+    """Check that the data have the classes that the task and the augmentation need.
 
     Raises:
         ConfigError: They have none.
@@ -280,10 +280,6 @@ def _check_task(task: Task, data: Dataset, engine: Engine | None, config: TrainC
         raise ConfigError(
             f"{data.name} has targets that are no class numbers, for which cross-entropy is not defined; give the "
             "study another task, such as task={'loss': 'mse_loss', 'metric': 'loss'}"
-        )
-    if engine is not None and engine.needs_probe:
-        raise ConfigError(
-            "importances by a probe (gradient, lrp, composite) need classes; choose taylor, activation or statistical"
         )
     if config.augment:
         raise ConfigError("augment changes images but not their targets, so it needs classes; remove it")

@@ -108,10 +108,26 @@ def test_what_cannot_be_a_task_is_refused_before_the_first_trial(task, message):
         prepare(own("regression", "image_network", **task))
 
 
-def test_probes_and_augmentation_need_classes():
+@pytest.mark.parametrize("importance", ["gradient", "lrp", "composite"])
+@pytest.mark.parametrize(
+    ("data", "model", "task"),
+    [
+        ("regression", "image_network", {"loss": "mse_loss", "metric": "loss"}),
+        ("masks", "mask_network", {}),
+        ("volumes", "volume_network", {"loss": "binary_cross_entropy_with_logits", "metric": "loss"}),
+    ],
+)
+def test_importances_by_a_probe_for_other_tasks(data, model, task, importance):
+    """Every probe works with the targets of every task."""
+    engine = {"importance": importance, "allocation": "importance", "r0": 0.4, "alpha": 0}
+    run = RunConfig.parse(own(data, model, **task).model_dump() | {"engine": engine})
+    found = []
+    train_run(run, on_epoch=lambda report, *_: found.append(report))
+    assert len(found) == TRAIN["epochs"]
+
+
+def test_augmentation_needs_classes():
     run = own("regression", "image_network", loss="mse_loss", metric="loss")
-    with pytest.raises(ConfigError, match=r"importances by a probe .* need classes; choose taylor"):
-        prepare(RunConfig.parse(run.model_dump() | {"engine": {"importance": "lrp"}}))
     with pytest.raises(ConfigError, match="augment changes images but not their targets"):
         prepare(RunConfig.parse(run.model_dump() | {"train": {**TRAIN, "augment": ["flip"]}}))
 

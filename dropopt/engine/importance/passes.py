@@ -89,29 +89,37 @@ def _output_hook(name: str, take: Take) -> Callable[..., None]:
     return hook
 
 
-def true_logits(model: nn.Module, images: Example, labels: Tensor) -> Tensor:
-    """Run ``model`` and return the logit of each sample's class, (N,).
+def explained(model: nn.Module, images: Example, targets: Tensor) -> Tensor:
+    """Run ``model`` and return the outputs whose causes a probe looks for, (N, ...).
 
-    The logits are the output itself, the first element of a tuple, or the entry or attribute ``logits`` of the output.
+    If the targets are class numbers (N, *positions), for logits (N, classes, *positions), these are the logits of the
+    true classes, (N, *positions). For other targets, such as those of a regression, they are all outputs.
+
+    The outputs are what the model returns, the first element of a tuple, or the entry or attribute ``logits``; of a
+    mapping without that entry, the first entry.
 
     Raises:
-        ValueError: if there are no logits (N, classes), or if the labels are not (N,).
+        ValueError: if there are no such outputs, or if the targets do not fit them.
     """
     output = run_model(model, inputs(model, images))
     if isinstance(output, Mapping):
-        output = output.get("logits", output)
+        output = output.get("logits", next(iter(output.values()), output))
     elif not isinstance(output, Tensor):
         output = output[0] if isinstance(output, tuple | list) else getattr(output, "logits", output)
     if not isinstance(output, Tensor):
         raise ValueError(
             f"a probe takes a model that returns logits, first or as 'logits', got {type(output).__name__}"
         )
-    if output.ndim != 2 or labels.shape != output.shape[:1]:
+    given, shape = tuple(targets.shape), tuple(output.shape)
+    are_numbers = targets.is_floating_point() or given == shape or (given, 1) == (shape[:1], output.shape[1:].numel())
+    if given[:1] == shape[:1] and are_numbers:
+        return output
+    if output.ndim < 2 or given != shape[:1] + shape[2:]:
         raise ValueError(
-            f"a probe takes labels (N,) and a model that returns logits (N, classes), "
-            f"got {tuple(labels.shape)} and {tuple(output.shape)}"
+            "a probe takes class numbers (N,) for logits (N, classes), or targets in the shape of the outputs, "
+            f"got {given} and {shape}"
         )
-    logits: Tensor = output.gather(1, labels.to(output.device, torch.int64).unsqueeze(1)).squeeze(1)
+    logits: Tensor = output.gather(1, targets.to(output.device, torch.int64).unsqueeze(1)).squeeze(1)
     return logits
 
 

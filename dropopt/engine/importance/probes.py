@@ -1,4 +1,4 @@
-"""Probes: feature importance that needs passes of its own on a labelled batch. ``PROBES`` lists them by name.
+"""Probes: feature importance that needs passes of its own on a batch of training data. ``PROBES`` lists them by name.
 
 Each probe returns one non-negative score per feature and place, (C,) in float32.
 """
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dropopt.engine.importance.composite import composite
 from dropopt.engine.importance.lrp.relevance import EPSILON, RULE, RelevanceMode, refuse_reentrant
-from dropopt.engine.importance.passes import Take, feature_maps, finite, gradients_at, true_logits, undisturbed
+from dropopt.engine.importance.passes import Take, explained, feature_maps, finite, gradients_at, undisturbed
 from dropopt.engine.places.place import Example, Place
 
 Probe = Callable[[nn.Module, Mapping[str, Place], Example, Tensor], dict[str, Tensor]]
@@ -22,7 +22,8 @@ def gradient(model: nn.Module, places: Mapping[str, Place], images: Example, lab
     """Return |dY/dn| of each neuron n, averaged over batch and positions, (C,); Y is the logit of the true class.
 
     One backward pass serves all places and samples: in eval mode samples do not interact, so the gradient of the sum
-    of their logits is the gradient of each. From "Feature Importance".
+    of their logits is the gradient of each. Without classes, Y is the sum of a sample's outputs. From "Feature
+    Importance".
     """
     scores = {name: torch.zeros(place.features) for name, place in places.items()}
 
@@ -30,7 +31,7 @@ def gradient(model: nn.Module, places: Mapping[str, Place], images: Example, lab
         scores[name] = feature_maps(gradient, places[name]).abs().mean((0, 2))
 
     with undisturbed(model), gradients_at(places, take):
-        torch.autograd.backward(true_logits(model, images, labels).sum())
+        torch.autograd.backward(explained(model, images, labels).sum())
     return finite(scores)
 
 
@@ -45,8 +46,8 @@ def lrp(
 ) -> dict[str, Tensor]:
     """Return |relevance| of each feature for the true class, summed over positions, averaged over the batch, (C,).
 
-    The logit is redistributed from layer to layer (see ``lrp/relevance.py``), by default with the z+ rule on
-    convolutions and the epsilon rule on dense layers.
+    The logit, or without classes each output, is redistributed from layer to layer (see ``lrp/relevance.py``), by
+    default with the z+ rule on convolutions and the epsilon rule on dense layers.
 
     Raises:
         ValueError: if ``rule`` is not a key of ``lrp.rules.RULES``.
@@ -70,13 +71,13 @@ def propagate(
     rule: str = RULE,
     epsilon: float = EPSILON,
 ) -> Tensor:
-    """Call ``take`` with each place's relevance, in the shape of its output; return the logits (N,) it started from."""
+    """Call ``take`` with each place's relevance, in the shape of its output; return the outputs it started from."""
     with undisturbed(model), gradients_at(places, take):
         with RelevanceMode(rule, epsilon):
-            logits = true_logits(model, images, labels)
-        refuse_reentrant(logits)
-        torch.autograd.backward(logits, logits.detach())
-        return logits.detach()
+            outputs = explained(model, images, labels)
+        refuse_reentrant(outputs)
+        torch.autograd.backward(outputs, outputs.detach())
+        return outputs.detach()
 
 
 PROBES: dict[str, Probe] = {"gradient": gradient, "lrp": lrp, "composite": composite}

@@ -78,6 +78,38 @@ def _differences(model: nn.Module, place: Place, images: Tensor, labels: Tensor,
     return total * place.features / shape[0].numel()
 
 
+# -- targets other than the classes of whole samples
+
+
+class _Only(nn.Module):
+    """A network with only one of the outputs of another."""
+
+    def __init__(self, model: nn.Module, index: int) -> None:
+        super().__init__()
+        self.model, self.index = model, index
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self.model(x)
+        return output[:, [self.index]]
+
+
+@pytest.mark.parametrize("probe", ["gradient", "lrp"])
+@pytest.mark.parametrize("dense", [False, True])
+def test_targets_that_are_no_classes_explain_all_outputs(probe: str, dense: bool) -> None:
+    """A network with one output explains it as one with several explains that class, for maps of classes too."""
+    head = [nn.Conv2d(8, CLASSES, 1)] if dense else [nn.Flatten(), nn.Linear(8 * 36, CLASSES)]
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), *head).eval()
+    images = torch.randn(4, 3, 8, 8)
+    places = places_of(model, images, ("1",))
+    labels = torch.full((4, 6, 6) if dense else (4,), 2)
+    one = PROBES[probe](_Only(model, 2), places, images, torch.zeros(4, 1, 6, 6) if dense else torch.zeros(4))
+    several = PROBES[probe](model, places, images, labels)
+    torch.testing.assert_close(one["1"], several["1"])
+    assert several["1"].std() > 0
+    every = PROBES[probe](model, places, images, torch.zeros(model(images).shape))
+    assert not torch.allclose(every["1"], several["1"])
+
+
 # -- every probe, on any network
 
 
@@ -215,7 +247,7 @@ def test_a_probe_that_fails_leaves_no_trace_either(when: str, probe: str) -> Non
     model.act[1].broken = True
     before = _snapshot(model)
     fails = probe != "composite" or when == "forward"  # composite needs neither labels nor a backward pass
-    with pytest.raises((RuntimeError, ValueError), match=r"failed|labels") if fails else nullcontext():
+    with pytest.raises((RuntimeError, ValueError), match=r"failed|class numbers") if fails else nullcontext():
         PROBES[probe](model, places, images, labels[:2] if when == "labels" else labels)
     after = _snapshot(model)
     for what in before:

@@ -26,6 +26,7 @@ class Output:
 RETURNS = {
     "data class": lambda a, b, x: Output(a, b),
     "mapping": lambda a, b, x: {"logits": a, "other": b},
+    "other mapping": lambda a, b, x: {"out": a, "aux": b},
     "tuple": lambda a, b, x: (a, b),
     "nested": lambda a, b, x: (a, [{"other": b}]),
     "features too": lambda a, b, x: (a, b, x),
@@ -61,9 +62,9 @@ def test_no_head_of_several_is_a_site(returns):
 
 
 @pytest.mark.parametrize("importance", ["gradient", "lrp", "composite"])
-@pytest.mark.parametrize("returns", ["data class", "mapping", "tuple"])
+@pytest.mark.parametrize("returns", ["data class", "mapping", "other mapping", "tuple"])
 def test_probes_find_the_logits(returns, importance):
-    """Logits are the first element, or the entry or attribute ``logits``; labels may have any integer type."""
+    """Logits are the first element or entry, or the entry or attribute ``logits``; labels may have any integer type."""
     model, config = Heads(returns), EngineConfig(importance=importance)
     with dropopt.attach(model, config, example=EXAMPLE, complexity=0.5, sites="norm") as engine:
         engine.probe(EXAMPLE, torch.tensor([0, 1, 2, 3], dtype=torch.uint8))
@@ -74,14 +75,14 @@ def test_a_probe_without_logits_is_refused():
     """The error says what the model must return."""
     model = Heads("mapping")
     with dropopt.attach(model, EngineConfig(importance="gradient"), example=EXAMPLE, complexity=0.5) as engine:
-        for given in ({"scores": torch.zeros(4, 4)}, SimpleNamespace(scores=1)):
+        for given in ({}, SimpleNamespace(scores=1)):
             model.returns = lambda a, b, x, given=given: given
             message = f"^a probe takes a model that returns logits, first or as 'logits', got {type(given).__name__}$"
             with pytest.raises(ValueError, match=message):
                 engine.probe(EXAMPLE, torch.tensor([0, 1, 2, 3]))
         for logits, labels, shown in ((4, 3, r"\(3,\) and \(4, 4\)"), (2, 2, r"\(2,\) and \(2, 4, 1\)")):
             model.returns = lambda a, b, x, n=logits: a[:n].reshape(n, 4, *[1] * (n == 2))
-            message = rf"^a probe takes labels \(N,\) and a model that returns logits \(N, classes\), got {shown}$"
+            message = rf"^a probe takes class numbers .* or targets in the shape of the outputs, got {shown}$"
             with pytest.raises(ValueError, match=message):
                 engine.probe(EXAMPLE, torch.arange(labels))
 
