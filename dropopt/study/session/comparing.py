@@ -34,6 +34,7 @@ from dropopt.study.session.confirming import TEST, TRAIN, ConfirmRequest, confir
 from dropopt.study.session.request import Request
 from dropopt.study.show.console import busy, say
 from dropopt.study.show.formatting import format_seconds
+from dropopt.study.store.experiment import check
 from dropopt.study.store.opening import Opened, storage_file
 from dropopt.study.store.queries import count, find_study, study_names
 from dropopt.study.store.url import resolve
@@ -161,11 +162,13 @@ def _plan_of_space(request: CompareRequest, name: str, storage: BaseStorage | No
         request.targets,
         extendable=False,
     )
-    arm = arm_of_space(label, definition.name, search.settings.space, search.settings.base, definition.n_trials)
+    space, base = search.settings.space, search.settings.base
     done, seconds = 0, None
     if storage is not None and definition.name in existing:
         study = find_study(storage, definition.name)
+        check(study, space, base)
         done, seconds = count(study.get_trials(deepcopy=False)).counted, seconds_of_a_trial(study)
+    arm = arm_of_space(label, definition.name, space, base, max(definition.n_trials, done))
     return _Plan(arm, search, max(0, definition.n_trials - done), seconds)
 
 
