@@ -249,6 +249,7 @@ class _Session:
         configurations = self._configurations()
         one = reading(tests, found.winner, configurations, again=self.request.again)
         if not one.left:
+            one.record(tests)  # that of an earlier reading was lost
             if not one.is_of(found.winner):
                 line = "the test split was read before, for another result; --again reads it for this one"
                 say(self.console, f"note: {line}", "yellow")
