@@ -93,16 +93,16 @@ def train(
     say(console, f"test:       {_scores(done.test, run.task)}", "bold")
     if output is not None and output.suffix == SUFFIX:
         with busy("measuring the calibration"):
-            _save(lambda path: save_model(done, exported.provenance, path), output)
+            save_or_rescue(lambda path: save_model(done, exported.provenance, path), output)
         say(console, f"model written to {output}; classify images with it: dropopt predict {output} IMAGES")
     elif output is not None:
-        _save(lambda path: save_weights(done.weights, path), output)
+        save_or_rescue(lambda path: save_weights(done.weights, path), output)
         say(console, f"weights written to {output}")
     if as_json:
         print(json.dumps(_plain(done, output), indent=1))
 
 
-def _save(write: Callable[[Path], None], path: Path) -> None:
+def save_or_rescue(write: Callable[[Path], None], path: Path) -> None:
     """Write a trained network to ``path``; if that fails, to a new temporary folder, so that the training is not lost.
 
     Raises:
