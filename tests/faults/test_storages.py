@@ -90,7 +90,7 @@ with writing(descriptor, path):
 
 @pytest.mark.skipif(not Path("/proc/locks").exists(), reason="only Linux lists the locks of processes")
 def test_a_stopped_process_that_holds_the_lock_of_a_journal_is_named(tmp_path):
-    """Its lock is not broken, because it may have written half a line. The others end with one line, and go on later."""
+    """Its lock is not broken, because it may have written half a line. The others end with one line, and resume."""
     path = tmp_path / "s.log"
     fake_study.run(str(path), n_jobs=1, n_trials=1)
     holder = subprocess.Popen([sys.executable, "-c", HALF_A_LINE, path])

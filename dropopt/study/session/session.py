@@ -99,8 +99,9 @@ def run(request: Request, console: Console | None = None) -> int:
         session.prepare()
         session.announce(pool.size)
         code = session.summarise(session.train(pool, signals))
-        late = signals.received is not None and not code  # it arrived after the last trial, and stops a comparison too
-        return 128 + signals.received if late else code
+        if code == 0 and signals.received is not None:  # after the last trial; it stops a comparison too
+            return 128 + signals.received
+        return code
 
 
 def quiet_optuna() -> None:
