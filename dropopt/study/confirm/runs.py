@@ -143,9 +143,10 @@ def is_run_elsewhere(trial: FrozenTrial, trials: Sequence[FrozenTrial], *, again
 
 
 def unfinished(study: optuna.Study) -> set[Run]:
-    """Return the runs that wait or run."""
+    """Return the runs that wait, run, or are to run again."""
     trials = study.get_trials(deepcopy=False)
-    return {run for trial in trials if not trial.state.is_finished() and (run := run_of(trial)) is not None}
+    ahead = [*without_replacement(trials), *(trial for trial in trials if not trial.state.is_finished())]
+    return {run for trial in ahead if (run := run_of(trial)) is not None}
 
 
 def completed(study: optuna.Study) -> dict[Run, FrozenTrial]:
@@ -165,8 +166,7 @@ def failed(study: optuna.Study) -> dict[Run, str]:
 
     done, found = completed(study), {}
     trials = study.get_trials(deepcopy=False)
-    ahead = [*without_replacement(trials), *(trial for trial in trials if not trial.state.is_finished())]
-    open_runs = set(map(run_of, ahead))
+    open_runs = unfinished(study)
     for trial in trials:
         run = run_of(trial)
         reason = trial.user_attrs.get(REASON)

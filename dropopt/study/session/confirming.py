@@ -35,6 +35,7 @@ from dropopt.study.confirm.runs import (
     failed,
     find_runs,
     make_runs,
+    unfinished,
 )
 from dropopt.study.run import machine, memory
 from dropopt.study.run.checkpoints import Checkpoints, default_folder, remove
@@ -129,6 +130,8 @@ def confirm(request: ConfirmRequest, console: Console) -> tuple[int, Confirmatio
         identity = WorkerIdentity(grace=request.grace, exclusive=opened.exclusive)
         session = _Session(request, opened.storage, url, identity, console, signals)
         session.train()
+        while signals.received is None and session.is_left():  # another confirmation was stopped a moment ago
+            session.train()
         if signals.received is None:
             session.test()
         found = confirmation(session.search)
@@ -180,6 +183,11 @@ class _Session:
                 runs, self._configurations(), self.identity, self._race(), on_out=self._on_out(runs, progress)
             )
             self._work(ledger, progress, self.request.train, len(missing), lambda: enqueue(runs, missing))
+
+    def is_left(self) -> bool:
+        """Whether a run waits, runs or is to run again."""
+        runs = find_runs(self.search, CONFIRMS)
+        return runs is not None and not unfinished(runs).isdisjoint(self._missing(runs))
 
     def _record(self, runs: optuna.Study) -> None:
         """Store who takes part. Configurations of an earlier confirmation stay in the result."""
