@@ -117,6 +117,21 @@ def test_arms_with_other_data_or_training_are_refused():
         compare("study.log", ["study:cmp-low", "other.yaml"], study={"train": {"epochs": 9}})
 
 
+def test_an_arm_whose_trials_all_fail_is_named(monkeypatch, capsys):
+    """In the last line, when its search ends and when the command is typed again; no arm is confirmed before."""
+    arms = ["low.yaml", "other.yaml"]
+    fake_study.run("study.log", n_trials=1, name="cmp-low", space="low.yaml")
+    monkeypatch.setenv("FAKE_FAULT", "raise:always")
+    assert compare("study.log", arms, study={"n_trials": 1}) == (1, None)
+    assert capsys.readouterr().out.splitlines()[-1] == "arm other: no trial of its search has a result"
+    with pytest.raises(
+        ConfigError, match=r"arm other: study 'cmp-other' has no completed trial \(1 failed\); give a larger --n-trials"
+    ):
+        compare("study.log", arms, study={"n_trials": 1})
+    with pytest.raises(ConfigError, match=r"arm cmp-other: .* \(1 failed\); run it first"):
+        compare("study.log", ["low.yaml", "study:cmp-other"], study={"n_trials": 1})
+
+
 def test_settings_that_have_changed_since_an_arm_was_searched_are_refused():
     """Although its search is complete, and nothing of it is left to run."""
     fake_study.run("study.log", n_trials=1, name="cmp-low", space="low.yaml")
