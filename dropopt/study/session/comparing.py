@@ -30,7 +30,7 @@ from dropopt.study.run.measure import seconds_of_an_epoch
 from dropopt.study.run.slots import Targets
 from dropopt.study.search.portfolio import NONE
 from dropopt.study.session import session
-from dropopt.study.session.confirming import TEST, TRAIN, ConfirmRequest, confirm, seconds_of_a_trial
+from dropopt.study.session.confirming import STOPPED_LINE, TEST, TRAIN, ConfirmRequest, confirm, seconds_of_a_trial
 from dropopt.study.session.request import Request
 from dropopt.study.show.console import busy, say
 from dropopt.study.show.formatting import format_seconds
@@ -94,9 +94,12 @@ def compare(request: CompareRequest, console: Console) -> tuple[int, Comparison 
             return code, None
     for arm in arms:
         code, found = confirm(_confirmation(request, arm), console)
-        if code > 1 or found is None or found.winner is None:
-            say(console, f"arm {arm.name} could not be confirmed", "yellow")
-            return code or 1, None
+        if code > 1:
+            say(console, STOPPED_LINE)
+            return code, None
+        if found is None or found.winner is None:
+            say(console, f"arm {arm.name} could not be confirmed: no configuration has a result on all seeds", "yellow")
+            return 1, None
     with closing(Opened(resolve(request.storage), create=False)) as opened:
         results = [arm_result(opened.storage, _searched(opened.storage, arm)) for arm in arms]
         check_comparable([_searched(opened.storage, arm) for arm in arms])

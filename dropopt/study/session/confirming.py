@@ -81,6 +81,10 @@ TRAIN = Targets("dropopt.training:prepare", "dropopt.training.scored:train_and_s
 TEST = Targets("dropopt.training:prepare", "dropopt.training.scored:score_on_test")
 
 
+#: What is printed last after a signal.
+STOPPED_LINE = "stopped; the same command goes on where it was"
+
+
 @dataclass(frozen=True)
 class ConfirmRequest:
     """A study to confirm."""
@@ -136,7 +140,6 @@ def confirm(request: ConfirmRequest, console: Console) -> tuple[int, Confirmatio
             session.test()
         found = confirmation(session.search)
     if signals.received is not None:
-        say(console, "stopped; the same command goes on where it was")
         return 128 + signals.received, found
     return int(found is None or found.winner is None), found
 

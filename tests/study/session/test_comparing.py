@@ -117,6 +117,15 @@ def test_arms_with_other_data_or_training_are_refused():
         compare("study.log", ["study:cmp-low", "other.yaml"], study={"train": {"epochs": 9}})
 
 
+def test_the_last_line_of_a_comparison_that_was_stopped(monkeypatch, capsys):
+    """A signal to the confirmation of an arm is not a failure of that arm."""
+    fake_study.run("study.log", n_trials=1, name="cmp-low", space="low.yaml")
+    fake_study.run("study.log", n_trials=1, name="cmp-high", space="high.yaml")
+    monkeypatch.setattr(comparing, "confirm", lambda *_: (143, None))
+    assert compare("study.log", ["low.yaml", "high.yaml"], study={"n_trials": 1}) == (143, None)
+    assert capsys.readouterr().out.splitlines()[-1] == "stopped; the same command goes on where it was"
+
+
 def test_an_arm_whose_trials_all_fail_is_named(monkeypatch, capsys):
     """In the last line, when its search ends and when the command is typed again; no arm is confirmed before."""
     arms = ["low.yaml", "other.yaml"]
