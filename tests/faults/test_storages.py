@@ -6,6 +6,7 @@ import resource
 import signal
 import sqlite3
 import subprocess
+import sys
 import time
 from contextlib import closing
 from pathlib import Path
@@ -70,6 +71,44 @@ def test_a_database_that_stays_away_ends_the_study_with_one_line(server):
     code, out = finish(process)
     assert code == 0, out
     check_whole(trials(server.url), 6)
+
+
+#: A program that holds the lock of a journal, has written half a line, and is stopped; then it writes the other half.
+HALF_A_LINE = """
+import os, signal, sys
+from pathlib import Path
+from dropopt.study.store.journal_lock import writing
+
+path = Path(sys.argv[1])
+descriptor = os.open(path, os.O_RDWR | os.O_APPEND)
+with writing(descriptor, path):
+    os.write(descriptor, b'{"op_code":2,"worker_id":"x","study_id":0,"user_attr":')
+    os.kill(os.getpid(), signal.SIGSTOP)
+    os.write(descriptor, b'{"half":1}}\\n')
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/locks").exists(), reason="only Linux lists the locks of processes")
+def test_a_stopped_process_that_holds_the_lock_of_a_journal_is_named(tmp_path):
+    """Its lock is not broken, because it may have written half a line. The others end with one line, and resume."""
+    path = tmp_path / "s.log"
+    fake_study.run(str(path), n_jobs=1, n_trials=1)
+    holder = subprocess.Popen([sys.executable, "-c", HALF_A_LINE, path])
+    wait_until(lambda: not path.read_bytes().endswith(b"\n"))
+    code, out = finish(start(path, n_trials=2, storage_patience=2))
+    assert code == 1
+    last = out.splitlines()[-1]
+    assert last.startswith("dropopt: the storage has been unreachable for")
+    assert (
+        f"process {holder.pid} holds the lock of {path} and is stopped; continue it (kill -CONT {holder.pid})" in last
+    )
+    assert len(trials(path)) == 1  # the storage can still be read
+    holder.send_signal(signal.SIGCONT)
+    assert holder.wait(30) == 0
+    with Outside(path) as study:
+        assert study.user_attrs["half"] == 1
+    assert finish(start(path, n_trials=2))[0] == 0
+    check_whole(trials(path), 2)
 
 
 def test_a_signal_ends_a_study_whose_database_is_frozen(server):

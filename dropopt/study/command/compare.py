@@ -54,6 +54,7 @@ def compare(
     fresh seeds, and the winners are compared on the test set. The same command goes on after an interruption.
     """
     from dropopt.owncode import file_of, make_importable
+    from dropopt.study.command.output import check_writable
     from dropopt.study.command.overrides import Overrides
     from dropopt.study.command.settling import settler
     from dropopt.study.define.script import load
@@ -84,6 +85,7 @@ def compare(
     remember(sources(names).values())
     figure = output or Path(f"comparison-{overridden.name}.html")
     check_figure(figure)
+    check_writable(figure)
     request = CompareRequest(
         arms=arms or (),
         definition=overridden,
@@ -100,11 +102,11 @@ def compare(
     console = make_console(stderr=as_json)
     exit_code, found = run(request, console)
     if found is not None:
-        write_figure(found, figure)
         if as_json:
-            print(json.dumps(found.plain(), indent=1))
+            print(json.dumps(found.plain(), indent=1), flush=True)
         else:
             show_comparison(console, found)
+        write_figure(found, figure)  # last, because it may fail
         say(console, f"figure: {figure}")
     sys.stdout.flush()
     if exit_code:

@@ -9,6 +9,7 @@ import sys
 import typer
 
 from dropopt.study.command import options
+from dropopt.study.command.errors import FAILED
 
 
 def confirm(
@@ -33,7 +34,7 @@ def confirm(
     for the winner only, and only once. The same command goes on after an interruption.
     """
     from dropopt.study.command.settling import settler
-    from dropopt.study.session.confirming import ConfirmRequest
+    from dropopt.study.session.confirming import STOPPED_LINE, ConfirmRequest
     from dropopt.study.session.confirming import confirm as run
     from dropopt.study.show.confirmation import show_confirmation
     from dropopt.study.show.console import make_console, say
@@ -60,13 +61,15 @@ def confirm(
         print(json.dumps(found.plain(), indent=1))
     elif found is not None:
         show_confirmation(console, found)
-        if found.winner is not None:
+        if found.winner is not None and exit_code <= FAILED:
             name, file = shlex.quote(found.study), shlex.quote(best_file(f"{found.study}-confirmed"))
             trial = f"--trial {found.winner.trial}{storage_hint(storage)}"
             say(
                 console,
                 f"next:\n  export  dropopt export --study {name} {trial} -o {file}\n  train   dropopt train {file}",
             )
+    if exit_code > FAILED:  # the last line says what to do
+        say(console, STOPPED_LINE)
     sys.stdout.flush()
     if exit_code:
         raise typer.Exit(exit_code)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,13 +93,33 @@ def train(
     say(console, f"test:       {_scores(done.test, run.task)}", "bold")
     if output is not None and output.suffix == SUFFIX:
         with busy("measuring the calibration"):
-            save_model(done, exported.provenance, output)
+            save_or_rescue(lambda path: save_model(done, exported.provenance, path), output)
         say(console, f"model written to {output}; classify images with it: dropopt predict {output} IMAGES")
     elif output is not None:
-        save_weights(done.weights, output)
+        save_or_rescue(lambda path: save_weights(done.weights, path), output)
         say(console, f"weights written to {output}")
     if as_json:
         print(json.dumps(_plain(done, output), indent=1))
+
+
+def save_or_rescue(write: Callable[[Path], None], path: Path) -> None:
+    """Write a trained network to ``path``; if that fails, to a new temporary folder, so that the training is not lost.
+
+    Raises:
+        StudyError: It could not be written to ``path``; the message says where it is.
+    """
+    from dropopt.config import ConfigError
+    from dropopt.study.run.errors import StudyError
+
+    try:
+        write(path)
+    except (ConfigError, StudyError) as error:
+        try:
+            rescued = Path(tempfile.mkdtemp(prefix="dropopt-"), path.name)
+            write(rescued)
+        except (ConfigError, StudyError, OSError):
+            raise error from None
+        raise StudyError(f"{error}; the trained network is in {rescued}") from None
 
 
 def _source(file: Path | None, study: str | None, trial: int | None, storage: str | None) -> tuple[str, Exported]:

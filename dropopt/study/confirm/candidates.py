@@ -13,7 +13,7 @@ from dropopt.config import ConfigError, RunConfig
 from dropopt.study.blend.gather import FINISHED
 from dropopt.study.confirm.posterior import expected_scores
 from dropopt.study.store.keys import ANCHOR, CLASSES, CONFIG
-from dropopt.study.store.queries import diverged, has_result, judged, optimised, ranked
+from dropopt.study.store.queries import count, diverged, has_result, judged, optimised, ranked
 
 if TYPE_CHECKING:
     import optuna
@@ -73,7 +73,9 @@ def choose_candidates(study: optuna.Study, top: int, *, anchors: bool = True, by
         if CONFIG in trials[number].user_attrs and not diverged(trials[number], classes)
     ]
     if not usable:
-        raise ConfigError(f"study {study.study_name!r} has no completed trial that could be confirmed; run it first")
+        raise ConfigError(
+            f"study {study.study_name!r} has no completed trial that could be confirmed ({count(trials)}); run it first"
+        )
     ordered, chosen_by = usable, BY_VALUE
     finished = [trial for trial in trials if trial.state in FINISHED and trial.params]
     if len(finished) >= FEWEST_FINISHED and sum(map(has_result, finished)) >= FEWEST_COMPLETE:

@@ -154,7 +154,7 @@ def arm_result(storage: BaseStorage, arm: Arm) -> ArmResult | None:
     found = confirmation(study)
     if found is None or found.winner is None:
         return None
-    runs = find_runs(storage, arm.study, CONFIRMS)
+    runs = find_runs(study, CONFIRMS)
     return ArmResult(
         name=arm.name,
         study=arm.study,

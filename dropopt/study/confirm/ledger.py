@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from dropopt.config import RunConfig
 from dropopt.study.confirm.race import leading_anchor, losers
-from dropopt.study.confirm.runs import CONFIGURATION, LARGEST, LASTING, REPEAT, Run, completed, failed, run_of
+from dropopt.study.confirm.runs import (
+    CONFIGURATION,
+    LARGEST,
+    LASTING,
+    REPEAT,
+    Run,
+    completed,
+    failed,
+    is_run_elsewhere,
+    run_of,
+)
 from dropopt.study.store.keys import GIVEN_BACK, OUT, OUT_JUDGED
 from dropopt.study.store.lease import WorkerIdentity
 from dropopt.study.store.ledger import Ledger, with_seed
@@ -46,6 +56,7 @@ class RunLedger(Ledger):
         configurations: The configuration of each trial of the search that takes part.
         worker: The worker that this ledger belongs to.
         race: The race; None to train all runs.
+        again: Whether completed runs that are enqueued again are run again.
         checkpoint: The name of a study and the number that name a run's checkpoint. Default: those of the run itself.
         on_out: Called with each configuration that is out of the race, and the reason.
     """
@@ -58,12 +69,15 @@ class RunLedger(Ledger):
         race: Race | None = None,
         checkpoint: Callable[[Run], tuple[str, int] | None] = lambda run: None,
         on_out: Callable[[int, str], None] = lambda number, reason: None,
+        *,
+        again: bool = False,
     ) -> None:
         super().__init__(study, worker)
         self._configurations = configurations
         self._race = race
         self._checkpoint = checkpoint
         self._on_out = on_out
+        self._again = again
         self._out: dict[int, str] = outs(study, None if race is None else race.by)
 
     def wants(self, target: int) -> bool:
@@ -139,11 +153,20 @@ class RunLedger(Ledger):
         return with_seed(self._configurations[configuration], Run(repeat, configuration).seed)
 
     def _keeps(self, trial: optuna.Trial, target: int | None) -> bool:
-        """Whether the trial was enqueued: another worker may have taken the last one that was."""
-        if self._is_enqueued(trial):
-            return True
-        self._endings.without_result(self._frozen(trial), GIVEN_BACK, "no run was waiting", again=False)
-        return False
+        """Whether the trial was enqueued, and no other trial has its run; otherwise it is given back.
+
+        Another worker may have taken the last one that was enqueued. Two confirmations that begin at the same time may
+        both enqueue a run.
+        """
+        why = "" if self._is_enqueued(trial) else "no run was waiting"
+        if not why and not self._worker.exclusive:
+            with self._storage.aged(0):
+                trials = self._trials()
+            if is_run_elsewhere(trials[trial.number], trials, again=self._again):
+                why = "another trial has this run"
+        if why:
+            self._endings.without_result(self._frozen(trial), GIVEN_BACK, why, again=False)
+        return not why
 
     def _should_prune(self, trial: optuna.Trial) -> bool:
         return trial.params[CONFIGURATION] in self._out

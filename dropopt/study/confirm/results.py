@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from dropopt.study.confirm.intervals import Difference, Interval, mean_of, paired
 from dropopt.study.confirm.ledger import outs
-from dropopt.study.confirm.runs import completed, failed, find_runs, run_of
+from dropopt.study.confirm.runs import completed, failed, find_runs, unfinished
 from dropopt.study.store.keys import (
     ACCURACY,
     BEST_LOSS,
+    CHOSEN_BY,
     CONFIRMS,
+    ENTRANTS,
     JUDGED_BY,
     READINGS,
     SECONDS,
+    SEEDS,
     TEST_ACCURACY,
     TEST_ECE,
     TEST_LOSS,
@@ -27,13 +30,6 @@ from dropopt.study.store.queries import judged, optimised, task_of
 if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
-
-#: The study attribute of a confirmation with the configurations that take part, as it was last begun.
-ENTRANTS = "entrants"
-#: The study attribute with the number of seeds.
-SEEDS = "seeds"
-#: The study attribute that says how the configurations were chosen.
-CHOSEN_BY = "chosen_by"
 
 
 @dataclass(frozen=True)
@@ -143,8 +139,8 @@ def confirmation(study: optuna.Study) -> Confirmation | None:
         >>> confirmation(optuna.create_study(study_name="new")) is None
         True
     """
-    runs = find_runs(study._storage, study.study_name, CONFIRMS)
-    if runs is None or ENTRANTS not in runs.user_attrs:
+    runs = find_runs(study, CONFIRMS)
+    if runs is None or not {ENTRANTS, SEEDS, CHOSEN_BY} <= runs.user_attrs.keys():
         return None
     seeds, by = int(runs.user_attrs[SEEDS]), str(runs.user_attrs.get(JUDGED_BY) or optimised(study))
     found = sorted(
@@ -184,7 +180,7 @@ def _configurations(study: optuna.Study, runs: optuna.Study, seeds: int, by: str
     for entrant in runs.user_attrs[ENTRANTS]:
         number = int(entrant["trial"])
         rows = dict(sorted(done.get(number, {}).items()))
-        if not rows:
+        if not rows or number >= len(trials):
             continue
         objective = {repeat: judged(trial, by, runs) for repeat, trial in rows.items()}
         scores = Scores(objective, *_by_seed(rows, BEST_LOSS, ACCURACY, VAL_ECE))
@@ -213,7 +209,7 @@ def _by_seed(rows: Mapping[int, FrozenTrial], *keys: str) -> list[dict[int, floa
 
 def _tested(study: optuna.Study, by: str) -> Tested | None:
     """The latest reading of the test split; None before the first, or while it is incomplete."""
-    tests = find_runs(study._storage, study.study_name, TESTS)
+    tests = find_runs(study, TESTS)
     readings: Sequence[Mapping[str, Any]] = tests.user_attrs.get(READINGS) or [] if tests is not None else []
     if tests is None or not readings:
         return None
@@ -223,8 +219,7 @@ def _tested(study: optuna.Study, by: str) -> Tested | None:
         for run, trial in sorted(completed(tests).items())
         if run.configuration == last["configuration"]
     }
-    pending = any(not trial.state.is_finished() and run_of(trial) for trial in tests.get_trials(deepcopy=False))
-    if pending or not rows:
+    if unfinished(tests) or not rows:
         return None
     loss, accuracy, ece = _by_seed(rows, TEST_LOSS, TEST_ACCURACY, TEST_ECE)
     task = task_of(study)

@@ -8,21 +8,21 @@ uses them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dropopt.config import ConfigError
 from dropopt.seeds import derived_seed
 from dropopt.study.store.experiment import name_metric
-from dropopt.study.store.keys import CONFIRMS, INTERRUPTED, REASON, TESTS
+from dropopt.study.store.keys import CONFIRMS, GIVEN_BACK, ID, INTERRUPTED, OF, REASON, TESTS
 from dropopt.study.store.ledger import SEED_BITS
 from dropopt.study.store.queries import study_names
-from dropopt.study.store.retries import parameters, root
+from dropopt.study.store.retries import parameters, root, without_replacement
 
 if TYPE_CHECKING:
     import optuna
-    from optuna.storages import BaseStorage
     from optuna.trial import FrozenTrial
 
 #: The parameters of a run.
@@ -58,35 +58,50 @@ def run_of(trial: FrozenTrial) -> Run | None:
     return Run(int(found[REPEAT]), int(found[CONFIGURATION]))
 
 
-def find_runs(storage: BaseStorage, search: str, key: str) -> optuna.Study | None:
+def find_runs(search: optuna.Study, key: str) -> optuna.Study | None:
     """Return the study that confirms (or tests, by ``key``) the study ``search``; None if there is none yet.
 
     Raises:
-        ConfigError: Another study has its name.
+        ConfigError: Another study has its name, or it belongs to an earlier study of the name of ``search``.
     """
     import optuna
 
-    name = f"{search}-{SUFFIXES[key]}"
-    if name not in study_names(storage):
+    name = f"{search.study_name}-{SUFFIXES[key]}"
+    if name not in study_names(search._storage):
         return None
-    study = optuna.load_study(study_name=name, storage=storage)
-    if study.user_attrs.get(key) != search:
+    study = optuna.load_study(study_name=name, storage=search._storage)
+    if _is_unborn(study, key):
+        return None
+    if study.user_attrs.get(key) != search.study_name:
         raise ConfigError(f"study {name!r} exists and was not made by dropopt confirm; rename one of the studies")
+    if study.user_attrs.get(OF, known := search.user_attrs.get(ID)) != known:
+        raise ConfigError(
+            f"study {name!r} belongs to an earlier study called {search.study_name!r}; delete it with Optuna "
+            f"(optuna delete-study --study-name {shlex.quote(name)} --storage STORAGE), or give this study another name"
+        )
     return study
 
 
-def make_runs(storage: BaseStorage, search: str, key: str, facts: Mapping[str, Any], metric: str) -> optuna.Study:
+def _is_unborn(study: optuna.Study, key: str) -> bool:
+    """Whether a process has created ``study``, and has died before it could say whose runs it has."""
+    from optuna.study import StudyDirection
+
+    minimized = study.directions == [StudyDirection.MINIMIZE]
+    return minimized and key not in study.user_attrs and not study.get_trials(deepcopy=False)
+
+
+def make_runs(search: optuna.Study, key: str, facts: Mapping[str, Any], metric: str) -> optuna.Study:
     """Return the study that confirms (or tests, by ``key``) the study ``search``; it is created if there is none."""
     import optuna
 
-    found = find_runs(storage, search, key)
+    found = find_runs(search, key)
     if found is None:
-        found = optuna.create_study(
-            study_name=f"{search}-{SUFFIXES[key]}", storage=storage, direction="minimize", load_if_exists=True
-        )
+        name = f"{search.study_name}-{SUFFIXES[key]}"
+        found = optuna.create_study(study_name=name, storage=search._storage, direction="minimize", load_if_exists=True)
         name_metric(found, metric)
-        for name, fact in {**facts, key: search}.items():
-            found.set_user_attr(name, fact)
+        own = {OF: search.user_attrs[ID]} if ID in search.user_attrs else {}
+        for fact, value in {**facts, **own, key: search.study_name}.items():  # a study that has the key has all
+            found.set_user_attr(fact, value)
     found.sampler = optuna.samplers.RandomSampler(seed=0)  # never used: all parameters are enqueued
     found.pruner = optuna.pruners.NopPruner()
     return found
@@ -111,6 +126,29 @@ def enqueue(study: optuna.Study, runs: Iterable[Run], *, again: bool = False) ->
             study.enqueue_trial({CONFIGURATION: run.configuration, REPEAT: run.repeat})
 
 
+def is_run_elsewhere(trial: FrozenTrial, trials: Sequence[FrozenTrial], *, again: bool = False) -> bool:
+    """Whether a trial with a lower number has the run of ``trial``: two confirmations have enqueued it at one time.
+
+    Args:
+        trial: A trial that has just started.
+        trials: All trials.
+        again: Whether completed runs are run again.
+    """
+    from optuna.trial import TrialState
+
+    busy = {TrialState.RUNNING, TrialState.WAITING} | (set() if again else {TrialState.COMPLETE})
+    return any(
+        other.number < trial.number and other.state in busy and run_of(other) == run_of(trial) for other in trials
+    )
+
+
+def unfinished(study: optuna.Study) -> set[Run]:
+    """Return the runs that wait, run, or are to run again."""
+    trials = study.get_trials(deepcopy=False)
+    ahead = [*without_replacement(trials), *(trial for trial in trials if not trial.state.is_finished())]
+    return {run for trial in ahead if (run := run_of(trial)) is not None}
+
+
 def completed(study: optuna.Study) -> dict[Run, FrozenTrial]:
     """Return the completed runs, each with its latest trial."""
     from optuna.trial import TrialState
@@ -123,16 +161,16 @@ def completed(study: optuna.Study) -> dict[Run, FrozenTrial]:
 
 
 def failed(study: optuna.Study) -> dict[Run, str]:
-    """Return the runs that failed and did not complete, each with the reason."""
+    """Return the runs that failed and neither completed nor are to run again, each with the reason."""
     from optuna.trial import TrialState
 
     done, found = completed(study), {}
     trials = study.get_trials(deepcopy=False)
-    open_runs = {run_of(trial) for trial in trials if not trial.state.is_finished()}
+    open_runs = unfinished(study)
     for trial in trials:
         run = run_of(trial)
         reason = trial.user_attrs.get(REASON)
-        ended = trial.state == TrialState.FAIL and reason != INTERRUPTED
+        ended = trial.state == TrialState.FAIL and reason not in (INTERRUPTED, GIVEN_BACK)
         if ended and run is not None and run not in done and run not in open_runs:
             found[run] = str(reason)
     return found

@@ -30,15 +30,17 @@ from dropopt.study.run.measure import seconds_of_an_epoch
 from dropopt.study.run.slots import Targets
 from dropopt.study.search.portfolio import NONE
 from dropopt.study.session import session
-from dropopt.study.session.confirming import TEST, TRAIN, ConfirmRequest, confirm, seconds_of_a_trial
+from dropopt.study.session.confirming import STOPPED_LINE, TEST, TRAIN, ConfirmRequest, confirm, seconds_of_a_trial
 from dropopt.study.session.request import Request
 from dropopt.study.show.console import busy, say
 from dropopt.study.show.formatting import format_seconds
+from dropopt.study.store.experiment import check
 from dropopt.study.store.opening import Opened, storage_file
 from dropopt.study.store.queries import count, find_study, study_names
 from dropopt.study.store.url import resolve
 
 if TYPE_CHECKING:
+    import optuna
     from optuna.storages import BaseStorage
     from rich.console import Console
 
@@ -87,12 +89,17 @@ def compare(request: CompareRequest, console: Console) -> tuple[int, Comparison 
     _say_cost(request, plans, console)
     for plan in plans:
         if plan.search is not None and plan.left and (code := session.run(plan.search, console)):
+            if code == 1:
+                say(console, f"arm {plan.arm.name}: no trial of its search has a result", "yellow")
             return code, None
     for arm in arms:
         code, found = confirm(_confirmation(request, arm), console)
-        if code > 1 or found is None or found.winner is None:
-            say(console, f"arm {arm.name} could not be confirmed", "yellow")
-            return code or 1, None
+        if code > 1:
+            say(console, STOPPED_LINE)
+            return code, None
+        if found is None or found.winner is None:
+            say(console, f"arm {arm.name} could not be confirmed: no configuration has a result on all seeds", "yellow")
+            return 1, None
     with closing(Opened(resolve(request.storage), create=False)) as opened:
         results = [arm_result(opened.storage, _searched(opened.storage, arm)) for arm in arms]
         check_comparable([_searched(opened.storage, arm) for arm in arms])
@@ -134,7 +141,9 @@ def _plan(request: CompareRequest, given: str, storage: BaseStorage | None) -> _
         raise ConfigError(f"arm {name} is a study and a search space; give {STUDY}{name} or {SPACE}{name}")
     if is_study and storage is not None:
         study = find_study(storage, name)
-        return _Plan(arm_of_study(name, study), None, 0, seconds_of_a_trial(study))
+        arm = arm_of_study(name, study)
+        _check_result(name, study, "run it first")
+        return _Plan(arm, None, 0, seconds_of_a_trial(study))
     if given.startswith(STUDY):
         raise ConfigError(f"arm {given}: the storage has no such study; it has: {', '.join(existing) or 'none'}")
     if not is_space and not Path(name).suffix and not given.startswith(SPACE):
@@ -161,12 +170,23 @@ def _plan_of_space(request: CompareRequest, name: str, storage: BaseStorage | No
         request.targets,
         extendable=False,
     )
-    arm = arm_of_space(label, definition.name, search.settings.space, search.settings.base, definition.n_trials)
+    space, base = search.settings.space, search.settings.base
     done, seconds = 0, None
     if storage is not None and definition.name in existing:
         study = find_study(storage, definition.name)
+        check(study, space, base)
         done, seconds = count(study.get_trials(deepcopy=False)).counted, seconds_of_a_trial(study)
+        if done >= definition.n_trials:
+            _check_result(label, study, "give a larger --n-trials, or another --study-name")
+    arm = arm_of_space(label, definition.name, space, base, max(definition.n_trials, done))
     return _Plan(arm, search, max(0, definition.n_trials - done), seconds)
+
+
+def _check_result(arm: str, study: optuna.Study, advice: str) -> None:
+    """Raise :class:`ConfigError` if an arm has no result, before the others are trained again."""
+    found = count(study.get_trials(deepcopy=False))
+    if not found.complete:
+        raise ConfigError(f"arm {arm}: study {study.study_name!r} has no completed trial ({found}); {advice}")
 
 
 def _names_a_space(name: str, beside: Path) -> bool:

@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, get_args
@@ -25,8 +24,19 @@ from dropopt.config import ConfigError, Optimise, RunConfig
 from dropopt.provenance import provenance
 from dropopt.study.confirm.candidates import Candidates, choose_candidates
 from dropopt.study.confirm.ledger import Race, RunLedger, outs
-from dropopt.study.confirm.results import CHOSEN_BY, ENTRANTS, SEEDS, Confirmation, confirmation
-from dropopt.study.confirm.runs import LASTING, Run, checkpoint_of, completed, enqueue, failed, find_runs, make_runs
+from dropopt.study.confirm.reading import reading
+from dropopt.study.confirm.results import Confirmation, confirmation
+from dropopt.study.confirm.runs import (
+    LASTING,
+    Run,
+    checkpoint_of,
+    completed,
+    enqueue,
+    failed,
+    find_runs,
+    make_runs,
+    unfinished,
+)
 from dropopt.study.run import machine, memory
 from dropopt.study.run.checkpoints import Checkpoints, default_folder, remove
 from dropopt.study.run.messages import Ready
@@ -42,14 +52,17 @@ from dropopt.study.show.runs import RunsProgress
 from dropopt.study.store.code import code_of
 from dropopt.study.store.keys import (
     BASE,
+    CHOSEN_BY,
     CLASSES,
+    CONFIG,
     CONFIRMS,
     DATA,
+    ENTRANTS,
     JUDGED_BY,
     MADE_WITH,
     PLAN,
-    READINGS,
     SECONDS,
+    SEEDS,
     TESTS,
 )
 from dropopt.study.store.lease import GRACE, WorkerIdentity
@@ -66,6 +79,10 @@ if TYPE_CHECKING:
 #: The functions that children call to train a run, and to test one.
 TRAIN = Targets("dropopt.training:prepare", "dropopt.training.scored:train_and_score")
 TEST = Targets("dropopt.training:prepare", "dropopt.training.scored:score_on_test")
+
+
+#: What is printed last after a signal.
+STOPPED_LINE = "stopped; the same command goes on where it was"
 
 
 @dataclass(frozen=True)
@@ -117,11 +134,12 @@ def confirm(request: ConfirmRequest, console: Console) -> tuple[int, Confirmatio
         identity = WorkerIdentity(grace=request.grace, exclusive=opened.exclusive)
         session = _Session(request, opened.storage, url, identity, console, signals)
         session.train()
+        while signals.received is None and session.is_left():  # another confirmation was stopped a moment ago
+            session.train()
         if signals.received is None:
             session.test()
         found = confirmation(session.search)
     if signals.received is not None:
-        say(console, "stopped; the same command goes on where it was")
         return 128 + signals.received, found
     return int(found is None or found.winner is None), found
 
@@ -157,7 +175,7 @@ class _Session:
         facts = {name: self.search.user_attrs[name] for name in (BASE, CLASSES, DATA) if name in self.search.user_attrs}
         facts[MADE_WITH] = provenance()
         metric = f"{self.base.task.value} (smoothed)"
-        runs = make_runs(self.storage, self.search.study_name, CONFIRMS, facts, metric)
+        runs = make_runs(self.search, CONFIRMS, facts, metric)
         self._record(runs)
         missing = self._missing(runs)
         self._announce(len(missing))
@@ -167,9 +185,12 @@ class _Session:
             ledger = RunLedger(
                 runs, self._configurations(), self.identity, self._race(), on_out=self._on_out(runs, progress)
             )
-            ledger.take_up()
-            enqueue(runs, missing)
-            self._work(ledger, progress, self.request.train, len(missing), keep=True)
+            self._work(ledger, progress, self.request.train, len(missing), lambda: enqueue(runs, missing))
+
+    def is_left(self) -> bool:
+        """Whether a run waits, runs or is to run again."""
+        runs = find_runs(self.search, CONFIRMS)
+        return runs is not None and not unfinished(runs).isdisjoint(self._missing(runs))
 
     def _record(self, runs: optuna.Study) -> None:
         """Store who takes part. Configurations of an earlier confirmation stay in the result."""
@@ -235,40 +256,42 @@ class _Session:
         if found is None or found.winner is None:
             return
         optimise = self.base.task.judged_by
-        tests = make_runs(
-            self.storage, self.search.study_name, TESTS, {}, f"test {task_of(self.search).word(optimise)}"
-        )
-        readings: list[Mapping[str, Any]] = list(tests.user_attrs.get(READINGS) or [])
-        again = bool(readings) and self.request.again
-        if not readings or again:
-            at = f"{datetime.now().astimezone():%Y-%m-%d %H:%M}"
-            reading = {"configuration": found.winner.trial, "seeds": found.winner.validation.seeds, "at": at}
-            readings.append(reading)
-            tests.set_user_attr(READINGS, readings)
-        last = readings[-1]
-        wanted = [Run(repeat, int(last["configuration"])) for repeat in range(int(last["seeds"]))]
-        left = wanted if again else [run for run in wanted if run not in completed(tests) and run not in failed(tests)]
-        if not left:
-            if int(last["configuration"]) != found.winner.trial or int(last["seeds"]) != found.winner.validation.seeds:
+        tests = make_runs(self.search, TESTS, {}, f"test {task_of(self.search).word(optimise)}")
+        configurations = self._configurations()
+        one = reading(tests, found.winner, configurations, again=self.request.again)
+        if not one.left:
+            one.record(tests)  # that of an earlier reading was lost
+            if not one.is_of(found.winner):
                 line = "the test split was read before, for another result; --again reads it for this one"
                 say(self.console, f"note: {line}", "yellow")
             return
-        runs = find_runs(self.storage, self.search.study_name, CONFIRMS)
+        runs = find_runs(self.search, CONFIRMS)
         if runs is None:
             raise ConfigError(f"study {self.search.study_name!r} has not been confirmed")
+
+        def begin() -> None:
+            one.record(tests)
+            enqueue(tests, one.left, again=one.begins and one.again)
+
         with RunsProgress(self.console, self._names(), "test") as progress:
-            configurations = {run.configuration: self._configurations()[run.configuration] for run in left}
-            ledger = RunLedger(tests, configurations, self.identity, checkpoint=lambda run: checkpoint_of(runs, run))
-            ledger.take_up()
-            enqueue(tests, left, again=again)
-            self._work(ledger, progress, self.request.test, len(left), keep=True)
+            ledger = RunLedger(
+                tests,
+                configurations,
+                self.identity,
+                checkpoint=lambda run: checkpoint_of(runs, run),
+                again=one.again,
+            )
+            self._work(ledger, progress, self.request.test, len(one.left), begin)
         if self.signals.received is None:
             for configuration in {run.configuration for run in completed(runs)}:
                 self._remove_checkpoints(runs, configuration)
 
     # -- both
 
-    def _work(self, ledger: RunLedger, progress: RunsProgress, targets: Targets, count: int, *, keep: bool) -> None:
+    def _work(
+        self, ledger: RunLedger, progress: RunsProgress, targets: Targets, count: int, begin: Callable[[], None]
+    ) -> None:
+        """Run ``count`` runs, which ``begin`` enqueues once the data have been found to be those of the search."""
         plan: Mapping[str, Any] = self.search.user_attrs.get(PLAN) or {}
         limit = plan.get("trial_memory")
         cards = self._cards()
@@ -279,6 +302,8 @@ class _Session:
                 say(self.console, f"note: {notice}", "yellow")
             if self.search.user_attrs.get(DATA, ready.fingerprint) != ready.fingerprint:
                 raise ConfigError(f"the data of study {self.search.study_name!r} have changed since it began")
+            ledger.take_up()
+            begin()
             progress.opened(ledger.study)
             return ledger
 
@@ -291,18 +316,18 @@ class _Session:
                 n_trials=count,
                 limits=Limits(None, plan.get("trial_timeout")),
                 checkpoints=self._folder(),
-                keep=keep,
+                keep=True,
                 signals=self.signals,
             )
             worker.run()
 
     def _configurations(self) -> dict[int, RunConfig]:
         """The configuration of each entrant, those of earlier confirmations included."""
-        runs = find_runs(self.storage, self.search.study_name, CONFIRMS)
-        entrants = [] if runs is None else [int(one["trial"]) for one in runs.user_attrs.get(ENTRANTS, [])]
-        trials = self.search.get_trials(deepcopy=False)
+        runs = find_runs(self.search, CONFIRMS)
+        entrants = {one["trial"] for one in ([] if runs is None else runs.user_attrs.get(ENTRANTS, []))}
         known = {one.trial: one.run for one in self.candidates.all}
-        return {number: RunConfig.parse(trials[number].user_attrs["config"]) for number in entrants} | known
+        trials = [trial for trial in self.search.get_trials(deepcopy=False) if CONFIG in trial.user_attrs]
+        return {t.number: RunConfig.parse(t.user_attrs[CONFIG]) for t in trials if t.number in entrants} | known
 
     def _names(self) -> dict[int, str]:
         return {one.trial: one.name for one in self.candidates.all}

@@ -98,8 +98,10 @@ def run(request: Request, console: Console | None = None) -> int:
         session.resume()
         session.prepare()
         session.announce(pool.size)
-        stopped_by = session.train(pool, signals)
-        return session.summarise(stopped_by)
+        code = session.summarise(session.train(pool, signals))
+        if code == 0 and signals.received is not None:  # after the last trial; it stops a comparison too
+            return 128 + signals.received
+        return code
 
 
 def quiet_optuna() -> None:

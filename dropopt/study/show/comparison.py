@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from dropopt.config import ConfigError
+from dropopt.files import write_whole
 from dropopt.study.confirm.comparison import ArmResult, Comparison, Compute
 from dropopt.study.confirm.intervals import mean_of
 from dropopt.study.confirm.results import Scores
@@ -40,13 +41,15 @@ def show_comparison(console: Console, found: Comparison) -> None:
 def write_figure(found: Comparison, path: Path) -> None:
     """Write the figure as HTML, or as PNG or SVG by the suffix of ``path``."""
     picture = figure(found)
+    kind = path.suffix.removeprefix(".")
+    data = picture.to_html().encode() if kind == "html" else picture.to_image(kind, scale=2)
     try:
-        if path.suffix == ".html":
-            picture.write_html(path)
-        else:
-            picture.write_image(path, scale=2)
+        write_whole(path, data)
     except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror or error}") from None
+        raise ConfigError(
+            f"{path} cannot be written: {error.strerror or error}; the result is stored: type the same command again, "
+            "with another -o FILE"
+        ) from None
 
 
 def check_figure(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -12,7 +13,7 @@ from rich.console import Console
 from dropopt.study.show.console import say
 from dropopt.study.show.formatting import format_accuracy
 from dropopt.study.show.table import Table
-from dropopt.study.store.keys import ACCURACY
+from dropopt.study.store.keys import ACCURACY, CONFIRMS, TESTS
 from dropopt.study.store.queries import (
     Counts,
     count,
@@ -24,6 +25,7 @@ from dropopt.study.store.queries import (
 )
 
 if TYPE_CHECKING:
+    import optuna
     from optuna.storages import BaseStorage
     from optuna.trial import FrozenTrial
 
@@ -43,6 +45,7 @@ class Row:
         last: The time of the last activity.
         waiting: The number of trials whose worker has died or stopped, and that are to run again.
         score: The name of its metric.
+        resume: The command that resumes it.
     """
 
     study: str
@@ -52,6 +55,7 @@ class Row:
     last: datetime | None
     waiting: int = 0
     score: str = "accuracy"
+    resume: str = "dropopt run"
 
     def plain(self) -> dict[str, Any]:
         """Return the row as values for JSON."""
@@ -98,7 +102,13 @@ def rows(storage: BaseStorage, *, alone: bool = False) -> Iterator[Row]:
             last_activity(trials),
             waiting(trials, alone=alone),
             task_of(study).score,
+            _resume(study),
         )
+
+
+def _resume(study: optuna.Study) -> str:
+    search = study.user_attrs.get(CONFIRMS) or study.user_attrs.get(TESTS)
+    return "dropopt run" if search is None else f"dropopt confirm --study {shlex.quote(search)}"
 
 
 def show_status(console: Console, storage: BaseStorage, url: str, *, alone: bool = False) -> None:
@@ -125,4 +135,4 @@ def show_status(console: Console, storage: BaseStorage, url: str, *, alone: bool
     for row in found:
         if row.waiting:
             trials = "1 trial waits" if row.waiting == 1 else f"{row.waiting} trials wait"
-            say(console, f"study {row.study}: {trials} for a worker; resume the study with: dropopt run")
+            say(console, f"study {row.study}: {trials} for a worker; resume the study with: {row.resume}")

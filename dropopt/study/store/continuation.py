@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dropopt.config import ConfigError
-from dropopt.study.store.keys import CONTINUES, MESSAGE, REASON, UNCOUNTED
+from dropopt.study.store.keys import CONTINUES, GIVEN_BACK, MESSAGE, REASON, UNCOUNTED
 from dropopt.study.store.retries import enqueue_continuation, parameters
 from dropopt.study.store.search_ledger import SearchLedger
 
@@ -118,7 +118,9 @@ def _to_continue(name: str, trials: Sequence[FrozenTrial], number: int) -> Froze
 
 
 def _continuations(trials: Sequence[FrozenTrial], number: int) -> list[FrozenTrial]:
-    return [trial for trial in trials if trial.user_attrs.get(CONTINUES) == number]
+    """Return the trials that continue trial ``number``, without those that two commands at one time have doubled."""
+    found = [trial for trial in trials if trial.user_attrs.get(CONTINUES) == number]
+    return [trial for trial in found if trial.user_attrs.get(REASON) != GIVEN_BACK]
 
 
 def _waiting(trials: Sequence[FrozenTrial], number: int) -> list[FrozenTrial]:

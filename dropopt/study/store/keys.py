@@ -54,6 +54,11 @@ SITES = "sites"
 CONFIRMS = "confirms"
 #: The name of the study whose best configuration it evaluates on the test split.
 TESTS = "tests"
+#: The id of that study, because another study may have its name later; absent if it has none.
+OF = "of"
+#: The configurations that take part in a confirmation, those of earlier ones included; the number of seeds, and how the
+#: configurations were chosen, as it was last begun.
+ENTRANTS, SEEDS, CHOSEN_BY = "entrants", "seeds", "chosen_by"
 #: What the winner is chosen by, ``loss`` or ``accuracy``; absent if it is what the search optimised.
 JUDGED_BY = "judged_by"
 #: The configurations that are not trained further, each with the reason, by the number of their trial. The second name

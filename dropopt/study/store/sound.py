@@ -10,12 +10,12 @@ import copy
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from optuna.storages import BaseStorage
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
-from pydantic import StrictBool, StrictFloat, StrictInt, StrictStr, TypeAdapter, ValidationError
+from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr, TypeAdapter, ValidationError
 
 from dropopt.config import ConfigError
 from dropopt.facts import Facts
@@ -49,6 +49,30 @@ class _Plan:
     sampler: str
     pruner: str
     seed: int
+    trial_timeout: float | None = None
+    trial_memory: int | None = None
+
+
+@dataclass(frozen=True)
+class _Entrant:
+    """A configuration that takes part in a confirmation."""
+
+    trial: StrictInt
+    name: str
+    anchor: bool
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """A reading of the test split."""
+
+    configuration: StrictInt
+    seeds: StrictInt
+    at: str
+
+
+#: The number of a trial, as a key in JSON.
+_Number = Annotated[str, Field(pattern=r"^\d+$")]
 
 
 def _of(kind: Any, *names: str) -> dict[str, TypeAdapter[Any]]:
@@ -63,6 +87,7 @@ _TRIAL: _Table = {
     **_of(StrictFloat | StrictInt, keys.TEST_LOSS, keys.TEST_ACCURACY, keys.TEST_ECE),
     **_of(StrictBool, keys.RETRY),
     **_of(dict[str, Any], keys.LEASE),
+    **_of(_Base, keys.CONFIG),
 }
 _SYSTEM: _Table = {
     **_of(dict[str, Any], "fixed_params"),
@@ -70,16 +95,19 @@ _SYSTEM: _Table = {
 }
 _STUDY: _Table = {
     **_of(StrictStr, keys.SPACE, keys.FINGERPRINT, keys.SPACE_TEXT, keys.COMMAND, keys.QUEUE, keys.ID, keys.CONFIRMS),
-    **_of(StrictStr, keys.TESTS, keys.JUDGED_BY),
+    **_of(StrictStr, keys.TESTS, keys.OF, keys.CHOSEN_BY),
+    **_of(Literal["loss", "accuracy"], keys.JUDGED_BY),
     **_of(_Base, keys.BASE),
     **_of(Facts, keys.FACTS),
     **_of(_Plan, keys.PLAN),
     **_of(dict[str, Any], keys.MADE_WITH, keys.DATA, keys.PRIOR, keys.PORTFOLIO),
     **_of(StrictFloat | StrictInt, keys.COMPLEXITY),
-    **_of(StrictInt, keys.CLASSES),
+    **_of(StrictInt, keys.CLASSES, keys.SEEDS),
     **_of(list[str], keys.SITES),
-    **_of(list[dict[str, Any]], keys.CODE, keys.READINGS),
-    **_of(dict[str, str], keys.OUT, keys.OUT_JUDGED),
+    **_of(list[dict[str, Any]], keys.CODE),
+    **_of(list[_Entrant], keys.ENTRANTS),
+    **_of(list[_Reading], keys.READINGS),
+    **_of(dict[_Number, str], keys.OUT, keys.OUT_JUDGED),
 }
 
 

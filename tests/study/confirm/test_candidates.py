@@ -142,5 +142,5 @@ def test_many_trials_are_chosen_by_the_model():
 
 def test_a_study_without_results_cannot_be_confirmed():
     """The message says what to do."""
-    with pytest.raises(ConfigError, match="has no completed trial that could be confirmed; run it first"):
+    with pytest.raises(ConfigError, match=r"has no completed trial that could be confirmed \(none yet\); run"):
         choose_candidates(study(), 5)

@@ -1,5 +1,7 @@
 """``dropopt compare``: equal conditions, common seeds, and the words of the verdict."""
 
+import errno
+import os
 from pathlib import Path
 
 import fake_study
@@ -8,6 +10,8 @@ from fake_confirm import compare
 from fake_study import trials
 
 from dropopt.config import ConfigError
+from dropopt.study.command.compare import compare_script
+from dropopt.study.session import comparing
 from dropopt.study.show.comparison import check_figure, figure, write_figure
 
 TRAIN = "train:\n  lr: {low: 0.01, high: 0.5, log: true}\n"
@@ -26,7 +30,11 @@ def _spaces(tmp_path, monkeypatch):
         Path(name).write_text(text)
 
 
-def test_spaces_are_searched_confirmed_and_compared(capsys):
+def disk_full(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_spaces_are_searched_confirmed_and_compared(capsys, monkeypatch):
     """In the fake training a lower rate is better, so the low arm beats the reference; the same line goes on."""
     arms = ["low.yaml", "high.yaml"]
     code, found = compare("study.log", arms, reference="high")
@@ -55,6 +63,15 @@ def test_spaces_are_searched_confirmed_and_compared(capsys):
     assert list(picture.layout.yaxis.ticktext) == ["low", "high"]
     write_figure(found, Path("figure.html"))
     assert "fresh seeds" in Path("figure.html").read_text()
+    # A figure that cannot be written does not hide the result.
+    monkeypatch.setattr(comparing, "compare", lambda *_: (0, found))
+    monkeypatch.setattr("dropopt.study.show.comparison.write_whole", disk_full)
+    with pytest.raises(SystemExit) as ended:
+        compare_script(fake_study.make(), arms, ["-o", "figure.html"])
+    assert ended.value.code == 2
+    shown = capsys.readouterr()
+    assert "better than the reference, high" in shown.out
+    assert shown.err.startswith("dropopt: figure.html cannot be written: No space left on device; the result is stored")
 
 
 def test_an_unfair_comparison_is_reported(capsys):
@@ -66,6 +83,9 @@ def test_an_unfair_comparison_is_reported(capsys):
     assert "lr (0.01 to 0.5, logarithmic and 0.1 to 0.5)" in ranges
     assert "the arms do not have the same number of trials: cmp-low 2, other 3" in budgets
     assert f"note: {budgets}" in capsys.readouterr().out
+    # A space whose search has more trials than it would have now.
+    code, found = compare("study.log", ["low.yaml", "other.yaml"], study={"n_trials": 2})
+    assert "the arms do not have the same number of trials: low 2, other 3" in found.notes
 
 
 @pytest.mark.parametrize(
@@ -97,7 +117,44 @@ def test_arms_with_other_data_or_training_are_refused():
         compare("study.log", ["study:cmp-low", "other.yaml"], study={"train": {"epochs": 9}})
 
 
-def test_a_figure_that_cannot_be_written_is_reported_at_once():
+def test_the_last_line_of_a_comparison_that_was_stopped(monkeypatch, capsys):
+    """A signal to the confirmation of an arm is not a failure of that arm."""
+    fake_study.run("study.log", n_trials=1, name="cmp-low", space="low.yaml")
+    fake_study.run("study.log", n_trials=1, name="cmp-high", space="high.yaml")
+    monkeypatch.setattr(comparing, "confirm", lambda *_: (143, None))
+    assert compare("study.log", ["low.yaml", "high.yaml"], study={"n_trials": 1}) == (143, None)
+    assert capsys.readouterr().out.splitlines()[-1] == "stopped; the same command goes on where it was"
+
+
+def test_an_arm_whose_trials_all_fail_is_named(monkeypatch, capsys):
+    """In the last line, when its search ends and when the command is typed again; no arm is confirmed before."""
+    arms = ["low.yaml", "other.yaml"]
+    fake_study.run("study.log", n_trials=1, name="cmp-low", space="low.yaml")
+    monkeypatch.setenv("FAKE_FAULT", "raise:always")
+    assert compare("study.log", arms, study={"n_trials": 1}) == (1, None)
+    assert capsys.readouterr().out.splitlines()[-1] == "arm other: no trial of its search has a result"
+    with pytest.raises(
+        ConfigError, match=r"arm other: study 'cmp-other' has no completed trial \(1 failed\); give a larger --n-trials"
+    ):
+        compare("study.log", arms, study={"n_trials": 1})
+    with pytest.raises(ConfigError, match=r"arm cmp-other: .* \(1 failed\); run it first"):
+        compare("study.log", ["low.yaml", "study:cmp-other"], study={"n_trials": 1})
+
+
+def test_settings_that_have_changed_since_an_arm_was_searched_are_refused():
+    """Although its search is complete, and nothing of it is left to run."""
+    fake_study.run("study.log", n_trials=1, name="cmp-low", space="low.yaml")
+    with pytest.raises(ConfigError, match=r"study 'cmp-low' exists and was created with train\.epochs = 8, not 9"):
+        compare("study.log", ["low.yaml", "high.yaml"], study={"n_trials": 1, "train": {"epochs": 9}})
+    Path("low.yaml").write_text(SPACES["high.yaml"])
+    with pytest.raises(ConfigError, match=r"study 'cmp-low' exists and its search space \(low\) has changed since"):
+        compare("study.log", ["low.yaml", "high.yaml"], study={"n_trials": 1})
+
+
+def test_a_figure_that_cannot_be_written_is_reported_at_once(capsys):
     """By its suffix; PNG needs another package."""
     with pytest.raises(ConfigError, match=r"must be a .html, .png or .svg file, got figure.pdf"):
         check_figure(Path("figure.pdf"))
+    with pytest.raises(SystemExit):
+        compare_script(fake_study.make(), ["low.yaml", "high.yaml"], ["-o", "none/figure.html"])
+    assert "none/figure.html cannot be written: its folder does not exist" in capsys.readouterr().err

@@ -17,6 +17,7 @@ from dropopt.study.run.slots import Targets
 from dropopt.study.session import continuing, session
 from dropopt.study.session.joining import stored_request
 from dropopt.study.session.request import Request
+from dropopt.study.store.retries import enqueue_continuation
 from dropopt.study.store.total import counted
 from dropopt.training import train_run
 
@@ -88,6 +89,20 @@ def test_a_trial_is_continued_once(storage):
     for number, message in refusals.items():
         with pytest.raises(ConfigError, match=message):
             resume(storage, number)
+    assert len(trials(storage)) == 6
+
+
+def test_two_commands_that_enqueue_one_continuation(storage, capsys):
+    """The second one is given back, which does not hide the result of the first one."""
+    with Outside(storage) as study:
+        for _ in range(2):
+            enqueue_continuation(study, study.trials[1], study.trials[1])
+    capsys.readouterr()
+    assert resume(storage, 1) == 0
+    assert "trial 4 continues trial 1: loss" in capsys.readouterr().out
+    assert trials(storage)[5].user_attrs["reason"] == "given back"
+    with pytest.raises(ConfigError, match="trial 4 has continued trial 1 already"):
+        resume(storage, 1)
     assert len(trials(storage)) == 6
 
 

@@ -1,8 +1,10 @@
 """The start of a session: functions of a script, another study of the same name, data that must not change."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import fake_study
@@ -178,6 +180,21 @@ def test_a_function_that_children_cannot_import_is_refused():
     for given in (lambda: 1, object.__new__):
         with pytest.raises(ConfigError, match="study: data must be a function or a class at the top level of a file"):
             Study(name="a", data=given)
+
+
+def test_a_signal_during_the_summary_is_heeded(monkeypatch):
+    """It has come too late for the study, but it also ends what runs the study, such as a comparison."""
+    summarise = session.Session.summarise
+
+    def interrupted(self, stopped_by):
+        code = summarise(self, stopped_by)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.2)  # the signal is received by another thread
+        return code
+
+    monkeypatch.setattr(session.Session, "summarise", interrupted)
+    assert fake_study.run("s.log", n_jobs=1, n_trials=1) == 128 + signal.SIGTERM
+    assert trials("s.log")[0].state.name == "COMPLETE"
 
 
 def test_a_space_that_has_changed_is_refused():

@@ -1,0 +1,182 @@
+"""Confirmations that are interrupted, doubled, damaged, or separated from their search."""
+
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections import Counter
+from contextlib import closing
+
+import fake_confirm
+import fake_study
+import optuna
+import pytest
+from fake_confirm import confirm
+from fake_study import trials
+from outside import finish, wait_until
+from rich.console import Console
+
+from dropopt.config import ConfigError
+from dropopt.study.confirm.results import confirmation
+from dropopt.study.confirm.runs import run_of
+from dropopt.study.show.status import show_status
+from dropopt.study.store.opening import Opened
+from dropopt.study.store.queries import find_study
+
+#: Few and short runs: the best configuration with two seeds.
+SMALL = {"top": 1, "seeds": 2, "n_jobs": 1, "anchors": False}
+
+
+@pytest.fixture(scope="module")
+def confirmed(tmp_path_factory):
+    """A journal with a search and its confirmation."""
+    path = tmp_path_factory.mktemp("confirmed") / "s.log"
+    assert fake_study.run(str(path), n_jobs=1, n_trials=4) == 0
+    assert confirm(str(path), **SMALL)[0] == 0
+    return path
+
+
+@pytest.fixture
+def storage(confirmed, tmp_path, monkeypatch):
+    monkeypatch.delenv("OPTUNA_STORAGE", raising=False)
+    return shutil.copy(confirmed, tmp_path / "s.log").as_posix()
+
+
+def change(storage, function):
+    """Change the storage with Optuna alone."""
+    with closing(Opened(storage)) as opened:
+        return function(opened.storage)
+
+
+def delete(storage, *names):
+    for name in names:
+        change(storage, lambda opened: optuna.delete_study(study_name=name, storage=opened))  # noqa: B023
+
+
+def attributes(storage, name):
+    return change(storage, lambda opened: optuna.load_study(study_name=name, storage=opened).user_attrs)
+
+
+def complete(storage, name):
+    """Count how often each run is complete."""
+    return Counter(run_of(trial) for trial in trials(storage, name) if trial.state.name == "COMPLETE")
+
+
+def test_a_run_that_two_confirmations_enqueue_runs_once(storage):
+    """Both may find it missing at the same time. The one with the higher number is given back, and is no failure."""
+
+    def double(opened):
+        for name in ("fake-confirmed", "fake-tested"):
+            study = optuna.load_study(study_name=name, storage=opened)
+            for trial in study.trials:
+                study.enqueue_trial(trial.params)
+
+    change(storage, double)
+    code, found = confirm(storage, **SMALL | {"seeds": 3})
+    assert code == 0
+    assert found.winner.validation.seeds == 3
+    assert set(complete(storage, "fake-confirmed").values()) == {1}
+    reasons = [trial.user_attrs["reason"] for trial in trials(storage, "fake-confirmed") if trial.state.name == "FAIL"]
+    assert reasons == ["given back"] * 2
+
+
+def test_confirmations_that_start_together(storage):
+    """No run twice, and one reading of the test split, which begins when no other process trains any more."""
+    delete(storage, "fake-confirmed", "fake-tested")
+    program = [sys.executable, fake_confirm.__file__, storage, json.dumps(SMALL | {"top": 2, "seeds": 3})]
+    env = os.environ | {"FAKE_SECONDS": "0.02"}
+    both = [
+        subprocess.Popen(program, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in "12"
+    ]
+    for process in both:
+        code, out = finish(process)
+        assert code == 0, out
+    for name in ("fake-confirmed", "fake-tested"):
+        assert set(complete(storage, name).values()) == {1}
+        assert {trial.state.is_finished() for trial in trials(storage, name)} == {True}
+    assert len(attributes(storage, "fake-tested")["readings"]) == 1
+    assert len(complete(storage, "fake-tested")) == 3
+
+
+@pytest.mark.parametrize("name", ["fake-confirmed", "fake-tested"])
+def test_a_kill_while_the_study_of_the_runs_is_created(storage, name):
+    """A study without trials and without the attribute that is written last is completed."""
+
+    delete(storage, name)
+    change(storage, lambda opened: optuna.create_study(study_name=name, storage=opened).set_user_attr("base", {}))
+    code, found = confirm(storage, **SMALL)
+    assert code == 0
+    assert found.tested.test.seeds == 2
+    assert "of" in attributes(storage, name)
+
+
+def test_another_reading_of_the_test_split_that_is_interrupted_goes_on(storage):
+    """With and without --again; until then status says how. Data that have changed are not read."""
+    options = json.dumps(SMALL | {"again": True})
+    process = subprocess.Popen(
+        [sys.executable, fake_confirm.__file__, storage, options],
+        env=os.environ | {"FAKE_SECONDS": "0.2", "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert any("(1 of 2 tests)" in line for line in process.stdout)
+    wait_until(lambda: any(t.state.name == "RUNNING" and t.intermediate_values for t in trials(storage, "fake-tested")))
+    process.send_signal(signal.SIGKILL)
+    finish(process)
+    console = Console(record=True, width=200, file=io.StringIO())
+    with closing(Opened(storage, create=False)) as opened:
+        show_status(console, opened.storage, storage)
+        assert confirmation(find_study(opened.storage, "fake")).tested is None
+    assert "1 trial waits for a worker; resume the study with: dropopt confirm --study fake" in console.export_text()
+    code, found = confirm(storage, **SMALL, again=True)
+    assert code == 0
+    assert found.tested.test.seeds == 2
+    assert set(complete(storage, "fake-tested").values()) == {2}
+    readings = attributes(storage, "fake-tested")["readings"]
+    assert len(readings) == 2
+
+
+def test_data_that_have_changed_are_not_read(storage, monkeypatch):
+    """Nothing is recorded or enqueued, so that the earlier reading stays the last one."""
+    monkeypatch.setenv("FAKE_DATA", "changed")
+    with pytest.raises(ConfigError, match="the data of study 'fake' have changed since it began"):
+        confirm(storage, **SMALL, again=True)
+    assert len(attributes(storage, "fake-tested")["readings"]) == 1
+    assert len(trials(storage, "fake-tested")) == 2
+
+
+def test_damaged_attributes_of_a_confirmation_count_as_absent(storage):
+    """Attributes of a wrong type, and those that name a trial that does not exist."""
+    wrong = {
+        "fake-confirmed": {"entrants": [1], "seeds": "many", "chosen_by": 7, "out": {"x": "y"}, "judged_by": "speed"},
+        "fake-tested": {"readings": [{}]},
+        "fake": {"plan": {"n_trials": 4, "sampler": "tpe", "pruner": "none", "seed": 0, "trial_memory": "much"}},
+    }
+    beyond = {
+        "fake-confirmed": {"entrants": [{"trial": 999, "name": "trial 999", "anchor": False}]},
+        "fake-tested": {"readings": [{"configuration": 999, "seeds": 2, "at": "now"}]},
+    }
+    before = confirm(storage, **SMALL)[1]
+    for damage in (wrong, beyond):
+        for name, values in damage.items():
+            for key, value in values.items():
+                change(storage, lambda opened: find_study(opened, name).set_user_attr(key, value))  # noqa: B023
+        with closing(Opened(storage, create=False)) as opened:
+            assert (confirmation(find_study(opened.storage, "fake")) is None) == (damage is wrong)
+        code, found = confirm(storage, **SMALL | {"seeds": 3})
+        assert code == 0
+        assert found.winner.trial == before.winner.trial
+        assert found.tested.test.loss[0] == before.tested.test.loss[0]
+
+
+def test_a_confirmation_of_a_deleted_study_is_not_used_for_another_one(storage):
+    """Its runs are of other configurations with the same numbers."""
+    delete(storage, "fake")
+    assert fake_study.run(storage, n_jobs=1, n_trials=1, seed=5) == 0
+    with pytest.raises(ConfigError, match=r"'fake-confirmed' belongs to an earlier study called 'fake'; delete it"):
+        confirm(storage, **SMALL)
+    delete(storage, "fake-confirmed", "fake-tested")
+    assert confirm(storage, **SMALL)[0] == 0
