@@ -21,6 +21,8 @@ from dropopt.study.store.total import counted
 
 #: The options of the study. Its trials are short, and so is the time after which a dead worker is noticed.
 OPTIONS = {"grace": 2, "pruner": "none"}
+#: A study with fewer trials left before the last kill is extended by so many.
+MARGIN, EXTENSION = 5, 20
 
 
 def torment(
@@ -31,7 +33,7 @@ def torment(
     Args:
         storage: The storage of the study.
         kills: The number of kills.
-        n_trials: The number of trials.
+        n_trials: The number of trials; more if these end before the last kill.
         seed: Seed of the draws.
         workers: The number of workers that run at a time. A worker that was killed is replaced.
         slots: The number of slots of each.
@@ -55,14 +57,20 @@ def torment(
 
 
 def _torment(running, storage, kills, n_trials, draw, workers, slots, often, seconds, server, say):
-    seen, done = {}, 0
+    seen, done, asked = {}, 0, n_trials
     while done < kills:
+        for process in [one for one in running if one.poll() is not None]:  # the study was complete
+            running.remove(process)
+            code, out = finish(process)
+            assert code == 0, out
         while len(running) < workers:
             running.append(start(storage, slots, seconds=seconds, n_trials=n_trials, **OPTIONS))
         wait_until(lambda: reporting(storage) or any(process.poll() is not None for process in running), 300)
         time.sleep(draw.uniform(0, 1.5))
         remember(seen, trials(storage))
-        assert len(seen) < n_trials, "the study ended before the last kill"
+        if len(seen) > n_trials - MARGIN:  # on a slow machine there are more trials between two kills
+            n_trials += EXTENSION
+            continue
         if server is not None and done == kills // 2:
             server.stop()
             time.sleep(draw.uniform(0, 5))
@@ -81,6 +89,9 @@ def _torment(running, storage, kills, n_trials, draw, workers, slots, often, sec
     ]
     for process in running:
         code, out = finish(process, 600)
+        assert code == 0, out
+    if n_trials > asked and counted(trials(storage)) < n_trials:  # all workers were started before the study was extended
+        code, out = finish(start(storage, slots, seconds=0.01, n_trials=n_trials, **OPTIONS), 600)
         assert code == 0, out
     found = trials(storage)
     check(found, n_trials)
