@@ -90,7 +90,7 @@ def _torment(running, storage, kills, n_trials, draw, workers, slots, often, sec
     for process in running:
         code, out = finish(process, 600)
         assert code == 0, out
-    if n_trials > asked and counted(trials(storage)) < n_trials:  # all workers were started before the study was extended
+    if n_trials > asked and counted(trials(storage)) < n_trials:  # all workers began before the study was extended
         code, out = finish(start(storage, slots, seconds=0.01, n_trials=n_trials, **OPTIONS), 600)
         assert code == 0, out
     found = trials(storage)
