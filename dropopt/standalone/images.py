@@ -16,7 +16,7 @@ from dropopt.config import ConfigError
 from dropopt.standalone.card import Inputs
 from dropopt.training.data.from_source import resize
 from dropopt.training.data.read_image import SUFFIXES, Pixels, read_image
-from dropopt.training.data.read_many import attempt, readable, sorted_out
+from dropopt.training.data.read_many import attempt, readable
 from dropopt.training.data.system_files import is_system
 
 #: Weights of red, green and blue in a grey value, by ITU-R BT.601.
@@ -80,7 +80,7 @@ def from_files(
         raise ConfigError(f"this network takes images of {inputs.channels} channels, which image files do not have")
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow releases the interpreter's lock while it decodes
         results = pool.map(attempt(lambda path: _read(path, inputs)), paths)
-        found = list(readable(paths, results) if on_unreadable is None else sorted_out(paths, results, on_unreadable))
+        found = list(readable(paths, results, on_unreadable=on_unreadable))
     if not found:
         return [], torch.empty(0, inputs.channels, inputs.height, inputs.width)
     read, images = zip(*found, strict=True)

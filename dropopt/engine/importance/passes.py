@@ -111,16 +111,16 @@ def explained(model: nn.Module, images: Example, targets: Tensor) -> Tensor:
             f"a probe takes a model that returns logits, first or as 'logits', got {type(output).__name__}"
         )
     given, shape = tuple(targets.shape), tuple(output.shape)
-    are_numbers = targets.is_floating_point() or given == shape or (given, 1) == (shape[:1], output.shape[1:].numel())
-    if given[:1] == shape[:1] and are_numbers:
+    floating, by_class = targets.is_floating_point(), output.ndim > 1 and given == shape[:1] + shape[2:]
+    if by_class and not floating and shape[1] > 1:
+        logits: Tensor = output.gather(1, targets.to(output.device, torch.int64).unsqueeze(1)).squeeze(1)
+        return logits
+    if given[:1] == shape[:1] and (floating or by_class or given == shape):
         return output
-    if output.ndim < 2 or given != shape[:1] + shape[2:]:
-        raise ValueError(
-            "a probe takes class numbers (N,) for logits (N, classes), or targets in the shape of the outputs, "
-            f"got {given} and {shape}"
-        )
-    logits: Tensor = output.gather(1, targets.to(output.device, torch.int64).unsqueeze(1)).squeeze(1)
-    return logits
+    raise ValueError(
+        "a probe takes class numbers (N,) for logits (N, classes), or targets in the shape of the outputs, "
+        f"got {given} and {shape}"
+    )
 
 
 def inputs(model: nn.Module, images: Example) -> Example:

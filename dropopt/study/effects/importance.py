@@ -51,11 +51,10 @@ def importances(model: Model) -> tuple[Importance, ...]:
 def indices(model: Model) -> tuple[Array, Array]:
     """Draws (factors, draws) of the first-order and total indices."""
     count, draws = len(model.design.factors), model.draws.coefficients.shape[1]
-    alone, together, whole = np.zeros((count, draws)), np.zeros((count, draws)), np.zeros(draws)
+    alone, together = np.zeros((count, draws)), np.zeros((count, draws))
     for part in model.design.parts:
         size = (model.draws.coefficients[part.start : part.stop] ** 2).sum(axis=0)
         variance = part.used * size
-        whole += variance
         if len(part.factors) == 1:
             alone[part.factors[0]] += part.used * variance
         for d in part.factors:
@@ -63,7 +62,7 @@ def indices(model: Model) -> tuple[Array, Array]:
         for d, chance in part.switches:
             if d not in part.factors:
                 together[d] += (1 - chance) * variance
-    whole = np.maximum(whole, FLAT * model.draws.noise**2)
+    whole = np.maximum(_variance(model), FLAT * model.draws.noise**2)
     return alone / whole, together / whole
 
 
@@ -73,7 +72,11 @@ def explained(model: Model) -> Estimate:
 
 
 def _explained(model: Model) -> Array:
-    variance = sum(
-        part.used * (model.draws.coefficients[part.start : part.stop] ** 2).sum(axis=0) for part in model.design.parts
-    )
-    return np.asarray(variance / (variance + model.draws.noise**2))
+    variance = _variance(model)
+    return variance / (variance + model.draws.noise**2)
+
+
+def _variance(model: Model) -> Array:
+    """Draws (draws,) of the variance of the response over the space, without noise."""
+    squares = model.draws.coefficients**2
+    return np.asarray(sum(part.used * squares[part.start : part.stop].sum(axis=0) for part in model.design.parts))

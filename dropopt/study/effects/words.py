@@ -27,7 +27,7 @@ FACTORS = 5.0
 NEGLIGIBLE = 0.02
 #: A share of the variance of single trainings, noise included, from whose lower limit on a factor matters.
 MATTERS = 0.05
-#: An importance whose lower limit is below this touches 0: nothing is claimed about the factor.
+#: Such a share whose lower limit is below this touches 0: nothing is claimed about the factor.
 TOUCHES = 0.005
 
 #: What the settings are called in a sentence.

@@ -258,10 +258,10 @@ class _Session:
         optimise = self.base.task.judged_by
         tests = make_runs(self.search, TESTS, {}, f"test {task_of(self.search).word(optimise)}")
         configurations = self._configurations()
-        one = reading(tests, found.winner, configurations, again=self.request.again)
-        if not one.left:
-            one.record(tests)  # that of an earlier reading was lost
-            if not one.is_of(found.winner):
+        planned = reading(tests, found.winner, configurations, again=self.request.again)
+        if not planned.left:
+            planned.record(tests)  # that of an earlier reading was lost
+            if not planned.is_of(found.winner):
                 line = "the test split was read before, for another result; --again reads it for this one"
                 say(self.console, f"note: {line}", "yellow")
             return
@@ -270,8 +270,8 @@ class _Session:
             raise ConfigError(f"study {self.search.study_name!r} has not been confirmed")
 
         def begin() -> None:
-            one.record(tests)
-            enqueue(tests, one.left, again=one.begins and one.again)
+            planned.record(tests)
+            enqueue(tests, planned.left, again=planned.begins and planned.again)
 
         with RunsProgress(self.console, self._names(), "test") as progress:
             ledger = RunLedger(
@@ -279,9 +279,9 @@ class _Session:
                 configurations,
                 self.identity,
                 checkpoint=lambda run: checkpoint_of(runs, run),
-                again=one.again,
+                again=planned.again,
             )
-            self._work(ledger, progress, self.request.test, len(one.left), begin)
+            self._work(ledger, progress, self.request.test, len(planned.left), begin)
         if self.signals.received is None:
             for configuration in {run.configuration for run in completed(runs)}:
                 self._remove_checkpoints(runs, configuration)

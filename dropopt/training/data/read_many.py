@@ -26,36 +26,32 @@ def attempt(read: Callable[[Path], T]) -> Callable[[Path], T | ConfigError]:
     return attempted
 
 
-def sorted_out(
-    paths: Iterable[Path], results: Iterable[T | ConfigError], on_unreadable: Callable[[Path, ConfigError], None]
+def readable(
+    paths: Iterable[Path],
+    results: Iterable[T | ConfigError],
+    advice: str = "",
+    on_unreadable: Callable[[Path, ConfigError], None] | None = None,
 ) -> Iterator[tuple[Path, T]]:
-    """Yield each path with what was read; call ``on_unreadable`` with the other paths and their errors.
-
-    Args:
-        paths: The files.
-        results: What :func:`attempt` returned for each.
-        on_unreadable: Called with each file that could not be read.
-    """
-    for path, result in zip(paths, results, strict=True):
-        if isinstance(result, ConfigError):
-            on_unreadable(path, result)
-        else:
-            yield path, result
-
-
-def readable(paths: Iterable[Path], results: Iterable[T | ConfigError], advice: str = "") -> Iterator[tuple[Path, T]]:
     """Yield each path with what was read.
 
     Args:
         paths: The files.
         results: What :func:`attempt` returned for each.
         advice: What to do about files with errors.
+        on_unreadable: Called with each file that could not be read, and its error. By default there is one error about
+            all of them.
 
     Raises:
         ConfigError: At the end, if files could not be read: the first error, and the names of the other files.
     """
     failed: list[tuple[Path, ConfigError]] = []
-    yield from sorted_out(paths, results, lambda path, error: failed.append((path, error)))
+    for path, result in zip(paths, results, strict=True):
+        if not isinstance(result, ConfigError):
+            yield path, result
+        elif on_unreadable is not None:
+            on_unreadable(path, result)
+        else:
+            failed.append((path, result))
     if not failed:
         return
     others = [str(path) for path, _ in failed[1:]]
