@@ -168,9 +168,10 @@ def _reached(url: str) -> BaseStorage:
     try:
         return open_storage(url)
     except ConfigError as error:
-        if error.__cause__ is not None and is_outage(error.__cause__):
-            raise error.__cause__ from None
-        raise
+        outage = error.__cause__
+        if outage is None or not is_outage(outage):
+            raise
+    raise outage  # "from None" would remove its own cause, which says that it is an outage
 
 
 def _open_database(url: str, engine_kwargs: dict[str, Any]) -> optuna.storages.RDBStorage:

@@ -6,12 +6,17 @@ import sys
 from pathlib import Path
 
 import fake_study
+import optuna
 import pytest
 from fake_study import trials
+from optuna.exceptions import StorageInternalError
+from sqlalchemy.exc import OperationalError
 
 from dropopt.config import ConfigError
+from dropopt.study.store import opening
 from dropopt.study.store.lock import WriterLock
 from dropopt.study.store.opening import open_storage
+from dropopt.study.store.patient import Patience
 from dropopt.study.store.url import redact, resolve
 
 
@@ -129,3 +134,20 @@ def test_a_folder_that_accepts_no_file_is_not_taken_for_a_second_writer():
     """The error says that the lock cannot be created, not that another process holds it."""
     with pytest.raises(ConfigError, match=r"storage /proc/x.db cannot be locked: /proc/x.db.lock cannot be created"):
         WriterLock(Path("/proc/x.db"))
+
+
+def test_a_server_that_goes_away_while_it_is_opened_is_waited_for(monkeypatch):
+    """The error of a commit, which Optuna wraps, counts as an outage too."""
+    answers = iter([OperationalError("COMMIT", {}, Exception("server closed the connection")), None])
+    opened = optuna.storages.InMemoryStorage()
+
+    def open_storage(url):
+        if (error := next(answers)) is None:
+            return opened
+        try:
+            raise StorageInternalError("An exception is raised during the commit.") from error
+        except StorageInternalError as wrapped:
+            raise ConfigError("cannot be opened") from wrapped
+
+    monkeypatch.setattr(opening, "open_storage", open_storage)
+    assert Patience(seconds=5).call(lambda: opening._reached("postgresql://host/db")) is opened
