@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 GP_TRIALS = 150
 
 #: The number of trials from which TPE learns at most, and how many of them are the best; the others are the latest.
-#: A draw from 500 trials takes 15 ms of processor time, one from 10,000 takes 250 ms.
-TPE_TRIALS, TPE_BEST = 500, 50
+#: TPE models its 25 best trials and the others. Learning from 500 trials instead takes 5 ms more for each draw, and it
+#: does not find better trials.
+TPE_TRIALS, TPE_BEST = 250, 25
 
 #: Number of random trials before a sampler fits a model.
 STARTUP_TRIALS = 10

@@ -40,6 +40,21 @@ _UNFINISHED = (TrialState.RUNNING, TrialState.WAITING)
 
 # SQLAlchemy takes longer to build a statement than to run it.
 _STATE = sql.select(_TRIALS.c.state).where(_TRIALS.c.trial_id == sql.bindparam("id")).with_for_update()
+_END = (
+    sql.update(_TRIALS)
+    .where((_TRIALS.c.trial_id == sql.bindparam("id")) & _TRIALS.c.state.in_(_UNFINISHED))
+    .values(state=sql.bindparam("ended"), datetime_complete=sql.bindparam("time"))
+)
+#: The lock orders the processes that create trials, as in Optuna: numbers are contiguous.
+_LOCK = sql.select(_STUDIES.c.study_id).where(_STUDIES.c.study_id == sql.bindparam("study")).with_for_update()
+_NEW = sql.insert(_TRIALS).values(
+    number=sql.select(sql.func.count()).where(_TRIALS.c.study_id == sql.bindparam("study")).scalar_subquery(),
+    study_id=sql.bindparam("study"),
+    state=sql.bindparam("begun"),
+    datetime_start=sql.bindparam("start"),
+    datetime_complete=sql.bindparam("complete"),
+)
+_NUMBER = sql.select(_TRIALS.c.number).where(_TRIALS.c.trial_id == sql.bindparam("id"))
 
 
 def supports(storage: RDBStorage) -> bool:
@@ -57,9 +72,8 @@ def write(storage: RDBStorage, trial_id: int, batch: Batch) -> None:
     with storage.engine.begin() as connection:
         _check(connection, trial_id)
         if batch.state is not None:
-            ended = {"state": batch.state, "datetime_complete": _utc(datetime.now(UTC))}
-            unfinished = (_TRIALS.c.trial_id == trial_id) & _TRIALS.c.state.in_(_UNFINISHED)
-            if not connection.execute(sql.update(_TRIALS).where(unfinished).values(**ended)).rowcount:
+            ended = {"id": trial_id, "ended": batch.state, "time": _utc(datetime.now(UTC))}
+            if not connection.execute(_END, ended).rowcount:
                 raise UpdateFinishedTrialError(f"the trial with the id {trial_id} has ended")
         _insert(connection, trial_id, batch)
     if batch.state is not None and storage.engine.name == "sqlite":
@@ -74,21 +88,18 @@ def create(storage: RDBStorage, study_id: int, templates: Sequence[FrozenTrial])
     """
     made = []
     with storage.engine.begin() as connection:
-        # The lock orders the processes that create trials, as in Optuna: numbers are contiguous.
-        locked = sql.select(_STUDIES.c.study_id).where(_STUDIES.c.study_id == study_id).with_for_update()
-        if connection.execute(locked).first() is None:
+        if connection.execute(_LOCK, {"study": study_id}).first() is None:
             raise KeyError(f"there is no study with the id {study_id}")
         for template in templates:
-            before = sql.select(sql.func.count()).where(_TRIALS.c.study_id == study_id).scalar_subquery()
             row = {
-                "study_id": study_id,
-                "state": template.state,
-                "datetime_start": _utc(template.datetime_start),
-                "datetime_complete": _utc(template.datetime_complete),
+                "study": study_id,
+                "begun": template.state,
+                "start": _utc(template.datetime_start),
+                "complete": _utc(template.datetime_complete),
             }
-            inserted = connection.execute(sql.insert(_TRIALS).values(number=before, **row))
+            inserted = connection.execute(_NEW, row)
             trial_id = inserted.inserted_primary_key[0] if inserted.inserted_primary_key else 0
-            number = connection.execute(sql.select(_TRIALS.c.number).where(_TRIALS.c.trial_id == trial_id)).scalar_one()
+            number = connection.execute(_NUMBER, {"id": trial_id}).scalar_one()
             distributions = template.distributions
             params = {
                 name: (distributions[name].to_internal_repr(value), distributions[name])
@@ -131,7 +142,7 @@ def _insert(connection: Connection, trial_id: int, batch: Batch) -> None:
         for name, (value, distribution) in batch.params.items()
     ]
     if params:
-        connection.execute(_INSERTS[dialect](_PARAMS).on_conflict_do_nothing(), params)
+        connection.execute(_insert_params(dialect), params)
     for table, attributes in ((_USER_ATTRS, batch.user_attrs), (_SYSTEM_ATTRS, batch.system_attrs)):
         if attributes:
             rows = [
@@ -150,6 +161,11 @@ def _insert(connection: Connection, trial_id: int, batch: Batch) -> None:
         kinds = map(models.TrialValueModel.value_to_stored_repr, batch.values)
         rows = [dict(zip(names, (trial_id, index, *kind), strict=True)) for index, kind in enumerate(kinds)]
         connection.execute(_upsert(dialect, _VALUES, "objective"), rows)
+
+
+@cache
+def _insert_params(dialect: str) -> Any:
+    return _INSERTS[dialect](_PARAMS).on_conflict_do_nothing()
 
 
 @cache

@@ -149,7 +149,7 @@ def state(sampler: Any) -> float:
 def tpe_in(sampler: Any) -> Any:
     """The TPE sampler that sees a limited number of trials."""
     assert type(sampler) is RecentSampler
-    assert (sampler._limit, sampler._best) == (500, 50)
+    assert (sampler._limit, sampler._best) == (250, 25)
     assert type(sampler._base_sampler) is QuickTPESampler
     return sampler._base_sampler
 
