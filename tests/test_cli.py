@@ -45,7 +45,7 @@ def call(*arguments, cwd, code=0, program=PROGRAM, env=()):
 def studied(tmp_path_factory):
     """A folder with a tiny digits study of two trials with four epochs."""
     folder = tmp_path_factory.mktemp("studied")
-    out = call("run", "digits", "--n-trials", "2", "--epochs", "4", "--subset", "900", cwd=folder)
+    out = call("run", "digits", "--n-trials", "2", "--epochs", "4", "--subset", "900", "-j", "2", cwd=folder)
     return folder, out
 
 

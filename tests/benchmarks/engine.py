@@ -34,6 +34,7 @@ from torchvision.ops import DropBlock2d
 
 import dropopt
 from dropopt.config import METHODS, Baseline, EngineConfig, ModelConfig
+from dropopt.engine.masks.mixture import OWN_PATTERN
 from dropopt.engine.site import DropoutSite
 from dropopt.study.run.slots import KEEP_MEMORY
 from dropopt.training import build_model
@@ -49,10 +50,14 @@ SETTINGS = (
     ("float32, channels_last", False, True),
     ("float32, contiguous", False, False),
 )
+#: Networks and numbers of images per step for which the cost of pattern ``own`` is measured.
+MIXED = (("small", 128), ("small", 512), ("resnet9", 128), ("torchvision:resnet18", 128))
 #: Steps of an epoch of 5,000 images, the size of small studies.
 STEPS_PER_EPOCH = 5000 // BATCH
 #: Images of the labelled batch that probes are given.
 PROBED = 128
+#: Pattern ``own`` with equal shares of the five methods.
+OWN = EngineConfig(pattern="own", r0=P, block_size=BLOCK, **{f"w_{method}": 1 / len(METHODS) for method in METHODS})
 EVERY_IMPORTANCE = ("taylor", "activation", "statistical", "gradient", "lrp", "composite")
 
 
@@ -67,10 +72,7 @@ class Arm:
 
 
 def make_arms(device: torch.device, channels_last: bool) -> list[Arm]:
-    """Return all methods, with equal initial weights; the first drops nothing."""
-    model = build_model(ModelConfig(name="small"), channels=1, classes=10, image_size=28, seed=0).to(device).train()
-    if channels_last:
-        model = model.to(memory_format=torch.channels_last)
+    """Return all methods on the small CNN; the first drops nothing."""
     ours = {"r0": P, "block_size": BLOCK}
     settings: dict[str, Any] = {
         "no dropout": Baseline(kind="none"),
@@ -81,12 +83,19 @@ def make_arms(device: torch.device, channels_last: bool) -> list[Arm]:
     }
     for pattern in ("element", "channel", "structured", "spatial"):
         settings[f"dropopt {pattern}"] = EngineConfig(pattern=pattern, **ours)
-    even = {f"w_{method}": 1 / len(METHODS) for method in METHODS}
-    settings["dropopt own, equal shares"] = EngineConfig(pattern="own", **ours, **even)
+    settings["dropopt own, equal shares"] = OWN
     for pattern in ("element", "channel", "spatial"):
         settings[f"dropopt {pattern}, a rate per feature"] = EngineConfig(pattern=pattern, allocation="feature", **ours)
     for importance in ("activation", "statistical"):
         settings[f"dropopt channel, {importance}"] = EngineConfig(pattern="channel", importance=importance, **ours)
+    return attached(settings, "small", device, channels_last)
+
+
+def attached(settings: dict[str, Any], network: str, device: torch.device, channels_last: bool) -> list[Arm]:
+    """Return a copy of a network with each method; all have equal initial weights."""
+    model = build_model(ModelConfig(name=network), channels=1, classes=10, image_size=28, seed=0).to(device).train()
+    if channels_last:
+        model = model.to(memory_format=torch.channels_last)
     arms = []
     for name, config in settings.items():
         own = copy.deepcopy(model)
@@ -128,10 +137,8 @@ def make_batch(device: torch.device, channels_last: bool = False, images: int = 
     return x.contiguous(memory_format=layout), torch.randint(0, 10, (images,), device=device)
 
 
-def time_steps(device: torch.device, half: bool, channels_last: bool, rounds: int) -> list[Arm]:
+def time_steps(arms: list[Arm], batch: tuple[Tensor, Tensor], device: torch.device, half: bool, rounds: int) -> None:
     """Time eight steps of every method per round, in a random order."""
-    arms = make_arms(device, channels_last)
-    batch = make_batch(device, channels_last)
     steps = {arm.name: training_step(arm.model, *batch, half) for arm in arms}
     order = random.Random(0)
     for number in range(-3, rounds):
@@ -139,7 +146,6 @@ def time_steps(device: torch.device, half: bool, channels_last: bool, rounds: in
             elapsed = seconds(lambda step=steps[arm.name]: [step() for _ in range(TOGETHER)], device)
             if number >= 0:
                 arm.seconds.append(elapsed / TOGETHER)
-    return arms
 
 
 def ratio(arm: Arm, other: Arm) -> float:
@@ -159,7 +165,8 @@ def print_table(head: list[str], rows: list[list[str]]) -> None:
 def report_steps(device: torch.device, rounds: int) -> None:
     """Print the milliseconds of a training step, and the ratios to the libraries' methods."""
     for kind, half, channels_last in SETTINGS:
-        arms = time_steps(device, half, channels_last, rounds)
+        arms = make_arms(device, channels_last)
+        time_steps(arms, make_batch(device, channels_last), device, half, rounds)
         by_name = {arm.name: arm for arm in arms}
         print(f"A training step, {kind} (median of {rounds} times {TOGETHER}, p = {P})\n")
         references = ("no dropout", "nn.Dropout", "nn.Dropout2d", "timm DropBlock", "torchvision DropBlock")
@@ -169,6 +176,27 @@ def report_steps(device: torch.device, rounds: int) -> None:
             for arm in arms
         ]
         print_table(["method", "ms", *(f"/ {name}" for name in references)], rows)
+
+
+def report_own(device: torch.device, rounds: int) -> None:
+    """Print the cost of a step with pattern ``own`` relative to Dropout2d and to the patterns that it mixes."""
+    patterns = {pattern: list(OWN_PATTERN.values()).count(pattern) for pattern in OWN_PATTERN.values()}
+    settings: dict[str, Any] = {"own": OWN, "nn.Dropout2d": Baseline(kind="dropout2d", p=P)}
+    settings |= {pattern: EngineConfig(pattern=pattern, r0=P, block_size=BLOCK) for pattern in patterns}
+    rows = []
+    for network, images in MIXED:
+        arms = attached(settings, network, device, channels_last=True)
+        time_steps(arms, make_batch(device, True, images), device, True, rounds)
+        by_name = {arm.name: arm for arm in arms}
+        mixed = [arm for arm in arms for _ in range(patterns.get(arm.name, 0))]
+        means = [statistics.mean(row) for row in zip(*(arm.seconds for arm in mixed), strict=True)]
+        mean = Arm("mean", arms[0].model, None, means)
+        own = by_name["own"]
+        row = [f"{1e3 * statistics.median(own.seconds):.0f}"]
+        row += [f"{ratio(own, other):.3f}" for other in (by_name["nn.Dropout2d"], mean)]
+        rows.append([f"{network}, {images}", str(len(own.engine.sites)), *row])
+    print(f"A step with pattern own, equal shares, bf16 (median of {rounds} times {TOGETHER}, p = {P})\n")
+    print_table(["network, images per step", "places", "ms", "/ nn.Dropout2d", "/ mean of its patterns"], rows)
 
 
 def dropped(part: Callable[[Tensor], Tensor], size: int, device: torch.device) -> float:
@@ -286,7 +314,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=20, help="number of rounds of eight steps per method")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--only", choices=["steps", "rates", "epoch", "memory"], help="print one of the tables only")
+    parser.add_argument(
+        "--only", choices=["steps", "own", "rates", "epoch", "memory"], help="print one of the tables only"
+    )
     options = parser.parse_args()
     if "GLIBC_TUNABLES" not in os.environ:
         os.execve(sys.executable, sys.orig_argv, os.environ | {"GLIBC_TUNABLES": KEEP_MEMORY})
@@ -296,6 +326,7 @@ def main() -> None:
     device = torch.device(options.device)
     reports: dict[str, Callable[[], None]] = {
         "steps": lambda: report_steps(device, options.rounds),
+        "own": lambda: report_own(device, options.rounds),
         "rates": lambda: report_rates(device),
         "epoch": lambda: report_epoch(device),
         "memory": lambda: report_memory(device),

@@ -166,8 +166,10 @@ Seed = Annotated[
 NJobs = Annotated[
     int,
     typer.Option(
+        "--n-jobs",
+        "-j",
         help="Number of child processes that train, with one thread each (1 or more); -1: one for each core, at most 4 "
-        "for each GPU."
+        "for each GPU.",
     ),
 ]
 Space = Annotated[
