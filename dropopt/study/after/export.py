@@ -42,8 +42,8 @@ def check_same_study(path: Path, format: str | None, study: str) -> None:
         return
     if kind_of(path, format) == "python":
         with path.open(encoding="utf-8", errors="replace") as file:
-            line = file.readline().rstrip()
-        same, what = line.startswith(mark({"study": study}).partition(", trial ")[0] + ", "), "is of another study"
+            line = file.readline()
+        same, what = line.startswith(mark({"study": study}).removesuffix("None")), "is of another study"
         if not line.startswith(MARK):
             what = "was not written by dropopt export"
     else:

@@ -85,7 +85,8 @@ def test_the_best_epoch_is_the_first_with_the_lowest_objective(tmp_path):
         assert weights(folder / "last.pt")["weight"].item() == epoch
         bests.append(weights(folder / "best.pt")["weight"].item())
     assert bests == [1, 2, 2, 2, 5]
-    lines = (folder / "summary.csv").read_text().splitlines()
+    lines = (folder / "summary.csv").read_bytes().decode().split("\n")
+    assert len(lines) == 7
     assert lines[0] == "epoch,train_loss,val_loss,smoothed_loss,val_accuracy,lr,seconds,rate.a,rate.b"
     assert lines[1] == "1,1.0,2.0,1.0,0.5,0.1,3.0,0.1,"
     assert lines[5] == "5,1.0,2.0,5.0,0.5,0.1,3.0,0.1,0.2"

@@ -8,7 +8,9 @@ from torch.nn import functional as F
 
 from dropopt.config import RunConfig, TrainConfig
 from dropopt.export import Exported
-from dropopt.study.after.retrain import configured, retrain, save_weights
+from dropopt.standalone.card import Score
+from dropopt.standalone.file import read_model
+from dropopt.study.after.retrain import configured, retrain, save_model, save_weights
 from dropopt.study.run.errors import StudyError
 
 OWN = """
@@ -91,3 +93,39 @@ def test_notices_and_failures(run, tmp_path):
     assert torch.load(tmp_path / "best.pt", weights_only=True).keys() == done.weights.keys()
     with pytest.raises(StudyError, match=r"^the weights cannot be written to \S+best\.pt/a\.pt: (Not a dir|File ex)"):
         save_weights(done.weights, tmp_path / "best.pt" / "a.pt")
+
+
+def test_an_accuracy_is_a_share_of_images_where_each_has_one_class():
+    """Not of pixels, and no other metric; a standard error is reported only for such a share."""
+    network = {"model": {"name": "other_tasks:mask_network"}, "engine": {"kind": "none"}}
+    train = {"epochs": 1, "batch_size": 16, "lr": 0.01, "device": "cpu"}
+    for other, shares in (
+        ({}, True),
+        ({"task": {"metric": "loss"}}, False),
+        (network | {"data": {"name": "other_tasks:masks"}}, False),
+    ):
+        run = RunConfig.parse({"data": {"subset": 60}, "train": train, **other})
+        done = retrain(run, {}, threads=1, on_notice=print, on_epoch=lambda report: None)
+        assert (done.validation.shares, done.test.shares) == (shares, shares)
+
+
+def test_a_model_file_holds_the_whole_training(tmp_path):
+    """The configuration, the scores of both splits, the provenance, the weights and the drop rates."""
+    train = {"epochs": 2, "batch_size": 16, "lr": 0.1, "device": "cpu"}
+    run = RunConfig.parse({"data": {"subset": 60}, "train": train, "engine": {"r0": 0.3}})
+    done = retrain(run, {}, threads=1, on_notice=print, on_epoch=lambda report: None)
+    save_model(done, {"study": "mine", "trial": 7}, tmp_path / "m.safetensors")
+    found = read_model(tmp_path / "m.safetensors")
+    assert (found.card.run, found.card.provenance) == (run, {"study": "mine", "trial": 7})
+    assert found.card.metrics == {
+        name: Score.of(one.accuracy, one.loss, one.n)
+        for name, one in (("validation", done.validation), ("test", done.test))
+    }
+    assert found.card.best_epoch == done.result.best_epoch
+    assert found.card.data["sha256"] == done.data.fingerprint
+    assert found.weights.keys() == done.weights.keys()
+    assert all(torch.equal(value, done.weights[name]) for name, value in found.weights.items())
+    assert found.rates.keys() == done.result.rates.keys() != set()
+    for site, rates in done.result.rates.items():
+        assert found.rates[site].keys() == rates.keys()
+        assert all(torch.allclose(found.rates[site][name], value.float()) for name, value in rates.items())
