@@ -97,7 +97,9 @@ def test_the_best_epoch_is_the_first_with_the_lowest_objective(tmp_path):
 
 
 def test_a_folder_that_cannot_be_written_is_reported_first(tmp_path):
-    """Before anything is trained."""
+    """Before anything is trained. A folder that does not exist is created, with those above it."""
+    Keeper(tmp_path / "a" / "b" / "c")
+    assert (tmp_path / "a" / "b" / "c").is_dir()
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="file cannot be created: File exists"):
         trained(tmp_path / "file", epochs=99999)

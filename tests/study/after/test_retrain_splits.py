@@ -2,6 +2,7 @@
 
 import math
 
+import other_tasks
 import pytest
 import torch
 from torch.nn import functional as F
@@ -107,6 +108,23 @@ def test_an_accuracy_is_a_share_of_images_where_each_has_one_class():
         run = RunConfig.parse({"data": {"subset": 60}, "train": train, **other})
         done = retrain(run, {}, threads=1, on_notice=print, on_epoch=lambda report: None)
         assert (done.validation.shares, done.test.shares) == (shares, shares)
+
+
+def test_a_task_of_ones_own_judges_the_training():
+    """Its loss and metric are those of both splits, and its objective chooses the epoch."""
+    task = {"loss": "other_tasks:halved", "metric": "other_tasks:worst", "direction": "minimize", "objective": "metric"}
+    names = {"data": {"name": "other_tasks:regression"}, "model": {"name": "other_tasks:image_network"}}
+    train = {"epochs": 3, "batch_size": 16, "lr": 0.02, "device": "cpu"}
+    run = RunConfig.parse({**names, "task": task, "train": train, "engine": {"kind": "none"}})
+    done = retrain(run, {}, threads=1, on_notice=print, on_epoch=lambda report: None)
+    for found, split in ((done.validation, done.data.validation), (done.test, done.data.test)):
+        with torch.no_grad():
+            outputs = done.network.eval()(split.images)
+        assert found.accuracy == pytest.approx(other_tasks.worst(outputs, split.labels).item(), rel=1e-5)
+        assert found.loss == pytest.approx(other_tasks.halved(outputs, split.labels).item(), rel=1e-5)
+        assert not found.shares
+    costs = [report.objective for report in done.result.history]
+    assert done.result.best_epoch == costs.index(min(costs)) + 1
 
 
 def test_a_model_file_holds_the_whole_training(tmp_path):

@@ -77,6 +77,36 @@ def test_the_anchors_of_baselines():
     assert found["dropblock 0.2"] == Baseline(kind="dropblock", p=0.2)
 
 
+def test_an_anchor_has_its_settings_whatever_the_study_has(tmp_path):
+    """Of a baseline and of the engine: where the space searches a setting, the anchor's value is chosen."""
+    path = tmp_path / "space.yaml"
+    path.write_text(
+        "engine:\n  kind: [none, stochastic_depth, dropout2d, dropblock, dropout]\n  p: {low: 0.0, high: 0.5}\n"
+        "  schedule: [linear, constant]\n  sites: {choices: [norm, auto]}\n"
+    )
+    base = RunConfig.parse({"engine": {"kind": "dropout", "p": 0.3, "schedule": "linear", "sites": "norm"}})
+    found = {name: run.engine for name, run in runs(Space.load(path), base).items()}
+    assert found.pop("no dropout").kind == "none"
+    kinds = {"dropout": 0.1, "dropout2d": 0.2, "dropblock": 0.2, "stochastic_depth": 0.2}
+    assert found == {f"{kind} {rate}": Baseline(kind=kind, p=rate) for kind, rate in kinds.items()}
+    searched = "".join(f"  w_{method}: {{low: 0.0, high: 1.0}}\n" for method in METHODS)
+    path.write_text(
+        f"engine:\n{searched}  r0: {{low: 0.0, high: 0.7}}\n  alpha: {{low: -1.0, high: 1.0}}\n"
+        "  pattern: [spatial, own, channel, element]\n  allocation: [importance, uniform]\n"
+        "  reading: [printed, sound]\n  efficacy: [adaptive, fixed]\n  drop_updates: [true, false]\n"
+        "  sites: {choices: [norm, auto]}\n"
+    )
+    base = RunConfig.parse({"engine": {"reading": "printed", "drop_updates": True, "sites": "norm", "alpha": 1.0}})
+    found = {name: run.engine for name, run in runs(Space.load(path), base).items()}
+    assert found.pop("engine's default") == base.engine
+    alone = {f"w_{method}": float(method == "adaptive") for method in METHODS} | {"alpha": 0.0}
+    rates = {"element": 0.1, "channel": 0.2, "spatial": 0.2}
+    assert found == {
+        "no dropout": EngineConfig(r0=0.0, pattern="element", **alone),
+        **{f"{name} {rate}": EngineConfig(r0=rate, pattern=name, **alone) for name, rate in rates.items()},
+    }
+
+
 def test_an_anchor_that_the_space_cannot_express_is_left_out(tmp_path):
     """A fixed alpha, the printed reading and a range without 0 each rule out some anchors."""
     weights = "".join(f"  w_{name}: 0.0\n" for name in ("structured", "contextual", "pfid"))

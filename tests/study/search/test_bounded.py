@@ -63,12 +63,18 @@ def test_a_pruner_serves_several_studies():
 
 
 class Looking(optuna.samplers.RandomSampler):
-    """Records the numbers of the trials that it sees."""
+    """Records the numbers of the trials that it sees, and the studies that it gets for one trial."""
 
     def sample_relative(self, study, trial, search_space):
         """Record them, and draw at random."""
         self.seen = [seen.number for seen in study.get_trials(deepcopy=False)]
+        self.studies = [study]
         return super().sample_relative(study, trial, search_space)
+
+    def sample_independent(self, study, trial, param_name, param_distribution):
+        """Record the study."""
+        self.studies.append(study)
+        return super().sample_independent(study, trial, param_name, param_distribution)
 
 
 def test_a_sampler_sees_the_best_the_running_and_the_latest_trials():
@@ -85,8 +91,13 @@ def test_a_sampler_sees_the_best_the_running_and_the_latest_trials():
     study.tell(0, 8.0)
     study.ask(UNIT)
     assert looking.seen == [2, 4, 6, *range(16, 23)]
-    study.ask(UNIT)
+    trial = study.ask(UNIT)
     assert looking.seen == [2, 4, 6, *range(17, 24)]
+    trial.suggest_float("y", 0, 1)
+    trial.suggest_float("z", 0, 1)
+    first, *others = looking.studies
+    assert len(others) >= 2
+    assert all(other is first for other in others), "the trials are chosen once for all parameters"
 
 
 @pytest.mark.parametrize("direction", ["minimize", "maximize"])

@@ -75,12 +75,13 @@ def test_an_average_trial_is_pruned_where_early_values_predict_nothing():
 
 
 def test_the_best_trial_at_a_step_continues():
-    """A trial ahead of all others at its step continues, however well values at the step predict the final ones."""
+    """A trial ahead of all others at its step continues, whatever their order, and however well values predict."""
     rows = [(1 + spread(3 * i + 1), 0.5 + 0.02 * i) for i in range(20)]
     assert not pruned(study_of(rows), 0.99)
     rows = [(1 + 0.1 * i, 0.6 - 0.03 * i) for i in range(10)]
-    assert not pruned(study_of(rows), 0.99)
-    assert pruned(study_of(rows), 1.01)
+    for ordered in (rows, rows[::-1], rows[3:] + rows[:3]):
+        assert not pruned(study_of(ordered), 0.99)
+        assert pruned(study_of(ordered), 1.01)
 
 
 def test_complete_trials_that_are_not_finite_are_left_out():

@@ -83,6 +83,38 @@ def test_plain_entries_in_a_space_of_baselines():
     assert found[2][1] == 0
 
 
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (
+            "  p: {low: 0.0, high: 0.5}\n  schedule: [linear, constant]\n  sites: {choices: [auto, conv, norm]}\n",
+            {1: ("dropout", 0.15, "conv"), 2: ("dropout2d", 0.2, "norm")},
+        ),
+        ("  p: {low: 0.0, high: 0.5}\n  schedule: constant\n", {2: ("dropout2d", 0.2, "norm")}),
+        ("  p: {low: 0.0, high: 0.5}\n  schedule: linear\n", {}),
+        ("  p: 0.15\n  schedule: constant\n  sites: conv\n", {1: ("dropout", 0.15, "conv")}),
+        ("  p: {low: 0.0, high: 0.1}\n  schedule: constant\n  sites: last:1\n", {2: ("dropout2d", 0.1, "last:1")}),
+    ],
+)
+def test_plain_entries_have_all_their_settings(tmp_path, settings, expected):
+    """Searched or fixed: where the entry does not name a setting, the study's holds, also if the space searches it."""
+    constant = {"allocation": "uniform", "alpha": 0.0, **ALONE}
+    entries = (
+        Entry(engine={"pattern": "element", "r0": 0.15, "sites": "conv", **constant}),
+        Entry(engine={"pattern": "channel", "r0": 0.2, **constant}),
+    )
+    space = written(tmp_path, f"engine:\n  kind: [dropout2d, dropout]\n{settings}")
+    base = space.base(RunConfig.parse({"engine": {"kind": "dropout", "sites": "norm"}}))
+    found = {
+        name: space.resolve(chosen, base).engine
+        for name, chosen in entries_of(Portfolio(name="two", entries=entries), space, base, 10).items()
+    }
+    assert {name: (engine.kind, engine.p, engine.sites) for name, engine in found.items()} == {
+        f"portfolio {number}": one for number, one in expected.items()
+    }
+    assert {engine.schedule for engine in found.values()} <= {"constant"}
+
+
 SEARCHED = "".join(f"  w_{method}: {{low: 0.0, high: 1.0}}\n" for method in METHODS)
 FIXED = "".join(f"  w_{method}: 0.25\n" for method in METHODS)
 ADAPTIVE = "".join(f"  w_{method}: {float(method == 'adaptive')}\n" for method in METHODS)
