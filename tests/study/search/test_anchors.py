@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fake_study
 import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
@@ -134,36 +133,6 @@ def test_anchors_follow_the_study(tmp_path):
     found = engines(tmp_path, "engine:\n  kind: [dropout, none]\n  p: {low: 0.05, high: 0.5}\n")
     assert list(found) == ["no dropout", "dropout 0.1"]
     assert (found["no dropout"].kind, found["no dropout"].p > 0) == ("none", True)
-
-
-@pytest.fixture(name="storage")
-def _storage(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("OPTUNA_STORAGE", raising=False)
-    return "study.log"
-
-
-def names_in(storage):
-    return [trial.user_attrs.get(ANCHOR) for trial in fake_study.trials(storage)]
-
-
-def test_a_study_begins_with_its_anchors(storage, capsys):
-    """They are its first trials and count among them; a resumed study does not repeat them."""
-    assert fake_study.run(storage, n_jobs=1, n_trials=10, anchors=True) == 0
-    assert names_in(storage) == [*NAMES["compact"], *[None] * 5]
-    assert [trial.state for trial in fake_study.trials(storage)[:5]] == [TrialState.COMPLETE] * 5
-    printed = capsys.readouterr().out
-    assert "compared with" in printed
-    assert "one seed each" in printed
-    assert fake_study.run(storage, n_jobs=1, n_trials=11, anchors=True) == 0
-    assert names_in(storage)[10:] == [None]
-
-
-@pytest.mark.parametrize("options", [{"n_trials": 9}, {"n_trials": 10, "anchors": False}])
-def test_short_studies_have_no_anchors(storage, options):
-    """Nor have those that do not want them."""
-    assert fake_study.run(storage, **{"anchors": True} | options) == 0
-    assert set(names_in(storage)) == {None}
 
 
 def test_an_anchor_is_never_pruned():

@@ -125,6 +125,8 @@ def test_what_a_sampler_sees_is_the_rule(direction):
             }
             leaders = sorted(cost, key=lambda one: (cost[one], one))[:best]
             assert looking.seen == [*sorted(leaders), *range(ended, len(trials))]
+            assert looking.studies[0].direction == study.direction, "all but the trials is that of the study"
+            assert looking.studies[0].study_name == study.study_name
         while len(running) > 1 + number % 3:
             trial = running.pop(int(draw.integers(len(running))))
             state = [TrialState.COMPLETE, TrialState.FAIL, TrialState.PRUNED][min(int(draw.integers(5)), 2)]

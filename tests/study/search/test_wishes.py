@@ -81,7 +81,8 @@ def test_which_values_are_preferred(tmp_path):
     assert wishes(Space.load(path), base, given, tuned) == ours | {"schedule": "cosine"}
     path.write_text(engine + train + "  optimizer: [adamw, sgd]\n")
     both = ours | tuned | {"optimizer": "sgd"}
-    assert wishes(Space.load(path), base, given, tuned | {"optimizer": "sgd"}) == both
+    for study in (base, adamw):  # the optimizer of the study has no effect if the space searches it
+        assert wishes(Space.load(path), study, given, tuned | {"optimizer": "sgd"}) == both
     by = "  lr: {by: {optimizer: {adamw: {low: 0.1, high: 1}, sgd: {low: 0.1, high: 1}}}}\n  optimizer: [adamw, sgd]\n"
     path.write_text(engine + "train:\n" + by)
     found = wishes(Space.load(path), base, given, {"lr_sgd": 3, "lr": 0.3, "optimizer": "sgd"})
