@@ -110,6 +110,23 @@ def test_an_accuracy_is_a_share_of_images_where_each_has_one_class():
         assert (done.validation.shares, done.test.shares) == (shares, shares)
 
 
+def test_a_check_of_the_data_comes_before_the_training(run):
+    """It gets the data of the training, and its error ends the command before an epoch is trained."""
+    seen, epochs = [], []
+    options = {"threads": 1, "on_notice": print, "on_epoch": epochs.append}
+    short = run.model_copy(update={"train": run.train.model_copy(update={"epochs": 1})})
+    done = retrain(short, {}, check=seen.append, **options)
+    assert [data.fingerprint for data in seen] == [done.data.fingerprint]
+    assert len(epochs) == 1
+
+    def refuse(data):
+        raise StudyError("no")
+
+    with pytest.raises(StudyError, match=r"^no$"):
+        retrain(short, {}, check=refuse, **options)
+    assert len(epochs) == 1
+
+
 def test_a_task_of_ones_own_judges_the_training():
     """Its loss and metric are those of both splits, and its objective chooses the epoch."""
     task = {"loss": "other_tasks:halved", "metric": "other_tasks:worst", "direction": "minimize", "objective": "metric"}
