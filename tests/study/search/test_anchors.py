@@ -58,24 +58,6 @@ def test_adamw_has_its_own_middle():
     assert [parameters["lr"] for parameters in found.values()] == [pytest.approx(1e-3)] * 5
 
 
-@pytest.mark.parametrize(("name", "rate"), [("element", 0.1), ("channel", 0.2), ("spatial", 0.2)])
-@pytest.mark.parametrize("space", ["compact", "paper"])
-def test_plain_anchors_of_the_engine_are_constant(space, name, rate):
-    """The adaptive rate alone, with alpha = 0, is r0 everywhere and always; the pattern is the anchor's."""
-    engine = runs(Space.load(space))[f"{name} {rate}"].engine
-    assert isinstance(engine, EngineConfig)
-    assert (engine.pattern, engine.r0, engine.alpha, engine.allocation) == (name, rate, 0, "uniform")
-    assert engine.weights() == (1, 0, 0, 0, 0)
-    assert (engine.reading, engine.efficacy, engine.drop_updates) == ("sound", "fixed", False)
-
-
-def test_the_anchors_of_baselines():
-    """Each kind has a customary rate, and no dropout is a rate of 0."""
-    found = {name: run.engine for name, run in runs(Space.load("dropout")).items()}
-    assert found["no dropout"].p == 0
-    assert found["dropblock 0.2"] == Baseline(kind="dropblock", p=0.2)
-
-
 def test_an_anchor_has_its_settings_whatever_the_study_has(tmp_path):
     """Of a baseline and of the engine: where the space searches a setting, the anchor's value is chosen."""
     path = tmp_path / "space.yaml"
@@ -133,6 +115,7 @@ def test_anchors_follow_the_study(tmp_path):
     found = engines(tmp_path, "engine:\n  kind: [dropout, none]\n  p: {low: 0.05, high: 0.5}\n")
     assert list(found) == ["no dropout", "dropout 0.1"]
     assert (found["no dropout"].kind, found["no dropout"].p > 0) == ("none", True)
+    assert runs(Space.load("dropout"))["no dropout"].engine.p == 0, "its kinds are all dropout"
 
 
 def test_an_anchor_is_never_pruned():

@@ -10,7 +10,7 @@ import pytest
 from optuna.trial import FixedTrial, TrialState
 from portfolio_choice import WORST, choose, normalised, regret
 
-from dropopt.config import METHODS, ConfigError, EngineConfig, RunConfig, TrainConfig
+from dropopt.config import METHODS, Baseline, ConfigError, EngineConfig, RunConfig, TrainConfig
 from dropopt.study import Study
 from dropopt.study.define import shipped
 from dropopt.study.define.space import Space
@@ -76,43 +76,42 @@ def test_spaces_get_the_entries_that_they_can_express(name):
             }
 
 
-def test_plain_entries_in_a_space_of_baselines():
-    """Constant rates of the adaptive method alone are torch's Dropout and Dropout2d."""
-    found = [(run.engine.kind, run.engine.p, run.engine.schedule) for run in runs(Space.load("dropout")).values()]
-    assert found[:2] == [("dropout", 0.15, "constant"), ("dropout2d", 0.2, "constant")]
-    assert found[2][1] == 0
-
-
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
         (
             "  p: {low: 0.0, high: 0.5}\n  schedule: [linear, constant]\n  sites: {choices: [auto, conv, norm]}\n",
-            {1: ("dropout", 0.15, "conv"), 2: ("dropout2d", 0.2, "norm")},
+            {1: ("dropout", 0.15, "conv"), 2: ("dropout2d", 0.2, "norm"), 3: ("dropout2d", 0.0, "norm")},
         ),
-        ("  p: {low: 0.0, high: 0.5}\n  schedule: constant\n", {2: ("dropout2d", 0.2, "norm")}),
-        ("  p: {low: 0.0, high: 0.5}\n  schedule: linear\n", {}),
+        (
+            "  p: {low: 0.0, high: 0.5}\n  schedule: constant\n",
+            {2: ("dropout2d", 0.2, "norm"), 3: ("dropout2d", 0.0, "norm")},
+        ),
+        ("  p: {low: 0.1, high: 0.5}\n  schedule: linear\n", {}),
         ("  p: 0.15\n  schedule: constant\n  sites: conv\n", {1: ("dropout", 0.15, "conv")}),
-        ("  p: {low: 0.0, high: 0.1}\n  schedule: constant\n  sites: last:1\n", {2: ("dropout2d", 0.1, "last:1")}),
+        ("  p: {low: 0.1, high: 0.15}\n  schedule: constant\n  sites: last:1\n", {2: ("dropout2d", 0.15, "last:1")}),
     ],
 )
-def test_plain_entries_have_all_their_settings(tmp_path, settings, expected):
-    """Searched or fixed: where the entry does not name a setting, the study's holds, also if the space searches it."""
+def test_plain_entries_in_a_space_of_baselines(tmp_path, settings, expected):
+    """Constant rates of the adaptive method alone are torch's Dropout and Dropout2d.
+
+    A setting that the entry does not name is that of the study, also if the space searches it.
+    """
     constant = {"allocation": "uniform", "alpha": 0.0, **ALONE}
     entries = (
         Entry(engine={"pattern": "element", "r0": 0.15, "sites": "conv", **constant}),
         Entry(engine={"pattern": "channel", "r0": 0.2, **constant}),
+        Entry(engine={"pattern": "channel", "r0": 0.0, **constant}),
     )
     space = written(tmp_path, f"engine:\n  kind: [dropout2d, dropout]\n{settings}")
     base = space.base(RunConfig.parse({"engine": {"kind": "dropout", "sites": "norm"}}))
     found = {
         name: space.resolve(chosen, base).engine
-        for name, chosen in entries_of(Portfolio(name="two", entries=entries), space, base, 10).items()
+        for name, chosen in entries_of(Portfolio(name="some", entries=entries), space, base, 10).items()
     }
-    assert {name: (engine.kind, engine.p, engine.sites) for name, engine in found.items()} == {
-        f"portfolio {number}": one for number, one in expected.items()
+    assert found == {
+        f"portfolio {number}": Baseline(kind=kind, p=p, sites=sites) for number, (kind, p, sites) in expected.items()
     }
-    assert {engine.schedule for engine in found.values()} <= {"constant"}
 
 
 SEARCHED = "".join(f"  w_{method}: {{low: 0.0, high: 1.0}}\n" for method in METHODS)
