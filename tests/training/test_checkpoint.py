@@ -1,7 +1,9 @@
 """Checkpoints: a resumed run equals an uninterrupted one; a file is complete or absent and never runs code."""
 
 import errno
+import hashlib
 import io
+import json
 import os
 import pickle
 import shutil
@@ -9,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -281,6 +284,29 @@ class TestCheckpointFile:
         assert len({identity(), *others}) == 1 + len(others)
         assert identity(device="cpu") == identity()
         assert identity(data=replace(named, fingerprint=named.fingerprint | {"test": "d"})) == identity(data=named)
+
+    def test_the_identity_of_a_run_is_fixed(self):
+        """Written out: if it changed, no checkpoint that exists could be continued."""
+        data, model, config = toy(), nn.Sequential(nn.Flatten(), nn.Linear(128, CLASSES)), recipe()
+        facts = {
+            "train": {name: value for name, value in config.model_dump(mode="json").items() if name != "device"},
+            "engine": None,
+            "model": {"1.weight": [CLASSES, 128], "1.bias": [CLASSES]},
+            "data": [90, 40],
+        }
+        del facts["train"]["lr_scale"]
+
+        def digest(facts):
+            return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+        assert _identity(model, None, data, config, Task()) == digest(facts)
+        by_metric = facts | {"task": ["cross_entropy", "accuracy", True, True]}
+        assert _identity(model, None, data, config, Task(by_metric=True)) == digest(by_metric)
+        named = replace(data, fingerprint={"train": "a", "validation": "b", "test": "c"})
+        engine = SimpleNamespace(config=EngineConfig())
+        more = facts | {"engine": EngineConfig().model_dump(mode="json"), "data": ["a", "b"]}
+        more["train"] = {**facts["train"], "lr_scale": {"1.*": 0.5}}
+        assert _identity(model, engine, named, recipe(lr_scale={"1.*": 0.5}), Task()) == digest(more)
 
     def test_the_file_of_another_network_or_version_is_set_aside(self, tmp_path, monkeypatch):
         """A checkpoint of a network with other shapes, or of another version of the format, is not used."""

@@ -3,6 +3,7 @@
 import os
 import sys
 
+import other_tasks
 import pytest
 import torch
 from torch import nn
@@ -121,6 +122,26 @@ class TestReference:
         x = torch.randn(2, 4, 5, 5)
         block = Residual(4).eval()
         assert torch.equal(block(x), x + block.inside(x))
+
+    def test_a_network_of_several_inputs_is_tested_with_an_example(self, monkeypatch):
+        """By position or by name; blank images of several shapes cannot be made."""
+        images, vectors, _ = other_tasks._pairs()
+        for example in ((images[:2], vectors[:2]), {"picture": images[:2], "vector": vectors[:2]}):
+            channels = {"picture": 1, "vector": 5, "place": 1} if isinstance(example, dict) else (1, 5)
+            size = {"picture": (8, 8), "vector": (), "place": ()} if isinstance(example, dict) else ((8, 8), ())
+            config = ModelConfig(name="other_tasks:two_branches")
+            shape = {"channels": channels, "classes": 3, "image_size": size}
+            model = build_model(config, **shape, seed=0, example=example)
+            out = model(**example) if isinstance(example, dict) else model(*example)
+            assert out.shape == (2, 3)
+            monkeypatch.setattr(other_tasks, "TwoBranches", lambda *_, model=model: model)
+            with pytest.raises(ConfigError) as caught:
+                build_model(config, **shape | {"classes": 4}, seed=0, example=example)
+            monkeypatch.undo()
+            assert str(caught.value) == (
+                "model other_tasks:two_branches, given inputs of 1x8x8 and 5, must return logits (N, 4), returned "
+                "(2, 3) for N = 2"
+            )
 
 
 class TestSeed:
