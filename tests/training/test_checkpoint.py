@@ -19,8 +19,7 @@ import toy as toy_module
 from torch import nn
 from toy import CLASSES, Stop, assert_same, network, recipe, toy, train
 
-from dropopt.config import Baseline, EngineConfig, TrainConfig
-from dropopt.engine import attach
+from dropopt.config import Baseline, EngineConfig
 from dropopt.files import clear_leftovers, seal, write_whole
 from dropopt.training import checkpoint, fit
 from dropopt.training.fit import _identity
@@ -248,42 +247,6 @@ class TestCheckpointFile:
         with pytest.warns(UserWarning, match="it belongs to another run"):
             result = train(EngineConfig(), checkpoint=path, seed=1)
         assert_same(train(EngineConfig(), seed=1), result)
-
-    def test_a_run_is_its_recipe_engine_network_and_data(self):
-        """Each setting of the recipe but the device, the engine, the shapes and the data are part of the identity."""
-        data, model = toy(), network()
-        example = data.train.images[:2]
-
-        def identity(engine=None, model=model, data=data, task=None, **settings):
-            task = task or Task()
-            if engine is None:
-                return _identity(model, None, data, recipe(**settings), task)
-            with attach(model, engine, example=example, complexity=0.5) as attached:
-                return _identity(model, attached, data, recipe(**settings), task)
-
-        settings = {
-            "epochs": 5, "batch_size": 8, "optimizer": "adamw", "lr": 0.06, "schedule": "cosine", "momentum": 0.8,
-            "weight_decay": 0.1, "label_smoothing": 0.1, "augment": ("flip",), "amp": "bf16", "channels_last": True,
-            "patience": 3, "smooth": 0.3, "seed": 1, "lr_scale": {"0.*": 0.5},
-        }  # fmt: skip
-        assert settings.keys() | {"device"} == TrainConfig.model_fields.keys()
-        named = replace(data, fingerprint={"train": "a", "validation": "b", "test": "c"})
-        others = [
-            *(identity(**{name: value}) for name, value in settings.items()),
-            *(identity(engine) for engine in (EngineConfig(), EngineConfig(r0=0.3), Baseline(kind="dropout"))),
-            identity(task=Task(by_metric=True)),
-            identity(model=network(head=24)),
-            identity(data=toy(n=91)),
-            identity(data=replace(data, validation=data.validation.take(torch.arange(39)))),
-            identity(data=named),
-            *(
-                identity(data=replace(named, fingerprint=named.fingerprint | {key: "d"}))
-                for key in ("train", "validation")
-            ),
-        ]
-        assert len({identity(), *others}) == 1 + len(others)
-        assert identity(device="cpu") == identity()
-        assert identity(data=replace(named, fingerprint=named.fingerprint | {"test": "d"})) == identity(data=named)
 
     def test_the_identity_of_a_run_is_fixed(self):
         """Written out: if it changed, no checkpoint that exists could be continued."""

@@ -77,29 +77,6 @@ class Looking(optuna.samplers.RandomSampler):
         return super().sample_independent(study, trial, param_name, param_distribution)
 
 
-def test_a_sampler_sees_the_best_the_running_and_the_latest_trials():
-    """Up to the limit it sees all of them."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    looking = Looking()
-    study = optuna.create_study(sampler=RecentSampler(looking, limit=10, best=3))
-    study.ask(UNIT)
-    assert looking.seen == [0]
-    values = [5.0, 1.0, float("inf"), 3.0, 9.0, 2.0] + [7.0] * 14
-    study.add_trials([create_trial(params={"x": 0.5}, distributions=UNIT, value=value) for value in values])
-    study.ask(UNIT)
-    assert looking.seen == list(range(22))  # the first trial is still running, so nothing before it can be ranked
-    study.tell(0, 8.0)
-    study.ask(UNIT)
-    assert looking.seen == [2, 4, 6, *range(16, 23)]
-    trial = study.ask(UNIT)
-    assert looking.seen == [2, 4, 6, *range(17, 24)]
-    trial.suggest_float("y", 0, 1)
-    trial.suggest_float("z", 0, 1)
-    first, *others = looking.studies
-    assert len(others) >= 2
-    assert all(other is first for other in others), "the trials are chosen once for all parameters"
-
-
 @pytest.mark.parametrize("direction", ["minimize", "maximize"])
 def test_what_a_sampler_sees_is_the_rule(direction):
     """Written out: the best of the trials that ended before the latest, then all since the first that still runs."""
@@ -125,8 +102,10 @@ def test_what_a_sampler_sees_is_the_rule(direction):
             }
             leaders = sorted(cost, key=lambda one: (cost[one], one))[:best]
             assert looking.seen == [*sorted(leaders), *range(ended, len(trials))]
-            assert looking.studies[0].direction == study.direction, "all but the trials is that of the study"
-            assert looking.studies[0].study_name == study.study_name
+            running[-1].suggest_float("y", 0, 1)
+            assert len({id(given) for given in looking.studies}) == 1, "one choice of trials for all parameters"
+            given = looking.studies[0]
+            assert (given.direction, given.study_name) == (study.direction, study.study_name)
         while len(running) > 1 + number % 3:
             trial = running.pop(int(draw.integers(len(running))))
             state = [TrialState.COMPLETE, TrialState.FAIL, TrialState.PRUNED][min(int(draw.integers(5)), 2)]

@@ -10,9 +10,12 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
+from torchvision.models import resnet18
 
 from dropopt.config import ConfigError, ModelConfig
+from dropopt.randomness import global_stream
 from dropopt.training import build_model
+from dropopt.training.networks import reference
 from dropopt.training.networks.reference import Residual
 from dropopt.training.networks.torchvision_models import _like
 
@@ -154,6 +157,12 @@ class TestSeed:
         torch.rand(17)
         assert equal(first, build(name, seed=3))
         assert not equal(first, build(name, seed=4))
+        with global_stream(3, "weights"):
+            own = {
+                "small": lambda: reference.small(3, 7, (32, 32)),
+                "torchvision:resnet18": lambda: resnet18(num_classes=7),
+            }
+            assert equal(first, own[name]())
 
     def test_torchs_random_state_is_unchanged(self):
         """Building draws nothing from torch's global stream."""
