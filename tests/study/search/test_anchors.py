@@ -246,8 +246,9 @@ def test_which_engines_are_plain_dropout(change, plain):
 def test_anchors_without_a_result_are_not_compared():
     """Without a completed anchor there is no comparison."""
     study = optuna.create_study()
-    study.add_trial(trial(0.5))
     study.add_trial(trial(None, "no dropout", TrialState.FAIL))
+    assert compare([]) is compare(study.trials) is None
+    study.add_trial(trial(0.5))
     study.add_trial(create_trial(state=TrialState.COMPLETE, value=float("inf"), user_attrs={ANCHOR: "no dropout"}))
     assert compare(study.trials) is None
 

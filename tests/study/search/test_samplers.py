@@ -227,6 +227,7 @@ def test_cmaes_does_not_read_pickles_of_others(tmp_path, monkeypatch):
         "postgresql://h/mine.db",
         "redis://h",
         "sqlite:///shared.db",
+        "sqlite:///shared.db?timeout=3",
         "sqlite:///group.db",
         "shared.db",
         beyond,
