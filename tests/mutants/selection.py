@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import re
@@ -92,12 +93,22 @@ def measured(servers: Servers, threads: ThreadPoolExecutor, files: list[str], so
     return {test: found for test, found in tests.items() if not LEFT_OUT.search(test)}
 
 
+def _begun_by(mutant: Mutant) -> set[int]:
+    """Return the line of a function's first statement if the mutant changes the signature, which runs at the import."""
+    body: list[ast.stmt] = ast.parse((ROOT / mutant.path).read_text()).body
+    for name in mutant.function.split("."):
+        body = next(node.body for node in body if getattr(node, "name", "") == name)  # type: ignore[attr-defined]
+    first = body[1] if len(body) > 1 and isinstance(body[0], ast.Expr) else body[0]
+    return {first.lineno} if mutant.line < body[0].lineno else set()
+
+
 def groups(mutant: Mutant, tests: dict[str, Any], limit: float) -> list[dict[str, Any]]:
     """Return the tests that run a mutant's line, in groups that take longer and longer.
 
     Processes that a test kills leave no record of their lines, so mutants of a file without a record meet all tests.
     """
     lines = set(range(mutant.line, mutant.line + mutant.removed.count("\n") + 1))
+    lines |= _begun_by(mutant)
     # A line that continues a statement may be recorded at its first line: look back to the nearest line that ran.
     ran = {line for test in tests.values() for line in test["lines"].get(mutant.path, ())}
     if not lines & ran and (before := [line for line in ran if line < mutant.line]):

@@ -99,6 +99,7 @@ def put_in(path: str, function: str, source: str) -> None:
         closure = tuple(cells[cell] for cell in code.co_freevars)
         setattr(scope, name, types.FunctionType(code, target.__globals__, name, target.__defaults__, closure))
         return
+    _renew(target.__code__, code)
     target.__code__ = code
     if target.__defaults__ is not None:
         target.__defaults__ = tuple(_values(node.args.defaults, target.__defaults__, module))
@@ -108,6 +109,25 @@ def put_in(path: str, function: str, source: str) -> None:
         target.__kwdefaults__ = dict(
             zip(keywords, _values(values, [target.__kwdefaults__[key] for key in keywords], module), strict=True)
         )
+
+
+def _renew(old: types.CodeType, new: types.CodeType) -> None:
+    """Change the functions that were made by the old code while it was imported, such as the results of decorators."""
+    changed = {
+        id(one): other
+        for one, other in zip(_made_by(old), _made_by(new), strict=False)
+        if (one.co_name, one.co_freevars) == (other.co_name, other.co_freevars)
+    }
+    if changed:
+        gc.unfreeze()
+        for found in gc.get_objects():
+            if type(found) is types.FunctionType and id(found.__code__) in changed:
+                found.__code__ = changed[id(found.__code__)]
+
+
+def _made_by(code: types.CodeType) -> list[types.CodeType]:
+    inner = [const for const in code.co_consts if isinstance(const, types.CodeType)]
+    return [one for one in inner if one.co_name == "<lambda>" or not one.co_name.startswith("<")]
 
 
 def _code(parent: types.CodeType, name: str) -> types.CodeType:

@@ -44,6 +44,14 @@ class TestAugment:
                 image[:, max(cy - h // 2, 0) : cy - h // 2 + h, max(cx - w // 2, 0) : cx - w // 2 + w] = 0
             assert torch.equal(batch[row], image), position
 
+    def test_a_batch_is_where_the_images_are(self):
+        """Whatever the default device of torch is."""
+        images = torch.arange(12.0 * 48).view(12, 3, 4, 4)
+        draws, order = self.draws(("flip", "shift", "cutout"), images), torch.arange(12)
+        with torch.device("meta"):
+            batch = augment.take(images, order[:5], draws, slice(5))
+        assert torch.equal(batch, augment.take(images, order[:5], draws, slice(5)))
+
     def test_each_kind_has_its_own_stream(self):
         """The draws of a kind are those of the generator named for seed, kind and epoch, whatever the other kinds."""
         images = torch.zeros(50, 1, 4, 32)

@@ -46,6 +46,7 @@ ENGINES = [
     EngineConfig(pattern="own"),
     Baseline(kind="dropout", p=0.25),
     Baseline(kind="dropblock", p=0.25),
+    Baseline(kind="dropblock", p=0.25, library="timm"),
 ]
 
 

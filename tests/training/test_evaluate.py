@@ -42,6 +42,16 @@ class TestEvaluate:
         total = math.log(math.exp(2) + 2)
         assert math.isclose(loss, total - 2 * right / n, rel_tol=1e-6)
 
+    def test_a_sum_over_many_batches_keeps_its_digits(self):
+        """Sums of batches are added in double precision."""
+        count = 3 * 2048 + 100
+        logits = torch.zeros(count, 2)
+        logits[:, 1] = torch.where(torch.arange(count) < 2048, 1e6, torch.linspace(0.1, 1.1, count))
+        split = Split(logits[:, :, None, None], torch.zeros(count, dtype=torch.int64))
+        batches = zip(logits.split(2048), split.labels.split(2048), strict=True)
+        sums = [F.cross_entropy(*batch, reduction="sum").item() for batch in batches]
+        assert evaluate(nn.Flatten(), split, recipe(device="cpu"))[0] == sum(sums) / count
+
     def test_calibration_error_has_fifteen_bins(self):
         """It equals a direct computation from the definition, over batches of any size."""
         logits = 2 * torch.randn(700, 4, generator=torch.Generator().manual_seed(0))

@@ -271,15 +271,6 @@ class TestStreams:
         fit(model, None, toy(), recipe(epochs=1, seed=seed))
         assert torch.equal(drawn[0], expected)
 
-    def test_global_streams_of_two_purposes_differ(self):
-        """Initial weights and dropout masks with the same seed are drawn from different streams."""
-        drawn = []
-        for name in ("weights", "dropout", "weights"):
-            with global_stream(0, name):
-                drawn.append(torch.rand(3))
-        assert torch.equal(drawn[0], drawn[2])
-        assert not torch.equal(drawn[0], drawn[1])
-
     def test_the_same_seed_gives_the_same_training(self):
         """Two runs agree bit for bit whatever was drawn before; another seed gives a different run."""
         first = train(EngineConfig())

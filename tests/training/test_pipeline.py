@@ -1,6 +1,7 @@
 """A complete run from its configuration."""
 
 import copy
+import re
 
 import numpy as np
 import pytest
@@ -8,9 +9,12 @@ import torch
 from samples import images, npz
 from toy import Stop, timeless
 
+from dropopt import randomness
 from dropopt.config import ConfigError, DataConfig, ModelConfig, RunConfig
 from dropopt.engine import attach
-from dropopt.training import Dataset, build_model, fit, load_data, train_run
+from dropopt.seeds import derived_seed
+from dropopt.training import Dataset, build_model, fit, load_data, pipeline, prepare, train_run
+from dropopt.training.data import reading
 
 
 @pytest.fixture(autouse=True)
@@ -99,6 +103,61 @@ class TestRun:
         for tensor in seen[0]:
             assert tensor.is_contiguous() != channels_last
             assert tensor.is_contiguous(memory_format=torch.channels_last) == channels_last
+
+    def test_a_seed_keeps_its_meaning(self, monkeypatch):
+        """The names of all random streams are fixed: with others, every seed would give other results."""
+        seen = set()
+
+        def recorded(seed, *names, **options):
+            seen.add("/".join(map(str, names)))
+            return derived_seed(seed, *names, **options)
+
+        for module in (randomness, reading):
+            monkeypatch.setattr(module, "derived_seed", recorded)
+        train = {"epochs": 1, "batch_size": 40, "augment": ["shift", "flip", "cutout"]}
+        train_run(RunConfig.parse({"data": {"subset": 97}, "train": train, "engine": {"kind": "none"}}))
+        assert seen == {
+            *("split/test", "split/subset", "split/validation", "weights", "dropout", "order/1"),
+            *("augment/shift/1", "augment/flip/1", "augment/cutout/1"),
+        }
+        seen.clear()
+        names = {"data": {"name": "other_tasks:lone"}, "model": {"name": "other_tasks:image_network"}}
+        train = {"epochs": 1, "batch_size": 20}
+        train_run(RunConfig.parse({**names, "train": train, "engine": {"kind": "none"}}))
+        purposes = ("sample", "compare", "repeat", "evaluation", "reading/1")
+        assert {re.sub(r"\d+$", "batch", name) for name in seen - {"order/1"}} == {
+            *("split/samples", "weights", "dropout"),
+            *(f"{purpose}/{part}" for purpose in purposes for part in ("start", "batch")),
+        }
+
+    def test_the_network_is_on_the_device_of_the_run(self, monkeypatch):
+        """And so are the images with which the engine traces it, in a rehearsal as well."""
+        seen = []
+
+        class Attached:
+            sites, own = (), ()
+
+            def __enter__(self):
+                return self
+
+            def __exit__(self, *_):
+                pass
+
+        def spy(model, config, *, example, **_):
+            seen.extend((next(model.parameters()).device.type, example.device.type))
+            return Attached()
+
+        def stop(*_, **__):
+            raise ConfigError("far enough")
+
+        monkeypatch.setattr(pipeline, "resolve_device", lambda name: torch.device("meta"))
+        monkeypatch.setattr(pipeline, "attach", spy)
+        monkeypatch.setattr(pipeline, "fit", stop)
+        run = RunConfig.parse({"data": {"subset": 100}, "engine": {"kind": "none"}})
+        for begin in (prepare, train_run):
+            with pytest.raises(ConfigError, match="far enough"):
+                begin(run)
+        assert seen == ["meta"] * 4
 
     def test_missing_devices_are_refused(self):
         """The device is checked before anything is loaded; the message lists the available ones."""

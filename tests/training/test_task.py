@@ -128,7 +128,9 @@ def test_importances_by_a_probe_for_other_tasks(data, model, task, importance):
 
 def test_augmentation_needs_classes():
     run = own("regression", "image_network", loss="mse_loss", metric="loss")
-    with pytest.raises(ConfigError, match="augment changes images but not their targets"):
+    with pytest.raises(
+        ConfigError, match=r"^augment changes images but not their targets, so it needs classes; remove it$"
+    ):
         prepare(RunConfig.parse(run.model_dump() | {"train": {**TRAIN, "augment": ["flip"]}}))
 
 

@@ -41,10 +41,10 @@ def check_same_study(path: Path, format: str | None, study: str) -> None:
     if not path.is_file():
         return
     if kind_of(path, format) == "python":
-        with path.open(encoding="utf-8", errors="replace") as file:
-            line = file.readline().rstrip()
-        same, what = line.startswith(mark({"study": study}).partition(", trial ")[0] + ", "), "is of another study"
-        if not line.startswith(MARK):
+        with path.open("rb") as file:
+            line = file.readline()
+        same, what = line.startswith(mark({"study": study}).removesuffix("None").encode()), "is of another study"
+        if not line.startswith(MARK.encode()):
             what = "was not written by dropopt export"
     else:
         try:

@@ -84,5 +84,5 @@ def _table(reports: list[EpochReport]) -> str:
     writer.writerow([*_COLUMNS, *(f"rate.{place}" for place in places)])
     for report in reports:
         rates: dict[str, Any] = {row["site"]: row["applied"] for row in report.rates}
-        writer.writerow([*(getattr(report, name) for name in _COLUMNS), *(rates.get(place, "") for place in places)])
+        writer.writerow([*(getattr(report, name) for name in _COLUMNS), *(rates.get(place) for place in places)])
     return text.getvalue()

@@ -147,7 +147,7 @@ def entries_of(portfolio: Portfolio, space: Space, base: RunConfig, classes: int
     """
     found: dict[str, dict[str, Choice]] = {}
     for number, entry in enumerate(portfolio.entries, start=1):
-        settings = _plain(EngineConfig.parse(entry.engine)) if space.engine is Baseline else entry.engine
+        settings = _of_baseline(entry.engine) if space.engine is Baseline else entry.engine
         if settings is None:
             continue
         chooser = Chooser(wishes(space, base, settings, entry.train), clip=True)
@@ -158,6 +158,12 @@ def entries_of(portfolio: Portfolio, space: Space, base: RunConfig, classes: int
         if _expresses(run.engine, settings, space):
             found[f"portfolio {number}"] = chooser.chosen
     return found
+
+
+def _of_baseline(given: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The settings of plain dropout that does what an entry's engine does; ``sites`` only if the entry has it."""
+    settings = _plain(EngineConfig.parse(given))
+    return settings and {name: value for name, value in settings.items() if name != "sites" or name in given}
 
 
 def _plain(engine: EngineConfig) -> dict[str, Any] | None:
@@ -171,12 +177,12 @@ def _plain(engine: EngineConfig) -> dict[str, Any] | None:
 
 def _expresses(engine: EngineConfig | Baseline, settings: Mapping[str, Any], space: Space) -> bool:
     """Whether ``engine``, which ``space`` made from ``settings``, has these settings, except for clipped numbers."""
+    ranges = {one.setting for one in space.parameters if one.section == "engine" and not one.choices}
     if isinstance(engine, Baseline):
         if settings["kind"] == "none":
             return engine.kind == "none" or engine.p == 0
-        return (engine.kind, engine.schedule) == (settings["kind"], settings["schedule"])
+        return all(_close(getattr(engine, name), settings[name]) for name in settings if name not in ranges)
     wanted = EngineConfig.parse(settings)
-    ranges = {one.setting for one in space.parameters if one.section == "engine" and not one.choices}
     free = {*ranges, *_without_effect(wanted), *(f"w_{method}" for method in METHODS)}
     return _same_weights(engine, wanted) and all(
         _close(getattr(engine, name), getattr(wanted, name)) for name in settings if name not in free

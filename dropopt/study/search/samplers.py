@@ -96,7 +96,7 @@ def make_sampler(
         )
     from dropopt.study.blend.sampler import EfficacySampler
 
-    return EfficacySampler(_optuna_sampler("tpe", space, seed), blend=names, seed=seed, prior=prior)
+    return EfficacySampler(_tpe(space, seed), blend=names, seed=seed, prior=prior)
 
 
 def blend_of(space: Space) -> Names:
@@ -115,20 +115,26 @@ def _gp(space: Space, seed: int, notice: Callable[[str], None] | None) -> BaseSa
             notice(f"the sampler gp is slow above {GP_TRIALS} complete trials, so tpe is used from now on")
 
     process = GPSampler(n_startup_trials=STARTUP_TRIALS, warn_independent_sampling=False, seed=seed)
-    return HandoverSampler(process, _optuna_sampler("tpe", space, seed), GP_TRIALS, announce)
+    return HandoverSampler(process, _tpe(space, seed), GP_TRIALS, announce)
 
 
 def _optuna_sampler(name: str, space: Space, seed: int) -> BaseSampler:
-    import optuna
+    """``random`` or ``cmaes``; TPE for any other name."""
     from optuna.samplers import CmaEsSampler, RandomSampler
-
-    from dropopt.study.search.quick_tpe import QuickTPESampler
-    from dropopt.study.search.recent import RecentSampler
 
     if name == "random":
         return RandomSampler(seed=seed)
     if name == "cmaes":
         return CmaEsSampler(n_startup_trials=1, warn_independent_sampling=False, seed=seed)
+    return _tpe(space, seed)
+
+
+def _tpe(space: Space, seed: int) -> BaseSampler:
+    import optuna
+
+    from dropopt.study.search.quick_tpe import QuickTPESampler
+    from dropopt.study.search.recent import RecentSampler
+
     with warnings.catch_warnings():
         # `group` models conditional parameters jointly. Optuna has called it experimental since 2.8.
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

@@ -71,8 +71,7 @@ def build_model(
             raise ConfigError(f"model {config.name}: {error}") from None
         if not isinstance(model, nn.Module):
             raise ConfigError(f"model {config.name}: expected a torch.nn.Module, got {type(model).__name__}")
-        several = example is not None and not isinstance(example, Tensor)
-        blank = example if several and example is not None else torch.zeros(2, channels, *size)
+        blank = torch.zeros(2, channels, *size) if example is None or isinstance(example, Tensor) else example
         _try(model, config.name, blank, classes if logits else None)
     return model
 

@@ -45,7 +45,11 @@ def test_a_stored_configuration_takes_precedence(study):
 @pytest.mark.parametrize(
     ("parameters", "attributes", "said"),
     [
-        ({"x": 1.0}, {}, "its parameters are x, and none is a setting of dropopt; run the study with dropopt run"),
+        (
+            {"x": 1.0, "y": 1.0},
+            {},
+            "its parameters are x, y, and none is a setting of dropopt; run the study with dropopt run",
+        ),
         ({}, {}, "its parameters are none"),
         ({"r0": 7.0}, {}, r"its parameters are not a configuration: r0 must be in \[0, 1\], got 7.0"),
         ({}, {"config": [1]}, "its user attribute 'config' must be a mapping, got"),

@@ -2,11 +2,13 @@
 
 import optuna
 import pytest
+from blend_study import random_study
 from optuna.trial import TrialState, create_trial
 
 from dropopt import export
 from dropopt.config import ConfigError, RunConfig
 from dropopt.study.after.export import check_same_study, exported
+from dropopt.study.blend.learned import export_evidence, learned
 
 RUN = RunConfig.parse({"train": {"lr": 0.5}, "engine": {"r0": 0.25}})
 CONFIG = RUN.model_dump(mode="json")
@@ -61,19 +63,35 @@ def test_the_provenance_is_complete():
     }
 
 
+def test_the_provenance_tells_what_the_blend_is_worth():
+    """Verdict and preferred blend are those that the trials give together with the evidence of an earlier study."""
+    study = random_study(6)
+    study.add_trial(create_trial(value=9.0, user_attrs={"config": CONFIG}))
+    for prior in (None, export_evidence(random_study(60, effect=-3.0, seed=1))):
+        if prior is not None:
+            study.set_user_attr("prior", prior)
+        known = learned(study, prior=prior)
+        expected = {"verdict": known.efficacy.verdict, "preferred": known.preferred}
+        assert exported(study, study.trials[-1], "")[1]["efficacy"] == expected
+    assert learned(study).preferred != known.preferred
+
+
 @pytest.mark.parametrize("kind", ["yaml", "json", "toml", "python"])
 def test_only_an_earlier_export_of_the_same_study_is_replaced(tmp_path, kind):
     """Any other file is named with what it is; a file that does not exist is no obstacle."""
-    path = tmp_path / "best.txt"
-    check_same_study(path, kind, "mine")
-    export.save(path, RUN, {"study": "mine", "trial": 1}, format=kind)
-    check_same_study(path, kind, "mine")
-    for name in ("min", "mine, trial 1", "other"):
-        with pytest.raises(ConfigError) as caught:
-            check_same_study(path, kind, name)
-        what = "is of another study" if kind == "python" else "is of study 'mine'"
-        assert str(caught.value) == f"{path} exists and {what}; give another file with -o, or --force to replace it"
-    for text in (b"notes", b"", b"\xff\xfe\x00"):
-        path.write_bytes(text)
-        with pytest.raises(ConfigError, match=r"best\.txt exists and was not written by dropopt export; give another"):
-            check_same_study(path, kind, "mine")
+    by_suffix = tmp_path / f"best.{'py' if kind == 'python' else kind}"
+    for path, given in ((tmp_path / "best.txt", kind), (by_suffix, None)):
+        mine = "mine, trial 1, \u00e9"
+        check_same_study(path, given, mine)
+        export.save(path, RUN, {"study": mine, "trial": 1}, format=given)
+        check_same_study(path, given, mine)
+        for name in ("min", "mine", "mine, trial 2", f"{mine}, trial 1", "other"):
+            with pytest.raises(ConfigError) as caught:
+                check_same_study(path, given, name)
+            what = "is of another study" if kind == "python" else f"is of study {mine!r}"
+            assert str(caught.value) == f"{path} exists and {what}; give another file with -o, or --force to replace it"
+        for text in (b"notes", b"", b"\xff\xfe\x00"):
+            path.write_bytes(text)
+            with pytest.raises(ConfigError) as caught:
+                check_same_study(path, given, mine)
+            assert str(caught.value).startswith(f"{path} exists and was not written by dropopt export; give another")

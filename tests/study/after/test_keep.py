@@ -85,7 +85,8 @@ def test_the_best_epoch_is_the_first_with_the_lowest_objective(tmp_path):
         assert weights(folder / "last.pt")["weight"].item() == epoch
         bests.append(weights(folder / "best.pt")["weight"].item())
     assert bests == [1, 2, 2, 2, 5]
-    lines = (folder / "summary.csv").read_text().splitlines()
+    lines = (folder / "summary.csv").read_bytes().decode().split("\n")
+    assert len(lines) == 7
     assert lines[0] == "epoch,train_loss,val_loss,smoothed_loss,val_accuracy,lr,seconds,rate.a,rate.b"
     assert lines[1] == "1,1.0,2.0,1.0,0.5,0.1,3.0,0.1,"
     assert lines[5] == "5,1.0,2.0,5.0,0.5,0.1,3.0,0.1,0.2"
@@ -96,7 +97,9 @@ def test_the_best_epoch_is_the_first_with_the_lowest_objective(tmp_path):
 
 
 def test_a_folder_that_cannot_be_written_is_reported_first(tmp_path):
-    """Before anything is trained."""
+    """Before anything is trained. A folder that does not exist is created, with those above it."""
+    Keeper(tmp_path / "a" / "b" / "c")
+    assert (tmp_path / "a" / "b" / "c").is_dir()
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="file cannot be created: File exists"):
         trained(tmp_path / "file", epochs=99999)

@@ -2,13 +2,16 @@
 
 import math
 
+import other_tasks
 import pytest
 import torch
 from torch.nn import functional as F
 
 from dropopt.config import RunConfig, TrainConfig
 from dropopt.export import Exported
-from dropopt.study.after.retrain import configured, retrain, save_weights
+from dropopt.standalone.card import Score
+from dropopt.standalone.file import read_model
+from dropopt.study.after.retrain import configured, retrain, save_model, save_weights
 from dropopt.study.run.errors import StudyError
 
 OWN = """
@@ -91,3 +94,73 @@ def test_notices_and_failures(run, tmp_path):
     assert torch.load(tmp_path / "best.pt", weights_only=True).keys() == done.weights.keys()
     with pytest.raises(StudyError, match=r"^the weights cannot be written to \S+best\.pt/a\.pt: (Not a dir|File ex)"):
         save_weights(done.weights, tmp_path / "best.pt" / "a.pt")
+
+
+def test_an_accuracy_is_a_share_of_images_where_each_has_one_class():
+    """Not of pixels, and no other metric; a standard error is reported only for such a share."""
+    network = {"model": {"name": "other_tasks:mask_network"}, "engine": {"kind": "none"}}
+    train = {"epochs": 1, "batch_size": 16, "lr": 0.01, "device": "cpu"}
+    for other, shares in (
+        ({}, True),
+        ({"task": {"metric": "loss"}}, False),
+        (network | {"data": {"name": "other_tasks:masks"}}, False),
+    ):
+        run = RunConfig.parse({"data": {"subset": 60}, "train": train, **other})
+        done = retrain(run, {}, threads=1, on_notice=print, on_epoch=lambda report: None)
+        assert (done.validation.shares, done.test.shares) == (shares, shares)
+
+
+def test_a_check_of_the_data_comes_before_the_training(run):
+    """It gets the data of the training, and its error ends the command before an epoch is trained."""
+    seen, epochs = [], []
+    options = {"threads": 1, "on_notice": print, "on_epoch": epochs.append}
+    short = run.model_copy(update={"train": run.train.model_copy(update={"epochs": 1})})
+    done = retrain(short, {}, check=seen.append, **options)
+    assert [data.fingerprint for data in seen] == [done.data.fingerprint]
+    assert len(epochs) == 1
+
+    def refuse(data):
+        raise StudyError("no")
+
+    with pytest.raises(StudyError, match=r"^no$"):
+        retrain(short, {}, check=refuse, **options)
+    assert len(epochs) == 1
+
+
+def test_a_task_of_ones_own_judges_the_training():
+    """Its loss and metric are those of both splits, and its objective chooses the epoch."""
+    task = {"loss": "other_tasks:halved", "metric": "other_tasks:worst", "direction": "minimize", "objective": "metric"}
+    names = {"data": {"name": "other_tasks:regression"}, "model": {"name": "other_tasks:image_network"}}
+    train = {"epochs": 3, "batch_size": 16, "lr": 0.02, "device": "cpu"}
+    run = RunConfig.parse({**names, "task": task, "train": train, "engine": {"kind": "none"}})
+    done = retrain(run, {}, threads=1, on_notice=print, on_epoch=lambda report: None)
+    for found, split in ((done.validation, done.data.validation), (done.test, done.data.test)):
+        with torch.no_grad():
+            outputs = done.network.eval()(split.images)
+        assert found.accuracy == pytest.approx(other_tasks.worst(outputs, split.labels).item(), rel=1e-5)
+        assert found.loss == pytest.approx(other_tasks.halved(outputs, split.labels).item(), rel=1e-5)
+        assert not found.shares
+    costs = [report.objective for report in done.result.history]
+    assert done.result.best_epoch == costs.index(min(costs)) + 1
+
+
+def test_a_model_file_holds_the_whole_training(tmp_path):
+    """The configuration, the scores of both splits, the provenance, the weights and the drop rates."""
+    train = {"epochs": 2, "batch_size": 16, "lr": 0.1, "device": "cpu"}
+    run = RunConfig.parse({"data": {"subset": 60}, "train": train, "engine": {"r0": 0.3}})
+    done = retrain(run, {}, threads=1, on_notice=print, on_epoch=lambda report: None)
+    save_model(done, {"study": "mine", "trial": 7}, tmp_path / "m.safetensors")
+    found = read_model(tmp_path / "m.safetensors")
+    assert (found.card.run, found.card.provenance) == (run, {"study": "mine", "trial": 7})
+    assert found.card.metrics == {
+        name: Score.of(one.accuracy, one.loss, one.n)
+        for name, one in (("validation", done.validation), ("test", done.test))
+    }
+    assert found.card.best_epoch == done.result.best_epoch
+    assert found.card.data["sha256"] == done.data.fingerprint
+    assert found.weights.keys() == done.weights.keys()
+    assert all(torch.equal(value, done.weights[name]) for name, value in found.weights.items())
+    assert found.rates.keys() == done.result.rates.keys() != set()
+    for site, rates in done.result.rates.items():
+        assert found.rates[site].keys() == rates.keys()
+        assert all(torch.allclose(found.rates[site][name], value.float()) for name, value in rates.items())

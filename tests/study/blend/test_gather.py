@@ -87,6 +87,16 @@ def test_shares_and_absent_names() -> None:
     assert {tuple(row) for row in table.blend[:, 0].tolist()} == {(0.5, 0.5, 0.0), (0.0, 0.0, 1.0)}
 
 
+def test_the_size_of_a_score() -> None:
+    """The quartiles of all outcomes are 4 apart, whatever the direction and the number of rows that are kept."""
+    trials = [trial(float(value), number=value) for value in range(9)]
+    whole = gather(trials, NAMES, maximise=False)
+    quartiles = np.quantile(whole.score, [0.25, 0.75])
+    assert whole.unit == 4 / (quartiles[1] - quartiles[0])
+    for options in ({"maximise": True}, {"maximise": False, "limit": 4}):
+        assert gather(trials, NAMES, **options).unit == whole.unit
+
+
 def test_order_does_not_matter() -> None:
     """The same trials in another order and with other numbers give a bit-identical posterior."""
     first = random_study(150, pruned=0.3)

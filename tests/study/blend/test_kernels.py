@@ -137,6 +137,18 @@ def test_draws_have_the_moments_of_the_posterior(stages: int) -> None:
     assert (np.abs(np.cov(draws.T) - covariance) < 0.12 * spread).all()
 
 
+def test_draws_pass_through_rows_of_great_weight() -> None:
+    """Such rows have almost no noise: differences between them are those of their outcomes, up to the unit sigma."""
+    rng = np.random.default_rng(0)
+    table = table_of(columns=0)
+    rows = Rows(replace(table, weight=np.full(len(table), 1e8)))
+    shares, score = table.blend[:, 0], table.score - table.score[0]
+    for _ in range(5):
+        path = Path(rows, PARTS["matern"], table.score, None, rng)
+        drawn = path(shares, 0) - path(shares[:1], 0)
+        assert drawn / drawn[1] == pytest.approx(score / score[1], abs=0.01)
+
+
 @pytest.mark.parametrize("name", [name for name in PARTS if name != "all"])
 def test_prior_draws_by_stage(name: str) -> None:
     """The covariance of 2,000 prior draws between rows with two stages is that of the kernel, level included."""

@@ -209,17 +209,6 @@ def test_fixed_and_narrow_shares() -> None:
     assert {trial.params["w_a"] for trial in study.trials} != {0.5}
 
 
-def test_enqueued_blends() -> None:
-    """A blend that is enqueued as a whole is marked as given; if one share is enqueued, all still sum to 1."""
-    study = optuna.create_study(sampler=EfficacySampler(RandomSampler(seed=0), NAMES, seed=0))
-    study.enqueue_trial(dict.fromkeys(NAMES, 0.25))
-    study.enqueue_trial({"w_b": 0.7})
-    study.optimize(objective, n_trials=2)
-    assert study.trials[0].user_attrs[STAMP]["model"] == "given"
-    assert study.trials[1].params["w_b"] == 0.7
-    assert sum(study.trials[1].params[name] for name in NAMES) == pytest.approx(1.0)
-
-
 def test_conditional_names() -> None:
     """The sampler works if some trials suggest only part of the blend, or none of it."""
     study = optuna.create_study(sampler=EfficacySampler(TPESampler(seed=0, multivariate=True), NAMES, seed=0))
@@ -233,21 +222,6 @@ def test_conditional_names() -> None:
     study.optimize(conditional, n_trials=40)
     assert study.best_value < 0.1
     assert all(STAMP not in t.user_attrs for t in study.trials if t.params["engine"] == "none")
-
-
-def test_a_conditional_name_gets_no_share_where_it_is_not_suggested() -> None:
-    """After two similar trials without a name, the other shares sum to 1; if the name is suggested, it gets a value."""
-    study = optuna.create_study(sampler=EfficacySampler(RandomSampler(seed=0), NAMES, seed=0))
-
-    def conditional(trial: optuna.Trial) -> float:
-        names = NAMES if trial.suggest_int("layers", 1, 2) == 2 or trial.number > 30 else NAMES[:3]
-        return float(1 - blend_of(trial, names)[-1])
-
-    study.optimize(conditional, n_trials=35)
-    short = [t for t in study.trials if "w_d" not in t.params]
-    assert len(short) > 8
-    assert all(sum(t.params[n] for n in NAMES[:3]) == pytest.approx(1.0) for t in short[2:])
-    assert all("w_d" in t.params and STAMP in t.user_attrs for t in study.trials[31:])
 
 
 @pytest.mark.parametrize("methods", [2, 3, 7])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fake_study
 import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
@@ -59,22 +58,34 @@ def test_adamw_has_its_own_middle():
     assert [parameters["lr"] for parameters in found.values()] == [pytest.approx(1e-3)] * 5
 
 
-@pytest.mark.parametrize(("name", "rate"), [("element", 0.1), ("channel", 0.2), ("spatial", 0.2)])
-@pytest.mark.parametrize("space", ["compact", "paper"])
-def test_plain_anchors_of_the_engine_are_constant(space, name, rate):
-    """The adaptive rate alone, with alpha = 0, is r0 everywhere and always; the pattern is the anchor's."""
-    engine = runs(Space.load(space))[f"{name} {rate}"].engine
-    assert isinstance(engine, EngineConfig)
-    assert (engine.pattern, engine.r0, engine.alpha, engine.allocation) == (name, rate, 0, "uniform")
-    assert engine.weights() == (1, 0, 0, 0, 0)
-    assert (engine.reading, engine.efficacy, engine.drop_updates) == ("sound", "fixed", False)
-
-
-def test_the_anchors_of_baselines():
-    """Each kind has a customary rate, and no dropout is a rate of 0."""
-    found = {name: run.engine for name, run in runs(Space.load("dropout")).items()}
-    assert found["no dropout"].p == 0
-    assert found["dropblock 0.2"] == Baseline(kind="dropblock", p=0.2)
+def test_an_anchor_has_its_settings_whatever_the_study_has(tmp_path):
+    """Of a baseline and of the engine: where the space searches a setting, the anchor's value is chosen."""
+    path = tmp_path / "space.yaml"
+    path.write_text(
+        "engine:\n  kind: [none, stochastic_depth, dropout2d, dropblock, dropout]\n  p: {low: 0.0, high: 0.5}\n"
+        "  schedule: [linear, constant]\n  sites: {choices: [norm, auto]}\n"
+    )
+    base = RunConfig.parse({"engine": {"kind": "dropout", "p": 0.3, "schedule": "linear", "sites": "norm"}})
+    found = {name: run.engine for name, run in runs(Space.load(path), base).items()}
+    assert found.pop("no dropout").kind == "none"
+    kinds = {"dropout": 0.1, "dropout2d": 0.2, "dropblock": 0.2, "stochastic_depth": 0.2}
+    assert found == {f"{kind} {rate}": Baseline(kind=kind, p=rate) for kind, rate in kinds.items()}
+    searched = "".join(f"  w_{method}: {{low: 0.0, high: 1.0}}\n" for method in METHODS)
+    path.write_text(
+        f"engine:\n{searched}  r0: {{low: 0.0, high: 0.7}}\n  alpha: {{low: -1.0, high: 1.0}}\n"
+        "  pattern: [spatial, own, channel, element]\n  allocation: [importance, uniform]\n"
+        "  reading: [printed, sound]\n  efficacy: [adaptive, fixed]\n  drop_updates: [true, false]\n"
+        "  sites: {choices: [norm, auto]}\n"
+    )
+    base = RunConfig.parse({"engine": {"reading": "printed", "drop_updates": True, "sites": "norm", "alpha": 1.0}})
+    found = {name: run.engine for name, run in runs(Space.load(path), base).items()}
+    assert found.pop("engine's default") == base.engine
+    alone = {f"w_{method}": float(method == "adaptive") for method in METHODS} | {"alpha": 0.0}
+    rates = {"element": 0.1, "channel": 0.2, "spatial": 0.2}
+    assert found == {
+        "no dropout": EngineConfig(r0=0.0, pattern="element", **alone),
+        **{f"{name} {rate}": EngineConfig(r0=rate, pattern=name, **alone) for name, rate in rates.items()},
+    }
 
 
 def test_an_anchor_that_the_space_cannot_express_is_left_out(tmp_path):
@@ -104,36 +115,7 @@ def test_anchors_follow_the_study(tmp_path):
     found = engines(tmp_path, "engine:\n  kind: [dropout, none]\n  p: {low: 0.05, high: 0.5}\n")
     assert list(found) == ["no dropout", "dropout 0.1"]
     assert (found["no dropout"].kind, found["no dropout"].p > 0) == ("none", True)
-
-
-@pytest.fixture(name="storage")
-def _storage(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("OPTUNA_STORAGE", raising=False)
-    return "study.log"
-
-
-def names_in(storage):
-    return [trial.user_attrs.get(ANCHOR) for trial in fake_study.trials(storage)]
-
-
-def test_a_study_begins_with_its_anchors(storage, capsys):
-    """They are its first trials and count among them; a resumed study does not repeat them."""
-    assert fake_study.run(storage, n_jobs=1, n_trials=10, anchors=True) == 0
-    assert names_in(storage) == [*NAMES["compact"], *[None] * 5]
-    assert [trial.state for trial in fake_study.trials(storage)[:5]] == [TrialState.COMPLETE] * 5
-    printed = capsys.readouterr().out
-    assert "compared with" in printed
-    assert "one seed each" in printed
-    assert fake_study.run(storage, n_jobs=1, n_trials=11, anchors=True) == 0
-    assert names_in(storage)[10:] == [None]
-
-
-@pytest.mark.parametrize("options", [{"n_trials": 9}, {"n_trials": 10, "anchors": False}])
-def test_short_studies_have_no_anchors(storage, options):
-    """Nor have those that do not want them."""
-    assert fake_study.run(storage, **{"anchors": True} | options) == 0
-    assert set(names_in(storage)) == {None}
+    assert runs(Space.load("dropout"))["no dropout"].engine.p == 0, "its kinds are all dropout"
 
 
 def test_an_anchor_is_never_pruned():
@@ -264,8 +246,9 @@ def test_which_engines_are_plain_dropout(change, plain):
 def test_anchors_without_a_result_are_not_compared():
     """Without a completed anchor there is no comparison."""
     study = optuna.create_study()
-    study.add_trial(trial(0.5))
     study.add_trial(trial(None, "no dropout", TrialState.FAIL))
+    assert compare([]) is compare(study.trials) is None
+    study.add_trial(trial(0.5))
     study.add_trial(create_trial(state=TrialState.COMPLETE, value=float("inf"), user_attrs={ANCHOR: "no dropout"}))
     assert compare(study.trials) is None
 

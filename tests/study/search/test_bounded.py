@@ -63,30 +63,18 @@ def test_a_pruner_serves_several_studies():
 
 
 class Looking(optuna.samplers.RandomSampler):
-    """Records the numbers of the trials that it sees."""
+    """Records the numbers of the trials that it sees, and the studies that it gets for one trial."""
 
     def sample_relative(self, study, trial, search_space):
         """Record them, and draw at random."""
         self.seen = [seen.number for seen in study.get_trials(deepcopy=False)]
+        self.studies = [study]
         return super().sample_relative(study, trial, search_space)
 
-
-def test_a_sampler_sees_the_best_the_running_and_the_latest_trials():
-    """Up to the limit it sees all of them."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    looking = Looking()
-    study = optuna.create_study(sampler=RecentSampler(looking, limit=10, best=3))
-    study.ask(UNIT)
-    assert looking.seen == [0]
-    values = [5.0, 1.0, float("inf"), 3.0, 9.0, 2.0] + [7.0] * 14
-    study.add_trials([create_trial(params={"x": 0.5}, distributions=UNIT, value=value) for value in values])
-    study.ask(UNIT)
-    assert looking.seen == list(range(22))  # the first trial is still running, so nothing before it can be ranked
-    study.tell(0, 8.0)
-    study.ask(UNIT)
-    assert looking.seen == [2, 4, 6, *range(16, 23)]
-    study.ask(UNIT)
-    assert looking.seen == [2, 4, 6, *range(17, 24)]
+    def sample_independent(self, study, trial, param_name, param_distribution):
+        """Record the study."""
+        self.studies.append(study)
+        return super().sample_independent(study, trial, param_name, param_distribution)
 
 
 @pytest.mark.parametrize("direction", ["minimize", "maximize"])
@@ -114,6 +102,10 @@ def test_what_a_sampler_sees_is_the_rule(direction):
             }
             leaders = sorted(cost, key=lambda one: (cost[one], one))[:best]
             assert looking.seen == [*sorted(leaders), *range(ended, len(trials))]
+            running[-1].suggest_float("y", 0, 1)
+            assert len({id(given) for given in looking.studies}) == 1, "one choice of trials for all parameters"
+            given = looking.studies[0]
+            assert (given.direction, given.study_name) == (study.direction, study.study_name)
         while len(running) > 1 + number % 3:
             trial = running.pop(int(draw.integers(len(running))))
             state = [TrialState.COMPLETE, TrialState.FAIL, TrialState.PRUNED][min(int(draw.integers(5)), 2)]

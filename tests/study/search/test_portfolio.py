@@ -7,10 +7,10 @@ import math
 import fake_study
 import optuna
 import pytest
-from optuna.trial import FixedTrial
+from optuna.trial import FixedTrial, TrialState
 from portfolio_choice import WORST, choose, normalised, regret
 
-from dropopt.config import METHODS, ConfigError, EngineConfig, RunConfig, TrainConfig
+from dropopt.config import METHODS, Baseline, ConfigError, EngineConfig, RunConfig, TrainConfig
 from dropopt.study import Study
 from dropopt.study.define import shipped
 from dropopt.study.define.space import Space
@@ -76,11 +76,42 @@ def test_spaces_get_the_entries_that_they_can_express(name):
             }
 
 
-def test_plain_entries_in_a_space_of_baselines():
-    """Constant rates of the adaptive method alone are torch's Dropout and Dropout2d."""
-    found = [(run.engine.kind, run.engine.p, run.engine.schedule) for run in runs(Space.load("dropout")).values()]
-    assert found[:2] == [("dropout", 0.15, "constant"), ("dropout2d", 0.2, "constant")]
-    assert found[2][1] == 0
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (
+            "  p: {low: 0.0, high: 0.5}\n  schedule: [linear, constant]\n  sites: {choices: [auto, conv, norm]}\n",
+            {1: ("dropout", 0.15, "conv"), 2: ("dropout2d", 0.2, "norm"), 3: ("dropout2d", 0.0, "norm")},
+        ),
+        (
+            "  p: {low: 0.0, high: 0.5}\n  schedule: constant\n",
+            {2: ("dropout2d", 0.2, "norm"), 3: ("dropout2d", 0.0, "norm")},
+        ),
+        ("  p: {low: 0.1, high: 0.5}\n  schedule: linear\n", {}),
+        ("  p: 0.15\n  schedule: constant\n  sites: conv\n", {1: ("dropout", 0.15, "conv")}),
+        ("  p: {low: 0.1, high: 0.15}\n  schedule: constant\n  sites: last:1\n", {2: ("dropout2d", 0.15, "last:1")}),
+    ],
+)
+def test_plain_entries_in_a_space_of_baselines(tmp_path, settings, expected):
+    """Constant rates of the adaptive method alone are torch's Dropout and Dropout2d.
+
+    A setting that the entry does not name is that of the study, also if the space searches it.
+    """
+    constant = {"allocation": "uniform", "alpha": 0.0, **ALONE}
+    entries = (
+        Entry(engine={"pattern": "element", "r0": 0.15, "sites": "conv", **constant}),
+        Entry(engine={"pattern": "channel", "r0": 0.2, **constant}),
+        Entry(engine={"pattern": "channel", "r0": 0.0, **constant}),
+    )
+    space = written(tmp_path, f"engine:\n  kind: [dropout2d, dropout]\n{settings}")
+    base = space.base(RunConfig.parse({"engine": {"kind": "dropout", "sites": "norm"}}))
+    found = {
+        name: space.resolve(chosen, base).engine
+        for name, chosen in entries_of(Portfolio(name="some", entries=entries), space, base, 10).items()
+    }
+    assert found == {
+        f"portfolio {number}": Baseline(kind=kind, p=p, sites=sites) for number, (kind, p, sites) in expected.items()
+    }
 
 
 SEARCHED = "".join(f"  w_{method}: {{low: 0.0, high: 1.0}}\n" for method in METHODS)
@@ -140,37 +171,48 @@ def test_entries_that_the_study_has_already_are_left_out():
     assert parameters(study.get_trials()[1]) == chosen["portfolio 1"]
 
 
-def test_a_study_begins_with_it_after_the_anchors(tmp_path, capsys):
-    """The trials are named; when the study goes on, nothing is enqueued again."""
-    storage = str(tmp_path / "s.db")
+@pytest.fixture(name="storage")
+def _storage(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("OPTUNA_STORAGE", raising=False)
+    return str(tmp_path / "s.db")
+
+
+def names_in(storage):
+    return [trial.user_attrs.get(ANCHOR) or trial.user_attrs.get(PORTFOLIO) for trial in fake_study.trials(storage)]
+
+
+def test_a_study_begins_with_its_anchors_and_its_portfolio(storage, tmp_path, capsys):
+    """They are its first trials, count among them and are named; when the study goes on, nothing is enqueued again."""
     file = tmp_path / "mine.yaml"
     entry = "{engine: {pattern: own, r0: %s, alpha: 0.0, lambda_loss: 0.0}, train: {lr: 0.02}}"
     file.write_text(f"entries:\n  - {entry % 0.3}\n  - {entry % 0.4}\n")
     assert fake_study.run(storage, n_jobs=1, n_trials=10, anchors=True, portfolio=str(file)) == 0
+    anchors = ["no dropout", "element 0.1", "channel 0.2", "spatial 0.2", "engine's default"]
+    names = [*anchors, "portfolio 1", "portfolio 2", *[None] * 3]
+    assert names_in(storage) == names
     found = fake_study.trials(storage)
-    names = [trial.user_attrs.get(ANCHOR) or trial.user_attrs.get(PORTFOLIO) for trial in found]
-    assert names[4:8] == ["engine's default", "portfolio 1", "portfolio 2", None]
+    assert [trial.state for trial in found[:5]] == [TrialState.COMPLETE] * 5
     assert [found[number].params["r0"] for number in (5, 6)] == [0.3, 0.4]
-    assert "begins    with 5 anchors and 2 of the 2 configurations of portfolio mine" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    for words in ("5 anchors and 2 of the 2 configurations of portfolio mine", "compared with", "one seed each"):
+        assert words in printed
     file.unlink()
     assert fake_study.run(storage, n_jobs=1, n_trials=11, anchors=True, portfolio=str(file)) == 0
-    assert [trial.user_attrs[PORTFOLIO] for trial in fake_study.trials(storage) if PORTFOLIO in trial.user_attrs] == [
-        "portfolio 1",
-        "portfolio 2",
-    ]
+    assert names_in(storage) == [*names, None]
 
 
-@pytest.mark.parametrize("options", [{"portfolio": "none"}, {"n_trials": 9}])
-def test_none(tmp_path, options):
-    """It can be turned off, and a study of fewer than 10 trials has none."""
-    storage = str(tmp_path / "s.db")
-    assert fake_study.run(storage, **({"n_trials": 10, "portfolio": "small_images"} | options)) == 0
-    assert not [trial for trial in fake_study.trials(storage) if PORTFOLIO in trial.user_attrs]
+@pytest.mark.parametrize(
+    "options", [{"n_trials": 9, "anchors": True, "portfolio": "small_images"}, {"n_trials": 10, "anchors": False}]
+)
+def test_studies_without_anchors_and_portfolio(storage, options):
+    """Short ones, and those that do not want them."""
+    assert fake_study.run(storage, **options) == 0
+    assert set(names_in(storage)) == {None}
 
 
-def test_a_lost_queue_is_filled_from_the_storage(tmp_path):
+def test_a_lost_queue_is_filled_from_the_storage(storage, tmp_path):
     """If a process died while it enqueued, the next one goes on with the entries that the storage keeps."""
-    storage = str(tmp_path / "s.db")
     file = tmp_path / "mine.yaml"
     file.write_text("entries: [{engine: {pattern: own, r0: 0.3, lambda_loss: 0.0}}]")
     assert fake_study.run(storage, n_jobs=1, n_trials=10, portfolio=str(file)) == 0
@@ -193,7 +235,7 @@ def test_retries_keep_the_name():
     study = optuna.create_study()
     enqueue_portfolio(study, PORTFOLIO_OF_FOUR, space, space.base(RunConfig()), 10, 1)
     trial = study.ask()
-    study.tell(trial, state=optuna.trial.TrialState.FAIL)
+    study.tell(trial, state=TrialState.FAIL)
     enqueue_again(study, study.trials[0])
     assert queue(study) == ["portfolio 1", "portfolio 1"]
 

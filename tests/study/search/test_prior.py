@@ -65,16 +65,6 @@ def source(url: str) -> optuna.Study:
     return optuna.load_study(study_name="source", storage=url)
 
 
-def test_refreshing_twice_leaves_one_figure(storage):
-    """A refresh replaces the figures of the page; it does not add to them."""
-    counts = []
-    for _ in range(2):
-        display.refresh(source(storage))
-        attributes = source(storage)._storage.get_study_system_attrs(source(storage)._study_id)
-        counts.append(sum("dropopt-" in key for key in attributes))
-    assert counts[0] == counts[1] > 0
-
-
 def test_a_figure_by_stage_has_room_for_its_rows():
     """Five methods in three stages give 15 labelled rows, and a long verdict is wrapped."""
     names = tuple(tuple(f"w_{method}_{stage}" for method in METHODS) for stage in STAGES)
@@ -83,18 +73,6 @@ def test_a_figure_by_stage_has_room_for_its_rows():
     picture = figures(Learned(found, {}, ()))["dropopt-effects"]
     assert list(picture.data[0].y) == [name for stage in names for name in stage]
     assert max(len(line) for line in picture.layout.title.text.split("<br>")) <= style.LINE + len("<sub></sub>")
-
-
-def test_a_study_without_a_blend_has_no_figures_of_a_blend(tmp_path):
-    """A refresh writes the rest of the page; a second one changes nothing."""
-    study = optuna.create_study(storage=f"sqlite:///{tmp_path}/plain.db")
-    study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=3)
-    display.refresh(study)
-    first = study._storage.get_study_system_attrs(study._study_id)
-    assert not [key for key in first if "dropopt-blend" in key or "dropopt-effects" in key]
-    assert [key for key in first if "dropopt-study" in key]
-    display.refresh(study)
-    assert study._storage.get_study_system_attrs(study._study_id) == first
 
 
 def test_a_fault_in_the_prior_is_reported(storage):
@@ -147,13 +125,3 @@ def test_progress_is_shown_on_a_terminal(storage, monkeypatch, capsys):
     monkeypatch.setattr(console, "Console", lambda **_: terminal)
     efficacy("source", None, storage)
     assert "analysing the trials" in shown.getvalue()
-
-
-def test_a_prior_needs_the_efficacy_sampler(storage, tmp_path):
-    """A prior for TPE, which does not learn the blend, is an error."""
-    space = tmp_path / "blend.yaml"
-    space.write_text(BLEND)
-    with pytest.raises(
-        ConfigError, match="a prior needs the sampler efficacy, the only one that learns the blend, got tpe"
-    ):
-        fake_study.run(storage, 1, name="new", space=str(space), sampler="tpe", prior="source")

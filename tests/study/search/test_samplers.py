@@ -1,20 +1,126 @@
-"""Samplers by name: the hand-over from a Gaussian process to TPE, and pickles that are not read."""
+"""Samplers and pruners by name: their arguments, the hand-over from a Gaussian process, pickles that are not read."""
 
 import os
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from unittest.mock import Mock
 
 import optuna
 import pytest
 from optuna.distributions import FloatDistribution
-from optuna.samplers import BaseSampler, RandomSampler
+from optuna.pruners import HyperbandPruner, NopPruner
+from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler
 from optuna.trial import TrialState
 
 from dropopt.config import ConfigError
+from dropopt.study.blend.names import NoBlendError
+from dropopt.study.blend.sampler import EfficacySampler
 from dropopt.study.define.space import Space
 from dropopt.study.search import samplers
+from dropopt.study.search.forecast import ForecastPruner
 from dropopt.study.search.handover import HandoverSampler
+from dropopt.study.search.percentile import QuickPercentilePruner
+from dropopt.study.search.pruners import make_pruner
+from dropopt.study.search.quick_tpe import QuickTPESampler
+from dropopt.study.search.recent import RecentSampler
+from dropopt.study.search.samplers import blend_of, make_sampler
+
+
+def test_pruners_by_name() -> None:
+    """The class and all arguments of each pruner, for 30 epochs, of which the first half is never pruned."""
+    median: Any = make_pruner("median", 30)
+    percentile: Any = make_pruner("percentile", 30)
+    assert type(median) is type(percentile) is QuickPercentilePruner
+    for pruner, quantile in ((median, 50.0), (percentile, 25.0)):
+        found = [pruner._percentile, pruner._n_startup_trials, pruner._n_warmup_steps, pruner._interval_steps]
+        assert found == [quantile, 4, 15, 1]
+    forecast: Any = make_pruner("forecast", 30)
+    found = [forecast._n_startup_trials, forecast._chance, forecast._n_warmup_steps]
+    assert (type(forecast), found) == (ForecastPruner, [4, 0.1, 10])
+    for epochs, least in ((30, 5), (1, 1)):
+        band: Any = make_pruner("hyperband", epochs)
+        assert type(band) is HyperbandPruner
+        assert (band._min_resource, band._max_resource, band._reduction_factor) == (least, epochs, 3)
+    assert type(make_pruner("none", 30)) is NopPruner
+    assert make_pruner("median", 20)._n_warmup_steps == 10  # type: ignore[attr-defined]
+    for name in ("median", "percentile", "forecast"):
+        assert make_pruner(name, 30, anchors=5)._n_startup_trials == 9  # type: ignore[attr-defined]
+
+
+def space(*names: str, choices: tuple[str, ...] = (), conditional: bool = False) -> Any:
+    """A search space as samplers read it."""
+    parameters = [SimpleNamespace(name=name, choices=(1, 2) if name in choices else ()) for name in names]
+    return SimpleNamespace(name="mine", parameters=parameters, conditional=conditional)
+
+
+BLEND = ("w_pfid", "lr", "w_adaptive")
+
+
+def state(sampler: Any) -> float:
+    """The next random number of a sampler."""
+    return float(sampler._rng.rng.random())
+
+
+def tpe_in(sampler: Any) -> Any:
+    """The TPE sampler that sees a limited number of trials."""
+    assert type(sampler) is RecentSampler
+    assert (sampler._limit, sampler._best) == (250, 25)
+    assert type(sampler._base_sampler) is QuickTPESampler
+    return sampler._base_sampler
+
+
+def test_samplers_by_name() -> None:
+    """The class, the seed and all arguments of each sampler."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        made: list[Any] = [make_sampler(name, space(*BLEND), 5) for name in ("random", "tpe", "gp", "cmaes")]
+        grouped = tpe_in(make_sampler("tpe", space(*BLEND, conditional=True), 5))
+    random, recent, handover, cmaes = made
+    tpe = tpe_in(recent)
+    gp = handover._first
+    assert [type(one) for one in (random, tpe, gp, cmaes)] == [RandomSampler, QuickTPESampler, GPSampler, CmaEsSampler]
+    assert isinstance(handover._then, RecentSampler)
+    expected = float(RandomSampler(seed=5)._rng.rng.random())
+    assert [state(random), state(tpe), state(gp)] == [expected] * 3
+    assert cmaes._cma_rng.rng.random() == CmaEsSampler(seed=5)._cma_rng.rng.random()
+    assert (cmaes._n_startup_trials, cmaes._warn_independent_sampling) == (1, False)
+    assert (gp._n_startup_trials, gp._warn_independent_sampling) == (10, False)
+    for sampler, group in ((tpe, False), (grouped, True)):
+        found = [getattr(sampler, f"_{name}") for name in ("n_startup_trials", "n_ei_candidates", "multivariate")]
+        assert found == [10, 24, True]
+        assert (sampler._group, sampler._constant_liar) == (group, True)
+
+
+def test_the_blend_decides_the_sampler() -> None:
+    """`auto` is `efficacy` if the space searches a blend of ranges, with the space's order, base and seed."""
+    prior = {"names": [["w_pfid", "w_adaptive"]], "columns": [], "rows": []}
+    for name, given in (("auto", None), ("efficacy", prior)):
+        sampler: Any = make_sampler(name, space(*BLEND, conditional=True), 5, given)
+        assert type(sampler) is EfficacySampler
+        assert sampler.names == (("w_pfid", "w_adaptive"),)
+        assert (sampler._seed, sampler._prior) == (5, given)
+        base = tpe_in(sampler._base)
+        assert (base._group, state(base)) == (True, float(RandomSampler(seed=5)._rng.rng.random()))
+    tpe_in(make_sampler("auto", space("lr", "w_pfid"), 5))
+    assert blend_of(space(*BLEND, choices=("w_pfid",))) == ()
+    assert blend_of(space(*BLEND, "w_spatial", choices=("w_spatial",))) == (("w_pfid", "w_adaptive"),)
+
+
+def test_wrong_samplers() -> None:
+    """What the errors say: no blend for `efficacy`, and a prior for a sampler that does not learn one."""
+    with pytest.raises(NoBlendError) as missing:
+        make_sampler("efficacy", space("lr"), 0)
+    assert str(missing.value) == (
+        "space 'mine' searches no blend (two or more weights, either all by stage or none), which the sampler "
+        "efficacy needs; use --sampler tpe"
+    )
+    for name, shown in (("tpe", "tpe"), ("auto", "tpe"), ("random", "random")):
+        with pytest.raises(ConfigError) as error:
+            make_sampler(name, space("lr"), 0, {})
+        message = f"a prior needs the sampler efficacy, the only one that learns the blend, got {shown}"
+        assert str(error.value) == message
 
 
 class Counting(RandomSampler):
@@ -121,6 +227,7 @@ def test_cmaes_does_not_read_pickles_of_others(tmp_path, monkeypatch):
         "postgresql://h/mine.db",
         "redis://h",
         "sqlite:///shared.db",
+        "sqlite:///shared.db?timeout=3",
         "sqlite:///group.db",
         "shared.db",
         beyond,

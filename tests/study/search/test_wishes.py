@@ -28,9 +28,10 @@ def target(wish, low, high, clip, log):
 @pytest.mark.parametrize("clip", [False, True])
 @pytest.mark.parametrize("wish", WISHES)
 def test_numbers_are_the_nearest_legal_ones(wish, clip):
-    """Of a grid, the nearest point; without one, the number itself."""
+    """Of a grid, the nearest point; without one, the number itself. They are clipped on request only."""
+    options = {"clip": True} if clip else {}
     for low, high, step, log in FLOATS:
-        chooser = Chooser({"a": wish, "b": 5.0}, clip=clip)
+        chooser = Chooser({"a": wish, "b": 5.0}, **options)
         value = chooser.suggest_float("a", low, high, step=step, log=log)
         assert chooser.chosen == {"a": value}
         assert type(value) is float
@@ -39,7 +40,7 @@ def test_numbers_are_the_nearest_legal_ones(wish, clip):
         assert value in grid
         assert abs(value - wanted) == min(abs(point - wanted) for point in grid)
     for low, high, step, log in INTEGERS:
-        chooser = Chooser({"a": wish}, clip=clip)
+        chooser = Chooser({"a": wish}, **options)
         value = chooser.suggest_int("a", low, high, step=step, log=log)
         assert (chooser.chosen, type(value)) == ({"a": value}, int)
         wanted, grid = target(wish, low, high, clip, log), range(low, high + 1, step)
@@ -81,8 +82,11 @@ def test_which_values_are_preferred(tmp_path):
     assert wishes(Space.load(path), base, given, tuned) == ours | {"schedule": "cosine"}
     path.write_text(engine + train + "  optimizer: [adamw, sgd]\n")
     both = ours | tuned | {"optimizer": "sgd"}
-    assert wishes(Space.load(path), base, given, tuned | {"optimizer": "sgd"}) == both
+    for study in (base, adamw):  # the optimizer of the study has no effect if the space searches it
+        assert wishes(Space.load(path), study, given, tuned | {"optimizer": "sgd"}) == both
     by = "  lr: {by: {optimizer: {adamw: {low: 0.1, high: 1}, sgd: {low: 0.1, high: 1}}}}\n  optimizer: [adamw, sgd]\n"
     path.write_text(engine + "train:\n" + by)
     found = wishes(Space.load(path), base, given, {"lr_sgd": 3, "lr": 0.3, "optimizer": "sgd"})
     assert found == ours | {"optimizer": "sgd", "lr_sgd": 0.3}
+    baselines = Space.load("dropout")
+    assert wishes(baselines, base, {"p": 0.2})["kind"] is None, "the study's engine is none of its kinds"

@@ -43,12 +43,6 @@ class TestComplexity:
         assert easy < medium < hard
         assert 0.65 < hard <= 1
 
-    def test_it_falls_with_imbalance(self):
-        """The same noise with one dominant class is less complex: entropy and error are lower."""
-        balanced = self.split(noise=1e4)
-        skewed = Split(balanced.images, torch.where(balanced.labels < 3, 0, 1))
-        assert complexity(skewed, 2) < complexity(balanced, 4)
-
     def test_it_is_deterministic_and_uses_the_training_split_only(self, cache, monkeypatch):
         """Two computations agree, and NaN in the other splits changes nothing."""
         data = load_data(DataConfig(name="digits"))

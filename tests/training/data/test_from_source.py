@@ -168,29 +168,6 @@ class TestNumbers:
         (notice,) = data.notices
         assert notice.endswith("3 of 10 test images are exact copies of train images")
 
-    def test_the_streams_of_two_purposes_differ(self):
-        """Draws for the test and the validation split are independent of each other."""
-        labels = torch.arange(200) % 2
-        first, second = (
-            stratified(labels, 100, least=1, spare=1, seed=0, purpose=purpose) for purpose in ("test", "validation")
-        )
-        assert 30 < int((first & second).sum()) < 70
-
-    def test_shrinking_is_antialiased(self, tmp_path):
-        """Stripes thinner than a new pixel are averaged, not skipped."""
-        x = np.zeros((20, 32, 32), np.uint8)
-        x[:, :, ::4] = 200
-        x[0, 0, 0] = 0
-        data = load_data(DataConfig(name=npz(tmp_path / "a.npz", x=x, y=np.arange(20) % 2), image_size=8))
-        assert data.mean[0] == pytest.approx(50, abs=2)
-
-    @pytest.mark.parametrize("size", [6, 20])
-    def test_image_size_resizes_arrays(self, size):
-        """Digits can be made smaller or larger; their mean stays the same."""
-        data = load_data(DataConfig(name="digits", image_size=size))
-        assert data.image_size == (size, size)
-        assert abs(data.mean[0] - 4.88) < 0.2
-
     def test_load_once_keeps_the_last(self):
         """Loading the same data twice in a process returns the same object."""
         assert load_once(DataConfig(name="digits")) is load_once(DataConfig(name="digits"))

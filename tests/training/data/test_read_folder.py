@@ -201,6 +201,8 @@ class TestFolder:
         assert message("nowhere") == "nowhere: no such folder; name yours, as in --data folder:PATH"
         folder(tmp_path / "one", classes=("cat",))
         assert message("one") == f"one {needed} ['cat']"
+        (tmp_path / "zero").mkdir()
+        assert message("zero") == f"zero {needed} none"
         (tmp_path / "two" / "train" / "empty").mkdir(parents=True)
         folder(tmp_path / "two" / "train")
         assert message("two") == f"two/train/empty: the class is empty; it has no files {', '.join(SUFFIXES)}"

@@ -355,7 +355,7 @@ def test_too_few_samples_to_split():
             drawn_splits("a", count, {"train"}, DataConfig())
     pool = Split(torch.arange(40).view(20, 2), torch.arange(20) % 3)
     data = dataset_as_is("a", {"train": pool, "test": pool.head(4)}, DataConfig(validation_fraction=0.25))
-    assert (len(data.train), len(data.validation), data.classes) == (15, 5, ("0", "1", "2"))
+    assert (data.name, len(data.train), len(data.validation), data.classes) == ("a", 15, 5, ("0", "1", "2"))
     assert torch.equal(data.test.images, pool.images[:4].float())
     with pytest.raises(
         ConfigError, match=r"^a: image_size is for images \(C, H, W\) with class numbers; resize in the"
@@ -474,6 +474,8 @@ def test_a_streamed_data_set_in_full(monkeypatch):
     assert data.fingerprint == {name: f"{len(one)} {one.digest()}" for name, one in splits.items()}
 
     steady = load_data(DataConfig(name="other_tasks:steady", in_memory=False))
+    streams = {split: f"other_tasks:steady: {split}" for split in ("train", "validation", "test")}
+    assert {split: one.reader.name for split, one in steady.splits().items()} == streams
     assert steady.remarks == ("training samples are read anew in each epoch, since data.in_memory is false",)
     raw = torch.cat([image[None] for image in other_tasks.steady()[0].images])
     mean, std = raw.double().mean(), raw.double().std(correction=0)

@@ -3,15 +3,19 @@
 import os
 import sys
 
+import other_tasks
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
+from torchvision.models import resnet18
 
 from dropopt.config import ConfigError, ModelConfig
+from dropopt.randomness import global_stream
 from dropopt.training import build_model
+from dropopt.training.networks import reference
 from dropopt.training.networks.reference import Residual
 from dropopt.training.networks.torchvision_models import _like
 
@@ -122,6 +126,26 @@ class TestReference:
         block = Residual(4).eval()
         assert torch.equal(block(x), x + block.inside(x))
 
+    def test_a_network_of_several_inputs_is_tested_with_an_example(self, monkeypatch):
+        """By position or by name; blank images of several shapes cannot be made."""
+        images, vectors, _ = other_tasks._pairs()
+        for example in ((images[:2], vectors[:2]), {"picture": images[:2], "vector": vectors[:2]}):
+            channels = {"picture": 1, "vector": 5, "place": 1} if isinstance(example, dict) else (1, 5)
+            size = {"picture": (8, 8), "vector": (), "place": ()} if isinstance(example, dict) else ((8, 8), ())
+            config = ModelConfig(name="other_tasks:two_branches")
+            shape = {"channels": channels, "classes": 3, "image_size": size}
+            model = build_model(config, **shape, seed=0, example=example)
+            out = model(**example) if isinstance(example, dict) else model(*example)
+            assert out.shape == (2, 3)
+            monkeypatch.setattr(other_tasks, "TwoBranches", lambda *_, model=model: model)
+            with pytest.raises(ConfigError) as caught:
+                build_model(config, **shape | {"classes": 4}, seed=0, example=example)
+            monkeypatch.undo()
+            assert str(caught.value) == (
+                "model other_tasks:two_branches, given inputs of 1x8x8 and 5, must return logits (N, 4), returned "
+                "(2, 3) for N = 2"
+            )
+
 
 class TestSeed:
     """Initial weights."""
@@ -133,6 +157,12 @@ class TestSeed:
         torch.rand(17)
         assert equal(first, build(name, seed=3))
         assert not equal(first, build(name, seed=4))
+        with global_stream(3, "weights"):
+            own = {
+                "small": lambda: reference.small(3, 7, (32, 32)),
+                "torchvision:resnet18": lambda: resnet18(num_classes=7),
+            }
+            assert equal(first, own[name]())
 
     def test_torchs_random_state_is_unchanged(self):
         """Building draws nothing from torch's global stream."""
