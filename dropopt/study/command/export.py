@@ -44,7 +44,8 @@ def export(
     from dropopt.study.show.formatting import format_accuracy
     from dropopt.study.show.trials import rows, table
     from dropopt.study.store.opening import Opened
-    from dropopt.study.store.queries import choose, find_study, task_of, value_name
+    from dropopt.study.store.queries import choose, find_study, task_of
+    from dropopt.study.store.scale import Scale
     from dropopt.study.store.url import resolve, storage_hint
 
     with closing(Opened(resolve(storage), create=False)) as opened:
@@ -54,12 +55,12 @@ def export(
             if as_json:
                 print(json.dumps(listed, indent=1))
             else:
-                make_console().print(table(found.study_name, listed, task_of(found).score))
+                make_console().print(table(found.study_name, listed, task_of(found).score, Scale.of(found)))
             return
         chosen = choose(found, trial)
         with busy("analysing the trials"):
             configuration, provenance = exported(found, chosen, storage_hint(storage))
-        value, score = value_name(found), task_of(found).score
+        scale, score = Scale.of(found), task_of(found).score
     if configuration.notice and not quiet:
         print(f"note: {configuration.notice}", file=sys.stderr)
     to_stdout = output is not None and str(output) == "-"
@@ -76,7 +77,7 @@ def export(
         facts = {"file": str(path), "study": found.study_name, "trial": chosen.number}
         print(json.dumps(facts | {"value": provenance.get("value"), "val_accuracy": provenance.get("val_accuracy")}))
     elif not quiet:
-        scores = f", smoothed {value} {chosen.value:.4f}, {score} {format_accuracy(chosen)} (validation)"
+        scores = f", smoothed {scale.name} {scale.text(chosen.value)}, {score} {format_accuracy(chosen)} (validation)"
         known = configuration.stored and len(found.directions) == 1 and chosen.value is not None
         print(f"{path}: study {found.study_name}, trial {chosen.number}{scores if known else ''}")
         command = "python" if kind == "python" else "dropopt train"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from dropopt.config import ConfigError
 from dropopt.export import Exported, save
 from dropopt.study.define.definition import Definition
+from dropopt.study.store.scale import Scale
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -37,7 +38,7 @@ class StudyResult:
 
     @property
     def best_value(self) -> float | None:
-        """The value of the best trial; None if no trial is complete."""
+        """The value of the best trial, which the study minimised; None if no trial is complete."""
         return None if self.best is None else self.best.provenance["value"]
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -51,7 +52,11 @@ class StudyResult:
         save(path, self.best.run, self.best.provenance)
 
     def __repr__(self) -> str:
-        value = "none complete" if self.best is None else f"best value {self.best_value:.4f}"
+        if self.best is None or self.best_value is None:
+            value = "none complete"
+        else:
+            scale = Scale.of_task(self.best.run.task)
+            value = f"best {scale.name} {scale.text(self.best_value)}"
         return f"StudyResult({self.name!r}, {len(self.trials)} trials, {value})"
 
 

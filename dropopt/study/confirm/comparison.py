@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from dropopt.config import ConfigError, TaskConfig
@@ -13,6 +13,7 @@ from dropopt.study.confirm.results import Confirmation, Confirmed, Scores, confi
 from dropopt.study.confirm.runs import find_runs
 from dropopt.study.store.keys import CONFIRMS, SECONDS
 from dropopt.study.store.queries import find_study
+from dropopt.study.store.scale import Scale
 
 if TYPE_CHECKING:
     import optuna
@@ -85,8 +86,8 @@ class Comparison:
     contrasts: tuple[Contrast, ...]
     notes: tuple[str, ...]
     verdict: str
-    #: What is minimised, in a word, and the name of the metric.
-    what: str = "loss"
+    #: How values are shown, and the name of the metric.
+    scale: Scale = field(default_factory=Scale)
     score: str = "accuracy"
     #: Whether a higher metric is better.
     higher: bool = True
@@ -197,7 +198,7 @@ def compare_arms(
         ConfigError: No arm has the name ``reference``, or the arms have fewer than two seeds in common.
     """
     task = task or TaskConfig()
-    what = task.word(optimise)
+    scale = Scale.of_task(task, optimise)
     tested = all(arm.test is not None for arm in arms)
     base = _reference(arms, reference)
     scores = {arm.name: arm.test if tested and arm.test is not None else arm.winner.validation for arm in arms}
@@ -229,8 +230,8 @@ def compare_arms(
         reference=base.name,
         contrasts=contrasts,
         notes=tuple(notes),
-        verdict=_verdict(base, contrasts, f"{'test' if tested else 'validation'} {what}", task.score),
-        what=what,
+        verdict=_verdict(base, contrasts, "test" if tested else "validation", scale, task.score),
+        scale=scale,
         score=task.score,
         higher=task.direction == "maximize" and task.metric != "loss",
     )
@@ -254,14 +255,15 @@ def _reference(arms: Sequence[ArmResult], name: str | None) -> ArmResult:
     return min(baselines, key=lambda arm: arm.winner.mean.mean) if baselines else arms[0]
 
 
-def _verdict(base: ArmResult, contrasts: Sequence[Contrast], measure: str, score: str) -> str:
+def _verdict(base: ArmResult, contrasts: Sequence[Contrast], split: str, scale: Scale, score: str) -> str:
     """Say in words which arms are better than the reference."""
+    measure = f"{split} {scale.name}"
     what = "the best baseline" if base.baseline else "the reference"
     better, worse = [one for one in contrasts if one.better], [one for one in contrasts if one.worse]
     rest = [one.arm for one in contrasts if not one.better and not one.worse]
     sentences = []
     if better:
-        gains = "; ".join(_gain(one, measure, score) for one in better)
+        gains = "; ".join(_gain(one, measure, scale, score) for one in better)
         sentences.append(f"better than {what}, {base.name}: {gains}")
     else:
         sentences.append(f"no arm is better than {what}, {base.name}, in {measure}")
@@ -272,10 +274,10 @@ def _verdict(base: ArmResult, contrasts: Sequence[Contrast], measure: str, score
     return ". ".join(text[:1].upper() + text[1:] if index else text for index, text in enumerate(sentences))
 
 
-def _gain(one: Contrast, measure: str, score: str) -> str:
-    gap = one.objective.interval
-    text = f"{one.arm} ({measure} {-gap.mean:.4f} lower, 95% interval {-gap.high:.4f} to {-gap.low:.4f}"
-    also = "" if score == "loss" else f"; {score} {_accuracy(one.accuracy)}"  # a study without another metric
+def _gain(one: Contrast, measure: str, scale: Scale, score: str) -> str:
+    gap, way = one.objective.interval, "higher" if scale.maximise else "lower"
+    text = f"{one.arm} ({measure} {-gap.mean:.4f} {way}, 95% interval {-gap.high:.4f} to {-gap.low:.4f}"
+    also = "" if score == scale.name else f"; {score} {_accuracy(one.accuracy)}"  # unless the metric is told already
     return f"{text}, p = {one.p_adjusted:.2g} after Holm's correction{also})"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from dropopt.study.confirm.intervals import Difference, Interval, mean_of, paired
@@ -26,6 +26,7 @@ from dropopt.study.store.keys import (
     VAL_ECE,
 )
 from dropopt.study.store.queries import judged, optimised, task_of
+from dropopt.study.store.scale import Scale
 
 if TYPE_CHECKING:
     import optuna
@@ -69,6 +70,11 @@ class Confirmed:
     #: Seconds of training, all seeds together.
     seconds: float
 
+    @property
+    def chosen(self) -> bool:
+        """Whether the search chose it, and more than one seed was trained."""
+        return not self.anchor and self.validation.seeds > 1
+
 
 @dataclass(frozen=True)
 class Tested:
@@ -103,8 +109,8 @@ class Confirmation:
     mean_optimism: float | None
     tested: Tested | None
     verdict: str
-    #: What is minimised, in a word, and the name of the metric.
-    what: str = "loss"
+    #: How values are shown, and the name of the metric.
+    scale: Scale = field(default_factory=Scale)
     score: str = "accuracy"
 
     def plain(self) -> dict[str, Any]:
@@ -112,7 +118,7 @@ class Confirmation:
         return {
             "study": self.study,
             "optimise": self.optimise,
-            "minimised": self.what,
+            "minimised": self.scale.stored,
             "metric": self.score,
             "chosen_by": self.chosen_by,
             "seeds": self.seeds,
@@ -150,7 +156,8 @@ def confirmation(study: optuna.Study) -> Confirmation | None:
     winner = full[0] if full else None
     anchor = next((one for one in full if one.anchor and one is not winner), None)
     to_anchor = paired(winner.validation.objective, anchor.validation.objective) if winner and anchor else None
-    chosen = [one for one in found if not one.anchor and one.validation.seeds > 1]
+    chosen = [one for one in found if one.chosen]
+    scale = Scale.of_task(task_of(study), by)
     return Confirmation(
         study=study.study_name,
         optimise=by,
@@ -163,8 +170,8 @@ def confirmation(study: optuna.Study) -> Confirmation | None:
         optimism=_optimism(winner) if winner else None,
         mean_optimism=sum(map(_optimism, chosen)) / len(chosen) if chosen else None,
         tested=_tested(study, by),
-        verdict=_verdict(winner, anchor, to_anchor, task_of(study).word(by)),
-        what=task_of(study).word(by),
+        verdict=_verdict(winner, anchor, to_anchor, scale),
+        scale=scale,
         score=task_of(study).score,
     )
 
@@ -231,11 +238,12 @@ def _optimism(one: Confirmed) -> float:
     return (one.mean.mean - one.searched) / abs(one.mean.mean) if one.mean.mean else 0.0
 
 
-def _verdict(winner: Confirmed | None, anchor: Confirmed | None, difference: Difference | None, what: str) -> str:
+def _verdict(winner: Confirmed | None, anchor: Confirmed | None, difference: Difference | None, scale: Scale) -> str:
     """Say which configuration wins, and whether it is better than the best anchor, in one or two sentences."""
     if winner is None:
         return "no configuration has been trained on all seeds yet"
-    text = f"{winner.name} has the lowest {what}: {_text(winner.mean)} over {winner.mean.n} seeds"
+    way = "highest" if scale.maximise else "lowest"
+    text = f"{winner.name} has the {way} {scale.name}: {_text(winner.mean, scale)} over {winner.mean.n} seeds"
     if winner.anchor:
         if winner.name == "no dropout":
             return f"dropout does not help here: {text}"
@@ -244,16 +252,19 @@ def _verdict(winner: Confirmed | None, anchor: Confirmed | None, difference: Dif
         return text
     gap = difference.interval
     if gap.high < 0:
-        below = f"{-gap.mean:.4f} (95% interval {-gap.high:.4f} to {-gap.low:.4f}) below the best anchor"
-        return f"{text}; it is {below}, {anchor.name}"
+        where = "above" if scale.maximise else "below"
+        amount = f"{-gap.mean:.4f} (95% interval {-gap.high:.4f} to {-gap.low:.4f})"
+        return f"{text}; it is {amount} {where} the best anchor, {anchor.name}"
+    low, high = scale.changes(gap.low, gap.high)
     return (
         f"{text}; it is not clearly better than the best anchor, {anchor.name} "
-        f"(difference {gap.mean:+.4f}, 95% interval {gap.low:+.4f} to {gap.high:+.4f})"
+        f"(difference {scale.change(gap.mean):+.4f}, 95% interval {low:+.4f} to {high:+.4f})"
     )
 
 
-def _text(interval: Interval) -> str:
-    return f"{interval.mean:.4f} (95% interval {interval.low:.4f} to {interval.high:.4f})"
+def _text(interval: Interval, scale: Scale) -> str:
+    low, high = scale.interval(interval.low, interval.high)
+    return f"{scale.text(interval.mean)} (95% interval {low:.4f} to {high:.4f})"
 
 
 def plain_scores(scores: Scores) -> dict[str, Any]:

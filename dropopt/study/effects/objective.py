@@ -19,13 +19,15 @@ class Objective:
     Attributes:
         name: Its name, such as ``loss``, ``error`` or ``1 - dice``.
         maximise: Whether a higher value is better.
-        metric: The metric of which the study minimises ``1 - metric``; empty if it optimises ``name`` itself.
+        metric: The metric of which the study minimises ``1 - metric``, the gap between the metric and 1; empty if it
+            optimises ``name`` itself.
 
     Example:
         >>> Objective("loss").change("12%", better=False, ratio=True)
         'the loss is 12% higher'
-        >>> Objective("1 - psnr", metric="psnr").change("0.3", better=False, ratio=False)
-        'psnr is 0.3 lower'
+        >>> dice = Objective("1 - dice", metric="dice")
+        >>> dice.change("0.3", better=False, ratio=False), dice.change("12%", better=False, ratio=True)
+        ('dice is 0.3 lower', 'the gap between dice and 1 is 12% larger')
     """
 
     name: str = "objective value"
@@ -35,6 +37,8 @@ class Objective:
     @property
     def called(self) -> str:
         """The name in a sentence: ``the loss``."""
+        if self.metric:
+            return f"the gap between {self.metric} and 1"
         return f"the {self.name}" if self.name in _WORDS else self.name
 
     def in_units(self) -> Objective:
@@ -46,12 +50,18 @@ class Objective:
         if ratio and self.maximise:  # all values are below 0
             return f"{self.called} is {amount} {'nearer to' if better else 'further below'} 0"
         about = self if ratio else self.in_units()
-        return f"{about.called} is {amount} {'higher' if about.maximise == better else 'lower'}"
+        return f"{about.called} is {amount} {about.way(more=about.maximise == better)}"
+
+    def way(self, *, more: bool) -> str:
+        """The word for a higher or a lower value."""
+        if self.metric:
+            return "larger" if more else "smaller"
+        return "higher" if more else "lower"
 
     def cost(self, *, ratio: bool) -> str:
         """What a cost is: ``how much higher the loss is than with the best value, as a share of the loss``."""
         about = self if ratio else self.in_units()
-        way = "lower" if about.maximise else "higher"
+        way = about.way(more=not about.maximise)
         unit = f"as a share of {about.called}" if ratio else "in its units"
         return f"how much {way} {about.called} is than with the best value, {unit}"
 

@@ -86,7 +86,7 @@ def _content(shot: Snapshot, storage: str) -> dict[str, Any]:
         "failures": failures(shot.trials),
         "trials": _trials(shot),
         "metric": shot.metric,
-        "what": shot.what,
+        "what": shot.scale.name,
         "costs": "" if shot.effects is None else costs(shot.effects),
         "score": shot.score,
         "environment": environment,
@@ -111,7 +111,7 @@ def _tiles(shot: Snapshot) -> list[tuple[str, str]]:
     """A few numbers to begin with: each with what it is."""
     tiles = []
     if shot.leader is not None:
-        tiles.append((f"{shot.leader.value:.4f}", f"{shot.metric}, best trial"))
+        tiles.append((shot.scale.text(shot.leader.value), f"{shot.metric}, best trial"))
         if (accuracy := format_accuracy(shot.leader)) != "-":
             tiles.append((accuracy, f"validation {shot.score}, best trial"))
     tiles.append((str(shot.counts.counted), "trials"))
@@ -130,9 +130,9 @@ def _anchors(shot: Snapshot) -> list[tuple[str, str, str, str, str]]:
         (
             row.name,
             str(row.trial),
-            f"{row.loss:.4f}",
+            shot.scale.text(row.loss),
             "-" if row.accuracy is None else f"{row.accuracy:.4f}",
-            format_difference(row, best=row.trial == shot.comparison.leader),
+            format_difference(row, shot.scale, best=row.trial == shot.comparison.leader),
         )
         for row in shot.comparison.rows
     ]
@@ -143,7 +143,7 @@ def _trials(shot: Snapshot) -> list[tuple[str, ...]]:
     rows = []
     for trial in shot.ranked[:ROWS]:
         extra = (format_value(trial.user_attrs.get(key, "-")) for key in (BEST_EPOCH, SECONDS))
-        scores = (f"{trial.value:.4f}", format_accuracy(trial))
+        scores = (shot.scale.text(trial.value), format_accuracy(trial))
         rows.append((str(trial.number), *scores, *extra, format_parameters(trial)))
     return rows
 

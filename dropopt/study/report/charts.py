@@ -63,7 +63,7 @@ def _curves(shot: Snapshot) -> Chart | None:
         (line,) = axes.plot(curve.epochs, curve.values, label=label, color=KINDS[curve.kind], alpha=alpha)
         line.set(linewidth=width, linestyle=dash)
     axes.set_xlabel("epoch")
-    axes.set_ylabel(f"{shot.metric}, {shot.way}")
+    axes.set_ylabel(f"{shot.metric}, {shot.scale.way}")
     if series.is_logarithmic(found):
         _logarithmic(axes)
     _whole_epochs(axes)

@@ -20,6 +20,7 @@ from dropopt.study.define.space import Space
 from dropopt.study.search.wishes import Chooser, wishes
 from dropopt.study.store.keys import ACCURACY, ANCHOR
 from dropopt.study.store.queries import best
+from dropopt.study.store.scale import Scale
 
 if TYPE_CHECKING:
     import optuna
@@ -138,7 +139,7 @@ def _is_baseline(kind: str, rate: float, engine: Baseline) -> bool:
 
 @dataclass(frozen=True)
 class Row:
-    """One anchor in the comparison."""
+    """One anchor in the comparison. Values are those of the storage: lower is better."""
 
     name: str
     trial: int
@@ -149,6 +150,8 @@ class Row:
     difference: float
     #: Whether the difference is a fraction of the anchor's loss. It is in units of the loss if any loss is 0 or less.
     relative: bool = True
+    #: The difference in units of the loss.
+    gap: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -162,8 +165,8 @@ class Comparison:
     leader: int = -1
 
 
-def compare(trials: Iterable[FrozenTrial], what: str = "loss") -> Comparison | None:
-    """Compare the best trial with the completed anchors; None if there are none. ``what`` is minimised, in a word."""
+def compare(trials: Iterable[FrozenTrial], scale: Scale) -> Comparison | None:
+    """Compare the best trial with the completed anchors; None if there are none. ``scale`` says how it is told."""
     trials = list(trials)
     leader = best(trials)
     anchors = [trial for trial in trials if ANCHOR in trial.user_attrs and best([trial]) is not None]
@@ -172,34 +175,36 @@ def compare(trials: Iterable[FrozenTrial], what: str = "loss") -> Comparison | N
     relative = leader.value > 0
     rows = [_row(trial, leader.value, relative=relative) for trial in anchors]
     rows.sort(key=lambda row: (row.loss, row.trial))
-    return Comparison(tuple(rows), _verdict(leader, leader.value, rows, what), leader.number)
+    return Comparison(tuple(rows), _verdict(leader, leader.value, rows, scale), leader.number)
 
 
 def _row(trial: FrozenTrial, lowest: float, *, relative: bool) -> Row:
     loss = trial.value or 0.0
-    difference = (lowest - loss) / loss if relative else lowest - loss
-    return Row(trial.user_attrs[ANCHOR], trial.number, loss, trial.user_attrs.get(ACCURACY), difference, relative)
+    gap = lowest - loss
+    difference = gap / loss if relative else gap
+    name, accuracy = trial.user_attrs[ANCHOR], trial.user_attrs.get(ACCURACY)
+    return Row(name, trial.number, loss, accuracy, difference, relative, gap)
 
 
-def _verdict(leader: FrozenTrial, lowest: float, rows: Sequence[Row], what: str) -> str:
+def _verdict(leader: FrozenTrial, lowest: float, rows: Sequence[Row], scale: Scale) -> str:
     """Say whether dropout helps, and whether the best trial is better than the anchors."""
+    what, value = scale.name, scale.text(lowest)
     # The size of the noise was measured for the loss only.
     size = f"; single seeds often differ by {SEED_NOISE:.0%}, and by far more near 0" if what == "loss" else ""
     noise = f"smoothed validation {what}, one seed each{size}"
     of = f"an {what} of" if what == "error" else "a loss of" if what == "loss" else what  # a metric is a name
     nothing = next((row for row in rows if row.name == NO_DROPOUT), None)
     if nothing is not None and nothing.trial == leader.number:
-        return f"the best trial has no dropout, with {of} {lowest:.4f} ({noise})"
+        return f"the best trial has no dropout, with {of} {value} ({noise})"
     if nothing is not None and _may_be_chance(nothing):
-        return (
-            f"the best trial is not clearly better than no dropout: its {what} is {lowest:.4f}, and {nothing.loss:.4f} "
-            f"without dropout ({noise})"
-        )
+        values = f"its {what} is {value}, and {scale.text(nothing.loss)} without dropout"
+        return f"the best trial is not clearly better than no dropout: {values} ({noise})"
     first = rows[0]
     if first.trial == leader.number:
-        return f"no trial is better than the anchor {first.name}, with {of} {lowest:.4f} ({noise})"
-    below = f"{-first.difference:.1%}" if first.relative else f"{-first.difference:.4f}"
-    gain = f"the best trial's {what} is {below} below that of the best anchor, {first.name}"
+        return f"no trial is better than the anchor {first.name}, with {of} {value} ({noise})"
+    amount = f"{-first.difference:.1%}" if first.relative and not scale.complement else f"{-first.gap:.4f}"
+    where = "above" if scale.maximise else "below"
+    gain = f"the best trial's {what} is {amount} {where} that of the best anchor, {first.name}"
     within = ", which may be chance" if _may_be_chance(first) else ""
     return f"{gain}{within} ({noise})"
 

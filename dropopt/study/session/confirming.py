@@ -69,6 +69,7 @@ from dropopt.study.store.lease import GRACE, WorkerIdentity
 from dropopt.study.store.opening import Opened
 from dropopt.study.store.patient import PATIENCE, Patience
 from dropopt.study.store.queries import find_study, has_result, optimised, task_of
+from dropopt.study.store.scale import Scale
 from dropopt.study.store.url import resolve
 
 if TYPE_CHECKING:
@@ -181,7 +182,7 @@ class _Session:
         self._announce(len(missing))
         if not missing:
             return
-        with RunsProgress(self.console, self._names()) as progress:
+        with RunsProgress(self.console, self._names(), Scale.of(self.search)) as progress:
             ledger = RunLedger(
                 runs, self._configurations(), self.identity, self._race(), on_out=self._on_out(runs, progress)
             )
@@ -273,7 +274,7 @@ class _Session:
             planned.record(tests)
             enqueue(tests, planned.left, again=planned.begins and planned.again)
 
-        with RunsProgress(self.console, self._names(), "test") as progress:
+        with RunsProgress(self.console, self._names(), Scale.of(self.search), "test") as progress:
             ledger = RunLedger(
                 tests,
                 configurations,

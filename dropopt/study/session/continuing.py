@@ -18,8 +18,9 @@ from dropopt.study.store.keys import MESSAGE, REASON
 from dropopt.study.store.lease import WorkerIdentity
 from dropopt.study.store.opening import Opened
 from dropopt.study.store.patient import Patience
-from dropopt.study.store.queries import find_study, task_of, value_name
+from dropopt.study.store.queries import find_study, task_of
 from dropopt.study.store.retries import root
+from dropopt.study.store.scale import Scale
 
 if TYPE_CHECKING:
     import optuna
@@ -73,8 +74,9 @@ class Continuing(Session):
         trial = last_attempt(study, self.continues)
         line = f"trial {trial.number} continues trial {self.continues}: "
         if trial.state == TrialState.COMPLETE:
-            scores = f"{value_name(study)} {trial.value:.4f}, {task_of(study).score} {format_accuracy(trial)}"
-            say(self._console, line + scores)
+            scale = Scale.of(study)
+            scores = f"{task_of(study).score} {format_accuracy(trial)}"
+            say(self._console, f"{line}smoothed {scale.name} {scale.text(trial.value)}, {scores}")
             return 0
         reasons = (trial.user_attrs.get(REASON, trial.state.name.lower()), trial.user_attrs.get(MESSAGE, ""))
         say(self._console, line + ": ".join(filter(None, reasons)), "yellow")

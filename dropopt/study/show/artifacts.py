@@ -19,12 +19,16 @@ from dropopt.study.show.snapshot import Snapshot
 from dropopt.study.store.experiment import name_of_files
 from dropopt.study.store.history import history_of
 from dropopt.study.store.keys import CONFIG
+from dropopt.study.store.queries import metric_key, task_of
+from dropopt.study.store.scale import Scale
 from dropopt.study.store.url import file_of
 from dropopt.study.store.weights import path_of, remove_others
 
 if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
+
+    from dropopt.config import TaskConfig
 
 #: Trials whose files are kept.
 TRIALS = 3
@@ -82,24 +86,24 @@ def save_artifacts(study: optuna.Study, folder: Path, storage_hint: str) -> None
     remove_others(folder, files, shot.finished)
 
 
-def curves_csv(trial: FrozenTrial) -> str:
-    """The epochs of a trial as CSV: losses, accuracy and the drop rate of each place, as far as they were stored."""
-    history = history_of(trial)
+def curves_csv(trial: FrozenTrial, task: TaskConfig) -> str:
+    """The epochs of a trial as CSV: losses, metric and the drop rate of each place, as far as they were stored."""
+    history, scale = history_of(trial), Scale.of_task(task)
+    smoothed = {epoch: scale.read(value) for epoch, value in sorted(trial.intermediate_values.items())}
+    first = ["epoch", f"smoothed_{scale.name}"]
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     if history is None:
-        writer.writerow(["epoch", "smoothed_loss"])
-        writer.writerows(sorted(trial.intermediate_values.items()))
+        writer.writerow(first)
+        writer.writerows(smoothed.items())
         return file.getvalue()
     places = list(history.rates)
-    writer.writerow(
-        ["epoch", "smoothed_loss", "val_loss", "val_accuracy", "train_loss", *(f"rate:{p}" for p in places)]
-    )
+    writer.writerow([*first, "val_loss", metric_key(task.score), "train_loss", *(f"rate:{p}" for p in places)])
     row_of = {epoch: index for index, epoch in enumerate(history.rate_epochs)}
     losses = zip(history.epochs, history.val_loss, history.val_accuracy, history.train_loss, strict=True)
     for epoch, *scores in losses:
         found = [history.rates[place][row_of[epoch]] if epoch in row_of else "" for place in places]
-        writer.writerow([epoch, trial.intermediate_values.get(epoch, ""), *scores, *found])
+        writer.writerow([epoch, smoothed.get(epoch, ""), *scores, *found])
     return file.getvalue()
 
 
@@ -119,7 +123,7 @@ def _write(study: optuna.Study, trial: FrozenTrial, path: Path, storage_hint: st
     from dropopt.study.after.export import exported
 
     if path.suffix == ".csv":
-        path.write_text(curves_csv(trial), encoding="utf-8")
+        path.write_text(curves_csv(trial, task_of(study)), encoding="utf-8")
     else:
         configuration, provenance = exported(study, trial, storage_hint)
         save(path, configuration.run, provenance)

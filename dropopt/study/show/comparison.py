@@ -133,28 +133,28 @@ def _arms(found: Comparison) -> Table:
 
 
 def _costs(found: Comparison) -> Table:
-    heading = f"validation {found.what}"
+    scale, heading = found.scale, f"validation {found.scale.name}"
     table = Table("arm", heading, "search", "confirm", title="validation and cost")
     short = _short(found)
     for arm in found.arms:
         mean = arm.winner.mean
-        value = format_interval(mean.mean, mean.low, mean.high)
+        value = format_interval(scale.read(mean.mean), *scale.interval(mean.low, mean.high))
         table.add_row(short[arm.name], value, *map(_cost, (arm.search, arm.confirm)))
     return table
 
 
 def _contrasts(found: Comparison) -> Table:
-    split, name = "test" if found.tested else "validation", found.what
+    split, scale = "test" if found.tested else "validation", found.scale
     short = _short(found)
     reference = short.get(found.reference, found.reference)
     title = f"differences to {reference}, paired by seed (95% intervals; p after Holm's correction)"
-    table = Table("arm", f"{split} {name}", "p", *([found.score] * (found.score != "loss")), title=title)
+    table = Table("arm", f"{split} {scale.name}", "p", *([found.score] * (found.score != scale.name)), title=title)
     for one in found.contrasts:
-        first, *others = [
-            "-" if part is None else _signed(part.interval.mean, part.interval.low, part.interval.high)
-            for part in (one.objective, one.accuracy)
-        ]
-        table.add_row(short[one.arm], first, f"{one.p_adjusted:.2g}", *others[: len(table.columns) - 3])
+        gap, other = one.objective.interval, one.accuracy
+        cells = [_signed(scale.change(gap.mean), *scale.changes(gap.low, gap.high)), f"{one.p_adjusted:.2g}"]
+        if found.score != scale.name:
+            cells.append("-" if other is None else _signed(*other.interval.ends))
+        table.add_row(short[one.arm], *cells)
     return table
 
 

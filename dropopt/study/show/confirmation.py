@@ -8,14 +8,15 @@ from dropopt.study.confirm.intervals import mean_of
 from dropopt.study.confirm.results import Confirmation, Confirmed, Tested
 from dropopt.study.show.console import say
 from dropopt.study.show.table import Table
+from dropopt.study.store.scale import Scale
 
 
 def show_confirmation(console: Console, found: Confirmation) -> None:
     """Print the configurations, the verdict, how optimistic the search was, and what was read of the test split."""
     title = f"study {found.study}: {found.seeds} fresh seeds (validation, 95% intervals)"
-    table = Table("configuration", found.what, "search", found.score, "seeds", "result", title=title)
+    table = Table("configuration", found.scale.name, "search", found.score, "seeds", "result", title=title)
     for one in found.configurations:
-        table.add_row(*_cells(one, winner=one is found.winner))
+        table.add_row(*_cells(one, found.scale, winner=one is found.winner))
     console.print(table)
     say(console, found.verdict, "bold")
     if found.winner is not None and found.optimism is not None:
@@ -24,14 +25,14 @@ def show_confirmation(console: Console, found: Confirmation) -> None:
         say(console, _tested(found, found.tested))
 
 
-def _cells(one: Confirmed, *, winner: bool) -> tuple[str, ...]:
+def _cells(one: Confirmed, scale: Scale, *, winner: bool) -> tuple[str, ...]:
     scores = one.validation
     accuracy = f"{mean_of(list(scores.accuracy.values())).mean:.4f}" if scores.accuracy else "-"
     mark = "winner" if winner else f"out: {one.out}" if one.out else ""
     return (
         one.name,
-        format_interval(one.mean.mean, one.mean.low, one.mean.high),
-        f"{one.searched:.4f}",
+        format_interval(scale.read(one.mean.mean), *scale.interval(one.mean.low, one.mean.high)),
+        scale.text(one.searched),
         accuracy,
         str(scores.seeds),
         mark,
@@ -45,15 +46,24 @@ def format_interval(mean: float, low: float, high: float) -> str:
 
 
 def _optimism(found: Confirmation) -> str:
-    winner, name = found.winner, found.what
+    winner, scale = found.winner, found.scale
     if winner is None or found.optimism is None:
         return ""
-    how = f"{abs(found.optimism):.0%} too {'low' if found.optimism > 0 else 'high'}"
-    text = f"the search had given it the {name} {winner.searched:.4f}, which is {how}"
-    if found.mean_optimism is not None:
-        mean = f"{abs(found.mean_optimism):.0%} too {'low' if found.mean_optimism > 0 else 'high'}"
-        text += f"; on average over the configurations that it chose, its values are {mean}"
+    own, mean = found.optimism, found.mean_optimism
+    if scale.complement:  # a share of 1 - metric means little to a reader
+        own = winner.mean.mean - winner.searched
+        gaps = [one.mean.mean - one.searched for one in found.configurations if one.chosen]
+        mean = sum(gaps) / len(gaps) if gaps else None
+    text = f"the search had given it the {scale.name} {scale.text(winner.searched)}, which is {_too(own, scale)}"
+    if mean is not None:
+        text += f"; on average over the configurations that it chose, its values are {_too(mean, scale)}"
     return text
+
+
+def _too(optimism: float, scale: Scale) -> str:
+    """How far a value of the search was from the confirmed one: ``4% too low``."""
+    amount = f"{abs(optimism):.4f}" if scale.complement else f"{abs(optimism):.0%}"
+    return f"{amount} too {'high' if (optimism > 0) == scale.maximise else 'low'}"
 
 
 def _tested(found: Confirmation, tested: Tested) -> str:

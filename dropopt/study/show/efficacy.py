@@ -53,7 +53,7 @@ def efficacy_report(study: Study, names: Names | None = None, prior: Mapping[str
     effects = study_effects(study)
     parts = effects_parts(effects)
     with suppress(NoBlendError):
-        parts += [Text(""), *_blend(learned(study, names, prior), effects.objective.called)]
+        parts += [Text(""), *_blend(learned(study, names, prior), effects.objective.in_units().called)]
     return Group(*parts)
 
 

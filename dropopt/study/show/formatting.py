@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
     from dropopt.study.search.anchors import Row
+    from dropopt.study.store.scale import Scale
 
 
 def format_parameters(trial: FrozenTrial) -> str:
@@ -47,8 +48,13 @@ def format_percent(share: float) -> str:
     return f"{100 * share:.3g}%"
 
 
-def format_difference(row: Row, *, best: bool) -> str:
-    """How far the best trial's value is above an anchor's, as a share of it; or that they are the same trial."""
+def format_difference(row: Row, scale: Scale, *, best: bool) -> str:
+    """How far the best trial's value is above an anchor's, as a share of it; or that they are the same trial.
+
+    A difference of metrics is in their units.
+    """
     if best:
         return "is the best trial"
+    if scale.complement:
+        return f"{scale.change(row.gap):+.4f}"
     return f"{row.difference:+.1%}" if row.relative else f"{row.difference:+.4f}"

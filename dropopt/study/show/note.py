@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dropopt.study.blend.effects import Effect
     from dropopt.study.blend.learned import Learned
     from dropopt.study.search.anchors import Comparison
+    from dropopt.study.store.scale import Scale
 
 #: The line above dropopt's part of a note. What a person writes above it is kept.
 MARK = "*dropopt updates the note from here on; write your own text above this line.*"
@@ -33,7 +34,7 @@ def note(shot: Snapshot, storage: str) -> str:
         parts += [f"{line.splitlines()[0]}    # {what}" for what, line in commands]
         parts += ["~~~~"]
     if shot.leader is not None and shot.comparison is not None:
-        parts += ["", anchor_note(shot.comparison, shot.what, shot.score)]
+        parts += ["", anchor_note(shot.comparison, shot.scale, shot.score)]
     if shot.effects is not None:
         parts += ["", "## Which dropout, how much, where, when, and whether at all", ""]
         parts += [
@@ -85,16 +86,16 @@ def blend_note(found: Learned) -> str:
     return "\n".join(lines)
 
 
-def anchor_note(comparison: Comparison, what: str = "loss", score: str = "accuracy") -> str:
-    """Markdown with the verdict on the anchors and their values; ``what`` and ``score`` name them."""
+def anchor_note(comparison: Comparison, scale: Scale, score: str = "accuracy") -> str:
+    """Markdown with the verdict on the anchors and their values; ``score`` is the name of the metric."""
     rows = []
     for row in comparison.rows:
         accuracy = "-" if row.accuracy is None else f"{row.accuracy:.4f}"
-        difference = format_difference(row, best=row.trial == comparison.leader)
-        rows.append(f"| {plain(row.name)} | {row.trial} | {row.loss:.4f} | {accuracy} | {difference} |")
+        difference = format_difference(row, scale, best=row.trial == comparison.leader)
+        rows.append(f"| {plain(row.name)} | {row.trial} | {scale.text(row.loss)} | {accuracy} | {difference} |")
     text = ["## Does dropout help", "", f"**{comparison.verdict}**", ""]
     text += [
-        f"| anchor | trial | {what} (smoothed) | {score} | best trial's {what} |",
+        f"| anchor | trial | {scale.name} (smoothed) | {score} | best trial's {scale.name} |",
         "| --- | ---: | ---: | ---: | ---: |",
     ]
     return "\n".join([*text, *rows, ""])

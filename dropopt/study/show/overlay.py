@@ -20,7 +20,7 @@ from dropopt.study.show.note import merged
 from dropopt.study.show.page import Page, build
 from dropopt.study.show.snapshot import Snapshot
 from dropopt.study.store import keys
-from dropopt.study.store.queries import searches
+from dropopt.study.store.queries import metric_key, searches, task_of
 
 if TYPE_CHECKING:
     import optuna
@@ -55,6 +55,7 @@ class _Made:
     page: Page
     state: tuple[int, ...]
     again: float
+    metric: str = keys.ACCURACY  # how the metric of a trial is called
     attributes: list[dict[str, str]] = field(default_factory=list)
 
 
@@ -120,10 +121,13 @@ class Overlay:
         reply["plotly_graph_objects"] = fresh + sorted(others, key=lambda one: str(one["id"]))
         own = [one for one in reply["user_attrs"] if one["key"] not in STUDY_HIDDEN]
         reply["user_attrs"] = made.attributes + own
-        reply["union_user_attrs"] = [one for one in reply["union_user_attrs"] if one["key"] not in HIDDEN]
+        names = {keys.ACCURACY: made.metric}
+        shown = [one for one in reply["union_user_attrs"] if one["key"] not in HIDDEN]
+        reply["union_user_attrs"] = [one | {"key": names.get(one["key"], one["key"])} for one in shown]
         for trial in [*reply["trials"], *reply["best_trials"]]:
-            shown = [_readable(one) for one in trial["user_attrs"] if one["key"] not in HIDDEN]
-            trial["user_attrs"] = sorted(shown, key=lambda one: FIRST.index(one["key"]) if one["key"] in FIRST else 99)
+            kept = [one for one in trial["user_attrs"] if one["key"] not in HIDDEN]
+            kept.sort(key=lambda one: FIRST.index(one["key"]) if one["key"] in FIRST else 99)
+            trial["user_attrs"] = [_readable(one) | {"key": names.get(one["key"], one["key"])} for one in kept]
 
     def _made(self, study_id: int) -> _Made:
         """The page of a study: a stored one, unless trials have ended since and it may be made again."""
@@ -137,7 +141,8 @@ class Overlay:
             if made is None or (made.state != state and began >= made.again):
                 page, attributes = build(study, self.hint), _study_attributes(study, self.hint)
                 ended = time.monotonic()
-                made = self._pages[study_id] = _Made(page, state, ended + REST * (ended - began), attributes)
+                again, metric = ended + REST * (ended - began), metric_key(task_of(study).score)
+                made = self._pages[study_id] = _Made(page, state, again, metric, attributes)
             return made
 
 

@@ -15,8 +15,9 @@ from dropopt.study.show.console import say
 from dropopt.study.show.display import Display
 from dropopt.study.show.formatting import format_accuracy, format_parameters, format_seconds
 from dropopt.study.show.live import LivePage
-from dropopt.study.store.queries import Counts, leader, task_of, value_name
+from dropopt.study.store.queries import Counts, leader, task_of
 from dropopt.study.store.roll import Roll
+from dropopt.study.store.scale import Scale
 
 if TYPE_CHECKING:
     import optuna
@@ -34,7 +35,7 @@ class Progress(Display):
         self._console = console
         self._n_trials = n_trials
         self._study: optuna.Study | None = None
-        self._what = "smoothed loss"  # what the study minimises
+        self._scale = Scale()
         self._score = "accuracy"  # the name of its metric
         self._roll = Roll()
         self._counts = Counts()
@@ -52,7 +53,7 @@ class Progress(Display):
     def opened(self, study: optuna.Study, page: LivePage | None = None) -> None:
         """Follow ``study`` and update its ``page``. The trials that it already has are not announced."""
         self._study, self._page = study, page
-        self._what = f"smoothed {value_name(study)}"
+        self._scale = Scale.of(study)
         self._score = task_of(study).score
         self._started = time.monotonic()
         self._read()
@@ -77,7 +78,7 @@ class Progress(Display):
             say(self._console, f"trial {trial} failed: {failure}", "yellow")
         best = self._best
         if not self.is_live and best is not None and (before is None or best.number != before.number):
-            scores = f"{self._what} {best.value:.4f}, {self._score} {format_accuracy(best)}"
+            scores = f"{self._value(best.value)}, {self._score} {format_accuracy(best)}"
             done = f"{self._counts.counted} of {self._n_trials} trials"
             say(self._console, f"trial {best.number} is the best so far: {scores} ({done})")
 
@@ -117,17 +118,18 @@ class Progress(Display):
         if self._study is None:
             lines.append(Text("starting: loading torch and the data", style="dim"))
         if self._best is not None:
-            value, accuracy = f"{self._best.value:.4f}", format_accuracy(self._best)
-            head = f"best: trial {self._best.number}, {self._what} {value}, {self._score} {accuracy}"
+            scores = f"{self._value(self._best.value)}, {self._score} {format_accuracy(self._best)}"
+            head = f"best: trial {self._best.number}, {scores}"
             lines += [Text(head, style="bold"), Text("  " + format_parameters(self._best), style="dim")]
         for slot, (trial, report) in sorted(self._slots.items()):
-            lines.append(Text(f"  slot {slot + 1}  trial {trial:<5}{_epoch(report, self._what, self._score)}"))
+            lines.append(Text(f"  slot {slot + 1}  trial {trial:<5}{self._epoch(report)}"))
         self.draw(Group(*lines))
 
+    def _value(self, value: float | None) -> str:
+        return f"smoothed {self._scale.name} {self._scale.text(value)}"
 
-def _epoch(report: Report | None, what: str, score: str) -> str:
-    if report is None:
-        return "starting"
-    return (
-        f"epoch {report.epoch:>3} of {report.epochs}  {what} {report.objective:.4f}  {score} {report.val_accuracy:.4f}"
-    )
+    def _epoch(self, report: Report | None) -> str:
+        if report is None:
+            return "starting"
+        scores = f"{self._value(report.objective)}  {self._score} {report.val_accuracy:.4f}"
+        return f"epoch {report.epoch:>3} of {report.epochs}  {scores}"

@@ -16,7 +16,7 @@ from dropopt.study.run.messages import Report
 from dropopt.study.show.console import say
 from dropopt.study.show.display import Display
 from dropopt.study.show.formatting import format_seconds
-from dropopt.study.store.queries import value_name
+from dropopt.study.store.scale import Scale
 
 if TYPE_CHECKING:
     import optuna
@@ -28,15 +28,16 @@ class RunsProgress(Display):
     Args:
         console: Where to print.
         names: How each configuration is called.
+        scale: How the values of the runs are shown.
         what: What a run is, such as ``run`` or ``test``.
     """
 
-    def __init__(self, console: Console, names: Mapping[int, str], what: str = "run") -> None:
+    def __init__(self, console: Console, names: Mapping[int, str], scale: Scale, what: str = "run") -> None:
         super().__init__(console)
         self._console = console
         self._names = names
         self._what = what
-        self._value = "loss"  # what is minimised
+        self._scale = scale
         self._study: optuna.Study | None = None
         self._slots: dict[int, tuple[int, Report | None]] = {}
         self._began = time.monotonic()
@@ -44,7 +45,7 @@ class RunsProgress(Display):
 
     def opened(self, study: optuna.Study) -> None:
         """Follow ``study``."""
-        self._study, self._value = study, value_name(study)
+        self._study = study
         self._began = time.monotonic()
 
     def started(self, slot: int, trial: int) -> None:
@@ -68,7 +69,7 @@ class RunsProgress(Display):
             say(self._console, f"{self._label(trial)} failed: {failure}", "yellow")
         elif not self.is_live and self._study is not None:
             done = self._study.get_trials(deepcopy=False)[trial]
-            value = "" if done.value is None else f": {done.value:.4f}"
+            value = "" if done.value is None else f": {self._scale.name} {self._scale.text(done.value)}"
             say(self._console, f"{self._label(trial)}{value} ({self._finished()} of {self._total()} {self._what}s)")
 
     def restarted(self, slot: int, trial: int, reason: str) -> None:
@@ -91,7 +92,7 @@ class RunsProgress(Display):
         bar = ProgressBar(total=max(total, 1), completed=done, width=30)
         grid.add_row(bar, f"{done} of {total} {self._what}s", f"time left {left}")
         lines = [
-            Text(f"  slot {slot + 1}  {self._label(trial)}  {_epoch(report, self._value)}")
+            Text(f"  slot {slot + 1}  {self._label(trial)}  {self._epoch(report)}")
             for slot, (trial, report) in sorted(self._slots.items())
         ]
         self.draw(Group(grid, *lines))
@@ -115,8 +116,8 @@ class RunsProgress(Display):
         trials = [] if self._study is None else self._study.get_trials(deepcopy=False)
         return {run_of(trial) for trial in trials if not trial.state.is_finished()}
 
-
-def _epoch(report: Report | None, value: str) -> str:
-    if report is None:
-        return "starting"
-    return f"epoch {report.epoch:>3} of {report.epochs}  smoothed {value} {report.objective:.4f}"
+    def _epoch(self, report: Report | None) -> str:
+        if report is None:
+            return "starting"
+        value = f"smoothed {self._scale.name} {self._scale.text(report.objective)}"
+        return f"epoch {report.epoch:>3} of {report.epochs}  {value}"

@@ -26,7 +26,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Curve:
-    """The value of a trial after each epoch."""
+    """The value of a trial after each epoch, as it is shown."""
 
     name: str
     kind: str  # one of KINDS
@@ -86,7 +86,7 @@ def cost(shot: Snapshot) -> Cost | None:
     kept = thinned(rest, SCATTER_POINTS) + [point for point in points if point.kind in ("anchor", "best")]
     if has_accuracy:
         return Cost(tuple(kept), f"validation {shot.score}", shot.score_way)
-    return Cost(tuple(kept), shot.metric, shot.way)
+    return Cost(tuple(kept), shot.metric, shot.scale.way)
 
 
 def rates(shot: Snapshot) -> Table | None:
@@ -135,11 +135,15 @@ def _curve(shot: Snapshot, trial: FrozenTrial, kind: str) -> Curve:
     steps = thinned(steps, CURVE_POINTS)
     anchor = shot.anchors.get(trial.number)
     name = f"trial {trial.number}" + (f" ({anchor})" if anchor else "")
-    return Curve(name, kind, tuple(step for step, _ in steps), tuple(short(value) for _, value in steps))
+    return Curve(
+        name, kind, tuple(step for step, _ in steps), tuple(short(shot.scale.read(value)) for _, value in steps)
+    )
 
 
 def _point(shot: Snapshot, trial: FrozenTrial, *, accuracy: bool) -> Point | None:
-    score = trial.user_attrs.get(ACCURACY) if accuracy else (trial.value if not shot.several else None)
+    score = trial.user_attrs.get(ACCURACY)
+    if not accuracy:
+        score = None if shot.several or trial.value is None else shot.scale.read(trial.value)
     seconds = trial.user_attrs.get(SECONDS)
     if seconds is None:
         seconds = (trial.duration or timedelta()).total_seconds()

@@ -21,8 +21,8 @@ from dropopt.study.store.queries import (
     leader,
     ranked,
     task_of,
-    value_name,
 )
+from dropopt.study.store.scale import Scale
 
 if TYPE_CHECKING:
     import optuna
@@ -94,7 +94,7 @@ class Snapshot:
     @cached_property
     def comparison(self) -> Comparison | None:
         """The best trial compared with the anchors; None if there are none."""
-        return None if self.several or self.maximize else compare(self.trials, self.what)
+        return None if self.several or self.maximize else compare(self.trials, self.scale)
 
     @cached_property
     def learned(self) -> Learned | None:
@@ -118,15 +118,10 @@ class Snapshot:
         """The epochs of the best trial; None if they were not stored."""
         return None if self.leader is None else history_of(self.leader)
 
-    @property
-    def what(self) -> str:
-        """What the study optimises, in a word."""
-        return value_name(self.study)
-
-    @property
-    def way(self) -> str:
-        """Which values are better, in words."""
-        return f"{'higher' if self.maximize else 'lower'} is better"
+    @cached_property
+    def scale(self) -> Scale:
+        """How the values of the study are shown."""
+        return Scale.of(self.study)
 
     @property
     def score_way(self) -> str:
@@ -136,7 +131,9 @@ class Snapshot:
 
     @property
     def metric(self) -> str:
-        """What the study optimises, as its values are named in the storage."""
+        """What is shown of the study's values: named as in the storage, or the metric."""
+        if self.scale.complement:
+            return f"validation {self.scale.name} (smoothed)"
         names = self.study.metric_names
         return names[0] if names else "value"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from dropopt.study.store.queries import (
     task_of,
     waiting,
 )
+from dropopt.study.store.scale import Scale
 
 if TYPE_CHECKING:
     import optuna
@@ -44,6 +45,7 @@ class Row:
         leader: The best trial; None if there is none, if it has diverged, or if there are several objectives.
         last: The time of the last activity.
         waiting: The number of trials whose worker has died or stopped, and that are to run again.
+        scale: How its values are shown.
         score: The name of its metric.
         resume: The command that resumes it.
     """
@@ -54,6 +56,7 @@ class Row:
     leader: FrozenTrial | None
     last: datetime | None
     waiting: int = 0
+    scale: Scale = field(default_factory=Scale)
     score: str = "accuracy"
     resume: str = "dropopt run"
 
@@ -68,6 +71,7 @@ class Row:
             "objectives": list(self.objectives),
             "trials": asdict(self.counts),
             "waiting_for_a_worker": self.waiting,
+            "value": self.scale.stored,
             "metric": self.score,
             "best": found,
             "last_activity": self.last and self.last.isoformat(timespec="seconds"),
@@ -80,9 +84,9 @@ class Row:
         elif self.leader is None:
             values = ("-", "-", "-")
         else:
-            score = format_accuracy(self.leader)
+            value, score = f"{self.scale.name} {self.scale.text(self.leader.value)}", format_accuracy(self.leader)
             named = score if self.score == "accuracy" or score == "-" else f"{self.score} {score}"
-            values = (f"{self.leader.value:.4f}", named, str(self.leader.number))
+            values = (value.removeprefix("value "), named, str(self.leader.number))
         return self.study, str(self.counts), *values, f"{self.last:%Y-%m-%d %H:%M}" if self.last else "-"
 
 
@@ -101,6 +105,7 @@ def rows(storage: BaseStorage, *, alone: bool = False) -> Iterator[Row]:
             leader(study, trials),
             last_activity(trials),
             waiting(trials, alone=alone),
+            Scale.of(study),
             task_of(study).score,
             _resume(study),
         )

@@ -16,6 +16,7 @@ from dropopt.study.show.next_lines import Resume, next_lines
 from dropopt.study.show.snapshot import Snapshot
 from dropopt.study.show.table import Table
 from dropopt.study.store.keys import BEST_EPOCH, MESSAGE, PORTFOLIO, REASON, SECONDS, UNCOUNTED
+from dropopt.study.store.scale import Scale
 from dropopt.study.store.url import VARIABLE
 
 if TYPE_CHECKING:
@@ -55,14 +56,13 @@ def show_summary(console: Console, study: optuna.Study, outcome: Outcome) -> Non
     say(console, f"\nstudy {study.study_name}: {shot.counts}", "bold")
     if not shot.trials and outcome.timeout is not None and outcome.stopped_by is None:
         say(console, f"no trial could start within {outcome.timeout:g} s; give a longer --timeout", "yellow")
-    what = shot.what
     if shot.leader is not None:
-        console.print(_best_trials(shot, what))
+        console.print(_best_trials(shot))
         console.print(_parameters(shot.leader))
     elif shot.ranked:
         say(console, "every complete trial has diverged; a lower learning rate may help", "yellow")
     if shot.leader is not None and (comparison := shot.comparison):
-        console.print(_anchors(comparison, what, shot.score))
+        console.print(_anchors(comparison, shot.scale, shot.score))
         say(console, comparison.verdict)
     for line in failures(shot.trials)[:FAILURE_LINES]:
         say(console, line, "yellow")
@@ -72,11 +72,12 @@ def show_summary(console: Console, study: optuna.Study, outcome: Outcome) -> Non
         say_command(console, what, command, 8)
 
 
-def _best_trials(shot: Snapshot, what: str) -> Table:
-    table = Table("trial", f"{what} (smoothed)", shot.score, "best epoch", "seconds", title="best trials (validation)")
+def _best_trials(shot: Snapshot) -> Table:
+    value = f"{shot.scale.name} (smoothed)"
+    table = Table("trial", value, shot.score, "best epoch", "seconds", title="best trials (validation)")
     for trial in shot.ranked[:ROWS]:
         extra = (trial.user_attrs.get(name) for name in (BEST_EPOCH, SECONDS))
-        table.add_row(_named(trial), f"{trial.value:.4f}", format_accuracy(trial), *map(format_value, extra))
+        table.add_row(_named(trial), shot.scale.text(trial.value), format_accuracy(trial), *map(format_value, extra))
     return table
 
 
@@ -86,12 +87,13 @@ def _named(trial: FrozenTrial) -> str:
     return f"{trial.number} ({entry})" if entry else str(trial.number)
 
 
-def _anchors(comparison: Comparison, what: str, score: str) -> Table:
+def _anchors(comparison: Comparison, scale: Scale, score: str) -> Table:
+    what = scale.name
     table = Table("anchor", "trial", f"{what} (smoothed)", score, f"best trial's {what}", title="compared with")
     for row in comparison.rows:
-        difference = format_difference(row, best=row.trial == comparison.leader)
+        difference = format_difference(row, scale, best=row.trial == comparison.leader)
         accuracy = "-" if row.accuracy is None else f"{row.accuracy:.4f}"
-        table.add_row(row.name, str(row.trial), f"{row.loss:.4f}", accuracy, difference)
+        table.add_row(row.name, str(row.trial), scale.text(row.loss), accuracy, difference)
     return table
 
 

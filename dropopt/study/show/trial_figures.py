@@ -47,7 +47,7 @@ def curves(shot: Snapshot) -> Figure | None:
             hovertemplate=f"{escaped(curve.name)}: %{{y:.4g}} after epoch %{{x}}<extra></extra>",
         )
         named.add(curve.kind)
-    picture.update_layout(layout("Learning curves", f"{shot.way}; thick: best trial; dotted: anchors"))
+    picture.update_layout(layout("Learning curves", f"{shot.scale.way}; thick: best trial; dotted: anchors"))
     picture.update_xaxes(epoch_axis(max(curve.epochs[-1] for curve in found)))
     if series.is_logarithmic(found):
         picture.update_yaxes(logarithmic_axis(value for curve in found for value in curve.values))

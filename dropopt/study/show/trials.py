@@ -16,6 +16,8 @@ from dropopt.study.store.queries import has_several_objectives, is_maximized, ra
 if TYPE_CHECKING:
     import optuna
 
+    from dropopt.study.store.scale import Scale
+
 
 def rows(study: optuna.Study) -> list[dict[str, Any]]:
     """The complete trials, the best first; in the order of their numbers if there are several objectives."""
@@ -37,11 +39,11 @@ def rows(study: optuna.Study) -> list[dict[str, Any]]:
     ]
 
 
-def table(study: str, listed: Iterable[Mapping[str, Any]], score: str = "accuracy") -> Table:
-    """The rows as a table; ``score`` is the name of the metric."""
+def table(study: str, listed: Iterable[Mapping[str, Any]], score: str, scale: Scale) -> Table:
+    """The rows as a table; ``score`` is the name of the metric, and ``scale`` says how values are shown."""
     shown = Table(title=Text(f"study {study}"), title_justify="left", box=box.SIMPLE_HEAD)
     shown.add_column("trial", justify="right")
-    shown.add_column("value", justify="right")
+    shown.add_column(scale.name, justify="right")
     shown.add_column(score, justify="right")
     shown.add_column("parameters", overflow="fold")
     for row in listed:
@@ -50,7 +52,7 @@ def table(study: str, listed: Iterable[Mapping[str, Any]], score: str = "accurac
         parameters = " ".join(f"{name}={format_value(value)}" for name, value in row["parameters"].items())
         shown.add_row(
             str(row["trial"]),
-            " ".join(f"{value:.4f}" for value in row["values"]),
+            " ".join(map(scale.text, row["values"])),
             f"{accuracy:.4f}" if isinstance(accuracy, float) else "-",
             Text(f"({named}) {parameters}" if named else parameters),
         )

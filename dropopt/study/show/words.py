@@ -137,15 +137,15 @@ def best(shot: Snapshot) -> str:
     anchor = shot.anchors.get(trial.number)
     entry = trial.user_attrs.get(PORTFOLIO)
     name = f"trial {trial.number}" + (f", the anchor {anchor}" if anchor else f", {entry}" if entry else "")
-    return f"{name}: {scores(trial, shot.metric, shot.score)}"
+    return f"{name}: {scores(trial, shot)}"
 
 
-def scores(trial: FrozenTrial, metric: str, score: str = "accuracy") -> str:
-    """The value of a trial, its ``score``, best epoch and duration, as far as they are known."""
-    parts = [f"{metric} {trial.value:.4f}"] if trial.value is not None else []
+def scores(trial: FrozenTrial, shot: Snapshot) -> str:
+    """The value of a trial, its metric, best epoch and duration, as far as they are known."""
+    parts = [f"{shot.metric} {shot.scale.text(trial.value)}"] if trial.value is not None else []
     known = trial.user_attrs
     if isinstance(known.get(ACCURACY), float):
-        parts.append(f"validation {score} {known[ACCURACY]:.4f}")
+        parts.append(f"validation {shot.score} {known[ACCURACY]:.4f}")
     if known.get(BEST_EPOCH) is not None:
         parts.append(f"best epoch {known[BEST_EPOCH]}")
     if isinstance(known.get(SECONDS), int | float):

@@ -162,15 +162,9 @@ def judged(trial: FrozenTrial, by: str, study: optuna.Study) -> float:
     return task_of(study).cost(float(known.get(BEST_LOSS, math.inf)), float(known.get(ACCURACY, 0.0)), by)
 
 
-def value_name(study: optuna.Study) -> str:
-    """What a study optimises, in a word: ``loss``, ``error`` (1 - accuracy), or a metric of the user's own.
-
-    A study of another program is called as its value is named there, if it is.
-    """
-    if BASE not in study.user_attrs and (names := study.metric_names):
-        return names[0]
-    task = task_of(study)
-    return task.word(task.judged_by)
+def metric_key(score: str) -> str:
+    """The name of a trial's metric where people read it: ``val_accuracy``, ``val_dice``; not that of its loss."""
+    return "val_metric" if score == "loss" else f"val_{score}"
 
 
 def last_activity(trials: Iterable[FrozenTrial]) -> datetime | None:

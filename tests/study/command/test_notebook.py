@@ -32,7 +32,7 @@ def test_a_study_of_a_regression_returns_its_results(tmp_path, monkeypatch):
         n_trials=2,
     )
     result = study.run(storage="study.db", n_jobs=1)
-    assert repr(result).startswith("StudyResult('regression', 2 trials, best value ")
+    assert repr(result).startswith("StudyResult('regression', 2 trials, best worst ")
     assert result.best_value == min(trial.value for trial in result.trials)
     assert result.best.run.task.metric == "other_tasks:worst"
     result.save("best.yaml")

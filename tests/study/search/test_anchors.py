@@ -12,6 +12,7 @@ from dropopt.study.define.space import Space
 from dropopt.study.search.anchors import anchors_of, compare, is_plain
 from dropopt.study.store.keys import ANCHOR
 from dropopt.study.store.retries import enqueue_again
+from dropopt.study.store.scale import Scale
 from dropopt.study.store.search_ledger import SearchLedger
 
 NAMES = {
@@ -190,7 +191,7 @@ def test_the_verdict_in_words(trials, what, verdict):
     """The best trial within the noise of no dropout is no evidence; else the best anchor is compared."""
     study = optuna.create_study()
     study.add_trials(trials)
-    found = compare(study.trials, what)
+    found = compare(study.trials, Scale(what))
     assert (found.verdict, found.leader) == (verdict, study.best_trial.number)
     rows = sorted((one.value, one.number, one.user_attrs[ANCHOR]) for one in study.trials if ANCHOR in one.user_attrs)
     assert [(row.loss, row.trial, row.name, row.accuracy) for row in found.rows] == [(*row, 0.9) for row in rows]
@@ -198,10 +199,10 @@ def test_the_verdict_in_words(trials, what, verdict):
 
 
 def test_equal_anchors_and_a_loss_of_zero():
-    """The first of equal anchors comes first; a loss of 0 has no ratio. The loss is compared if nothing is said."""
+    """The first of equal anchors comes first; a loss of 0 has no ratio."""
     study = optuna.create_study()
     study.add_trials([trial(0.5), trial(0.0, "b"), trial(0.0, "a"), create_trial(value=1.0, user_attrs={ANCHOR: "c"})])
-    found = compare(study.trials)
+    found = compare(study.trials, Scale())
     assert [(row.name, row.difference, row.accuracy) for row in found.rows] == [
         ("b", 0, 0.9),
         ("a", 0, 0.9),
@@ -250,19 +251,19 @@ def test_anchors_without_a_result_are_not_compared():
     assert compare([]) is compare(study.trials) is None
     study.add_trial(trial(0.5))
     study.add_trial(create_trial(state=TrialState.COMPLETE, value=float("inf"), user_attrs={ANCHOR: "no dropout"}))
-    assert compare(study.trials) is None
+    assert compare(study.trials, Scale()) is None
 
 
 def test_differences_of_values_below_0_are_in_their_units():
-    """As ``1 - psnr`` may be: a fraction would have the wrong sign, and the size of the noise is not known."""
+    """As of ``1 - psnr``: a fraction would have the wrong sign, and the size of the noise is not known."""
 
     def compared(*trials):
         study = optuna.create_study()  # which numbers the trials
         study.add_trials(trials)
-        return compare(study.trials, "1 - psnr")
+        return compare(study.trials, Scale("psnr", maximise=True, complement=True))
 
     found = compared(trial(-28.0, "no dropout"), trial(-29.0, "channel 0.2"), trial(-29.5))
     assert [row.difference for row in found.rows] == [-0.5, -1.5]
-    assert found.verdict.startswith("the best trial's 1 - psnr is 0.5000 below that of the best anchor, channel 0.2 (")
+    assert found.verdict.startswith("the best trial's psnr is 0.5000 above that of the best anchor, channel 0.2 (")
     best = compared(trial(-28.0, "no dropout"), trial(-29.0, "channel 0.2"))
-    assert "anchor channel 0.2, with 1 - psnr -29.0000 (smoothed" in best.verdict
+    assert "anchor channel 0.2, with psnr 30.0000 (smoothed" in best.verdict

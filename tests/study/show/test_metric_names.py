@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 
 import optuna
@@ -11,16 +12,24 @@ from rich.console import Console
 from shown_study import shown_study
 
 from dropopt.config import RunConfig, TaskConfig
+from dropopt.integrations.trials import record_of
 from dropopt.study.command.train import _plain, _scores
+from dropopt.study.confirm.comparison import ArmResult, Compute, compare_arms
+from dropopt.study.confirm.intervals import mean_of, paired
+from dropopt.study.confirm.results import Confirmation, Confirmed, Scores, _verdict
 from dropopt.study.report.build import build
 from dropopt.study.show import page
+from dropopt.study.show.artifacts import curves_csv
+from dropopt.study.show.comparison import show_comparison
+from dropopt.study.show.confirmation import show_confirmation
 from dropopt.study.show.efficacy import efficacy_report
 from dropopt.study.show.status import show_status
 from dropopt.study.show.summary import Outcome, show_summary
 from dropopt.study.show.trials import rows, table
 from dropopt.study.store.experiment import name_metric
 from dropopt.study.store.keys import BASE as BASE_KEY
-from dropopt.study.store.queries import judged, value_name
+from dropopt.study.store.queries import judged
+from dropopt.study.store.scale import Scale
 
 BASE = RunConfig.parse(
     {"train": {"epochs": 6}, "task": {"loss": "mse_loss", "metric": "mine:r2", "objective": "metric"}}
@@ -34,22 +43,31 @@ def printed(draw):
     return console.file.getvalue()
 
 
-def test_every_text_names_the_metric():
-    """The page, the report, the summary, the list of trials and the status."""
+def test_every_text_shows_the_metric_and_not_what_is_minimised():
+    """The page, the report, the summary, the list of trials and the status: r2, which is 1 - the stored value."""
     study = shown_study(12, base=BASE.model_dump(mode="json"))
     outcome = Outcome(12, None, None, "sqlite:///a.db", "", "dropopt run mine.py")
     texts = [
         page.build(study).note,
         re.sub(r"<style.*?</style>", "", build(study, "").html, flags=re.DOTALL),
         printed(lambda console: show_summary(console, study, outcome)),
-        printed(lambda console: console.print(table("photos", rows(study), "r2"))),
+        printed(lambda console: console.print(table("photos", rows(study), "r2", Scale.of(study)))),
         printed(lambda console: show_status(console, study._storage, "a.db")),
     ]
     for text in texts:
         assert "r2" in text
         assert "accuracy" not in text.lower()
+        assert "1 - r2" not in text
+        assert f"{1 - study.best_value:.4f}" in text
+        assert f"{study.best_value:.4f}" not in text
+    assert "the best trial's r2 is" in texts[0]
+    assert "above that of the best anchor" in texts[0]
+    curves = json.loads(page.build(study).figures["dropopt-curves"])
+    assert curves["layout"]["yaxis"]["title"]["text"] == "validation r2 (smoothed)"
+    assert curves["data"][-1]["y"][-1] == pytest.approx(1 - study.best_value, abs=1e-4)
+    assert curves_csv(study.best_trial, BASE.task).splitlines()[0].startswith("epoch,smoothed_r2,val_loss,val_r2,")
+    assert record_of(study, study.best_trial).metrics["val_r2"] == study.best_trial.user_attrs["val_accuracy"]
     assert "r2 against cost" in "".join(page.build(study).figures.values()).lower()
-    assert value_name(study) == "1 - r2"
 
 
 @pytest.mark.parametrize(
@@ -93,6 +111,41 @@ def test_train_gives_a_standard_error_to_accuracies_only():
     assert (found["metric"], found["test"]["standard_error"], found["test"]["accuracy"]) == ("r2", None, 5.0)
 
 
+def _confirmed(name, values, *, anchor=False):
+    """A configuration on fresh seeds whose stored values, 1 - metric, are ``values``."""
+    by_seed = dict(enumerate(values))
+    scores = Scores(by_seed, by_seed, {seed: 1 - value for seed, value in by_seed.items()}, {})
+    return Confirmed(3, name, anchor, 0.3, scores, mean_of(values), "", 1.0)
+
+
+DICE = TaskConfig(metric="mine:dice", objective="metric")
+
+
+def test_a_confirmation_and_a_comparison_show_the_metric():
+    """Means, intervals and differences are those of the metric, and higher is better."""
+    best, anchor = _confirmed("trial 3", [0.34, 0.36]), _confirmed("no dropout", [0.45, 0.471], anchor=True)
+    gap = paired(best.validation.objective, anchor.validation.objective)
+    scale = Scale.of_task(DICE)
+    verdict = _verdict(best, anchor, gap, scale)
+    assert verdict.startswith(
+        "trial 3 has the highest dice: 0.6500 (95% interval 0.5229 to 0.7771) over 2 seeds; it is "
+    )
+    assert "0.1105 (95% interval 0.1041 to 0.1169) above the best anchor, no dropout" in verdict
+    found = Confirmation(
+        "s", "accuracy", "model", 2, (best, anchor), best, anchor, gap, 0.1, 0.1, None, verdict, scale, "dice"
+    )
+    text = " ".join(printed(lambda console: show_confirmation(console, found)).split())
+    assert "0.6500 +- 0.1271" in text
+    assert "the search had given it the dice 0.7000, which is 0.0500 too high" in text
+    cost = Compute(1, 1, 1.0)
+    arms = [ArmResult(one.name, "s", one.anchor, one, None, cost, cost) for one in (best, anchor)]
+    compared = compare_arms(arms, optimise="accuracy", task=DICE)
+    assert "trial 3 (validation dice 0.1105 higher, 95% interval 0.1041 to 0.1169" in compared.verdict
+    text = printed(lambda console: show_comparison(console, compared))
+    assert "+0.1105 (+0.1041 to +0.1169)" in text
+    assert "1 - dice" not in text
+
+
 def _searched(direction, sign, named, task=None):
     """A study of 40 trials in which dropout helps and one pattern is worse, whose values rise or fall with it."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -125,7 +178,11 @@ WORST = {"loss": "mse_loss", "metric": "mine:worst", "direction": "minimize", "o
             "the error is .* higher",
             "as a share of the error",
         ),
-        (("minimize", lambda cost: cost, "", R2), "1 - r2 is .* higher", "how much higher 1 - r2 is"),
+        (
+            ("minimize", lambda cost: cost, "", R2),
+            "the gap between r2 and 1 is .* larger",
+            "how much larger the gap between r2 and 1 is",
+        ),
         (("minimize", lambda cost: cost - 30, "", PSNR), r"psnr is 0\.\d+ \(.* lower", "how much lower psnr is"),
         (("minimize", lambda cost: cost, "", WORST), "worst is .* higher", "how much higher worst is"),
         (

@@ -29,6 +29,7 @@ def test_the_note_ranks_methods():
 def test_the_note_compares_with_the_anchors():
     """The note of a study without a blend says whether dropout helps, if the study has anchors."""
     study = optuna.create_study()
+    study.set_user_attr("classes", 2)
     study.add_trial(optuna.trial.create_trial(value=0.5, user_attrs={"anchor": "no dropout"}))
     study.add_trial(optuna.trial.create_trial(value=0.3))
     text = refreshed_note(study)

@@ -12,6 +12,7 @@ from rich.console import Console
 from dropopt.study.show.next_lines import best_file
 from dropopt.study.show.progress import Progress
 from dropopt.study.show.summary import Outcome, show_summary
+from dropopt.study.store.experiment import name_metric
 
 
 def printed(study, **changes):
@@ -29,6 +30,7 @@ def printed(study, **changes):
 def _study():
     """One complete trial and three that failed for two reasons."""
     study = optuna.create_study(study_name="a study")
+    name_metric(study, "loss")
     study.add_trial(create_trial(value=0.5, user_attrs={"val_accuracy": 0.9, "config": {}}))
     for reason in ("Broken", "out of memory", "Broken", "interrupted"):
         attributes = {"reason": reason, "message": "details"}
@@ -68,6 +70,7 @@ def test_the_best_trial_is_compared_with_the_anchors(study):
 def test_a_diverged_trial_never_leads(classes, value, announced):
     """A trial whose loss is far above that of a guess, ln(classes), is not announced as the best."""
     study = optuna.create_study()
+    name_metric(study, "loss")
     if classes:
         study.set_user_attr("classes", classes)
     file = io.StringIO()
