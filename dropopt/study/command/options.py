@@ -227,7 +227,8 @@ Anchors = Annotated[
     typer.Option(
         "--anchors/--no-anchors",
         help="Whether a new study of 10 or more trials begins with anchors, which the best trial is compared with: "
-        "no dropout, plain dropout at customary rates and the engine's default. Default: as in the script.",
+        "no dropout, plain dropout at customary rates, own patterns and the engine's default. Default: as in the "
+        "script.",
         show_default=False,
     ),
 ]

@@ -66,8 +66,8 @@ class Definition(Config):
     seed: Seed = 0
     #: Evidence about the blend to start from: STUDY, STUDY@STORAGE, or a file that ``dropopt efficacy -o`` wrote.
     prior: str | None = None
-    #: Whether a study begins with anchors: no dropout, plain dropout and the engine's default. The best trial is
-    #: compared with them.
+    #: Whether a study begins with anchors: no dropout, plain dropout, own patterns and the engine's
+    #: default. The best trial is compared with them.
     anchors: bool = True
     #: Configurations that did well on other data, with which a study begins after its anchors: the name of a shipped
     #: portfolio, a file, or ``none``.

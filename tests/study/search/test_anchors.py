@@ -16,10 +16,10 @@ from dropopt.study.store.scale import Scale
 from dropopt.study.store.search_ledger import SearchLedger
 
 NAMES = {
-    "compact": ["no dropout", "element 0.1", "channel 0.2", "spatial 0.2", "engine's default"],
-    "paper": ["no dropout", "element 0.1", "channel 0.2", "spatial 0.2", "engine's default"],
-    "even_blend": ["no dropout", "engine's default"],
-    "blend": ["no dropout", "element 0.1", "engine's default"],
+    "compact": ["no dropout", "element 0.1", "channel 0.2", "spatial 0.2", "own patterns", "engine's default"],
+    "paper": ["no dropout", "element 0.1", "channel 0.2", "spatial 0.2", "own patterns", "engine's default"],
+    "even_blend": ["no dropout", "own patterns"],
+    "blend": ["no dropout", "element 0.1", "own patterns", "engine's default"],
     "dropout": ["no dropout", "dropout 0.1", "dropout2d 0.2", "dropblock 0.2", "stochastic_depth 0.2"],
     "no_dropout": [],
 }
@@ -56,7 +56,7 @@ def test_adamw_has_its_own_middle():
     study = Study(name="a", train={"optimizer": "adamw"})
     space = study.load_space()
     found = anchors_of(space, study.base(space), 10)
-    assert [parameters["lr"] for parameters in found.values()] == [pytest.approx(1e-3)] * 5
+    assert [parameters["lr"] for parameters in found.values()] == [pytest.approx(1e-3)] * 6
 
 
 def test_an_anchor_has_its_settings_whatever_the_study_has(tmp_path):
@@ -83,6 +83,8 @@ def test_an_anchor_has_its_settings_whatever_the_study_has(tmp_path):
     assert found.pop("engine's default") == base.engine
     alone = {f"w_{method}": float(method == "adaptive") for method in METHODS} | {"alpha": 0.0}
     rates = {"element": 0.1, "channel": 0.2, "spatial": 0.2}
+    even = {f"w_{method}": 0.2 for method in METHODS}
+    assert found.pop("own patterns") == base.engine.model_copy(update={"pattern": "own", **even})
     assert found == {
         "no dropout": EngineConfig(r0=0.0, pattern="element", **alone),
         **{f"{name} {rate}": EngineConfig(r0=rate, pattern=name, **alone) for name, rate in rates.items()},
@@ -248,7 +250,7 @@ def test_anchors_without_a_result_are_not_compared():
     """Without a completed anchor there is no comparison."""
     study = optuna.create_study()
     study.add_trial(trial(None, "no dropout", TrialState.FAIL))
-    assert compare([]) is compare(study.trials) is None
+    assert compare([], Scale()) is compare(study.trials, Scale()) is None
     study.add_trial(trial(0.5))
     study.add_trial(create_trial(state=TrialState.COMPLETE, value=float("inf"), user_attrs={ANCHOR: "no dropout"}))
     assert compare(study.trials, Scale()) is None

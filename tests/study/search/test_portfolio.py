@@ -188,14 +188,14 @@ def test_a_study_begins_with_its_anchors_and_its_portfolio(storage, tmp_path, ca
     entry = "{engine: {pattern: own, r0: %s, alpha: 0.0, lambda_loss: 0.0}, train: {lr: 0.02}}"
     file.write_text(f"entries:\n  - {entry % 0.3}\n  - {entry % 0.4}\n")
     assert fake_study.run(storage, n_jobs=1, n_trials=10, anchors=True, portfolio=str(file)) == 0
-    anchors = ["no dropout", "element 0.1", "channel 0.2", "spatial 0.2", "engine's default"]
-    names = [*anchors, "portfolio 1", "portfolio 2", *[None] * 3]
+    anchors = ["no dropout", "element 0.1", "channel 0.2", "spatial 0.2", "own patterns", "engine's default"]
+    names = [*anchors, "portfolio 1", "portfolio 2", *[None] * 2]
     assert names_in(storage) == names
     found = fake_study.trials(storage)
-    assert [trial.state for trial in found[:5]] == [TrialState.COMPLETE] * 5
-    assert [found[number].params["r0"] for number in (5, 6)] == [0.3, 0.4]
+    assert [trial.state for trial in found[:6]] == [TrialState.COMPLETE] * 6
+    assert [found[number].params["r0"] for number in (6, 7)] == [0.3, 0.4]
     printed = capsys.readouterr().out
-    for words in ("5 anchors and 2 of the 2 configurations of portfolio mine", "compared with", "one seed each"):
+    for words in ("6 anchors and 2 of the 2 configurations of portfolio mine", "compared with", "one seed each"):
         assert words in printed
     file.unlink()
     assert fake_study.run(storage, n_jobs=1, n_trials=11, anchors=True, portfolio=str(file)) == 0

@@ -96,7 +96,7 @@ def test_a_confirmation_goes_on_after_a_kill(searched):
     program = [sys.executable, fake_confirm.__file__, searched, '{"seeds": 4}']
     env = os.environ | {"FAKE_SECONDS": "0.1", "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(program, env=env, stdout=subprocess.PIPE, text=True) as first:
-        assert any("(3 of 28 runs)" in line for line in first.stdout)
+        assert any("(3 of " in line for line in first.stdout)
         first.kill()
     before = {key: trial.number for key, trial in states(searched, "fake-confirmed").items()}
     assert trials(searched, "fake-confirmed")[-1].state != TrialState.COMPLETE
