@@ -293,6 +293,26 @@ class TestCheckpointFile:
         """Assert that a file was deleted."""
         assert not path.exists()
 
+    def test_it_holds_the_random_state_of_the_device(self, tmp_path, monkeypatch):
+        """That of the CPU, and on a GPU that of its own generator; a reason without words is the kind of its error."""
+        path, gpu, done = tmp_path / "run.pt", torch.device("cuda", 1), []
+        monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: torch.tensor([device.index, 7]).byte())
+        monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: done.append((state.tolist(), device)))
+        checkpoint.write_checkpoint(path, "mine", {"a": 1}, [], gpu)
+        drawn = torch.rand(3)
+        assert checkpoint.read_checkpoint(path, "mine", gpu) == ({"a": 1}, [])
+        assert torch.equal(torch.rand(3), drawn)
+        assert done == [([1, 7], gpu)]
+
+        def exhausted(path):
+            raise MemoryError
+
+        monkeypatch.setattr(checkpoint, "load_tensors", exhausted)
+        with pytest.warns(
+            UserWarning, match=r"^checkpoint \S+ is not usable \(MemoryError\); it is kept as run.pt.bad and"
+        ):
+            assert checkpoint.read_checkpoint(path, "mine", gpu) is None
+
     def test_it_never_runs_code(self, tmp_path):
         """A pickle that would create a folder is refused and set aside, even with a valid checksum."""
 

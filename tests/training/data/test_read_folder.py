@@ -392,7 +392,11 @@ class TestPrecision:
             assert torch.equal(data.train.images, load_data(DataConfig(name=wide)).train.images)
             count = 6 if deep_first else 14
             (notice,) = data.notices
-            assert f"{count} images have 16 bits and {20 - count} have 8" in notice
+            assert notice.removeprefix(f"{data.name}: ") == (
+                f"{count} images have 16 bits and {20 - count} have 8: 255 and 65535 are both white; rescale the "
+                "former if they use fewer bits"
+            )
+            assert data.pixels.white == 65535
             assert load_data(DataConfig(name=f"folder:{tree}")).notices == data.notices  # from the cache
 
     @pytest.mark.parametrize("kind", ["png", "png alpha", "ppm"])
