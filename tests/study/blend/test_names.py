@@ -32,11 +32,12 @@ def test_a_space_without_a_blend(names: list[str]) -> None:
 
 
 def test_trials_have_a_canonical_order() -> None:
-    """The blend of trials has the order of METHODS; weights for all of training take precedence."""
+    """The blend of trials has the order of METHODS; weights for all of training and known names come first."""
     assert suggested_blend(["w_pfid", "lr", "w_adaptive"]) == (("w_adaptive", "w_pfid"),)
     assert suggested_blend(name for stage in STAGED for name in reversed(stage)) == STAGED
     assert suggested_blend([*BLEND, *STAGED[0]]) == (BLEND,)
     assert suggested_blend(["w_b", "w_a", "x"]) == (("w_a", "w_b"),)
+    assert suggested_blend(["w_a", "w_spatial", "w_pfid"]) == (("w_pfid", "w_spatial"),)
 
 
 @pytest.mark.parametrize("names", [[], ["lr"], ["w_pfid", "lr"], list(STAGED[0])])

@@ -295,6 +295,7 @@ def test_top_configurations_by_hand(direction: str) -> None:
         (-math.inf, 0.9, None),
         (9.0, 0.2, None),
         (0.0, 0.05, None),
+        (4.0, 0.6, None),
     ]
     for value, rate, constraint in rows:
         attrs = {} if constraint is None else {"constraints:c": constraint}
@@ -302,7 +303,7 @@ def test_top_configurations_by_hand(direction: str) -> None:
             create_trial(value=sign * value, params={"r": rate}, distributions={"r": UNIT}, system_attrs=attrs)
         )
     study.add_trial(create_trial(state=TrialState.PRUNED, value=-9.0, params={"r": 1.0}, distributions={"r": UNIT}))
-    order = [0.05, 0.2, 0.25, 0.3, 0.1]
+    order = [0.05, 0.2, 0.25, 0.3, 0.6, 0.1]
     assert [one["r"] for one in top_configurations(study, 9)] == order
     assert [one["r"] for one in top_configurations(study, 2)] == order[:2]
     assert len(top_configurations(study)) == 5

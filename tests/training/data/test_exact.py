@@ -253,7 +253,8 @@ def test_the_default_size_is_between_4_and_64(tmp_path, sides, expected):
         (root / label).mkdir(parents=True)
         Image.new("L", sides).save(root / label / "1.png")
     assert read_folder(root, None).train.images.shape[2:] == (expected, expected)
-    (root / "a" / "1.png").write_text("text")
+    for label in "ab":
+        (root / label / "1.png").write_text("text")
     with pytest.raises(ConfigError) as caught:
         read_folder(root, None)
     assert str(caught.value).startswith(f"{root / 'a' / '1.png'} cannot be read as an image: ")
