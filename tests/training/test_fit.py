@@ -120,15 +120,6 @@ class TestLearning:
         again = fit(network(seed=1), None, data, recipe(**options), checkpoint=path, task=by_accuracy)
         assert (again.objective, again.best_epoch) == (result.objective, result.best_epoch)
 
-    def test_smoothing_is_a_corrected_moving_average(self):
-        """After n losses it is their mean with weights decay^age; with decay 0 it is the last loss."""
-        losses = [3.0, 1.0, 2.0]
-        weights = [0.36, 0.6, 1.0]
-        expected = sum(w * x for w, x in zip(weights, losses, strict=True)) / sum(weights)
-        assert math.isclose(smoothed(losses, 0.6)[-1], expected)
-        assert smoothed(losses, 0.0) == losses
-        assert math.isclose(smoothed([2.5] * 9, 0.9)[-1], 2.5)
-
     def test_the_first_of_equal_epochs_is_the_best(self):
         """A network that never changes is best in its first epoch, and patience counts from there."""
 
@@ -145,12 +136,6 @@ class TestLearning:
         assert (result.best_epoch, len(result.history)) == (1, 4)
         assert 0 < sum(report.seconds for report in result.history) < time.perf_counter() - began
         assert result.best_val_loss == pytest.approx(math.log(CLASSES))
-
-    def test_patience_ends_a_training_without_gain(self):
-        """Training stops ``patience`` epochs after the best one."""
-        result, _ = train(epochs=30, lr=1.5, schedule="constant", patience=2)
-        assert len(result.history) < 30
-        assert len(result.history) == result.best_epoch + 2
 
     @pytest.mark.parametrize(
         ("n", "size", "expected"),

@@ -88,15 +88,6 @@ class TestSplits:
             up, down = quota.frac()[found > quota], quota.frac()[found < quota]
             assert not len(up) or not len(down) or up.min() >= down.max() - 1e-4
 
-    def test_own_splits_are_kept(self, tmp_path):
-        """A data set's own test and validation splits are used as they are."""
-        arrays = {"x": images(20, 6, 6), "x_val": images(6, 6, 6), "x_test": images(8, 6, 6)}
-        labels = {"y": np.arange(20) % 2, "y_val": np.arange(6) % 2, "y_test": np.arange(8) % 2}
-        data = load_data(DataConfig(name=npz(tmp_path / "a.npz", **arrays, **labels)))
-        assert [len(split) for split in data.splits().values()] == [20, 6, 8]
-        back = data.test.images * data.std[0] + data.mean[0]
-        assert np.abs(back[:, 0].numpy() - arrays["x_test"]).max() < 1e-3
-
 
 class TestNumbers:
     """Normalisation, resizing, fingerprints and duplicates."""
