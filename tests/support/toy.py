@@ -52,10 +52,13 @@ def timeless(history):
 
 
 def assert_same(first, second):
-    """Assert that two trainings agree bit for bit: results, reports and weights."""
+    """Assert that two trainings agree bit for bit: results, drop rates, reports and weights."""
     (result, weights), (other, others) = first, second
     assert timeless(result.history) == timeless(other.history)
     assert replace(result, history=[]) == replace(other, history=[])
+    assert {site: list(rates) for site, rates in result.rates.items()} == {s: list(r) for s, r in other.rates.items()}
+    for site, rates in result.rates.items():
+        assert all(torch.equal(rate, other.rates[site][name]) for name, rate in rates.items()), site
     assert weights.keys() == others.keys()
     for name, value in weights.items():
         assert torch.equal(value, others[name]), name

@@ -2,6 +2,8 @@
 
 import copy
 import math
+import sys
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -11,7 +13,9 @@ from toy import CLASSES, network, recipe, toy
 
 from dropopt.config import ModelConfig
 from dropopt.training import Split, build_model, evaluate, fit
-from dropopt.training.evaluate import score
+from dropopt.training.evaluate import _outputs, score
+
+module = sys.modules["dropopt.training.evaluate"]
 
 
 class TestEvaluate:
@@ -51,6 +55,14 @@ class TestEvaluate:
         batches = zip(logits.split(2048), split.labels.split(2048), strict=True)
         sums = [F.cross_entropy(*batch, reduction="sum").item() for batch in batches]
         assert evaluate(nn.Flatten(), split, recipe(device="cpu"))[0] == sum(sums) / count
+
+    def test_outputs_and_labels_are_where_the_model_is(self, monkeypatch):
+        """Batches of a split in main memory go to the device of the model."""
+        monkeypatch.setattr(module, "autocast", lambda *_: nullcontext())  # there is none for the device meta
+        split = Split(torch.zeros(50, 2, 4, 4), torch.zeros(50, dtype=torch.int64))
+        model = nn.Sequential(nn.Flatten(), nn.Linear(32, 3, device="meta"))
+        ((logits, labels),) = _outputs(model, split, recipe())
+        assert (logits.device.type, labels.device.type, logits.shape) == ("meta", "meta", (50, 3))
 
     def test_calibration_error_has_fifteen_bins(self):
         """It equals a direct computation from the definition, over batches of any size."""

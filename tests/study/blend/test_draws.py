@@ -246,6 +246,22 @@ def test_shares_that_are_not_suggested(alike: int, expected: bool, value: Any) -
     assert 0 < late < 1
 
 
+def test_each_parameter_may_show_a_share_that_is_not_suggested() -> None:
+    """One share is not suggested with the kind of the trial, another one not with its count: the last one is all."""
+    trials = history(8)
+    for index, (other, share) in enumerate([({"kind": "p"}, "w_b")] * 4 + [({"n": 3}, "w_c")] * 4):
+        one = trials[index]
+        one.params = {n: v for n, v in {**one.params, "kind": "q", "n": 5, **other}.items() if n != share}
+        one.distributions = {n: d for n, d in one.distributions.items() if n != share}
+    for names in (("kind", "n"), ("n", "kind")):
+        study = study_of(EfficacySampler(RandomSampler(seed=0), NAMES, seed=1, randomised=1.0), trials)
+        study.enqueue_trial({"kind": "p", "n": 3})
+        trial = study.ask()
+        for name in names:
+            trial._suggest(name, {"n": COUNT, "kind": KINDS}[name])
+        assert trial.suggest_float("w_a", 0, 1) == pytest.approx(1)
+
+
 def test_floats_do_not_show_which_shares_are_suggested() -> None:
     """Equal floats are a coincidence or a constant, and trials with them say nothing about the share."""
     trials = history(6)

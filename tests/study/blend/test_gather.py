@@ -1,100 +1,21 @@
-"""The table of evidence: which trials count, and how complete and pruned trials are ranked."""
+"""The table of evidence: which trials of a study count, and which of them are kept."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import optuna
+import pytest
 from blend_study import NAMES, UNIT, random_study
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.trial import TrialState, create_trial
 
-from dropopt.study.blend.gather import gather
-from dropopt.study.blend.learned import learned
+from dropopt.study.blend.gather import evidence_of, finished_trials, gather, names_in
+from dropopt.study.blend.learned import export_evidence, learned
+from dropopt.study.blend.names import NoBlendError
+from dropopt.study.blend.outcomes import counted_trials
 from dropopt.study.blend.surrogate import Surrogate
-
-
-def trial(
-    value: float | None = None,
-    *,
-    blend: Sequence[float] = (0.2, 0.3, 0.5),
-    reports: Sequence[float] = (),
-    state: TrialState | None = None,
-    number: int = 0,
-    **attrs: Any,
-) -> FrozenTrial:
-    params = dict(zip(NAMES[0], map(float, blend), strict=True))
-    made = create_trial(
-        params=params,
-        distributions=dict.fromkeys(params, UNIT),
-        value=value,
-        state=state or (TrialState.PRUNED if value is None else TrialState.COMPLETE),
-        intermediate_values=dict(enumerate(reports)),
-        system_attrs=attrs,
-    )
-    made.number = number
-    return made
-
-
-def scores(trials: Sequence[FrozenTrial], maximise: bool = False) -> dict[int, float]:
-    """Normal score by trial number."""
-    for index, one in enumerate(trials):
-        one.number = index
-    table = gather(trials, NAMES, maximise=maximise)
-    return dict(zip(table.number.tolist(), table.score.tolist(), strict=True))
-
-
-def test_pruned_trials_are_compared_at_equal_steps() -> None:
-    """A pruned trial is compared at the step where it stopped, not with final values."""
-    early_good = [0.1, 0.9, 1.0]  # the loss rises: early values are lower than all final ones
-    trials = [trial(v, reports=[e, v]) for v, e in zip((1.0, 1.1, 1.2), early_good, strict=True)]
-    found = scores([*trials, trial(reports=[0.95]), trial(reports=[5.0])])
-    assert found[4] == min(found.values())
-    assert found[3] < found[0]
-    ordered = sorted(found, key=lambda number: -found[number])
-    assert ordered.index(3) >= 2
-
-
-def test_pruned_trials_without_a_comparable_report_are_last() -> None:
-    """A pruned trial ranks last if it reported NaN, nothing, or only at a step that no other trial reported."""
-    trials = [trial(1.0, reports=[1.0]), trial(2.0, reports=[2.0])]
-    for odd in (trial(reports=[math.nan]), trial(), trial(reports=[0.0] * 9)):
-        found = scores([*trials, odd])
-        assert found[2] < min(found[0], found[1])
-
-
-def test_failed_trials_are_left_out_and_retries_count_once() -> None:
-    """Failed trials add no row; of a chain of retries, the first complete trial counts."""
-    base = [trial(1.0, number=0), trial(2.0, number=1)]
-    failed = trial(state=TrialState.FAIL, number=2)
-    retries = [
-        trial(reports=[9.0], number=3, failed_trial=2, retry_history=[2]),
-        trial(0.5, number=4, failed_trial=2, retry_history=[2, 3]),
-        trial(0.4, number=5, failed_trial=2, retry_history=[2, 3, 4]),
-    ]
-    assert len(gather([*base, failed], NAMES, maximise=False)) == 2
-    table = gather([*base, failed, *retries], NAMES, maximise=False)
-    assert sorted(table.number.tolist()) == [0, 1, 4]
-
-
-def test_shares_and_absent_names() -> None:
-    """Weights are divided by their sum, an absent name has the share 0, and an all-zero blend is left out."""
-    part = create_trial(params={"w_pfid": 0.2}, distributions={"w_pfid": UNIT}, value=1.0)
-    part.number = 1
-    table = gather([trial(1.0, blend=(1, 1, 0)), part, trial(1.0, blend=(0, 0, 0), number=2)], NAMES, maximise=False)
-    assert {tuple(row) for row in table.blend[:, 0].tolist()} == {(0.5, 0.5, 0.0), (0.0, 0.0, 1.0)}
-
-
-def test_the_size_of_a_score() -> None:
-    """The quartiles of all outcomes are 4 apart, whatever the direction and the number of rows that are kept."""
-    trials = [trial(float(value), number=value) for value in range(9)]
-    whole = gather(trials, NAMES, maximise=False)
-    quartiles = np.quantile(whole.score, [0.25, 0.75])
-    assert whole.unit == 4 / (quartiles[1] - quartiles[0])
-    for options in ({"maximise": True}, {"maximise": False, "limit": 4}):
-        assert gather(trials, NAMES, **options).unit == whole.unit
 
 
 def test_order_does_not_matter() -> None:
@@ -108,3 +29,109 @@ def test_order_does_not_matter() -> None:
     tables = [gather(s.get_trials(), NAMES, maximise=False, limit=100) for s in (first, second)]
     assert (tables[0].blend == tables[1].blend).all()
     assert (Surrogate(tables[0]).weights == Surrogate(tables[1]).weights).all()
+
+
+def test_gathering_keeps_the_best() -> None:
+    """With a limit, half of the rows are the best by score, and scores are those among all trials."""
+    trials = random_study(50, pruned=0.3).trials
+    everything = gather(trials, NAMES, maximise=False)
+    some = gather(trials, NAMES, maximise=False, limit=11)
+    assert (len(everything), len(some)) == (50, 11)
+    assert (some.trials, some.unit) == (50, everything.unit)
+    assert 0 < everything.unit < math.inf
+    position = {number: i for i, number in enumerate(everything.number.tolist())}
+    rows = [position[number] for number in some.number.tolist()]
+    for part in ("score", "value", "blend"):
+        assert (getattr(some, part) == getattr(everything, part)[rows]).all()
+    best = sorted(everything.score.tolist())[-5:]
+    assert sorted(some.score.tolist())[-5:] == best
+    assert min(some.score) == min(everything.score)
+    assert some.columns == ("kind='a'", "lr")
+    assert some.covariates.tolist() == everything.covariates[rows].tolist()
+    assert len(gather(trials, NAMES, maximise=False, limit=50)) == 50
+    assert (everything.weight == 1).all()
+    mirrored = [
+        create_trial(
+            state=trial.state,
+            value=None if trial.value is None else -trial.value,
+            params=trial.params,
+            distributions=trial.distributions,
+            intermediate_values={step: -value for step, value in trial.intermediate_values.items()},
+        )
+        for trial in trials
+    ]
+    for trial, source in zip(mirrored, trials, strict=True):
+        trial.number = source.number
+    opposite = gather(mirrored, NAMES, maximise=True)
+    for part in ("score", "value", "blend", "covariates"):
+        np.testing.assert_array_equal(getattr(opposite, part), getattr(everything, part))
+
+
+def test_evidence_of_a_study() -> None:
+    """The direction, the names and the finished trials are read from the study unless given."""
+    study = random_study(20, pruned=0.4)
+    study.add_trial(create_trial(state=TrialState.FAIL))
+    study.ask()
+    assert len(finished_trials(study)) == 20
+    assert names_in(finished_trials(study)) == NAMES
+    table, direct = evidence_of(study), gather(study.trials, NAMES, maximise=False)
+    assert table.score.tolist() == direct.score.tolist()
+    assert evidence_of(study, trials=study.trials[:7], limit=5).trials == 7
+    assert len(evidence_of(study, trials=study.trials[:7], limit=5)) == 5
+    pair = (("w_pfid", "w_adaptive"),)
+    assert evidence_of(study, pair).names == pair
+    assert evidence_of(study, prior=export_evidence(study)).number.min() == -1
+    high = optuna.create_study(direction="maximize")
+    high.add_trials(study.trials[:20])
+    assert evidence_of(high).score.tolist() == gather(study.trials, NAMES, maximise=True).score.tolist()
+    several = optuna.create_study(directions=["minimize"] * 2)
+    for function in (evidence_of, learned, export_evidence):
+        with pytest.raises(NoBlendError):
+            function(several)
+    with pytest.raises(NoBlendError, match=r"^efficacy is learned for one objective, got a study with several$"):
+        evidence_of(several, NAMES)
+
+
+def test_the_first_finished_trial_of_a_chain_counts() -> None:
+    """Complete before pruned, then the lowest number; running and failed trials, and other names, do not count."""
+
+    def trial(number: int, state: TrialState, root: int | None = None, name: str = "a") -> optuna.trial.FrozenTrial:
+        attrs = {} if root is None else {"failed_trial": root}
+        value = 1.0 if state == TrialState.COMPLETE else None
+        made = create_trial(
+            state=state, value=value, params={name: 0.5}, distributions={name: UNIT}, system_attrs=attrs
+        )
+        made.number = number
+        return made
+
+    complete, pruned = TrialState.COMPLETE, TrialState.PRUNED
+    rows = [
+        trial(9, complete, 0),
+        trial(0, TrialState.FAIL),
+        trial(4, pruned, 0),
+        trial(8, complete, 0),
+        trial(7, pruned, 5),
+        trial(6, pruned, 5),
+        trial(3, pruned),
+        trial(2, complete, name="other"),
+        trial(1, TrialState.RUNNING),
+    ]
+    assert [one.number for one in counted_trials(rows, ["a", "b"])] == [8, 3, 6]
+
+
+def test_distributions_of_choices_are_covariates() -> None:
+    """A categorical parameter of a trial enters the table as one column for each choice that occurs."""
+    study = optuna.create_study()
+    kinds = CategoricalDistribution(["p", "q", "r"])
+    for index, kind in enumerate("pqp"):
+        study.add_trial(
+            create_trial(
+                value=float(index),
+                params={"w_a": 0.5, "w_b": 0.1 * (index + 1), "kind": kind, "x": 0.1 * index},
+                distributions={"w_a": UNIT, "w_b": UNIT, "kind": kinds, "x": FloatDistribution(0, 1)},
+            )
+        )
+    table = evidence_of(study)
+    assert table.names == (("w_a", "w_b"),)
+    assert table.columns == ("kind='p'", "kind='q'", "x")
+    assert table.covariates[table.number.argsort()].tolist() == [[1, 0, 0], [0, 1, 0.1], [1, 0, 0.2]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dropopt.config import METHODS, STAGES
+from dropopt.config import METHODS, STAGES, ConfigError
 from dropopt.study.blend.names import BLEND, NoBlendError, blend_names, searched_blend, suggested_blend
 
 STAGED = tuple(tuple(f"w_{method}_{stage}" for method in METHODS) for stage in STAGES)
@@ -32,11 +32,12 @@ def test_a_space_without_a_blend(names: list[str]) -> None:
 
 
 def test_trials_have_a_canonical_order() -> None:
-    """The blend of trials has the order of METHODS; weights for all of training take precedence."""
+    """The blend of trials has the order of METHODS; weights for all of training and known names come first."""
     assert suggested_blend(["w_pfid", "lr", "w_adaptive"]) == (("w_adaptive", "w_pfid"),)
     assert suggested_blend(name for stage in STAGED for name in reversed(stage)) == STAGED
     assert suggested_blend([*BLEND, *STAGED[0]]) == (BLEND,)
     assert suggested_blend(["w_b", "w_a", "x"]) == (("w_a", "w_b"),)
+    assert suggested_blend(["w_a", "w_spatial", "w_pfid"]) == (("w_pfid", "w_spatial"),)
 
 
 @pytest.mark.parametrize("names", [[], ["lr"], ["w_pfid", "lr"], list(STAGED[0])])
@@ -44,3 +45,20 @@ def test_trials_without_a_blend(names: list[str]) -> None:
     """Fewer than two weights, or weights of some stages only, are not a blend."""
     with pytest.raises(NoBlendError, match="no blend in this study"):
         suggested_blend(names)
+
+
+def test_names_in_detail() -> None:
+    """Suffixes are appended in order; errors show what was given; one shared weight does not hide the others."""
+    assert blend_names(["a", "b"], ["x", "y"]) == (("a_x", "b_x"), ("a_y", "b_y"))
+    for wrong in (["a"], ["a", "a"], [["a", "b"], ["c"]], [["a", "b"], ["b", "c"]], []):
+        with pytest.raises(ConfigError) as error:
+            blend_names(wrong)
+        assert str(error.value) == (
+            f"blend must be two or more different names, the same number in each stage, got {wrong!r}"
+        )
+    early = [f"{name}_{stage}" for stage in ("early", "middle", "late") for name in BLEND[:2]]
+    assert suggested_blend([BLEND[0], *early]) == tuple(zip(early[::2], early[1::2], strict=True))
+    assert suggested_blend([BLEND[1], "w_zz"]) == ((BLEND[1], "w_zz"),)
+    with pytest.raises(NoBlendError) as missing:
+        suggested_blend(["lr"])
+    assert str(missing.value) == "no blend in this study: its trials suggest fewer than two of the weights w_*"

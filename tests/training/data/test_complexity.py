@@ -8,12 +8,13 @@ from unittest.mock import Mock, call
 import numpy as np
 import pytest
 import torch
+from samples import folder
 from torch.nn import functional as F
 
 from dropopt.config import DataConfig
 from dropopt.training import Split, load_data
 from dropopt.training.data import complexity as complexity_module
-from dropopt.training.data import progress
+from dropopt.training.data import from_source, progress, read_folder, read_stream, read_torch, stream
 from dropopt.training.data.complexity import complexity
 from dropopt.training.data.pixels import white_of
 
@@ -74,8 +75,9 @@ class TestComplexity:
             assert 0 <= complexity(split, classes) <= 1
 
     def test_equal_images_are_as_hard_as_guessing(self):
-        """If all images are equal, D is the normalised entropy times 1 - 1/classes."""
-        assert complexity(Split(torch.ones(30, 1, 4, 4), torch.arange(30) % 3), 3) == pytest.approx(2 / 3)
+        """If all images are equal, D is the normalised entropy times 1 - 1/classes; three of a class are enough."""
+        for count in (9, 30):
+            assert complexity(Split(torch.ones(count, 1, 4, 4), torch.arange(count) % 3), 3) == pytest.approx(2 / 3)
 
     def test_other_shapes_are_pooled_alike(self):
         """To at most 144 numbers a channel; several inputs side by side, each with a deviation of 1."""
@@ -102,6 +104,33 @@ class TestComplexity:
         began = time.process_time()
         complexity(split, 10)
         assert time.process_time() - began < 2
+
+
+def test_progress_says_what_is_done(tmp_path, monkeypatch):
+    """The count and the words of every bar, for images and for data sets that are read anew."""
+    seen = []
+
+    def tracked(items, count, what):
+        seen.append((count, what))
+        return items
+
+    for module in (from_source, read_folder, read_stream, read_torch, stream):
+        monkeypatch.setattr(module, "tracked", tracked)
+    load_data(DataConfig(name=folder(tmp_path / "photos")))
+    load_data(DataConfig(name="digits", image_size=6))
+    assert seen == [(10, "reading images"), (1, "resizing images")]
+    seen.clear()
+    steady = "reading other_tasks:steady"
+    load_data(DataConfig(name="other_tasks:steady"))
+    assert seen == [(count, f"{steady}: {split}") for split, count in (("train", 60), ("validation", 20), ("test", 20))]
+    seen.clear()
+    load_data(DataConfig(name="other_tasks:augmented"))
+    others = [(1, f"reading other_tasks:augmented: {split}") for split in ("validation", "test")]
+    assert seen == [(1, "reading other_tasks:augmented: train"), *others, *others]
+    seen.clear()
+    monkeypatch.setattr(stream, "SAMPLES", 4)
+    load_data(DataConfig(name="other_tasks:signals", in_memory=False))
+    assert (1, "reading the targets of other_tasks:signals: train") in seen
 
 
 def test_progress_is_silent_when_fast_or_piped(capfd, monkeypatch):

@@ -237,7 +237,7 @@ def test_a_folder_is_read_in_order_of_names(tmp_path):
                 Image.new("L", (side, side), 3 * number + value).save(tmp_path / split / label / name)
                 made[split, label, name] = 3 * number + value
     source = read_folder(tmp_path, None)
-    assert source.classes == ("ant", "lion", "zebra")
+    assert (source.classes, source.white, source.files) == (("ant", "lion", "zebra"), 255, True)
     for split, found in (("train", source.train), ("test", source.test)):
         assert found.images.shape == (9, 1, 12, 12)
         expected = [made[split, label, name] for label in source.classes for name in ("a.png", "b.PNG", "c.png")]
@@ -248,10 +248,16 @@ def test_a_folder_is_read_in_order_of_names(tmp_path):
 @pytest.mark.parametrize(("sides", "expected"), [((2, 2), 4), ((10, 40), 10), ((63, 90), 63), ((70, 200), 64)])
 def test_the_default_size_is_between_4_and_64(tmp_path, sides, expected):
     """It is the shorter side of the images, within these limits."""
+    root = tmp_path / "photos"
     for label in "ab":
-        (tmp_path / label).mkdir()
-        Image.new("L", sides).save(tmp_path / label / "1.png")
-    assert read_folder(tmp_path, None).train.images.shape[2:] == (expected, expected)
+        (root / label).mkdir(parents=True)
+        Image.new("L", sides).save(root / label / "1.png")
+    assert read_folder(root, None).train.images.shape[2:] == (expected, expected)
+    for label in "ab":
+        (root / label / "1.png").write_text("text")
+    with pytest.raises(ConfigError) as caught:
+        read_folder(root, None)
+    assert str(caught.value).startswith(f"{root / 'a' / '1.png'} cannot be read as an image: ")
 
 
 # -- complexity

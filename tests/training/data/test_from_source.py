@@ -9,7 +9,9 @@ from samples import RNG, images, npz, refused
 
 from dropopt.config import ConfigError, DataConfig
 from dropopt.training import Dataset, Split, load_data, load_once
+from dropopt.training.data import memory
 from dropopt.training.data.memory import allocate
+from dropopt.training.data.pixels import PixelFormat
 from dropopt.training.data.stratify import stratified
 
 
@@ -27,6 +29,7 @@ class TestSplits:
         for split in data.splits().values():
             share = total * len(split) / 1797
             assert (torch.bincount(split.labels, minlength=10) - share).abs().max() <= 1.5
+        assert data.pixels == PixelFormat(white=16.0, whole=True, files=False)
         assert not any(data.duplicates.values())  # digits has no duplicates, so no image is in two splits
 
     def test_splits_depend_on_split_seed_only(self):
@@ -85,15 +88,6 @@ class TestSplits:
             up, down = quota.frac()[found > quota], quota.frac()[found < quota]
             assert not len(up) or not len(down) or up.min() >= down.max() - 1e-4
 
-    def test_own_splits_are_kept(self, tmp_path):
-        """A data set's own test and validation splits are used as they are."""
-        arrays = {"x": images(20, 6, 6), "x_val": images(6, 6, 6), "x_test": images(8, 6, 6)}
-        labels = {"y": np.arange(20) % 2, "y_val": np.arange(6) % 2, "y_test": np.arange(8) % 2}
-        data = load_data(DataConfig(name=npz(tmp_path / "a.npz", **arrays, **labels)))
-        assert [len(split) for split in data.splits().values()] == [20, 6, 8]
-        back = data.test.images * data.std[0] + data.mean[0]
-        assert np.abs(back[:, 0].numpy() - arrays["x_test"]).max() < 1e-3
-
 
 class TestNumbers:
     """Normalisation, resizing, fingerprints and duplicates."""
@@ -133,6 +127,11 @@ class TestNumbers:
         name = npz(tmp_path / "a.npz", x=x, y=np.arange(40) % 2)
         assert refused(name) == f"{name}: images must hold values that float32 can normalise, got up to 3e+38"
 
+    def test_chunks_hold_a_number_of_values(self, monkeypatch):
+        """As many images as have so many values, in all their channels; at least one."""
+        monkeypatch.setattr(memory, "CHUNK", 100)
+        assert [memory.images_per_chunk(torch.zeros(9, 2, 5, side)) for side in (3, 5, 10, 20)] == [3, 2, 1, 1]
+
     def test_images_larger_than_memory_are_refused(self):
         """Images that do not fit into memory give one line with the memory they need."""
         for kind, need in ((torch.uint8, "4.69e+07"), (torch.float32, "1.88e+08")):
@@ -167,6 +166,27 @@ class TestNumbers:
         assert data.duplicates == {"train/validation": 0, "train/test": 3, "validation/test": 0}
         (notice,) = data.notices
         assert notice.endswith("3 of 10 test images are exact copies of train images")
+
+    def test_what_a_function_may_return(self, own_module):
+        """A data set is taken as it is, and subset and image_size are not for it; other values are refused."""
+        own_module(
+            "returns",
+            "import torch\nfrom dropopt.training import Dataset, Split\n"
+            "def whole():\n"
+            "    split = Split(torch.zeros(4, 1, 8, 8), torch.tensor([0, 1, 0, 1]))\n"
+            "    return Dataset('mine', ('a', 'b'), split, split, split)\n"
+            "def number():\n    return 5\n",
+        )
+        data = load_data(DataConfig(name="returns:whole"))
+        assert (data.name, data.image_size, data.fingerprint.keys()) == ("mine", (8, 8), data.splits().keys())
+        assert data.duplicates == {"train/validation": 4, "train/test": 4, "validation/test": 4}
+        for settings in ({"subset": 3}, {"image_size": 8}):
+            said = "returns:whole returns a Dataset: subset and image_size cannot apply to it"
+            assert refused("returns:whole", **settings) == said
+        assert refused("returns:number") == (
+            "returns:number must return (images, labels), a mapping of arrays, or data sets or loaders of PyTorch, "
+            "got int"
+        )
 
     def test_load_once_keeps_the_last(self):
         """Loading the same data twice in a process returns the same object."""
