@@ -127,7 +127,9 @@ class TestNumpy:
             assert message.startswith(f"{tmp_path / 'half.npz'} cannot be read: ")
             assert not message.endswith(": ")
         (tmp_path / "text.npz").write_text("hello")
-        assert refused(f"numpy:{tmp_path / 'text.npz'}").startswith(f"{tmp_path / 'text.npz'} is not a .npz file: ")
+        text = refused(f"numpy:{tmp_path / 'text.npz'}")
+        assert text.startswith(f"{tmp_path / 'text.npz'} is not a .npz file: ")
+        assert "pickle" in text, "NumPy's reason"
         np.save(tmp_path / "lone.npy", images(4, 4))
         lone = f"{tmp_path / 'lone.npy'} is a single array; expected a .npz file with x and y"
         assert refused(f"numpy:{tmp_path / 'lone.npy'}") == lone
