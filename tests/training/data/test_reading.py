@@ -171,7 +171,7 @@ def test_random_samples_are_noticed():
 
     class Flipped(Rarely):
         def __getitem__(self, index):
-            return torch.randint(2, (2,)).float(), 0
+            return torch.tensor([float(torch.rand(1) < 0.5), 0.0]), 0
 
     class Never(Rarely):
         def __getitem__(self, index):
