@@ -218,7 +218,7 @@ class TestDivergence:
 
     def test_a_validation_loss_that_is_not_finite(self):
         """A validation loss that is not finite is an error as well."""
-        with pytest.raises(DivergedError, match="validation loss is nan at epoch 1"):
+        with pytest.raises(DivergedError, match="validation loss is nan at epoch 1, step 6;"):
             fit(self.Poisoned(call=7), None, toy(), recipe())
         for call, what in ((7, "validation loss is inf at epoch 1"), (2, "training loss is inf at epoch 1, step 2")):
             with pytest.raises(DivergedError, match=what):  # one class has no probability
