@@ -94,6 +94,10 @@ class TestNumpy:
                 "{}: class names must differ, got 'a' twice",
             ),
             (
+                {"x": images(6, 5, 5), "y": np.linspace(0, 1, 6), "classes": ["a", "b"]},
+                "{}: y must be (N,) integers or names, got float64 of shape (6,); convert them with .astype(int)",
+            ),
+            (
                 {"x": images(6, 5, 5), "y": [[0, 1]] * 6},
                 "{}: y must be (N,) integers or names, got int64 of shape (6, 2)",
             ),
