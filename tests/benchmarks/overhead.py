@@ -148,7 +148,7 @@ def main() -> None:
     parser.add_argument("--trials", nargs="+", type=int, default=[100, 1000, 10_000])
     parser.add_argument("--space", default="compact")
     parser.add_argument("--sampler", default="auto")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--quick", action="store_true", help="1 and 4 workers, 100 and 1,000 trials, 2 repetitions")
     options = parser.parse_args()
     if options.quick:

@@ -139,7 +139,14 @@ class TestLearning:
 
     @pytest.mark.parametrize(
         ("n", "size", "expected"),
-        [(97, 16, [16] * 5 + [17]), (98, 16, [16] * 6 + [2]), (96, 16, [16] * 6), (7, 50, [7]), (5, 1, [1] * 5)],
+        [
+            (97, 16, [16] * 5 + [17]),
+            (98, 16, [16] * 6 + [2]),
+            (96, 16, [16] * 6),
+            (7, 50, [7]),
+            (5, 1, [1] * 5),
+            (5, 2, [2, 3]),
+        ],
     )
     def test_every_image_is_used_once_per_epoch(self, n, size, expected):
         """Batches have their size, and the rest is a batch of its own; a single image joins the batch before it."""
@@ -151,6 +158,18 @@ class TestLearning:
         assert [len(batch) for batch in seen] == expected
         shown, had = ([tuple(image.flatten().tolist()) for image in x] for x in (torch.cat(seen), data.train.images))
         assert sorted(shown) == sorted(had)
+
+    def test_a_scale_of_the_learning_rate_is_one_of_steps(self):
+        """Half of the learning rate is half of the first step."""
+        moved = []
+        for scale in (0.5, 1.0):
+            model = nn.Sequential(nn.Flatten(), nn.Linear(128, CLASSES, bias=False))
+            nn.init.zeros_(model[1].weight)
+            settings = {"epochs": 1, "batch_size": 90, "momentum": 0.0, "weight_decay": 0.0}
+            fit(model, None, toy(), recipe(**settings, lr_scale={"1.weight": scale}))
+            moved.append(model[1].weight.detach().clone())
+        assert moved[0].any()
+        assert torch.allclose(2 * moved[0], moved[1])
 
     def test_weights_have_the_layout_of_the_recipe(self):
         """channels_last is for images; networks of other samples are left as they are."""
@@ -199,7 +218,7 @@ class TestDivergence:
 
     def test_a_validation_loss_that_is_not_finite(self):
         """A validation loss that is not finite is an error as well."""
-        with pytest.raises(DivergedError, match="validation loss is nan at epoch 1"):
+        with pytest.raises(DivergedError, match="validation loss is nan at epoch 1, step 6;"):
             fit(self.Poisoned(call=7), None, toy(), recipe())
         for call, what in ((7, "validation loss is inf at epoch 1"), (2, "training loss is inf at epoch 1, step 2")):
             with pytest.raises(DivergedError, match=what):  # one class has no probability

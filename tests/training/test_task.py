@@ -134,6 +134,15 @@ def test_augmentation_needs_classes():
         prepare(RunConfig.parse(run.model_dump() | {"train": {**TRAIN, "augment": ["flip"]}}))
 
 
+def test_a_loss_gets_outputs_in_single_precision():
+    """As with ``amp``; whole numbers and other structures are passed on."""
+    seen = []
+    task = Task(lambda outputs, targets: seen.append(outputs) or torch.zeros(()))
+    for outputs in (torch.zeros(2, 3, dtype=torch.bfloat16), torch.zeros(2, dtype=torch.int64), {"a": 1}):
+        task.training_loss(outputs, torch.zeros(2), 0.0)
+    assert (seen[0].dtype, seen[1].dtype, seen[2]) == (torch.float32, torch.int64, {"a": 1})
+
+
 def test_losses_do_not_broadcast():
     """Outputs (N, 1) and targets (N,) agree; other shapes are an error instead of a silent outer product."""
     loss = LOSSES["mse_loss"]

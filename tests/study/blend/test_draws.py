@@ -106,6 +106,15 @@ def test_a_randomised_draw_by_hand() -> None:
     assert study.trials[-1].user_attrs[STAMP] == {"evidence": 12, "randomised": True, "model": "uniform"}
 
 
+def test_an_enqueued_share_counts_before_it_is_suggested() -> None:
+    """The others leave room for it."""
+    study = study_of(EfficacySampler(RandomSampler(seed=0), NAMES, seed=5), history(12))
+    study.enqueue_trial({"w_b": 0.7})
+    trial = study.ask()
+    first, second, third = (trial.suggest_float(name, 0, 1) for name in ("w_a", "w_c", "w_b"))
+    assert (third, first + second) == (0.7, pytest.approx(0.3))
+
+
 def test_the_fraction_of_randomised_draws() -> None:
     """One draw in ten ignores the evidence unless another fraction is given, from eight trials for each stage on."""
     trials = history(20)

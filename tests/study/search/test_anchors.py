@@ -9,7 +9,7 @@ from optuna.trial import TrialState, create_trial
 from dropopt.config import METHODS, Baseline, EngineConfig, RunConfig
 from dropopt.study import Study
 from dropopt.study.define.space import Space
-from dropopt.study.search.anchors import anchors_of, compare, is_plain
+from dropopt.study.search.anchors import anchors_of, compare, enqueue_anchors, is_plain
 from dropopt.study.store.keys import ANCHOR
 from dropopt.study.store.retries import enqueue_again
 from dropopt.study.store.scale import Scale
@@ -103,6 +103,17 @@ def test_an_anchor_that_the_space_cannot_express_is_left_out(tmp_path):
     assert list(found) == ["engine's default"]
     found = engines(tmp_path, "engine:\n  r0: {low: 0.15, high: 0.5}\n  alpha: 0.0\n" + alone)
     assert list(found) == ["channel 0.2", "engine's default"]
+
+
+def test_an_anchor_that_is_not_valid_in_the_space_hides_no_other(tmp_path):
+    """The study names a library, which only one kind has. Anchors that it has already are not enqueued again."""
+    path = tmp_path / "space.yaml"
+    path.write_text("engine:\n  kind: [dropblock, dropout]\n  p: {low: 0.0, high: 0.5}\n")
+    space, study = Space.load(path), optuna.create_study()
+    base = space.base(RunConfig.parse({"engine": {"kind": "dropblock", "library": "timm"}}))
+    for _ in range(2):
+        enqueue_anchors(study, space, base, 10)
+        assert [trial.user_attrs[ANCHOR] for trial in study.trials] == ["no dropout", "dropblock 0.2"]
 
 
 def test_anchors_follow_the_study(tmp_path):
@@ -268,4 +279,10 @@ def test_differences_of_values_below_0_are_in_their_units():
     assert [row.difference for row in found.rows] == [-0.5, -1.5]
     assert found.verdict.startswith("the best trial's psnr is 0.5000 above that of the best anchor, channel 0.2 (")
     best = compared(trial(-28.0, "no dropout"), trial(-29.0, "channel 0.2"))
+<<<<<<< HEAD
     assert "anchor channel 0.2, with psnr 30.0000 (smoothed" in best.verdict
+=======
+    assert "anchor channel 0.2, with 1 - psnr -29.0000 (smoothed" in best.verdict
+    equal = compared(trial(-28.0), trial(-28.0, "no dropout"))
+    assert equal.verdict.startswith("the best trial is not clearly better than no dropout: its 1 - psnr is -28.0000")
+>>>>>>> x-f

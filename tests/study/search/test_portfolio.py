@@ -114,6 +114,13 @@ def test_plain_entries_in_a_space_of_baselines(tmp_path, settings, expected):
     }
 
 
+def test_an_entry_that_is_not_valid_in_the_space_hides_no_other(tmp_path):
+    """The study names a library, which only one kind has; the last entry is a rate of 0 of that kind."""
+    space = written(tmp_path, "engine:\n  kind: [dropblock, dropout2d, dropout]\n  p: {low: 0.0, high: 0.5}\n")
+    base = space.base(RunConfig.parse({"engine": {"kind": "dropblock", "library": "timm"}}))
+    assert list(entries_of(PORTFOLIO_OF_FOUR, space, base, 10)) == ["portfolio 4"]
+
+
 SEARCHED = "".join(f"  w_{method}: {{low: 0.0, high: 1.0}}\n" for method in METHODS)
 FIXED = "".join(f"  w_{method}: 0.25\n" for method in METHODS)
 ADAPTIVE = "".join(f"  w_{method}: {float(method == 'adaptive')}\n" for method in METHODS)

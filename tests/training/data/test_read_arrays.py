@@ -94,6 +94,10 @@ class TestNumpy:
                 "{}: class names must differ, got 'a' twice",
             ),
             (
+                {"x": images(6, 5, 5), "y": np.linspace(0, 1, 6), "classes": ["a", "b"]},
+                "{}: y must be (N,) integers or names, got float64 of shape (6,); convert them with .astype(int)",
+            ),
+            (
                 {"x": images(6, 5, 5), "y": [[0, 1]] * 6},
                 "{}: y must be (N,) integers or names, got int64 of shape (6, 2)",
             ),
@@ -127,7 +131,9 @@ class TestNumpy:
             assert message.startswith(f"{tmp_path / 'half.npz'} cannot be read: ")
             assert not message.endswith(": ")
         (tmp_path / "text.npz").write_text("hello")
-        assert refused(f"numpy:{tmp_path / 'text.npz'}").startswith(f"{tmp_path / 'text.npz'} is not a .npz file: ")
+        text = refused(f"numpy:{tmp_path / 'text.npz'}")
+        assert text.startswith(f"{tmp_path / 'text.npz'} is not a .npz file: ")
+        assert "pickle" in text, "NumPy's reason"
         np.save(tmp_path / "lone.npy", images(4, 4))
         lone = f"{tmp_path / 'lone.npy'} is a single array; expected a .npz file with x and y"
         assert refused(f"numpy:{tmp_path / 'lone.npy'}") == lone

@@ -2,6 +2,7 @@
 
 import os
 import struct
+import sys
 import warnings
 import zlib
 
@@ -91,14 +92,16 @@ class TestFolder:
         assert data.train.images.shape[1:] == (1, 64, 64)
         assert load_data(DataConfig(name=f"folder:{tmp_path / 'tree'}", image_size=16)).image_size == (16, 16)
 
-    def test_the_default_size_is_the_median(self, tmp_path):
-        """Images of several sizes become squares of the median of their shorter sides."""
+    def test_the_default_size_is_the_median(self, tmp_path, monkeypatch):
+        """Images of several sizes become squares of the median of their shorter sides, those of a sample of files."""
         for number, size in enumerate([(9, 8), (60, 40), (12, 30), (12, 13), (11, 50)]):
             name = folder(tmp_path / "tree", classes=("cat", "dog"), n=2, size=size)
             for kind in ("cat", "dog"):
                 for i in range(2):
                     (tmp_path / "tree" / kind / f"{i}.png").rename(tmp_path / "tree" / kind / f"{number}-{i}.png")
         assert load_data(DataConfig(name=name)).image_size == (12, 12)
+        monkeypatch.setattr(module, "SIZE_SAMPLE", 2)  # the first file of each class
+        assert load_data(DataConfig(name=name)).image_size == (8, 8)
 
     def test_one_colour_image_gives_three_channels(self, tmp_path):
         """Greyscale images are repeated in three channels if any image has colours."""
@@ -125,6 +128,13 @@ class TestFolder:
         (kept,) = (tmp_path / "cache" / "folders").glob("*.pt")
         kept.write_bytes(kept.read_bytes()[:1000])
         assert load_data(config).fingerprint == changed.fingerprint
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="names of files are text")
+    def test_a_name_that_is_no_text(self, tmp_path):
+        """Linux allows any bytes in a name."""
+        name = folder(tmp_path / "tree")
+        (tmp_path / "tree" / "cat" / "0.png").rename(os.fsdecode(bytes(tmp_path / "tree" / "cat") + b"/\xff.png"))
+        assert len(load_data(DataConfig(name=name, image_size=8)).train) > 0
 
     def test_swapped_files_with_old_times_are_read_again(self, tmp_path):
         """Two images of equal size and modification time that swap classes change the fingerprint."""
@@ -296,14 +306,16 @@ class TestFolder:
         assert "did you mean 'cifar10'?" in refused("CIFAR-10")
 
     def test_links_are_followed_once(self, tmp_path):
-        """Symbolic links to class folders are read; a link to a folder above adds no copies."""
+        """Symbolic links to class folders, and inside of them, are read; a link to a folder above adds no copies."""
         folder(tmp_path / "real", n=10)
         (tmp_path / "tree").mkdir()
         for name in ("cat", "dog"):
             (tmp_path / "tree" / name).symlink_to(tmp_path / "real" / name)
         (tmp_path / "real" / "cat" / "again").symlink_to(tmp_path / "real" / "cat")
+        folder(tmp_path / "more", classes=("tabby",), n=2)
+        (tmp_path / "real" / "cat" / "tabby").symlink_to(tmp_path / "more" / "tabby")
         data = load_data(DataConfig(name=f"folder:{tmp_path / 'tree'}"))
-        assert sum(len(split) for split in data.splits().values()) == 20
+        assert sum(len(split) for split in data.splits().values()) == 22
 
 
 class TestPrecision:

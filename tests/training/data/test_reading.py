@@ -169,12 +169,17 @@ def test_random_samples_are_noticed():
             with_draw = index == 62
             return torch.tensor([torch.rand(1).item() if with_draw else 0.5, 0.0]), 0
 
+    class Flipped(Rarely):
+        def __getitem__(self, index):
+            return torch.tensor([float(torch.rand(1) < 0.5), 0.0]), 0
+
     class Never(Rarely):
         def __getitem__(self, index):
             return torch.tensor([0.5, 0.0]), 0
 
     assert is_random(reader_of("a", Drawing()))
     assert is_random(reader_of("a", Rarely()))
+    assert is_random(reader_of("a", Flipped()))
     assert not is_random(reader_of("a", Never()))
     assert not is_random(reader_of("a", DataLoader(DATA, 4, shuffle=True)))
     assert is_random(reader_of("a", DataLoader(DATA, 4, sampler=RandomSampler(DATA, replacement=True))))

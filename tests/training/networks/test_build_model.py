@@ -49,6 +49,14 @@ class _Evil:
         return os.mkdir, (str(self.path),)
 
 
+class Pair(nn.Module):
+    """A network with two outputs."""
+
+    def forward(self, *parts, **named):
+        """Both."""
+        return parts, named
+
+
 class TestReference:
     """small, resnet9, vgg."""
 
@@ -140,6 +148,9 @@ class TestReference:
             monkeypatch.setattr(other_tasks, "TwoBranches", lambda *_, model=model: model)
             with pytest.raises(ConfigError) as caught:
                 build_model(config, **shape | {"classes": 4}, seed=0, example=example)
+            monkeypatch.setattr(other_tasks, "TwoBranches", lambda *_: Pair())
+            with pytest.raises(ConfigError, match=r", must return logits \(N, 3\), returned tuple for N = 2$"):
+                build_model(config, **shape, seed=0, example=example)
             monkeypatch.undo()
             assert str(caught.value) == (
                 "model other_tasks:two_branches, given inputs of 1x8x8 and 5, must return logits (N, 4), returned "
