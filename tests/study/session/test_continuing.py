@@ -99,7 +99,7 @@ def test_two_commands_that_enqueue_one_continuation(storage, capsys):
             enqueue_continuation(study, study.trials[1], study.trials[1])
     capsys.readouterr()
     assert resume(storage, 1) == 0
-    assert "trial 4 continues trial 1: loss" in capsys.readouterr().out
+    assert "trial 4 continues trial 1: smoothed loss" in capsys.readouterr().out
     assert trials(storage)[5].user_attrs["reason"] == "given back"
     with pytest.raises(ConfigError, match="trial 4 has continued trial 1 already"):
         resume(storage, 1)
