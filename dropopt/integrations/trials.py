@@ -56,10 +56,10 @@ def record_of(study: optuna.Study, trial: FrozenTrial) -> Record:
     values = trial.values or []
     names = ["value"] if len(values) == 1 else [f"value_{number}" for number in range(len(values))]
     metrics = dict(zip(names, values, strict=True))
-    names = {ACCURACY: metric_key(task_of(study).score)}
+    shown = {ACCURACY: metric_key(task_of(study).score)}
     for key in (ACCURACY, BEST_LOSS, BEST_EPOCH, SECONDS):
         if isinstance(number := trial.user_attrs.get(key), int | float):
-            metrics[names.get(key, key)] = number
+            metrics[shown.get(key, key)] = number
     tags = {"state": trial.state.name.lower()}
     tags |= {key: str(trial.user_attrs[key]) for key in (ANCHOR, PORTFOLIO, REASON) if key in trial.user_attrs}
     return Record(

@@ -77,8 +77,10 @@ def export(
         facts = {"file": str(path), "study": found.study_name, "trial": chosen.number}
         print(json.dumps(facts | {"value": provenance.get("value"), "val_accuracy": provenance.get("val_accuracy")}))
     elif not quiet:
-        scores = f", smoothed {scale.name} {scale.text(chosen.value)}, {score} {format_accuracy(chosen)} (validation)"
-        known = configuration.stored and len(found.directions) == 1 and chosen.value is not None
-        print(f"{path}: study {found.study_name}, trial {chosen.number}{scores if known else ''}")
+        scores = ""
+        if configuration.stored and len(found.directions) == 1 and chosen.value is not None:
+            value = f"smoothed {scale.name} {scale.text(chosen.value)}"
+            scores = f", {value}, {score} {format_accuracy(chosen)} (validation)"
+        print(f"{path}: study {found.study_name}, trial {chosen.number}{scores}")
         command = "python" if kind == "python" else "dropopt train"
         print(f"train with it: {command} {shlex.quote(str(path))}")

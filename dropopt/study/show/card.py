@@ -25,7 +25,7 @@ def card(name: str, lines: Sequence[tuple[str, str]]) -> Figure:
     clear = "rgba(0,0,0,0)"
     picture = Figure(
         Table(
-            columnwidth=[1.4, 5],
+            columnwidth=[1, 5],
             header={"values": ["", ""], "height": 0, "line": {"width": 0}, "fill": {"color": clear}},
             cells={
                 "values": [[f"<b>{escaped(word)}</b>" for word, _ in lines], [escaped(text) for text in texts]],
@@ -38,5 +38,6 @@ def card(name: str, lines: Sequence[tuple[str, str]]) -> Figure:
         )
     )
     settings = layout(f"Study {name}")
-    settings["margin"] = {"t": 45, "b": 10, "l": 10, "r": 10}
+    del settings["height"]  # that of the page, which may give the card more room
+    settings["margin"] = {"t": 40, "b": 10, "l": 10, "r": 10}
     return picture.update_layout(settings)

@@ -14,7 +14,9 @@ from dropopt.study.store.scale import Scale
 def show_confirmation(console: Console, found: Confirmation) -> None:
     """Print the configurations, the verdict, how optimistic the search was, and what was read of the test split."""
     title = f"study {found.study}: {found.seeds} fresh seeds (validation, 95% intervals)"
-    table = Table("configuration", found.scale.name, "search", found.score, "seeds", "result", title=title)
+    table = Table(
+        "configuration", found.scale.heading(found.score), "search", found.score, "seeds", "result", title=title
+    )
     for one in found.configurations:
         table.add_row(*_cells(one, found.scale, winner=one is found.winner))
     console.print(table)

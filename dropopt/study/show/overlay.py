@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from dropopt.study.show import words
+from dropopt.study.show.arrangement import arranged
 from dropopt.study.show.next_lines import next_lines
 from dropopt.study.show.note import merged
 from dropopt.study.show.page import Page, build
@@ -81,17 +82,21 @@ class Overlay:
         if path.rstrip("/") == "" and (study_id := self._only_study()) is not None:
             start_response("302 Found", [("Location", f"/dashboard/studies/{study_id}"), ("Content-Length", "0")])
             return []
-        found = re.fullmatch(r"/api/studies/(\d+)/*", path)
-        if found is None or environ.get("REQUEST_METHOD") != "GET":
+        if environ.get("REQUEST_METHOD") != "GET":
             return self.app(environ, start_response)
-        return self._changed(environ, start_response, lambda reply: self._add(int(found[1]), reply))
+        if path.startswith("/dashboard"):
+            return self._changed(environ, start_response, arranged)
+        found = re.fullmatch(r"/api/studies/(\d+)/*", path)
+        if found is None:
+            return self.app(environ, start_response)
+        return self._changed(environ, start_response, lambda body: self._with_page(int(found[1]), body))
 
     def _only_study(self) -> int | None:
         names = searches(self.storage)
         return self.storage.get_study_id_from_name(names[0]) if len(names) == 1 else None
 
     def _changed(
-        self, environ: WSGIEnvironment, start_response: StartResponse, change: Callable[[dict[str, Any]], None]
+        self, environ: WSGIEnvironment, start_response: StartResponse, change: Callable[[bytes], bytes]
     ) -> list[bytes]:
         """The reply of optuna-dashboard after ``change``; an error is passed on as it is."""
         started: list[Any] = []
@@ -105,15 +110,14 @@ class Overlay:
         getattr(answer, "close", lambda: None)()
         status, headers = started
         if status.startswith("200"):
-            reply = json.loads(body)
-            change(reply)
-            body = json.dumps(reply).encode()
+            body = change(body)
         kept = [(name, value) for name, value in headers if name.lower() != "content-length"]
         start_response(status, [*kept, ("Content-Length", str(len(body)))])
         return [body]
 
-    def _add(self, study_id: int, reply: dict[str, Any]) -> None:
-        """Put the page into the description of a study."""
+    def _with_page(self, study_id: int, body: bytes) -> bytes:
+        """The description of a study, as JSON, with its page."""
+        reply = json.loads(body)
         made = self._made(study_id)
         reply["note"]["body"] = merged(reply["note"]["body"], made.page.note)
         fresh = [{"id": name, "graph_object": picture} for name, picture in made.page.figures.items()]
@@ -128,6 +132,7 @@ class Overlay:
             kept = [one for one in trial["user_attrs"] if one["key"] not in HIDDEN]
             kept.sort(key=lambda one: FIRST.index(one["key"]) if one["key"] in FIRST else 99)
             trial["user_attrs"] = [_readable(one) | {"key": names.get(one["key"], one["key"])} for one in kept]
+        return json.dumps(reply).encode()
 
     def _made(self, study_id: int) -> _Made:
         """The page of a study: a stored one, unless trials have ended since and it may be made again."""

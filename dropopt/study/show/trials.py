@@ -43,7 +43,7 @@ def table(study: str, listed: Iterable[Mapping[str, Any]], score: str, scale: Sc
     """The rows as a table; ``score`` is the name of the metric, and ``scale`` says how values are shown."""
     shown = Table(title=Text(f"study {study}"), title_justify="left", box=box.SIMPLE_HEAD)
     shown.add_column("trial", justify="right")
-    shown.add_column(scale.name, justify="right")
+    shown.add_column(scale.heading(score), justify="right")
     shown.add_column(score, justify="right")
     shown.add_column("parameters", overflow="fold")
     for row in listed:

@@ -57,6 +57,10 @@ class Scale:
         """What the stored values are, in a word."""
         return f"1 - {self.name}" if self.complement else self.name
 
+    def heading(self, score: str) -> str:
+        """The heading of a column of values beside one of the metric ``score``, from which it must differ."""
+        return f"{self.name} (smoothed)" if self.name == score else self.name
+
     @property
     def way(self) -> str:
         """Which values are better, in words."""
@@ -68,7 +72,7 @@ class Scale:
 
     def text(self, value: float | None) -> str:
         """A stored value as text; ``-`` if there is none."""
-        return "-" if value is None else f"{self.read(value):.4f}"
+        return "-" if value is None else f"{round(self.read(value), 4) + 0.0:.4f}"  # + 0.0: not -0.0000
 
     def change(self, difference: float) -> float:
         """What is shown of a difference of two stored values."""

@@ -86,6 +86,18 @@ def test_what_is_minimised(task, by, word, cost):
     assert (config.word(by), config.cost(2.0, 0.75, by)) == (word, cost)
 
 
+def test_values_as_they_are_shown():
+    """No negative zero, and two columns of one metric differ in their headings."""
+    dice = Scale("dice", maximise=True, complement=True)
+    assert (dice.text(1 + 1e-9), dice.text(0.25), Scale().text(-1e-9), dice.text(None)) == (
+        "0.0000",
+        "0.7500",
+        "0.0000",
+        "-",
+    )
+    assert (dice.heading("dice"), Scale().heading("accuracy")) == ("dice (smoothed)", "loss")
+
+
 def test_a_confirmation_by_a_metric_to_minimise_is_judged_by_it():
     task = {"loss": "mse_loss", "metric": "mine:worst", "direction": "minimize"}
     study = shown_study(4, base=RunConfig.parse({"task": task}).model_dump(mode="json"))

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import re
 import threading
 from contextlib import contextmanager
 
@@ -14,9 +15,11 @@ from shown_study import shown_study
 from torch import nn
 
 import dropopt
+from dropopt.config import RunConfig
 from dropopt.study.run import weights
 from dropopt.study.run.weights import write_weights
 from dropopt.study.show import live, page
+from dropopt.study.show.arrangement import STYLE
 from dropopt.study.show.artifacts import artifact_folder, save_artifacts
 from dropopt.study.show.dashboard import Server
 from dropopt.study.show.note import MARK
@@ -145,6 +148,19 @@ def test_the_dashboard_shows_a_fresh_page_and_writes_nothing():
     assert written(study) == before
 
 
+def test_the_dashboard_calls_the_metric_by_its_name():
+    """The attribute val_accuracy of a study of another metric; the stored one keeps its name."""
+    task = {"metric": "mine:dice", "objective": "metric"}
+    study = shown_study(4, base=RunConfig.parse({"task": task}).model_dump(mode="json"))
+    with serving(study._storage) as (_, get):
+        reply = json.loads(get("/api/studies/0")[1])
+        html = get("/dashboard/studies/0")[1]
+    assert STYLE in html.partition("</head>")[0]
+    assert "val_dice" in {one["key"] for one in reply["union_user_attrs"]}
+    assert reply["trials"][3]["user_attrs"][0]["key"] == "val_dice"
+    assert "val_accuracy" in study.trials[3].user_attrs
+
+
 def test_the_best_trials_have_files_to_download(tmp_path):
     """Configuration and curves of the best three; former ones are removed; each download is an attachment."""
     url = f"sqlite:///{tmp_path}/a.db"
@@ -253,4 +269,7 @@ def test_a_browser_shows_the_page_at_once(tmp_path):
     assert "best-trial-11.yaml" in dom
     assert "dropopt export --study photos" in dom
     assert picture.stat().st_size > 50_000
+    size = re.search(r'plot:dropopt-study".*?svg-container" style="[^"]*width: ([\d.]+)px; height: (\d+)px', dom)
+    assert float(size[1]) > 1000, "the card in words has the full width"
+    assert int(size[2]) == 580
     study._storage.remove_session()

@@ -8,8 +8,10 @@ import pytest
 from optuna.trial import TrialState, create_trial
 from rich.console import Console
 
+import dropopt
 from dropopt.config import ConfigError
 from dropopt.study.after.configuration import configuration_of
+from dropopt.study.command.export import export
 from dropopt.study.show.status import rows, show_status
 from dropopt.study.store.queries import choose
 
@@ -64,3 +66,13 @@ def test_a_trial_without_a_configuration_cannot_be_exported(storage):
         study = optuna.load_study(study_name=name, storage=storage)
         with pytest.raises(ConfigError, match=message):
             configuration_of(study, choose(study, number))
+
+
+def test_a_trial_of_several_objectives_is_exported(tmp_path, capsys):
+    """If its number is given: it has no single value to print."""
+    url = f"sqlite:///{tmp_path}/a.db"
+    study = optuna.create_study(study_name="several", storage=url, directions=["minimize", "maximize"])
+    study.optimize(lambda trial: (trial.suggest_float("r0", 0.1, 0.7), 1.0), n_trials=1)
+    export(study="several", trial=0, output=tmp_path / "best.yaml", storage=url)
+    assert capsys.readouterr().out.startswith(f"{tmp_path}/best.yaml: study several, trial 0\n")
+    assert dropopt.load(tmp_path / "best.yaml").run.engine.r0 == study.trials[0].params["r0"]
