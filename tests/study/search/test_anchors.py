@@ -279,10 +279,6 @@ def test_differences_of_values_below_0_are_in_their_units():
     assert [row.difference for row in found.rows] == [-0.5, -1.5]
     assert found.verdict.startswith("the best trial's psnr is 0.5000 above that of the best anchor, channel 0.2 (")
     best = compared(trial(-28.0, "no dropout"), trial(-29.0, "channel 0.2"))
-<<<<<<< HEAD
     assert "anchor channel 0.2, with psnr 30.0000 (smoothed" in best.verdict
-=======
-    assert "anchor channel 0.2, with 1 - psnr -29.0000 (smoothed" in best.verdict
     equal = compared(trial(-28.0), trial(-28.0, "no dropout"))
-    assert equal.verdict.startswith("the best trial is not clearly better than no dropout: its 1 - psnr is -28.0000")
->>>>>>> x-f
+    assert equal.verdict.startswith("the best trial is not clearly better than no dropout: its psnr is 29.0000")
