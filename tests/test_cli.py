@@ -45,7 +45,7 @@ def call(*arguments, cwd, code=0, program=PROGRAM, env=()):
 def studied(tmp_path_factory):
     """A folder with a tiny digits study of two trials with four epochs."""
     folder = tmp_path_factory.mktemp("studied")
-    out = call("run", "digits", "--n-trials", "2", "--epochs", "4", "--subset", "900", "-j", "2", cwd=folder)
+    out = call("run", "digits", "--n-trials", "2", "--epochs", "4", "--subset", "900", cwd=folder)
     return folder, out
 
 
@@ -120,7 +120,7 @@ def test_status_lists_studies(studied, monkeypatch, capsys):
     """The table has one row for each study: trials, best trial, last activity."""
     monkeypatch.chdir(studied[0])
     out = quiet_call(monkeypatch, capsys, "status")
-    assert re.search(r"digits +│ 2 complete +│ \d\.\d{4} +│ 0\.\d{4}", out)
+    assert re.search(r"digits +│ 2 complete +│ loss \d\.\d{4} +│ 0\.\d{4}", out)
 
 
 @pytest.mark.parametrize("kind", ["yaml", "json", "toml"])
@@ -312,7 +312,7 @@ def test_bad_input_is_reported_in_one_line(studied, monkeypatch, capsys):
         "run digits --n-trials 0": "n_trials must be an integer >= 1, got 0",
         "run digits --n-trials x": "Invalid value for '--n-trials'",
         "run digits --epochs 0": "epochs must be an integer >= 1, got 0",
-        "run digits --n-jobs 0": "n-jobs must be 1 or more, or -1",
+        "run digits -j 0": "n-jobs must be 1 or more, or -1",
         "run digits --nope": "No such option: --nope",
         "run digits --study-name other --model nosuch": "model.name 'nosuch' is unknown; known: small, resnet9",
         "run digits --storage file/x.db": "folder file cannot be created: File exists",
