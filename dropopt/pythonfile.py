@@ -176,9 +176,14 @@ def _code(run: RunConfig, provenance: Mapping[str, Any]) -> str:
     return _quoted("".join(f"use_file({module!a}, Path({str(file)!a}))\n" for module, file in files.items()))
 
 
+def mark_of(study: object) -> str:
+    """What the first line of every program of a study begins with. Any text is quoted, so that it stays one line."""
+    return f"{MARK}study {study!r}, trial "
+
+
 def mark(provenance: Mapping[str, Any]) -> str:
-    """The first line of the program. Any text in it is quoted, so that it stays one line."""
-    return f"{MARK}study {provenance.get('study')!r}, trial {provenance.get('trial')!r}"
+    """The first line of the program."""
+    return f"{mark_of(provenance.get('study'))}{provenance.get('trial')!r}"
 
 
 def _notes(run: RunConfig, provenance: Mapping[str, Any], *, plain: bool, found: bool) -> list[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dropopt.config import ConfigError
 from dropopt.export import kind_of, load
-from dropopt.pythonfile import MARK, mark
+from dropopt.pythonfile import MARK, mark_of
 from dropopt.study.after.configuration import Configuration, configuration_of
 from dropopt.study.store.code import code_of
 from dropopt.study.store.keys import ACCURACY, COMPLEXITY, DATA, FINGERPRINT, MADE_WITH, PRIOR, SEED, SPACE
@@ -43,7 +43,7 @@ def check_same_study(path: Path, format: str | None, study: str) -> None:
     if kind_of(path, format) == "python":
         with path.open("rb") as file:
             line = file.readline()
-        same, what = line.startswith(mark({"study": study}).removesuffix("None").encode()), "is of another study"
+        same, what = line.startswith(mark_of(study).encode()), "is of another study"
         if not line.startswith(MARK.encode()):
             what = "was not written by dropopt export"
     else:
