@@ -14,7 +14,7 @@ import pytest
 import torch
 from fake_study import trials
 from optuna.trial import TrialState
-from processes import alive, children, running, start, stored, wait_until
+from processes import alive, children, running, send, start, stored, wait_until
 
 from dropopt.study.run import worker
 from dropopt.study.run.checkpoints import Checkpoints, default_folder, remove
@@ -133,8 +133,7 @@ def test_random_kills_from_outside(tmp_path):
     wait_until(lambda: running(tmp_path))
     for _ in range(6):
         time.sleep(draw.uniform(0.1, 1.0))
-        for pid in children(process.pid)[:1]:
-            os.kill(pid, signal.SIGKILL)
+        send(children(process.pid)[:1], signal.SIGKILL)
     out = process.communicate(timeout=120)[0]
     found = stored(tmp_path)
     assert process.returncode == 0, out

@@ -18,7 +18,7 @@ import pytest
 import torch
 from fake_study import trials
 from optuna.trial import TrialState
-from processes import SCRIPT, alive, children, running, start, stored, wait_until
+from processes import SCRIPT, alive, children, running, send, start, stored, wait_until
 
 from dropopt.study.run import memory, slots
 from dropopt.study.run import running as limits
@@ -86,8 +86,7 @@ class TestSignals:
         """A shutdown sends SIGTERM to the children too, here before it reaches their owner: no trial fails."""
         process = start(tmp_path, 2, n_trials=4)
         wait_until(lambda: running(tmp_path))
-        for pid in children(process.pid):
-            os.kill(pid, signal.SIGTERM)
+        send(children(process.pid), signal.SIGTERM)
         time.sleep(0.1)
         process.send_signal(signal.SIGTERM)
         out = process.communicate(timeout=AT_ONCE)[0]
@@ -153,8 +152,7 @@ class TestHanging:
         """A child that was stopped with SIGSTOP is ended at the time limit of its trial."""
         process = start(tmp_path, 1, n_trials=2, trial_timeout=4, pruner="none")
         wait_until(lambda: running(tmp_path))
-        for pid in children(process.pid):
-            os.kill(pid, signal.SIGSTOP)
+        send(children(process.pid), signal.SIGSTOP)
         out = process.communicate(timeout=60)[0]
         assert process.returncode == 0, out
         assert [trial.user_attrs.get("reason") for trial in stored(tmp_path)] == ["time limit", None]

@@ -32,13 +32,6 @@ def server():
     found.remove()
 
 
-def descendants(server):
-    """Return the process ids of the server."""
-    first = int((server._data / "postmaster.pid").read_text().split()[0])
-    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(first)], capture_output=True, text=True, check=True)
-    return [first, *map(int, listed.stdout.split())]
-
-
 def test_a_study_outlives_a_restart_of_its_database(server):
     """Training continues, the reports are stored later, nothing runs twice, and the password is not shown."""
     process = start(server.url, n_jobs=2, n_trials=4, pruner="none", storage_patience=60)
@@ -115,10 +108,7 @@ def test_a_signal_ends_a_study_whose_database_is_frozen(server):
     """The study does not wait for the answer of the database."""
     process = start(server.url, n_trials=8, pruner="none", grace=1)
     wait_until(lambda: reporting(server.url))
-    frozen = descendants(server)
-    for pid in frozen:
-        os.kill(pid, signal.SIGSTOP)
-    try:
+    with server.frozen():
         time.sleep(1)
         process.send_signal(signal.SIGINT)
         began = time.monotonic()
@@ -126,9 +116,6 @@ def test_a_signal_ends_a_study_whose_database_is_frozen(server):
         assert time.monotonic() - began < 20, out
         assert "Traceback" not in out
         assert code != 0
-    finally:
-        for pid in frozen:
-            os.kill(pid, signal.SIGCONT)
 
 
 def test_a_worker_that_is_stopped_inside_a_transaction_holds_up_no_other(server, monkeypatch):

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import fake_training
 from outside import finish, reporting, start, trials, wait_until
-from processes import children
+from processes import children, send
 
 from dropopt.config import RunConfig
 from dropopt.export import load
@@ -81,7 +81,7 @@ def _torment(running, storage, kills, n_trials, draw, workers, slots, often, sec
             victim.kill()
             finish(victim)
         elif slots_of := children(victim.pid):
-            os.kill(draw.choice(slots_of), signal.SIGKILL)
+            send([draw.choice(slots_of)], signal.SIGKILL)
         done += 1
         say(f"{done} kills, {len(seen)} results")
     running += [

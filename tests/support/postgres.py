@@ -3,12 +3,14 @@
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
 from pathlib import Path
 
 import pytest
+from processes import children, send
 
 
 def binaries():
@@ -59,6 +61,18 @@ class Server:
     def stop(self, mode="immediate"):
         """Stop the server; ``immediate`` is what a crash does."""
         self._run("pg_ctl", "-D", self._data, "-m", mode, "-w", "stop")
+
+    @contextlib.contextmanager
+    def frozen(self):
+        """Stop all processes of the server in the block: nobody answers, and connections stay open."""
+        first = int((self._data / "postmaster.pid").read_text().split()[0])
+        send([first], signal.SIGSTOP)  # from now on it starts no others
+        others = children(first)
+        send(others, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            send([*others, first], signal.SIGCONT)
 
     def remove(self):
         """Stop the server and remove its folder."""

@@ -7,7 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import fake_study
@@ -46,6 +46,13 @@ def children(pid):
     listed = subprocess.run(["ps", "-o", "pid=,stat=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
     rows = [line.split() for line in listed.stdout.splitlines()]
     return [int(row[0]) for row in rows if not row[1].startswith("Z")]
+
+
+def send(pids, number):
+    """Send a signal to each of ``pids`` that is still there: any of them may have ended since it was listed."""
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def alive(pids):
