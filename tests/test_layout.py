@@ -137,9 +137,18 @@ def test_attaching_knows_no_formula():
     assert not any("equations" in name for m in MODULES if room(m) == "engine/places" for name in imports(m))
 
 
-def test_importing_dropopt_is_light():
-    """``import dropopt`` loads neither torch nor optuna nor pydantic."""
-    code = "import sys, dropopt; print([m for m in ('torch', 'optuna', 'pydantic') if m in sys.modules])"
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        ("dropopt", ["torch", "optuna", "pydantic"]),
+        ("dropopt.engine", ["torchvision", "torch._dynamo", "zennit", "scipy"]),
+        ("dropopt.training", ["torchvision", "torch._dynamo", "zennit", "scipy", "sklearn"]),
+        ("dropopt.study.session.session", ["torch", "scipy.stats", "sklearn", "pandas", "plotly", "sqlalchemy"]),
+    ],
+)
+def test_imports_are_light(module, heavy):
+    """What takes long to import is imported where it is used, so that commands and child processes start quickly."""
+    code = f"import sys, {module}; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

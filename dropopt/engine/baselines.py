@@ -7,7 +7,6 @@ from typing import Any, SupportsFloat
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import DropBlock2d, StochasticDepth
 
 from dropopt.config import Baseline, ConfigError
 from dropopt.engine.attached import Attached
@@ -145,7 +144,9 @@ class BaselineSite(nn.Module):
         super().__init__()
         self.part = part
         self.axis = axis
-        self.block_size = part.block_size if isinstance(part, DropBlock2d) else None
+        of_torchvision = type(part).__module__.startswith("torchvision.")
+        self.skips = of_torchvision and type(part).__name__ == "StochasticDepth"
+        self.block_size = part.block_size if of_torchvision and hasattr(part, "block_size") else None
 
     def drop(self, p: float) -> None:
         """Set the drop probability."""
@@ -160,7 +161,7 @@ class BaselineSite(nn.Module):
         if not module.training:
             return None
         require_tensor(module, output)
-        if isinstance(self.part, StochasticDepth):
+        if self.skips:
             identity = args[0] if args else output
             return identity + self.part(output - identity) if identity.shape == output.shape else None
         if self.block_size is not None:  # torchvision refuses even blocks, and limits a block to the map's size
@@ -175,13 +176,22 @@ def _part(config: Baseline, place: Place) -> nn.Module | None:
     if config.kind == "none":
         return None
     if config.kind == "stochastic_depth":
+        from torchvision.ops import StochasticDepth  # torchvision takes two seconds
+
         depth: nn.Module = StochasticDepth(config.p, "row")
         return depth
     if config.kind == "dropout" or place.ndim != 4:  # without a map, dropout2d and dropblock are plain dropout
         return nn.Dropout(config.p)
     if config.kind == "dropout2d":
         return nn.Dropout2d(config.p)
-    return _timm_dropblock(config) if config.library == "timm" else DropBlock2d(config.p, config.block_size)
+    return _timm_dropblock(config) if config.library == "timm" else _torchvision_dropblock(config)
+
+
+def _torchvision_dropblock(config: Baseline) -> nn.Module:
+    from torchvision.ops import DropBlock2d
+
+    block: nn.Module = DropBlock2d(config.p, config.block_size)
+    return block
 
 
 def _timm_dropblock(config: Baseline) -> nn.Module:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dropopt.engine.importance.composite import composite
-from dropopt.engine.importance.lrp.relevance import EPSILON, RULE, RelevanceMode, refuse_reentrant
+from dropopt.engine.importance.lrp import EPSILON, RULE
 from dropopt.engine.importance.passes import Take, explained, feature_maps, finite, gradients_at, undisturbed
 from dropopt.engine.places.place import Example, Place
 
@@ -72,6 +72,8 @@ def propagate(
     epsilon: float = EPSILON,
 ) -> Tensor:
     """Call ``take`` with each place's relevance, in the shape of its output; return the outputs it started from."""
+    from dropopt.engine.importance.lrp.relevance import RelevanceMode, refuse_reentrant
+
     with undisturbed(model), gradients_at(places, take):
         with RelevanceMode(rule, epsilon):
             outputs = explained(model, images, labels)

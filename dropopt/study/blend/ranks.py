@@ -9,7 +9,6 @@ from itertools import chain
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 from scipy.special import ndtri
-from scipy.stats import rankdata
 
 from dropopt.study.blend.arrays import Array
 
@@ -32,7 +31,7 @@ def normal_scores(wins: Array) -> Array:
     """
     if not len(wins):
         return np.zeros(0)
-    return np.asarray(ndtri((rankdata(wins) - 0.5) / len(wins)))
+    return np.asarray(ndtri(_wins_against(wins, wins) / len(wins)))  # a tie with itself: rank - 1/2
 
 
 def wins_of(trials: Sequence[FrozenTrial], outcome: Array, maximise: bool) -> Array:
@@ -88,7 +87,7 @@ def _values_at(stops: Array, reports: Sequence[Mapping[int, float]], sign: float
 
 def _wins_among(values: Array) -> Array:
     """How many of the other ``values`` each exceeds, ties half."""
-    return np.asarray(rankdata(values) - 1.0)
+    return _wins_against(values, values) - 0.5  # without the tie with itself
 
 
 def _wins_against(others: Array, values: Array) -> Array:

@@ -14,7 +14,6 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.polynomial.legendre import legvander
-from scipy.stats import qmc
 
 from dropopt.study.blend.arrays import Array
 from dropopt.study.blend.mixture import scheffe
@@ -99,8 +98,14 @@ def _blend_whitening(methods: int) -> tuple[Array, Array]:
 
 def simplex_draws(methods: int, count: int) -> Array:
     """Evenly spread blends (count, methods), uniform on the simplex; ``count`` is a power of two."""
-    uniform = qmc.Sobol(methods, seed=0).random(count)
-    return to_simplex(uniform)
+    return to_simplex(cube_draws(methods, count))
+
+
+def cube_draws(dimensions: int, count: int) -> Array:
+    """Evenly spread points (count, dimensions) of the unit cube; ``count`` is a power of two."""
+    from scipy.stats import qmc  # takes half a second, which the start of a study does not need
+
+    return np.asarray(qmc.Sobol(dimensions, seed=0).random(count))
 
 
 def to_simplex(uniform: Array) -> Array:

@@ -14,11 +14,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import qmc
 
 from dropopt.study.blend.arrays import Array
 from dropopt.study.blend.threads import one_thread
-from dropopt.study.effects.basis import features, to_simplex
+from dropopt.study.effects.basis import cube_draws, features, to_simplex
 from dropopt.study.effects.factors import Factor, Points, activity, joined
 from dropopt.study.effects.intervals import Estimate
 from dropopt.study.effects.model import Model
@@ -205,7 +204,7 @@ class Search:
 def uniform(factors: tuple[Factor, ...], count: int) -> Points:
     """Evenly spread configurations from the whole space; ``count`` is a power of two."""
     widths = [len(factor.names) if factor.kind == "blend" else 1 for factor in factors]
-    cube = qmc.Sobol(sum(widths), seed=0).random(count)
+    cube = cube_draws(sum(widths), count)
     values = []
     for factor, stop, width in zip(factors, np.cumsum(widths), widths, strict=True):
         column = cube[:, stop - width : stop]

@@ -13,7 +13,7 @@ import numpy as np
 from optuna.pruners import BasePruner
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from scipy.stats import t as student_t
+from scipy.special import stdtr
 
 from dropopt.config import ConfigError
 
@@ -144,4 +144,4 @@ def chance_to_win(here: float, reached: Array, final: Array) -> float:
     count = len(final)
     error = math.sqrt(max(-float(model.best_score_), 0.0) * (count + 1) / count)  # best_score_ is minus the error
     distance = (final.min() - forecast) / max(error, _SMALLEST_ERROR)
-    return float(student_t.cdf(distance, count - 1))
+    return float(stdtr(count - 1, distance))

@@ -31,10 +31,11 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
 
 from dropopt.config import ConfigError
+from dropopt.engine.importance.lrp import EPSILON, RULE
 from dropopt.engine.importance.lrp.handlers import HANDLERS, flows
-from dropopt.engine.importance.lrp.rules import EPSILON, RULE, rules
+from dropopt.engine.importance.lrp.rules import rules
 
-__all__ = ["EPSILON", "RULE", "RelevanceMode", "refuse_reentrant"]
+__all__ = ["RelevanceMode", "refuse_reentrant"]
 
 
 class RelevanceMode(TorchFunctionMode):
