@@ -23,6 +23,7 @@ ARMS = {
     "own_uniform": "engine, own patterns, equal weights",
     "averaged": "engine, averaged rates, learned weights",
     "default_own": "engine at its defaults, own patterns",
+    "default_four": "engine at its defaults, own patterns of its four methods",
     "default": "engine at its defaults",
     "adaptive": "adaptive dropout alone",
     "structured": "structured dropout alone",
@@ -30,6 +31,7 @@ ARMS = {
     "pfid": "PFID dropout alone",
     "spatial": "spatially aware dropout alone",
     "dropblock": "DropBlock",
+    "stochastic_depth": "stochastic depth",
     "dropout2d": "Dropout2d",
     "dropout": "Dropout",
     "none": "no dropout",
@@ -38,6 +40,7 @@ ARMS = {
 DATA = {
     "digits": "digits",
     "digits.vgg": "digits, vgg",
+    "digits.resnet9": "digits, resnet9",
     "digits.resnet9": "digits, resnet9",
     "mnist": "MNIST, 1,000 images",
     "fashion": "Fashion-MNIST, 2,000 images",
