@@ -41,7 +41,6 @@ DATA = {
     "digits": "digits",
     "digits.vgg": "digits, vgg",
     "digits.resnet9": "digits, resnet9",
-    "digits.resnet9": "digits, resnet9",
     "mnist": "MNIST, 1,000 images",
     "fashion": "Fashion-MNIST, 2,000 images",
     "cifar10": "CIFAR-10, 2,000 images",
