@@ -153,7 +153,8 @@ def test_the_second_writer_of_a_sqlite_file_is_refused(tmp_path):
     wait_until(lambda: reporting(storage))
     code, out = finish(start(storage, n_trials=200))
     assert code == 2
-    assert "is in use by another dropopt run, and a SQLite file has one writer; wait until it ends" in out
+    writer = f"fake_study.py (process {one.pid})"
+    assert f"is in use by {writer}, and a SQLite file has one writer; wait until it ends" in out
     assert one.poll() is None
     one.send_signal(signal.SIGTERM)
     assert finish(one)[0] == 128 + signal.SIGTERM

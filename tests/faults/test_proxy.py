@@ -98,7 +98,8 @@ def test_a_proxy_that_stays_away_or_is_not_one_is_an_error(tmp_path):
         assert code == 0, out
         check_whole(trials(proxy.url), 2)
         code, out = finish(start(tmp_path / "s.db", seconds=0, n_trials=4))
-        assert (code, "is in use by another dropopt" in out) == (2, True), out
+        assert (code, f"is in use by dropopt storage-proxy (process {proxy.process.pid})" in out) == (2, True), out
+        assert "give the address of the proxy instead" in out
         process = start(proxy.url, n_trials=40, storage_patience=1)
         wait_until(lambda: reporting(proxy.url))
     finally:
