@@ -324,6 +324,9 @@ class _Session:
                 limits=Limits(None, plan.get("trial_timeout")),
                 checkpoints=self._folder(),
                 keep=True,
+                on_new_code=lambda modules: say(
+                    self.console, f"note: the source of {', '.join(modules)} was changed; new runs use it", "yellow"
+                ),
                 signals=self.signals,
             )
             worker.run()
