@@ -119,7 +119,7 @@ def test_another_reading_of_the_test_split_that_is_interrupted_goes_on(storage):
     options = json.dumps(SMALL | {"again": True})
     process = subprocess.Popen(
         [sys.executable, fake_confirm.__file__, storage, options],
-        env=os.environ | {"FAKE_SECONDS": "0.2", "PYTHONUNBUFFERED": "1"},
+        env=os.environ | {"FAKE_SECONDS": "0.3", "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
         text=True,
     )

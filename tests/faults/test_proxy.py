@@ -1,13 +1,13 @@
 """Optuna's storage proxy: studies through it, and what happens when it or its database is restarted."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
 
 import pytest
 from outside import check_whole, finish, reporting, start, trials, wait_until
+from ports import free_port
 from postgres import Server
 
 from dropopt.config import ConfigError
@@ -23,9 +23,7 @@ class Proxy:
 
     def __init__(self, storage):
         self._storage = storage
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self._port = free.getsockname()[1]
+        self._port = free_port()
         self.url = f"grpc://127.0.0.1:{self._port}"
         self.start()
 

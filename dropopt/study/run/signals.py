@@ -19,7 +19,7 @@ from dropopt.interrupt import end_quietly
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 #: Seconds after the second signal in which the running trials can still be recorded.
-SETTLE_SECONDS = 0.5
+SETTLE_SECONDS = 2.0
 
 
 class SignalCatcher:
