@@ -1,7 +1,13 @@
-"""``python -m dropopt``: the ``dropopt`` command."""
+"""``python -m dropopt`` and the ``dropopt`` command.
+
+Imports almost nothing, so that Ctrl-C ends the program quietly from nearly the first moment on.
+"""
 
 import os
 import sys
+from typing import NoReturn
+
+from dropopt import interrupt
 
 
 def forget_current_folder() -> None:
@@ -15,8 +21,19 @@ def forget_current_folder() -> None:
         del sys.path[0]
 
 
+def main() -> NoReturn:
+    """Entry point of the ``dropopt`` command."""
+    interrupt.catch()
+    try:
+        from dropopt.cli import main as run
+
+        run()
+    except KeyboardInterrupt:
+        sys.exit(interrupt.STOPPED)
+    finally:
+        interrupt.ending()
+
+
 if __name__ == "__main__":
     forget_current_folder()
-    from dropopt.cli import main
-
     main()

@@ -1,11 +1,11 @@
 """The engine over several epochs against the paper's formulas, written out again with plain numbers."""
 
 import math
-import socket
 
 import numpy as np
 import pytest
 import torch
+from ports import free_port
 from slow_engine import SlowEngine
 from small_net import Net, batch, make
 from torch import nn
@@ -167,9 +167,7 @@ RANKED = EngineConfig(
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # Python's, about forks beside threads
 def test_two_ranks_follow_the_paper(tmp_path):
     """Two processes that see different data average their scores and areas, and keep equal rates and weights."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     # A fork need not import torch again, but autograd forbids it once a GPU has been used.
     method = "spawn" if torch.cuda.is_available() else "fork"
     torch.multiprocessing.start_processes(rank_main, (port, str(tmp_path)), nprocs=2, start_method=method)

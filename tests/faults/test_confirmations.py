@@ -25,6 +25,7 @@ from dropopt.study.confirm.runs import run_of
 from dropopt.study.show.status import show_status
 from dropopt.study.store.opening import Opened
 from dropopt.study.store.queries import find_study
+from dropopt.study.store.url import resolve
 
 #: Few and short runs: the best configuration with two seeds.
 SMALL = {"top": 1, "seeds": 2, "n_jobs": 1, "anchors": False}
@@ -118,7 +119,7 @@ def test_another_reading_of_the_test_split_that_is_interrupted_goes_on(storage):
     options = json.dumps(SMALL | {"again": True})
     process = subprocess.Popen(
         [sys.executable, fake_confirm.__file__, storage, options],
-        env=os.environ | {"FAKE_SECONDS": "0.2", "PYTHONUNBUFFERED": "1"},
+        env=os.environ | {"FAKE_SECONDS": "0.3", "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -180,3 +181,34 @@ def test_a_confirmation_of_a_deleted_study_is_not_used_for_another_one(storage):
         confirm(storage, **SMALL)
     delete(storage, "fake-confirmed", "fake-tested")
     assert confirm(storage, **SMALL)[0] == 0
+
+
+@pytest.mark.parametrize("name", ["s.db", "s.log"])
+def test_a_search_that_is_deleted_ends_its_confirmation(tmp_path, monkeypatch, name):
+    """At the next report: one line and exit code 1. No run is left without an owner."""
+    monkeypatch.delenv("OPTUNA_STORAGE", raising=False)
+    storage = str(tmp_path / name)
+    assert fake_study.run(storage, n_jobs=1, n_trials=1) == 0
+    process = subprocess.Popen(
+        [sys.executable, fake_confirm.__file__, storage, json.dumps(SMALL | {"seeds": 20})],
+        env=os.environ | {"FAKE_SECONDS": "0.3"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    wait_until(lambda: any(t.intermediate_values for t in trials_of_runs(storage)))
+    delete(resolve(storage), "fake")
+    code, out = finish(process)
+    assert (code, "Traceback" in out) == (1, False), out
+    assert out.splitlines()[-1].startswith("dropopt: study 'fake' was deleted from the storage while its")
+    states = Counter(trial.state.name for trial in trials_of_runs(storage))
+    assert states["WAITING"] > 0, "it did not end before the last run"
+    assert states["RUNNING"] == 0
+
+
+def trials_of_runs(storage):
+    """The runs of the confirmation; an empty list while there are none."""
+    try:
+        return trials(storage, "fake-confirmed")
+    except KeyError:
+        return []

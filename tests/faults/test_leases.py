@@ -78,8 +78,8 @@ def states(journal):
 
 def test_a_killed_worker_s_trial_is_taken_up_when_the_study_is_resumed(storage):
     """On each storage, with a lease of another machine: the retry has the same parameters and seed."""
-    process = start(storage, n_trials=3, grace=GRACE, pruner="none")
-    wait_until(lambda: reporting(storage))
+    process = start(storage, seconds=1, n_trials=3, grace=GRACE, pruner="none")
+    wait_until(lambda: reporting(storage))  # of a trial that lasts seconds more, so that it is killed in the middle
     process.kill()
     finish(process)
     orphan = reporting(storage)[0]
@@ -103,8 +103,8 @@ def test_a_living_worker_takes_up_a_killed_one_s_trial(journal):
     """Within the grace period, and without exceeding the total, although the clocks differ by two hours."""
     options = {"seconds": 0.2, "n_trials": 5, "grace": GRACE, "pruner": "none"}
     one, other = (start(journal, skew=skew, **options) for skew in (-3600, 3600))
-    wait_until(lambda: len(reporting(journal)) == 2)
-    begun = [trial.user_attrs["lease"]["time"] for trial in reporting(journal)]
+    both = wait_until(lambda: found if len(found := reporting(journal)) == 2 else [])
+    begun = [trial.user_attrs["lease"]["time"] for trial in both]
     assert abs(begun[0] - begun[1]) > 7000
     one.kill()
     finish(one)
@@ -153,7 +153,8 @@ def test_the_second_writer_of_a_sqlite_file_is_refused(tmp_path):
     wait_until(lambda: reporting(storage))
     code, out = finish(start(storage, n_trials=200))
     assert code == 2
-    assert "is in use by another dropopt run, and a SQLite file has one writer; wait until it ends" in out
+    writer = f"fake_study.py (process {one.pid})"
+    assert f"is in use by {writer}, and a SQLite file has one writer; wait until it ends" in out
     assert one.poll() is None
     one.send_signal(signal.SIGTERM)
     assert finish(one)[0] == 128 + signal.SIGTERM

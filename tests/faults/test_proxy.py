@@ -1,13 +1,13 @@
 """Optuna's storage proxy: studies through it, and what happens when it or its database is restarted."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
 
 import pytest
 from outside import check_whole, finish, reporting, start, trials, wait_until
+from ports import free_port
 from postgres import Server
 
 from dropopt.config import ConfigError
@@ -23,9 +23,7 @@ class Proxy:
 
     def __init__(self, storage):
         self._storage = storage
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self._port = free.getsockname()[1]
+        self._port = free_port()
         self.url = f"grpc://127.0.0.1:{self._port}"
         self.start()
 
@@ -98,7 +96,8 @@ def test_a_proxy_that_stays_away_or_is_not_one_is_an_error(tmp_path):
         assert code == 0, out
         check_whole(trials(proxy.url), 2)
         code, out = finish(start(tmp_path / "s.db", seconds=0, n_trials=4))
-        assert (code, "is in use by another dropopt" in out) == (2, True), out
+        assert (code, f"is in use by dropopt storage-proxy (process {proxy.process.pid})" in out) == (2, True), out
+        assert "give the address of the proxy instead" in out
         process = start(proxy.url, n_trials=40, storage_patience=1)
         wait_until(lambda: reporting(proxy.url))
     finally:

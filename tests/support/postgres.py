@@ -4,12 +4,12 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 from pathlib import Path
 
 import pytest
+from ports import free_port
 from processes import children, send
 
 
@@ -31,9 +31,7 @@ class Server:
             pytest.skip("PostgreSQL is not installed")
         pytest.importorskip("psycopg")
         self._folder = Path(tempfile.mkdtemp(prefix="dropopt-postgres-"))
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.url = f"postgresql+psycopg://postgres:canary@127.0.0.1:{self.port}/postgres"
         # The server refuses to run as root.
         self._user = [] if os.getuid() else ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]

@@ -6,7 +6,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from operator import attrgetter, is_
 from typing import Any
 
 import numpy as np
@@ -52,10 +51,18 @@ class _Running:
 
 @dataclass(frozen=True)
 class _Model:
-    """The last model (None: too few trials), the trials it was fitted to (None: not fitted), and how many count."""
+    """The last model.
 
-    trials: tuple[FrozenTrial, ...] | None = None
+    Attributes:
+        surrogate: The model; None if there were too few trials.
+        trials: The number of trials that it was fitted to; None if it was not fitted.
+        last: The last one of them, by number.
+        count: How many of them count.
+    """
+
     surrogate: Surrogate | None = None
+    trials: int | None = None
+    last: FrozenTrial | None = None
     count: int = 0
 
 
@@ -208,8 +215,12 @@ class EfficacySampler(BaseSampler):
     def _draw(
         self, study: Study, trial: FrozenTrial, known: dict[str, BaseDistribution], given: dict[str, float]
     ) -> dict[str, float]:
-        """One joint draw of all names, in which those in ``given`` keep their values."""
-        trials = study._get_trials(deepcopy=False, states=FINISHED, use_cache=True)
+        """One joint draw of all names, in which those in ``given`` keep their values.
+
+        The trials come from the storage, which may keep a list of the finished ones. Optuna's own cache of a study goes
+        through all trials to find them, which takes 2 ms at 10,000 trials.
+        """
+        trials = study.get_trials(deepcopy=False, states=FINISHED)
         distributions = {**_latest(trials, self._flat), **trial.distributions, **known}
         absent = self._not_suggested(trial, trials) - known.keys() - given.keys()
         held = {**dict.fromkeys(absent, 0.0), **self._fixed(trial), **given}
@@ -286,14 +297,14 @@ class EfficacySampler(BaseSampler):
         a model.
         """
         count = len(trials) - len(trials) % max(1, len(trials) // RENEWALS)
-        model = self._model
-        # Storages return trials by number; if one does not, the model is fitted again, to the same trials.
-        if model.trials is None or len(model.trials) != count or not all(map(is_, model.trials, trials)):
-            used, stages = tuple(sorted(trials, key=attrgetter("number"))[:count]), len(self.names)
+        model, last = self._model, trials[count - 1] if count else None
+        # Storages return trials by number. A further one among them would have moved the last one.
+        if model.trials != count or model.last is not last:
+            used, stages = trials[:count], len(self.names)
             maximise = study.direction == StudyDirection.MAXIMIZE
             table = gather(used, self.names, maximise=maximise, prior=self._prior, limit=row_limit(stages))
-            model = _Model(used, Surrogate(table) if len(table) >= STARTUP * stages else None, table.trials)
-            self._model = model
+            surrogate = Surrogate(table) if len(table) >= STARTUP * stages else None
+            self._model = model = _Model(surrogate, count, last, table.trials)
         return model.surrogate, model.count
 
     # -- small helpers

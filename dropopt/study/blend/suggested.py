@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
-from operator import is_
 from typing import Any
 
 from optuna.trial import FrozenTrial
@@ -33,9 +33,7 @@ class Suggested:
         Returns:
             Whether these include all trials that were read before; if not, they are of another study.
         """
-        # Comparing two lists of thousands of trials by identity takes a fraction of a millisecond.
-        same = list(map(is_, self._trials, trials))
-        begin = same.index(False) if False in same else len(same)
+        begin = _common(self._trials, trials)
         before = {id(trial) for trial in self._trials[begin:]}
         new = [trial for trial in trials[begin:] if id(trial) not in before]
         if len(trials) - len(new) != len(self._trials):
@@ -57,3 +55,12 @@ class Suggested:
             if not isinstance(value, float) or value.is_integer():  # a value is looked up unless it is a float
                 count, shares = self._alike.get((name, value), (0, frozenset()))
                 self._alike[name, value] = count + 1, shares | suggested
+
+
+def _common(before: Sequence[FrozenTrial], now: Sequence[FrozenTrial]) -> int:
+    """Return how many trials are at the same place in two lists of a study's finished trials, by number.
+
+    A trial that has finished in between moves all later ones, so that the first difference can be bisected. To compare
+    thousands of trials one by one takes more than a millisecond.
+    """
+    return bisect_left(range(min(len(before), len(now))), True, key=lambda place: before[place] is not now[place])

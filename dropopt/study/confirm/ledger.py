@@ -19,6 +19,7 @@ from dropopt.study.confirm.runs import (
     is_run_elsewhere,
     run_of,
 )
+from dropopt.study.store.errors import StorageError
 from dropopt.study.store.keys import GIVEN_BACK, OUT, OUT_JUDGED
 from dropopt.study.store.lease import WorkerIdentity
 from dropopt.study.store.ledger import Ledger, with_seed
@@ -53,6 +54,7 @@ class RunLedger(Ledger):
 
     Args:
         study: The study, from :func:`~dropopt.study.confirm.runs.make_runs`.
+        search: The search whose configurations run.
         configurations: The configuration of each trial of the search that takes part.
         worker: The worker that this ledger belongs to.
         race: The race; None to train all runs.
@@ -64,6 +66,7 @@ class RunLedger(Ledger):
     def __init__(
         self,
         study: optuna.Study,
+        search: optuna.Study,
         configurations: Mapping[int, RunConfig],
         worker: WorkerIdentity | None = None,
         race: Race | None = None,
@@ -73,6 +76,7 @@ class RunLedger(Ledger):
         again: bool = False,
     ) -> None:
         super().__init__(study, worker)
+        self._search = search
         self._configurations = configurations
         self._race = race
         self._checkpoint = checkpoint
@@ -89,6 +93,11 @@ class RunLedger(Ledger):
         run = run_of(self.study.get_trials(deepcopy=False)[number])
         return (run and self._checkpoint(run)) or super().checkpoint_of(number)
 
+    def report(self, trial: optuna.Trial, value: float, *, epoch: int, epochs: int) -> bool:
+        """Store the value of an epoch, and return whether the run should be pruned."""
+        self._check_search()
+        return super().report(trial, value, epoch=epoch, epochs=epochs)
+
     def complete(self, trial: optuna.Trial, value: float, **result: Any) -> str:
         """End a run with its result, and the race of the configurations that are now clearly worse."""
         failure = super().complete(trial, value, **result)
@@ -103,6 +112,7 @@ class RunLedger(Ledger):
 
     def update_race(self) -> None:
         """Find the configurations that are out, record them, and end their waiting runs."""
+        self._check_search()
         if self._race is None:
             return
         found, lasting = self._losers(self._race), outs(self.study, self._race.by)
@@ -116,6 +126,19 @@ class RunLedger(Ledger):
             key = _out_key(self.study, self._race.by)
             self.study.set_user_attr(key, {str(number): reason for number, reason in lasting.items()})
         self._drop_waiting()
+
+    def _check_search(self) -> None:
+        """Raise :class:`StorageError` if the search was deleted: without it no result could be shown."""
+        name = self._search.study_name
+        try:
+            found = self._storage.get_study_id_from_name(name)
+        except KeyError:
+            found = None
+        if found != self._search._study_id:
+            raise StorageError(
+                f"study {name!r} was deleted from the storage while its configurations were trained again; the runs "
+                f"that have ended are in study {self.study.study_name!r}"
+            )
 
     def _losers(self, race: Race) -> dict[int, str]:
         values: dict[int, dict[int, float]] = {number: {} for number in race.entrants if number not in self._out}

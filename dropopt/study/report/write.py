@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 from dropopt.config import ConfigError
@@ -46,7 +47,9 @@ def write_pictures(folder: Path, report: Report) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         for chart in report.charts:
             paths.append(folder / f"{chart.name}.png")
-            chart.figure.savefig(paths[-1], dpi=DPI, facecolor="white")
+            picture = io.BytesIO()
+            chart.figure.savefig(picture, format="png", dpi=DPI, facecolor="white")
+            write_whole(paths[-1], picture.getvalue())
     except OSError as error:
         raise ConfigError(f"{folder} cannot be written: {error.strerror or error}") from None
     return paths

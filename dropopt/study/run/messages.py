@@ -73,6 +73,8 @@ class Ready(_Message):
     complexity: float | None = None
     #: The sizes of the data and of the network; None if they are not known.
     facts: Facts | None = None
+    #: The hash of each module of the user that the trainer has imported.
+    code: dict[str, str] = field(default_factory=dict)
     kind: Literal["ready"] = "ready"
 
 

@@ -13,11 +13,13 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
+from dropopt.interrupt import end_quietly
+
 #: The signals with which a user or the system ends a program.
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 #: Seconds after the second signal in which the running trials can still be recorded.
-SETTLE_SECONDS = 0.5
+SETTLE_SECONDS = 2.0
 
 
 class SignalCatcher:
@@ -57,7 +59,7 @@ class SignalCatcher:
             return
         for number, handler in self._previous.items():
             # After a signal the program is about to exit: a further one ends it without a traceback.
-            ends = self.received is not None and handler is signal.default_int_handler
+            ends = self.received is not None and handler in (signal.default_int_handler, end_quietly)
             signal.signal(number, signal.SIG_DFL if ends else handler)
         signal.set_wakeup_fd(self._previous_descriptor)
         self._ends[1].close()  # ends the thread

@@ -39,6 +39,7 @@ from dropopt.study.run.messages import (
     encode,
 )
 from dropopt.study.run.weights import write_weights
+from dropopt.trust import sources
 
 #: Characters of a traceback that are kept, from its end: it is stored with the trial.
 TRACE_CHARACTERS = 1500
@@ -101,6 +102,7 @@ class Trainer:
             self._send(failure(self._trial, error))
 
     def _prepare(self, message: Prepare) -> Ready:
+        code = {module: source.sha256 for module, source in sources(message.run.names).items()}
         prepared = resolve(self._load)(message.run)
         data = prepared.data
         return Ready(
@@ -110,6 +112,7 @@ class Trainer:
             sites=dict(prepared.sites),
             complexity=prepared.complexity,
             facts=getattr(prepared, "facts", None),
+            code=code,
         )
 
     def _fit(self, message: Train) -> Done:

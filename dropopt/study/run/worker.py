@@ -72,6 +72,7 @@ class Worker:
         keep_checkpoints: The number of pruned trials, and of trials ended by a limit, whose checkpoints are kept.
         keep: Whether the checkpoints of completed trials are kept. They hold the weights of the best epoch.
         weights: The file of the weights of each completed trial, by its number; None to write none.
+        on_new_code: Called with the user's modules that were edited while the study runs, once a trainer uses them.
         signals: Catches the signals that stop the study.
     """
 
@@ -88,6 +89,7 @@ class Worker:
         keep_checkpoints: int = 0,
         keep: bool = False,
         weights: Callable[[int], Path] | None = None,
+        on_new_code: Callable[[list[str]], None] = lambda modules: None,
         signals: SignalCatcher | None = None,
     ) -> None:
         self._executor = executor
@@ -102,7 +104,10 @@ class Worker:
         self._keep = keep
         self._weights = weights
         self._ledger: Ledger | None = None
+        self._on_new_code = on_new_code
         self._fingerprint: dict[str, str] | None = None
+        self._code: dict[int, dict[str, str]] = {}  # the hashes of the modules that the trainer of each slot imported
+        self._newest: dict[str, str] | None = None  # those of the trainer that was ready last
         self._ready: set[int] = set()
         self._running: dict[int, Running] = {}
         self._failures = FailureCounter()
@@ -156,10 +161,12 @@ class Worker:
                 if (stranded := self._stranded()) is not None:
                     self._listener.moved(stranded, slot)
                     self._train(slot, self._running.pop(stranded))
-                elif self._may_start():
-                    self._start(slot)
-                else:
+                elif not self._may_start():
                     break
+                elif self._code[slot] != self._newest:
+                    self._replace(slot)
+                else:
+                    self._start(slot)
 
     def _stranded(self) -> int | None:
         """Return a slot whose trial waits for a new trainer; on a cluster that has lost a node none may ever start."""
@@ -215,8 +222,19 @@ class Worker:
             for other in range(self._executor.size):
                 if other != slot:
                     self._executor.send(other, Prepare(self._base))
+        self._compare_code(slot, ready.code)
         if slot in self._running:
             self._train(slot, self._running[slot])
+
+    def _compare_code(self, slot: int, code: dict[str, str]) -> None:
+        """Notice that the user has edited code while the study runs: trainers import it when they start.
+
+        From then on all trials use the new source, so that the study can say which trials used which.
+        """
+        before, self._newest = self._newest, code
+        self._code[slot] = code
+        if before is not None and code != before:
+            self._on_new_code([module for module in code if before.get(module) != code[module]])
 
     def _on_trial(self, slot: int, running: Running, message: FromTrainer) -> None:
         if running.pruned:

@@ -184,7 +184,12 @@ class _Session:
             return
         with RunsProgress(self.console, self._names(), Scale.of(self.search)) as progress:
             ledger = RunLedger(
-                runs, self._configurations(), self.identity, self._race(), on_out=self._on_out(runs, progress)
+                runs,
+                self.search,
+                self._configurations(),
+                self.identity,
+                self._race(),
+                on_out=self._on_out(runs, progress),
             )
             self._work(ledger, progress, self.request.train, len(missing), lambda: enqueue(runs, missing))
 
@@ -277,6 +282,7 @@ class _Session:
         with RunsProgress(self.console, self._names(), Scale.of(self.search), "test") as progress:
             ledger = RunLedger(
                 tests,
+                self.search,
                 configurations,
                 self.identity,
                 checkpoint=lambda run: checkpoint_of(runs, run),
@@ -318,6 +324,9 @@ class _Session:
                 limits=Limits(None, plan.get("trial_timeout")),
                 checkpoints=self._folder(),
                 keep=True,
+                on_new_code=lambda modules: say(
+                    self.console, f"note: the source of {', '.join(modules)} was changed; new runs use it", "yellow"
+                ),
                 signals=self.signals,
             )
             worker.run()

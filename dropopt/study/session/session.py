@@ -191,6 +191,7 @@ class Session:
                 checkpoints=self._request.checkpoints,
                 keep_checkpoints=study.keep_checkpoints,
                 weights=None if self._artifacts is None else partial(self._file_of_weights, self._artifacts),
+                on_new_code=self._code_changed,
                 signals=signals,
             )
             worker.run()
@@ -229,6 +230,12 @@ class Session:
             self._progress.opened(study, LivePage(lambda: self._refresh(study)))
         self._sweep(study)
         return self._ledger(study, ready.classes)
+
+    def _code_changed(self, modules: list[str]) -> None:
+        """Store the new sources, and say that they are used; the study is open, since it has several trainers."""
+        if self._study is not None:
+            record_code(self._study, self._settings.base)
+        self._notice(f"the source of {', '.join(modules)} was changed while the study runs; new trials use it")
 
     def _sweep(self, study: optuna.Study) -> None:
         """Remove the checkpoints that workers have left behind, unless another study may use the same names."""

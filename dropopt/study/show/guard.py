@@ -152,7 +152,7 @@ class SameOrigin:
 
 
 class SmallPlots:
-    """Refuses a plot whose estimated size exceeds the limit, before anything is computed."""
+    """Refuses a plot whose estimated size exceeds the limit, before anything is computed, and that of a deleted one."""
 
     def __init__(self, storage: BaseStorage, limit: int = PLOT_LIMIT) -> None:
         self.storage = storage
@@ -164,9 +164,10 @@ class SmallPlots:
         if found is None:
             return None
         try:
+            self.storage.get_study_user_attrs(int(found[1]))  # trials of a deleted study may still be cached
             size = plot_size(self.storage, int(found[1]), found[2])
         except KeyError:
-            return None  # optuna-dashboard reports that the study does not exist
+            return Refusal("404 Not Found", "there is no such study; it may have been deleted")
         if size <= self.limit:
             return None
         line = f"the {found[2]} plot would be about {size / 1e6:,.0f} MB; the limit is {self.limit / 1e6:,.0f} MB"

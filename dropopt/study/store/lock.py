@@ -7,6 +7,9 @@ enqueued trial. Reading needs no lock.
 from __future__ import annotations
 
 import contextlib
+import os
+import re
+import sys
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -34,6 +37,8 @@ def is_held(path: Path) -> bool:
 class WriterLock:
     """Holds the lock of ``path`` until :meth:`release`, or until the process ends in any way.
 
+    The lock file says which command holds it, for the message to others.
+
     Raises:
         ConfigError: Another process holds it, or its file cannot be created.
     """
@@ -41,6 +46,7 @@ class WriterLock:
     def __init__(self, path: Path) -> None:
         self._file = path.with_name(path.name + SUFFIX)
         self._lock = FileLock(self._file)
+        holder = self._holder()  # read before the attempt: filelock before version 4 empties the file
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
@@ -48,13 +54,11 @@ class WriterLock:
                 raise ConfigError(
                     f"storage {path} cannot be locked: {self._file} cannot be created; give another --storage"
                 ) from None
-            raise ConfigError(
-                f"storage {path} is in use by another dropopt run, and a SQLite file has one writer; wait until it "
-                "ends, start it with a larger --n-jobs instead, or use PostgreSQL for several workers "
-                "(--storage postgresql://USER@HOST/NAME)"
-            ) from None
+            raise _refusal(path, self._holder() or holder) from None
         except OSError as error:
             raise ConfigError(f"storage {path} cannot be locked: {error.strerror}; give another --storage") from None
+        with contextlib.suppress(OSError):
+            self._file.write_text(f"{_program()} (process {os.getpid()})", encoding="utf-8")
 
     def release(self) -> None:
         """Release the lock and remove its file.
@@ -64,3 +68,31 @@ class WriterLock:
         with contextlib.suppress(OSError):
             self._file.unlink()
         self._lock.release()
+
+    def _holder(self) -> str:
+        """What the lock file says; empty if it says nothing, as the files of older versions do."""
+        try:
+            found = self._file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            return ""
+        return found if found.isprintable() else ""
+
+
+def _refusal(path: Path, holder: str) -> ConfigError:
+    instead = "start it with a larger --n-jobs instead"
+    if holder.startswith("dropopt storage-proxy"):
+        instead = "give the address of the proxy instead (--storage grpc://HOST:PORT)"
+    return ConfigError(
+        f"storage {path} is in use by {holder or 'another dropopt command'}, and a SQLite file has one writer; wait "
+        f"until it ends, {instead}, or use PostgreSQL for several workers (--storage postgresql://USER@HOST/NAME)"
+    )
+
+
+def _program() -> str:
+    """The command of this process, without its arguments, which may contain a password."""
+    given = [*sys.argv, "", ""]
+    program = Path(given[0])
+    ours = program.stem == "dropopt" or program.parts[-2:] == ("dropopt", "__main__.py")
+    if ours and re.fullmatch("[a-z][a-z-]*", given[1]):
+        return f"dropopt {given[1]}"
+    return program.name if given[0] not in ("", "-c") else "Python"

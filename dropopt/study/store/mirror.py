@@ -90,11 +90,8 @@ class _Known:
                 at = bisect_left(found, trial.number, key=_number)
                 present = at < len(found) and found[at].number == trial.number
                 if present or trial.state in states:
-                    self.by_states[states] = [
-                        *found[:at],
-                        *([trial] if trial.state in states else []),
-                        *found[at + present :],
-                    ]
+                    self.by_states[states] = replaced = found.copy()
+                    replaced[at : at + present] = [trial] if trial.state in states else []
         self.trials = trials
 
     def in_states(self, states: frozenset[TrialState]) -> list[FrozenTrial]:

@@ -371,6 +371,35 @@ def test_trials_that_never_end_are_forgotten() -> None:
     assert again._model == module._Model()
 
 
+class Listed(list[FrozenTrial]):
+    """Trials that cannot be gone through, only looked up."""
+
+    def __iter__(self) -> Iterator[FrozenTrial]:
+        """Fail."""
+        raise AssertionError("a draw goes through all trials")
+
+
+def test_a_draw_goes_through_no_trials_that_it_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as the model of an earlier draw counts, although one more trial has finished among the others."""
+    sampler = EfficacySampler(RandomSampler(seed=0), NAMES, seed=0)
+    study = study_of(sampler, history(299))
+    late, asked = study.ask(), study.ask()
+    asked.suggest_float("w_a", 0, 1)
+    study.tell(asked, 0.1)
+    study.ask().suggest_float("w_a", 0, 1)
+    model = sampler._model
+    late.suggest_float("w_a", 0, 1)
+    study.tell(late, 0.2)
+    trials = Study._get_trials
+    monkeypatch.setattr(Study, "_get_trials", lambda self, *args, **kwargs: Listed(trials(self, *args, **kwargs)))
+    study.ask().suggest_float("w_a", 0, 1)
+    assert sampler._model.trials == model.trials == 300
+    assert sampler._model is not model, "the late trial is one of the first 300"
+    model = sampler._model
+    study.ask().suggest_float("w_a", 0, 1)
+    assert sampler._model is model
+
+
 class Blind(BruteForceSampler):
     """An enumerating base that records what it sees."""
 

@@ -1,6 +1,8 @@
 """The report of a study: one file that needs no network, in any colour scheme, for any study."""
 
 import re
+from contextlib import nullcontext
+from pathlib import Path
 
 import optuna
 import pytest
@@ -80,6 +82,27 @@ def test_files_are_written_and_not_replaced_unasked(tmp_path):
     assert {one.name for one in pictures} >= {"curves.png", "rates.png", "cost.png"}
     with Image.open(pictures[0]) as image:
         assert image.width >= 1200
+
+
+def test_a_picture_is_whole_or_the_earlier_one(tmp_path, monkeypatch):
+    """Also if the process dies while the chart is drawn."""
+    report = build(shown_study(4), "")
+
+    def die(self, target, **options):
+        with open(target, "wb") if isinstance(target, Path) else nullcontext(target) as file:
+            file.write(b"half")
+        raise Killed
+
+    write_pictures(tmp_path, report)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    monkeypatch.setattr(type(report.charts[0].figure), "savefig", die)
+    with pytest.raises(Killed):
+        write_pictures(tmp_path, report)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+class Killed(BaseException):
+    """Ends the process."""
 
 
 @needs_browser

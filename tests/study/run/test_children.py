@@ -51,7 +51,7 @@ def test_a_child_is_a_new_session_with_its_arguments_and_environment(child, monk
     assert os.getsid(slot._process.pid) == slot._process.pid
     assert not ended.wait(0.05)
     slot.send(Stop(3))
-    assert ended.wait(10)
+    assert ended.wait(30)
     slot.send(Stop(3))  # it is dead
     slot.close()
     assert found == [
@@ -67,7 +67,7 @@ def test_a_child_is_a_new_session_with_its_arguments_and_environment(child, monk
 def test_the_end_of_a_child_ends_what_it_has_started(child):
     """Also while that holds the pipes; and the end of standard error is the reason."""
     _, found, ended = child("sleep 100 & echo $!; head -c 20000 /dev/zero >&2; echo ' why ' >&2; exit 3")
-    assert ended.wait(10)
+    assert ended.wait(30)
     assert found[1] == Died("its process ended with exit code 3: " + ("\0" * 8186 + " why ").strip()[:500])
     wait_until(lambda: not alive([int(found[0])]), 30)  # its pipes close shortly before the process is gone
 
@@ -78,7 +78,7 @@ def test_a_killed_child_is_dead_and_stays_unharmed_afterwards(child, monkeypatch
     while not found:
         time.sleep(0.01)
     slot.kill()
-    assert ended.wait(10)
+    assert ended.wait(30)
     slot.close()
     wait_until(lambda: not alive([int(found[0])]), 30)
     assert found[1].signal == signal.SIGKILL
@@ -95,7 +95,7 @@ def test_a_group_that_cannot_be_killed(child, monkeypatch):
     monkeypatch.setattr(slots.os, "killpg", forbidden)
     slot, _, ended = child("exec sleep 100")
     slot.kill()
-    assert ended.wait(10)
+    assert ended.wait(30)
 
 
 @pytest.mark.parametrize("kills", [0, 1])
@@ -104,7 +104,7 @@ def test_a_kill_by_the_kernel(child, monkeypatch, kills):
     counts = iter([2, 2 + kills])
     monkeypatch.setattr(slots.memory, "kernel_kills", lambda: next(counts))
     _, found, ended = child("kill -9 $$")
-    assert ended.wait(10)
+    assert ended.wait(30)
     assert found[0].out_of_memory is bool(kills)
 
 
@@ -112,7 +112,7 @@ def test_systems_without_waitid(child, monkeypatch):
     """As macOS and Windows: the end is still reported."""
     monkeypatch.delattr(slots.os, "waitid")
     _, found, ended = child("exit 3", memory_limit=1)
-    assert ended.wait(10)
+    assert ended.wait(30)
     assert found == [Died("its process ended with exit code 3")]
 
 
@@ -123,7 +123,7 @@ def test_a_child_with_too_much_memory_is_killed(child, monkeypatch):
     monkeypatch.setattr(slots, "MEMORY_INTERVAL", 0.01)
     monkeypatch.setattr(slots.memory, "used", lambda pid: asked.append(pid) or next(sizes))
     slot, found, ended = child("exec sleep 100", memory_limit=2_000_000)
-    assert ended.wait(10)
+    assert ended.wait(30)
     assert found == [Died("its process used more than 2 MB of memory", out_of_memory=True)]
     assert set(asked) == {slot._process.pid}
     assert len(asked) >= 3
@@ -135,7 +135,7 @@ def test_a_message_that_is_too_long_ends_the_child(child, monkeypatch, length, f
     monkeypatch.setattr(slots, "MESSAGE_BYTES", 100)
     wait = "printf cut" if fits else "sleep 100"
     _, found, ended = child(f"head -c {length} /dev/zero | tr '\\0' x; echo; {wait}")
-    assert ended.wait(10)
+    assert ended.wait(30)
     last = Died("its process ended with exit code 0" if fits else "its process sent a message of more than 100 bytes")
     assert found == [b"x" * length + b"\n", last] if fits else [last]
 
@@ -147,7 +147,7 @@ def test_slots_share_cards_evenly(child):
         pool.replace(1)
         seen = {}
         while len(seen) < 3:
-            slot, line = pool._events.get(timeout=10)
+            slot, line = pool._events.get(timeout=30)
             if slot in pool._slots:
                 seen[pool._slots.index(slot)] = int(line)
     assert seen == {0: 0, 1: 5, 2: 0}

@@ -3,6 +3,7 @@
 import shutil
 import signal
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -225,6 +226,18 @@ def test_a_study_from_beginning_to_end(play):
     ]
     assert played.files == []
     assert set(played.waits) == {worker.TICK}
+
+
+def test_code_that_is_edited_while_a_study_runs(play):
+    """A new trainer imports the new source; then all trials that start use it, and those that run go on."""
+    old, new = (replace(READY, code={"mine": digest, "other": "x"}) for digest in "ab")
+    died, told = Died("its process was killed (signal 9)"), []
+    script = [(0, old), (1, old), (1, died), (1, new), (0, done(0)), (0, new), (1, done(1))]
+    played = play(*script, size=2, trials=3, prelude=False, on_new_code=told.append)
+    assert told == [["mine"]]
+    begin = played.log.index("0: ended 0") + 1
+    assert played.log[begin : begin + 4] == ["0: replace", "0: prepare", "ask", "tend"]
+    assert played.log.count("1: replace") == 1, "the new trainer is kept"
 
 
 def test_messages_of_other_trials_and_repeated_epochs_are_ignored(play):

@@ -112,7 +112,7 @@ def test_an_interrupted_continuation_goes_on(storage):
     path = os.pathsep.join([os.path.dirname(__file__), *map(os.path.abspath, sys.path)])
     process = subprocess.Popen(
         [sys.executable, "-c", program],
-        env=os.environ | {"PYTHONPATH": path, "FAKE_SECONDS": "0.2"},
+        env=os.environ | {"PYTHONPATH": path, "FAKE_SECONDS": "0.4"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import fake_study
@@ -15,6 +14,7 @@ from rich.console import Console
 from dropopt.config import ConfigError
 from dropopt.study import Study
 from dropopt.study.run.messages import Ready
+from dropopt.study.run.signals import SignalCatcher
 from dropopt.study.session import session
 from dropopt.study.session.request import Request
 from dropopt.study.store.opening import close, open_storage
@@ -184,14 +184,23 @@ def test_a_function_that_children_cannot_import_is_refused():
 
 def test_a_signal_during_the_summary_is_heeded(monkeypatch):
     """It has come too late for the study, but it also ends what runs the study, such as a comparison."""
-    summarise = session.Session.summarise
+    summarise, caught = session.Session.summarise, []
+
+    class Catcher(SignalCatcher):
+        """Lets the test wait for the signal."""
+
+        def __enter__(self):
+            """Keep it."""
+            caught.append(self)
+            return super().__enter__()
 
     def interrupted(self, stopped_by):
         code = summarise(self, stopped_by)
         os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(0.2)  # the signal is received by another thread
+        assert caught[0].wait(30)  # the signal is received by another thread
         return code
 
+    monkeypatch.setattr(session, "SignalCatcher", Catcher)
     monkeypatch.setattr(session.Session, "summarise", interrupted)
     assert fake_study.run("s.log", n_jobs=1, n_trials=1) == 128 + signal.SIGTERM
     assert trials("s.log")[0].state.name == "COMPLETE"

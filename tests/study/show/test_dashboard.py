@@ -235,7 +235,7 @@ def test_a_plot_that_would_be_huge_is_refused(monkeypatch):
             assert "the limit is 20 MB" in json.loads(text)["reason"]
         for path in ("", "/param_importances", "/plot/edf", "/plot/slice"):
             assert request("GET", f"/api/studies/0{path}")[0] == 200
-        assert request("GET", "/api/studies/7/plot/contour")[0] in (404, 500)
+        assert request("GET", "/api/studies/7/plot/contour")[0] == 404
 
 
 @pytest.mark.parametrize(("n_trials", "n_params"), [(30, 5), (300, 2)])

@@ -9,6 +9,7 @@ import fake_study
 import optuna
 import pytest
 from fake_study import trials
+from filelock import FileLock
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import OperationalError
 
@@ -134,6 +135,34 @@ def test_a_folder_that_accepts_no_file_is_not_taken_for_a_second_writer():
     """The error says that the lock cannot be created, not that another process holds it."""
     with pytest.raises(ConfigError, match=r"storage /proc/x.db cannot be locked: /proc/x.db.lock cannot be created"):
         WriterLock(Path("/proc/x.db"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "writer"),
+    [
+        (["/bin/dropopt", "confirm", "--storage", "canary"], r"dropopt confirm \(process \d+\)"),
+        (["/x/dropopt/__main__.py", "resume-trial", "canary"], r"dropopt resume-trial \(process \d+\)"),
+        (["canary/mine.py", "canary"], r"mine.py \(process \d+\)"),
+        (["-c", "canary"], r"Python \(process \d+\)"),
+        (None, "another dropopt command"),
+    ],
+)
+def test_the_command_that_writes_to_a_sqlite_file_is_named(tmp_path, monkeypatch, arguments, writer):
+    """Without its arguments; None is a version that wrote nothing into the lock file."""
+    path = tmp_path / "s.db"
+    if arguments is None:
+        held = FileLock(path.with_name("s.db.lock"))
+        held.acquire()
+    else:
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", arguments)
+            held = WriterLock(path)
+    for _ in "12":
+        with pytest.raises(ConfigError, match=f"is in use by {writer}, and a SQLite file has one writer") as caught:
+            WriterLock(path)
+        assert "canary" not in str(caught.value)
+    held.release()
+    WriterLock(path).release()
 
 
 def test_a_server_that_goes_away_while_it_is_opened_is_waited_for(monkeypatch):
