@@ -47,6 +47,7 @@ def compare(
     trust: options.Trust = False,
     output: options.FigureOutput = None,
     as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Compare search spaces or studies fairly: the same budget, fresh common seeds, paired differences.
 
@@ -97,9 +98,9 @@ def compare(
         reference=baseline,
         optimise=optimise,
         again=again,
-        settle=settler(code or (), trust=trust),
+        settle=settler(code or (), trust=trust, quiet=quiet),
     )
-    console = make_console(stderr=as_json)
+    console = make_console(quiet=quiet, stderr=as_json)
     exit_code, found = run(request, console)
     if found is not None:
         if as_json:
@@ -121,7 +122,7 @@ def compare_script(study: Definition, arms: Sequence[str], arguments: Sequence[s
         arms: The arms, if the command line names none.
         arguments: The arguments of the command. Default: those of the program.
     """
-    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+    app = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings=options.HELP)
     app.command()(compare)
     command: Any = typer.main.get_command(app)
     command.params = [parameter for parameter in command.params if parameter.name != "study"]

@@ -27,6 +27,7 @@ def confirm(
     storage_patience: options.StoragePatience = 120.0,
     grace: options.Grace = 30.0,
     as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Train the best configurations of a study again, on fresh seeds, and read the test set once.
 
@@ -51,11 +52,11 @@ def confirm(
         anchors=anchors,
         again=again,
         checkpoints=checkpoints,
-        settle=settler(code or (), trust=trust),
+        settle=settler(code or (), trust=trust, quiet=quiet),
         storage_patience=storage_patience,
         grace=grace,
     )
-    console = make_console(stderr=as_json)
+    console = make_console(quiet=quiet, stderr=as_json)
     exit_code, found = run(request, console)
     if as_json and found is not None:
         print(json.dumps(found.plain(), indent=1))

@@ -55,10 +55,10 @@ def export(
             if as_json:
                 print(json.dumps(listed, indent=1))
             else:
-                make_console().print(table(found.study_name, listed, task_of(found).score, Scale.of(found)))
+                make_console(quiet=quiet).print(table(found.study_name, listed, task_of(found).score, Scale.of(found)))
             return
         chosen = choose(found, trial)
-        with busy("analysing the trials"):
+        with busy("analysing the trials", quiet=quiet):
             configuration, provenance = exported(found, chosen, storage_hint(storage))
         scale, score = Scale.of(found), task_of(found).score
     if configuration.notice and not quiet:

@@ -30,7 +30,7 @@ def predict(
     as_csv: options.AsCsv = False,
     code: options.Code = None,
     trust: options.Trust = False,
-    quiet: options.Quiet = False,
+    quiet: options.PredictQuiet = False,
 ) -> int:
     """Classify images with a model that dropopt train has written.
 
@@ -72,7 +72,7 @@ def predict(
         print(json.dumps([asdict(one) for one in found], indent=1))
     elif as_csv:
         writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerows(_rows(found, loaded.classes))
+        writer.writerows(_rows(found, loaded.classes, quiet=quiet))
     else:
         rows = list(found)
         if rows or not skipped:
@@ -80,10 +80,10 @@ def predict(
     return FAILED if skipped else 0
 
 
-def _rows(found: Iterable[Prediction], classes: tuple[str, ...]) -> Iterator[list[object]]:
+def _rows(found: Iterable[Prediction], classes: tuple[str, ...], *, quiet: bool) -> Iterator[list[object]]:
     yield ["image", "label", "probability", "entropy", "mutual_information", *(f"p.{name}" for name in classes)]
     for one in found:
-        if one.note:
+        if one.note and not quiet:
             print(f"note: {one.image}: {one.note}", file=sys.stderr)
         information = "" if one.mutual_information is None else one.mutual_information
         yield [one.image, one.label, one.probability, one.entropy, information, *one.probabilities.values()]

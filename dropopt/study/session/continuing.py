@@ -36,7 +36,7 @@ def run(request: Request, number: int) -> int:
         ConfigError: The trial cannot be continued.
     """
     quiet_optuna()
-    console = make_console()
+    console = make_console(quiet=request.quiet)
     patience = Patience(request.storage_patience, lambda line: say(console, line, "yellow"))
     with SignalCatcher() as signals, closing(Opened(request.url, create=False, patience=patience)) as opened:
         patience.hurried = lambda: signals.received is not None

@@ -255,7 +255,7 @@ class Session:
         if self._study is not None:
             if stopped_by is None:  # after a signal there may be only seconds left; the next run does the same
                 try:
-                    with busy("analysing the trials"):
+                    with busy("analysing the trials", quiet=self._console.quiet):
                         self._refresh(self._study)
                 except OSError as error:  # a full disk, or a folder that is read-only: the trials are stored elsewhere
                     where = f"the files of the best trials cannot be stored in {self._artifacts}"

@@ -20,9 +20,14 @@ def make_console(*, quiet: bool = False, stderr: bool = False) -> Console:
     return console
 
 
-def busy(what: str) -> Status:
-    """A context that shows ``what`` with a spinner on standard error while it runs, if that is a terminal."""
-    return Console(stderr=True).status(what)
+def busy(what: str, *, quiet: bool = False) -> Status:
+    """A context that shows ``what`` with a spinner on standard error while it runs, if that is a terminal.
+
+    Args:
+        what: What is done, such as ``drawing the charts``.
+        quiet: Whether nothing is shown.
+    """
+    return Console(stderr=True, quiet=quiet).status(what)
 
 
 def say(console: Console, text: str, style: str = "", *, indent: int = 0) -> None:
