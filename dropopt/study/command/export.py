@@ -44,7 +44,7 @@ def export(
     from dropopt.study.show.formatting import format_accuracy
     from dropopt.study.show.trials import rows, table
     from dropopt.study.store.opening import Opened
-    from dropopt.study.store.queries import choose, find_study, task_of
+    from dropopt.study.store.queries import choose, find_study, metric_key, task_of
     from dropopt.study.store.scale import Scale
     from dropopt.study.store.url import resolve, storage_hint
 
@@ -75,7 +75,7 @@ def export(
     save(path, configuration.run, provenance, format=format)
     if as_json:
         facts = {"file": str(path), "study": found.study_name, "trial": chosen.number}
-        print(json.dumps(facts | {"value": provenance.get("value"), "val_accuracy": provenance.get("val_accuracy")}))
+        print(json.dumps(facts | {name: provenance.get(name) for name in ("value", metric_key(score))}))
     elif not quiet:
         scores = ""
         if configuration.stored and len(found.directions) == 1 and chosen.value is not None:

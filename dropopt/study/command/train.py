@@ -7,7 +7,6 @@ import math
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -179,10 +178,14 @@ def _error(accuracy: float, n: int) -> float:
 
 def _plain(done: Retrained, output: Path | None) -> dict[str, Any]:
     """The result for other programs."""
+    from dropopt.study.store.queries import metric_word
+
     found: dict[str, Any] = {"best_epoch": done.result.best_epoch, "epochs": len(done.result.history)}
-    found["metric"] = done.run.task.score
+    task = done.run.task
+    found["metric"] = task.score
     for name, estimate in (("validation", done.validation), ("test", done.test)):
-        values = {key: value for key, value in asdict(estimate).items() if key != "shares"}
+        values = {} if task.metric == "loss" else {metric_word(task.score): estimate.accuracy}
+        values |= {"loss": estimate.loss, "n": estimate.n}
         error = _error(estimate.accuracy, estimate.n) if estimate.shares else None
         found[name] = values | {"standard_error": error}
     return found | {"output": str(output) if output is not None else None}

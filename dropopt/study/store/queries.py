@@ -164,7 +164,12 @@ def judged(trial: FrozenTrial, by: str, study: optuna.Study) -> float:
 
 def metric_key(score: str) -> str:
     """The name of a trial's metric where people read it: ``val_accuracy``, ``val_dice``; not that of its loss."""
-    return "val_metric" if score == "loss" else f"val_{score}"
+    return f"val_{metric_word(score)}"
+
+
+def metric_word(score: str) -> str:
+    """The name of a metric among other values: ``accuracy``, ``dice``; ``metric`` if that is the name of its loss."""
+    return "metric" if score == "loss" else score
 
 
 def last_activity(trials: Iterable[FrozenTrial]) -> datetime | None:
