@@ -14,8 +14,7 @@ from unittest.mock import patch
 
 from rich.console import Console
 
-from dropopt.study.command.run import run_script
-from dropopt.study.define.script import load
+from dropopt import cli
 
 LINE = "dropopt run digits"
 
@@ -27,21 +26,19 @@ def draw(path: Path) -> None:
 
     console = Console(record=True, width=100, file=io.StringIO(), force_terminal=True)
     console.print(f"$ {LINE}", style="bold", highlight=False)
-    study, script = load("digits")
     with (
         tempfile.TemporaryDirectory() as folder,
         patch.object(session, "make_console", lambda **_: console),
         patch.object(display, "Live"),  # progress is redrawn in place and is gone at the end
-        patch.object(sys, "argv", [str(script)]),
+        patch.object(sys, "argv", LINE.split()),
     ):
         here = Path.cwd()
         os.chdir(folder)
         try:
-            run_script(study, [])
+            cli.main()
         finally:
             os.chdir(here)
-            text = console.export_svg(title=LINE).replace(str(script), "digits")
-            path.write_text(text, encoding="utf-8")
+            path.write_text(console.export_svg(title=LINE), encoding="utf-8")
 
 
 if __name__ == "__main__":

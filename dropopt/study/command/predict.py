@@ -42,7 +42,7 @@ def predict(
     from dropopt.standalone.file import read_model
     from dropopt.standalone.load import load_model
     from dropopt.study.show.console import make_console
-    from dropopt.study.show.predictions import table
+    from dropopt.study.show.predictions import show_predictions
 
     if as_json and as_csv:
         raise ConfigError("give either --json or --csv, not both")
@@ -76,7 +76,7 @@ def predict(
     else:
         rows = list(found)
         if rows or not skipped:
-            make_console().print(table(rows))
+            show_predictions(make_console(), rows)
     return FAILED if skipped else 0
 
 
