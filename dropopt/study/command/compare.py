@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import typer
 
 from dropopt.study.command import options
-from dropopt.study.command.errors import guard
+from dropopt.study.command.errors import FAILED, guard
 
 if TYPE_CHECKING:
     from dropopt.study.define.definition import Definition
@@ -62,7 +62,7 @@ def compare(
     from dropopt.study.session.comparing import CompareRequest
     from dropopt.study.session.comparing import compare as run
     from dropopt.study.show.comparison import check_figure, show_comparison, write_figure
-    from dropopt.study.show.console import make_console, say
+    from dropopt.study.show.console import complain, make_console, say
     from dropopt.trust import own_modules, remember, sources
 
     definition, script = (context.obj, Path(sys.argv[0]).resolve()) if context.obj is not None else load(study)
@@ -109,6 +109,8 @@ def compare(
             show_comparison(console, found)
         write_figure(found, figure)  # last, because it may fail
         say(console, f"figure: {figure}")
+    if exit_code == FAILED:
+        complain(console, "an arm could not be confirmed; without --quiet, the reason is printed")
     sys.stdout.flush()
     if exit_code:
         raise typer.Exit(exit_code)

@@ -38,7 +38,7 @@ def confirm(
     from dropopt.study.session.confirming import STOPPED_LINE, ConfirmRequest
     from dropopt.study.session.confirming import confirm as run
     from dropopt.study.show.confirmation import show_confirmation
-    from dropopt.study.show.console import make_console, say
+    from dropopt.study.show.console import complain, make_console, say
     from dropopt.study.show.next_lines import best_file
     from dropopt.study.store.url import storage_hint
 
@@ -69,6 +69,8 @@ def confirm(
                 console,
                 f"next:\n  export  dropopt export --study {name} {trial} -o {file}\n  train   dropopt train {file}",
             )
+    if exit_code == FAILED:
+        complain(console, "no configuration could be trained on all seeds; without --quiet, the reasons are printed")
     if exit_code > FAILED:  # the last line says what to do
         say(console, STOPPED_LINE)
     sys.stdout.flush()

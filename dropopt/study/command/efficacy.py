@@ -34,13 +34,16 @@ def efficacy(
     from dropopt.study.show.efficacy import efficacy_report
     from dropopt.study.store.keys import PRIOR
     from dropopt.study.store.opening import Opened
-    from dropopt.study.store.queries import find_study
+    from dropopt.study.store.queries import count, find_study, no_result
     from dropopt.study.store.url import resolve
 
     if output is not None:
         check_writable(output)
     with closing(Opened(resolve(storage), create=False)) as opened:
         found = find_study(opened.storage, study)
+        counts = count(found.get_trials(deepcopy=False))
+        if not counts.complete + counts.pruned:
+            raise ConfigError(no_result(found))
         prior = found.user_attrs.get(PRIOR)
         with busy("analysing the trials", quiet=quiet):
             report: Any = _plain(found, prior) if as_json else efficacy_report(found, prior=prior)

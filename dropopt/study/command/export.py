@@ -38,13 +38,14 @@ def export(
 
     The file contains all settings and their provenance.
     """
+    from dropopt.config import ConfigError
     from dropopt.export import as_text, kind_of, save
     from dropopt.study.after.export import check_same_study, exported
     from dropopt.study.show.console import busy, make_console
     from dropopt.study.show.formatting import format_accuracy
     from dropopt.study.show.trials import rows, table
     from dropopt.study.store.opening import Opened
-    from dropopt.study.store.queries import choose, find_study, metric_key, task_of
+    from dropopt.study.store.queries import choose, find_study, metric_key, no_result, task_of
     from dropopt.study.store.scale import Scale
     from dropopt.study.store.url import resolve, storage_hint
 
@@ -55,6 +56,8 @@ def export(
             if as_json:
                 print(json.dumps(listed, indent=1))
             else:
+                if not listed:
+                    raise ConfigError(no_result(found))
                 make_console(quiet=quiet).print(table(found.study_name, listed, task_of(found).score, Scale.of(found)))
             return
         chosen = choose(found, trial)

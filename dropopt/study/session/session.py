@@ -41,7 +41,7 @@ from dropopt.study.session.pools import start_pool
 from dropopt.study.session.request import Request
 from dropopt.study.show import page, words
 from dropopt.study.show.artifacts import artifact_folder, save_artifacts
-from dropopt.study.show.console import busy, make_console, say
+from dropopt.study.show.console import busy, complain, make_console, say
 from dropopt.study.show.live import LivePage
 from dropopt.study.show.progress import Progress
 from dropopt.study.show.summary import Outcome, show_summary
@@ -264,7 +264,12 @@ class Session:
             show_summary(self._console, self._study, self._outcome(stopped_by))
         if stopped_by is not None:
             return 128 + stopped_by
-        return int(self._study is not None and _all_failed(self._study))
+        failed = self._study is not None and _all_failed(self._study)
+        if failed:
+            complain(
+                self._console, f"every trial of study {self._definition.name!r} has failed; dropopt report shows why"
+            )
+        return int(failed)
 
     @property
     def _artifacts(self) -> Path | None:

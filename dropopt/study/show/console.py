@@ -30,6 +30,12 @@ def busy(what: str, *, quiet: bool = False) -> Status:
     return Console(stderr=True, quiet=quiet).status(what)
 
 
+def complain(console: Console, text: str) -> None:
+    """Print an error on standard error if ``console`` is quiet, so that no command fails in silence."""
+    if console.quiet:
+        Console(stderr=True, soft_wrap=True).print(f"dropopt: {text}", markup=False, highlight=False)
+
+
 def say(console: Console, text: str, style: str = "", *, indent: int = 0) -> None:
     """Print ``text`` literally: brackets are not markup, and numbers are not highlighted.
 

@@ -8,6 +8,7 @@ import typer
 from shown_study import shown_study
 
 from dropopt import cli
+from dropopt.config import ConfigError
 from dropopt.study.define.script import load
 from dropopt.study.session import comparing, confirming, continuing, joining, session
 from dropopt.study.session.request import Request
@@ -89,3 +90,27 @@ def test_quiet_json_is_json_alone(stored, name, capsys):
     printed = capsys.readouterr()
     assert not printed.err
     assert name in ("confirm", "compare") or json.loads(printed.out)["study"] == "photos"
+
+
+@pytest.mark.parametrize(("name", "room"), [("confirm", confirming), ("compare", comparing)])
+def test_quiet_does_not_fail_in_silence(stored, name, room, monkeypatch, capsys):
+    """An exit code other than 0 comes with a line on standard error."""
+    monkeypatch.setattr(room, name, lambda *_: (1, None))
+    assert APP([name, *LINES[name], "--quiet"], standalone_mode=False) == 1
+    printed = capsys.readouterr()
+    assert printed.err.startswith("dropopt: ")
+    assert (printed.out, printed.err.count("\n")) == ("", 1)
+
+
+@pytest.mark.parametrize("line", [["efficacy"], ["export", "--list"], ["export"]])
+@pytest.mark.parametrize("failed", [0, 3])
+def test_studies_without_a_result_are_named(stored, line, failed, monkeypatch, tmp_path):
+    """An empty study, and one whose trials have all failed, have nothing to show; an empty table would not say so."""
+    url = f"sqlite:///{tmp_path}/empty.db"
+    study = optuna.create_study(study_name="ein Versuch é", storage=url)
+    study.add_trials([optuna.trial.create_trial(state=optuna.trial.TrialState.FAIL) for _ in range(failed)])
+    study._storage.remove_session()
+    study._storage._backend.engine.dispose()
+    monkeypatch.setenv("OPTUNA_STORAGE", url)
+    with pytest.raises(ConfigError, match=r"'ein Versuch é' has no completed trial yet \((none yet|3 failed)\)"):
+        APP(line, standalone_mode=False)
