@@ -266,9 +266,8 @@ class Session:
             return 128 + stopped_by
         failed = self._study is not None and _all_failed(self._study)
         if failed:
-            complain(
-                self._console, f"every trial of study {self._definition.name!r} has failed; dropopt report shows why"
-            )
+            name = self._definition.name
+            complain(self._console, f"every trial of study {name!r} has failed; dropopt report shows why")
         return int(failed)
 
     @property
