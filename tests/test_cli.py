@@ -209,7 +209,7 @@ def test_from_a_trial_to_predictions(studied, monkeypatch, capsys):
     rows = quiet_call(monkeypatch, capsys, *sampled, "--csv").splitlines()
     assert rows[0].startswith("image,label,probability,entropy,mutual_information,p.0,p.1,")
     assert rows[1].startswith("pictures/00.png,")
-    assert "mutual information" in quiet_call(monkeypatch, capsys, *sampled)
+    assert "mutual" in quiet_call(monkeypatch, capsys, *sampled)
     assert "95% interval" in quiet_call(monkeypatch, capsys, "predict", "m.safetensors", "--card")
     (folder / "pictures" / "notes.png").write_text("text")
     monkeypatch.setattr(sys, "argv", ["dropopt", "predict", "m.safetensors", "pictures", "--json"])

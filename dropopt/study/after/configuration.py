@@ -33,7 +33,7 @@ class Configuration:
         """What a user should know about the configuration; an empty string if nothing."""
         if self.stored:
             return ""
-        rest = f" ({', '.join(self.unknown)} are no settings of dropopt)" if self.unknown else ""
+        rest = f" (dropopt has no setting {', '.join(self.unknown)})" if self.unknown else ""
         return (
             f"dropopt did not run this trial: the settings among its parameters are used{rest}, and defaults for the "
             "data, the network and all other settings"

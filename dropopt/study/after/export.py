@@ -13,7 +13,7 @@ from dropopt.pythonfile import MARK, mark_of
 from dropopt.study.after.configuration import Configuration, configuration_of
 from dropopt.study.store.code import code_of
 from dropopt.study.store.keys import ACCURACY, COMPLEXITY, DATA, FINGERPRINT, MADE_WITH, PRIOR, SEED, SPACE
-from dropopt.study.store.queries import count
+from dropopt.study.store.queries import count, metric_key, task_of
 
 if TYPE_CHECKING:
     import optuna
@@ -73,7 +73,7 @@ def exported(study: optuna.Study, trial: FrozenTrial, storage_hint: str) -> tupl
         "trial": trial.number,
         "state": trial.state.name.lower(),
         "value": trial.value if len(study.directions) == 1 else list(trial.values or []),
-        "val_accuracy": trial.user_attrs.get(ACCURACY),
+        metric_key(task_of(study).score): trial.user_attrs.get(ACCURACY),
         "seed": trial.user_attrs.get(SEED),
         "trials": str(count(study.get_trials(deepcopy=False))),
         "space": study.user_attrs.get(SPACE),

@@ -94,7 +94,7 @@ def retrain(
         on_notice(notice)
     if provenance.get("data_fingerprint", data.fingerprint) != data.fingerprint:
         on_notice("the data differ from those of the study, so the study may have trained on images of this test split")
-    keeper = Keeper(checkpoints) if checkpoints is not None else None
+    keeper = Keeper(checkpoints, run.task.score) if checkpoints is not None else None
     try:
         with assembled(run) as (model, engine, _):
 

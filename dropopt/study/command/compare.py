@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import typer
 
 from dropopt.study.command import options
-from dropopt.study.command.errors import guard
+from dropopt.study.command.errors import FAILED, guard
 
 if TYPE_CHECKING:
     from dropopt.study.define.definition import Definition
@@ -47,6 +47,7 @@ def compare(
     trust: options.Trust = False,
     output: options.FigureOutput = None,
     as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Compare search spaces or studies fairly: the same budget, fresh common seeds, paired differences.
 
@@ -61,7 +62,7 @@ def compare(
     from dropopt.study.session.comparing import CompareRequest
     from dropopt.study.session.comparing import compare as run
     from dropopt.study.show.comparison import check_figure, show_comparison, write_figure
-    from dropopt.study.show.console import make_console, say
+    from dropopt.study.show.console import complain, make_console, say
     from dropopt.trust import own_modules, remember, sources
 
     definition, script = (context.obj, Path(sys.argv[0]).resolve()) if context.obj is not None else load(study)
@@ -97,9 +98,9 @@ def compare(
         reference=baseline,
         optimise=optimise,
         again=again,
-        settle=settler(code or (), trust=trust),
+        settle=settler(code or (), trust=trust, quiet=quiet),
     )
-    console = make_console(stderr=as_json)
+    console = make_console(quiet=quiet, stderr=as_json)
     exit_code, found = run(request, console)
     if found is not None:
         if as_json:
@@ -108,6 +109,8 @@ def compare(
             show_comparison(console, found)
         write_figure(found, figure)  # last, because it may fail
         say(console, f"figure: {figure}")
+    if exit_code == FAILED:
+        complain(console, "an arm could not be confirmed; without --quiet, the reason is printed")
     sys.stdout.flush()
     if exit_code:
         raise typer.Exit(exit_code)
@@ -121,7 +124,7 @@ def compare_script(study: Definition, arms: Sequence[str], arguments: Sequence[s
         arms: The arms, if the command line names none.
         arguments: The arguments of the command. Default: those of the program.
     """
-    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+    app = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings=options.HELP)
     app.command()(compare)
     command: Any = typer.main.get_command(app)
     command.params = [parameter for parameter in command.params if parameter.name != "study"]

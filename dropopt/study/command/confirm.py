@@ -27,6 +27,7 @@ def confirm(
     storage_patience: options.StoragePatience = 120.0,
     grace: options.Grace = 30.0,
     as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Train the best configurations of a study again, on fresh seeds, and read the test set once.
 
@@ -37,7 +38,7 @@ def confirm(
     from dropopt.study.session.confirming import STOPPED_LINE, ConfirmRequest
     from dropopt.study.session.confirming import confirm as run
     from dropopt.study.show.confirmation import show_confirmation
-    from dropopt.study.show.console import make_console, say
+    from dropopt.study.show.console import complain, make_console, say
     from dropopt.study.show.next_lines import best_file
     from dropopt.study.store.url import storage_hint
 
@@ -51,11 +52,11 @@ def confirm(
         anchors=anchors,
         again=again,
         checkpoints=checkpoints,
-        settle=settler(code or (), trust=trust),
+        settle=settler(code or (), trust=trust, quiet=quiet),
         storage_patience=storage_patience,
         grace=grace,
     )
-    console = make_console(stderr=as_json)
+    console = make_console(quiet=quiet, stderr=as_json)
     exit_code, found = run(request, console)
     if as_json and found is not None:
         print(json.dumps(found.plain(), indent=1))
@@ -68,6 +69,8 @@ def confirm(
                 console,
                 f"next:\n  export  dropopt export --study {name} {trial} -o {file}\n  train   dropopt train {file}",
             )
+    if exit_code == FAILED:
+        complain(console, "no configuration could be trained on all seeds; without --quiet, the reasons are printed")
     if exit_code > FAILED:  # the last line says what to do
         say(console, STOPPED_LINE)
     sys.stdout.flush()

@@ -9,14 +9,18 @@ from collections.abc import Mapping
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
-from dropopt.study.command.options import AsJson, EvidenceOutput, Storage, StudyName
+from dropopt.study.command.options import AsJson, EvidenceOutput, Quiet, Storage, StudyName
 
 if TYPE_CHECKING:
     import optuna
 
 
 def efficacy(
-    study: StudyName = None, output: EvidenceOutput = None, storage: Storage = None, as_json: AsJson = False
+    study: StudyName = None,
+    output: EvidenceOutput = None,
+    storage: Storage = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Report which dropout works, how much, where, when, and whether any does.
 
@@ -30,27 +34,31 @@ def efficacy(
     from dropopt.study.show.efficacy import efficacy_report
     from dropopt.study.store.keys import PRIOR
     from dropopt.study.store.opening import Opened
-    from dropopt.study.store.queries import find_study
+    from dropopt.study.store.queries import count, find_study, no_result
     from dropopt.study.store.url import resolve
 
     if output is not None:
         check_writable(output)
     with closing(Opened(resolve(storage), create=False)) as opened:
         found = find_study(opened.storage, study)
+        counts = count(found.get_trials(deepcopy=False))
+        if not counts.complete + counts.pruned:
+            raise ConfigError(no_result(found))
         prior = found.user_attrs.get(PRIOR)
-        with busy("analysing the trials"):
+        with busy("analysing the trials", quiet=quiet):
             report: Any = _plain(found, prior) if as_json else efficacy_report(found, prior=prior)
         if as_json:
             print(json.dumps({"study": found.study_name, **report}, indent=1))
         else:
-            make_console().print(report)
+            make_console(quiet=quiet).print(report)
         if output is not None:
             try:
                 prior_of(found).save(output)
             except OSError as error:
                 raise ConfigError(f"{output} cannot be written: {error.strerror or error}") from None
             hint = f"{output}: start another study from it with --prior {shlex.quote(str(output))}"
-            print(hint, file=sys.stderr if as_json else sys.stdout)
+            if not quiet:
+                print(hint, file=sys.stderr if as_json else sys.stdout)
 
 
 def _plain(study: optuna.Study, prior: Mapping[str, Any] | None) -> dict[str, Any]:

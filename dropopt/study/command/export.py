@@ -38,13 +38,14 @@ def export(
 
     The file contains all settings and their provenance.
     """
+    from dropopt.config import ConfigError
     from dropopt.export import as_text, kind_of, save
     from dropopt.study.after.export import check_same_study, exported
     from dropopt.study.show.console import busy, make_console
     from dropopt.study.show.formatting import format_accuracy
     from dropopt.study.show.trials import rows, table
     from dropopt.study.store.opening import Opened
-    from dropopt.study.store.queries import choose, find_study, task_of
+    from dropopt.study.store.queries import choose, find_study, metric_key, no_result, task_of
     from dropopt.study.store.scale import Scale
     from dropopt.study.store.url import resolve, storage_hint
 
@@ -55,10 +56,12 @@ def export(
             if as_json:
                 print(json.dumps(listed, indent=1))
             else:
-                make_console().print(table(found.study_name, listed, task_of(found).score, Scale.of(found)))
+                if not listed:
+                    raise ConfigError(no_result(found))
+                make_console(quiet=quiet).print(table(found.study_name, listed, task_of(found).score, Scale.of(found)))
             return
         chosen = choose(found, trial)
-        with busy("analysing the trials"):
+        with busy("analysing the trials", quiet=quiet):
             configuration, provenance = exported(found, chosen, storage_hint(storage))
         scale, score = Scale.of(found), task_of(found).score
     if configuration.notice and not quiet:
@@ -75,7 +78,7 @@ def export(
     save(path, configuration.run, provenance, format=format)
     if as_json:
         facts = {"file": str(path), "study": found.study_name, "trial": chosen.number}
-        print(json.dumps(facts | {"value": provenance.get("value"), "val_accuracy": provenance.get("val_accuracy")}))
+        print(json.dumps(facts | {name: provenance.get(name) for name in ("value", metric_key(score))}))
     elif not quiet:
         scores = ""
         if configuration.stored and len(found.directions) == 1 and chosen.value is not None:

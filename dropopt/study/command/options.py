@@ -487,6 +487,8 @@ ShowCard = Annotated[
     bool, typer.Option("--card", help="Print what the file says about the model: data, scores, licences, versions.")
 ]
 PredictDevice = Annotated[str, typer.Option("--device", help="Device: auto, cpu, cuda or cuda:N.")]
+PredictQuiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the predictions and errors alone, no notes.")]
+
 # -- of ``dropopt confirm`` and ``dropopt compare``
 
 Top = Annotated[int, typer.Option(help="Number of configurations to train again (1 or more), the best first.")]

@@ -30,7 +30,7 @@ def predict(
     as_csv: options.AsCsv = False,
     code: options.Code = None,
     trust: options.Trust = False,
-    quiet: options.Quiet = False,
+    quiet: options.PredictQuiet = False,
 ) -> int:
     """Classify images with a model that dropopt train has written.
 
@@ -42,7 +42,7 @@ def predict(
     from dropopt.standalone.file import read_model
     from dropopt.standalone.load import load_model
     from dropopt.study.show.console import make_console
-    from dropopt.study.show.predictions import table
+    from dropopt.study.show.predictions import show_predictions
 
     if as_json and as_csv:
         raise ConfigError("give either --json or --csv, not both")
@@ -72,18 +72,18 @@ def predict(
         print(json.dumps([asdict(one) for one in found], indent=1))
     elif as_csv:
         writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerows(_rows(found, loaded.classes))
+        writer.writerows(_rows(found, loaded.classes, quiet=quiet))
     else:
         rows = list(found)
         if rows or not skipped:
-            make_console().print(table(rows))
+            show_predictions(make_console(), rows)
     return FAILED if skipped else 0
 
 
-def _rows(found: Iterable[Prediction], classes: tuple[str, ...]) -> Iterator[list[object]]:
+def _rows(found: Iterable[Prediction], classes: tuple[str, ...], *, quiet: bool) -> Iterator[list[object]]:
     yield ["image", "label", "probability", "entropy", "mutual_information", *(f"p.{name}" for name in classes)]
     for one in found:
-        if one.note:
+        if one.note and not quiet:
             print(f"note: {one.image}: {one.note}", file=sys.stderr)
         information = "" if one.mutual_information is None else one.mutual_information
         yield [one.image, one.label, one.probability, one.entropy, information, *one.probabilities.values()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 from pathlib import Path
 
-from dropopt.study.command.options import Force, PngFolder, ReportOutput, Storage, StudyName
+from dropopt.study.command.options import Force, PngFolder, Quiet, ReportOutput, Storage, StudyName
 
 
 def report(
@@ -14,6 +14,7 @@ def report(
     png: PngFolder = None,
     storage: Storage = None,
     force: Force = False,
+    quiet: Quiet = False,
 ) -> None:
     """Write a report of a study: one HTML file that opens without a network.
 
@@ -35,10 +36,12 @@ def report(
         check_writable(path)
         if not force:
             check_same_report(path, found.study_name)
-        with busy("drawing the charts"):
+        with busy("drawing the charts", quiet=quiet):
             made = build(found, storage_hint(storage))
             write(path, made)
             pictures = [] if png is None else write_pictures(png, made)
+    if quiet:
+        return
     print(f"{path}: study {found.study_name}, {path.stat().st_size / 1e6:.1f} MB; open it in a browser")
     for picture in pictures:
         print(picture)

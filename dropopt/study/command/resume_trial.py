@@ -20,6 +20,7 @@ def resume_trial(
     trial_memory: options.ResumedMemory = None,
     storage_patience: options.StoragePatience = 120.0,
     grace: options.Grace = 30.0,
+    quiet: options.Quiet = False,
 ) -> None:
     """Continue a pruned trial, or one that a limit has ended, to its last epoch.
 
@@ -34,11 +35,12 @@ def resume_trial(
 
     path = load(script)[1] if script is not None else Path()
     words = ["dropopt", "resume-trial", str(number), *([script] if script else [])]
-    console = make_console()
+    console = make_console(quiet=quiet)
     patience = Patience(storage_patience, lambda line: say(console, line, "yellow"))
     request = stored_request(study, storage, 1, None, checkpoints, path, words, patience)
     limits = {"trial_timeout": trial_timeout, "trial_memory": trial_memory}
     definition = type(request.definition).parse({**dict(request.definition), **limits})
-    code = run(replace(request, definition=definition, storage_patience=storage_patience, grace=grace), number)
+    request = replace(request, definition=definition, storage_patience=storage_patience, grace=grace, quiet=quiet)
+    code = run(request, number)
     if code:
         raise typer.Exit(code)

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 
-def settler(code: Sequence[Path], *, trust: bool) -> Callable[[str, tuple[str, ...], Any], None]:
+def settler(code: Sequence[Path], *, trust: bool, quiet: bool = False) -> Callable[[str, tuple[str, ...], Any], None]:
     """Return a function that settles from which files the functions of a study are imported, and prints them.
 
     Args:
         code: The scripts and folders that the user has named.
         trust: Whether to import without a question.
+        quiet: Whether to print nothing.
     """
     import typer
 
@@ -24,6 +25,7 @@ def settler(code: Sequence[Path], *, trust: bool) -> Callable[[str, tuple[str, .
         ask = typer.confirm if sys.stdin.isatty() else None
         shipped = shipped_folder("studies")
         for line in settle(names, recorded, given=f"study {study!r}", code=code, trust=trust, ask=ask, shipped=shipped):
-            print(line, file=sys.stderr)
+            if not quiet:
+                print(line, file=sys.stderr)
 
     return allow

@@ -7,7 +7,6 @@ import math
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +55,7 @@ def train(
     from dropopt.study.show.epochs import EpochProgress
     from dropopt.trust import settle
 
-    given, exported = _source(file, study, trial, storage)
+    given, exported = _source(file, study, trial, storage, quiet=quiet)
     by_option = {"epochs": epochs, "seed": seed, "device": device, "batch_size": batch_size}
     more = [Setting.read(text) for text in settings or ()]
     if image_size is not None:
@@ -69,7 +68,7 @@ def train(
                 f"a {SUFFIX} model file is for classification by cross-entropy, and this configuration has a task of "
                 f"its own; write the weights alone, with -o {output.with_suffix('.pt')}"
             )
-    console = make_console(quiet=quiet or as_json)
+    console = make_console(quiet=quiet, stderr=as_json)
     say(console, _header(given, run, exported.provenance))
     names = run.names
     recorded = exported.provenance.get("code")
@@ -92,7 +91,7 @@ def train(
     say(console, f"validation: {_scores(done.validation, run.task)}, best epoch {best} of {last}")
     say(console, f"test:       {_scores(done.test, run.task)}", "bold")
     if output is not None and output.suffix == SUFFIX:
-        with busy("measuring the calibration"):
+        with busy("measuring the calibration", quiet=quiet):
             save_or_rescue(lambda path: save_model(done, exported.provenance, path), output)
         say(console, f"model written to {output}; classify images with it: dropopt predict {output} IMAGES")
     elif output is not None:
@@ -122,7 +121,9 @@ def save_or_rescue(write: Callable[[Path], None], path: Path) -> None:
         raise StudyError(f"{error}; the trained network is in {rescued}") from None
 
 
-def _source(file: Path | None, study: str | None, trial: int | None, storage: str | None) -> tuple[str, Exported]:
+def _source(
+    file: Path | None, study: str | None, trial: int | None, storage: str | None, *, quiet: bool
+) -> tuple[str, Exported]:
     """What is trained, in words, and its configuration: that of a file or that of a trial."""
     from contextlib import closing
 
@@ -143,7 +144,7 @@ def _source(file: Path | None, study: str | None, trial: int | None, storage: st
         found = find_study(opened.storage, study)
         chosen = choose(found, trial)
         configuration, provenance = exported(found, chosen, storage_hint(storage))
-    if configuration.notice:
+    if configuration.notice and not quiet:
         print(f"note: {configuration.notice}", file=sys.stderr)
     return f"study {found.study_name!r}, trial {chosen.number}", Exported(configuration.run, provenance)
 
@@ -177,10 +178,14 @@ def _error(accuracy: float, n: int) -> float:
 
 def _plain(done: Retrained, output: Path | None) -> dict[str, Any]:
     """The result for other programs."""
+    from dropopt.study.store.queries import metric_word
+
     found: dict[str, Any] = {"best_epoch": done.result.best_epoch, "epochs": len(done.result.history)}
-    found["metric"] = done.run.task.score
+    task = done.run.task
+    found["metric"] = task.score
     for name, estimate in (("validation", done.validation), ("test", done.test)):
-        values = {key: value for key, value in asdict(estimate).items() if key != "shares"}
+        values = {} if task.metric == "loss" else {metric_word(task.score): estimate.accuracy}
+        values |= {"loss": estimate.loss, "n": estimate.n}
         error = _error(estimate.accuracy, estimate.n) if estimate.shares else None
         found[name] = values | {"standard_error": error}
     return found | {"output": str(output) if output is not None else None}

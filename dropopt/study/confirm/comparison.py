@@ -12,7 +12,7 @@ from dropopt.study.confirm.intervals import Difference, Interval, holm, mean_of,
 from dropopt.study.confirm.results import Confirmation, Confirmed, Scores, confirmation, plain_scores
 from dropopt.study.confirm.runs import find_runs
 from dropopt.study.store.keys import CONFIRMS, SECONDS
-from dropopt.study.store.queries import find_study
+from dropopt.study.store.queries import find_study, metric_word
 from dropopt.study.store.scale import Scale
 
 if TYPE_CHECKING:
@@ -96,9 +96,10 @@ class Comparison:
         """Return the result as values for JSON."""
         return {
             "optimise": self.optimise,
+            "metric": self.score,
             "seeds": self.seeds,
             "split": "test" if self.tested else "validation",
-            "arms": [_plain_arm(arm) for arm in self.arms],
+            "arms": [_plain_arm(arm, self.score) for arm in self.arms],
             "reference": self.reference,
             "contrasts": [
                 {
@@ -106,7 +107,7 @@ class Comparison:
                     "difference": one.objective.interval.plain(),
                     "p": one.objective.p,
                     "p_adjusted": one.p_adjusted,
-                    "accuracy_difference": one.accuracy and one.accuracy.interval.plain(),
+                    f"{metric_word(self.score)}_difference": one.accuracy and one.accuracy.interval.plain(),
                     "ece_difference": one.ece and one.ece.interval.plain(),
                 }
                 for one in self.contrasts
@@ -293,15 +294,15 @@ def _mean(values: Mapping[int, float]) -> Interval:
     return mean_of(list(values.values()))
 
 
-def _plain_arm(arm: ArmResult) -> dict[str, Any]:
+def _plain_arm(arm: ArmResult, score: str) -> dict[str, Any]:
     return {
         "name": arm.name,
         "study": arm.study,
         "baseline": arm.baseline,
         "winner": arm.winner.trial,
         "searched": arm.winner.searched,
-        "validation": plain_scores(arm.winner.validation),
-        "test": arm.test and plain_scores(arm.test),
+        "validation": plain_scores(arm.winner.validation, score),
+        "test": arm.test and plain_scores(arm.test, score),
         "search": vars(arm.search),
         "confirm": vars(arm.confirm),
     }

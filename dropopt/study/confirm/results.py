@@ -25,7 +25,7 @@ from dropopt.study.store.keys import (
     TESTS,
     VAL_ECE,
 )
-from dropopt.study.store.queries import judged, optimised, task_of
+from dropopt.study.store.queries import judged, metric_word, optimised, task_of
 from dropopt.study.store.scale import Scale
 
 if TYPE_CHECKING:
@@ -122,14 +122,14 @@ class Confirmation:
             "metric": self.score,
             "chosen_by": self.chosen_by,
             "seeds": self.seeds,
-            "configurations": [_plain(one) for one in self.configurations],
+            "configurations": [_plain(one, self.score) for one in self.configurations],
             "winner": self.winner and self.winner.trial,
             "best_anchor": self.anchor and self.anchor.trial,
             "winner_minus_best_anchor": self.to_anchor and {**self.to_anchor.interval.plain(), "p": self.to_anchor.p},
             "optimism": self.optimism,
             "mean_optimism": self.mean_optimism,
             "test": self.tested
-            and {"trial": self.tested.trial, "read_at": self.tested.at, **plain_scores(self.tested.test)},
+            and {"trial": self.tested.trial, "read_at": self.tested.at, **plain_scores(self.tested.test, self.score)},
             "verdict": self.verdict,
         }
 
@@ -267,16 +267,17 @@ def _text(interval: Interval, scale: Scale) -> str:
     return f"{scale.text(interval.mean)} (95% interval {low:.4f} to {high:.4f})"
 
 
-def plain_scores(scores: Scores) -> dict[str, Any]:
-    """Return means with intervals, and the values by seed, for JSON."""
+def plain_scores(scores: Scores, score: str) -> dict[str, Any]:
+    """Return means with intervals, and the values by seed, for JSON; the metric has the name ``score``."""
     found: dict[str, Any] = {}
     for name, values in vars(scores).items():
         if values:
-            found[name] = {**mean_of(list(values.values())).plain(), "by_seed": list(values.values())}
+            word = metric_word(score) if name == "accuracy" else name
+            found[word] = {**mean_of(list(values.values())).plain(), "by_seed": list(values.values())}
     return found
 
 
-def _plain(one: Confirmed) -> dict[str, Any]:
+def _plain(one: Confirmed, score: str) -> dict[str, Any]:
     return {
         "trial": one.trial,
         "name": one.name,
@@ -284,5 +285,5 @@ def _plain(one: Confirmed) -> dict[str, Any]:
         "searched": one.searched,
         "out": one.out or None,
         "seconds": one.seconds,
-        **plain_scores(one.validation),
+        **plain_scores(one.validation, score),
     }

@@ -206,7 +206,7 @@ def _say_cost(request: CompareRequest, plans: Sequence[_Plan], console: Console)
     if times:
         seconds = median(times)
     else:
-        with busy("measuring the time of an epoch"):
+        with busy("measuring the time of an epoch", quiet=console.quiet):
             seconds = seconds_of_an_epoch(base, request.targets) * epochs
     slots = machine.slots(request.n_jobs, len(machine.cards(base.train.device)))
     names = ", ".join(plan.arm.name for plan in plans)

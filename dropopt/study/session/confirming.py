@@ -164,7 +164,7 @@ class _Session:
         self.base = base_of(self.search)
         names = self.base.names
         self.request.settle(self.search.study_name, names, code_of(self.search, 10**9))
-        with busy("choosing the configurations"):
+        with busy("choosing the configurations", quiet=self.console.quiet):
             self.candidates = choose_candidates(
                 self.search, self.request.top, anchors=self.request.anchors, by=self.request.optimise
             )

@@ -10,7 +10,7 @@ from dropopt.study.run.signals import SignalCatcher
 from dropopt.study.session.pools import start_pool
 from dropopt.study.session.request import Request
 from dropopt.study.session.session import Session, quiet_optuna
-from dropopt.study.show.console import make_console, say
+from dropopt.study.show.console import complain, make_console, say
 from dropopt.study.show.formatting import format_accuracy
 from dropopt.study.store.continuation import Continuation, enqueue, last_attempt
 from dropopt.study.store.experiment import name_of_files, space_of
@@ -36,7 +36,7 @@ def run(request: Request, number: int) -> int:
         ConfigError: The trial cannot be continued.
     """
     quiet_optuna()
-    console = make_console()
+    console = make_console(quiet=request.quiet)
     patience = Patience(request.storage_patience, lambda line: say(console, line, "yellow"))
     with SignalCatcher() as signals, closing(Opened(request.url, create=False, patience=patience)) as opened:
         patience.hurried = lambda: signals.received is not None
@@ -79,7 +79,9 @@ class Continuing(Session):
             say(self._console, f"{line}smoothed {scale.name} {scale.text(trial.value)}, {scores}")
             return 0
         reasons = (trial.user_attrs.get(REASON, trial.state.name.lower()), trial.user_attrs.get(MESSAGE, ""))
-        say(self._console, line + ": ".join(filter(None, reasons)), "yellow")
+        line += ": ".join(filter(None, reasons))
+        say(self._console, line, "yellow")
+        complain(self._console, line)
         if stopped_by is not None:
             say(self._console, f"go on with: {self._request.resume_command}")
             return 128 + stopped_by

@@ -41,7 +41,7 @@ from dropopt.study.session.pools import start_pool
 from dropopt.study.session.request import Request
 from dropopt.study.show import page, words
 from dropopt.study.show.artifacts import artifact_folder, save_artifacts
-from dropopt.study.show.console import busy, make_console, say
+from dropopt.study.show.console import busy, complain, make_console, say
 from dropopt.study.show.live import LivePage
 from dropopt.study.show.progress import Progress
 from dropopt.study.show.summary import Outcome, show_summary
@@ -262,7 +262,7 @@ class Session:
         if self._study is not None:
             if stopped_by is None:  # after a signal there may be only seconds left; the next run does the same
                 try:
-                    with busy("analysing the trials"):
+                    with busy("analysing the trials", quiet=self._console.quiet):
                         self._refresh(self._study)
                 except OSError as error:  # a full disk, or a folder that is read-only: the trials are stored elsewhere
                     where = f"the files of the best trials cannot be stored in {self._artifacts}"
@@ -271,7 +271,11 @@ class Session:
             show_summary(self._console, self._study, self._outcome(stopped_by))
         if stopped_by is not None:
             return 128 + stopped_by
-        return int(self._study is not None and _all_failed(self._study))
+        failed = self._study is not None and _all_failed(self._study)
+        if failed:
+            name = self._definition.name
+            complain(self._console, f"every trial of study {name!r} has failed; dropopt report shows why")
+        return int(failed)
 
     @property
     def _artifacts(self) -> Path | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import textwrap
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 #: Width of the figure's title in characters, and sizes in pixels: of a line of the title, of the figure, of an arm.
 LINE, LINE_HEIGHT, WIDTH, ROW = 110, 22, 1000, 60
+#: Pixels above the panels on a page, which has the title as text.
+TOP = 75
 
 
 def show_comparison(console: Console, found: Comparison) -> None:
@@ -40,9 +43,8 @@ def show_comparison(console: Console, found: Comparison) -> None:
 
 def write_figure(found: Comparison, path: Path) -> None:
     """Write the figure as HTML, or as PNG or SVG by the suffix of ``path``."""
-    picture = figure(found)
     kind = path.suffix.removeprefix(".")
-    data = picture.to_html().encode() if kind == "html" else picture.to_image(kind, scale=2)
+    data = _page(found).encode() if kind == "html" else figure(found).to_image(kind, scale=2)
     try:
         write_whole(path, data)
     except OSError as error:
@@ -50,6 +52,25 @@ def write_figure(found: Comparison, path: Path) -> None:
             f"{path} cannot be written: {error.strerror or error}; the result is stored: type the same command again, "
             "with another -o FILE"
         ) from None
+
+
+def _page(found: Comparison) -> str:
+    """The figure as a page that needs no network, as wide as the window. The verdict is text, which wraps."""
+    picture = figure(found)
+    height = picture.layout.height - picture.layout.margin.t + TOP
+    picture.update_layout(title=None, width=None, autosize=True, height=height, margin={"t": TOP})
+    drawing = picture.to_html(full_html=False, include_plotlyjs=True, config={"responsive": True})
+    names = ", ".join(arm.name for arm in found.arms)
+    title = html.escape(f"Comparison of {names}")
+    alt = html.escape(f"Loss and {found.score} of {names}: means with 95% intervals. {found.verdict}", quote=True)
+    return (
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1"></head>\n'
+        '<body style="margin: 1.5rem; font: 16px/1.5 system-ui, sans-serif; background: #fff; color: #2a3f5f">\n'
+        f'<h1 style="font-size: 1.4rem">{title}</h1>\n<p>{html.escape(found.verdict)}</p>\n'
+        f"<p>{found.seeds} fresh seeds; means with 95% intervals, and a point for each seed</p>\n"
+        f'<div role="img" aria-label="{alt}">{drawing}</div>\n</body></html>\n'
+    )
 
 
 def check_figure(path: Path) -> None:
@@ -67,9 +88,9 @@ def figure(found: Comparison) -> Figure:
     from plotly.subplots import make_subplots
 
     split = "test" if found.tested else "validation"
-    measures = {"loss": f"{split} loss (lower is better)"}
+    measures = {"loss": f"{split} loss<br>(lower is better)"}
     if found.score != "loss":
-        measures["accuracy"] = f"{split} {found.score} ({'higher' if found.higher else 'lower'} is better)"
+        measures["accuracy"] = f"{split} {found.score}<br>({'higher' if found.higher else 'lower'} is better)"
     picture = make_subplots(
         rows=1,
         cols=len(measures),
@@ -84,7 +105,8 @@ def figure(found: Comparison) -> Figure:
     lines = textwrap.wrap(found.verdict, LINE)
     title = f"{found.seeds} fresh seeds, 95% intervals<br><sub>{'<br>'.join(lines)}</sub>"
     picture.update_yaxes(tickvals=list(range(len(names))), ticktext=names, range=[len(names) - 0.4, -0.6])
-    top = 110 + LINE_HEIGHT * len(lines)
+    picture.update_annotations(font={"size": 13})
+    top = 125 + LINE_HEIGHT * len(lines)
     margin = {"t": top, "l": 20, "r": 20, "b": 40}
     height = top + 40 + ROW * len(names)
     return picture.update_layout(title=title, width=WIDTH, height=height, margin=margin, template="plotly_white")

@@ -20,9 +20,20 @@ def make_console(*, quiet: bool = False, stderr: bool = False) -> Console:
     return console
 
 
-def busy(what: str) -> Status:
-    """A context that shows ``what`` with a spinner on standard error while it runs, if that is a terminal."""
-    return Console(stderr=True).status(what)
+def busy(what: str, *, quiet: bool = False) -> Status:
+    """A context that shows ``what`` with a spinner on standard error while it runs, if that is a terminal.
+
+    Args:
+        what: What is done, such as ``drawing the charts``.
+        quiet: Whether nothing is shown.
+    """
+    return Console(stderr=True, quiet=quiet).status(what)
+
+
+def complain(console: Console, text: str) -> None:
+    """Print an error on standard error if ``console`` is quiet, so that no command fails in silence."""
+    if console.quiet:
+        Console(stderr=True, soft_wrap=True).print(f"dropopt: {text}", markup=False, highlight=False)
 
 
 def say(console: Console, text: str, style: str = "", *, indent: int = 0) -> None:

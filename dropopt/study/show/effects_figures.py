@@ -18,7 +18,9 @@ SHOWN = 8
 #: Panels of the figure of costs that fit into a card of the page, whose height is fixed.
 ON_PAGE = 4
 #: Panels in a row of the figure of costs; pixels of a row, of the space between rows, and of the titles of panels.
-ACROSS, ROW_HEIGHT, GAP, TITLES = 2, 210, 60, 28
+ACROSS, ROW_HEIGHT, GAP, TITLES = 2, 210, 72, 28
+#: Characters of the labels below a panel that fit beside each other in a narrow card.
+LABELS = 20
 #: Costs above this fraction of the objective are cut off, so that the others can be read.
 HIGHEST = 2.0
 
@@ -70,9 +72,10 @@ def importance_figure(effects: Effects) -> Figure:
         marker={"color": COLOURS[0]},
         width=0.4,
     )
-    picture.update_xaxes(title="share of the variance without noise, 90% interval", range=[0, 1])
+    picture.update_xaxes(title="share of the variance", range=[0, 1])
     picture.update_yaxes(autorange="reversed")
-    return picture.update_layout(layout("Which parameter matters", _reach(effects)), barmode="overlay")
+    reach = f"{_reach(effects)}; without noise, 90% intervals" if shown else _reach(effects)
+    return picture.update_layout(layout("Which parameter matters", reach), barmode="overlay")
 
 
 def effects_figure(effects: Effects, most: int = SHOWN) -> Figure:
@@ -118,6 +121,8 @@ def effects_figure(effects: Effects, most: int = SHOWN) -> Figure:
         if effects.ratio and highest > HIGHEST:
             picture.update_yaxes(range=[-0.2, HIGHEST], **place)
         picture.update_yaxes(tickformat=".0%" if effects.ratio else "", **place)
+        if sum(len(level.label) for level in effect.profile.levels) > LABELS and effect.factor.kind != "number":
+            picture.update_xaxes(tickangle=-30, **place)  # towards the left, where no label leaves the card
         if effect.factor.log:
             picture.update_xaxes(logarithmic_axis((effect.factor.low, effect.factor.high)), **place)
     picture.update_xaxes(gridcolor=GRID, linecolor=GRID, zeroline=False, tickfont={"size": 10})

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Protocol
 
 from rich import box
-from rich.table import Table
+from rich.console import Console
 from rich.text import Text
+
+from dropopt.study.show.console import say
+from dropopt.study.show.table import Table
 
 
 class Predicted(Protocol):
@@ -38,24 +43,41 @@ class Predicted(Protocol):
         """Why the class means little; usually empty."""
 
 
-def table(predictions: Sequence[Predicted]) -> Table:
-    """One row for each image; with uncertainties if there were samples, and with notes if there are any."""
+def show_predictions(console: Console, predictions: Sequence[Predicted]) -> None:
+    """Print one row for each image, with uncertainties if there were samples, and below the table what to note.
+
+    The folder that all images lie in is the title of the table, so that their names fit on a line of 80 characters.
+    """
+    folder = _common_folder([one.image for one in predictions])
+    console.print(_table(predictions, folder))
+    for one in predictions:
+        if one.note:
+            say(console, f"note: {one.image}: {one.note}", "yellow")
+
+
+def _table(predictions: Sequence[Predicted], folder: str) -> Table:
     sampled = any(one.mutual_information is not None for one in predictions)
-    shown = Table(box=box.SIMPLE_HEAD)
+    title = Text(f"images in {folder}") if folder else None
+    shown = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", show_edge=False, pad_edge=False)
     shown.add_column("image", overflow="fold")
     shown.add_column("class", overflow="fold")
-    shown.add_column("probability", justify="right")
+    # The numbers keep their width: only names are broken into lines.
+    shown.add_column("probability", justify="right", no_wrap=True)
     if sampled:
-        shown.add_column("entropy", justify="right")
-        shown.add_column("mutual information", justify="right")
-    noted = any(one.note for one in predictions)
-    if noted:
-        shown.add_column("note", overflow="fold", style="yellow")
+        shown.add_column("entropy", justify="right", no_wrap=True)
+        shown.add_column("mutual\ninformation", justify="right", no_wrap=True)
     for one in predictions:
-        row: list[str | Text] = [Text(one.image), Text(one.label), f"{one.probability:.4f}"]
+        row: list[str | Text] = [Text(one.image.removeprefix(folder)), Text(one.label), f"{one.probability:.4f}"]
         if sampled:
             row += [f"{one.entropy:.4f}", f"{one.mutual_information:.4f}"]
-        if noted:
-            row.append(one.note)
         shown.add_row(*row)
     return shown
+
+
+def _common_folder(images: Sequence[str]) -> str:
+    """The folder of all images, with its separator; empty if there is none."""
+    folder = ""
+    if images:
+        with suppress(ValueError):  # absolute and relative names have none
+            folder = os.path.commonpath([os.path.dirname(image) for image in images])
+    return os.path.join(folder, "") if folder else ""

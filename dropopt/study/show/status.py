@@ -19,6 +19,7 @@ from dropopt.study.store.queries import (
     count,
     last_activity,
     leader,
+    metric_key,
     study_names,
     task_of,
     waiting,
@@ -65,7 +66,7 @@ class Row:
         found: dict[str, Any] | None = None
         if self.leader is not None:
             accuracy = self.leader.user_attrs.get(ACCURACY)
-            found = {"trial": self.leader.number, "value": self.leader.value, ACCURACY: accuracy}
+            found = {"trial": self.leader.number, "value": self.leader.value, metric_key(self.score): accuracy}
         return {
             "study": self.study,
             "objectives": list(self.objectives),

@@ -11,7 +11,7 @@ from rich.text import Text
 from dropopt.study.show.formatting import format_value
 from dropopt.study.show.table import Table
 from dropopt.study.store.keys import ACCURACY, ANCHOR, PORTFOLIO
-from dropopt.study.store.queries import has_several_objectives, is_maximized, ranked
+from dropopt.study.store.queries import has_several_objectives, is_maximized, metric_key, ranked, task_of
 
 if TYPE_CHECKING:
     import optuna
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def rows(study: optuna.Study) -> list[dict[str, Any]]:
     """The complete trials, the best first; in the order of their numbers if there are several objectives."""
-    trials = study.get_trials(deepcopy=False)
+    trials, metric = study.get_trials(deepcopy=False), metric_key(task_of(study).score)
     if has_several_objectives(study):
         found = [trial for trial in trials if trial.values is not None]
     else:
@@ -30,7 +30,7 @@ def rows(study: optuna.Study) -> list[dict[str, Any]]:
         {
             "trial": trial.number,
             "values": list(trial.values or []),
-            "val_accuracy": trial.user_attrs.get(ACCURACY),
+            metric: trial.user_attrs.get(ACCURACY),
             "anchor": trial.user_attrs.get(ANCHOR),
             "portfolio": trial.user_attrs.get(PORTFOLIO),
             "parameters": dict(trial.params),
@@ -47,7 +47,7 @@ def table(study: str, listed: Iterable[Mapping[str, Any]], score: str, scale: Sc
     shown.add_column(score, justify="right")
     shown.add_column("parameters", overflow="fold")
     for row in listed:
-        accuracy = row["val_accuracy"]
+        accuracy = row[metric_key(score)]
         named = row["anchor"] or row["portfolio"]
         parameters = " ".join(f"{name}={format_value(value)}" for name, value in row["parameters"].items())
         shown.add_row(

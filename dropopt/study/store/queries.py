@@ -162,9 +162,19 @@ def judged(trial: FrozenTrial, by: str, study: optuna.Study) -> float:
     return task_of(study).cost(float(known.get(BEST_LOSS, math.inf)), float(known.get(ACCURACY, 0.0)), by)
 
 
+def no_result(study: optuna.Study) -> str:
+    """What is said where a study without a completed trial can do nothing."""
+    return f"study {study.study_name!r} has no completed trial yet ({count(study.get_trials(deepcopy=False))})"
+
+
 def metric_key(score: str) -> str:
     """The name of a trial's metric where people read it: ``val_accuracy``, ``val_dice``; not that of its loss."""
-    return "val_metric" if score == "loss" else f"val_{score}"
+    return f"val_{metric_word(score)}"
+
+
+def metric_word(score: str) -> str:
+    """The name of a metric among other values: ``accuracy``, ``dice``; ``metric`` if that is the name of its loss."""
+    return "metric" if score == "loss" else score
 
 
 def last_activity(trials: Iterable[FrozenTrial]) -> datetime | None:
@@ -214,7 +224,7 @@ def choose(study: optuna.Study, number: int | None) -> FrozenTrial:
             raise ConfigError(f"study {study.study_name!r} has several objectives, so no best trial; give --trial")
         trial = best(trials, maximize=is_maximized(study))
         if trial is None:
-            raise ConfigError(f"study {study.study_name!r} has no completed trial yet ({count(trials)})")
+            raise ConfigError(no_result(study))
     elif (found := next((trial for trial in trials if trial.number == number), None)) is not None:
         trial = found
     else:

@@ -28,7 +28,7 @@ def test_a_script_of_ones_own_exports_the_settings_among_its_parameters(study):
     study.optimize(objective, n_trials=1)
     found, provenance = exported(study, choose(study, None), "")
     assert (found.run.engine.w_pfid, found.run.engine.r0, found.run.train.lr) == ((0.5, 0.25, 0.125), 0.3, 0.2)
-    assert "(depth are no settings of dropopt)" in found.notice
+    assert "(dropopt has no setting depth)" in found.notice
     assert provenance["parameters"]["depth"] == 7
     assert (provenance["study"], provenance["value"]) == ("mine", 0.9)
     assert "data_fingerprint" not in provenance

@@ -113,3 +113,12 @@ def test_a_browser_shows_the_report_without_a_network(tmp_path):
     assert "Study photos" in dom
     with Image.open(picture) as image:
         assert image.convert("L").getpixel((2, 2)) < 50
+
+
+def test_tables_fit_a_phone_and_are_printed_on_several_pages(tmp_path):
+    """On a phone, the settings of a trial have a line of their own: a narrow column would make each row a page long."""
+    text = build(shown_study(12), "").html
+    phone = text[text.index("@media (max-width: 40rem)") : text.index("@media print")]
+    assert re.search(r"\.trials td\.long[^}]*grid-column: 1 / -1", phone)
+    assert text.count('class="trials"') == 1
+    assert "table:not(.trials)" in text[text.index("@media print") :]

@@ -1,7 +1,9 @@
 """``dropopt compare``: equal conditions, common seeds, and the words of the verdict."""
 
 import errno
+import html
 import os
+import re
 from pathlib import Path
 
 import fake_study
@@ -62,7 +64,10 @@ def test_spaces_are_searched_confirmed_and_compared(capsys, monkeypatch):
     picture = figure(found)
     assert list(picture.layout.yaxis.ticktext) == ["low", "high"]
     write_figure(found, Path("figure.html"))
-    assert "fresh seeds" in Path("figure.html").read_text()
+    page = Path("figure.html").read_text()
+    assert "<title>Comparison of low, high</title>" in page
+    assert f"<p>{html.escape(found.verdict)}</p>" in page
+    assert re.search(r'role="img" aria-label="Loss and accuracy of low, high: means [^"]*better than', page)
     # A figure that cannot be written does not hide the result.
     monkeypatch.setattr(comparing, "compare", lambda *_: (0, found))
     monkeypatch.setattr("dropopt.study.show.comparison.write_whole", disk_full)

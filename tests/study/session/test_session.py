@@ -9,6 +9,7 @@ from pathlib import Path
 import fake_study
 import pytest
 from fake_study import trials
+from optuna.trial import TrialState, create_trial
 from rich.console import Console
 
 from dropopt.config import ConfigError
@@ -216,3 +217,19 @@ def test_a_space_that_has_changed_is_refused():
     with pytest.raises(ConfigError, match=r"study 'fake' exists and its search space \(space\) has changed since"):
         fake_study.run("study.log", 1, n_trials=3, space="space.yaml")
     assert len(trials("study.log")) == 2
+
+
+def test_a_quiet_session_says_that_every_trial_has_failed(capsys):
+    """On standard error, with the exit code 1; otherwise nothing is printed."""
+    request = Request(fake_study.make(), Path(__file__), "study.log", 1, "dropopt run fake")
+    storage = open_storage("study.log")
+    begun = session.Session(request, storage, None, Console(quiet=True))
+    begun.resume()
+    begun.prepare()
+    study = begun.open_study(Ready(10, {"train": "a"}, [])).study
+    study.add_trial(create_trial(state=TrialState.FAIL))
+    assert begun.summarise(None) == 1
+    printed = capsys.readouterr()
+    assert printed.err == "dropopt: every trial of study 'fake' has failed; dropopt report shows why\n"
+    assert not printed.out
+    close(storage)

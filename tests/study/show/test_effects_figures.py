@@ -49,6 +49,16 @@ def test_costs_are_drawn_for_each_parameter(study):
         effect.name: picture.layout["xaxis" + (str(i + 1) if i else "")] for i, effect in enumerate(effects.factors)
     }
     assert (axes["lr"].type, axes["r0"].type) == ("log", None)
+    assert axes["kind"].tickangle is None
+
+
+def test_long_names_of_choices_are_turned_to_stay_in_their_card():
+    """Beside each other they would overlap, and turned to the right the last one would leave the card."""
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    kinds = ["dropout", "dropout2d", "dropblock", "stochastic_depth"]
+    study.optimize(lambda trial: 1 + kinds.index(trial.suggest_categorical("kind", kinds)), n_trials=20)
+    picture = effects_figure(study_effects(study))
+    assert picture.layout.xaxis.tickangle < 0
 
 
 def test_without_effects_the_figures_say_so():

@@ -8,11 +8,14 @@ import re
 
 import optuna
 import pytest
+import torch
 from rich.console import Console
 from shown_study import shown_study
 
 from dropopt.config import RunConfig, TaskConfig
 from dropopt.integrations.trials import record_of
+from dropopt.study.after.export import exported
+from dropopt.study.after.keep import Keeper
 from dropopt.study.command.train import _plain, _scores
 from dropopt.study.confirm.comparison import ArmResult, Compute, compare_arms
 from dropopt.study.confirm.intervals import mean_of, paired
@@ -23,6 +26,7 @@ from dropopt.study.show.artifacts import curves_csv
 from dropopt.study.show.comparison import show_comparison
 from dropopt.study.show.confirmation import show_confirmation
 from dropopt.study.show.efficacy import efficacy_report
+from dropopt.study.show.status import rows as status_rows
 from dropopt.study.show.status import show_status
 from dropopt.study.show.summary import Outcome, show_summary
 from dropopt.study.show.trials import rows, table
@@ -30,6 +34,7 @@ from dropopt.study.store.experiment import name_metric
 from dropopt.study.store.keys import BASE as BASE_KEY
 from dropopt.study.store.queries import judged
 from dropopt.study.store.scale import Scale
+from dropopt.training.results import EpochReport
 
 BASE = RunConfig.parse(
     {"train": {"epochs": 6}, "task": {"loss": "mse_loss", "metric": "mine:r2", "objective": "metric"}}
@@ -120,7 +125,26 @@ def test_train_gives_a_standard_error_to_accuracies_only():
         result=SimpleNamespace(best_epoch=1, history=[1]), validation=estimate, test=estimate, run=BASE
     )
     found = _plain(done, None)
-    assert (found["metric"], found["test"]["standard_error"], found["test"]["accuracy"]) == ("r2", None, 5.0)
+    assert found["metric"] == "r2"
+    assert found["test"] == {"r2": 5.0, "loss": 1.0, "n": 10, "standard_error": None}
+    done.run = RunConfig.parse({"task": {"loss": "mse_loss", "metric": "loss"}})
+    assert _plain(done, None)["test"] == {"loss": 1.0, "n": 10, "standard_error": None}
+
+
+def test_programs_read_the_metric_by_its_name(tmp_path):
+    """In JSON, in exported files and in summary.csv: r2 itself, not 1 - r2; accuracy keeps its name."""
+    for base, name in ((BASE, "val_r2"), (RunConfig(), "val_accuracy")):
+        study = shown_study(12, base=base.model_dump(mode="json"))
+        value = study.best_trial.user_attrs["val_accuracy"]
+        (row,) = status_rows(study._storage)
+        found = [rows(study)[0], row.plain()["best"], exported(study, study.best_trial, "")[1]]
+        assert [one[name] for one in found] == [value] * 3
+        assert sum("val_accuracy" in one for one in found) == (3 if name == "val_accuracy" else 0)
+        report = EpochReport(1, 1, 0.5, 0.4, 0.75, 0.4, 0.1, 1.0, objective=0.25)
+        Keeper(tmp_path, base.task.score).keep(torch.nn.Linear(1, 1), report)
+        head, values = (tmp_path / "summary.csv").read_text().splitlines()
+        assert head == f"epoch,train_loss,val_loss,smoothed_loss,{name},lr,seconds"
+        assert values.split(",")[4] == "0.75"
 
 
 def _confirmed(name, values, *, anchor=False):
@@ -146,6 +170,7 @@ def test_a_confirmation_and_a_comparison_show_the_metric():
     found = Confirmation(
         "s", "accuracy", "model", 2, (best, anchor), best, anchor, gap, 0.1, 0.1, None, verdict, scale, "dice"
     )
+    assert found.plain()["configurations"][0]["dice"]["mean"] == pytest.approx(0.65)
     text = " ".join(printed(lambda console: show_confirmation(console, found)).split())
     assert "0.6500 +- 0.1271" in text
     assert "the search had given it the dice 0.7000, which is 0.0500 too high" in text
@@ -153,6 +178,9 @@ def test_a_confirmation_and_a_comparison_show_the_metric():
     arms = [ArmResult(one.name, "s", one.anchor, one, None, cost, cost) for one in (best, anchor)]
     compared = compare_arms(arms, optimise="accuracy", task=DICE)
     assert "trial 3 (validation dice 0.1105 higher, 95% interval 0.1041 to 0.1169" in compared.verdict
+    plain = compared.plain()
+    assert plain["contrasts"][0].keys() >= {"dice_difference"}
+    assert plain["arms"][0]["validation"].keys() == {"objective", "loss", "dice"}
     text = printed(lambda console: show_comparison(console, compared))
     assert "+0.1105 (+0.1041 to +0.1169)" in text
     assert "1 - dice" not in text
