@@ -14,7 +14,7 @@ def end_quietly(number: int, frame: FrameType | None) -> None:
     """Handle SIGINT: raise KeyboardInterrupt, or end the process at once during an import.
 
     A module written in C may turn an exception in its import into another one, and Python prints, and then ignores, one
-    that arrives in a callback of the import. There is nothing to save during an import that SIGKILL would not spare.
+    that arrives in a callback of the import. No study runs yet, so nothing is lost.
     """
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
