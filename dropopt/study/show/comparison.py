@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 LINE, LINE_HEIGHT, WIDTH, ROW = 110, 22, 1000, 60
 #: Pixels above the panels on a page, which has the title as text.
 TOP = 75
+#: What the colour of an arm means.
+GREY = "arms without the engine in grey"
 
 
 def show_comparison(console: Console, found: Comparison) -> None:
@@ -62,13 +64,14 @@ def _page(found: Comparison) -> str:
     drawing = picture.to_html(full_html=False, include_plotlyjs=True, config={"responsive": True})
     names = ", ".join(arm.name for arm in found.arms)
     title = html.escape(f"Comparison of {names}")
+    verdict = html.escape(f"{found.verdict[:1].upper()}{found.verdict[1:]}.")
     alt = html.escape(f"Loss and {found.score} of {names}: means with 95% intervals. {found.verdict}", quote=True)
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1"></head>\n'
         '<body style="margin: 1.5rem; font: 16px/1.5 system-ui, sans-serif; background: #fff; color: #2a3f5f">\n'
-        f'<h1 style="font-size: 1.4rem">{title}</h1>\n<p>{html.escape(found.verdict)}</p>\n'
-        f"<p>{found.seeds} fresh seeds; means with 95% intervals, and a point for each seed</p>\n"
+        f'<h1 style="font-size: 1.4rem">{title}</h1>\n<p>{verdict}</p>\n'
+        f"<p>{found.seeds} fresh seeds; means with 95% intervals, and a point for each seed; {GREY}</p>\n"
         f'<div role="img" aria-label="{alt}">{drawing}</div>\n</body></html>\n'
     )
 
@@ -103,7 +106,7 @@ def figure(found: Comparison) -> Figure:
         for index, arm in enumerate(found.arms):
             _add_arm(picture, arm.name, getattr(_scores(found, arm), measure), index, column, baseline=arm.baseline)
     lines = textwrap.wrap(found.verdict, LINE)
-    title = f"{found.seeds} fresh seeds, 95% intervals<br><sub>{'<br>'.join(lines)}</sub>"
+    title = f"{found.seeds} fresh seeds, 95% intervals; {GREY}<br><sub>{'<br>'.join(lines)}</sub>"
     picture.update_yaxes(tickvals=list(range(len(names))), ticktext=names, range=[len(names) - 0.4, -0.6])
     picture.update_annotations(font={"size": 13})
     top = 125 + LINE_HEIGHT * len(lines)

