@@ -80,9 +80,9 @@ class Config(BaseModel):
 class EngineConfig(Config):
     """Settings of the paper's dropout engine.
 
-    The defaults are moderate, and a step costs what it costs with ``nn.Dropout2d``: whole channels are dropped, at a rate of
-    about r0. With ``pattern="own"`` and the same rates, the test loss was lower on all four data sets on which both were
-    compared (``tests/benchmarks/README.md``), and a step of a small network takes up to a quarter longer.
+    The defaults are moderate, and a step costs what it costs with ``nn.Dropout2d``: whole channels are dropped, at a
+    rate of about r0. With ``pattern="own"`` and the same rates, the test loss was lower on all four data sets on which
+    both were compared (``tests/benchmarks/README.md``). A step of a small network then takes up to a quarter longer.
 
     Args:
         **settings: the fields below, by name.
