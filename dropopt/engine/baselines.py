@@ -176,22 +176,20 @@ def _part(config: Baseline, place: Place) -> nn.Module | None:
     if config.kind == "none":
         return None
     if config.kind == "stochastic_depth":
-        from torchvision.ops import StochasticDepth  # torchvision takes two seconds
-
-        depth: nn.Module = StochasticDepth(config.p, "row")
-        return depth
+        return _of_torchvision(config)
     if config.kind == "dropout" or place.ndim != 4:  # without a map, dropout2d and dropblock are plain dropout
         return nn.Dropout(config.p)
     if config.kind == "dropout2d":
         return nn.Dropout2d(config.p)
-    return _timm_dropblock(config) if config.library == "timm" else _torchvision_dropblock(config)
+    return _timm_dropblock(config) if config.library == "timm" else _of_torchvision(config)
 
 
-def _torchvision_dropblock(config: Baseline) -> nn.Module:
-    from torchvision.ops import DropBlock2d
+def _of_torchvision(config: Baseline) -> nn.Module:
+    from torchvision.ops import DropBlock2d, StochasticDepth  # takes two seconds, which other kinds do not need
 
-    block: nn.Module = DropBlock2d(config.p, config.block_size)
-    return block
+    skips = config.kind == "stochastic_depth"
+    part: nn.Module = StochasticDepth(config.p, "row") if skips else DropBlock2d(config.p, config.block_size)
+    return part
 
 
 def _timm_dropblock(config: Baseline) -> nn.Module:

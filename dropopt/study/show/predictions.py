@@ -67,7 +67,8 @@ def _table(predictions: Sequence[Predicted], folder: str) -> Table:
         shown.add_column("entropy", justify="right", no_wrap=True)
         shown.add_column("mutual\ninformation", justify="right", no_wrap=True)
     for one in predictions:
-        row: list[str | Text] = [Text(one.image.removeprefix(folder)), Text(one.label), f"{one.probability:.4f}"]
+        image = os.path.relpath(one.image, folder) if folder else one.image
+        row: list[str | Text] = [Text(image), Text(one.label), f"{one.probability:.4f}"]
         if sampled:
             row += [f"{one.entropy:.4f}", f"{one.mutual_information:.4f}"]
         shown.add_row(*row)

@@ -42,4 +42,6 @@ def test_folders_that_differ():
         "photos2/a.png",
     ]
     assert shown(["photos/x/a.png", "photos/y/a.png"])[0] == "images in photos/"
+    title, *_, first, _ = shown(["./photos/a.png", "photos//b.png"])
+    assert (title, first.split()[0]) == ("images in photos/", "a.png")
     assert shown(["/a.png", "b.png"])[-2].split()[0] == "/a.png"
