@@ -87,7 +87,7 @@ def test_the_adaptive_rate_starts_at_r0_and_falls_faster_in_depth():
 
 
 def test_alpha_is_the_configured_one_until_the_first_validation():
-    """Eq. (2) needs a loss; the last reported loss is kept."""
+    """Eq. (2) needs a loss, which may be 0; the last reported loss is kept."""
     with engine_of(network(), alpha=0.8, reading="printed") as engine:
         assert engine.rates()[0]["alpha"] == 0.8
         engine.step(epoch=1, epochs=4, val_loss=3.0)
@@ -95,6 +95,8 @@ def test_alpha_is_the_configured_one_until_the_first_validation():
         before = engine.rates()[0]["alpha"]
         engine.step(epoch=2, epochs=4)
         assert engine.rates()[0]["alpha"] == before
+        engine.step(epoch=3, epochs=4, val_loss=0.0)
+        assert engine.rates()[0]["alpha"] == pytest.approx(1 / (1 + math.exp(4)))
 
 
 def test_weights_change_with_the_stage_of_training():

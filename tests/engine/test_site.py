@@ -254,6 +254,19 @@ def test_scores_are_float32_whatever_the_default_type():
         assert site.count == 300
 
 
+@pytest.mark.parametrize("kind", ["activation", "statistical", "taylor"])
+def test_half_precision_is_scored_in_float32(kind):
+    """Activations and gradients in bfloat16 give the totals and the area of the same numbers in float32."""
+    draw, found = torch.Generator().manual_seed(0), []
+    x, behind = (torch.randn(64, 3, 9, 7, generator=draw).bfloat16() for _ in range(2))
+    for dtype in (torch.bfloat16, torch.float32):
+        site = DropoutSite(1, 3, "channel", importance=kind, track_area=True)
+        site.hook(nn.Identity(), (), x.to(dtype, copy=True).requires_grad_()).backward(behind.to(dtype))
+        found.append((site.totals, site.area))
+    torch.testing.assert_close(*found, rtol=0, atol=0)
+    assert found[0][0].all()
+
+
 def test_a_fresh_site():
     """It drops nothing, all features are equally important, all positions are safe, and methods have equal shares."""
     for per_feature in (False, True):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from scipy.stats import entropy
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn import functional as F
@@ -14,8 +15,9 @@ from torch.nn import functional as F
 import dropopt
 from dropopt.config import ConfigError, RunConfig
 from dropopt.standalone.file import read_model
+from dropopt.standalone.sampling import Sampled
 from dropopt.study.after.retrain import retrain, save_model
-from dropopt.training.calibration import calibration_error
+from dropopt.training.calibration import calibration_error, temperature_of
 
 TRAIN = {"epochs": 3, "batch_size": 32, "lr": 0.1, "device": "cpu", "channels_last": True}
 
@@ -74,17 +76,20 @@ def test_the_card_says_what_it_is(digits):
 
 
 def test_confidence_is_calibrated_on_the_validation_split(digits):
-    """The temperature lowers the loss there, and the stored calibration errors are those of the probabilities."""
+    """The temperature is fitted there; the stored calibration errors are those of the probabilities on each split."""
     path, done = digits
     model = dropopt.load_model(path, device="cpu")
-    found, labels = model.card.calibration, done.data.validation.labels
-    logits = model.logits(done.data.validation.images)
-    assert F.cross_entropy(logits / found.temperature, labels) <= F.cross_entropy(logits, labels) + 1e-3
-    for temperature, stored in ((found.temperature, found.ece), (1.0, found.ece_raw)):
-        error = calibration_error(torch.softmax(logits / temperature, 1), labels)
-        assert error == pytest.approx(stored["validation"], abs=1e-6)
-    sampled = model.sample(done.data.validation.images, found.samples).mean
-    assert calibration_error(sampled, labels) == pytest.approx(found.ece_sampled, abs=1e-6)
+    found, validation = model.card.calibration, done.data.validation
+    fitted = temperature_of(model.logits(validation.images), validation.labels)
+    assert found.temperature == pytest.approx(fitted, rel=1e-6)
+    assert abs(fitted - temperature_of(model.logits(done.data.test.images), done.data.test.labels)) > 0.01
+    for name, split in (("validation", validation), ("test", done.data.test)):
+        logits = model.logits(split.images)
+        for temperature, stored in ((fitted, found.ece), (1.0, found.ece_raw)):
+            error = calibration_error(torch.softmax(logits / temperature, 1), split.labels)
+            assert error == pytest.approx(stored[name], abs=1e-6)
+    sampled = model.sample(validation.images, found.samples).mean
+    assert calibration_error(sampled, validation.labels) == pytest.approx(found.ece_sampled, abs=1e-6)
 
 
 def test_an_empty_image_gets_a_note(digits):
@@ -138,6 +143,16 @@ def test_the_rates_of_the_best_epoch_travel(tmp_path, engine):
     applied = [float(site.p.mean()) if hasattr(site, "p") else site.part.p for _, site in model._dropper.sites]
     assert applied == pytest.approx([row["applied"] for row in best.rates], abs=1e-6)
     assert min(applied) > 0
+
+
+def test_uncertainties_by_another_formula():
+    """The entropy is that of the mean; the information is the mean divergence of the masks from it, by SciPy."""
+    draws = torch.randn(5, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).softmax(2)
+    found, mean = Sampled.of(list(draws)), draws.mean(0)
+    divergence = np.mean([entropy(one.numpy(), mean.numpy(), axis=1) for one in draws], 0)
+    np.testing.assert_allclose(found.mean, mean)
+    np.testing.assert_allclose(found.entropy, entropy(mean.numpy(), axis=1))
+    np.testing.assert_allclose(found.information, divergence)
 
 
 def test_samples_give_uncertainties(digits):

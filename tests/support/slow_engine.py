@@ -11,6 +11,8 @@ import torch
 from dropopt import equations as eq
 from dropopt.config import METHODS, P_MAX
 
+SCORED_IN_TRAINING = ("activation", "taylor", "statistical")
+
 
 def safe_positions(maps):
     """S_spatial of eq. (8) of one image's feature maps (C, H, W): a list of 1 (safe) and 0."""
@@ -85,7 +87,8 @@ class SlowEngine:
 
     def observe(self, name, activation, gradient, rank=0):
         """One training pass: the first of every 16 samples are scored, before the mask."""
-        for maps, slope in list(zip(activation, gradient, strict=True))[: math.ceil(len(activation) / 16)]:
+        scored = math.ceil(len(activation) / 16) if self.c.importance in SCORED_IN_TRAINING else 0
+        for maps, slope in list(zip(activation, gradient, strict=True))[:scored]:
             self.scores[name][rank].append(score(self.c.importance, maps, slope))
         seen = [np.mean(safe_positions(maps)) for maps in activation[: math.ceil(len(activation) / 16)]]
         if self.c.uses("spatial"):

@@ -33,7 +33,7 @@ class TestResume:
         ({"augment": ("shift", "flip", "cutout")}, EngineConfig(allocation="feature")),
         ({"optimizer": "adamw", "lr": 0.01, "patience": 2}, EngineConfig(update_every=2, drop_updates=True)),
         ({"channels_last": True, "amp": "bf16"}, EngineConfig(importance="gradient", pattern="structured")),
-        ({"schedule": "cosine"}, EngineConfig(efficacy="adaptive", pattern="spatial", w_spatial=0.5)),
+        ({"schedule": "cosine"}, EngineConfig(efficacy="adaptive", pattern="own", w_spatial=0.5)),
         ({"schedule": "constant"}, Baseline(kind="dropblock", schedule="linear")),
         ({"schedule": "constant", "lr": 0.5, "smooth": 0.0}, None),  # the best epoch is not the last
     )
