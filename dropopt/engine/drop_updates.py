@@ -1,7 +1,8 @@
 """Drop(p) on weight updates: W <- W - eta Drop(p) dE/dW, for any optimizer.
 
 The paper masks the gradient. With momentum or Adam, a weight with a masked gradient would still move, so the update
-itself is masked here. The update is the change that the optimizer's step makes; each output feature has one draw.
+itself is masked here. The update is the change that the optimizer's step makes; each output feature has one draw,
+which several processes share.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch.utils.hooks import RemovableHandle
 
 from dropopt import equations
 from dropopt.config import ConfigError
-from dropopt.engine.site import DropoutSite
+from dropopt.engine.site import DropoutSite, of_first_rank
 
 
 class UpdateDropper:
@@ -63,7 +64,7 @@ class UpdateDropper:
         noise: dict[int, Tensor] = {}  # one draw per site, which a feature's weight and bias share
         for (site, module, parameter), before in zip(self.pairs, self._before, strict=True):
             if id(site) not in noise:
-                noise[id(site)] = torch.rand(site.importance.numel(), device=parameter.device)
+                noise[id(site)] = of_first_rank(torch.rand(site.importance.numel(), device=parameter.device))
             drawn = noise[id(site)]
             p = site.p.to(drawn.device).expand(drawn.shape)
             kept = torch.as_tensor(equations.dropped_gradient(torch.ones_like(drawn), drawn, p)) > 0

@@ -240,6 +240,13 @@ def mean_over_ranks(value: Tensor) -> Tensor:
     return value
 
 
+def of_first_rank(value: Tensor) -> Tensor:
+    """Return the tensor of the first process in all processes, so that all of them change weights alike."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.broadcast(value, 0)
+    return value
+
+
 class _Masked(torch.autograd.Function):
     """x * gate. The backward pass makes the gate again from its compact form, and scores by taylor if requested.
 

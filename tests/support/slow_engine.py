@@ -91,7 +91,7 @@ class SlowEngine:
         for maps, slope in list(zip(activation, gradient, strict=True))[:scored]:
             self.scores[name][rank].append(score(self.c.importance, maps, slope))
         seen = [np.mean(safe_positions(maps)) for maps in activation[: math.ceil(len(activation) / 16)]]
-        if self.c.uses("spatial"):
+        if np.any(self.c.w_spatial):
             self.area[name][rank] = 0.9 * self.area[name][rank] + 0.1 * np.mean(seen)
 
     def remember(self, name, found):
