@@ -57,7 +57,7 @@ class Dropper:
         example = in_layout(torch.zeros(2, *shape, device=device_of(network, run.train)), run.train)
         # The rates are set afterwards, so the complexity, which they depend on, does not matter.
         complexity = 0.5 if isinstance(run.engine, EngineConfig) else None
-        with attach(network, run.engine, example=example, complexity=complexity) as engine:
+        with attach(network, run.engine, example=example, complexity=complexity, inside="keep") as engine:
             apply_rates(engine, rates)
             sites: dict[str, Any] = dict(engine.sites)
             modules = {name: engine.places[name].module for name in rates if rates[name]["p"].any()}

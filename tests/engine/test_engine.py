@@ -1,4 +1,4 @@
-"""The engine computes its rates by the equations."""
+"""What the engine does around the equations: metrics, refusals, limits and states. Rates: ``test_restatement.py``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from dropopt import EngineConfig, attach, equations
+from dropopt import EngineConfig, attach
 from dropopt.config import METHODS, P_MAX, Baseline
 from dropopt.engine.masks.mixture import mixture_gate
 from dropopt.engine.masks.spatial import spatial_gate
@@ -45,47 +45,6 @@ def engine_of(model: nn.Module, **settings):
     return attach(model, EngineConfig(**settings), example=IMAGES[:2], complexity=0.5)
 
 
-@pytest.mark.parametrize("reading", ["printed", "sound"])
-def test_members_are_the_equations(reading):
-    """Each member's rate is its equation, evaluated at the site's depth and importance and the current progress."""
-    config = EngineConfig(reading=reading, performance_psi=-0.3, kappa=0.7, structured_threshold=0.4, w_spatial=0.1)
-    model = network()
-    with attach(model, config, example=IMAGES[:2], complexity=0.3) as engine:
-        train_step(model)
-        engine.step(epoch=2, epochs=5, val_loss=1.4, train_loss=0.9, val_accuracy=0.6)
-        rows, importances = engine.rates(), engine.importances()
-    alpha = equations.adjusted_alpha(config.alpha, 1.4, config.delta, config.lambda_loss, reading=reading)
-    weight = equations.epoch_weight(config.lambda_init, config.kappa, 0.4, config.theta)
-    contextual = equations.contextual_rate(
-        config.r0,
-        equations.complexity_factor(0.3, config.complexity_theta),
-        equations.duration_factor(0.4, 0.5, config.duration_phi),
-        equations.performance_factor(0.6, -0.3, reading=reading),
-    )
-    for row, depth in zip(rows, (1 / 3, 2 / 3), strict=True):
-        importance = importances[row["site"]]
-        eligible = (importance <= 0.4).float()
-        assert row["depth"] == pytest.approx(depth)
-        assert row["alpha"] == pytest.approx(alpha)
-        assert row["adaptive"] == pytest.approx(equations.adaptive_rate(0.25, alpha, depth, 0.4, 1.0, 1.0))
-        assert row["structured"] == pytest.approx(equations.structured_rate(0.25, eligible, reading=reading).item())
-        assert row["contextual"] == pytest.approx(contextual)
-        pfid = equations.pfid_rate(0.25, weight, importance, reading=reading)
-        assert row["pfid"] == pytest.approx(pfid.item(), abs=1e-6)
-        rates = [row[method] for method in METHODS]
-        assert row["integrated"] == pytest.approx(equations.integrated_rate(rates, config.weights()))
-        assert row["applied"] == pytest.approx(row["integrated"])
-
-
-def test_the_adaptive_rate_starts_at_r0_and_falls_faster_in_depth():
-    """Eq. (1): the rate is r0 at the start of training; later it is lower in deeper layers."""
-    with engine_of(network(), **ONLY | {"w_adaptive": 1.0}) as engine:
-        assert [row["applied"] for row in engine.rates()] == pytest.approx([0.25, 0.25])
-        engine.step(epoch=9, epochs=10)
-        first, second = (row["applied"] for row in engine.rates())
-    assert 0.25 > first > second > 0
-
-
 def test_alpha_is_the_configured_one_until_the_first_validation():
     """Eq. (2) needs a loss, which may be 0; the last reported loss is kept."""
     with engine_of(network(), alpha=0.8, reading="printed") as engine:
@@ -97,17 +56,6 @@ def test_alpha_is_the_configured_one_until_the_first_validation():
         assert engine.rates()[0]["alpha"] == before
         engine.step(epoch=3, epochs=4, val_loss=0.0)
         assert engine.rates()[0]["alpha"] == pytest.approx(1 / (1 + math.exp(4)))
-
-
-def test_weights_change_with_the_stage_of_training():
-    """Three numbers are the weights in the early, middle and late third of training."""
-    stages = ONLY | {"w_adaptive": (1.0, 0.0, 0.0), "w_contextual": (0.0, 1.0, 0.0), "w_pfid": (0.0, 0.0, 1.0)}
-    with engine_of(network(), **stages) as engine:
-        seen = []
-        for epoch in (0, 3, 4, 6, 8, 9):
-            engine.step(epoch=epoch, epochs=9)
-            seen.append(max(engine.weights(), key=engine.weights().get))
-    assert seen == ["adaptive", "contextual", "contextual", "pfid", "pfid", "pfid"]
 
 
 @pytest.mark.parametrize("pattern", ["spatial", "own"])
@@ -129,46 +77,6 @@ def test_blocks_have_the_configured_size(pattern):
             assert (masked == 0).any()
 
 
-@pytest.mark.parametrize("allocation", ["feature", "importance"])
-def test_important_features_are_dropped_less(allocation):
-    """Eq. (13) and the lemma, sound: rates fall with importance and their mean is the integrated rate."""
-    model = network()
-    with engine_of(model, allocation=allocation) as engine:
-        for _ in range(3):
-            train_step(model)
-        engine.step(epoch=1, epochs=4)
-        for row in engine.rates():
-            site = engine.sites[row["site"]]
-            order = engine.importances()[row["site"]].argsort()
-            assert (site.p[order].diff() <= 1e-7).all()
-            assert site.p.std() > 0
-            assert site.p.mean().item() == pytest.approx(row["integrated"], rel=1e-5)
-
-
-def test_printed_allocation_is_the_opposite_of_sound():
-    """Eq. (13) as printed: rates rise with importance."""
-    model = network()
-    with engine_of(model, allocation="feature", reading="printed", **ONLY | {"w_adaptive": 1.0}) as engine:
-        train_step(model)
-        engine.step(epoch=1, epochs=4)
-        for name, site in engine.sites.items():
-            assert (site.p[engine.importances()[name].argsort()].diff() >= -1e-7).all()
-
-
-def test_the_structured_pattern_spares_every_important_channel():
-    """Eq. (4)-(6): only channels at or below the threshold drop, and the mean rate is met by these."""
-    model = network()
-    with engine_of(model, pattern="structured", structured_threshold=0.5) as engine:
-        train_step(model)
-        engine.step(epoch=1, epochs=4)
-        for row in engine.rates():
-            importance = engine.importances()[row["site"]]
-            p = engine.sites[row["site"]].p
-            assert (p[importance > 0.5] == 0).all()
-            assert (p[importance <= 0.5] > 0).all()
-            assert p.mean().item() == pytest.approx(row["applied"])
-
-
 def test_a_rate_that_cannot_be_met_is_reported():
     """With too few eligible channels the highest possible rate is applied, and `applied` reports it."""
     model = network()
@@ -182,25 +90,6 @@ def test_a_rate_that_cannot_be_met_is_reported():
             assert row["integrated"] == pytest.approx(0.9)
             assert row["applied"] == pytest.approx(P_MAX * eligible, rel=1e-5)
             assert row["applied"] < row["integrated"]
-
-
-@pytest.mark.parametrize(("val_loss", "more"), [(2.0, True), (0.5, False)])
-def test_adaptive_efficacy_follows_the_generalisation_gap(val_loss, more):
-    """Overfitting (validation loss above training loss) moves the blend towards members that drop more."""
-    settings = {"efficacy": "adaptive", "alpha": 0.9, "efficacy_floor": 0.05}
-    with engine_of(network(), **settings) as engine:
-        engine.step(epoch=3, epochs=4, val_loss=1.0)  # without a training loss there is no gap to follow
-        assert engine.weights()["structured"] == pytest.approx(0.25)
-        rates = {method: sum(row[method] for row in engine.rates()) for method in METHODS}
-        before = sum(rates[m] * w for m, w in engine.weights().items())
-        for _ in range(30):
-            engine.step(epoch=3, epochs=4, val_loss=val_loss, train_loss=1.0)
-        weights = engine.weights()
-        after = sum(rates[m] * w for m, w in weights.items())
-    assert (after > before) is more
-    assert weights["spatial"] == 0.0  # a member with weight 0 keeps it
-    assert min(w for m, w in weights.items() if m != "spatial") == pytest.approx(0.05)
-    assert sum(weights.values()) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(("step", "floor"), [(1e6, 0.2), (1e6, 0.0), (5.0, 0.0)])

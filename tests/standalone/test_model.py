@@ -15,9 +15,10 @@ from torch.nn import functional as F
 import dropopt
 from dropopt.config import ConfigError, RunConfig
 from dropopt.standalone.file import read_model
-from dropopt.standalone.sampling import Sampled
+from dropopt.standalone.sampling import Dropper, Sampled
 from dropopt.study.after.retrain import retrain, save_model
 from dropopt.training.calibration import calibration_error, temperature_of
+from dropopt.training.rates import rates_of
 
 TRAIN = {"epochs": 3, "batch_size": 32, "lr": 0.1, "device": "cpu", "channels_last": True}
 
@@ -170,6 +171,21 @@ def test_samples_give_uncertainties(digits):
     assert max(one.mutual_information for one in first) > 0.001
     assert {one.mutual_information for one in plain} == {None}
     assert all(sum(one.probabilities.values()) == pytest.approx(1) for one in first)
+
+
+def test_dropout_of_the_network_itself_is_sampled_beside_the_engines():
+    """All of its dropout layers are in training mode meanwhile, and no other module; there is no warning."""
+    hidden = nn.Linear(64, 32), nn.Dropout(0.5), nn.BatchNorm1d(32), nn.Linear(32, 32), nn.Dropout(0.1)
+    network = nn.Sequential(nn.Flatten(), *hidden, nn.Linear(32, 4)).eval()
+    run = RunConfig.parse({"engine": {"sites": "linear"}, "train": {"device": "cpu"}})
+    example = torch.zeros(2, 1, 8, 8)
+    with dropopt.attach(network, run.engine, example=example, complexity=0.5, inside="keep") as engine:
+        rates = rates_of(engine)
+    dropper = Dropper.of(network, run, rates, (1, 8, 8))
+    with dropper.dropping():
+        assert [name for name, part in network.named_modules() if part.training] == ["2", "5"]
+        assert all(len(network[place]._forward_hooks) == 1 for place in (1, 4))
+    assert not any(part.training or part._forward_hooks for part in network.modules())
 
 
 @pytest.mark.parametrize("engine", [{"kind": "none"}, {"kind": "dropout2d", "p": 0.0}, {"r0": 0.0}])

@@ -13,7 +13,8 @@ from toy import CLASSES, network, recipe, toy
 
 from dropopt.config import ModelConfig
 from dropopt.training import Split, build_model, evaluate, fit
-from dropopt.training.evaluate import _outputs, score
+from dropopt.training.evaluate import _outputs, logits_of, score
+from dropopt.training.task import Task
 
 module = sys.modules["dropopt.training.evaluate"]
 
@@ -55,6 +56,18 @@ class TestEvaluate:
         batches = zip(logits.split(2048), split.labels.split(2048), strict=True)
         sums = [F.cross_entropy(*batch, reduction="sum").item() for batch in batches]
         assert evaluate(nn.Flatten(), split, recipe(device="cpu"))[0] == sum(sums) / count
+
+    @pytest.mark.parametrize("task", [None, Task(metric=lambda outputs, labels: len(outputs))])
+    def test_a_loss_of_bf16_is_computed_in_float32(self, task):
+        """The loss, and the logits, are those of the model's outputs in bf16, and are not rounded once more."""
+        torch.manual_seed(0)
+        data, config, model = toy(), recipe(amp="bf16"), nn.Sequential(nn.Flatten(), nn.Linear(128, CLASSES))
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            outputs = model(data.train.images)
+        assert outputs.dtype == torch.bfloat16
+        expected = F.cross_entropy(outputs.float(), data.train.labels).item()
+        assert evaluate(model, data.train, config, task)[0] == pytest.approx(expected, rel=1e-6)
+        assert torch.equal(logits_of(model, data.train, config)[0], outputs.float())
 
     def test_outputs_and_labels_are_where_the_model_is(self, monkeypatch):
         """Batches of a split in main memory go to the device of the model."""

@@ -38,11 +38,13 @@ class TestOptimizer:
 
     def test_a_pattern_scales_the_learning_rate(self):
         """The first pattern that matches a name counts; 0 freezes, and the groups keep their weight decay."""
-        model, patterns = network(), {"0.*": 0.0, "*.bias": 0.5, "4.*": 0.25}
+        model, patterns = network(), {"0.*": 0.0, "*.bias": 0.5, "[45].*": 0.25, "1.bias": 0.0}
         groups = make_optimizer(model, recipe(lr_scale=patterns, weight_decay=0.1)).param_groups
         given = {id(p): (group["lr_scale"], group["weight_decay"]) for group in groups for p in group["params"]}
         for name, parameter in model.named_parameters():
-            scale = 0.0 if name.startswith("0.") else 0.5 if name.endswith(".bias") else 0.25 if name[0] == "4" else 1.0
+            scale = (
+                0.0 if name.startswith("0.") else 0.5 if name.endswith(".bias") else 0.25 if name[0] in "45" else 1.0
+            )
             assert parameter.requires_grad == bool(scale)
             assert given.get(id(parameter)) == ((scale, 0.1 * (parameter.ndim > 1)) if scale else None)
         names = ", ".join(name for name, _ in list(model.named_parameters())[:3])

@@ -1,5 +1,7 @@
 """A training loop of one's own, as the READMEs show it, does what ``dropopt train`` does."""
 
+import math
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -106,6 +108,8 @@ def test_complexity_of_other_shapes(shape):
     apart = noise + 9 * labels.view(-1, *[1] * (len(shape) - 1))
     assert measure_complexity(apart, labels) == 0
     assert measure_complexity(noise, labels) > 0.2
+    # A class number that does not occur counts as a class, as in a data set that names it.
+    assert measure_complexity(torch.ones(shape), 2 * labels) == pytest.approx(0.5 * math.log(2) / math.log(3))
 
 
 @pytest.mark.parametrize(

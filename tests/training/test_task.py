@@ -8,10 +8,10 @@ import torch
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
-from dropopt.config import ConfigError, RunConfig, TaskConfig
+from dropopt.config import ConfigError, RunConfig, TaskConfig, TrainConfig
 from dropopt.training import Split, Task, evaluate, load_data, prepare, task_of, train_run
 from dropopt.training.results import smoothed
-from dropopt.training.task import LOSSES
+from dropopt.training.task import LOSSES, accuracy
 
 TRAIN = {"epochs": 3, "batch_size": 16, "lr": 0.05, "device": "cpu"}
 
@@ -141,6 +141,29 @@ def test_a_loss_gets_outputs_in_single_precision():
     for outputs in (torch.zeros(2, 3, dtype=torch.bfloat16), torch.zeros(2, dtype=torch.int64), {"a": 1}):
         task.training_loss(outputs, torch.zeros(2), 0.0)
     assert (seen[0].dtype, seen[1].dtype, seen[2]) == (torch.float32, torch.int64, {"a": 1})
+    outputs = torch.randn(50, 3, generator=torch.Generator().manual_seed(0)).bfloat16()
+    for name, loss in LOSSES.items():
+        targets = torch.arange(50) % 3 if name == "cross_entropy" else torch.linspace(0, 1, 150).view(50, 3)
+        assert torch.equal(loss(outputs, targets), getattr(F, name)(outputs.float(), targets)), name
+
+
+@pytest.mark.parametrize("metric", [None, accuracy, lambda outputs, targets: 0.5])
+def test_label_smoothing_is_for_training_alone(metric):
+    """Whatever the metric is, and for targets of any shape."""
+    draw = torch.Generator().manual_seed(0)
+    outputs, labels = torch.randn(40, 3, 2, 2, generator=draw), torch.randint(0, 3, (40, 2, 2), generator=draw)
+    task, config = Task(metric=metric), TrainConfig(device="cpu", label_smoothing=0.3)
+    expected = F.cross_entropy(outputs, labels, label_smoothing=0.3)
+    assert torch.equal(task.training_loss(outputs, labels, config.label_smoothing), expected)
+    loss, _ = evaluate(torch.nn.Identity(), Split(outputs, labels), config, task)
+    assert loss == pytest.approx(F.cross_entropy(outputs, labels).item(), rel=1e-6)
+
+
+def test_the_engine_sees_fractions_of_which_more_is_better():
+    """Other metrics are no accuracy: those to minimise, those outside [0, 1], and the loss."""
+    assert [Task().performance(value) for value in (-0.1, 0.0, 0.3, 1.0, 1.1)] == [None, 0.0, 0.3, 1.0, None]
+    assert Task(maximize=False).performance(0.3) is None
+    assert Task(metric=None).performance(0.3) is None
 
 
 def test_losses_do_not_broadcast():
@@ -170,6 +193,17 @@ def test_the_metric_sees_all_outputs_at_once():
 def test_the_default_task_is_classification():
     assert task_of(TaskConfig()) == Task()
     assert Task().is_plain
+
+
+@pytest.mark.parametrize("objective", ["loss", "metric"])
+@pytest.mark.parametrize("direction", ["maximize", "minimize"])
+@pytest.mark.parametrize("metric", ["accuracy", "loss", "other_tasks:worst"])
+def test_settings_and_task_agree_on_what_is_minimised(metric, direction, objective):
+    """The loss, the metric, or 1 - metric if a higher one is better. Where the metric is the loss, they are equal."""
+    config = TaskConfig(metric=metric, direction=direction, objective=objective)
+    given = (0.7, 0.7) if metric == "loss" else (0.7, 0.2)
+    expected = 0.7 if "loss" in (metric, objective) else 0.8 if direction == "maximize" else 0.2
+    assert config.cost(*given, config.judged_by) == task_of(config).cost(*given) == expected
 
 
 def test_splits_of_torch_keep_their_names():

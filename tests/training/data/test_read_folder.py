@@ -222,11 +222,12 @@ class TestFolder:
         assert message("seven") == "seven has both Valid and val; keep one of them"
 
     def test_a_class_missing_from_a_split_is_reported(self, tmp_path):
-        """A test folder without dogs is used, and a notice says so."""
+        """A test folder without cats is used, and a notice says so; its dogs keep their class number."""
         folder(tmp_path / "train", n=10)
-        folder(tmp_path / "test", classes=("cat",), n=2)
+        folder(tmp_path / "test", classes=("dog",), n=2)
         data = load_data(DataConfig(name=f"folder:{tmp_path}"))
-        assert data.notices == [f"folder:{tmp_path}: test has no images of dog"]
+        assert data.notices == [f"folder:{tmp_path}: test has no images of cat"]
+        assert data.test.labels.tolist() == [1, 1]
 
     @pytest.mark.parametrize(("train", "test"), [("Train", "Test"), ("training", "testing")])
     def test_split_folders_are_not_classes(self, tmp_path, train, test):
