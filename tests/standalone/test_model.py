@@ -20,7 +20,7 @@ from dropopt.study.after.retrain import retrain, save_model
 from dropopt.training.calibration import calibration_error, temperature_of
 from dropopt.training.rates import rates_of
 
-TRAIN = {"epochs": 3, "batch_size": 32, "lr": 0.1, "device": "cpu", "channels_last": True}
+TRAIN = {"epochs": 3, "batch_size": 32, "lr": 0.1, "device": "cpu", "channels_last": True, "amp": "bf16"}
 
 
 def trained(path, facts=None, **settings):
@@ -45,7 +45,7 @@ def source_units(data, split):
 
 
 def test_it_predicts_what_the_training_measured(digits):
-    """Accuracy and loss on the validation and test images are those that the training reported."""
+    """Accuracy and loss on the validation and test images are those that the training reported, also in bf16."""
     path, done = digits
     model = dropopt.load_model(path, device="cpu")
     for split, estimate in ((done.data.validation, done.validation), (done.data.test, done.test)):
@@ -58,6 +58,9 @@ def test_it_predicts_what_the_training_measured(digits):
             estimate.loss, rel=1e-6
         )
         assert all(one.probability == max(one.probabilities.values()) for one in predictions)
+        expected = torch.softmax(model.logits(split.images).double() / model.card.calibration.temperature, 1)
+        assert torch.tensor([list(one.probabilities.values()) for one in predictions]).sub(expected).abs().max() < 1e-6
+        assert [one.entropy for one in predictions] == pytest.approx(entropy(expected.numpy(), axis=1), rel=1e-6)
     assert load_file(path).keys() == done.weights.keys(), "other programs can load the weights"
 
 
@@ -66,6 +69,7 @@ def test_the_card_says_what_it_is(digits):
     path, done = digits
     card = read_model(path).card
     assert card.data["sha256"] == done.data.fingerprint
+    assert card.data["images"] == {name: len(split) for name, split in done.data.splits().items()}
     assert card.run == done.run
     low, high = card.metrics["test"].interval
     assert low < card.metrics["test"].accuracy == done.test.accuracy < high
