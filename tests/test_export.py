@@ -199,7 +199,7 @@ class TestSchema:
 
     def test_the_complexity_of_the_data_is_at_hand(self, tmp_path):
         """``complexity`` is that of the provenance; None for a file that does not say, or says nonsense."""
-        for given_value, expected in ((0.25, 0.25), (None, None), ("high", None), (7, None)):
+        for given_value, expected in ((0.25, 0.25), (0, 0.0), (1.0, 1.0), (None, None), ("high", None), (7, None)):
             save(tmp_path / "a.yaml", RunConfig(), {"complexity": given_value})
             assert load(tmp_path / "a.yaml").complexity == expected
 

@@ -16,7 +16,7 @@ from dropopt.engine.importance import from_training
 from dropopt.engine.importance.probes import PROBES
 from dropopt.engine.site import DropoutSite
 
-EPOCHS, STEPS, SAMPLES = 7, 2, 40  # three samples of each step are scored
+EPOCHS, STEPS, SAMPLES = 7, 2, 40  # three samples of each step are scored, and two on the second rank
 
 #: Validation loss, training loss and accuracy after each epoch; None where they are not reported.
 METRICS = (
@@ -77,7 +77,7 @@ def training(config, rank=None):
     yield "sites", {row["site"]: (row["depth"], len(engine.sites[row["site"]].importance)) for row in engine.rates()}
     for epoch in range(1, EPOCHS + 1):
         for step in range(1, STEPS + 1):
-            images, labels = batch(SAMPLES, seed=1000 * (rank or 0) + 10 * epoch + step)
+            images, labels = batch(SAMPLES - 16 * (rank or 0), seed=1000 * (rank or 0) + 10 * epoch + step)
             optimizer.zero_grad()
             nn.functional.cross_entropy(network(images), labels).backward()
             optimizer.step()

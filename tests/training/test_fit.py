@@ -9,7 +9,7 @@ import time
 import pytest
 import torch
 from torch import nn
-from toy import CLASSES, Stop, assert_same, network, recipe, toy, train
+from toy import CLASSES, Stop, assert_same, network, recipe, timeless, toy, train
 
 from dropopt.config import Baseline, EngineConfig, RunConfig
 from dropopt.engine import attach
@@ -105,6 +105,8 @@ class TestLearning:
         result = fit(network(seed=1), None, data, recipe(**options), task=by_accuracy)
         errors = smoothed([1 - report.val_accuracy for report in result.history], 0.3)
         assert [report.objective for report in result.history] == errors
+        losses = smoothed([report.val_loss for report in result.history], 0.3)
+        assert [report.smoothed_loss for report in result.history] == losses
         assert (result.objective, result.best_epoch) == (errors[-1], 1 + errors.index(min(errors)))
         by_loss = fit(network(seed=1), None, data, recipe(**options))
         assert by_loss.best_epoch != result.best_epoch  # otherwise the recipe tests nothing
@@ -119,6 +121,7 @@ class TestLearning:
             fit(network(seed=1), None, data, recipe(**options), stop, checkpoint=path, task=by_accuracy)
         again = fit(network(seed=1), None, data, recipe(**options), checkpoint=path, task=by_accuracy)
         assert (again.objective, again.best_epoch) == (result.objective, result.best_epoch)
+        assert timeless(again.history) == timeless(result.history)
 
     def test_the_first_of_equal_epochs_is_the_best(self):
         """A network that never changes is best in its first epoch, and patience counts from there."""

@@ -1,5 +1,7 @@
 """prepare: a user's own network is rehearsed, so that errors show before the first trial."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -8,7 +10,9 @@ from dropopt.config import ConfigError, RunConfig
 from dropopt.facts import Facts
 from dropopt.training import fit, prepare, train_run
 from dropopt.training.data.dataset import Dataset
+from dropopt.training.data.reading import Indexed
 from dropopt.training.data.split import Split
+from dropopt.training.data.stream import Stream
 from dropopt.training.facts import facts_of
 
 OWN = """
@@ -154,13 +158,16 @@ def test_a_rehearsal_takes_one_epoch_and_does_not_judge_the_recipe(monkeypatch):
 def test_the_facts_describe_data_and_network():
     """Images of each split, the largest class, trainable parameters, places, and dropout layers that can drop."""
     split = Split(torch.zeros(4, 3, 2, 5), torch.tensor([0, 0, 0, 1]))
-    data = Dataset("blank", ("a", "b"), train=split, validation=split, test=split)
+    data = Dataset("blank", ("a", "b"), train=split, validation=split.head(3), test=split.head(2))
     frozen = nn.Linear(4, 4).requires_grad_(False)
     facts = facts_of(data, nn.Sequential(nn.Linear(3, 2), frozen, nn.Dropout(0.5), nn.Dropout2d(0.0)), ["0"])
-    expected = Facts({"train": 4, "validation": 4, "test": 4}, [3, 2, 5], 2, 0.75, 8, ["0"], 1)
+    expected = Facts({"train": 4, "validation": 3, "test": 2}, [3, 2, 5], 2, 0.75, 8, ["0"], 1)
     assert facts == expected
+    stream = Stream(Indexed("blank", None, torch.arange(40)), lambda batch: batch, split, classes=2)
+    found = facts_of(replace(data, train=stream), nn.Linear(3, 2), ["0"])
+    assert (found.images["train"], found.largest_share) == (40, 0.75)  # the share is that of the sample
     two = Split((torch.zeros(4, 3), torch.zeros(4, 2, 2)), torch.zeros(4))
-    data = Dataset("pairs", (), train=two, validation=two, test=two)
+    data = Dataset("pairs", (), train=two, validation=two.head(3), test=two.head(2))
     named = {"1": [3], "2": [2, 2]}
     found = facts_of(data, nn.Linear(3, 2), ["0"], 2)
     assert found == Facts(expected.images, [3], 0, 0.0, 8, ["0"], 0, 2, named)

@@ -61,6 +61,9 @@ class TestComplexity:
             patch.setattr(complexity_module, "complexity", None)
             assert load_data(DataConfig(name="digits")).complexity == value
         (kept,) = (cache / "complexity").glob("*.json")
+        few = self.split(noise=5.0)
+        found = [complexity_module.remembered_complexity(few, classes, "digest") for classes in (4, 6)]
+        assert found == [complexity(few, classes) for classes in (4, 6)]  # of as many classes
         for damage in ("", "{", '{"complexity": 7.0}', '{"complexity": "no"}', "[]"):
             kept.write_text(damage)
             assert load_data(DataConfig(name="digits")).complexity == value

@@ -351,6 +351,7 @@ class TestPrecision:
         assert files.fingerprint == array.fingerprint
         assert torch.equal(files.train.images, array.train.images)
         assert files.notices == []
+        assert files.pixels.white == (None if kind in ("int32", "float") else 65535)
 
     @pytest.mark.parametrize(
         ("mode", "value", "shown"),
