@@ -159,7 +159,7 @@ def rank_main(rank, port, folder, config):
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("importance", ["taylor", "gradient"])
+@pytest.mark.parametrize("importance", ["statistical", "gradient"])
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # Python's, about forks beside threads
 def test_two_ranks_follow_the_paper(tmp_path, importance):
     """Two processes that see different data average scores, probes and areas, and keep equal rates and weights.
