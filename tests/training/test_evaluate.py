@@ -60,16 +60,18 @@ class TestEvaluate:
             sums = [(F.cross_entropy(*batch) * len(batch[1])).item() for batch in batches]
         assert evaluate(nn.Flatten(), split, recipe(device="cpu"), task)[0] == sum(sums) / count
 
-    @pytest.mark.parametrize("task", [None, Task(metric=lambda outputs, labels: len(outputs))])
+    @pytest.mark.parametrize("task", [None, Task(metric=F.cross_entropy)])
     def test_a_loss_of_bf16_is_computed_in_float32(self, task):
-        """The loss, and the logits, are those of the model's outputs in bf16, and are not rounded once more."""
+        """Loss, metric and logits are those of the model's outputs in bf16, and are not rounded once more."""
         torch.manual_seed(0)
         data, config, model = toy(), recipe(amp="bf16"), nn.Sequential(nn.Flatten(), nn.Linear(128, CLASSES))
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             outputs = model(data.train.images)
         assert outputs.dtype == torch.bfloat16
         expected = F.cross_entropy(outputs.float(), data.train.labels).item()
-        assert evaluate(model, data.train, config, task)[0] == pytest.approx(expected, rel=1e-6)
+        loss, metric = evaluate(model, data.train, config, task)
+        assert loss == pytest.approx(expected, rel=1e-6)
+        assert task is None or metric == pytest.approx(expected, rel=1e-6)
         torch.testing.assert_close(logits_of(model, data.train, config)[0], outputs.float(), rtol=0, atol=0)
 
     def test_outputs_and_labels_are_where_the_model_is(self, monkeypatch):
