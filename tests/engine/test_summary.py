@@ -97,6 +97,9 @@ def test_dropout_at_the_same_places_is_named():
     with pytest.raises(ConfigError, match=message.format(two)):
         attach(Regularised(), sites="embed", inside="error")
     attach(Net(), inside="error").detach()  # it has none
+    silent = Regularised()
+    silent.drop.p = 0.0
+    attach(silent, sites="conv", inside="error").detach()  # that drops nothing
     with pytest.raises(ConfigError, match=r"^inside must be one of keep, replace, error, got 'off'$"):
         attach(Net(), inside="off")
 
