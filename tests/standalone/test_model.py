@@ -1,6 +1,7 @@
 """A model file: it predicts what the training measured, its rates travel in it, and reading it runs no code."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 
 import dropopt
 from dropopt.config import ConfigError, RunConfig
+from dropopt.standalone.describe import describe
 from dropopt.standalone.file import read_model
 from dropopt.standalone.sampling import Dropper, Sampled
 from dropopt.study.after.retrain import retrain, save_model
@@ -75,6 +77,8 @@ def test_the_card_says_what_it_is(digits):
     assert low < card.metrics["test"].accuracy == done.test.accuracy < high
     assert card.metrics["test"].n == done.test.n
     assert card.provenance == {"study": "a", "trial": 7}
+    network, earlier = dropopt.load_model(path, device="cpu").network, replace(done.result, best_epoch=2)
+    assert describe(network, done.data, done.run, earlier, scores={}, provenance={}).best_epoch == 2
     text = "\n".join(card.lines())
     for part in ("images 1 x 8 x 8", "95% interval", "MIT", "CC BY 4.0", f"torch {torch.__version__.split('+')[0]}"):
         assert part in text
