@@ -70,7 +70,8 @@ def table(data: str, arms: Mapping[str, ArmResult]) -> Table:
     """The scores of the arms on a data set, from the lowest test loss, and the paired differences to the reference."""
     tests = {name: one.test for name, one in arms.items() if one.test is not None}
     order = sorted(tests, key=lambda name: mean_of(list(tests[name].loss.values())).mean)
-    gaps = {name: paired(tests[name].loss, tests[REFERENCE].loss) for name in order if name != REFERENCE}
+    reference = tests[REFERENCE].loss if REFERENCE in tests else {}
+    gaps = {name: paired(tests[name].loss, reference) for name in order if name != REFERENCE}
     known = {name: gap for name, gap in gaps.items() if gap is not None}
     adjusted = dict(zip(known, holm([gap.p for gap in known.values()]), strict=True))
     columns = (DATA.get(data, data), "test loss", "test accuracy", "ECE", f"loss compared with {REFERENCE}")
