@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from dropopt.facts import Facts
 from dropopt.study.show.formatting import format_duration, format_parameters, format_percent, format_value
 from dropopt.study.show.snapshot import Snapshot
-from dropopt.study.store.keys import ACCURACY, ANCHOR, BASE, BEST_EPOCH, PLAN, PORTFOLIO, SECONDS, SPACE
+from dropopt.study.store.keys import ACCURACY, ANCHOR, BASE, BEST_EPOCH, CONTINUES, PLAN, PORTFOLIO, SECONDS, SPACE
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -163,15 +163,22 @@ def sure(shot: Snapshot) -> str:
 def saved(shot: Snapshot) -> str:
     """What pruning saved, in epochs; empty if the study does not say how many epochs a trial has."""
     base = shot.attributes.get(BASE)
-    if not isinstance(base, Mapping) or not shot.counts.pruned:
+    if not isinstance(base, Mapping):
         return ""
     epochs = base["train"]["epochs"]
-    ended = [trial for trial in shot.trials if trial.state.name in ("COMPLETE", "PRUNED")]
+    complete = [trial for trial in shot.trials if trial.state.name == "COMPLETE"]
+    continued = {
+        trial.user_attrs.get(CONTINUES) for trial in complete
+    }  # nothing was saved: they were trained to the end
+    pruned = [trial for trial in shot.trials if trial.state.name == "PRUNED" and trial.number not in continued]
+    if not pruned:
+        return ""
+    ended = [*complete, *pruned]
     trained = sum(len(trial.intermediate_values) for trial in ended)
     planned = sum(len(t.intermediate_values) if t.state.name == "COMPLETE" else epochs for t in ended)
     share = format_percent(1 - trained / planned)
     return (
-        f"{shot.counts.pruned} of {len(ended)} trials were pruned: {trained:,} epochs were trained instead of "
+        f"{len(pruned)} of {len(ended)} trials were pruned: {trained:,} epochs were trained instead of "
         f"{planned:,}, which saved {share}"
     )
 

@@ -18,11 +18,12 @@ import dropopt
 from dropopt.config import RunConfig
 from dropopt.study.run import weights
 from dropopt.study.run.weights import write_weights
-from dropopt.study.show import live, page
+from dropopt.study.show import live, page, series, words
 from dropopt.study.show.arrangement import STYLE
 from dropopt.study.show.artifacts import artifact_folder, save_artifacts
 from dropopt.study.show.dashboard import Server
 from dropopt.study.show.note import MARK
+from dropopt.study.show.snapshot import Snapshot
 from dropopt.study.store.errors import StorageError
 from dropopt.study.store.experiment import name_of_files
 from dropopt.study.store.weights import path_of
@@ -69,7 +70,7 @@ def test_the_note_says_what_was_searched_and_found():
         "below that of the best anchor",
         "dropopt export --study photos --storage a.db -o best-photos.yaml",
         "dropopt run digits --seed 1 --n-trials 24",
-        "trials were pruned:",
+        "3 of 11 trials were pruned: 54 epochs were trained instead of 66, which saved 18.2%",
     ):
         assert part in text, part
 
@@ -87,6 +88,28 @@ def test_every_study_has_figures_and_they_are_small(count, blend):
     rates = json.loads(figures["dropopt-rates"])["data"][0]
     assert rates["y"] == ["conv1", "conv2"]
     assert rates["z"][1] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
+
+
+def test_points_that_are_left_out_shift_no_others(monkeypatch):
+    """Of long trainings, only some epochs are drawn, the first and the last among them, each with its own value."""
+    monkeypatch.setattr("shown_study.EPOCHS", 100)
+    study = shown_study(4)
+    shot = Snapshot.of(study)
+    table, curve = series.rates(shot), series.curves(shot)[-1]
+    for epochs in (table.epochs, curve.epochs):
+        assert (epochs[0], epochs[-1], len(epochs)) == (1, 100, series.CURVE_POINTS)
+    assert table.rows == tuple(tuple(0.05 * row * epoch for epoch in table.epochs) for row in (1, 2))
+    reports = study.best_trial.intermediate_values
+    assert curve.values == pytest.approx([reports[epoch] for epoch in curve.epochs], rel=1e-4)
+
+
+def test_a_pruned_trial_that_was_continued_saved_nothing():
+    """The trial that continues it has its epochs too, and counts in its place."""
+    study = shown_study(12)
+    reports = dict.fromkeys(range(1, 7), 0.5)
+    study.add_trial(create_trial(value=0.5, intermediate_values=reports, user_attrs={"continues": 3}))
+    text = words.saved(Snapshot.of(study))
+    assert text == "2 of 11 trials were pruned: 58 epochs were trained instead of 66, which saved 12.1%"
 
 
 def test_studies_of_other_programs_have_a_page():
