@@ -2,11 +2,15 @@
 
 import numpy as np
 import pytest
-from effects_problems import choice, number
+from effects_problems import Problem, choice, number, true_indices
 
 from dropopt.study.effects.design import LEVEL, Design, Kernels, Settings
 from dropopt.study.effects.factors import Condition, Factor
+from dropopt.study.effects.importance import importances
+from dropopt.study.effects.model import Model
+from dropopt.study.effects.posterior import Draws
 from dropopt.study.effects.profiles import uniform
+from dropopt.study.effects.response import Response
 
 #: All kinds of factors; ``block`` needs kind b, ``share`` kind a or b, ``depth`` kind b and deep b.
 FACTORS = (
@@ -55,3 +59,34 @@ def test_kernels_are_products_of_features():
         index = int(rng.integers(count))
         assert kernels.along(settings, index)(settings.size[index]) == pytest.approx(expected)
     assert design.prior(settings)[0] == LEVEL
+
+
+def test_importances_are_the_sobol_indices_of_the_function():
+    """Drawn at random, a function of the model has the indices that pairs of random configurations give.
+
+    Conditions are included: a choice has a part in what it switches on and off. With the noise of trainings, the share
+    is smaller by the share of the variance that is not noise, here one half.
+    """
+    factors = (
+        choice("kind", 3),
+        number("rate"),
+        number("block", Condition(0, (1,))),
+        number("share", Condition(0, (0, 1))),
+        choice("deep", 2),
+        number("depth", Condition(0, (1,)), Condition(4, (1,))),
+    )
+    design = Design(factors)
+    function = np.random.default_rng(0).normal(size=design.width)
+    function[0] = 0.0
+    function[design.parts[len(factors)].start :] *= 0.4  # of interactions
+    points = uniform(factors, 2**14)
+    height = design.matrix(points) @ function
+    noise = float(height.std())  # as much of the variance as the function
+    blank = Response(False, height, 1.0, np.ones(len(points)), np.zeros(len(points)))
+    model = Model(design, points, blank, Draws(function[:, None], np.array([noise])), len(points), len(points))
+    first, total = true_indices(Problem(factors, lambda p: design.matrix(p) @ function, noise))
+    found = importances(model)
+    assert [one.first.value for one in found] == pytest.approx(first, abs=0.02)
+    assert [one.total.value for one in found] == pytest.approx(total, abs=0.02)
+    assert [one.noisy.value for one in found] == pytest.approx(total / 2, abs=0.02)
+    assert min(first.max(), *total) > 0.05

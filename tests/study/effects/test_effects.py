@@ -225,18 +225,23 @@ def test_constant_and_infinite_outcomes():
 
 
 def test_the_evaluator_shares_out_a_blend():
-    """The weights that matter get the importance of the blend; unknown parameters are refused."""
+    """In proportion to what each share explains alone; unknown parameters are refused.
+
+    Given the share of another method, the mean of the third share is half of the rest: a quarter of its variance.
+    """
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
 
     def loss(trial):
         weights = [trial.suggest_float(name, 0.001, 1) for name in ("w_adaptive", "w_structured", "w_pfid")]
-        return weights[0] / sum(weights) + 0 * trial.suggest_float("lr", 0, 1)
+        return weights[2] / sum(weights) + 0 * trial.suggest_float("lr", 0, 1)
 
     study.optimize(loss, n_trials=30)
     evaluator = dropopt.study.EffectsEvaluator()
     found = optuna.importance.get_param_importances(study, evaluator=evaluator)
-    assert next(iter(found)) == "w_adaptive"
+    assert next(iter(found)) == "w_pfid"
     assert found["lr"] < 0.05
+    shares = [found[name] / (1 - found["lr"]) for name in ("w_adaptive", "w_structured", "w_pfid")]
+    assert shares == pytest.approx([1 / 6, 1 / 6, 2 / 3], abs=0.05)
     chosen = optuna.importance.get_param_importances(
         study, evaluator=evaluator, params=["lr"], target=lambda t: t.params["lr"]
     )

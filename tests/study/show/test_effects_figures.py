@@ -28,13 +28,22 @@ def study():
     return study
 
 
+def _ends(values, error):
+    """The ends of the bars of an error."""
+    return [
+        (value - below, value + above)
+        for value, below, above in zip(values, error.arrayminus, error.array, strict=True)
+    ]
+
+
 def test_importances_have_intervals(study):
     """A bar for each parameter, the most important first, with its interval, and the part alone inside it."""
     effects = study_effects(study)
     total, alone = importance_figure(effects).data
     assert list(total.y) == [effect.name for effect in effects.factors]
     assert list(total.x) == sorted(total.x, reverse=True)
-    assert min((*total.error_x.array, *total.error_x.arrayminus)) >= 0
+    shown = [effect.importance.total for effect in effects.factors]
+    assert _ends(total.x, total.error_x) == [pytest.approx((one.low, one.high)) for one in shown]
     assert all(inner <= outer for inner, outer in zip(alone.x, total.x, strict=True))
 
 
@@ -45,6 +54,21 @@ def test_costs_are_drawn_for_each_parameter(study):
     assert [note.text for note in picture.layout.annotations] == [effect.name for effect in effects.factors]
     kinds = [effect.factor.kind for effect in effects.factors]
     assert len(picture.data) == sum(2 if kind == "number" else 1 for kind in kinds)
+    traces = iter(picture.data)
+    for effect in effects.factors:
+        costs = [level.best for level in effect.profile.levels]
+        ends, middle = [(cost.low, cost.high) for cost in costs], [cost.value for cost in costs]
+        if effect.factor.kind == "number":
+            band, line = next(traces), next(traces)
+            half = len(band.y) // 2
+            assert list(line.y) == middle
+            assert list(band.x[:half]) == list(reversed(band.x[half:])) == list(line.x)
+            assert list(zip(reversed(band.y[half:]), band.y[:half], strict=True)) == ends
+        else:
+            markers = next(traces)
+            assert list(markers.y) == middle
+            assert _ends(markers.y, markers.error_y) == [pytest.approx(one) for one in ends]
+            assert [colour == "grey" for colour in markers.marker.color] == [low <= 0 for low, _ in ends]
     axes = {
         effect.name: picture.layout["xaxis" + (str(i + 1) if i else "")] for i, effect in enumerate(effects.factors)
     }

@@ -1,0 +1,134 @@
+"""Answers in words: what is claimed of given estimates, and how much is claimed."""
+
+import pytest
+
+from dropopt.study.effects.factors import Factor
+from dropopt.study.effects.importance import Importance
+from dropopt.study.effects.intervals import Estimate
+from dropopt.study.effects.objective import Objective
+from dropopt.study.effects.profiles import Level, Profile
+from dropopt.study.effects.words import FactorEffect, Writer
+
+NOTHING, LOSS = Estimate(0.0, 0.0, 0.0), Objective("loss")
+
+
+def level(label, best, average=NOTHING, chance=0.0):
+    return Level(label, label, average, best, chance)
+
+
+def effect(name, levels, *, noisy=0.3, total=0.5, optimum=None, negative=0.0, without=None):
+    """What is known of a factor; ``noisy`` and ``total`` are the lower limits of its importances."""
+    labels = tuple(one.label for one in levels)
+    factor = Factor(name, "number", (name,), high=1.0) if optimum else Factor(name, "choice", (name,), choices=labels)
+    importance = Importance(*(Estimate(low + 0.2, low, low + 0.4) for low in (0.0, total, noisy)))
+    return FactorEffect(factor, importance, Profile(tuple(levels), optimum, negative, without))
+
+
+def answers(*effects, trials=50, ratio=True, objective=LOSS):
+    writer = Writer(
+        [one.factor for one in effects],
+        {one.name: one for one in effects},
+        trials=trials,
+        needed=10,
+        ratio=ratio,
+        objective=objective,
+    )
+    return {answer.question: answer for answer in writer.answers()}
+
+
+@pytest.mark.parametrize(
+    ("ratio", "estimate", "said"),
+    [
+        (True, Estimate(0.12, 0.07, 0.18), "12% (90%: 7.0% to 18%)"),
+        (True, Estimate(9.0, 4.0, 19.0), "a factor of 10 (90%: 5 to 20)"),
+        (False, Estimate(9.0, 4.0, 19.0), "9 (90%: 4 to 19)"),
+    ],
+)
+def test_a_cost_is_a_share_a_factor_or_in_units(ratio, estimate, said):
+    """A cost of 9 times the loss is a loss 10 times as high."""
+    assert Writer([], {}, trials=1, needed=1, ratio=ratio, objective=Objective("loss")).cost(estimate) == said
+
+
+def test_a_number_is_best_where_an_end_is_clearly_worse():
+    """Only an end whose interval is above 0 is said to cost something. A factor near 0 gives no claim."""
+    ends = [level("0", Estimate(0.2, 0.1, 0.3)), level("0.7", Estimate(0.1, -0.01, 0.2))]
+    optimum = Estimate(0.3, 0.2, 0.4)
+    said = "A rate (r0) of 0.3 (90%: 0.2 to 0.4) is best; 0 costs 20% (90%: 10% to 30%)."
+    assert answers(effect("r0", ends, optimum=optimum, without=NOTHING))["how much"].text == said
+    silent = answers(effect("r0", ends, noisy=0.004, optimum=optimum, without=NOTHING))["how much"]
+    assert not silent.found
+    assert silent.text.startswith("No effect was found of r0 (")
+
+
+@pytest.mark.parametrize(
+    ("negative", "said"),
+    [
+        (0.95, ", so the rate should rise WAY (probability 0.95)."),
+        (0.05, ", so the rate should fall WAY, or stay constant (probability 0.95)."),
+        (0.5, "; whether the rate should rise or fall WAY is not known (rise: probability 0.50)."),
+    ],
+)
+def test_alpha_says_where_and_when(negative, said):
+    """An alpha below 0 makes the rate rise with depth and during training, and one above 0 makes it fall."""
+    ends = [level("-1", Estimate(0.2, 0.1, 0.3)), level("1", Estimate(0.1, 0.05, 0.2))]
+    found = answers(effect("alpha", ends, optimum=Estimate(0.3, 0.2, 0.4), negative=negative))
+    assert found["where"].text.endswith(said.replace("WAY", "with depth"))
+    assert found["when"].text.endswith(said.replace("WAY", "during training"))
+
+
+def test_a_choice_is_best_if_others_are_clearly_worse():
+    """The cheapest of the worse ones first; one that may cost nothing is a candidate if it may be the best."""
+    worse = [level("c", Estimate(0.3, 0.2, 0.4)), level("b", Estimate(0.1, 0.05, 0.15))]
+    costs = "b costs 10% (90%: 5.0% to 15%), c costs 30% (90%: 20% to 40%)"
+    certain = answers(effect("pattern", [level("a", NOTHING, chance=0.95), *worse]))["which"]
+    assert certain.text == f"pattern: a is best (probability 0.95); {costs}."
+    other = level("d", Estimate(0.02, -0.01, 0.05), chance=0.4)
+    open_ = answers(effect("pattern", [other, level("a", NOTHING, chance=0.6), *worse]))["which"]
+    assert open_.text == f"pattern: the best is one of a (0.60), d (0.40) (probability); {costs}."
+
+
+def test_an_effect_on_average_needs_to_matter_beside_the_noise():
+    """The share is that of single trainings: a factor that matters only without their noise gives no claim."""
+    levels = [
+        level("a", NOTHING, average=NOTHING, chance=0.6),
+        level("b", Estimate(0.1, -0.02, 0.2), average=Estimate(0.1, 0.05, 0.15), chance=0.4),
+    ]
+    text = answers(effect("pattern", levels, noisy=0.06))["which"].text
+    assert text.startswith(
+        "pattern: on average over the other settings, b costs 10% (90%: 5.0% to 15%) compared with a;"
+    )
+    assert not answers(effect("pattern", levels, noisy=0.04, total=0.5))["which"].found
+
+
+@pytest.mark.parametrize(
+    ("estimate", "maximise", "said"),
+    [
+        (Estimate(0.2, 0.1, 0.3), False, "Dropout helps: without it, score is 0.2 (90%: 0.1 to 0.3) higher."),
+        (Estimate(0.2, 0.1, 0.3), True, "Dropout helps: without it, score is 0.2 (90%: 0.1 to 0.3) lower."),
+        (
+            Estimate(-0.2, -0.3, -0.1),
+            False,
+            "Dropout does not help here: without it, score is 0.2 (90%: 0.1 to 0.3) lower.",
+        ),
+        # Without dropout the score may be worse: higher if it is minimised, lower if it is maximised. The interval
+        # is 1.2 times too wide, which takes 1.44 times the trials.
+        (
+            Estimate(0.1, -0.02, 0.2),
+            False,
+            "Not known: without dropout, the change of score is 0.1 (90%: -0.02 to 0.2); about 30 more trials might "
+            "tell.",
+        ),
+        (
+            Estimate(0.1, -0.02, 0.2),
+            True,
+            "Not known: without dropout, the change of score is -0.1 (90%: -0.2 to 0.02); about 30 more trials might "
+            "tell.",
+        ),
+    ],
+)
+def test_whether_dropout_helps_is_told_in_the_direction_of_the_study(estimate, maximise, said):
+    """A cost is worse: a higher value if the study minimises, and a lower one if it maximises."""
+    factor = Factor("r0", "number", ("r0",), high=0.7)
+    profile = Profile((level("0", NOTHING), level("0.7", NOTHING)), NOTHING, 0.0, estimate)
+    rate = FactorEffect(factor, effect("r0", [level("0", NOTHING)]).importance, profile)
+    assert answers(rate, ratio=False, objective=Objective("score", maximise))["whether"].text == said
