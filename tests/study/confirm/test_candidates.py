@@ -7,12 +7,13 @@ import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
+from scipy.special import ndtri
 
 from dropopt.config import ConfigError, RunConfig
 from dropopt.study.confirm.candidates import BY_MODEL, BY_VALUE, choose_candidates
 from dropopt.study.confirm.encoding import encoded
 from dropopt.study.confirm.posterior import expected_scores
-from dropopt.study.store.keys import ANCHOR, CLASSES, CONFIG
+from dropopt.study.store.keys import ACCURACY, ANCHOR, BEST_LOSS, CLASSES, CONFIG
 
 SPACE = {
     "lr": FloatDistribution(0.01, 1.0, log=True),
@@ -96,6 +97,17 @@ def test_a_trial_that_learns_slowly_and_ends_well_is_chosen():
     assert 0 in np.argsort(-expected_scores(found, outcome))[:2]
 
 
+def test_pruned_trials_have_their_place_by_their_last_report():
+    """Trials with the same parameters score what their ranks say: of two pruned ones, the one ahead is better."""
+    ends = {0.3: TrialState.COMPLETE, 0.5: TrialState.COMPLETE, 0.6: TrialState.PRUNED, 0.9: TrialState.PRUNED}
+    trials = [
+        create_trial(value=end if state == TrialState.COMPLETE else None, state=state, intermediate_values={1: end})
+        for end, state in ends.items()
+    ]
+    found = expected_scores(trials, np.array([-0.3, -0.5, -math.inf, -math.inf]))
+    np.testing.assert_allclose(found, ndtri([7 / 8, 5 / 8, 3 / 8, 1 / 8]))
+
+
 def test_parameters_are_encoded():
     """Logarithms, shares of a blend, one column for each choice, and the middle for what is inactive."""
     blend = {"w_adaptive": 0.2, "w_pfid": 0.2}
@@ -132,12 +144,27 @@ def test_few_trials_are_chosen_by_value():
     assert [one.trial for one in choose_candidates(made, 1, anchors=False).all] == [2]
 
 
+def test_trials_may_be_judged_by_accuracy():
+    """A search by the loss, confirmed by the accuracy: both the order and the value of the search are 1 - accuracy."""
+    scores = [(0.3, 0.80), (0.4, 0.90), (0.5, 0.85)]
+    trials = [trial(loss, lr=0.1, r0=0.1 * number) for number, (loss, _) in enumerate(scores)]
+    for one, (loss, accuracy) in zip(trials, scores, strict=True):
+        one.user_attrs |= {BEST_LOSS: loss, ACCURACY: accuracy}
+    found = choose_candidates(study(*trials), 2, by="accuracy")
+    assert [(one.trial, one.searched) for one in found.all] == [(1, pytest.approx(0.1)), (2, pytest.approx(0.15))]
+    assert [one.trial for one in choose_candidates(study(*trials), 2).all] == [0, 1]
+
+
 def test_many_trials_are_chosen_by_the_model():
-    """Pruned trials count as evidence, but only complete ones are chosen."""
-    made = study(*noisy_trials(0, 12), trial(None, TrialState.PRUNED, lr=0.011, r0=0.69, pattern="channel"))
+    """The best expected scores are chosen, not the best values. Pruned trials are evidence, but are not chosen."""
+    made = study(*noisy_trials(0, 12, noise=0.1), trial(None, TrialState.PRUNED, lr=0.011, r0=0.69, pattern="channel"))
     found = choose_candidates(made, 3)
     assert found.chosen_by == BY_MODEL
-    assert len({one.trial for one in found.all} - {12}) == 3
+    values = np.array([one.value or math.inf for one in made.trials])
+    scores = expected_scores(made.trials, -values)
+    expected = [number for number in np.argsort(-scores, kind="stable").tolist() if number != 12][:3]
+    assert [one.trial for one in found.all] == expected
+    assert expected != np.argsort(values)[:3].tolist()
 
 
 def test_a_study_without_results_cannot_be_confirmed():

@@ -1,8 +1,9 @@
 """The race: clearly worse configurations are out, and the best one almost never is."""
 
 import numpy as np
+from scipy import stats
 
-from dropopt.study.confirm.race import leading_anchor, losers
+from dropopt.study.confirm.race import FEWEST_SEEDS, OFFSET, leading_anchor, losers
 
 
 def rows(*values):
@@ -41,8 +42,32 @@ def test_the_best_is_rarely_out():
     assert out <= 10
 
 
+def test_the_level_is_corrected_for_all_entrants_and_looks():
+    """Out is who SciPy's one-sided paired t test of the logarithms finds worse, at 5% divided by all comparisons.
+
+    Those that are out already count: they were compared too.
+    """
+    rng = np.random.default_rng(0)
+    decided = []
+    for _ in range(300):
+        seeds, entrants, present = int(rng.integers(4, 9)), int(rng.integers(4, 12)), int(rng.integers(3, 8))
+        table = np.exp(0.05 * rng.normal(size=(4, present)) + [[0.0], [0.05], [0.1], [0.2]])
+        logs = np.log(table + OFFSET)
+        leader = int(logs.mean(axis=1).argmin())
+        level = 0.05 / ((entrants - 1) * (seeds - FEWEST_SEEDS))
+        worse = [
+            number
+            for number in set(range(4)) - {leader}
+            if stats.ttest_rel(logs[number], logs[leader], alternative="greater").pvalue < level
+        ]
+        assert sorted(losers(rows(*table.tolist()), seeds=seeds, entrants=entrants)) == worse
+        decided += [number in worse for number in range(4)]
+    assert 0.1 < np.mean(decided) < 0.9
+
+
 def test_the_leading_anchor_has_the_lowest_mean():
-    """Anchors without a run are not considered."""
+    """Anchors without a run are not considered. As in the race, the mean is that of the logarithms."""
     values = rows([0.5, 0.4], [0.3], [0.2, 0.1], [])
     assert leading_anchor(values, [0, 1, 3]) == 1
+    assert leading_anchor(rows([0.3, 0.3, 2.0], [0.6, 0.6, 0.6]), [0, 1]) == 0
     assert leading_anchor(values, [3]) is None

@@ -1,0 +1,231 @@
+"""What the runs of a confirmation say, from runs made by hand: the winner, its anchor, the optimism and the test."""
+
+from dataclasses import replace
+
+import optuna
+import pytest
+from confirmed_arms import arm
+from optuna.distributions import IntDistribution
+from optuna.trial import TrialState, create_trial
+from scipy import stats
+
+from dropopt.config import RunConfig
+from dropopt.study.confirm.arms import Arm
+from dropopt.study.confirm.comparison import arm_result, compare_arms
+from dropopt.study.confirm.ledger import Race, RunLedger, outs
+from dropopt.study.confirm.results import confirmation
+from dropopt.study.confirm.runs import CONFIGURATION, LARGEST, REPEAT, make_runs
+from dropopt.study.store.keys import (
+    ACCURACY,
+    BASE,
+    BEST_LOSS,
+    CHOSEN_BY,
+    CONFIRMS,
+    ENTRANTS,
+    JUDGED_BY,
+    OUT,
+    READINGS,
+    SEEDS,
+    TEST_ACCURACY,
+    TEST_LOSS,
+    TESTS,
+)
+
+NAMES = {0: "trial 0", 1: "trial 1", 2: "trial 2", 3: "no dropout", 4: "element 0.1"}
+#: What the search had said of them.
+SEARCHED = [0.25, 0.20, 0.22, 0.40, 0.41]
+#: The losses of the runs, by configuration and seed. Three seeds are asked for; an earlier confirmation had four.
+LOSSES = {
+    0: [0.30, 0.32, 0.31, 9.0],
+    1: [0.28, 0.29],
+    2: [0.21, 0.20, 0.22],
+    3: [0.10, 0.11],
+    4: [0.45, 0.48, 0.47],
+}
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+def run(configuration, repeat, value, state=TrialState.COMPLETE, **attributes):
+    params = {CONFIGURATION: configuration, REPEAT: repeat}
+    kinds = dict.fromkeys(params, IntDistribution(0, LARGEST))
+    return create_trial(params=params, distributions=kinds, value=value, state=state, user_attrs=attributes)
+
+
+def confirmed(losses=LOSSES, *, seeds=3, by="loss", task=None, out=()):
+    """A search, and the study of its runs. The accuracy of each run is 1 - loss / 2, or a metric of that value."""
+    search = optuna.create_study(study_name="mine")
+    base = RunConfig.parse({"task": task or {}}).model_dump(mode="json")
+    search.set_user_attr(BASE, base)
+    for value in SEARCHED:
+        search.add_trial(create_trial(value=value, user_attrs={BEST_LOSS: value, ACCURACY: 1 - value / 2}))
+    runs = make_runs(search, CONFIRMS, {BASE: base}, "loss")
+    entrants = [{"trial": number, "name": NAMES[number], "anchor": number > 2} for number in losses]
+    facts = {ENTRANTS: entrants, SEEDS: seeds, CHOSEN_BY: "value", JUDGED_BY: by}
+    for name, fact in facts.items():
+        runs.set_user_attr(name, fact)
+    runs.set_user_attr(OUT, {str(number): "worse" for number in out})
+    for number, row in losses.items():
+        for repeat, loss in enumerate(row):
+            runs.add_trial(run(number, repeat, loss, **{BEST_LOSS: loss, ACCURACY: 1 - loss / 2}))
+    return search, runs
+
+
+def test_the_winner_has_all_seeds_and_is_not_out():
+    """The same holds for the anchor that it is compared with; runs of further seeds do not count."""
+    found = confirmation(confirmed(out=[2])[0])
+    assert found.winner.trial == 0
+    assert found.winner.mean.n == 3
+    assert found.winner.mean.mean == pytest.approx(0.31)
+    assert found.anchor.trial == 4
+    expected = stats.ttest_rel(LOSSES[0][:3], LOSSES[4])
+    low, high = expected.confidence_interval(0.95)
+    gap = found.to_anchor.interval
+    assert (gap.mean, gap.low, gap.high) == pytest.approx((0.31 - 1.4 / 3, low, high))
+    assert found.to_anchor.p == pytest.approx(expected.pvalue)
+    assert [one.trial for one in found.configurations] == [2, 0, 4, 3, 1]
+    assert f"below the best anchor, {NAMES[4]}" in found.verdict
+    alone = confirmation(confirmed({number: LOSSES[number] for number in (0, 3)})[0])
+    assert (alone.winner.trial, alone.anchor, alone.to_anchor) == (0, None, None)
+
+
+def test_the_optimism_is_a_share_of_the_confirmed_mean():
+    """Of the winner, and on average over those that the search chose, which anchors are not."""
+    found = confirmation(confirmed(out=[2])[0])
+    own, few, out = (mean - searched for mean, searched in ((0.31, 0.25), (0.285, 0.20), (0.21, 0.22)))
+    assert found.optimism == pytest.approx(own / 0.31)
+    assert found.mean_optimism == pytest.approx((own / 0.31 + few / 0.285 + out / 0.21) / 3)
+
+
+@pytest.mark.parametrize(
+    ("task", "by", "said"),
+    [
+        ({}, "loss", "lowest loss: 0.3100 (95% interval LOW to HIGH) over 3 seeds; it is not clearly better"),
+        (
+            {"metric": "mine:dice", "objective": "metric"},
+            "accuracy",
+            "highest dice: 0.6900 (95% interval LOW to HIGH) over 3 seeds; it is not clearly better",
+        ),
+    ],
+)
+def test_a_difference_is_clear_if_its_interval_is(task, by, said):
+    """A mean below the anchor's is not enough. Differences of a metric are its own, the lower end first."""
+    found = confirmation(confirmed({0: [0.30, 0.32, 0.31], 3: [0.30, 0.34, 0.32]}, task=task, by=by)[0])
+    assert found.to_anchor.interval.mean < 0 < found.to_anchor.interval.high
+    low, high = stats.ttest_1samp([0.30, 0.32, 0.31], 0).confidence_interval(0.95)
+    gap, below, above = -0.01, *stats.ttest_1samp([0.0, -0.02, -0.01], 0).confidence_interval(0.95)
+    if by == "accuracy":
+        low, high, gap, below, above = 1 - high, 1 - low, -gap, -above, -below
+    head = said.replace("LOW", f"{low:.4f}").replace("HIGH", f"{high:.4f}")
+    tail = f"than the best anchor, no dropout (difference {gap:+.4f}, 95% interval {below:+.4f} to {above:+.4f})"
+    assert found.verdict == f"trial 0 has the {head} {tail}"
+
+
+@pytest.mark.parametrize(
+    ("task", "by", "objective"),
+    [
+        ({}, "loss", [0.5, 0.6]),
+        ({}, "accuracy", [0.2, 0.3]),
+        ({"metric": "mine:worst", "direction": "minimize"}, "accuracy", [0.8, 0.7]),
+    ],
+)
+def test_the_last_reading_of_the_test_split_counts(task, by, objective):
+    """Once none of its runs is open. It is judged as the winner is: a metric to minimise is what it is."""
+    search, _ = confirmed(task=task, by=by)
+    tests = make_runs(search, TESTS, {}, "loss")
+    readings = [{"configuration": number, "seeds": 2, "at": f"day {number}"} for number in (3, 0)]
+    tests.set_user_attr(READINGS, readings[:1])
+    tests.add_trial(run(3, 0, 7.0, **{TEST_LOSS: 7.0, TEST_ACCURACY: 0.1}))
+    assert confirmation(search).tested.trial == 3
+    tests.set_user_attr(READINGS, readings)
+    for repeat, (loss, accuracy) in enumerate([(0.5, 0.8), (0.6, 0.7)]):
+        tests.add_trial(run(0, repeat, loss, **{TEST_LOSS: loss, TEST_ACCURACY: accuracy}))
+    found = confirmation(search).tested
+    assert (found.trial, found.at) == (0, "day 0")
+    assert list(found.test.objective.values()) == pytest.approx(objective)
+    tests.enqueue_trial({CONFIGURATION: 0, REPEAT: 2})
+    assert confirmation(search).tested is None
+
+
+@pytest.mark.parametrize(("configuration", "seeds", "used"), [(0, 3, True), (0, 2, False), (2, 3, False)])
+def test_an_arm_is_tested_by_all_networks_of_its_winner(configuration, seeds, used):
+    """A reading for another configuration, or of fewer seeds, is not the result of the arm."""
+    search, _ = confirmed(out=[2])
+    tests = make_runs(search, TESTS, {}, "loss")
+    tests.set_user_attr(READINGS, [{"configuration": configuration, "seeds": seeds, "at": "today"}])
+    for repeat in range(seeds):
+        tests.add_trial(run(configuration, repeat, 0.5, **{TEST_LOSS: 0.5, TEST_ACCURACY: 0.8}))
+    found = arm_result(search._storage, Arm("mine", "mine", False, RunConfig(), None))
+    assert (found.test is not None) == used
+
+
+def test_the_race_corrects_for_those_that_are_out():
+    """The same losses are clear among two entrants, and not among many of which the others are out already."""
+    losses = {0: [0.30, 0.31, 0.32], 1: [0.36, 0.38, 0.38]}
+    decided = {}
+    for count in (2, 50):
+        search, runs = confirmed(losses, seeds=4, out=range(2, count))
+        RunLedger(runs, search, {}, race=Race(4, tuple(range(count)))).update_race()
+        decided[count] = 1 in outs(runs)
+    assert decided == {2: True, 50: False}
+
+
+def test_runs_of_further_seeds_do_not_race():
+    """An earlier confirmation with more seeds would otherwise be a look that the level is not corrected for."""
+    losses = {0: [0.30, 0.31, 0.30], 1: [0.30, 0.32, 0.30, *[0.9, 0.91, 0.92] * 3]}
+    losses[0] += [0.30] * 9
+    search, runs = confirmed(losses, seeds=3)
+    RunLedger(runs, search, {}, race=Race(3, (0, 1))).update_race()
+    assert outs(runs) == {}
+
+
+def test_arms_are_compared_with_the_best_confirmed_baseline():
+    """Not with the one that the search found best. Accuracies are those of the arm minus those of the reference."""
+    arms = [
+        arm("lucky", [0.5, 0.52, 0.54], baseline=True, searched=0.1),
+        arm("steady", [0.40, 0.41, 0.43], baseline=True, searched=0.35),
+        arm("engine", [0.30, 0.315, 0.32]),
+    ]
+    found = compare_arms(arms)
+    assert (found.reference, found.tested) == ("steady", False)
+    assert [one.name for one in found.arms] == ["engine", "steady", "lucky"]
+    p = {one.arm: one.objective.p for one in found.contrasts}
+    expected = {
+        name: stats.ttest_rel(list(one.winner.validation.loss.values()), [0.40, 0.41, 0.43]).pvalue
+        for name, one in (("lucky", arms[0]), ("engine", arms[2]))
+    }
+    assert p == pytest.approx(expected)
+    adjusted = {one.arm: one.p_adjusted for one in found.contrasts}
+    small, large = sorted(p, key=p.__getitem__)
+    assert adjusted == pytest.approx({small: 2 * p[small], large: max(2 * p[small], p[large])})
+    engine = next(one for one in found.contrasts if one.arm == "engine")
+    assert engine.better
+    assert engine.accuracy.interval.mean == pytest.approx(-engine.objective.interval.mean)
+    assert f"p = {engine.p_adjusted:.2g} after Holm's correction; accuracy higher, +" in found.verdict
+
+
+def test_no_arm_is_better_by_an_uncorrected_p():
+    """A difference below 5% that is above it after the correction is not called one."""
+    base, other = [0.40, 0.41, 0.43, 0.42], [0.37, 0.40, 0.405, 0.41]
+    p = stats.ttest_rel(other, base).pvalue
+    arms = [arm("base", base, baseline=True), *(replace(arm("a", other), name=name) for name in ("a", "b", "c"))]
+    assert p < 0.05 < 3 * p
+    assert compare_arms(arms[:2]).contrasts[0].better
+    assert not any(one.better for one in compare_arms(arms).contrasts)
+
+
+def test_the_test_split_counts_if_every_arm_has_it():
+    """Then it orders the arms; the reference is still chosen on the validation split."""
+    arms = [
+        arm("base", [0.40, 0.41, 0.42], baseline=True, test=[0.50, 0.51, 0.52]),
+        arm("other", [0.41, 0.43, 0.42], baseline=True, test=[0.30, 0.31, 0.32]),
+    ]
+    found = compare_arms(arms)
+    assert (found.tested, found.reference) == (True, "base")
+    assert [one.name for one in found.arms] == ["other", "base"]
+    part = compare_arms([arms[0], replace(arms[1], test=None)])
+    assert not part.tested
+    assert part.contrasts[0].objective.interval.mean == pytest.approx(0.01)

@@ -1,0 +1,57 @@
+"""A comparison as tables and as a figure: the numbers of its arms and contrasts."""
+
+import io
+
+import pytest
+from confirmed_arms import arm
+from rich.console import Console
+
+from dropopt.config import TaskConfig
+from dropopt.study.confirm.comparison import compare_arms
+from dropopt.study.confirm.intervals import mean_of
+from dropopt.study.show.comparison import figure, show_comparison
+
+ARMS = [
+    arm("base", [0.40, 0.41, 0.43], baseline=True),
+    arm("near", [0.39, 0.42, 0.44]),
+    arm("far", [0.30, 0.315, 0.32]),
+]
+
+
+@pytest.mark.parametrize(
+    ("task", "way"),
+    [({}, "higher"), ({"metric": "mine:dice"}, "higher"), ({"metric": "mine:worst", "direction": "minimize"}, "lower")],
+)
+def test_the_figure_has_the_means_with_their_intervals_and_each_seed(task, way):
+    """Of the loss and of the metric, whose heading says which way is better; baselines are grey."""
+    found = compare_arms(ARMS, task=TaskConfig(**task))
+    picture = figure(found)
+    headings = [note.text for note in picture.layout.annotations]
+    assert [heading.partition("(")[2] for heading in headings] == ["lower is better)", f"{way} is better)"]
+    traces = iter(picture.data)
+    for measure in ("loss", "accuracy"):
+        for row, one in enumerate(found.arms):
+            values = list(getattr(one.winner.validation, measure).values())
+            mean = mean_of(values)
+            points, bar = next(traces), next(traces)
+            assert list(points.x) == values
+            assert (bar.x[0], bar.y[0]) == (mean.mean, row)
+            assert bar.x[0] + bar.error_x.array[0] == pytest.approx(mean.high)
+            assert (bar.marker.color == "grey") == one.baseline
+
+
+@pytest.mark.parametrize(("task", "by", "sign"), [({}, "loss", 1), ({"metric": "mine:dice"}, "accuracy", -1)])
+def test_the_table_has_the_differences_and_the_corrected_p(task, by, sign):
+    """A difference of a metric is that of the metric; both ends of its interval have its sign."""
+    found = compare_arms(ARMS, optimise=by, task=TaskConfig(**task))
+    file = io.StringIO()
+    show_comparison(Console(file=file, width=200), found)
+    text = " ".join(file.getvalue().split())
+    for one in found.contrasts:
+        gap = one.objective.interval
+        low, high = sorted((sign * gap.low, sign * gap.high))
+        assert (
+            f"{one.arm} | {sign * gap.mean:+.4f} ({low:+.4f} to {high:+.4f}) | {one.p_adjusted:.2g} |"
+            in text.replace("│", "|")
+        )
+        assert one.p_adjusted != one.objective.p or one.arm == "near"
