@@ -5,9 +5,11 @@ import html
 import os
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import fake_study
 import pytest
+from confirmed_arms import arm
 from fake_confirm import compare
 from fake_study import trials
 
@@ -129,6 +131,53 @@ def test_the_last_line_of_a_comparison_that_was_stopped(monkeypatch, capsys):
     monkeypatch.setattr(comparing, "confirm", lambda *_: (143, None))
     assert compare("study.log", ["low.yaml", "high.yaml"], study={"n_trials": 1}) == (143, None)
     assert capsys.readouterr().out.splitlines()[-1] == "stopped; the same command goes on where it was"
+
+
+def test_every_arm_is_confirmed_as_asked(monkeypatch, capsys):
+    """By what the user chose, which is also what the result is judged by; without anchors, which are in every arm."""
+    for name in ("low", "high"):
+        fake_study.run("study.log", n_trials=1, name=f"cmp-{name}", space=f"{name}.yaml")
+    asked = []
+    monkeypatch.setattr(comparing, "seconds_of_a_trial", lambda study: 60.0)
+    monkeypatch.setattr(
+        comparing, "confirm", lambda request, _: asked.append(request) or (0, SimpleNamespace(winner=1))
+    )
+    monkeypatch.setattr(comparing, "arm_result", lambda _, one: arm(one.name, [0.3, 0.4], baseline=one.name == "low"))
+    options = {"optimise": "accuracy", "seeds": 3, "top": 2, "n_jobs": 4, "again": True}
+    code, found = compare("study.log", ["low.yaml", "high.yaml"], study={"n_trials": 1}, **options)
+    assert [one.study for one in asked] == ["cmp-low", "cmp-high"]
+    for one in asked:
+        assert {name: getattr(one, name) for name in options} == options
+        assert not one.anchors
+    assert (code, found.optimise, found.scale.name) == (0, "accuracy", "error")
+    # Twelve runs of a minute each, four at a time.
+    assert (
+        "cost: at most 0 trials and 12 runs of 8 epochs, 4 at a time, about 3:00 (60.0 s each"
+        in capsys.readouterr().out
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ([], {"seeds": 10, "top": 3, "n_jobs": -1, "optimise": None, "reference": None, "again": False, "n_trials": 6}),
+        (["--quick"], {"seeds": 3, "top": 2, "n_trials": 10}),
+        (["--quick", "--seeds", "7", "--top", "4", "--n-trials", "5"], {"seeds": 7, "top": 4, "n_trials": 5}),
+        (["--optimise", "accuracy", "--n-jobs", "2", "--baseline", "low", "--again"],
+         {"optimise": "accuracy", "n_jobs": 2, "reference": "low", "again": True}),
+        (["--storage", "a.log", "--seed", "5"], {"storage": "a.log", "seed": 5}),
+    ],
+)  # fmt: skip
+def test_options_reach_the_comparison(given, expected, monkeypatch):
+    """An option that is given replaces what --quick and the script say."""
+    asked = []
+    monkeypatch.setattr(comparing, "compare", lambda request, _: asked.append(request) or (0, None))
+    with pytest.raises(SystemExit):
+        compare_script(fake_study.make(), ["low.yaml", "high.yaml"], given)
+    [request] = asked
+    assert request.arms == ["low.yaml", "high.yaml"]
+    known = vars(request) | dict(request.definition) | {"optimise": request.optimise}
+    assert {name: known[name] for name in expected} == expected
 
 
 def test_an_arm_whose_trials_all_fail_is_named(monkeypatch, capsys):

@@ -15,6 +15,7 @@ from optuna.trial import TrialState
 
 from dropopt.config import ConfigError
 from dropopt.study.confirm.runs import Run, run_of
+from dropopt.study.session import confirming
 from dropopt.study.session.confirming import ConfirmRequest
 
 
@@ -116,6 +117,22 @@ def test_accuracy_may_choose_the_winner(searched):
     assert found.winner.validation.objective == pytest.approx(
         {seed: 1 - value for seed, value in found.winner.validation.accuracy.items()}
     )
+
+
+@pytest.mark.parametrize(("options", "slots"), [({"n_jobs": 1}, 1), ({"n_jobs": 3}, 3), ({"n_jobs": 99, "top": 1}, 2)])
+def test_as_many_runs_at_a_time_as_asked(searched, options, slots, monkeypatch):
+    """And no more processes than there are runs."""
+
+    class Started(Exception):
+        pass
+
+    def pool(count, *_):
+        raise Started(count)
+
+    monkeypatch.setattr(confirming, "Pool", pool)
+    with pytest.raises(Started) as started:
+        confirm(searched, **{"seeds": 2, "anchors": False} | options)
+    assert started.value.args == (slots,)
 
 
 def test_a_configuration_that_fails_is_out(searched, monkeypatch):
