@@ -31,6 +31,7 @@ class Module(lightning.LightningModule):
     def __init__(self):
         super().__init__()
         self.net = network()
+        self.losses = []  # of each batch: its epoch, the sum over its samples, and their number
 
     def forward(self, x):
         """Logits."""
@@ -38,7 +39,9 @@ class Module(lightning.LightningModule):
 
     def training_step(self, batch, _):
         """Loss of a batch."""
-        return F.cross_entropy(self(batch[0]), batch[1])
+        loss = F.cross_entropy(self(batch[0]), batch[1])
+        self.losses.append((self.current_epoch, loss.item() * len(batch[1]), len(batch[1])))
+        return loss
 
     def validation_step(self, batch, _):
         """Log the validation loss and accuracy."""
@@ -51,7 +54,7 @@ class Module(lightning.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9)
 
 
-def train(folder, callback, *, stop=None, resume=None, validate=True):
+def train(folder, callback, *, stop=None, resume=None, validate=True, accumulate=1):
     """Train for three epochs, or stop after ``stop``; return the module and the callback."""
     torch.manual_seed(3)
     module = Module()
@@ -59,6 +62,7 @@ def train(folder, callback, *, stop=None, resume=None, validate=True):
     trainer = lightning.Trainer(
         max_epochs=3, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
         callbacks=[callback, keep, *([Stop(stop)] if stop else [])], limit_val_batches=None if validate else 0,
+        accumulate_grad_batches=accumulate,
     )  # fmt: skip
     trainer.fit(module, loader(DATA.train, shuffle=True), loader(DATA.validation), ckpt_path=resume)
     return module, callback
@@ -90,16 +94,20 @@ def test_a_training_that_continues_gives_the_same_bits(tmp_path):
 
 
 def test_the_engine_receives_metrics_progress_and_complexity(tmp_path):
-    """Complexity is measured on the training data; losses and accuracy are those that were logged."""
+    """Complexity is measured on the training data; validation loss and accuracy are those that were logged.
+
+    The training loss is the mean over the samples of the epoch, also if gradients of several batches are accumulated.
+    """
     callback = DropoutCallback(EngineConfig(r0=0.4))
-    train(tmp_path, callback)
+    module, _ = train(tmp_path, callback, accumulate=2)
     engine = callback.engine
     ordered = dropopt.training.measure_complexity(DATA.train.images, DATA.train.labels)
     assert engine.complexity == pytest.approx(ordered, abs=0.1)  # the folds depend on the order
     metrics = engine._metrics
     assert metrics.progress == 1
     assert 0 < metrics.val_loss < 3
-    assert 0 < metrics.train_loss < 3
+    _, sums, counts = zip(*(one for one in module.losses if one[0] == 2), strict=True)
+    assert metrics.train_loss == pytest.approx(sum(sums) / sum(counts))
     assert 0 <= metrics.val_accuracy <= 1
 
 
