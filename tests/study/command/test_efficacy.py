@@ -1,12 +1,16 @@
-"""``dropopt efficacy`` on a study without a blend."""
+"""``dropopt efficacy``: a study without a blend, and one that began with a prior."""
 
 import json
 
 import optuna
 import pytest
+from blend_study import random_study
 
 from dropopt.config import ConfigError
+from dropopt.study import export_evidence, learned
 from dropopt.study.command.efficacy import efficacy
+from dropopt.study.show.effects_table import effect_rows
+from dropopt.study.store.keys import PRIOR
 
 
 @pytest.fixture
@@ -38,3 +42,21 @@ def test_a_prior_needs_a_blend(storage, tmp_path, capsys):
     with pytest.raises(ConfigError, match="no blend in this study"):
         efficacy(storage=storage, output=file)
     assert not file.exists()
+
+
+def test_the_prior_of_a_study_counts(tmp_path, capsys):
+    """As text and as JSON, the effects are those of the trials together with the evidence that the study began with."""
+    storage = f"sqlite:///{tmp_path / 'study.db'}"
+    study = optuna.create_study(storage=storage, study_name="blend")
+    study.add_trials(random_study(20).trials)
+    prior = export_evidence(random_study(40, effect=-3.0, seed=1))
+    study.set_user_attr(PRIOR, prior)
+    expected = learned(study, prior=prior)
+    assert expected.efficacy.methods != learned(study).efficacy.methods
+    efficacy(study="blend", storage=storage, as_json=True)
+    assert json.loads(capsys.readouterr().out)["methods"] == json.loads(json.dumps(expected.as_dict()))["methods"]
+    efficacy(study="blend", storage=storage)
+    text = capsys.readouterr().out
+    for _, (mean, interval, _) in effect_rows(expected.efficacy.methods[0]):
+        assert mean in text
+        assert interval in text

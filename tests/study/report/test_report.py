@@ -13,7 +13,10 @@ from shown_study import shown_study
 
 from dropopt.config import ConfigError
 from dropopt.study.report.build import build
+from dropopt.study.report.charts import charts
 from dropopt.study.report.write import check_same_report, write, write_pictures
+from dropopt.study.show import series
+from dropopt.study.show.snapshot import Snapshot
 
 EVIL = "<script>alert('1')</script> $x^2$ & co"
 
@@ -28,7 +31,7 @@ def test_a_report_has_every_part_and_names_no_other_site(tmp_path):
         "Which dropout, how much, where, when, and whether at all",
         "Most at layer conv2 (0.350 on average), least at layer conv1 (0.175).",
         "The mean rate rises from 0.075 after epoch 1 to 0.450 after epoch 6.",
-        "trials were pruned:",
+        "3 of 11 trials were pruned: 54 epochs were trained instead of 66, which saved 18.2%",
         "1 failed: Broken",
         "torch 2",
         "dropopt run digits --seed 1 --n-trials 12 --storage again.db",
@@ -40,6 +43,29 @@ def test_a_report_has_every_part_and_names_no_other_site(tmp_path):
     assert "$" not in text.split("Reproduce it")[0]  # labels are no formulas
     ids = re.findall(r'\bid="([^"]+)"', text)
     assert len(ids) == len(set(ids))
+
+
+def test_charts_draw_the_numbers_of_the_study():
+    """Each interval from end to end with its value inside, each curve, each point and each cell."""
+    shot = Snapshot.of(shown_study(30))
+    drawn = {chart.name: chart.figure.axes[0] for chart in charts(shot)}
+    totals = [(one.name, one.importance.total) for one in shot.effects.factors]
+    intervals = {
+        "importance": [(name, total.low, total.value, total.high) for name, total in totals],
+        "effects": [(one.name, one.low, one.mean, one.high) for one in shot.learned.efficacy.methods[0]],
+    }
+    for name, expected in intervals.items():
+        names = [label.get_text() for label in drawn[name].get_yticklabels()]
+        lines = iter(drawn[name].lines)
+        rows = [(label, *next(lines).get_xdata(), *next(lines).get_xdata()) for label in names]
+        assert [(label, low, value, high) for label, low, high, value in rows] == expected
+    curves = [(tuple(line.get_xdata()), tuple(line.get_ydata())) for line in drawn["curves"].lines]
+    assert curves == [(curve.epochs, curve.values) for curve in series.curves(shot)]
+    cells = drawn["rates"].collections[0].get_array()
+    assert cells.ravel().tolist() == [value for row in series.rates(shot).rows for value in row]
+    assert drawn["rates"].yaxis_inverted()  # the first layer is at the top
+    points = {tuple(point) for group in drawn["cost"].collections for point in group.get_offsets().tolist()}
+    assert points == {(point.seconds, point.score) for point in series.cost(shot).points}
 
 
 def test_text_of_users_is_escaped(tmp_path):

@@ -26,6 +26,8 @@ from dropopt.study.show.artifacts import curves_csv
 from dropopt.study.show.comparison import show_comparison
 from dropopt.study.show.confirmation import show_confirmation
 from dropopt.study.show.efficacy import efficacy_report
+from dropopt.study.show.series import cost
+from dropopt.study.show.snapshot import Snapshot
 from dropopt.study.show.status import rows as status_rows
 from dropopt.study.show.status import show_status
 from dropopt.study.show.summary import Outcome, show_summary
@@ -65,14 +67,37 @@ def test_every_text_shows_the_metric_and_not_what_is_minimised():
         assert "1 - r2" not in text
         assert f"{1 - study.best_value:.4f}" in text
         assert f"{study.best_value:.4f}" not in text
+    for text in texts[:3]:  # those with a table of anchors: how far the best trial's r2 is above the anchor's
+        assert all(
+            f" {trial.value - study.best_value:+.4f} " in re.sub(r"<[^>]*>", " ", text) for trial in study.trials[:2]
+        )
     assert "the best trial's r2 is" in texts[0]
     assert "above that of the best anchor" in texts[0]
     curves = json.loads(page.build(study).figures["dropopt-curves"])
     assert curves["layout"]["yaxis"]["title"]["text"] == "validation r2 (smoothed)"
     assert curves["data"][-1]["y"][-1] == pytest.approx(1 - study.best_value, abs=1e-4)
-    assert curves_csv(study.best_trial, BASE.task).splitlines()[0].startswith("epoch,smoothed_r2,val_loss,val_r2,")
+    heading, *_, last = curves_csv(study.best_trial, BASE.task).splitlines()
+    assert heading.startswith("epoch,smoothed_r2,val_loss,val_r2,")
+    assert float(last.split(",")[1]) == 1 - study.best_value
     assert record_of(study, study.best_trial).metrics["val_r2"] == study.best_trial.user_attrs["val_accuracy"]
     assert "r2 against cost" in "".join(page.build(study).figures.values()).lower()
+
+
+@pytest.mark.parametrize(
+    ("task", "score", "way"),
+    [
+        ({}, "validation accuracy", "higher is better"),
+        ({"metric": "mine:r2", "objective": "metric"}, "validation r2", "higher is better"),
+        ({"metric": "mine:worst", "direction": "minimize"}, "validation worst", "lower is better"),
+    ],
+)
+def test_the_chart_of_costs_says_which_scores_are_better(task, score, way):
+    """Of the metric that it shows, not of the value that the study minimises."""
+    study = shown_study(4, base=RunConfig.parse({"task": task}).model_dump(mode="json"))
+    found = cost(Snapshot.of(study))
+    assert (found.score, found.way) == (score, way)
+    scores = {point.trial: point.score for point in found.points}
+    assert scores == pytest.approx({one.number: one.user_attrs["val_accuracy"] for one in study.trials}, rel=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +144,10 @@ def test_train_gives_a_standard_error_to_accuracies_only():
     shown = _scores(Estimate(5.0, 1.0, 10, shares=False), TaskConfig(metric="mine:mae"))
     assert shown == "mae 5.0000, loss 1.0000 (n = 10)"
     assert _scores(Estimate(1.0, 1.0, 10, shares=False), TaskConfig(metric="loss")) == "loss 1.0000 (n = 10)"
-    assert _scores(Estimate(0.9, 1.0, 10), TaskConfig()).startswith("accuracy 0.9000 +- ")
+    # By Agresti and Coull, with two more of each kind: of 96 images, 50 or 98 of 100.
+    half, whole = (_scores(Estimate(accuracy, 1.0, 96), TaskConfig()) for accuracy in (0.5, 1.0))
+    assert half == "accuracy 0.5000 +- 0.0500 (standard error; n = 96), loss 1.0000"
+    assert whole == "accuracy 1.0000 +- 0.0140 (standard error; n = 96), loss 1.0000"
     estimate = Estimate(5.0, 1.0, 10, shares=False)
     done = SimpleNamespace(
         result=SimpleNamespace(best_epoch=1, history=[1]), validation=estimate, test=estimate, run=BASE

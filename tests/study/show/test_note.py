@@ -1,6 +1,7 @@
 """The note on a study's page in optuna-dashboard: the effects of its blend and its anchors."""
 
 import optuna
+import pytest
 from blend_study import random_study
 
 from dropopt.study.blend.learned import learned
@@ -21,9 +22,13 @@ def test_the_note_ranks_methods():
     rows = [line.split("|")[1].strip() for line in refreshed_note(study).splitlines() if line.startswith("| w_")]
     assert rows[:3] == ["w_structured", "w_adaptive", "w_pfid"]
     assert "w_structured + w_pfid" in rows
-    picture = figures(learned(study))["dropopt-effects"]
-    assert list(picture.data[0].y)[:3] == ["w_adaptive", "w_structured", "w_pfid"]
-    assert all(low >= 0 for low in picture.data[0].error_x.arrayminus)
+    found = learned(study)
+    (trace,) = figures(found)["dropopt-effects"].data
+    shown = [*found.efficacy.methods[0], *found.efficacy.pairs[0]]
+    assert list(trace.y) == [effect.name for effect in shown]
+    drawn = zip(trace.x, trace.error_x.arrayminus, trace.error_x.array, strict=True)
+    ends = [(mean, mean - below, mean + above) for mean, below, above in drawn]
+    assert ends == [pytest.approx((effect.mean, effect.low, effect.high)) for effect in shown]
 
 
 def test_the_note_compares_with_the_anchors():
