@@ -13,6 +13,7 @@ from dropopt.study.confirm.results import Confirmation, Confirmed, Scores, confi
 from dropopt.study.confirm.runs import find_runs
 from dropopt.study.store.keys import CONFIRMS, SECONDS
 from dropopt.study.store.queries import find_study, metric_word
+from dropopt.study.store.retries import root
 from dropopt.study.store.scale import Scale
 
 if TYPE_CHECKING:
@@ -169,10 +170,13 @@ def arm_result(storage: BaseStorage, arm: Arm) -> ArmResult | None:
 
 
 def compute(study: optuna.Study) -> Compute:
-    """Return what the trials of a study have cost."""
+    """Return what the trials of a study have cost. A trial and its retries, which inherit its reports, count as one."""
     trials = [trial for trial in study.get_trials(deepcopy=False) if trial.intermediate_values]
+    epochs: dict[int, int] = {}
+    for trial in trials:
+        epochs[root(trial)] = max(epochs.get(root(trial), 0), len(trial.intermediate_values))
     seconds = sum(float(trial.user_attrs.get(SECONDS, 0.0)) for trial in trials)
-    return Compute(len(trials), sum(len(trial.intermediate_values) for trial in trials), seconds)
+    return Compute(len(epochs), sum(epochs.values()), seconds)
 
 
 def compare_arms(

@@ -167,9 +167,8 @@ def saved(shot: Snapshot) -> str:
         return ""
     epochs = base["train"]["epochs"]
     complete = [trial for trial in shot.trials if trial.state.name == "COMPLETE"]
-    continued = {
-        trial.user_attrs.get(CONTINUES) for trial in complete
-    }  # nothing was saved: they were trained to the end
+    # Pruned trials that were continued and trained to the end saved nothing.
+    continued = {trial.user_attrs.get(CONTINUES) for trial in complete}
     pruned = [trial for trial in shot.trials if trial.state.name == "PRUNED" and trial.number not in continued]
     if not pruned:
         return ""

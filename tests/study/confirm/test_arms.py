@@ -6,7 +6,9 @@ from optuna.trial import TrialState, create_trial
 
 from dropopt.config import ConfigError, RunConfig
 from dropopt.study.confirm.arms import Arm, arm_of_study, check_comparable
-from dropopt.study.store.keys import BASE, INTERRUPTED, REASON, RETRY
+from dropopt.study.confirm.comparison import Compute, compute
+from dropopt.study.store.keys import BASE, INTERRUPTED, REASON, RETRY, SECONDS
+from dropopt.study.store.retries import enqueue_again
 
 
 @pytest.mark.parametrize(
@@ -37,3 +39,23 @@ def test_the_budget_of_an_arm_is_the_trials_that_ended():
     study.add_trial(create_trial(state=TrialState.FAIL, user_attrs={REASON: "Broken"}))
     study.enqueue_trial({})
     assert arm_of_study("mine", study).trials == 3
+
+
+def test_the_cost_of_an_arm_counts_epochs_once():
+    """A trial with its retries is one trial; a retry inherits reports, which are not epochs of its own."""
+    study = optuna.create_study()
+    study.add_trial(
+        create_trial(value=0.5, intermediate_values=dict.fromkeys(range(1, 9), 0.5), user_attrs={SECONDS: 4.0})
+    )
+    stopped = create_trial(
+        state=TrialState.FAIL, intermediate_values={1: 0.9, 2: 0.8}, user_attrs={REASON: INTERRUPTED, RETRY: True}
+    )
+    study.add_trial(stopped)
+    enqueue_again(study, study.trials[1])
+    retry = study.ask()
+    for epoch in (3, 4, 5):
+        retry.report(0.7, epoch)
+    retry.set_user_attr(SECONDS, 1.5)
+    study.tell(retry, state=TrialState.PRUNED)
+    study.add_trial(create_trial(state=TrialState.FAIL, user_attrs={REASON: "Broken"}))  # no epoch was trained
+    assert compute(study) == Compute(trials=2, epochs=8 + 5, seconds=5.5)
