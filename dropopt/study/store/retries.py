@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 #: The number of times that a configuration is started if its worker dies each time.
 MAX_ATTEMPTS = 3
 
+#: The system attribute in which Optuna's own retries name the first trial of a chain, which the sampler of the blend
+#: counts as one trial. A continuation names the trial that it continues.
+FIRST = "failed_trial"
+
 
 def attempt(trial: FrozenTrial) -> int:
     """Return which attempt at its configuration ``trial`` is, from 1."""
@@ -63,7 +67,8 @@ def enqueue_again(study: optuna.Study, trial: FrozenTrial) -> None:
     abandoned = trial.user_attrs.get(REASON) == ABANDONED
     chain = {RETRY_OF: root(trial), PREVIOUS: trial.number, ATTEMPT: attempt(trial) + int(abandoned)}
     kept = {key: trial.user_attrs[key] for key in (SOURCE, PORTFOLIO, ANCHOR, CONTINUES) if key in trial.user_attrs}
-    _enqueue(study, trial, kept | chain)
+    first = {FIRST: trial.system_attrs[FIRST]} if FIRST in trial.system_attrs else {}
+    _enqueue(study, trial, kept | chain, first)
 
 
 def enqueue_continuation(study: optuna.Study, trial: FrozenTrial, latest: FrozenTrial) -> None:
@@ -76,8 +81,7 @@ def enqueue_continuation(study: optuna.Study, trial: FrozenTrial, latest: Frozen
     """
     facts = {CONTINUES: trial.number, RETRY_OF: root(trial), PREVIOUS: latest.number}
     kept = {key: trial.user_attrs[key] for key in (SOURCE, PORTFOLIO) if key in trial.user_attrs}
-    # Samplers that learn from the study count the two trials as one, as they do with Optuna's own retries.
-    _enqueue(study, latest, kept | facts, {"failed_trial": trial.number})
+    _enqueue(study, latest, kept | facts, {FIRST: trial.number})
 
 
 def _enqueue(

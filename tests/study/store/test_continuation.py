@@ -5,10 +5,11 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 
 from dropopt.config import RunConfig
+from dropopt.study.blend.outcomes import counted_trials
 from dropopt.study.define.space import Space
 from dropopt.study.store.continuation import enqueue
-from dropopt.study.store.keys import ATTEMPT, CONTINUES, PREVIOUS, RETRY_OF
-from dropopt.study.store.retries import parameters, root
+from dropopt.study.store.keys import ATTEMPT, CONTINUES, INTERRUPTED, PREVIOUS, REASON, RETRY_OF
+from dropopt.study.store.retries import enqueue_again, parameters, root
 from dropopt.study.store.search_ledger import SearchLedger
 
 
@@ -24,6 +25,30 @@ def test_a_retry_is_continued_as_its_first_attempt():
     assert (waiting.number, waiting.user_attrs[CONTINUES], root(waiting)) == (2, 1, 0)
     assert parameters(waiting) == {"r0": 0.2}
     assert waiting.intermediate_values == reports
+
+
+def test_a_trial_and_its_continuation_are_evidence_of_one_trial():
+    """Also if the continuation was interrupted, or failed and was begun anew."""
+    study = optuna.create_study()
+    weights = {"w_adaptive": 0.2, "w_pfid": 0.8}
+    own = {"params": weights, "distributions": dict.fromkeys(weights, FloatDistribution(0, 1))}
+    study.add_trial(create_trial(state=TrialState.PRUNED, intermediate_values={1: 0.9}, **own))
+    enqueue(study, 0)
+    _fail(study, INTERRUPTED)
+    enqueue_again(study, study.trials[-1])
+    _fail(study, "time limit")
+    enqueue(study, 0)
+    _fail(study, INTERRUPTED)
+    enqueue_again(study, study.trials[-1])
+    trial = study.ask()
+    study.tell(trial, sum(trial.suggest_float(name, 0, 1) for name in weights))
+    assert [trial.number for trial in counted_trials(study.trials, weights)] == [4]
+
+
+def _fail(study, reason):
+    trial = study.ask()
+    trial.set_user_attr(REASON, reason)
+    study.tell(trial, state=TrialState.FAIL)
 
 
 def test_epochs_that_are_trained_again_replace_the_inherited_reports():
