@@ -105,6 +105,15 @@ def test_an_anchor_that_the_space_cannot_express_is_left_out(tmp_path):
     assert list(found) == ["channel 0.2", "engine's default"]
 
 
+@pytest.mark.parametrize(
+    ("schedule", "expected"), [("constant", ["no dropout", "dropout 0.1", "dropout2d 0.2"]), ("linear", [])]
+)
+def test_an_anchor_of_plain_dropout_has_a_constant_rate(tmp_path, schedule, expected):
+    """A space that fixes another schedule has no such anchor, and then none at all."""
+    text = f"engine:\n  kind: [none, dropout, dropout2d]\n  p: {{low: 0.0, high: 0.5}}\n  schedule: {schedule}\n"
+    assert list(engines(tmp_path, text)) == expected
+
+
 def test_an_anchor_that_is_not_valid_in_the_space_hides_no_other(tmp_path):
     """The study names a library, which only one kind has. Anchors that it has already are not enqueued again."""
     path = tmp_path / "space.yaml"
@@ -265,6 +274,14 @@ def test_anchors_without_a_result_are_not_compared():
     study.add_trial(trial(0.5))
     study.add_trial(create_trial(state=TrialState.COMPLETE, value=float("inf"), user_attrs={ANCHOR: "no dropout"}))
     assert compare(study.trials, Scale()) is None
+
+
+def test_a_metric_of_which_more_is_better_is_compared_in_its_units():
+    """A fraction of ``1 - metric``, which is what is stored, would be no fraction of the metric."""
+    study = optuna.create_study()
+    study.add_trials([trial(0.5, "no dropout"), trial(0.4, "channel 0.2"), trial(0.3)])
+    found = compare(study.trials, Scale("dice", maximise=True, complement=True))
+    assert found.verdict.startswith("the best trial's dice is 0.1000 above that of the best anchor, channel 0.2 (")
 
 
 def test_differences_of_values_below_0_are_in_their_units():

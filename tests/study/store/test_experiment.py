@@ -1,0 +1,58 @@
+"""Which settings make a study another experiment."""
+
+import optuna
+import pytest
+from optuna.trial import create_trial
+
+from dropopt.config import ConfigError, RunConfig
+from dropopt.study.define.space import Space
+from dropopt.study.store.experiment import check, create
+
+
+@pytest.fixture(name="begun", scope="module")
+def _begun():
+    """A study with a trial, its space and its configuration."""
+    space, base = Space.load("dropout"), RunConfig.parse({"engine": {"kind": "dropout"}})
+    study, _ = create(optuna.storages.InMemoryStorage(), "mine", space, base, {}, known=False)
+    study.add_trial(create_trial(value=1.0))
+    return study, space, base
+
+
+def changed(base, section, name, value):
+    settings = base.model_dump(mode="json")
+    return RunConfig.parse(settings | {section: settings[section] | {name: value}})
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value"),
+    [
+        ("data", "name", "mnist"),
+        ("data", "subset", 100),
+        ("data", "split_seed", 7),
+        ("data", "validation_fraction", 0.3),
+        ("data", "test_fraction", 0.3),
+        ("data", "image_size", 8),
+        ("model", "name", "vgg"),
+        ("model", "options", {"head": 8}),
+        ("task", "objective", "metric"),
+        ("train", "epochs", 77),
+        ("train", "batch_size", 77),
+        ("train", "optimizer", "adamw"),
+        ("train", "lr", 0.077),
+        ("engine", "sites", "conv"),
+    ],
+)
+def test_a_study_with_another_value_of_a_setting_is_refused(begun, section, name, value):
+    """Trials with different data, splits, networks or trainings cannot be compared."""
+    study, space, base = begun
+    check(study, space, base)
+    with pytest.raises(ConfigError, match=rf"study 'mine' exists and was created with {section}\.{name}"):
+        check(study, space, changed(base, section, name, value))
+
+
+@pytest.mark.parametrize(("section", "name", "value"), [("data", "root", "x"), ("train", "device", "cpu")])
+def test_where_the_data_are_and_what_trains_may_differ(begun, section, name, value):
+    """Between machines. The seed of the configuration may differ too, because each trial has its own."""
+    study, space, base = begun
+    check(study, space, changed(base, section, name, value))
+    check(study, space, changed(base, "train", "seed", 99))

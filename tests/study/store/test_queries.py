@@ -1,0 +1,63 @@
+"""What is read of a storage: values by loss and by metric, diverged trials, searches and the last activity."""
+
+from datetime import datetime
+
+import optuna
+import pytest
+from optuna.trial import TrialState, create_trial
+
+from dropopt.config import ConfigError
+from dropopt.study.store.keys import ACCURACY, BASE, BEST_LOSS, CONFIRMS, TESTS
+from dropopt.study.store.queries import diverged, find_study, judged, last_activity, searches
+
+
+@pytest.mark.parametrize(
+    ("task", "by", "expected"),
+    [
+        ({}, "loss", 0.5),
+        ({}, "accuracy", pytest.approx(0.1)),
+        ({"objective": "metric"}, "loss", 0.4),
+        ({"objective": "metric"}, "accuracy", 0.5),
+        ({"metric": "mine:worst", "direction": "minimize"}, "accuracy", 0.9),
+        ({"metric": "mine:worst", "direction": "minimize", "objective": "metric"}, "loss", 0.4),
+    ],
+)
+def test_a_trial_is_judged_by_what_its_study_minimised_or_by_its_best_epoch(task, by, expected):
+    """The value of the trial is of the study's own objective only, and lower is better for either."""
+    study = optuna.create_study()
+    study.set_user_attr(BASE, {"task": task})
+    assert judged(create_trial(value=0.5, user_attrs={BEST_LOSS: 0.4, ACCURACY: 0.9}), by, study) == expected
+
+
+@pytest.mark.parametrize(("classes", "limit"), [(2, 2.079), (10, 6.908), (1000, 20.723)])
+def test_a_loss_above_three_times_that_of_a_guess_has_diverged(classes, limit):
+    """The loss of a guess is ln(classes)."""
+    found = [diverged(create_trial(value=limit * factor), classes) for factor in (0.999, 1.001)]
+    assert found == [False, True]
+    assert not diverged(create_trial(value=1e9), None)
+
+
+def test_confirmations_and_tests_are_no_searches():
+    """So a storage with one search needs no name of a study, whatever has been confirmed."""
+    storage = optuna.storages.InMemoryStorage()
+    for name, key in (("b", None), ("b confirmed", CONFIRMS), ("b tested", TESTS)):
+        study = optuna.create_study(study_name=name, storage=storage)
+        if key is not None:
+            study.set_user_attr(key, "b")
+    assert searches(storage) == ["b"]
+    assert find_study(storage, None).study_name == "b"
+    optuna.create_study(study_name="a", storage=storage)
+    with pytest.raises(ConfigError, match="2 studies; give --study with one of: a, b"):
+        find_study(storage, None)
+
+
+def test_the_last_activity_is_the_last_start_or_end_of_a_trial():
+    """A trial that waits has neither."""
+    waiting = create_trial(state=TrialState.WAITING)
+    assert last_activity([waiting]) is None
+    trials = [waiting, create_trial(value=1.0), create_trial(state=TrialState.RUNNING)]
+    for trial, hours in zip(trials[1:], [(1, 4), (2, None)], strict=True):
+        trial.datetime_start, trial.datetime_complete = (hour and datetime(2026, 1, 1, hour) for hour in hours)
+    assert last_activity(trials) == datetime(2026, 1, 1, 4)
+    trials[2].datetime_start = datetime(2026, 1, 1, 5)
+    assert last_activity(trials) == datetime(2026, 1, 1, 5)
