@@ -182,6 +182,18 @@ def test_a_range_may_depend_on_a_setting_of_the_study(tmp_path):
     assert only.parameters[0].high == 1e-2
 
 
+def test_a_range_may_depend_on_a_setting_of_the_studys_engine(tmp_path):
+    """The default and a baseline are ``uniform``; a value that the space fixes comes before the study's."""
+    ranges = "{feature: {low: 0.1, high: 0.2}, uniform: {low: 0.3, high: 0.4}}"
+    text = f"engine:\n  r0: {{by: {{allocation: {ranges}}}}}\n"
+    found = space(tmp_path, text)
+    for engine, lowest in (({}, 0.3), ({"kind": "dropout"}, 0.3), ({"allocation": "feature"}, 0.1)):
+        base = RunConfig.parse({"engine": engine})
+        assert found.bound(base).parameters[0].low == lowest
+    fixed = space(tmp_path, f"{text}  allocation: uniform\n")
+    assert fixed.bound(RunConfig.parse({"engine": {"allocation": "feature"}})).parameters[0].low == 0.3
+
+
 def test_a_range_may_depend_on_a_searched_setting(tmp_path):
     """Each range is then a parameter of its own, because the range of an Optuna parameter should not change."""
     found = space(tmp_path, BY_OPTIMIZER + "  optimizer: [sgd, adamw]\n")

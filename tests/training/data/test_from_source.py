@@ -88,9 +88,33 @@ class TestSplits:
             up, down = quota.frac()[found > quota], quota.frac()[found < quota]
             assert not len(up) or not len(down) or up.min() >= down.max() - 1e-4
 
+    def test_each_purpose_and_each_seed_has_a_draw_of_its_own(self):
+        """So the images of one split are independent of those of another, and draws repeat."""
+        labels = torch.arange(200) % 2
+
+        def drawn(purpose, seed):
+            return tuple(stratified(labels, 40, least=1, spare=1, seed=seed, purpose=purpose).tolist())
+
+        draws = [drawn(purpose, seed) for purpose in ("test", "subset", "validation") for seed in (0, 1)]
+        assert len(set(draws)) == 6
+        assert drawn("test", 0) == draws[0]
+
 
 class TestNumbers:
     """Normalisation, resizing, fingerprints and duplicates."""
+
+    def test_a_digest_tells_values_shapes_types_and_labels_apart(self):
+        """The same bytes in another shape are other images."""
+        images, labels = torch.arange(32.0).reshape(2, 1, 4, 4), torch.tensor([0, 1])
+        splits = [
+            Split(images, labels),
+            Split(images.reshape(2, 1, 2, 8), labels),
+            Split(images.view(torch.int32), labels),
+            Split(images + 1, labels),
+            Split(images, labels.flip(0)),
+        ]
+        assert len({split.digest() for split in splits}) == 5
+        assert Split(images.clone(), labels.clone()).digest() == splits[0].digest()
 
     def test_training_statistics_normalise_every_split(self, tmp_path):
         """Training images have mean 0 and deviation 1 per channel; the others are on the same scale."""

@@ -130,6 +130,9 @@ class TestReference:
         kinds = [type(module).__name__ for module in build("small", 1, 10, 16)]
         stage = ["Conv2d", "BatchNorm2d", "MaxPool2d", "ReLU"]
         assert kinds == [*stage * 3, "Flatten", "Linear", "ReLU", "Linear"]
+        model = build("resnet9", 1, 10, 28).eval()
+        x = torch.randn(2, 1, 28, 28)
+        assert torch.equal(model(x), model[-1](model[:-3](x).amax((2, 3)))), "the last maps are pooled to their maxima"
         x = torch.randn(2, 4, 5, 5)
         block = Residual(4).eval()
         assert torch.equal(block(x), x + block.inside(x))
