@@ -223,8 +223,9 @@ class Session:
             study.set_user_attr(PLAN, plan)
         self._record(study, ready)
         study.sampler = self._sampler
-        anchors = sum(ANCHOR in trial.user_attrs for trial in study.get_trials(deepcopy=False))
-        study.pruner = make_pruner(self._definition.pruner, self._settings.base.train.epochs, anchors=anchors)
+        # An anchor that was run again has several trials.
+        anchors = {trial.user_attrs.get(ANCHOR) for trial in study.get_trials(deepcopy=False)} - {None}
+        study.pruner = make_pruner(self._definition.pruner, self._settings.base.train.epochs, anchors=len(anchors))
         self._study = study
         if self._progress is not None:
             self._progress.opened(study, LivePage(lambda: self._refresh(study)))

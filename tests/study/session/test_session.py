@@ -155,6 +155,24 @@ def test_a_study_that_another_session_has_just_created_is_kept():
         close(begun._storage)
 
 
+def test_an_anchor_that_was_run_again_delays_no_pruning():
+    """Trials are pruned once four others than the anchors are complete."""
+    startup = []
+    for _ in range(3):
+        study = fake_study.make(anchors=True, n_trials=20, pruner="median")
+        request = Request(study, Path(__file__), "study.log", 1, "dropopt run fake")
+        begun = session.Session(request, open_storage("study.log"), None, Console(quiet=True))
+        begun.resume()
+        begun.prepare()
+        ledger = begun.open_study(Ready(10, {"train": "a"}, []))
+        startup.append(ledger.study.pruner._n_startup_trials)
+        trial, _ = ledger.ask()
+        ledger.interrupt(trial, "the study stopped")
+        close(begun._storage)
+    assert [one.user_attrs.get("anchor") for one in trials("study.log")].count("no dropout") > 1
+    assert startup == [10, 10, 10]
+
+
 def test_the_network_decides_which_sites_are_searched(capsys):
     """Choices that the network does not offer are reported and left out; a resumed study keeps its choices."""
     Path("space.yaml").write_text("engine:\n  r0: 0.2\n  sites: {choices: [auto, block, linear, 'last:1']}\n")
