@@ -80,7 +80,7 @@ def enqueue_continuation(study: optuna.Study, trial: FrozenTrial, latest: Frozen
         latest: The last attempt to continue it; ``trial`` itself if there is none.
     """
     facts = {CONTINUES: trial.number, RETRY_OF: root(trial), PREVIOUS: latest.number}
-    kept = {key: trial.user_attrs[key] for key in (SOURCE, PORTFOLIO) if key in trial.user_attrs}
+    kept = {key: trial.user_attrs[key] for key in (SOURCE, PORTFOLIO, ANCHOR) if key in trial.user_attrs}
     _enqueue(study, latest, kept | facts, {FIRST: trial.number})
 
 

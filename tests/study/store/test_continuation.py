@@ -1,6 +1,7 @@
 """What a trial that continues another one, or runs it again, takes over."""
 
 import optuna
+import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 
@@ -8,7 +9,17 @@ from dropopt.config import RunConfig
 from dropopt.study.blend.outcomes import counted_trials
 from dropopt.study.define.space import Space
 from dropopt.study.store.continuation import enqueue
-from dropopt.study.store.keys import ATTEMPT, CONTINUES, INTERRUPTED, PREVIOUS, REASON, RETRY_OF
+from dropopt.study.store.keys import (
+    ANCHOR,
+    ATTEMPT,
+    CONTINUES,
+    INTERRUPTED,
+    PORTFOLIO,
+    PREVIOUS,
+    REASON,
+    RETRY_OF,
+    SOURCE,
+)
 from dropopt.study.store.retries import enqueue_again, parameters, root
 from dropopt.study.store.search_ledger import SearchLedger
 
@@ -25,6 +36,16 @@ def test_a_retry_is_continued_as_its_first_attempt():
     assert (waiting.number, waiting.user_attrs[CONTINUES], root(waiting)) == (2, 1, 0)
     assert parameters(waiting) == {"r0": 0.2}
     assert waiting.intermediate_values == reports
+
+
+@pytest.mark.parametrize("key", [ANCHOR, PORTFOLIO, SOURCE])
+def test_a_continuation_is_named_as_the_trial_that_it_continues(key):
+    """So the best trial is compared with an anchor that a limit ended, once that has been continued."""
+    study = optuna.create_study()
+    own = {"params": {"r0": 0.0}, "distributions": {"r0": FloatDistribution(0, 1)}}
+    facts = {key: "its name", REASON: "time limit"}
+    study.add_trial(create_trial(state=TrialState.FAIL, user_attrs=facts, **own))
+    assert enqueue(study, 0).user_attrs[key] == "its name"
 
 
 def test_a_trial_and_its_continuation_are_evidence_of_one_trial():
