@@ -10,6 +10,7 @@ from dropopt.study.blend.outcomes import counted_trials
 from dropopt.study.define.space import Space
 from dropopt.study.store.continuation import enqueue
 from dropopt.study.store.keys import (
+    ABANDONED,
     ANCHOR,
     ATTEMPT,
     CONTINUES,
@@ -20,7 +21,7 @@ from dropopt.study.store.keys import (
     RETRY_OF,
     SOURCE,
 )
-from dropopt.study.store.retries import enqueue_again, parameters, root
+from dropopt.study.store.retries import enqueue_again, may_run_again, parameters, root
 from dropopt.study.store.search_ledger import SearchLedger
 
 
@@ -36,6 +37,15 @@ def test_a_retry_is_continued_as_its_first_attempt():
     assert (waiting.number, waiting.user_attrs[CONTINUES], root(waiting)) == (2, 1, 0)
     assert parameters(waiting) == {"r0": 0.2}
     assert waiting.intermediate_values == reports
+
+
+def test_a_trial_whose_worker_dies_is_begun_three_times():
+    """It may be interrupted as often as one likes. Without parameters there is nothing to run again."""
+    own = {"params": {"r0": 0.2}, "distributions": {"r0": FloatDistribution(0, 1)}}
+    trials = [create_trial(state=TrialState.RUNNING, user_attrs={ATTEMPT: number}, **own) for number in (1, 2, 3)]
+    assert [may_run_again(trial, ABANDONED) for trial in trials] == [True, True, False]
+    assert may_run_again(trials[2], INTERRUPTED)
+    assert not may_run_again(create_trial(state=TrialState.RUNNING), INTERRUPTED)
 
 
 @pytest.mark.parametrize("key", [ANCHOR, PORTFOLIO, SOURCE])
