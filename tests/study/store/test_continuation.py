@@ -48,12 +48,13 @@ def test_a_trial_whose_worker_dies_is_begun_three_times():
     assert not may_run_again(create_trial(state=TrialState.RUNNING), INTERRUPTED)
 
 
+@pytest.mark.parametrize("reason", ["time limit", "out of memory"])
 @pytest.mark.parametrize("key", [ANCHOR, PORTFOLIO, SOURCE])
-def test_a_continuation_is_named_as_the_trial_that_it_continues(key):
+def test_a_continuation_is_named_as_the_trial_that_it_continues(key, reason):
     """So the best trial is compared with an anchor that a limit ended, once that has been continued."""
     study = optuna.create_study()
     own = {"params": {"r0": 0.0}, "distributions": {"r0": FloatDistribution(0, 1)}}
-    facts = {key: "its name", REASON: "time limit"}
+    facts = {key: "its name", REASON: reason}
     study.add_trial(create_trial(state=TrialState.FAIL, user_attrs=facts, **own))
     assert enqueue(study, 0).user_attrs[key] == "its name"
 
