@@ -16,7 +16,8 @@ from torch.utils.hooks import RemovableHandle
 
 from dropopt import equations
 from dropopt.config import ConfigError
-from dropopt.engine.site import DropoutSite, of_first_rank
+from dropopt.engine.ranks import of_first_rank
+from dropopt.engine.site import DropoutSite
 
 
 class UpdateDropper:

@@ -28,7 +28,8 @@ from dropopt.engine.members import BY_AREA, BY_IMPORTANCE, alpha, member_rates
 from dropopt.engine.metrics import Metrics, as_number, as_progress
 from dropopt.engine.places.place import Example, Place
 from dropopt.engine.places.record import device_of
-from dropopt.engine.site import DropoutSite, mean_over_ranks
+from dropopt.engine.ranks import mean_over_ranks
+from dropopt.engine.site import DropoutSite
 from dropopt.engine.summary import count, method_table, place_table, span, unreported
 from dropopt.inputs import each
 from dropopt.randomness import random_state, set_random_state

@@ -20,6 +20,7 @@ from dropopt.engine.masks.mixture import OWN_PATTERN, MixtureGate, mixture_gate
 from dropopt.engine.masks.noise import in_transform
 from dropopt.engine.masks.patterns import Gate, channel_gate, element_gate
 from dropopt.engine.masks.spatial import spatial_gate, spatial_structure
+from dropopt.engine.ranks import mean_over_ranks
 
 #: In an observed step, one sample in 16 is scored. After a refresh, every step is observed until 32 samples have been
 #: scored, and then one step in 8, at random. An epoch scores hundreds of samples at a negligible cost.
@@ -229,22 +230,6 @@ def require_tensor(module: nn.Module, output: object) -> None:
         f"module {kind} with dropout returned {type(output).__name__} in training mode, "
         "but a tensor in eval mode: choose other sites"
     )
-
-
-def mean_over_ranks(value: Tensor) -> Tensor:
-    """Return the mean of a tensor over all processes, as a copy, so that all of them drop at the same rates."""
-    value = value.clone()
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(value)
-        value /= torch.distributed.get_world_size()
-    return value
-
-
-def of_first_rank(value: Tensor) -> Tensor:
-    """Return the tensor of the first process in all processes, so that all of them change weights alike."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.broadcast(value, 0)
-    return value
 
 
 class _Masked(torch.autograd.Function):

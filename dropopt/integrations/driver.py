@@ -20,7 +20,7 @@ from dropopt.config import Baseline, ConfigError, EngineConfig
 from dropopt.engine import BaselineEngine, DropoutEngine, Inside, attach
 from dropopt.engine.metrics import used_metrics
 from dropopt.engine.places.place import Example, Selector
-from dropopt.engine.site import mean_over_ranks
+from dropopt.engine.ranks import mean_over_ranks
 from dropopt.export import Exported, load
 from dropopt.inputs import each, parts
 from dropopt.randomness import random_state, set_random_state

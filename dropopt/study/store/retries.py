@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 #: The number of times that a configuration is started if its worker dies each time.
 MAX_ATTEMPTS = 3
 
-#: The system attribute in which Optuna's own retries name the first trial of a chain, which the sampler of the blend
-#: counts as one trial. A continuation names the trial that it continues.
-FIRST = "failed_trial"
+#: Optuna's system attribute for the first trial of a chain of retries, which the sampler of the blend counts as one
+#: trial. A continuation names the trial that it continues.
+FAILED_TRIAL = "failed_trial"
 
 
 def attempt(trial: FrozenTrial) -> int:
@@ -67,7 +67,7 @@ def enqueue_again(study: optuna.Study, trial: FrozenTrial) -> None:
     abandoned = trial.user_attrs.get(REASON) == ABANDONED
     chain = {RETRY_OF: root(trial), PREVIOUS: trial.number, ATTEMPT: attempt(trial) + int(abandoned)}
     kept = {key: trial.user_attrs[key] for key in (SOURCE, PORTFOLIO, ANCHOR, CONTINUES) if key in trial.user_attrs}
-    first = {FIRST: trial.system_attrs[FIRST]} if FIRST in trial.system_attrs else {}
+    first = {FAILED_TRIAL: trial.system_attrs[FAILED_TRIAL]} if FAILED_TRIAL in trial.system_attrs else {}
     _enqueue(study, trial, kept | chain, first)
 
 
@@ -81,7 +81,7 @@ def enqueue_continuation(study: optuna.Study, trial: FrozenTrial, latest: Frozen
     """
     facts = {CONTINUES: trial.number, RETRY_OF: root(trial), PREVIOUS: latest.number}
     kept = {key: trial.user_attrs[key] for key in (SOURCE, PORTFOLIO, ANCHOR) if key in trial.user_attrs}
-    _enqueue(study, latest, kept | facts, {FIRST: trial.number})
+    _enqueue(study, latest, kept | facts, {FAILED_TRIAL: trial.number})
 
 
 def _enqueue(
