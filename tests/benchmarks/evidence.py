@@ -9,9 +9,11 @@
     python -m tests.benchmarks.evidence --figure .github/images/evidence.svg runs/evidence-*.db
 
 Each arm is a search space in ``tests/benchmarks/arms``; all of them search the learning rate and the weight decay over
-the same ranges. The results are kept in ``runs/evidence-DATA.db``, or ``runs/evidence-DATA.NETWORK.db`` with another
-network, and the same command continues after an interruption. It takes half an hour to two hours on two cores. With
-``--table`` and ``--figure``, the results in storages are printed and drawn.
+the same ranges. The arm ``shipped`` is the search that ``dropopt run`` makes by itself: the space ``compact``, with its
+anchors and the shipped portfolio among the trials. The results are kept in ``runs/evidence-DATA.db``, or
+``runs/evidence-DATA.NETWORK.db`` with another network, and the same command continues after an interruption. It
+takes half an hour to two hours on two cores. With ``--table`` and ``--figure``, the results in storages are printed and
+drawn.
 """
 
 from __future__ import annotations
@@ -25,9 +27,14 @@ from rich.console import Console
 sys.path.insert(0, str(Path(__file__).parent.parent / "support"))
 import evidence_figure
 import evidence_results
-from evidence_tasks import DATA, NETWORK, add_file_options, definition, given_files
+from evidence_tasks import DATA, NETWORK, add_file_options, definition, given_files, search
+
+from dropopt.study.define.definition import Definition
+from dropopt.study.session.comparing import SPACE, STUDY
 
 ARMS = Path(__file__).with_name("arms")
+#: The arm that is searched as ``dropopt run`` does.
+SHIPPED = "shipped"
 #: The arms that are compared by default.
 DEFAULT = ("own", "own_uniform", "averaged", "dropout2d", "dropout", "none")
 
@@ -63,11 +70,18 @@ def main() -> None:
     if others or data not in DATA:
         parser.error(f"give one of: {', '.join(DATA)}")
     study = definition(data, given_files(options), network=options.network)
-    rest = ["--storage", f"runs/evidence-{study.name}.db", "--seeds", str(options.seeds), "--top", str(options.top)]
-    if options.n_jobs is not None:
-        rest += ["--n-jobs", str(options.n_jobs)]
-    arms = [f"space:{ARMS / arm}.yaml" for arm in options.arms or DEFAULT]
-    study.compare(arms, [*rest, "-o", f"evidence-{study.name}.html"])
+    storage, jobs = f"runs/evidence-{study.name}.db", options.n_jobs or -1
+    arms = []
+    for arm in options.arms or DEFAULT:
+        if arm == SHIPPED:
+            values = {name: getattr(study, name) for name in Definition.model_fields}
+            shipped = Definition.parse(values | {"name": f"{study.name}-{arm}"})
+            search(shipped, storage, jobs, Console(width=120))
+            arms.append(f"{STUDY}{shipped.name}")
+        else:
+            arms.append(f"{SPACE}{ARMS / arm}.yaml")
+    rest = ["--seeds", str(options.seeds), "--top", str(options.top), "--n-jobs", str(jobs)]
+    study.compare(arms, [*rest, "--storage", storage, "-o", f"evidence-{study.name}.html"])
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from contextlib import closing
 from pathlib import Path
 
 from rich.box import MARKDOWN
@@ -21,35 +20,17 @@ from rich.console import Console
 from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "support"))
-from evidence_tasks import DATA, add_file_options, definition, given_files
+from evidence_tasks import DATA, add_file_options, definition, given_files, search
 
 from dropopt.study.confirm.intervals import Interval, mean_of, paired
 from dropopt.study.define.definition import Definition
-from dropopt.study.session import session
 from dropopt.study.session.confirming import ConfirmRequest, confirm
-from dropopt.study.session.request import Request
 from dropopt.study.show.console import make_console
-from dropopt.study.store.opening import Opened, storage_file
-from dropopt.study.store.queries import count, find_study, study_names
-from dropopt.study.store.url import resolve
 
 
 def text(found: Interval) -> str:
     """A mean with its interval."""
     return f"{found.mean:.4f} ({found.low:.4f} to {found.high:.4f})"
-
-
-def search(study: Definition, storage: str, jobs: int, quiet: Console) -> None:
-    """Run the study, or what is left of it."""
-    file = storage_file(resolve(storage))
-    if file is None or file.exists():
-        with closing(Opened(resolve(storage))) as opened:
-            known = study.name in study_names(opened.storage)
-            trials = find_study(opened.storage, study.name).get_trials(deepcopy=False) if known else []
-        if count(trials).counted >= study.n_trials:
-            return
-    if code := session.run(Request(study, Path(__file__), storage, jobs, "type the same command again"), quiet):
-        raise SystemExit(code)
 
 
 def confirmed(study: Definition, storage: str, jobs: int, seeds: int, quiet: Console) -> float:

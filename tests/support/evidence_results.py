@@ -19,6 +19,7 @@ from dropopt.study.store.url import resolve
 REFERENCE = "dropout2d"
 #: The arms in the order of the figure, and what they are called.
 ARMS = {
+    "shipped": "the search of dropopt run",
     "own": "engine, own patterns, learned weights",
     "own_uniform": "engine, own patterns, equal weights",
     "averaged": "engine, averaged rates, learned weights",

@@ -1,13 +1,24 @@
-"""The tasks of the benchmarks about evidence: on which data, with which network, and how configurations are trained."""
+"""The tasks of the benchmarks about evidence: on which data, with which network, how they are trained and searched."""
 
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dropopt.study import Study
+from dropopt.study.session import session
+from dropopt.study.session.request import Request
+from dropopt.study.store.opening import Opened, storage_file
+from dropopt.study.store.queries import count, find_study, study_names
+from dropopt.study.store.url import resolve
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from dropopt.study.define.definition import Definition
 
 #: Data sets that are read from a file of arrays, which ``tests.benchmarks.arrays`` makes, and how many of their images
 #: are used for training and validation.
@@ -62,6 +73,19 @@ def definition(name: str, files: Mapping[str, str], *, network: str = NETWORK) -
     else:
         data = {"name": f"folder:{_absolute(files[name])}", "image_size": 32, "subset": 2000}
     return Study(name=task(name, network), data=data, model={"name": network}, train=train, n_trials=24)
+
+
+def search(study: Definition, storage: str, jobs: int, console: Console) -> None:
+    """Run the study, or what is left of it."""
+    file = storage_file(resolve(storage))
+    if file is None or file.exists():
+        with closing(Opened(resolve(storage))) as opened:
+            known = study.name in study_names(opened.storage)
+            trials = find_study(opened.storage, study.name).get_trials(deepcopy=False) if known else []
+        if count(trials).counted >= study.n_trials:
+            return
+    if code := session.run(Request(study, Path(__file__), storage, jobs, "type the same command again"), console):
+        raise SystemExit(code)
 
 
 def _absolute(path: str) -> str:
