@@ -15,8 +15,6 @@ from dropopt.study.effects.profiles import Level, Profile
 from dropopt.study.effects.questions import QUESTIONS, Question, factors_for, turns_off
 from dropopt.study.store.keys import APPLIED
 
-#: Half of a 90% interval of a normal distribution, in standard deviations.
-HALF = 1.645
 #: A study with this many times the trials is the largest that is suggested.
 MOST_TIMES = 8
 #: Costs of other choices that a sentence lists.
