@@ -10,6 +10,11 @@ the few that it does not have, and goes on:
     python -m tests.benchmarks.arrays letters google-font-metadata-*.tgz | xargs -n 1 npm pack
     python -m tests.benchmarks.arrays letters fontsource-*.tgz -o runs/letters.npz
 
+The emoji are those of two sets of pictures, by category:
+
+    npm pack emoji-datasource-google emoji-datasource-twitter
+    python -m tests.benchmarks.arrays emoji emoji-datasource-*.tgz -o runs/emoji.npz
+
 Each file holds the training images ``x`` with their classes ``y``, and the test images ``x_test`` with ``y_test``.
 """
 
@@ -36,6 +41,8 @@ Read = Callable[[str], bytes]
 LETTERS = "ABCDEFGHIJabcdefghij"
 #: Size of an image of a letter, and of the longest side of the letter in it, in pixels.
 SIDE, INK = 28, 22
+#: The size of a picture of an emoji, in pixels, and the category that is left out: five tones of skin.
+EMOJI_SIDE, LEFT_OUT = 32, "Component"
 
 
 def idx(content: bytes) -> np.ndarray:
@@ -44,8 +51,9 @@ def idx(content: bytes) -> np.ndarray:
     return np.frombuffer(content, np.uint8, offset=4 + 4 * content[3]).reshape(shape)
 
 
-def mnist(read: Read) -> dict[str, np.ndarray]:
+def mnist(packages: Sequence[Path]) -> dict[str, np.ndarray]:
     """The arrays of MNIST."""
+    read = reader(packages[0])
     files = {
         "x": "train-images-idx3",
         "y": "train-labels-idx1",
@@ -55,8 +63,9 @@ def mnist(read: Read) -> dict[str, np.ndarray]:
     return {name: idx(read(f"data/{file}-ubyte")) for name, file in files.items()}
 
 
-def cifar10(read: Read) -> dict[str, np.ndarray]:
+def cifar10(packages: Sequence[Path]) -> dict[str, np.ndarray]:
     """The arrays of CIFAR-10; a row of a picture in the package holds the 32 x 32 pixels of one image."""
+    read = reader(packages[0])
     Image.MAX_IMAGE_PIXELS = None
 
     def images(*names: str) -> np.ndarray:
@@ -106,6 +115,43 @@ def _drawn(package: Path) -> np.ndarray | None:
     return np.stack(images) if different else None
 
 
+def emoji(packages: Sequence[Path]) -> dict[str, np.ndarray]:
+    """Emoji in nine categories, such as food or flags, on white.
+
+    An emoji is in the training images once, from the sets in turn, or in the test set in the picture of each set. An
+    emoji that a set lacks is left out.
+    """
+    known = [one for one in json.loads(reader(packages[0])("emoji.json")) if one["category"] != LEFT_OUT]
+    sets = [_pictures(package) for package in sorted(packages)]
+    known = [one for one in known if all(one["image"] in pictures for pictures in sets)]
+    categories = sorted({one["category"] for one in known})
+    order = np.random.default_rng(0).permutation(len(known)).tolist()
+    training = [(index, number % len(sets)) for number, index in enumerate(order[: ARRAYS["emoji"]])]
+    test = [(index, which) for index in order[ARRAYS["emoji"] :] for which in range(len(sets))]
+
+    def arrays(chosen: Sequence[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
+        images = [_on_white(sets[which][known[index]["image"]]) for index, which in chosen]
+        return np.stack(images), np.array([categories.index(known[index]["category"]) for index, _ in chosen], np.uint8)
+
+    (x, y), (x_test, y_test) = arrays(training), arrays(test)
+    return {"x": x, "y": y, "x_test": x_test, "y_test": y_test}
+
+
+def _pictures(package: Path) -> dict[str, bytes]:
+    """The pictures of a set of emoji, by file name."""
+    with tarfile.open(package) as archive:
+        files = [file for file in archive.getmembers() if fnmatch(file.name, "package/img/*/64/*.png")]
+        return {Path(file.name).name: part.read() for file in files if (part := archive.extractfile(file)) is not None}
+
+
+def _on_white(content: bytes) -> np.ndarray:
+    """Decode a picture, put it on white and make it smaller."""
+    picture = Image.open(io.BytesIO(content)).convert("RGBA")
+    white = Image.new("RGBA", picture.size, "white")
+    whole = Image.alpha_composite(white, picture).convert("RGB")
+    return np.asarray(whole.resize((EMOJI_SIDE, EMOJI_SIDE), Image.Resampling.LANCZOS))
+
+
 def reader(package: Path) -> Read:
     """Return a function that reads the first file of a package that matches a pattern."""
 
@@ -119,10 +165,19 @@ def reader(package: Path) -> Read:
     return read
 
 
+#: The functions that make the arrays of a data set from packages.
+MAKERS: dict[str, Callable[[Sequence[Path]], dict[str, np.ndarray]]] = {
+    "mnist": mnist,
+    "cifar10": cifar10,
+    "letters": letters,
+    "emoji": emoji,
+}
+
+
 def main() -> None:
     """Read the packages and write the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", choices=ARRAYS)
+    parser.add_argument("data", choices=MAKERS)
     parser.add_argument("package", type=Path, nargs="+")
     parser.add_argument("-o", "--output", type=Path)
     options = parser.parse_args()
@@ -131,10 +186,7 @@ def main() -> None:
             parser.error("give a file to write: --output FILE")
         print("\n".join(font_names(reader(options.package[0]))))
         return
-    if options.data == "letters":
-        arrays = letters(options.package)
-    else:
-        arrays = {"mnist": mnist, "cifar10": cifar10}[options.data](reader(options.package[0]))
+    arrays = MAKERS[options.data](options.package)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(options.output, **arrays)
     print(*(f"{name} {array.shape}" for name, array in arrays.items()), sep=", ")

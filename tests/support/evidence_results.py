@@ -44,6 +44,7 @@ DATA = {
     "digits.resnet9": "digits, resnet9",
     "mnist": "MNIST, 1,000 images",
     "letters": "letters of fonts, 1,000 images",
+    "emoji": "emoji, 1,000 images",
     "fashion": "Fashion-MNIST, 2,000 images",
     "cifar10": "CIFAR-10, 2,000 images",
     "photos": "clothing photographs, 2,000 images",

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 #: Data sets that are read from a file of arrays, which ``tests.benchmarks.arrays`` makes, and how many of their images
 #: are used for training and validation.
-ARRAYS = {"mnist": 1000, "cifar10": 2000, "letters": 1000}
+ARRAYS = {"mnist": 1000, "cifar10": 2000, "letters": 1000, "emoji": 1000}
 #: Data sets that are read from a path that the command line names, and what lies there.
 FILES = {**{name: f"the file of arrays of {name}" for name in ARRAYS}, "photos": "a folder of images, by class"}
 #: The data sets by name.
