@@ -81,13 +81,14 @@ def element_gate(x: Tensor, p: Tensor) -> Gate:
     """Draw a gate of independent units, in the shape and memory layout of x; one bit per unit is kept."""
     if is_traced(x):  # compilers fuse operations on floats, but not those on bits
         return Gate(((torch.rand_like(x, dtype=torch.float32) >= p).to(x.dtype) * (1 / (1 - p)).to(x.dtype),))
+    order = memory_order(x)
     if (rate := one_rate(x, p)) is not None:
         bits = _bernoulli_bits(x.numel(), rate)
     elif x.ndim > 2 and x.shape[2] >= _MIN_COLUMN:
-        bits = _pack(_element_bytes(x, p))
+        bits = _pack(_element_bytes(x, p), order)
     else:
-        bits = _pack(torch.rand_like(x, dtype=torch.float32) >= p)
-    return Gate((bits, (1 / (1 - p)).to(x.dtype)), partial(_from_bits, shape=x.shape, order=memory_order(x)))
+        bits = _pack(torch.rand_like(x, dtype=torch.float32) >= p, order)
+    return Gate((bits, (1 / (1 - p)).to(x.dtype)), partial(_from_bits, shape=x.shape, order=order))
 
 
 def _element_bytes(x: Tensor, p: Tensor) -> Tensor:
@@ -119,9 +120,9 @@ def _bernoulli_bits(units: int, p: float) -> Tensor:
     return below.bitwise_not().view(torch.uint8)[: -(-units // 8)]
 
 
-def _pack(kept: Tensor) -> Tensor:
-    """Pack eight bytes that are 0 or 1 (uint8 or bool) into one, in memory order."""
-    flat = kept.permute(memory_order(kept)).reshape(-1)
+def _pack(kept: Tensor, order: list[int]) -> Tensor:
+    """Pack eight bytes that are 0 or 1 (uint8 or bool) into one, in this ``order`` of their dimensions."""
+    flat = kept.permute(order).reshape(-1)
     words = pad(flat, (0, -flat.numel() % 8)).view(torch.int64)
     return ((words * _GATHER) >> 56).to(torch.uint8)  # byte i of the word goes to bit 7 - i of its top byte
 

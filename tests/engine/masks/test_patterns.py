@@ -171,6 +171,14 @@ def test_channels_last_keeps_rates_and_layout(pattern):
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("space", [(), (3,), (6, 5)], ids=str)
+def test_a_sample_that_is_repeated_without_a_copy_keeps_its_rates(pattern, space):
+    """An output of ``expand``, whose samples share their memory, is dropped at the rate of each feature."""
+    x = picture(1, space).expand(4000, -1, *[-1] * len(space))
+    assert_rates(make_site(pattern, UNEVEN), x, UNEVEN, seed=4)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
 def test_every_unit_has_the_same_marginal_rate(pattern):
     """On a constant map each unit, borders and corners included, is dropped at the rate of its feature."""
     samples, space = 20_000, (4, 6)
@@ -447,7 +455,7 @@ def test_bits_are_unpacked_as_packed():
         torch.rand(1, 9, 8),
     ):
         kept = torch.empty_like(x, dtype=torch.uint8).copy_(x < 0.5)
-        bits = patterns._pack(kept)
+        bits = patterns._pack(kept, noise.memory_order(kept))
         for scale in (torch.ones(1, 1), torch.full((x.shape[1], *[1] * (x.ndim - 2)), 2.0)):
             again = patterns._from_bits(bits, scale, kept.shape, noise.memory_order(kept))
             assert torch.equal(again, kept * scale)
