@@ -9,6 +9,8 @@ from dropopt.config import METHODS, STAGES, EngineConfig
 
 #: Smallest share of a member, whatever ``efficacy_floor`` is: the logarithm of a share is taken.
 _MIN_SHARE = 1e-9
+#: Rates that differ by less are equal: some are rounded to float32, others are not.
+_ROUNDING = 2e-7
 #: Largest exponent of one update; a larger one might overflow.
 _MAX_EXPONENT = 50.0
 
@@ -73,7 +75,7 @@ def reweighted(
     pairs = list(zip(shares, rates, strict=True))
     blended = sum(w * r for w, r in pairs)
     largest = max(abs(r - blended) for w, r in pairs if w > 0)
-    if largest < 1e-9 or val_loss <= 0 or train_loss <= 0:
+    if largest < _ROUNDING or val_loss <= 0 or train_loss <= 0:
         return list(shares)
     gap = min(1.0, max(-1.0, math.log(val_loss / train_loss)))
     exponents = (max(-_MAX_EXPONENT, min(_MAX_EXPONENT, step * gap * (r - blended) / largest)) for r in rates)

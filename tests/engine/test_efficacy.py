@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from small_net import make
 
 from dropopt.config import EngineConfig
 from dropopt.engine.efficacy import EfficacyWeights, reweighted, with_floor
@@ -42,6 +43,16 @@ def test_without_a_gap_or_a_difference_nothing_changes(losses, rates):
     assert reweighted(shares, rates, val_loss=losses[0], train_loss=losses[1], step=1.0, floor=0.3) == shares
     with pytest.raises(ValueError, match="shorter"):
         reweighted(shares, [0.5], val_loss=2, train_loss=1, step=1.0, floor=0.3)
+
+
+@pytest.mark.parametrize("r0", [0.3, 0.7])
+def test_rates_that_differ_by_rounding_are_equal(r0):
+    """Before features are scored, these members drop r0, some of them rounded to float32: no weight changes."""
+    config = EngineConfig(r0=r0, efficacy="adaptive", w_spatial=0.25, w_contextual=0, w_pfid=0)
+    _, engine = make(config)
+    before = engine.weights()
+    engine.step(epoch=1, epochs=9, val_loss=3.0, train_loss=1.0)
+    assert engine.weights() == before
 
 
 @given(st.lists(st.just(0.0) | st.floats(1e-3, 1.0), min_size=1, max_size=6).filter(any), st.floats(0, 1))
