@@ -43,7 +43,8 @@ def output_axis(forward: Forward, call: Call) -> int | None:
     if not isinstance(call.output, Tensor) or call.output.ndim < 2:
         return None
     shape = call.output.shape
-    if (own := feature_axis(call.module)) is not None:
+    own = feature_axis(call.module)
+    if own is not None and feature_count(call.module) in (None, shape[own]):  # not of a LayerNorm that permutes maps
         return own
     if call.output.ndim == 2:
         return 1

@@ -31,7 +31,8 @@ def feature_axis(module: nn.Module) -> int | None:
     maps = nn.modules.conv._ConvNd | nn.modules.batchnorm._NormBase | nn.GroupNorm
     if isinstance(module, maps) or (is_norm(module) and type(module).__name__.endswith("2d")):
         return 1
-    return -1 if isinstance(module, nn.Linear | nn.LayerNorm) else None
+    over_features = isinstance(module, nn.LayerNorm | nn.RMSNorm) and len(module.normalized_shape) == 1
+    return -1 if over_features or isinstance(module, nn.Linear) else None
 
 
 def feature_count(module: nn.Module) -> int | None:
@@ -40,5 +41,5 @@ def feature_count(module: nn.Module) -> int | None:
         return module.out_features
     if isinstance(module, nn.modules.conv._ConvNd):
         return module.out_channels
-    weight = getattr(module, "weight", None)
-    return weight.numel() if is_norm(module) and isinstance(weight, Tensor) else None
+    weight = getattr(module, "weight", None)  # of more dimensions where whole maps are normalised: no feature has one
+    return weight.numel() if is_norm(module) and isinstance(weight, Tensor) and weight.ndim == 1 else None

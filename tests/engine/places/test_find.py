@@ -119,6 +119,31 @@ def test_a_layer_norm_over_maps_keeps_channels_first():
         assert (place.axis, place.features) == (1, 4)
 
 
+class Permuted(nn.LayerNorm):
+    """Normalises the features of maps (N, C, H, W)."""
+
+    def forward(self, x):
+        """Maps."""
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+
+
+@pytest.mark.parametrize(
+    ("layer", "norm", "shape", "axis"),
+    [
+        (nn.Conv2d(3, 6, 1), nn.LayerNorm((6, 5, 4)), (2, 3, 5, 4), 1),
+        (nn.Conv2d(3, 6, 1), nn.LayerNorm((5, 4)), (2, 3, 5, 4), 1),
+        (nn.Conv1d(3, 6, 1), nn.LayerNorm((6, 5)), (2, 3, 5), 1),
+        (nn.Linear(3, 6), nn.LayerNorm((5, 6)), (2, 5, 3), -1),
+        (nn.Conv2d(3, 6, 1), Permuted(6), (2, 3, 5, 4), 1),
+        (nn.Linear(3, 6), nn.RMSNorm(6), (2, 6, 3), -1),
+    ],
+)
+def test_a_norm_over_several_dimensions_keeps_the_features_of_its_layer(layer, norm, shape, axis):
+    """A norm over whole maps or positions does not make the last dimension the features."""
+    (place,) = find_places(plain(layer, norm), "norm", torch.randn(shape))
+    assert (place.axis, place.features) == (axis, 6)
+
+
 # -- nested places
 
 
