@@ -7,6 +7,7 @@ which several processes share.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable
 from typing import Any
 
@@ -45,11 +46,16 @@ class UpdateDropper:
                 "drop_updates finds no layer in the optimizer whose output features a site drops; "
                 "choose other sites (such as 'norm' or 'conv'), or set drop_updates to false"
             )
+        self._optimizer = weakref.ref(optimizer)
         self._before: list[Tensor] = []
         self._handles: list[RemovableHandle] = [
             optimizer.register_step_pre_hook(self._remember),
             optimizer.register_step_post_hook(self._drop),
         ]
+
+    def watches(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Whether the hooks are on this optimizer."""
+        return self._optimizer() is optimizer
 
     def remove(self) -> None:
         """Remove the hooks from the optimizer."""

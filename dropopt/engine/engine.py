@@ -70,7 +70,7 @@ class DropoutEngine(Attached[DropoutSite]):
         self.complexity = complexity
         self._metrics = Metrics()
         self._efficacy = EfficacyWeights(config)
-        self._dropper: UpdateDropper | None = None
+        self._droppers: list[UpdateDropper] = []
         for place in places:
             self._add(place, self._make_site(place).to(device_of(place.module, default=device_of(model))))
         self._rows = self._apply()
@@ -124,7 +124,7 @@ class DropoutEngine(Attached[DropoutSite]):
         """
         progress = as_progress(epoch, epochs)
         self._require_hooks()
-        if self.config.drop_updates and self._dropper is None:
+        if self.config.drop_updates and not self._droppers:
             raise ValueError("drop_updates masks the optimizer's updates: call engine.watch(optimizer) before training")
         if self.needs_probe and any(site.refreshes == 0 for site in self.sites.values()):
             raise ValueError(
@@ -185,9 +185,9 @@ class DropoutEngine(Attached[DropoutSite]):
             self.sites[name].set_importance(mean_over_ranks(value), self.config.importance_decay)
 
     def watch(self, optimizer: torch.optim.Optimizer) -> None:
-        """Apply Drop(p) to the updates of ``optimizer``.
+        """Apply Drop(p) to the updates of ``optimizer``, in addition to those of optimizers that are watched already.
 
-        The call does nothing unless ``config.drop_updates`` is set.
+        The call does nothing unless ``config.drop_updates`` is set. A copy of the engine watches no optimizer.
 
         Args:
             optimizer: any optimizer that holds parameters of the model.
@@ -206,9 +206,9 @@ class DropoutEngine(Attached[DropoutSite]):
             >>> engine.step(epoch=1, epochs=10)
         """
         self._require_hooks()
-        if self.config.drop_updates and self._dropper is None:
+        if self.config.drop_updates and not any(dropper.watches(optimizer) for dropper in self._droppers):
             pairs = [(self.sites[name], place.makers) for name, place in self.places.items()]
-            self._dropper = UpdateDropper(pairs, optimizer)
+            self._droppers.append(UpdateDropper(pairs, optimizer))
 
     @contextmanager
     def silent(self) -> Iterator[None]:
@@ -394,9 +394,13 @@ class DropoutEngine(Attached[DropoutSite]):
             0
         """
         super().detach()
-        if self._dropper is not None:
-            self._dropper.remove()
-            self._dropper = None
+        for dropper in self._droppers:
+            dropper.remove()
+        self._droppers.clear()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # For copies and pickles. Those of an optimizer have no hooks, so that they need a new call of watch().
+        return {**self.__dict__, "_droppers": []}
 
     # -- setting the rates
 

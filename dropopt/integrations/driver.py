@@ -116,14 +116,30 @@ class Driver:
         before = random_state()
         if self.engine is None or (self._own and not self._running):
             self.engine = self._attach(model, batches)
-        for optimizer in optimizers:
-            self.engine.watch(_plain(optimizer))
-        if self._pending is not None:
-            self.engine.load_state_dict(self._pending)
-            self._pending = None
+        try:
+            self._watch(self.engine, [_plain(optimizer) for optimizer in optimizers])
+            if self._pending is not None:
+                self.engine.load_state_dict(self._pending)
+                self._pending = None
+        except Exception:
+            if self._own and not self._running:  # attached above: the next attempt attaches again
+                self.engine.detach()
+            raise
         set_random_state(before)
         self._running = True
         self._forget()
+
+    @staticmethod
+    def _watch(engine: DropoutEngine | BaselineEngine, optimizers: list[torch.optim.Optimizer]) -> None:
+        """Watch all optimizers; some of them, but not all, may hold no layer whose updates the engine drops."""
+        refusals = []
+        for optimizer in optimizers:
+            try:
+                engine.watch(optimizer)
+            except ConfigError as refusal:
+                refusals.append(refusal)
+        if refusals and len(refusals) == len(optimizers):
+            raise refusals[0]
 
     def stop(self) -> None:
         """Detach the engine if the driver attached it; its state is kept for a training that continues."""

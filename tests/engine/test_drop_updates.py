@@ -1,6 +1,7 @@
 """Drop(p) on weight updates: the update of a dropped output feature is undone, for any optimizer."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -190,6 +191,48 @@ def test_to_watch_an_optimizer_twice_is_to_watch_it_once():
     before = model.two.conv.weight.detach().clone()
     train(model, optimizer, 1)
     assert (model.two.conv.weight != before).flatten(1).any(1).all()  # now every feature moves
+
+
+def still(parameter, before):
+    """Return the number of features that a step has not moved."""
+    return int((parameter == before).flatten(1).all(1).sum())
+
+
+def test_every_watched_optimizer_drops_updates():
+    """Networks with one optimizer for each part, and a new optimizer in the middle of training; all until detach()."""
+    model, engine = make(EngineConfig(drop_updates="only", r0=0.6))
+    optimizers = [torch.optim.SGD(part.parameters(), lr=0.1) for part in (model.one, model.two)]
+    parameters = [model.one.conv.weight, model.two.conv.weight]
+    for optimizer in optimizers:
+        engine.watch(optimizer)
+    for site in engine.sites.values():
+        site.p.fill_(1.0)
+    for moves in (False, True):
+        before = [parameter.detach().clone() for parameter in parameters]
+        nn.functional.cross_entropy(model(batch()[0]), batch()[1]).backward()
+        for optimizer in optimizers:
+            optimizer.step()
+        counts = [still(parameter, old) for parameter, old in zip(parameters, before, strict=True)]
+        assert counts == ([0, 0] if moves else [6, 8])
+        engine.detach()
+
+
+def test_a_copy_of_an_engine_asks_for_its_optimizer():
+    """A copied or pickled optimizer has no hooks: step() says so, and watch() brings them back."""
+    model, engine = make(EngineConfig(drop_updates="only", r0=0.6))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    engine.watch(optimizer)
+    for copied in (copy.deepcopy((model, engine, optimizer)), pickle.loads(pickle.dumps((model, engine, optimizer)))):
+        model, other, optimizer = copied
+        with pytest.raises(ValueError, match=r"call engine\.watch"):
+            other.step(epoch=1, epochs=2)
+        other.watch(optimizer)
+        for site in other.sites.values():
+            site.p.fill_(1.0)
+        before = model.two.conv.weight.detach().clone()
+        train(model, optimizer, 1)
+        assert still(model.two.conv.weight, before) == 8
+    engine.step(epoch=1, epochs=2)  # the original still has its optimizer
 
 
 def test_features_are_scored_where_only_updates_use_the_rates():

@@ -1,9 +1,10 @@
 """What the callbacks share: when the rates are refreshed."""
 
 import pytest
+import torch
 from toy import network, toy
 
-from dropopt.config import EngineConfig
+from dropopt.config import ConfigError, EngineConfig
 from dropopt.integrations.driver import Driver, MetricNames
 
 
@@ -18,3 +19,14 @@ def test_rates_are_refreshed_every_so_many_steps(every, due, monkeypatch):
     for step in range(1, 11):
         driver.step_ended(step, step / 5, 2)
     assert refreshed == due
+
+
+def test_updates_of_every_optimizer_are_dropped():
+    """An optimizer may hold no layer whose updates are dropped, if another one does."""
+    model, split = network(), toy().train
+    optimizers = [torch.optim.SGD(part.parameters(), lr=0.1) for part in (model[-1], model[:-1])]
+    driver = Driver(EngineConfig(drop_updates=True), MetricNames(None, None), complexity=0.5)
+    with pytest.raises(ConfigError, match=r"^drop_updates finds no layer in the optimizer"):
+        driver.start(model, lambda: [(split.images[:4], split.labels[:4])], optimizers[:1])
+    driver.start(model, lambda: [(split.images[:4], split.labels[:4])], optimizers)
+    assert [len(optimizer._optimizer_step_post_hooks) for optimizer in optimizers] == [0, 1]
