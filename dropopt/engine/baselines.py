@@ -118,7 +118,13 @@ class BaselineEngine(Attached["BaselineSite"]):
         return {"progress": self._progress, "rng": random_state()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from ``state``; this sets torch's global random state."""
+        """Continue from ``state``; this sets torch's global random state.
+
+        Raises:
+            ValueError: if the state does not belong to a baseline.
+        """
+        if "progress" not in state:
+            raise ValueError(f"the state has {sorted(state)}, which is not what state_dict() of a baseline returns")
         self._progress = state["progress"]
         set_random_state(state["rng"])
         self._apply()

@@ -358,18 +358,16 @@ class DropoutEngine(Attached[DropoutSite]):
         """Continue from ``state``. This sets torch's global random state, from which the masks are drawn.
 
         Args:
-            state: what :meth:`state_dict` returned, of an engine with the same sites.
+            state: what :meth:`state_dict` returned, of an engine with the same sites and the same settings of what
+                they keep: pattern, allocation and importance.
 
         Raises:
-            ValueError: if the state belongs to other sites.
+            ValueError: if the state belongs to a baseline, to other sites or to other settings. Nothing has changed.
 
         Example:
             See :meth:`state_dict`.
         """
-        if set(state["sites"]) != set(self.sites):
-            raise ValueError(
-                f"the state belongs to sites {sorted(state['sites'])}, this engine has {sorted(self.sites)}"
-            )
+        self._check_state(state)
         for name, site in self.sites.items():
             site.resume(state["sites"][name])
         self.complexity = state["complexity"]
@@ -378,6 +376,23 @@ class DropoutEngine(Attached[DropoutSite]):
         set_random_state(state["rng"])
         # Not recomputed: sites may have been scored after the rates were set.
         self._rows = [dict(row) for row in state["rates"]] if "rates" in state else self._apply()
+
+    def _check_state(self, state: Mapping[str, Any]) -> None:
+        if "sites" not in state:
+            raise ValueError(f"the state has {sorted(state)}, which is not what state_dict() of this engine returns")
+        if set(state["sites"]) != set(self.sites):
+            raise ValueError(
+                f"the state belongs to sites {sorted(state['sites'])}, this engine has {sorted(self.sites)}"
+            )
+        for name, site in self.sites.items():
+            given = {key: tuple(value.shape) for key, value in state["sites"][name].items()}
+            expected = {key: tuple(value.shape) for key, value in site.state_dict().items()}
+            for key in sorted(given.keys() | expected.keys()):
+                if given.get(key) != expected.get(key):
+                    raise ValueError(
+                        f"the state belongs to another pattern, allocation or importance: {key!r} of site {name!r} has "
+                        f"the shape {given.get(key)}, expected {expected.get(key)}"
+                    )
 
     def detach(self) -> None:
         """Remove every hook from the model and the optimizer, which leaves them as they were.

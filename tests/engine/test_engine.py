@@ -210,6 +210,30 @@ def test_the_state_of_other_sites_is_refused():
         other.load_state_dict(engine.state_dict())
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"pattern": "own"},
+            r"another pattern, allocation or importance: 'method_rates' of site '1' has the shape None",
+        ),
+        ({"allocation": "feature"}, r"'p' of site '1' has the shape \(1,\), expected \(8,\)$"),
+        ({"importance": "statistical"}, r"'totals' of site '1' has the shape \(1, 8\), expected \(2, 8\)$"),
+        (Baseline(kind="dropout"), r"^the state has \['complexity', .*\], which is not what state_dict\(\) of a base"),
+    ],
+)
+def test_the_state_of_other_settings_is_refused(settings, message):
+    """One line says what differs."""
+    config = settings if isinstance(settings, Baseline) else EngineConfig(**settings)
+    with engine_of(network()) as engine, attach(network(), config, example=IMAGES[:2], complexity=0.5) as other:
+        with pytest.raises(ValueError, match=message) as error:
+            other.load_state_dict(engine.state_dict())
+        assert "\n" not in str(error.value)
+        if isinstance(config, Baseline):
+            with pytest.raises(ValueError, match=r"^the state has \['progress', 'rng'\], which is not what"):
+                engine.load_state_dict(other.state_dict())
+
+
 def test_a_state_has_its_rates_and_older_ones_get_them_by_the_equations():
     """A state before rates were stored has them recomputed; another one keeps them, even if sites were scored since."""
     model = network()
