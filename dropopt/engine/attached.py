@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -15,8 +17,30 @@ from dropopt.engine.places.inside import OwnDropout
 from dropopt.engine.places.place import Place
 
 
+class Seen:
+    """In which modes the module of a place ran since the last step.
+
+    Compiled code is not seen: it would have to be compiled again for each change.
+    """
+
+    def __init__(self) -> None:
+        self.training = False
+        self.eval_with_gradients = False
+
+    def note(self, module: nn.Module) -> bool:
+        """Return whether ``module`` is in training mode, and remember it."""
+        if not torch.compiler.is_compiling():
+            if module.training:
+                self.training = True
+            elif torch.is_grad_enabled():
+                self.eval_with_gradients = True
+        return module.training
+
+
 class Site(Protocol):
     """The part of an engine that drops features at one place."""
+
+    seen: Seen
 
     def hook(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
         """Forward hook of the place's module."""
@@ -65,6 +89,20 @@ class Attached(Generic[S]):
                 module = holder
             if module is not place.module:
                 self.places[name] = _moved(place, module)
+
+    def _warn_if_idle(self) -> None:
+        """Warn of places whose modules ran in eval mode alone, although gradients were computed."""
+        seen = {name: site.seen for name, site in self.sites.items()}
+        idle = [name for name, one in seen.items() if one.eval_with_gradients and not one.training]
+        for one in seen.values():
+            one.training = one.eval_with_gradients = False
+        if idle:
+            more = f" and {len(idle) - 1} more" if len(idle) > 1 else ""
+            warnings.warn(
+                f"nothing was dropped at {idle[0]!r}{more} since the last step, because the module was in eval mode in "
+                "every pass with gradients: choose other sites (such as 'conv'), or put it into training mode",
+                stacklevel=3,
+            )
 
     def take_over(self, layers: Iterable[OwnDropout]) -> None:
         """Switch off dropout layers of the model until :meth:`detach`."""

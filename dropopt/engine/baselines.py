@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dropopt.config import Baseline, ConfigError
-from dropopt.engine.attached import Attached
+from dropopt.engine.attached import Attached, Seen
 from dropopt.engine.metrics import as_progress
 from dropopt.engine.places.place import Example, Place
 from dropopt.engine.site import require_tensor
@@ -76,6 +76,7 @@ class BaselineEngine(Attached["BaselineSite"]):
         """
         progress = as_progress(epoch, epochs)
         self._require_hooks()
+        self._warn_if_idle()
         self._progress = progress
         self._apply()
 
@@ -150,6 +151,7 @@ class BaselineSite(nn.Module):
         super().__init__()
         self.part = part
         self.axis = axis
+        self.seen = Seen()
         of_torchvision = type(part).__module__.startswith("torchvision.")
         self.skips = of_torchvision and type(part).__name__ == "StochasticDepth"
         self.block_size = part.block_size if of_torchvision and hasattr(part, "block_size") else None
@@ -164,7 +166,7 @@ class BaselineSite(nn.Module):
 
     def hook(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
         """Forward hook: return the masked output if ``module`` is in training mode, else None."""
-        if not module.training:
+        if not self.seen.note(module):
             return None
         require_tensor(module, output)
         if self.skips:

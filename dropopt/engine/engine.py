@@ -96,7 +96,8 @@ class DropoutEngine(Attached[DropoutSite]):
 
         Call it after each epoch, or more often. A metric that is not given keeps its last value; the factor of
         eq. (2) or (9)-(11) that uses it is neutral until its first report. Metrics may be numbers of Python or NumPy,
-        or tensors with one element.
+        or tensors with one element. It warns of places whose modules were in eval mode in every pass with gradients
+        since the last step, such as frozen BatchNorm, because nothing was dropped there.
 
         Args:
             epoch: completed epochs, in [0, epochs]; a fraction within an epoch.
@@ -134,6 +135,7 @@ class DropoutEngine(Attached[DropoutSite]):
         self._metrics = self._metrics.updated(
             progress, val_loss=val_loss, train_loss=train_loss, val_accuracy=val_accuracy
         )
+        self._warn_if_idle()
         if self.config.efficacy == "adaptive" and val_loss is not None:
             self._adapt_weights()
         for site in self.sites.values():

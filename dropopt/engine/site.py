@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dropopt.config import ConfigError
+from dropopt.engine.attached import Seen
 from dropopt.engine.importance import from_training as scores
 from dropopt.engine.masks.mixture import OWN_PATTERN, MixtureGate, mixture_gate
 from dropopt.engine.masks.noise import in_transform
@@ -76,6 +77,7 @@ class DropoutSite(nn.Module):
         self.track_area = track_area
         self.masks = masks
         self.silent = False
+        self.seen = Seen()
         self.observes = importance in scores.ROWS or track_area
         self._enough = False  # whether enough samples were scored; reading `count` in every step is slower
         # Not of the default type: in half precision, counts and sums would stop growing.
@@ -100,7 +102,7 @@ class DropoutSite(nn.Module):
 
     def hook(self, module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
         """Forward hook: return the masked output if ``module`` is in training mode, else None."""
-        if self.silent or not module.training:
+        if self.silent or not self.seen.note(module):
             return None
         require_tensor(module, output)
         if not torch.compiler.is_compiling() and torch._C._is_tracing():
