@@ -9,6 +9,7 @@ from small_net import Net, batch, make
 from torch import nn
 
 from dropopt.config import Baseline, EngineConfig
+from dropopt.engine.importance.from_training import activation_score
 from dropopt.engine.masks.patterns import channel_gate, element_gate
 from dropopt.engine.masks.spatial import spatial_gate, spatial_structure
 from dropopt.engine.site import DropoutSite
@@ -215,6 +216,15 @@ ROWS_BY_HAND = {
     "activation": [strong_response],
     "statistical": [lambda v: sum(v) / len(v), lambda v: sum(value**2 for value in v) / len(v)],
 }
+
+
+@pytest.mark.parametrize("positions", [3, 27, 49])
+def test_a_constant_map_responds_everywhere(positions):
+    """The activation score of a constant map is its value, although the mean of equal numbers may be rounded up."""
+    values = torch.rand(64)
+    maps = values.view(1, 64, 1).expand(1, 64, positions)
+    assert (maps.mean(2) > values).any()
+    torch.testing.assert_close(activation_score(maps), values)
 
 
 @pytest.mark.parametrize("shape", [(), (7,), (4, 4), (2, 3, 2)])

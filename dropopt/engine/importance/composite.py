@@ -18,6 +18,8 @@ WEIGHT_VARIANCE = 1.0
 WEIGHT_UNIQUENESS = 1.0
 WEIGHT_KERNEL = 1.0
 
+#: Correlations that are closer to 1 or -1 differ from it by rounding.
+_LEAST_UNIQUE = 1e-4
 #: Largest number of responses per feature, evenly spaced over batch and positions, that correlations are estimated on.
 _RESPONSES = 4096
 
@@ -45,7 +47,7 @@ def composite(model: nn.Module, places: Mapping[str, Place], images: Example, la
 def _combined(maps: Tensor, place: Place) -> Tensor:
     parts = [
         (WEIGHT_ACTIVATION, maps.abs().mean((0, 2))),
-        (WEIGHT_VARIANCE, maps.mean(2).var(0, correction=0)),
+        (WEIGHT_VARIANCE, response_variance(maps)),
         (WEIGHT_UNIQUENESS, uniqueness(maps)),
     ]
     kernel = kernel_norm(place)
@@ -58,8 +60,21 @@ def _combined(maps: Tensor, place: Place) -> Tensor:
     return score
 
 
+def response_variance(maps: Tensor) -> Tensor:
+    """Return the variance over the batch of each feature's response, its mean over positions of (N, C, P), (C,).
+
+    It is 0 where nothing but rounding varies, as after InstanceNorm, which makes all responses equal: the parts of the
+    score are normalised, which would make differences of features out of it.
+    """
+    variance = maps.mean(2).var(0, correction=0)
+    return variance.masked_fill(variance <= 1e-12 * maps.square().mean((0, 2)), 0.0)
+
+
 def uniqueness(maps: Tensor) -> Tensor:
-    """Return 1 - |correlation| of each feature's responses (N, C, P) with those of the most similar feature, (C,)."""
+    """Return 1 - |correlation| of each feature's responses (N, C, P) with those of the most similar feature, (C,).
+
+    It is 0 where nothing but rounding distinguishes the two.
+    """
     responses = maps.transpose(0, 1).flatten(1)
     responses = responses[:, :: -(-responses.shape[1] // _RESPONSES)]
     centred = responses - responses.mean(1, keepdim=True)
@@ -67,7 +82,8 @@ def uniqueness(maps: Tensor) -> Tensor:
     constant: Tensor = length <= 1e-6 * responses.norm(dim=1)  # nothing left but rounding
     unit = centred / length.masked_fill(constant, 1.0).unsqueeze(1)
     similarity = (unit @ unit.T).abs().fill_diagonal_(0)
-    return (1 - similarity.amax(1)).clamp(min=0).masked_fill(constant, 0.0)
+    unique = 1 - similarity.amax(1)
+    return unique.masked_fill(constant | (unique < _LEAST_UNIQUE), 0.0)
 
 
 def kernel_norm(place: Place) -> Tensor | None:

@@ -22,7 +22,7 @@ def activation_score(x: Tensor) -> Tensor:
     in one place scores higher than one that responds weakly everywhere. From "Feature Importance".
     """
     maps = x.abs().flatten(2) if x.ndim > 2 else x.abs().unsqueeze(-1)  # (M, C, positions)
-    region = maps >= maps.mean(-1, keepdim=True)
+    region = maps >= maps.mean(-1, keepdim=True) * (1 - 1e-6)  # a constant map counts, even if its mean is rounded up
     return (maps * region).mean(-1).sum(0)
 
 

@@ -83,6 +83,20 @@ def test_a_map_counts_as_constant_if_only_rounding_varies() -> None:
     assert unique[1:].min() > 0.5
 
 
+def test_what_differs_by_rounding_alone_has_equal_scores() -> None:
+    """Responses after InstanceNorm do not vary, and features of one input are copies: neither part ranks features."""
+    maps = torch.randn(8, 5, 84)
+    maps = 0.7 + (maps - maps.mean(2, keepdim=True)) / maps.std(2, keepdim=True)
+    assert (maps.mean(2).var(0) > 0).any()  # rounding alone
+    assert (composite.response_variance(maps) == 0).all()
+    varied = maps + 1e-4 * torch.randn(8, 5, 1)
+    torch.testing.assert_close(
+        composite.response_variance(varied), varied.double().mean(2).var(0, correction=0).float()
+    )
+    copies = torch.randn(16, 1, 9) * torch.randn(5, 1) + torch.randn(5, 1)
+    assert (composite.uniqueness(copies) == 0).all()
+
+
 @pytest.mark.parametrize("groups", [1, 2])
 def test_kernel_norms_follow_output_features(groups: int) -> None:
     """The norm of each output feature's weights, for plain, grouped and transposed convolutions and dense layers."""
