@@ -33,7 +33,15 @@ def joined(name: str, batches: Iterable[Any]) -> Split:
     Raises:
         ConfigError: See :func:`stacked`.
     """
-    splits = [_batch(name, batch) for batch in batches]
+    return together(name, [_batch(name, batch) for batch in batches])
+
+
+def together(name: str, splits: Sequence[Split]) -> Split:
+    """Join splits.
+
+    Raises:
+        ConfigError: There are none, or they have several shapes.
+    """
     if not splits:
         raise ConfigError(f"{name} has no batches")
     _check_shapes(name, [each(lambda part: part[0], one.images) for one in splits])

@@ -20,8 +20,8 @@ from torch.utils.data import Dataset as TorchDataset
 
 from dropopt.config import ConfigError, DataConfig
 from dropopt.inputs import Inputs, each
-from dropopt.randomness import generator
-from dropopt.training.data.collate import joined, stacked
+from dropopt.randomness import everywhere, generator
+from dropopt.training.data.collate import stacked, together
 from dropopt.training.data.dataset import Dataset
 from dropopt.training.data.progress import tracked
 from dropopt.training.data.reading import OwnBatches, is_random, reader_of
@@ -161,13 +161,17 @@ def _is_torch(value: Any) -> bool:
 
 def _read(name: str, given: Any) -> Split:
     if isinstance(given, DataLoader):
-        return joined(name, tracked(given, len(given), f"reading {name}"))
+        # Not as the loader gives them: if it shuffles, that would be another order, and other splits, each time.
+        reader, size = reader_of(name, given), given.batch_size or 1
+        steps = reader.steps if isinstance(reader, OwnBatches) else -(-len(reader) // size)
+        return together(name, list(tracked(reader.in_order(size, 0, "reading"), steps, f"reading {name}")))
     if not hasattr(given, "__len__"):
         raise ConfigError(f"{name}: the data set has no length; give a DataLoader with a fixed number of batches")
     if not len(given):
         raise ConfigError(f"{name} has no samples")
     samples = (given[index] for index in range(len(given)))  # a data set need not end by itself
-    return stacked(name, list(tracked(samples, len(given), f"reading {name}")))
+    with everywhere(0, "reading"):
+        return stacked(name, list(tracked(samples, len(given), f"reading {name}")))
 
 
 def _memory() -> float:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 
 from dropopt.config import ConfigError
-from dropopt.inputs import gathered, parts
+from dropopt.inputs import parts
+from dropopt.training.data.collate import together
 from dropopt.training.data.progress import tracked
 from dropopt.training.data.reading import Indexed, OwnBatches
 from dropopt.training.data.split import Split
@@ -66,8 +67,7 @@ class Stream:
         """All samples, read once."""
         size = 64
         steps = -(-len(self) // size)
-        read = list(tracked(self.batches(size), steps, f"reading {self.reader.name}"))
-        return Split(gathered(torch.cat, [one.images for one in read]), torch.cat([one.labels for one in read]))
+        return together(self.reader.name, list(tracked(self.batches(size), steps, f"reading {self.reader.name}")))
 
     def _checked(self, batch: Split) -> Split:
         if self.classes and not 0 <= int(batch.labels.min()) <= int(batch.labels.max()) < self.classes:
@@ -86,7 +86,7 @@ def sample_of(reader: Indexed | OwnBatches) -> Split:
             read.append(batch)
             if sum(map(len, read)) >= min(SAMPLES, _affordable(batch)):
                 break
-        return _joined(reader.name, read)
+        return together(reader.name, read)
     if not len(reader):
         raise ConfigError(f"{reader.name} has no samples")
     first = next(iter(reader.in_order(1, 0, "sample")))
@@ -96,7 +96,7 @@ def sample_of(reader: Indexed | OwnBatches) -> Split:
         chosen = torch.randperm(len(reader), generator=torch.Generator().manual_seed(0))[:count].sort().values
     groups = list(torch.split(chosen, 64))
     batches = reader.batches(groups, 0, "sample")
-    return _joined(reader.name, list(tracked(batches, len(groups), f"reading {reader.name}")))
+    return together(reader.name, list(tracked(batches, len(groups), f"reading {reader.name}")))
 
 
 def bytes_of(sample: Split) -> int:
@@ -106,9 +106,3 @@ def bytes_of(sample: Split) -> int:
 
 def _affordable(sample: Split) -> int:
     return max(2, BYTES // bytes_of(sample))
-
-
-def _joined(name: str, read: list[Split]) -> Split:
-    if not read:
-        raise ConfigError(f"{name} has no batches")
-    return Split(gathered(torch.cat, [one.images for one in read]), torch.cat([one.labels for one in read]))

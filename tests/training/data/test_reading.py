@@ -512,3 +512,28 @@ def test_a_streamed_data_set_in_full(monkeypatch):
     monkeypatch.setattr(stream, "SAMPLES", 4)
     found = load_data(DataConfig(name="other_tasks:signals", in_memory=False))
     assert (found.classes, found.train.classes) == (("0", "1", "2"), 3)
+
+
+@pytest.mark.parametrize(
+    ("given", "in_order"),
+    [
+        (DataLoader(DATA, 4, shuffle=True, drop_last=True), True),
+        (DataLoader(DATA, 4, shuffle=True, collate_fn=own_collate), True),
+        (DataLoader(DATA, 4, sampler=RandomSampler(DATA, replacement=True)), False),
+        (DataLoader(Drawing(), 4), True),
+        (Drawing(), True),
+    ],
+    ids=["shuffled", "collated", "sampled", "loader of random samples", "random samples"],
+)
+def test_data_in_memory_do_not_depend_on_what_was_drawn_before(given, in_order):
+    """Each reading gives the same samples in the same order, so that all processes draw the same splits from them."""
+    readings = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        random.seed(seed)
+        state = torch.get_rng_state()
+        readings.append(read_torch.read_torch("mine", {"train": given})["train"])
+        assert torch.equal(torch.get_rng_state(), state)
+    assert readings[0].digest() == readings[1].digest()
+    assert not in_order or torch.equal(readings[0].labels, torch.arange(len(readings[0])))
