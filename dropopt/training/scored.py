@@ -25,7 +25,7 @@ def train_and_score(
 ) -> tuple[TrainResult, nn.Module, Dataset]:
     """Do as :func:`train_run`, and add the calibration error on the validation split to the result's scores."""
     result, model, data = train_run(run, on_epoch, checkpoint=checkpoint, on_resume=on_resume)
-    if not _is_classification(run):
+    if not _is_classification(run, data):
         return result, model, data
     return replace(result, scores={"val_ece": score(model, data.validation, run.train).ece}), model, data
 
@@ -45,11 +45,11 @@ def score_on_test(
     task = task_of(run.task)
     loss, metric = evaluate(model, data.test, run.train, task)
     found = {"test_loss": loss, "test_accuracy": metric}
-    if _is_classification(run):
+    if _is_classification(run, data):
         found["test_ece"] = score(model, data.test, run.train).ece
     return replace(result, objective=task.cost(loss, metric), scores=found), model, data
 
 
-def _is_classification(run: RunConfig) -> bool:
-    """Whether the outputs are logits of classes, so that a calibration error is defined."""
-    return task_of(run.task).is_plain
+def _is_classification(run: RunConfig, data: Dataset) -> bool:
+    """Whether the outputs are the logits of one class for each sample, so that a calibration error is defined."""
+    return task_of(run.task).is_plain and bool(data.classes)

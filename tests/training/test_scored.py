@@ -11,6 +11,8 @@ from toy import toy
 
 from dropopt.config import RunConfig
 from dropopt.training import scored
+from dropopt.training.data.dataset import Dataset
+from dropopt.training.data.split import Split
 from dropopt.training.evaluate import evaluate, score
 from dropopt.training.results import TrainResult
 from dropopt.training.task import task_of
@@ -19,6 +21,7 @@ TASKS = {
     "classes": {},
     "error": {"objective": "metric"},
     "numbers": {"loss": "mse_loss", "metric": "loss"},
+    "masks": {},
 }
 
 
@@ -32,6 +35,10 @@ def test_scores_of_a_run(monkeypatch, function, task):
     if task == "numbers":
         for split in data.splits().values():
             object.__setattr__(split, "labels", torch.rand(len(split), 4))
+    if task == "masks":  # a class for each pixel
+        model = nn.Conv2d(2, 4, 1)
+        masks = {name: Split(one.images, torch.randint(0, 4, (len(one), 8, 8))) for name, one in data.splits().items()}
+        data = Dataset("masks", (), **masks)
     trained = TrainResult(0.4, 2, 0.3, 0.9, [], objective=0.125)
     given = []
 
@@ -44,7 +51,7 @@ def test_scores_of_a_run(monkeypatch, function, task):
     assert given == [((run, print), {"checkpoint": Path("c"), "on_resume": len})]
     assert rest == [model, data]
     assert (result.best_epoch, result.smoothed_loss, result.best_val_loss) == (2, 0.4, 0.3)
-    plain = task != "numbers"
+    plain = task in ("classes", "error")
     if function is scored.train_and_score:
         assert result.objective == 0.125
         assert result.scores == ({"val_ece": score(model, data.validation, run.train).ece} if plain else {})
