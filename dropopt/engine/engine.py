@@ -215,13 +215,14 @@ class DropoutEngine(Attached[DropoutSite]):
     @contextmanager
     def silent(self) -> Iterator[None]:
         """Return a context in which no site drops or observes anything, even if the model is in training mode."""
-        for site in self.sites.values():
+        before = [(site, site.silent) for site in self.sites.values()]
+        for site, _ in before:
             site.silent = True
         try:
             yield
         finally:
-            for site in self.sites.values():
-                site.silent = False
+            for site, silent in before:  # true in the context of another call
+                site.silent = silent
 
     # -- reports
 

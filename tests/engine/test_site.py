@@ -50,6 +50,16 @@ def test_a_site_follows_its_own_module():
     assert seen == {"one": False, "two": False}
 
 
+def test_a_probe_inside_a_silent_block_does_not_end_it():
+    """A probe silences the sites as well, and leaves them as they were."""
+    model, engine = make(EngineConfig(r0=0.9, importance="gradient"))
+    images, labels = batch()
+    with engine.silent():
+        engine.probe(images, labels)
+        assert torch.equal(model(images), model(images))
+    assert not torch.equal(model(images), model(images))
+
+
 @pytest.mark.parametrize("config", [EngineConfig(r0=0.9), Baseline(kind="dropout")], ids=["engine", "baseline"])
 def test_a_place_that_never_drops_is_reported(config):
     """A frozen norm in eval mode drops nothing in training: step() says so, until it trains in at least one pass."""
