@@ -71,8 +71,9 @@ class DropoutEngine(Attached[DropoutSite]):
         self._metrics = Metrics()
         self._efficacy = EfficacyWeights(config)
         self._droppers: list[UpdateDropper] = []
-        for place in places:
-            self._add(place, self._make_site(place).to(device_of(place.module, default=device_of(model))))
+        with torch.inference_mode(False):  # in inference mode, their state could not change later
+            for place in places:
+                self._add(place, self._make_site(place).to(device_of(place.module, default=device_of(model))))
         self._rows = self._apply()
 
     @property

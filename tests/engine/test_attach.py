@@ -118,6 +118,19 @@ def test_attaching_leaves_the_random_state():
     assert all(torch.equal(first, other) for other in others)
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_attaching_works_in_every_mode(mode):
+    """Without gradients, and in inference mode, the same places are found, and training can follow."""
+    config = EngineConfig(pattern="own", w_spatial=0.2)
+    model = Net().train()
+    with mode():
+        engine = dropopt.attach(model, config, example=EXAMPLE.clone(), complexity=0.5)
+    assert list(engine.sites) == ["blocks.0", "blocks.1"]
+    model(EXAMPLE).sum().backward()
+    engine.step(epoch=1, epochs=2)
+    assert all(site.refreshes == 1 for site in engine.sites.values())
+
+
 # -- complexity of the data
 
 

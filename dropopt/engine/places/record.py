@@ -92,9 +92,9 @@ def record(model: nn.Module, example: Example) -> Forward:
         for name, module in model.named_modules():
             if id(module) not in not_layers:
                 handles.append(module.register_forward_hook(note(name)))
-        with quiet(model), torch.enable_grad():
+        with quiet(model), torch.inference_mode(False), torch.enable_grad():
             # Inputs require a gradient, so that residual sums show in the graph even if all weights are frozen. The
-            # clone protects the example from in-place operations.
+            # clones protect the example from in-place operations.
             run_model(model, each(lambda t: _prepared(t, device), example))
     finally:
         for handle in handles:
@@ -103,7 +103,8 @@ def record(model: nn.Module, example: Example) -> Forward:
 
 
 def _prepared(part: Tensor, device: torch.device) -> Tensor:
-    return part.detach().to(device).requires_grad_().clone() if part.is_floating_point() else part.to(device)
+    part = part.detach().to(device).clone()  # a tensor of inference mode has no gradient, but its copy has
+    return part.requires_grad_().clone() if part.is_floating_point() else part
 
 
 @contextmanager
