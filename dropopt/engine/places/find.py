@@ -204,9 +204,13 @@ class _Selection:
         """Whether this is the innermost container with weights that returns a given residual sum."""
         if not call.residual or not holds_weights(call.module):
             return False
-        # An in-place sum keeps the identity of an inner container's output, which was no sum when that returned.
-        same = [c for c in self.forward.calls if c.output is call.output and c.residual and holds_weights(c.module)]
-        return same[0] is call
+        # An in-place sum keeps the identity of an inner container's output, which was no sum when that returned. In a
+        # chain of such blocks, all return the same tensor.
+        return not any(
+            c.output is call.output and c.residual and holds_weights(c.module)
+            for c in self.forward.calls[: call.index]
+            if _contains(call, c)
+        )
 
 
 def _outermost(calls: list[Call]) -> list[Call]:

@@ -144,6 +144,26 @@ def test_a_norm_over_several_dimensions_keeps_the_features_of_its_layer(layer, n
     assert (place.axis, place.features) == (axis, 6)
 
 
+class Added(nn.Module):
+    """A residual block that adds to its input in place, and so returns the same tensor as the block before it."""
+
+    def __init__(self):
+        super().__init__()
+        self.branch = nn.Conv2d(6, 6, 1)
+
+    def forward(self, x):
+        """Maps."""
+        x += self.branch(x.relu())
+        return x
+
+
+@pytest.mark.parametrize("sites", ["auto", "block"])
+def test_all_blocks_of_a_chain_that_adds_in_place_are_found(sites):
+    """Blocks are found once each, also inside a stage that returns the output of its last block."""
+    model = plain(nn.Conv2d(3, 6, 1), Added(), Added(), nn.Sequential(Added(), Added()))
+    assert names(model, sites) == ["1", "2", "3.0", "3.1"]
+
+
 # -- nested places
 
 
