@@ -170,7 +170,12 @@ class BaselineSite(nn.Module):
             return None
         require_tensor(module, output)
         if self.skips:
-            identity = args[0] if args else output
+            identity = args[0] if args else output  # which, after an in-place operation, its input may be too
+            if identity is output:
+                raise ConfigError(
+                    f"stochastic_depth replaces the output of module {type(module).__name__} by its input, which it "
+                    "changes in place or takes by name: choose other sites, or another kind"
+                )
             return identity + self.part(output - identity) if identity.shape == output.shape else None
         if self.block_size is not None:  # torchvision refuses even blocks, and limits a block to the map's size
             side = min(self.block_size, *output.shape[2:])

@@ -77,9 +77,33 @@ def test_stochastic_depth_falls_back_to_the_input():
         torch.testing.assert_close(y[~skipped], (x + 2 * branch)[~skipped])
         assert 0 < skipped.sum() < 8
         assert engine.sites["layer2.0"].hook(model.layer2[0].train(), (x,), torch.randn(8, 128, 2, 2)) is None
-        # Of a module that is called with names of arguments, the input is not known.
-        assert torch.equal(engine.sites["layer1.0"].hook(model.layer1[0], (), x), x)
         model.train()(example).sum().backward()
+
+
+class Added(nn.Module):
+    """A residual block that adds to its input in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.branch = nn.Conv2d(6, 6, 1)
+
+    def forward(self, x):
+        """Maps."""
+        x += self.branch(x.relu())
+        return x
+
+
+def test_stochastic_depth_without_the_input_is_refused():
+    """A block that changes its input in place, or takes it by name, would never be skipped."""
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), Added(), Added(), nn.Flatten(), nn.LazyLinear(4))
+    baseline = Baseline(kind="stochastic_depth", p=0.5, sites="block")
+    with dropopt.attach(model, baseline, example=EXAMPLE):
+        for call in (lambda: model.train()(EXAMPLE), lambda: model[1](x=torch.randn(2, 6, 4, 4))):
+            with pytest.raises(
+                ConfigError, match=r"^stochastic_depth replaces the output of module Added by its input"
+            ):
+                call()
+        assert model.eval()(EXAMPLE).shape == (len(EXAMPLE), 4)
 
 
 @pytest.mark.parametrize("shape", [(64, 6, 5, 5), (64, 6)])
