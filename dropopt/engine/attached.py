@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+import weakref
 from collections.abc import Iterable
 from dataclasses import replace
 from types import TracebackType
@@ -24,17 +25,22 @@ class Seen:
     """
 
     def __init__(self) -> None:
-        self.training = False
-        self.eval_with_gradients = False
+        #: The model that has the place; None in a copy.
+        self.model: weakref.ref[nn.Module] | None = None
+        #: Whether the module ran in training mode, and whether it ran in eval mode while the model was training.
+        self.trained = self.stayed = False
 
     def note(self, module: nn.Module) -> bool:
         """Return whether ``module`` is in training mode, and remember it."""
         if not torch.compiler.is_compiling():
             if module.training:
-                self.training = True
-            elif torch.is_grad_enabled():
-                self.eval_with_gradients = True
+                self.trained = True
+            elif self.model is not None and (model := self.model()) is not None and model.training:
+                self.stayed = True
         return module.training
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "model": None}  # a weak reference cannot be pickled
 
 
 class Site(Protocol):
@@ -69,6 +75,7 @@ class Attached(Generic[S]):
 
     def _add(self, place: Place, site: S) -> None:
         self.sites[place.name] = site
+        site.seen.model = weakref.ref(self.model)
         self._handles.append(place.module.register_forward_hook(site.hook))
         place.module.__dict__["__prepare_scriptable__"] = refuse_script  # torch.jit.script calls it
 
@@ -91,16 +98,16 @@ class Attached(Generic[S]):
                 self.places[name] = _moved(place, module)
 
     def _warn_if_idle(self) -> None:
-        """Warn of places whose modules ran in eval mode alone, although gradients were computed."""
+        """Warn of places whose modules stayed in eval mode in every pass of the model in training mode."""
         seen = {name: site.seen for name, site in self.sites.items()}
-        idle = [name for name, one in seen.items() if one.eval_with_gradients and not one.training]
+        idle = [name for name, one in seen.items() if one.stayed and not one.trained]
         for one in seen.values():
-            one.training = one.eval_with_gradients = False
+            one.trained = one.stayed = False
         if idle:
             more = f" and {len(idle) - 1} more" if len(idle) > 1 else ""
             warnings.warn(
-                f"nothing was dropped at {idle[0]!r}{more} since the last step, because the module was in eval mode in "
-                "every pass with gradients: choose other sites (such as 'conv'), or put it into training mode",
+                f"nothing was dropped at {idle[0]!r}{more} since the last step, because the module stayed in eval mode "
+                "in training: choose other sites (such as 'conv'), or put it into training mode",
                 stacklevel=3,
             )
 

@@ -97,8 +97,8 @@ class DropoutEngine(Attached[DropoutSite]):
 
         Call it after each epoch, or more often. A metric that is not given keeps its last value; the factor of
         eq. (2) or (9)-(11) that uses it is neutral until its first report. Metrics may be numbers of Python or NumPy,
-        or tensors with one element. It warns of places whose modules were in eval mode in every pass with gradients
-        since the last step, such as frozen BatchNorm, because nothing was dropped there.
+        or tensors with one element. It warns of places where nothing was dropped since the last step, because their
+        module stayed in eval mode while the model was training, as frozen BatchNorm does.
 
         Args:
             epoch: completed epochs, in [0, epochs]; a fraction within an epoch.
