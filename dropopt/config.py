@@ -286,6 +286,10 @@ class TrainConfig(Config):
     seed: Annotated[int, Field(ge=0)] = Field(0, description="seed of initial weights, data order and masks, >= 0")
 
 
+#: Losses of targets that are no classes.
+_REGRESSION = ("mse_loss", "l1_loss")
+
+
 class TaskConfig(Config):
     """What the network is trained for. The default is classification."""
 
@@ -293,11 +297,21 @@ class TaskConfig(Config):
         "cross_entropy",
         description="cross_entropy, mse_loss, l1_loss, binary_cross_entropy_with_logits or module:function",
     )
-    metric: str = Field("accuracy", description="accuracy, loss or module:function")
+    metric: str = Field(
+        "accuracy", description="accuracy, loss or module:function; without one, mse_loss and l1_loss have the loss"
+    )
     direction: Literal["maximize", "minimize"] = Field("maximize", description="whether a higher metric is better")
     objective: Literal["loss", "metric"] = Field(
         "loss", description="what epochs and trials are judged by on the validation split"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_metric(cls, given: Any) -> Any:
+        """Without a metric, a regression has its loss: the accuracy is that of classes."""
+        if isinstance(given, dict) and "metric" not in given and given.get("loss") in _REGRESSION:
+            return {**given, "metric": "loss"}
+        return given
 
     @property
     def score(self) -> str:

@@ -94,8 +94,9 @@ from dropopt.training.task import task_of
 _ANY_DATA = """\
 task = task_of(run.task)  # the loss and the metric
 example = data.train.head(2).images
-shape = {"channels": data.channels, "classes": data.outputs, "image_size": data.image_size}
-model = build_model(run.model, **shape, seed=run.train.seed, logits=bool(data.classes), example=example).to(device)
+shape = {"channels": data.channels, "classes": task.outputs(data), "image_size": data.image_size}
+logits = bool(data.classes) and not task.is_binary
+model = build_model(run.model, **shape, seed=run.train.seed, logits=logits, example=example).to(device)
 optimizer = make_optimizer(model, run.train)
 batches = feed_of(data.train, run.train, device)  # of any data set, also one that is read anew in each epoch
 example = each(lambda part: part.to(device), example)

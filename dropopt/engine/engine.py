@@ -190,7 +190,8 @@ class DropoutEngine(Attached[DropoutSite]):
     def watch(self, optimizer: torch.optim.Optimizer) -> None:
         """Apply Drop(p) to the updates of ``optimizer``, in addition to those of optimizers that are watched already.
 
-        The call does nothing unless ``config.drop_updates`` is set. A copy of the engine watches no optimizer.
+        The call does nothing unless ``config.drop_updates`` is set, nor after :meth:`detach`. A copy of the engine
+        watches no optimizer.
 
         Args:
             optimizer: any optimizer that holds parameters of the model.
@@ -209,7 +210,11 @@ class DropoutEngine(Attached[DropoutSite]):
             >>> engine.step(epoch=1, epochs=10)
         """
         self._require_hooks()
-        if self.config.drop_updates and not any(dropper.watches(optimizer) for dropper in self._droppers):
+        if (
+            self.config.drop_updates
+            and self._handles
+            and not any(dropper.watches(optimizer) for dropper in self._droppers)
+        ):
             pairs = [(self.sites[name], place.makers) for name, place in self.places.items()]
             self._droppers.append(UpdateDropper(pairs, optimizer))
 

@@ -269,19 +269,13 @@ class _Training:
 
 
 def _check_task(task: Task, data: Dataset, config: TrainConfig) -> None:
-    """Check that the data have the classes that the task and the augmentation need.
+    """Check that the data have the targets that the task needs, and the classes that the augmentation needs.
 
     Raises:
-        ConfigError: They have none.
+        ConfigError: They have not.
     """
-    if data.classes:
-        return
-    if task.is_plain and data.train.head(1).labels.is_floating_point():
-        raise ConfigError(
-            f"{data.name} has targets that are no class numbers, for which cross-entropy is not defined; give the "
-            "study another task, such as task={'loss': 'mse_loss', 'metric': 'loss'}"
-        )
-    if config.augment:
+    task.check(data)
+    if config.augment and not data.classes:
         raise ConfigError("augment changes images but not their targets, so it needs classes; remove it")
 
 

@@ -63,6 +63,7 @@ def prepare(run: RunConfig) -> Prepared:
     """
     device = resolve_device(run.train.device)
     data = load_once(run.data)
+    task_of(run.task).check(data)
     train, validation = (one.head(EXAMPLES) for one in (data.train, data.validation))
     few = replace(data, train=train, validation=validation)
     config = run.train.model_copy(update={"epochs": 1})
@@ -128,13 +129,14 @@ def assembled(run: RunConfig) -> Iterator[tuple[nn.Module, Engine, Dataset]]:
 
 
 def _network(run: RunConfig, data: Dataset, device: torch.device) -> nn.Module:
+    task = task_of(run.task)
     model = build_model(
         run.model,
         channels=data.channels,
-        classes=data.outputs,
+        classes=task.outputs(data),
         image_size=data.image_size,
         seed=run.train.seed,
-        logits=bool(data.classes),
+        logits=bool(data.classes) and not task.is_binary,
         example=data.train.head(EXAMPLES).images,
     ).to(device)
     images = parts(data.train.head(1).images).values()

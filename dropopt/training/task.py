@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,6 +15,10 @@ from torch.nn import functional as F
 
 from dropopt.config import ConfigError, TaskConfig, suggestion
 from dropopt.owncode import is_own, own_errors, own_function
+from dropopt.training.data.split import Split
+
+if TYPE_CHECKING:
+    from dropopt.training.data.dataset import Dataset
 
 #: From the outputs of the network and the targets of a batch to the mean loss, a tensor with one number.
 Loss = Callable[[Any, Tensor], Tensor]
@@ -29,9 +33,27 @@ def cross_entropy(outputs: Any, targets: Tensor, label_smoothing: float = 0.0) -
     return F.cross_entropy(outputs.float(), targets, label_smoothing=label_smoothing)
 
 
-def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Fraction of the class numbers (N, ...) that have the largest of the logits (N, classes, ...)."""
-    return (outputs.argmax(1) == targets).double().mean()
+def accuracy(outputs: Any, targets: Tensor) -> Tensor:
+    """Fraction of the targets that the outputs tell.
+
+    Class numbers (N, ...) have the largest of the logits (N, classes, ...). Targets of 0 and 1 may have one logit each
+    instead, (N, ...) or (N, 1, ...), which is above 0 for 1.
+
+    Raises:
+        ConfigError: Outputs and targets are something else.
+    """
+    if isinstance(outputs, Tensor):
+        if outputs.ndim == targets.ndim + 1 and outputs.shape[1] > 1:
+            if outputs.shape[:1] + outputs.shape[2:] == targets.shape and not targets.is_floating_point():
+                return (outputs.argmax(1) == targets).double().mean()
+        elif outputs.numel() == targets.numel() and ((targets == 0) | (targets == 1)).all():
+            return ((outputs.reshape(targets.shape) > 0) == (targets > 0)).double().mean()
+    given = f"outputs {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
+    raise ConfigError(
+        "task.metric accuracy takes logits (N, classes, ...) and class numbers (N, ...), or one logit for each target "
+        f"of 0 or 1, got {given} and {str(targets.dtype).removeprefix('torch.')} targets {tuple(targets.shape)}; give "
+        "another metric: loss or module:function"
+    )
 
 
 def _alike(loss: Callable[[Tensor, Tensor], Tensor], name: str) -> Loss:
@@ -89,6 +111,33 @@ class Task:
     def is_plain(self) -> bool:
         """Whether loss and metric are those of classification."""
         return self.loss is cross_entropy and self.metric is accuracy
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether each output is the logit of a target between 0 and 1."""
+        return self.loss is LOSSES["binary_cross_entropy_with_logits"]
+
+    def outputs(self, data: Dataset) -> int:
+        """Number of outputs that a network needs: one logit is enough to tell two classes apart by binary loss."""
+        return 1 if self.is_binary and len(data.classes) == 2 else data.outputs
+
+    def check(self, data: Dataset) -> None:
+        """Check that the targets are those of the loss.
+
+        Raises:
+            ConfigError: They are class numbers above 1, or none.
+        """
+        labels = data.train.labels if isinstance(data.train, Split) else data.train.head(1).labels
+        if self.is_plain and not data.classes and labels.is_floating_point():
+            raise ConfigError(
+                f"{data.name} has targets that are no class numbers, for which cross-entropy is not defined; give the "
+                "study another task, such as task={'loss': 'mse_loss', 'metric': 'loss'}"
+            )
+        if self.is_binary and not 0 <= float(labels.min()) <= float(labels.max()) <= 1:
+            raise ConfigError(
+                f"task.loss binary_cross_entropy_with_logits takes targets from 0 to 1, those of {data.name} are from "
+                f"{float(labels.min()):g} to {float(labels.max()):g}; for class numbers give cross_entropy"
+            )
 
     def training_loss(self, outputs: Any, targets: Tensor, label_smoothing: float) -> Tensor:
         """Loss of a training batch; label smoothing applies to cross-entropy only.

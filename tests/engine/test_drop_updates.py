@@ -215,6 +215,7 @@ def test_every_watched_optimizer_drops_updates():
         counts = [still(parameter, old) for parameter, old in zip(parameters, before, strict=True)]
         assert counts == ([0, 0] if moves else [6, 8])
         engine.detach()
+        engine.watch(optimizers[0])  # has no effect after detach()
 
 
 def test_a_copy_of_an_engine_asks_for_its_optimizer():

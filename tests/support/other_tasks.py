@@ -34,6 +34,12 @@ def masks():
     return TensorDataset(images, (images[:, 0] > 0).long())
 
 
+def bright():
+    """Images of two classes, as arrays: dark and bright ones."""
+    images = _draw(N, 1, 8, 8).numpy()
+    return images, (images.mean((1, 2, 3)) > 0).astype(int)
+
+
 def volumes():
     """Volumes (1, 6, 6, 6) with three labels that do not exclude each other."""
     samples = _draw(N, 1, 6, 6, 6)

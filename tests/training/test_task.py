@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import other_tasks
 import pytest
 import torch
+from sklearn.metrics import accuracy_score, log_loss
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
@@ -72,6 +75,61 @@ def test_volumes_with_labels_that_do_not_exclude_each_other():
     assert data.outputs == 3
     assert all(report.val_accuracy == report.val_loss for report in result.history)
     assert result.history[-1].train_loss < result.history[0].train_loss
+
+
+@pytest.mark.parametrize("model", ["other_tasks:image_network", "small"])
+def test_one_logit_tells_two_classes_apart(model):
+    """With binary cross-entropy a network has one output; loss and accuracy are those of scikit-learn."""
+    run = own("bright", "image_network", loss="binary_cross_entropy_with_logits")
+    run = run.model_copy(update={"model": run.model.model_copy(update={"name": model})})
+    prepare(run)
+    result, network, data = train_run(run)
+    labels = data.validation.labels.numpy()
+    with torch.no_grad():
+        logits = network.eval()(data.validation.images)
+    assert logits.shape == (len(labels), 1)
+    bright = torch.sigmoid(logits[:, 0]).double().numpy()
+    assert result.best_val_accuracy == accuracy_score(labels, bright > 0.5)
+    assert result.best_val_loss == pytest.approx(log_loss(labels, bright), rel=1e-4)
+
+
+def test_accuracy_of_one_logit_for_each_target():
+    """A logit above 0 says 1, also for several labels of a sample; the largest of several logits says a class."""
+    targets = torch.tensor([[0.0, 1.0], [1.0, 1.0]])
+    assert accuracy(torch.tensor([[-2.0, 3.0], [-1.0, 4.0]]), targets) == 0.75
+    assert accuracy(torch.tensor([[-2.0], [3.0]]), torch.tensor([0, 1])) == 1
+    assert accuracy(torch.tensor([-2.0, -3.0]), torch.tensor([0, 1])) == 0.5
+    assert accuracy(torch.tensor([[-2.0, -3.0], [1.0, 2.0]]), torch.tensor([0, 1])) == 1
+
+
+@pytest.mark.parametrize(
+    ("outputs", "targets", "given"),
+    [
+        (torch.rand(3, 1), torch.tensor([0.2, 1.0, 3.0]), r"outputs (3, 1) and float32 targets (3,)"),
+        (torch.rand(3, 4), torch.tensor([0.0, 1.0, 1.0]), r"outputs (3, 4) and float32 targets (3,)"),
+        (torch.rand(3, 4), torch.zeros(3, 5), r"outputs (3, 4) and float32 targets (3, 5)"),
+        ((torch.rand(3, 4),), torch.tensor([0, 1, 1]), r"tuple and int64 targets (3,)"),
+    ],
+)
+def test_an_accuracy_that_would_mean_nothing_is_refused(outputs, targets, given):
+    with pytest.raises(
+        ConfigError, match=f"accuracy takes logits .* got {re.escape(given)}; give another metric: loss"
+    ):
+        accuracy(outputs, targets)
+
+
+@pytest.mark.parametrize("loss", ["mse_loss", "l1_loss"])
+def test_a_regression_without_a_metric_has_its_loss(loss):
+    assert TaskConfig.parse({"loss": loss}) == TaskConfig(loss=loss) == TaskConfig(loss=loss, metric="loss")
+    assert TaskConfig(loss=loss, metric="accuracy").metric == TaskConfig().metric == "accuracy"
+
+
+def test_binary_cross_entropy_of_class_numbers_above_1_is_refused():
+    run = own("signals", "signal_network", loss="binary_cross_entropy_with_logits")
+    with pytest.raises(
+        ConfigError, match="takes targets from 0 to 1, those of other_tasks:signals are from 0 to 2; for"
+    ):
+        prepare(run)
 
 
 def test_image_data_sets_take_the_path_of_all_images(monkeypatch):

@@ -134,6 +134,8 @@ def drawn_splits(name: str, count: int, given: set[str], config: DataConfig) -> 
     if "test" not in given:
         drawn["test"] = carve(max(1, round(config.test_fraction * count)))
     if config.subset is not None:
+        if config.subset > len(order):
+            raise ConfigError(f"{name}: subset: must be at most {len(order)} samples, got {config.subset}")
         order = order[: config.subset]
     if "validation" not in given:
         drawn["validation"] = carve(max(1, round(config.validation_fraction * len(order))))

@@ -350,6 +350,14 @@ def test_missing_splits_are_drawn(given, subset):
     assert {name: index.tolist() for name, index in found.items()} == expected | {"train": sorted(order)}
 
 
+def test_a_subset_of_more_samples_than_there_are_is_refused():
+    """The test samples are drawn first; all others may be the subset."""
+    config = DataConfig(test_fraction=0.3, subset=21)
+    assert len(drawn_splits("a", 30, {"train", "validation"}, config)["train"]) == 21
+    with pytest.raises(ConfigError, match=r"^a: subset: must be at most 21 samples, got 22$"):
+        drawn_splits("a", 30, {"train", "validation"}, DataConfig(test_fraction=0.3, subset=22))
+
+
 def test_too_few_samples_to_split():
     """One for each split is needed."""
     assert {name: len(index) for name, index in drawn_splits("a", 3, {"train"}, DataConfig()).items()} == dict.fromkeys(
