@@ -188,11 +188,14 @@ def test_a_python_export_trains(studied, monkeypatch, capsys):
 
 
 def test_from_a_trial_to_predictions(studied, monkeypatch, capsys):
-    """A trial is trained straight from the storage, kept as a model that stands alone, and classifies files."""
+    """A trial is trained from the storage on as many threads as asked, kept as a model, and classifies files."""
     folder, _ = studied
     monkeypatch.chdir(folder)
-    monkeypatch.setattr("torch.set_num_threads", lambda _: None)
-    trained = json.loads(quiet_call(monkeypatch, capsys, "train", "--trial", "1", "-o", "m.safetensors", "--json"))
+    threads = []
+    monkeypatch.setattr("torch.set_num_threads", threads.append)
+    options = ("--trial", "1", "--threads", "2", "-o", "m.safetensors", "--json")
+    trained = json.loads(quiet_call(monkeypatch, capsys, "train", *options))
+    assert threads == [2]
     exported = json.loads(quiet_call(monkeypatch, capsys, "export", "--trial", "1", "--json", "-o", "one.yaml"))
     assert (exported["study"], exported["trial"]) == ("digits", 1)
     assert exported["val_accuracy"] == trained["validation"]["accuracy"]

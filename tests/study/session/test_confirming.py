@@ -149,6 +149,22 @@ def test_a_configuration_that_fails_is_out(searched, monkeypatch):
     assert [(one.validation.seeds, one.out) for one in found.configurations] == [(2, "")] * 4
 
 
+def test_a_run_that_diverged_is_not_tried_again(searched, monkeypatch, capsys):
+    """It would diverge again. Judged by another value, the race begins anew, with the runs that are left."""
+    options = {"top": 1, "seeds": 2, "n_jobs": 1, "anchors": False}
+    monkeypatch.setenv("FAKE_FAULT", "nan")
+    assert confirm(searched, **options)[0] == 1
+    diverged, waiting = trials(searched, "fake-confirmed")
+    assert (diverged.user_attrs["reason"], waiting.state) == ("NotFinite", TrialState.PRUNED)
+    monkeypatch.delenv("FAKE_FAULT")
+    capsys.readouterr()
+    assert confirm(searched, **options)[0] == 1
+    assert "all runs have ended" in capsys.readouterr().out
+    assert confirm(searched, **options, optimise="accuracy")[0] == 1
+    assert "at most 1 runs of 8 epochs (1 have ended)" in capsys.readouterr().out
+    assert [run_of(trial) for trial in trials(searched, "fake-confirmed")[2:]] == [run_of(waiting)]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

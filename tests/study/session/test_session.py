@@ -237,6 +237,14 @@ def test_a_space_that_has_changed_is_refused():
     assert len(trials("study.log")) == 2
 
 
+def test_a_resumed_study_does_not_repeat_its_first_suggestions():
+    """The only writer of a storage has the same seed each time, and the number of trials is added to it."""
+    for n_trials in (3, 6):
+        fake_study.run("sqlite:///study.db", 1, n_trials=n_trials, sampler="random")
+    drawn = [str(trial.params) for trial in trials("sqlite:///study.db")]
+    assert len(set(drawn)) == 6
+
+
 def test_a_quiet_session_says_that_every_trial_has_failed(capsys):
     """On standard error, with the exit code 1; otherwise nothing is printed."""
     request = Request(fake_study.make(), Path(__file__), "study.log", 1, "dropopt run fake")

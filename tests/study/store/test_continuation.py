@@ -21,7 +21,7 @@ from dropopt.study.store.keys import (
     RETRY_OF,
     SOURCE,
 )
-from dropopt.study.store.retries import enqueue_again, may_run_again, parameters, root
+from dropopt.study.store.retries import attempt, enqueue_again, may_run_again, parameters, root
 from dropopt.study.store.search_ledger import SearchLedger
 
 
@@ -40,7 +40,13 @@ def test_a_retry_is_continued_as_its_first_attempt():
 
 
 def test_a_trial_whose_worker_dies_is_begun_three_times():
-    """It may be interrupted as often as one likes. Without parameters there is nothing to run again."""
+    """Interruptions do not count, and are not limited. Without parameters there is nothing to run again."""
+    study = optuna.create_study()
+    study.enqueue_trial({"r0": 0.2})
+    for reason in (INTERRUPTED, ABANDONED, INTERRUPTED):
+        _fail(study, reason)
+        enqueue_again(study, study.trials[-1])
+    assert [attempt(trial) for trial in study.trials] == [1, 1, 2, 2]
     own = {"params": {"r0": 0.2}, "distributions": {"r0": FloatDistribution(0, 1)}}
     trials = [create_trial(state=TrialState.RUNNING, user_attrs={ATTEMPT: number}, **own) for number in (1, 2, 3)]
     assert [may_run_again(trial, ABANDONED) for trial in trials] == [True, True, False]

@@ -1,5 +1,6 @@
 """The epochs of a trial: what is stored for the best trials."""
 
+from itertools import pairwise
 from types import SimpleNamespace
 
 import optuna
@@ -42,11 +43,14 @@ def test_a_history_is_read_back_as_it_was_stored():
     assert History.of([]) == History()
 
 
-def test_the_rates_of_a_large_network_are_thinned():
-    """At most ``MOST_RATES`` numbers are stored, the first and the last epoch among them."""
-    history = History.of(reports(300, places=100))
+@pytest.mark.parametrize("epochs", [46, 300])
+def test_the_rates_of_a_large_network_are_thinned(epochs):
+    """At most ``MOST_RATES`` numbers are stored, at even distances, the first and the last epoch among them."""
+    history = History.of(reports(epochs, places=100))
     assert len(history.rates) * len(history.rate_epochs) <= MOST_RATES
-    assert (history.rate_epochs[0], history.rate_epochs[-1], len(history.epochs)) == (1, 300, 300)
+    assert (history.rate_epochs[0], history.rate_epochs[-1], len(history.epochs)) == (1, epochs, epochs)
+    distances = {after - before for before, after in pairwise(history.rate_epochs)}
+    assert max(distances) - min(distances) <= 1
 
 
 def test_only_the_best_trials_keep_their_epochs():

@@ -6,7 +6,7 @@ import numpy as np
 import other_tasks
 import pytest
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 
 from dropopt.config import ConfigError, DataConfig, RunConfig, TrainConfig
 from dropopt.training import Split, load_data, prepare, train_run
@@ -67,6 +67,19 @@ def test_data_larger_than_memory_are_not_loaded(monkeypatch):
     streamed = load("steady", in_memory=False)
     assert isinstance(streamed.validation, Stream)
     assert sum(len(batch) for batch in streamed.validation.batches(7)) == 20
+
+
+def test_a_class_that_the_sample_lacks_counts(monkeypatch):
+    """Without names, the labels of all samples tell the number of classes, not those of the sample alone."""
+    images, labels = torch.arange(12.0)[:, None, None, None].expand(12, 1, 4, 4), torch.arange(12) % 2
+    monkeypatch.setattr(other_tasks, "pair", lambda: (TensorDataset(images, labels),) * 2, raising=False)
+    monkeypatch.setattr(other_tasks.pair, "__module__", "other_tasks")
+    monkeypatch.setattr(stream, "SAMPLES", 8)
+    data = load("pair", in_memory=False)
+    assert data.classes == ("0", "1")
+    sampled = stream.sample_of(data.train.reader).images[:, 0, 0, 0].tolist()
+    labels[next(index for index in range(12) if index not in sampled)] = 2
+    assert load("pair", in_memory=False).classes == ("0", "1", "2")
 
 
 def test_workers_of_a_loader_are_used_and_repeat(monkeypatch):
