@@ -13,6 +13,17 @@ from queue import SimpleQueue
 from typing import Any, Self, TextIO
 
 
+def copy_repository(root: Path, tree: Path) -> Path:
+    """Copy the files of a repository that git does not ignore, and return the folder of the copy."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(command, cwd=root, capture_output=True, check=True).stdout.decode().split("\0")
+    for name in names:
+        if name and (root / name).is_file():
+            (tree / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(root / name, tree / name)
+    return tree
+
+
 class Servers:
     """Forks of one process of ``server.py``, which starts with the first task."""
 
@@ -35,7 +46,7 @@ class Servers:
     def _start(self) -> None:
         self._work.mkdir(exist_ok=True)
         self._folder = tempfile.TemporaryDirectory(dir=self._work, prefix="trees-")
-        trees = [str(self._copy(Path(self._folder.name, str(number)))) for number in range(self._jobs)]
+        trees = [str(copy_repository(self._root, Path(self._folder.name, str(number)))) for number in range(self._jobs)]
         inputs, outputs = ([os.pipe() for _ in trees] for _ in range(2))
         theirs = [str(fd) for (task, _), (_, answer) in zip(inputs, outputs, strict=True) for fd in (task, answer)]
         environment = os.environ | {"CI": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": trees[0]}
@@ -48,15 +59,6 @@ class Servers:
             pair = os.fdopen(task, "w"), os.fdopen(answer)
             self._pipes += pair
             self._free.put(pair)
-
-    def _copy(self, tree: Path) -> Path:
-        command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-        names = subprocess.run(command, cwd=self._root, capture_output=True, check=True).stdout.decode().split("\0")
-        for name in names:
-            if name and (self._root / name).is_file():
-                (tree / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(self._root / name, tree / name)
-        return tree
 
     def ask(self, task: dict[str, Any]) -> dict[str, Any]:
         """Give a task to a free process and wait for its answer; threads share the processes."""

@@ -163,12 +163,14 @@ def in_child(work: Any, seconds: float, cpu_seconds: float) -> tuple[str, Any]:
             os._exit(code)
     end = time.monotonic() + seconds
     status = None
-    while status is None and time.monotonic() < end:
-        ended, found = os.waitpid(child, os.WNOHANG)
-        status = found if ended else None
-        time.sleep(0.01)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(child, signal.SIGKILL)  # also what the tests started
+    try:
+        while status is None and time.monotonic() < end:
+            ended, found = os.waitpid(child, os.WNOHANG)
+            status = found if ended else None
+            time.sleep(0.01)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child, signal.SIGKILL)  # also what the tests started
     if status is None:
         os.waitpid(child, 0)
         ending = "timeout"
