@@ -1,7 +1,10 @@
 """Whether arms can be compared: they differ only in their dropout, and their budgets are told."""
 
+from dataclasses import replace
+
 import optuna
 import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 
 from dropopt.config import ConfigError, RunConfig
@@ -27,6 +30,37 @@ def test_arms_that_differ_in_more_than_their_dropout_are_refused(changed, messag
     assert check_comparable([first, Arm("b", "b", False, free, {"lr": "0.01 to 1"})]) == []
     with pytest.raises(ConfigError, match=message):
         check_comparable([first, Arm("b", "b", False, RunConfig.parse(same | changed), {"lr": "0.01 to 1"})])
+
+
+def test_settings_of_training_that_are_searched_differently_are_told():
+    """With their ranges as words, and so are budgets that differ."""
+    lr, sizes = FloatDistribution(0.01, 1, log=True), CategoricalDistribution([16, 32])
+    spaces = {"a": {"lr": lr}, "b": {"lr": FloatDistribution(0.1, 1), "batch_size": sizes, "r0": lr}, "c": {"lr": lr}}
+    arms = []
+    for name, space in spaces.items():
+        study = optuna.create_study(study_name=name)
+        study.set_user_attr(BASE, RunConfig().model_dump(mode="json"))
+        params = {one: getattr(kind, "low", 16) for one, kind in space.items()}
+        study.add_trials([create_trial(value=0.5, params=params, distributions=space)] * len(space))
+        arms.append(arm_of_study(name, study))
+    assert arms[1].training == {"lr": "0.1 to 1", "batch_size": "one of 16, 32"}
+    assert check_comparable([arms[0], arms[2]]) == []
+    assert check_comparable(arms) == [
+        "a and b do not search the same settings of training: batch_size (None and one of 16, 32), "
+        "lr (0.01 to 1, logarithmic and 0.1 to 1)",
+        "the arms do not have the same number of trials: a 1, b 3, c 1",
+    ]
+
+
+@pytest.mark.parametrize("kind", ["name", "study"])
+def test_arms_are_two_or_more_and_different(kind):
+    """By their name and by their study."""
+    arm = Arm("a", "x", True, RunConfig(), None)
+    with pytest.raises(ConfigError, match=r"^a comparison needs two or more arms, got 1$"):
+        check_comparable([arm])
+    twice = replace(arm, **{"name": "b", "study": "y"} | {kind: getattr(arm, kind)})
+    with pytest.raises(ConfigError, match=rf"^two arms have the same {kind}: [ax]; give each arm once$"):
+        check_comparable([arm, twice])
 
 
 def test_the_budget_of_an_arm_is_the_trials_that_ended():

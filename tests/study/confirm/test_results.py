@@ -9,9 +9,10 @@ from optuna.distributions import IntDistribution
 from optuna.trial import TrialState, create_trial
 from scipy import stats
 
-from dropopt.config import RunConfig
+from dropopt.config import ConfigError, RunConfig, TaskConfig
 from dropopt.study.confirm.arms import Arm
 from dropopt.study.confirm.comparison import arm_result, compare_arms
+from dropopt.study.confirm.intervals import mean_of
 from dropopt.study.confirm.ledger import Race, RunLedger, outs
 from dropopt.study.confirm.results import confirmation
 from dropopt.study.confirm.runs import CONFIGURATION, LARGEST, REPEAT, make_runs
@@ -25,6 +26,7 @@ from dropopt.study.store.keys import (
     JUDGED_BY,
     OUT,
     READINGS,
+    SECONDS,
     SEEDS,
     TEST_ACCURACY,
     TEST_LOSS,
@@ -70,7 +72,7 @@ def confirmed(losses=LOSSES, *, seeds=3, by="loss", task=None, out=()):
     runs.set_user_attr(OUT, {str(number): "worse" for number in out})
     for number, row in losses.items():
         for repeat, loss in enumerate(row):
-            runs.add_trial(run(number, repeat, loss, **{BEST_LOSS: loss, ACCURACY: 1 - loss / 2}))
+            runs.add_trial(run(number, repeat, loss, **{BEST_LOSS: loss, ACCURACY: 1 - loss / 2, SECONDS: 2.0}))
     return search, runs
 
 
@@ -229,3 +231,117 @@ def test_the_test_split_counts_if_every_arm_has_it():
     part = compare_arms([arms[0], replace(arms[1], test=None)])
     assert not part.tested
     assert part.contrasts[0].objective.interval.mean == pytest.approx(0.01)
+
+
+def scores(losses, accuracies, word):
+    """Scores as values for JSON."""
+    rows = {"objective": losses, "loss": losses, word: accuracies}
+    return {name: {**mean_of(values).plain(), "by_seed": values} for name, values in rows.items()}
+
+
+def test_a_confirmation_as_values_for_json():
+    """Every number of the result, and the metric by its own name."""
+    losses = {0: [0.30, 0.32, 0.31], 3: [0.40, 0.44, 0.41]}
+    search, _ = confirmed(losses, task={"metric": "mine:dice"}, out=[3])
+    found = confirmation(search)
+    kept = confirmation(confirmed(losses, task={"metric": "mine:dice"})[0])
+    rows = [
+        {
+            "trial": number,
+            "name": NAMES[number],
+            "anchor": number == 3,
+            "searched": SEARCHED[number],
+            "out": "worse" if number == 3 else None,
+            "seconds": 6.0,
+            **scores(row, [1 - loss / 2 for loss in row], "dice"),
+        }
+        for number, row in losses.items()
+    ]
+    gap = stats.ttest_rel(losses[0], losses[3])
+    facts = {
+        "study": "mine",
+        "optimise": "loss",
+        "minimised": "loss",
+        "metric": "dice",
+        "chosen_by": "value",
+        "seeds": 3,
+        "winner": 0,
+        "optimism": pytest.approx((0.31 - 0.25) / 0.31),
+        "mean_optimism": pytest.approx((0.31 - 0.25) / 0.31),
+        "test": None,
+    }
+    alone = {"best_anchor": None, "winner_minus_best_anchor": None, "verdict": found.verdict}
+    assert found.plain() == facts | alone | {"configurations": rows}
+    plain = kept.plain()
+    low, high = gap.confidence_interval(0.95)
+    difference = {"mean": -0.32 / 3, "low": low, "high": high, "n": 3, "p": gap.pvalue}
+    assert plain["winner_minus_best_anchor"] == pytest.approx(difference)
+    assert (plain["best_anchor"], plain["configurations"][1]["out"]) == (3, None)
+
+
+def test_a_comparison_as_values_for_json_and_in_words():
+    """Every number of the result; the verdict names those that are better, not clearly different, and worse."""
+    losses = {
+        "base": [0.40, 0.41, 0.43],
+        "far": [0.30, 0.315, 0.32],
+        "near": [0.39, 0.42, 0.44],
+        "bad": [0.60, 0.61, 0.64],
+    }
+    arms = [arm(name, row, baseline=name == "base") for name, row in losses.items()]
+    found = compare_arms(arms, notes=["a note"], task=TaskConfig(metric="mine:dice"))
+    gaps = {name: stats.ttest_rel(losses[name], losses["base"]) for name in ("far", "near", "bad")}
+    ends = {name: gap.confidence_interval(0.95) for name, gap in gaps.items()}
+    means = {name: sum(losses[name]) / 3 - sum(losses["base"]) / 3 for name in gaps}
+    p = {one.arm: one.p_adjusted for one in found.contrasts}
+    assert found.verdict == (
+        f"better than the best baseline, base: far (validation loss {-means['far']:.4f} lower, 95% interval "
+        f"{-ends['far'].high:.4f} to {-ends['far'].low:.4f}, p = {p['far']:.2g} after Holm's correction; dice higher, "
+        f"{-means['far']:+.4f}). Not clearly different from it: near. Worse: bad"
+    )
+    plain = found.plain()
+    contrasts = plain.pop("contrasts")
+    assert plain == {
+        "optimise": "loss",
+        "metric": "dice",
+        "seeds": 3,
+        "split": "validation",
+        "arms": [
+            {
+                "name": name,
+                "study": name,
+                "baseline": name == "base",
+                "winner": 0,
+                "searched": 0.3,
+                "validation": scores(losses[name], [1 - loss for loss in losses[name]], "dice"),
+                "test": None,
+                "search": {"trials": 1, "epochs": 1, "seconds": 1.0},
+                "confirm": {"trials": 1, "epochs": 1, "seconds": 1.0},
+            }
+            for name in ("far", "base", "near", "bad")
+        ],
+        "reference": "base",
+        "notes": ["a note"],
+        "verdict": found.verdict,
+    }
+    assert [one["arm"] for one in contrasts] == list(gaps)
+    for one in contrasts:
+        name, gap = one["arm"], {"mean": means[one["arm"]], "low": ends[one["arm"]].low, "high": ends[one["arm"]].high}
+        assert one["difference"] == pytest.approx(gap | {"n": 3})
+        mirrored = {"mean": -gap["mean"], "low": -gap["high"], "high": -gap["low"], "n": 3}
+        assert one["dice_difference"] == pytest.approx(mirrored)
+        assert (one["p"], one["p_adjusted"]) == (pytest.approx(gaps[name].pvalue), p[name])
+        assert one["ece_difference"] is None
+
+
+def test_the_reference_may_be_named():
+    """It may be any arm; without a baseline it is the first one. Two seeds in common are the fewest."""
+    arms = [arm("one", [0.40, 0.41, 0.43]), arm("two", [0.40, 0.42, 0.43]), arm("few", [0.3])]
+    found = compare_arms(arms[:2], reference="two")
+    assert found.verdict == (
+        "no arm is better than the reference, two, in validation loss. Not clearly different from it: one"
+    )
+    assert compare_arms(arms[:2]).reference == "one"
+    with pytest.raises(ConfigError, match=r"^no arm is called 'three'; the arms are: one, two$"):
+        compare_arms(arms[:2], reference="three")
+    with pytest.raises(ConfigError, match=r"^arms few and one have fewer than two seeds in common$"):
+        compare_arms(arms)

@@ -1,0 +1,132 @@
+"""The runs of a confirmation: whose they are, which are enqueued, and what the ledger does with them."""
+
+from __future__ import annotations
+
+import optuna
+import pytest
+from optuna.distributions import IntDistribution
+from optuna.trial import TrialState, create_trial
+
+from dropopt.config import ConfigError, RunConfig
+from dropopt.study.confirm.ledger import Race, RunLedger, outs
+from dropopt.study.confirm.runs import (
+    CONFIGURATION,
+    LARGEST,
+    REPEAT,
+    Run,
+    completed,
+    enqueue,
+    failed,
+    find_runs,
+    is_run_elsewhere,
+    make_runs,
+    run_of,
+    unfinished,
+)
+from dropopt.study.store.keys import BASE, CONFIRMS, GIVEN_BACK, ID, INTERRUPTED, OF, OUT, REASON, RETRY
+
+
+@pytest.fixture
+def search():
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(study_name="mine")
+    study.set_user_attr(ID, "its id")
+    study.set_user_attr(BASE, RunConfig().model_dump(mode="json"))
+    return study
+
+
+def run(configuration, repeat, state=TrialState.COMPLETE, **attributes):
+    params = {CONFIGURATION: configuration, REPEAT: repeat}
+    kinds = dict.fromkeys(params, IntDistribution(0, LARGEST))
+    value = 0.5 if state == TrialState.COMPLETE else None
+    return create_trial(params=params, distributions=kinds, value=value, state=state, user_attrs=attributes)
+
+
+def test_runs_belong_to_their_search(search):
+    """By its name and its id. A study of their name that is none of them is not used."""
+    assert find_runs(search, CONFIRMS) is None
+    runs = make_runs(search, CONFIRMS, {"fact": 1}, "loss")
+    assert (runs.study_name, runs.direction.name, runs.metric_names) == ("mine-confirmed", "MINIMIZE", ["loss"])
+    assert {key: runs.user_attrs[key] for key in (CONFIRMS, OF, "fact")} == {CONFIRMS: "mine", OF: "its id", "fact": 1}
+    assert make_runs(search, CONFIRMS, {"fact": 2}, "loss").user_attrs == runs.user_attrs
+    search.set_user_attr(ID, "another")
+    with pytest.raises(ConfigError, match=r"^study 'mine-confirmed' belongs to an earlier study called 'mine'; delete"):
+        find_runs(search, CONFIRMS)
+    runs.set_user_attr(CONFIRMS, "yours")
+    with pytest.raises(ConfigError, match=r"^study 'mine-confirmed' exists and was not made by dropopt confirm; ren"):
+        find_runs(search, CONFIRMS)
+
+
+@pytest.mark.parametrize(("direction", "trials", "taken"), [("minimize", 0, True), ("minimize", 1, False),
+                                                            ("maximize", 0, False)])  # fmt: skip
+def test_a_study_whose_maker_died_at_once_is_taken_over(search, direction, trials, taken):
+    """It has neither attributes nor trials yet."""
+    optuna.create_study(study_name="mine-confirmed", storage=search._storage, direction=direction).add_trials(
+        [create_trial(value=1.0)] * trials
+    )
+    if taken:
+        assert find_runs(search, CONFIRMS) is None
+        assert make_runs(search, CONFIRMS, {}, "loss").user_attrs[CONFIRMS] == "mine"
+    else:
+        with pytest.raises(ConfigError, match="was not made by dropopt confirm"):
+            find_runs(search, CONFIRMS)
+
+
+def test_what_is_there_already_is_not_enqueued(search):
+    """Runs that completed, that wait, and that would diverge again; what failed otherwise or was ended is enqueued."""
+    runs = make_runs(search, CONFIRMS, {}, "loss")
+    runs.add_trials(
+        [
+            run(0, 0),
+            run(1, 0, TrialState.FAIL, **{REASON: "Broken"}),
+            run(2, 0, TrialState.FAIL, **{REASON: "DivergedError"}),
+            run(3, 0, TrialState.PRUNED),
+            run(4, 0, TrialState.FAIL, **{REASON: INTERRUPTED, RETRY: True}),
+        ]
+    )
+    enqueue(runs, [Run(0, 5)])
+    assert failed(runs) == {Run(0, 1): "Broken", Run(0, 2): "DivergedError"}
+    assert unfinished(runs) == {Run(0, 4), Run(0, 5)}
+    assert {one: trial.number for one, trial in completed(runs).items()} == {Run(0, 0): 0}
+    assert run_of(create_trial(value=1.0)) is None
+    enqueue(runs, [Run(1, 0), *(Run(0, number) for number in (5, 3, 2, 1, 0))])
+    assert [run_of(trial) for trial in runs.trials[6:]] == [Run(0, 1), Run(0, 3), Run(1, 0)]
+    enqueue(runs, [Run(0, 0)], again=True)
+    assert run_of(runs.trials[-1]) == Run(0, 0)
+
+
+def test_two_confirmations_do_not_run_one_run(search):
+    """That of the lower number counts, unless completed ones are to run again."""
+    trials = [run(0, 0), run(1, 0), run(0, 1, TrialState.FAIL), run(0, 0), run(0, 1), run(1, 0, TrialState.WAITING)]
+    for number, trial in enumerate(trials):
+        trial.number = number
+    assert [is_run_elsewhere(trial, trials) for trial in trials] == [False, False, False, True, False, True]
+    trials.append(run(1, 0))
+    trials[-1].number = 6
+    assert [is_run_elsewhere(trial, trials, again=True) for trial in trials] == [False] * 6 + [True]
+
+
+def test_a_ledger_starts_runs_and_drops_those_of_a_configuration_that_failed(search):
+    """A run has its configuration, and the seed of its repeat. One that another trial has is given back."""
+    runs = make_runs(search, CONFIRMS, {}, "loss")
+    configurations = {7: RunConfig.parse({"train": {"lr": 0.7}}), 8: RunConfig.parse({"train": {"lr": 0.8}})}
+    out = []
+    ledger = RunLedger(runs, search, configurations, race=Race(3, (7, 8)), on_out=lambda *found: out.append(found))
+    assert not ledger.wants(1)
+    enqueue(runs, [Run(0, 7), Run(0, 8), Run(1, 7), Run(1, 8)])
+    runs.enqueue_trial({CONFIGURATION: 8, REPEAT: 0})
+    assert ledger.wants(1)
+    first, configuration = ledger.ask()
+    assert (configuration.train.lr, configuration.train.seed) == (0.7, Run(0, 7).seed)
+    second, configuration = ledger.ask()
+    assert (configuration.train.lr, configuration.train.seed) == (0.8, Run(0, 8).seed)
+    assert ledger.fail(first, "DivergedError", "it diverged", "a trace") == "DivergedError"
+    assert out == [(7, "it failed with seed 1: DivergedError")]
+    assert outs(runs) == {7: "it failed with seed 1: DivergedError"}
+    assert [trial.state.name for trial in runs.trials] == ["FAIL", "RUNNING", "PRUNED", "WAITING", "WAITING"]
+    third, configuration = ledger.ask()
+    assert (third.number, configuration.train.seed) == (3, Run(1, 8).seed)
+    assert ledger.ask() is None
+    assert (runs.trials[4].state.name, runs.trials[4].user_attrs[REASON]) == ("FAIL", GIVEN_BACK)
+    assert ledger.report(second, 0.5, epoch=1, epochs=2) is False
+    assert OUT in runs.user_attrs
