@@ -8,8 +8,9 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 
 from dropopt.config import ConfigError, RunConfig
-from dropopt.study.confirm.arms import Arm, arm_of_study, check_comparable
+from dropopt.study.confirm.arms import Arm, arm_of_space, arm_of_study, check_comparable
 from dropopt.study.confirm.comparison import Compute, compute
+from dropopt.study.define.space import Space
 from dropopt.study.store.keys import BASE, INTERRUPTED, REASON, RETRY, SECONDS
 from dropopt.study.store.retries import enqueue_again
 
@@ -23,10 +24,11 @@ from dropopt.study.store.retries import enqueue_again
     ],
 )
 def test_arms_that_differ_in_more_than_their_dropout_are_refused(changed, message):
-    """In their data, their network or their training; settings that are searched and the device may differ."""
+    """In data, network or training; settings that are searched, the device and the data's folder may differ."""
     same = {"data": {"name": "digits"}, "model": {"name": "small"}, "train": {"epochs": 8, "lr": 0.1}}
     first = Arm("a", "a", True, RunConfig.parse(same), {"lr": "0.01 to 1"})
-    free = RunConfig.parse(same | {"train": {"epochs": 8, "lr": 0.2, "device": "cpu", "seed": 3}})
+    own = {"data": {"name": "digits", "root": "elsewhere"}, "train": {"lr": 0.2, "device": "cpu", "seed": 3}}
+    free = RunConfig.parse(same | own | {"train": same["train"] | own["train"]})
     assert check_comparable([first, Arm("b", "b", False, free, {"lr": "0.01 to 1"})]) == []
     with pytest.raises(ConfigError, match=message):
         check_comparable([first, Arm("b", "b", False, RunConfig.parse(same | changed), {"lr": "0.01 to 1"})])
@@ -50,6 +52,17 @@ def test_settings_of_training_that_are_searched_differently_are_told():
         "lr (0.01 to 1, logarithmic and 0.1 to 1)",
         "the arms do not have the same number of trials: a 1, b 3, c 1",
     ]
+
+
+@pytest.mark.parametrize("baseline", [False, True])
+def test_a_search_that_will_be_run_is_an_arm(tmp_path, baseline):
+    """With the ranges of its space, and the number of trials that it will have."""
+    engine = "kind: {choices: [dropout, none]}" if baseline else "r0: {low: 0, high: 0.5}"
+    path = tmp_path / "space.yaml"
+    path.write_text(f"engine:\n  {engine}\ntrain:\n  lr: {{low: 0.01, high: 1, log: true}}\n")
+    base = RunConfig()
+    expected = Arm("a", "its study", baseline, base, {"lr": "0.01 to 1, logarithmic"}, None, 9)
+    assert arm_of_space("a", "its study", Space.load(path), base, 9) == expected
 
 
 @pytest.mark.parametrize("kind", ["name", "study"])

@@ -57,8 +57,8 @@ def run(configuration, repeat, value, state=TrialState.COMPLETE, **attributes):
     return create_trial(params=params, distributions=kinds, value=value, state=state, user_attrs=attributes)
 
 
-def confirmed(losses=LOSSES, *, seeds=3, by="loss", task=None, out=()):
-    """A search, and the study of its runs. The accuracy of each run is 1 - loss / 2, or a metric of that value."""
+def confirmed(losses=LOSSES, *, seeds=3, by="loss", task=None, out=(), accuracies=None):
+    """A search, and the study of its runs. The metric of each run is 1 - loss / 2, unless its configuration has one."""
     search = optuna.create_study(study_name="mine")
     base = RunConfig.parse({"task": task or {}}).model_dump(mode="json")
     search.set_user_attr(BASE, base)
@@ -72,7 +72,8 @@ def confirmed(losses=LOSSES, *, seeds=3, by="loss", task=None, out=()):
     runs.set_user_attr(OUT, {str(number): "worse" for number in out})
     for number, row in losses.items():
         for repeat, loss in enumerate(row):
-            runs.add_trial(run(number, repeat, loss, **{BEST_LOSS: loss, ACCURACY: 1 - loss / 2, SECONDS: 2.0}))
+            accuracy = (accuracies or {}).get(number, 1 - loss / 2)
+            runs.add_trial(run(number, repeat, loss, **{BEST_LOSS: loss, ACCURACY: accuracy, SECONDS: 2.0}))
     return search, runs
 
 
@@ -148,6 +149,9 @@ def test_the_last_reading_of_the_test_split_counts(task, by, objective):
     found = confirmation(search).tested
     assert (found.trial, found.at) == (0, "day 0")
     assert list(found.test.objective.values()) == pytest.approx(objective)
+    word = task.get("metric", "accuracy").removeprefix("mine:")
+    plain = confirmation(search).plain()["test"]
+    assert (plain["trial"], plain["read_at"], plain[word]["by_seed"]) == (0, "day 0", [0.8, 0.7])
     tests.enqueue_trial({CONFIGURATION: 0, REPEAT: 2})
     assert confirmation(search).tested is None
 
@@ -173,6 +177,34 @@ def test_the_race_corrects_for_those_that_are_out():
         RunLedger(runs, search, {}, race=Race(4, tuple(range(count)))).update_race()
         decided[count] = 1 in outs(runs)
     assert decided == {2: True, 50: False}
+
+
+def test_a_race_by_accuracy_is_one_of_its_own():
+    """It compares errors, and who is out of it is not out of the race by loss."""
+    losses = {0: [0.30, 0.31, 0.32], 1: [0.30, 0.31, 0.32]}
+    search, runs = confirmed(losses, accuracies={1: 0.2})
+    for by in (None, "accuracy"):
+        RunLedger(runs, search, {}, race=Race(3, (0, 1), by=by)).update_race()
+        assert list(outs(runs, by)) == ([1] if by else [])
+    assert outs(runs) == {}
+    assert [one.out for one in confirmation(search).configurations] == ["", ""]
+    runs.set_user_attr(JUDGED_BY, "accuracy")
+    found = confirmation(search)
+    assert [bool(one.out) for one in found.configurations] == [False, True]
+    assert "lowest error: 0.1550" in found.verdict
+
+
+@pytest.mark.parametrize(
+    ("losses", "said"),
+    [
+        ({0: [0.5, 0.5, 0.5], 3: [0.4, 0.4, 0.4]}, "dropout does not help here: no dropout has the lowest loss: 0.4"),
+        ({0: [0.5, 0.5, 0.5], 4: [0.4, 0.4, 0.4]}, "seeds; no configuration of the search is better than this anchor"),
+        ({0: [0.5, 0.5]}, "no configuration has been trained on all seeds yet"),
+    ],
+)
+def test_the_verdict_where_no_configuration_of_the_search_wins(losses, said):
+    """An anchor may win, and dropping nothing is one."""
+    assert said in confirmation(confirmed(losses)[0]).verdict
 
 
 def test_runs_of_further_seeds_do_not_race():

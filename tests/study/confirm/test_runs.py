@@ -14,6 +14,7 @@ from dropopt.study.confirm.runs import (
     LARGEST,
     REPEAT,
     Run,
+    checkpoint_of,
     completed,
     enqueue,
     failed,
@@ -23,7 +24,21 @@ from dropopt.study.confirm.runs import (
     run_of,
     unfinished,
 )
-from dropopt.study.store.keys import BASE, CONFIRMS, GIVEN_BACK, ID, INTERRUPTED, OF, OUT, REASON, RETRY
+from dropopt.study.store.errors import StorageError
+from dropopt.study.store.keys import (
+    BASE,
+    CONFIRMS,
+    GIVEN_BACK,
+    ID,
+    INTERRUPTED,
+    MESSAGE,
+    OF,
+    OUT,
+    REASON,
+    RETRY,
+    RETRY_OF,
+    TRACE,
+)
 
 
 @pytest.fixture
@@ -121,12 +136,42 @@ def test_a_ledger_starts_runs_and_drops_those_of_a_configuration_that_failed(sea
     second, configuration = ledger.ask()
     assert (configuration.train.lr, configuration.train.seed) == (0.8, Run(0, 8).seed)
     assert ledger.fail(first, "DivergedError", "it diverged", "a trace") == "DivergedError"
+    kept = runs.trials[0].user_attrs
+    assert (kept[REASON], kept[MESSAGE], kept[TRACE]) == ("DivergedError", "it diverged", "a trace")
     assert out == [(7, "it failed with seed 1: DivergedError")]
     assert outs(runs) == {7: "it failed with seed 1: DivergedError"}
     assert [trial.state.name for trial in runs.trials] == ["FAIL", "RUNNING", "PRUNED", "WAITING", "WAITING"]
     third, configuration = ledger.ask()
     assert (third.number, configuration.train.seed) == (3, Run(1, 8).seed)
-    assert ledger.ask() is None
-    assert (runs.trials[4].state.name, runs.trials[4].user_attrs[REASON]) == ("FAIL", GIVEN_BACK)
+    for why in ("another trial has this run", "no run was waiting"):
+        assert ledger.ask() is None
+        assert (runs.trials[-1].state.name, runs.trials[-1].user_attrs[REASON]) == ("FAIL", GIVEN_BACK)
+        assert runs.trials[-1].user_attrs[MESSAGE] == why
     assert ledger.report(second, 0.5, epoch=1, epochs=2) is False
     assert OUT in runs.user_attrs
+
+
+def test_a_network_is_found_by_its_run(search):
+    """Its checkpoint is that of the first attempt. A ledger may look for it where the run was trained."""
+    runs = make_runs(search, CONFIRMS, {}, "loss")
+    runs.add_trials([run(3, 0, TrialState.FAIL), run(3, 0, **{RETRY_OF: 0}), run(4, 0)])
+    assert checkpoint_of(runs, Run(0, 3)) == ("mine-confirmed", 0)
+    assert checkpoint_of(runs, Run(1, 3)) is None
+    assert RunLedger(runs, search, {}).checkpoint_of(2)[1] == 2
+    elsewhere = {Run(0, 4): ("other", 7)}
+    assert RunLedger(runs, search, {}, checkpoint=elsewhere.get).checkpoint_of(2) == ("other", 7)
+    assert RunLedger(runs, search, {}, checkpoint=elsewhere.get).checkpoint_of(1)[1] == 0
+
+
+@pytest.mark.parametrize("anew", [False, True])
+def test_a_search_that_was_deleted_is_noticed(search, anew):
+    """Also if another one has its name since: no result could be shown."""
+    runs = make_runs(search, CONFIRMS, {}, "loss")
+    ledger = RunLedger(runs, search, {}, race=Race(3, ()))
+    ledger.update_race()
+    optuna.delete_study(study_name="mine", storage=search._storage)
+    if anew:
+        optuna.create_study(study_name="mine", storage=search._storage)
+    message = r"^study 'mine' was deleted from the storage .*; the runs that have ended are in study 'mine-confirmed'$"
+    with pytest.raises(StorageError, match=message):
+        ledger.update_race()
