@@ -46,6 +46,7 @@ def test_a_reading_is_done_once_unless_asked_again(ended, waiting, again, begins
     for repeat in waiting:
         tests.enqueue_trial({CONFIGURATION: 3, REPEAT: repeat})
     found = reading(tests, winner(3, 3), {3}, again=again)
+    assert found.again == begins
     assert (found.begins, found.left) == (begins, tuple(Run(repeat, 3) for repeat in left))
     assert found.is_of(winner(3, 3))
     found.record(tests)

@@ -11,7 +11,7 @@ from scipy import stats
 
 from dropopt.config import ConfigError, RunConfig, TaskConfig
 from dropopt.study.confirm.arms import Arm
-from dropopt.study.confirm.comparison import arm_result, compare_arms
+from dropopt.study.confirm.comparison import arm_result, compare_arms, comparison
 from dropopt.study.confirm.intervals import mean_of
 from dropopt.study.confirm.ledger import Race, RunLedger, outs
 from dropopt.study.confirm.results import confirmation
@@ -57,9 +57,9 @@ def run(configuration, repeat, value, state=TrialState.COMPLETE, **attributes):
     return create_trial(params=params, distributions=kinds, value=value, state=state, user_attrs=attributes)
 
 
-def confirmed(losses=LOSSES, *, seeds=3, by="loss", task=None, out=(), accuracies=None):
+def confirmed(losses=LOSSES, *, seeds=3, by="loss", task=None, out=(), accuracies=None, name="mine", storage=None):
     """A search, and the study of its runs. The metric of each run is 1 - loss / 2, unless its configuration has one."""
-    search = optuna.create_study(study_name="mine")
+    search = optuna.create_study(study_name=name, storage=storage)
     base = RunConfig.parse({"task": task or {}}).model_dump(mode="json")
     search.set_user_attr(BASE, base)
     for value in SEARCHED:
@@ -363,6 +363,42 @@ def test_a_comparison_as_values_for_json_and_in_words():
         assert one["dice_difference"] == pytest.approx(mirrored)
         assert (one["p"], one["p_adjusted"]) == (pytest.approx(gaps[name].pvalue), p[name])
         assert one["ece_difference"] is None
+
+
+def test_studies_that_were_confirmed_are_compared():
+    """By what they were confirmed by, with the notes about them. One that was not confirmed cannot be an arm."""
+    first, _ = confirmed({0: [0.30, 0.32, 0.31]}, by="accuracy", name="first")
+    other, _ = confirmed({1: [0.20, 0.22, 0.25]}, by="accuracy", name="other", storage=first._storage)
+    other.add_trial(create_trial(value=0.5))
+    found = comparison([first, other], reference="other")
+    assert (found.optimise, found.reference) == ("accuracy", "other")
+    assert [(one.name, one.winner.trial) for one in found.arms] == [("other", 1), ("first", 0)]
+    assert found.contrasts[0].objective.interval.mean == pytest.approx((0.31 - 0.67 / 3) / 2)
+    assert found.notes == ("the arms do not have the same number of trials: first 5, other 6",)
+    confirmed({0: [0.3]}, name="begun", storage=first._storage)
+    begun = optuna.load_study(study_name="begun", storage=first._storage)
+    with pytest.raises(ConfigError, match=r"^study 'begun' is not confirmed; type: dropopt confirm --study begun$"):
+        comparison([first, begun])
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "said"),
+    [
+        ([0.5, 0.51, 0.52], "accuracy lower, -0.0867"),
+        ([0.6, 0.58, 0.58], "accuracy not clearly different, -0.0100"),
+        ([], "accuracy not known"),
+    ],
+)
+def test_the_accuracy_of_a_better_arm_is_told(accuracies, said):
+    """Which may be lower although the loss is lower, or not differ clearly."""
+    base, better = arm("base", [0.40, 0.41, 0.42], baseline=True), arm("better", [0.30, 0.315, 0.32])
+    base = replace(base, winner=replace(base.winner, validation=_scored(base, [0.60, 0.59, 0.60])))
+    better = replace(better, winner=replace(better.winner, validation=_scored(better, accuracies)))
+    assert compare_arms([base, better]).verdict.endswith(f"{said})")
+
+
+def _scored(one, accuracies):
+    return replace(one.winner.validation, accuracy=dict(enumerate(accuracies)))
 
 
 def test_the_reference_may_be_named():
