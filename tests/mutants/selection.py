@@ -25,6 +25,12 @@ MORE_TESTS = {
         "tests/test_export.py",
     ],
     "study/run": ["tests/study/test_study.py", "tests/study/command", "tests/study/session", "tests/test_cli.py"],
+    "study/confirm": [
+        "tests/faults/test_confirmations.py",
+        "tests/study/session/test_comparing.py",
+        "tests/study/session/test_confirming.py",
+        "tests/study/show/test_comparison.py",
+    ],
     "study/define": ["tests/study/test_study.py", "tests/test_config.py"],
     "study/search": ["tests/study/test_study.py", "tests/faults/test_trust.py"],
 }

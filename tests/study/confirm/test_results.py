@@ -31,6 +31,7 @@ from dropopt.study.store.keys import (
     TEST_ACCURACY,
     TEST_LOSS,
     TESTS,
+    VAL_ECE,
 )
 
 NAMES = {0: "trial 0", 1: "trial 1", 2: "trial 2", 3: "no dropout", 4: "element 0.1"}
@@ -73,7 +74,8 @@ def confirmed(losses=LOSSES, *, seeds=3, by="loss", task=None, out=(), accuracie
     for number, row in losses.items():
         for repeat, loss in enumerate(row):
             accuracy = (accuracies or {}).get(number, 1 - loss / 2)
-            runs.add_trial(run(number, repeat, loss, **{BEST_LOSS: loss, ACCURACY: accuracy, SECONDS: 2.0}))
+            facts = {BEST_LOSS: loss, ACCURACY: accuracy, VAL_ECE: loss / 10, SECONDS: 2.0}
+            runs.add_trial(run(number, repeat, loss, **facts))
     return search, runs
 
 
@@ -90,7 +92,9 @@ def test_the_winner_has_all_seeds_and_is_not_out():
     assert (gap.mean, gap.low, gap.high) == pytest.approx((0.31 - 1.4 / 3, low, high))
     assert found.to_anchor.p == pytest.approx(expected.pvalue)
     assert [one.trial for one in found.configurations] == [2, 0, 4, 3, 1]
-    assert f"below the best anchor, {NAMES[4]}" in found.verdict
+    below = f"it is {-gap.mean:.4f} (95% interval {-high:.4f} to {-low:.4f}) below the best anchor, element 0.1"
+    assert found.verdict.endswith(below)
+    assert -gap.mean > 0
     alone = confirmation(confirmed({number: LOSSES[number] for number in (0, 3)})[0])
     assert (alone.winner.trial, alone.anchor, alone.to_anchor) == (0, None, None)
 
@@ -286,6 +290,7 @@ def test_a_confirmation_as_values_for_json():
             "out": "worse" if number == 3 else None,
             "seconds": 6.0,
             **scores(row, [1 - loss / 2 for loss in row], "dice"),
+            "ece": {**mean_of([loss / 10 for loss in row]).plain(), "by_seed": [loss / 10 for loss in row]},
         }
         for number, row in losses.items()
     ]
