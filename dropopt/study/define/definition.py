@@ -97,7 +97,7 @@ class Definition(Config):
 
         If a range depends on another setting, such as the optimizer, the range for this study's value is used.
         """
-        return Space.load(self.space, beside=directory).bound(RunConfig(train=self.train))
+        return Space.load(self.space, beside=directory).bound(self._run())
 
     def base(self, space: Space) -> RunConfig:
         """Return the configuration that all trials share, to which each trial adds its parameters."""
@@ -112,9 +112,14 @@ class Definition(Config):
             raise ConfigError(
                 f"study {self.name!r} sets engine.{both[0]}, which space {space.name!r} searches; remove one of the two"
             )
-        own: dict[str, Any] = {"engine": engine} if engine else {}
-        run = RunConfig.parse({"data": self.data, "model": self.model, "task": self.task, "train": self.train, **own})
-        return space.base(run)
+        return space.base(self._run())
+
+    def _run(self) -> RunConfig:
+        """Return the settings of this study, without those of its space."""
+        engine: dict[str, Any] = {"engine": dict(self.engine)} if self.engine else {}
+        return RunConfig.parse(
+            {"data": self.data, "model": self.model, "task": self.task, "train": self.train, **engine}
+        )
 
 
 def _with_optimise(task: Any, optimise: Any) -> Any:

@@ -374,8 +374,8 @@ def _condition(
     else:
         possible = other.choices
     for value in values:
-        # The types must be equal too, because 1 == True.
-        if not any(value == option and type(value) is type(option) for option in possible):
+        # A condition may write 1 for 1.0, but not for true, although 1 == True.
+        if not any(value == option and isinstance(value, bool) is isinstance(option, bool) for option in possible):
             listed = ", ".join(_show(option) for option in possible)
             raise _Fault(line, f"{where} names {_show(value)}; its values in this file are {listed}")
 

@@ -275,5 +275,19 @@ class _Draw:
 
 def _try_draws(space: Space) -> None:
     """Draw configurations, because settings that are valid alone may not be valid together."""
+    base = _with_ranges(space)
     for seed in range(_DRAWS):
-        space.suggest(_Draw(seed), 10, RunConfig())
+        space.suggest(_Draw(seed), 10, base)
+
+
+def _with_ranges(space: Space) -> RunConfig:
+    """The defaults; a setting that decides about a range has its first value with a range if its default has none."""
+    # Every space of baselines has a kind of its own; this one allows all other settings.
+    engine = {"kind": "dropblock"} if space.engine is Baseline else {}
+    sections: dict[str, dict[str, Any]] = {"engine": engine, "train": {}}
+    defaults = RunConfig.parse(sections)
+    for parameter in space.parameters:
+        cases = parameter.cases
+        if cases is not None and getattr(getattr(defaults, parameter.section), cases.by) not in cases.parameters:
+            sections[parameter.section].setdefault(cases.by, next(iter(cases.parameters)))
+    return RunConfig.parse(sections)

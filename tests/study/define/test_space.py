@@ -194,6 +194,15 @@ def test_a_range_may_depend_on_a_setting_of_the_studys_engine(tmp_path):
     assert fixed.bound(RunConfig.parse({"engine": {"allocation": "feature"}})).parameters[0].low == 0.3
 
 
+def test_a_condition_may_write_a_number_as_its_choice_does(tmp_path):
+    """``1`` is the number 1.0 in a list of choices and in a condition on it alike."""
+    text = "engine:\n  lambda_init: [1, 2.5]\n  kappa: {low: 0, high: 1, when: {lambda_init: 1}}\n"
+    found = space(tmp_path, text)
+    for seed in range(10):
+        params = draw(found, seed)[1]
+        assert ("kappa" in params) == (params["lambda_init"] == 1)
+
+
 def test_a_range_may_depend_on_a_searched_setting(tmp_path):
     """Each range is then a parameter of its own, because the range of an Optuna parameter should not change."""
     found = space(tmp_path, BY_OPTIMIZER + "  optimizer: [sgd, adamw]\n")
@@ -205,6 +214,25 @@ def test_a_range_may_depend_on_a_searched_setting(tmp_path):
         assert params == {"optimizer": run.train.optimizer, f"lr_{run.train.optimizer}": run.train.lr}
         assert (run.train.lr >= 0.1) == (run.train.optimizer == "sgd")
     assert optimizers == {"sgd", "adamw"}
+
+
+def test_a_study_may_search_a_range_for_its_own_settings_only(tmp_path):
+    """A file with ranges for other values than the defaults serves the studies that set these values."""
+    (tmp_path / "space.yaml").write_text(
+        "engine:\n"
+        "  r0: {by: {pattern: {spatial: {low: 0.1, high: 0.2}, own: {low: 0.3, high: 0.4}}}}\n"
+        "train:\n"
+        "  lr: {by: {optimizer: {adamw: {low: 1e-4, high: 1e-2}}}}\n"
+    )
+    for pattern, low in (("spatial", 0.1), ("own", 0.3)):
+        settings = {"engine": {"pattern": pattern}, "train": {"optimizer": "adamw"}}
+        study = Study(name="a", space=str(tmp_path / "space.yaml"), **settings)
+        found = study.load_space()
+        assert [parameter.low for parameter in found.parameters] == [low, 1e-4]
+        assert found == found.bound(study.base(found))  # the range of the workers that join the study
+    baselines = "  kind: [dropout, dropblock]\n  p: {by: {schedule: {linear: {low: 0.1, high: 0.2}}}}\n"
+    linear = RunConfig.parse({"engine": {"kind": "dropout", "schedule": "linear"}})
+    assert space(tmp_path, f"engine:\n{baselines}").bound(linear).parameters[1].high == 0.2
 
 
 def test_a_study_without_a_range_for_its_optimizer_is_refused(tmp_path):
