@@ -80,7 +80,8 @@ def _response(loss: Array, known: NDArray[np.bool_], score: Array, weight: Array
         value = np.clip(value, middle - BELOW * spread, middle + ABOVE * spread)
     ordered = np.sort(value)  # a sum of sorted floats does not depend on the order of trials
     unit = float(ordered.std())
-    if unit <= 1e-12 * (1 + abs(float(ordered.mean()))):
+    size = 1.0 if ratio else float(np.abs(ordered).max())
+    if unit <= 1e-12 * size:  # equal, up to rounding
         return Response(ratio, np.zeros(len(value)), 1.0, weight, np.zeros(len(value)))
     log_slope = -np.log(unit) - (value if ratio else np.zeros(len(value)))
     return Response(ratio, (value - ordered.mean()) / unit, unit, weight, log_slope)

@@ -49,7 +49,8 @@ def _how_much(shot: Snapshot) -> str:
             f"Trial {first.number} drops {_mean(history.rates.values()):.3f} on average over layers and epochs{others}."
         )
     for name in RATES:
-        values = [trial.params[name] for trial in shot.ranked[:TRIALS] if name in trial.params]
+        rates = (trial.params.get(name) for trial in shot.ranked[:TRIALS])
+        values = [rate for rate in rates if isinstance(rate, int | float)]  # a choice may be a word, or nothing
         if values:
             return (
                 f"{name} is {values[0]:.3g} in the best trial; {min(values):.3g} to {max(values):.3g} in the best ones."

@@ -155,7 +155,7 @@ def _cost(shot: Snapshot) -> Chart | None:
             axes.scatter(x, y, s=size, color=KINDS[kind], alpha=alpha, label=kind, linewidths=0)
     axes.set_xlabel("seconds of training")
     axes.set_ylabel(f"{found.score}, {found.way}")
-    axes.set_xlim(0, 1.05 * max(point.seconds for point in found.points))
+    axes.set_xlim(0, 1.05 * max(point.seconds for point in found.points) or 1)
     axes.margins(y=0.1)
     _legend(axes)
     alt = f"Scatter plot: {found.score} and training time of {len(found.points)} trials."

@@ -42,3 +42,15 @@ def test_the_negative_maximised_has_the_same_response():
         assert found.ratio == same.ratio
         assert found.value == pytest.approx(same.value)
         assert found.unit == pytest.approx(same.unit)
+
+
+@pytest.mark.parametrize("scale", [2.0**-60, 2.0**60])
+def test_the_unit_of_the_values_does_not_matter(scale):
+    """Neither tiny values nor huge ones count as equal; equal ones do at any size."""
+    outcomes = {loss: create_trial(value=scale * loss) for loss in LOSSES}
+    plain = responses([create_trial(value=loss) for loss in LOSSES], maximise=False)
+    for found, same in zip(responses([*outcomes.values()], maximise=False), plain, strict=True):
+        assert found.value == pytest.approx(same.value)
+        assert found.unit == pytest.approx(same.unit if found.ratio else scale * same.unit)
+    for found in responses([create_trial(value=scale * (1 + 1e-14 * row)) for row in range(3)], maximise=False):
+        assert not found.value.any()

@@ -93,6 +93,15 @@ def test_studies_of_other_programs_have_a_report():
     assert "no single best trial" in build(several, "").html
 
 
+def test_results_that_were_added_by_hand_have_a_report():
+    """They took no time. A rate may be a choice among numbers and words; the report tells the range of the numbers."""
+    study = optuna.create_study()
+    choices = optuna.distributions.CategoricalDistribution([None, "low", 0.1, 0.25])
+    for value, rate in enumerate([0.1, None, 0.25, "low"]):
+        study.add_trial(create_trial(value=value, params={"p": rate}, distributions={"p": choices}))
+    assert "p is 0.1 in the best trial; 0.1 to 0.25 in the best ones." in build(study, "").html
+
+
 def test_files_are_written_and_not_replaced_unasked(tmp_path):
     """A report of the same study is replaced, no other file; pictures are large enough for print."""
     path = tmp_path / "report.html"
