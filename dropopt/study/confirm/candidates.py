@@ -12,7 +12,7 @@ import numpy as np
 from dropopt.config import ConfigError, RunConfig
 from dropopt.study.blend.gather import FINISHED
 from dropopt.study.confirm.posterior import expected_scores
-from dropopt.study.store.keys import ANCHOR, CLASSES, CONFIG
+from dropopt.study.store.keys import ANCHOR, CONFIG
 from dropopt.study.store.queries import count, diverged, has_result, judged, optimised, ranked
 
 if TYPE_CHECKING:
@@ -65,12 +65,12 @@ def choose_candidates(study: optuna.Study, top: int, *, anchors: bool = True, by
         ConfigError: The study has no complete trial with a configuration.
     """
     trials = study.get_trials(deepcopy=False)
-    classes, by = study.user_attrs.get(CLASSES), by or optimised(study)
+    by = by or optimised(study)
     complete = {trial.number: judged(trial, by, study) for trial in ranked(trials)}
     usable = [
         trials[number]
         for number in sorted(complete, key=lambda number: (complete[number], number))
-        if CONFIG in trials[number].user_attrs and not diverged(trials[number], classes)
+        if CONFIG in trials[number].user_attrs and not diverged(trials[number], study)
     ]
     if not usable:
         raise ConfigError(

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dropopt.numbers import short
 from dropopt.study.blend.arrays import Array
 from dropopt.study.blend.threads import one_thread
 from dropopt.study.effects.basis import cube_draws, features, to_simplex
@@ -128,7 +129,7 @@ def levels_of(factor: Factor) -> tuple[list[str], list[object], Array]:
     else:
         settings = np.linspace(0.0, 1.0, LEVELS)
     numbers = [factor.value(float(position)) for position in settings]
-    return [f"{number:.3g}" for number in numbers], list(numbers), settings
+    return [short(number) for number in numbers], list(numbers), settings
 
 
 class Search:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from dropopt.numbers import short
 from dropopt.study.blend.effects import CANDIDATE, CERTAIN
 from dropopt.study.effects.factors import Factor
 from dropopt.study.effects.importance import Importance
@@ -148,7 +149,7 @@ class Writer:
         if optimum is None or not ends:
             return ""
         called = _NAMES.get(effect.name, f"{effect.name}: a value")
-        where = f"{optimum.value:.3g} (90%: {optimum.low:.3g} to {optimum.high:.3g})"
+        where = f"{short(optimum.value)} (90%: {short(optimum.low)} to {short(optimum.high)})"
         costs = " and ".join(f"{level.label} costs {self.cost(level.best)}" for level in ends)
         meaning = self._direction(question, profile.negative) if effect.name == "alpha" else ""
         return f"{called} of {where} is best; {costs}{meaning}"
@@ -238,7 +239,7 @@ class Writer:
     def cost(self, estimate: Estimate) -> str:
         """A cost with its interval: ``12% (90%: 7.0% to 18%)``, or as a factor if it is large."""
         if self._ratio and estimate.high >= FACTORS:
-            middle, low, high = (f"{1 + value:.3g}" for value in (estimate.value, estimate.low, estimate.high))
+            middle, low, high = (short(1 + value) for value in (estimate.value, estimate.low, estimate.high))
             return f"a factor of {middle} (90%: {low} to {high})"
         return f"{self.amount(estimate.value)} ({self._range(estimate)})"
 
@@ -248,7 +249,7 @@ class Writer:
     def amount(self, value: float) -> str:
         """A cost as a percentage of the objective, or in its units."""
         if not self._ratio:
-            return f"{value:.3g}"
+            return short(value)
         return f"{value:.1%}" if abs(value) < 0.1 else f"{value:.0%}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from dropopt.numbers import short
 from dropopt.study.show.effects_report import grouped
 from dropopt.study.show.snapshot import Snapshot
 from dropopt.study.store.history import History, history_of
@@ -53,7 +54,8 @@ def _how_much(shot: Snapshot) -> str:
         values = [rate for rate in rates if isinstance(rate, int | float)]  # a choice may be a word, or nothing
         if values:
             return (
-                f"{name} is {values[0]:.3g} in the best trial; {min(values):.3g} to {max(values):.3g} in the best ones."
+                f"{name} is {short(values[0])} in the best trial; "
+                f"{short(min(values))} to {short(max(values))} in the best ones."
             )
     return ""
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from rich.console import RenderableType
 from rich.text import Text
 
+from dropopt.numbers import short
 from dropopt.study.effects.effects import Effects
 from dropopt.study.effects.intervals import Estimate
 from dropopt.study.effects.words import Answer
@@ -70,7 +71,7 @@ def costs(effects: Effects) -> str:
 def _noise(effects: Effects) -> str:
     if effects.noise is None:
         return "an unknown size"
-    return f"{effects.noise.value:.0%} of {effects.objective.called}" if effects.ratio else f"{effects.noise.value:.3g}"
+    return f"{effects.noise.value:.0%} of {effects.objective.called}" if effects.ratio else short(effects.noise.value)
 
 
 def _table(effects: Effects) -> Table:
@@ -95,4 +96,4 @@ def _table(effects: Effects) -> Table:
 
 
 def _number(estimate: Estimate) -> str:
-    return f"{estimate.value:.3g} ({estimate.low:.3g} to {estimate.high:.3g})"
+    return f"{short(estimate.value)} ({short(estimate.low)} to {short(estimate.high)})"

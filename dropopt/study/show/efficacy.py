@@ -11,6 +11,7 @@ from optuna.study import Study
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from dropopt.numbers import short
 from dropopt.study.blend.effects import Effect
 from dropopt.study.blend.learned import Learned, learned
 from dropopt.study.blend.names import Names, NoBlendError
@@ -63,7 +64,7 @@ def _blend(found: Learned, called: str) -> list[RenderableType]:
     parts: list[RenderableType] = [Text(efficacy.verdict, style="yellow" if efficacy.thin else "bold")]
     if not found.trajectory:
         return parts
-    unit = f"; 1 is about {efficacy.unit:.3g} in {called}" if np.isfinite(efficacy.unit) else ""
+    unit = f"; 1 is about {short(efficacy.unit)} in {called}" if np.isfinite(efficacy.unit) else ""
     stages = list(by_stage(efficacy))
     for effects in stages:
         where = _of_stage(effects.stage)

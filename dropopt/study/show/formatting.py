@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from dropopt.numbers import short
 from dropopt.study.store.keys import ACCURACY
 
 if TYPE_CHECKING:
@@ -19,8 +20,8 @@ def format_parameters(trial: FrozenTrial) -> str:
 
 
 def format_value(value: Any) -> str:
-    """A parameter's value; numbers have three significant digits."""
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    """A parameter's value; numbers have three significant digits, see :func:`dropopt.numbers.short`."""
+    return short(value) if isinstance(value, float) else str(value)
 
 
 def format_accuracy(trial: FrozenTrial) -> str:

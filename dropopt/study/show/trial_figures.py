@@ -106,7 +106,7 @@ def cost(shot: Snapshot) -> Figure | None:
                     "size": 13 if kind == "best" else 7,
                     "opacity": 0.6 if kind == "pruned" else 1,
                 },
-                hovertemplate="trial %{text}: %{y:.4g} after %{x:.4g} s<extra></extra>",
+                hovertemplate="trial %{text}: %{y:.4g} after %{x:.6~g} s<extra></extra>",
             )
     name = found.score.removeprefix("validation ").removesuffix(" (smoothed)")  # a narrow card has no room for more
     picture.update_layout(layout(f"{_title(name)} against cost", found.way))

@@ -118,15 +118,19 @@ def found(shot: Snapshot) -> list[Line]:
     if shot.several:
         return [*lines, ("best", "the study has several objectives, so there is no single best trial")]
     if shot.leader is None:
-        return [
-            *lines,
-            ("best", "no trial is complete yet" if not shot.ranked else "every complete trial has diverged"),
-        ]
+        return [*lines, ("best", _no_best(shot))]
     lines += [("best", best(shot)), ("settings", format_parameters(shot.leader))]
     lines.append(("how sure", sure(shot)))
     if shot.learned is not None:
         lines.append(("blend", shot.learned.efficacy.verdict))
     return lines
+
+
+def _no_best(shot: Snapshot) -> str:
+    """Why there is no best trial."""
+    if shot.ranked:
+        return "every complete trial has diverged"
+    return "no complete trial has a finite value" if shot.counts.complete else "no trial is complete yet"
 
 
 def best(shot: Snapshot) -> str:

@@ -100,13 +100,16 @@ def has_result(trial: FrozenTrial) -> bool:
     return trial.state == TrialState.COMPLETE and trial.value is not None and math.isfinite(trial.value)
 
 
-def diverged(trial: FrozenTrial, classes: int | None) -> bool:
+def diverged(trial: FrozenTrial, study: optuna.Study) -> bool:
     """Whether the loss of a complete ``trial`` is far above that of a random guess, ln(classes).
 
     The loss of an overconfident network may be somewhat above it. False if the number of classes is not known, or if
-    the data have none.
+    ``study`` minimises anything but the cross-entropy: the value of a guess is then not known.
     """
-    return bool(classes) and trial.value is not None and trial.value > FAR_ABOVE * math.log(classes or 2)
+    classes, task = study.user_attrs.get(CLASSES), task_of(study)
+    if not classes or trial.value is None or (task.loss, task.judged_by) != ("cross_entropy", "loss"):
+        return False
+    return trial.value > FAR_ABOVE * math.log(classes)
 
 
 def leader(study: optuna.Study, trials: Iterable[FrozenTrial] | None = None) -> FrozenTrial | None:
@@ -123,7 +126,7 @@ def leader(study: optuna.Study, trials: Iterable[FrozenTrial] | None = None) -> 
         return None
     trials = study.get_trials(deepcopy=False) if trials is None else trials
     found = best(trials, maximize=is_maximized(study))
-    if found is None or (not is_maximized(study) and diverged(found, study.user_attrs.get(CLASSES))):
+    if found is None or (not is_maximized(study) and diverged(found, study)):
         return None
     return found
 
@@ -164,7 +167,9 @@ def judged(trial: FrozenTrial, by: str, study: optuna.Study) -> float:
 
 def no_result(study: optuna.Study) -> str:
     """What is said where a study without a completed trial can do nothing."""
-    return f"study {study.study_name!r} has no completed trial yet ({count(study.get_trials(deepcopy=False))})"
+    counts = count(study.get_trials(deepcopy=False))
+    found = "completed trial with a finite value" if counts.complete else "completed trial"
+    return f"study {study.study_name!r} has no {found} yet ({counts})"
 
 
 def metric_key(score: str) -> str:

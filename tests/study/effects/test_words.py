@@ -6,7 +6,7 @@ from dropopt.study.effects.factors import Factor
 from dropopt.study.effects.importance import Importance
 from dropopt.study.effects.intervals import Estimate
 from dropopt.study.effects.objective import Objective
-from dropopt.study.effects.profiles import Level, Profile
+from dropopt.study.effects.profiles import Level, Profile, levels_of
 from dropopt.study.effects.words import FactorEffect, Writer
 
 NOTHING, LOSS = Estimate(0.0, 0.0, 0.0), Objective("loss")
@@ -58,6 +58,17 @@ def test_a_number_is_best_where_an_end_is_clearly_worse():
     silent = answers(effect("r0", ends, noisy=0.004, optimum=optimum, without=NOTHING))["how much"]
     assert not silent.found
     assert silent.text.startswith("No effect was found of r0 (")
+
+
+def test_levels_of_large_numbers_are_told_apart():
+    """Numbers from 1,000 on are written in full, because 1.02e+03 would stand for 1024 and for 1016."""
+    sizes = [1000, 1008, 1016, 1024]
+    factor = Factor("batch_size", "number", ("batch_size",), low=1000, high=1024, levels=4)
+    labels = levels_of(factor)[0]
+    assert labels == [str(size) for size in sizes]
+    levels = [level(label, Estimate(0.1 * row, 0.05 * row, 0.2 * row)) for row, label in enumerate(labels)]
+    best = effect("p", levels, optimum=Estimate(1000, 1000, 1008), without=NOTHING)
+    assert "A rate (p) of 1000 (90%: 1000 to 1008) is best; 1024 costs" in answers(best)["how much"].text
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from shown_study import shown_study
 from torch import nn
 
 import dropopt
-from dropopt.config import RunConfig
+from dropopt.config import ConfigError, RunConfig
 from dropopt.study.run import weights
 from dropopt.study.run.weights import write_weights
 from dropopt.study.show import live, page, series, words
@@ -26,6 +26,7 @@ from dropopt.study.show.note import MARK
 from dropopt.study.show.snapshot import Snapshot
 from dropopt.study.store.errors import StorageError
 from dropopt.study.store.experiment import name_of_files
+from dropopt.study.store.queries import choose
 from dropopt.study.store.weights import path_of
 
 
@@ -113,7 +114,7 @@ def test_a_pruned_trial_that_was_continued_saved_nothing():
 
 
 def test_studies_of_other_programs_have_a_page():
-    """Several objectives, a maximised study, a study without trials, one whose trials have all diverged."""
+    """Several objectives, a maximised study, one without finite values, one whose trials have all diverged."""
     several = optuna.create_study(directions=["minimize", "maximize"])
     several.add_trial(create_trial(values=[1.0, 2.0]))
     assert "no single best trial" in page.build(several).note
@@ -121,7 +122,12 @@ def test_studies_of_other_programs_have_a_page():
     for value in (0.2, 0.9, 0.5):
         highest.add_trial(create_trial(value=value))
     assert "trial 1: value 0.9000" in page.build(highest).note
-    assert "no trial is complete yet" in page.build(optuna.create_study()).note
+    empty = optuna.create_study()
+    assert "no trial is complete yet" in page.build(empty).note
+    empty.add_trial(create_trial(value=float("inf")))
+    assert "no complete trial has a finite value" in page.build(empty).note
+    with pytest.raises(ConfigError, match=r"has no completed trial with a finite value yet \(1 complete\)$"):
+        choose(empty, None)
     lost = optuna.create_study()
     lost.set_user_attr("classes", 10)
     lost.add_trial(create_trial(value=1e6))

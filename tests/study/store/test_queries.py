@@ -7,8 +7,8 @@ import pytest
 from optuna.trial import TrialState, create_trial
 
 from dropopt.config import ConfigError
-from dropopt.study.store.keys import ACCURACY, BASE, BEST_LOSS, CONFIRMS, TESTS
-from dropopt.study.store.queries import diverged, find_study, judged, last_activity, searches
+from dropopt.study.store.keys import ACCURACY, BASE, BEST_LOSS, CLASSES, CONFIRMS, TESTS
+from dropopt.study.store.queries import diverged, find_study, judged, last_activity, leader, searches
 
 
 @pytest.mark.parametrize(
@@ -32,9 +32,29 @@ def test_a_trial_is_judged_by_what_its_study_minimised_or_by_its_best_epoch(task
 @pytest.mark.parametrize(("classes", "limit"), [(2, 2.079), (10, 6.908), (1000, 20.723)])
 def test_a_loss_above_three_times_that_of_a_guess_has_diverged(classes, limit):
     """The loss of a guess is ln(classes)."""
-    found = [diverged(create_trial(value=limit * factor), classes) for factor in (0.999, 1.001)]
+    study = optuna.create_study()
+    study.set_user_attr(CLASSES, classes)
+    found = [diverged(create_trial(value=limit * factor), study) for factor in (0.999, 1.001)]
     assert found == [False, True]
-    assert not diverged(create_trial(value=1e9), None)
+
+
+@pytest.mark.parametrize(
+    ("classes", "task"),
+    [
+        (None, {}),
+        (0, {}),
+        (10, {"loss": "mine:summed"}),
+        (10, {"metric": "mine:rank", "direction": "minimize", "objective": "metric"}),
+    ],
+)
+def test_a_value_of_unknown_scale_has_not_diverged(classes, task):
+    """The value of a guess is known for the cross-entropy of classes only; a high loss or metric of one's own leads."""
+    study = optuna.create_study()
+    study.set_user_attr(CLASSES, classes)
+    study.set_user_attr(BASE, {"task": task})
+    study.add_trial(create_trial(value=1e9))
+    assert not diverged(study.trials[0], study)
+    assert leader(study) == study.trials[0]
 
 
 def test_confirmations_and_tests_are_no_searches():
