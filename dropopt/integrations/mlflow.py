@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from dropopt.integrations import trials
@@ -24,7 +25,8 @@ _NUMBER = "trial"
 class MlflowCallback:
     """Logs each finished trial as a run: parameters, results, the learning curve, and the times of the trial.
 
-    A trial that has a run is skipped.
+    A trial that has a run is skipped. Characters that MLflow does not allow in the names of parameters are replaced by
+    ``_``.
 
     Args:
         tracking_uri: Where MLflow stores runs. Default: MLflow's own setting.
@@ -50,7 +52,7 @@ class MlflowCallback:
         when = ended or 0
         metrics = [Metric(name, value, when, 0) for name, value in record.metrics.items()]
         metrics += [Metric("objective", value, when, epoch) for epoch, value in record.curve.items()]
-        params = [Param(name, str(value)) for name, value in record.params.items()]
+        params = [Param(_allowed(name), str(value)) for name, value in record.params.items()]
         for start in range(0, len(metrics), 500):  # limits of MLflow for one call
             client.log_batch(run, metrics=metrics[start : start + 500])
         for start in range(0, len(params), 100):
@@ -64,6 +66,10 @@ class MlflowCallback:
         found = self._client.get_experiment_by_name(name)
         identifier: str = self._client.create_experiment(name) if found is None else found.experiment_id
         return identifier
+
+
+def _allowed(name: str) -> str:
+    return re.sub(r"[^\w.\-: /]", "_", name)
 
 
 def log_study(study: optuna.Study | str, *, tracking_uri: str | None = None, storage: str | None = None) -> int:

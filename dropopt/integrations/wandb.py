@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
 
+#: Characters of the longest tag that Weights & Biases allows.
+_LONGEST = 64
+
 
 class WandbCallback:
     """Logs each finished trial as a run: parameters as its config, results as its summary, and the learning curve.
@@ -41,7 +44,7 @@ class WandbCallback:
             "name": record.name,
             "group": record.study,
             "config": record.params,
-            "tags": list(record.tags.values()),
+            "tags": [value[:_LONGEST] for value in record.tags.values() if value],
             "resume": "allow",
             "reinit": "create_new",
         }

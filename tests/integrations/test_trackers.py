@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import warnings
+from unittest.mock import MagicMock
 
 import optuna
 import pytest
@@ -98,6 +99,25 @@ def test_mlflow(study, tmp_path, monkeypatch):
     assert [found[number].info.status for number in "012"] == ["FINISHED", "FINISHED", "FAILED"]
 
 
+def test_mlflow_takes_parameters_of_any_name(tmp_path, monkeypatch):
+    """A study of another program may have names with characters that MLflow refuses."""
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        tracking = pytest.importorskip("mlflow.tracking")
+        from dropopt.integrations import mlflow
+    study, names = optuna.create_study(study_name="other"), ("layers[0] <n>", "größe", "a/b: c-d.e")
+    size = optuna.distributions.IntDistribution(0, 9)
+    study.add_trial(
+        optuna.trial.create_trial(value=1, params=dict.fromkeys(names, 3), distributions=dict.fromkeys(names, size))
+    )
+    uri = (tmp_path / "mlruns").as_uri()
+    mlflow.log_study(study, tracking_uri=uri)
+    client = tracking.MlflowClient(uri)
+    (run,) = client.search_runs([client.get_experiment_by_name("other").experiment_id])
+    assert run.data.params == dict.fromkeys(("layers_0_ _n_", "größe", "a/b: c-d.e"), "3")
+
+
 def test_wandb(study, tmp_path, monkeypatch):
     """Offline: one run per trial with parameters, results and curve."""
     wandb = pytest.importorskip("wandb")
@@ -149,3 +169,22 @@ print(json.dumps([loaded, lines]))
     loaded, lines = json.loads(done.stdout)
     assert loaded == []
     assert [line.partition(": ")[2] for line in lines] == [f"pip install 'dropopt[{name}]'" for name in packages]
+
+
+def test_wandb_takes_a_reason_of_any_length(monkeypatch):
+    """A tag has 1 to 64 characters. A study of another program may have a longer attribute, or an empty one."""
+    wandb = pytest.importorskip("wandb")
+    from dropopt.integrations.wandb import WandbCallback
+
+    study, tags = optuna.create_study(), []
+    for reason in ("why " * 20, ""):
+        study.add_trial(optuna.trial.create_trial(value=1, user_attrs={"reason": reason}))
+
+    def init(**options):
+        tags.append(wandb.Settings(run_tags=options["tags"]).run_tags)
+        return MagicMock()
+
+    monkeypatch.setattr(wandb, "init", init)
+    for trial in study.trials:
+        WandbCallback("tests")(study, trial)
+    assert tags == [("complete", "why " * 16), ("complete",)]
