@@ -152,6 +152,18 @@ def quiet_call(monkeypatch, capsys, *arguments):
     return printed.out
 
 
+def test_any_name_is_printed_in_any_encoding(tmp_path):
+    """Standard output may lack its characters. An exported file is in UTF-8 nevertheless."""
+    study = optuna.create_study(storage=f"sqlite:///{tmp_path}/a.db", study_name="größe")
+    study.add_trial(optuna.trial.create_trial(value=1, user_attrs={"config": RunConfig().model_dump(mode="json")}))
+    ascii_only = {"PYTHONIOENCODING": "ascii"}
+    for command in (["status"], ["export", "--list"], ["report"]):
+        assert "gr\\xf6\\xdfe" in call(*command, "--storage", "a.db", cwd=tmp_path, env=ascii_only)
+    out = call("export", "--storage", "a.db", "-o", "-", cwd=tmp_path, env=ascii_only)
+    (tmp_path / "piped.yaml").write_text(out, encoding="utf-8")
+    assert dropopt.load(tmp_path / "piped.yaml").provenance["study"] == "größe"
+
+
 def test_an_export_goes_to_standard_output_alone(studied, monkeypatch, capsys):
     """With ``-o -``, standard output is the file in every format, and no file is written."""
     folder, _ = studied

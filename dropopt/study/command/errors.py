@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -21,7 +22,11 @@ class _Exit:
 
 
 def guard(work: Callable[[], Any]) -> NoReturn:
-    """Run a command and exit with its code: 0, 1 if a study or a storage failed, 2 for bad input, 130 for Ctrl-C."""
+    """Run a command and exit with its code: 0, 1 if a study or a storage failed, 2 for bad input, 130 for Ctrl-C.
+
+    Characters that standard output cannot encode, such as those in the name of a study, are printed as ``\\xfc``.
+    """
+    reencode(errors="backslashreplace")
     try:
         code = work()
     except BrokenPipeError:
@@ -39,6 +44,12 @@ def guard(work: Callable[[], Any]) -> NoReturn:
             print(f"dropopt: {redact_all(expected.message)}", file=sys.stderr)
         sys.exit(expected.code)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def reencode(*, encoding: str | None = None, errors: str | None = None) -> None:
+    """Change the encoding of standard output, or what happens to characters that it lacks; not of a notebook's."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding=encoding, errors=errors)
 
 
 def _expected(error: Exception) -> _Exit | None:

@@ -41,6 +41,7 @@ def export(
     from dropopt.config import ConfigError
     from dropopt.export import as_text, kind_of, save
     from dropopt.study.after.export import check_same_study, exported
+    from dropopt.study.command.errors import reencode
     from dropopt.study.show.console import busy, make_console
     from dropopt.study.show.formatting import format_accuracy
     from dropopt.study.show.trials import rows, table
@@ -71,6 +72,7 @@ def export(
     path = default if output is None or to_stdout else output
     kind = kind_of(path, format)
     if to_stdout:
+        reencode(encoding="utf-8")  # that of the file, whatever the terminal's
         print(as_text(configuration.run, provenance, kind), end="")
         return
     if not force:
