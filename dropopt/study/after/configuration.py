@@ -62,7 +62,10 @@ def configuration_of(study: optuna.Study, trial: FrozenTrial) -> Configuration:
         complete = trial.state.name == "COMPLETE"  # such a trial of dropopt has a configuration
         why = "another program has added it; give another --trial" if complete else trial.state.name
         raise ConfigError(f"{where} has no configuration to export: {trial.user_attrs.get(MESSAGE) or why}")
-    sections, unknown = _settings(trial.params)
+    try:
+        sections, unknown = _settings(trial.params)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: its parameters are not a configuration: {error}") from None
     if not sections:
         raise ConfigError(
             f"{where} has no configuration to export: its parameters are {', '.join(trial.params) or 'none'}, and none "
@@ -76,29 +79,41 @@ def configuration_of(study: optuna.Study, trial: FrozenTrial) -> Configuration:
 
 
 def _settings(parameters: dict[str, Any]) -> tuple[dict[str, dict[str, Any]], tuple[str, ...]]:
-    """The parameters that are settings, by section, and the names of the others."""
+    """The parameters that are settings, by section, and the names of the others.
+
+    Raises:
+        ConfigError: Two parameters are the same setting.
+    """
     engine = Baseline if "kind" in parameters else EngineConfig
     sections: dict[str, dict[str, Any]] = {}
-    unknown = []
+    unknown: list[str] = []
+    first: dict[str, tuple[str, int | None]] = {}
     for name, value in parameters.items():
-        setting, stage = _staged(name)
+        setting, stage = _staged(name, parameters.get("optimizer"))
         section = next(
             (key for key, model in (("engine", engine), ("train", TrainConfig)) if setting in model.model_fields), None
         )
         if section is None:
             unknown.append(name)
-        elif stage is None:
+            continue
+        known, seen = first.setdefault(setting, (name, stage))
+        if name != known and (stage is None or seen is None):
+            raise ConfigError(f"{known} and {name} are the same setting")
+        if stage is None:
             sections.setdefault(section, {})[setting] = value
         else:
             sections.setdefault(section, {}).setdefault(setting, [None] * len(STAGES))[stage] = value
     return sections, tuple(unknown)
 
 
-def _staged(name: str) -> tuple[str, int | None]:
-    """The setting of a parameter and its stage: ``w_pfid_late`` is the last stage of ``w_pfid``."""
+def _staged(name: str, optimizer: Any) -> tuple[str, int | None]:
+    """The setting of a parameter and its stage: ``w_pfid_late`` is the last stage of ``w_pfid``.
+
+    ``lr_sgd`` is the learning rate if the trial has this optimizer, or none.
+    """
     setting, _, last = name.rpartition("_")
     if last in STAGES and setting in EngineConfig.model_fields:
         return setting, STAGES.index(last)
-    if last in ("sgd", "adamw") and setting in TrainConfig.model_fields:  # one range for each optimizer
+    if last in ("sgd", "adamw") and setting in TrainConfig.model_fields and optimizer in (last, None):
         return setting, None
     return name, None

@@ -52,6 +52,8 @@ def test_a_stored_configuration_takes_precedence(study):
         ),
         ({}, {}, "its parameters are none"),
         ({"r0": 7.0}, {}, r"its parameters are not a configuration: r0 must be in \[0, 1\], got 7.0"),
+        ({"w_pfid": 0.5, "w_pfid_late": 1.0}, {}, "a configuration: w_pfid and w_pfid_late are the same setting"),
+        ({"w_pfid_late": 1.0, "w_pfid": 0.5}, {}, "a configuration: w_pfid_late and w_pfid are the same setting"),
         ({}, {"config": [1]}, "its user attribute 'config' must be a mapping, got"),
         ({}, {"config": {"trian": 1}}, "its user attribute 'config' is not a configuration: unknown setting 'trian'"),
     ],
@@ -64,6 +66,16 @@ def test_what_is_missing_is_said(study, parameters, attributes, said):
         configuration_of(study, study.trials[0])
     assert str(caught.value).startswith("trial 0 of study 'mine'")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("optimizer", "rate", "other"), [("sgd", 0.5, "lr_adamw"), ("adamw", 0.25, "lr_sgd")])
+def test_the_rate_of_the_other_optimizer_is_no_setting(study, optimizer, rate, other):
+    """A script may suggest a learning rate for each optimizer in every trial; only one of them was used."""
+    params = {"lr_sgd": 0.5, "optimizer": optimizer, "lr_adamw": 0.25}
+    ranges = dict.fromkeys(params, FloatDistribution(0, 1)) | {"optimizer": CategoricalDistribution(["sgd", "adamw"])}
+    study.add_trial(create_trial(value=1.0, params=params, distributions=ranges))
+    found = configuration_of(study, study.trials[0])
+    assert (found.run.train.optimizer, found.run.train.lr, found.unknown) == (optimizer, rate, (other,))
 
 
 def test_parameters_are_settings_by_section_and_stage(study):
