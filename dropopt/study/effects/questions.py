@@ -66,7 +66,7 @@ def turns_off(factor: Factor) -> bool:
     """Whether a factor has a value that turns dropout off, and others."""
     if factor.kind == "choice":
         return factor.name in OFF and OFF[factor.name] in factor.choices
-    return factor.name in OFF and factor.low == 0.0
+    return factor.name in OFF and factor.low == OFF[factor.name]
 
 
 def _is(factor: Factor, setting: str) -> bool:

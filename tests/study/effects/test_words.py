@@ -60,6 +60,12 @@ def test_a_number_is_best_where_an_end_is_clearly_worse():
     assert silent.text.startswith("No effect was found of r0 (")
 
 
+def test_a_number_called_kind_does_not_turn_dropout_off():
+    """Only the choice ``none`` of a ``kind`` does; a study of another program may have numbers of this name."""
+    kind = effect("kind", [level("0", NOTHING), level("3", NOTHING)], optimum=Estimate(1, 0, 3))
+    assert answers(kind)["whether"].text == "The search space has no configuration without dropout, or nothing else."
+
+
 def test_levels_of_large_numbers_are_told_apart():
     """Numbers from 1,000 on are written in full, because 1.02e+03 would stand for 1024 and for 1016."""
     sizes = [1000, 1008, 1016, 1024]
