@@ -164,6 +164,22 @@ def test_any_name_is_printed_in_any_encoding(tmp_path):
     assert dropopt.load(tmp_path / "piped.yaml").provenance["study"] == "größe"
 
 
+def test_json_has_no_numbers_that_are_not_finite(tmp_path, monkeypatch, capsys):
+    """A metric of one's own may be NaN, and a value of another program infinite; JSON has null for both."""
+    monkeypatch.chdir(tmp_path)
+    study = optuna.create_study(storage="sqlite:///a.db", study_name="one")
+    study.add_trial(optuna.trial.create_trial(value=0.5, user_attrs={"val_accuracy": float("nan")}))
+    several = optuna.create_study(storage="sqlite:///a.db", study_name="two", directions=["minimize", "minimize"])
+    several.add_trial(optuna.trial.create_trial(values=[1.0, float("inf")]))
+
+    def read(*command):
+        text = quiet_call(monkeypatch, capsys, *command, "--json", "--storage", "a.db")
+        return json.loads(text, parse_constant=pytest.fail)
+
+    assert read("status")[0]["best"] == {"trial": 0, "value": 0.5, "val_accuracy": None}
+    assert read("export", "--list", "--study", "two")[0]["values"] == [1.0, None]
+
+
 def test_an_export_goes_to_standard_output_alone(studied, monkeypatch, capsys):
     """With ``-o -``, standard output is the file in every format, and no file is written."""
     folder, _ = studied

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,7 +54,7 @@ def compare(
     fresh seeds, and the winners are compared on the test set. The same command goes on after an interruption.
     """
     from dropopt.owncode import file_of, make_importable
-    from dropopt.study.command.output import check_writable
+    from dropopt.study.command.output import check_writable, json_text
     from dropopt.study.command.overrides import Overrides
     from dropopt.study.command.settling import settler
     from dropopt.study.define.script import load
@@ -104,7 +103,7 @@ def compare(
     exit_code, found = run(request, console)
     if found is not None:
         if as_json:
-            print(json.dumps(found.plain(), indent=1), flush=True)
+            print(json_text(found.plain()), flush=True)
         else:
             show_comparison(console, found)
         write_figure(found, figure)  # last, because it may fail

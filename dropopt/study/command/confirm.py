@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 
@@ -34,6 +33,7 @@ def confirm(
     Chooses by posterior mean, adds the anchors, and stops configurations that are clearly worse. The test set is read
     for the winner only, and only once. The same command goes on after an interruption.
     """
+    from dropopt.study.command.output import json_text
     from dropopt.study.command.settling import settler
     from dropopt.study.session.confirming import STOPPED_LINE, ConfirmRequest
     from dropopt.study.session.confirming import confirm as run
@@ -59,7 +59,7 @@ def confirm(
     console = make_console(quiet=quiet, stderr=as_json)
     exit_code, found = run(request, console)
     if as_json and found is not None:
-        print(json.dumps(found.plain(), indent=1))
+        print(json_text(found.plain()))
     elif found is not None:
         show_confirmation(console, found)
         if found.winner is not None and exit_code <= FAILED:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from collections.abc import Mapping
@@ -28,7 +27,7 @@ def efficacy(
     each parameter and, if the study searched a blend, the effect of each method.
     """
     from dropopt.config import ConfigError
-    from dropopt.study.command.output import check_writable
+    from dropopt.study.command.output import check_writable, json_text
     from dropopt.study.search.prior import prior_of
     from dropopt.study.show.console import busy, make_console
     from dropopt.study.show.efficacy import efficacy_report
@@ -48,7 +47,7 @@ def efficacy(
         with busy("analysing the trials", quiet=quiet):
             report: Any = _plain(found, prior) if as_json else efficacy_report(found, prior=prior)
         if as_json:
-            print(json.dumps({"study": found.study_name, **report}, indent=1))
+            print(json_text({"study": found.study_name, **report}))
         else:
             make_console(quiet=quiet).print(report)
         if output is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from contextlib import closing
@@ -42,6 +41,7 @@ def export(
     from dropopt.export import as_text, kind_of, save
     from dropopt.study.after.export import check_same_study, exported
     from dropopt.study.command.errors import reencode
+    from dropopt.study.command.output import json_text
     from dropopt.study.show.console import busy, make_console
     from dropopt.study.show.formatting import format_accuracy
     from dropopt.study.show.trials import rows, table
@@ -55,7 +55,7 @@ def export(
         if list_trials:
             listed = rows(found)
             if as_json:
-                print(json.dumps(listed, indent=1))
+                print(json_text(listed))
             else:
                 if not listed:
                     raise ConfigError(no_result(found))
@@ -80,7 +80,7 @@ def export(
     save(path, configuration.run, provenance, format=format)
     if as_json:
         facts = {"file": str(path), "study": found.study_name, "trial": chosen.number}
-        print(json.dumps(facts | {name: provenance.get(name) for name in ("value", metric_key(score))}))
+        print(json_text(facts | {name: provenance.get(name) for name in ("value", metric_key(score))}, indent=None))
     elif not quiet:
         scores = ""
         if configuration.stored and len(found.directions) == 1 and chosen.value is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
@@ -41,6 +40,7 @@ def predict(
     from dropopt.config import ConfigError
     from dropopt.standalone.file import read_model
     from dropopt.standalone.load import load_model
+    from dropopt.study.command.output import json_text
     from dropopt.study.show.console import make_console
     from dropopt.study.show.predictions import show_predictions
 
@@ -48,7 +48,7 @@ def predict(
         raise ConfigError("give either --json or --csv, not both")
     if card:
         about = read_model(model).card
-        print(json.dumps(about.model_dump(mode="json"), indent=1) if as_json else "\n".join(about.lines()))
+        print(json_text(about.model_dump(mode="json")) if as_json else "\n".join(about.lines()))
         return 0
     if not images:
         raise ConfigError("give image files or folders after the model, or --card to see what it is")
@@ -69,7 +69,7 @@ def predict(
 
     found = loaded.predictions(images, samples=samples, seed=seed, on_unreadable=skip)
     if as_json:
-        print(json.dumps([asdict(one) for one in found], indent=1))
+        print(json_text([asdict(one) for one in found]))
     elif as_csv:
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerows(_rows(found, loaded.classes, quiet=quiet))

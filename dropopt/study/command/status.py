@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import closing
 
 from dropopt.study.command.options import AsJson, Storage
@@ -13,6 +12,7 @@ def status(storage: Storage = None, as_json: AsJson = False) -> None:
 
     Each row shows the number of trials, the best trial and the time of the last activity.
     """
+    from dropopt.study.command.output import json_text
     from dropopt.study.show.console import make_console
     from dropopt.study.show.status import rows, show_status
     from dropopt.study.store.lock import is_held
@@ -24,6 +24,6 @@ def status(storage: Storage = None, as_json: AsJson = False) -> None:
     alone = file is not None and "://" in url and not is_held(file)
     with closing(Opened(url, create=False)) as opened:
         if as_json:
-            print(json.dumps([row.plain() for row in rows(opened.storage, alone=alone)], indent=1))
+            print(json_text([row.plain() for row in rows(opened.storage, alone=alone)]))
         else:
             show_status(make_console(), opened.storage, redact(url), alone=alone)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 import tempfile
@@ -49,7 +48,7 @@ def train(
     from dropopt.standalone import SUFFIX
     from dropopt.standalone.describe import refuse_other_samples
     from dropopt.study.after.retrain import configured, retrain, save_model, save_weights
-    from dropopt.study.command.output import check_writable
+    from dropopt.study.command.output import check_writable, json_text
     from dropopt.study.define.settings import Setting
     from dropopt.study.show.console import busy, make_console, say
     from dropopt.study.show.epochs import EpochProgress
@@ -98,7 +97,7 @@ def train(
         save_or_rescue(lambda path: save_weights(done.weights, path), output)
         say(console, f"weights written to {output}")
     if as_json:
-        print(json.dumps(_plain(done, output), indent=1))
+        print(json_text(_plain(done, output)))
 
 
 def save_or_rescue(write: Callable[[Path], None], path: Path) -> None:
