@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
+#: Numbers below the first have less than two digits in four decimals. Those below the second count as 0: they are
+#: differences that rounding leaves.
+_SMALL, _ROUNDING = 1e-3, 1e-8
+
 
 def short(number: float) -> str:
     """``number`` with three significant digits; a larger one has all digits before its point, up to a million.
@@ -11,3 +17,20 @@ def short(number: float) -> str:
         ('0.0123', '12.3', '1234', '2.5e+07')
     """
     return f"{number:.0f}" if 999.5 <= abs(number) < 1e6 else f"{number:.3g}"
+
+
+def fixed(*numbers: float, sign: bool = False) -> tuple[str, ...]:
+    """``numbers`` of one quantity with the same decimals: four, or as many as show three digits of the largest.
+
+    Args:
+        *numbers: such as a mean and the ends of its interval.
+        sign: Whether positive numbers have a sign too.
+
+    Example:
+        >>> fixed(0.25), fixed(0.000254, 0.00001), fixed(0.5, sign=True), fixed(-1e-9)
+        (('0.2500',), ('0.000254', '0.000010'), ('+0.5000',), ('0.0000',))
+    """
+    largest = max((abs(number) for number in numbers if math.isfinite(number)), default=0.0)
+    plus = "+" if sign else ""
+    decimals = 2 - math.floor(math.log10(largest)) if _ROUNDING <= largest < _SMALL else 4
+    return tuple(f"{round(number, decimals) + 0.0:{plus}.{decimals}f}" for number in numbers)  # + 0.0: not -0.0000

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from dropopt.numbers import fixed
 from dropopt.study.command import options
 
 if TYPE_CHECKING:
@@ -158,10 +159,10 @@ def _header(given: str, run: RunConfig, provenance: Mapping[str, Any]) -> str:
 
 def _scores(estimate: Estimate, task: TaskConfig) -> str:
     if task.metric == "loss":
-        return f"loss {estimate.loss:.4f} (n = {estimate.n})"
+        return f"loss {fixed(estimate.loss)[0]} (n = {estimate.n})"
     if not estimate.shares:
-        return f"{task.score} {estimate.accuracy:.4f}, loss {estimate.loss:.4f} (n = {estimate.n})"
-    return f"accuracy {_with_error(estimate.accuracy, estimate.n)}, loss {estimate.loss:.4f}"
+        return f"{task.score} {estimate.accuracy:.4f}, loss {fixed(estimate.loss)[0]} (n = {estimate.n})"
+    return f"accuracy {_with_error(estimate.accuracy, estimate.n)}, loss {fixed(estimate.loss)[0]}"
 
 
 def _with_error(accuracy: float, n: int) -> str:

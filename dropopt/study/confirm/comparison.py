@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from dropopt.config import ConfigError, TaskConfig
+from dropopt.numbers import fixed
 from dropopt.study.confirm.arms import Arm, arm_of_study, check_comparable
 from dropopt.study.confirm.intervals import Difference, Interval, holm, mean_of, paired
 from dropopt.study.confirm.results import Confirmation, Confirmed, Scores, confirmation, plain_scores
@@ -281,7 +282,8 @@ def _verdict(base: ArmResult, contrasts: Sequence[Contrast], split: str, scale: 
 
 def _gain(one: Contrast, measure: str, scale: Scale, score: str) -> str:
     gap, way = one.objective.interval, "higher" if scale.maximise else "lower"
-    text = f"{one.arm} ({measure} {-gap.mean:.4f} {way}, 95% interval {-gap.high:.4f} to {-gap.low:.4f}"
+    amount, *ends = fixed(-gap.mean, -gap.high, -gap.low)
+    text = f"{one.arm} ({measure} {amount} {way}, 95% interval {' to '.join(ends)}"
     also = "" if score == scale.name else f"; {score} {_accuracy(one.accuracy)}"  # unless the metric is told already
     return f"{text}, p = {one.p_adjusted:.2g} after Holm's correction{also})"
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from dropopt.numbers import fixed
 from dropopt.study.confirm.intervals import Difference, Interval, mean_of, paired
 from dropopt.study.confirm.ledger import outs
 from dropopt.study.confirm.runs import completed, failed, find_runs, unfinished
@@ -253,18 +254,18 @@ def _verdict(winner: Confirmed | None, anchor: Confirmed | None, difference: Dif
     gap = difference.interval
     if gap.high < 0:
         where = "above" if scale.maximise else "below"
-        amount = f"{-gap.mean:.4f} (95% interval {-gap.high:.4f} to {-gap.low:.4f})"
-        return f"{text}; it is {amount} {where} the best anchor, {anchor.name}"
-    low, high = scale.changes(gap.low, gap.high)
+        amount, *ends = fixed(-gap.mean, -gap.high, -gap.low)
+        return f"{text}; it is {amount} (95% interval {' to '.join(ends)}) {where} the best anchor, {anchor.name}"
+    amount, *ends = fixed(scale.change(gap.mean), *scale.changes(gap.low, gap.high), sign=True)
     return (
         f"{text}; it is not clearly better than the best anchor, {anchor.name} "
-        f"(difference {scale.change(gap.mean):+.4f}, 95% interval {low:+.4f} to {high:+.4f})"
+        f"(difference {amount}, 95% interval {' to '.join(ends)})"
     )
 
 
 def _text(interval: Interval, scale: Scale) -> str:
-    low, high = scale.interval(interval.low, interval.high)
-    return f"{scale.text(interval.mean)} (95% interval {low:.4f} to {high:.4f})"
+    mean, *ends = fixed(scale.read(interval.mean), *scale.interval(interval.low, interval.high))
+    return f"{mean} (95% interval {' to '.join(ends)})"
 
 
 def plain_scores(scores: Scores, score: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dropopt.config import METHODS, STAGES, Baseline, ConfigError, EngineConfig, RunConfig
+from dropopt.numbers import fixed
 from dropopt.study.define.parameter import Choice
 from dropopt.study.define.space import Space
 from dropopt.study.search.wishes import Chooser, wishes
@@ -219,7 +220,7 @@ def _verdict(leader: FrozenTrial, lowest: float, rows: Sequence[Row], scale: Sca
     first = rows[0]
     if first.trial == leader.number:
         return f"no trial is better than the anchor {first.name}, with {of} {value} ({noise})"
-    amount = f"{-first.difference:.1%}" if first.relative and not scale.complement else f"{-first.gap:.4f}"
+    amount = f"{-first.difference:.1%}" if first.relative and not scale.complement else fixed(-first.gap)[0]
     where = "above" if scale.maximise else "below"
     gain = f"the best trial's {what} is {amount} {where} that of the best anchor, {first.name}"
     within = ", which may be chance" if _may_be_chance(first) else ""

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from dropopt.config import ConfigError
 from dropopt.files import write_whole
+from dropopt.numbers import fixed
 from dropopt.study.confirm.comparison import ArmResult, Comparison, Compute
 from dropopt.study.confirm.intervals import mean_of
 from dropopt.study.confirm.results import Scores
@@ -195,7 +196,8 @@ def _short(found: Comparison) -> dict[str, str]:
 
 
 def _signed(mean: float, low: float, high: float) -> str:
-    return f"{mean:+.4f} ({low:+.4f} to {high:+.4f})"
+    middle, *ends = fixed(mean, low, high, sign=True)
+    return f"{middle} ({' to '.join(ends)})"
 
 
 def _cell(values: Mapping[int, float]) -> str:

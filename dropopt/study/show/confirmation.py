@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 
+from dropopt.numbers import fixed
 from dropopt.study.confirm.intervals import mean_of
 from dropopt.study.confirm.results import Confirmation, Confirmed, Tested
 from dropopt.study.show.console import say
@@ -44,7 +45,7 @@ def _cells(one: Confirmed, scale: Scale, *, winner: bool) -> tuple[str, ...]:
 def format_interval(mean: float, low: float, high: float) -> str:
     """A mean and half the width of its interval: ``0.3412 +- 0.0101``."""
     half = (high - low) / 2
-    return f"{mean:.4f} +- {half:.4f}" if half < float("inf") else f"{mean:.4f}"
+    return " +- ".join(fixed(mean, half)) if half < float("inf") else fixed(mean)[0]
 
 
 def _optimism(found: Confirmation) -> str:
@@ -64,7 +65,7 @@ def _optimism(found: Confirmation) -> str:
 
 def _too(optimism: float, scale: Scale) -> str:
     """How far a value of the search was from the confirmed one: ``4% too low``."""
-    amount = f"{abs(optimism):.4f}" if scale.complement else f"{abs(optimism):.0%}"
+    amount = fixed(abs(optimism))[0] if scale.complement else f"{abs(optimism):.0%}"
     return f"{amount} too {'high' if (optimism > 0) == scale.maximise else 'low'}"
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
+from dropopt.numbers import fixed
 from dropopt.study.show.console import say
 from dropopt.study.show.display import Display
 
@@ -35,8 +36,8 @@ class EpochProgress(Display):
     def show(self, report: EpochReport) -> None:
         """Show the report of an epoch."""
         line = (
-            f"epoch {report.epoch} of {report.epochs}  training loss {report.train_loss:.4f}  "
-            f"validation loss {report.val_loss:.4f}  {self._score} {report.val_accuracy:.4f}"
+            f"epoch {report.epoch} of {report.epochs}  training loss {fixed(report.train_loss)[0]}  "
+            f"validation loss {fixed(report.val_loss)[0]}  {self._score} {report.val_accuracy:.4f}"
         )
         self.draw(Text(line))
         if not self.is_live and time.monotonic() >= self._again:

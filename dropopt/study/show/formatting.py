@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dropopt.numbers import short
+from dropopt.numbers import fixed, short
 from dropopt.study.store.keys import ACCURACY
 
 if TYPE_CHECKING:
@@ -57,5 +57,5 @@ def format_difference(row: Row, scale: Scale, *, best: bool) -> str:
     if best:
         return "is the best trial"
     if scale.complement:
-        return f"{scale.change(row.gap):+.4f}"
-    return f"{row.difference:+.1%}" if row.relative else f"{row.difference:+.4f}"
+        return fixed(scale.change(row.gap), sign=True)[0]
+    return f"{row.difference:+.1%}" if row.relative else fixed(row.difference, sign=True)[0]

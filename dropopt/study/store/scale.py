@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dropopt.config import TaskConfig
+from dropopt.numbers import fixed
 from dropopt.study.store.keys import BASE, CLASSES
 from dropopt.study.store.queries import has_several_objectives, is_maximized, task_of
 
@@ -72,7 +73,7 @@ class Scale:
 
     def text(self, value: float | None) -> str:
         """A stored value as text; ``-`` if there is none."""
-        return "-" if value is None else f"{round(self.read(value), 4) + 0.0:.4f}"  # + 0.0: not -0.0000
+        return "-" if value is None else fixed(self.read(value))[0]
 
     def change(self, difference: float) -> float:
         """What is shown of a difference of two stored values."""

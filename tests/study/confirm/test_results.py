@@ -211,6 +211,25 @@ def test_the_verdict_where_no_configuration_of_the_search_wins(losses, said):
     assert said in confirmation(confirmed(losses)[0]).verdict
 
 
+@pytest.mark.parametrize(
+    ("losses", "said"),
+    [
+        (
+            {0: [20e-6, 22e-6, 21e-6], 4: [31e-6, 30e-6, 32e-6]},
+            "loss: 0.0000210 (95% interval 0.0000185 to 0.0000235) over 3 seeds; "
+            "it is 0.0000100 (95% interval 0.0000057 to 0.0000143) below the best anchor, element 0.1",
+        ),
+        (
+            {0: [20e-6, 22e-6, 21e-6], 4: [22e-6, 20e-6, 22e-6]},
+            "(difference -0.00000033, 95% interval -0.00000550 to +0.00000484)",
+        ),
+    ],
+)
+def test_losses_near_zero_are_told_apart(losses, said):
+    """Those of a regression may all be 0.0000 in four decimals; the values of a sentence have the same decimals."""
+    assert said in confirmation(confirmed(losses)[0]).verdict
+
+
 def test_runs_of_further_seeds_do_not_race():
     """An earlier confirmation with more seeds would otherwise be a look that the level is not corrected for."""
     losses = {0: [0.30, 0.31, 0.30], 1: [0.30, 0.32, 0.30, *[0.9, 0.91, 0.92] * 3]}
