@@ -95,7 +95,7 @@ _ANY_DATA = """\
 task = task_of(run.task)  # the loss and the metric
 example = data.train.head(2).images
 shape = {"channels": data.channels, "classes": task.outputs(data), "image_size": data.image_size}
-logits = bool(data.classes) and not task.is_binary
+logits = task.needs_logits(data)
 model = build_model(run.model, **shape, seed=run.train.seed, logits=logits, example=example).to(device)
 optimizer = make_optimizer(model, run.train)
 batches = feed_of(data.train, run.train, device)  # of any data set, also one that is read anew in each epoch

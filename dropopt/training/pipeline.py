@@ -136,7 +136,7 @@ def _network(run: RunConfig, data: Dataset, device: torch.device) -> nn.Module:
         classes=task.outputs(data),
         image_size=data.image_size,
         seed=run.train.seed,
-        logits=bool(data.classes) and not task.is_binary,
+        logits=task.needs_logits(data),
         example=data.train.head(EXAMPLES).images,
     ).to(device)
     images = parts(data.train.head(1).images).values()

@@ -121,6 +121,10 @@ class Task:
         """Number of outputs that a network needs: one logit is enough to tell two classes apart by binary loss."""
         return 1 if self.is_binary and len(data.classes) == 2 else data.outputs
 
+    def needs_logits(self, data: Dataset) -> bool:
+        """Whether the outputs must be logits (N, classes)."""
+        return bool(data.classes) and not self.is_binary
+
     def check(self, data: Dataset) -> None:
         """Check that the targets are those of the loss.
 

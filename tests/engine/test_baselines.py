@@ -6,7 +6,7 @@ import pytest
 import timm
 import torch
 import torchvision
-from residual_net import EXAMPLE, Net
+from residual_net import EXAMPLE, Added, Net
 from small_net import make, train
 from torch import nn
 
@@ -78,19 +78,6 @@ def test_stochastic_depth_falls_back_to_the_input():
         assert 0 < skipped.sum() < 8
         assert engine.sites["layer2.0"].hook(model.layer2[0].train(), (x,), torch.randn(8, 128, 2, 2)) is None
         model.train()(example).sum().backward()
-
-
-class Added(nn.Module):
-    """A residual block that adds to its input in place."""
-
-    def __init__(self):
-        super().__init__()
-        self.branch = nn.Conv2d(6, 6, 1)
-
-    def forward(self, x):
-        """Maps."""
-        x += self.branch(x.relu())
-        return x
 
 
 def test_stochastic_depth_without_the_input_is_refused():

@@ -6,7 +6,7 @@ import pytest
 import timm
 import torch
 import torchvision
-from residual_net import EXAMPLE, Net, assert_same, snapshot
+from residual_net import EXAMPLE, Added, Net, assert_same, snapshot
 from torch import nn
 
 import dropopt
@@ -142,19 +142,6 @@ def test_a_norm_over_several_dimensions_keeps_the_features_of_its_layer(layer, n
     """A norm over whole maps or positions does not make the last dimension the features."""
     (place,) = find_places(plain(layer, norm), "norm", torch.randn(shape))
     assert (place.axis, place.features) == (axis, 6)
-
-
-class Added(nn.Module):
-    """A residual block that adds to its input in place, and so returns the same tensor as the block before it."""
-
-    def __init__(self):
-        super().__init__()
-        self.branch = nn.Conv2d(6, 6, 1)
-
-    def forward(self, x):
-        """Maps."""
-        x += self.branch(x.relu())
-        return x
 
 
 @pytest.mark.parametrize("sites", ["auto", "block"])
