@@ -49,16 +49,27 @@ def set_global_state(state: Mapping[str, Any], device: torch.device) -> None:
 
 
 def random_state() -> dict[str, Any]:
-    """State of the generators of the CPU and of every CUDA device."""
+    """State of the generators of the CPU and of every CUDA device, and the number of this process."""
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+    return {"cpu": torch.get_rng_state(), "cuda": cuda, "rank": _rank()}
 
 
 def set_random_state(state: Mapping[str, Any]) -> None:
-    """Continue drawing from ``state``, as :func:`random_state` returned it."""
+    """Continue drawing from ``state``, as :func:`random_state` returned it.
+
+    Of several processes that train one model, each takes only its own state, because all would draw the same masks from
+    that of one: a checkpoint usually holds the state of the first.
+    """
+    if state.get("rank", 0) != _rank():  # states of earlier versions have none
+        return
     torch.set_rng_state(state["cpu"])
     if state["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def _rank() -> int:
+    several = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.get_rank() if several else 0
 
 
 @contextmanager

@@ -68,14 +68,14 @@ class UpdateDropper:
 
     @torch.no_grad()
     def _drop(self, *_: Any) -> None:
-        noise: dict[int, Tensor] = {}  # one draw per site, which a feature's weight and bias share
+        kept: dict[int, Tensor] = {}  # one draw per site, which a feature's weight and bias share
         for (site, module, parameter), before in zip(self.pairs, self._before, strict=True):
-            if id(site) not in noise:
-                noise[id(site)] = of_first_rank(torch.rand(site.importance.numel(), device=parameter.device))
-            drawn = noise[id(site)]
-            p = site.p.to(drawn.device).expand(drawn.shape)
-            kept = torch.as_tensor(equations.dropped_gradient(torch.ones_like(drawn), drawn, p)) > 0
-            parameter.copy_(torch.where(_along(module, parameter, kept), parameter, before))
+            if id(site) not in kept:
+                noise = torch.rand(site.importance.numel(), device=parameter.device)
+                p = site.p.to(noise.device).expand(noise.shape)
+                passed = torch.as_tensor(equations.dropped_gradient(torch.ones_like(noise), noise, p))
+                kept[id(site)] = of_first_rank(passed) > 0
+            parameter.copy_(torch.where(_along(module, parameter, kept[id(site)]), parameter, before))
         self._before = []
 
 

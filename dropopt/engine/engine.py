@@ -28,7 +28,7 @@ from dropopt.engine.members import BY_AREA, BY_IMPORTANCE, alpha, member_rates
 from dropopt.engine.metrics import Metrics, as_number, as_progress
 from dropopt.engine.places.place import Example, Place
 from dropopt.engine.places.record import device_of
-from dropopt.engine.ranks import mean_over_ranks
+from dropopt.engine.ranks import mean_over_ranks, means_over_ranks
 from dropopt.engine.site import DropoutSite
 from dropopt.engine.summary import count, method_table, place_table, span, unreported
 from dropopt.inputs import each
@@ -100,6 +100,9 @@ class DropoutEngine(Attached[DropoutSite]):
         or tensors with one element. It warns of places where nothing was dropped since the last step, because their
         module stayed in eval mode while the model was training, as frozen BatchNorm does.
 
+        Where several processes train one model, each of them calls this method. Metrics are averaged over the processes
+        that give them, so that all have the same rates.
+
         Args:
             epoch: completed epochs, in [0, epochs]; a fraction within an epoch.
             epochs: epochs of the whole training, >= 1.
@@ -133,12 +136,16 @@ class DropoutEngine(Attached[DropoutSite]):
                 f"importance {self.config.importance!r} is measured by a probe: "
                 "call engine.probe(images, labels) with a training batch before engine.step(...)"
             )
-        self._metrics = self._metrics.updated(
-            progress, val_loss=val_loss, train_loss=train_loss, val_accuracy=val_accuracy
-        )
+        given = Metrics().updated(progress, val_loss=val_loss, train_loss=train_loss, val_accuracy=val_accuracy)
+        before = {method: sum(row[method] for row in self._rows) / len(self._rows) for method in METHODS}
+        facts = {"complexity": self.complexity} | before | asdict(given)
+        common: dict[str, Any] = means_over_ranks(facts, device_of(self.model))
+        rates = [common.pop(method) for method in METHODS]
+        self.complexity = common.pop("complexity")
+        self._metrics = self._metrics.updated(**common)
         self._warn_if_idle()
-        if self.config.efficacy == "adaptive" and val_loss is not None:
-            self._adapt_weights()
+        if self.config.efficacy == "adaptive" and common["val_loss"] is not None:
+            self._adapt_weights(rates)
         for site in self.sites.values():
             site.refresh(self.config.importance_decay)
         self._rows = self._apply()
@@ -465,11 +472,10 @@ class DropoutEngine(Attached[DropoutSite]):
     def _shares(self) -> list[float]:
         return self._efficacy.shares(self._metrics.progress)
 
-    def _adapt_weights(self) -> None:
+    def _adapt_weights(self, rates: list[float]) -> None:
         metrics = self._metrics
         if metrics.val_loss is None or metrics.train_loss is None:
             return
-        rates = [sum(row[m] for row in self._rows) / len(self._rows) for m in METHODS]
         self._efficacy.learn(metrics.progress, rates, val_loss=metrics.val_loss, train_loss=metrics.train_loss)
 
     # -- what a site has to do

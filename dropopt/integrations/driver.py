@@ -231,7 +231,8 @@ class Driver:
         few = each(lambda part: part[:2], example)
         if self.complexity is None and isinstance(self.config, EngineConfig) and self.config.uses("contextual"):
             pairs = ((_first(inputs), labels) for inputs, labels in map(self.unpack, batches()))
-            self.complexity = float(mean_over_ranks(torch.tensor(measure_complexity(pairs))))
+            device = next((p.device for p in model.parameters()), None)  # NCCL takes tensors of a GPU only
+            self.complexity = float(mean_over_ranks(torch.tensor(measure_complexity(pairs), device=device)))
         return attach(
             model, self.config, example=few, complexity=self.complexity, sites=self._sites, inside=self._inside
         )

@@ -109,14 +109,22 @@ def _prepared(part: Tensor, device: torch.device) -> Tensor:
 
 @contextmanager
 def quiet(model: nn.Module) -> Iterator[None]:
-    """Run a block with ``model`` in eval mode; restore every training flag and the random state afterwards."""
+    """Run a block with ``model`` in eval mode; restore every training flag and the random state afterwards.
+
+    DistributedDataParallel passes its inputs on: it would expect a backward pass after each forward pass.
+    """
     flags = [(module, module.training) for module in model.modules()]
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
+    wrappers = [module for module in model.modules() if isinstance(module, nn.parallel.DistributedDataParallel)]
     try:
         model.eval()
+        for wrapper in wrappers:
+            wrapper.__dict__["forward"] = wrapper.module.__call__
         with torch.random.fork_rng(devices=sorted(devices, key=str)):
             yield
     finally:
+        for wrapper in wrappers:
+            del wrapper.__dict__["forward"]
         for module, training in flags:
             module.training = training
 

@@ -1,0 +1,78 @@
+"""Two processes that train one model with DistributedDataParallel, each with data and masks of its own."""
+
+import copy
+
+import pytest
+import torch
+from ports import free_port
+from small_net import Net, batch
+from torch import nn
+
+import dropopt
+from dropopt.config import EngineConfig
+
+CONFIG = EngineConfig(r0=0.4, importance="lrp", allocation="importance", drop_updates=True, efficacy="adaptive")
+
+
+def train(rank):
+    """Train with an engine on the wrapper, and metrics that differ or are known to one process; return what it did."""
+    torch.manual_seed(0)
+    network = nn.parallel.DistributedDataParallel(Net(), find_unused_parameters=True)
+    engine = dropopt.attach(network, CONFIG, example=batch()[0], complexity=0.3 + 0.4 * rank)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
+    engine.watch(optimizer)
+    torch.manual_seed(rank)
+    rates, metrics = [], ({"val_loss": 0.9 + rank, "train_loss": 0.5}, {"val_accuracy": 0.7} if rank else {})
+    for epoch in (1, 2):
+        for step in range(3):
+            images, labels = batch(seed=10 * epoch + step + 100 * rank)
+            optimizer.zero_grad()
+            with network.no_sync():
+                nn.functional.cross_entropy(network(images[:8]), labels[:8]).backward()
+            nn.functional.cross_entropy(network(images[8:]), labels[8:]).backward()
+            optimizer.step()
+            engine.probe(images, labels)
+        engine.step(epoch=epoch, epochs=2, **metrics[epoch - 1])
+        rates.append(engine.rates())
+    state = copy.deepcopy(engine.state_dict())
+    drawn = torch.rand(4)
+    shared = [state]
+    torch.distributed.broadcast_object_list(shared, 0)
+    engine.load_state_dict(shared[0])
+    weights = [parameter.detach() for parameter in network.parameters()]
+    return {"rates": rates, "weights": weights, "drawn": drawn, "again": torch.rand(4), "engine": engine.complexity}
+
+
+def rank_main(rank, port, folder):
+    """One of the two processes."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    torch.save(train(rank), f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # Python's, about forks beside threads
+def test_ranks_have_common_rates_and_weights_and_masks_of_their_own(tmp_path):
+    """All ranks have the same rates and weights, from the means of the metrics and complexities that the ranks gave.
+
+    This holds for an engine on the wrapper, whose probes leave DistributedDataParallel as it was, and where the rates
+    differed until the first step. From the state of the first rank, only the first one draws the same numbers.
+    """
+    method = "spawn" if torch.cuda.is_available() else "fork"
+    torch.multiprocessing.start_processes(rank_main, (free_port(), str(tmp_path)), nprocs=2, start_method=method)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in range(2))
+    assert first["rates"] == second["rates"]
+    assert all(torch.equal(a, b) for a, b in zip(first["weights"], second["weights"], strict=True))
+    assert first["engine"] == second["engine"] == pytest.approx(0.5)
+    one = dropopt.attach(Net(), CONFIG, example=batch()[0], complexity=0.5)
+    images, labels = batch()
+    one.watch(torch.optim.SGD(one.model.parameters()))
+    for epoch, metrics in enumerate(({"val_loss": 1.4, "train_loss": 0.5}, {"val_accuracy": 0.7}), start=1):
+        one.probe(images, labels)
+        one.step(epoch=epoch, epochs=2, **metrics)
+        for mine, theirs in zip(one.rates(), first["rates"][epoch - 1], strict=True):
+            assert theirs["site"] == f"module.{mine['site']}"
+            for name in ("alpha", "adaptive", "contextual"):  # these do not depend on importances
+                assert theirs[name] == pytest.approx(mine[name]), (epoch, name)
+    assert torch.equal(first["again"], first["drawn"])
+    assert not torch.equal(second["again"], first["again"])
