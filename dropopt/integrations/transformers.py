@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from dropopt.config import ConfigError
 from dropopt.engine import BaselineEngine, DropoutEngine, Inside
@@ -82,24 +84,23 @@ class DropoutCallback(TrainerCallback):
 
     def _after_forward(self, model: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
         if model.training and torch.is_grad_enabled():
-            loss = output.get("loss") if isinstance(output, dict) else getattr(output, "loss", None)
-            self._driver.batch_ended(kwargs or args, loss if isinstance(loss, Tensor) else None)
+            self._driver.batch_ended(kwargs or args, _loss(kwargs, output))
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Refresh the rates if a step is due."""
-        self._driver.step_ended(state.global_step, float(state.epoch or 0.0), state.num_train_epochs)
+        self._driver.step_ended(state.global_step, *_done(state))
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Refresh the rates, unless an evaluation follows."""
         if args.eval_strategy != IntervalStrategy.EPOCH:
-            self._driver.epoch_ended(float(state.epoch or 0.0), state.num_train_epochs, None)
+            self._driver.epoch_ended(*_done(state), None)
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Refresh the rates with the metrics of the evaluation."""
         if self._driver.running:
-            self._driver.epoch_ended(float(state.epoch or 0.0), state.num_train_epochs, kwargs["metrics"])
+            self._driver.epoch_ended(*_done(state), kwargs["metrics"])
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Write the state of the engine beside the weights."""
@@ -123,6 +124,33 @@ class DropoutCallback(TrainerCallback):
                 f"{folder / STATE} does not exist: the checkpoint was written without this callback, or lies "
                 "elsewhere; give its folder as DropoutCallback(..., resume_from=FOLDER)"
             ) from None
+
+
+def _done(state: TrainerState) -> tuple[float, int]:
+    """Epochs done, and epochs of the training; one that ends within an epoch, by ``max_steps``, is done at its end."""
+    return state.num_train_epochs * state.global_step / state.max_steps, state.num_train_epochs
+
+
+def _loss(given: Mapping[str, Any], output: Any) -> Tensor | None:
+    """The mean loss over the samples of a batch; None if the model returns none.
+
+    Where gradients are accumulated, the Trainer gives the number of samples of all batches that it accumulates. Some
+    models, but not all, divide by this number instead of that of the batch.
+    """
+    loss, logits = (
+        output.get(name) if isinstance(output, Mapping) else getattr(output, name, None) for name in ("loss", "logits")
+    )
+    labels, accumulated = given.get("labels"), given.get("num_items_in_batch")
+    if not isinstance(loss, Tensor):
+        return None
+    if accumulated is None or not isinstance(labels, Tensor) or not isinstance(logits, Tensor):
+        return loss
+    if labels.ndim != 1 or labels.is_floating_point() or logits.ndim != 2:
+        return loss
+    with torch.no_grad():
+        expected = F.cross_entropy(logits.float(), labels)
+        whole = loss * accumulated / len(labels)
+        return torch.where((whole - expected).abs() < (loss - expected).abs(), whole, loss)
 
 
 def _folder(args: TrainingArguments, state: TrainerState) -> Path:

@@ -35,15 +35,27 @@ class Images(torch.utils.data.Dataset):
         return {"pixel_values": self.split.images[index].contiguous(), "labels": self.split.labels[index]}
 
 
-def train(folder, callback, *, resume=None, stop=None, strategy="epoch", epochs=2):
-    """Train a tiny ResNet of transformers; return the trainer."""
-    torch.manual_seed(3)
+def resnet():
+    """A tiny ResNet of transformers."""
     shape = {"num_channels": 2, "embedding_size": 4, "hidden_sizes": [4, 8], "depths": [1, 1], "layer_type": "basic"}
-    model = transformers.ResNetForImageClassification(transformers.ResNetConfig(**shape, num_labels=CLASSES))
+    return transformers.ResNetForImageClassification(transformers.ResNetConfig(**shape, num_labels=CLASSES))
+
+
+def transformer():
+    """A tiny vision transformer."""
+    shape = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    images = {"num_channels": 2, "image_size": DATA.image_size[0], "patch_size": 2}
+    return transformers.ViTForImageClassification(transformers.ViTConfig(**shape, **images, num_labels=CLASSES))
+
+
+def train(folder, callback, *, resume=None, stop=None, strategy="epoch", epochs=2, make=resnet, **settings):
+    """Train a tiny network; return the trainer."""
+    torch.manual_seed(3)
+    model = make()
     arguments = transformers.TrainingArguments(
-        output_dir=str(folder), num_train_epochs=epochs, per_device_train_batch_size=16, learning_rate=0.01,
-        eval_strategy=strategy, save_strategy="epoch", report_to=[], use_cpu=True, disable_tqdm=True,
-        logging_strategy="no",
+        output_dir=str(folder), num_train_epochs=epochs, per_device_train_batch_size=16, eval_strategy=strategy,
+        save_strategy="epoch", report_to=[], use_cpu=True, disable_tqdm=True, logging_strategy="no",
+        **{"learning_rate": 0.01, **settings},
     )  # fmt: skip
     trainer = transformers.Trainer(
         model,
@@ -97,3 +109,22 @@ def test_metrics_reach_the_engine(tmp_path):
     assert callback.engine._metrics.val_loss is None
     with pytest.raises(ConfigError, match="no metric is called 'acc'"):
         train(tmp_path / "bad", DropoutCallback(EngineConfig(), complexity=0.5, val_accuracy="acc"), epochs=1)
+
+
+@pytest.mark.parametrize("make", [resnet, transformer])
+def test_accumulated_gradients_leave_the_training_loss(tmp_path, make):
+    """The engine's training loss is the mean over samples, also of models whose loss is a share of several batches."""
+    losses = []
+    for batches in (1, 3):
+        callback = DropoutCallback(EngineConfig(drop_updates="only", sites="conv"), complexity=0.5)
+        train(tmp_path, callback, epochs=1, make=make, learning_rate=0.0, gradient_accumulation_steps=batches)
+        losses.append(callback.engine._metrics.train_loss)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("end", [{"max_steps": 3}, {"epochs": 0.5}, {"epochs": 1.5}])
+def test_a_training_that_ends_within_an_epoch_is_done(tmp_path, end):
+    """Progress is that of all steps of the training."""
+    callback = DropoutCallback(EngineConfig(), complexity=0.5)
+    train(tmp_path, callback, strategy="no", **end)
+    assert callback.engine._metrics.progress == 1
