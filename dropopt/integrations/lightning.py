@@ -57,6 +57,7 @@ class DropoutCallback(Callback):
         self._driver = Driver(engine, names, complexity=complexity, sites=sites, inside=inside, unpack=unpack)
         self._module = module
         self._steps = 0
+        self._done = 0.0  # epochs, at the last validation
 
     @property
     def engine(self) -> DropoutEngine | BaselineEngine:
@@ -75,7 +76,7 @@ class DropoutCallback(Callback):
             return (move(batch, pl_module.device, 0) for batch in loader)
 
         self._driver.start(model, batches, trainer.optimizers)
-        self._steps = trainer.global_step
+        self._steps, self._done = trainer.global_step, 0.0
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -93,12 +94,15 @@ class DropoutCallback(Callback):
         """Refresh the rates with the validation metrics."""
         if trainer.sanity_checking or not self._driver.running:
             return
-        done = self._epoch(trainer, trainer.fit_loop.epoch_loop.batch_progress.current.ready - 1)
-        self._driver.epoch_ended(done, trainer.max_epochs or 1, trainer.callback_metrics)
+        batches = trainer.fit_loop.epoch_loop.batch_progress
+        self._done = self._epoch(trainer, batches.current.ready - 1)
+        if batches.is_last_batch:  # of a data set without a length, only this is known
+            self._done = trainer.current_epoch + 1.0
+        self._driver.epoch_ended(self._done, trainer.max_epochs or 1, trainer.callback_metrics)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refresh the rates if the epoch had no validation."""
-        if not trainer.fit_loop.epoch_loop._should_check_val_epoch():
+        """Refresh the rates if the epoch had no validation at its end."""
+        if self._done < trainer.current_epoch + 1:
             self._driver.epoch_ended(float(trainer.current_epoch + 1), trainer.max_epochs or 1, None)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

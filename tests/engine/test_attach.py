@@ -134,6 +134,14 @@ def test_attaching_works_in_every_mode(mode):
 # -- complexity of the data
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_an_example_of_another_precision_is_converted(dtype):
+    """A batch of the loader serves where a framework converts each batch to the type of the network."""
+    with dropopt.attach(Net().to(dtype), EngineConfig(), example=EXAMPLE, complexity=0.5) as engine:
+        assert engine.sites
+    assert EXAMPLE.dtype == torch.float32
+
+
 def test_a_missing_complexity_is_a_warning_where_it_matters():
     """Without complexity there is a warning if the contextual member has a weight, and none otherwise."""
     with pytest.warns(

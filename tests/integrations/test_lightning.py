@@ -54,7 +54,7 @@ class Module(lightning.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9)
 
 
-def train(folder, callback, *, stop=None, resume=None, validate=True, accumulate=1):
+def train(folder, callback, *, stop=None, resume=None, validate=True, accumulate=1, data=None, **settings):
     """Train for three epochs, or stop after ``stop``; return the module and the callback."""
     torch.manual_seed(3)
     module = Module()
@@ -62,9 +62,10 @@ def train(folder, callback, *, stop=None, resume=None, validate=True, accumulate
     trainer = lightning.Trainer(
         max_epochs=3, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
         callbacks=[callback, keep, *([Stop(stop)] if stop else [])], limit_val_batches=None if validate else 0,
-        accumulate_grad_batches=accumulate,
+        accumulate_grad_batches=accumulate, **settings,
     )  # fmt: skip
-    trainer.fit(module, loader(DATA.train, shuffle=True), loader(DATA.validation), ckpt_path=resume)
+    data = loader(DATA.train, shuffle=True) if data is None else data
+    trainer.fit(module, data, loader(DATA.validation), ckpt_path=resume)
     return module, callback
 
 
@@ -109,6 +110,30 @@ def test_the_engine_receives_metrics_progress_and_complexity(tmp_path):
     _, sums, counts = zip(*(one for one in module.losses if one[0] == 2), strict=True)
     assert metrics.train_loss == pytest.approx(sum(sums) / sum(counts))
     assert 0 <= metrics.val_accuracy <= 1
+
+
+class Unsized(torch.utils.data.IterableDataset):
+    """The training data without a length."""
+
+    def __iter__(self):
+        """Yield samples."""
+        return zip(DATA.train.images.contiguous(), DATA.train.labels, strict=True)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"data": torch.utils.data.DataLoader(Unsized(), 16)},
+        {"data": torch.utils.data.DataLoader(Unsized(), 16), "val_check_interval": 4},
+        {"limit_train_batches": 5, "val_check_interval": 0.5},  # after batches 2 and 4
+        {"precision": "64-true"},
+    ],
+)
+def test_every_training_ends_with_the_rates_of_its_end(tmp_path, settings):
+    """Progress is 1 also if batches are not known beforehand, if the last ones are not validated, and in float64."""
+    callback = DropoutCallback(EngineConfig(), complexity=0.5)
+    train(tmp_path, callback, **settings)
+    assert callback.engine._metrics.progress == 1
 
 
 def test_without_validation_and_with_a_baseline(tmp_path):

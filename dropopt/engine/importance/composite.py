@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from dropopt import equations
-from dropopt.engine.importance.passes import feature_maps, finite, inputs, outputs_at, undisturbed
+from dropopt.engine.importance.passes import feature_maps, finite, outputs_at, undisturbed
 from dropopt.engine.places.place import Example, Place
+from dropopt.engine.places.record import copied
 from dropopt.inputs import run_model
 
 #: Weights of the four parts. They are equal because nothing is known that favours one.
@@ -40,7 +41,7 @@ def composite(model: nn.Module, places: Mapping[str, Place], images: Example, la
         scores[name] = _combined(feature_maps(output, places[name]), places[name])
 
     with undisturbed(model), torch.no_grad(), outputs_at(places, take):
-        run_model(model, inputs(model, images))
+        run_model(model, copied(model, images))
     return finite(scores)
 
 

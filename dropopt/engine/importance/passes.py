@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from dropopt.engine.places.place import Example, Place
-from dropopt.engine.places.record import device_of, quiet
-from dropopt.inputs import each, run_model
+from dropopt.engine.places.record import copied, device_of, quiet
+from dropopt.inputs import run_model
 
 #: A function that a probe calls with a place's name and with the place's output or its gradient.
 Take = Callable[[str, Tensor], None]
@@ -101,7 +101,7 @@ def explained(model: nn.Module, images: Example, targets: Tensor) -> Tensor:
     Raises:
         ValueError: if there are no such outputs, or if the targets do not fit them.
     """
-    output = run_model(model, inputs(model, images))
+    output = run_model(model, copied(model, images))
     if isinstance(output, Mapping):
         output = output.get("logits", next(iter(output.values()), output))
     elif not isinstance(output, Tensor):
@@ -121,18 +121,6 @@ def explained(model: nn.Module, images: Example, targets: Tensor) -> Tensor:
         "a probe takes class numbers (N,) for logits (N, classes), or targets in the shape of the outputs, "
         f"got {given} and {shape}"
     )
-
-
-def inputs(model: nn.Module, images: Example) -> Example:
-    """Return copies on the model's device, in its type, so that no operation of the model changes the originals."""
-    like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
-
-    def copy(part: Tensor) -> Tensor:
-        copied = part.detach().to(like if part.is_floating_point() else like.device).clone()
-        floating = part.is_floating_point() and torch.is_grad_enabled()
-        return copied.requires_grad_().clone() if floating else copied
-
-    return each(copy, images)
 
 
 def feature_maps(x: Tensor, place: Place) -> Tensor:

@@ -83,7 +83,6 @@ def record(model: nn.Module, example: Example) -> Forward:
 
         return hook
 
-    device = device_of(model)
     # Parametrisations (spectral norm, weight norm, low-rank updates) return weights, not activations.
     lists = [module for module in model.modules() if isinstance(module, ParametrizationList)]
     not_layers = {id(part) for found in lists for part in found.modules()}
@@ -95,16 +94,24 @@ def record(model: nn.Module, example: Example) -> Forward:
         with quiet(model), torch.inference_mode(False), torch.enable_grad():
             # Inputs require a gradient, so that residual sums show in the graph even if all weights are frozen. The
             # clones protect the example from in-place operations.
-            run_model(model, each(lambda t: _prepared(t, device), example))
+            run_model(model, copied(model, example))
     finally:
         for handle in handles:
             handle.remove()
     return Forward(model, calls)
 
 
-def _prepared(part: Tensor, device: torch.device) -> Tensor:
-    part = part.detach().to(device).clone()  # a tensor of inference mode has no gradient, but its copy has
-    return part.requires_grad_().clone() if part.is_floating_point() else part
+def copied(model: nn.Module, images: Example) -> Example:
+    """Return copies on the model's device, in its type, so that no operation of the model changes the originals."""
+    like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+
+    def copy(part: Tensor) -> Tensor:
+        # A tensor of inference mode has no gradient, but its copy has.
+        copied = part.detach().to(like if part.is_floating_point() else like.device).clone()
+        floating = part.is_floating_point() and torch.is_grad_enabled()
+        return copied.requires_grad_().clone() if floating else copied
+
+    return each(copy, images)
 
 
 @contextmanager

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dropopt.config import ConfigError
-from dropopt.engine.importance.passes import finite, inputs
+from dropopt.engine.importance.passes import finite
 from dropopt.engine.importance.probes import PROBES, lrp, propagate
 from dropopt.engine.places.place import Place
+from dropopt.engine.places.record import copied
 
 
 @pytest.fixture(autouse=True)
@@ -377,12 +378,12 @@ def test_inputs_of_a_probe_are_copies_in_the_type_of_the_network() -> None:
     model[0].weight = nn.Parameter(torch.zeros(3, 4, dtype=torch.int64), requires_grad=False)
     given = {"x": torch.rand(2, 4), "index": torch.tensor([1, 2])}
     for network, dtype in ((model, torch.float64), (nn.ReLU(), torch.float32)):
-        copies = inputs(network, given)
+        copies = copied(network, given)
         assert (copies["x"].dtype, copies["index"].dtype) == (dtype, torch.int64)
         assert (copies["x"].requires_grad, copies["index"].requires_grad) == (True, False)
         assert not copies["x"].is_leaf  # operations in place are allowed
         with torch.no_grad():
-            assert not inputs(network, given)["x"].requires_grad
+            assert not copied(network, given)["x"].requires_grad
         for name, part in given.items():
             torch.testing.assert_close(copies[name].detach(), part.to(copies[name].dtype))
             assert copies[name].data_ptr() != part.data_ptr()
