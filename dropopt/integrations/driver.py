@@ -178,13 +178,16 @@ class Driver:
             self._loss = self._loss + (loss.detach() if isinstance(loss, Tensor) else loss) * count
             self._count += count
 
-    def step_ended(self, step: int, epoch: float, epochs: int) -> None:
+    def step_ended(self, step: int, epoch: float, epochs: int, *, last: bool | None = None) -> None:
         """Refresh the rates within an epoch, if ``step`` (from 1) is due by the setting ``update_every``.
 
-        The end of an epoch is left to :meth:`epoch_ended`.
+        ``last`` tells whether the step is the last one of an epoch, by default whether ``epoch`` is a whole number. It
+        is left to :meth:`epoch_ended`, as is the end of the training.
         """
         every = self.attached().update_every
-        if every and step % every == 0 and abs(epoch - round(epoch)) > 1e-9:
+        if last is None:
+            last = abs(epoch - round(epoch)) < 1e-9
+        if every and step % every == 0 and not last and epoch < epochs:
             self._refresh(epoch, epochs, {})
 
     def epoch_ended(

@@ -57,7 +57,7 @@ class DropoutCallback(Callback):
         self._driver = Driver(engine, names, complexity=complexity, sites=sites, inside=inside, unpack=unpack)
         self._module = module
         self._steps = 0
-        self._done = 0.0  # epochs, at the last validation
+        self._validated = False  # whether the rates were refreshed after the last batch of the epoch
 
     @property
     def engine(self) -> DropoutEngine | BaselineEngine:
@@ -66,8 +66,10 @@ class DropoutCallback(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attach the engine."""
-        if not trainer.max_epochs or trainer.max_epochs < 1:
-            raise ConfigError("drop rates depend on the progress of training: give Trainer(max_epochs=...)")
+        if (trainer.max_epochs or 0) < 1 and trainer.max_steps < 1:
+            raise ConfigError(
+                "drop rates depend on the progress of training: give Trainer(max_epochs=...) or max_steps"
+            )
         model: nn.Module = pl_module.get_submodule(self._module)
 
         def batches() -> Any:
@@ -76,7 +78,7 @@ class DropoutCallback(Callback):
             return (move(batch, pl_module.device, 0) for batch in loader)
 
         self._driver.start(model, batches, trainer.optimizers)
-        self._steps, self._done = trainer.global_step, 0.0
+        self._steps, self._validated = trainer.global_step, False
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -88,22 +90,20 @@ class DropoutCallback(Callback):
         self._driver.batch_ended(batch, loss if isinstance(loss, Tensor) else None)
         if trainer.global_step != self._steps:
             self._steps = trainer.global_step
-            self._driver.step_ended(self._steps, self._epoch(trainer, batch_idx), trainer.max_epochs or 1)
+            self._driver.step_ended(self._steps, _done(trainer), 1, last=_batches(trainer).is_last_batch)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refresh the rates with the validation metrics."""
         if trainer.sanity_checking or not self._driver.running:
             return
-        batches = trainer.fit_loop.epoch_loop.batch_progress
-        self._done = self._epoch(trainer, batches.current.ready - 1)
-        if batches.is_last_batch:  # of a data set without a length, only this is known
-            self._done = trainer.current_epoch + 1.0
-        self._driver.epoch_ended(self._done, trainer.max_epochs or 1, trainer.callback_metrics)
+        self._validated = _batches(trainer).is_last_batch
+        self._driver.epoch_ended(_done(trainer), 1, trainer.callback_metrics)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refresh the rates if the epoch had no validation at its end."""
-        if self._done < trainer.current_epoch + 1:
-            self._driver.epoch_ended(float(trainer.current_epoch + 1), trainer.max_epochs or 1, None)
+        if not self._validated:
+            self._driver.epoch_ended(_done(trainer, trainer.current_epoch + 1), 1, None)
+        self._validated = False
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Detach the engine."""
@@ -121,9 +121,22 @@ class DropoutCallback(Callback):
         """Continue from the state of a checkpoint."""
         self._driver.load_state_dict(state_dict)
 
-    @staticmethod
-    def _epoch(trainer: Trainer, batch: int) -> float:
-        """Epochs done after a batch (from 0) of the current epoch."""
-        per_epoch = trainer.num_training_batches
-        share = (batch + 1) / per_epoch if math.isfinite(per_epoch) else 0.0
-        return trainer.current_epoch + min(share, 1.0)
+
+def _batches(trainer: Trainer) -> Any:
+    """The progress within the current epoch."""
+    return trainer.fit_loop.epoch_loop.batch_progress
+
+
+def _done(trainer: Trainer, epoch: float | None = None) -> float:
+    """The share of the training that is done, in [0, 1], by the limit that ends it first: of epochs or of steps.
+
+    Args:
+        trainer: The trainer.
+        epoch: Epochs done. Default: those until the current batch; without a length of the data, only whole epochs.
+    """
+    if epoch is None:
+        batches, per_epoch = _batches(trainer), trainer.num_training_batches
+        share = batches.current.ready / per_epoch if math.isfinite(per_epoch) else 0.0
+        epoch = trainer.current_epoch + (1.0 if batches.is_last_batch else min(share, 1.0))
+    limits = (epoch, trainer.max_epochs or 0), (trainer.global_step, trainer.max_steps)
+    return min(1.0, max(done / limit for done, limit in limits if limit > 0))

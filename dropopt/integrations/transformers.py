@@ -88,7 +88,8 @@ class DropoutCallback(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Refresh the rates if a step is due."""
-        self._driver.step_ended(state.global_step, *_done(state))
+        last = float(state.epoch or 0.0).is_integer()
+        self._driver.step_ended(state.global_step, *_done(state), last=last)
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

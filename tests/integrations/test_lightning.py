@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 import torch
-from loops import DEMANDING, loader
+from loops import DEMANDING, loader, refreshes
 from torch.nn import functional as F
 from toy import network, toy
 
@@ -60,9 +60,9 @@ def train(folder, callback, *, stop=None, resume=None, validate=True, accumulate
     module = Module()
     keep = ModelCheckpoint(folder, filename="{epoch}", save_top_k=-1)
     trainer = lightning.Trainer(
-        max_epochs=3, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
         callbacks=[callback, keep, *([Stop(stop)] if stop else [])], limit_val_batches=None if validate else 0,
-        accumulate_grad_batches=accumulate, **settings,
+        accumulate_grad_batches=accumulate, **{"max_epochs": 3, **settings},
     )  # fmt: skip
     data = loader(DATA.train, shuffle=True) if data is None else data
     trainer.fit(module, data, loader(DATA.validation), ckpt_path=resume)
@@ -113,11 +113,14 @@ def test_the_engine_receives_metrics_progress_and_complexity(tmp_path):
 
 
 class Unsized(torch.utils.data.IterableDataset):
-    """The training data without a length."""
+    """The training data, or the first few, without a length."""
+
+    def __init__(self, count=None):
+        self.count = count
 
     def __iter__(self):
         """Yield samples."""
-        return zip(DATA.train.images.contiguous(), DATA.train.labels, strict=True)
+        return zip(DATA.train.images.contiguous()[: self.count], DATA.train.labels[: self.count], strict=True)
 
 
 @pytest.mark.parametrize(
@@ -134,6 +137,29 @@ def test_every_training_ends_with_the_rates_of_its_end(tmp_path, settings):
     callback = DropoutCallback(EngineConfig(), complexity=0.5)
     train(tmp_path, callback, **settings)
     assert callback.engine._metrics.progress == 1
+
+
+FEW = torch.utils.data.DataLoader(Unsized(3 * 16), 16)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"limit_train_batches": 3}, [2 / 9, 3 / 9, 4 / 9, 6 / 9, 8 / 9, 9 / 9]),  # steps 2, 3, 4, 6, 8, 9
+        ({"limit_train_batches": 3, "max_epochs": -1, "max_steps": 5}, [2 / 5, 3 / 5, 4 / 5, 5 / 5]),
+        ({"limit_train_batches": 3, "max_epochs": 9, "max_steps": 5}, [2 / 5, 3 / 5, 4 / 5, 5 / 5]),
+        ({"data": FEW}, [0 / 9, 3 / 9, 3 / 9, 6 / 9, 6 / 9, 9 / 9]),
+        ({"data": FEW, "max_epochs": -1, "max_steps": 5}, [2 / 5, 3 / 5, 4 / 5, 5 / 5]),
+    ],
+)
+def test_rates_follow_the_progress_to_the_end_of_the_training(tmp_path, monkeypatch, settings, expected):
+    """They are refreshed every two steps and after epochs; ``max_steps`` may end the training before ``max_epochs``.
+
+    Of data without a length, only whole epochs and the share of ``max_steps`` are known.
+    """
+    seen = refreshes(monkeypatch)
+    train(tmp_path, DropoutCallback(EngineConfig(update_every=2), complexity=0.5), validate=False, **settings)
+    assert seen == pytest.approx(expected)
 
 
 def test_without_validation_and_with_a_baseline(tmp_path):

@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 import torch
-from loops import DEMANDING
+from loops import DEMANDING, refreshes
 from toy import CLASSES, toy
 
 from dropopt.config import ConfigError, EngineConfig
@@ -128,3 +128,10 @@ def test_a_training_that_ends_within_an_epoch_is_done(tmp_path, end):
     callback = DropoutCallback(EngineConfig(), complexity=0.5)
     train(tmp_path, callback, strategy="no", **end)
     assert callback.engine._metrics.progress == 1
+
+
+def test_rates_are_refreshed_once_after_each_due_step_and_epoch(tmp_path, monkeypatch):
+    """Also if ``max_steps`` ends the second epoch, of six steps, after two of them."""
+    seen = refreshes(monkeypatch)
+    train(tmp_path, DropoutCallback(EngineConfig(update_every=2), complexity=0.5), strategy="no", max_steps=8)
+    assert seen == [2 / 8, 4 / 8, 6 / 8, 8 / 8]

@@ -3,6 +3,7 @@
 from torch.utils.data import DataLoader, TensorDataset
 
 from dropopt.config import EngineConfig
+from dropopt.engine import DropoutEngine
 
 #: Needs a probe, refreshes within an epoch, and masks the optimizer's updates.
 DEMANDING = EngineConfig(
@@ -13,3 +14,15 @@ DEMANDING = EngineConfig(
 def loader(split, shuffle=False):
     """Batches of 16."""
     return DataLoader(TensorDataset(split.images.contiguous(), split.labels), batch_size=16, shuffle=shuffle)
+
+
+def refreshes(monkeypatch):
+    """Return a list to which every refresh of the rates of any engine adds the progress of training."""
+    seen, step = [], DropoutEngine.step
+
+    def spy(engine, **given):
+        step(engine, **given)
+        seen.append(engine._metrics.progress)
+
+    monkeypatch.setattr(DropoutEngine, "step", spy)
+    return seen
