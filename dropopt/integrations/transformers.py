@@ -84,7 +84,13 @@ class DropoutCallback(TrainerCallback):
 
     def _after_forward(self, model: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
         if model.training and torch.is_grad_enabled():
-            self._driver.batch_ended(kwargs or args, _loss(kwargs, output))
+            try:
+                self._driver.batch_ended(kwargs or args, _loss(kwargs, output))
+            except ConfigError as error:
+                raise ConfigError(
+                    f"{error}. The Trainer keeps labels from the model with label_smoothing_factor or compute_loss_func; "
+                    "for an importance by a probe (gradient, lrp, composite), let the model compute this loss"
+                ) from None
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Refresh the rates if a step is due."""

@@ -135,3 +135,13 @@ def test_rates_are_refreshed_once_after_each_due_step_and_epoch(tmp_path, monkey
     seen = refreshes(monkeypatch)
     train(tmp_path, DropoutCallback(EngineConfig(update_every=2), complexity=0.5), strategy="no", max_steps=8)
     assert seen == [2 / 8, 4 / 8, 6 / 8, 8 / 8]
+
+
+def test_a_probe_with_labels_that_the_trainer_keeps_is_refused(tmp_path):
+    """The line names the settings that keep them; without a probe, such a training works."""
+    smooth = {"epochs": 1, "label_smoothing_factor": 0.1}
+    with pytest.raises(ConfigError, match="keeps labels from the model with label_smoothing_factor"):
+        train(tmp_path, DropoutCallback(DEMANDING, complexity=0.5), **smooth)
+    callback = DropoutCallback(EngineConfig(), complexity=0.5)
+    train(tmp_path, callback, **smooth)
+    assert callback.engine._metrics.val_loss is not None
