@@ -88,7 +88,7 @@ class DropoutCallback(TrainerCallback):
                 self._driver.batch_ended(kwargs or args, _loss(kwargs, output))
             except ConfigError as error:
                 raise ConfigError(
-                    f"{error}. The Trainer keeps labels from the model with label_smoothing_factor or compute_loss_func; "
+                    f"{error}. With label_smoothing_factor or compute_loss_func, the model gets no labels; "
                     "for an importance by a probe (gradient, lrp, composite), let the model compute this loss"
                 ) from None
 

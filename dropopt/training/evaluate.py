@@ -178,15 +178,16 @@ def _measured(
     model: nn.Module, split: Split | Stream, config: TrainConfig, device: torch.device, task: Task
 ) -> tuple[float, float]:
     loss = torch.zeros((), dtype=torch.float64, device=device)
-    kept, seen = [], []
+    kept, seen, weights = [], [], 0
     for outputs, targets in _outputs(model, split, config):
         seen.append(targets.cpu())
+        weights += (weight := task.weight(seen[-1]))
         with torch.no_grad():
-            loss += task.training_loss(outputs, targets, 0.0) * len(targets)
+            loss += task.training_loss(outputs, targets, 0.0) * weight
         if task.metric is not None:
             kept.append(_on_cpu(outputs))
     labels = torch.cat(seen)
-    mean = loss.item() / len(labels)
+    mean = loss.item() / max(weights, 1)
     return mean, task.measured(mean, joined(kept) if kept else None, labels)
 
 

@@ -25,19 +25,28 @@ Loss = Callable[[Any, Tensor], Tensor]
 #: From the outputs and the targets of the whole validation split to a number.
 Metric = Callable[[Any, Tensor], Any]
 
+#: The class number of pixels that have none; torch's cross-entropy ignores it by default.
+IGNORED = -100
+
 
 def cross_entropy(outputs: Any, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Mean cross-entropy of logits (N, classes, ...) and class numbers (N, ...), in nats."""
+    """Mean cross-entropy of logits (N, classes, ...) and class numbers (N, ...), in nats.
+
+    Positions with the number -100 are ignored; the loss is 0 if all of them are.
+    """
     if not isinstance(outputs, Tensor):
         raise ConfigError(f"the model must return logits in training as well, returned {type(outputs).__name__}")
-    return F.cross_entropy(outputs.float(), targets, label_smoothing=label_smoothing)
+    if targets.ndim < 2 or targets.is_floating_point():
+        return F.cross_entropy(outputs.float(), targets, label_smoothing=label_smoothing)
+    total = F.cross_entropy(outputs.float(), targets, label_smoothing=label_smoothing, reduction="sum")
+    return total / (targets != IGNORED).sum().clamp(min=1)
 
 
 def accuracy(outputs: Any, targets: Tensor) -> Tensor:
     """Fraction of the targets that the outputs tell.
 
-    Class numbers (N, ...) have the largest of the logits (N, classes, ...). Targets of 0 and 1 may have one logit each
-    instead, (N, ...) or (N, 1, ...), which is above 0 for 1.
+    Class numbers (N, ...) have the largest of the logits (N, classes, ...); -100 is ignored. Targets of 0 and 1 may
+    have one logit each instead, (N, ...) or (N, 1, ...), which is above 0 for 1.
 
     Raises:
         ConfigError: Outputs and targets are something else.
@@ -45,7 +54,7 @@ def accuracy(outputs: Any, targets: Tensor) -> Tensor:
     if isinstance(outputs, Tensor):
         if outputs.ndim == targets.ndim + 1 and outputs.shape[1] > 1:
             if outputs.shape[:1] + outputs.shape[2:] == targets.shape and not targets.is_floating_point():
-                return (outputs.argmax(1) == targets).double().mean()
+                return (outputs.argmax(1) == targets).sum().double() / (targets != IGNORED).sum()
         elif outputs.numel() == targets.numel() and ((targets == 0) | (targets == 1)).all():
             return ((outputs.reshape(targets.shape) > 0) == (targets > 0)).double().mean()
     given = f"outputs {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
@@ -156,6 +165,12 @@ class Task:
             given = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
             raise ConfigError(f"task.loss must return a tensor with one number, the mean over the batch; got {given}")
         return loss
+
+    def weight(self, targets: Tensor) -> int:
+        """What the mean loss of a batch counts for in that of a split: its samples, or pixels that are not ignored."""
+        if self.loss is cross_entropy and targets.ndim > 1 and not targets.is_floating_point():
+            return int((targets != IGNORED).sum())
+        return len(targets)
 
     def cost(self, loss: float, metric: float) -> float:
         """What is minimised over epochs and trials: the loss, the metric, or 1 - metric if a higher one is better."""

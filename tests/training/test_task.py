@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 
 import other_tasks
 import pytest
@@ -16,6 +17,7 @@ from dropopt.training import Split, Task, evaluate, load_data, prepare, task_of,
 from dropopt.training.results import smoothed
 from dropopt.training.task import LOSSES, accuracy
 
+evaluate_module = sys.modules["dropopt.training.evaluate"]
 TRAIN = {"epochs": 3, "batch_size": 16, "lr": 0.05, "device": "cpu"}
 
 
@@ -65,6 +67,28 @@ def test_segmentation_by_a_metric_to_maximise():
     costs = smoothed([1 - report.val_accuracy for report in result.history], run.train.smooth)
     assert [report.objective for report in result.history] == costs
     assert run.task.value == "1 - overlap"
+
+
+@pytest.mark.parametrize("importance", ["gradient", "lrp"])
+def test_pixels_without_a_class_are_ignored(importance):
+    """They have the number -100, as in torch. Loss and accuracy are means over the other pixels of the whole split.
+
+    A batch without any other pixel trains nothing, and probes explain no output there.
+    """
+    engine = {"importance": importance, "allocation": "importance", "r0": 0.4, "alpha": 0}
+    run = RunConfig.parse(own("partial_masks", "mask_network").model_dump() | {"engine": engine})
+    run = RunConfig.parse(run.model_dump() | {"train": {**TRAIN, "batch_size": 1, "label_smoothing": 0.1}})
+    result, model, data = train_run(run)
+    outputs, labels = model.eval()(data.validation.images), data.validation.labels
+    known = labels != -100
+    assert not known.flatten(1).any(1).all()
+    assert result.best_val_loss == pytest.approx(F.cross_entropy(outputs, labels).item(), rel=1e-5)
+    assert result.best_val_accuracy == pytest.approx((outputs.argmax(1) == labels)[known].double().mean().item())
+    size = evaluate_module._batch_size(data.validation.images, torch.device("cpu"))
+    many = Split(data.validation.images.repeat(2 * size, 1, 1, 1), labels.repeat(2 * size, 1, 1))
+    many.labels[:size] = -100
+    loss, _ = evaluate(model, many, run.train, task_of(run.task))
+    assert loss == pytest.approx(F.cross_entropy(model(many.images), many.labels).item(), rel=1e-5)
 
 
 def test_volumes_with_labels_that_do_not_exclude_each_other():

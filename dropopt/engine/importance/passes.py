@@ -25,6 +25,9 @@ from dropopt.inputs import run_model
 #: A function that a probe calls with a place's name and with the place's output or its gradient.
 Take = Callable[[str, Tensor], None]
 
+#: The class number of positions that have none, as in torch's cross-entropy.
+_IGNORED = -100
+
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
@@ -93,7 +96,8 @@ def explained(model: nn.Module, images: Example, targets: Tensor) -> Tensor:
     """Run ``model`` and return the outputs whose causes a probe looks for, (N, ...).
 
     If the targets are class numbers (N, *positions), for logits (N, classes, *positions), these are the logits of the
-    true classes, (N, *positions). For other targets, such as those of a regression, they are all outputs.
+    true classes, (N, *positions), and 0 where there is none (-100). For other targets, such as those of a regression,
+    they are all outputs.
 
     The outputs are what the model returns, the first element of a tuple, or the entry or attribute ``logits``; of a
     mapping without that entry, the first entry.
@@ -113,8 +117,9 @@ def explained(model: nn.Module, images: Example, targets: Tensor) -> Tensor:
     given, shape = tuple(targets.shape), tuple(output.shape)
     floating, by_class = targets.is_floating_point(), output.ndim > 1 and given == shape[:1] + shape[2:]
     if by_class and not floating and shape[1] > 1:
-        logits: Tensor = output.gather(1, targets.to(output.device, torch.int64).unsqueeze(1)).squeeze(1)
-        return logits
+        numbers = targets.to(output.device, torch.int64)
+        logits: Tensor = output.gather(1, numbers.masked_fill(numbers == _IGNORED, 0).unsqueeze(1)).squeeze(1)
+        return logits.masked_fill(numbers == _IGNORED, 0.0)
     if given[:1] == shape[:1] and (floating or by_class or given == shape):
         return output
     raise ValueError(
