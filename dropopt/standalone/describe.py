@@ -83,7 +83,7 @@ def describe(
 
 
 def refuse_other_samples(data: Dataset) -> None:
-    """Check that samples are single images (C, H, W).
+    """Check that samples are single images (C, H, W) of a class each.
 
     Raises:
         ConfigError: They are something else, which a model file cannot describe.
@@ -94,6 +94,11 @@ def refuse_other_samples(data: Dataset) -> None:
         raise ConfigError(
             f"a model file is for images (C, H, W), and a sample has {' and '.join(map(str, given))}; write the "
             "weights alone, with -o model.pt"
+        )
+    if not data.classes:
+        raise ConfigError(
+            f"a model file is for images of a class each, and {data.name} has other targets; write the weights alone, "
+            "with -o model.pt"
         )
 
 

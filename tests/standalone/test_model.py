@@ -14,11 +14,12 @@ from torch import nn
 from torch.nn import functional as F
 
 import dropopt
-from dropopt.config import ConfigError, RunConfig
-from dropopt.standalone.describe import describe
+from dropopt.config import ConfigError, DataConfig, RunConfig
+from dropopt.standalone.describe import describe, refuse_other_samples
 from dropopt.standalone.file import read_model
 from dropopt.standalone.sampling import Dropper, Sampled
 from dropopt.study.after.retrain import retrain, save_model
+from dropopt.training import load_data
 from dropopt.training.calibration import calibration_error, temperature_of
 from dropopt.training.rates import rates_of
 
@@ -320,3 +321,13 @@ def test_a_network_that_holds_more_than_tensors_needs_another_format(tmp_path, d
     with pytest.raises(ConfigError, match=r"'_extra_state' is no tensor; write a file with the suffix \.pt instead"):
         write_model(tmp_path / "m.safetensors", read_model(path).card, Odd().state_dict(), done.result.rates)
     assert not (tmp_path / "m.safetensors").exists()
+
+
+@pytest.mark.parametrize("name", ["masks", "volumes", "signals", "two_inputs"])
+def test_data_without_images_of_a_class_are_refused_before_the_training(name):
+    """A model file says how images (C, H, W) become one class each; the line says how to write the weights."""
+    data = load_data(DataConfig(name=f"other_tasks:{name}"))
+    with pytest.raises(
+        ConfigError, match=r"^a model file is for images .* write the weights alone, with -o model\.pt$"
+    ):
+        refuse_other_samples(data)
