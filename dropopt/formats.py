@@ -78,15 +78,18 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def encode(content: Mapping[str, Any], kind: str) -> str:
-    """``content`` as text in the format ``kind``. Values that the formats do not support are written as text."""
+    """``content`` as text in the format ``kind``. Values that the formats do not support are written as text.
+
+    Bytes of file names that are no text (lone surrogates) are escaped, and in TOML, which cannot escape them, replaced.
+    """
     plain = _plain(content)
     if kind == "yaml":
         return dump(plain)
     if kind == "json":
-        return json.dumps(plain, indent=2, ensure_ascii=False) + "\n"
+        return json.dumps(plain, indent=2, ensure_ascii=False).encode(errors="backslashreplace").decode() + "\n"
     import tomli_w
 
-    return tomli_w.dumps(_each_text(plain, _write_null))
+    return tomli_w.dumps(_each_text(plain, _write_null)).encode(errors="replace").decode()
 
 
 def _plain(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 from typing import get_args
 
 import pytest
@@ -149,6 +150,12 @@ class TestRoundTrip:
         """Values of the provenance that a format does not support are written as text."""
         save(tmp_path / "a.toml", RunConfig(), {"path": tmp_path, "pair": (1, 2), 3: {"x": 1 + 2j}})
         assert load(tmp_path / "a.toml").provenance == {"path": str(tmp_path), "pair": [1, 2], "3": {"x": "(1+2j)"}}
+
+    @pytest.mark.parametrize(("kind", "read"), [("yaml", "\udcff.png"), ("json", "\udcff.png"), ("toml", "?.png")])
+    def test_a_command_may_name_a_file_that_is_no_text(self, tmp_path, kind, read):
+        """File names are bytes, for which Python has lone surrogates; TOML cannot hold them."""
+        save(tmp_path / "x", RunConfig(), {"study_command": os.fsdecode(b"\xff.png")}, kind)
+        assert load(tmp_path / "x", kind).provenance == {"study_command": read}
 
     def test_provenance_comes_back(self, tmp_path):
         """Every entry of a real provenance is read back from each format."""
