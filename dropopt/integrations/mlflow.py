@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from dropopt.integrations import trials
@@ -20,13 +22,15 @@ if TYPE_CHECKING:
 
 #: The tag that holds the number of a trial.
 _NUMBER = "trial"
+#: Characters of the longest name of a parameter that MLflow allows.
+_LONGEST = 250
 
 
 class MlflowCallback:
     """Logs each finished trial as a run: parameters, results, the learning curve, and the times of the trial.
 
     A trial that has a run is skipped. Characters that MLflow does not allow in the names of parameters are replaced by
-    ``_``.
+    ``_``, and parameters that would then have one name are numbered.
 
     Args:
         tracking_uri: Where MLflow stores runs. Default: MLflow's own setting.
@@ -52,7 +56,8 @@ class MlflowCallback:
         when = ended or 0
         metrics = [Metric(name, value, when, 0) for name, value in record.metrics.items()]
         metrics += [Metric("objective", value, when, epoch) for epoch, value in record.curve.items()]
-        params = [Param(_allowed(name), str(value)) for name, value in record.params.items()]
+        names = _allowed(record.params)
+        params = [Param(name, str(value)) for name, value in zip(names, record.params.values(), strict=True)]
         for start in range(0, len(metrics), 500):  # limits of MLflow for one call
             client.log_batch(run, metrics=metrics[start : start + 500])
         for start in range(0, len(params), 100):
@@ -68,8 +73,20 @@ class MlflowCallback:
         return identifier
 
 
-def _allowed(name: str) -> str:
-    return re.sub(r"[^\w.\-: /]", "_", name)
+def _allowed(names: Iterable[str]) -> list[str]:
+    """Names that MLflow allows, each once. It refuses long ones and those that are no plain paths, as ``../x``."""
+    found: list[str] = []
+    for name in names:
+        allowed = re.sub(r"[^\w.\-: /]", "_", name)
+        if posixpath.normpath(allowed) != allowed or allowed.startswith((".", "/")):
+            allowed = re.sub(r"[./]", "_", allowed)
+        allowed = allowed[:_LONGEST]
+        number = 1
+        while allowed in found:
+            number += 1
+            allowed = f"{allowed[: _LONGEST - 5].removesuffix(f'_{number - 1}')}_{number}"
+        found.append(allowed)
+    return found
 
 
 def log_study(study: optuna.Study | str, *, tracking_uri: str | None = None, storage: str | None = None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections.abc import Callable
@@ -47,8 +48,14 @@ class Record:
 
     @property
     def slug(self) -> str:
-        """The name of the study with letters, digits, dots and dashes only, for folders and ids."""
-        return re.sub(r"[^\w.-]+", "-", self.study)
+        """The name of the study with letters, digits, dots and dashes only, for folders and ids.
+
+        A name that had to be changed ends with a hash of the study's name, so that two studies never share a folder.
+        """
+        allowed = re.sub(r"[^\w.-]+", "-", self.study).strip(".")[:100]
+        if allowed and allowed == self.study:
+            return allowed
+        return f"{allowed}-{hashlib.sha256(self.study.encode(errors='surrogatepass')).hexdigest()[:8]}"
 
 
 def record_of(study: optuna.Study, trial: FrozenTrial) -> Record:

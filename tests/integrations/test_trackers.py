@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import warnings
@@ -10,11 +11,16 @@ from unittest.mock import MagicMock
 
 import optuna
 import pytest
+from optuna.trial import create_trial
 
 import dropopt
 from dropopt.integrations.trials import log_study, record_of
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the packages' own
+
+
+#: The folder of the study "my study".
+SLUG = "my-study-67549874"
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +52,7 @@ def test_records_hold_what_is_logged(study):
     assert first.params == study.trials[0].params
     assert first.metrics == {"value": study.trials[0].value, "val_accuracy": 0.75}
     assert first.curve == {1: first.metrics["value"] + 1, 2: first.metrics["value"]}
-    assert (first.name, first.slug, first.tags) == ("trial-0", "my-study", {"state": "complete", "reason": "why"})
+    assert (first.name, first.slug, first.tags) == ("trial-0", SLUG, {"state": "complete", "reason": "why"})
     assert second.tags["state"] == "pruned"
     assert third.tags["state"] == "fail"
     assert first.began <= first.ended
@@ -54,6 +60,15 @@ def test_records_hold_what_is_logged(study):
     assert log_study("my study", lambda *_: None, storage=file) == 3
     with pytest.raises(dropopt.ConfigError, match="no study 'mine'"):
         log_study("mine", lambda *_: None, storage=file)
+
+
+def test_two_studies_never_share_a_folder():
+    """Of names that differ in other characters, that are long, or that would leave the folder."""
+    names = ["my study", "my-study", "my/study", "a.b-c_d", "..", ".", "", "/", "\udcff", 300 * "x", 301 * "x"]
+    slugs = [record_of(optuna.create_study(study_name=name), create_trial(value=1)).slug for name in names]
+    assert len(set(slugs)) == len(names)
+    assert all(re.fullmatch(r"[\w-][\w.-]{0,110}", slug) for slug in slugs)
+    assert [slugs[number] for number in (0, 1, 3)] == [SLUG, "my-study", "a.b-c_d"]
 
 
 def test_tensorboard(study, tmp_path):
@@ -66,7 +81,7 @@ def test_tensorboard(study, tmp_path):
         from dropopt.integrations import tensorboard
     for _ in range(2):
         assert tensorboard.log_study(study, tmp_path / "logs") == 3
-    (file,) = (tmp_path / "logs" / "my-study" / "trial-0").iterdir()
+    (file,) = (tmp_path / "logs" / SLUG / "trial-0").iterdir()
     events = EventAccumulator(str(file)).Reload()
     value = study.trials[0].value
     assert [(e.step, e.value) for e in events.Scalars("objective")] == [
@@ -106,16 +121,16 @@ def test_mlflow_takes_parameters_of_any_name(tmp_path, monkeypatch):
         warnings.simplefilter("ignore")
         tracking = pytest.importorskip("mlflow.tracking")
         from dropopt.integrations import mlflow
-    study, names = optuna.create_study(study_name="other"), ("layers[0] <n>", "größe", "a/b: c-d.e")
+    study = optuna.create_study(study_name="other")
+    names = "layers[0] <n>", "größe", "a/b: c-d.e", "a+b", "a*b", "a?b", "../x", "/", ".", 300 * "x", 301 * "x"
     size = optuna.distributions.IntDistribution(0, 9)
-    study.add_trial(
-        optuna.trial.create_trial(value=1, params=dict.fromkeys(names, 3), distributions=dict.fromkeys(names, size))
-    )
+    study.add_trial(create_trial(value=1, params=dict.fromkeys(names, 3), distributions=dict.fromkeys(names, size)))
     uri = (tmp_path / "mlruns").as_uri()
     mlflow.log_study(study, tracking_uri=uri)
     client = tracking.MlflowClient(uri)
     (run,) = client.search_runs([client.get_experiment_by_name("other").experiment_id])
-    assert run.data.params == dict.fromkeys(("layers_0_ _n_", "größe", "a/b: c-d.e"), "3")
+    allowed = "layers_0_ _n_", "größe", "a/b: c-d.e", "a_b", "a_b_2", "a_b_3", "___x", "_", "__2", 250 * "x"
+    assert run.data.params == dict.fromkeys((*allowed, 245 * "x" + "_2"), "3")
 
 
 def test_wandb(study, tmp_path, monkeypatch):
@@ -139,7 +154,7 @@ def test_wandb(study, tmp_path, monkeypatch):
     monkeypatch.setattr(wandb.sdk.wandb_summary.Summary, "update", lambda s, d: summaries.append(d) or update(s, d))
     WandbCallback("tests", mode="offline", dir=tmp_path)(study, study.trials[0])
     ((options, run),) = seen
-    assert (run.id, run.name, run.project, run.group) == ("my-study-0", "trial-0", "tests", "my study")
+    assert (run.id, run.name, run.project, run.group) == (f"{SLUG}-0", "trial-0", "tests", "my study")
     assert dict(run.config) == study.trials[0].params
     assert summaries == [{"value": study.trials[0].value, "val_accuracy": 0.75, "state": "complete", "reason": "why"}]
     assert curve == [({"objective": value}, step) for step, value in study.trials[0].intermediate_values.items()]
