@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from contextlib import closing
 from dataclasses import dataclass
@@ -71,8 +70,8 @@ def run_here(definition: Definition, *, storage: str | None, n_jobs: int, script
     from dropopt.trust import remember, sources
 
     remember(sources(definition.names).values())
-    resume = shlex.join(["dropopt", "run", str(script)]) + storage_hint(storage)
-    code = session.run(Request(definition, script, storage, n_jobs, resume))
+    # No command is known that makes this call: the file may be a notebook, or define several studies.
+    code = session.run(Request(definition, script, storage, n_jobs, "make the same call again", extendable=False))
     if code > 128:  # a signal
         raise KeyboardInterrupt
     url = resolve(storage)

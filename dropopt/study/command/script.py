@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from types import FrameType
+from typing import Any
 
 from dropopt.config import ConfigError
 from dropopt.study.command.compare import compare_script
@@ -89,7 +91,7 @@ class Study(Definition):
             Traceback (most recent call last):
             SystemExit: 0
         """
-        _refuse_import(arguments, "main")
+        _refuse_import("main")
         run_script(self, arguments)
 
     def run(self, *, storage: str | None = None, n_jobs: int = -1) -> StudyResult:
@@ -105,12 +107,13 @@ class Study(Definition):
             The trials and the configuration of the best one.
 
         Raises:
-            ConfigError: A setting, the data or the network cannot be used.
+            ConfigError: A setting, the data or the network cannot be used, or a script calls it while it is imported.
             KeyboardInterrupt: A signal stopped the study; the same call continues it.
 
         Example:
             ``best = Study(name="short", n_trials=20).run().best``
         """
+        _refuse_import("run")
         return run_here(self, storage=storage, n_jobs=n_jobs, script=script_of_caller(1))
 
     def compare(self, arms: Sequence[str], arguments: Sequence[str] | None = None) -> None:
@@ -131,12 +134,24 @@ class Study(Definition):
             Traceback (most recent call last):
             SystemExit: 0
         """
-        _refuse_import(arguments, "compare")
+        _refuse_import("compare")
         compare_script(self, arms, arguments)
 
 
-def _refuse_import(arguments: Sequence[str] | None, method: str) -> None:
-    """Raise :class:`ConfigError` if the script that called the ``method`` of a study is being imported."""
-    caller = sys._getframe(2)
-    if arguments is None and caller.f_code.co_name == "<module>" and caller.f_globals["__name__"] != "__main__":
-        raise ConfigError(f'{caller.f_code.co_filename}: put study.{method}() below: if __name__ == "__main__":')
+def _refuse_import(method: str) -> None:
+    """Raise :class:`ConfigError` if the ``method`` of a study is called while a module is imported.
+
+    Child processes import the module for its functions, and each of them would run the study again.
+    """
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None:
+        names = frame.f_globals
+        module = names.get("__name__", "__main__")
+        if frame.f_code.co_name == "<module>" and module != "__main__" and _is_module(module, names):
+            raise ConfigError(f'{frame.f_code.co_filename}: put study.{method}() below: if __name__ == "__main__":')
+        frame = frame.f_back
+
+
+def _is_module(name: str, names: dict[str, Any]) -> bool:
+    """Whether ``names`` are those of the module ``name``, not a copy of them as in a doctest."""
+    return name in sys.modules and vars(sys.modules[name]) is names

@@ -166,7 +166,8 @@ class Session:
         self._line("searches", words.searched_space(space.name, [parameter.name for parameter in space.parameters]))
         if self._complete():
             more = done + study.n_trials
-            say(self._console, f"it already has {done} trials; to go on, give --n-trials {more}")
+            how = f"give --n-trials {more}" if self._request.extendable else f"run it with n_trials = {more}"
+            say(self._console, f"it already has {done} trials; to go on, {how}")
         else:
             so_far = f" (it has {done})" if done else ""
             plan = f"{study.n_trials} trials{so_far} of at most {self._settings.base.train.epochs} epochs"

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import re
+from pathlib import Path
+
 import optuna
 import other_tasks
 import pytest
@@ -9,7 +13,10 @@ import pytest
 import dropopt
 from dropopt.config import ConfigError, RunConfig
 from dropopt.study import Space, Study
+from dropopt.study.define.script import load
 from dropopt.study.store.experiment import check, create
+from dropopt.study.store.keys import COMMAND
+from dropopt.study.store.opening import close, open_storage
 
 
 def test_a_study_of_a_regression_returns_its_results(tmp_path, monkeypatch):
@@ -39,6 +46,43 @@ def test_a_study_of_a_regression_returns_its_results(tmp_path, monkeypatch):
     assert "task:" in (tmp_path / "best.yaml").read_text()
     again = Study(**{**study.model_dump(), "n_trials": 2}).run(storage="study.db", n_jobs=1)
     assert len(again.trials) == 2
+
+
+def test_no_command_is_named_that_would_run_a_cell_of_a_notebook(tmp_path, monkeypatch, capsys):
+    """A study that Python code runs has no script that ``dropopt run`` could find, neither now nor in its report."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DROPOPT_CACHE", str(tmp_path))
+    names = {"Study": Study, "data": other_tasks.regression, "model": other_tasks.image_network, "__name__": "__main__"}
+    task = "task={'loss': 'mse_loss'}, train={'epochs': 1}, space='dropout', n_trials=1"
+    cell = f"Study(name='cell', data=data, model=model, {task}).run(storage='study.db', n_jobs=1)"
+    exec(cell, names)
+    exec(cell, names)
+    written = capsys.readouterr().out
+    assert "dropopt run" not in written
+    assert "it already has 1 trials; to go on, run it with n_trials = 2" in written
+    opened = open_storage("sqlite:///study.db", create=False)
+    assert COMMAND not in optuna.load_study(study_name="cell", storage=opened).user_attrs
+    close(opened)
+
+
+@pytest.mark.parametrize("call", ["run()", "main()", "main([])", "compare(['dropout', 'blend'])"])
+@pytest.mark.parametrize("text", ["study.{call}", "def go():\n    study.{call}\n\ngo()"])
+def test_importing_a_script_does_not_run_its_study(tmp_path, monkeypatch, text, call):
+    """Children import the script for its functions; each would run the study again, in children of its own."""
+    for function in ("run_here", "run_script", "compare_script"):
+        monkeypatch.setattr(f"dropopt.study.command.script.{function}", lambda *_, **__: pytest.fail("it has run"))
+    path = tmp_path / "unguarded.py"
+    body = text.format(call=call)
+    path.write_text(f"from dropopt.study import Study\nstudy = Study(name='a')\n{body}\n")
+    message = re.escape(f'put study.{call.partition("(")[0]}() below: if __name__ == "__main__":')
+    with pytest.raises(ConfigError, match=message):
+        load(str(path))
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match=message):
+        importlib.import_module("unguarded")
+    Path(tmp_path, "guarded.py").write_text(f"{path.read_text().replace(body, '')}\ndef go():\n    study.run()\n")
+    with pytest.raises(pytest.fail.Exception, match="it has run"):
+        importlib.import_module("guarded").go()
 
 
 def test_functions_of_a_task_must_be_importable():
