@@ -11,12 +11,15 @@ import urllib.request
 from pathlib import Path
 
 import fake_study
+import optuna
 import pytest
 from postgres import Server
 
 from dropopt import cli
 from dropopt.config import ConfigError
 from dropopt.study.run.slots import _environment
+from dropopt.study.session import session
+from dropopt.study.session.request import Request
 from dropopt.study.show import dashboard
 from dropopt.study.store.opening import close, open_storage
 from dropopt.study.store.url import _warn_of_password, reason, redact_all, resolve, storage_hint
@@ -183,3 +186,17 @@ def test_children_do_not_inherit_the_storage(monkeypatch):
     """A process that trains does not need the storage."""
     monkeypatch.setenv("OPTUNA_STORAGE", NOWHERE)
     assert SECRET not in str(_environment(None))
+
+
+def test_the_password_of_a_prior_is_not_stored(tmp_path, monkeypatch):
+    """The command with which a study began is in its storage, its exports and its reports; the URL is redacted."""
+    monkeypatch.setattr("dropopt.study.session.session.load_prior", lambda given, url: None)
+    definition = fake_study.make(n_trials=1, prior=f"old@{NOWHERE}")
+    command = f"dropopt run fake --prior old@{NOWHERE} --seed 0"
+    request = Request(definition, Path(__file__), "study.db", 1, "dropopt run fake", fake_study.FAKE, command=command)
+    assert session.run(request) == 0
+    assert SECRET.encode() not in Path("study.db").read_bytes()
+    opened = open_storage("sqlite:///study.db", create=False)
+    made = optuna.load_study(study_name="fake", storage=opened).user_attrs["made_with"]
+    close(opened)
+    assert made["command"] == "dropopt run fake --prior old@postgresql+psycopg://me:***@127.0.0.1:1/db --seed 0"

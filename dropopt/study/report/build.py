@@ -25,6 +25,7 @@ from dropopt.study.show.next_lines import next_lines
 from dropopt.study.show.snapshot import Snapshot
 from dropopt.study.show.summary import failures
 from dropopt.study.store.keys import BEST_EPOCH, COMMAND, MADE_WITH, PLAN, SECONDS
+from dropopt.study.store.url import DEFAULT_FILE
 
 if TYPE_CHECKING:
     import optuna
@@ -150,10 +151,9 @@ def _trials(shot: Snapshot) -> list[tuple[str, ...]]:
 
 def _lines(shot: Snapshot, storage: str) -> list[tuple[str, str]]:
     """The commands that repeat the study and use its result."""
-    plan = shot.attributes.get(PLAN)
     lines = []
-    if isinstance(plan, dict) and COMMAND in shot.attributes:
-        lines.append(("run the study again, in a new storage", _again(shot.attributes[COMMAND], plan["n_trials"])))
+    if PLAN in shot.attributes and COMMAND in shot.attributes:
+        lines.append(("run the study again, in a new storage", _again(shot, storage)))
     wanted = {
         "export": "write the best configuration to a file",
         "train": f"train with it; reports the test {shot.score}",
@@ -163,10 +163,14 @@ def _lines(shot: Snapshot, storage: str) -> list[tuple[str, str]]:
     return lines
 
 
-def _again(command: str, n_trials: int) -> str:
-    """The line that ran the study, with a storage that does not have it yet."""
-    parts = shlex.split(command)
-    if "--storage" in parts:
-        place = parts.index("--storage")
+def _again(shot: Snapshot, storage: str) -> str:
+    """The line that began the study, with its present number of trials and a storage that does not have it yet."""
+    made, plan = shot.attributes.get(MADE_WITH) or {}, shot.attributes[PLAN]
+    parts = shlex.split(str(made.get("command") or shot.attributes[COMMAND]))
+    for option in {"--storage", "--n-trials"} & set(parts):
+        place = parts.index(option)
         del parts[place : place + 2]
-    return f"{shlex.join(parts)} --n-trials {n_trials} --storage again.db"
+    if "--prior" in parts and not parts[place := parts.index("--prior") + 1].endswith(".json"):
+        name, at, where = parts[place].partition("@")
+        parts[place] = f"{name}@{where if at else (shlex.split(storage) or [DEFAULT_FILE.as_posix()])[-1]}"
+    return f"{shlex.join(parts)} --n-trials {plan['n_trials']} --storage again.db"

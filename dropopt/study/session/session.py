@@ -151,7 +151,8 @@ class Session:
     def prepare(self) -> None:
         """Make the sampler and the provenance."""
         script = self._request.script
-        self._made_with = provenance(script.parent, script=script.name, command=self._request.command)
+        command = redact_all(self._request.command)  # --prior may name a URL with a password
+        self._made_with = provenance(script.parent, script=script.name, command=command)
         drawn = 0 if self._study is None else len(self._study.get_trials(deepcopy=False))
         if not drawn and self._request.stored is None:
             _ = self._request.portfolio  # so that a mistake in its file shows before the data are loaded

@@ -44,6 +44,8 @@ def resolve(option: str | None) -> str:
         raise ConfigError(f"the storage is neither a file nor a URL; a URL begins with {slip[1]}://")
     path = Path(given).expanduser()
     if path.suffix in _SQLITE_SUFFIXES or _is_sqlite(path):
+        if "?" in given:  # SQLAlchemy has no escape for it: the file would be the one whose name ends before it
+            raise ConfigError(f"the name of a SQLite file cannot contain a question mark, got {given}")
         return f"sqlite:///{path.as_posix()}"
     return str(path)
 

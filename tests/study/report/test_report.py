@@ -1,5 +1,6 @@
 """The report of a study: one file that needs no network, in any colour scheme, for any study."""
 
+import html
 import re
 from contextlib import nullcontext
 from pathlib import Path
@@ -43,6 +44,25 @@ def test_a_report_has_every_part_and_names_no_other_site(tmp_path):
     assert "$" not in text.split("Reproduce it")[0]  # labels are no formulas
     ids = re.findall(r'\bid="([^"]+)"', text)
     assert len(ids) == len(set(ids))
+
+
+@pytest.mark.parametrize(
+    ("began", "storage", "line"),
+    [
+        ("--no-anchors --portfolio none", "", "--no-anchors --portfolio none"),
+        ("--n-trials 10 --storage a.db --seed 3", " --storage a.db", "--seed 3"),
+        ("--prior old", "", "--prior old@runs/dropopt.db"),
+        ("--prior old --storage 'my a.db'", " --storage 'my a.db'", "--prior 'old@my a.db'"),
+        ("--prior old@b.db --storage a.db", " --storage a.db", "--prior old@b.db"),
+        ("--prior old.json", "", "--prior old.json"),
+    ],
+)
+def test_the_line_that_repeats_a_study_has_the_options_that_it_began_with(began, storage, line):
+    """Also those that only a new study needs, with a prior that the new storage does not have, and all its trials."""
+    made = {"command": f"dropopt run digits {began}"}
+    study = shown_study(12, made_with=made, command="dropopt run digits --seed 1")
+    text = html.unescape(build(study, storage).html)
+    assert f">dropopt run digits {line} --n-trials 12 --storage again.db<" in text
 
 
 def test_charts_draw_the_numbers_of_the_study():

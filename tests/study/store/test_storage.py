@@ -67,6 +67,7 @@ def test_errors_of_storages_that_cannot_be_opened():
         "postgresql:u:secret@host/y": "the storage is neither a file nor a URL; a URL begins with postgresql://",
         "sqlite://": "is lost when this process ends; give a file",
         "sqlite:///": "is lost when this process ends; give a file",
+        "what?.db": r"the name of a SQLite file cannot contain a question mark, got what\?.db",
         "/dev/null": "storage /dev/null is not a file; give a URL, a SQLite or a journal file",
         "/dev/zero": "storage /dev/zero is not a file",
     }.items():
@@ -75,6 +76,7 @@ def test_errors_of_storages_that_cannot_be_opened():
         assert "\n" not in str(caught.value)
         assert "secret" not in str(caught.value)
     assert Path("text.db").read_text() == "hello"
+    assert not Path("what").exists()
     with pytest.raises(ConfigError, match=r"no storage at none.db; run a study first"):
         open_storage(resolve("none.db"), create=False)
     assert not Path("none.db").exists()
