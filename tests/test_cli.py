@@ -221,9 +221,15 @@ def test_from_a_trial_to_predictions(studied, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     threads = []
     monkeypatch.setattr("torch.set_num_threads", threads.append)
-    options = ("--trial", "1", "--threads", "2", "-o", "m.safetensors", "--json")
-    trained = json.loads(quiet_call(monkeypatch, capsys, "train", *options))
+    monkeypatch.setattr(
+        sys, "argv", ["dropopt", "train", "--trial", "1", "--threads", "2", "-o", "my model.safetensors", "--json"]
+    )
+    with pytest.raises(SystemExit, match="0"):
+        cli.main()
+    printed = capsys.readouterr()
+    trained = json.loads(printed.out)
     assert threads == [2]
+    assert printed.err.endswith("dropopt predict 'my model.safetensors' IMAGES\n")
     exported = json.loads(quiet_call(monkeypatch, capsys, "export", "--trial", "1", "--json", "-o", "one.yaml"))
     assert (exported["study"], exported["trial"]) == ("digits", 1)
     assert exported["val_accuracy"] == trained["validation"]["accuracy"]
@@ -232,18 +238,18 @@ def test_from_a_trial_to_predictions(studied, monkeypatch, capsys):
     for number in range(12):
         picture = Image.fromarray((digits.images[number] * 255 / 16).round().astype("uint8"))
         picture.save(folder / "pictures" / f"{number:02}.png")
-    found = json.loads(quiet_call(monkeypatch, capsys, "predict", "m.safetensors", "pictures", "--json"))
-    expected = dropopt.load_model("m.safetensors", device="cpu").predict(digits.images[:12])
+    found = json.loads(quiet_call(monkeypatch, capsys, "predict", "my model.safetensors", "pictures", "--json"))
+    expected = dropopt.load_model("my model.safetensors", device="cpu").predict(digits.images[:12])
     assert [one["label"] for one in found] == [one.label for one in expected]
     assert [one["probability"] for one in found] == pytest.approx([one.probability for one in expected])
-    sampled = ("predict", "m.safetensors", "pictures", "--samples", "2")
+    sampled = ("predict", "my model.safetensors", "pictures", "--samples", "2")
     rows = quiet_call(monkeypatch, capsys, *sampled, "--csv").splitlines()
     assert rows[0].startswith("image,label,probability,entropy,mutual_information,p.0,p.1,")
     assert rows[1].startswith("pictures/00.png,")
     assert "mutual" in quiet_call(monkeypatch, capsys, *sampled)
-    assert "95% interval" in quiet_call(monkeypatch, capsys, "predict", "m.safetensors", "--card")
+    assert "95% interval" in quiet_call(monkeypatch, capsys, "predict", "my model.safetensors", "--card")
     (folder / "pictures" / "notes.png").write_text("text")
-    monkeypatch.setattr(sys, "argv", ["dropopt", "predict", "m.safetensors", "pictures", "--json"])
+    monkeypatch.setattr(sys, "argv", ["dropopt", "predict", "my model.safetensors", "pictures", "--json"])
     with pytest.raises(SystemExit, match="1"):
         cli.main()
     printed = capsys.readouterr()

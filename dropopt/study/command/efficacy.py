@@ -28,7 +28,7 @@ def efficacy(
     """
     from dropopt.config import ConfigError
     from dropopt.study.command.output import check_writable, json_text
-    from dropopt.study.search.prior import prior_of
+    from dropopt.study.search.prior import PRIOR_SUFFIX, prior_of
     from dropopt.study.show.console import busy, make_console
     from dropopt.study.show.efficacy import efficacy_report
     from dropopt.study.store.keys import PRIOR
@@ -38,6 +38,10 @@ def efficacy(
 
     if output is not None:
         check_writable(output)
+        if output.suffix != PRIOR_SUFFIX:
+            raise ConfigError(
+                f"{output}: the name must end in {PRIOR_SUFFIX}, from which --prior knows that it is a file"
+            )
     with closing(Opened(resolve(storage), create=False)) as opened:
         found = find_study(opened.storage, study)
         counts = count(found.get_trials(deepcopy=False))

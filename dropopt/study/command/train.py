@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
@@ -93,7 +94,8 @@ def train(
     if output is not None and output.suffix == SUFFIX:
         with busy("measuring the calibration", quiet=quiet):
             save_or_rescue(lambda path: save_model(done, exported.provenance, path), output)
-        say(console, f"model written to {output}; classify images with it: dropopt predict {output} IMAGES")
+        quoted = shlex.quote(str(output))
+        say(console, f"model written to {output}; classify images with it: dropopt predict {quoted} IMAGES")
     elif output is not None:
         save_or_rescue(lambda path: save_weights(done.weights, path), output)
         say(console, f"weights written to {output}")

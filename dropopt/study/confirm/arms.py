@@ -72,7 +72,7 @@ def check_comparable(arms: Sequence[Arm]) -> list[str]:
 
     Raises:
         ConfigError: There are fewer than two arms, two have the same name or study, or they differ in their data,
-            their network or a setting of training that is not searched.
+            their network, their task or a setting of training that is not searched.
     """
     if len(arms) < 2:
         raise ConfigError(f"a comparison needs two or more arms, got {len(arms)}")
@@ -102,9 +102,9 @@ def _difference(first: Arm, other: Arm) -> str:
     """Say how two arms differ in what they must share; empty if they do not."""
     if first.data is not None and other.data is not None and first.data != other.data:
         return "their data have different contents"
-    for section in ("data", "model", "train"):
+    for section in ("data", "model", "task", "train"):
         one, two = (getattr(arm.base, section).model_dump(mode="json") for arm in (first, other))
-        searched = {*(first.training or ()), *(other.training or ()), "device", "seed", "root"}
+        searched = {*(first.training or ()), *(other.training or ()), "device", "seed", "root", "objective"}
         for name in one:
             if one[name] != two[name] and not any(key == name or key.startswith(f"{name}_") for key in searched):
                 return f"{section}.{name} is {one[name]!r} and {two[name]!r}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -144,7 +145,8 @@ def comparison(studies: Sequence[optuna.Study], *, reference: str | None = None)
     for study, arm in zip(studies, arms, strict=True):
         result = arm_result(study._storage, arm)
         if result is None:
-            raise ConfigError(f"study {arm.name!r} is not confirmed; type: dropopt confirm --study {arm.name}")
+            command = f"dropopt confirm --study {shlex.quote(study.study_name)}"
+            raise ConfigError(f"study {study.study_name!r} is not confirmed; type: {command}")
         results.append(result)
     found = confirmation(studies[0])
     optimise = "loss" if found is None else found.optimise

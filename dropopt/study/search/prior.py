@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 #: Number of the earlier study's best configurations that a new study tries first.
 CONFIGURATIONS = 3
+#: The end of the name of a file, by which ``--prior`` tells it from a study.
+PRIOR_SUFFIX = ".json"
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def load_prior(given: str, url: str) -> Prior:
         ConfigError: There is no such study, storage or file, or the file is not a prior.
     """
     path = Path(given).expanduser()
-    if path.suffix == ".json":
+    if path.suffix == PRIOR_SUFFIX:
         return _read(path)
     name, at, where = given.partition("@")
     with closing(Opened(resolve(where) if at else url, create=False)) as opened:

@@ -1,6 +1,7 @@
 """``dropopt efficacy``: a study without a blend, and one that began with a prior."""
 
 import json
+import shlex
 
 import optuna
 import pytest
@@ -9,6 +10,7 @@ from blend_study import random_study
 from dropopt.config import ConfigError
 from dropopt.study import export_evidence, learned
 from dropopt.study.command.efficacy import efficacy
+from dropopt.study.search.prior import load_prior
 from dropopt.study.show.effects_table import effect_rows
 from dropopt.study.store.keys import PRIOR
 
@@ -42,6 +44,22 @@ def test_a_prior_needs_a_blend(storage, tmp_path, capsys):
     with pytest.raises(ConfigError, match="no blend in this study"):
         efficacy(storage=storage, output=file)
     assert not file.exists()
+
+
+@pytest.mark.parametrize(("name", "works"), [("my learned.json", True), ("learned.txt", False), ("learned", False)])
+def test_the_line_that_starts_another_study_works(tmp_path, capsys, name, works):
+    """``--prior FILE`` of the printed line reads the file; a name that it would take for a study is refused."""
+    storage = f"sqlite:///{tmp_path / 'study.db'}"
+    optuna.create_study(storage=storage, study_name="blend").add_trials(random_study(20).trials)
+    file = tmp_path / name
+    if works:
+        efficacy(storage=storage, output=file)
+        option, value = shlex.split(capsys.readouterr().out.splitlines()[-1])[-2:]
+        assert (option, load_prior(value, "sqlite:///nowhere.db").source) == ("--prior", "blend")
+    else:
+        with pytest.raises(ConfigError, match=r"the name must end in \.json, from which --prior knows"):
+            efficacy(storage=storage, output=file)
+        assert not file.exists()
 
 
 def test_the_prior_of_a_study_counts(tmp_path, capsys):

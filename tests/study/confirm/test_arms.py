@@ -20,14 +20,20 @@ from dropopt.study.store.retries import enqueue_again
     [
         ({"data": {"name": "mnist"}}, r"data\.name is 'digits' and 'mnist'"),
         ({"model": {"name": "resnet18"}}, r"model\.name is 'small' and 'resnet18'"),
+        ({"task": {"loss": "mse_loss"}}, r"task\.loss is 'cross_entropy' and 'mse_loss'"),
+        ({"task": {"metric": "mine:dice"}}, r"task\.metric is 'accuracy' and 'mine:dice'"),
         ({"train": {"epochs": 9}}, r"train\.epochs is 8 and 9"),
     ],
 )
 def test_arms_that_differ_in_more_than_their_dropout_are_refused(changed, message):
-    """In data, network or training; settings that are searched, the device and the data's folder may differ."""
+    """In data, network, task or training; what is searched, optimised, the device and the data's folder may differ."""
     same = {"data": {"name": "digits"}, "model": {"name": "small"}, "train": {"epochs": 8, "lr": 0.1}}
     first = Arm("a", "a", True, RunConfig.parse(same), {"lr": "0.01 to 1"})
-    own = {"data": {"name": "digits", "root": "elsewhere"}, "train": {"lr": 0.2, "device": "cpu", "seed": 3}}
+    own = {
+        "data": {"name": "digits", "root": "elsewhere"},
+        "task": {"objective": "metric"},
+        "train": {"lr": 0.2, "device": "cpu", "seed": 3},
+    }
     free = RunConfig.parse(same | own | {"train": same["train"] | own["train"]})
     assert check_comparable([first, Arm("b", "b", False, free, {"lr": "0.01 to 1"})]) == []
     with pytest.raises(ConfigError, match=message):

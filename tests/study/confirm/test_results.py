@@ -399,9 +399,11 @@ def test_studies_that_were_confirmed_are_compared():
     assert [(one.name, one.winner.trial) for one in found.arms] == [("other", 1), ("first", 0)]
     assert found.contrasts[0].objective.interval.mean == pytest.approx((0.31 - 0.67 / 3) / 2)
     assert found.notes == ("the arms do not have the same number of trials: first 5, other 6",)
-    confirmed({0: [0.3]}, name="begun", storage=first._storage)
-    begun = optuna.load_study(study_name="begun", storage=first._storage)
-    with pytest.raises(ConfigError, match=r"^study 'begun' is not confirmed; type: dropopt confirm --study begun$"):
+    confirmed({0: [0.3]}, name="just begun", storage=first._storage)
+    begun = optuna.load_study(study_name="just begun", storage=first._storage)
+    with pytest.raises(
+        ConfigError, match=r"^study 'just begun' is not .*; type: dropopt confirm --study 'just begun'$"
+    ):
         comparison([first, begun])
 
 
