@@ -161,7 +161,7 @@ def _mapping(node: yaml.MappingNode, loader: _Loader, path: Path) -> dict[str, I
     """The items of a mapping. Each has the line of its key, where a person looks for it."""
     found: dict[str, Item] = {}
     for key_node, value_node in node.value:
-        key, line = _item(key_node, loader, path).value, key_node.start_mark.line + 1
+        key, line = _item(key_node, loader, path).plain(), key_node.start_mark.line + 1
         if not isinstance(key, str):
             raise ConfigError(f"{path}:{line}: a key must be text, got {key!r}")
         if key in found:

@@ -284,6 +284,7 @@ class TestByHand:
             ("# nothing\n", ": the file is empty"),
             ("a: &x [1]\nb: *x\n", ":1: not valid here: anchors and aliases are not allowed"),
             ("train: {1: 2}\n", ":1: a key must be text, got 1"),
+            ("train: {[1]: 2}\n", ":1: a key must be text, got [1]"),
             ("a: 1\n---\nb: 2\n", ":2: not valid here: "),
             ("[" * 5000, ": nested too deeply"),
             ("x" * 1_000_001, ": too large (1000001 bytes; at most 1000000)"),

@@ -102,5 +102,5 @@ def _read(path: Path) -> Prior:
         return Prior(str(content["source"]), dict(content["evidence"]), [dict(c) for c in content["configurations"]])
     except OSError as error:
         raise ConfigError(f"prior {path} cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(f"prior {path} is not a file written by dropopt efficacy -o: {error!r}") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import socket
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from dropopt.study.store.opening import close, open_storage
 from dropopt.study.store.url import redact
 
 if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
     from optuna.storages import BaseStorage
 
 #: The default address: the dashboard has no password, so only this machine can reach it.
@@ -54,19 +56,31 @@ class Server(ThreadingMixIn, WSGIServer):
         folder: Path | None = None,
         hint: str = "",
     ) -> None:
-        from optuna.artifacts import FileSystemArtifactStore
-        from optuna_dashboard import wsgi
-
         self.address_family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         super().__init__((host, port), _Handler)
-        store = None if folder is None or not folder.is_dir() else FileSystemArtifactStore(folder)
-        app = Overlay(wsgi(storage, store), storage, hint)
+        app = Overlay(_dashboard(storage, folder), storage, hint)
         self.set_app(guard(app, storage, host, self.server_port, writable=writable))
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Print a traceback, except for a client that disconnected."""
         if not isinstance(sys.exc_info()[1], ConnectionError | TimeoutError):
             super().handle_error(request, client_address)
+
+
+def _dashboard(storage: BaseStorage, folder: Path | None) -> WSGIApplication:
+    """Return optuna-dashboard with the artifacts in ``folder``, which a study may create later."""
+    from optuna.artifacts import FileSystemArtifactStore
+    from optuna_dashboard import wsgi
+
+    without: WSGIApplication = wsgi(storage)
+    if folder is None:
+        return without
+    with_artifacts: WSGIApplication = wsgi(storage, FileSystemArtifactStore(folder))
+
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        return (with_artifacts if folder.is_dir() else without)(environ, start_response)
+
+    return app
 
 
 def serve(

@@ -67,6 +67,7 @@ def test_a_file_holds_the_prior(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     [
         ("{", "JSONDecodeError("),
         ("[]", "TypeError("),
+        ("[" * 100_000, "RecursionError("),
         ('{"source": "s", "evidence": {}}', "KeyError('configurations')"),
         ('{"source": "s", "evidence": 5, "configurations": []}', "TypeError("),
         ('{"source": "s", "evidence": {}, "configurations": [3]}', "TypeError("),

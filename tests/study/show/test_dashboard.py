@@ -190,6 +190,19 @@ def test_path_traversal_is_refused(study, path):
     assert PlainPath()(Request("GET", "/static/bundle.js", "", None, None, "")) is None
 
 
+def test_artifacts_of_a_study_that_begins_later_are_served(study, tmp_path):
+    """A dashboard that was opened before the first study has stored a file offers the files of then."""
+    folder = tmp_path / "study.db.artifacts"
+    with serving(study, folder=folder) as request:
+        assert not json.loads(request("GET", "/api/meta")[1])["artifact_is_available"]
+        folder.mkdir()
+        (tmp_path / "best.yaml").write_text("engine: {}\n")
+        store, file = FileSystemArtifactStore(folder), str(tmp_path / "best.yaml")
+        stored = upload_artifact(artifact_store=store, file_path=file, study_or_trial=study)
+        assert json.loads(request("GET", "/api/meta")[1])["artifact_is_available"]
+        assert request("GET", f"/artifacts/{study._study_id}/{stored}")[:2] == (200, "engine: {}\n")
+
+
 def test_an_artifact_is_a_sandboxed_attachment(study, tmp_path):
     """An HTML file that somebody uploaded never runs in the dashboard's origin, and no other site can read it."""
     from optuna_dashboard import wsgi
