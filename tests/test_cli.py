@@ -440,6 +440,16 @@ def test_a_file_that_the_system_refuses_is_reported_in_one_line(monkeypatch, cap
     assert capsys.readouterr().err == f"dropopt: {'x' * 300}: File name too long\n"
 
 
+def test_a_study_with_any_name_has_a_figure(tmp_path, monkeypatch, capsys):
+    """The default name of the file has no part of a path, so that a comparison ends in the folder where it began."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("dropopt.study.session.comparing.compare", lambda request, console: (0, object()))
+    monkeypatch.setattr("dropopt.study.show.comparison.show_comparison", lambda console, found: None)
+    monkeypatch.setattr("dropopt.study.show.comparison.write_figure", lambda found, path: path.write_text("figure"))
+    quiet_call(monkeypatch, capsys, "compare", "compact", "dropout", "--study-name", "mine/../../first")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["figure"]
+
+
 def test_a_mistake_in_a_script_is_reported_with_its_path(tmp_path):
     """For an unknown setting, a missing study or a syntax error, the message has the file and the reason."""
     path = tmp_path / "own.py"

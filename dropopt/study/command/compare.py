@@ -62,6 +62,7 @@ def compare(
     from dropopt.study.session.comparing import compare as run
     from dropopt.study.show.comparison import check_figure, show_comparison, write_figure
     from dropopt.study.show.console import complain, make_console, say
+    from dropopt.study.show.next_lines import best_file
     from dropopt.trust import own_modules, remember, sources
 
     definition, script = (context.obj, Path(sys.argv[0]).resolve()) if context.obj is not None else load(study)
@@ -83,7 +84,7 @@ def compare(
     if any(file_of(module) is None for module in own_modules(names)):
         make_importable(Path.cwd())
     remember(sources(names).values())
-    figure = output or Path(f"comparison-{overridden.name}.html")
+    figure = output or Path(best_file(overridden.name, "html", "comparison"))
     check_figure(figure)
     check_writable(figure)
     request = CompareRequest(

@@ -591,3 +591,9 @@ ProxyHost = Annotated[
         "as 0.0.0.0, other machines can use the storage, and there is no password."
     ),
 ]
+
+
+def typed(**given: tuple[object, object]) -> list[str]:
+    """The options among ``given`` (a value and its default, by name) that are not at their defaults, as words."""
+    named = {f"--{name.replace('_', '-')}": value for name, (value, default) in given.items() if value != default}
+    return [word for option, value in named.items() for word in (option, str(value))]

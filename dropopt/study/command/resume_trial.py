@@ -35,6 +35,13 @@ def resume_trial(
 
     path = load(script)[1] if script is not None else Path()
     words = ["dropopt", "resume-trial", str(number), *([script] if script else [])]
+    words += options.typed(
+        checkpoints=(checkpoints, None),
+        trial_timeout=(trial_timeout, None),
+        trial_memory=(trial_memory, None),
+        storage_patience=(storage_patience, 120.0),
+        grace=(grace, 30.0),
+    )
     console = make_console(quiet=quiet)
     patience = Patience(storage_patience, lambda line: say(console, line, "yellow"))
     request = stored_request(study, storage, 1, None, checkpoints, path, words, patience)

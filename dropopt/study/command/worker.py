@@ -36,10 +36,15 @@ def worker(
     """
     asked = {"workers": workers, "cpus": cpus, "gpus": gpus, "memory": memory, "time": time, "image": image}
     given = {name: value for name, value in asked.items() if value is not None}
+    others = options.typed(
+        n_jobs=(n_jobs, -1),
+        timeout=(timeout, None),
+        artifacts=(artifacts, None),
+        storage_patience=(storage_patience, 120.0),
+        grace=(grace, 30.0),
+    )
     if print_for is not None:
-        typed = {"n-jobs": (n_jobs, -1), "timeout": (timeout, None), "storage-patience": (storage_patience, 120.0)}
-        typed["grace"] = (grace, 30.0)
-        _print(print_for, study, storage, script, checkpoints, typed, given)
+        _print(print_for, study, storage, script, checkpoints, others, given)
         return
     if given:
         from dropopt.config import ConfigError
@@ -52,7 +57,8 @@ def worker(
     from dropopt.study.store.patient import Patience
 
     path = load(script)[1] if script is not None else Path()
-    resume = ["dropopt", "worker", *([script] if script else [])]
+    resume = ["dropopt", "worker", *([script] if script else []), *others]
+    resume += options.typed(checkpoints=(checkpoints, None))
     console = make_console(quiet=quiet)
     patience = Patience(storage_patience, lambda line: say(console, line, "yellow"))
     request = stored_request(study, storage, n_jobs, timeout, checkpoints, path, resume, patience)
@@ -68,14 +74,11 @@ def _print(
     storage: str | None,
     script: str | None,
     checkpoints: str | None,
-    typed: dict[str, tuple[Any, Any]],
+    others: list[str],
     given: dict[str, Any],
 ) -> None:
-    """Print what ``scheduler`` needs to run workers; ``typed`` has further options with their defaults."""
+    """Print what ``scheduler`` needs to run workers; ``others`` are further options."""
     from dropopt.study.command.manifests import Job, kubernetes, slurm
 
-    others = [
-        part for name, (value, default) in typed.items() if value != default for part in (f"--{name}", str(value))
-    ]
     job = Job(study, storage, script, tuple(others), checkpoints, **given)
     print(slurm(job) if scheduler is options.Scheduler.SLURM else kubernetes(job), end="")

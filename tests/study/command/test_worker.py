@@ -9,8 +9,10 @@ import optuna
 import pytest
 
 from dropopt.config import ConfigError
+from dropopt.study.command.options import Scheduler
+from dropopt.study.command.resume_trial import resume_trial
 from dropopt.study.command.worker import worker
-from dropopt.study.session import session
+from dropopt.study.session import continuing, session
 from dropopt.study.session.joining import stored_request
 from dropopt.study.store.errors import StorageError
 from dropopt.study.store.opening import close, open_storage
@@ -49,6 +51,23 @@ def test_a_worker_does_what_the_study_says(storage):
     found = fake_study.trials(storage)
     assert [trial.state.name for trial in found] == ["COMPLETE"] * 4
     assert len({str(trial.params) for trial in found}) == 4
+
+
+def test_the_line_that_continues_has_the_options_that_were_given(storage, monkeypatch, capsys):
+    """Of a worker, also in the file of a scheduler, and of a trial that is continued: the folders are still used."""
+    lines = []
+    monkeypatch.setattr(session, "run", lambda request: lines.append(request.resume_command) or 0)
+    monkeypatch.setattr(continuing, "run", lambda request, number: lines.append(request.resume_command) or 0)
+    given = {"storage": storage, "checkpoints": "/shared/my checkpoints", "grace": 5.0}
+    worker(**given, n_jobs=2, artifacts=Path("/shared/art"))
+    resume_trial(3, **given, trial_memory=900)
+    folder, place = "'/shared/my checkpoints'", "--study fake --storage s.log"
+    assert lines == [
+        f"dropopt worker --n-jobs 2 --artifacts /shared/art --grace 5.0 --checkpoints {folder} {place}",
+        f"dropopt resume-trial 3 --checkpoints {folder} --trial-memory 900 --grace 5.0 {place}",
+    ]
+    worker(study="fake", artifacts=Path("/shared/art"), print_for=Scheduler.SLURM)
+    assert "--artifacts /shared/art" in capsys.readouterr().out
 
 
 def test_a_worker_imports_nothing_that_only_the_storage_names(storage):
