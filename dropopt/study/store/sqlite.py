@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -68,9 +69,9 @@ def prepare_sqlite(path: Path, create: bool) -> None:
 def _create(path: Path) -> None:
     """Create a database without tables, so that no other process ever sees an empty file."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    with closing(sqlite3.connect(draft)) as connection:
-        connection.execute("PRAGMA journal_mode=WAL")
     try:
+        with closing(sqlite3.connect(draft)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")
         with contextlib.suppress(FileExistsError):  # another process was faster
             os.link(draft, path)
     except OSError:  # a file system without hard links
@@ -93,7 +94,7 @@ def _check_pages(connection: sqlite3.Connection, path: Path) -> None:
     if found != "ok":
         raise ConfigError(
             f"storage {path} cannot be used: {' '.join(found.split())}; restore a copy, or save what can be read with: "
-            f"sqlite3 {path} .recover | sqlite3 recovered.db"
+            f"sqlite3 {shlex.quote(str(path))} .recover | sqlite3 recovered.db"
         )
 
 

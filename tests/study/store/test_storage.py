@@ -82,6 +82,22 @@ def test_errors_of_storages_that_cannot_be_opened():
     assert not Path("none.db").exists()
 
 
+def test_a_storage_that_cannot_be_created_leaves_no_file(tmp_path, monkeypatch):
+    """A disk that is full: one line, and neither the database nor its draft."""
+
+    class Full(sqlite3.Connection):
+        def execute(self, *_):
+            error = sqlite3.OperationalError("database or disk is full")
+            error.sqlite_errorcode = sqlite3.SQLITE_FULL
+            raise error
+
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda path, **options: connect(path, **options, factory=Full))
+    with pytest.raises(ConfigError, match=r"^storage new\.db cannot be used: database or disk is full$"):
+        open_storage(resolve("new.db"))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_resolving_a_path_keeps_the_locks_of_open_connections(tmp_path):
     """A plain ``open`` of a connected file would release its POSIX locks, and let other processes damage it."""
     path = tmp_path / "studies"
