@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from types import FrameType
@@ -94,7 +95,7 @@ class Study(Definition):
         _refuse_import("main")
         run_script(self, arguments)
 
-    def run(self, *, storage: str | None = None, n_jobs: int = -1) -> StudyResult:
+    def run(self, *, storage: str | os.PathLike[str] | None = None, n_jobs: int = -1) -> StudyResult:
         """Run this study, or continue it, and return the results.
 
         Functions of the study have to be in a file that can be imported: put those of a notebook into a file.
@@ -114,7 +115,8 @@ class Study(Definition):
             ``best = Study(name="short", n_trials=20).run().best``
         """
         _refuse_import("run")
-        return run_here(self, storage=storage, n_jobs=n_jobs, script=script_of_caller(1))
+        place = None if storage is None else os.fspath(storage)
+        return run_here(self, storage=place, n_jobs=n_jobs, script=script_of_caller(1))
 
     def compare(self, arms: Sequence[str], arguments: Sequence[str] | None = None) -> None:
         """Compare arms as ``dropopt compare`` does, with the data, network and training of this study; then exit.

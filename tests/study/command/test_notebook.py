@@ -20,7 +20,7 @@ from dropopt.study.store.opening import close, open_storage
 
 
 def test_a_study_of_a_regression_returns_its_results(tmp_path, monkeypatch):
-    """Trials, the best configuration, and its functions by name; the same call continues the study."""
+    """Trials, the best configuration, its functions by name; the same call continues it. A storage may be a path."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DROPOPT_CACHE", str(tmp_path))
     study = Study(
@@ -44,7 +44,7 @@ def test_a_study_of_a_regression_returns_its_results(tmp_path, monkeypatch):
     result.save("best.yaml")
     assert dropopt.load("best.yaml") == result.best
     assert "task:" in (tmp_path / "best.yaml").read_text()
-    again = Study(**{**study.model_dump(), "n_trials": 2}).run(storage="study.db", n_jobs=1)
+    again = Study(**{**study.model_dump(), "n_trials": 2}).run(storage=Path("study.db"), n_jobs=1)
     assert len(again.trials) == 2
 
 
