@@ -34,3 +34,18 @@ def fixed(*numbers: float, sign: bool = False) -> tuple[str, ...]:
     plus = "+" if sign else ""
     decimals = 2 - math.floor(math.log10(largest)) if _ROUNDING <= largest < _SMALL else 4
     return tuple(f"{round(number, decimals) + 0.0:{plus}.{decimals}f}" for number in numbers)  # + 0.0: not -0.0000
+
+
+def quantity(number: float, noun: str) -> str:
+    """``number`` with ``noun``, in the plural unless there is one.
+
+    Args:
+        number: A count, or a share of a device.
+        noun: One or more words, the last of which is in the singular.
+
+    Example:
+        >>> quantity(1, "trial"), quantity(0, "class"), quantity(2, "study"), quantity(12345, "fresh seed")
+        ('1 trial', '0 classes', '2 studies', '12,345 fresh seeds')
+    """
+    plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{number:,}".removesuffix(".0") + f" {noun if number == 1 else plural}"

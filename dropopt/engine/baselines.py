@@ -13,7 +13,8 @@ from dropopt.engine.attached import Attached, Seen
 from dropopt.engine.metrics import as_progress
 from dropopt.engine.places.place import Example, Place
 from dropopt.engine.site import require_tensor
-from dropopt.engine.summary import count, place_table
+from dropopt.engine.summary import place_table
+from dropopt.numbers import quantity
 from dropopt.randomness import random_state, set_random_state
 
 
@@ -91,12 +92,13 @@ class BaselineEngine(Attached["BaselineSite"]):
     def summary(self) -> str:
         """Return a table of the places with their current rates, as text."""
         name, done = type(self.model).__name__, f"{self._progress:.0%} of training done"
-        title = f"{name}: {count(self.places)}, {self._method()}, {done}"
+        title = f"{name}: {quantity(len(self.places), 'place')}, {self._method()}, {done}"
         return "\n".join([title, *place_table(self.places, self.rates(), ("applied",)), *self._own_lines()])
 
     def __repr__(self) -> str:
         state = ", detached" if self.sites and not self._handles else ""
-        return f"BaselineEngine({type(self.model).__name__}, {count(self.places)}, {self._method()}{state})"
+        name, places = type(self.model).__name__, quantity(len(self.places), "place")
+        return f"BaselineEngine({name}, {places}, {self._method()}{state})"
 
     def _method(self) -> str:
         if self.config.kind == "none":

@@ -30,8 +30,9 @@ from dropopt.engine.places.place import Example, Place
 from dropopt.engine.places.record import device_of
 from dropopt.engine.ranks import mean_over_ranks, means_over_ranks
 from dropopt.engine.site import DropoutSite
-from dropopt.engine.summary import count, method_table, place_table, span, unreported
+from dropopt.engine.summary import method_table, place_table, span, unreported
 from dropopt.inputs import each
+from dropopt.numbers import quantity
 from dropopt.randomness import random_state, set_random_state
 
 #: Number of images of a probe: the relevance of so few costs less than one training step on a usual batch.
@@ -298,7 +299,7 @@ class DropoutEngine(Attached[DropoutSite]):
         """
         rows, config = self.rates(), self.config
         title = (
-            f"{type(self.model).__name__}: {count(self.places)}, pattern {config.pattern}, allocation "
+            f"{type(self.model).__name__}: {quantity(len(self.places), 'place')}, pattern {config.pattern}, allocation "
             f"{config.allocation}, {self._metrics.progress:.0%} of training done"
         )
         lines = [
@@ -313,10 +314,8 @@ class DropoutEngine(Attached[DropoutSite]):
 
     def __repr__(self) -> str:
         state = "" if self._handles else ", detached"
-        return (
-            f"DropoutEngine({type(self.model).__name__}, {count(self.places)}, pattern {self.config.pattern}, "
-            f"applied {span(self._rows)}{state})"
-        )
+        name, places = type(self.model).__name__, quantity(len(self.places), "place")
+        return f"DropoutEngine({name}, {places}, pattern {self.config.pattern}, applied {span(self._rows)}{state})"
 
     def weights(self) -> dict[str, float]:
         """Return the current efficacy weights of eq. (15), by member, summing to 1.

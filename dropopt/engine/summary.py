@@ -61,8 +61,3 @@ def span(rows: Iterable[Mapping[str, Any]]) -> str:
         return "0"
     low, high = f"{min(applied):.3f}", f"{max(applied):.3f}"
     return low if low == high else f"{low} to {high}"
-
-
-def count(places: Mapping[str, Place]) -> str:
-    """Return ``1 place`` or ``8 places``."""
-    return f"{len(places)} place{'s' * (len(places) != 1)}"

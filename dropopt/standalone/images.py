@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dropopt.config import ConfigError
+from dropopt.numbers import quantity
 from dropopt.standalone.card import Inputs
 from dropopt.training.data.from_source import resize
 from dropopt.training.data.read_image import SUFFIXES, Pixels, read_image
@@ -77,7 +78,9 @@ def from_files(
             "prepared for it; give StandaloneModel.predict the tensors that this function makes"
         )
     if inputs.channels not in (1, 3):
-        raise ConfigError(f"this network takes images of {inputs.channels} channels, which image files do not have")
+        raise ConfigError(
+            f"this network takes images of {quantity(inputs.channels, 'channel')}, which image files do not have"
+        )
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow releases the interpreter's lock while it decodes
         results = pool.map(attempt(lambda path: _read(path, inputs)), paths)
         found = list(readable(paths, results, on_unreadable=on_unreadable))

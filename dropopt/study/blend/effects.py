@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dropopt.numbers import quantity
 from dropopt.study.blend.arrays import Array
 from dropopt.study.blend.evidence import Evidence
 from dropopt.study.blend.names import Names
@@ -91,7 +92,8 @@ class Efficacy:
         if self.thin:
             return f"Too few trials: {self.trials}, and no claim is made with fewer than {self.needed}."
         if not self.claims:
-            return f"No effect found: the blend matters with probability {self.matters:.2f} after {self.trials} trials."
+            after = quantity(self.trials, "trial")
+            return f"No effect found: the blend matters with probability {self.matters:.2f} after {after}."
         found = []
         for stage in self.methods:
             first = max(stage, key=lambda effect: effect.best)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dropopt.config import ConfigError
 from dropopt.export import Exported, save
+from dropopt.numbers import quantity
 from dropopt.study.define.definition import Definition
 from dropopt.study.store.scale import Scale
 
@@ -56,7 +57,7 @@ class StudyResult:
         else:
             scale = Scale.of_task(self.best.run.task)
             value = f"best {scale.name} {scale.text(self.best_value)}"
-        return f"StudyResult({self.name!r}, {len(self.trials)} trials, {value})"
+        return f"StudyResult({self.name!r}, {quantity(len(self.trials), 'trial')}, {value})"
 
 
 def run_here(definition: Definition, *, storage: str | None, n_jobs: int, script: Path) -> StudyResult:

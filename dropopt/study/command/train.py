@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from dropopt.numbers import fixed
+from dropopt.numbers import fixed, quantity
 from dropopt.study.command import options
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ def _header(given: str, run: RunConfig, provenance: Mapping[str, Any]) -> str:
     """What is trained, in one line."""
     from_file = "study" in provenance and not given.startswith("study ")
     source = f" (study {provenance['study']}, trial {provenance.get('trial')})" if from_file else ""
-    what = f"{run.model.name} on {run.data.name}, {run.train.epochs} epochs, seed {run.train.seed}"
+    what = f"{run.model.name} on {run.data.name}, {quantity(run.train.epochs, 'epoch')}, seed {run.train.seed}"
     return f"{given}{source}: {what}"
 
 

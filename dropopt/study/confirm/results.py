@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from dropopt.numbers import fixed
+from dropopt.numbers import fixed, quantity
 from dropopt.study.confirm.intervals import Difference, Interval, mean_of, paired
 from dropopt.study.confirm.ledger import outs
 from dropopt.study.confirm.runs import completed, failed, find_runs, unfinished
@@ -244,7 +244,9 @@ def _verdict(winner: Confirmed | None, anchor: Confirmed | None, difference: Dif
     if winner is None:
         return "no configuration has been trained on all seeds yet"
     way = "highest" if scale.maximise else "lowest"
-    text = f"{winner.name} has the {way} {scale.name}: {_text(winner.mean, scale)} over {winner.mean.n} seeds"
+    text = (
+        f"{winner.name} has the {way} {scale.name}: {_text(winner.mean, scale)} over {quantity(winner.mean.n, 'seed')}"
+    )
     if winner.anchor:
         if winner.name == "no dropout":
             return f"dropout does not help here: {text}"

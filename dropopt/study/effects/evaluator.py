@@ -10,6 +10,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial
 
 from dropopt.config import ConfigError
+from dropopt.numbers import quantity
 from dropopt.study.blend.gather import finished_trials
 from dropopt.study.effects.basis import DRAWS, features, simplex_draws
 from dropopt.study.effects.factors import Factor
@@ -67,7 +68,7 @@ class EffectsEvaluator(BaseImportanceEvaluator):
         model = fit(trials, maximise, target)
         if model is None:
             raise ConfigError(
-                f"importances need at least 5 complete trials of different values, got {len(trials)} trials"
+                f"importances need at least 5 complete trials of different values, got {quantity(len(trials), 'trial')}"
             )
         found = dict.fromkeys((name for trial in trials for name in trial.params), 0.0)
         found |= _by_parameter(model)

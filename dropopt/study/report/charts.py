@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from dropopt.numbers import quantity
 from dropopt.study.report.palette import ACCENTS, COLOURS, GRID, INK, KINDS
 from dropopt.study.show import series
 from dropopt.study.show.snapshot import Snapshot
@@ -70,7 +71,7 @@ def _curves(shot: Snapshot) -> Chart | None:
     _legend(axes)
     best = next((curve for curve in found if curve.kind == "best"), None)
     course = f" The best one, {best.name}, goes from {best.values[0]:.4g} to {best.values[-1]:.4g}." if best else ""
-    alt = f"Line chart: {shot.metric} by epoch of {len(found)} trials.{course}"
+    alt = f"Line chart: {shot.metric} by epoch of {quantity(len(found), 'trial')}.{course}"
     return Chart("curves", "Learning curves of the best trials, the anchors and some pruned trials", alt, figure)
 
 
@@ -92,7 +93,7 @@ def _rates(shot: Snapshot) -> Chart | None:
     bar.ax.tick_params(colors=INK)
     bar.outline.set_edgecolor(GRID)
     low, high = min(map(min, found.rows)), max(map(max, found.rows))
-    alt = f"Heatmap: the drop rate of {len(found.names)} layers by epoch, from {low:.3f} to {high:.3f}."
+    alt = f"Heatmap: the drop rate of {quantity(len(found.names), 'layer')} by epoch, from {low:.3f} to {high:.3f}."
     return Chart("rates", f"Applied drop rate by layer and epoch, trial {found.trial}", alt, figure)
 
 
@@ -158,7 +159,7 @@ def _cost(shot: Snapshot) -> Chart | None:
     axes.set_xlim(0, 1.05 * max(point.seconds for point in found.points) or 1)
     axes.margins(y=0.1)
     _legend(axes)
-    alt = f"Scatter plot: {found.score} and training time of {len(found.points)} trials."
+    alt = f"Scatter plot: {found.score} and training time of {quantity(len(found.points), 'trial')}."
     return Chart("cost", f"{found.score[:1].upper()}{found.score[1:]} against cost", alt, figure)
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dropopt.config import ConfigError
+from dropopt.numbers import quantity
 from dropopt.study.run import machine
 from dropopt.study.run.signals import SIGNALS
 
@@ -105,8 +106,9 @@ class Cluster:
         found = sum(self._fits(node["Resources"]) for node in _nodes())
         if not found:
             raise ConfigError(
-                f"no node of the Ray cluster has {self.cpus} CPUs and {self.gpus:g} GPUs for a trial; give smaller "
-                "--cpus-per-trial and --gpus-per-trial, or a number with --n-jobs to wait for new nodes"
+                f"no node of the Ray cluster has {quantity(self.cpus, 'CPU')} and {quantity(self.gpus, 'GPU')} for a "
+                "trial; give smaller --cpus-per-trial and --gpus-per-trial, or a number with --n-jobs to wait for new "
+                "nodes"
             )
         return found
 

@@ -21,6 +21,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from dropopt.config import ConfigError
+from dropopt.numbers import quantity
 from dropopt.study.confirm.arms import Arm, arm_of_space, arm_of_study, check_comparable
 from dropopt.study.confirm.comparison import Comparison, arm_result, compare_arms
 from dropopt.study.define import shipped
@@ -210,8 +211,11 @@ def _say_cost(request: CompareRequest, plans: Sequence[_Plan], console: Console)
             seconds = seconds_of_an_epoch(base, request.targets) * epochs
     slots = machine.slots(request.n_jobs, len(machine.cards(base.train.device)))
     names = ", ".join(plan.arm.name for plan in plans)
-    say(console, f"comparison of {names}: the same data, network, training and budget, {request.seeds} common seeds")
-    cost = f"{trials} trials and {runs} runs of {epochs} epochs"
+    say(
+        console,
+        f"comparison of {names}: the same data, network, training and budget, {quantity(request.seeds, 'common seed')}",
+    )
+    cost = f"{quantity(trials, 'trial')} and {quantity(runs, 'run')} of {quantity(epochs, 'epoch')}"
     say(
         console,
         f"cost: at most {cost}, {slots} at a time, about {format_seconds((trials + runs) * seconds / slots)} "

@@ -21,6 +21,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, get_args
 
 from dropopt.config import ConfigError, Optimise, RunConfig
+from dropopt.numbers import quantity
 from dropopt.provenance import provenance
 from dropopt.study.confirm.candidates import Candidates, choose_candidates
 from dropopt.study.confirm.ledger import Race, RunLedger, outs
@@ -229,17 +230,19 @@ class _Session:
         known, all_runs = self.candidates, len(self.candidates.all) * self.request.seeds
         anchors = sum(bool(one.anchor) for one in known.all)
         chosen = len(known.all) - anchors
-        what = f"{_number(chosen, 'configuration')} by {known.chosen_by}"
-        what += f" and {_number(anchors, 'anchor')}" if anchors else ""
-        say(self.console, f"study {self.search.study_name}: {what}, on {self.request.seeds} fresh seeds")
+        what = f"{quantity(chosen, 'configuration')} by {known.chosen_by}"
+        what += f" and {quantity(anchors, 'anchor')}" if anchors else ""
+        say(self.console, f"study {self.search.study_name}: {what}, on {quantity(self.request.seeds, 'fresh seed')}")
         if not missing:
             say(self.console, "all runs have ended")
             return
         seconds = seconds_of_a_trial(self.search)
         slots = max(1, min(machine.slots(self.request.n_jobs, len(self._cards())), max(1, missing)))
         time = f", about {format_seconds(seconds * missing / slots)}" if seconds else ""
-        done = f" ({all_runs - missing} have ended)" if missing < all_runs else ""
-        say(self.console, f"at most {missing} runs of {self.base.train.epochs} epochs{done}, {slots} at a time{time}")
+        ended = all_runs - missing
+        done = f" ({ended} {'has' if ended == 1 else 'have'} ended)" if ended else ""
+        cost = f"{quantity(missing, 'run')} of {quantity(self.base.train.epochs, 'epoch')}"
+        say(self.console, f"at most {cost}{done}, {slots} at a time{time}")
 
     def _race(self) -> Race:
         everyone = self.candidates.all
@@ -356,10 +359,6 @@ class _Session:
         for run in completed(runs):
             if run.configuration == configuration and (name := checkpoint_of(runs, run)) is not None:
                 remove(Checkpoints(folder, name[0]).path(name[1]))
-
-
-def _number(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def base_of(study: optuna.Study) -> RunConfig:

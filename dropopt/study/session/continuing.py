@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 from typing import TYPE_CHECKING
 
+from dropopt.numbers import quantity
 from dropopt.study.run.checkpoints import Checkpoints, restore
 from dropopt.study.run.signals import SignalCatcher
 from dropopt.study.session.pools import start_pool
@@ -64,7 +65,10 @@ class Continuing(Session):
         found = folder is not None and restore(Checkpoints(folder, name_of_files(study)).path(root(waiting)))
         reported = max(waiting.intermediate_values, default=0)
         where = "from its checkpoint" if found else "from the beginning with the same seed: no checkpoint was kept"
-        say(self._console, f"trial {self.continues} ended after {reported} of {epochs} epochs; it continues {where}")
+        say(
+            self._console,
+            f"trial {self.continues} ended after {reported} of {quantity(epochs, 'epoch')}; it continues {where}",
+        )
 
     def summarise(self, stopped_by: int | None) -> int:
         """Print the result of the trial. Returns the exit code."""

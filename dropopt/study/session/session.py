@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dropopt.config import ConfigError
+from dropopt.numbers import quantity
 from dropopt.provenance import provenance
 from dropopt.seeds import derived_seed
 from dropopt.study.run.checkpoints import Checkpoints
@@ -168,10 +169,11 @@ class Session:
         if self._complete():
             more = done + study.n_trials
             how = f"give --n-trials {more}" if self._request.extendable else f"run it with n_trials = {more}"
-            say(self._console, f"it already has {done} trials; to go on, {how}")
+            say(self._console, f"it already has {quantity(done, 'trial')}; to go on, {how}")
         else:
             so_far = f" (it has {done})" if done else ""
-            plan = f"{study.n_trials} trials{so_far} of at most {self._settings.base.train.epochs} epochs"
+            epochs = quantity(self._settings.base.train.epochs, "epoch")
+            plan = f"{quantity(study.n_trials, 'trial')}{so_far} of at most {epochs}"
             how = f"sampler {study.sampler}, pruner {study.pruner}, seed {study.seed}"
             self._line("training", words.training(self._settings.base.train.model_dump()))
             self._line("budget", f"{plan}, {slots} at a time; {how}")

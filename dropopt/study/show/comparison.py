@@ -13,7 +13,7 @@ from rich.console import Console
 
 from dropopt.config import ConfigError
 from dropopt.files import write_whole
-from dropopt.numbers import fixed
+from dropopt.numbers import fixed, quantity
 from dropopt.study.confirm.comparison import ArmResult, Comparison, Compute
 from dropopt.study.confirm.intervals import mean_of
 from dropopt.study.confirm.results import Scores
@@ -72,7 +72,7 @@ def _page(found: Comparison) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1"></head>\n'
         '<body style="margin: 1.5rem; font: 16px/1.5 system-ui, sans-serif; background: #fff; color: #2a3f5f">\n'
         f'<h1 style="font-size: 1.4rem">{title}</h1>\n<p>{verdict}</p>\n'
-        f"<p>{found.seeds} fresh seeds; means with 95% intervals, and a point for each seed; {GREY}</p>\n"
+        f"<p>{quantity(found.seeds, 'fresh seed')}; means with 95% intervals, and a point for each seed; {GREY}</p>\n"
         f'<div role="img" aria-label="{alt}">{drawing}</div>\n</body></html>\n'
     )
 
@@ -107,7 +107,7 @@ def figure(found: Comparison) -> Figure:
         for index, arm in enumerate(found.arms):
             _add_arm(picture, arm.name, getattr(_scores(found, arm), measure), index, column, baseline=arm.baseline)
     lines = textwrap.wrap(found.verdict, LINE)
-    title = f"{found.seeds} fresh seeds, 95% intervals; {GREY}<br><sub>{'<br>'.join(lines)}</sub>"
+    title = f"{quantity(found.seeds, 'fresh seed')}, 95% intervals; {GREY}<br><sub>{'<br>'.join(lines)}</sub>"
     picture.update_yaxes(tickvals=list(range(len(names))), ticktext=names, range=[len(names) - 0.4, -0.6])
     picture.update_annotations(font={"size": 13})
     top = 125 + LINE_HEIGHT * len(lines)
@@ -146,7 +146,7 @@ def _scores(found: Comparison, arm: ArmResult) -> Scores:
 
 def _arms(found: Comparison) -> Table:
     split = "test" if found.tested else "validation"
-    title = f"{found.seeds} fresh seeds, {split} split (means, 95% intervals; * without the engine)"
+    title = f"{quantity(found.seeds, 'fresh seed')}, {split} split (means, 95% intervals; * without the engine)"
     shown = {"loss": "loss"} | ({} if found.score == "loss" else {"accuracy": found.score})
     if any(_scores(found, arm).ece for arm in found.arms):  # classification
         shown["ece"] = "ECE"
@@ -208,4 +208,4 @@ def _cell(values: Mapping[int, float]) -> str:
 
 
 def _cost(spent: Compute) -> str:
-    return f"{spent.trials} trials, {format_seconds(spent.seconds)}"
+    return f"{quantity(spent.trials, 'trial')}, {format_seconds(spent.seconds)}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from dropopt.numbers import fixed
+from dropopt.numbers import fixed, quantity
 from dropopt.study.confirm.intervals import mean_of
 from dropopt.study.confirm.results import Confirmation, Confirmed, Tested
 from dropopt.study.show.console import say
@@ -14,7 +14,7 @@ from dropopt.study.store.scale import Scale
 
 def show_confirmation(console: Console, found: Confirmation) -> None:
     """Print the configurations, the verdict, how optimistic the search was, and what was read of the test split."""
-    title = f"study {found.study}: {found.seeds} fresh seeds (validation, 95% intervals)"
+    title = f"study {found.study}: {quantity(found.seeds, 'fresh seed')} (validation, 95% intervals)"
     table = Table(
         "configuration", found.scale.heading(found.score), "search", found.score, "seeds", "result", title=title
     )
@@ -77,4 +77,4 @@ def _tested(found: Confirmation, tested: Tested) -> str:
             continue
         mean = mean_of(list(values.values()))
         parts.append(f"{label} {format_interval(mean.mean, mean.low, mean.high)}")
-    return f"test split, read {tested.at} for {name}, {tested.test.seeds} networks: {', '.join(parts)}"
+    return f"test split, read {tested.at} for {name}, {quantity(tested.test.seeds, 'network')}: {', '.join(parts)}"

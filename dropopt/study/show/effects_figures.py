@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from dropopt.numbers import quantity
 from dropopt.study.show.style import COLOURS, GRID, HEIGHT, INK, layout, logarithmic_axis
 
 if TYPE_CHECKING:
@@ -178,4 +179,4 @@ def _reach(effects: Effects) -> str:
     if not effects.factors:
         return f"Too few trials: {effects.trials} ({effects.complete} complete)"
     caution = f"; no claim is made with fewer than {effects.needed}" if effects.thin else ""
-    return f"{effects.trials} trials, {effects.complete} of them complete{caution}"
+    return f"{quantity(effects.trials, 'trial')}, {effects.complete} of them complete{caution}"

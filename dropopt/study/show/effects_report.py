@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from rich.console import RenderableType
 from rich.text import Text
 
-from dropopt.numbers import short
+from dropopt.numbers import quantity, short
 from dropopt.study.effects.effects import Effects
 from dropopt.study.effects.intervals import Estimate
 from dropopt.study.effects.words import Answer
@@ -31,7 +31,8 @@ def effects_parts(effects: Effects) -> list[RenderableType]:
         return parts
     parts += [Text(""), _table(effects)]
     sentences = (
-        f"From {effects.trials} trials, {effects.complete} of them complete, by a model of the whole search space.",
+        f"From {quantity(effects.trials, 'trial')}, {effects.complete} of them complete, by a model of the whole "
+        "search space.",
         "Importance is the share of the variance over the space, without noise, that a parameter has a part in (90% "
         "interval).",
         costs(effects),

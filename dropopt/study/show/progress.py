@@ -10,6 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from dropopt.numbers import quantity
 from dropopt.study.run.messages import Report
 from dropopt.study.show.console import say
 from dropopt.study.show.display import Display
@@ -79,7 +80,7 @@ class Progress(Display):
         best = self._best
         if not self.is_live and best is not None and (before is None or best.number != before.number):
             scores = f"{self._value(best.value)}, {self._score} {format_accuracy(best)}"
-            done = f"{self._counts.counted} of {self._n_trials} trials"
+            done = f"{self._counts.counted} of {quantity(self._n_trials, 'trial')}"
             say(self._console, f"trial {best.number} is the best so far: {scores} ({done})")
 
     def restarted(self, slot: int, trial: int, reason: str) -> None:
@@ -113,7 +114,9 @@ class Progress(Display):
         grid = Table.grid(padding=(0, 2))
         done = self._counts.counted
         bar = ProgressBar(total=self._n_trials, completed=done, width=30)
-        grid.add_row(bar, f"{done} of {self._n_trials} trials", str(self._counts), f"time left {self._time_left()}")
+        grid.add_row(
+            bar, f"{done} of {quantity(self._n_trials, 'trial')}", str(self._counts), f"time left {self._time_left()}"
+        )
         lines: list[Table | Text] = [grid]
         if self._study is None:
             lines.append(Text("starting: loading torch and the data", style="dim"))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from dropopt.numbers import quantity
 from dropopt.study.show.console import say
 from dropopt.study.show.formatting import format_accuracy
 from dropopt.study.show.table import Table
@@ -140,5 +141,6 @@ def show_status(console: Console, storage: BaseStorage, url: str, *, alone: bool
     console.print(table, width=min(console.width, WIDTH), markup=False)
     for row in found:
         if row.waiting:
-            trials = "1 trial waits" if row.waiting == 1 else f"{row.waiting} trials wait"
-            say(console, f"study {row.study}: {trials} for a worker; resume the study with: {row.resume}")
+            wait = "waits" if row.waiting == 1 else "wait"
+            waiting = f"{quantity(row.waiting, 'trial')} {wait} for a worker"
+            say(console, f"study {row.study}: {waiting}; resume the study with: {row.resume}")

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dropopt.facts import Facts
+from dropopt.numbers import quantity
 from dropopt.study.show.formatting import format_duration, format_parameters, format_percent, format_value
 from dropopt.study.show.snapshot import Snapshot
 from dropopt.study.store.keys import ACCURACY, ANCHOR, BASE, BEST_EPOCH, CONTINUES, PLAN, PORTFOLIO, SECONDS, SPACE
@@ -36,7 +37,7 @@ def searched_space(space: str | None, names: Iterable[str]) -> str:
     """The searched parameters and the name of their space."""
     names = list(names)
     where = f" of the space {space}" if space else ""
-    return f"{len(names)} parameter{'s' * (len(names) != 1)}{where}: {_listed(names)}"
+    return f"{quantity(len(names), 'parameter')}{where}: {_listed(names)}"
 
 
 def about(facts: Facts | None, base: Mapping[str, Any]) -> list[Line]:
@@ -53,41 +54,40 @@ def data_words(facts: Facts) -> str:
     splits = ", ".join(f"{number:,} {uses.get(name, name)}" for name, number in facts.images.items())
     if facts.inputs:
         shapes = ", ".join(f"{name}: {' x '.join(map(str, shape))}" for name, shape in facts.inputs.items())
-        found = f"{sum(facts.images.values()):,} samples ({splits}) of {len(facts.inputs)} inputs ({shapes})"
-        return found + _classes(facts, "samples")
+        samples, inputs = quantity(sum(facts.images.values()), "sample"), quantity(len(facts.inputs), "input")
+        return f"{samples} ({splits}) of {inputs} ({shapes})" + _classes(facts, "samples")
     channels, *size = facts.shape
     shape = " x ".join(map(str, size))
     pixels = f"{shape} pixels" if len(size) == 2 else f"shape {shape}"
-    what = "images" if len(size) == 2 else "samples"
-    found = f"{sum(facts.images.values()):,} {what} ({splits}) of {pixels}, {channels} channel{'s' * (channels != 1)}"
-    return found + _classes(facts, what)
+    what = "image" if len(size) == 2 else "sample"
+    images = quantity(sum(facts.images.values()), what)
+    return f"{images} ({splits}) of {pixels}, {quantity(channels, 'channel')}" + _classes(facts, f"{what}s")
 
 
 def _classes(facts: Facts, what: str) -> str:
     if not facts.classes:
         return ""
     share = format_percent(facts.largest_share)
-    return f"; {facts.classes} classes, the largest with {share} of the training {what}"
+    return f"; {quantity(facts.classes, 'class')}, the largest with {share} of the training {what}"
 
 
 def network_words(facts: Facts) -> str:
     """Parameters, places and the dropout that the network already contains."""
-    places = len(facts.places)
     inside = (
-        f"it already contains {facts.dropout_inside} dropout layer{'s' * (facts.dropout_inside != 1)}"
+        f"it already contains {quantity(facts.dropout_inside, 'dropout layer')}"
         + f", {facts.dropout_at_places} of them at these places, where both drop" * bool(facts.dropout_at_places)
         if facts.dropout_inside
         else "no dropout of its own"
     )
     return (
-        f"{facts.parameters:,} parameters; dropout at {places} place{'s' * (places != 1)} "
+        f"{quantity(facts.parameters, 'parameter')}; dropout at {quantity(len(facts.places), 'place')} "
         f"({_listed(facts.places)}); {inside}"
     )
 
 
 def training(train: Mapping[str, Any]) -> str:
     """The recipe of training."""
-    return f"{train['epochs']} epochs, {train['optimizer']}, batches of {train['batch_size']}"
+    return f"{quantity(train['epochs'], 'epoch')}, {train['optimizer']}, batches of {train['batch_size']}"
 
 
 def budget(shot: Snapshot) -> str:
@@ -96,9 +96,9 @@ def budget(shot: Snapshot) -> str:
     if not isinstance(plan, Mapping):
         return f"{shot.counts}"
     base = shot.attributes.get(BASE)
-    epochs = f" of at most {base['train']['epochs']} epochs" if isinstance(base, Mapping) else ""
+    epochs = f" of at most {quantity(base['train']['epochs'], 'epoch')}" if isinstance(base, Mapping) else ""
     how = f"sampler {plan['sampler']}, pruner {plan['pruner']}, seed {plan['seed']}"
-    return f"{plan['n_trials']} trials{epochs}; {how}"
+    return f"{quantity(plan['n_trials'], 'trial')}{epochs}; {how}"
 
 
 def begins(attributes: Mapping[str, Any], trials: Sequence[FrozenTrial]) -> str:
@@ -106,9 +106,11 @@ def begins(attributes: Mapping[str, Any], trials: Sequence[FrozenTrial]) -> str:
     anchors, entries = (
         len({trial.user_attrs[key] for trial in trials if key in trial.user_attrs}) for key in (ANCHOR, PORTFOLIO)
     )
-    parts = [f"{anchors} anchor{'s' * (anchors != 1)}"] if anchors else []
+    parts = [quantity(anchors, "anchor")] if anchors else []
     if entries and isinstance(given := attributes.get(PORTFOLIO), Mapping):
-        parts.append(f"{entries} of the {len(given['entries'])} configurations of portfolio {given['name']}")
+        parts.append(
+            f"{entries} of the {quantity(len(given['entries']), 'configuration')} of portfolio {given['name']}"
+        )
     return f"with {' and '.join(parts)}" if parts else ""
 
 
@@ -180,9 +182,10 @@ def saved(shot: Snapshot) -> str:
     trained = sum(len(trial.intermediate_values) for trial in ended)
     planned = sum(len(t.intermediate_values) if t.state.name == "COMPLETE" else epochs for t in ended)
     share = format_percent(1 - trained / planned)
+    were = [("was" if number == 1 else "were") for number in (len(pruned), trained)]
     return (
-        f"{len(pruned)} of {len(ended)} trials were pruned: {trained:,} epochs were trained instead of "
-        f"{planned:,}, which saved {share}"
+        f"{len(pruned)} of {quantity(len(ended), 'trial')} {were[0]} pruned: {quantity(trained, 'epoch')} {were[1]} "
+        f"trained instead of {planned:,}, which saved {share}"
     )
 
 
@@ -194,7 +197,7 @@ def environment(made: Mapping[str, Any]) -> str:
     commit = ""
     if isinstance(git, Mapping):
         commit = f"commit {str(git.get('commit'))[:12]}{' with changes' * bool(git.get('dirty'))}"
-    machine = f"{made['platform']}, {made.get('cpus')} CPUs" if "platform" in made else ""
+    machine = f"{made['platform']}, {quantity(made.get('cpus') or 0, 'CPU')}" if "platform" in made else ""
     python = f"Python {made['python']}" if "python" in made else ""
     return ", ".join(part for part in (str(made.get("created", "")), python, *packages, machine, commit) if part)
 

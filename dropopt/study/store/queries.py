@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from dropopt.config import ConfigError, TaskConfig, suggestion
+from dropopt.numbers import quantity
 from dropopt.study.store.keys import ACCURACY, BASE, BEST_LOSS, CLASSES, CONFIRMS, REASON, TESTS, UNCOUNTED
 from dropopt.study.store.lease import WorkerIdentity, certainly_dead
 from dropopt.study.store.retries import without_replacement
@@ -199,7 +200,7 @@ def find_study(storage: BaseStorage, name: str | None) -> optuna.Study:
             name = names[0]
         else:
             which = f"give --study with one of: {', '.join(names)}" if names else "run a study first"
-            raise ConfigError(f"the storage has {len(names)} studies; {which}")
+            raise ConfigError(f"the storage has {quantity(len(names), 'study')}; {which}")
     elif name not in names:
         raise ConfigError(
             f"no study {name!r} in this storage; " + (suggestion(name, names) if names else "it is empty")

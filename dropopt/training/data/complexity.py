@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from dropopt.config import ConfigError
 from dropopt.files import cache_folder, write_whole
 from dropopt.inputs import Inputs, parts
+from dropopt.numbers import quantity
 from dropopt.training.data.split import Split
 from dropopt.training.data.stratify import stratified
 
@@ -85,7 +86,7 @@ def measure_complexity(data: Tensor | Iterable[Any], labels: Tensor | None = Non
     if labels.ndim != 1 or labels.is_floating_point() or len(labels) != len(data):
         raise ConfigError(
             f"the complexity is measured with class numbers (N,), got {labels.dtype} of shape {tuple(labels.shape)} "
-            f"for {len(data)} samples"
+            f"for {quantity(len(data), 'sample')}"
         )
     numbers = labels.long()
     if not len(numbers) or int(numbers.min()) < 0:

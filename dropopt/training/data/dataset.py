@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dropopt.config import ConfigError
 from dropopt.inputs import Inputs, parts
+from dropopt.numbers import quantity
 from dropopt.training.data.complexity import remembered_complexity
 from dropopt.training.data.pixels import PixelFormat
 from dropopt.training.data.split import Split
@@ -164,13 +165,15 @@ class Dataset:
                 continue
             held = set(split.labels.tolist())
             if absent := [label for number, label in enumerate(self.classes) if number not in held]:
-                more = f" and {len(absent) - 3} more classes" if len(absent) > 3 else ""
+                more = f" and {quantity(len(absent) - 3, 'more class')}" if len(absent) > 3 else ""
                 sentences.append(f"{self.name}: {name} has no images of {', '.join(absent[:3])}{more}")
         for pair, count in self.duplicates.items():
             first, second = pair.split("/")
             if count:
                 total = len(self.splits()[second])
-                sentences.append(f"{self.name}: {count} of {total} {second} images are exact copies of {first} images")
+                copies = "is an exact copy" if count == 1 else "are exact copies"
+                of_all = f"{count} of {quantity(total, f'{second} image')}"
+                sentences.append(f"{self.name}: {of_all} {copies} of {first} images")
         return sentences
 
     def splits(self) -> dict[str, Split | Stream]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from dropopt.config import ConfigError, suggestion
+from dropopt.numbers import quantity
 from dropopt.training.data.source import Source
 from dropopt.training.data.split import Split
 
@@ -70,7 +71,8 @@ def from_arrays(name: str, arrays: Mapping[str, Any]) -> Source:
             labels = _numbers(name, f"y{suffix}", found[f"y{suffix}"], classes)
             _check_alike(name, f"x{suffix}", found[f"x{suffix}"].dtype, found["x"].dtype)
             if len(images) != len(labels):
-                raise ConfigError(f"{name}: x{suffix} has {len(images)} images, y{suffix} {len(labels)} labels")
+                given = f"x{suffix} has {quantity(len(images), 'image')}, y{suffix} {quantity(len(labels), 'label')}"
+                raise ConfigError(f"{name}: {given}")
             splits[suffix] = Split(images, labels)
     if (
         len({split.tensor.dtype for split in splits.values()}) > 1

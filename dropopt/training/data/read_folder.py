@@ -25,6 +25,7 @@ from torch import Tensor
 
 from dropopt.config import ConfigError
 from dropopt.files import cache_folder, clear_leftovers, load_tensors, save_tensors
+from dropopt.numbers import quantity
 from dropopt.training.data import system_files
 from dropopt.training.data.progress import tracked
 from dropopt.training.data.read_image import SUFFIXES, image_size, read_image
@@ -75,7 +76,8 @@ def read_folder(root: Path, side: int | None) -> Source:
     remarks += system_files.remark(skipped)
     if others:
         kinds = ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in others.most_common(3))
-        remarks.append(f"{others.total()} files of other types are left out: {kinds}")
+        are = "is" if others.total() == 1 else "are"
+        remarks.append(f"{quantity(others.total(), 'file')} of other types {are} left out: {kinds}")
     return Source(
         name=f"folder:{root}",
         classes=classes,

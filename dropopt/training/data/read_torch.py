@@ -20,6 +20,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from dropopt.config import ConfigError, DataConfig
 from dropopt.inputs import Inputs, each
+from dropopt.numbers import quantity
 from dropopt.randomness import everywhere, generator
 from dropopt.training.data.collate import stacked, together
 from dropopt.training.data.dataset import Dataset
@@ -135,7 +136,7 @@ def drawn_splits(name: str, count: int, given: set[str], config: DataConfig) -> 
         drawn["test"] = carve(max(1, round(config.test_fraction * count)))
     if config.subset is not None:
         if config.subset > len(order):
-            raise ConfigError(f"{name}: subset: must be at most {len(order)} samples, got {config.subset}")
+            raise ConfigError(f"{name}: subset: must be at most {quantity(len(order), 'sample')}, got {config.subset}")
         order = order[: config.subset]
     if "validation" not in given:
         drawn["validation"] = carve(max(1, round(config.validation_fraction * len(order))))

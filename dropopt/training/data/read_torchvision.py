@@ -20,6 +20,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from dropopt.config import ConfigError
+from dropopt.numbers import quantity
 from dropopt.training.data.source import Source
 from dropopt.training.data.split import Split
 
@@ -68,10 +69,8 @@ def _read_mnist(name: str, root: Path) -> Source:
     )
     for split, part in ((train, "train"), (test, "t10k")):
         if len(split.images) != len(split.labels):
-            raise ConfigError(
-                f"{folder}: {part} has {len(split.images)} images and {len(split.labels)} labels; "
-                "download the files again"
-            )
+            given = f"{quantity(len(split.images), 'image')} and {quantity(len(split.labels), 'label')}"
+            raise ConfigError(f"{folder}: {part} has {given}; download the files again")
     return Source(name, _MNIST_CLASSES[name], train, test=test)
 
 

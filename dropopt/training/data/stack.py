@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dropopt.config import ConfigError
+from dropopt.numbers import quantity
 from dropopt.training.data.memory import allocate
 from dropopt.training.data.read_image import WHITE_8, WHITE_16, Pixels
 
@@ -75,7 +76,7 @@ class Stack:
         """
         if self.truncated and self.brightest < WHITE_8 // 2:
             raise ConfigError(
-                f"{self.name}: {self.truncated} images have 16 bits per colour but use fewer than 15, of which the "
+                f"{self.name}: {_have(self.truncated)} 16 bits per colour, of which fewer than 15 are used and the "
                 "upper 8 would be read; save them with 8 bits, or use numpy:FILE.npz"
             )
         return self.pixels[:, :1].clone() if self.grey else self.pixels
@@ -85,9 +86,13 @@ class Stack:
         sentences = []
         if self.scaled:
             sentences.append(
-                f"{self.filled - self.scaled} images have 16 bits and {self.scaled} have 8: 255 and 65535 are both "
+                f"{_have(self.filled - self.scaled)} 16 bits and {_have(self.scaled)} 8: 255 and 65535 are both "
                 "white; rescale the former if they use fewer bits"
             )
         if self.truncated:
-            sentences.append(f"{self.truncated} images have 16 bits per colour, of which the upper 8 are used")
+            sentences.append(f"{_have(self.truncated)} 16 bits per colour, of which the upper 8 are used")
         return sentences
+
+
+def _have(images: int) -> str:
+    return f"{quantity(images, 'image')} {'has' if images == 1 else 'have'}"

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dropopt.config import ConfigError
+from dropopt.numbers import quantity
 from dropopt.randomness import generator
 
 
@@ -49,10 +50,14 @@ def _allot(
     for label, limit in enumerate(limits):
         if limit < least:
             name = f"class {classes[label]!r}" if classes else f"class number {label}"
-            raise ConfigError(f"{purpose}: {name} has {sizes[label]} images, at least {least + spare} are needed")
+            raise ConfigError(
+                f"{purpose}: {name} has {quantity(sizes[label], 'image')}, at least {least + spare} are needed"
+            )
     low, high = least * len(sizes), sum(limits)
     if not low <= count <= high:
-        raise ConfigError(f"{purpose}: must be in [{low}, {high}] images for {len(sizes)} classes, got {count}")
+        raise ConfigError(
+            f"{purpose}: must be in [{low}, {high}] images for {quantity(len(sizes), 'class')}, got {count}"
+        )
     quota = [size * count / sum(sizes) for size in sizes]
     allotted = [min(max(int(q), least), limit) for q, limit in zip(quota, limits, strict=True)]
     labels = range(len(sizes))

@@ -10,6 +10,8 @@ import os
 from collections import Counter
 from pathlib import Path
 
+from dropopt.numbers import quantity
+
 #: Names, compared without case. Names that begin with a dot need no entry: .thumbnails, .AppleDouble, ._1.jpg.
 NAMES = frozenset(
     name.casefold()
@@ -40,5 +42,6 @@ def remark(skipped: Counter[str]) -> list[str]:
     if not skipped.total():
         return []
     places = ", ".join(f"{count} in {name}" for name, count in skipped.most_common(3))
-    more = f" and {len(skipped) - 3} other folders" if len(skipped) > 3 else ""
-    return [f"{skipped.total()} images in system or hidden folders are left out: {places}{more}"]
+    more = f" and {quantity(len(skipped) - 3, 'other folder')}" if len(skipped) > 3 else ""
+    images, are = quantity(skipped.total(), "image"), "is" if skipped.total() == 1 else "are"
+    return [f"{images} in system or hidden folders {are} left out: {places}{more}"]

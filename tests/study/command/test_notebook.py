@@ -59,7 +59,7 @@ def test_no_command_is_named_that_would_run_a_cell_of_a_notebook(tmp_path, monke
     exec(cell, names)
     written = capsys.readouterr().out
     assert "dropopt run" not in written
-    assert "it already has 1 trials; to go on, run it with n_trials = 2" in written
+    assert "it already has 1 trial; to go on, run it with n_trials = 2" in written
     opened = open_storage("sqlite:///study.db", create=False)
     assert COMMAND not in optuna.load_study(study_name="cell", storage=opened).user_attrs
     close(opened)

@@ -161,7 +161,7 @@ def test_a_run_that_diverged_is_not_tried_again(searched, monkeypatch, capsys):
     assert confirm(searched, **options)[0] == 1
     assert "all runs have ended" in capsys.readouterr().out
     assert confirm(searched, **options, optimise="accuracy")[0] == 1
-    assert "at most 1 runs of 8 epochs (1 have ended)" in capsys.readouterr().out
+    assert "at most 1 run of 8 epochs (1 has ended)" in capsys.readouterr().out
     assert [run_of(trial) for trial in trials(searched, "fake-confirmed")[2:]] == [run_of(waiting)]
 
 

@@ -220,7 +220,7 @@ def test_the_brightest_of_all_truncated_images_decides(tmp_path, levels, refused
     for level in levels:
         stack.add(tmp_path / "a.png", Pixels(np.full((3, 2, 2), level, np.uint8), False, 255, truncated=True))
     if refused:
-        with pytest.raises(ConfigError, match="2 images have 16 bits per colour but use fewer than 15"):
+        with pytest.raises(ConfigError, match="2 images have 16 bits per colour, of which fewer than 15"):
             stack.images()
     else:
         assert stack.images()[:, 0, 0, 0].tolist() == list(levels)

@@ -84,7 +84,7 @@ class TestNumpy:
                 {"x": images(6, 5, 5), "y": np.arange(6) % 2, "classes": ["a", "b", "c"]},
                 "{}: class 'c' has no training images",
             ),
-            ({"x": images(4, 5, 5), "y": [0, 0, 0, 1]}, "{}: test: class '1' has 1 images, at least 2 are needed"),
+            ({"x": images(4, 5, 5), "y": [0, 0, 0, 1]}, "{}: test: class '1' has 1 image, at least 2 are needed"),
             (
                 {"x": images(6, 5, 5), "y": np.arange(6) % 2, "classes": "ab"},
                 "{}: classes must be a list of names, got an array of shape ()",

@@ -216,7 +216,7 @@ class TestFolder:
         folder(tmp_path / "five", classes=("train", "test"))
         assert message("five") == f"five/test {needed} none"
         folder(tmp_path / "six", n=2)
-        assert message("six") == "folder:six: validation: class 'cat' has 1 images, at least 2 are needed"
+        assert message("six") == "folder:six: validation: class 'cat' has 1 image, at least 2 are needed"
         folder(tmp_path / "seven" / "val", n=2)
         folder(tmp_path / "seven" / "Valid", n=2)
         assert message("seven") == "seven has both Valid and val; keep one of them"
@@ -418,11 +418,11 @@ class TestPrecision:
                 png16(path, np.dstack([pixels, np.full((8, 8), 65535)]) if kind == "png alpha" else pixels)
             if top == 65536:
                 assert np.abs(read_image(path, 8).array - pixels.transpose(2, 0, 1) / 257).max() < 1
-                said = "1 images have 16 bits per colour, of which the upper 8 are used"
+                said = "1 image has 16 bits per colour, of which the upper 8 are used"
                 assert load_data(DataConfig(name=name)).notices == [f"{name}: {said}"]
             else:
                 assert refused(name) == (
-                    f"{name}: 1 images have 16 bits per colour but use fewer than 15, of which the upper 8 would be "
+                    f"{name}: 1 image has 16 bits per colour, of which fewer than 15 are used and the upper 8 would be "
                     "read; save them with 8 bits, or use numpy:FILE.npz"
                 )
 

@@ -1,0 +1,46 @@
+"""Numbers in the sentences about a study."""
+
+import io
+import re
+
+import optuna
+import pytest
+from optuna.trial import TrialState, create_trial
+from rich.console import Console
+
+from dropopt.config import RunConfig
+from dropopt.facts import Facts
+from dropopt.study.command.notebook import StudyResult
+from dropopt.study.show import words
+from dropopt.study.show.snapshot import Snapshot
+from dropopt.study.show.status import show_status
+from dropopt.study.store import keys
+
+
+@pytest.mark.parametrize("one", [True, False])
+def test_what_is_counted_agrees_with_its_number(one):
+    """One trial, epoch, image, channel, class, place or parameter is in the singular; any other number is not."""
+    count = 1 if one else 2
+    base = RunConfig.parse({"train": {"epochs": count}}).model_dump(mode="json")
+    facts = Facts({"train": count}, [count, 8, 8], count, 1.0, count, ["conv"] * count, count)
+    plan = {"n_trials": count, "sampler": "auto", "pruner": "median", "seed": 0}
+    storage = optuna.storages.InMemoryStorage()
+    study = optuna.create_study(study_name="s", storage=storage)
+    for key, value in {keys.BASE: base, keys.FACTS: facts.plain(), keys.PLAN: plan}.items():
+        study.set_user_attr(key, value)
+    study.add_trials([create_trial(state=TrialState.PRUNED, intermediate_values={1: 1.0})] * count)
+    study.add_trials([create_trial(state=TrialState.WAITING)] * count)
+    shot = Snapshot.of(study)
+    said = io.StringIO()
+    show_status(Console(file=said, width=200), storage, "memory")
+    texts = [
+        *dict(words.searched(shot)).values(),
+        words.searched_space("compact", ["lr"] * count),
+        words.saved(shot),
+        repr(StudyResult("s", "memory", study.get_trials()[:count], None)),
+        said.getvalue(),
+    ]
+    nouns = "trial|epoch|image|channel|class|parameter|place|dropout layer"
+    found = re.findall(rf"\b{count} ({nouns})(e?s)?\b", " ".join(texts))
+    assert {noun for noun, _ in found} == set(nouns.split("|"))
+    assert {bool(plural) for _, plural in found} == {not one}
