@@ -131,6 +131,8 @@ def kind_of(path: Path, format: str | None) -> str:
         raise ConfigError(f"{path}: format must be yaml, json, toml or python, got {format!r}")
     if path.suffix == _PYTHON:  # no command would read it
         raise ConfigError(f"{path}: a .py file holds a program; give --format python, or -o {path.stem}.{format}")
+    if format is None and path.suffix.lower() not in FORMATS:
+        raise ConfigError(f"{path}: the suffix must be one of {', '.join((*FORMATS, _PYTHON))}, or give a format")
     return format_of(path, format)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 import secrets
 import tempfile
 from contextlib import suppress
@@ -107,6 +108,31 @@ def unseal(data: bytes) -> bytes:
     if hashlib.sha256(data[start:]).digest() != data[len(_MAGIC) : start]:
         raise ValueError("it is truncated or damaged")
     return data[start:]
+
+
+def name_part(name: str, unwanted: str = r"[^\w.-]+", most: int = 80, *, lower: bool = False) -> str:
+    """``name`` as a part of the name of a file. What is changed gets a hash, so that different names stay different.
+
+    Args:
+        name: Any text, such as the name of a study.
+        unwanted: A pattern of what is replaced by hyphens. Default: all but letters of any alphabet, digits, ``_.-``.
+        most: The largest number of bytes.
+        lower: Whether the part is in lower case.
+
+    Example:
+        >>> name_part("größe_1.2"), name_part("a/b"), name_part("a b")
+        ('größe_1.2', 'a-b-c14cddc0', 'a-b-c8687a08')
+    """
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:  # the names of files are ASCII here
+        unwanted = r"[^A-Za-z0-9_.-]+"
+    found = re.sub(unwanted, "-", name.lower() if lower else name).strip("-")
+    if found == name and len(name.encode()) <= most:
+        return name
+    digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:8]
+    short = found.encode()[: most - len(digest) - 1].decode(errors="ignore").strip("-")
+    return f"{short}-{digest}" if short else digest
 
 
 def cache_folder() -> Path:

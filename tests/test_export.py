@@ -125,6 +125,11 @@ class TestRoundTrip:
         with pytest.raises(ConfigError, match="format must be yaml, json, toml or python, got 'xml'"):
             save(tmp_path / "best.txt", RunConfig(), {}, format="xml")
 
+    def test_an_unknown_suffix_is_told_all_that_can_be_written(self, tmp_path):
+        """The error lists ``.py`` too, which :func:`save` writes and :func:`load` does not read."""
+        with pytest.raises(ConfigError, match=r"suffix must be one of \.yaml, \.yml, \.json, \.toml, \.py, or give"):
+            save(tmp_path / "best.txt", RunConfig(), {})
+
     @pytest.mark.parametrize("kind", FORMATS)
     def test_none_is_none_again(self, tmp_path, kind):
         """TOML, which has no null, leaves out settings that are None, and writes other nulls as ``!null``."""

@@ -9,7 +9,6 @@ import json
 import os
 import warnings
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -73,10 +72,13 @@ def read_checkpoint(path: Path, identity: str, device: torch.device) -> tuple[di
 
 def _set_aside(path: Path, error: Exception) -> None:
     aside = path.with_name(path.name + ".bad")
-    with suppress(OSError):  # a folder that is read-only
+    try:
         os.replace(path, aside)
+        kept = f"it is kept as {aside.name}"
+    except OSError:  # a folder that is read-only
+        kept = "it stays there"
     reason = (str(error) or type(error).__name__).splitlines()[0]
     warnings.warn(
-        f"checkpoint {path} is not usable ({reason}); it is kept as {aside.name} and training starts afresh",
+        f"checkpoint {path} is not usable ({reason}); {kept} and training starts afresh",
         stacklevel=2,
     )

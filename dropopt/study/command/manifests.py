@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from dropopt.config import ConfigError
+from dropopt.files import name_part
 from dropopt.study.store.opening import storage_file
 from dropopt.study.store.url import VARIABLE, redact, resolve
 
 #: The secret of a Kubernetes cluster that holds the URL, and its key.
 SECRET, SECRET_KEY = "dropopt-storage", "url"
-#: The claim of the volume that is mounted at the folder of the checkpoints.
-CLAIM = "dropopt-checkpoints"
+#: The claims of the volumes that are mounted at the folders of the workers: this and the name of the option.
+CLAIM = "dropopt-{}"
 #: Seconds between the signal that ends a worker and SIGKILL, in which it records its trials and its checkpoints stay.
 GRACE_SECONDS = 60
 #: The longest name of a Kubernetes Job: the names of its pods are longer.
@@ -43,6 +44,7 @@ class Job:
         script: The study's script, if it defines the data or the network.
         options: Further arguments of ``dropopt worker``.
         checkpoints: The folder of the checkpoints, which all workers share; None to train without.
+        artifacts: The folder of the files that the dashboard offers, which they share too; None for the default.
         workers: The number of workers.
         cpus: The cores of each.
         gpus: The GPUs of each.
@@ -56,6 +58,7 @@ class Job:
     script: str | None = None
     options: tuple[str, ...] = ()
     checkpoints: str | None = None
+    artifacts: str | None = None
     workers: int = 1
     cpus: int = 1
     gpus: int = 0
@@ -80,10 +83,21 @@ class Job:
         return None if self.storage is None else storage_file(resolve(self.storage))
 
     @property
+    def folders(self) -> dict[str, str]:
+        """The folders that all workers share, by the name of their option."""
+        given = {"checkpoints": self.checkpoints, "artifacts": self.artifacts}
+        return {name: folder for name, folder in given.items() if folder}
+
+    @property
+    def volumes(self) -> dict[str, str]:
+        """The names of the volumes by the folders at which they are mounted; a folder has one volume."""
+        return {folder: name for name, folder in reversed(self.folders.items())}
+
+    @property
     def title(self) -> str:
         """A name for the job, of letters that every scheduler accepts."""
-        safe = re.sub(r"[^a-z0-9]+", "-", (self.name or "study").lower())
-        return f"dropopt-{safe}"[:NAME_CHARACTERS].strip("-")
+        most = NAME_CHARACTERS - len("dropopt-")
+        return f"dropopt-{name_part(self.name or 'study', r'[^a-z0-9-]+', most, lower=True)}"
 
     @property
     def shown_storage(self) -> str | None:
@@ -95,7 +109,8 @@ class Job:
         words = ["dropopt", "worker", *([self.script] if self.script else [])]
         words += ["--study", self.name] if self.name else []
         words += ["--storage", self.shown_storage] if self.shown_storage else []
-        words += ["--checkpoints", self.checkpoints] if self.checkpoints else []
+        for name, folder in self.folders.items():
+            words += [f"--{name}", folder]
         if "--n-jobs" not in self.options and not self.gpus:
             words += ["--n-jobs", str(self.cpus)]
         return [*words, *self.options]
@@ -132,8 +147,9 @@ def kubernetes(job: Job) -> str:
         raise ConfigError("give the image of a container with dropopt and your code in it: --image NAME:TAG")
     if job.file is not None:
         raise ConfigError(f"storage {job.storage} is a file, which the pods cannot reach; give the URL of a server")
-    if job.checkpoints and not Path(job.checkpoints).is_absolute():
-        raise ConfigError(f"--checkpoints must be an absolute path in the container, got {job.checkpoints!r}")
+    for name, folder in job.folders.items():
+        if not Path(folder).is_absolute():
+            raise ConfigError(f"--{name} must be an absolute path in the container, got {folder!r}")
     lines = (
         []
         if job.shown_storage
@@ -142,8 +158,8 @@ def kubernetes(job: Job) -> str:
             f'#   printf %s "${VARIABLE}" | kubectl create secret generic {SECRET} --from-file={SECRET_KEY}=/dev/stdin',
         ]
     )
-    if job.checkpoints:
-        lines += [f"# The checkpoints need a volume that all nodes can write: the claim {CLAIM}."]
+    for name in job.volumes.values():
+        lines += [f"# The {name} need a volume that all nodes can write: the claim {CLAIM.format(name)}."]
     return "".join(f"{line}\n" for line in lines) + yaml.safe_dump(_manifest(job), sort_keys=False)
 
 
@@ -153,8 +169,10 @@ def _manifest(job: Job) -> dict[str, Any]:
         "terminationGracePeriodSeconds": GRACE_SECONDS,
         "containers": [_container(job)],
     }
-    if job.checkpoints:
-        pod["volumes"] = [{"name": "checkpoints", "persistentVolumeClaim": {"claimName": CLAIM}}]
+    if job.volumes:
+        pod["volumes"] = [
+            {"name": name, "persistentVolumeClaim": {"claimName": CLAIM.format(name)}} for name in job.volumes.values()
+        ]
     spec: dict[str, Any] = {
         "completionMode": "Indexed",
         "completions": job.workers,
@@ -187,8 +205,8 @@ def _container(job: Job) -> dict[str, Any]:
     if job.shown_storage is None:
         secret = {"secretKeyRef": {"name": SECRET, "key": SECRET_KEY}}
         container["env"] = [{"name": VARIABLE, "valueFrom": secret}]
-    if job.checkpoints:
-        container["volumeMounts"] = [{"name": "checkpoints", "mountPath": job.checkpoints}]
+    if job.volumes:
+        container["volumeMounts"] = [{"name": name, "mountPath": folder} for folder, name in job.volumes.items()]
     return container
 
 

@@ -52,7 +52,7 @@ def train(
     from dropopt.study.after.retrain import configured, retrain, save_model, save_weights
     from dropopt.study.command.output import check_writable, json_text
     from dropopt.study.define.settings import Setting
-    from dropopt.study.show.console import busy, make_console, say
+    from dropopt.study.show.console import busy, make_console, say, warnings_as_notes
     from dropopt.study.show.epochs import EpochProgress
     from dropopt.trust import settle
 
@@ -78,7 +78,7 @@ def train(
     for line in settle(names, recorded, given=given, code=code or (), trust=trust, ask=ask, shipped=shipped):
         say(console, line)
     say(console, "loading torch, the data and the network", "dim")
-    with EpochProgress(console, run.task.score) as progress:
+    with warnings_as_notes(console), EpochProgress(console, run.task.score) as progress:
         done = retrain(
             run,
             exported.provenance,

@@ -39,12 +39,11 @@ def worker(
     others = options.typed(
         n_jobs=(n_jobs, -1),
         timeout=(timeout, None),
-        artifacts=(artifacts, None),
         storage_patience=(storage_patience, 120.0),
         grace=(grace, 30.0),
     )
     if print_for is not None:
-        _print(print_for, study, storage, script, checkpoints, others, given)
+        _print(print_for, study, storage, script, checkpoints, artifacts, others, given)
         return
     if given:
         from dropopt.config import ConfigError
@@ -58,7 +57,7 @@ def worker(
 
     path = load(script)[1] if script is not None else Path()
     resume = ["dropopt", "worker", *([script] if script else []), *others]
-    resume += options.typed(checkpoints=(checkpoints, None))
+    resume += options.typed(artifacts=(artifacts, None), checkpoints=(checkpoints, None))
     console = make_console(quiet=quiet)
     patience = Patience(storage_patience, lambda line: say(console, line, "yellow"))
     request = stored_request(study, storage, n_jobs, timeout, checkpoints, path, resume, patience)
@@ -74,11 +73,13 @@ def _print(
     storage: str | None,
     script: str | None,
     checkpoints: str | None,
+    artifacts: Path | None,
     others: list[str],
     given: dict[str, Any],
 ) -> None:
     """Print what ``scheduler`` needs to run workers; ``others`` are further options."""
     from dropopt.study.command.manifests import Job, kubernetes, slurm
 
-    job = Job(study, storage, script, tuple(others), checkpoints, **given)
+    files = None if artifacts is None else str(artifacts)
+    job = Job(study, storage, script, tuple(others), checkpoints, files, **given)
     print(slurm(job) if scheduler is options.Scheduler.SLURM else kubernetes(job), end="")

@@ -68,7 +68,8 @@ def check_comparable(arms: Sequence[Arm]) -> list[str]:
     """Check that ``arms`` differ only in their dropout.
 
     Returns:
-        What makes the comparison less fair, one sentence each: other ranges of training settings, other budgets.
+        What makes the comparison less fair, one sentence each: other ranges of training settings, other
+            objectives, other budgets.
 
     Raises:
         ConfigError: There are fewer than two arms, two have the same name or study, or they differ in their data,
@@ -92,6 +93,11 @@ def check_comparable(arms: Sequence[Arm]) -> list[str]:
             )
             what = ", ".join(f"{name} ({first.training.get(name)} and {arm.training.get(name)})" for name in names)
             notes.append(f"{first.name} and {arm.name} do not search the same settings of training: {what}")
+    goals = {arm.name: arm.base.task.judged_by for arm in arms}
+    if len(set(goals.values())) > 1:
+        score = first.base.task.score
+        what = ", ".join(f"{name} {'loss' if by == 'loss' else score}" for name, by in goals.items())
+        notes.append(f"the searches of the arms do not optimise the same: {what}")
     if len({arm.trials for arm in arms}) > 1:
         budgets = ", ".join(f"{arm.name} {arm.trials}" for arm in arms)
         notes.append(f"the arms do not have the same number of trials: {budgets}")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import textwrap
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.status import Status
@@ -49,6 +52,14 @@ def say(console: Console, text: str, style: str = "", *, indent: int = 0) -> Non
         lines = textwrap.wrap(text, console.width, subsequent_indent=" " * indent, break_on_hyphens=False)
         text = "\n".join(lines)
     console.print(text, style=style, markup=False, highlight=False)
+
+
+@contextmanager
+def warnings_as_notes(console: Console) -> Iterator[None]:
+    """A context in which Python's warnings are printed as notes, without the line of code that they come from."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: say(console, f"note: {message}", "yellow")
+        yield
 
 
 def say_command(console: Console, word: str, command: str, width: int) -> None:

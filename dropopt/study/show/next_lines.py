@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from dropopt.files import name_part
 from dropopt.study.show.snapshot import Snapshot, learnable
 from dropopt.study.store.keys import COMMAND, CONFIG, PLAN
 
@@ -58,5 +58,5 @@ def next_lines(
 
 
 def best_file(study: str, format: str = "yaml", kind: str = "best") -> str:
-    """The name of a file for the best configuration of a study, which no other study is likely to have."""
-    return f"{kind}-{re.sub(r'[^A-Za-z0-9_]+', '-', study).strip('-')[:80] or 'study'}.{format}"
+    """The name of a file for the best configuration of a study, which no other study has."""
+    return f"{kind}-{name_part(study)}.{format}"

@@ -19,6 +19,9 @@ DEFAULT_FILE = Path("runs") / "dropopt.db"
 #: Optuna's environment variable for a storage; the command line's option has precedence.
 VARIABLE = "OPTUNA_STORAGE"
 
+#: What to do about SQLite's "disk I/O error", which it also reports when it cannot create its files.
+_FULL = "the disk may be full or may have failed; free space on the disk of the storage and try again"
+
 #: What a storage proxy writes before the error of its own storage.
 _REMOTE = "Exception calling application: "
 
@@ -106,7 +109,7 @@ def reason(error: BaseException, url: str = "") -> str:
     text = lines[0] if lines else type(original).__name__
     for secret in _secrets(url):
         text = text.replace(secret, "***")
-    return text
+    return f"{text}: {_FULL}" if text == "disk I/O error" else text
 
 
 def _check_password(url: str) -> None:

@@ -1,12 +1,15 @@
 """What ``dropopt train --checkpoints`` keeps, and what an interrupted training continues from."""
 
 import csv
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from dropopt.config import ConfigError, RunConfig
+from dropopt.export import save
 from dropopt.study.after.keep import Keeper
 from dropopt.study.after.retrain import retrain
 
@@ -103,3 +106,17 @@ def test_a_folder_that_cannot_be_written_is_reported_first(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="file cannot be created: File exists"):
         trained(tmp_path / "file", epochs=99999)
+
+
+def test_an_unusable_checkpoint_is_one_line(tmp_path):
+    """The command says in a note that it starts afresh, without the line of code of a Python warning."""
+    train = {"epochs": 1, "batch_size": 32, "device": "cpu"}
+    save(tmp_path / "a.yaml", RunConfig.parse({"data": {"subset": 100}, "train": train}), {})
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "resume.ckpt").write_text("damaged")
+    line = [sys.executable, "-m", "dropopt", "train", tmp_path / "a.yaml", "--checkpoints", tmp_path / "kept"]
+    done = subprocess.run(line, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    (note,) = [line for line in done.stdout.splitlines() if "resume.ckpt" in line]
+    assert note.startswith(f"note: checkpoint {tmp_path / 'kept' / 'resume.ckpt'} is not usable (")
+    assert note.endswith("it is kept as resume.ckpt.bad and training starts afresh")

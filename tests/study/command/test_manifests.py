@@ -101,6 +101,21 @@ def test_a_kubernetes_job_says_what_was_asked():
     assert container["command"] == ["dropopt", "worker", "--storage", "grpc://proxy:13000", "--n-jobs", "1"]
 
 
+def test_each_shared_folder_is_a_volume():
+    """Of the checkpoints, of the artifacts, of both, and one for both if they are the same folder."""
+    for folders in ({"checkpoints": "/a"}, {"artifacts": "/b"}, {"checkpoints": "/a", "artifacts": "/b"}):
+        pod = yaml.safe_load(kubernetes(Job("digits", None, image="i:1", **folders)))["spec"]["template"]["spec"]
+        (container,) = pod["containers"]
+        assert {one["name"]: one["mountPath"] for one in container["volumeMounts"]} == folders
+        claims = {one["name"]: one["persistentVolumeClaim"]["claimName"] for one in pod["volumes"]}
+        assert claims == {name: f"dropopt-{name}" for name in folders}
+        words = container["command"]
+        assert {name: words[words.index(f"--{name}") + 1] for name in folders} == folders
+    same = yaml.safe_load(kubernetes(Job("digits", None, checkpoints="/a", artifacts="/a", image="i:1")))
+    (mount,) = same["spec"]["template"]["spec"]["containers"][0]["volumeMounts"]
+    assert mount == {"name": "checkpoints", "mountPath": "/a"}
+
+
 @pytest.mark.parametrize("url", ["postgresql://me:canary@host/name", "postgresql://host/name?password=canary"])
 def test_a_password_is_printed_nowhere(url, capsys):
     """The variable or the secret stands for the URL."""
@@ -116,7 +131,8 @@ def test_a_password_is_printed_nowhere(url, capsys):
         ({"time": "60"}, "time must be HH:MM:SS or D-HH:MM:SS"),
         ({"storage": "runs/s.db"}, "is a SQLite file, which has one writer"),
         ({"storage": "shared/s.log", "image": "i"}, "which the pods cannot reach"),
-        ({"checkpoints": "here", "image": "i"}, "must be an absolute path"),
+        ({"checkpoints": "here", "image": "i"}, "--checkpoints must be an absolute path"),
+        ({"artifacts": "here", "image": "i"}, "--artifacts must be an absolute path"),
         ({}, "--image NAME:TAG"),
     ],
 )

@@ -63,7 +63,7 @@ def test_the_line_that_continues_has_the_options_that_were_given(storage, monkey
     resume_trial(3, **given, trial_memory=900)
     folder, place = "'/shared/my checkpoints'", "--study fake --storage s.log"
     assert lines == [
-        f"dropopt worker --n-jobs 2 --artifacts /shared/art --grace 5.0 --checkpoints {folder} {place}",
+        f"dropopt worker --n-jobs 2 --grace 5.0 --artifacts /shared/art --checkpoints {folder} {place}",
         f"dropopt resume-trial 3 --checkpoints {folder} --trial-memory 900 --grace 5.0 {place}",
     ]
     worker(study="fake", artifacts=Path("/shared/art"), print_for=Scheduler.SLURM)

@@ -26,7 +26,10 @@ from dropopt.study.store.retries import enqueue_again
     ],
 )
 def test_arms_that_differ_in_more_than_their_dropout_are_refused(changed, message):
-    """In data, network, task or training; what is searched, optimised, the device and the data's folder may differ."""
+    """In data, network, task or training; what is searched, the device and the data's folder may differ.
+
+    Another objective is noted.
+    """
     same = {"data": {"name": "digits"}, "model": {"name": "small"}, "train": {"epochs": 8, "lr": 0.1}}
     first = Arm("a", "a", True, RunConfig.parse(same), {"lr": "0.01 to 1"})
     own = {
@@ -35,7 +38,9 @@ def test_arms_that_differ_in_more_than_their_dropout_are_refused(changed, messag
         "train": {"lr": 0.2, "device": "cpu", "seed": 3},
     }
     free = RunConfig.parse(same | own | {"train": same["train"] | own["train"]})
-    assert check_comparable([first, Arm("b", "b", False, free, {"lr": "0.01 to 1"})]) == []
+    assert check_comparable([first, Arm("b", "b", False, free, {"lr": "0.01 to 1"})]) == [
+        "the searches of the arms do not optimise the same: a loss, b accuracy"
+    ]
     with pytest.raises(ConfigError, match=message):
         check_comparable([first, Arm("b", "b", False, RunConfig.parse(same | changed), {"lr": "0.01 to 1"})])
 

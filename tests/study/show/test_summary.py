@@ -9,6 +9,7 @@ import pytest
 from optuna.trial import TrialState, create_trial
 from rich.console import Console
 
+from dropopt.study.command.manifests import Job
 from dropopt.study.show.next_lines import best_file
 from dropopt.study.show.progress import Progress
 from dropopt.study.show.summary import Outcome, show_summary
@@ -47,7 +48,7 @@ def test_failures_are_grouped_by_reason(study):
 def test_the_next_commands_can_be_typed(study):
     """Names are quoted, --storage is repeated if it was given, and a finished study needs a larger target."""
     text = printed(study)
-    assert "dropopt export --study 'a study' --storage 'runs/my db' -o best-a-study.yaml" in text
+    assert f"dropopt export --study 'a study' --storage 'runs/my db' -o {best_file('a study')}" in text
     assert "dropopt run a --n-trials 6\n" in text
     assert "--storage" not in printed(study, storage_hint="")
     assert "dropopt run a --n-trials 5\n" in printed(study, n_trials=5)
@@ -103,4 +104,15 @@ def test_only_commands_that_work_are_suggested(study):
 def test_a_study_s_name_cannot_lead_out_of_the_folder(name):
     """The suggested file lies in the current folder, whatever the name of the study."""
     file = best_file(name)
-    assert re.fullmatch(r"best-[A-Za-z0-9_-]{1,80}\.yaml", file)
+    assert re.fullmatch(r"best-[\w.-]{1,80}\.yaml", file)
+    assert len(file.encode()) <= 90
+
+
+def test_each_study_has_a_file_and_a_job_of_its_own():
+    """Names that differ only in symbols, in letters of other alphabets, in case or after 80 letters; others stay."""
+    names = ["a b", "a/b", "a+b", "a-b", "日本", "中国", "写真", "+", "-", "x" * 90, "x" * 91, "größe", "A b"]
+    assert len({best_file(name) for name in names}) == len(names)
+    assert len({Job(name, None).title for name in names}) == len(names)
+    assert [best_file(name) for name in ("digits", "größe", "日本", "v1.2_a-b")] == [
+        *("best-digits.yaml", "best-größe.yaml", "best-日本.yaml", "best-v1.2_a-b.yaml")
+    ]
