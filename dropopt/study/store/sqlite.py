@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dropopt.config import ConfigError
-from dropopt.study.store.url import VARIABLE
+from dropopt.study.store.url import VARIABLE, reason
 
 #: Seconds to wait for another process that is writing to a SQLite file.
 BUSY_TIMEOUT = 60
@@ -63,7 +63,7 @@ def prepare_sqlite(path: Path, create: bool) -> None:
     except sqlite3.Error as error:
         if error.sqlite_errorcode == sqlite3.SQLITE_NOTADB:
             raise ConfigError(f"storage {path} is not a SQLite file; move the file or give another --storage") from None
-        raise ConfigError(f"storage {path} cannot be used: {error}") from None
+        raise ConfigError(f"storage {path} cannot be used: {reason(error)}") from None
 
 
 def _create(path: Path) -> None:

@@ -82,18 +82,25 @@ def test_errors_of_storages_that_cannot_be_opened():
     assert not Path("none.db").exists()
 
 
-def test_a_storage_that_cannot_be_created_leaves_no_file(tmp_path, monkeypatch):
-    """A disk that is full: one line, and neither the database nor its draft."""
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ("database or disk is full", "database or disk is full"),
+        ("disk I/O error", "disk I/O error: the disk may be full or may have failed; free space .* and try again"),
+    ],
+)
+def test_a_storage_that_cannot_be_created_leaves_no_file(tmp_path, monkeypatch, message, shown):
+    """A disk that is full: one line that says what to do, and neither the database nor its draft."""
 
     class Full(sqlite3.Connection):
         def execute(self, *_):
-            error = sqlite3.OperationalError("database or disk is full")
+            error = sqlite3.OperationalError(message)
             error.sqlite_errorcode = sqlite3.SQLITE_FULL
             raise error
 
     connect = sqlite3.connect
     monkeypatch.setattr(sqlite3, "connect", lambda path, **options: connect(path, **options, factory=Full))
-    with pytest.raises(ConfigError, match=r"^storage new\.db cannot be used: database or disk is full$"):
+    with pytest.raises(ConfigError, match=rf"^storage new\.db cannot be used: {shown}$"):
         open_storage(resolve("new.db"))
     assert list(tmp_path.iterdir()) == []
 
