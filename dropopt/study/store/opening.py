@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlite3
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,14 @@ from dropopt.study.store.lock import WriterLock
 from dropopt.study.store.patient import Patience, is_outage, patient
 from dropopt.study.store.proxy import SCHEME, is_remote_error, open_proxy
 from dropopt.study.store.sound import sound
-from dropopt.study.store.sqlite import BUSY_TIMEOUT, Connection, make_folder, prepare_sqlite
+from dropopt.study.store.sqlite import (
+    BUSY_TIMEOUT,
+    Connection,
+    connect_to_read,
+    is_read_only,
+    make_folder,
+    prepare_sqlite,
+)
 from dropopt.study.store.url import reason, redact
 
 if TYPE_CHECKING:
@@ -62,11 +70,15 @@ def open_storage(url: str, *, create: bool = True) -> BaseStorage:
 
     try:
         parsed = sqlalchemy.engine.make_url(url)
+        arguments = _engine_kwargs(parsed)
         if parsed.get_backend_name() == "sqlite":
             if parsed.database in (None, "", ":memory:"):
                 raise ConfigError(f"storage {url} is lost when this process ends; give a file: sqlite:///FILE.db")
-            prepare_sqlite(Path(str(parsed.database)), create)
-        backend = _open_database(url, _engine_kwargs(parsed))
+            file = Path(str(parsed.database))
+            prepare_sqlite(file, create)
+            if not create and is_read_only(file):
+                arguments = {"creator": partial(connect_to_read, file)}
+        backend = _open_database(url, arguments)
     except ConfigError:
         raise
     except (ImportError, sqlalchemy.exc.NoSuchModuleError) as error:
@@ -125,8 +137,11 @@ class Opened:
         if patience is None:
             self.storage = sound(open_storage(url, create=create))
             return
-        if file is not None and "://" in url:
+        if file is not None and ("://" in url or file.exists()):
             make_folder(file.parent)
+            if file.exists() and is_read_only(file):
+                raise ConfigError(f"storage {file} is not writable; give another --storage")
+        if file is not None and "://" in url:
             self._lock = WriterLock(file)
         try:
             opened = open_storage(url, create=create) if file is not None else patience.call(lambda: _reached(url))

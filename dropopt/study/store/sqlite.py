@@ -13,6 +13,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from dropopt.config import ConfigError
 from dropopt.study.store.url import VARIABLE, reason
@@ -37,7 +38,10 @@ class Connection(sqlite3.Connection):
 
 
 def prepare_sqlite(path: Path, create: bool) -> None:
-    """Check the file, or create it, and switch it to the write-ahead log, which is stored in the file."""
+    """Check the file, or create it, and switch it to the write-ahead log, which is stored in the file.
+
+    A file that this process cannot write is only checked, unless ``create`` says that it will be written.
+    """
     if not path.exists():
         if not create:
             raise ConfigError(f"no storage at {path}; run a study first, or give --storage or {VARIABLE}")
@@ -51,8 +55,10 @@ def prepare_sqlite(path: Path, create: bool) -> None:
     try:
         if not path.exists():
             _create(path)
-        with closing(sqlite3.connect(path, timeout=BUSY_TIMEOUT)) as connection:
-            connection.execute("PRAGMA journal_mode=WAL")
+        reading = not create and is_read_only(path)
+        with closing(connect_to_read(path) if reading else sqlite3.connect(path, timeout=BUSY_TIMEOUT)) as connection:
+            if not reading:
+                connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA schema_version").fetchone()
             if create:
                 _check_pages(connection, path)
@@ -64,6 +70,22 @@ def prepare_sqlite(path: Path, create: bool) -> None:
         if error.sqlite_errorcode == sqlite3.SQLITE_NOTADB:
             raise ConfigError(f"storage {path} is not a SQLite file; move the file or give another --storage") from None
         raise ConfigError(f"storage {path} cannot be used: {reason(error)}") from None
+
+
+def is_read_only(path: Path) -> bool:
+    """Whether this process may not write the file, or not the files that SQLite needs beside it."""
+    return not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK | os.X_OK))
+
+
+def connect_to_read(path: Path) -> sqlite3.Connection:
+    """Open a file that this process cannot write.
+
+    SQLite then needs the files of the write-ahead log as a writer has left them. Without them the file is complete, and
+    it is read as one that does not change.
+    """
+    written = any(path.with_name(f"{path.name}-{kind}").exists() for kind in ("wal", "journal"))
+    address = f"file:{quote(str(path.absolute()))}?{'mode=ro' if written else 'immutable=1'}"
+    return sqlite3.connect(address, uri=True, timeout=BUSY_TIMEOUT, check_same_thread=False, factory=Connection)
 
 
 def _create(path: Path) -> None:

@@ -1,8 +1,10 @@
 """Storages: files and URLs, errors when they cannot be opened, and hidden passwords."""
 
+import os
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import fake_study
@@ -16,8 +18,9 @@ from sqlalchemy.exc import OperationalError
 from dropopt.config import ConfigError
 from dropopt.study.store import opening
 from dropopt.study.store.lock import WriterLock
-from dropopt.study.store.opening import open_storage
+from dropopt.study.store.opening import Opened, open_storage
 from dropopt.study.store.patient import Patience
+from dropopt.study.store.queries import find_study
 from dropopt.study.store.url import redact, resolve
 
 
@@ -205,3 +208,22 @@ def test_a_server_that_goes_away_while_it_is_opened_is_waited_for(monkeypatch):
 
     monkeypatch.setattr(opening, "open_storage", open_storage)
     assert Patience(seconds=5).call(lambda: opening._reached("postgresql://host/db")) is opened
+
+
+@pytest.mark.parametrize("name", ["s.db", "s.log"])
+@pytest.mark.parametrize("locked", ["file", "folder"])
+def test_a_storage_that_cannot_be_written_is_read_and_only_read(tmp_path, monkeypatch, name, locked):
+    """Of another user, or on a read-only disk: nothing is written beside it, and a writer is refused at once."""
+    file = tmp_path / name
+    with closing(Opened(resolve(name))) as opened:
+        study = optuna.create_study(study_name="mine", storage=opened.storage)
+        study.add_trial(optuna.trial.create_trial(value=0.5))
+    refused = file if locked == "file" else tmp_path
+    allowed = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).absolute() != refused and allowed(path, mode))
+    before = {one.name: one.stat().st_mtime_ns for one in tmp_path.iterdir()}
+    with closing(Opened(resolve(name), create=False)) as opened:
+        assert [trial.value for trial in find_study(opened.storage, "mine").get_trials()] == [0.5]
+        assert {one.name: one.stat().st_mtime_ns for one in tmp_path.iterdir()} == before
+    with pytest.raises(ConfigError, match=r"is not writable; give another --storage$"):
+        Opened(resolve(name), create=False, patience=Patience(0.0, print))
