@@ -20,7 +20,7 @@ from dropopt.study.confirm.runs import (
     run_of,
 )
 from dropopt.study.store.errors import StorageError
-from dropopt.study.store.keys import GIVEN_BACK, OUT, OUT_JUDGED
+from dropopt.study.store.keys import CONFIG, GIVEN_BACK, OUT, OUT_JUDGED
 from dropopt.study.store.lease import WorkerIdentity
 from dropopt.study.store.ledger import Ledger, with_seed
 from dropopt.study.store.queries import judged, optimised
@@ -173,7 +173,10 @@ class RunLedger(Ledger):
     def _configure(self, trial: optuna.Trial) -> RunConfig:
         configuration = trial.suggest_int(CONFIGURATION, 0, LARGEST)
         repeat = trial.suggest_int(REPEAT, 0, LARGEST)
-        return with_seed(self._configurations[configuration], Run(repeat, configuration).seed)
+        known = self._configurations.get(configuration)
+        if known is None:  # another confirmation, with other options, has enqueued it in the meantime
+            known = RunConfig.parse(self._search.get_trials(deepcopy=False)[configuration].user_attrs[CONFIG])
+        return with_seed(known, Run(repeat, configuration).seed)
 
     def _keeps(self, trial: optuna.Trial, target: int | None) -> bool:
         """Whether the trial was enqueued, and no other trial has its run; otherwise it is given back.

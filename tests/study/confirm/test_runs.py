@@ -27,6 +27,7 @@ from dropopt.study.confirm.runs import (
 from dropopt.study.store.errors import StorageError
 from dropopt.study.store.keys import (
     BASE,
+    CONFIG,
     CONFIRMS,
     GIVEN_BACK,
     ID,
@@ -119,6 +120,18 @@ def test_two_confirmations_do_not_run_one_run(search):
     trials.append(run(1, 0))
     trials[-1].number = 6
     assert [is_run_elsewhere(trial, trials, again=True) for trial in trials] == [False] * 6 + [True]
+
+
+def test_a_ledger_starts_a_run_that_another_confirmation_enqueued(search):
+    """Its configuration may take part in that confirmation alone: it is read from the search."""
+    own = RunConfig.parse({"train": {"lr": 0.3}}).model_dump(mode="json")
+    search.add_trial(create_trial(value=1.0, user_attrs={CONFIG: own}))
+    number = len(search.trials) - 1
+    runs = make_runs(search, CONFIRMS, {}, "loss")
+    ledger = RunLedger(runs, search, {}, race=Race(3, ()))
+    enqueue(runs, [Run(1, number)])
+    _, configuration = ledger.ask()
+    assert (configuration.train.lr, configuration.train.seed) == (0.3, Run(1, number).seed)
 
 
 def test_a_ledger_starts_runs_and_drops_those_of_a_configuration_that_failed(search):
