@@ -33,6 +33,8 @@ _DAMAGED = (
     *(OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, MemoryError),
     *(SyntaxError, tokenize.TokenError),  # a header is a Python literal
 )
+#: What to do with samples or targets that are no images with classes.
+_OTHERWISE = "for other {}, write a function that returns torch.utils.data.TensorDataset(x, y)"
 #: Numbers of channels by which the layouts (N, H, W, C) and (N, C, H, W) are told apart.
 _CHANNELS = (1, 2, 3, 4)
 
@@ -148,6 +150,7 @@ def _images(name: str, key: str, array: Any) -> Tensor:
     if array.ndim != 4 or 0 in array.shape:
         raise ConfigError(
             f"{name}: {key} must be (N, H, W), (N, H, W, C) or (N, C, H, W) and not empty, got {array.shape}"
+            + ("" if 0 in array.shape else f"; {_OTHERWISE.format('samples')}")
         )
     if array.dtype == np.uint8 or array.dtype == np.bool_:
         return torch.from_numpy(np.ascontiguousarray(array, dtype=np.uint8))
@@ -180,10 +183,20 @@ def _check_alike(name: str, key: str, kind: Any, train: Any) -> None:
 
 def _check_labels(name: str, key: str, labels: Any) -> None:
     if labels.ndim not in (1, 2) or (labels.ndim == 2 and labels.shape[1] != 1) or labels.dtype.kind not in "biuUS":
-        hint = "; convert them with .astype(int)" if labels.dtype.kind == "f" else ""
         raise ConfigError(
-            f"{name}: {key} must be (N,) integers or names, got {labels.dtype} of shape {labels.shape}{hint}"
+            f"{name}: {key} must be (N,) integers or names, got {labels.dtype} of shape {labels.shape}{_hint(labels)}"
         )
+
+
+def _hint(labels: Any) -> str:
+    """What to do with ``labels`` that are no class numbers."""
+    if labels.dtype.kind not in "biuf":
+        return ""
+    if labels.ndim == 2 and (((labels == 0) | (labels == 1)).all() and (labels.sum(1) == 1).all()):
+        return "; convert one-hot rows with .argmax(1)"
+    if labels.ndim == 1 and (labels == np.round(labels)).all():
+        return "; convert them with .astype(int)"
+    return f"; {_OTHERWISE.format('targets')}"
 
 
 def _numbers(name: str, key: str, labels: Any, classes: Any) -> Tensor:

@@ -11,6 +11,8 @@ from dropopt.config import DataConfig
 from dropopt.training import load_data
 
 ARRAYS = "x, y, x_validation, y_validation, x_test, y_test, classes"
+#: What an error says about samples or targets that are no images with classes.
+TENSORS = "write a function that returns torch.utils.data.TensorDataset(x, y)"
 
 
 class TestNumpy:
@@ -59,11 +61,16 @@ class TestNumpy:
             ({"x": images(6, 5, 5), "y": np.arange(5)}, "{}: x has 6 images, y 5 labels"),
             (
                 {"x": images(6, 5), "y": np.arange(6)},
-                "{}: x must be (N, H, W), (N, H, W, C) or (N, C, H, W) and not empty, got (6, 5)",
+                "{}: x must be (N, H, W), (N, H, W, C) or (N, C, H, W) and not empty, got (6, 5)"
+                + f"; for other samples, {TENSORS}",
             ),
             ({"x": images(6, 5, 5), "y": np.zeros(6, int)}, "{}: at least two classes are needed, got ['0']"),
             (
                 {"x": images(6, 5, 5), "y": np.linspace(0, 1, 6)},
+                f"{{}}: y must be (N,) integers or names, got float64 of shape (6,); for other targets, {TENSORS}",
+            ),
+            (
+                {"x": images(6, 5, 5), "y": np.arange(6) % 2.0},
                 "{}: y must be (N,) integers or names, got float64 of shape (6,); convert them with .astype(int)",
             ),
             ({"x": np.full((6, 5, 5), np.nan), "y": np.arange(6) % 2}, "{}: x holds values that are not finite"),
@@ -95,11 +102,15 @@ class TestNumpy:
             ),
             (
                 {"x": images(6, 5, 5), "y": np.linspace(0, 1, 6), "classes": ["a", "b"]},
-                "{}: y must be (N,) integers or names, got float64 of shape (6,); convert them with .astype(int)",
+                f"{{}}: y must be (N,) integers or names, got float64 of shape (6,); for other targets, {TENSORS}",
             ),
             (
                 {"x": images(6, 5, 5), "y": [[0, 1]] * 6},
-                "{}: y must be (N,) integers or names, got int64 of shape (6, 2)",
+                "{}: y must be (N,) integers or names, got int64 of shape (6, 2); convert one-hot rows with .argmax(1)",
+            ),
+            (
+                {"x": images(6, 5, 5), "y": [[0, 1], [1, 1]] * 3},
+                f"{{}}: y must be (N,) integers or names, got int64 of shape (6, 2); for other targets, {TENSORS}",
             ),
             (
                 {"x": images(6, 5, 5), "y": np.arange(6), "y_train": np.arange(6)},
