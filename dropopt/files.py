@@ -128,7 +128,7 @@ def name_part(name: str, unwanted: str = r"[^\w.-]+", most: int = 80, *, lower: 
     except UnicodeEncodeError:  # the names of files are ASCII here
         unwanted = r"[^A-Za-z0-9_.-]+"
     found = re.sub(unwanted, "-", name.lower() if lower else name).strip("-")
-    if found == name and len(name.encode()) <= most:
+    if found and found == name and len(name.encode()) <= most:
         return name
     digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:8]
     short = found.encode()[: most - len(digest) - 1].decode(errors="ignore").strip("-")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-import re
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from dropopt.files import name_part
 from dropopt.study.store.keys import ACCURACY, ANCHOR, BEST_EPOCH, BEST_LOSS, PORTFOLIO, REASON, SECONDS
 from dropopt.study.store.opening import Opened
 from dropopt.study.store.queries import find_study, metric_key, task_of
@@ -52,10 +51,7 @@ class Record:
 
         A name that had to be changed ends with a hash of the study's name, so that two studies never share a folder.
         """
-        allowed = re.sub(r"[^\w.-]+", "-", self.study).strip(".")[:100]
-        if allowed and allowed == self.study:
-            return allowed
-        return f"{allowed}-{hashlib.sha256(self.study.encode(errors='surrogatepass')).hexdigest()[:8]}"
+        return name_part(self.study, r"[^\w.-]+|^\.+", 110)
 
 
 def record_of(study: optuna.Study, trial: FrozenTrial) -> Record:

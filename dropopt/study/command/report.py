@@ -23,7 +23,7 @@ def report(
     """
     from dropopt.study.command.output import check_writable
     from dropopt.study.report.build import build
-    from dropopt.study.report.write import check_same_report, write, write_pictures
+    from dropopt.study.report.write import check_name, check_same_report, write, write_pictures
     from dropopt.study.show.console import busy
     from dropopt.study.show.next_lines import best_file
     from dropopt.study.store.opening import Opened
@@ -33,6 +33,7 @@ def report(
     with closing(Opened(resolve(storage), create=False)) as opened:
         found = find_study(opened.storage, study)
         path = output or Path(best_file(found.study_name, "html", "report"))
+        check_name(path)
         check_writable(path)
         if not force:
             check_same_report(path, found.study_name)

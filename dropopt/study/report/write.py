@@ -15,6 +15,12 @@ DPI = 200
 HEAD = 4096
 
 
+def check_name(path: Path) -> None:
+    """Raise :class:`ConfigError` if a file of this name would not be opened by a browser."""
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(f"a report is an HTML file, got {path}; give {path.with_suffix('.html')}")
+
+
 def check_same_report(path: Path, study: str) -> None:
     """Check that ``path`` does not exist, or is an earlier report of the same study.
 

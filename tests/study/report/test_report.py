@@ -15,7 +15,7 @@ from shown_study import shown_study
 from dropopt.config import ConfigError
 from dropopt.study.report.build import build
 from dropopt.study.report.charts import charts
-from dropopt.study.report.write import check_same_report, write, write_pictures
+from dropopt.study.report.write import check_name, check_same_report, write, write_pictures
 from dropopt.study.show import series
 from dropopt.study.show.snapshot import Snapshot
 
@@ -133,6 +133,9 @@ def test_files_are_written_and_not_replaced_unasked(tmp_path):
     (tmp_path / "mine.html").write_text("mine")
     with pytest.raises(ConfigError, match="was not written by dropopt report"):
         check_same_report(tmp_path / "mine.html", EVIL)
+    check_name(path)
+    with pytest.raises(ConfigError, match=r"^a report is an HTML file, got r\.pdf; give r\.html$"):
+        check_name(Path("r.pdf"))
     pictures = write_pictures(tmp_path / "figures", first)
     assert {one.name for one in pictures} >= {"curves.png", "rates.png", "cost.png"}
     with Image.open(pictures[0]) as image:
