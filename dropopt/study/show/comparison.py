@@ -32,6 +32,8 @@ LINE, LINE_HEIGHT, WIDTH, ROW = 110, 22, 1000, 60
 TOP = 75
 #: What the colour of an arm means.
 GREY = "arms without the engine in grey"
+#: What the intervals do not contain.
+SCOPE = "The intervals are over seeds of training. Another search of an arm may find another winner."
 
 
 def show_comparison(console: Console, found: Comparison) -> None:
@@ -41,6 +43,7 @@ def show_comparison(console: Console, found: Comparison) -> None:
     console.print(_costs(found))
     for note in found.notes:
         say(console, f"note: {note}", "yellow")
+    say(console, SCOPE, "dim")
     say(console, found.verdict, "bold")
 
 
@@ -72,7 +75,8 @@ def _page(found: Comparison) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1"></head>\n'
         '<body style="margin: 1.5rem; font: 16px/1.5 system-ui, sans-serif; background: #fff; color: #2a3f5f">\n'
         f'<h1 style="font-size: 1.4rem">{title}</h1>\n<p>{verdict}</p>\n'
-        f"<p>{quantity(found.seeds, 'fresh seed')}; means with 95% intervals, and a point for each seed; {GREY}</p>\n"
+        f"<p>{quantity(found.seeds, 'fresh seed')}; means with 95% intervals, and a point for each seed; {GREY}. "
+        f"{SCOPE}</p>\n"
         f'<div role="img" aria-label="{alt}">{drawing}</div>\n</body></html>\n'
     )
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from dropopt.config import TaskConfig
 from dropopt.study.confirm.comparison import compare_arms
 from dropopt.study.confirm.intervals import mean_of
-from dropopt.study.show.comparison import figure, show_comparison
+from dropopt.study.show.comparison import SCOPE, figure, show_comparison
 
 ARMS = [
     arm("base", [0.40, 0.41, 0.43], baseline=True),
@@ -47,6 +47,7 @@ def test_the_table_has_the_differences_and_the_corrected_p(task, by, sign):
     file = io.StringIO()
     show_comparison(Console(file=file, width=200), found)
     text = " ".join(file.getvalue().split())
+    assert SCOPE in text
     for one in found.contrasts:
         gap = one.objective.interval
         low, high = sorted((sign * gap.low, sign * gap.high))
