@@ -5,7 +5,9 @@
     python -m tests.benchmarks.evidence cifar10 --cifar10 runs/cifar10.npz    made by tests.benchmarks.arrays
     python -m tests.benchmarks.evidence photos --photos FOLDER    a folder of images, as for studies/folder.py
     python -m tests.benchmarks.evidence digits --network vgg
+    python -m tests.benchmarks.evidence digits --draw 1
     python -m tests.benchmarks.evidence --table runs/evidence-*.db
+    python -m tests.benchmarks.evidence --draws runs/evidence-digits.draw*.db
     python -m tests.benchmarks.evidence --figure .github/images/evidence.svg runs/evidence-*.db
 
 Each arm is a search space in ``tests/benchmarks/arms``; all of them search the learning rate and the weight decay over
@@ -42,7 +44,9 @@ DEFAULT = ("own", "own_uniform", "averaged", "dropout2d", "dropout", "none")
 def show(options: argparse.Namespace) -> None:
     """Print or draw what the storages that ``options`` name have confirmed."""
     results = evidence_results.confirmed(options.data, options.arms)
-    if options.table:
+    if options.draws:
+        results = evidence_results.over_draws(results)
+    if options.table or options.draws:
         for data, arms in results.items():
             Console(width=200).print(evidence_results.table(data, arms))
     if options.figure is not None:
@@ -53,23 +57,25 @@ def show(options: argparse.Namespace) -> None:
 def main() -> None:
     """Run the comparison that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", nargs="+", help=f"{', '.join(DATA)}; for --table and --figure, storages")
+    parser.add_argument("data", nargs="+", help=f"{', '.join(DATA)}; for --table, --draws and --figure, storages")
     parser.add_argument("--table", action="store_true", help="print the results in storages as tables")
+    parser.add_argument("--draws", action="store_true", help="as --table, over the draws of each data set")
     parser.add_argument("--figure", type=Path, help="a file (.svg, .png) in which to draw the results in storages")
     add_file_options(parser)
     parser.add_argument("--arms", nargs="+", help="the arms to compare or to show")
     parser.add_argument("--network", default=NETWORK, help="the network, as in model.name")
+    parser.add_argument("--draw", type=int, default=0, help="seed of the search, the images used and their split")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--top", type=int, default=2)
     parser.add_argument("--n-jobs", type=int, help="trials at a time; by default one for each core")
     options = parser.parse_args()
-    if options.table or options.figure is not None:
+    if options.table or options.draws or options.figure is not None:
         show(options)
         return
     (data, *others) = options.data
     if others or data not in DATA:
         parser.error(f"give one of: {', '.join(DATA)}")
-    study = definition(data, given_files(options), network=options.network)
+    study = definition(data, given_files(options), network=options.network, draw=options.draw)
     storage, jobs = f"runs/evidence-{study.name}.db", options.n_jobs or -1
     arms = []
     for arm in options.arms or DEFAULT:

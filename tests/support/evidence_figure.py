@@ -8,13 +8,12 @@ from itertools import zip_longest
 from pathlib import Path
 
 import matplotlib as mpl
-from evidence_results import ARMS, DATA, REFERENCE
+from evidence_results import ARMS, DATA, REFERENCE, Outcome
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from dropopt.study.confirm.comparison import ArmResult
 from dropopt.study.confirm.intervals import Interval, holm, mean_of, paired
 
 #: Panels in a row.
@@ -53,21 +52,21 @@ class Panel:
     rows: tuple[Row, ...]
 
 
-def panels(found: Mapping[str, Mapping[str, ArmResult]]) -> list[Panel]:
+def panels(found: Mapping[str, Mapping[str, Outcome]]) -> list[Panel]:
     """The data sets on which the reference and another arm were confirmed, from :func:`evidence_results.confirmed`."""
     return [one for data, arms in found.items() if (one := _panel(data, arms)) is not None]
 
 
-def _panel(data: str, arms: Mapping[str, ArmResult]) -> Panel | None:
+def _panel(data: str, arms: Mapping[str, Outcome]) -> Panel | None:
     reference = arms.get(REFERENCE)
-    if reference is None or reference.test is None:
+    if reference is None:
         return None
     level = mean_of(list(reference.test.objective.values())).mean
     rows, p_values = [], []
     for arm in [*ARMS, *sorted(arms.keys() - ARMS.keys())]:
-        if arm == REFERENCE or arm not in arms or (test := arms[arm].test) is None:
+        if arm == REFERENCE or arm not in arms:
             continue
-        difference = paired(test.objective, reference.test.objective)
+        difference = paired(arms[arm].test.objective, reference.test.objective)
         if difference is not None:
             gap = difference.interval
             percent = Interval(100 * gap.mean / level, 100 * gap.low / level, 100 * gap.high / level, gap.n)
@@ -135,7 +134,7 @@ def _legend(found: Sequence[Panel]) -> list[Line2D]:
     ]
 
 
-def save(results: Mapping[str, Mapping[str, ArmResult]], path: Path) -> list[Panel]:
+def save(results: Mapping[str, Mapping[str, Outcome]], path: Path) -> list[Panel]:
     """Write the figure of the confirmed ``results``; the format is that of the suffix of ``path``."""
     found = panels(results)
     if not found:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Literal
 
+from evidence_tasks import DRAW
 from rich.box import MARKDOWN
 from rich.table import Table
 
 from dropopt.study.confirm.arms import arm_of_study
-from dropopt.study.confirm.comparison import ArmResult, arm_result
+from dropopt.study.confirm.comparison import arm_result
 from dropopt.study.confirm.intervals import holm, mean_of, paired
+from dropopt.study.confirm.results import Scores
 from dropopt.study.store.opening import Opened
 from dropopt.study.store.queries import find_study, searches
 from dropopt.study.store.url import resolve
@@ -52,9 +57,19 @@ DATA = {
 }
 
 
-def confirmed(storages: Sequence[str], arms: Collection[str] | None = None) -> dict[str, dict[str, ArmResult]]:
+@dataclass(frozen=True)
+class Outcome:
+    """The scores of an arm's winner, by seed, or by draw once several are put together."""
+
+    #: Whether the arm is plain dropout or none.
+    baseline: bool
+    test: Scores
+    validation: Scores
+
+
+def confirmed(storages: Sequence[str], arms: Collection[str] | None = None) -> dict[str, dict[str, Outcome]]:
     """The arms in ``storages`` that were confirmed and tested, by data set and name: all, or those in ``arms``."""
-    found: dict[str, dict[str, ArmResult]] = {}
+    found: dict[str, dict[str, Outcome]] = {}
     for given in storages:
         with closing(Opened(resolve(given), create=False)) as opened:
             for name in searches(opened.storage):
@@ -63,17 +78,27 @@ def confirmed(storages: Sequence[str], arms: Collection[str] | None = None) -> d
                     continue
                 result = arm_result(opened.storage, arm_of_study(arm, find_study(opened.storage, name)))
                 if result is not None and result.test is not None:
-                    found.setdefault(data, {})[arm] = result
+                    outcome = Outcome(result.baseline, result.test, result.winner.validation)
+                    found.setdefault(data, {})[arm] = outcome
     known = [*DATA, *sorted(found.keys() - DATA.keys())]
     return {data: found[data] for data in known if data in found}
 
 
-def table(data: str, arms: Mapping[str, ArmResult]) -> Table:
+def over_draws(found: Mapping[str, Mapping[str, Outcome]]) -> dict[str, dict[str, Outcome]]:
+    """Put the draws of each data set together: the scores of an arm are then its means over seeds, by draw."""
+    drawn: dict[str, dict[str, dict[int, Outcome]]] = {}
+    for task, arms in found.items():
+        data, _, draw = task.partition(DRAW)
+        for arm, outcome in arms.items():
+            drawn.setdefault(data, {}).setdefault(arm, {})[int(draw or 0)] = outcome
+    return {data: {arm: _by_draw(draws) for arm, draws in arms.items()} for data, arms in drawn.items()}
+
+
+def table(data: str, arms: Mapping[str, Outcome]) -> Table:
     """The scores of the arms on a data set, from the lowest test loss, and the paired differences to the reference."""
-    tests = {name: one.test for name, one in arms.items() if one.test is not None}
-    order = sorted(tests, key=lambda name: mean_of(list(tests[name].loss.values())).mean)
-    reference = tests[REFERENCE].loss if REFERENCE in tests else {}
-    gaps = {name: paired(tests[name].loss, reference) for name in order if name != REFERENCE}
+    order = sorted(arms, key=lambda name: mean_of(list(arms[name].test.loss.values())).mean)
+    reference = arms[REFERENCE].test.loss if REFERENCE in arms else {}
+    gaps = {name: paired(arms[name].test.loss, reference) for name in order if name != REFERENCE}
     known = {name: gap for name, gap in gaps.items() if gap is not None}
     adjusted = dict(zip(known, holm([gap.p for gap in known.values()]), strict=True))
     columns = (DATA.get(data, data), "test loss", "test accuracy", "ECE", f"loss compared with {REFERENCE}")
@@ -84,10 +109,19 @@ def table(data: str, arms: Mapping[str, ArmResult]) -> Table:
             gap, p = known[name].interval, adjusted[name]
             chance = f"p = {p:.2g}" if p >= 0.0001 else "p < 0.0001"
             difference = f"{gap.mean:+.4f} ({gap.low:+.4f} to {gap.high:+.4f}), {chance}"
-        scores = tests[name]
+        scores = arms[name].test
         means = [_mean(values) for values in (scores.loss, scores.accuracy, scores.ece)]
-        result.add_row(ARMS.get(name, name), *means, difference, _mean(arms[name].winner.validation.loss))
+        result.add_row(ARMS.get(name, name), *means, difference, _mean(arms[name].validation.loss))
     return result
+
+
+def _by_draw(draws: Mapping[int, Outcome]) -> Outcome:
+    def means(kind: Literal["test", "validation"]) -> Scores:
+        scores: dict[int, Scores] = {draw: getattr(one, kind) for draw, one in draws.items()}
+        measures = ("objective", "loss", "accuracy", "ece")
+        return Scores(*({draw: fmean(getattr(one, it).values()) for draw, one in scores.items()} for it in measures))
+
+    return Outcome(any(one.baseline for one in draws.values()), means("test"), means("validation"))
 
 
 def _mean(values: dict[int, float]) -> str:

@@ -29,6 +29,8 @@ FILES = {**{name: f"the file of arrays of {name}" for name in ARRAYS}, "photos":
 DATA = ("digits", "fashion", *FILES)
 #: The network of the tasks that do not name another.
 NETWORK = "small"
+#: What stands before the number of a draw in the name of a task.
+DRAW = ".draw"
 #: Epochs of each training.
 EPOCHS = 25
 
@@ -44,18 +46,20 @@ def given_files(options: Namespace) -> dict[str, str]:
     return {name: path for name in FILES if (path := getattr(options, name)) is not None}
 
 
-def task(name: str, network: str) -> str:
-    """Return what a data set with a network is called in names of studies, such as ``digits`` or ``digits.vgg``."""
-    return name if network == NETWORK else f"{name}.{network.rpartition(':')[2]}"
+def task(name: str, network: str, draw: int = 0) -> str:
+    """Return what a data set with a network is called in names of studies: ``digits.vgg``, ``digits.draw1``."""
+    found = name if network == NETWORK else f"{name}.{network.rpartition(':')[2]}"
+    return found if draw == 0 else f"{found}{DRAW}{draw}"
 
 
-def definition(name: str, files: Mapping[str, str], *, network: str = NETWORK) -> Study:
+def definition(name: str, files: Mapping[str, str], *, network: str = NETWORK, draw: int = 0) -> Study:
     """Return the study that says on which data, with which network and how configurations are trained.
 
     Args:
         name: One of :data:`DATA`.
         files: The paths of the data sets in :data:`FILES`.
         network: The network, as in ``model.name``.
+        draw: Seed of the search, of the images that are used and of their split, from 0.
 
     Raises:
         SystemExit: The path of the data set is missing.
@@ -72,7 +76,10 @@ def definition(name: str, files: Mapping[str, str], *, network: str = NETWORK) -
         data = {"name": f"numpy:{_absolute(files[name])}", "subset": ARRAYS[name]}
     else:
         data = {"name": f"folder:{_absolute(files[name])}", "image_size": 32, "subset": 2000}
-    return Study(name=task(name, network), data=data, model={"name": network}, train=train, n_trials=24)
+    data["split_seed"] = draw
+    return Study(
+        name=task(name, network, draw), data=data, model={"name": network}, train=train, n_trials=24, seed=draw
+    )
 
 
 def search(study: Definition, storage: str, jobs: int, console: Console) -> None:
