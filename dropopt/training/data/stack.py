@@ -86,8 +86,8 @@ class Stack:
         sentences = []
         if self.scaled:
             sentences.append(
-                f"{_have(self.filled - self.scaled)} 16 bits and {_have(self.scaled)} 8: 255 and 65535 are both "
-                "white; rescale the former if they use fewer bits"
+                f"{quantity(self.filled - self.scaled, 'image')} with 16 bits and {self.scaled} with 8: 255 and 65535 "
+                "are both white; rescale the former if they use fewer bits"
             )
         if self.truncated:
             sentences.append(f"{_have(self.truncated)} 16 bits per colour, of which the upper 8 are used")

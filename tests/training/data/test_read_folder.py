@@ -398,7 +398,7 @@ class TestPrecision:
             count = 6 if deep_first else 14
             (notice,) = data.notices
             assert notice.removeprefix(f"{data.name}: ") == (
-                f"{count} images have 16 bits and {20 - count} have 8: 255 and 65535 are both white; rescale the "
+                f"{count} images with 16 bits and {20 - count} with 8: 255 and 65535 are both white; rescale the "
                 "former if they use fewer bits"
             )
             assert data.pixels.white == 65535
