@@ -9,6 +9,8 @@ import typer
 
 from dropopt.study.command import options
 from dropopt.study.command.errors import FAILED
+from dropopt.study.store.lease import GRACE
+from dropopt.study.store.patient import PATIENCE
 
 
 def confirm(
@@ -23,8 +25,8 @@ def confirm(
     checkpoints: options.ConfirmCheckpoints = None,
     code: options.Code = None,
     trust: options.Trust = False,
-    storage_patience: options.StoragePatience = 120.0,
-    grace: options.Grace = 30.0,
+    storage_patience: options.StoragePatience = PATIENCE,
+    grace: options.Grace = GRACE,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:

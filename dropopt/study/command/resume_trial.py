@@ -8,6 +8,8 @@ from pathlib import Path
 import typer
 
 from dropopt.study.command import options
+from dropopt.study.store.lease import GRACE
+from dropopt.study.store.patient import PATIENCE
 
 
 def resume_trial(
@@ -18,8 +20,8 @@ def resume_trial(
     checkpoints: options.Checkpoints = None,
     trial_timeout: options.ResumedTimeout = None,
     trial_memory: options.ResumedMemory = None,
-    storage_patience: options.StoragePatience = 120.0,
-    grace: options.Grace = 30.0,
+    storage_patience: options.StoragePatience = PATIENCE,
+    grace: options.Grace = GRACE,
     quiet: options.Quiet = False,
 ) -> None:
     """Continue a pruned trial, or one that a limit has ended, to its last epoch.
@@ -39,8 +41,8 @@ def resume_trial(
         checkpoints=(checkpoints, None),
         trial_timeout=(trial_timeout, None),
         trial_memory=(trial_memory, None),
-        storage_patience=(storage_patience, 120.0),
-        grace=(grace, 30.0),
+        storage_patience=(storage_patience, PATIENCE),
+        grace=(grace, GRACE),
     )
     console = make_console(quiet=quiet)
     patience = Patience(storage_patience, lambda line: say(console, line, "yellow"))

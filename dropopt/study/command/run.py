@@ -15,6 +15,8 @@ import typer
 
 from dropopt.study.command import options
 from dropopt.study.command.errors import guard
+from dropopt.study.store.lease import GRACE
+from dropopt.study.store.patient import PATIENCE
 
 if TYPE_CHECKING:
     from dropopt.study.define.definition import Definition
@@ -54,8 +56,8 @@ def run(
     ray_address: options.RayAddress = None,
     cpus_per_trial: options.CpusPerTrial = None,
     gpus_per_trial: options.GpusPerTrial = None,
-    storage_patience: options.StoragePatience = 120.0,
-    grace: options.Grace = 30.0,
+    storage_patience: options.StoragePatience = PATIENCE,
+    grace: options.Grace = GRACE,
     reclaim: options.Reclaim = False,
     quiet: options.Quiet = False,
 ) -> None:

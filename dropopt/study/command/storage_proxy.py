@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 
 from dropopt.study.command.options import ProxyHost, ProxyPort, Storage, StoragePatience
+from dropopt.study.store.patient import PATIENCE
 
 
 def storage_proxy(
     storage: Storage = None,
     host: ProxyHost = "127.0.0.1",
     port: ProxyPort = 13000,
-    storage_patience: StoragePatience = 120.0,
+    storage_patience: StoragePatience = PATIENCE,
 ) -> None:
     """Serve a storage to many workers with Optuna's gRPC proxy.
 

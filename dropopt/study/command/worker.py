@@ -9,6 +9,8 @@ from typing import Any
 import typer
 
 from dropopt.study.command import options
+from dropopt.study.store.lease import GRACE
+from dropopt.study.store.patient import PATIENCE
 
 
 def worker(
@@ -19,8 +21,8 @@ def worker(
     timeout: options.Timeout = None,
     checkpoints: options.Checkpoints = None,
     artifacts: options.Artifacts = None,
-    storage_patience: options.StoragePatience = 120.0,
-    grace: options.Grace = 30.0,
+    storage_patience: options.StoragePatience = PATIENCE,
+    grace: options.Grace = GRACE,
     print_for: options.Print = None,
     workers: options.Workers = None,
     cpus: options.Cpus = None,
@@ -39,8 +41,8 @@ def worker(
     others = options.typed(
         n_jobs=(n_jobs, -1),
         timeout=(timeout, None),
-        storage_patience=(storage_patience, 120.0),
-        grace=(grace, 30.0),
+        storage_patience=(storage_patience, PATIENCE),
+        grace=(grace, GRACE),
     )
     if print_for is not None:
         _print(print_for, study, storage, script, checkpoints, artifacts, others, given)

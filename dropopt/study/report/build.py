@@ -12,6 +12,7 @@ from dropopt.study.report.answers import answers
 from dropopt.study.report.charts import Chart, charts
 from dropopt.study.report.palette import VARIABLES
 from dropopt.study.report.svg import inline
+from dropopt.study.search.prior import is_file
 from dropopt.study.show import words
 from dropopt.study.show.effects_report import costs
 from dropopt.study.show.formatting import (
@@ -70,8 +71,9 @@ def build(study: optuna.Study, storage: str) -> Report:
 def _content(shot: Snapshot, storage: str) -> dict[str, Any]:
     """The values of the template's variables."""
     made = shot.attributes.get(MADE_WITH)
-    versions = made.get("versions", {}) if isinstance(made, dict) else {}
-    environment = {key: value for key, value in (made or {}).items() if value and key not in ("versions", "git")}
+    made = made if isinstance(made, dict) else {}  # a study of another program may have any attributes
+    versions = made.get("versions", {})
+    environment = {key: value for key, value in made.items() if value and key not in ("versions", "git")}
     return {
         "name": shot.name,
         "created": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
@@ -152,8 +154,11 @@ def _trials(shot: Snapshot) -> list[tuple[str, ...]]:
 def _lines(shot: Snapshot, storage: str) -> list[tuple[str, str]]:
     """The commands that repeat the study and use its result."""
     lines = []
-    if PLAN in shot.attributes and COMMAND in shot.attributes:
-        lines.append(("run the study again, in a new storage", _again(shot, storage)))
+    made, plan = (shot.attributes.get(key) for key in (MADE_WITH, PLAN))
+    if isinstance(plan, dict) and COMMAND in shot.attributes:
+        command = made.get("command") if isinstance(made, dict) else None
+        again = _again(command or shot.attributes[COMMAND], plan["n_trials"], storage)
+        lines.append(("run the study again, in a new storage", again))
     wanted = {
         "export": "write the best configuration to a file",
         "train": f"train with it; reports the test {shot.score}",
@@ -163,14 +168,13 @@ def _lines(shot: Snapshot, storage: str) -> list[tuple[str, str]]:
     return lines
 
 
-def _again(shot: Snapshot, storage: str) -> str:
+def _again(command: str, n_trials: int, storage: str) -> str:
     """The line that began the study, with its present number of trials and a storage that does not have it yet."""
-    made, plan = shot.attributes.get(MADE_WITH) or {}, shot.attributes[PLAN]
-    parts = shlex.split(str(made.get("command") or shot.attributes[COMMAND]))
+    parts = shlex.split(command)
     for option in {"--storage", "--n-trials"} & set(parts):
         place = parts.index(option)
         del parts[place : place + 2]
-    if "--prior" in parts and not parts[place := parts.index("--prior") + 1].endswith(".json"):
+    if "--prior" in parts and not is_file(parts[place := parts.index("--prior") + 1]):
         name, at, where = parts[place].partition("@")
         parts[place] = f"{name}@{where if at else (shlex.split(storage) or [DEFAULT_FILE.as_posix()])[-1]}"
-    return f"{shlex.join(parts)} --n-trials {plan['n_trials']} --storage again.db"
+    return f"{shlex.join(parts)} --n-trials {n_trials} --storage again.db"

@@ -78,6 +78,11 @@ def prior_of(study: optuna.Study) -> Prior:
     return Prior(study.study_name, export_evidence(study), top_configurations(study, CONFIGURATIONS))
 
 
+def is_file(given: str) -> bool:
+    """Whether ``--prior`` was given a file, and not a study."""
+    return Path(given).suffix == PRIOR_SUFFIX
+
+
 def load_prior(given: str, url: str) -> Prior:
     """Load a prior.
 
@@ -88,9 +93,8 @@ def load_prior(given: str, url: str) -> Prior:
     Raises:
         ConfigError: There is no such study, storage or file, or the file is not a prior.
     """
-    path = Path(given).expanduser()
-    if path.suffix == PRIOR_SUFFIX:
-        return _read(path)
+    if is_file(given):
+        return _read(Path(given).expanduser())
     name, at, where = given.partition("@")
     with closing(Opened(resolve(where) if at else url, create=False)) as opened:
         return prior_of(find_study(opened.storage, name))

@@ -137,11 +137,10 @@ class Opened:
         if patience is None:
             self.storage = sound(open_storage(url, create=create))
             return
-        if file is not None and ("://" in url or file.exists()):
-            make_folder(file.parent)
-            if file.exists() and is_read_only(file):
-                raise ConfigError(f"storage {file} is not writable; give another --storage")
+        if file is not None and file.exists() and is_read_only(file):
+            raise ConfigError(f"storage {file} is not writable; give another --storage")
         if file is not None and "://" in url:
+            make_folder(file.parent)
             self._lock = WriterLock(file)
         try:
             opened = open_storage(url, create=create) if file is not None else patience.call(lambda: _reached(url))

@@ -111,6 +111,9 @@ def test_studies_of_other_programs_have_a_report():
     several = optuna.create_study(directions=["minimize", "maximize"])
     several.add_trial(create_trial(values=[1.0, 2.0]))
     assert "no single best trial" in build(several, "").html
+    for name in ("plan", "command", "made_with"):  # names that another program may use as well
+        several.set_user_attr(name, "theirs")
+    assert "no single best trial" in build(several, "").html
 
 
 def test_results_that_were_added_by_hand_have_a_report():
