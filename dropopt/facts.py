@@ -22,6 +22,7 @@ class Facts:
         dropout_inside: Number of dropout layers that the network itself contains.
         dropout_at_places: Number of these at the places of the engine.
         inputs: The shapes of the inputs of one sample by name, if there are several; ``shape`` is that of the first.
+        own_batches: Whether a loader decides the training batches, so that ``train.batch_size`` does not apply.
 
     Example:
         >>> facts = Facts({"train": 80}, [1, 8, 8], 10, 0.1, 5000, ["conv1"], 0)
@@ -38,6 +39,7 @@ class Facts:
     dropout_inside: int
     dropout_at_places: int = 0
     inputs: dict[str, list[int]] = field(default_factory=dict)
+    own_batches: bool = False
 
     def plain(self) -> dict[str, Any]:
         """The facts as values for JSON."""

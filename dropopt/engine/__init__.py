@@ -25,7 +25,7 @@ Inside = Literal["keep", "replace", "error"]
 
 _NO_COMPLEXITY = (
     "attach() was called without the complexity of the data, on which the contextual member depends, and uses 0.5; "
-    "pass complexity=, for example dropopt.training.load_data(...).complexity, or set w_contextual=0"
+    "pass complexity=, for example dropopt.training.measure_complexity(train_loader), or set w_contextual=0"
 )
 
 

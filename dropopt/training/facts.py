@@ -11,6 +11,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from dropopt.facts import Facts
 from dropopt.inputs import parts
 from dropopt.training.data.dataset import Dataset
+from dropopt.training.data.reading import OwnBatches
 from dropopt.training.data.stream import Stream
 
 
@@ -42,4 +43,5 @@ def facts_of(data: Dataset, model: nn.Module, places: Iterable[str], inside: int
         dropout_inside=sum(isinstance(one, _DropoutNd) and one.p > 0 for one in model.modules()),
         dropout_at_places=inside,
         inputs={name: list(part.shape[1:]) for name, part in inputs.items()} if len(inputs) > 1 else {},
+        own_batches=isinstance(data.train, Stream) and isinstance(data.train.reader, OwnBatches),
     )

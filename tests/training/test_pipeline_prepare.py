@@ -5,12 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 from dropopt.config import ConfigError, RunConfig
 from dropopt.facts import Facts
 from dropopt.training import fit, prepare, train_run
 from dropopt.training.data.dataset import Dataset
-from dropopt.training.data.reading import Indexed
+from dropopt.training.data.reading import Indexed, OwnBatches
 from dropopt.training.data.split import Split
 from dropopt.training.data.stream import Stream
 from dropopt.training.facts import facts_of
@@ -166,6 +167,9 @@ def test_the_facts_describe_data_and_network():
     stream = Stream(Indexed("blank", None, torch.arange(40)), lambda batch: batch, split, classes=2)
     found = facts_of(replace(data, train=stream), nn.Linear(3, 2), ["0"])
     assert (found.images["train"], found.largest_share) == (40, 0.75)  # the share is that of the sample
+    assert not found.own_batches
+    stream = replace(stream, reader=OwnBatches("blank", DataLoader([0] * 6, batch_sampler=[[0, 1], [2]])))
+    assert facts_of(replace(data, train=stream), nn.Linear(3, 2), ["0"]).own_batches
     two = Split((torch.zeros(4, 3), torch.zeros(4, 2, 2)), torch.zeros(4))
     data = Dataset("pairs", (), train=two, validation=two.head(3), test=two.head(2))
     named = {"1": [3], "2": [2, 2]}

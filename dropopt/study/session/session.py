@@ -175,7 +175,6 @@ class Session:
             epochs = quantity(self._settings.base.train.epochs, "epoch")
             plan = f"{quantity(study.n_trials, 'trial')}{so_far} of at most {epochs}"
             how = f"sampler {study.sampler}, pruner {study.pruner}, seed {study.seed}"
-            self._line("training", words.training(self._settings.base.train.model_dump()))
             self._line("budget", f"{plan}, {slots} at a time; {how}")
 
     def train(self, pool: Pool, signals: SignalCatcher) -> int | None:
@@ -203,7 +202,8 @@ class Session:
 
     def open_study(self, ready: Ready) -> SearchLedger:
         """Create the study, or continue it, with the data that the first child has loaded."""
-        for word, line in words.about(ready.facts, self._settings.base.model_dump(mode="json")):
+        base = self._settings.base.model_dump(mode="json")
+        for word, line in [*words.about(ready.facts, base), ("training", words.training(base["train"], ready.facts))]:
             self._line(word, line)
         for notice in ready.notices:
             self._notice(notice)

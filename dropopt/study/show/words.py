@@ -26,7 +26,7 @@ def searched(shot: Snapshot) -> list[Line]:
     lines = [("searches", searched_space(shot.attributes.get(SPACE), names))] if names else []
     base = shot.attributes.get(BASE)
     if isinstance(base, Mapping):
-        lines += [*about(shot.facts, base), ("training", training(base["train"]))]
+        lines += [*about(shot.facts, base), ("training", training(base["train"], shot.facts))]
     lines.append(("budget", budget(shot)))
     if first := begins(shot.attributes, shot.trials):
         lines.append(("begins", first))
@@ -85,9 +85,10 @@ def network_words(facts: Facts) -> str:
     )
 
 
-def training(train: Mapping[str, Any]) -> str:
+def training(train: Mapping[str, Any], facts: Facts | None) -> str:
     """The recipe of training."""
-    return f"{quantity(train['epochs'], 'epoch')}, {train['optimizer']}, batches of {train['batch_size']}"
+    batches = "the loader's own batches" if facts and facts.own_batches else f"batches of {train['batch_size']}"
+    return f"{quantity(train['epochs'], 'epoch')}, {train['optimizer']}, {batches}"
 
 
 def budget(shot: Snapshot) -> str:

@@ -17,6 +17,16 @@ from dropopt.study.show.status import show_status
 from dropopt.study.store import keys
 
 
+@pytest.mark.parametrize("own", [True, False])
+def test_the_recipe_names_no_batch_size_that_a_loader_overrides(own):
+    """A loader with a sampler makes its own batches, of another size than ``train.batch_size``."""
+    facts = Facts({"train": 9}, [1, 8, 8], 2, 0.5, 77, ["a"], 0, own_batches=own)
+    recipe = {"epochs": 4, "optimizer": "sgd", "batch_size": 128}
+    batches = "the loader's own batches" if own else "batches of 128"
+    assert words.training(recipe, Facts.read(facts.plain())) == f"4 epochs, sgd, {batches}"
+    assert words.training(recipe, None) == "4 epochs, sgd, batches of 128"
+
+
 @pytest.mark.parametrize("one", [True, False])
 def test_what_is_counted_agrees_with_its_number(one):
     """One trial, epoch, image, channel, class, place or parameter is in the singular; any other number is not."""
