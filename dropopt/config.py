@@ -177,7 +177,9 @@ class Baseline(Config):
 
     ``dropout`` and ``dropout2d`` are torch's, ``stochastic_depth`` is torchvision's, and ``dropblock`` is torchvision's
     or, with ``library: timm``, timm's. timm has to be installed, and its DropBlock drops more than ``p`` (see
-    ``dropopt/engine/README.md``).
+    ``dropopt/engine/README.md``). On signals (N, C, L) and volumes (N, C, D, H, W), ``dropout2d`` is ``Dropout1d`` and
+    ``Dropout3d``, and ``dropblock`` is ``Dropout``. On vectors and tokens both are ``Dropout``. Where a module's output
+    has another shape than its input, ``stochastic_depth`` drops nothing.
 
     Args:
         **settings: the fields below, by name.

@@ -28,6 +28,11 @@ _NO_COMPLEXITY = (
     "pass complexity=, for example dropopt.training.measure_complexity(train_loader), or set w_contextual=0"
 )
 
+_UNSKIPPED = (
+    "stochastic_depth drops nothing, because the outputs of all places have another shape than their inputs: choose "
+    "other sites, such as residual blocks, or another kind"
+)
+
 
 @overload
 def attach(
@@ -125,6 +130,8 @@ def attach(
     engine: DropoutEngine | BaselineEngine
     if isinstance(config, Baseline):
         engine = BaselineEngine(model, config, places)
+        if not engine.sites and config.kind != "none":
+            warnings.warn(_UNSKIPPED, stacklevel=2)
     else:
         engine = DropoutEngine(model, config, places, complexity=0.5 if complexity is None else complexity)
     engine.own = tuple(own)

@@ -93,7 +93,8 @@ class BaselineEngine(Attached["BaselineSite"]):
         """Return a table of the places with their current rates, as text."""
         name, done = type(self.model).__name__, f"{self._progress:.0%} of training done"
         title = f"{name}: {quantity(len(self.places), 'place')}, {self._method()}, {done}"
-        return "\n".join([title, *place_table(self.places, self.rates(), ("applied",)), *self._own_lines()])
+        table = place_table(self.places, self.rates(), ("applied",))
+        return "\n".join([title, *table, *self._unskipped(), *self._own_lines()])
 
     def __repr__(self) -> str:
         state = ", detached" if self.sites and not self._handles else ""
@@ -104,6 +105,14 @@ class BaselineEngine(Attached["BaselineSite"]):
         if self.config.kind == "none":
             return "no dropout"
         return f"{self.config.kind}, {self.config.schedule} p = {self.config.p:g}"
+
+    def _unskipped(self) -> list[str]:
+        """The line of a summary about places that stochastic depth cannot skip; none if there are none."""
+        names = [name for name in self.places if name not in self.sites] if self.config.kind != "none" else []
+        if not names:
+            return []
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        return [f"nothing is dropped at {names[0]}{more}: the output has another shape than the input"]
 
     def weights(self) -> dict[str, float]:
         """Return an empty dictionary, because a baseline has no members to weigh."""
@@ -143,8 +152,8 @@ class BaselineEngine(Attached["BaselineSite"]):
 class BaselineSite(nn.Module):
     """Applies a library's module to the output of the module that it is hooked to, while that is in training mode.
 
-    Stochastic depth replaces a dropped output by the module's input, so it drops the difference of the two. Where
-    their shapes differ, it leaves the output as it is.
+    Stochastic depth replaces a dropped output by the module's input, so it drops the difference of the two. Places
+    where their shapes differ have no site.
     """
 
     part: Any  # a module of torch, torchvision or timm
@@ -187,12 +196,14 @@ class BaselineSite(nn.Module):
 
 
 def _part(config: Baseline, place: Place) -> nn.Module | None:
-    """Return the library's module for a place, whose drop probability is set later; None for ``kind="none"``."""
+    """Return the library's module for a place, whose drop probability is set later; None where it drops nothing."""
     if config.kind == "none":
         return None
     if config.kind == "stochastic_depth":
-        return _of_torchvision(config)
-    if config.kind == "dropout" or place.ndim != 4:  # without a map, dropout2d and dropblock are plain dropout
+        return None if place.reshapes else _of_torchvision(config)
+    if config.kind == "dropout2d" and place.ndim != 4 and place.axis == 1:  # signals and volumes
+        return {3: nn.Dropout1d, 5: nn.Dropout3d}.get(place.ndim, nn.Dropout)(config.p)
+    if config.kind == "dropout" or place.ndim != 4:  # without a map, dropblock is plain dropout
         return nn.Dropout(config.p)
     if config.kind == "dropout2d":
         return nn.Dropout2d(config.p)

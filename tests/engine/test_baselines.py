@@ -76,8 +76,40 @@ def test_stochastic_depth_falls_back_to_the_input():
         skipped = (y == x).flatten(1).all(1)
         torch.testing.assert_close(y[~skipped], (x + 2 * branch)[~skipped])
         assert 0 < skipped.sum() < 8
-        assert engine.sites["layer2.0"].hook(model.layer2[0].train(), (x,), torch.randn(8, 128, 2, 2)) is None
         model.train()(example).sum().backward()
+
+
+def test_places_that_stochastic_depth_cannot_skip_are_named():
+    """Where a block halves the map, its rate is 0 and the summary says so. If that is so everywhere, attach warns."""
+    baseline, example = Baseline(kind="stochastic_depth", p=0.5), torch.randn(2, 3, 32, 32)
+    with dropopt.attach(torchvision.models.resnet18(num_classes=3), baseline, example=example) as engine:
+        halved = {"layer2.0", "layer3.0", "layer4.0"}
+        assert {row["site"]: row["applied"] for row in engine.rates()} == {
+            name: 0.0 if name in halved else 0.5 for name in engine.places
+        }
+        last = "nothing is dropped at layer2.0 and 2 more: the output has another shape than the input"
+        assert engine.summary().splitlines()[-1] == last
+    plain = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(216, 4))
+    with pytest.warns(UserWarning, match=r"^stochastic_depth drops nothing, .*: choose other sites") as warned:
+        engine = dropopt.attach(plain, baseline, example=torch.randn(2, 3, 8, 8))
+    assert warned[0].filename == __file__
+    end = "nothing is dropped at 0: the output has another shape than the input"
+    assert engine.summary().splitlines()[-1] == end
+    engine.detach()
+    assert not dropopt.attach(plain, Baseline(kind="none"), example=torch.randn(2, 3, 8, 8)).sites
+
+
+@pytest.mark.parametrize(("dims", "conv"), [(1, nn.Conv1d), (3, nn.Conv3d)])
+def test_dropout2d_drops_whole_channels_of_signals_and_volumes(dims, conv):
+    """It is torch's Dropout1d and Dropout3d there, so that a channel of a sample is dropped or kept as a whole."""
+    size = (6,) * dims
+    model = nn.Sequential(conv(2, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 4**dims, 3)).train()
+    with dropopt.attach(model, Baseline(kind="dropout2d", p=0.4), example=torch.rand(2, 2, *size)) as engine:
+        x = torch.ones(64, 8, *size)
+        y = engine.sites["0"].hook(model[0], (), x)
+    channels = y.flatten(2)
+    assert torch.equal(channels.amin(-1), channels.amax(-1))
+    assert 0.2 < float((channels == 0).float().mean()) < 0.6
 
 
 def test_stochastic_depth_without_the_input_is_refused():

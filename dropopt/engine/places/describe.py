@@ -32,6 +32,7 @@ def describe(forward: Forward, call: Call) -> Place:
         weighted=_weighted(forward, call),
         makers=makers(forward, call),
         shape=tuple(call.output.shape[1:]),
+        reshapes=bool(call.inputs) and call.inputs[0].shape != call.output.shape,
     )
 
 

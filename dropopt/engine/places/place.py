@@ -28,3 +28,4 @@ class Place:
     weighted: tuple[nn.Module, ...]  # layers whose output features these are: a norm, and the convolution before it
     makers: tuple[nn.Module, ...] = ()  # as `weighted`; for a sum or an activation, the layers that feed it
     shape: tuple[int, ...] = ()  # of the output for one sample, with the example that the engine was attached with
+    reshapes: bool = False  # the output has another shape than the module's input, so it cannot be replaced by it
