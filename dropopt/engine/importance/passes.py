@@ -118,13 +118,19 @@ def explained(model: nn.Module, images: Example, targets: Tensor) -> Tensor:
     floating, by_class = targets.is_floating_point(), output.ndim > 1 and given == shape[:1] + shape[2:]
     if by_class and not floating and shape[1] > 1:
         numbers = targets.to(output.device, torch.int64)
-        logits: Tensor = output.gather(1, numbers.masked_fill(numbers == _IGNORED, 0).unsqueeze(1)).squeeze(1)
-        return logits.masked_fill(numbers == _IGNORED, 0.0)
+        known = numbers.masked_fill(numbers == _IGNORED, 0)
+        if len(outside := known[(known < 0) | (known >= shape[1])]):
+            raise ValueError(
+                f"a probe takes class numbers from 0 to {shape[1] - 1}, and {_IGNORED} for what is ignored, got "
+                f"{int(outside[0])}: if that is your ignore_index, give labels.masked_fill(labels == "
+                f"{int(outside[0])}, {_IGNORED})"
+            )
+        return output.gather(1, known.unsqueeze(1)).squeeze(1).masked_fill(numbers == _IGNORED, 0.0)
     if given[:1] == shape[:1] and (floating or by_class or given == shape):
         return output
     raise ValueError(
         "a probe takes class numbers (N,) for logits (N, classes), or targets in the shape of the outputs, "
-        f"got {given} and {shape}"
+        f"got {given} and {shape}; with other outputs, choose an importance without a probe, such as taylor"
     )
 
 

@@ -82,9 +82,24 @@ def test_a_probe_without_logits_is_refused():
                 engine.probe(EXAMPLE, torch.tensor([0, 1, 2, 3]))
         for logits, labels, shown in ((4, 3, r"\(3,\) and \(4, 4\)"), (2, 2, r"\(2,\) and \(2, 4, 1\)")):
             model.returns = lambda a, b, x, n=logits: a[:n].reshape(n, 4, *[1] * (n == 2))
-            message = rf"^a probe takes class numbers .* or targets in the shape of the outputs, got {shown}$"
+            message = (
+                rf"^a probe takes class numbers .* or targets in the shape of the outputs, got {shown}; with other"
+            )
             with pytest.raises(ValueError, match=message):
                 engine.probe(EXAMPLE, torch.arange(labels))
+
+
+@pytest.mark.parametrize("number", [-1, 4, 255])
+def test_a_probe_refuses_numbers_that_are_no_classes(number):
+    """The error names the range, the number, and how to mark what a loss with another ``ignore_index`` ignores."""
+    model = Heads("mapping")
+    with dropopt.attach(model, EngineConfig(importance="gradient"), example=EXAMPLE, complexity=0.5) as engine:
+        model.returns = lambda a, b, x: a[:, :4].reshape(-1, 4)
+        labels = torch.tensor([0, number, 2, -100])
+        with pytest.raises(ValueError, match=r"^a probe takes class numbers from 0 to 3, and -100 for what") as caught:
+            engine.probe(EXAMPLE, labels)
+        assert str(caught.value).endswith(f"give labels.masked_fill(labels == {number}, -100)")
+        engine.probe(EXAMPLE, labels.masked_fill(labels == number, -100))
 
 
 @pytest.mark.parametrize("kind", ["weight_norm", "spectral_norm", "orthogonal"])
