@@ -123,6 +123,18 @@ def test_status_lists_studies(studied, monkeypatch, capsys):
     assert re.search(r"digits +│ 2 complete +│ loss \d\.\d{4} +│ 0\.\d{4}", out)
 
 
+def test_an_export_of_another_script_is_for_its_loop(tmp_path, monkeypatch, capsys):
+    """dropopt knows neither its data nor its network, and its values need not be smoothed."""
+    study = optuna.create_study(study_name="mine", storage=f"sqlite:///{tmp_path}/own.db")
+    run = RunConfig.parse({"engine": {"r0": 0.3}}).model_dump(mode="json")
+    study.add_trial(optuna.trial.create_trial(value=0.5, user_attrs={"config": run}))
+    monkeypatch.chdir(tmp_path)
+    assert quiet_call(monkeypatch, capsys, "export", "--storage", "own.db", "-o", "best.yaml").splitlines() == [
+        "best.yaml: study mine, trial 0, value 0.5000",
+        "use it in your training loop: dropopt.attach(model, dropopt.load('best.yaml').engine, ...)",
+    ]
+
+
 @pytest.mark.parametrize("kind", ["yaml", "json", "toml"])
 def test_export_gives_back_the_best_trial(studied, kind, monkeypatch, capsys):
     """The file contains the whole configuration and its provenance, and ``dropopt.load`` reads it."""

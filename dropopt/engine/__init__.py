@@ -28,6 +28,7 @@ _NO_COMPLEXITY = (
     "pass complexity=, for example dropopt.training.measure_complexity(train_loader), or set w_contextual=0"
 )
 
+_TENSORS = "a tensor, such as torch.stack(images), or a tuple or dictionary of tensors"
 _UNSKIPPED = (
     "stochastic_depth drops nothing, because the outputs of all places have another shape than their inputs: choose "
     "other sites, such as residual blocks, or another kind"
@@ -116,7 +117,7 @@ def attach(
     _require("model", model, nn.Module, "a torch.nn.Module")
     _require("config", config, EngineConfig | Baseline, "a dropopt.EngineConfig or dropopt.Baseline")
     for part in parts(example).values() if isinstance(example, tuple | dict) else (example,):
-        _require("example", part, Tensor, "a tensor, or a tuple or dictionary of tensors")
+        _require("example", part, Tensor, _TENSORS)
     if inside is not None and inside not in get_args(Inside):
         raise ConfigError(f"inside must be one of {', '.join(get_args(Inside))}, got {inside!r}")
     places, own = survey(model, config.sites if sites is None else sites, example)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from dropopt import equations
-from dropopt.config import METHODS, P_MAX, EngineConfig
+from dropopt.config import METHODS, P_MAX, ConfigError, EngineConfig
 from dropopt.engine.attached import Attached
 from dropopt.engine.drop_updates import UpdateDropper
 from dropopt.engine.efficacy import EfficacyWeights
@@ -171,8 +171,8 @@ class DropoutEngine(Attached[DropoutSite]):
 
         Raises:
             ValueError: if the model does not return logits or other outputs that fit the labels.
-            ConfigError: if importance is ``lrp`` and the model uses a re-entrant checkpoint, or if the module of a site
-                was replaced after attaching.
+            ConfigError: if the labels are not a tensor, if importance is ``lrp`` and the model uses a re-entrant
+                checkpoint, or if the module of a site was replaced after attaching.
 
         Example:
             >>> import dropopt, torch
@@ -188,6 +188,11 @@ class DropoutEngine(Attached[DropoutSite]):
         if not self.needs_probe:
             return
         self._require_hooks()
+        if not isinstance(labels, Tensor):
+            raise ConfigError(
+                f"the labels of a probe must be a tensor, got {type(labels).__name__}: give the targets of the first "
+                "output, or choose an importance without a probe, such as taylor"
+            )
         few = each(lambda part: part[:PROBED], images)
         with self.silent():
             score = PROBES[self.config.importance]

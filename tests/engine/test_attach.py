@@ -20,13 +20,16 @@ def test_the_argument_overrides_the_setting():
             assert list(engine.sites) == ["blocks.1"]
 
 
+NO_EXAMPLE = "example must be a tensor, such as torch.stack(images), or a tuple or dictionary of tensors"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"model": "resnet18"}, "model must be a torch.nn.Module, got str"),
         ({"config": {"r0": 0.3}}, "config must be a dropopt.EngineConfig or dropopt.Baseline, got dict"),
-        ({"example": (3, 32, 32)}, "example must be a tensor, or a tuple or dictionary of tensors, got int"),
-        ({"example": [EXAMPLE]}, "example must be a tensor, or a tuple or dictionary of tensors, got list"),
+        ({"example": (3, 32, 32)}, f"{NO_EXAMPLE}, got int"),
+        ({"example": [EXAMPLE]}, f"{NO_EXAMPLE}, got list"),
     ],
 )
 def test_arguments_of_another_type_are_refused(arguments, message):

@@ -78,5 +78,7 @@ def test_an_engine_takes_a_dictionary_as_its_example():
         engine.probe(batch, labels)
         engine.step(epoch=1, epochs=2, val_loss=1.0, val_accuracy=0.5)
         assert all(value.std() > 0 for value in engine.importances().values())
-    with pytest.raises(ConfigError, match="example must be a tensor, or a tuple or dictionary of tensors, got list"):
+    with pytest.raises(
+        ConfigError, match=r"^example must be a tensor, such as torch.stack\(images\), or .*, got list$"
+    ):
         attach(model, EngineConfig(), example=[images, vectors])

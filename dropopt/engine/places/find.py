@@ -119,7 +119,24 @@ class _Selection:
     def _available(self) -> str:
         counts = ", ".join(f"{kind} ({len(self._usable(test))})" for kind, test in self.kinds.items())
         letter = self.forward.last.name[:1]
-        return f"allowed: auto, {counts}, last:k, a pattern on module names such as '{letter}*'"
+        allowed = f"allowed: auto, {counts}, last:k, a pattern on module names such as '{letter}*'"
+        return f"{allowed}{self._shared()}"
+
+    def _shared(self) -> str:
+        """What to do about a part that runs several times, such as a siamese encoder; empty without one."""
+        if not (shared := self._several()):
+            return ""
+        name, times = shared[0].name, self.forward.times(shared[0])
+        return (
+            f". Module {name!r} runs {times} times in one forward pass, so nothing in it can be a site: attach to "
+            f"model.{name} alone, or give each use a module of its own"
+        )
+
+    def _several(self) -> list[Call]:
+        """The outermost calls of modules with weights that run several times."""
+        return _outermost(
+            [c for c in self.forward.calls if self.forward.times(c) > 1 and c.name and holds_weights(c.module)]
+        )
 
     def _select(self, selector: str | Callable[[str, nn.Module], bool]) -> list[Call]:
         if callable(selector):
@@ -178,9 +195,13 @@ class _Selection:
         """The same calls; a module that runs several times is an error, because the user selected it."""
         for call in calls:
             if (times := self.forward.times(call)) > 1:
+                shared = next((c.name for c in self._several() if c.name == call.name or _contains(c, call)), None)
+                instead = (
+                    f"attach to model.{shared} alone" if shared else "choose other sites (such as 'norm' or 'conv')"
+                )
                 raise ConfigError(
                     f"module {call.name!r} runs {times} times in one forward pass: one mask cannot serve it; "
-                    "choose other sites (such as 'norm' or 'conv'), or give each use a module of its own"
+                    f"{instead}, or give each use a module of its own"
                 )
         return calls
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dropopt.config import STAGES, Baseline, ConfigError, EngineConfig, RunConfig, TrainConfig
-from dropopt.study.store.keys import BASE, CONFIG, MESSAGE
+from dropopt.study.store.keys import BASE, CLASSES, CONFIG, MESSAGE
 
 if TYPE_CHECKING:
     import optuna
@@ -22,15 +22,23 @@ class Configuration:
         stored: Whether the trial holds it as a whole. If not, it was built from the trial's parameters, and the other
             settings have their defaults.
         unknown: The parameters of the trial that are no settings of dropopt.
+        foreign: Whether another program ran the trial.
     """
 
     run: RunConfig
     stored: bool = True
     unknown: tuple[str, ...] = ()
+    foreign: bool = False
 
     @property
     def notice(self) -> str:
         """What a user should know about the configuration; an empty string if nothing."""
+        if self.stored and self.foreign:
+            return (
+                "dropopt did not run this trial: dropopt train would use the data and the network that its stored "
+                f"configuration names, {self.run.data.name} and {self.run.model.name}, which may be others than the "
+                "trial's"
+            )
         if self.stored:
             return ""
         rest = f" (dropopt has no setting {', '.join(self.unknown)})" if self.unknown else ""
@@ -55,7 +63,7 @@ def configuration_of(study: optuna.Study, trial: FrozenTrial) -> Configuration:
         if not isinstance(stored, dict):
             raise ConfigError(f"{where}: its user attribute {CONFIG!r} must be a mapping, got {stored!r:.100}")
         try:
-            return Configuration(RunConfig.parse(stored))
+            return Configuration(RunConfig.parse(stored), foreign=not {BASE, CLASSES} & study.user_attrs.keys())
         except ConfigError as error:
             raise ConfigError(f"{where}: its user attribute {CONFIG!r} is not a configuration: {error}") from None
     if BASE in study.user_attrs:  # a study of dropopt
@@ -73,7 +81,7 @@ def configuration_of(study: optuna.Study, trial: FrozenTrial) -> Configuration:
             f"lr, or store the whole configuration: trial.set_user_attr({CONFIG!r}, run.model_dump(mode='json'))"
         )
     try:
-        return Configuration(RunConfig.parse(sections), stored=False, unknown=unknown)
+        return Configuration(RunConfig.parse(sections), stored=False, unknown=unknown, foreign=True)
     except ConfigError as error:
         raise ConfigError(f"{where}: its parameters are not a configuration: {error}") from None
 

@@ -84,8 +84,13 @@ def export(
     elif not quiet:
         scores = ""
         if configuration.stored and len(found.directions) == 1 and chosen.value is not None:
-            value = f"smoothed {scale.name} {scale.text(chosen.value)}"
-            scores = f", {value}, {score} {format_accuracy(chosen)} (validation)"
+            value = f"{scale.name} {scale.text(chosen.value)}"
+            scores = f", smoothed {value}, {score} {format_accuracy(chosen)} (validation)"
+            if configuration.foreign:
+                scores = f", {value}"
         print(f"{path}: study {found.study_name}, trial {chosen.number}{scores}")
         command = "python" if kind == "python" else "dropopt train"
-        print(f"train with it: {command} {shlex.quote(str(path))}")
+        if configuration.foreign and kind != "python":
+            print(f"use it in your training loop: dropopt.attach(model, dropopt.load({str(path)!r}).engine, ...)")
+        else:
+            print(f"train with it: {command} {shlex.quote(str(path))}")

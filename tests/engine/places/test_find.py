@@ -62,6 +62,29 @@ def test_auto_falls_back_from_blocks_to_norms_to_convolutions():
     assert names(plain(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3)), "auto") == ["0", "2"]
 
 
+def test_a_siamese_network_is_told_to_attach_to_its_encoder():
+    """Everything runs twice in it. The error names the part that does, and that part alone has places."""
+
+    class Siamese(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder = plain(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+
+        def forward(self, one, other):
+            return self.encoder(one), self.encoder(other)
+
+    model = Siamese()
+    end = "attach to model.encoder alone, or give each use a module of its own"
+    for sites, start in (
+        ("auto", "sites 'auto' matches no module; .* Module 'encoder' runs 2 times"),
+        ("norm", r"module 'encoder\.1' runs 2 times"),
+    ):
+        with pytest.raises(ConfigError, match=f"^{start}") as caught:
+            find_places(model, sites, (EXAMPLE, EXAMPLE))
+        assert str(caught.value).endswith(end)
+    assert names(model.encoder, "auto") == ["1"]
+
+
 def test_auto_leaves_out_modules_that_run_twice():
     """They cannot be sites, and nobody asked for them."""
 

@@ -89,6 +89,16 @@ def test_a_probe_without_logits_is_refused():
                 engine.probe(EXAMPLE, torch.arange(labels))
 
 
+def test_a_probe_takes_the_targets_of_one_output():
+    """Targets by name, as for a network with several heads, are refused in a line that says what to give."""
+    with dropopt.attach(
+        Heads("mapping"), EngineConfig(importance="gradient"), example=EXAMPLE, complexity=0.5
+    ) as engine:
+        message = r"^the labels of a probe must be a tensor, got dict: give the targets of the first output, or choose"
+        with pytest.raises(ConfigError, match=message):
+            engine.probe(EXAMPLE, {"a": torch.arange(4)})
+
+
 @pytest.mark.parametrize("number", [-1, 4, 255])
 def test_a_probe_refuses_numbers_that_are_no_classes(number):
     """The error names the range, the number, and how to mark what a loss with another ``ignore_index`` ignores."""

@@ -39,7 +39,14 @@ def test_a_stored_configuration_takes_precedence(study):
     run = RunConfig.parse({"train": {"lr": 0.5}})
     study.add_trial(create_trial(value=1.0, user_attrs={"config": run.model_dump(mode="json")}))
     found = configuration_of(study, study.trials[0])
-    assert (found.run, found.stored, found.notice) == (run, True, "")
+    assert (found.run, found.stored, found.foreign) == (run, True, True)
+    assert (
+        "use the data and the network that its stored configuration names, digits and small, which may be others"
+        in found.notice
+    )
+    study.set_user_attr("base", run.model_dump(mode="json"))  # as dropopt does
+    found = configuration_of(study, study.trials[0])
+    assert (found.foreign, found.notice) == (False, "")
 
 
 @pytest.mark.parametrize(
