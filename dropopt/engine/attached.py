@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.hooks import RemovableHandle
 
 from dropopt.config import ConfigError
@@ -47,6 +49,7 @@ class Site(Protocol):
     """The part of an engine that drops features at one place."""
 
     seen: Seen
+    sampling: bool
 
     def hook(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
         """Forward hook of the place's module."""
@@ -116,6 +119,47 @@ class Attached(Generic[S]):
         for layer in layers:
             setattr(layer.module, layer.attribute, 0.0)
             self._replaced.append(layer)
+
+    @contextmanager
+    def sampling(self) -> Iterator[None]:
+        """Return a context of Monte Carlo dropout: dropout is active, and all else of the model is in eval mode.
+
+        Features are dropped at the current rates, also by dropout layers of the model itself, and nothing is scored.
+        The modes of all modules are restored at the end.
+
+        Raises:
+            ConfigError: after :meth:`detach`, or if the module of a site was replaced after attaching.
+
+        Example:
+            >>> import dropopt, torch
+            >>> from torch import nn
+            >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(16, 2))
+            >>> images = torch.ones(2, 1, 4, 4)
+            >>> engine = dropopt.attach(model, dropopt.Baseline(kind="dropout", p=0.5), example=images)
+            >>> with torch.no_grad(), engine.sampling():
+            ...     draws = torch.stack([model(images).softmax(1) for _ in range(20)])
+            >>> bool(draws.std(0).min() > 0)
+            True
+        """
+        if self.sites and not self._handles:
+            raise ConfigError("detach() has removed the dropout: draw samples before it")
+        self._require_hooks()
+        modes = [(module, module.training) for module in self.model.modules()]
+        sites = list(self.sites.values())
+        before = [site.sampling for site in sites]
+        self.model.eval()
+        for module, _ in modes:
+            if isinstance(module, _DropoutNd):
+                module.train()
+        for site in sites:
+            site.sampling = True
+        try:
+            yield
+        finally:
+            for site, sampled in zip(sites, before, strict=True):
+                site.sampling = sampled
+            for module, mode in modes:
+                module.training = mode
 
     def _own_lines(self) -> list[str]:
         """The lines of a summary about dropout of the model itself at the places; none if it has none."""

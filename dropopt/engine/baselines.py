@@ -163,6 +163,7 @@ class BaselineSite(nn.Module):
         self.part = part
         self.axis = axis
         self.seen = Seen()
+        self.sampling = False  # drop in eval mode as well
         of_torchvision = type(part).__module__.startswith("torchvision.")
         self.skips = of_torchvision and type(part).__name__ == "StochasticDepth"
         self.block_size = part.block_size if of_torchvision and hasattr(part, "block_size") else None
@@ -176,8 +177,8 @@ class BaselineSite(nn.Module):
         return f"axis={self.axis}"
 
     def hook(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
-        """Forward hook: return the masked output if ``module`` is in training mode, else None."""
-        if not self.seen.note(module):
+        """Forward hook: return the masked output if ``module`` is in training mode or sampled, else None."""
+        if not (self.sampling or self.seen.note(module)):
             return None
         require_tensor(module, output)
         if self.skips:

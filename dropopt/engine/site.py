@@ -77,6 +77,7 @@ class DropoutSite(nn.Module):
         self.track_area = track_area
         self.masks = masks
         self.silent = False
+        self.sampling = False  # drop in eval mode as well, without scores
         self.seen = Seen()
         self.observes = importance in scores.ROWS or track_area
         self._enough = False  # whether enough samples were scored; reading `count` in every step is slower
@@ -101,8 +102,8 @@ class DropoutSite(nn.Module):
         return f"{self.importance.numel()} features, axis={self.axis}, pattern={self.pattern!r}, p={p}{off}"
 
     def hook(self, module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
-        """Forward hook: return the masked output if ``module`` is in training mode, else None."""
-        if self.silent or not self.seen.note(module):
+        """Forward hook: return the masked output if ``module`` is in training mode or sampled, else None."""
+        if self.silent or not (self.sampling or self.seen.note(module)):
             return None
         require_tensor(module, output)
         if not torch.compiler.is_compiling() and torch._C._is_tracing():
@@ -125,7 +126,7 @@ class DropoutSite(nn.Module):
             if self.observes:
                 warnings.warn("torch.func transforms hide activations: their importance is not scored", stacklevel=2)
             return x if gate is None else gate.times(x)
-        observed = self.observes and self._is_observed()
+        observed = self.observes and not self.sampling and self._is_observed()
         if observed:
             self._observe(_sample(still))
         totals = self.totals if observed and self.kind == "taylor" and x.requires_grad else None
