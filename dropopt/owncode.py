@@ -125,7 +125,8 @@ def name_of(function: Callable[..., Any], where: str) -> str:
     """
     name = getattr(function, "__qualname__", "")
     if not name.isidentifier():
-        raise ConfigError(f"{where} must be a function or a class at the top level of a file, got {function!r}")
+        given = f"{name}" if name else f"an object of class {type(function).__name__}"
+        raise ConfigError(f"{where} must be a function or a class at the top level of a file, got {given}")
     module = function.__module__
     if module == "__main__" or module.startswith(SCRIPT_PREFIX):
         main = sys.modules.get(module)

@@ -15,7 +15,7 @@ from dropopt.training.optim import make_optimizer
 
 EPOCHS, BATCH, SEED = 3, 16, 0
 #: The end of a message about targets without a complexity.
-OTHERS = "; with other targets give attach complexity=0.5, as studies do"
+OTHERS = "; with other targets give complexity=0.5, as studies do"
 CONFIGS = {
     "default": EngineConfig(r0=0.4),
     "own patterns": EngineConfig(pattern="own", w_spatial=0.25),

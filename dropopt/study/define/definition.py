@@ -107,10 +107,13 @@ class Definition(Config):
                 f"study {self.name!r} sets the baseline engine.kind = {engine['kind']!r}, but space {space.name!r} "
                 "searches the dropout engine; remove engine.kind or choose a space of baselines"
             )
-        searched = {one.setting for one in space.parameters if one.section == "engine"}
-        if both := sorted(searched & engine.keys() - {"kind"}):
+        default = TrainConfig()
+        own = {name for name in TrainConfig.model_fields if getattr(self.train, name) != getattr(default, name)}
+        sets = {"engine": engine.keys() - {"kind"}, "train": own}
+        searched = ((one.section, one.setting) for one in space.parameters)
+        if both := sorted({".".join(one) for one in searched if one[1] in sets[one[0]]}):
             raise ConfigError(
-                f"study {self.name!r} sets engine.{both[0]}, which space {space.name!r} searches; remove one of the two"
+                f"study {self.name!r} sets {both[0]}, which space {space.name!r} searches; remove one of the two"
             )
         return space.base(self._run())
 
@@ -134,6 +137,11 @@ def _with_optimise(task: Any, optimise: Any) -> Any:
 
 def _by_name(section: str, given: Any) -> Any:
     """Return the settings of ``section``, with ``module:function`` in place of a function."""
+    if not (callable(given) or isinstance(given, str | Mapping | Config)):
+        raise ConfigError(
+            f"study: {section} must be a function that returns what is meant, or a mapping of settings, got "
+            f"{type(given).__name__}"
+        )
     settings = {"name": given} if callable(given) else given
     if not isinstance(settings, Mapping) or not callable(settings.get("name")):
         return given

@@ -86,7 +86,7 @@ def measure_complexity(data: Tensor | Iterable[Any], labels: Tensor | None = Non
     if labels.ndim != 1 or labels.is_floating_point() or len(labels) != len(data):
         raise ConfigError(
             f"the complexity is measured with class numbers (N,), got {labels.dtype} of shape {tuple(labels.shape)} "
-            f"for {quantity(len(data), 'sample')}; with other targets give attach complexity=0.5, as studies do"
+            f"for {quantity(len(data), 'sample')}; with other targets give complexity=0.5, as studies do"
         )
     numbers = labels.long()
     if not len(numbers) or int(numbers.min()) < 0:

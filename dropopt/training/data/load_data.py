@@ -131,12 +131,14 @@ def _from_function(config: DataConfig) -> Source | Dataset | dict[str, Split]:
         return given
     if read is not None:
         return read
-    if isinstance(given, tuple | list) and len(given) == 2:
+    several = isinstance(given, tuple | list) and any(isinstance(part, tuple) for part in given)
+    if isinstance(given, tuple | list) and len(given) == 2 and not several:
         given = {"x": given[0], "y": given[1]}
     if not isinstance(given, Mapping):
         raise ConfigError(
             f"{name} must return (images, labels), a mapping of arrays, or data sets or loaders of PyTorch, got "
-            f"{type(given).__name__}"
+            f"{type(given).__name__}; for splits of your own, return a mapping with x, y, x_validation, y_validation, "
+            "x_test and y_test"
         )
     return from_arrays(name, given)
 

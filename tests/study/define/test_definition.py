@@ -3,7 +3,9 @@
 import re
 import sys
 
+import numpy as np
 import pytest
+from torch import nn
 
 from dropopt.config import Baseline, ConfigError, RunConfig, TaskConfig
 from dropopt.study import Study
@@ -124,6 +126,19 @@ def test_the_shared_configuration(tmp_path):
     ):
         with pytest.raises(ConfigError, match=said):
             Study(name="a", engine=engine).base(one)
+    with pytest.raises(ConfigError, match=r"^study 'a' sets train.lr, which space 'dropout' searches; remove one of"):
+        Study(name="a", train={"lr": 0.3}).base(space)
+    assert Study(name="a", train={"lr": 0.3}).base(one).train.lr == 0.3
+
+
+def test_objects_in_place_of_functions_are_named_in_a_few_words():
+    """Arrays and networks are not printed."""
+    with pytest.raises(ConfigError, match=r"^study: data must be a function that returns what is meant, .* got tuple$"):
+        Study(name="a", data=(np.zeros((900, 3, 32, 32)), np.zeros(900)))
+    with pytest.raises(
+        ConfigError, match=r"^study: model must be a function or a class .*, got an object of class ReLU$"
+    ):
+        Study(name="a", model=nn.ReLU())
 
 
 def network():

@@ -199,7 +199,8 @@ class TestNumbers:
             "def whole():\n"
             "    split = Split(torch.zeros(4, 1, 8, 8), torch.tensor([0, 1, 0, 1]))\n"
             "    return Dataset('mine', ('a', 'b'), split, split, split)\n"
-            "def number():\n    return 5\n",
+            "def number():\n    return 5\n"
+            "def pairs():\n    return (torch.zeros(4, 8, 8), [0, 1] * 2), (torch.zeros(2, 8, 8), [0, 1])\n",
         )
         data = load_data(DataConfig(name="returns:whole"))
         assert (data.name, data.image_size, data.fingerprint.keys()) == ("mine", (8, 8), data.splits().keys())
@@ -209,8 +210,9 @@ class TestNumbers:
             assert refused("returns:whole", **settings) == said
         assert refused("returns:number") == (
             "returns:number must return (images, labels), a mapping of arrays, or data sets or loaders of PyTorch, "
-            "got int"
+            "got int; for splits of your own, return a mapping with x, y, x_validation, y_validation, x_test and y_test"
         )
+        assert refused("returns:pairs").endswith("got tuple; " + refused("returns:number").split("; ")[1])
 
     def test_load_once_keeps_the_last(self):
         """Loading the same data twice in a process returns the same object."""
