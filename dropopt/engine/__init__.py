@@ -115,7 +115,12 @@ def attach(
         >>> engine.detach()
     """
     _require("model", model, nn.Module, "a torch.nn.Module")
-    _require("config", config, EngineConfig | Baseline, "a dropopt.EngineConfig or dropopt.Baseline")
+    _require(
+        "config",
+        config,
+        EngineConfig | Baseline,
+        "a dropopt.EngineConfig or dropopt.Baseline, such as dropopt.load(FILE).engine",
+    )
     for part in parts(example).values() if isinstance(example, tuple | dict) else (example,):
         _require("example", part, Tensor, _TENSORS)
     if inside is not None and inside not in get_args(Inside):

@@ -27,7 +27,10 @@ NO_EXAMPLE = "example must be a tensor, such as torch.stack(images), or a tuple 
     ("arguments", "message"),
     [
         ({"model": "resnet18"}, "model must be a torch.nn.Module, got str"),
-        ({"config": {"r0": 0.3}}, "config must be a dropopt.EngineConfig or dropopt.Baseline, got dict"),
+        (
+            {"config": {"r0": 0.3}},
+            "config must be a dropopt.EngineConfig or dropopt.Baseline, such as dropopt.load(FILE).engine, got dict",
+        ),
         ({"example": (3, 32, 32)}, f"{NO_EXAMPLE}, got int"),
         ({"example": [EXAMPLE]}, f"{NO_EXAMPLE}, got list"),
     ],
