@@ -107,15 +107,21 @@ class Definition(Config):
                 f"study {self.name!r} sets the baseline engine.kind = {engine['kind']!r}, but space {space.name!r} "
                 "searches the dropout engine; remove engine.kind or choose a space of baselines"
             )
-        default = TrainConfig()
-        own = {name for name in TrainConfig.model_fields if getattr(self.train, name) != getattr(default, name)}
-        sets = {"engine": engine.keys() - {"kind"}, "train": own}
-        searched = ((one.section, one.setting) for one in space.parameters)
-        if both := sorted({".".join(one) for one in searched if one[1] in sets[one[0]]}):
+        searched = {one.setting for one in space.parameters if one.section == "engine"}
+        if both := sorted(searched & engine.keys() - {"kind"}):
             raise ConfigError(
-                f"study {self.name!r} sets {both[0]}, which space {space.name!r} searches; remove one of the two"
+                f"study {self.name!r} sets engine.{both[0]}, which space {space.name!r} searches; remove one of the two"
             )
         return space.base(self._run())
+
+    def unused(self, space: Space) -> list[str]:
+        """Name the settings of training that trials do not take from the study, and why, one in each line."""
+        default = TrainConfig().model_dump()
+        given = {name: value for name, value in self.train.model_dump().items() if value != default[name]}
+        searched = {one.setting for one in space.parameters if one.section == "train"}
+        why = dict.fromkeys(sorted(searched), f"space {space.name} searches it")
+        why["seed"] = "each trial has a training seed of its own, derived from that of the study (--seed)"
+        return [f"train.{name} = {given[name]} is not used: {reason}" for name, reason in why.items() if name in given]
 
     def _run(self) -> RunConfig:
         """Return the settings of this study, without those of its space."""

@@ -205,7 +205,7 @@ class Session:
         base = self._settings.base.model_dump(mode="json")
         for word, line in [*words.about(ready.facts, base), ("training", words.training(base["train"], ready.facts))]:
             self._line(word, line)
-        for notice in ready.notices:
+        for notice in (*self._definition.unused(self._settings.space), *ready.notices):
             self._notice(notice)
         study, created = self._study, False
         unbegun = study is None or not study.get_trials(deepcopy=False)

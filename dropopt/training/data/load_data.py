@@ -131,8 +131,7 @@ def _from_function(config: DataConfig) -> Source | Dataset | dict[str, Split]:
         return given
     if read is not None:
         return read
-    several = isinstance(given, tuple | list) and any(isinstance(part, tuple) for part in given)
-    if isinstance(given, tuple | list) and len(given) == 2 and not several:
+    if isinstance(given, tuple | list) and len(given) == 2 and not all(map(_is_split, given)):
         given = {"x": given[0], "y": given[1]}
     if not isinstance(given, Mapping):
         raise ConfigError(
@@ -141,6 +140,11 @@ def _from_function(config: DataConfig) -> Source | Dataset | dict[str, Split]:
             "x_test and y_test"
         )
     return from_arrays(name, given)
+
+
+def _is_split(part: Any) -> bool:
+    """Whether this is a pair (images, labels), and not images or labels that are a tuple or list themselves."""
+    return isinstance(part, tuple | list) and len(part) == 2 and np.ndim(part[1]) > 0
 
 
 def _from_torch(config: DataConfig, splits: dict[str, Any]) -> Source | Dataset | dict[str, Split]:

@@ -2,6 +2,7 @@
 
 import re
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -126,9 +127,18 @@ def test_the_shared_configuration(tmp_path):
     ):
         with pytest.raises(ConfigError, match=said):
             Study(name="a", engine=engine).base(one)
-    with pytest.raises(ConfigError, match=r"^study 'a' sets train.lr, which space 'dropout' searches; remove one of"):
-        Study(name="a", train={"lr": 0.3}).base(space)
-    assert Study(name="a", train={"lr": 0.3}).base(one).train.lr == 0.3
+
+
+def test_settings_of_training_that_trials_do_not_take_are_named():
+    """Those that the space searches, and the seed. A setting that no parameter replaces is used, and not named."""
+    study = Study(name="a", train={"lr": 0.3, "seed": 7, "epochs": 4})
+    seed = (
+        "train.seed = 7 is not used: each trial has a training seed of its own, derived from that of the study (--seed)"
+    )
+    searched = study.load_space()
+    assert study.unused(searched) == ["train.lr = 0.3 is not used: space compact searches it", seed]
+    assert study.unused(replace(searched, parameters=())) == [seed]
+    assert Study(name="a").unused(searched) == []
 
 
 def test_objects_in_place_of_functions_are_named_in_a_few_words():

@@ -200,8 +200,10 @@ class TestNumbers:
             "    split = Split(torch.zeros(4, 1, 8, 8), torch.tensor([0, 1, 0, 1]))\n"
             "    return Dataset('mine', ('a', 'b'), split, split, split)\n"
             "def number():\n    return 5\n"
-            "def pairs():\n    return (torch.zeros(4, 8, 8), [0, 1] * 2), (torch.zeros(2, 8, 8), [0, 1])\n",
+            "def pairs():\n    return (torch.zeros(4, 8, 8), [0, 1] * 2), (torch.zeros(2, 8, 8), [0, 1])\n"
+            "def zipped():\n    return tuple(zip(*[(torch.full((8, 8), i), i % 2) for i in range(20)]))\n",
         )
+        assert [len(split) for split in load_data(DataConfig(name="returns:zipped")).splits().values()] == [13, 3, 4]
         data = load_data(DataConfig(name="returns:whole"))
         assert (data.name, data.image_size, data.fingerprint.keys()) == ("mine", (8, 8), data.splits().keys())
         assert data.duplicates == {"train/validation": 4, "train/test": 4, "validation/test": 4}
