@@ -6,12 +6,13 @@ import sys
 import time
 
 import pytest
+from optuna.study import StudyDirection
 from outside import check_whole, finish, reporting, start, trials, wait_until
 from ports import free_port
 from postgres import Server
 
 from dropopt.config import ConfigError
-from dropopt.study.store.opening import open_storage
+from dropopt.study.store.opening import close, open_storage
 from dropopt.study.store.patient import Patience
 from dropopt.study.store.proxy_server import serve
 
@@ -69,6 +70,19 @@ def test_studies_outlive_restarts_of_the_proxy_and_of_its_database(server):
         found = trials(proxy.url)
         check_whole(found, 6)
         assert len({trial.user_attrs["worker"] for trial in found}) == 2
+    finally:
+        proxy.kill()
+
+
+def test_a_call_about_a_study_that_does_not_exist_fails_alone(tmp_path):
+    """The proxy still serves the other studies."""
+    proxy = Proxy(tmp_path / "s.db")
+    try:
+        storage = open_storage(proxy.url)
+        with pytest.raises(KeyError):
+            storage.get_study_directions(99)
+        assert storage.create_new_study([StudyDirection.MINIMIZE], "other") == 1
+        close(storage)
     finally:
         proxy.kill()
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from operator import attrgetter
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from optuna.distributions import BaseDistribution, check_distribution_compatibility
 from optuna.exceptions import UpdateFinishedTrialError
@@ -34,6 +34,8 @@ from dropopt.study.store.sound import readable, sound_study, sound_trial
 #: The age of trials that have to be loaded again only if some are known to be missing or to have changed.
 ANY_AGE = float("inf")
 
+_R = TypeVar("_R")
+
 
 class Runner(Protocol):
     """Calls functions with the storage itself, and repeats them during an outage."""
@@ -42,8 +44,8 @@ class Runner(Protocol):
     def outages(self) -> int:
         """The number of outages that have ended."""
 
-    def run(self, function: Callable[[BaseStorage], Any]) -> Any:
-        """Return the result of ``function``."""
+    def run(self, function: Callable[[BaseStorage], _R], *, may_miss: bool = False) -> _R:
+        """Return the result of ``function``; ``may_miss`` is whether what it asks for may not exist."""
 
 
 @dataclass
@@ -115,7 +117,7 @@ class Mirror(BaseStorage):
 
     Args:
         inner: The storage.
-        runner: Calls functions with the storage that ``inner`` wraps. Default: calls them with ``inner``.
+        runner: Calls functions with ``inner``. Default: calls them once.
     """
 
     def __init__(self, inner: BaseStorage, runner: Runner | None = None) -> None:
@@ -214,7 +216,7 @@ class Mirror(BaseStorage):
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         """Start or end a trial; returns False if another process has started it."""
         if state == TrialState.RUNNING:
-            started = self.inner.set_trial_state_values(trial_id, state, values)
+            started = self._runner.run(lambda storage: storage.set_trial_state_values(trial_id, state, values))
             if started:
                 self._begin(*self._find(trial_id))
             return started
@@ -224,7 +226,9 @@ class Mirror(BaseStorage):
     def get_trial(self, trial_id: int) -> FrozenTrial:
         """Return a copy of a running trial of this process, or load another trial."""
         own = self._own.get(trial_id)
-        return sound_trial(self.inner.get_trial(trial_id)) if own is None else _copied(own)
+        if own is not None:
+            return _copied(own)
+        return sound_trial(self._runner.run(lambda storage: storage.get_trial(trial_id)))
 
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
@@ -237,56 +241,58 @@ class Mirror(BaseStorage):
 
     def get_trial_id_from_study_id_trial_number(self, study_id: int, trial_number: int) -> int:
         """Return the id of a trial."""
-        return self.inner.get_trial_id_from_study_id_trial_number(study_id, trial_number)
+        return self._runner.run(
+            lambda storage: storage.get_trial_id_from_study_id_trial_number(study_id, trial_number), may_miss=True
+        )
 
     # -- studies
 
     def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
         """Create a study."""
-        return self.inner.create_new_study(directions, study_name)
+        return self._runner.run(lambda storage: storage.create_new_study(directions, study_name))
 
     def delete_study(self, study_id: int) -> None:
         """Delete a study."""
         self._known.pop(study_id, None)
-        self.inner.delete_study(study_id)
+        self._runner.run(lambda storage: storage.delete_study(study_id))
 
     def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
         """Store a user attribute of a study."""
-        self.inner.set_study_user_attr(study_id, key, value)
+        self._runner.run(lambda storage: storage.set_study_user_attr(study_id, key, value))
 
     def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
         """Store a system attribute of a study."""
-        self.inner.set_study_system_attr(study_id, key, value)
+        self._runner.run(lambda storage: storage.set_study_system_attr(study_id, key, value))
 
     def get_study_id_from_name(self, study_name: str) -> int:
         """Return the id of a study."""
-        return self.inner.get_study_id_from_name(study_name)
+        return self._runner.run(lambda storage: storage.get_study_id_from_name(study_name), may_miss=True)
 
     def get_study_name_from_id(self, study_id: int) -> str:
         """Return the name of a study."""
-        return self.inner.get_study_name_from_id(study_id)
+        return self._runner.run(lambda storage: storage.get_study_name_from_id(study_id))
 
     def get_study_directions(self, study_id: int) -> list[StudyDirection]:
         """Return the directions of a study."""
-        return self.inner.get_study_directions(study_id)
+        return self._runner.run(lambda storage: storage.get_study_directions(study_id))
 
     def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
         """Return the user attributes of a study."""
         with readable("the attributes of the study"):
-            return sound_study(self.inner.get_study_user_attrs(study_id))
+            return sound_study(self._runner.run(lambda storage: storage.get_study_user_attrs(study_id)))
 
     def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
         """Return the system attributes of a study."""
-        return self.inner.get_study_system_attrs(study_id)
+        return self._runner.run(lambda storage: storage.get_study_system_attrs(study_id))
 
     def get_all_studies(self) -> list[FrozenStudy]:
         """Return all studies."""
         with readable("a study"):
-            return self.inner.get_all_studies()
+            return self._runner.run(lambda storage: storage.get_all_studies())
 
     def remove_session(self) -> None:
         """Close the connection of this thread."""
-        self.inner.remove_session()
+        self._runner.run(lambda storage: storage.remove_session())
 
     # -- what is known
 
@@ -379,7 +385,7 @@ class _Direct:
     def __init__(self, storage: BaseStorage) -> None:
         self._storage = storage
 
-    def run(self, function: Callable[[BaseStorage], Any]) -> Any:
+    def run(self, function: Callable[[BaseStorage], _R], *, may_miss: bool = False) -> _R:
         return function(self._storage)
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from dropopt.config import ConfigError
 from dropopt.study.store.journal import open_journal, open_redis
 from dropopt.study.store.lock import WriterLock
-from dropopt.study.store.patient import Patience, is_outage, patient
+from dropopt.study.store.patient import Guard, Patience, is_outage
 from dropopt.study.store.proxy import SCHEME, is_remote_error, open_proxy
 from dropopt.study.store.sound import sound
 from dropopt.study.store.sqlite import (
@@ -126,6 +126,10 @@ class Opened:
         patience: How long a process that writes waits for the storage; the process also locks a SQLite file. None for a
             process that only reads.
 
+    Attributes:
+        storage: The storage.
+        direct: The same storage as Optuna opens it: calls are not repeated, and damaged attributes are not left out.
+
     Raises:
         ConfigError: The storage cannot be opened, or another process writes to the SQLite file.
         StorageError: The server of the storage stays unreachable.
@@ -135,7 +139,8 @@ class Opened:
         file = storage_file(url)
         self._lock: WriterLock | None = None
         if patience is None:
-            self.storage = sound(open_storage(url, create=create))
+            self.direct = open_storage(url, create=create)
+            self.storage = sound(self.direct)
             return
         if file is not None and file.exists() and is_read_only(file):
             raise ConfigError(f"storage {file} is not writable; give another --storage")
@@ -143,14 +148,13 @@ class Opened:
             make_folder(file.parent)
             self._lock = WriterLock(file)
         try:
-            opened = open_storage(url, create=create) if file is not None else patience.call(lambda: _reached(url))
+            self.direct = open_storage(url, create=create) if file is not None else patience.call(lambda: _reached(url))
         except BaseException:
             self._release()
             raise
         from dropopt.study.store.mirror import Mirror
 
-        waiting: Any = patient(opened, patience, file)
-        self.storage = Mirror(waiting, waiting.guard)
+        self.storage = Mirror(self.direct, Guard(self.direct, patience, file))
 
     @property
     def exclusive(self) -> bool:

@@ -1,4 +1,4 @@
-"""A storage that survives outages: failed calls are repeated until the storage answers again.
+"""Outages of a storage: failed calls are repeated until the storage answers again.
 
 While a call is repeated, child processes continue to train, and their reports wait in the pipes. Calls to a database
 server run in a separate thread, so that this process reacts to signals even if the server accepts the connection and
@@ -8,7 +8,6 @@ never answers.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import queue
 import random
@@ -68,8 +67,8 @@ class Patience:
         longest_pause: float = LONGEST_PAUSE,
     ) -> None:
         self.seconds = seconds
+        self.say = say
         self._longest_pause = longest_pause
-        self._say = say
         #: The number of outages that have ended.
         self.outages = 0
         #: Whether a signal has asked this process to end.
@@ -91,7 +90,7 @@ class Patience:
                         "are intact: type the same command again when it is back"
                     ) from error
                 if away >= SAID_AFTER and not said:
-                    self._say(f"storage unreachable, retrying for {self.seconds:.0f} s: {reason(error)}")
+                    self.say(f"storage unreachable, retrying for {self.seconds:.0f} s: {reason(error)}")
                     said = True
                 rest = pause * random.uniform(0.5, 1)
                 self._sleep(rest if said else min(rest, SAID_AFTER - away))  # the next try is in time to report it
@@ -100,16 +99,12 @@ class Patience:
                 if pause > FIRST_PAUSE:
                     self.outages += 1
                 if said:
-                    self._say(f"storage reachable again after {time.monotonic() - began:.0f} s")
+                    self.say(f"storage reachable again after {time.monotonic() - began:.0f} s")
                 return result
 
     def limit(self) -> float:
         """Return how many seconds a storage may now be unreachable."""
         return min(self.seconds, PATIENCE_AFTER_SIGNAL) if self.hurried() else self.seconds
-
-    def say(self, line: str) -> None:
-        """Report one line about the storage."""
-        self._say(line)
 
     def _sleep(self, seconds: float) -> None:
         end = time.monotonic() + seconds
@@ -132,23 +127,34 @@ def is_outage(error: BaseException) -> bool:
     return (isinstance(original, passing) or disconnected) and not any(word in str(original) for word in _PERMANENT)
 
 
-class _Guard:
-    """Calls the methods of one storage, and repeats calls that fail because of an outage."""
+class Guard:
+    """Calls functions with one storage, and repeats calls that fail because of an outage.
 
-    def __init__(self, inner: BaseStorage, patience: Patience, file: Path | None) -> None:
+    Args:
+        storage: The storage.
+        patience: How long to wait.
+        file: The file of the storage; None for a server.
+    """
+
+    def __init__(self, storage: BaseStorage, patience: Patience, file: Path | None) -> None:
+        self._storage = storage
         self._patience = patience
         self._file = file
-        self._identity = _identity(file)
+        self._identity = None if file is None else _identity(file)
         self._gone: StorageError | None = None
         self._caller = None if file is not None else _Caller(patience)
-        self.inner = inner
 
-    def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        """Call a method of the storage."""
-        return self.run(lambda storage: getattr(storage, name)(*args, **kwargs), name)
+    def run(self, function: Callable[[BaseStorage], _R], *, may_miss: bool = False) -> _R:
+        """Return the result of ``function``, which is called with the storage.
 
-    def run(self, function: Callable[[BaseStorage], Any], name: str = "") -> Any:
-        """Call ``function`` with the storage; ``name`` is the method that it calls, if it is one."""
+        Args:
+            function: The function.
+            may_miss: Whether what it asks for may not exist: a KeyError then does not mean that the study was deleted.
+
+        Raises:
+            StorageError: The storage stays unreachable, or the study or its file is gone. Every later call raises it
+                too.
+        """
         if self._gone is not None:
             raise self._gone
         try:
@@ -157,7 +163,7 @@ class _Guard:
             self._gone = error
             raise
         except KeyError as error:
-            if name in ("get_study_id_from_name", "get_trial_id_from_study_id_trial_number"):
+            if may_miss:
                 raise
             self._gone = StorageError(
                 "the study was deleted from the storage while it ran; its results cannot be stored"
@@ -169,11 +175,11 @@ class _Guard:
         """The number of outages that have ended."""
         return self._patience.outages
 
-    def _once(self, function: Callable[[BaseStorage], Any]) -> Any:
+    def _once(self, function: Callable[[BaseStorage], _R]) -> _R:
         self._check_file()
         if self._caller is None:
-            return function(self.inner)
-        return self._caller.call(lambda: function(self.inner))
+            return function(self._storage)
+        return self._caller.call(lambda: function(self._storage))
 
     def _check_file(self) -> None:
         """Raise :class:`StorageError` if the file was removed or replaced.
@@ -184,7 +190,7 @@ class _Guard:
             return
         try:
             found = _identity(self._file)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise StorageError(f"storage {self._file} was removed while the study ran; its trials are lost") from None
         if found != self._identity:
             raise StorageError(
@@ -200,9 +206,9 @@ class _Caller:
         self._work: queue.SimpleQueue[tuple[Callable[[], Any], queue.SimpleQueue[Any]]] = queue.SimpleQueue()
         threading.Thread(target=self._run, daemon=True).start()
 
-    def call(self, function: Callable[[], Any]) -> Any:
+    def call(self, function: Callable[[], _R]) -> _R:
         """Return the result of ``function``; raises :class:`StorageError` if it takes too long."""
-        answer: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+        answer: queue.SimpleQueue[tuple[_R, BaseException | None]] = queue.SimpleQueue()
         self._work.put((function, answer))
         began, said = time.monotonic(), False
         while True:
@@ -232,39 +238,6 @@ class _Caller:
                 answer.put((None, error))
 
 
-def patient(inner: BaseStorage, patience: Patience, file: Path | None) -> BaseStorage:
-    """Return a storage that calls ``inner``, and repeats calls that fail because of an outage.
-
-    Its attribute ``guard`` does the same for functions that take ``inner``.
-
-    Args:
-        inner: The storage.
-        patience: How long to wait.
-        file: The file of the storage; None for a server.
-    """
-    from optuna.storages import BaseStorage
-
-    guard = _Guard(inner, patience, file)
-    names = [name for name in dir(BaseStorage) if not name.startswith("_") and callable(getattr(BaseStorage, name))]
-    storage: BaseStorage = type("PatientStorage", (BaseStorage,), {name: _delegate(name) for name in names})()
-    vars(storage).update(guard=guard, inner=inner)
-    return storage
-
-
-def _delegate(name: str) -> Callable[..., Any]:
-    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return self.guard.call(name, *args, **kwargs)
-
-    return method
-
-
-def _identity(file: Path | None) -> tuple[int, int] | None:
-    if file is None:
-        return None
-    try:
-        found = os.stat(file)
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ENOTDIR):
-            raise FileNotFoundError(file) from None
-        raise
+def _identity(file: Path) -> tuple[int, int]:
+    found = os.stat(file)
     return found.st_dev, found.st_ino

@@ -48,10 +48,9 @@ def serve(url: str, host: str, port: int, patience: Patience, opened: Callable[[
     threads = THREADS if storage_file(url) is None else 1
     with closing(Opened(url, patience=patience)) as storage, ThreadPoolExecutor(threads) as pool:
         opened()
-        direct = getattr(storage.storage, "inner")  # noqa: B009 - of an open storage that waits
         try:
             with warnings.catch_warnings(action="ignore"):  # Optuna calls the server experimental
-                optuna.storages.run_grpc_proxy_server(direct, host=host, port=port, thread_pool=pool)
+                optuna.storages.run_grpc_proxy_server(storage.direct, host=host, port=port, thread_pool=pool)
         except RuntimeError as error:
             reason = next(iter(str(error).splitlines()), "")
             raise ConfigError(f"{host} port {port} cannot be used ({reason}); give another --port or --host") from None
