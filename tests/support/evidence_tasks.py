@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from dropopt.study import Study
 from dropopt.study.session import session
 from dropopt.study.session.request import Request
-from dropopt.study.store.opening import Opened, storage_file
+from dropopt.study.store.opening import Opened
 from dropopt.study.store.queries import count, find_study, study_names
-from dropopt.study.store.url import resolve
+from dropopt.study.store.url import file_of, resolve
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -84,7 +84,7 @@ def definition(name: str, files: Mapping[str, str], *, network: str = NETWORK, d
 
 def search(study: Definition, storage: str, jobs: int, console: Console) -> None:
     """Run the study, or what is left of it."""
-    file = storage_file(resolve(storage))
+    file = file_of(resolve(storage))
     if file is None or file.exists():
         with closing(Opened(resolve(storage))) as opened:
             known = study.name in study_names(opened.storage)

@@ -14,8 +14,7 @@ from typing import Any
 
 from dropopt.config import ConfigError
 from dropopt.files import name_part
-from dropopt.study.store.opening import storage_file
-from dropopt.study.store.url import VARIABLE, redact, resolve
+from dropopt.study.store.url import VARIABLE, file_of, redact, resolve
 
 #: The secret of a Kubernetes cluster that holds the URL, and its key.
 SECRET, SECRET_KEY = "dropopt-storage", "url"
@@ -80,7 +79,7 @@ class Job:
     @property
     def file(self) -> Path | None:
         """The file of the storage, if it was given and is a file."""
-        return None if self.storage is None else storage_file(resolve(self.storage))
+        return None if self.storage is None else file_of(resolve(self.storage))
 
     @property
     def folders(self) -> dict[str, str]:

@@ -16,11 +16,11 @@ def status(storage: Storage = None, as_json: AsJson = False) -> None:
     from dropopt.study.show.console import make_console
     from dropopt.study.show.status import rows, show_status
     from dropopt.study.store.lock import is_held
-    from dropopt.study.store.opening import Opened, storage_file
-    from dropopt.study.store.url import redact, resolve
+    from dropopt.study.store.opening import Opened
+    from dropopt.study.store.url import file_of, redact, resolve
 
     url = resolve(storage)
-    file = storage_file(url)
+    file = file_of(url)
     alone = file is not None and "://" in url and not is_held(file)
     with closing(Opened(url, create=False)) as opened:
         if as_json:

@@ -100,4 +100,4 @@ def remove(path: Path) -> None:
 def default_folder(url: str) -> Path | None:
     """Return the folder of the checkpoints beside the file of a storage; None if the storage is not a file."""
     path = file_of(url)
-    return None if path is None else path.with_name(path.name + ".checkpoints")
+    return None if path is None else path.absolute().with_name(path.name + ".checkpoints")

@@ -36,9 +36,9 @@ from dropopt.study.session.request import Request
 from dropopt.study.show.console import busy, say
 from dropopt.study.show.formatting import format_seconds
 from dropopt.study.store.experiment import check
-from dropopt.study.store.opening import Opened, storage_file
+from dropopt.study.store.opening import Opened
 from dropopt.study.store.queries import count, find_study, study_names
-from dropopt.study.store.url import resolve
+from dropopt.study.store.url import file_of, resolve
 
 if TYPE_CHECKING:
     import optuna
@@ -126,7 +126,7 @@ class _Plan:
 def _plans(request: CompareRequest) -> list[_Plan]:
     """Resolve the arms."""
     url = resolve(request.storage)
-    file = storage_file(url)
+    file = file_of(url)
     if file is not None and not file.exists():
         return [_plan(request, given, None) for given in request.arms]
     with closing(Opened(url, create=False)) as opened:

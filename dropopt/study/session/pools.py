@@ -13,8 +13,7 @@ from dropopt.study.run.ray_slots import RayPool
 from dropopt.study.run.slots import Pool
 from dropopt.study.session.request import Request
 from dropopt.study.show.console import say
-from dropopt.study.store.opening import storage_file
-from dropopt.study.store.url import VARIABLE
+from dropopt.study.store.url import VARIABLE, file_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -43,7 +42,7 @@ def start_pool(request: Request, console: Console) -> Iterator[Pool]:
 
 def _check_storage(url: str, nodes: int) -> None:
     """Raise :class:`ConfigError` for a storage that only one of several nodes can reach."""
-    if nodes > 1 and storage_file(url) is not None:
+    if nodes > 1 and file_of(url) is not None:
         raise ConfigError(
             f"storage {url} is a file of this machine, and the Ray cluster has {nodes} nodes; to resume the study from "
             f"any of them, set {VARIABLE} to the URL of a server: postgresql+psycopg://USER:PASSWORD@HOST/NAME"

@@ -51,7 +51,7 @@ def artifact_folder(url: str, given: Path | None = None) -> Path | None:
     if given is not None:
         return given.expanduser().absolute()
     file = file_of(url)
-    return None if file is None else file.with_name(file.name + ".artifacts")
+    return None if file is None else file.absolute().with_name(file.name + ".artifacts")
 
 
 def save_artifacts(study: optuna.Study, folder: Path, storage_hint: str) -> None:

@@ -27,7 +27,7 @@ from dropopt.study.store.sqlite import (
     make_folder,
     prepare_sqlite,
 )
-from dropopt.study.store.url import reason, redact
+from dropopt.study.store.url import file_of, reason, redact
 
 if TYPE_CHECKING:
     import optuna
@@ -136,7 +136,7 @@ class Opened:
     """
 
     def __init__(self, url: str, *, create: bool = True, patience: Patience | None = None) -> None:
-        file = storage_file(url)
+        file = file_of(url)
         self._lock: WriterLock | None = None
         if patience is None:
             self.direct = open_storage(url, create=create)
@@ -169,16 +169,6 @@ class Opened:
     def _release(self) -> None:
         if self._lock is not None:
             self._lock.release()
-
-
-def storage_file(url: str) -> Path | None:
-    """Return the file of a storage; None for a server."""
-    if "://" not in url:
-        return Path(url)
-    scheme, _, rest = url.partition(":///")
-    name = rest.partition("?")[0]
-    is_file = scheme.startswith("sqlite") and name not in ("", ":memory:") and not name.startswith("file:")
-    return Path(name) if is_file else None
 
 
 def _reached(url: str) -> BaseStorage:

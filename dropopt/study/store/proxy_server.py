@@ -9,10 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 from dropopt.config import ConfigError
-from dropopt.study.store.opening import Opened, storage_file
+from dropopt.study.store.opening import Opened
 from dropopt.study.store.patient import Patience
 from dropopt.study.store.proxy import SCHEME
-from dropopt.study.store.url import redact
+from dropopt.study.store.url import file_of, redact
 
 #: Calls that the server answers at the same time, if its storage is a database server.
 THREADS = 10
@@ -45,7 +45,7 @@ def serve(url: str, host: str, port: int, patience: Patience, opened: Callable[[
     import optuna
 
     optuna.logging.set_verbosity(logging.ERROR)
-    threads = THREADS if storage_file(url) is None else 1
+    threads = THREADS if file_of(url) is None else 1
     with closing(Opened(url, patience=patience)) as storage, ThreadPoolExecutor(threads) as pool:
         opened()
         try:

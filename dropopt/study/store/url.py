@@ -10,9 +10,13 @@ import sys
 from contextlib import closing
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from dropopt.config import ConfigError
+
+if TYPE_CHECKING:
+    import sqlalchemy
 
 DEFAULT_FILE = Path("runs") / "dropopt.db"
 
@@ -47,23 +51,23 @@ def resolve(option: str | None) -> str:
         raise ConfigError(f"the storage is neither a file nor a URL; a URL begins with {slip[1]}://")
     path = Path(given).expanduser()
     if path.suffix in _SQLITE_SUFFIXES or _is_sqlite(path):
-        if "?" in given:  # SQLAlchemy has no escape for it: the file would be the one whose name ends before it
+        if "?" in given:  # SQLAlchemy 2.0 has no escape for it: the file would be the one whose name ends before it
             raise ConfigError(f"the name of a SQLite file cannot contain a question mark, got {given}")
+        if "%" in given:  # SQLAlchemy 2.1 decodes the name of the file, 2.0 does not
+            import sqlalchemy
+
+            return sqlalchemy.engine.URL.create("sqlite", database=path.as_posix()).render_as_string()
         return f"sqlite:///{path.as_posix()}"
     return str(path)
 
 
 def file_of(url: str) -> Path | None:
-    """Return the absolute path of the file of a storage; None if the storage is a server or in memory."""
+    """Return the file of a storage; None if the storage is a server or in memory."""
     if "://" not in url:
-        file = url
-    elif url.startswith("sqlite"):
-        import sqlalchemy
-
-        file = str(sqlalchemy.engine.make_url(url).database or "")
-    else:
-        return None
-    return None if not file or file.startswith((":", "file:")) else Path(file).absolute()
+        return Path(url)
+    parsed = _parsed(url) if url.startswith("sqlite") else None
+    name = "" if parsed is None else parsed.database or ""
+    return None if name in ("", ":memory:") or name.startswith("file:") else Path(name)
 
 
 def storage_hint(option: str | None) -> str:
@@ -143,17 +147,22 @@ def _warn_of_password() -> None:
 
 def _secrets(url: str) -> list[str]:
     """Return the parts of ``url`` that must not be shown, longest first."""
-    if "://" not in url:
-        return []
-    import sqlalchemy
-
-    try:
-        parsed = sqlalchemy.engine.make_url(url)
-    except (sqlalchemy.exc.ArgumentError, ValueError):
+    parsed = _parsed(url)
+    if parsed is None:
         return []
     found = {str(parsed.password or ""), *(str(value) for value in parsed.query.values())}
     found |= {quote(secret, safe="") for secret in found}  # as it is written in a URL
     return sorted((secret for secret in found if secret), key=len, reverse=True)
+
+
+def _parsed(url: str) -> sqlalchemy.engine.URL | None:
+    """Return the parts of ``url``; None if it is not a URL."""
+    import sqlalchemy
+
+    try:
+        return sqlalchemy.engine.make_url(url)
+    except (sqlalchemy.exc.ArgumentError, ValueError):
+        return None
 
 
 def _is_sqlite(path: Path) -> bool:

@@ -40,6 +40,12 @@ def test_a_storage_may_be_a_journal_or_a_sqlite_file(tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_percent_sign_in_the_name_of_a_file_is_a_part_of_the_name():
+    """SQLAlchemy 2.1 decodes the file in a URL, 2.0 does not."""
+    with closing(Opened(resolve("x%41.db"), patience=Patience())):
+        assert Path("x%41.db").exists()
+
+
 def test_the_default_storage_is_a_single_file(tmp_path, monkeypatch):
     """The default is runs/dropopt.db, with a folder of artifacts; its write-ahead log is merged into it at the end."""
     fake_study.run(None, n_trials=2)
