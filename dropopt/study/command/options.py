@@ -1,4 +1,7 @@
-"""The options of the commands: names, help texts and limits."""
+"""The options of the commands: names, help texts and limits.
+
+A help text gives the default itself if it is not a value: typer shows no default that is None.
+"""
 
 from __future__ import annotations
 
@@ -29,15 +32,12 @@ Storage = Annotated[
     str | None,
     typer.Option(
         help="An Optuna storage: the URL of a database or a storage proxy (grpc://HOST:PORT), a SQLite or a journal "
-        "file. Default: OPTUNA_STORAGE, else runs/dropopt.db.",
-        show_default=False,
+        "file. Default: OPTUNA_STORAGE, else runs/dropopt.db."
     ),
 ]
 StudyName = Annotated[
     str | None,
-    typer.Option(
-        "--study", "--study-name", help="Name of the study. Default: the only study in the storage.", show_default=False
-    ),
+    typer.Option("--study", "--study-name", help="Name of the study. Default: the only study in the storage."),
 ]
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for other programs.")]
@@ -51,14 +51,10 @@ HELP = {"help_option_names": ["-h", "--help"]}
 
 ImageSize = Annotated[
     int | None,
-    typer.Option(
-        help="Side in pixels to which images are resized (4 to 4096). Default: as in the script or the file.",
-        show_default=False,
-    ),
+    typer.Option(help="Side in pixels to which images are resized (4 to 4096). Default: as in the script or the file."),
 ]
 BatchSize = Annotated[
-    int | None,
-    typer.Option(help="Images per step (1 or more). Default: as in the script or the file.", show_default=False),
+    int | None, typer.Option(help="Images per step (1 or more). Default: as in the script or the file.")
 ]
 Set = Annotated[
     list[str] | None,
@@ -67,7 +63,6 @@ Set = Annotated[
         metavar="SECTION.NAME=VALUE",
         help="Any other setting, such as train.weight_decay=1e-3, engine.pattern=channel or model.options.head=64; "
         "sections are data, model, task, train and engine. May be repeated.",
-        show_default=False,
     ),
 ]
 
@@ -77,30 +72,26 @@ StudyScript = Annotated[
     str | None, typer.Argument(help="The script of a study, or the name of a shipped study such as digits.")
 ]
 NewStudyName = Annotated[
-    str | None,
-    typer.Option(help="Name of the study in the storage. Default: the name in the script.", show_default=False),
+    str | None, typer.Option(help="Name of the study in the storage. Default: the name in the script.")
 ]
 NTrials = Annotated[
     int | None,
     typer.Option(
         help="Total number of trials of the study (1 or more): completed, pruned and failed ones, including those of "
-        "earlier runs. Default: as in the script.",
-        show_default=False,
+        "earlier runs. Default: as in the script."
     ),
 ]
 Timeout = Annotated[
     float | None,
     typer.Option(
         help="Seconds (above 0) after which no further trial starts; running trials are finished, unless they hang. "
-        "Default: as in the script.",
-        show_default=False,
+        "Default: as in the script."
     ),
 ]
 TrialTimeout = Annotated[
     float | None,
     typer.Option(
-        help="Seconds (above 0) after which a trial is ended and recorded as failed. Default: as in the script.",
-        show_default=False,
+        help="Seconds (above 0) after which a trial is ended and recorded as failed. Default: as in the script."
     ),
 ]
 TrialMemory = Annotated[
@@ -108,7 +99,6 @@ TrialMemory = Annotated[
     typer.Option(
         help="Megabytes of memory (1 or more) at which a trial is ended and recorded as failed. Linux only. "
         "Default: as in the script.",
-        show_default=False,
         metavar="MB",
     ),
 ]
@@ -117,7 +107,6 @@ Checkpoints = Annotated[
     typer.Option(
         help="Folder of the trials' checkpoints. Default: as in the script, else a folder beside the file of the "
         "storage; none if the storage is a server.",
-        show_default=False,
         metavar="DIR",
     ),
 ]
@@ -127,7 +116,6 @@ Artifacts = Annotated[
         envvar="DROPOPT_ARTIFACTS",
         help="Folder of the files of the best trials (configuration, curves, weights), which optuna-dashboard offers. "
         "Default: a folder beside the file of the storage; none if the storage is a server.",
-        show_default=False,
         show_envvar=True,
         metavar="DIR",
     ),
@@ -136,31 +124,27 @@ KeepCheckpoints = Annotated[
     int | None,
     typer.Option(
         help="Number of pruned trials whose last checkpoints are kept for dropopt resume-trial (0 or more), the latest "
-        "ones. Default: as in the script, else 0.",
-        show_default=False,
+        "ones. Default: as in the script, else 0."
     ),
 ]
 Sampler = Annotated[
     str | None,
     typer.Option(
         help="Sampler: auto, efficacy, tpe, gp, cmaes or random; auto is efficacy if the space has a blend of methods, "
-        "else tpe. Default: as in the script.",
-        show_default=False,
+        "else tpe. Default: as in the script."
     ),
 ]
 Pruner = Annotated[
     str | None,
     typer.Option(
-        help="Pruner: median, forecast (prunes the most), percentile, hyperband or none. Default: as in the script.",
-        show_default=False,
+        help="Pruner: median, forecast (prunes the most), percentile, hyperband or none. Default: as in the script."
     ),
 ]
 Seed = Annotated[
     int | None,
     typer.Option(
         help="Seed of the study (0 or more); with --n-jobs 1, the same seed gives the same study. "
-        "Default: as in the script.",
-        show_default=False,
+        "Default: as in the script."
     ),
 ]
 NJobs = Annotated[
@@ -175,51 +159,38 @@ NJobs = Annotated[
 Space = Annotated[
     str | None,
     typer.Option(
-        help="A search-space file, or the name of a shipped space such as compact or paper. Default: as in the script.",
-        show_default=False,
+        help="A search-space file, or the name of a shipped space such as compact or paper. Default: as in the script."
     ),
 ]
 Data = Annotated[
     str | None,
-    typer.Option(
-        help="A data set's name, folder:PATH, numpy:FILE.npz or module:function. Default: as in the script.",
-        show_default=False,
-    ),
+    typer.Option(help="A data set's name, folder:PATH, numpy:FILE.npz or module:function. Default: as in the script."),
 ]
 Model = Annotated[
     str | None,
     typer.Option(
-        help="Network: small, resnet9, vgg, torchvision:NAME, timm:NAME or module:function. Default: as in the script.",
-        show_default=False,
+        help="Network: small, resnet9, vgg, torchvision:NAME, timm:NAME or module:function. Default: as in the script."
     ),
 ]
-Epochs = Annotated[
-    int | None,
-    typer.Option(help="Number of epochs of a trial (1 or more). Default: as in the script.", show_default=False),
-]
+Epochs = Annotated[int | None, typer.Option(help="Number of epochs of a trial (1 or more). Default: as in the script.")]
 Subset = Annotated[
     int | None,
     typer.Option(
-        help="Number of training images to use (1 or more), drawn as a stratified sample. Default: as in the script.",
-        show_default=False,
+        help="Number of training images to use (1 or more), drawn as a stratified sample. Default: as in the script."
     ),
 ]
-RunDevice = Annotated[
-    str | None, typer.Option(help="Device: auto, cpu, cuda or cuda:N. Default: as in the script.", show_default=False)
-]
+RunDevice = Annotated[str | None, typer.Option(help="Device: auto, cpu, cuda or cuda:N. Default: as in the script.")]
 Optimise = Annotated[
     str | None,
     typer.Option(
-        help="What counts: loss or accuracy, on the validation split, smoothed over epochs. Default: as in the script.",
-        show_default=False,
+        help="What counts: loss or accuracy, on the validation split, smoothed over epochs. Default: as in the script."
     ),
 ]
 Prior = Annotated[
     str | None,
     typer.Option(
         help="Start from what another study learned about the blend: STUDY, STUDY@STORAGE or a file that dropopt "
-        "efficacy wrote. Default: as in the script.",
-        show_default=False,
+        "efficacy wrote. Default: as in the script."
     ),
 ]
 Anchors = Annotated[
@@ -229,7 +200,6 @@ Anchors = Annotated[
         help="Whether a new study of 10 or more trials begins with anchors, which the best trial is compared with: "
         "no dropout, plain dropout at customary rates, own patterns and the engine's default. Default: as in the "
         "script.",
-        show_default=False,
     ),
 ]
 
@@ -238,7 +208,6 @@ Portfolio = Annotated[
     typer.Option(
         help="Configurations that did well on other data, with which a new study of 10 or more trials begins after its "
         "anchors: the name of a shipped portfolio, a YAML file, or none. Default: as in the script, else small_images.",
-        show_default=False,
         metavar="NAME",
     ),
 ]
@@ -253,25 +222,18 @@ RayAddress = Annotated[
     str | None,
     typer.Option(
         help="Address of the Ray cluster, such as 10.0.0.5:6379. Default: RAY_ADDRESS, else a cluster that runs on "
-        "this machine, else one that is started for this command.",
-        show_default=False,
+        "this machine, else one that is started for this command."
     ),
 ]
 CpusPerTrial = Annotated[
     int | None,
     typer.Option(
-        min=1,
-        help="Cores of a Ray node for each trial, which trains with as many threads (1 or more). Default: 1.",
-        show_default=False,
+        min=1, help="Cores of a Ray node for each trial, which trains with as many threads (1 or more). Default: 1."
     ),
 ]
 GpusPerTrial = Annotated[
     float | None,
-    typer.Option(
-        min=0,
-        help="GPUs of a Ray node for each trial: a share such as 0.25, or a whole number. Default: 0.",
-        show_default=False,
-    ),
+    typer.Option(min=0, help="GPUs of a Ray node for each trial: a share such as 0.25, or a whole number. Default: 0."),
 ]
 Reclaim = Annotated[
     bool,
@@ -302,10 +264,7 @@ Grace = Annotated[
 
 # -- of ``dropopt worker``
 
-WorkerScript = Annotated[
-    str | None,
-    typer.Argument(help="The study's script, if it defines the data or the network.", show_default=False),
-]
+WorkerScript = Annotated[str | None, typer.Argument(help="The study's script, if it defines the data or the network.")]
 
 Print = Annotated[
     Scheduler | None,
@@ -313,70 +272,48 @@ Print = Annotated[
         "--print",
         help="Print a SLURM job array (for sbatch) or a Kubernetes Job (for kubectl apply -f) that runs this command, "
         "instead of running it. The following options are for it.",
-        show_default=False,
     ),
 ]
-Workers = Annotated[
-    int | None, typer.Option(min=1, help="With --print: number of workers. Default: 1.", show_default=False)
-]
-Cpus = Annotated[
-    int | None, typer.Option(min=1, help="With --print: cores of each worker. Default: 1.", show_default=False)
-]
-Gpus = Annotated[
-    int | None, typer.Option(min=0, help="With --print: GPUs of each worker. Default: 0.", show_default=False)
-]
+Workers = Annotated[int | None, typer.Option(min=1, help="With --print: number of workers. Default: 1.")]
+Cpus = Annotated[int | None, typer.Option(min=1, help="With --print: cores of each worker. Default: 1.")]
+Gpus = Annotated[int | None, typer.Option(min=0, help="With --print: GPUs of each worker. Default: 0.")]
 Memory = Annotated[
-    str | None,
-    typer.Option(help="With --print: memory of each worker, such as 8G. Default: the scheduler's.", show_default=False),
+    str | None, typer.Option(help="With --print: memory of each worker, such as 8G. Default: the scheduler's.")
 ]
 Time = Annotated[
     str | None,
     typer.Option(
-        help="With --print: longest run of a worker, such as 24:00:00 or 2-00:00:00. Default: the scheduler's.",
-        show_default=False,
+        help="With --print: longest run of a worker, such as 24:00:00 or 2-00:00:00. Default: the scheduler's."
     ),
 ]
 Image = Annotated[
-    str | None,
-    typer.Option(
-        help="With --print kubernetes: container image with dropopt and your code. Required.", show_default=False
-    ),
+    str | None, typer.Option(help="With --print kubernetes: container image with dropopt and your code. Required.")
 ]
 
 # -- of ``dropopt resume-trial``
 
 ResumedTrial = Annotated[int, typer.Argument(help="Number of the pruned trial (0 or more).", metavar="NUMBER")]
 ResumedTimeout = Annotated[
-    float | None,
-    typer.Option(help="Seconds (above 0) after which the trial is ended. Default: no limit.", show_default=False),
+    float | None, typer.Option(help="Seconds (above 0) after which the trial is ended. Default: no limit.")
 ]
 ResumedMemory = Annotated[
     int | None,
     typer.Option(
-        min=1,
-        help="Megabytes of memory at which the trial is ended. Linux only. Default: no limit.",
-        show_default=False,
-        metavar="MB",
+        min=1, help="Megabytes of memory at which the trial is ended. Linux only. Default: no limit.", metavar="MB"
     ),
 ]
 
 # -- of ``dropopt export``
 
-Trial = Annotated[
-    int | None, typer.Option(help="Number of the trial (0 or more). Default: the best trial.", show_default=False)
-]
+Trial = Annotated[int | None, typer.Option(help="Number of the trial (0 or more). Default: the best trial.")]
 Format = Annotated[
     str | None,
     typer.Option(
-        help="File format: yaml, json, toml or python (a training loop to run). Default: by the suffix of the file.",
-        show_default=False,
+        help="File format: yaml, json, toml or python (a training loop to run). Default: by the suffix of the file."
     ),
 ]
 ExportOutput = Annotated[
-    Path | None,
-    typer.Option(
-        "--output", "-o", help="File to write; - for standard output. Default: best.FORMAT.", show_default=False
-    ),
+    Path | None, typer.Option("--output", "-o", help="File to write; - for standard output. Default: best.FORMAT.")
 ]
 ListTrials = Annotated[bool, typer.Option("--list", help="List the trials that can be exported, the best first.")]
 
@@ -386,28 +323,17 @@ Force = Annotated[bool, typer.Option("--force", help="Replace a file that does n
 
 EvidenceOutput = Annotated[
     Path | None,
-    typer.Option(
-        "--output",
-        "-o",
-        help="JSON file to write, for the option --prior of a new study. Default: no file.",
-        show_default=False,
-    ),
+    typer.Option("--output", "-o", help="JSON file to write, for the option --prior of a new study. Default: no file."),
 ]
 
 # -- of ``dropopt report``
 
 ReportOutput = Annotated[
-    Path | None,
-    typer.Option("--output", "-o", help="HTML file to write. Default: report-STUDY.html.", show_default=False),
+    Path | None, typer.Option("--output", "-o", help="HTML file to write. Default: report-STUDY.html.")
 ]
 PngFolder = Annotated[
     Path | None,
-    typer.Option(
-        "--png",
-        help="Folder to write each chart to as a PNG file as well. Default: none.",
-        show_default=False,
-        metavar="DIR",
-    ),
+    typer.Option("--png", help="Folder to write each chart to as a PNG file as well. Default: none.", metavar="DIR"),
 ]
 
 # -- of ``dropopt train``
@@ -415,8 +341,7 @@ PngFolder = Annotated[
 ConfigurationFile = Annotated[
     Path | None,
     typer.Argument(
-        help="A configuration file, as dropopt export writes it. Default: the trial that --study and --trial name.",
-        show_default=False,
+        help="A configuration file, as dropopt export writes it. Default: the trial that --study and --trial name."
     ),
 ]
 TrainCheckpoints = Annotated[
@@ -425,19 +350,12 @@ TrainCheckpoints = Annotated[
         "--checkpoints",
         help="Folder for last.pt and best.pt (weights), summary.csv (epochs), and resume.ckpt, from which the same "
         "command continues. Default: none.",
-        show_default=False,
         metavar="DIR",
     ),
 ]
-TrainEpochs = Annotated[
-    int | None, typer.Option(help="Number of epochs (1 or more). Default: as in the file.", show_default=False)
-]
-TrainSeed = Annotated[
-    int | None, typer.Option(help="Seed of training (0 or more). Default: as in the file.", show_default=False)
-]
-Device = Annotated[
-    str | None, typer.Option(help="Device: auto, cpu, cuda or cuda:N. Default: as in the file.", show_default=False)
-]
+TrainEpochs = Annotated[int | None, typer.Option(help="Number of epochs (1 or more). Default: as in the file.")]
+TrainSeed = Annotated[int | None, typer.Option(help="Seed of training (0 or more). Default: as in the file.")]
+Device = Annotated[str | None, typer.Option(help="Device: auto, cpu, cuda or cuda:N. Default: as in the file.")]
 Threads = Annotated[
     int, typer.Option(min=1, help="Number of threads; with 1, a study's trial is repeated exactly on the same machine.")
 ]
@@ -448,7 +366,6 @@ WeightsOutput = Annotated[
         "-o",
         help="File to write: model.safetensors stands alone, for dropopt predict; model.pt has the weights only "
         "(state_dict). Default: no file.",
-        show_default=False,
     ),
 ]
 
@@ -456,8 +373,7 @@ Code = Annotated[
     list[Path] | None,
     typer.Option(
         help="A script, or a folder of modules, that the functions named in the file are imported from; may be "
-        "repeated. Default: the script of the study, if you have run it and it has not changed.",
-        show_default=False,
+        "repeated. Default: the script of the study, if you have run it and it has not changed."
     ),
 ]
 Trust = Annotated[
@@ -470,9 +386,7 @@ Trust = Annotated[
 # -- of ``dropopt predict``
 
 ModelPath = Annotated[Path, typer.Argument(help="A model that dropopt train -o model.safetensors has written.")]
-Images = Annotated[
-    list[Path] | None, typer.Argument(help="Image files, and folders of image files.", show_default=False)
-]
+Images = Annotated[list[Path] | None, typer.Argument(help="Image files, and folders of image files.")]
 Samples = Annotated[
     int,
     typer.Option(
@@ -494,10 +408,7 @@ PredictQuiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the pre
 Top = Annotated[int, typer.Option(help="Number of configurations to train again (1 or more), the best first.")]
 Seeds = Annotated[int, typer.Option(help="Number of fresh seeds for each configuration (2 or more).")]
 ConfirmOptimise = Annotated[
-    str | None,
-    typer.Option(
-        help="What the winner is chosen by: loss or accuracy. Default: what the study optimised.", show_default=False
-    ),
+    str | None, typer.Option(help="What the winner is chosen by: loss or accuracy. Default: what the study optimised.")
 ]
 ConfirmAnchors = Annotated[
     bool, typer.Option("--anchors/--no-anchors", help="Whether the anchors of the study are trained again too.")
@@ -508,7 +419,6 @@ ConfirmCheckpoints = Annotated[
     typer.Option(
         help="Folder of the checkpoints, with the weights until the test set is read. Default: a folder beside the "
         "file of the storage; none if the storage is a server.",
-        show_default=False,
         metavar="DIR",
     ),
 ]
@@ -530,28 +440,21 @@ CompareScript = Annotated[
     ),
 ]
 CompareName = Annotated[
-    str | None,
-    typer.Option(help="Studies of spaces are called NAME-ARM. Default: the name in the script.", show_default=False),
+    str | None, typer.Option(help="Studies of spaces are called NAME-ARM. Default: the name in the script.")
 ]
 CompareSeeds = Annotated[
-    int | None,
-    typer.Option(min=2, help="Number of fresh seeds (2 or more). Default: 10; 3 with --quick.", show_default=False),
+    int | None, typer.Option(min=2, help="Number of fresh seeds (2 or more). Default: 10; 3 with --quick.")
 ]
 CompareTop = Annotated[
     int | None,
     typer.Option(
-        min=1,
-        help="Number of configurations of each arm to train again (1 or more). Default: 3; 2 with --quick.",
-        show_default=False,
+        min=1, help="Number of configurations of each arm to train again (1 or more). Default: 3; 2 with --quick."
     ),
 ]
 Quick = Annotated[bool, typer.Option("--quick", help="A small budget, to try it: 10 trials, 3 seeds.")]
 BaselineArm = Annotated[
     str | None,
-    typer.Option(
-        help="The arm that the others are compared with. Default: the best of the arms without the engine.",
-        show_default=False,
-    ),
+    typer.Option(help="The arm that the others are compared with. Default: the best of the arms without the engine."),
 ]
 FigureOutput = Annotated[
     Path | None,
@@ -559,7 +462,6 @@ FigureOutput = Annotated[
         "--output",
         "-o",
         help="The figure to write: .html, or .png and .svg if kaleido is installed. Default: comparison-NAME.html.",
-        show_default=False,
     ),
 ]
 
