@@ -7,6 +7,13 @@ from typing import Self
 
 from rich.console import Console, RenderableType
 from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from dropopt.study.run.messages import Report
+from dropopt.study.show.formatting import format_seconds
+from dropopt.study.store.scale import Scale
 
 #: Redraws per second. Redrawing takes processor time from the trials.
 REFRESH = 2
@@ -20,6 +27,7 @@ class Display:
     """
 
     def __init__(self, console: Console) -> None:
+        self._console = console
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
         self._drawn = 0.0
 
@@ -47,3 +55,58 @@ class Display:
         self._drawn = time.monotonic()
         if self._live is not None:
             self._live.update(lines, refresh=True)
+
+
+class SlotsDisplay(Display):
+    """Shows the trials that run in the slots of a pool. Part of a :class:`dropopt.study.run.worker.Listener`.
+
+    Args:
+        console: Where to print.
+        scale: How the values of the trials are shown.
+    """
+
+    def __init__(self, console: Console, scale: Scale) -> None:
+        super().__init__(console)
+        self._scale = scale
+        self._slots: dict[int, tuple[int, Report | None]] = {}
+        self._began = time.monotonic()
+        self._ended = 0  # the number of trials that have ended
+
+    def started(self, slot: int, trial: int) -> None:
+        """A slot starts a trial."""
+        self._slots[slot] = (trial, None)
+
+    def reported(self, slot: int, trial: int, report: Report) -> None:
+        """A slot has ended an epoch."""
+        self._slots[slot] = (trial, report)
+
+    def moved(self, slot: int, to: int) -> None:
+        """The trial of a slot continues in another slot."""
+        if slot in self._slots:
+            self._slots[to] = self._slots.pop(slot)
+
+    def _time_left(self, trials: int) -> str:
+        """The time that so many ``trials`` will take, estimated from those that have ended."""
+        return format_seconds(trials * (time.monotonic() - self._began) / self._ended)
+
+    def _head(self, done: int, total: int, *words: str) -> Table:
+        """A bar with ``words`` beside it."""
+        grid = Table.grid(padding=(0, 2))
+        grid.add_row(ProgressBar(total=max(total, 1), completed=done, width=30), *words)
+        return grid
+
+    def _lines(self) -> list[Text]:
+        """A line for each trial that runs."""
+        return [
+            Text(f"  slot {slot + 1}  {self._label(trial)}  {'starting' if report is None else self._epoch(report)}")
+            for slot, (trial, report) in sorted(self._slots.items())
+        ]
+
+    def _label(self, trial: int) -> str:
+        return f"trial {trial:<3}"
+
+    def _epoch(self, report: Report) -> str:
+        return f"epoch {report.epoch:>3} of {report.epochs}  {self._value(report.objective)}"
+
+    def _value(self, value: float | None) -> str:
+        return f"smoothed {self._scale.name} {self._scale.text(value)}"

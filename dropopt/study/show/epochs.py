@@ -30,7 +30,7 @@ class EpochProgress(Display):
 
     def __init__(self, console: Console, score: str = "accuracy") -> None:
         super().__init__(console)
-        self._console, self._score = console, score
+        self._score = score
         self._again = time.monotonic() + PAUSE
 
     def show(self, report: EpochReport) -> None:

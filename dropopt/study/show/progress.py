@@ -6,15 +6,14 @@ import time
 from typing import TYPE_CHECKING, Self
 
 from rich.console import Console, Group
-from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from dropopt.numbers import quantity
 from dropopt.study.run.messages import Report
 from dropopt.study.show.console import say
-from dropopt.study.show.display import Display
-from dropopt.study.show.formatting import format_accuracy, format_parameters, format_seconds
+from dropopt.study.show.display import SlotsDisplay
+from dropopt.study.show.formatting import format_accuracy, format_parameters
 from dropopt.study.show.live import LivePage
 from dropopt.study.store.queries import Counts, leader, task_of
 from dropopt.study.store.roll import Roll
@@ -25,25 +24,20 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 
-class Progress(Display):
+class Progress(SlotsDisplay):
     """Shows a study on ``console`` while it runs: live on a terminal, otherwise line by line.
 
     It implements :class:`dropopt.study.run.worker.Listener`.
     """
 
     def __init__(self, console: Console, n_trials: int) -> None:
-        super().__init__(console)
-        self._console = console
+        super().__init__(console, Scale())
         self._n_trials = n_trials
         self._study: optuna.Study | None = None
-        self._scale = Scale()
         self._score = "accuracy"  # the name of its metric
         self._roll = Roll()
         self._counts = Counts()
         self._best: FrozenTrial | None = None
-        self._slots: dict[int, tuple[int, Report | None]] = {}
-        self._started = time.monotonic()
-        self._ended = 0
         self._page: LivePage | None = None
 
     def __enter__(self) -> Self:
@@ -56,16 +50,8 @@ class Progress(Display):
         self._study, self._page = study, page
         self._scale = Scale.of(study)
         self._score = task_of(study).score
-        self._started = time.monotonic()
+        self._began = time.monotonic()
         self._read()
-
-    def started(self, slot: int, trial: int) -> None:
-        """A slot starts a trial."""
-        self._slots[slot] = (trial, None)
-
-    def reported(self, slot: int, trial: int, report: Report) -> None:
-        """A slot has ended an epoch."""
-        self._slots[slot] = (trial, report)
 
     def ended(self, slot: int, trial: int, failure: str = "") -> None:
         """A trial has ended. It is announced if it failed or is the best so far."""
@@ -87,11 +73,6 @@ class Progress(Display):
         """Report that the process of a trial has died and a new one continues the trial."""
         say(self._console, f"trial {trial} continues in a new process: {reason}", "yellow")
 
-    def moved(self, slot: int, to: int) -> None:
-        """The trial of a slot continues in another slot."""
-        if slot in self._slots:
-            self._slots[to] = self._slots.pop(slot)
-
     def tick(self) -> None:
         """Redraw, if it is time."""
         if self.is_due:
@@ -103,36 +84,18 @@ class Progress(Display):
             self._roll.update(self._study.get_trials(deepcopy=False))
             self._counts, self._best = self._roll.counts(), leader(self._study, self._roll.leaders)
 
-    def _time_left(self) -> str:
-        """The time that the remaining trials will take, estimated from the trials of this run."""
-        if self._ended < 2:
-            return "-"
-        remaining = max(0, self._n_trials - self._counts.counted)
-        return format_seconds(remaining * (time.monotonic() - self._started) / self._ended)
-
     def _redraw(self) -> None:
-        grid = Table.grid(padding=(0, 2))
-        done = self._counts.counted
-        bar = ProgressBar(total=self._n_trials, completed=done, width=30)
-        grid.add_row(
-            bar, f"{done} of {quantity(self._n_trials, 'trial')}", str(self._counts), f"time left {self._time_left()}"
-        )
-        lines: list[Table | Text] = [grid]
+        done, total = self._counts.counted, self._n_trials
+        left = "-" if self._ended < 2 else self._time_left(max(0, total - done))
+        words = f"{done} of {quantity(total, 'trial')}", str(self._counts), f"time left {left}"
+        lines: list[Table | Text] = [self._head(done, total, *words)]
         if self._study is None:
             lines.append(Text("starting: loading torch and the data", style="dim"))
         if self._best is not None:
             scores = f"{self._value(self._best.value)}, {self._score} {format_accuracy(self._best)}"
             head = f"best: trial {self._best.number}, {scores}"
             lines += [Text(head, style="bold"), Text("  " + format_parameters(self._best), style="dim")]
-        for slot, (trial, report) in sorted(self._slots.items()):
-            lines.append(Text(f"  slot {slot + 1}  trial {trial:<5}{self._epoch(report)}"))
-        self.draw(Group(*lines))
+        self.draw(Group(*lines, *self._lines()))
 
-    def _value(self, value: float | None) -> str:
-        return f"smoothed {self._scale.name} {self._scale.text(value)}"
-
-    def _epoch(self, report: Report | None) -> str:
-        if report is None:
-            return "starting"
-        scores = f"{self._value(report.objective)}  {self._score} {report.val_accuracy:.4f}"
-        return f"epoch {report.epoch:>3} of {report.epochs}  {scores}"
+    def _epoch(self, report: Report) -> str:
+        return f"{super()._epoch(report)}  {self._score} {report.val_accuracy:.4f}"
