@@ -10,9 +10,10 @@ import ipaddress
 import json
 import re
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from dropopt.study.show.plotsize import PLOT_LIMIT, plot_size
@@ -84,96 +85,74 @@ class Refusal:
     reason: str
 
 
-class Rule(Protocol):
-    """Decides whether a request is refused."""
-
-    def __call__(self, request: Request) -> Refusal | None:
-        """Return the refusal, or None if the rule allows the request."""
+#: Decides whether a request is refused; returns None if it is allowed.
+Rule = Callable[[Request], Refusal | None]
 
 
-class KnownHost:
-    """Refuses a Host header that does not name this server, which prevents DNS rebinding.
+def known_host(names: Collection[str], port: int, request: Request) -> Refusal | None:
+    """Refuse a Host header that does not name this server, which prevents DNS rebinding.
 
     Args:
-        names: The names and addresses that clients may use, in lower case.
+        names: The names and addresses that clients may use besides the address that they are connected to, in lower
+            case.
         port: The served port.
+        request: The request.
     """
-
-    def __init__(self, names: Iterable[str], port: int) -> None:
-        self.names = frozenset(names)
-        self.port = port
-
-    def __call__(self, request: Request) -> Refusal | None:
-        """Allow the known names, and the address that the client connected to."""
-        name, colon, port = request.host.rpartition(":")
-        if not colon or request.host.endswith("]"):  # a browser leaves out port 80
-            name, port = request.host, "80"
-        allowed = self.names | ({_bracketed(request.address)} if request.address else set())
-        if name in allowed and port == str(self.port):
-            return None
-        given = f"the Host {request.host[:100]!r}" if request.host else "a request without a Host"
-        return Refusal("403 Forbidden", f"{given} is not allowed; open http://localhost:{self.port}/")
-
-
-class PlainPath:
-    """Refuses a path that leaves its folder, even if it is percent-encoded more than once."""
-
-    def __call__(self, request: Request) -> Refusal | None:
-        """Check the path after each round of decoding."""
-        path, decoded = "", request.path
-        while path != decoded:
-            path, decoded = decoded, unquote(decoded)
-            parts = path.split("/")
-            if (path and parts[0]) or ".." in parts or "." in parts or re.search(r"[\\\x00-\x1f\x7f]", path):
-                return Refusal("400 Bad Request", "the path of the request is not allowed; open /dashboard")
+    name, colon, given_port = request.host.rpartition(":")
+    if not colon or request.host.endswith("]"):  # a browser leaves out port 80
+        name, given_port = request.host, "80"
+    if (name in names or (name and name == _bracketed(request.address))) and given_port == str(port):
         return None
+    given = f"the Host {request.host[:100]!r}" if request.host else "a request without a Host"
+    return Refusal("403 Forbidden", f"{given} is not allowed; open http://localhost:{port}/")
 
 
-class ReadOnly:
-    """Refuses every request that may change a study."""
+def plain_path(request: Request) -> Refusal | None:
+    """Refuse a path that leaves its folder, even if it is percent-encoded more than once."""
+    path, decoded = "", request.path
+    while path != decoded:
+        path, decoded = decoded, unquote(decoded)
+        parts = path.split("/")
+        if (path and parts[0]) or ".." in parts or "." in parts or re.search(r"[\\\x00-\x1f\x7f]", path):
+            return Refusal("400 Bad Request", "the path of the request is not allowed; open /dashboard")
+    return None
 
-    def __call__(self, request: Request) -> Refusal | None:
-        """Allow the methods that only read."""
-        if not request.writes:
-            return None
-        line = "the dashboard is read-only; to allow changes, restart it with: dropopt dashboard --writable"
-        return Refusal("403 Forbidden", line)
 
-
-class SameOrigin:
-    """Refuses a change that a page of another origin requests; clients that are not browsers send no origin."""
-
-    def __call__(self, request: Request) -> Refusal | None:
-        """Compare the Origin with the Host, which KnownHost has checked."""
-        foreign = request.origin is not None and request.origin.lower() != f"http://{request.host}"
-        if request.writes and (foreign or request.fetch_site not in (None, "same-origin", "none")):
-            return Refusal("403 Forbidden", "a page of another origin may not change a study; use the dashboard's page")
+def read_only(request: Request) -> Refusal | None:
+    """Refuse every request that may change a study."""
+    if not request.writes:
         return None
+    line = "the dashboard is read-only; to allow changes, restart it with: dropopt dashboard --writable"
+    return Refusal("403 Forbidden", line)
 
 
-class SmallPlots:
-    """Refuses a plot whose estimated size exceeds the limit, before anything is computed, and that of a deleted one."""
+def same_origin(request: Request) -> Refusal | None:
+    """Refuse a change that a page of another origin requests; clients that are not browsers send no origin.
 
-    def __init__(self, storage: BaseStorage, limit: int = PLOT_LIMIT) -> None:
-        self.storage = storage
-        self.limit = limit
+    The Origin is compared with the Host, which :func:`known_host` has checked.
+    """
+    foreign = request.origin is not None and request.origin.lower() != f"http://{request.host}"
+    if request.writes and (foreign or request.fetch_site not in (None, "same-origin", "none")):
+        return Refusal("403 Forbidden", "a page of another origin may not change a study; use the dashboard's page")
+    return None
 
-    def __call__(self, request: Request) -> Refusal | None:
-        """Estimate the size if the request is for a plot."""
-        found = re.fullmatch(r"/api/studies/(\d+)/plot/([^/]+)/*", request.path)
-        if found is None:
-            return None
-        try:
-            self.storage.get_study_user_attrs(int(found[1]))  # trials of a deleted study may still be cached
-            size = plot_size(self.storage, int(found[1]), found[2])
-        except KeyError:
-            return Refusal("404 Not Found", "there is no such study; it may have been deleted")
-        if size <= self.limit:
-            return None
-        line = f"the {found[2]} plot would be about {size / 1e6:,.0f} MB; the limit is {self.limit / 1e6:,.0f} MB"
-        if found[2] in PARAMS_PLOTS:
-            line += f"; plot fewer parameters with optuna.visualization.plot_{found[2]}(study, params=[...])"
-        return Refusal("413 Content Too Large", line)
+
+def small_plot(storage: BaseStorage, request: Request) -> Refusal | None:
+    """Refuse a plot whose estimated size exceeds the limit, before it is computed, and a plot of a deleted study."""
+    found = re.fullmatch(r"/api/studies/(\d+)/plot/([^/]+)/*", request.path)
+    if found is None:
+        return None
+    try:
+        storage.get_study_user_attrs(int(found[1]))  # trials of a deleted study may still be cached
+        size = plot_size(storage, int(found[1]), found[2])
+    except KeyError:
+        return Refusal("404 Not Found", "there is no such study; it may have been deleted")
+    if size <= PLOT_LIMIT:
+        return None
+    line = f"the {found[2]} plot would be about {size / 1e6:,.0f} MB; the limit is {PLOT_LIMIT / 1e6:,.0f} MB"
+    if found[2] in PARAMS_PLOTS:
+        line += f"; plot fewer parameters with optuna.visualization.plot_{found[2]}(study, params=[...])"
+    return Refusal("413 Content Too Large", line)
 
 
 class Guard:
@@ -206,8 +185,8 @@ class Guard:
 
 def guard(app: WSGIApplication, storage: BaseStorage, host: str, port: int, *, writable: bool) -> Guard:
     """Protect optuna-dashboard's application on ``storage``, served at ``host`` and ``port``."""
-    changes: Rule = SameOrigin() if writable else ReadOnly()
-    return Guard(app, (KnownHost(host_names(host), port), PlainPath(), changes, SmallPlots(storage)))
+    changes = same_origin if writable else read_only
+    return Guard(app, (partial(known_host, host_names(host), port), plain_path, changes, partial(small_plot, storage)))
 
 
 def is_loopback(host: str) -> bool:

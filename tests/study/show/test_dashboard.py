@@ -17,7 +17,7 @@ import pytest
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 
 from dropopt.study.show.dashboard import Server
-from dropopt.study.show.guard import Guard, KnownHost, PlainPath, Request, host_names
+from dropopt.study.show.guard import Guard, Request, host_names, known_host, plain_path
 from dropopt.study.show.plotsize import PLOT_LIMIT, plot_size
 
 PROGRAM = [sys.executable, "-c", "from dropopt.cli import main; main()"]
@@ -157,7 +157,6 @@ def test_a_public_address_also_serves_the_name_of_the_machine(study):
     with serving(study, host="0.0.0.0") as request:
         assert request("GET", "/api/studies", host=f"{socket.gethostname()}:{{port}}")[0] == 200
         assert request("GET", "/api/studies", host="evil.example:{port}")[0] == 403
-    rule = KnownHost(host_names("studies.example"), 80)
     for host, address, refused in (
         ("studies.example", "", False),
         ("studies.example:80", "", False),
@@ -166,7 +165,8 @@ def test_a_public_address_also_serves_the_name_of_the_machine(study):
         ("192.0.2.8", "192.0.2.7", True),
         ("", "", True),
     ):
-        assert (rule(Request("GET", "/", host, None, None, address)) is not None) == refused, host
+        request = Request("GET", "/", host, None, None, address)
+        assert (known_host(host_names("studies.example"), 80, request) is not None) == refused, host
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_path_traversal_is_refused(study, path):
     """Plain or encoded, once or more often."""
     with serving(study) as request:
         assert request("GET", path)[0] == 400
-    assert PlainPath()(Request("GET", "/static/bundle.js", "", None, None, "")) is None
+    assert plain_path(Request("GET", "/static/bundle.js", "", None, None, "")) is None
 
 
 def test_artifacts_of_a_study_that_begins_later_are_served(study, tmp_path):
