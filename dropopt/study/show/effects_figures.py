@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dropopt.numbers import quantity
-from dropopt.study.show.style import COLOURS, GRID, HEIGHT, INK, layout, logarithmic_axis
+from dropopt.study.show.style import COLOURS, GRID, HEIGHT, error_bars, layout, logarithmic_axis
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -57,13 +57,7 @@ def importance_figure(effects: Effects) -> Figure:
         orientation="h",
         name="together with others",
         marker={"color": COLOURS[4]},
-        error_x={
-            "type": "data",
-            "symmetric": False,
-            "color": INK,
-            "array": [one.high - one.value for one in total],
-            "arrayminus": [one.value - one.low for one in total],
-        },
+        error_x=error_bars([(one.value, one.low, one.high) for one in total]),
     )
     picture.add_bar(
         x=[min(effect.importance.first.value, effect.importance.total.value) for effect in shown],
@@ -144,13 +138,7 @@ def _panel(effect: FactorEffect) -> list[Any]:
             Scatter(
                 x=[level.label for level in levels],
                 y=middle,
-                error_y={
-                    "type": "data",
-                    "symmetric": False,
-                    "color": INK,
-                    "array": [cost.high - cost.value for cost in costs],
-                    "arrayminus": [cost.value - cost.low for cost in costs],
-                },
+                error_y=error_bars([(cost.value, cost.low, cost.high) for cost in costs]),
                 mode="markers",
                 marker={"size": 9, "color": [_colour(level) for level in levels]},
                 showlegend=False,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from dropopt.study.show.style import COLOURS, INK, layout
+from dropopt.study.show.style import COLOURS, error_bars, layout
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -56,13 +56,7 @@ def _intervals(effects: Sequence[Effect]) -> Any:
     return Scatter(
         x=[effect.mean for effect in effects],
         y=[effect.name for effect in effects],
-        error_x={
-            "type": "data",
-            "symmetric": False,
-            "color": INK,
-            "array": [effect.high - effect.mean for effect in effects],
-            "arrayminus": [effect.mean - effect.low for effect in effects],
-        },
+        error_x=error_bars([(effect.mean, effect.low, effect.high) for effect in effects]),
         mode="markers",
         marker={"size": 9, "color": [colour[effect.sign] for effect in effects]},
         showlegend=False,

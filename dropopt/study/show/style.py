@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import math
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 #: Height of a card on the dashboard, in pixels.
@@ -44,6 +44,12 @@ def layout(title: str, subtitle: str = "") -> dict[str, Any]:
         "legend": {"orientation": "h", "yanchor": "top", "y": -0.24, "x": 0},
         "modebar": {"bgcolor": clear, "color": "#BBBBBB", "activecolor": INK, "remove": list(BUTTONS)},
     }
+
+
+def error_bars(estimates: Sequence[tuple[float, float, float]]) -> dict[str, Any]:
+    """The intervals around values; each is a value, its lower end and its upper end."""
+    above, below = [high - value for value, _, high in estimates], [value - low for value, low, _ in estimates]
+    return {"type": "data", "symmetric": False, "color": INK, "array": above, "arrayminus": below}
 
 
 def epoch_axis(last: int) -> dict[str, Any]:
