@@ -6,9 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from dropopt.study.show.snapshot import Snapshot
+from dropopt.study.store.history import thinned
 from dropopt.study.store.keys import ACCURACY, ANCHOR, SECONDS
 
 if TYPE_CHECKING:
@@ -20,8 +21,6 @@ GOOD, PRUNED = 4, 20
 CURVE_POINTS, SCATTER_POINTS, PLACES = 60, 400, 40
 #: Kinds of trials, in the order in which they are drawn: the last is on top.
 KINDS = ("pruned", "complete", "anchor", "best")
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -108,14 +107,6 @@ def is_logarithmic(found: Sequence[Curve]) -> bool:
     """Whether the values of curves are all positive and of different orders of magnitude."""
     values = [value for curve in found for value in curve.values]
     return bool(values) and min(values) > 0 and max(values) / min(values) > 20
-
-
-def thinned(items: Sequence[_T], most: int) -> list[_T]:
-    """At most ``most`` items at even distances, with the first and the last."""
-    if len(items) <= most:
-        return list(items)
-    step = (len(items) - 1) / (most - 1)
-    return [items[round(index * step)] for index in range(most)]
 
 
 def short(number: float) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from dropopt.study.store.keys import HISTORY
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 MOST_RATES = 4000
 #: Decimals of a stored number.
 DECIMALS = 5
+
+_T = TypeVar("_T")
 
 
 class Epoch(Protocol):
@@ -76,7 +78,7 @@ class History:
     def of(cls, reports: Sequence[Epoch]) -> History:
         """The history of the reports of a trial, in order."""
         places = list(reports[0].rates) if reports else []
-        kept = _thinned(reports, max(1, MOST_RATES // max(1, len(places))))
+        kept = thinned(reports, max(1, MOST_RATES // max(1, len(places))))
         return cls(
             epochs=tuple(report.epoch for report in reports),
             train_loss=tuple(_rounded(report.train_loss) for report in reports),
@@ -97,15 +99,12 @@ def history_of(trial: FrozenTrial) -> History | None:
     stored = trial.system_attrs.get(HISTORY)
     if not isinstance(stored, Mapping) or not set(vars(History())) <= stored.keys():
         return None
-    return History(
-        epochs=tuple(stored["epochs"]),
-        train_loss=tuple(stored["train_loss"]),
-        val_loss=tuple(stored["val_loss"]),
-        val_accuracy=tuple(stored["val_accuracy"]),
-        rate_epochs=tuple(stored["rate_epochs"]),
-        rates={name: tuple(values) for name, values in stored["rates"].items()},
-        weights={name: tuple(values) for name, values in stored["weights"].items()},
-    )
+    return History(**{name: _tuples(stored[name]) for name in vars(History())})
+
+
+def _tuples(stored: Any) -> Any:
+    """A list of JSON as a tuple, and an object of lists as a dictionary of tuples."""
+    return {name: tuple(values) for name, values in stored.items()} if isinstance(stored, dict) else tuple(stored)
 
 
 def _columns(names: Iterable[str], rows: Sequence[Mapping[str, float]]) -> dict[str, tuple[float, ...]]:
@@ -116,11 +115,11 @@ def _rounded(value: float) -> float | None:
     return round(float(value), DECIMALS) if math.isfinite(value) else None
 
 
-def _thinned(reports: Sequence[Epoch], most: int) -> list[Epoch]:
-    """At most ``most`` reports at even distances, with the first and the last."""
-    if len(reports) <= most:
-        return list(reports)
+def thinned(items: Sequence[_T], most: int) -> list[_T]:
+    """Return at most ``most`` items at even distances, with the first and the last; the last one if ``most`` is 1."""
+    if len(items) <= most:
+        return list(items)
     if most == 1:
-        return [reports[-1]]
-    step = (len(reports) - 1) / (most - 1)
-    return [reports[round(index * step)] for index in range(most)]
+        return [items[-1]]
+    step = (len(items) - 1) / (most - 1)
+    return [items[round(index * step)] for index in range(most)]
