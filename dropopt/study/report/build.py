@@ -16,8 +16,8 @@ from dropopt.study.search.prior import is_file
 from dropopt.study.show import words
 from dropopt.study.show.effects_report import costs
 from dropopt.study.show.formatting import (
+    anchor_rows,
     format_accuracy,
-    format_difference,
     format_duration,
     format_parameters,
     format_value,
@@ -129,16 +129,7 @@ def _anchors(shot: Snapshot) -> list[tuple[str, str, str, str, str]]:
     """A row for each anchor."""
     if shot.comparison is None or shot.leader is None:
         return []
-    return [
-        (
-            row.name,
-            str(row.trial),
-            shot.scale.text(row.loss),
-            "-" if row.accuracy is None else f"{row.accuracy:.4f}",
-            format_difference(row, shot.scale, best=row.trial == shot.comparison.leader),
-        )
-        for row in shot.comparison.rows
-    ]
+    return anchor_rows(shot.comparison, shot.scale)
 
 
 def _trials(shot: Snapshot) -> list[tuple[str, ...]]:
@@ -147,7 +138,7 @@ def _trials(shot: Snapshot) -> list[tuple[str, ...]]:
     for trial in shot.ranked[:ROWS]:
         extra = (format_value(trial.user_attrs.get(key, "-")) for key in (BEST_EPOCH, SECONDS))
         scores = (shot.scale.text(trial.value), format_accuracy(trial))
-        rows.append((str(trial.number), *scores, *extra, format_parameters(trial)))
+        rows.append((str(trial.number), *scores, *extra, format_parameters(trial.params)))
     return rows
 
 

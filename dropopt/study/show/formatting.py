@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dropopt.numbers import fixed, short
@@ -10,13 +11,13 @@ from dropopt.study.store.keys import ACCURACY
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-    from dropopt.study.search.anchors import Row
+    from dropopt.study.search.anchors import Comparison, Row
     from dropopt.study.store.scale import Scale
 
 
-def format_parameters(trial: FrozenTrial) -> str:
-    """A trial's parameters in one line: ``r0=0.21 pattern=channel``."""
-    return " ".join(f"{name}={format_value(value)}" for name, value in trial.params.items())
+def format_parameters(parameters: Mapping[str, Any]) -> str:
+    """The parameters of a trial in one line: ``r0=0.21 pattern=channel``."""
+    return " ".join(f"{name}={format_value(value)}" for name, value in parameters.items())
 
 
 def format_value(value: Any) -> str:
@@ -26,8 +27,12 @@ def format_value(value: Any) -> str:
 
 def format_accuracy(trial: FrozenTrial) -> str:
     """A trial's validation accuracy, or ``-`` if it has none."""
-    accuracy = trial.user_attrs.get(ACCURACY)
-    return f"{accuracy:.4f}" if isinstance(accuracy, float) else "-"
+    return format_score(trial.user_attrs.get(ACCURACY))
+
+
+def format_score(score: object) -> str:
+    """An accuracy or another metric, or ``-`` if there is none."""
+    return f"{score:.4f}" if isinstance(score, float) else "-"
 
 
 def format_seconds(seconds: float) -> str:
@@ -49,12 +54,26 @@ def format_percent(share: float) -> str:
     return f"{100 * share:.3g}%"
 
 
-def format_difference(row: Row, scale: Scale, *, best: bool) -> str:
+def anchor_rows(comparison: Comparison, scale: Scale) -> list[tuple[str, str, str, str, str]]:
+    """A row for each anchor: its name, trial, value and metric, and the difference of the best trial."""
+    return [
+        (
+            row.name,
+            str(row.trial),
+            scale.text(row.loss),
+            format_score(row.accuracy),
+            _difference(row, comparison, scale),
+        )
+        for row in comparison.rows
+    ]
+
+
+def _difference(row: Row, comparison: Comparison, scale: Scale) -> str:
     """How far the best trial's value is above an anchor's, as a share of it; or that they are the same trial.
 
     A difference of metrics is in their units.
     """
-    if best:
+    if row.trial == comparison.leader:
         return "is the best trial"
     if scale.complement:
         return fixed(scale.change(row.gap), sign=True)[0]

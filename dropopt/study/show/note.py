@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from dropopt.study.show import words
 from dropopt.study.show.effects_report import costs, grouped
 from dropopt.study.show.effects_table import HEADINGS, by_stage, effect_rows
-from dropopt.study.show.formatting import format_difference
+from dropopt.study.show.formatting import anchor_rows
 from dropopt.study.show.next_lines import next_lines
 from dropopt.study.show.snapshot import Snapshot
 
@@ -88,11 +88,7 @@ def blend_note(found: Learned) -> str:
 
 def anchor_note(comparison: Comparison, scale: Scale, score: str = "accuracy") -> str:
     """Markdown with the verdict on the anchors and their values; ``score`` is the name of the metric."""
-    rows = []
-    for row in comparison.rows:
-        accuracy = "-" if row.accuracy is None else f"{row.accuracy:.4f}"
-        difference = format_difference(row, scale, best=row.trial == comparison.leader)
-        rows.append(f"| {plain(row.name)} | {row.trial} | {scale.text(row.loss)} | {accuracy} | {difference} |")
+    rows = [f"| {' | '.join((plain(name), *cells))} |" for name, *cells in anchor_rows(comparison, scale)]
     text = ["## Does dropout help", "", f"**{comparison.verdict}**", ""]
     text += [
         f"| anchor | trial | {scale.name} (smoothed) | {score} | best trial's {scale.name} |",

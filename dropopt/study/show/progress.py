@@ -94,7 +94,7 @@ class Progress(SlotsDisplay):
         if self._best is not None:
             scores = f"{self._value(self._best.value)}, {self._score} {format_accuracy(self._best)}"
             head = f"best: trial {self._best.number}, {scores}"
-            lines += [Text(head, style="bold"), Text("  " + format_parameters(self._best), style="dim")]
+            lines += [Text(head, style="bold"), Text("  " + format_parameters(self._best.params), style="dim")]
         self.draw(Group(*lines, *self._lines()))
 
     def _epoch(self, report: Report) -> str:

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from dropopt.study.search.anchors import Comparison
 from dropopt.study.show.console import say, say_command
-from dropopt.study.show.formatting import format_accuracy, format_difference, format_value
+from dropopt.study.show.formatting import anchor_rows, format_accuracy, format_value
 from dropopt.study.show.next_lines import Resume, next_lines
 from dropopt.study.show.snapshot import Snapshot
 from dropopt.study.show.table import Table
@@ -90,10 +90,8 @@ def _named(trial: FrozenTrial) -> str:
 def _anchors(comparison: Comparison, scale: Scale, score: str) -> Table:
     what = scale.name
     table = Table("anchor", "trial", f"{what} (smoothed)", score, f"best trial's {what}", title="compared with")
-    for row in comparison.rows:
-        difference = format_difference(row, scale, best=row.trial == comparison.leader)
-        accuracy = "-" if row.accuracy is None else f"{row.accuracy:.4f}"
-        table.add_row(row.name, str(row.trial), scale.text(row.loss), accuracy, difference)
+    for row in anchor_rows(comparison, scale):
+        table.add_row(*row)
     return table
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich import box
 from rich.text import Text
 
-from dropopt.study.show.formatting import format_value
+from dropopt.study.show.formatting import format_parameters, format_score
 from dropopt.study.show.table import Table
 from dropopt.study.store.keys import ACCURACY, ANCHOR, PORTFOLIO
 from dropopt.study.store.queries import has_several_objectives, is_maximized, metric_key, ranked, task_of
@@ -47,13 +47,12 @@ def table(study: str, listed: Iterable[Mapping[str, Any]], score: str, scale: Sc
     shown.add_column(score, justify="right")
     shown.add_column("parameters", overflow="fold")
     for row in listed:
-        accuracy = row[metric_key(score)]
         named = row["anchor"] or row["portfolio"]
-        parameters = " ".join(f"{name}={format_value(value)}" for name, value in row["parameters"].items())
+        parameters = format_parameters(row["parameters"])
         shown.add_row(
             str(row["trial"]),
             " ".join(map(scale.text, row["values"])),
-            f"{accuracy:.4f}" if isinstance(accuracy, float) else "-",
+            format_score(row[metric_key(score)]),
             Text(f"({named}) {parameters}" if named else parameters),
         )
     return shown

@@ -122,7 +122,7 @@ def found(shot: Snapshot) -> list[Line]:
         return [*lines, ("best", "the study has several objectives, so there is no single best trial")]
     if shot.leader is None:
         return [*lines, ("best", _no_best(shot))]
-    lines += [("best", best(shot)), ("settings", format_parameters(shot.leader))]
+    lines += [("best", best(shot)), ("settings", format_parameters(shot.leader.params))]
     lines.append(("how sure", sure(shot)))
     if shot.learned is not None:
         lines.append(("blend", shot.learned.efficacy.verdict))
