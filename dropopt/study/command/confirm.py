@@ -40,7 +40,7 @@ def confirm(
     from dropopt.study.session.confirming import STOPPED_LINE, ConfirmRequest
     from dropopt.study.session.confirming import confirm as run
     from dropopt.study.show.confirmation import show_confirmation
-    from dropopt.study.show.console import complain, make_console, say
+    from dropopt.study.show.console import complain, make_console, say, say_command
     from dropopt.study.show.next_lines import best_file
     from dropopt.study.store.url import storage_hint
 
@@ -67,10 +67,9 @@ def confirm(
         if found.winner is not None and exit_code <= FAILED:
             name, file = shlex.quote(found.study), shlex.quote(best_file(f"{found.study}-confirmed"))
             trial = f"--trial {found.winner.trial}{storage_hint(storage)}"
-            say(
-                console,
-                f"next:\n  export  dropopt export --study {name} {trial} -o {file}\n  train   dropopt train {file}",
-            )
+            say(console, "next:")
+            say_command(console, "export", f"dropopt export --study {name} {trial} -o {file}")
+            say_command(console, "train", f"dropopt train {file}")
     if exit_code == FAILED:
         complain(console, "no configuration could be trained on all seeds; without --quiet, the reasons are printed")
     if exit_code > FAILED:  # the last line says what to do

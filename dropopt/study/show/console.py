@@ -62,6 +62,6 @@ def warnings_as_notes(console: Console) -> Iterator[None]:
         yield
 
 
-def say_command(console: Console, word: str, command: str, width: int) -> None:
+def say_command(console: Console, word: str, command: str) -> None:
     """Print a command behind what it does. It is not broken into lines, so that it can be copied as a whole."""
-    console.print(f"  {word:<{width}}{command}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"  {word:<8}{command}", markup=False, highlight=False, soft_wrap=True)

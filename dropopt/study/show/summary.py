@@ -69,7 +69,7 @@ def show_summary(console: Console, study: optuna.Study, outcome: Outcome) -> Non
     say(console, f"\nstored in {outcome.url}{outcome.url_note}; next:")
     resume = Resume(outcome.resume_command, outcome.n_trials, outcome.extendable)
     for what, command in next_lines(shot, outcome.storage_hint, resume):
-        say_command(console, what, command, 8)
+        say_command(console, what, command)
 
 
 def _best_trials(shot: Snapshot) -> Table:

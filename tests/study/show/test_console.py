@@ -16,7 +16,7 @@ def test_lines_are_indented_and_commands_stay_whole():
     """Further lines begin behind the first word; a command can be copied as one line."""
     console = narrow()
     say(console, "  data      " + "1,797 images of handwritten digits " * 3, indent=12)
-    say_command(console, "export", "dropopt export --study long-name --storage sqlite:///long/path.db -o best.yaml", 8)
+    say_command(console, "export", "dropopt export --study long-name --storage sqlite:///long/path.db -o best.yaml")
     *text, command = console.file.getvalue().splitlines()
     assert all(line.startswith(" " * 12) for line in text[1:])
     assert len(text) > 2
