@@ -167,9 +167,7 @@ def _costs(found: Comparison) -> Table:
     table = Table("arm", heading, "search", "confirm", title="validation and cost")
     short = _short(found)
     for arm in found.arms:
-        mean = arm.winner.mean
-        value = format_interval(scale.read(mean.mean), *scale.interval(mean.low, mean.high))
-        table.add_row(short[arm.name], value, *map(_cost, (arm.search, arm.confirm)))
+        table.add_row(short[arm.name], format_interval(arm.winner.mean, scale), *map(_cost, (arm.search, arm.confirm)))
     return table
 
 
@@ -205,10 +203,7 @@ def _signed(mean: float, low: float, high: float) -> str:
 
 
 def _cell(values: Mapping[int, float]) -> str:
-    if not values:
-        return "-"
-    mean = mean_of(list(values.values()))
-    return format_interval(mean.mean, mean.low, mean.high)
+    return format_interval(mean_of(list(values.values()))) if values else "-"
 
 
 def _cost(spent: Compute) -> str:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from rich.console import Console
 
 from dropopt.numbers import fixed, quantity
-from dropopt.study.confirm.intervals import mean_of
+from dropopt.study.confirm.intervals import Interval, mean_of
 from dropopt.study.confirm.results import Confirmation, Confirmed, Tested
 from dropopt.study.show.console import say
 from dropopt.study.show.table import Table
 from dropopt.study.store.scale import Scale
+
+#: The scale of values that are shown as they are stored.
+AS_STORED = Scale()
 
 
 def show_confirmation(console: Console, found: Confirmation) -> None:
@@ -34,7 +37,7 @@ def _cells(one: Confirmed, scale: Scale, *, winner: bool) -> tuple[str, ...]:
     mark = "winner" if winner else f"out: {one.out}" if one.out else ""
     return (
         one.name,
-        format_interval(scale.read(one.mean.mean), *scale.interval(one.mean.low, one.mean.high)),
+        format_interval(one.mean, scale),
         scale.text(one.searched),
         accuracy,
         str(scores.seeds),
@@ -42,9 +45,9 @@ def _cells(one: Confirmed, scale: Scale, *, winner: bool) -> tuple[str, ...]:
     )
 
 
-def format_interval(mean: float, low: float, high: float) -> str:
+def format_interval(found: Interval, scale: Scale = AS_STORED) -> str:
     """A mean and half the width of its interval: ``0.3412 +- 0.0101``."""
-    half = (high - low) / 2
+    mean, half = scale.read(found.mean), (found.high - found.low) / 2
     return " +- ".join(fixed(mean, half)) if half < float("inf") else fixed(mean)[0]
 
 
@@ -73,8 +76,6 @@ def _tested(found: Confirmation, tested: Tested) -> str:
     name = next((one.name for one in found.configurations if one.trial == tested.trial), f"trial {tested.trial}")
     parts = []
     for label, values in (("loss", tested.test.loss), (found.score, tested.test.accuracy), ("ECE", tested.test.ece)):
-        if not values:
-            continue
-        mean = mean_of(list(values.values()))
-        parts.append(f"{label} {format_interval(mean.mean, mean.low, mean.high)}")
+        if values:
+            parts.append(f"{label} {format_interval(mean_of(list(values.values())))}")
     return f"test split, read {tested.at} for {name}, {quantity(tested.test.seeds, 'network')}: {', '.join(parts)}"
