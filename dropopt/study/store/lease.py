@@ -69,6 +69,12 @@ class WorkerIdentity:
         }
 
 
+def lease_of(trial: FrozenTrial) -> dict[str, Any]:
+    """Return the lease of ``trial``; empty if it has none."""
+    found: dict[str, Any] = trial.user_attrs.get(LEASE, {})
+    return found
+
+
 def describe(trial: FrozenTrial) -> str:
     """Return a description of the worker that ran ``trial``."""
     process = _process(trial)
@@ -79,8 +85,8 @@ def describe(trial: FrozenTrial) -> str:
 
 def certainly_dead(trial: FrozenTrial, reader: WorkerIdentity) -> bool:
     """Whether the worker of a running trial is certainly dead, so that no grace period is needed."""
-    lease = trial.user_attrs.get(LEASE)
-    if not isinstance(lease, dict) or lease.get("worker") == reader.id:
+    lease = lease_of(trial)
+    if lease.get("worker") == reader.id:
         return False
     if lease.get("exclusive") and reader.exclusive:
         return True  # there is one writer at a time, and now it is the reader
@@ -93,8 +99,7 @@ def certainly_dead(trial: FrozenTrial, reader: WorkerIdentity) -> bool:
 
 def _process(trial: FrozenTrial) -> dict[str, Any]:
     """Return what the lease of a trial says about its worker's process; an empty dictionary if it says nothing."""
-    lease = trial.user_attrs.get(LEASE)
-    process = lease.get("process") if isinstance(lease, dict) else None
+    process = lease_of(trial).get("process")
     return process if isinstance(process, dict) else {}
 
 
@@ -152,8 +157,7 @@ class Watch:
 
     def _grace(self, trial: FrozenTrial) -> float:
         """Return the grace period of a trial: its worker's, or the reader's if the lease has none."""
-        lease = trial.user_attrs.get(LEASE)
-        promised = lease.get("grace") if isinstance(lease, dict) else None
+        promised = lease_of(trial).get("grace")
         if isinstance(promised, int | float) and 0 < promised < math.inf:
             return float(promised)
         return self._reader.grace
@@ -161,10 +165,9 @@ class Watch:
 
 def _mark(trial: FrozenTrial) -> object:
     """Return everything that a living worker changes about its trial."""
-    lease = trial.user_attrs.get(LEASE)
-    beat = (lease.get("worker"), lease.get("count")) if isinstance(lease, dict) else lease
+    lease = lease_of(trial)
     return (
-        repr(beat),
+        repr((lease.get("worker"), lease.get("count"))),
         len(trial.user_attrs),
         len(trial.system_attrs),
         len(trial.params),

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from dropopt.study.store.keys import CONTINUES, LEASE, REASON, UNCOUNTED
+from dropopt.study.store.keys import CONTINUES, REASON, UNCOUNTED
+from dropopt.study.store.lease import lease_of
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -57,7 +58,6 @@ def counts(trial: FrozenTrial) -> bool:
 def _is_unconfirmed(trial: FrozenTrial) -> bool:
     from optuna.trial import TrialState
 
-    lease = trial.user_attrs.get(LEASE)
     if CONTINUES in trial.user_attrs:
         return False
-    return trial.state == TrialState.RUNNING and not (isinstance(lease, dict) and lease.get("count"))
+    return trial.state == TrialState.RUNNING and not lease_of(trial).get("count")
