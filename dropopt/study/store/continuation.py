@@ -8,11 +8,11 @@ not count towards the number of trials.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dropopt.config import ConfigError
 from dropopt.study.store.keys import CONTINUES, GIVEN_BACK, MESSAGE, REASON, UNCOUNTED
+from dropopt.study.store.queries import numbered
 from dropopt.study.store.retries import enqueue_continuation, parameters
 from dropopt.study.store.search_ledger import SearchLedger
 
@@ -37,17 +37,15 @@ def enqueue(study: optuna.Study, number: int) -> FrozenTrial:
     """
     from optuna.trial import TrialState
 
-    trials = study.get_trials(deepcopy=False)
-    trial = _to_continue(study.study_name, trials, number)
-    latest = max(_continuations(trials, number), key=lambda found: found.number, default=trial)
+    trial = _to_continue(study, number)
+    latest = next(reversed(_continuations(study, number)), trial)
     if latest.state == TrialState.RUNNING:
         raise ConfigError(f"trial {latest.number} is continuing trial {number} now; follow it with: dropopt status")
     if latest.state == TrialState.COMPLETE:
         raise ConfigError(f"trial {latest.number} has continued trial {number} already: loss {latest.value:.4f}")
     if latest.state != TrialState.WAITING:
         enqueue_continuation(study, trial, latest)
-    (waiting,) = _waiting(study.get_trials(deepcopy=False), number)[:1]
-    return waiting
+    return _waiting(study, number)[0]
 
 
 def may_be_continued(trial: FrozenTrial) -> bool:
@@ -62,7 +60,7 @@ def last_attempt(study: optuna.Study, number: int) -> FrozenTrial:
     """Return the last trial that has continued trial ``number``; after an interruption, a further one is waiting."""
     from optuna.trial import TrialState
 
-    found = _continuations(study.get_trials(deepcopy=False), number)
+    found = _continuations(study, number)
     return [trial for trial in found if trial.state != TrialState.WAITING or trial is found[0]][-1]
 
 
@@ -77,7 +75,7 @@ class Continuation(SearchLedger):
 
     def wants(self, target: int) -> bool:
         """Whether the continuation is waiting."""
-        return bool(_waiting(self.study.get_trials(deepcopy=False), self.continues))
+        return bool(_waiting(self.study, self.continues))
 
     def ask(self, target: int | None = None) -> tuple[optuna.Trial, RunConfig | None] | None:
         """Start the continuation. The total does not limit it; a duplicate is given back."""
@@ -91,20 +89,17 @@ class Continuation(SearchLedger):
         import optuna
         from optuna.trial import TrialState
 
-        waiting = _waiting(self.study.get_trials(deepcopy=False), self.continues)
+        waiting = _waiting(self.study, self.continues)
         if not waiting or not self.study._storage.set_trial_state_values(waiting[0]._trial_id, TrialState.RUNNING):
             raise ConfigError(f"another worker has just started to continue trial {self.continues}")
         return optuna.trial.Trial(self.study, waiting[0]._trial_id)
 
 
-def _to_continue(name: str, trials: Sequence[FrozenTrial], number: int) -> FrozenTrial:
+def _to_continue(study: optuna.Study, number: int) -> FrozenTrial:
     """Return trial ``number``; raises :class:`ConfigError` if it cannot be continued."""
     from optuna.trial import TrialState
 
-    if not 0 <= number < len(trials):
-        last = f"0 to {len(trials) - 1}" if trials else "none"
-        raise ConfigError(f"study {name!r} has no trial {number}; there are: {last}")
-    trial = trials[number]
+    trial = numbered(study, number)
     reason = trial.user_attrs.get(REASON)
     if may_be_continued(trial):
         if not parameters(trial):
@@ -117,13 +112,13 @@ def _to_continue(name: str, trials: Sequence[FrozenTrial], number: int) -> Froze
     raise ConfigError(f"trial {number} failed and cannot be continued: {reason}: {trial.user_attrs.get(MESSAGE, '')}")
 
 
-def _continuations(trials: Sequence[FrozenTrial], number: int) -> list[FrozenTrial]:
+def _continuations(study: optuna.Study, number: int) -> list[FrozenTrial]:
     """Return the trials that continue trial ``number``, without those that two commands at one time have doubled."""
-    found = [trial for trial in trials if trial.user_attrs.get(CONTINUES) == number]
+    found = [trial for trial in study.get_trials(deepcopy=False) if trial.user_attrs.get(CONTINUES) == number]
     return [trial for trial in found if trial.user_attrs.get(REASON) != GIVEN_BACK]
 
 
-def _waiting(trials: Sequence[FrozenTrial], number: int) -> list[FrozenTrial]:
+def _waiting(study: optuna.Study, number: int) -> list[FrozenTrial]:
     from optuna.trial import TrialState
 
-    return [trial for trial in _continuations(trials, number) if trial.state == TrialState.WAITING]
+    return [trial for trial in _continuations(study, number) if trial.state == TrialState.WAITING]

@@ -224,20 +224,27 @@ def choose(study: optuna.Study, number: int | None) -> FrozenTrial:
     """Return trial ``number``, or the best trial if ``number`` is None; raises :class:`ConfigError`."""
     from optuna.trial import TrialState
 
-    trials = study.get_trials(deepcopy=False)
-    if number is None:
+    if number is not None:
+        trial = numbered(study, number)
+    else:
         if has_several_objectives(study):
             raise ConfigError(f"study {study.study_name!r} has several objectives, so no best trial; give --trial")
-        trial = best(trials, maximize=is_maximized(study))
-        if trial is None:
+        found = best(study.get_trials(deepcopy=False), maximize=is_maximized(study))
+        if found is None:
             raise ConfigError(no_result(study))
-    elif (found := next((trial for trial in trials if trial.number == number), None)) is not None:
         trial = found
-    else:
-        last = f"0 to {trials[-1].number}" if trials else "none"
-        raise ConfigError(f"study {study.study_name!r} has no trial {number}; there are: {last}")
     if trial.state == TrialState.COMPLETE and not has_several_objectives(study) and not has_result(trial):
         raise ConfigError(
             f"trial {trial.number} has the value {trial.value}, which is not finite; give another --trial"
         )
     return trial
+
+
+def numbered(study: optuna.Study, number: int) -> FrozenTrial:
+    """Return trial ``number``; raises :class:`ConfigError` if there is none."""
+    trials = study.get_trials(deepcopy=False)
+    for trial in trials:
+        if trial.number == number:
+            return trial
+    last = f"0 to {trials[-1].number}" if trials else "none"
+    raise ConfigError(f"study {study.study_name!r} has no trial {number}; there are: {last}")
