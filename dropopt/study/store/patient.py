@@ -120,11 +120,12 @@ def is_outage(error: BaseException) -> bool:
     original = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
     if isinstance(original, OSError):
         return not isinstance(original, FileNotFoundError)
+    if any(word in str(original) for word in _PERMANENT):
+        return False
     if is_remote_error(original):
-        return is_remote_outage(original) and not any(word in str(original) for word in _PERMANENT)
+        return is_remote_outage(original)
     passing = (sql.OperationalError, sql.InterfaceError, sql.InternalError, sql.TimeoutError, sqlite3.OperationalError)
-    disconnected = isinstance(original, sql.DBAPIError) and original.connection_invalidated
-    return (isinstance(original, passing) or disconnected) and not any(word in str(original) for word in _PERMANENT)
+    return isinstance(original, passing) or (isinstance(original, sql.DBAPIError) and original.connection_invalidated)
 
 
 class Guard:

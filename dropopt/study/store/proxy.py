@@ -85,7 +85,7 @@ def is_remote_outage(error: BaseException | None) -> bool:
     The code UNKNOWN stands for any error of the proxy's own storage.
     """
     code = getattr(error, "code", None)
-    name = getattr(code(), "name", "") if is_remote_error(error) and callable(code) else ""
+    name = getattr(code(), "name", "") if callable(code) else ""
     return name in ("UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED", "UNKNOWN")
 
 

@@ -84,15 +84,13 @@ def enqueue_continuation(study: optuna.Study, trial: FrozenTrial, latest: Frozen
     _enqueue(study, latest, kept | facts, {FAILED_TRIAL: trial.number})
 
 
-def _enqueue(
-    study: optuna.Study, trial: FrozenTrial, facts: dict[str, Any], system: dict[str, Any] | None = None
-) -> None:
+def _enqueue(study: optuna.Study, trial: FrozenTrial, facts: dict[str, Any], system: dict[str, Any]) -> None:
     import optuna
 
     study.add_trial(
         optuna.trial.create_trial(
             state=optuna.trial.TrialState.WAITING,
-            system_attrs={"fixed_params": parameters(trial)} | (system or {}),
+            system_attrs={"fixed_params": parameters(trial)} | system,
             user_attrs=facts,
             intermediate_values=trial.intermediate_values,
         )

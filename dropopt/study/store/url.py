@@ -44,7 +44,7 @@ def resolve(option: str | None) -> str:
     given = option or os.environ.get(VARIABLE) or DEFAULT_FILE.as_posix()
     if "://" in given:
         _check_password(given)
-        if option and _has_password(given):
+        if option and redact(given) != given:
             _warn_of_password()
         return given
     if slip := re.match(r"([a-z][\w+]+)(:/?|//)[^/]*@", given):  # not shown: it may hold a password
@@ -129,10 +129,6 @@ def _check_password(url: str) -> None:
             f"the user name or password in the storage's URL ({redact(url)}) has a character that must be escaped: "
             "write %40 for @, %3A for :, %2F for /, %3F for ? and %23 for #"
         )
-
-
-def _has_password(url: str) -> bool:
-    return redact(url) != url
 
 
 @cache
