@@ -82,7 +82,6 @@ def settle(
     code: Sequence[Path] = (),
     trust: bool = False,
     ask: Ask | None = None,
-    shipped: Path,
 ) -> list[str]:
     """Decide from which files the modules of stored settings are imported, and register these files for later imports.
 
@@ -93,7 +92,6 @@ def settle(
         code: Scripts and folders that the user has named.
         trust: Whether to import without a question.
         ask: Asks the user; None if the session is not interactive.
-        shipped: The folder of the studies that are part of dropopt.
 
     Returns:
         One line for each module: where it is imported from.
@@ -110,7 +108,7 @@ def settle(
             differs = known is not None and _digest(file) != known.sha256
             note = "; it differs from the study's source" if differs else ""
         else:
-            file = _agreed(module, known, given, trust, ask, shipped)
+            file = _agreed(module, known, given, trust, ask)
             note = ""
         use_file(module, file)
         lines.append(f"code of {module}: {file}{note}")
@@ -146,9 +144,9 @@ def _named(module: str, code: Sequence[Path], *, alone: bool) -> Path:
     raise ConfigError(f"there is no module {module!r} in --code {places}")
 
 
-def _agreed(module: str, known: Source | None, given: str, trust: bool, ask: Ask | None, shipped: Path) -> Path:
+def _agreed(module: str, known: Source | None, given: str, trust: bool, ask: Ask | None) -> Path:
     """The file of ``module`` that may be imported although the user has not named it."""
-    candidates = list(_candidates(module, known, shipped))
+    candidates = list(_candidates(module, known))
     matching = [file for file in candidates if known is None or _digest(file) == known.sha256]
     if not matching:
         was = f", which the study imported from {known.file}" if known is not None else ""
@@ -156,7 +154,9 @@ def _agreed(module: str, known: Source | None, given: str, trust: bool, ask: Ask
         other = f" ({candidates[0]} has another source)" if candidates and known and candidates[0] != known.file else ""
         raise ConfigError(f"{given} names the module {module!r}{was};{now}{other}; give its script with --code PATH")
     file = matching[0]
-    if known is not None and (file.parent == shipped or _line(Source(file, known.sha256)) in _noted()):
+    if known is not None and (
+        file.parent == shipped_folder("studies") or _line(Source(file, known.sha256)) in _noted()
+    ):
         return file
     if trust or (ask is not None and ask(f"{given} names the module {module!r}. Import it from {file}?")):
         return file
@@ -166,10 +166,11 @@ def _agreed(module: str, known: Source | None, given: str, trust: bool, ask: Ask
     )
 
 
-def _candidates(module: str, known: Source | None, shipped: Path) -> Iterator[Path]:
+def _candidates(module: str, known: Source | None) -> Iterator[Path]:
     """Yield the files that ``module`` may refer to: the study's, the one in the current folder, a shipped study."""
     if known is not None and known.file.is_absolute() and known.file.is_file():
         yield known.file
+    shipped = shipped_folder("studies")
     for folder in (shipped, Path.cwd()) if known is not None else (Path.cwd(), shipped):
         yield from _files_in(folder, module)
 

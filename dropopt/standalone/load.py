@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from dropopt.config import ConfigError, ModelConfig
-from dropopt.owncode import shipped_folder
 from dropopt.standalone.file import ModelFile, read_model
 from dropopt.standalone.model import StandaloneModel
 from dropopt.standalone.sampling import Dropper
@@ -71,7 +70,6 @@ def load_model(
         code=[Path(place) for place in places],
         trust=trust,
         ask=ask,
-        shipped=shipped_folder("studies"),
     )
     if on_notice is not None:
         for line in lines:

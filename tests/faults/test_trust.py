@@ -95,9 +95,7 @@ def settled(expected, edit=None, code=(), **options):
         edit.write_text(edit.read_text() + "\n")
     exported = load("best.yaml")
     names = (exported.data.name, exported.model.name)
-    lines = trust.settle(
-        names, exported.provenance["code"], given="x", code=[Path(c) for c in code], shipped=SHIPPED, **options
-    )
+    lines = trust.settle(names, exported.provenance["code"], given="x", code=[Path(c) for c in code], **options)
     assert [line.startswith(expected) for line in lines] == [True]
 
 
@@ -140,7 +138,7 @@ def test_the_question_is_answered():
             questions.append(question)
             return answer
 
-        return trust.settle(["evilmod:model"], None, given="a.yaml", ask=ask, shipped=SHIPPED)
+        return trust.settle(["evilmod:model"], None, given="a.yaml", ask=ask)
 
     with pytest.raises(ConfigError, match="to allow it, give --code"):
         settle(answer=False)
@@ -154,7 +152,7 @@ def test_names_stay_in_their_folder(module):
     evil("../evilmod.py")
     for code in ((), (Path(),)):
         with pytest.raises(ConfigError):
-            trust.settle([f"{module}:model"], None, given="x", code=code, trust=True, shipped=SHIPPED)
+            trust.settle([f"{module}:model"], None, given="x", code=code, trust=True)
     with pytest.raises(ConfigError):
         own_function(f"{module}:model")
 

@@ -18,13 +18,11 @@ def settler(code: Sequence[Path], *, trust: bool, quiet: bool = False) -> Callab
     """
     import typer
 
-    from dropopt.owncode import shipped_folder
     from dropopt.trust import settle
 
     def allow(study: str, names: tuple[str, ...], recorded: Any) -> None:
         ask = typer.confirm if sys.stdin.isatty() else None
-        shipped = shipped_folder("studies")
-        for line in settle(names, recorded, given=f"study {study!r}", code=code, trust=trust, ask=ask, shipped=shipped):
+        for line in settle(names, recorded, given=f"study {study!r}", code=code, trust=trust, ask=ask):
             if not quiet:
                 print(line, file=sys.stderr)
 

@@ -46,7 +46,6 @@ def train(
     are imported from --code, or from the script that you ran the study with.
     """
     from dropopt.config import ConfigError, TaskConfig
-    from dropopt.owncode import shipped_folder
     from dropopt.standalone import SUFFIX
     from dropopt.standalone.describe import refuse_other_samples
     from dropopt.study.after.retrain import configured, retrain, save_model, save_weights
@@ -71,11 +70,9 @@ def train(
             )
     console = make_console(quiet=quiet, stderr=as_json)
     say(console, _header(given, run, exported.provenance))
-    names = run.names
     recorded = exported.provenance.get("code")
     ask = typer.confirm if sys.stdin.isatty() else None
-    shipped = shipped_folder("studies")
-    for line in settle(names, recorded, given=given, code=code or (), trust=trust, ask=ask, shipped=shipped):
+    for line in settle(run.names, recorded, given=given, code=code or (), trust=trust, ask=ask):
         say(console, line)
     say(console, "loading torch, the data and the network", "dim")
     with warnings_as_notes(console), EpochProgress(console, run.task.score) as progress:

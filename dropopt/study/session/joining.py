@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from dropopt.config import ConfigError, RunConfig
-from dropopt.owncode import shipped_folder
 from dropopt.study.define.definition import Definition
 from dropopt.study.define.space import Space
 from dropopt.study.session.request import Request, Settings
@@ -70,6 +69,6 @@ def _settle(base: RunConfig, name: str, script: Path, recorded: Any) -> None:
     """Import the functions that the study names from ``script``; nothing is imported unless the user has named it."""
     names = base.names
     if script != Path():
-        settle(names, recorded, given=f"study {name!r}", code=(script,), shipped=shipped_folder("studies"))
+        settle(names, recorded, given=f"study {name!r}", code=(script,))
     elif modules := own_modules(names):
         raise ConfigError(f"study {name!r} uses functions of {', '.join(modules)}; type: dropopt worker SCRIPT ...")
