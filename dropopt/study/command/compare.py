@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
 from dropopt.study.command import options
-from dropopt.study.command.errors import FAILED, guard
+from dropopt.study.command.errors import FAILED
+from dropopt.study.command.run import run_command
 
 if TYPE_CHECKING:
     from dropopt.study.define.definition import Definition
@@ -124,12 +125,4 @@ def compare_script(study: Definition, arms: Sequence[str], arguments: Sequence[s
         arms: The arms, if the command line names none.
         arguments: The arguments of the command. Default: those of the program.
     """
-    app = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings=options.HELP)
-    app.command()(compare)
-    command: Any = typer.main.get_command(app)
-    command.params = [parameter for parameter in command.params if parameter.name != "study"]
-    for parameter in command.params:
-        if parameter.name == "arms":
-            parameter.default = list(arms)
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    guard(lambda: command.main(args=given, obj=study, standalone_mode=False))
+    run_command(compare, study, arguments, arms=list(arms))

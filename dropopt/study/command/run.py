@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -136,12 +136,24 @@ def run(
 
 def run_script(study: Definition, arguments: Sequence[str] | None) -> NoReturn:
     """The command ``run`` for the study of a running script, without the argument that names a study."""
+    run_command(run, study, arguments)
+
+
+def run_command(
+    command: Callable[..., Any], study: Definition, arguments: Sequence[str] | None, **defaults: object
+) -> NoReturn:
+    """Run a command, without its parameter ``study``, for the ``study`` of a running script; then exit.
+
+    The ``arguments`` are by default those of the program. ``defaults`` are those of other parameters, by name.
+    """
     app = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings=options.HELP)
-    app.command()(run)
-    command: Any = typer.main.get_command(app)
-    command.params = [parameter for parameter in command.params if parameter.name != "study"]
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    guard(lambda: command.main(args=arguments, obj=study, standalone_mode=False))
+    app.command()(command)
+    parsed: Any = typer.main.get_command(app)
+    parsed.params = [parameter for parameter in parsed.params if parameter.name != "study"]
+    for parameter in parsed.params:
+        parameter.default = defaults.get(parameter.name, parameter.default)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    guard(lambda: parsed.main(args=given, obj=study, standalone_mode=False))
 
 
 def _cluster(
@@ -151,8 +163,7 @@ def _cluster(
     from dropopt.config import ConfigError
     from dropopt.study.run.cluster import Cluster
 
-    given = {"--ray-address": address, "--cpus-per-trial": cpus, "--gpus-per-trial": gpus}
-    typed = [part for option, value in given.items() if value is not None for part in (option, str(value))]
+    typed = options.typed(ray_address=(address, None), cpus_per_trial=(cpus, None), gpus_per_trial=(gpus, None))
     if on is options.Place.HERE:
         if typed:
             raise ConfigError(f"{typed[0]} is an option of --on ray; type: dropopt run --on ray {shlex.join(typed)}")
