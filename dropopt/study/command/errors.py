@@ -6,19 +6,10 @@ import io
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
 #: Exit codes. A signal ends ``dropopt run`` with 128 + its number.
 FAILED, BAD_INPUT, STOPPED = 1, 2, 130
-
-
-@dataclass(frozen=True)
-class _Exit:
-    """How the program ends after an expected error."""
-
-    code: int
-    message: str  # empty if everything has been printed
 
 
 def guard(work: Callable[[], Any]) -> NoReturn:
@@ -38,11 +29,12 @@ def guard(work: Callable[[], Any]) -> NoReturn:
         expected = _expected(error)
         if expected is None:
             raise
-        if expected.message:
+        code, message = expected
+        if message:
             from dropopt.study.store.url import redact_all
 
-            print(f"dropopt: {redact_all(expected.message)}", file=sys.stderr)
-        sys.exit(expected.code)
+            print(f"dropopt: {redact_all(message)}", file=sys.stderr)
+        sys.exit(code)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -52,12 +44,12 @@ def reencode(*, encoding: str | None = None, errors: str | None = None) -> None:
         sys.stdout.reconfigure(encoding=encoding, errors=errors)
 
 
-def _expected(error: Exception) -> _Exit | None:
-    """How the program ends after ``error``; None for a bug, whose traceback is printed."""
+def _expected(error: Exception) -> tuple[int, str] | None:
+    """The exit code and the message after ``error``; None for a bug, whose traceback is printed."""
     from dropopt.config import ConfigError
 
     if isinstance(error, ConfigError):
-        return _Exit(BAD_INPUT, " ".join(str(error).splitlines()))  # a file's name may contain line breaks
+        return (BAD_INPUT, " ".join(str(error).splitlines()))  # a file's name may contain line breaks
     if hasattr(error, "format_message"):
         return _usage(error)
     from dropopt.study.run.errors import StudyError
@@ -66,21 +58,21 @@ def _expected(error: Exception) -> _Exit | None:
     from dropopt.study.store.url import reason
 
     if isinstance(error, StudyError | StorageError):
-        return _Exit(FAILED, str(error))
+        return (FAILED, str(error))
     if is_storage_error(error):
-        return _Exit(FAILED, f"the storage failed: {reason(error)}")
+        return (FAILED, f"the storage failed: {reason(error)}")
     if isinstance(error, OSError) and error.filename is not None:  # a name that is too long, a folder without access
-        return _Exit(FAILED, f"{error.filename}: {error.strerror}")
+        return (FAILED, f"{error.filename}: {error.strerror}")
     return None
 
 
-def _usage(error: Any) -> _Exit:
-    """How the program ends after an unknown option, a value of the wrong type or a missing command.
+def _usage(error: Any) -> tuple[int, str]:
+    """The exit code and the message after an unknown option, a value of the wrong type or a missing command.
 
     These are errors of click. Depending on its version, typer uses the package click or a copy inside typer, so the
     errors are recognised by their methods and names.
     """
     if type(error).__name__ == "NoArgsIsHelpError" or not str(error.format_message()).strip():
         getattr(error, "show", lambda: None)()  # prints the help text
-        return _Exit(BAD_INPUT, "")
-    return _Exit(getattr(error, "exit_code", BAD_INPUT), f"{error.format_message()} (see --help)")
+        return (BAD_INPUT, "")
+    return (getattr(error, "exit_code", BAD_INPUT), f"{error.format_message()} (see --help)")

@@ -14,6 +14,7 @@ from typing import Any
 
 from dropopt.config import ConfigError
 from dropopt.files import name_part
+from dropopt.study.command.errors import BAD_INPUT
 from dropopt.study.store.url import VARIABLE, file_of, redact, resolve
 
 #: The secret of a Kubernetes cluster that holds the URL, and its key.
@@ -24,8 +25,6 @@ CLAIM = "dropopt-{}"
 GRACE_SECONDS = 60
 #: The longest name of a Kubernetes Job: the names of its pods are longer.
 NAME_CHARACTERS = 50
-#: The exit code of a user's mistake, which would be the same at the next try.
-BAD_INPUT = 2
 #: How often a worker may fail before Kubernetes gives it up.
 BACKOFF_LIMIT = 6
 
@@ -180,6 +179,7 @@ def _manifest(job: Job) -> dict[str, Any]:
         "podFailurePolicy": {
             "rules": [
                 {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+                # A user's mistake would be the same at the next try.
                 {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [BAD_INPUT]}},
             ]
         },
