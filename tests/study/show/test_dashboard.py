@@ -246,8 +246,8 @@ def test_a_plot_that_would_be_huge_is_refused(monkeypatch):
             status, text, _ = request("GET", f"/api/studies/0/plot/{path}")
             assert status == 413
             assert "the limit is 20 MB" in json.loads(text)["reason"]
-        for path in ("", "/param_importances", "/plot/edf", "/plot/slice"):
-            assert request("GET", f"/api/studies/0{path}")[0] == 200
+        for name in ("edf", "slice"):
+            assert request("GET", f"/api/studies/0/plot/{name}")[0] == 200
         assert request("GET", "/api/studies/7/plot/contour")[0] == 404
 
 
@@ -263,8 +263,7 @@ def test_the_size_of_a_plot_is_estimated(name, n_trials, n_params):
     assert len(text) - layout < 1.3 * plot_size(study._storage, 0, name) < PLOT_LIMIT
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("public", [False, True])
+@pytest.mark.parametrize(("number", "public"), [(signal.SIGINT, False), (signal.SIGTERM, True)])
 def test_one_signal_ends_the_program(tmp_path, number, public):
     """Ctrl-C and SIGTERM end the program at once; a public address is a warning on standard error."""
     optuna.create_study(study_name="a", storage=f"sqlite:///{tmp_path}/a.db")._storage.remove_session()

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import optuna
 import pytest
 from browser import needs_browser, open_page
+from optuna.artifacts import get_all_artifact_meta
 from optuna.trial import create_trial
 from safetensors.torch import load_file
 from shown_study import shown_study
@@ -218,36 +219,24 @@ def test_the_best_trials_have_files_to_download(tmp_path):
 
 
 def test_the_weights_of_the_best_trials_are_files_too(tmp_path):
-    """What the trainers left is moved; the files of other finished trials are removed, those of running ones stay."""
-    url = f"sqlite:///{tmp_path}/a.db"
+    """What the trainers left is moved; the files of other finished trials are removed, those of running ones stay.
+
+    So do those of a study with the same name in another storage, which uses the same folder.
+    """
     folder = artifact_folder("postgresql://host/db", tmp_path / "shared")
-    study = shown_study(12, url)
-    for number in (0, 11, 12):
-        write_weights(nn.Linear(2, 3), path_of(folder, "photos", number))
+    study = shown_study(12)
+    study.set_user_attr("id", "own")
+    files = {number: path_of(folder, name_of_files(study), number) for number in (0, 11, 12)}
+    files["other"] = path_of(folder, "photos other", 11)
+    for file in files.values():
+        write_weights(nn.Linear(2, 3), file)
     save_artifacts(study, folder, "")
-    with serving(study._storage, folder) as (_, get):
-        known = {one["filename"]: one["artifact_id"] for one in json.loads(get("/api/studies/1")[1])["artifacts"]}
+    known = {one.filename: one.artifact_id for one in get_all_artifact_meta(study)}
     found = load_file(folder / known["best-trial-11-weights.safetensors"])
     assert {name: tuple(value.shape) for name, value in found.items()} == {"weight": (3, 2), "bias": (3,)}
-    left = {number for number in (0, 11, 12) if path_of(folder, "photos", number).exists()}
-    assert left == {12}
+    assert [name for name, file in files.items() if file.exists()] == [12, "other"]
     save_artifacts(study, folder, "")
-    assert len(list(folder.iterdir())) == 8
-    study._storage.remove_session()
-
-
-def test_studies_with_the_same_name_do_not_share_weights(tmp_path):
-    """Two storages use one folder of artifacts: each study takes the file of its own trial, and leaves the other."""
-    files = {}
-    for owner in "ab":
-        study = shown_study(12, f"sqlite:///{tmp_path}/{owner}.db")
-        study.set_user_attr("id", owner)
-        files[owner] = path_of(tmp_path / "shared", name_of_files(study), 11)
-        write_weights(nn.Linear(1, 1), files[owner])
-        study._storage.remove_session()
-    save_artifacts(study, tmp_path / "shared", "")
-    assert (files["a"].exists(), files["b"].exists()) == (True, False)
-    study._storage.remove_session()
+    assert len(list(folder.iterdir())) == 9
 
 
 def test_large_networks_are_not_kept_and_a_full_disk_ends_no_trial(tmp_path, monkeypatch, capsys):
