@@ -17,7 +17,7 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal._storage import JournalOperation
 from optuna.trial import FrozenTrial
 
-from dropopt.study.store import rdb
+from dropopt.study.store import rdb_writing
 from dropopt.study.store.batch import Batch
 
 
@@ -35,7 +35,7 @@ def write(storage: BaseStorage, trial_id: int, batch: Batch) -> None:
     """
     database = database_of(storage)
     if database is not None:
-        rdb.write(database, trial_id, batch)
+        rdb_writing.write(database, trial_id, batch)
     elif isinstance(storage, JournalStorage):
         _append(storage, trial_id, batch)
     else:
@@ -55,20 +55,20 @@ def create(storage: BaseStorage, study_id: int, templates: Sequence[FrozenTrial]
     """
     database = database_of(storage)
     if database is not None:
-        return rdb.create(database, study_id, templates)
+        return rdb_writing.create(database, study_id, templates)
     return [storage.get_trial(storage.create_new_trial(study_id, template)) for template in templates]
 
 
 def database_of(storage: BaseStorage) -> RDBStorage | None:
     """Return the database of a storage whose dialect of SQL is supported; None for all others."""
     backend = getattr(storage, "_backend", None)
-    return backend if isinstance(backend, RDBStorage) and rdb.supports(backend) else None
+    return backend if isinstance(backend, RDBStorage) and rdb_writing.supports(backend) else None
 
 
 def version(storage: BaseStorage) -> object:
     """A value that changes whenever another process writes to a SQLite file; None for other storages."""
     database = database_of(storage)
-    return None if database is None else rdb.version(database)
+    return None if database is None else rdb_writing.version(database)
 
 
 def _append(storage: JournalStorage, trial_id: int, batch: Batch) -> None:
