@@ -5,6 +5,7 @@ The statements write the same rows as :class:`optuna.storages.RDBStorage`, witho
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from collections.abc import Sequence
@@ -108,7 +109,9 @@ def create(storage: RDBStorage, study_id: int, templates: Sequence[FrozenTrial])
             content = Batch(params, template.user_attrs, template.system_attrs, template.intermediate_values)
             content.values = template.values
             _insert(connection, trial_id, content)
-            made.append(_as_stored(template, trial_id, number))
+            stored = copy.deepcopy(template)  # the caller may change its own
+            stored._trial_id, stored.number = trial_id, number
+            made.append(stored)
     return made
 
 
@@ -176,23 +179,6 @@ def _upsert(dialect: str, table: Any, key: str) -> Any:
     changed = [column.name for column in table.columns if column.name not in fixed and not column.primary_key]
     replaced = {name: statement.excluded[name] for name in changed}
     return statement.on_conflict_do_update(index_elements=fixed, set_=replaced)
-
-
-def _as_stored(template: FrozenTrial, trial_id: int, number: int) -> FrozenTrial:
-    return FrozenTrial(
-        trial_id=trial_id,
-        number=number,
-        state=template.state,
-        value=None,
-        values=template.values,
-        datetime_start=template.datetime_start,
-        datetime_complete=template.datetime_complete,
-        params=dict(template.params),
-        distributions=dict(template.distributions),
-        user_attrs=dict(template.user_attrs),
-        system_attrs=dict(template.system_attrs),
-        intermediate_values=dict(template.intermediate_values),
-    )
 
 
 def _utc(time: datetime | None) -> datetime | None:
