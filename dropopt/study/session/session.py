@@ -44,6 +44,7 @@ from dropopt.study.show import page, words
 from dropopt.study.show.artifacts import artifact_folder, save_artifacts
 from dropopt.study.show.console import busy, complain, make_console, say
 from dropopt.study.show.live import LivePage
+from dropopt.study.show.next_lines import Resume
 from dropopt.study.show.progress import Progress
 from dropopt.study.show.summary import Outcome, show_summary
 from dropopt.study.store.code import record_code
@@ -348,13 +349,11 @@ class Session:
 
     def _outcome(self, stopped_by: int | None) -> Outcome:
         return Outcome(
-            n_trials=self._definition.n_trials,
             timeout=self._definition.timeout,
             stopped_by=stopped_by,
             url=redact(self._request.url),
             storage_hint=storage_hint(self._request.storage),
-            resume_command=self._request.resume_command,
-            extendable=self._request.extendable,
+            resume=Resume(self._request.resume_command, self._definition.n_trials, self._request.extendable),
         )
 
 

@@ -33,13 +33,11 @@ FAILURE_LINES = 3
 class Outcome:
     """How a session ended, and the values for the commands that the summary suggests."""
 
-    n_trials: int  # the target of the study
     timeout: float | None  # seconds after which no trial starts
     stopped_by: int | None  # the signal that ended the session
     url: str  # of the storage, redacted
     storage_hint: str  # the option --storage as it is typed, with a space before it; or empty
-    resume_command: str  # without --n-trials
-    extendable: bool = True  # whether that command takes --n-trials
+    resume: Resume
 
     @property
     def url_note(self) -> str:
@@ -67,8 +65,7 @@ def show_summary(console: Console, study: optuna.Study, outcome: Outcome) -> Non
     for line in failures(shot.trials)[:FAILURE_LINES]:
         say(console, line, "yellow")
     say(console, f"\nstored in {outcome.url}{outcome.url_note}; next:")
-    resume = Resume(outcome.resume_command, outcome.n_trials, outcome.extendable)
-    for what, command in next_lines(shot, outcome.storage_hint, resume):
+    for what, command in next_lines(shot, outcome.storage_hint, outcome.resume):
         say_command(console, what, command)
 
 

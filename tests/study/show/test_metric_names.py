@@ -26,6 +26,7 @@ from dropopt.study.show.artifacts import curves_csv
 from dropopt.study.show.comparison import show_comparison
 from dropopt.study.show.confirmation import show_confirmation
 from dropopt.study.show.efficacy import efficacy_report
+from dropopt.study.show.next_lines import Resume
 from dropopt.study.show.series import cost
 from dropopt.study.show.snapshot import Snapshot
 from dropopt.study.show.status import rows as status_rows
@@ -53,7 +54,7 @@ def printed(draw):
 def test_every_text_shows_the_metric_and_not_what_is_minimised():
     """The page, the report, the summary, the list of trials and the status: r2, which is 1 - the stored value."""
     study = shown_study(12, base=BASE.model_dump(mode="json"))
-    outcome = Outcome(12, None, None, "sqlite:///a.db", "", "dropopt run mine.py")
+    outcome = Outcome(None, None, "sqlite:///a.db", "", Resume("dropopt run mine.py", 12))
     texts = [
         page.build(study).note,
         re.sub(r"<style.*?</style>", "", build(study, "").html, flags=re.DOTALL),

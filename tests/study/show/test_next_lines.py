@@ -57,6 +57,6 @@ def test_a_password_is_read_from_the_environment():
         assert "secret" not in line
         assert "***" not in line
     assert '--storage "$OPTUNA_STORAGE"' in dict(next_lines(shot, storage_hint(url)))["export"]
-    outcome = Outcome(1, None, None, redact(url), storage_hint(url), "dropopt run a")
+    outcome = Outcome(None, None, redact(url), storage_hint(url), Resume("dropopt run a", 1))
     assert outcome.url_note == " (set OPTUNA_STORAGE to the URL with its password)"
-    assert not Outcome(1, None, None, "sqlite:///a.db", "", "dropopt run a").url_note
+    assert not Outcome(None, None, "sqlite:///a.db", "", Resume("dropopt run a", 1)).url_note

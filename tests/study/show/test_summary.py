@@ -10,20 +10,18 @@ from optuna.trial import TrialState, create_trial
 from rich.console import Console
 
 from dropopt.study.command.manifests import Job
-from dropopt.study.show.next_lines import best_file
+from dropopt.study.show.next_lines import Resume, best_file
 from dropopt.study.show.progress import Progress
 from dropopt.study.show.summary import Outcome, show_summary
 from dropopt.study.store.experiment import name_metric
 
 
-def printed(study, **changes):
+def printed(study, n_trials=2, extendable=True, **changes):
     """The summary of ``study`` as text."""
-    values = {"n_trials": 2, "timeout": None, "stopped_by": None, "url": "runs/my db"}
-    values["storage_hint"] = " --storage 'runs/my db'"
+    values = {"timeout": None, "stopped_by": None, "url": "runs/my db", "storage_hint": " --storage 'runs/my db'"}
+    outcome = Outcome(**values | changes, resume=Resume("dropopt run a", n_trials, extendable))
     file = io.StringIO()
-    show_summary(
-        Console(file=file, width=100), study, Outcome(**values | {"resume_command": "dropopt run a"} | changes)
-    )
+    show_summary(Console(file=file, width=100), study, outcome)
     return file.getvalue()
 
 
