@@ -321,6 +321,11 @@ class TaskConfig(Config):
         return self.metric.rpartition(":")[2]
 
     @property
+    def higher(self) -> bool:
+        """Whether a higher value of the metric is better."""
+        return self.direction == "maximize" and self.metric != "loss"
+
+    @property
     def value(self) -> str:
         """What is minimised over epochs and trials, in words."""
         if self.objective == "loss" or self.metric == "loss":

@@ -241,7 +241,7 @@ def compare_arms(
         verdict=_verdict(base, contrasts, "test" if tested else "validation", scale, task.score),
         scale=scale,
         score=task.score,
-        higher=task.direction == "maximize" and task.metric != "loss",
+        higher=task.higher,
     )
 
 

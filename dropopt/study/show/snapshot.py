@@ -126,8 +126,7 @@ class Snapshot:
     @property
     def score_way(self) -> str:
         """Which values of the metric are better, in words."""
-        task = task_of(self.study)
-        return f"{'higher' if task.direction == 'maximize' and task.metric != 'loss' else 'lower'} is better"
+        return f"{'higher' if task_of(self.study).higher else 'lower'} is better"
 
     @property
     def metric(self) -> str:

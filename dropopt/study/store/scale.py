@@ -39,7 +39,7 @@ class Scale:
     def of_task(cls, task: TaskConfig, by: str | None = None) -> Scale:
         """The scale of values that are judged ``by`` loss, or by ``accuracy``, which stands for any metric."""
         by = by or task.judged_by
-        if by != "loss" and task.metric not in ("loss", "accuracy") and task.direction == "maximize":
+        if by != "loss" and task.metric != "accuracy" and task.higher:
             return cls(task.score, maximise=True, complement=True)
         return cls(task.word(by))
 
