@@ -79,10 +79,8 @@ def network_words(facts: Facts) -> str:
         if facts.dropout_inside
         else "no dropout of its own"
     )
-    return (
-        f"{quantity(facts.parameters, 'parameter')}; dropout at {quantity(len(facts.places), 'place')} "
-        f"({_listed(facts.places)}); {inside}"
-    )
+    places = f"dropout at {quantity(len(facts.places), 'place')} ({_listed(facts.places)})"
+    return f"{quantity(facts.parameters, 'parameter')}; {places if facts.places else 'no dropout is added'}; {inside}"
 
 
 def training(train: Mapping[str, Any], facts: Facts | None) -> str:

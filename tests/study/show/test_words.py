@@ -2,6 +2,7 @@
 
 import io
 import re
+from dataclasses import replace
 
 import optuna
 import pytest
@@ -25,6 +26,13 @@ def test_the_recipe_names_no_batch_size_that_a_loader_overrides(own):
     batches = "the loader's own batches" if own else "batches of 128"
     assert words.training(recipe, Facts.read(facts.plain())) == f"4 epochs, sgd, {batches}"
     assert words.training(recipe, None) == "4 epochs, sgd, batches of 128"
+
+
+def test_a_network_to_which_no_dropout_is_added():
+    """The places are counted and listed, unless there are none."""
+    facts = Facts({"train": 9}, [1, 8, 8], 2, 0.5, 77, ["a", "b"], 0)
+    assert words.network_words(facts) == "77 parameters; dropout at 2 places (a, b); no dropout of its own"
+    assert words.network_words(replace(facts, places=[])) == "77 parameters; no dropout is added; no dropout of its own"
 
 
 @pytest.mark.parametrize("one", [True, False])

@@ -103,7 +103,7 @@ class _Relevance(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, op: Op, rule: Hook) -> Tensor:
         ctx.op, ctx.rule = op, rule
         if isinstance(rule, BasicHook):
-            rule.stored_tensors["input"] = (x.detach().clone(),)
+            rule.stored_tensors |= {"input": (x.detach().clone(),), "kwargs": {}}  # zennit 1.0 reads both
         return op.forward(x)
 
     @staticmethod
