@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from dropopt.study.blend.covariates import covariates_of
 from dropopt.study.blend.evidence import Evidence, thinned
-from dropopt.study.blend.mixture import blends_of
+from dropopt.study.blend.mixture import blends_of, is_weight
 from dropopt.study.blend.names import Names, NoBlendError, flatten, suggested_blend
 from dropopt.study.blend.outcomes import counted_trials, outcomes_of, standardised
 from dropopt.study.blend.ranks import normal_scores, wins_of
@@ -62,8 +62,8 @@ def finished_trials(study: Study) -> list[FrozenTrial]:
 
 
 def names_in(trials: Sequence[FrozenTrial]) -> Names:
-    """The blend that ``trials`` suggested; raises NoBlendError if there is none."""
-    return suggested_blend(name for trial in trials for name in trial.params)
+    """The blend among the numbers that ``trials`` suggested; raises NoBlendError if there is none."""
+    return suggested_blend(name for trial in trials for name, value in trial.params.items() if is_weight(value))
 
 
 def evidence_of(

@@ -25,10 +25,16 @@ def normalised(weights: Array) -> Array:
     return np.where(total > 0, weights / np.where(total > 0, total, 1.0), 1 / weights.shape[-1])
 
 
+def is_weight(value: object) -> bool:
+    """Whether the value of a parameter is a number, and not a word or None."""
+    return isinstance(value, int | float)
+
+
 def blends_of(params: Sequence[Mapping[str, Any]], names: Names) -> Array:
     """The blends (n, S, M) of parameters.
 
-    An absent name has the share 0. A stage is NaN if its weights are all zero, negative or not finite.
+    An absent name has the share 0. A stage is NaN if its weights are all zero, or one is negative, not finite or no
+    number.
     """
     flat = flatten(names)
     cells_of = itemgetter(*flat)  # a loop over names in Python would take milliseconds at 1,000 trials
@@ -36,7 +42,11 @@ def blends_of(params: Sequence[Mapping[str, Any]], names: Names) -> Array:
         cells = [cells_of(row) for row in params]
     except KeyError:
         cells = [tuple(row.get(name, 0.0) for name in flat) for row in params]
-    weights = np.array(cells, dtype=float).reshape(len(params), len(names), len(names[0]))
+    try:
+        weights = np.array(cells, dtype=float)
+    except ValueError:  # words, in trials of other programs
+        weights = np.array([[cell if is_weight(cell) else math.nan for cell in row] for row in cells])
+    weights = weights.reshape(len(params), len(names), len(names[0]))
     total = weights.sum(axis=2, keepdims=True)
     valid = (total > 0) & (weights >= 0).all(axis=2, keepdims=True) & np.isfinite(total)
     return np.where(valid, weights / np.where(valid, total, 1.0), math.nan)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,8 +14,9 @@ from optuna.trial import FrozenTrial
 
 from dropopt.study.blend.arrays import Array
 from dropopt.study.blend.covariates import MAX_CATEGORIES
-from dropopt.study.blend.mixture import blends_of
-from dropopt.study.blend.names import NoBlendError, suggested_blend
+from dropopt.study.blend.gather import names_in
+from dropopt.study.blend.mixture import blends_of, is_weight
+from dropopt.study.blend.names import NoBlendError
 
 #: The name of the factor that holds the weights of the methods.
 BLEND = "blend"
@@ -116,11 +117,12 @@ def activity(factors: Sequence[Factor], values: Sequence[Array]) -> NDArray[np.b
 def factors_of(trials: Sequence[FrozenTrial]) -> tuple[Factor, ...]:
     """The factors that ``trials`` varied, in the order of their first use.
 
-    The ranges are those of the distributions in the trials. Conditions are inferred: a factor that some trials lack is
-    used only for those values of other choices that occur together with it. A choice with more than MAX_CATEGORIES
-    choices is an identifier or a file name and is left out.
+    The ranges are those of the distributions in the trials. A parameter that is a number in some trials and a choice in
+    others is what it is in the first. Conditions are inferred: a factor that some trials lack is used only for those
+    values of other choices that occur together with it. A choice with more than MAX_CATEGORIES choices is an identifier
+    or a file name and is left out.
     """
-    blend = _blend_names({name for trial in trials for name in trial.params})
+    blend = _blend_names(trials)
     weights = {name for stage in blend.values() for name in stage}
     found: dict[str, Factor] = {}
     for trial in trials:
@@ -154,12 +156,20 @@ def points_of(trials: Sequence[FrozenTrial], factors: Sequence[Factor]) -> Point
 
 
 def _uses(trial: FrozenTrial, factor: Factor) -> bool:
-    return any(name in trial.params for name in factor.names)
+    """Whether a trial has a value of a factor. A number in place of a choice, or the reverse, is none."""
+    if factor.kind == "blend":
+        return any(is_weight(trial.params.get(name)) for name in factor.names)
+    distribution = trial.distributions.get(factor.name)
+    return distribution is not None and _kind(distribution) == factor.kind
 
 
-def _blend_names(parameters: Iterable[str]) -> dict[str, tuple[str, ...]]:
+def _kind(distribution: BaseDistribution) -> Literal["number", "choice"]:
+    return "choice" if isinstance(distribution, CategoricalDistribution) else "number"
+
+
+def _blend_names(trials: Sequence[FrozenTrial]) -> dict[str, tuple[str, ...]]:
     try:
-        names = suggested_blend(parameters)
+        names = names_in(trials)
     except NoBlendError:
         return {}
     if len(names) == 1:

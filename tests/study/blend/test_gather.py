@@ -135,3 +135,13 @@ def test_distributions_of_choices_are_covariates() -> None:
     assert table.names == (("w_a", "w_b"),)
     assert table.columns == ("kind='p'", "kind='q'", "x")
     assert table.covariates[table.number.argsort()].tolist() == [[1, 0, 0], [0, 1, 0.1], [1, 0, 0.2]]
+
+
+def test_words_are_no_weights() -> None:
+    """A parameter that holds words is no weight; a trial with a word in place of a weight is no evidence."""
+    share, word = FloatDistribution(0, 1), CategoricalDistribution(["low", "high"])
+    numbers = create_trial(params={"w_a": 0.3, "w_b": 0.9}, distributions={"w_a": share, "w_b": share}, value=1.0)
+    mixed = create_trial(params={"w_a": "low", "w_b": 0.9}, distributions={"w_a": word, "w_b": share}, value=1.0)
+    assert gather([numbers, mixed], names_in([numbers, mixed]), maximise=False).blend.tolist() == [[[0.25, 0.75]]]
+    with pytest.raises(NoBlendError):
+        names_in([mixed])

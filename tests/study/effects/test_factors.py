@@ -1,7 +1,10 @@
 """Factors: what was varied, and the conditions that are inferred from the trials."""
 
+import numpy as np
 import optuna
 import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.trial import create_trial
 
 from dropopt.study.effects.factors import Condition, factors_of, points_of
 
@@ -66,3 +69,19 @@ def test_a_parameter_without_a_condition_is_used_everywhere():
     x, new = factors_of(study.trials)
     assert (x.low, x.high) == (-1, 1)
     assert new.conditions == ()
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_parameter_of_two_kinds_is_what_it_is_in_the_first_trial(first):
+    """Trials with a word in place of a number, or the reverse, do not use the factor; a word is no weight."""
+    numbers = {"x": FloatDistribution(0, 1), "w_a": FloatDistribution(0, 1), "w_b": FloatDistribution(0, 1)}
+    words = {name: CategoricalDistribution(["low", "high", None]) for name in numbers}
+    trials = [
+        create_trial(params=dict.fromkeys(numbers, value), distributions=distributions, value=0.0)
+        for value, distributions in ((0.25, numbers), ("low", words), (0.5, numbers), (None, words))
+    ][first:]
+    factors = factors_of(trials)
+    assert {factor.name: factor.kind for factor in factors} == {"x": ["number", "choice"][first], "blend": "blend"}
+    points = points_of(trials, factors)
+    assert points.active.tolist() == [[(row + first) % 2 == first, (row + first) % 2 == 0] for row in range(4 - first)]
+    assert np.isfinite(np.column_stack(points.values)).all()
