@@ -23,6 +23,7 @@ from dropopt.study.store.keys import (
     REASON,
     RETRY,
     RETRY_OF,
+    SEED,
     SOURCE,
 )
 
@@ -36,6 +37,9 @@ MAX_ATTEMPTS = 3
 #: Optuna's system attribute for the first trial of a chain of retries, which the sampler of the blend counts as one
 #: trial. A continuation names the trial that it continues.
 FAILED_TRIAL = "failed_trial"
+
+#: The attributes that a trial takes over from the one that it runs again or continues.
+_KEPT = (SOURCE, PORTFOLIO, ANCHOR, SEED)
 
 
 def attempt(trial: FrozenTrial) -> int:
@@ -66,7 +70,7 @@ def enqueue_again(study: optuna.Study, trial: FrozenTrial) -> None:
     """
     abandoned = trial.user_attrs.get(REASON) == ABANDONED
     chain = {RETRY_OF: root(trial), PREVIOUS: trial.number, ATTEMPT: attempt(trial) + int(abandoned)}
-    kept = {key: trial.user_attrs[key] for key in (SOURCE, PORTFOLIO, ANCHOR, CONTINUES) if key in trial.user_attrs}
+    kept = {key: trial.user_attrs[key] for key in (*_KEPT, CONTINUES) if key in trial.user_attrs}
     first = {FAILED_TRIAL: trial.system_attrs[FAILED_TRIAL]} if FAILED_TRIAL in trial.system_attrs else {}
     _enqueue(study, trial, kept | chain, first)
 
@@ -80,7 +84,7 @@ def enqueue_continuation(study: optuna.Study, trial: FrozenTrial, latest: Frozen
         latest: The last attempt to continue it; ``trial`` itself if there is none.
     """
     facts = {CONTINUES: trial.number, RETRY_OF: root(trial), PREVIOUS: latest.number}
-    kept = {key: trial.user_attrs[key] for key in (SOURCE, PORTFOLIO, ANCHOR) if key in trial.user_attrs}
+    kept = {key: trial.user_attrs[key] for key in _KEPT if key in trial.user_attrs}
     _enqueue(study, latest, kept | facts, {FAILED_TRIAL: trial.number})
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from dropopt.config import RunConfig
 from dropopt.seeds import derived_seed
 from dropopt.study.define.space import Space
+from dropopt.study.store.keys import SEED
 from dropopt.study.store.lease import WorkerIdentity
 from dropopt.study.store.ledger import SEED_BITS, Ledger, with_seed
 from dropopt.study.store.retries import root
@@ -20,7 +21,7 @@ class SearchLedger(Ledger):
 
     Each trial has its own training seed, derived from the study's seed and the trial's number. With one seed for all,
     the initial weights could favour the same configurations throughout the study. The split of the data is the same for
-    all trials. A retry has the seed of the first attempt.
+    all trials. A retry has the seed of the first attempt, also if the study has been resumed with another one.
 
     Args:
         study: The study, with its sampler and pruner.
@@ -48,4 +49,6 @@ class SearchLedger(Ledger):
 
     def _configure(self, trial: optuna.Trial) -> RunConfig:
         run = self._space.suggest(trial, self._classes, self._base)
-        return with_seed(run, derived_seed(self._seed, "train", root(self._frozen(trial)), bits=SEED_BITS))
+        stored = self._frozen(trial)
+        new = derived_seed(self._seed, "train", root(stored), bits=SEED_BITS)
+        return with_seed(run, stored.user_attrs.get(SEED, new))

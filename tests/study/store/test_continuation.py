@@ -6,6 +6,7 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 
 from dropopt.config import RunConfig
+from dropopt.seeds import derived_seed
 from dropopt.study.blend.outcomes import counted_trials
 from dropopt.study.define.space import Space
 from dropopt.study.store.continuation import enqueue
@@ -21,6 +22,7 @@ from dropopt.study.store.keys import (
     RETRY_OF,
     SOURCE,
 )
+from dropopt.study.store.ledger import SEED_BITS
 from dropopt.study.store.retries import attempt, enqueue_again, may_run_again, parameters, root
 from dropopt.study.store.search_ledger import SearchLedger
 
@@ -100,3 +102,16 @@ def test_epochs_that_are_trained_again_replace_the_inherited_reports():
     pruned = [ledger.report(trial, 0.5 + epoch, epoch=epoch, epochs=5) for epoch in (1, 2, 3)]
     assert pruned == [False, False, True]
     assert study.trials[0].intermediate_values == {1: 1.5, 2: 2.5, 3: 3.5}
+
+
+def test_a_retry_keeps_the_training_seed_of_a_study_that_is_resumed_with_another_seed():
+    """Otherwise its checkpoint and its inherited reports would be those of another training."""
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    space, base = Space.load("dropout").bound(RunConfig()), RunConfig.parse({"engine": {"kind": "dropout"}})
+    first, run = SearchLedger(study, space, base, 0, 2).ask()
+    study.tell(first, state=TrialState.FAIL)
+    enqueue_again(study, study.trials[0])
+    later = SearchLedger(study, space, base, 1, 2)
+    (_, again), (_, new) = later.ask(), later.ask()
+    assert again.train == run.train
+    assert new.train.seed == derived_seed(1, "train", 2, bits=SEED_BITS)
