@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dropopt.study.blend.arrays import Array
+from dropopt.study.blend.gather import names_in
 from dropopt.study.blend.mixture import blends_of
-from dropopt.study.blend.names import Names, NoBlendError, flatten, suggested_blend
+from dropopt.study.blend.names import Names, NoBlendError, flatten
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -25,16 +26,16 @@ def encoded(trials: Sequence[FrozenTrial]) -> Array:
     its range, or is none of the choices; the parameters in the conditions tell such trials apart.
     """
     distributions = {name: kind for trial in trials for name, kind in trial.distributions.items()}
-    blend = _blend(distributions)
+    blend = _blend(trials)
     parts = [_shares(trials, blend)] if blend else []
     parts += [_column(name, trials, distributions[name]) for name in sorted(distributions.keys() - set(flatten(blend)))]
     table = np.concatenate([np.zeros((len(trials), 0)), *parts], axis=1)
     return np.asarray(table[:, np.ptp(table, axis=0) > 0])
 
 
-def _blend(names: Any) -> Names:
+def _blend(trials: Sequence[FrozenTrial]) -> Names:
     try:
-        return suggested_blend(names)
+        return names_in(trials)
     except NoBlendError:
         return ()
 
@@ -46,10 +47,13 @@ def _shares(trials: Sequence[FrozenTrial], blend: Names) -> Array:
 
 def _column(name: str, trials: Sequence[FrozenTrial], distribution: Any) -> Array:
     """The column of a number, or the columns of the choices of a categorical parameter."""
-    values = [trial.params.get(name) for trial in trials]
-    if hasattr(distribution, "choices"):
-        choices = sorted({repr(trial.params[name]) for trial in trials if name in trial.params})
-        present = [repr(value) if name in trial.params else "" for value, trial in zip(values, trials, strict=True)]
+    is_choice = hasattr(distribution, "choices")
+    # A trial of another program may have a word in place of a number, or the reverse.
+    kinds = [hasattr(trial.distributions[name], "choices") if name in trial.params else None for trial in trials]
+    values = [trial.params[name] if kind is is_choice else None for trial, kind in zip(trials, kinds, strict=True)]
+    if is_choice:
+        present = [repr(value) if kind else "" for value, kind in zip(values, kinds, strict=True)]
+        choices = sorted(set(present) - {""})
         # Divided by sqrt(2), so that two choices are as far apart as the ends of a range.
         return np.array([[(one == choice) / math.sqrt(2) for choice in choices] for one in present])
     scale = math.log if distribution.log else float

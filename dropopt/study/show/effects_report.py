@@ -90,7 +90,7 @@ def _table(effects: Effects) -> Table:
             ordered = sorted(effect.profile.levels, key=lambda level: -level.chance)[:LISTED]
             best = ", ".join(f"{level.label} {level.chance:.2f}" for level in ordered if level.chance >= 0.01)
         interval = f"{total.low:.2f} to {total.high:.2f}"
-        table.add_row(effect.name, f"{total.value:.2f}", interval, f"{first.value:.2f}", best)
+        table.add_row(Text(effect.name), f"{total.value:.2f}", interval, f"{first.value:.2f}", Text(best))
     table.caption = "best value: a number with its 90% interval, or choices with their probability of being the best"
     table.caption_justify = "left"
     return table

@@ -82,12 +82,12 @@ def _of_stage(stage: str) -> str:
 
 
 def _effects(title: str, effects: Sequence[Effect]) -> Table:
-    table = Table(title=title, title_justify="left")
+    table = Table(title=Text(title), title_justify="left")
     table.add_column("")
     for heading in HEADINGS:
         table.add_column(heading, justify="right")
     for effect, texts in effect_rows(effects):
-        table.add_row(effect.name, *texts, style={1: "green", -1: "red", 0: ""}[effect.sign])
+        table.add_row(Text(effect.name), *texts, style={1: "green", -1: "red", 0: ""}[effect.sign])
     return table
 
 
@@ -97,7 +97,7 @@ def _trajectory(found: Learned, effects: StageEffects) -> Table:
     table = Table(title=title, title_justify="left")
     table.add_column("trials", justify="right")
     for name in effects.shares:
-        table.add_column(name.removesuffix(f"_{effects.stage}"), justify="right")  # five must fit on a terminal
+        table.add_column(Text(name.removesuffix(f"_{effects.stage}")), justify="right")  # five must fit on a terminal
     for trials, blend in found.trajectory:
         table.add_row(str(trials), *(f"{blend[name]:.2f}" for name in effects.shares))
     return table

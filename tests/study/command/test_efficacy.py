@@ -1,17 +1,20 @@
 """``dropopt efficacy``: a study without a blend, and one that began with a prior."""
 
+import io
 import json
 import shlex
 
 import optuna
 import pytest
 from blend_study import random_study
+from rich.console import Console
 
 from dropopt.config import ConfigError
-from dropopt.study import export_evidence, learned
+from dropopt.study import efficacy_report, export_evidence, learned
 from dropopt.study.command.efficacy import efficacy
 from dropopt.study.search.prior import load_prior
 from dropopt.study.show.effects_table import effect_rows
+from dropopt.study.store.experiment import name_metric
 from dropopt.study.store.keys import PRIOR
 
 
@@ -78,3 +81,21 @@ def test_the_prior_of_a_study_counts(tmp_path, capsys):
     for _, (mean, interval, _) in effect_rows(expected.efficacy.methods[0]):
         assert mean in text
         assert interval in text
+
+
+def test_names_in_square_brackets_are_shown() -> None:
+    """They are no markup: names of parameters and of weights, choices, and the name of what is optimised."""
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    name_metric(study, "[red]loss")
+
+    def value(trial: optuna.Trial) -> float:
+        weights = [trial.suggest_float(name, 0, 1) for name in ("w_[b]", "w_[i]")]
+        return weights[0] + (trial.suggest_categorical("[b]kind", ["[u]one", "two"]) == "two")
+
+    study.optimize(value, n_trials=30)
+    console = Console(file=io.StringIO(), width=200)
+    console.print(efficacy_report(study))
+    shown = " ".join(console.file.getvalue().split())  # titles are wrapped
+    assert shown.count("w_[b]") >= 3
+    for text in ("│ [b]kind", "[u]one 1.00", "in [red]loss)"):
+        assert text in shown

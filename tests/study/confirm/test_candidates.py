@@ -171,3 +171,13 @@ def test_a_study_without_results_cannot_be_confirmed():
     """The message says what to do."""
     with pytest.raises(ConfigError, match=r"has no completed trial that could be confirmed \(none yet\); run"):
         choose_candidates(study(), 5)
+
+
+@pytest.mark.parametrize("last", [0, 1])
+def test_a_parameter_of_two_kinds_is_encoded(last):
+    """A word in place of a number, or the reverse, counts as absent: another program may have added the trial."""
+    number = create_trial(params={"x": 0.5}, distributions={"x": FloatDistribution(0, 2)}, value=0.0)
+    other = create_trial(params={"x": 2.0}, distributions={"x": FloatDistribution(0, 2)}, value=0.0)
+    word = create_trial(params={"x": "a"}, distributions={"x": CategoricalDistribution(["a", "b"])}, value=0.0)
+    table = encoded([other, word, number] if last == 0 else [other, number, word])
+    assert table.ravel().tolist() == pytest.approx([1, 0.5, 0.25] if last == 0 else [0, 0, math.sqrt(0.5)])
