@@ -86,11 +86,6 @@ class Definition(Config):
             super().__init__(**values)
         except ValidationError as error:
             raise ConfigError(f"study: {explain(error, type(self), values)}") from None
-        if self.train.seed:
-            raise ConfigError(
-                f"study: train.seed = {self.train.seed} has no effect, because each trial has a training seed of its "
-                "own, derived from that of the study; set seed (--seed)"
-            )
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -10,7 +10,6 @@ from torch import nn
 
 from dropopt.config import Baseline, ConfigError, RunConfig, TaskConfig
 from dropopt.study import Study
-from dropopt.study.command.overrides import Overrides
 from dropopt.study.define import shipped
 from dropopt.study.define.script import load
 from dropopt.study.define.space import Space
@@ -178,12 +177,3 @@ def test_a_space_lies_beside_the_script(tmp_path):
     for optimizer, choices, low in (("sgd", (0.1, 0.2), 0.0), ("adamw", (), 0.001)):
         (lr,) = Study(name="a", space="by.yaml", train={"optimizer": optimizer}).load_space(tmp_path).parameters
         assert (lr.name, lr.choices, lr.low) == ("lr", choices, low)
-
-
-def test_a_training_seed_is_refused():
-    """The trials derive theirs from the seed of the study, so one in the script or from --set would be ignored."""
-    said = r"^study: train\.seed = 3 has no effect, .*; set seed \(--seed\)"
-    with pytest.raises(ConfigError, match=said):
-        Study(name="a", train={"seed": 3})
-    with pytest.raises(ConfigError, match=said):
-        Overrides(set=("train.seed=3",)).apply(Study(name="a"))
