@@ -300,7 +300,8 @@ class TestFolder:
         """An unknown user, a name that is too long and a path without its prefix give one line each."""
         assert "the home folder of that user is unknown" in refused("folder:~nobody-here/x")
         assert "the home folder of that user is unknown" in refused("mnist", root="~nobody-here/x")
-        assert "cannot be read: File name too long" in refused(f"folder:{tmp_path}/{'a' * 300}")
+        said = refused(f"folder:{tmp_path}/{'a' * 300}")
+        assert "cannot be read: File name too long" in said or said.endswith("no such folder")  # from Python 3.14 on
         monkeypatch.chdir(tmp_path)
         (tmp_path / "photographs").mkdir()
         assert "is a path; did you mean 'folder:photographs'?" in refused("photographs")
