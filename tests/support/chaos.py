@@ -16,6 +16,7 @@ from processes import children, send
 
 from dropopt.config import RunConfig
 from dropopt.export import load
+from dropopt.study.store.lease import lease_of
 from dropopt.study.store.queries import best
 from dropopt.study.store.total import counted
 
@@ -65,7 +66,7 @@ def _torment(running, storage, kills, n_trials, draw, workers, slots, often, sec
             assert code == 0, out
         while len(running) < workers:
             running.append(start(storage, slots, seconds=seconds, n_trials=n_trials, **OPTIONS))
-        wait_until(lambda: reporting(storage) or any(process.poll() is not None for process in running), 300)
+        wait_until(lambda: training(storage, running) or any(process.poll() is not None for process in running), 300)
         time.sleep(draw.uniform(0, 1.5))
         remember(seen, trials(storage))
         if len(seen) > n_trials - MARGIN:  # on a slow machine there are more trials between two kills
@@ -99,6 +100,15 @@ def _torment(running, storage, kills, n_trials, draw, workers, slots, often, sec
     check_export(storage, best(found))
     say(f"whole: {len(found)} trials, of which {n_trials} count, after {done} kills")
     return found
+
+
+def training(storage, running):
+    """Whether one of the workers ``running`` has a trial that has reported.
+
+    A session in which three slots are killed before the first one was ever ready ends with an error, as it should.
+    """
+    workers = {process.pid for process in running}
+    return any(lease_of(trial)["process"]["pid"] in workers for trial in reporting(storage))
 
 
 def remember(seen, found):
