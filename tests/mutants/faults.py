@@ -69,8 +69,9 @@ class Fault:
         return "/".join(folders[: 2 if folders[0] == "study" else 1])
 
     def is_in(self, place: str) -> bool:
-        """Whether the file is, or lies in, a place such as study/confirm or study/confirm/race.py."""
-        return f"{self.file.removesuffix('.py')}/".startswith(f"dropopt/{place.strip('/').removesuffix('.py')}/")
+        """Whether the file is, or lies in, a place such as study/confirm or dropopt/study/confirm/race.py."""
+        within = place.strip("/").removeprefix("dropopt/").removesuffix(".py")
+        return f"{self.file.removesuffix('.py')}/".startswith(f"dropopt/{within}/")
 
     def known(self) -> str:
         """Return the result that is known without running a test: stale, equivalent or none.
