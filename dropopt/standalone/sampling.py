@@ -22,9 +22,6 @@ from dropopt.engine.site import DropoutSite
 from dropopt.training.evaluate import device_of, in_layout
 from dropopt.training.rates import Rates, apply_rates
 
-#: A module in training mode: a site masks the output of such modules only.
-_TRAINING = nn.Identity().train()
-
 
 @dataclass(frozen=True, eq=False)
 class Dropper:
@@ -62,7 +59,7 @@ class Dropper:
             sites: dict[str, Any] = dict(engine.sites)
             modules = {name: engine.places[name].module for name in rates if rates[name]["p"].any()}
         for site in sites.values():
-            site.observes = False  # importances are scored in training only
+            site.sampling = True
         return cls(tuple((modules[name], sites[name]) for name in modules), inside)
 
     @property
@@ -82,10 +79,7 @@ class Dropper:
                 "this network was trained without dropout of its features, so its predictions have no samples; "
                 "leave out --samples"
             )
-        handles = [
-            module.register_forward_hook(lambda _, args, output, site=site: site.hook(_TRAINING, args, output))
-            for module, site in self.sites
-        ]
+        handles = [module.register_forward_hook(site.hook) for module, site in self.sites]
         for module in self.inside:
             module.train()
         try:
