@@ -230,6 +230,9 @@ class DataConfig(Config):
         0.2, description="fraction for testing, in (0, 1), where the data set has no test split"
     )
     split_seed: Annotated[int, Field(ge=0)] = Field(0, description="seed of the split, >= 0")
+    validation_seed: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="seed of the validation split alone, >= 0; null: split_seed"
+    )
     in_memory: bool | None = Field(
         None,
         description="PyTorch data sets only: whether training samples are read into memory, or anew in each epoch; "

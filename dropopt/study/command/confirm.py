@@ -32,8 +32,9 @@ def confirm(
 ) -> None:
     """Train the best configurations of a study again, on fresh seeds, and read the test set once.
 
-    Chooses by posterior mean, adds the anchors, and stops configurations that are clearly worse. The test set is read
-    for the winner only, and only once. The same command goes on after an interruption.
+    Chooses by posterior mean, adds the anchors, and stops configurations that are clearly worse. Each seed also draws a
+    new validation split, unless the data have one of their own. The test set is read for the winner only, and only
+    once. The same command goes on after an interruption.
     """
     from dropopt.study.command.output import json_text
     from dropopt.study.command.settling import settler

@@ -20,7 +20,7 @@ from dropopt.study.confirm.runs import (
     run_of,
 )
 from dropopt.study.store.errors import StorageError
-from dropopt.study.store.keys import CONFIG, GIVEN_BACK, OUT, OUT_JUDGED
+from dropopt.study.store.keys import CONFIG, FRESH_SPLITS, GIVEN_BACK, OUT, OUT_JUDGED
 from dropopt.study.store.lease import WorkerIdentity
 from dropopt.study.store.ledger import Ledger, with_seed
 from dropopt.study.store.queries import judged, optimised
@@ -53,7 +53,8 @@ class RunLedger(Ledger):
     """Starts the runs of a study, and records their results.
 
     Args:
-        study: The study, from :func:`~dropopt.study.confirm.runs.make_runs`.
+        study: The study, from :func:`~dropopt.study.confirm.runs.make_runs`. Its attribute ``fresh_splits`` says
+            whether each seed draws a validation split of its own.
         search: The search whose configurations run.
         configurations: The configuration of each trial of the search that takes part.
         worker: The worker that this ledger belongs to.
@@ -176,7 +177,10 @@ class RunLedger(Ledger):
         known = self._configurations.get(configuration)
         if known is None:  # another confirmation, with other options, has enqueued it in the meantime
             known = RunConfig.parse(self._search.get_trials(deepcopy=False)[configuration].user_attrs[CONFIG])
-        return with_seed(known, Run(repeat, configuration).seed)
+        seed = Run(repeat, configuration).seed
+        if self.study.user_attrs.get(FRESH_SPLITS):
+            known = known.model_copy(update={"data": known.data.model_copy(update={"validation_seed": seed})})
+        return with_seed(known, seed)
 
     def _keeps(self, trial: optuna.Trial, target: int | None) -> bool:
         """Whether the trial was enqueued, and no other trial has its run; otherwise it is given back.

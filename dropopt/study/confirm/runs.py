@@ -4,6 +4,10 @@ A run has two parameters, ``configuration`` (the number of the trial in the sear
 All runs are enqueued before the first one starts, so that interrupted runs, retries and workers are handled as those of
 any study. The seeds depend on ``repeat`` only: they are common to all configurations and all studies, and no search
 uses them.
+
+A seed is also that of the validation split, where the data have none of their own. On a split that is the same for all
+seeds, an advantage that a configuration has on these images only would remain in the mean, and intervals would be too
+narrow. The test split is always that of the search.
 """
 
 from __future__ import annotations

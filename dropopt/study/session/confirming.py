@@ -59,6 +59,7 @@ from dropopt.study.store.keys import (
     CONFIRMS,
     DATA,
     ENTRANTS,
+    FRESH_SPLITS,
     JUDGED_BY,
     MADE_WITH,
     PLAN,
@@ -175,7 +176,7 @@ class _Session:
     def train(self) -> None:
         """Train the runs that are left."""
         facts = {name: self.search.user_attrs[name] for name in (BASE, CLASSES, DATA) if name in self.search.user_attrs}
-        facts[MADE_WITH] = provenance()
+        facts |= {MADE_WITH: provenance(), FRESH_SPLITS: True}
         metric = f"{self.base.task.value} (smoothed)"
         runs = make_runs(self.search, CONFIRMS, facts, metric)
         self._record(runs)
@@ -265,7 +266,11 @@ class _Session:
         if found is None or found.winner is None:
             return
         optimise = self.base.task.judged_by
-        tests = make_runs(self.search, TESTS, {}, f"test {task_of(self.search).word(optimise)}")
+        runs = find_runs(self.search, CONFIRMS)
+        if runs is None:
+            raise ConfigError(f"study {self.search.study_name!r} has not been confirmed")
+        facts = {name: runs.user_attrs[name] for name in (FRESH_SPLITS,) if name in runs.user_attrs}
+        tests = make_runs(self.search, TESTS, facts, f"test {task_of(self.search).word(optimise)}")
         configurations = self._configurations()
         planned = reading(tests, found.winner, configurations, again=self.request.again)
         if not planned.left:
@@ -274,9 +279,6 @@ class _Session:
                 line = "the test split was read before, for another result; --again reads it for this one"
                 say(self.console, f"note: {line}", "yellow")
             return
-        runs = find_runs(self.search, CONFIRMS)
-        if runs is None:
-            raise ConfigError(f"study {self.search.study_name!r} has not been confirmed")
 
         def begin() -> None:
             planned.record(tests)

@@ -59,6 +59,8 @@ OF = "of"
 #: The configurations that take part in a confirmation, those of earlier ones included; the number of seeds, and how the
 #: configurations were chosen, as it was last begun.
 ENTRANTS, SEEDS, CHOSEN_BY = "entrants", "seeds", "chosen_by"
+#: Whether each seed draws a validation split of its own; absent from confirmations by earlier versions.
+FRESH_SPLITS = "fresh_splits"
 #: What the winner is chosen by, ``loss`` or ``accuracy``; absent if it is what the search optimised.
 JUDGED_BY = "judged_by"
 #: The configurations that are not trained further, each with the reason, by the number of their trial. The second name

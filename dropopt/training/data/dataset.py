@@ -40,6 +40,7 @@ class Dataset:
             ``{"train/test": 3}``.
         remarks: Sentences about what the source left out.
         pixels: How the source stores its pixels.
+        drawn: The names of the splits that were drawn from the training images.
 
     Raises:
         ConfigError: For images that are not finite float32 (N, C, ...) with the same size in all splits, labels
@@ -63,6 +64,7 @@ class Dataset:
     duplicates: dict[str, int] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
     pixels: PixelFormat = field(default_factory=PixelFormat)
+    drawn: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.classes) == 1:
@@ -141,7 +143,7 @@ class Dataset:
             return len(self.classes)
         targets = self.train.head(1).labels
         if not targets.is_floating_point():
-            return 1 + (int(self.train.labels.max()) if isinstance(self.train, Split) else self.train.largest)
+            return 1 + max(int(s.labels.max()) if isinstance(s, Split) else s.largest for s in self.splits().values())
         return 1 if targets.ndim == 1 else targets.shape[1]
 
     @cached_property

@@ -40,6 +40,7 @@ def dataset_from(source: Source, config: DataConfig) -> Dataset:
         fingerprint=fingerprints(splits),
         duplicates=duplicates(splits),
         remarks=source.remarks,
+        drawn=tuple(name for name in ("validation", "test") if getattr(source, name) is None),
         pixels=PixelFormat(
             white=source.white if source.white is not None or source.files else white_of(source.train.tensor),
             whole=not source.train.tensor.is_floating_point(),
@@ -78,8 +79,8 @@ def _image_hashes(images: Inputs) -> list[bytes]:
 def _split(source: Source, config: DataConfig) -> dict[str, Split]:
     pool, validation, test = source.train, source.validation, source.test
 
-    def carve(purpose: str, count: int, least: int, spare: int) -> tuple[Split, Split]:
-        limits = {"least": least, "spare": spare, "seed": config.split_seed}
+    def carve(purpose: str, count: int, least: int, spare: int, seed: int) -> tuple[Split, Split]:
+        limits = {"least": least, "spare": spare, "seed": seed}
         try:
             drawn = stratified(pool.labels, count, **limits, purpose=purpose, classes=source.classes)
         except ConfigError as error:
@@ -91,12 +92,13 @@ def _split(source: Source, config: DataConfig) -> dict[str, Split]:
         return min(max(round(fraction * len(pool)), kinds), len(pool) - kinds)
 
     if test is None:
-        test, pool = carve("test", share(config.test_fraction), 1, 1)
+        test, pool = carve("test", share(config.test_fraction), 1, 1, config.split_seed)
     if config.subset is not None:
         # Each class needs an image to train on, and one to validate on if validation images are drawn from the pool.
-        pool, _ = carve("subset", config.subset, 2 if validation is None else 1, 0)
+        pool, _ = carve("subset", config.subset, 2 if validation is None else 1, 0, config.split_seed)
     if validation is None:
-        validation, pool = carve("validation", share(config.validation_fraction), 1, 1)
+        seed = config.split_seed if config.validation_seed is None else config.validation_seed
+        validation, pool = carve("validation", share(config.validation_fraction), 1, 1, seed)
     return {"train": pool, "validation": validation, "test": test}
 
 

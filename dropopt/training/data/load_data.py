@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -71,13 +70,24 @@ def load_data(config: DataConfig) -> Dataset:
     )
 
 
-@lru_cache(maxsize=1)
-def load_once(config: DataConfig) -> Dataset:
-    """Load a data set, or return the one loaded last if its configuration is the same.
+#: What :func:`load_once` has loaded last: nothing, or one data set.
+_last: list[tuple[DataConfig, Dataset]] = []
 
-    A process that runs one training after another on the same data loads them once.
+
+def load_once(config: DataConfig) -> Dataset:
+    """Load a data set, or return the one loaded last if it is the same.
+
+    A process that runs one training after another on the same data loads them once. Data with a validation split of
+    their own are the same for all values of ``config.validation_seed``.
     """
-    return load_data(config)
+    for known, data in _last:
+        if "validation" not in data.drawn:
+            known = known.model_copy(update={"validation_seed": config.validation_seed})
+        if known == config:
+            return data
+    _last.clear()  # before the next data set is read: memory may not hold both
+    _last.append((config, load_data(config)))
+    return _last[0][1]
 
 
 def _read(config: DataConfig) -> Source | Dataset | dict[str, Split]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -74,8 +73,8 @@ def read_stream(name: str, splits: Mapping[str, Any], config: DataConfig, why: s
     }
     if not steady:
         prints["train"] = f"{len(streams['train'])} samples"
-    data = Dataset(name, classes, streams["train"], validation, test, fingerprint=prints, remarks=tuple(remarks))
-    return replace(data, **about)
+    about |= {"fingerprint": prints, "remarks": tuple(remarks), "drawn": tuple(drawn)}
+    return Dataset(name, classes, streams["train"], validation, test, **about)
 
 
 def _readers(name: str, splits: Mapping[str, Any], config: DataConfig) -> tuple[Readers, list[str]]:

@@ -110,7 +110,7 @@ def dataset_as_is(name: str, splits: Mapping[str, Split], config: DataConfig) ->
         classes = tuple(map(str, range(int(labels.max()) + 1)))
     found = {one: pool.take(drawn[one]) if one in drawn else splits[one] for one in SPLITS}
     train, validation, test = (Split(as_is(found[one].images), found[one].labels) for one in SPLITS)
-    return Dataset(name, classes, train, validation, test)
+    return Dataset(name, classes, train, validation, test, drawn=tuple(one for one in SPLITS if one not in splits))
 
 
 def as_is(samples: Inputs) -> Inputs:
@@ -139,6 +139,9 @@ def drawn_splits(name: str, count: int, given: set[str], config: DataConfig) -> 
             raise ConfigError(f"{name}: subset: must be at most {quantity(len(order), 'sample')}, got {config.subset}")
         order = order[: config.subset]
     if "validation" not in given:
+        if config.validation_seed is not None:
+            again = generator(config.validation_seed, "split", "validation")
+            order = order[torch.randperm(len(order), generator=again)]
         drawn["validation"] = carve(max(1, round(config.validation_fraction * len(order))))
     return drawn | {"train": order.sort().values}
 

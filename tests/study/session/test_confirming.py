@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import fake_confirm
@@ -14,9 +15,13 @@ from fake_study import trials
 from optuna.trial import TrialState
 
 from dropopt.config import ConfigError
-from dropopt.study.confirm.runs import Run, run_of
+from dropopt.study.confirm.runs import Run, make_runs, run_of
 from dropopt.study.session import confirming
 from dropopt.study.session.confirming import ConfirmRequest
+from dropopt.study.store.keys import BASE, CLASSES, CONFIRMS, DATA
+from dropopt.study.store.opening import Opened
+from dropopt.study.store.queries import find_study
+from dropopt.study.store.url import resolve
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +47,10 @@ def states(storage, name):
 
 
 def test_the_best_and_the_anchors_run_on_fresh_seeds(searched, capsys):
-    """All configurations have the same seeds, which the search did not use; the winner has the lowest mean."""
+    """All configurations have the same seeds, which the search did not use; the winner has the lowest mean.
+
+    The validation split is drawn with the seed as well. The winner's networks are tested with the data they had.
+    """
     code, found = confirm(searched)
     assert code == 0
     search, runs = trials(searched), states(searched, "fake-confirmed")
@@ -56,6 +64,7 @@ def test_the_best_and_the_anchors_run_on_fresh_seeds(searched, capsys):
         assert trial.user_attrs["seed"] == seeds[repeat]
         config = trial.user_attrs["config"]
         assert config["engine"] == search[configuration].user_attrs["config"]["engine"]
+        assert config["data"] == search[configuration].user_attrs["config"]["data"] | {"validation_seed": seeds[repeat]}
         assert trial.user_attrs["val_ece"] == 0.1
     full = [one for one in found.configurations if one.validation.seeds == 4]
     assert found.winner is full[0] is min(full, key=lambda one: one.mean.mean)
@@ -66,6 +75,25 @@ def test_the_best_and_the_anchors_run_on_fresh_seeds(searched, capsys):
     output = capsys.readouterr().out
     assert "is not trained further" in output  # the fake training has little noise, so the race ends early
     assert len(runs) < 4 * len(found.configurations)
+    tested = trials(searched, "fake-tested")
+    assert [trial.user_attrs["config"] for trial in tested] == [
+        runs[found.winner.trial, repeat].user_attrs["config"] for repeat in range(4)
+    ]
+
+
+def test_a_confirmation_keeps_the_validation_split_it_began_with(searched):
+    """That of an earlier version of dropopt has the search's for all seeds; its runs can still be compared."""
+    with closing(Opened(resolve(searched), create=False)) as opened:
+        search = find_study(opened.storage, "fake")
+        make_runs(
+            search, CONFIRMS, {name: search.user_attrs[name] for name in (BASE, CLASSES, DATA)}, "loss (smoothed)"
+        )
+    code, found = confirm(searched, seeds=2)
+    runs = states(searched, "fake-confirmed")
+    assert code == 0
+    assert len(runs) == 2 * len(found.configurations)
+    for trial in [*runs.values(), *trials(searched, "fake-tested")]:
+        assert trial.user_attrs["config"]["data"]["validation_seed"] is None
 
 
 def test_the_test_set_is_read_once(searched, capsys):

@@ -39,6 +39,23 @@ class TestSplits:
         assert first.fingerprint == again.fingerprint
         assert not set(first.fingerprint.values()) & set(other.fingerprint.values())
 
+    def test_validation_seed_draws_the_validation_split_only(self):
+        """The test split and the subset stay; their other images are divided anew. null is split_seed."""
+
+        def pool(data):
+            rows = torch.cat([data.train.tensor, data.validation.tensor]) * data.std[0] + data.mean[0]
+            return sorted(map(tuple, rows.flatten(1).round().int().tolist()))
+
+        first = load_data(DataConfig(name="digits", subset=200, split_seed=3))
+        same = load_data(DataConfig(name="digits", subset=200, split_seed=3, validation_seed=3))
+        other = load_data(DataConfig(name="digits", subset=200, split_seed=3, validation_seed=4))
+        assert same.fingerprint == first.fingerprint
+        assert other.fingerprint["test"] == first.fingerprint["test"]
+        assert other.fingerprint["validation"] != first.fingerprint["validation"]
+        assert pool(other) == pool(first)
+        assert len(other.validation) == len(first.validation)
+        assert first.drawn == ("validation", "test")
+
     def test_subset_is_exact_and_leaves_the_test_split_alone(self):
         """Training and validation images together are ``subset``; the test images are those of the whole data set."""
         whole = load_data(DataConfig(name="digits"))
@@ -216,9 +233,27 @@ class TestNumbers:
         )
         assert refused("returns:pairs").endswith("got tuple; " + refused("returns:number").split("; ")[1])
 
-    def test_load_once_keeps_the_last(self):
-        """Loading the same data twice in a process returns the same object."""
-        assert load_once(DataConfig(name="digits")) is load_once(DataConfig(name="digits"))
+    def test_load_once_keeps_the_last(self, tmp_path):
+        """Loading the same data twice in a process returns the same object.
+
+        A seed of the validation split makes no difference to data with a validation split of their own.
+        """
+        digits = load_once(DataConfig(name="digits"))
+        assert load_once(DataConfig(name="digits")) is digits
+        other = load_once(DataConfig(name="digits", validation_seed=1))
+        assert other.fingerprint["validation"] != digits.fingerprint["validation"]
+        assert load_once(DataConfig(name="digits")) is not digits
+        name = npz(
+            tmp_path / "own.npz",
+            x=images(12, 5, 5),
+            y=np.arange(12) % 3,
+            x_validation=images(6, 5, 5),
+            y_validation=np.arange(6) % 3,
+        )
+        own = load_once(DataConfig(name=name))
+        assert own.drawn == ("test",)
+        assert load_once(DataConfig(name=name, validation_seed=1)) is own
+        assert load_once(DataConfig(name=name, validation_seed=1, split_seed=1)) is not own
 
     def test_a_dataset_checks_itself(self):
         """Images and labels of a wrong type, shape or range are refused; the message says what is expected."""

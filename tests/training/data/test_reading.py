@@ -334,9 +334,13 @@ def test_why_samples_are_read_anew(monkeypatch):
     "given", [{"train"}, {"train", "test"}, {"train", "validation"}, {"train", "validation", "test"}]
 )
 @pytest.mark.parametrize("subset", [None, 12])
-def test_missing_splits_are_drawn(given, subset):
-    """Written out: a random order, from which the test samples, the subset and the validation samples are taken."""
-    config = DataConfig(test_fraction=0.3, validation_fraction=0.26, subset=subset, split_seed=3)
+@pytest.mark.parametrize("again", [None, 3, 5])
+def test_missing_splits_are_drawn(given, subset, again):
+    """Written out: a random order, from which the test samples, the subset and the validation samples are taken.
+
+    With a seed of their own, the validation samples are drawn from what the test samples and the subset leave.
+    """
+    config = DataConfig(test_fraction=0.3, validation_fraction=0.26, subset=subset, split_seed=3, validation_seed=again)
     order = torch.randperm(30, generator=generator(3, "split", "samples")).tolist()
     expected = {}
     if "test" not in given:
@@ -344,6 +348,9 @@ def test_missing_splits_are_drawn(given, subset):
     if subset is not None:
         order = order[:subset]
     if "validation" not in given:
+        if again is not None:
+            stream = generator(again, "split", "validation")
+            order = [order[position] for position in torch.randperm(len(order), generator=stream)]
         count = round(0.26 * len(order))
         expected["validation"], order = sorted(order[:count]), order[count:]
     found = drawn_splits("a", 30, given, config)
