@@ -255,6 +255,13 @@ class TestNumbers:
         assert load_once(DataConfig(name=name, validation_seed=1)) is own
         assert load_once(DataConfig(name=name, validation_seed=1, split_seed=1)) is not own
 
+    def test_outputs_of_masks_are_for_the_classes_of_all_splits(self):
+        """A rare class may be absent from the training samples of one split, and the network is the same for all."""
+        train, validation, test = (
+            Split(torch.zeros(2, 1, 2, 2), torch.full((2, 2, 2), largest)) for largest in (1, 3, 2)
+        )
+        assert Dataset("mine", (), train, validation, test).outputs == 4
+
     def test_a_dataset_checks_itself(self):
         """Images and labels of a wrong type, shape or range are refused; the message says what is expected."""
         good = Split(torch.zeros(2, 1, 4, 4), torch.zeros(2, dtype=torch.int64))
