@@ -7,7 +7,7 @@ from postgres import Server
 
 from dropopt.study.search.anchors import enqueue_anchors
 from dropopt.study.session import beginning
-from dropopt.study.store.total import counted
+from dropopt.study.store.trial_budget import budget_used
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "journal", "postgres"])
@@ -19,7 +19,7 @@ def test_twenty_random_kills(kind, tmp_path):
     workers, slots = (1, 2) if kind == "sqlite" else (2, 1)
     try:
         found = torment(storage, 20, n_trials=50, workers=workers, slots=slots, often=0.2, server=server)
-        assert counted(found) >= 50
+        assert budget_used(found) >= 50
     finally:
         if server is not None:
             server.remove()

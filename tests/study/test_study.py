@@ -20,7 +20,7 @@ from dropopt.study.run.failures import FIRST_FAILURES
 from dropopt.study.search.samplers import STARTUP_TRIALS, blend_of, make_sampler
 from dropopt.study.store.opening import close, open_storage
 from dropopt.study.store.queries import best
-from dropopt.study.store.total import counted
+from dropopt.study.store.trial_budget import budget_used
 from dropopt.study.store.url import resolve
 
 
@@ -213,7 +213,7 @@ def test_signals_end_a_study_cleanly(tmp_path, number, code):
         return
     out, _ = start(tmp_path, n_trials=4, env={"FAKE_SECONDS": "0"}).communicate(timeout=120)
     found = trials(f"sqlite:///{tmp_path}/runs/dropopt.db")
-    assert counted(found) == 4, out
+    assert budget_used(found) == 4, out
     assert len(found) == 4 + len(stopped)
 
 
@@ -229,7 +229,7 @@ def test_a_killed_worker_leaves_no_child_and_its_trials_are_replaced(tmp_path):
     found = trials(f"sqlite:///{tmp_path}/runs/dropopt.db")
     assert all(trial.state.is_finished() for trial in found), out
     assert "abandoned" in {trial.user_attrs.get("reason") for trial in found}
-    assert counted(found) == 4
+    assert budget_used(found) == 4
 
 
 def test_children_have_one_thread_and_do_not_run_the_script(tmp_path):

@@ -18,7 +18,7 @@ from dropopt.config import RunConfig
 from dropopt.export import load
 from dropopt.study.store.lease import lease_of
 from dropopt.study.store.queries import best
-from dropopt.study.store.total import counted
+from dropopt.study.store.trial_budget import budget_used
 
 #: The options of the study. Its trials are short, and so is the time after which a dead worker is noticed.
 OPTIONS = {"grace": 2, "pruner": "none"}
@@ -91,7 +91,7 @@ def _torment(running, storage, kills, n_trials, draw, workers, slots, often, sec
     for process in running:
         code, out = finish(process, 600)
         assert code == 0, out
-    if n_trials > asked and counted(trials(storage)) < n_trials:  # all workers began before the study was extended
+    if n_trials > asked and budget_used(trials(storage)) < n_trials:  # all workers began before the study was extended
         code, out = finish(start(storage, slots, seconds=0.01, n_trials=n_trials, **OPTIONS), 600)
         assert code == 0, out
     found = trials(storage)
@@ -121,7 +121,7 @@ def remember(seen, found):
 def check(found, n_trials):
     """Check a finished study: the total, no orphan, no configuration twice, no gap, and values that can be repeated."""
     assert not {"RUNNING", "WAITING"} & {trial.state.name for trial in found}
-    assert counted(found) == n_trials, [(t.number, t.state.name, t.user_attrs.get("reason")) for t in found]
+    assert budget_used(found) == n_trials, [(t.number, t.state.name, t.user_attrs.get("reason")) for t in found]
     assert [trial.number for trial in found] == list(range(len(found)))
     complete = [trial for trial in found if trial.state.name == "COMPLETE"]
     assert len({str(sorted(trial.params.items())) for trial in complete}) == len(complete)

@@ -15,8 +15,8 @@ def status(storage: Storage = None, as_json: AsJson = False) -> None:
     from dropopt.study.command.output import json_text
     from dropopt.study.show.console import make_console
     from dropopt.study.show.status import rows, show_status
-    from dropopt.study.store.lock import is_held
     from dropopt.study.store.opening import Opened
+    from dropopt.study.store.sqlite_lock import is_held
     from dropopt.study.store.url import file_of, redact, resolve
 
     url = resolve(storage)

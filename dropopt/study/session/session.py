@@ -65,7 +65,7 @@ from dropopt.study.store.patient import LONGEST_PAUSE, Patience
 from dropopt.study.store.queries import count, find_study, study_names
 from dropopt.study.store.retries import root, unfinished
 from dropopt.study.store.search_ledger import SearchLedger
-from dropopt.study.store.total import counted
+from dropopt.study.store.trial_budget import budget_used
 from dropopt.study.store.url import redact, redact_all, storage_hint
 from dropopt.study.store.weights import path_of
 
@@ -148,7 +148,7 @@ class Session:
         check(self._study, self._settings.space, self._settings.base)
         self._ledger(self._study, classes=2).take_up(everything=self._request.reclaim)
         trials = self._study.get_trials(deepcopy=False)
-        self._done, self._running = counted(trials), count(trials).running
+        self._done, self._running = budget_used(trials), count(trials).running
 
     def prepare(self) -> None:
         """Make the sampler and the provenance."""

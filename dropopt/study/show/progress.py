@@ -16,8 +16,8 @@ from dropopt.study.show.display import SlotsDisplay
 from dropopt.study.show.formatting import format_accuracy, format_parameters
 from dropopt.study.show.live import LivePage
 from dropopt.study.store.queries import Counts, leader, task_of
-from dropopt.study.store.roll import Roll
 from dropopt.study.store.scale import Scale
+from dropopt.study.store.trial_summary import TrialSummary
 
 if TYPE_CHECKING:
     import optuna
@@ -35,7 +35,7 @@ class Progress(SlotsDisplay):
         self._n_trials = n_trials
         self._study: optuna.Study | None = None
         self._score = "accuracy"  # the name of its metric
-        self._roll = Roll()
+        self._summary = TrialSummary()
         self._counts = Counts()
         self._best: FrozenTrial | None = None
         self._page: LivePage | None = None
@@ -81,8 +81,8 @@ class Progress(SlotsDisplay):
     def _read(self) -> None:
         """Read the state of the study from its storage."""
         if self._study is not None:
-            self._roll.update(self._study.get_trials(deepcopy=False))
-            self._counts, self._best = self._roll.counts(), leader(self._study, self._roll.leaders)
+            self._summary.update(self._study.get_trials(deepcopy=False))
+            self._counts, self._best = self._summary.counts(), leader(self._study, self._summary.leaders)
 
     def _redraw(self) -> None:
         done, total = self._counts.counted, self._n_trials

@@ -78,7 +78,7 @@ class Continuation(SearchLedger):
         return bool(_waiting(self.study, self.continues))
 
     def ask(self, target: int | None = None) -> tuple[optuna.Trial, RunConfig | None] | None:
-        """Start the continuation. The total does not limit it; a duplicate is given back."""
+        """Start the continuation. The budget does not limit it; a duplicate is given back."""
         return super().ask(sys.maxsize)
 
     def others_running(self) -> int:

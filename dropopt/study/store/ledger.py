@@ -12,9 +12,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+
+import optuna
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import FrozenTrial, TrialState
 
 from dropopt.config import ConfigError, RunConfig
+from dropopt.study.store.cached_trials import ANY_AGE
 from dropopt.study.store.ending import MESSAGE_CHARACTERS, Endings
 from dropopt.study.store.errors import TrialEndedError
 from dropopt.study.store.experiment import name_of_files
@@ -48,12 +52,8 @@ from dropopt.study.store.retries import (
     root,
     without_replacement,
 )
-from dropopt.study.store.roll import Roll
-from dropopt.study.store.total import Decision, decide
-
-if TYPE_CHECKING:
-    import optuna
-    from optuna.trial import FrozenTrial
+from dropopt.study.store.trial_budget import Decision, decide
+from dropopt.study.store.trial_summary import TrialSummary
 
 #: Bits of a trial's training seed.
 SEED_BITS = 31
@@ -88,11 +88,11 @@ class Ledger(ABC):
     """
 
     def __init__(self, study: optuna.Study, worker: WorkerIdentity | None = None) -> None:
-        from dropopt.study.store.mirror import mirrored
+        from dropopt.study.store.mirror import mirrored  # it imports SQLAlchemy
 
         self.study, self._storage = mirrored(study)
-        self._roll = Roll()
-        self._endings = Endings(self.study, self._storage, self._roll, self._forget)
+        self._summary = TrialSummary()
+        self._endings = Endings(self.study, self._storage, self._summary, self._forget)
         self._worker = worker or WorkerIdentity()
         self._watch = Watch(self._worker)
         self._own: dict[int, _Own] = {}  # by the storage's id
@@ -103,11 +103,11 @@ class Ledger(ABC):
         # A new trial has a lease from the beginning. Its worker may die before it can write another attribute.
         self._storage.stamp = lambda: {WORKER: self._worker.id, LEASE: self._worker.lease(0)}
 
-    def counted(self) -> int:
-        """Return the number of trials that count towards the total."""
+    def budget_used(self) -> int:
+        """Return how many trials use the budget."""
         with self._storage.aged(IDLE_AGE):
-            self._roll.update(self._trials())
-        return self._roll.counted()
+            self._summary.update(self._trials())
+        return self._summary.budget_used()
 
     def ask(self, target: int | None = None) -> tuple[optuna.Trial, RunConfig | None] | None:
         """Start the next trial.
@@ -120,10 +120,6 @@ class Ledger(ABC):
             trial has then failed. The result is None if the trial was given back, because another worker started the
             last trial at the same time, or if another worker has taken it over.
         """
-        from optuna.exceptions import UpdateFinishedTrialError
-
-        from dropopt.study.store.mirror import ANY_AGE
-
         trials = self._trials()  # loaded again, so that the next line counts the trials of other workers as well
         if target is not None and not self.wants(target):
             return None
@@ -155,7 +151,7 @@ class Ledger(ABC):
 
     def wants(self, target: int) -> bool:
         """Whether another trial may start, given the number of trials that the study must not exceed."""
-        return self.counted() < target
+        return self.budget_used() < target
 
     def checkpoint_of(self, number: int) -> tuple[str, int]:
         """Return what the checkpoint of a trial is named by: the study, and the first attempt at its configuration.
@@ -163,8 +159,6 @@ class Ledger(ABC):
         Args:
             number: The number of the trial.
         """
-        from dropopt.study.store.mirror import ANY_AGE
-
         with self._storage.aged(ANY_AGE):  # the number of the first attempt never changes
             return self._name_of_files, root(self._trials()[number])
 
@@ -189,8 +183,6 @@ class Ledger(ABC):
         Raises:
             TrialEndedError: Another process has ended the trial.
         """
-        from optuna.exceptions import UpdateFinishedTrialError
-
         own = self._own.get(trial._trial_id)
         try:
             if own is not None and epoch <= own.inherited:
@@ -228,8 +220,6 @@ class Ledger(ABC):
         Raises:
             TrialEndedError: Another process has ended the trial; the earlier result is kept.
         """
-        from optuna.trial import TrialState
-
         if not math.isfinite(value):
             return self.fail(trial, "NotFinite", f"its validation loss ended at {value}")
         facts = {ACCURACY: accuracy, BEST_LOSS: best_loss, BEST_EPOCH: best_epoch, SECONDS: seconds, **(scores or {})}
@@ -240,7 +230,6 @@ class Ledger(ABC):
 
     def prune(self, trial: optuna.Trial, *, accuracy: float, seconds: float, applied: float | None = None) -> None:
         """End a trial as pruned; its value is the last one that it reported."""
-        from optuna.trial import TrialState
 
         facts = {ACCURACY: accuracy, SECONDS: seconds} | ({} if applied is None else {APPLIED: applied})
         self._endings.end(trial, TrialState.PRUNED, facts)
@@ -257,8 +246,6 @@ class Ledger(ABC):
         Returns:
             The reason that is stored: ``error``, or ``out of memory``.
         """
-        from optuna.trial import TrialState
-
         cause = "out of memory" if error in _OUT_OF_MEMORY else error
         facts = {REASON: cause, MESSAGE: message[:MESSAGE_CHARACTERS], TRACE: trace}
         self._endings.end(trial, TrialState.FAIL, {key: fact for key, fact in facts.items() if fact})
@@ -294,8 +281,6 @@ class Ledger(ABC):
         Returns:
             The numbers of this worker's trials that another process has ended.
         """
-        from optuna.exceptions import UpdateFinishedTrialError
-
         now = time.monotonic()
         if now - self._tended < self._worker.interval:
             return []
@@ -308,20 +293,18 @@ class Ledger(ABC):
                 lost.append(own.trial.number)
                 del self._own[trial_id]
         self._beats += 1
-        self._roll.update(self._trials())
+        self._summary.update(self._trials())
         if self._storage.outages != self._outages:
             self._outages = self._storage.outages
             self._watch.restart()
-        for orphan in self._watch.observe(self._roll.unfinished, self._own):
+        for orphan in self._watch.observe(self._summary.unfinished, self._own):
             self._abandon(orphan)
-        for ended in self._lost_retries.due(self._roll.without_replacement(), now):
+        for ended in self._lost_retries.due(self._summary.without_replacement(), now):
             enqueue_again(self.study, ended)
         return lost
 
     def others_running(self) -> int:
         """Return the number of running trials of other workers."""
-        from optuna.trial import TrialState
-
         with self._storage.aged(IDLE_AGE):
             running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         return sum(trial._trial_id not in self._own for trial in running)
@@ -409,6 +392,4 @@ def with_seed(run: RunConfig, seed: int) -> RunConfig:
 
 
 def _is_running(trial: FrozenTrial) -> bool:
-    from optuna.trial import TrialState
-
     return trial.state == TrialState.RUNNING

@@ -10,120 +10,41 @@ from __future__ import annotations
 import copy
 import json
 import time
-from bisect import bisect_left
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import datetime
-from operator import attrgetter
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from optuna.distributions import BaseDistribution, check_distribution_compatibility
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
-from optuna.study import Study, StudyDirection, load_study
-from optuna.study._frozen import FrozenStudy
+from optuna.study import Study, load_study
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from dropopt.study.store import writing
 from dropopt.study.store.batch import Batch
+from dropopt.study.store.cached_trials import CachedTrials
 from dropopt.study.store.errors import StorageError
+from dropopt.study.store.patient import Guard
 from dropopt.study.store.reading import changed
-from dropopt.study.store.sound import readable, sound_study, sound_trial
-
-#: The age of trials that have to be loaded again only if some are known to be missing or to have changed.
-ANY_AGE = float("inf")
+from dropopt.study.store.validated_storage import ValidatedStorage
+from dropopt.study.store.validation import valid_trial
 
 _R = TypeVar("_R")
 
 
-class Runner(Protocol):
-    """Calls functions with the storage itself, and repeats them during an outage."""
-
-    @property
-    def outages(self) -> int:
-        """The number of outages that have ended."""
-
-    def run(self, function: Callable[[BaseStorage], _R], *, may_miss: bool = False) -> _R:
-        """Return the result of ``function``; ``may_miss`` is whether what it asks for may not exist."""
-
-
-@dataclass
-class _Known:
-    """The trials of a study, by number, as they were loaded last and changed by this process since.
-
-    The lists are never changed, only replaced: readers share them, because a copy of a long list takes time.
-
-    Attributes:
-        trials: The trials.
-        unfinished: The numbers of those that are not finished.
-        by_states: Those in some states.
-        first: The first distribution of each parameter.
-        version: The version of the storage when it was read.
-        loaded: The time at which it was read.
-        expired: Whether trials are missing or have changed, so that they must be read again, whatever their age.
-    """
-
-    trials: list[FrozenTrial] = field(default_factory=list)
-    unfinished: set[int] = field(default_factory=set)
-    by_states: dict[frozenset[TrialState], list[FrozenTrial]] = field(default_factory=dict)
-    first: dict[str, BaseDistribution] = field(default_factory=dict)
-    version: object = None
-    loaded: float = 0.0
-    expired: bool = True
-
-    def expire(self) -> None:
-        """Read the storage again before the trials are next used."""
-        self.expired, self.version = True, None
-
-    def put(self, *changed: FrozenTrial) -> None:
-        """Add trials, by number, or replace them."""
-        trials = self.trials.copy()
-        for trial in changed:
-            if trial.number > len(trials):  # trials of other workers are missing
-                self.expire()
-                break
-            trials[trial.number : trial.number + 1] = [trial]
-            if trial.state.is_finished():
-                self.unfinished.discard(trial.number)
-            else:
-                self.unfinished.add(trial.number)
-            for states, found in self.by_states.items():
-                at = bisect_left(found, trial.number, key=_number)
-                present = at < len(found) and found[at].number == trial.number
-                if present or trial.state in states:
-                    self.by_states[states] = replaced = found.copy()
-                    replaced[at : at + present] = [trial] if trial.state in states else []
-        self.trials = trials
-
-    def in_states(self, states: frozenset[TrialState]) -> list[FrozenTrial]:
-        """Return the trials in some states, by number."""
-        if states not in self.by_states:
-            self.by_states[states] = [trial for trial in self.trials if trial.state in states]
-        return self.by_states[states]
-
-    def distribution(self, name: str) -> BaseDistribution | None:
-        """Return the distribution of a parameter in the first trial that has it."""
-        if name not in self.first:
-            for trial in self.trials:
-                if name in trial.distributions:
-                    self.first[name] = trial.distributions[name]
-                    break
-        return self.first.get(name)
-
-
-class Mirror(BaseStorage):
+class Mirror(ValidatedStorage):
     """Reads and writes a storage for one worker; see the top of this module.
 
     Args:
         inner: The storage.
-        runner: Calls functions with ``inner``. Default: calls them once.
+        guard: Calls functions with ``inner``, and repeats them during an outage. Default: calls them once.
     """
 
-    def __init__(self, inner: BaseStorage, runner: Runner | None = None) -> None:
-        self.inner = inner
-        self._runner = runner or _Direct(inner)
-        self._known: dict[int, _Known] = {}
+    def __init__(self, inner: BaseStorage, guard: Guard | None = None) -> None:
+        super().__init__(inner)
+        self._guard = guard
+        self._known: dict[int, CachedTrials] = {}
         self._studies: dict[int, int] = {}  # the study of each running trial of this process, by the ids of both
         self._own: dict[int, FrozenTrial] = {}  # the running trials of this process, by id
         self._open: dict[int, Batch] = {}
@@ -134,7 +55,7 @@ class Mirror(BaseStorage):
     @property
     def outages(self) -> int:
         """The number of outages of the storage that have ended."""
-        return self._runner.outages
+        return 0 if self._guard is None else self._guard.outages
 
     # -- how current the trials are, and what is written together
 
@@ -173,7 +94,7 @@ class Mirror(BaseStorage):
 
     def create_new_trials(self, study_id: int, templates: Sequence[FrozenTrial]) -> list[int]:
         """Create several trials at once, and return their ids."""
-        made = self._runner.run(lambda storage: writing.create(storage, study_id, templates))
+        made = self._call(lambda storage: writing.create(storage, study_id, templates))
         for trial in made:
             if trial.state == TrialState.RUNNING:
                 self._begin(study_id, trial)
@@ -216,7 +137,7 @@ class Mirror(BaseStorage):
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         """Start or end a trial; returns False if another process has started it."""
         if state == TrialState.RUNNING:
-            started = self._runner.run(lambda storage: storage.set_trial_state_values(trial_id, state, values))
+            started = self._call(lambda storage: storage.set_trial_state_values(trial_id, state, values))
             if started:
                 self._begin(*self._find(trial_id))
             return started
@@ -226,9 +147,7 @@ class Mirror(BaseStorage):
     def get_trial(self, trial_id: int) -> FrozenTrial:
         """Return a copy of a running trial of this process, or load another trial."""
         own = self._own.get(trial_id)
-        if own is not None:
-            return _copied(own)
-        return sound_trial(self._runner.run(lambda storage: storage.get_trial(trial_id)))
+        return super().get_trial(trial_id) if own is None else _copied(own)
 
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
@@ -239,74 +158,28 @@ class Mirror(BaseStorage):
         found = known.trials if wanted is None else known.in_states(wanted)
         return copy.deepcopy(found) if deepcopy else found
 
-    def get_trial_id_from_study_id_trial_number(self, study_id: int, trial_number: int) -> int:
-        """Return the id of a trial."""
-        return self._runner.run(
-            lambda storage: storage.get_trial_id_from_study_id_trial_number(study_id, trial_number), may_miss=True
-        )
-
-    # -- studies
-
-    def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
-        """Create a study."""
-        return self._runner.run(lambda storage: storage.create_new_study(directions, study_name))
-
     def delete_study(self, study_id: int) -> None:
         """Delete a study."""
         self._known.pop(study_id, None)
-        self._runner.run(lambda storage: storage.delete_study(study_id))
-
-    def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
-        """Store a user attribute of a study."""
-        self._runner.run(lambda storage: storage.set_study_user_attr(study_id, key, value))
-
-    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
-        """Store a system attribute of a study."""
-        self._runner.run(lambda storage: storage.set_study_system_attr(study_id, key, value))
-
-    def get_study_id_from_name(self, study_name: str) -> int:
-        """Return the id of a study."""
-        return self._runner.run(lambda storage: storage.get_study_id_from_name(study_name), may_miss=True)
-
-    def get_study_name_from_id(self, study_id: int) -> str:
-        """Return the name of a study."""
-        return self._runner.run(lambda storage: storage.get_study_name_from_id(study_id))
-
-    def get_study_directions(self, study_id: int) -> list[StudyDirection]:
-        """Return the directions of a study."""
-        return self._runner.run(lambda storage: storage.get_study_directions(study_id))
-
-    def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
-        """Return the user attributes of a study."""
-        with readable("the attributes of the study"):
-            return sound_study(self._runner.run(lambda storage: storage.get_study_user_attrs(study_id)))
-
-    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
-        """Return the system attributes of a study."""
-        return self._runner.run(lambda storage: storage.get_study_system_attrs(study_id))
-
-    def get_all_studies(self) -> list[FrozenStudy]:
-        """Return all studies."""
-        with readable("a study"):
-            return self._runner.run(lambda storage: storage.get_all_studies())
-
-    def remove_session(self) -> None:
-        """Close the connection of this thread."""
-        self._runner.run(lambda storage: storage.remove_session())
+        super().delete_study(study_id)
 
     # -- what is known
 
-    def _current(self, study_id: int) -> _Known:
+    def _call(self, function: Callable[[BaseStorage], _R], *, may_miss: bool = False) -> _R:
+        guard = self._guard
+        return super()._call(function) if guard is None else guard.run(function, may_miss=may_miss)
+
+    def _current(self, study_id: int) -> CachedTrials:
         """The trials of a study; those that may have changed are loaded again."""
-        known, now = self._known.setdefault(study_id, _Known()), time.monotonic()
+        known, now = self._known.setdefault(study_id, CachedTrials()), time.monotonic()
         if not known.expired and now - known.loaded <= self._max_age:
             return known
-        version = self._runner.run(writing.version)
+        version = self._call(writing.version)
         if version is None or version != known.version:
             # A finished trial never changes. Samplers recognise the trials of their last model by identity.
-            found = self._runner.run(lambda storage: changed(storage, study_id, known.trials, known.unfinished))
+            found = self._call(lambda storage: changed(storage, study_id, known.trials, known.unfinished))
             known.expired = False
-            trials = map(sound_trial, found)
+            trials = map(valid_trial, found)
             known.put(*(t if t.state.is_finished() else self._own.get(t._trial_id, t) for t in trials))
             if known.expired:
                 raise StorageError(
@@ -347,7 +220,7 @@ class Mirror(BaseStorage):
         if not batch:
             return
         try:
-            self._runner.run(lambda storage: writing.write(storage, trial_id, batch))
+            self._call(lambda storage: writing.write(storage, trial_id, batch))
         except UpdateFinishedTrialError:
             self._forget(trial_id)
             raise
@@ -375,21 +248,6 @@ def mirrored(study: Study) -> tuple[Study, Mirror]:
     mirror = Mirror(study._storage)
     name = study.study_name
     return load_study(study_name=name, storage=mirror, sampler=study.sampler, pruner=study.pruner), mirror
-
-
-class _Direct:
-    """Calls functions with a storage that needs no patience."""
-
-    outages = 0
-
-    def __init__(self, storage: BaseStorage) -> None:
-        self._storage = storage
-
-    def run(self, function: Callable[[BaseStorage], _R], *, may_miss: bool = False) -> _R:
-        return function(self._storage)
-
-
-_number = attrgetter("number")
 
 
 def _copied(trial: FrozenTrial) -> FrozenTrial:

@@ -15,10 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from dropopt.config import ConfigError
 from dropopt.study.store.journal import open_journal, open_redis
-from dropopt.study.store.lock import WriterLock
 from dropopt.study.store.patient import Guard, Patience, is_outage
 from dropopt.study.store.proxy import SCHEME, is_remote_error, open_proxy
-from dropopt.study.store.sound import sound
 from dropopt.study.store.sqlite import (
     BUSY_TIMEOUT,
     Connection,
@@ -27,7 +25,9 @@ from dropopt.study.store.sqlite import (
     make_folder,
     prepare_sqlite,
 )
+from dropopt.study.store.sqlite_lock import WriterLock
 from dropopt.study.store.url import file_of, reason, redact
+from dropopt.study.store.validated_storage import ValidatedStorage
 
 if TYPE_CHECKING:
     import optuna
@@ -140,7 +140,7 @@ class Opened:
         self._lock: WriterLock | None = None
         if patience is None:
             self.direct = open_storage(url, create=create)
-            self.storage = sound(self.direct)
+            self.storage = ValidatedStorage(self.direct)
             return
         if file is not None and file.exists() and is_read_only(file):
             raise ConfigError(f"storage {file} is not writable; give another --storage")
@@ -152,7 +152,7 @@ class Opened:
         except BaseException:
             self._release()
             raise
-        from dropopt.study.store.mirror import Mirror
+        from dropopt.study.store.mirror import Mirror  # it imports SQLAlchemy
 
         self.storage = Mirror(self.direct, Guard(self.direct, patience, file))
 

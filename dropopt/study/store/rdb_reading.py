@@ -17,7 +17,7 @@ from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial
 
-from dropopt.study.store.sound import readable
+from dropopt.study.store.validation import readable
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage

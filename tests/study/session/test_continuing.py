@@ -18,7 +18,7 @@ from dropopt.study.session import continuing, session
 from dropopt.study.session.joining import stored_request
 from dropopt.study.session.request import Request
 from dropopt.study.store.retries import enqueue_continuation
-from dropopt.study.store.total import counted
+from dropopt.study.store.trial_budget import budget_used
 from dropopt.training import train_run
 
 
@@ -47,7 +47,7 @@ def test_a_resumed_trial_equals_one_that_was_not_pruned(tmp_path, capsys):
         train_run(RunConfig.parse(trials(storage)[number].user_attrs["config"]), reports.append)
         assert new.intermediate_values == {report.epoch: report.smoothed_loss for report in reports}
     assert not folder.exists()
-    assert counted(trials(storage)) == 12, "trials that continue others do not count"
+    assert budget_used(trials(storage)) == 12, "trials that continue others do not count"
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from dropopt.facts import Facts
 from dropopt.study.define.space import Space
 from dropopt.study.store.history import MOST_RATES, History, history_of
 from dropopt.study.store.keys import EPOCHS, FACTS, HISTORY, PARAMETERS
-from dropopt.study.store.roll import LEADERS
 from dropopt.study.store.search_ledger import SearchLedger
+from dropopt.study.store.trial_summary import LEADERS
 
 
 def reports(count, places=2):

@@ -11,14 +11,15 @@ from optuna.trial import TrialState, create_trial
 
 from dropopt.study.store import mirror as mirror_module
 from dropopt.study.store import rdb_reading
+from dropopt.study.store.cached_trials import ANY_AGE
 from dropopt.study.store.journal_lock import marker
-from dropopt.study.store.mirror import ANY_AGE, Mirror
+from dropopt.study.store.mirror import Mirror
 from dropopt.study.store.opening import close, open_storage
 from dropopt.study.store.queries import count, ranked
 from dropopt.study.store.reading import changed
 from dropopt.study.store.retries import without_replacement
-from dropopt.study.store.roll import LEADERS, Roll
-from dropopt.study.store.total import counted
+from dropopt.study.store.trial_budget import budget_used
+from dropopt.study.store.trial_summary import LEADERS, TrialSummary
 
 DISTRIBUTIONS = {
     "x": optuna.distributions.FloatDistribution(0.1, 10, log=True),
@@ -151,7 +152,7 @@ def test_only_what_may_have_changed_is_read(url, monkeypatch):
     """And it equals what Optuna reads, whatever the trials of another worker do; so does what is derived from it."""
     study, _, storage = made(url)
     elsewhere = optuna.load_study(study_name="s", storage=open_storage(url) if url else storage)
-    read, roll, draw = [], Roll(), random.Random(0)
+    read, summary, draw = [], TrialSummary(), random.Random(0)
     monkeypatch.setattr(mirror_module, "changed", lambda *a: read.append(changed(*a)) or read[-1])
     monkeypatch.setattr(rdb_reading, "IDS", 3)
     running, facts = (
@@ -177,10 +178,10 @@ def test_only_what_may_have_changed_is_read(url, monkeypatch):
         for states in ((TrialState.COMPLETE,), (TrialState.RUNNING, TrialState.WAITING)):
             found = study.get_trials(deepcopy=False, states=states)
             assert [trial.number for trial in found] == [trial.number for trial in stock if trial.state in states]
-        roll.update(known)
-        assert (roll.counted(), roll.counts()) == (counted(known), count(known))
-        assert roll.without_replacement() == without_replacement(known)
-        assert roll.leaders == ranked(known)[:LEADERS]
+        summary.update(known)
+        assert (summary.budget_used(), summary.counts()) == (budget_used(known), count(known))
+        assert summary.without_replacement() == without_replacement(known)
+        assert summary.leaders == ranked(known)[:LEADERS]
     assert max(map(len, read[1:])) < 20 < len(known)
 
 

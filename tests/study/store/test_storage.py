@@ -17,10 +17,10 @@ from sqlalchemy.exc import OperationalError
 
 from dropopt.config import ConfigError
 from dropopt.study.store import opening
-from dropopt.study.store.lock import WriterLock
 from dropopt.study.store.opening import Opened, open_storage
 from dropopt.study.store.patient import Patience
 from dropopt.study.store.queries import find_study
+from dropopt.study.store.sqlite_lock import WriterLock
 from dropopt.study.store.url import redact, resolve
 
 

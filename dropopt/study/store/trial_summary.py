@@ -1,4 +1,4 @@
-"""What a process keeps track of about the trials of a study, without reading all of them each time."""
+"""A summary of the trials of a study, which is kept up to date without reading all of them each time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from dropopt.study.store.keys import PREVIOUS
 from dropopt.study.store.queries import Counts, count_as, has_result, rank
 from dropopt.study.store.retries import is_to_run_again
-from dropopt.study.store.total import counts
+from dropopt.study.store.trial_budget import uses_budget
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 LEADERS = 5
 
 
-class Roll:
+class TrialSummary:
     """Reads each trial of a study until it has finished, and never again: a finished trial does not change.
 
     Attributes:
@@ -31,7 +31,7 @@ class Roll:
         self.unfinished: list[FrozenTrial] = []
         self.leaders: list[FrozenTrial] = []
         self._seen = 0
-        self._counted = 0
+        self._used = 0
         self._finished: Counter[str] = Counter()
         self._replaced: set[int] = set()
         self._again: dict[int, FrozenTrial] = {}
@@ -53,9 +53,9 @@ class Roll:
             else:
                 self.unfinished.append(trial)
 
-    def counted(self) -> int:
-        """Return how many trials count towards the total; see :func:`~dropopt.study.store.total.counted`."""
-        return self._counted + sum(map(counts, self.unfinished))
+    def budget_used(self) -> int:
+        """Return how much of the budget the trials use; see :func:`~dropopt.study.store.trial_budget.budget_used`."""
+        return self._used + sum(map(uses_budget, self.unfinished))
 
     def counts(self) -> Counts:
         """Return the number of trials in each state; see :func:`~dropopt.study.store.queries.count`."""
@@ -70,7 +70,7 @@ class Roll:
         return list(self._again.values())
 
     def _finish(self, trial: FrozenTrial) -> None:
-        self._counted += counts(trial)
+        self._used += uses_budget(trial)
         if name := count_as(trial):
             self._finished[name] += 1
         if is_to_run_again(trial):

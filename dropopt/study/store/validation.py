@@ -7,13 +7,11 @@ attribute, because those of earlier versions are missing too.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from optuna.storages import BaseStorage
-from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr, TypeAdapter, ValidationError
 
@@ -111,7 +109,7 @@ _STUDY: _Table = {
 }
 
 
-def sound_trial(trial: FrozenTrial) -> FrozenTrial:
+def valid_trial(trial: FrozenTrial) -> FrozenTrial:
     """Return ``trial`` without the attributes whose type is wrong; the same object if there are none.
 
     A complete trial without a value counts as failed.
@@ -120,52 +118,18 @@ def sound_trial(trial: FrozenTrial) -> FrozenTrial:
     empty = trial.state == TrialState.COMPLETE and not trial.values
     if not user and not system and not empty:
         return trial
-    sound = copy.copy(trial)
-    sound.user_attrs = {key: value for key, value in trial.user_attrs.items() if key not in user}
-    sound.system_attrs = {key: value for key, value in trial.system_attrs.items() if key not in system}
+    valid = copy.copy(trial)
+    valid.user_attrs = {key: value for key, value in trial.user_attrs.items() if key not in user}
+    valid.system_attrs = {key: value for key, value in trial.system_attrs.items() if key not in system}
     if empty:
-        sound.state = TrialState.FAIL
-    return sound
+        valid.state = TrialState.FAIL
+    return valid
 
 
-def sound_study(attributes: Mapping[str, Any]) -> dict[str, Any]:
+def valid_study_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
     """Return the user attributes of a study without those whose type is wrong."""
     wrong = _wrong(attributes, _STUDY)
     return {key: value for key, value in attributes.items() if key not in wrong}
-
-
-def sound(inner: BaseStorage) -> BaseStorage:
-    """Return a storage that reads ``inner`` without attributes whose type is wrong."""
-    names = [name for name in dir(BaseStorage) if not name.startswith("_") and callable(getattr(BaseStorage, name))]
-    methods: dict[str, Any] = {name: _delegate(name) for name in names}
-    methods |= {
-        "get_all_trials": _all_trials,
-        "get_trial": lambda self, trial_id: sound_trial(self.inner.get_trial(trial_id)),
-        "get_study_user_attrs": _study_attributes,
-        "get_all_studies": _all_studies,
-    }
-    storage: BaseStorage = type("SoundStorage", (BaseStorage,), methods)()
-    vars(storage).update(inner=inner)
-    return storage
-
-
-def _all_trials(
-    self: Any, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
-) -> list[FrozenTrial]:
-    with readable("a trial"):
-        found = [sound_trial(trial) for trial in self.inner.get_all_trials(study_id, deepcopy=deepcopy)]
-    return found if states is None else [trial for trial in found if trial.state in states]
-
-
-def _study_attributes(self: Any, study_id: int) -> dict[str, Any]:
-    with readable("the attributes of the study"):
-        return sound_study(self.inner.get_study_user_attrs(study_id))
-
-
-def _all_studies(self: Any) -> list[FrozenStudy]:
-    with readable("a study"):
-        found: list[FrozenStudy] = self.inner.get_all_studies()
-        return found
 
 
 @contextmanager
@@ -179,13 +143,6 @@ def readable(what: str) -> Iterator[None]:
         raise StorageError(
             f"{what} cannot be read from the storage ({error!r}); restore a copy of it, or give another --storage"
         ) from None
-
-
-def _delegate(name: str) -> Callable[..., Any]:
-    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return getattr(self.inner, name)(*args, **kwargs)
-
-    return method
 
 
 def _wrong(attributes: Mapping[str, Any], table: _Table) -> set[str]:

@@ -14,7 +14,7 @@ from dropopt.study.store.keys import TRACE
 from dropopt.study.store.opening import Opened
 from dropopt.study.store.patient import Patience
 from dropopt.study.store.queries import find_study
-from dropopt.study.store.sound import _STUDY, _TRIAL, sound_study, sound_trial
+from dropopt.study.store.validation import _STUDY, _TRIAL, valid_study_attributes, valid_trial
 
 
 @pytest.fixture(scope="module")
@@ -43,13 +43,13 @@ def test_an_attribute_of_a_wrong_type_counts_as_absent(value):
     """No value of any type remains where a reader does not expect it; attributes of other programs stay."""
     every = dict.fromkeys([*_TRIAL, "mine"], value)
     trial = optuna.trial.create_trial(state=TrialState.FAIL, user_attrs=every)
-    kept = sound_trial(trial).user_attrs
+    kept = valid_trial(trial).user_attrs
     assert kept["mine"] == value
     assert (TRACE in kept) == isinstance(value, str)
     kinds = {type(kept[key]) for key in kept.keys() - {"mine"}}
     assert kinds <= {type(value)}
     assert trial.user_attrs == every  # a journal's trials are shared
-    assert set(sound_study(dict.fromkeys(_STUDY, value))) < set(_STUDY)
+    assert set(valid_study_attributes(dict.fromkeys(_STUDY, value))) < set(_STUDY)
 
 
 def test_a_study_with_damaged_attributes_goes_on(whole, tmp_path, capsys):

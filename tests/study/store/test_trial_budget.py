@@ -5,7 +5,7 @@ import pytest
 from optuna.trial import TrialState, create_trial
 
 from dropopt.study.store.keys import ABANDONED, CONTINUES, GIVEN_BACK, INTERRUPTED, LEASE, REASON
-from dropopt.study.store.total import Decision, counted, decide
+from dropopt.study.store.trial_budget import Decision, budget_used, decide
 
 KEEP, BACK, WAIT = Decision.KEEP, Decision.GIVE_BACK, Decision.WAIT
 
@@ -26,9 +26,11 @@ def running(count, **attributes):
 def test_trials_that_have_a_result_or_may_get_one_count():
     """Not those that wait or will be run again, and not a continuation beside the trial that it continues."""
     failed = [(TrialState.FAIL, {REASON: reason}) for reason in (INTERRUPTED, ABANDONED, GIVEN_BACK)]
-    assert counted(study_of(*failed, (TrialState.WAITING, {}), (TrialState.COMPLETE, {CONTINUES: 0}))) == 0
+    assert budget_used(study_of(*failed, (TrialState.WAITING, {}), (TrialState.COMPLETE, {CONTINUES: 0}))) == 0
     failed = [(TrialState.FAIL, {REASON: "ValueError"}), (TrialState.FAIL, {})]
-    assert counted(study_of(*failed, (TrialState.COMPLETE, {}), (TrialState.PRUNED, {}), running(0), running(3))) == 6
+    assert (
+        budget_used(study_of(*failed, (TrialState.COMPLETE, {}), (TrialState.PRUNED, {}), running(0), running(3))) == 6
+    )
 
 
 @pytest.mark.parametrize(
@@ -41,7 +43,7 @@ def test_trials_that_have_a_result_or_may_get_one_count():
         (1, [BACK, BACK, BACK]),
     ],
 )
-def test_the_highest_numbers_among_unconfirmed_trials_are_given_back(target, expected):
+def test_the_highest_numbers_among_unchecked_trials_are_given_back(target, expected):
     """As many as are too many. Trials with lower numbers wait for that, and a confirmed one runs on."""
     trials = study_of((TrialState.COMPLETE, {}), running(1), running(0), running(0), running(0))
     assert [decide(trials, number, target) for number in (2, 3, 4)] == expected
