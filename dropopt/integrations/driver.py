@@ -7,7 +7,6 @@ engine in and out of checkpoints.
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -86,12 +85,10 @@ class Driver:
         inside: Inside | None = None,
         unpack: Unpack = unpack,
     ) -> None:
-        self.engine: DropoutEngine | BaselineEngine | None = None
+        self.engine = given if isinstance(given, DropoutEngine | BaselineEngine) else None
         self.names, self.unpack = names, unpack
-        self.config, self.complexity = _settings(given)
-        if isinstance(given, DropoutEngine | BaselineEngine):
-            self.engine = given
-        self.complexity = self.complexity if complexity is None else complexity
+        self.config, known = _settings(given)
+        self.complexity = known if complexity is None else complexity
         self._sites, self._inside = sites, inside
         self._own = self.engine is None  # whether this driver attached the engine and has to detach it
         self._running = False
@@ -276,8 +273,7 @@ def _settings(given: Given) -> tuple[EngineConfig | Baseline, float | None]:
     if isinstance(given, str | os.PathLike):
         given = load(given)
     if isinstance(given, Exported):
-        known = given.provenance.get("complexity")
-        return given.engine, known if isinstance(known, float) else None
+        return given.engine, given.complexity
     if isinstance(given, DropoutEngine | BaselineEngine):
         return given.config, None
     if isinstance(given, EngineConfig | Baseline):
@@ -294,10 +290,7 @@ def _first(inputs: Example) -> Tensor:
 
 def _plain(optimizer: Any) -> torch.optim.Optimizer:
     """The optimizer inside the wrappers of a framework."""
-    for _ in itertools.count():
-        inner = getattr(optimizer, "optimizer", None)
-        if not isinstance(inner, torch.optim.Optimizer):
-            break
-        optimizer = inner
     plain: torch.optim.Optimizer = optimizer
+    while isinstance(inner := getattr(plain, "optimizer", None), torch.optim.Optimizer):
+        plain = inner
     return plain

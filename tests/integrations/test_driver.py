@@ -30,3 +30,11 @@ def test_updates_of_every_optimizer_are_dropped():
         driver.start(model, lambda: [(split.images[:4], split.labels[:4])], optimizers[:1])
     driver.start(model, lambda: [(split.images[:4], split.labels[:4])], optimizers)
     assert [len(optimizer._optimizer_step_post_hooks) for optimizer in optimizers] == [0, 1]
+
+
+@pytest.mark.parametrize(("written", "known"), [("1", 1.0), ("0.25", 0.25), ("7.5", None)])
+def test_the_complexity_of_a_file_is_a_number_in_0_to_1(written, known, tmp_path):
+    """It may be written as a whole number; one out of range counts as unknown, and is measured."""
+    file = tmp_path / "best.yaml"
+    file.write_text(f"provenance: {{complexity: {written}}}")
+    assert Driver(file, MetricNames(None, None)).complexity == known
