@@ -12,12 +12,12 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.hooks import RemovableHandle
 
 from dropopt.config import ConfigError
 from dropopt.engine.places.inside import OwnDropout
 from dropopt.engine.places.place import Place
+from dropopt.modules import dropout_layers, in_eval_mode
 
 
 class Seen:
@@ -144,22 +144,17 @@ class Attached(Generic[S]):
         if self.sites and not self._handles:
             raise ConfigError("detach() has removed the dropout: draw samples before it")
         self._require_hooks()
-        modes = [(module, module.training) for module in self.model.modules()]
-        sites = list(self.sites.values())
-        before = [site.sampling for site in sites]
-        self.model.eval()
-        for module, _ in modes:
-            if isinstance(module, _DropoutNd):
+        before = [(site, site.sampling) for site in self.sites.values()]
+        with in_eval_mode(self.model):
+            for module in dropout_layers(self.model):
                 module.train()
-        for site in sites:
-            site.sampling = True
-        try:
-            yield
-        finally:
-            for site, sampled in zip(sites, before, strict=True):
-                site.sampling = sampled
-            for module, mode in modes:
-                module.training = mode
+            for site, _ in before:
+                site.sampling = True
+            try:
+                yield
+            finally:
+                for site, sampled in before:
+                    site.sampling = sampled
 
     def _own_lines(self) -> list[str]:
         """The lines of a summary about dropout of the model itself at the places; none if it has none."""

@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.dropout import _DropoutNd
 
 from dropopt.config import ConfigError, EngineConfig, RunConfig
 from dropopt.engine import attach
 from dropopt.engine.baselines import BaselineSite
 from dropopt.engine.site import DropoutSite
+from dropopt.modules import dropout_layers
 from dropopt.training.evaluate import device_of, in_layout
 from dropopt.training.rates import Rates, apply_rates
 
@@ -48,7 +48,7 @@ class Dropper:
         Raises:
             ConfigError: The rates do not fit the network.
         """
-        inside = tuple(module for module in network.modules() if isinstance(module, _DropoutNd))
+        inside = tuple(dropout_layers(network))
         if not rates:
             return cls((), inside)
         example = in_layout(torch.zeros(2, *shape, device=device_of(network, run.train)), run.train)

@@ -6,7 +6,7 @@ Also the precision and layout of batches, which fit uses too.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from dropopt.config import ConfigError, TrainConfig
 from dropopt.inputs import Inputs, each, parts, run_model
+from dropopt.modules import in_eval_mode
 from dropopt.training.calibration import calibration_error
 from dropopt.training.data.split import Split
 from dropopt.training.data.stream import Stream
@@ -89,7 +90,7 @@ def evaluate(
     if not len(split):
         raise ConfigError("an empty split cannot be evaluated")
     device = device_of(model, config)
-    with _in_eval_mode(model):
+    with in_eval_mode(model):
         if task is None or (task.is_plain and split.head(1).labels.ndim == 1):
             return _classified(model, split, config, device)
         return _measured(model, split, config, device, task)
@@ -118,7 +119,7 @@ def score(model: nn.Module, split: Split | Stream, config: TrainConfig) -> Score
         (0.75, 0.25)
     """
     loss, accuracy = evaluate(model, split, config)
-    with _in_eval_mode(model):
+    with in_eval_mode(model):
         logits, labels = logits_of(model, split, config)
     return Scores(loss, accuracy, calibration_error(logits.double().softmax(1), labels))
 
@@ -128,18 +129,6 @@ def logits_of(model: nn.Module, split: Split | Stream, config: TrainConfig) -> t
     pairs = [(one.float().cpu(), labels.cpu()) for one, labels in _outputs(model, split, config)]
     logits, labels = (torch.cat(column) for column in zip(*pairs, strict=True))
     return logits, labels
-
-
-@contextmanager
-def _in_eval_mode(model: nn.Module) -> Iterator[None]:
-    """Set the model to eval mode inside the block; afterwards each module has its own mode again."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 def _classified(

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 import torch
 from torch import nn
-from torch.nn.modules.dropout import _DropoutNd
 
 from dropopt.facts import Facts
 from dropopt.inputs import parts
+from dropopt.modules import dropout_layers
 from dropopt.training.data.dataset import Dataset
 from dropopt.training.data.reading import OwnBatches
 from dropopt.training.data.stream import Stream
@@ -40,7 +40,7 @@ def facts_of(data: Dataset, model: nn.Module, places: Iterable[str], inside: int
         largest_share=share,
         parameters=sum(one.numel() for one in model.parameters() if one.requires_grad),
         places=list(places),
-        dropout_inside=sum(isinstance(one, _DropoutNd) and one.p > 0 for one in model.modules()),
+        dropout_inside=sum(one.p > 0 for one in dropout_layers(model)),
         dropout_at_places=inside,
         inputs={name: list(part.shape[1:]) for name, part in inputs.items()} if len(inputs) > 1 else {},
         own_batches=isinstance(data.train, Stream) and isinstance(data.train.reader, OwnBatches),

@@ -17,6 +17,7 @@ from dropopt.engine.places import graph
 from dropopt.engine.places.layers import is_weighted
 from dropopt.engine.places.place import Example
 from dropopt.inputs import each, run_model
+from dropopt.modules import in_eval_mode
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,20 +121,16 @@ def quiet(model: nn.Module) -> Iterator[None]:
 
     DistributedDataParallel passes its inputs on: it would expect a backward pass after each forward pass.
     """
-    flags = [(module, module.training) for module in model.modules()]
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
     wrappers = [module for module in model.modules() if isinstance(module, nn.parallel.DistributedDataParallel)]
-    try:
-        model.eval()
+    with in_eval_mode(model), torch.random.fork_rng(devices=sorted(devices, key=str)):
         for wrapper in wrappers:
             wrapper.__dict__["forward"] = wrapper.module.__call__
-        with torch.random.fork_rng(devices=sorted(devices, key=str)):
+        try:
             yield
-    finally:
-        for wrapper in wrappers:
-            del wrapper.__dict__["forward"]
-        for module, training in flags:
-            module.training = training
+        finally:
+            for wrapper in wrappers:
+                del wrapper.__dict__["forward"]
 
 
 def device_of(module: nn.Module, default: torch.device | None = None) -> torch.device:

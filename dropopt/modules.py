@@ -1,0 +1,26 @@
+"""The modules of a network: their modes, and its dropout layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
+
+
+@contextmanager
+def in_eval_mode(model: nn.Module) -> Iterator[None]:
+    """Set ``model`` to eval mode inside the block; afterwards each module has its own mode again."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def dropout_layers(model: nn.Module) -> list[_DropoutNd]:
+    """Return torch's dropout layers in ``model``."""
+    return [module for module in model.modules() if isinstance(module, _DropoutNd)]
