@@ -331,11 +331,8 @@ class TaskConfig(Config):
     @property
     def value(self) -> str:
         """What is minimised over epochs and trials, in words."""
-        if self.objective == "loss" or self.metric == "loss":
-            return "validation loss"
-        if self.metric == "accuracy":
-            return "validation error"
-        return f"1 - {self.score}" if self.direction == "maximize" else self.score
+        word = self.word(self.judged_by)
+        return word if self.judged_by == "accuracy" and self.metric != "accuracy" else f"validation {word}"
 
     def cost(self, loss: float, metric: float, by: str) -> float:
         """What is minimised if results are judged ``by`` loss, or by ``accuracy``, which stands for any metric."""
@@ -347,10 +344,9 @@ class TaskConfig(Config):
         """What :meth:`cost` is, in a word: ``loss``, ``error`` (1 - accuracy), or the user's own metric."""
         if by == "loss" or self.metric == "loss":
             return "loss"
-        return "error" if self.metric == "accuracy" else self.value if self.judged_by == by else self._own()
-
-    def _own(self) -> str:
-        return self.model_copy(update={"objective": "metric"}).value
+        if self.metric == "accuracy":
+            return "error"
+        return f"1 - {self.score}" if self.direction == "maximize" else self.score
 
     @property
     def judged_by(self) -> Optimise:
