@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -76,6 +76,12 @@ class Factor:
             fraction = (value - self.low) / (self.high - self.low)
         fraction = min(max(fraction, 0.0), 1.0)
         return (round(fraction * (self.levels - 1)) + 0.5) / self.levels if self.levels else fraction
+
+    def to_levels(self, positions: Array) -> Array:
+        """Positions (n,) in [0, 1] of a number, each moved to the middle of its level."""
+        if not self.levels:
+            return positions
+        return np.asarray((np.minimum(np.floor(positions * self.levels), self.levels - 1) + 0.5) / self.levels)
 
 
 @dataclass(frozen=True)
@@ -216,7 +222,7 @@ def _with_conditions(factors: Sequence[Factor], trials: Sequence[FrozenTrial]) -
     for index, factor in enumerate(factors):
         allowed = _closure(index, direct)
         conditions = tuple(Condition(parent, tuple(sorted(values))) for parent, values in sorted(allowed.items()))
-        complete.append(Factor(**{**vars(factor), "conditions": conditions}))
+        complete.append(replace(factor, conditions=conditions))
     return tuple(complete)
 
 

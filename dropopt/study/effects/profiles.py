@@ -111,8 +111,7 @@ def _profile(model: Model, search: Search, index: int, off: Mapping[str, object]
     if factor.kind != "number":
         return Profile(levels, None, 0.0, without)
     found = np.array([factor.value(float(position)) for position in settings[best.argmin(axis=0)]])
-    low, middle, high = (float(end) for end in np.quantile(found, (0.05, 0.5, 0.95)))
-    return Profile(levels, Estimate(middle, low, high), float((found < 0).mean()), without)
+    return Profile(levels, Estimate.of(found), float((found < 0).mean()), without)
 
 
 def levels_of(factor: Factor) -> tuple[list[str], list[object], Array]:
@@ -185,10 +184,7 @@ class Search:
         if factor.kind == "blend":
             towards = self._rng.dirichlet(np.full(value.shape[1], 0.5), size=len(value))
             return np.asarray(value + 2 * width * self._rng.uniform(size=(len(value), 1)) * (towards - value))
-        moved = np.clip(value + width * self._rng.normal(size=len(value)), 0.0, 1.0)
-        if factor.levels:
-            moved = (np.minimum(np.floor(moved * factor.levels), factor.levels - 1) + 0.5) / factor.levels
-        return np.asarray(moved)
+        return factor.to_levels(np.clip(value + width * self._rng.normal(size=len(value)), 0.0, 1.0))
 
     def _with(self, points: Points, index: int, setting: Array | float) -> Points:
         """The configurations with a factor at a level, and its parents at values that allow it."""
@@ -213,8 +209,6 @@ def uniform(factors: tuple[Factor, ...], count: int) -> Points:
             values.append(to_simplex(column))
         elif factor.kind == "choice":
             values.append(np.floor(column[:, 0] * len(factor.choices)))
-        elif factor.levels:
-            values.append((np.floor(column[:, 0] * factor.levels) + 0.5) / factor.levels)
         else:
-            values.append(column[:, 0])
+            values.append(factor.to_levels(column[:, 0]))
     return Points(tuple(values), activity(factors, values))

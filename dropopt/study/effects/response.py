@@ -13,9 +13,8 @@ from dropopt.study.blend.arrays import Array
 from dropopt.study.blend.outcomes import INFEASIBLE, NORMAL_IQR, outcomes_of
 from dropopt.study.blend.ranks import normal_scores, wins_of
 
-#: Responses are clipped this many robust standard deviations from the median: above it, where a trial has diverged, and
-#: below it.
-ABOVE, BELOW = 25.0, 25.0
+#: Responses are clipped this many robust standard deviations from the median: a trial may have diverged.
+TAIL = 25.0
 
 #: How much a pruned trial counts, compared with a complete one. Its final value is inferred from its rank.
 PRUNED_WEIGHT = 0.5
@@ -77,7 +76,7 @@ def _response(loss: Array, known: NDArray[np.bool_], score: Array, weight: Array
     low, middle, high = np.quantile(np.sort(own), [0.25, 0.5, 0.75])
     spread = (high - low) / NORMAL_IQR or float(np.sort(own).std())
     if spread > 0:
-        value = np.clip(value, middle - BELOW * spread, middle + ABOVE * spread)
+        value = np.clip(value, middle - TAIL * spread, middle + TAIL * spread)
     ordered = np.sort(value)  # a sum of sorted floats does not depend on the order of trials
     unit = float(ordered.std())
     size = 1.0 if ratio else float(np.abs(ordered).max())

@@ -134,14 +134,13 @@ class Writer:
         if not worse:
             return ""
         worse.sort(key=lambda level: level.best.value)
-        costs = ", ".join(f"{_label(level)} costs {self.cost(level.best)}" for level in worse[:LISTED])
-        more = f" and {len(worse) - LISTED} more are worse" if len(worse) > LISTED else ""
+        costs = self._costs({_label(level): level.best for level in worse}, ", ")
         candidates = [level for level in effect.profile.levels if level.chance >= CANDIDATE and level not in worse]
         if first.chance >= CERTAIN or len(candidates) < 2:
-            return f"{effect.name}: {_label(first)} is best (probability {first.chance:.2f}); {costs}{more}"
+            return f"{effect.name}: {_label(first)} is best (probability {first.chance:.2f}); {costs}"
         candidates.sort(key=lambda level: -level.chance)
         names = ", ".join(f"{_label(level)} ({level.chance:.2f})" for level in candidates)
-        return f"{effect.name}: the best is one of {names} (probability); {costs}{more}"
+        return f"{effect.name}: the best is one of {names} (probability); {costs}"
 
     def _number(self, question: Question, effect: FactorEffect) -> str:
         profile, optimum = effect.profile, effect.profile.optimum
@@ -164,9 +163,7 @@ class Writer:
         if not worse:
             return ""
         best = min(levels, key=lambda level: level.average.value)
-        joint = " and " if len(worse) == 2 else ", "
-        costs = joint.join(f"{_label(level)} costs {self.cost(level.average)}" for level in worse[:LISTED])
-        costs += f" and {len(worse) - LISTED} more are worse" if len(worse) > LISTED else ""
+        costs = self._costs({_label(level): level.average for level in worse}, " and " if len(worse) == 2 else ", ")
         more = self._more([level.best for level in levels])
         name = "Applied rate" if effect.name == APPLIED else effect.name
         return (
@@ -235,6 +232,12 @@ class Writer:
         return self._objective.change(self.cost(estimate), better=better, ratio=self._ratio)
 
     # -- numbers
+
+    def _costs(self, by_level: Mapping[str, Estimate], joint: str) -> str:
+        """The costs of the first levels, and how many more levels are worse."""
+        listed = joint.join(f"{label} costs {self.cost(cost)}" for label, cost in list(by_level.items())[:LISTED])
+        more = len(by_level) - LISTED
+        return f"{listed} and {more} more are worse" if more > 0 else listed
 
     def cost(self, estimate: Estimate) -> str:
         """A cost with its interval: ``12% (90%: 7.0% to 18%)``, or as a factor if it is large."""
