@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -44,10 +43,10 @@ class Score(_Part):
             >>> Score.of(1.0, 0.1, 100).interval
             (0.963, 1.0)
         """
-        z = 1.959964
-        centre = (accuracy + z * z / (2 * n)) / (1 + z * z / n)
-        half = z * math.sqrt(accuracy * (1 - accuracy) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-        return cls(accuracy=accuracy, interval=(max(centre - half, 0.0), min(centre + half, 1.0)), loss=loss, n=n)
+        from scipy.stats import binomtest  # slow to import
+
+        interval = binomtest(round(accuracy * n), n).proportion_ci(method="wilson")
+        return cls(accuracy=accuracy, interval=(interval.low, interval.high), loss=loss, n=n)
 
 
 class Calibration(_Part):
