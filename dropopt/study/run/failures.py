@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dropopt.config import ConfigError
 from dropopt.study.run.errors import StudyError
+from dropopt.study.run.messages import Failed
 
 # Reasons that are stored with a trial, besides the names of errors.
 OUT_OF_MEMORY = "out of memory"
@@ -53,3 +55,10 @@ class FailureCounter:
         self._failed_starts += 1
         if self._failed_starts >= (LATER_STARTS if self._any_start else FIRST_STARTS):
             raise StudyError(f"child processes die before they can train: {reason}")
+
+
+def error_of(failed: Failed, what: str) -> Exception:
+    """Return the error that ends a study whose data or network cannot be used; ``what`` says what cannot be done."""
+    if failed.error == "ConfigError":
+        return ConfigError(failed.message)
+    return StudyError(f"{what}: {failed.error}: {failed.message} ({failed.where})")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dropopt.config import ConfigError, RunConfig
+from dropopt.config import RunConfig
 from dropopt.study.run.errors import StudyError
 from dropopt.study.run.executor import Died
+from dropopt.study.run.failures import error_of
 from dropopt.study.run.machine import cards
 from dropopt.study.run.messages import Done, Failed, Prepare, Ready, Train
 from dropopt.study.run.slots import Pool, Targets
@@ -31,8 +32,6 @@ def seconds_of_an_epoch(base: RunConfig, targets: Targets | None = None) -> floa
             elif isinstance(content, Done):
                 return content.seconds
             elif isinstance(content, Failed):
-                if content.error == "ConfigError":
-                    raise ConfigError(content.message)
-                raise StudyError(f"an epoch cannot be trained: {content.error}: {content.message} ({content.where})")
+                raise error_of(content, "an epoch cannot be trained")
             elif isinstance(content, Died):
                 raise StudyError(f"an epoch cannot be trained: {content.reason}")

@@ -46,7 +46,7 @@ class Running:
     #: How often its process has died.
     deaths: int = 0
     #: Whether the trial has ended in the storage, but its slot is not free yet: it was pruned, or ended elsewhere.
-    pruned: bool = False
+    ended: bool = False
     #: Why it ended, if it was not pruned.
     note: str = ""
     #: Whether a limit has ended it, so that it may be continued with a higher one.

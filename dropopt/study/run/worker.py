@@ -18,7 +18,7 @@ from dropopt.config import ConfigError, RunConfig
 from dropopt.study.run.checkpoints import Checkpoints, keep, remove
 from dropopt.study.run.errors import StudyError
 from dropopt.study.run.executor import Died, Event, Executor
-from dropopt.study.run.failures import OUT_OF_MEMORY, PROCESS_DIED, TIME_LIMIT, FailureCounter
+from dropopt.study.run.failures import OUT_OF_MEMORY, PROCESS_DIED, TIME_LIMIT, FailureCounter, error_of
 from dropopt.study.run.messages import Done, Failed, FromTrainer, Prepare, Ready, Report, Stop, Train
 from dropopt.study.run.running import GRACE_SECONDS, MAX_DEATHS, Limits, Running
 from dropopt.study.run.signals import SIGNALS, SignalCatcher
@@ -170,7 +170,7 @@ class Worker:
 
     def _stranded(self) -> int | None:
         """Return a slot whose trial waits for a new trainer; on a cluster that has lost a node none may ever start."""
-        waiting = (slot for slot, running in self._running.items() if slot not in self._ready and not running.pruned)
+        waiting = (slot for slot, running in self._running.items() if slot not in self._ready and not running.ended)
         return next(waiting, None)
 
     def _start(self, slot: int) -> None:
@@ -206,7 +206,7 @@ class Worker:
         elif isinstance(content, Ready):
             self._on_ready(slot, content)
         elif isinstance(content, Failed) and content.trial is None:
-            raise _not_prepared(content)
+            raise error_of(content, "the study cannot begin")
         elif slot in self._running and content.trial == self._running[slot].trial.number:
             self._on_trial(slot, self._running[slot], content)
 
@@ -237,7 +237,7 @@ class Worker:
             self._on_new_code([module for module in code if before.get(module) != code[module]])
 
     def _on_trial(self, slot: int, running: Running, message: FromTrainer) -> None:
-        if running.pruned:
+        if running.ended:
             if not isinstance(message, Report):
                 self._release(slot, running.note)
         elif isinstance(message, Report):
@@ -260,7 +260,7 @@ class Worker:
             return
         if prune:
             ledger.prune(trial, accuracy=report.val_accuracy, seconds=running.seconds, applied=running.applied)
-            running.pruned = True
+            running.ended = True
             self._failures.trial_succeeded()
             self._executor.send(slot, Stop(trial.number))
         running.reported = report.epoch
@@ -297,7 +297,7 @@ class Worker:
         if not was_ready:
             if not died.lost_machine:
                 self._failures.trainer_died_early(died.reason)
-        elif running is not None and running.pruned:
+        elif running is not None and running.ended:
             self._release(slot, running.note)
         elif running is not None:
             running.deaths += 1
@@ -323,7 +323,7 @@ class Worker:
             return
         for slot, running in list(self._running.items()):
             limit = self._limits.trial_timeout
-            if running.pruned:
+            if running.ended:
                 if running.is_silent(since=0):
                     self._replace(slot)
                     self._release(slot, running.note)
@@ -348,7 +348,7 @@ class Worker:
         # If the storage is gone, the trials stay as they are: other workers, or the next run, take them up.
         with contextlib.suppress(StorageError):
             for slot, running in list(self._running.items()):
-                if running.pruned:
+                if running.ended:
                     self._release(slot, running.note)
                 else:
                     self._interrupt(slot, reason)
@@ -357,13 +357,13 @@ class Worker:
         """Renew the leases of the running trials, and stop the trials that another process has ended."""
         lost = self._ledger.tend() if self._ledger is not None else []
         for slot, running in list(self._running.items()):
-            if running.trial.number in lost and not running.pruned:
+            if running.trial.number in lost and not running.ended:
                 self._drop(slot)
 
     def _drop(self, slot: int) -> None:
         """Stop a trial that another process has ended."""
         running = self._running[slot]
-        running.pruned, running.note = True, ENDED_ELSEWHERE
+        running.ended, running.note = True, ENDED_ELSEWHERE
         self._executor.send(slot, Stop(running.trial.number))
 
     def _interrupt(self, slot: int, reason: str) -> None:
@@ -376,7 +376,7 @@ class Worker:
         running = self._running.pop(slot)
         # A trial that was ended elsewhere may be continued there, from the same file.
         if running.checkpoint is not None and not keep_checkpoint and not running.note:
-            if self._keep_checkpoints and (running.pruned or running.limited):
+            if self._keep_checkpoints and (running.ended or running.limited):
                 keep(running.checkpoint, self._keep_checkpoints)
             else:
                 remove(running.checkpoint)
@@ -393,10 +393,3 @@ def _reason(died: Died) -> str:
     if died.out_of_memory:
         return OUT_OF_MEMORY
     return "killed (signal 9), probably out of memory" if died.signal == signal.SIGKILL else PROCESS_DIED
-
-
-def _not_prepared(failed: Failed) -> Exception:
-    """Return the error that ends a study whose data or network cannot be used."""
-    if failed.error == "ConfigError":
-        return ConfigError(failed.message)
-    return StudyError(f"the study cannot begin: {failed.error}: {failed.message} ({failed.where})")
