@@ -21,7 +21,7 @@ from dropopt import cli, training
 from dropopt.config import ConfigError, RunConfig
 from dropopt.study import Study
 from dropopt.study.define import script, shipped
-from dropopt.training.evaluate import score
+from dropopt.training.evaluate import calibration_of, evaluate
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = [sys.executable, "-c", "from dropopt.cli import main; main()"]
@@ -328,11 +328,10 @@ def test_confirm_trains_again_and_reads_the_test_set(studied, tmp_path, monkeypa
     storage.engine.dispose()
     run = RunConfig.parse(first.user_attrs["config"])
     result, model, data = training.train_run(run)
-    scores = score(model, data.test, run.train)
     assert result.smoothed_loss == first.value
-    assert found["test"]["loss"]["by_seed"][0] == scores.loss
-    assert found["test"]["ece"]["by_seed"][0] == scores.ece
-    assert first.user_attrs["val_ece"] == score(model, data.validation, run.train).ece
+    assert found["test"]["loss"]["by_seed"][0] == evaluate(model, data.test, run.train)[0]
+    assert found["test"]["ece"]["by_seed"][0] == calibration_of(model, data.test, run.train)
+    assert first.user_attrs["val_ece"] == calibration_of(model, data.validation, run.train)
 
 
 def test_bad_input_is_reported_in_one_line(studied, monkeypatch, capsys):

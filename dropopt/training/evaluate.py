@@ -1,4 +1,4 @@
-"""evaluate: loss and metric of a model on a split; score adds the calibration error.
+"""evaluate: loss and metric of a model on a split; calibration_of: its calibration error.
 
 Also the precision and layout of batches, which fit uses too.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,15 +27,6 @@ from dropopt.training.task import Task, joined
 CPU_PIXELS = 200_000
 #: Images per batch on a GPU, and at most on a CPU.
 GPU_BATCH = 2048
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What :func:`score` returns: loss in nats, accuracy in [0, 1], and expected calibration error in [0, 1]."""
-
-    loss: float
-    accuracy: float
-    ece: float
 
 
 def autocast(config: TrainConfig, device: torch.device) -> AbstractContextManager[None]:
@@ -96,8 +86,8 @@ def evaluate(
         return _measured(model, split, config, device, task)
 
 
-def score(model: nn.Module, split: Split | Stream, config: TrainConfig) -> Scores:
-    """Compute loss, accuracy and expected calibration error of ``model`` in eval mode on ``split``.
+def calibration_of(model: nn.Module, split: Split | Stream, config: TrainConfig) -> float:
+    """Compute the expected calibration error of ``model`` in eval mode on ``split``.
 
     Args:
         model: See :func:`evaluate`.
@@ -105,23 +95,18 @@ def score(model: nn.Module, split: Split | Stream, config: TrainConfig) -> Score
         config: See :func:`evaluate`.
 
     Returns:
-        The scores.
-
-    Raises:
-        ConfigError: If the split is empty.
+        The error, in [0, 1].
 
     Example:
         >>> from dropopt.config import TrainConfig
         >>> images = torch.tensor([[9.0, 0], [0, 9], [9, 0], [9, 0]]).view(4, 2, 1, 1)
         >>> split = Split(images, torch.tensor([0, 1, 0, 1]))
-        >>> scores = score(nn.Flatten(), split, TrainConfig(device="cpu"))
-        >>> scores.accuracy, round(scores.ece, 3)  # confidence 0.9999
-        (0.75, 0.25)
+        >>> round(calibration_of(nn.Flatten(), split, TrainConfig(device="cpu")), 3)  # confidence 0.9999, accuracy 0.75
+        0.25
     """
-    loss, accuracy = evaluate(model, split, config)
     with in_eval_mode(model):
         logits, labels = logits_of(model, split, config)
-    return Scores(loss, accuracy, calibration_error(logits.double().softmax(1), labels))
+    return calibration_error(logits.double().softmax(1), labels)
 
 
 def logits_of(model: nn.Module, split: Split | Stream, config: TrainConfig) -> tuple[Tensor, Tensor]:

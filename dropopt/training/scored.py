@@ -10,7 +10,7 @@ from torch import nn
 
 from dropopt.config import RunConfig
 from dropopt.training.data.dataset import Dataset
-from dropopt.training.evaluate import evaluate, score
+from dropopt.training.evaluate import calibration_of, evaluate
 from dropopt.training.fit import OnEpoch
 from dropopt.training.pipeline import train_run
 from dropopt.training.results import EpochReport, TrainResult
@@ -27,7 +27,7 @@ def train_and_score(
     result, model, data = train_run(run, on_epoch, checkpoint=checkpoint, on_resume=on_resume)
     if not _is_classification(run, data):
         return result, model, data
-    return replace(result, scores={"val_ece": score(model, data.validation, run.train).ece}), model, data
+    return replace(result, scores={"val_ece": calibration_of(model, data.validation, run.train)}), model, data
 
 
 def score_on_test(
@@ -46,7 +46,7 @@ def score_on_test(
     loss, metric = evaluate(model, data.test, run.train, task)
     found = {"test_loss": loss, "test_accuracy": metric}
     if _is_classification(run, data):
-        found["test_ece"] = score(model, data.test, run.train).ece
+        found["test_ece"] = calibration_of(model, data.test, run.train)
     return replace(result, objective=task.cost(loss, metric), scores=found), model, data
 
 

@@ -9,7 +9,7 @@ import torch
 from dropopt.config import ConfigError, EngineConfig, RunConfig
 from dropopt.engine import attach
 from dropopt.training import prepare, train_run
-from dropopt.training.evaluate import score
+from dropopt.training.evaluate import calibration_of
 from dropopt.training.scored import score_on_test
 
 
@@ -34,7 +34,7 @@ def test_a_network_with_two_branches(data, importance):
     with torch.no_grad():
         logits = model.eval()(*images) if isinstance(images, tuple) else model.eval()(**images)
     assert result.scores["test_accuracy"] == (logits.argmax(1) == found.test.labels).double().mean().item()
-    assert result.scores["test_ece"] == score(model, found.test, run.train).ece
+    assert result.scores["test_ece"] == calibration_of(model, found.test, run.train)
     assert {row["site"] for row in result.history[-1].rates} == {"images.1", "vectors.1"}
 
 

@@ -13,7 +13,7 @@ from dropopt.config import RunConfig
 from dropopt.training import scored
 from dropopt.training.data.dataset import Dataset
 from dropopt.training.data.split import Split
-from dropopt.training.evaluate import evaluate, score
+from dropopt.training.evaluate import calibration_of, evaluate
 from dropopt.training.results import TrainResult
 from dropopt.training.task import task_of
 
@@ -54,10 +54,10 @@ def test_scores_of_a_run(monkeypatch, function, task):
     plain = task in ("classes", "error")
     if function is scored.train_and_score:
         assert result.objective == 0.125
-        assert result.scores == ({"val_ece": score(model, data.validation, run.train).ece} if plain else {})
+        assert result.scores == ({"val_ece": calibration_of(model, data.validation, run.train)} if plain else {})
     else:
         loss, metric = evaluate(model, data.test, run.train, task_of(run.task))
         expected = {"test_loss": loss, "test_accuracy": metric}
-        expected |= {"test_ece": score(model, data.test, run.train).ece} if plain else {}
+        expected |= {"test_ece": calibration_of(model, data.test, run.train)} if plain else {}
         assert result.scores == expected
         assert result.objective == (1 - metric if task == "error" else loss)
