@@ -18,7 +18,7 @@ from dropopt.config import METHODS, STAGES, Baseline, ConfigError, EngineConfig,
 from dropopt.numbers import fixed
 from dropopt.study.define.parameter import Choice
 from dropopt.study.define.space import Space
-from dropopt.study.search.wishes import Chooser, wishes
+from dropopt.study.search.preferred import PreferringTrial, preferred_values
 from dropopt.study.store.keys import ACCURACY, ANCHOR
 from dropopt.study.store.queries import best
 from dropopt.study.store.scale import Scale
@@ -85,13 +85,13 @@ def anchors_of(space: Space, base: RunConfig, classes: int) -> dict[str, dict[st
     """Return the parameters of each anchor that ``space`` can express, by name, in the order of their trials."""
     found: dict[str, dict[str, Choice]] = {}
     for anchor in _of_baselines() if space.engine is Baseline else _of_engine():
-        chooser = Chooser(wishes(space, base, anchor.settings))
+        stand_in = PreferringTrial(preferred_values(space, base, anchor.settings))
         try:
-            run = space.suggest(chooser, classes, base)
+            run = space.suggest(stand_in, classes, base)
         except ConfigError:  # the settings are not valid together in this space
             continue
-        if anchor.holds(run.engine) and chooser.chosen not in found.values():
-            found[anchor.name] = chooser.chosen
+        if anchor.holds(run.engine) and stand_in.chosen not in found.values():
+            found[anchor.name] = stand_in.chosen
     # Without an anchor that has dropout there is nothing to compare.
     return found if found.keys() - {NO_DROPOUT} else {}
 

@@ -24,7 +24,7 @@ from dropopt.study.define import shipped
 from dropopt.study.define.parameter import Choice
 from dropopt.study.define.space import Space
 from dropopt.study.search.anchors import is_plain
-from dropopt.study.search.wishes import Chooser, wishes
+from dropopt.study.search.preferred import PreferringTrial, preferred_values
 from dropopt.study.store.keys import PORTFOLIO
 from dropopt.study.store.retries import parameters
 from dropopt.yamlfile import read
@@ -150,13 +150,13 @@ def entries_of(portfolio: Portfolio, space: Space, base: RunConfig, classes: int
         settings = _of_baseline(entry.engine) if space.engine is Baseline else entry.engine
         if settings is None:
             continue
-        chooser = Chooser(wishes(space, base, settings, entry.train), clip=True)
+        stand_in = PreferringTrial(preferred_values(space, base, settings, entry.train), clip=True)
         try:
-            run = space.suggest(chooser, classes, base)
+            run = space.suggest(stand_in, classes, base)
         except ConfigError:  # the settings are not valid together in this space
             continue
         if _expresses(run.engine, settings, space):
-            found[f"portfolio {number}"] = chooser.chosen
+            found[f"portfolio {number}"] = stand_in.chosen
     return found
 
 

@@ -11,7 +11,7 @@ from dropopt.study.define.parameter import Choice, Parameter
 from dropopt.study.define.space import Space
 
 
-def wishes(
+def preferred_values(
     space: Space, base: RunConfig, settings: Mapping[str, Any], train: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """Return the preferred value of each parameter of ``space``, by name.
@@ -44,17 +44,17 @@ def _is_for(parameter: Parameter, train: Mapping[str, Any], space: Space, base: 
     return tuned in (searched[0] if searched else (fixed,))
 
 
-class Chooser:
+class PreferringTrial:
     """Stands in for a trial, and chooses the preferred values.
 
     Args:
-        wishes: The preferred value of each parameter, by name.
+        preferred: The preferred value of each parameter, by name.
         clip: Whether a number outside of its range moves to the nearest end of it. Otherwise the middle of the range is
             chosen, as for a parameter without a preferred value: the geometric middle on a logarithmic scale.
     """
 
-    def __init__(self, wishes: Mapping[str, Any], *, clip: bool = False) -> None:
-        self._wishes = wishes
+    def __init__(self, preferred: Mapping[str, Any], *, clip: bool = False) -> None:
+        self._preferred = preferred
         self._clip = clip
         self.chosen: dict[str, Choice] = {}
 
@@ -76,16 +76,16 @@ class Chooser:
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
         """The preferred choice, or the first."""
-        wish = self._wishes.get(name)
-        same = [choice for choice in choices if choice == wish and type(choice) is type(wish)]
+        preferred = self._preferred.get(name)
+        same = [choice for choice in choices if choice == preferred and type(choice) is type(preferred)]
         self.chosen[name] = choice = (same or list(choices))[0]
         return choice
 
     def _number(self, name: str, low: float, high: float, *, log: bool) -> float:
-        wish = self._wishes.get(name)
-        if isinstance(wish, int | float) and not isinstance(wish, bool):
-            if low <= wish <= high:
-                return float(wish)
+        preferred = self._preferred.get(name)
+        if isinstance(preferred, int | float) and not isinstance(preferred, bool):
+            if low <= preferred <= high:
+                return float(preferred)
             if self._clip:
-                return float(low if wish < low else high)
+                return float(low if preferred < low else high)
         return math.sqrt(low * high) if log else (low + high) / 2

@@ -6,55 +6,55 @@ import pytest
 
 from dropopt.config import RunConfig
 from dropopt.study.define.space import Space
-from dropopt.study.search.wishes import Chooser, wishes
+from dropopt.study.search.preferred import PreferringTrial, preferred_values
 
-WISHES = [None, True, "text", -9, 0.0, 1, 1.4, 2, 3.2, 3.9, 5, 7.5, 8.0, 90]
+PREFERRED = [None, True, "text", -9, 0.0, 1, 1.4, 2, 3.2, 3.9, 5, 7.5, 8.0, 90]
 #: low, high, step, log; the length of a range is a multiple of its step, except for integers.
 FLOATS = [(1.0, 8.0, None, False), (1.0, 8.0, None, True), (-2.0, 1.0, None, False), (1.0, 8.0, 3.5, False)]
 FLOATS += [(0.0, 9.0, 4.5, False)]
 INTEGERS = [(1, 8, 1, False), (1, 8, 1, True), (1, 8, 3, False), (2, 9, 5, False), (1, 7, 4, False)]
 
 
-def target(wish, low, high, clip, log):
+def target(preferred, low, high, clip, log):
     """The number that is wanted, written out."""
-    if not isinstance(wish, bool | str | None):
-        if low <= wish <= high:
-            return wish
+    if not isinstance(preferred, bool | str | None):
+        if low <= preferred <= high:
+            return preferred
         if clip:
-            return low if wish < low else high
+            return low if preferred < low else high
     return math.sqrt(low * high) if log else (low + high) / 2
 
 
 @pytest.mark.parametrize("clip", [False, True])
-@pytest.mark.parametrize("wish", WISHES)
-def test_numbers_are_the_nearest_legal_ones(wish, clip):
+@pytest.mark.parametrize("preferred", PREFERRED)
+def test_numbers_are_the_nearest_legal_ones(preferred, clip):
     """Of a grid, the nearest point; without one, the number itself. They are clipped on request only."""
     options = {"clip": True} if clip else {}
     for low, high, step, log in FLOATS:
-        chooser = Chooser({"a": wish, "b": 5.0}, **options)
-        value = chooser.suggest_float("a", low, high, step=step, log=log)
-        assert chooser.chosen == {"a": value}
+        trial = PreferringTrial({"a": preferred, "b": 5.0}, **options)
+        value = trial.suggest_float("a", low, high, step=step, log=log)
+        assert trial.chosen == {"a": value}
         assert type(value) is float
-        wanted = target(wish, low, high, clip, log)
+        wanted = target(preferred, low, high, clip, log)
         grid = [wanted] if step is None else [low + step * n for n in range(round((high - low) / step) + 1)]
         assert value in grid
         assert abs(value - wanted) == min(abs(point - wanted) for point in grid)
     for low, high, step, log in INTEGERS:
-        chooser = Chooser({"a": wish}, **options)
-        value = chooser.suggest_int("a", low, high, step=step, log=log)
-        assert (chooser.chosen, type(value)) == ({"a": value}, int)
-        wanted, grid = target(wish, low, high, clip, log), range(low, high + 1, step)
+        trial = PreferringTrial({"a": preferred}, **options)
+        value = trial.suggest_int("a", low, high, step=step, log=log)
+        assert (trial.chosen, type(value)) == ({"a": value}, int)
+        wanted, grid = target(preferred, low, high, clip, log), range(low, high + 1, step)
         assert value in grid
         assert abs(value - wanted) == min(abs(point - wanted) for point in grid)
 
 
-def test_a_choice_has_the_type_of_the_wish():
-    """1, 1.0 and true are different choices; without the wish, the first is taken."""
-    for wish, expected in ((1, 1), (True, True), (1.0, 1.0), ("b", "b"), (None, "b"), ("c", "b")):
-        chooser = Chooser({"a": wish})
-        found = chooser.suggest_categorical("a", ("b", 1, True, 1.0))
-        assert (found, type(found), chooser.chosen) == (expected, type(expected), {"a": expected})
-    assert Chooser({}).suggest_categorical("a", (None, 1)) is None
+def test_a_choice_has_the_type_of_the_preferred_value():
+    """1, 1.0 and true are different choices; without the preferred one, the first is taken."""
+    for preferred, expected in ((1, 1), (True, True), (1.0, 1.0), ("b", "b"), (None, "b"), ("c", "b")):
+        trial = PreferringTrial({"a": preferred})
+        found = trial.suggest_categorical("a", ("b", 1, True, 1.0))
+        assert (found, type(found), trial.chosen) == (expected, type(expected), {"a": expected})
+    assert PreferringTrial({}).suggest_categorical("a", (None, 1)) is None
 
 
 def test_which_values_are_preferred(tmp_path):
@@ -69,24 +69,26 @@ def test_which_values_are_preferred(tmp_path):
     ours = {name if name in ("r0", "kappa", "pattern") else f"w_pfid_{name}": value for name, value in ours.items()}
     ours |= dict.fromkeys([f"w_pfid_{stage}" for stage in ("early", "middle", "late")], 0.25)
     space, given = Space.load(path), {"r0": 0.5, "w_pfid": 0.25}
-    assert wishes(space, base, given) == ours | {"schedule": "constant"}
+    assert preferred_values(space, base, given) == ours | {"schedule": "constant"}
     tuned = {"lr": 0.3, "schedule": "cosine"}
-    assert wishes(space, base, given, tuned) == ours | tuned
-    assert wishes(space, base, given, tuned | {"optimizer": "sgd"}) == ours | tuned
-    assert wishes(space, base, given, tuned | {"optimizer": "adamw"}) == ours | {"schedule": "cosine"}
+    assert preferred_values(space, base, given, tuned) == ours | tuned
+    assert preferred_values(space, base, given, tuned | {"optimizer": "sgd"}) == ours | tuned
+    assert preferred_values(space, base, given, tuned | {"optimizer": "adamw"}) == ours | {"schedule": "cosine"}
     adamw = RunConfig.parse({"engine": base.engine.model_dump(), "train": {"optimizer": "adamw"}})
-    assert wishes(space, adamw, given, tuned) == ours | tuned, "an entry without an optimizer is for the study's"
-    assert wishes(space, adamw, given, tuned | {"optimizer": "sgd"}) == ours | {"schedule": "cosine"}
+    assert preferred_values(space, adamw, given, tuned) == ours | tuned, (
+        "an entry without an optimizer is for the study's"
+    )
+    assert preferred_values(space, adamw, given, tuned | {"optimizer": "sgd"}) == ours | {"schedule": "cosine"}
     path.write_text(engine + train + "  optimizer: adamw\n")
-    assert wishes(Space.load(path), base, given, tuned | {"optimizer": "adamw"}) == ours | tuned
-    assert wishes(Space.load(path), base, given, tuned) == ours | {"schedule": "cosine"}
+    assert preferred_values(Space.load(path), base, given, tuned | {"optimizer": "adamw"}) == ours | tuned
+    assert preferred_values(Space.load(path), base, given, tuned) == ours | {"schedule": "cosine"}
     path.write_text(engine + train + "  optimizer: [adamw, sgd]\n")
     both = ours | tuned | {"optimizer": "sgd"}
     for study in (base, adamw):  # the optimizer of the study has no effect if the space searches it
-        assert wishes(Space.load(path), study, given, tuned | {"optimizer": "sgd"}) == both
+        assert preferred_values(Space.load(path), study, given, tuned | {"optimizer": "sgd"}) == both
     by = "  lr: {by: {optimizer: {adamw: {low: 0.1, high: 1}, sgd: {low: 0.1, high: 1}}}}\n  optimizer: [adamw, sgd]\n"
     path.write_text(engine + "train:\n" + by)
-    found = wishes(Space.load(path), base, given, {"lr_sgd": 3, "lr": 0.3, "optimizer": "sgd"})
+    found = preferred_values(Space.load(path), base, given, {"lr_sgd": 3, "lr": 0.3, "optimizer": "sgd"})
     assert found == ours | {"optimizer": "sgd", "lr_sgd": 0.3}
     baselines = Space.load("dropout")
-    assert wishes(baselines, base, {"p": 0.2})["kind"] is None, "the study's engine is none of its kinds"
+    assert preferred_values(baselines, base, {"p": 0.2})["kind"] is None, "the study's engine is none of its kinds"
