@@ -16,6 +16,7 @@ from dropopt.study.blend.effects import Efficacy, learn
 from dropopt.study.blend.evidence import Evidence
 from dropopt.study.blend.gather import evidence_of, finished_trials, names_in
 from dropopt.study.blend.names import Names
+from dropopt.study.blend.outcomes import is_infeasible
 from dropopt.study.blend.surrogate import Surrogate, row_limit
 from dropopt.study.blend.transfer import exported
 
@@ -165,8 +166,7 @@ def top_configurations(study: Study, k: int = 5) -> list[dict[str, Any]]:
     sign = 1.0 if study.direction == StudyDirection.MINIMIZE else -1.0
 
     def order(trial: FrozenTrial) -> tuple[bool, float, int]:
-        infeasible = any(constraint > 0 for constraint in trial.constraints.values())
-        return infeasible, sign * (trial.value or 0.0), trial.number
+        return is_infeasible(trial), sign * (trial.value or 0.0), trial.number
 
     done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     finite = (trial for trial in done if trial.values is not None and np.isfinite(trial.values[0]))

@@ -38,6 +38,11 @@ def counted_trials(trials: Iterable[FrozenTrial], names: Iterable[str]) -> list[
     return [chosen[root] for root in sorted(chosen)]
 
 
+def is_infeasible(trial: FrozenTrial) -> bool:
+    """Whether a trial violates a constraint."""
+    return bool(trial.system_attrs) and any(constraint > 0 for constraint in trial.constraints.values())
+
+
 def outcomes_of(trials: Sequence[FrozenTrial], maximise: bool) -> Array:
     """Final values (n,), higher is better.
 
@@ -50,7 +55,7 @@ def outcomes_of(trials: Sequence[FrozenTrial], maximise: bool) -> Array:
         values = trial.values
         if trial.state != TrialState.COMPLETE or values is None or not math.isfinite(values[0]):
             return UNUSABLE
-        if trial.system_attrs and any(constraint > 0 for constraint in trial.constraints.values()):
+        if is_infeasible(trial):
             return INFEASIBLE
         return sign * float(values[0])
 

@@ -7,7 +7,6 @@ of trials in the first third of the epochs can even be reversed at the end.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 from optuna.pruners import BasePruner
@@ -16,8 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from scipy.special import stdtr
 
 from dropopt.config import ConfigError
-
-Array = np.ndarray[Any, Any]
+from dropopt.study.blend.arrays import Array
 
 #: The candidate strengths of regularisation for a standardised predictor, from almost none to almost total shrinkage.
 _STRENGTHS = np.logspace(-1, 3, 9)
