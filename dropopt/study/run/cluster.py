@@ -20,6 +20,7 @@ from dropopt.config import ConfigError
 from dropopt.numbers import quantity
 from dropopt.study.run import machine
 from dropopt.study.run.signals import SIGNALS
+from dropopt.study.store import url
 
 #: The environment variable with the address of a cluster, which Ray itself reads too.
 VARIABLE = "RAY_ADDRESS"
@@ -162,7 +163,7 @@ def _signals_kept() -> Iterator[None]:
 @contextlib.contextmanager
 def _without_secrets() -> Iterator[None]:
     """Hide the URL of the storage, which may hold a password, from the processes that Ray starts."""
-    changed = {"OPTUNA_STORAGE": None, "RAY_USAGE_STATS_ENABLED": os.environ.get("RAY_USAGE_STATS_ENABLED", "0")}
+    changed = {url.VARIABLE: None, "RAY_USAGE_STATS_ENABLED": os.environ.get("RAY_USAGE_STATS_ENABLED", "0")}
     before = {name: os.environ.pop(name, None) for name in changed}
     os.environ.update({name: value for name, value in changed.items() if value is not None})
     try:

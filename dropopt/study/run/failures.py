@@ -6,9 +6,7 @@ from dropopt.config import ConfigError
 from dropopt.study.run.errors import StudyError
 from dropopt.study.run.messages import Failed
 
-# Reasons that are stored with a trial, besides the names of errors.
-OUT_OF_MEMORY = "out of memory"
-TIME_LIMIT = "time limit"
+#: The reason that is stored with a trial whose process has died too often.
 PROCESS_DIED = "ProcessDied"
 
 #: A session without a successful trial stops after this many failures in a row that have the same cause.

@@ -24,6 +24,7 @@ from dropopt.study.run import memory
 from dropopt.study.run.executor import Died, Event
 from dropopt.study.run.machine import VISIBLE
 from dropopt.study.run.messages import MessageError, ToTrainer, decode_from_trainer, encode
+from dropopt.study.store import url
 
 #: Bytes of a child's standard error that are kept, from its end; the last line is shown when the child dies.
 STDERR_BYTES = 8192
@@ -264,7 +265,7 @@ def _environment(card: str | None, threads: int = 1) -> dict[str, str]:
     ours = dict.fromkeys(_THREADS, str(threads)) | for_children()
     if card is not None:
         ours[VISIBLE] = card
-    inherited = {name: value for name, value in os.environ.items() if name != "OPTUNA_STORAGE"}  # may hold a password
+    inherited = {name: value for name, value in os.environ.items() if name != url.VARIABLE}  # may hold a password
     return {"GLIBC_TUNABLES": KEEP_MEMORY} | inherited | ours
 
 

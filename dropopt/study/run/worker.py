@@ -18,11 +18,12 @@ from dropopt.config import ConfigError, RunConfig
 from dropopt.study.run.checkpoints import Checkpoints, keep, remove
 from dropopt.study.run.errors import StudyError
 from dropopt.study.run.executor import Died, Event, Executor
-from dropopt.study.run.failures import OUT_OF_MEMORY, PROCESS_DIED, TIME_LIMIT, FailureCounter, error_of
+from dropopt.study.run.failures import PROCESS_DIED, FailureCounter, error_of
 from dropopt.study.run.messages import Done, Failed, FromTrainer, Prepare, Ready, Report, Stop, Train
 from dropopt.study.run.running import GRACE_SECONDS, MAX_DEATHS, Limits, Running
 from dropopt.study.run.signals import SIGNALS, SignalCatcher
 from dropopt.study.store.errors import StorageError, TrialEndedError
+from dropopt.study.store.keys import OUT_OF_MEMORY, TIME_LIMIT
 from dropopt.study.store.ledger import Ledger
 
 #: The worker checks the time limits, and redraws, at least once in this many seconds.

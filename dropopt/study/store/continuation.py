@@ -11,7 +11,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from dropopt.config import ConfigError
-from dropopt.study.store.keys import CONTINUES, GIVEN_BACK, MESSAGE, REASON, UNCOUNTED
+from dropopt.study.store.keys import CONTINUES, GIVEN_BACK, MESSAGE, OUT_OF_MEMORY, REASON, TIME_LIMIT, UNCOUNTED
 from dropopt.study.store.queries import numbered
 from dropopt.study.store.retries import enqueue_continuation, parameters
 from dropopt.study.store.search_ledger import SearchLedger
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from dropopt.config import RunConfig
 
 #: The reasons of failures that a higher limit, or more memory, may avoid.
-LIMITS = ("time limit", "out of memory")
+LIMITS = (TIME_LIMIT, OUT_OF_MEMORY)
 
 
 def enqueue(study: optuna.Study, number: int) -> FrozenTrial:

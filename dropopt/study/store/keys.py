@@ -136,3 +136,5 @@ ABANDONED = "abandoned"
 GIVEN_BACK = "given back"
 #: Trials with these reasons have no result. They do not count towards the number of trials, and are replaced.
 UNCOUNTED = (INTERRUPTED, ABANDONED, GIVEN_BACK)
+#: The trial did not end within its time limit, or memory ran out.
+TIME_LIMIT, OUT_OF_MEMORY = "time limit", "out of memory"

@@ -36,6 +36,7 @@ from dropopt.study.store.keys import (
     INTERRUPTED,
     LEASE,
     MESSAGE,
+    OUT_OF_MEMORY,
     REASON,
     SECONDS,
     SEED,
@@ -52,20 +53,16 @@ from dropopt.study.store.retries import (
     root,
     without_replacement,
 )
-from dropopt.study.store.trial_budget import Decision, decide
+from dropopt.study.store.trial_budget import DECISION_PAUSE, Decision, await_decision
 from dropopt.study.store.trial_summary import TrialSummary
 
 #: Bits of a trial's training seed.
 SEED_BITS = 31
 
-#: Seconds to wait for other workers to decide whether they give a trial back, and seconds between two checks.
-DECISION_PATIENCE = 5.0
-DECISION_PAUSE = 0.05
-
 #: The age in seconds up to which the other workers' trials need not be read again while this worker is idle.
 IDLE_AGE = 1.0
 
-_OUT_OF_MEMORY = ("MemoryError", "OutOfMemoryError")
+_MEMORY_ERRORS = ("MemoryError", "OutOfMemoryError")
 
 
 @dataclass(frozen=True)
@@ -246,7 +243,7 @@ class Ledger(ABC):
         Returns:
             The reason that is stored: ``error``, or ``out of memory``.
         """
-        cause = "out of memory" if error in _OUT_OF_MEMORY else error
+        cause = OUT_OF_MEMORY if error in _MEMORY_ERRORS else error
         facts = {REASON: cause, MESSAGE: message[:MESSAGE_CHARACTERS], TRACE: trace}
         self._endings.end(trial, TrialState.FAIL, {key: fact for key, fact in facts.items() if fact})
         return cause
@@ -352,7 +349,7 @@ class Ledger(ABC):
         if not enqueued and trial.number < target:  # there are no more trials than the target
             return True
         with self._storage.aged(0):
-            decision, message = self._decision(trial.number, target), "the study has enough trials"
+            decision, message = await_decision(self._trials, trial.number, target), "the study has enough trials"
             trials = self._trials()
         duplicate = is_duplicate(trials[trial.number], trials)
         if duplicate:
@@ -362,14 +359,6 @@ class Ledger(ABC):
             return True
         self._endings.without_result(trials[trial.number], GIVEN_BACK, message, again=enqueued and not duplicate)
         return False
-
-    def _decision(self, number: int, target: int) -> Decision:
-        end = time.monotonic() + DECISION_PATIENCE
-        while True:
-            decision = decide(self._trials(), number, target)
-            if decision != Decision.WAIT or time.monotonic() >= end:
-                return decision
-            time.sleep(DECISION_PAUSE)
 
     def _trials(self) -> Sequence[FrozenTrial]:
         return self.study.get_trials(deepcopy=False)

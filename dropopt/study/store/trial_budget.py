@@ -7,7 +7,8 @@ it. If there are too many, the unchecked trials with the highest numbers are giv
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,9 @@ from dropopt.study.store.lease import lease_of
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
+
+#: Seconds to wait for other workers to decide whether they give a trial back, and seconds between two checks.
+DECISION_PATIENCE, DECISION_PAUSE = 5.0, 0.05
 
 
 class Decision(Enum):
@@ -42,6 +46,22 @@ def decide(trials: Sequence[FrozenTrial], number: int, target: int) -> Decision:
         return Decision.KEEP
     unchecked = sorted((trial.number for trial in trials if _is_unchecked(trial)), reverse=True)
     return Decision.GIVE_BACK if number in unchecked[:excess] or number not in unchecked else Decision.WAIT
+
+
+def await_decision(read: Callable[[], Sequence[FrozenTrial]], number: int, target: int) -> Decision:
+    """Decide about the trial ``number`` once other workers have decided about theirs, or have not for some time.
+
+    Args:
+        read: Returns the trials as they are stored now.
+        number: The number of the trial.
+        target: The number of trials that the study must not exceed.
+    """
+    end = time.monotonic() + DECISION_PATIENCE
+    while True:
+        decision = decide(read(), number, target)
+        if decision != Decision.WAIT or time.monotonic() >= end:
+            return decision
+        time.sleep(DECISION_PAUSE)
 
 
 def uses_budget(trial: FrozenTrial) -> bool:
