@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial
@@ -22,25 +22,22 @@ from dropopt.study.effects.words import FactorEffect
 from dropopt.study.store.keys import APPLIED
 
 #: The smallest part of the trials that must have recorded their rates. A pruned trial of an earlier version has not.
-MOST = 0.8
+SMALLEST_PART = 0.8
 
 
-def applied_effect(
-    trials: Sequence[FrozenTrial], maximise: bool, target: Callable[[FrozenTrial], float] | None = None
-) -> FactorEffect | None:
+def applied_effect(trials: Sequence[FrozenTrial], maximise: bool) -> FactorEffect | None:
     """Return the effect of the applied rate; None if no rate was searched, or too few trials recorded theirs.
 
     Args:
         trials: Complete and pruned trials.
         maximise: Whether a higher value is better.
-        target: What to explain instead of the objective.
     """
     searched = {name for trial in trials for name in trial.params if name in RATES}
     known = [trial for trial in trials if _rate(trial) is not None]
     highest = max((_rate(trial) or 0.0 for trial in known), default=0.0)
-    if not searched or highest <= 0 or len(known) < MOST * len(trials):
+    if not searched or highest <= 0 or len(known) < SMALLEST_PART * len(trials):
         return None
-    model = fit([_with_rate(trial, searched, highest) for trial in known], maximise, target)
+    model = fit([_with_rate(trial, searched, highest) for trial in known], maximise)
     names = [] if model is None else [factor.name for factor in model.design.factors]
     if model is None or APPLIED not in names:
         return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -114,7 +114,6 @@ def effects_of(
     trials: Sequence[FrozenTrial],
     *,
     maximise: bool,
-    target: Callable[[FrozenTrial], float] | None = None,
     objective: Objective | None = None,
 ) -> Effects:
     """The effects that finished trials show; see :func:`study_effects`.
@@ -122,11 +121,10 @@ def effects_of(
     Args:
         trials: Complete and pruned trials.
         maximise: Whether a higher value is better.
-        target: What to explain instead of the objective.
-        objective: How sentences call what is explained. Default: the objective value.
+        objective: What the study optimises. Default: the objective value.
     """
     objective = objective or Objective(maximise=maximise)
-    model = fit(trials, maximise, target)
+    model = fit(trials, maximise)
     if model is None:
         return _unknown(trials, objective)
     factors, ratio = model.design.factors, model.response.ratio
@@ -134,7 +132,7 @@ def effects_of(
     found = [FactorEffect(*parts) for parts in zip(factors, importances(model), profiles(model, off), strict=True)]
     found.sort(key=lambda effect: (-effect.importance.total.value, effect.name))
     needed = needed_trials(factors)
-    applied = applied_effect(trials, maximise, target) if model.trials >= needed else None
+    applied = applied_effect(trials, maximise) if model.trials >= needed else None
     effects = {one.name: one for one in found}
     writer = Writer(
         factors, effects, trials=model.trials, needed=needed, ratio=ratio, objective=objective, applied=applied
