@@ -43,7 +43,7 @@ class Prior:
     evidence: Mapping[str, Any]
     configurations: list[dict[str, Any]]
 
-    def seed(self, study: optuna.Study, space: Space, classes: int) -> None:
+    def apply_to(self, study: optuna.Study, space: Space, classes: int) -> None:
         """Store the evidence in ``study``, where all its workers find it, and enqueue the configurations.
 
         Only parameters that ``space`` searches, with values inside their ranges, are enqueued; the sampler chooses

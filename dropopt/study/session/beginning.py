@@ -71,7 +71,7 @@ def enqueue_first_trials(study: optuna.Study, request: Request, prior: Prior | N
     if request.definition.anchors and target >= MIN_TRIALS:
         enqueue_anchors(study, space, base, classes)
     if prior is not None:
-        prior.seed(study, space, classes)
+        prior.apply_to(study, space, classes)
     if PORTFOLIO in study.user_attrs:
         portfolio = Portfolio.parse(study.user_attrs[PORTFOLIO])
         enqueue_portfolio(study, portfolio, space, base, classes, target)

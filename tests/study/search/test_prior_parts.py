@@ -39,7 +39,7 @@ def test_only_legal_values_are_enqueued() -> None:
     study, kinds = optuna.create_study(), CategoricalDistribution(["p", "q"])
     searched = space(x=FloatDistribution(0, 1), n=IntDistribution(1, 5), kind=kinds, y=IntDistribution(0, 1))
     for _ in range(2):
-        Prior("earlier", {"rows": [1]}, configurations).seed(study, searched, 7)
+        Prior("earlier", {"rows": [1]}, configurations).apply_to(study, searched, 7)
     fixed = [trial.system_attrs["fixed_params"] for trial in study.trials]
     assert fixed == [{"x": 0.5, "n": 3, "kind": "p"}, {"x": 1.0}]
     assert [trial.user_attrs for trial in study.trials] == [{SOURCE: "earlier"}] * 2
