@@ -392,9 +392,8 @@ class RunConfig(Config):
 
 def explain(error: ValidationError, model: type[BaseModel], values: Any) -> str:
     """Return one line about the first error in ``values``: what was given and what is allowed."""
-    first = min(
-        error.errors(), key=lambda one: one["type"] == "missing"
-    )  # an unknown key is the likelier cause of a missing one
+    # An unknown key is the likelier cause of a missing one.
+    first = min(error.errors(), key=lambda one: one["type"] == "missing")
     if first["type"] == "value_error":
         return str(first["ctx"]["error"])
     if first["type"] == "missing":

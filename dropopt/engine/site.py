@@ -29,7 +29,6 @@ _OBSERVED_SHARE = 16
 _OBSERVED_STEPS = 8
 _ENOUGH = 32
 
-
 #: What is needed, besides the saved tensors, to rebuild a gate in the backward pass.
 Rebuild = MixtureGate | Callable[..., Tensor] | None
 
@@ -159,9 +158,8 @@ class DropoutSite(nn.Module):
             return False
         if torch.compiler.is_compiling() or not self.count.is_cpu:
             return True
-        drawn = (
-            torch.rand(()).item() * _OBSERVED_STEPS < 1
-        )  # drawn in every step, because a checkpoint draws the same numbers again
+        # Drawn in every step, because a checkpoint draws the same numbers again.
+        drawn = torch.rand(()).item() * _OBSERVED_STEPS < 1
         if not self._enough:
             self._enough = self.count.item() >= _ENOUGH
         return drawn or not self._enough

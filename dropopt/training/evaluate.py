@@ -37,9 +37,7 @@ def autocast(config: TrainConfig, device: torch.device) -> AbstractContextManage
 
 def in_layout(images: Inputs, config: TrainConfig) -> Inputs:
     """Return a batch (N, C, H, W) in the memory layout that ``config`` names, copied only if it has another."""
-    if not isinstance(images, Tensor):
-        return each(lambda part: _in_layout(part, config), images)
-    return _in_layout(images, config)
+    return each(lambda part: _in_layout(part, config), images)
 
 
 def _in_layout(images: Tensor, config: TrainConfig) -> Tensor:
