@@ -87,6 +87,11 @@ class Inputs(_Part):
     std: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] = ()
     pixels: PixelFormat = PixelFormat()
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image."""
+        return self.channels, self.height, self.width
+
 
 class Card(_Part):
     """What a model file says about its network.
@@ -121,7 +126,7 @@ class Card(_Part):
 
     def lines(self) -> list[str]:
         """The card as text, one fact per line."""
-        shape = f"{self.inputs.channels} x {self.inputs.height} x {self.inputs.width}"
+        shape = " x ".join(map(str, self.inputs.shape))
         found = [
             f"network      {self.run.model.name}, images {shape}",
             f"classes      {len(self.classes)}: {', '.join(self.classes)}",

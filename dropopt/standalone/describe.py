@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from dropopt.config import ConfigError, RunConfig
@@ -105,16 +104,14 @@ def refuse_other_samples(data: Dataset) -> None:
 def _calibration(network: nn.Module, data: Dataset, run: RunConfig, result: TrainResult, card: Card) -> Calibration:
     """Fit the temperature on the validation split, and measure calibration errors on both splits."""
     network.eval()
-    found_of = {name: logits_of(network, data.splits()[name], run.train) for name in ("validation", "test")}
-    logits = {name: found[0] for name, found in found_of.items()}
-    labels = {name: found[1] for name, found in found_of.items()}
-    temperature = temperature_of(logits["validation"], labels["validation"])
+    outputs = {name: logits_of(network, data.splits()[name], run.train) for name in ("validation", "test")}
+    temperature = temperature_of(*outputs["validation"])
     found = Calibration(
         temperature=temperature,
-        ece={name: calibration_error(torch.softmax(z / temperature, 1), labels[name]) for name, z in logits.items()},
-        ece_raw={name: calibration_error(torch.softmax(z, 1), labels[name]) for name, z in logits.items()},
+        ece={name: calibration_error((z / temperature).softmax(1), labels) for name, (z, labels) in outputs.items()},
+        ece_raw={name: calibration_error(z.softmax(1), labels) for name, (z, labels) in outputs.items()},
     )
-    dropper = Dropper.of(network, run, result.rates, (card.inputs.channels, card.inputs.height, card.inputs.width))
+    dropper = Dropper.of(network, run, result.rates, card.inputs.shape)
     if not dropper.drops:
         return found
     model = StandaloneModel(network, card.model_copy(update={"calibration": found}), dropper)

@@ -78,9 +78,8 @@ def load_model(
     network = _network(path, file).to(where)
     if file.card.run.train.channels_last:
         network = network.to(memory_format=torch.channels_last)
-    inputs = file.card.inputs
     try:
-        dropper = Dropper.of(network, file.card.run, file.rates, (inputs.channels, inputs.height, inputs.width))
+        dropper = Dropper.of(network, file.card.run, file.rates, file.card.inputs.shape)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     return StandaloneModel(network, file.card, dropper)

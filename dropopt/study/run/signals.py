@@ -30,8 +30,8 @@ class SignalCatcher:
     """
 
     def __init__(self) -> None:
-        self._on_first: Callable[[], None] = _nothing
-        self._on_second: Callable[[], None] = _nothing
+        self._on_first: Callable[[], None] = lambda: None
+        self._on_second: Callable[[], None] = lambda: None
         self._previous: dict[int, Any] = {}
         self._arrived = threading.Event()
         self._settled = threading.Event()
@@ -104,10 +104,6 @@ class SignalCatcher:
         self.received = number
         self._arrived.set()
         self._on_first()
-
-
-def _nothing() -> None:
-    """Do nothing: there is nothing to end yet."""
 
 
 def _handle(number: int, frame: FrameType | None) -> None:
