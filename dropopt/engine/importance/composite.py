@@ -13,12 +13,6 @@ from dropopt.engine.places.place import Example, Place
 from dropopt.engine.places.record import copied
 from dropopt.inputs import run_model
 
-#: Weights of the four parts. They are equal because nothing is known that favours one.
-WEIGHT_ACTIVATION = 1.0
-WEIGHT_VARIANCE = 1.0
-WEIGHT_UNIQUENESS = 1.0
-WEIGHT_KERNEL = 1.0
-
 #: Correlations that are closer to 1 or -1 differ from it by rounding.
 _LEAST_UNIQUE = 1e-4
 #: Largest number of responses per feature, evenly spaced over batch and positions, that correlations are estimated on.
@@ -26,14 +20,14 @@ _RESPONSES = 4096
 
 
 def composite(model: nn.Module, places: Mapping[str, Place], images: Example, labels: Tensor) -> dict[str, Tensor]:
-    """Return the weighted mean of four parts, (C,) in [0, 1]; each part is normalised over its layer.
+    """Return the mean of four parts, (C,) in [0, 1]; each part is normalised over its layer.
 
     - Activation: mean |a| over batch and positions.
     - Variance: variance over the batch of the response averaged over positions.
     - Uniqueness: 1 - |Pearson correlation| with the most similar feature of the layer, so that redundant features are
       spared less. A constant map has 0.
     - Kernel norm: L2 norm of the weights that make the feature, after the normalisation that follows them. Where no
-      layer is known to make it, this part is left out and the others share its weight.
+      layer is known to make it, this part is left out.
     """
     scores: dict[str, Tensor] = {}
 
@@ -46,18 +40,12 @@ def composite(model: nn.Module, places: Mapping[str, Place], images: Example, la
 
 
 def _combined(maps: Tensor, place: Place) -> Tensor:
-    parts = [
-        (WEIGHT_ACTIVATION, maps.abs().mean((0, 2))),
-        (WEIGHT_VARIANCE, response_variance(maps)),
-        (WEIGHT_UNIQUENESS, uniqueness(maps)),
-    ]
-    kernel = kernel_norm(place)
-    if kernel is not None:
-        parts.append((WEIGHT_KERNEL, kernel))
-    total = sum(weight for weight, _ in parts)
-    score = torch.zeros_like(parts[0][1])
-    for weight, part in parts:
-        score += weight / total * torch.as_tensor(equations.normalised(part.nan_to_num(0.0, 0.0, 0.0)))
+    parts = [maps.abs().mean((0, 2)), response_variance(maps), uniqueness(maps)]
+    if (kernel := kernel_norm(place)) is not None:
+        parts.append(kernel)
+    score, share = torch.zeros_like(parts[0]), 1 / len(parts)
+    for part in parts:
+        score += share * torch.as_tensor(equations.normalised(part.nan_to_num(0.0, 0.0, 0.0)))
     return score
 
 
