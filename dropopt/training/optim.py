@@ -34,11 +34,10 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     groups: list[dict[str, Any]] = []
     for scale in dict.fromkeys(scales.get(p, 1.0) for p in trained):
         alike = [p for p in trained if scales.get(p, 1.0) == scale]
-        groups.append({"params": [p for p in alike if p.ndim > 1], "weight_decay": config.weight_decay})
-        groups.append({"params": [p for p in alike if p.ndim <= 1], "weight_decay": 0.0})
-        for group in groups[-2:]:
-            group["lr_scale"] = scale
-    groups = [group for group in groups if group["params"]]
+        matrices, vectors = [p for p in alike if p.ndim > 1], [p for p in alike if p.ndim <= 1]
+        for parameters, decay in ((matrices, config.weight_decay), (vectors, 0.0)):
+            if parameters:
+                groups.append({"params": parameters, "weight_decay": decay, "lr_scale": scale})
     fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in trained)
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=config.lr, fused=fused)
