@@ -30,15 +30,15 @@ class Seen:
         #: The model that has the place; None in a copy.
         self.model: weakref.ref[nn.Module] | None = None
         #: Whether the module ran in training mode, and whether it ran in eval mode while the model was training.
-        self.trained = self.stayed = False
+        self.ran_in_training = self.stayed_in_eval = False
 
     def note(self, module: nn.Module) -> bool:
         """Return whether ``module`` is in training mode, and remember it."""
         if not torch.compiler.is_compiling():
             if module.training:
-                self.trained = True
+                self.ran_in_training = True
             elif self.model is not None and (model := self.model()) is not None and model.training:
-                self.stayed = True
+                self.stayed_in_eval = True
         return module.training
 
     def __getstate__(self) -> dict[str, Any]:
@@ -103,9 +103,9 @@ class Attached(Generic[S]):
     def _warn_if_idle(self) -> None:
         """Warn of places whose modules stayed in eval mode in every pass of the model in training mode."""
         seen = {name: site.seen for name, site in self.sites.items()}
-        idle = [name for name, one in seen.items() if one.stayed and not one.trained]
+        idle = [name for name, one in seen.items() if one.stayed_in_eval and not one.ran_in_training]
         for one in seen.values():
-            one.trained = one.stayed = False
+            one.ran_in_training = one.stayed_in_eval = False
         if idle:
             more = f" and {len(idle) - 1} more" if len(idle) > 1 else ""
             warnings.warn(
