@@ -3,7 +3,6 @@
 card         what the file says about the network, as checked JSON
 file         writing and reading the file
 images       images of any source, prepared as the training prepared its own
-calibration  temperature, and how far confidence and accuracy differ
 sampling     Monte Carlo dropout: dropout at prediction, with the rates of training
 model        StandaloneModel, which predicts
 load         load_model: from a file to a StandaloneModel, under the rules of dropopt.trust

@@ -6,6 +6,9 @@ task         the loss, the metric, and which of them a training is judged by
 feed         the batches of each epoch, from memory or from a data set that is read
 fit          the training loop, with its optimizer (optim), augmentation (augment), evaluation (evaluate),
              checkpoints (checkpoint) and device (device); results.py holds what it reports and returns
+rates        the drop rates of an engine as tensors, to apply them again without the training that led to them
+calibration  temperature, and how far confidence and accuracy differ
+facts        what the data and the network of a run are, in numbers
 pipeline     a complete run from its configuration: data, network, engine, fit
 scored       a complete run with further scores of its network, on the validation or the test split
 """

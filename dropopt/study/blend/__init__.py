@@ -19,6 +19,7 @@ Read the modules in this order; each imports only modules above it (and the modu
     surrogate   competing Gaussian processes and their weights
     climb       the maximum of a function over blends
     simplex     from shares to values that the search space contains
+    suggested   which shares the trials suggested, and with which other parameters
     wrapped     what the sampler needs to know about the sampler that it wraps
     sampler     the Optuna sampler
     learned     what people, exports and later studies get
