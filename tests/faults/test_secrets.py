@@ -64,8 +64,10 @@ def children(pid):
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            if parent == pid:
-                shown[folder.name] = (folder / "cmdline").read_bytes() + (folder / "environ").read_bytes()
+            command = (folder / "cmdline").read_bytes()
+            # A child that has not started its program yet is a copy of its parent, with its parent's environment.
+            if parent == pid and command != Path(f"/proc/{pid}/cmdline").read_bytes():
+                shown[folder.name] = command + (folder / "environ").read_bytes()
     return shown
 
 
