@@ -125,7 +125,7 @@ def attach(
         _require("example", part, Tensor, _TENSORS)
     if inside is not None and inside not in get_args(Inside):
         raise ConfigError(f"inside must be one of {', '.join(get_args(Inside))}, got {inside!r}")
-    places, own = survey(model, config.sites if sites is None else sites, example)
+    places, own, unrun = survey(model, config.sites if sites is None else sites, example)
     _refuse_taken(places)
     if own and inside == "error":
         raise ConfigError(_already(model, own))
@@ -140,7 +140,7 @@ def attach(
             warnings.warn(_UNSKIPPED, stacklevel=2)
     else:
         engine = DropoutEngine(model, config, places, complexity=0.5 if complexity is None else complexity)
-    engine.own = tuple(own)
+    engine.own, engine.unrun = tuple(own), tuple(unrun)
     if inside == "replace":
         engine.take_over(own)
     return engine

@@ -75,6 +75,8 @@ class Attached(Generic[S]):
         self._replaced: list[OwnDropout] = []
         #: Dropout layers of the model itself at the places.
         self.own: tuple[OwnDropout, ...] = ()
+        #: Parts of the model that did not run on the example, so that they have no places.
+        self.unrun: tuple[str, ...] = ()
 
     def _add(self, place: Place, site: S) -> None:
         self.sites[place.name] = site
@@ -156,12 +158,16 @@ class Attached(Generic[S]):
                 for site, sampled in before:
                     site.sampling = sampled
 
-    def _own_lines(self) -> list[str]:
-        """The lines of a summary about dropout of the model itself at the places; none if it has none."""
-        if not self.own:
-            return []
-        state = "switched off until detach()" if self._replaced else "which drops as well"
-        return [f"dropout of the network itself at these places: {', '.join(map(str, self.own))}, {state}"]
+    def _model_lines(self) -> list[str]:
+        """The lines of a summary about the model's own dropout at the places, and about its parts that did not run."""
+        lines = []
+        if self.own:
+            state = "switched off until detach()" if self._replaced else "which drops as well"
+            lines.append(f"dropout of the network itself at these places: {', '.join(map(str, self.own))}, {state}")
+        if self.unrun:
+            more = f" and {len(self.unrun) - 1} more" if len(self.unrun) > 1 else ""
+            lines.append(f"nothing is dropped in {self.unrun[0]}{more}: not run on the example in eval mode")
+        return lines
 
     def detach(self) -> None:
         """Remove every hook, which leaves the model as it was."""

@@ -94,7 +94,7 @@ class BaselineEngine(Attached["BaselineSite"]):
         name, done = type(self.model).__name__, f"{self._progress:.0%} of training done"
         title = f"{name}: {quantity(len(self.places), 'place')}, {self._method()}, {done}"
         table = place_table(self.places, self.rates(), ("applied",))
-        return "\n".join([title, *table, *self._unskipped(), *self._own_lines()])
+        return "\n".join([title, *table, *self._unskipped(), *self._model_lines()])
 
     def __repr__(self) -> str:
         state = ", detached" if self.sites and not self._handles else ""

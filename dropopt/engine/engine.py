@@ -280,8 +280,9 @@ class DropoutEngine(Attached[DropoutSite]):
         Returns:
             One row per place: module, shape of the output for one sample (of the example that the engine was attached
             with), relative depth, blended and applied rate. One row per method: weight, and mean rate over the places.
-            Then come dropout layers of the model itself at these places, if there are any. The last line names metrics
-            that the equations use and that :meth:`step` has not received.
+            Then come dropout layers of the model itself at these places, and parts of it that did not run on the
+            example, if there are any. The last line names metrics that the equations use and that :meth:`step` has not
+            received.
 
         Example:
             >>> import dropopt, torch
@@ -311,7 +312,7 @@ class DropoutEngine(Attached[DropoutSite]):
             title,
             *place_table(self.places, rows, ("integrated", "applied")),
             *method_table(rows),
-            *self._own_lines(),
+            *self._model_lines(),
         ]
         if missing := unreported(config, self._metrics):
             lines.append(f"not reported yet: {', '.join(missing)}")

@@ -78,6 +78,38 @@ def test_repr_names_model_places_and_rates():
     assert span([]) == "0"
 
 
+class Experts(nn.Module):
+    """Three experts, of which one image uses the second; ``relevant`` is used in training only."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 6, 3)
+        self.experts = nn.ModuleList(nn.Sequential(nn.Conv2d(6, 6, 1), nn.BatchNorm2d(6)) for _ in range(3))
+        self.relevant = nn.LayerNorm(6)
+        self.unused = nn.Linear(6, 6)  # may be used without being called, as in nn.MultiheadAttention
+        self.head = nn.Linear(6, 4)
+
+    def forward(self, x):
+        """Logits."""
+        x = self.experts[1](self.stem(x)).mean((2, 3))
+        return self.head(self.relevant(x) if self.training else x)
+
+
+@pytest.mark.parametrize("config", [EngineConfig(), Baseline(kind="dropout2d")])
+def test_parts_that_did_not_run_are_named(config):
+    """The largest parts with a convolution or a norm of which nothing ran on the example have no places."""
+    with attach(Experts(), config) as engine:
+        assert list(engine.places) == ["experts.1.1"]
+        assert engine.unrun == ("experts.0", "experts.2", "relevant")
+        line = "nothing is dropped in experts.0 and 2 more: not run on the example in eval mode"
+        assert line in engine.summary().splitlines()
+    normed = Net()
+    nn.utils.parametrizations.spectral_norm(normed.stem)
+    with attach(normed, config) as engine:
+        assert engine.unrun == ()
+        assert "nothing is dropped in" not in engine.summary()
+
+
 # -- dropout inside
 
 

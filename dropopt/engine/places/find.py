@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from fnmatch import fnmatchcase
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -49,15 +50,23 @@ def find_places(model: nn.Module, sites: Selector, example: Example) -> list[Pla
         ConfigError: if a module is scripted or compiled, if a selector matches nothing, or if a selected module runs
             more than once, does not run, or returns something other than one tensor with features.
     """
-    return survey(model, sites, example)[0]
+    return survey(model, sites, example).places
 
 
-def survey(model: nn.Module, sites: Selector, example: Example) -> tuple[list[Place], list[OwnDropout]]:
-    """Return the places of :func:`find_places`, and the dropout layers that the network has at these places."""
+class Survey(NamedTuple):
+    """What one pass through a network shows."""
+
+    places: list[Place]  # those of `find_places`
+    own: list[OwnDropout]  # the dropout layers that the network has at these places
+    unrun: list[str]  # parts that did not run, so that they have no places: experts, or layers after an early exit
+
+
+def survey(model: nn.Module, sites: Selector, example: Example) -> Survey:
+    """Return the places of :func:`find_places`, and what the same pass shows of the rest of the network."""
     _refuse_compiled(model)
     forward = record(model, example)
     places = [describe(forward, call) for call in _Selection(forward).choose(sites)]
-    return places, dropout_at(forward, places)
+    return Survey(places, dropout_at(forward, places), forward.unrun)
 
 
 def named_places(model: nn.Module, example: Example) -> dict[str, list[str]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -58,6 +58,18 @@ def outermost(outputs: Any, layers: Collection[Any]) -> set[Any]:
         inside[hidden].add(node)
         stack += [(before, hidden or node in layers) for before, _ in node.next_functions]
     return inside[False] - inside[True]
+
+
+def feeding(nodes: Iterable[Any]) -> set[Any]:
+    """Return every node that at least one of ``nodes`` depends on, without these themselves unless others need them."""
+    seen: set[Any] = set()
+    stack = [before for node in nodes for before, _ in node.next_functions]
+    while stack:
+        node = stack.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            stack += [before for before, _ in node.next_functions]
+    return seen
 
 
 def tensors(value: Any) -> Iterator[Tensor]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 
 from dropopt.config import ConfigError
 from dropopt.engine.places import graph
-from dropopt.engine.places.layers import is_weighted
+from dropopt.engine.places.layers import feature_count, is_convolution, is_norm, is_weighted
 from dropopt.engine.places.place import Example
 from dropopt.inputs import each, run_model
 from dropopt.modules import in_eval_mode
@@ -40,8 +41,10 @@ class Forward:
         ConfigError: if no convolution or linear layer ran.
     """
 
-    def __init__(self, model: nn.Module, calls: list[Call]) -> None:
+    def __init__(self, model: nn.Module, calls: list[Call], unrun: list[str]) -> None:
         self.model = model
+        #: The names of the largest parts with a convolution or a normalisation layer of which nothing ran.
+        self.unrun = unrun
         self.calls = calls
         self._times = Counter(id(call.module) for call in calls)
         weighted = [call for call in calls if is_weighted(call.module)]
@@ -50,13 +53,31 @@ class Forward:
         #: The last weighted layer, which gives the network's output.
         self.last = weighted[-1]
         # A network may have several heads: other layers may give outputs as well.
-        outer = graph.outermost(calls[-1].output, {call.node for call in weighted} - {None})
+        heads = [calls[-1].output, *self._auxiliary()]
+        outer = graph.outermost(heads, {call.node for call in weighted} - {None})
         self._outer = {call.index for call in calls[: self.last.index] if call.node in outer}
         self._done = []  # weighted layers that have run when call i returns; containers return after their children
         done = 0
         for call in calls:
             done += is_weighted(call.module)
             self._done.append(done)
+
+    def _auxiliary(self) -> list[Tensor]:
+        """Return the outputs of heads that are used in training only, such as an early exit of deep supervision.
+
+        The network computes them in eval mode too, but does not return them: nothing depends on them, and the layer
+        that makes them has as many features as the one that gives the network's output.
+        """
+        nodes = {node for call in self.calls for node in _nodes(call.output)}
+        used = graph.feeding(nodes) | set(_nodes(self.calls[-1].output))
+        layers = {call.node: call for call in self.calls if call.node is not None and is_weighted(call.module)}
+        classes = feature_count(self.last.module)
+
+        def is_head(call: Call) -> bool:
+            makers = graph.makers(call.node, layers) if call.node not in used else []
+            return bool(makers) and all(feature_count(layers[node].module) == classes for node in makers)
+
+        return [call.output for call in self.calls if call.node is not None and is_head(call)]
 
     def times(self, call: Call) -> int:
         """Return how many times the module of ``call`` ran."""
@@ -69,6 +90,11 @@ class Forward:
     def depth(self, call: Call) -> float:
         """Return the fraction of the weighted layers that have run when the call returns, in (0, 1]."""
         return max(1, self._done[call.index]) / self._done[-1]
+
+
+def _nodes(output: Any) -> list[Any]:
+    """Return the nodes of autograd's graph that made the tensors of a module's output."""
+    return [tensor.grad_fn for tensor in graph.tensors(output) if tensor.grad_fn is not None]
 
 
 def record(model: nn.Module, example: Example) -> Forward:
@@ -99,7 +125,21 @@ def record(model: nn.Module, example: Example) -> Forward:
     finally:
         for handle in handles:
             handle.remove()
-    return Forward(model, calls)
+    return Forward(model, calls, _unrun(model, {call.name for call in calls}, not_layers))
+
+
+def _unrun(model: nn.Module, ran: Collection[str], not_layers: Collection[int]) -> list[str]:
+    """Return the names of the largest parts with a convolution or a normalisation layer of which nothing ran.
+
+    Linear layers do not count: some, such as those of ``nn.MultiheadAttention``, are used without being called.
+    """
+    alive = {".".join(parts[:end]) for parts in (name.split(".") for name in ran) for end in range(len(parts) + 1)}
+    found: dict[str, None] = {}
+    for name, module in model.named_modules():
+        if name not in alive and id(module) not in not_layers and (is_convolution(module) or is_norm(module)):
+            parts = name.split(".")
+            found[next(part for part in itertools.accumulate(parts, "{}.{}".format) if part not in alive)] = None
+    return list(found)
 
 
 def copied(model: nn.Module, images: Example) -> Example:

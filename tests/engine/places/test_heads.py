@@ -31,6 +31,8 @@ RETURNS = {
     "nested": lambda a, b, x: (a, [{"other": b}]),
     "features too": lambda a, b, x: (a, b, x),
     "sum": lambda a, b, x: a + b,
+    "first": lambda a, b, x: a,  # the other head is for training only, as in deep supervision
+    "second": lambda a, b, x: b,
 }
 
 
@@ -59,6 +61,20 @@ def test_no_head_of_several_is_a_site(returns):
     for name in ("head", "other.2", "other.3"):
         with pytest.raises(ConfigError, match=f"^module '{name}' gives the network's output"):
             find_places(model, name, EXAMPLE)
+
+
+def test_layers_whose_features_are_detached_are_places():
+    """No gradient leads from the output to them, but they have other features than a head."""
+
+    class Probing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm, self.head = nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.Linear(6, 4)
+
+        def forward(self, x):
+            return self.head(self.norm(self.conv(x)).mean((2, 3)).detach())
+
+    assert [place.name for place in find_places(Probing(), "auto", EXAMPLE)] == ["norm"]
 
 
 @pytest.mark.parametrize("importance", ["gradient", "lrp", "composite"])
