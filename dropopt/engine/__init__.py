@@ -28,6 +28,10 @@ _NO_COMPLEXITY = (
     "pass complexity=, for example dropopt.training.measure_complexity(train_loader), or set w_contextual=0"
 )
 
+_COPIED = (
+    "the model is a copy of one with an engine; copy or save it before attach() or after detach(), or together with "
+    "the engine, as in copy.deepcopy((model, engine))"
+)
 _TENSORS = "a tensor, such as torch.stack(images), or a tuple or dictionary of tensors"
 _UNSKIPPED = (
     "stochastic_depth drops nothing, because the outputs of all places have another shape than their inputs: choose "
@@ -162,7 +166,7 @@ def _require(name: str, value: object, kind: type | UnionType, allowed: str) -> 
 def _refuse_taken(places: list[Place]) -> None:
     for place in places:
         owners = [getattr(hook, "__self__", None) for hook in place.module._forward_hooks.values()]
-        if any(isinstance(owner, (DropoutSite, BaselineSite)) for owner in owners):
-            raise ConfigError(
-                f"module {place.name!r} already has dropout of dropopt: call detach() on the engine that is attached"
-            )
+        for owner in owners:
+            if isinstance(owner, DropoutSite | BaselineSite):
+                todo = "call detach() on the engine that is attached" if owner.seen.model is not None else _COPIED
+                raise ConfigError(f"module {place.name!r} already has dropout of dropopt: {todo}")

@@ -84,6 +84,12 @@ class Attached(Generic[S]):
         self._handles.append(place.module.register_forward_hook(site.hook))
         place.module.__dict__["__prepare_scriptable__"] = refuse_script  # torch.jit.script calls it
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Of a copy or a pickle, which has a model of its own.
+        self.__dict__.update(state)
+        for site in self.sites.values():
+            site.seen.model = weakref.ref(self.model)
+
     def _require_hooks(self) -> None:
         """Check that every site is still in the model: code that replaces a module drops the module's hooks.
 
@@ -112,7 +118,8 @@ class Attached(Generic[S]):
             more = f" and {len(idle) - 1} more" if len(idle) > 1 else ""
             warnings.warn(
                 f"nothing was dropped at {idle[0]!r}{more} since the last step, because the module stayed in eval mode "
-                "in training: choose other sites (such as 'conv'), or put it into training mode",
+                "in training: choose other sites (such as 'conv'), put it into training mode, or attach to the part of "
+                "the model that is trained",
                 stacklevel=3,
             )
 

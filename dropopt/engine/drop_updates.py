@@ -17,7 +17,7 @@ from torch.utils.hooks import RemovableHandle
 
 from dropopt import equations
 from dropopt.config import ConfigError
-from dropopt.engine.ranks import of_first_rank
+from dropopt.engine.ranks import is_sharded, of_first_rank
 from dropopt.engine.site import DropoutSite
 
 
@@ -30,10 +30,15 @@ class UpdateDropper:
         optimizer: any optimizer.
 
     Raises:
-        ConfigError: if the optimizer holds no such parameter.
+        ConfigError: if the optimizer holds no such parameter, or if each process holds a part of a parameter only.
     """
 
     def __init__(self, sites: Iterable[tuple[DropoutSite, tuple[nn.Module, ...]]], optimizer: torch.optim.Optimizer):
+        if any(is_sharded(p) for group in optimizer.param_groups for p in group["params"]):
+            raise ConfigError(
+                "drop_updates cannot mask parameters of which each process holds a part (FSDP2): set drop_updates to "
+                "false"
+            )
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
         self.pairs: list[tuple[DropoutSite, nn.Module, nn.Parameter]] = []
         for site, modules in sites:
@@ -77,6 +82,22 @@ class UpdateDropper:
                 kept[id(site)] = of_first_rank(passed) > 0
             parameter.copy_(torch.where(_along(module, parameter, kept[id(site)]), parameter, before))
         self._before = []
+
+
+def plain_optimizer(optimizer: Any) -> torch.optim.Optimizer:
+    """Return the optimizer inside the wrappers of a framework, such as Accelerate's, which run no hooks.
+
+    Raises:
+        ConfigError: if there is no optimizer of PyTorch.
+    """
+    plain = optimizer
+    while isinstance(inner := getattr(plain, "optimizer", None), torch.optim.Optimizer):
+        plain = inner
+    if not isinstance(plain, torch.optim.Optimizer):
+        raise ConfigError(
+            f"watch() takes a torch.optim.Optimizer, got {type(optimizer).__name__}: call it for each one"
+        )
+    return plain
 
 
 def _parameters(module: nn.Module) -> list[nn.Parameter]:

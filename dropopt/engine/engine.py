@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from dropopt import equations
 from dropopt.config import METHODS, P_MAX, ConfigError, EngineConfig
 from dropopt.engine.attached import Attached
-from dropopt.engine.drop_updates import UpdateDropper
+from dropopt.engine.drop_updates import UpdateDropper, plain_optimizer
 from dropopt.engine.efficacy import EfficacyWeights
 from dropopt.engine.importance.probes import PROBES
 from dropopt.engine.masks.allocation import mixture_rates, preference, share_out
@@ -28,7 +28,7 @@ from dropopt.engine.members import BY_AREA, BY_IMPORTANCE, alpha, member_rates
 from dropopt.engine.metrics import Metrics, as_number, as_progress
 from dropopt.engine.places.place import Example, Place
 from dropopt.engine.places.record import device_of
-from dropopt.engine.ranks import mean_over_ranks, means_over_ranks
+from dropopt.engine.ranks import is_sharded, mean_over_ranks, means_over_ranks
 from dropopt.engine.site import DropoutSite
 from dropopt.engine.summary import method_table, place_table, span, unreported
 from dropopt.inputs import each
@@ -74,7 +74,10 @@ class DropoutEngine(Attached[DropoutSite]):
         self._droppers: list[UpdateDropper] = []
         with torch.inference_mode(False):  # in inference mode, their state could not change later
             for place in places:
-                self._add(place, self._make_site(place).to(device_of(place.module, default=device_of(model))))
+                device = device_of(place.module, default=device_of(model))
+                # A model on the meta device gets its values later; a site has them now, and follows what it drops.
+                self._add(place, self._make_site(place).to("cpu" if device.type == "meta" else device))
+        self._unscored: list[str] = []  # sites that trained before the last step, but that no gradient passed
         self._rows = self._apply()
 
     @property
@@ -144,6 +147,9 @@ class DropoutEngine(Attached[DropoutSite]):
         rates = [common.pop(method) for method in METHODS]
         self.complexity = common.pop("complexity")
         self._metrics = self._metrics.updated(**common)
+        self._unscored = [
+            name for name, site in self.sites.items() if site.kind == "taylor" and site.seen.trained and not site.count
+        ]
         self._warn_if_idle()
         if self.config.efficacy == "adaptive" and common["val_loss"] is not None:
             self._adapt_weights(rates)
@@ -172,7 +178,8 @@ class DropoutEngine(Attached[DropoutSite]):
         Raises:
             ValueError: if the model does not return logits or other outputs that fit the labels.
             ConfigError: if the labels are not a tensor, if importance is ``lrp`` and the model uses a re-entrant
-                checkpoint, or if the module of a site was replaced after attaching.
+                checkpoint, if it reads weights that are distributed over processes, or if the module of a site was
+                replaced after attaching.
 
         Example:
             >>> import dropopt, torch
@@ -193,6 +200,11 @@ class DropoutEngine(Attached[DropoutSite]):
                 f"the labels of a probe must be a tensor, got {type(labels).__name__}: give the targets of the first "
                 "output, or choose an importance without a probe, such as taylor"
             )
+        if self.config.importance != "gradient" and any(map(is_sharded, self.model.parameters())):
+            raise ConfigError(
+                f"importance {self.config.importance!r} reads weights, of which each process holds a part only "
+                "(FSDP2): choose taylor or gradient"
+            )
         few = each(lambda part: part[:PROBED], images)
         with self.silent():
             score = PROBES[self.config.importance]
@@ -207,11 +219,11 @@ class DropoutEngine(Attached[DropoutSite]):
         watches no optimizer.
 
         Args:
-            optimizer: any optimizer that holds parameters of the model.
+            optimizer: any optimizer that holds parameters of the model, also in a wrapper such as Accelerate's.
 
         Raises:
-            ConfigError: if the optimizer holds no parameter of a layer whose output features a site drops, or if the
-                module of a site was replaced after attaching.
+            ConfigError: if the optimizer holds no parameter of a layer whose output features a site drops, if such
+                parameters are distributed over processes, or if the module of a site was replaced after attaching.
 
         Example:
             >>> import dropopt, torch
@@ -223,13 +235,12 @@ class DropoutEngine(Attached[DropoutSite]):
             >>> engine.step(epoch=1, epochs=10)
         """
         self._require_hooks()
-        if (
-            self.config.drop_updates
-            and self._handles
-            and not any(dropper.watches(optimizer) for dropper in self._droppers)
-        ):
+        if not self.config.drop_updates or not self._handles:
+            return
+        plain = plain_optimizer(optimizer)
+        if not any(dropper.watches(plain) for dropper in self._droppers):
             pairs = [(self.sites[name], place.makers) for name, place in self.places.items()]
-            self._droppers.append(UpdateDropper(pairs, optimizer))
+            self._droppers.append(UpdateDropper(pairs, plain))
 
     @contextmanager
     def silent(self) -> Iterator[None]:
@@ -281,8 +292,8 @@ class DropoutEngine(Attached[DropoutSite]):
             One row per place: module, shape of the output for one sample (of the example that the engine was attached
             with), relative depth, blended and applied rate. One row per method: weight, and mean rate over the places.
             Then come dropout layers of the model itself at these places, and parts of it that did not run on the
-            example, if there are any. The last line names metrics that the equations use and that :meth:`step` has not
-            received.
+            example, if there are any, and sites whose importance the last step could not update. The last line names
+            metrics that the equations use and that :meth:`step` has not received.
 
         Example:
             >>> import dropopt, torch
@@ -314,6 +325,9 @@ class DropoutEngine(Attached[DropoutSite]):
             *method_table(rows),
             *self._model_lines(),
         ]
+        if names := self._unscored:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            lines.append(f"importance not measured at {names[0]}{more}: no gradient passes, as in frozen layers")
         if missing := unreported(config, self._metrics):
             lines.append(f"not reported yet: {', '.join(missing)}")
         return "\n".join(lines)

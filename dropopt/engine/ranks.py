@@ -40,5 +40,10 @@ def of_first_rank(value: Tensor) -> Tensor:
     return value
 
 
+def is_sharded(value: Tensor) -> bool:
+    """Whether each process holds a part of the tensor only, as of the parameters of FSDP2 and of tensor parallelism."""
+    return hasattr(value, "device_mesh")
+
+
 def _several() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized()

@@ -214,8 +214,15 @@ class DropoutSite(nn.Module):
 
 def require_tensor(module: nn.Module, output: object) -> None:
     """Raise ConfigError if the output of a module with a site is no tensor of real numbers."""
+    if isinstance(output, Tensor) and output.is_floating_point():
+        return
     kind = type(module).__name__
     if isinstance(output, Tensor):
+        if output.is_quantized:
+            raise ConfigError(
+                f"module {kind} with dropout returned a quantized tensor in training mode: call engine.detach() before "
+                "the conversion, or model.eval() after it"
+            )
         if output.is_complex():
             raise ConfigError(
                 f"module {kind} with dropout returned complex numbers, which have no dropout in PyTorch either: choose "

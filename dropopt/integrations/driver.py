@@ -114,7 +114,7 @@ class Driver:
         if self.engine is None or (self._own and not self._running):
             self.engine = self._attach(model, batches)
         try:
-            self._watch(self.engine, [_plain(optimizer) for optimizer in optimizers])
+            self._watch(self.engine, list(optimizers))
             if self._pending is not None:
                 self.engine.load_state_dict(self._pending)
                 self._pending = None
@@ -286,11 +286,3 @@ def _settings(given: Given) -> tuple[EngineConfig | Baseline, float | None]:
 
 def _first(inputs: Example) -> Tensor:
     return next(iter(parts(inputs).values()))
-
-
-def _plain(optimizer: Any) -> torch.optim.Optimizer:
-    """The optimizer inside the wrappers of a framework."""
-    plain: torch.optim.Optimizer = optimizer
-    while isinstance(inner := getattr(plain, "optimizer", None), torch.optim.Optimizer):
-        plain = inner
-    return plain

@@ -1,5 +1,7 @@
 """Attaching and detaching: arguments are checked, and neither leaves a trace in the model."""
 
+import copy
+import pickle
 import re
 
 import pytest
@@ -55,6 +57,39 @@ def test_a_place_takes_one_engine_at_a_time():
         dropopt.attach(model, second, example=EXAMPLE, complexity=0.5, sites="hidden").detach()
         engine.detach()
         dropopt.attach(model, second, example=EXAMPLE, complexity=0.5, sites="norm")
+
+
+@pytest.mark.parametrize("config", [EngineConfig(), Baseline(kind="dropout")])
+def test_a_copied_model_is_refused_with_what_to_do(config):
+    """A copy that was made without the engine has dropout that no engine can take away."""
+    model = Net()
+    engine = dropopt.attach(model, config, example=EXAMPLE, complexity=0.5)
+    message = (
+        r"^module '[\w.]+' already has dropout of dropopt: the model is a copy of one with an engine; copy or save"
+    )
+    for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        with pytest.raises(ConfigError, match=message) as caught:
+            dropopt.attach(copied, config, example=EXAMPLE, complexity=0.5)
+        assert str(caught.value).endswith("as in copy.deepcopy((model, engine))")
+    for twin, other in (copy.deepcopy((model, engine)), pickle.loads(pickle.dumps((model, engine)))):
+        with pytest.raises(ConfigError, match=r"call detach\(\) on the engine that is attached$"):
+            dropopt.attach(twin, config, example=EXAMPLE, complexity=0.5)
+        other.detach()
+        dropopt.attach(twin, config, example=EXAMPLE, complexity=0.5)
+
+
+@pytest.mark.parametrize("config", [EngineConfig(r0=0.9), Baseline(kind="dropout", p=0.5)])
+def test_a_model_on_the_meta_device_gets_its_values_later(config):
+    """It can have an engine before ``to_empty``, whose rates are known at once and stay as they are."""
+    with torch.device("meta"):
+        model = Net()
+    with dropopt.attach(model, config, example=EXAMPLE, complexity=0.5) as engine:
+        rates = engine.rates()
+        assert all(row["applied"] > 0.1 for row in rates)
+        model.to_empty(device="cpu").load_state_dict(Net().state_dict())
+        assert not torch.equal(model(EXAMPLE), model(EXAMPLE))
+        assert engine.rates() == rates
+        engine.step(epoch=1, epochs=2)
 
 
 # -- no trace

@@ -193,6 +193,42 @@ def test_to_watch_an_optimizer_twice_is_to_watch_it_once():
     assert (model.two.conv.weight != before).flatten(1).any(1).all()  # now every feature moves
 
 
+class Wrapper(torch.optim.Optimizer):
+    """An optimizer as Accelerate prepares it: one without hooks, that steps another."""
+
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+
+    @property
+    def param_groups(self):
+        """Those of the other optimizer."""
+        return self.optimizer.param_groups
+
+    def step(self):
+        """A step of the other optimizer."""
+        self.optimizer.step()
+
+
+def test_an_optimizer_in_a_wrapper_is_watched():
+    """Its updates are dropped once, also if both are watched. A list of optimizers is refused in a line."""
+    model, engine = make(EngineConfig(drop_updates="only", r0=0.6))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    wrapper = Wrapper(Wrapper(optimizer))
+    for one in (wrapper, optimizer, wrapper):
+        engine.watch(one)
+    for site in engine.sites.values():
+        site.p.fill_(1.0)
+    before = model.two.conv.weight.detach().clone()
+    nn.functional.cross_entropy(model(batch()[0]), batch()[1]).backward()
+    wrapper.step()
+    assert still(model.two.conv.weight, before) == 8
+    assert len(optimizer._optimizer_step_post_hooks) == 1
+    with pytest.raises(
+        ConfigError, match=r"^watch\(\) takes a torch\.optim\.Optimizer, got list: call it for each one$"
+    ):
+        engine.watch([optimizer])
+
+
 def still(parameter, before):
     """Return the number of features that a step has not moved."""
     return int((parameter == before).flatten(1).all(1).sum())

@@ -9,7 +9,7 @@ from small_net import Net, batch
 from torch import nn
 
 import dropopt
-from dropopt.config import EngineConfig
+from dropopt.config import ConfigError, EngineConfig
 
 CONFIG = EngineConfig(r0=0.4, importance="lrp", allocation="importance", drop_updates=True, efficacy="adaptive")
 
@@ -49,6 +49,32 @@ def rank_main(rank, port, folder):
     torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     torch.save(train(rank), f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("importance", ["lrp", "composite"])
+def test_what_reads_sharded_weights_is_refused(importance):
+    """Each process of FSDP2 has a part of each weight only; torch crashed. An importance by gradients works."""
+    from torch.distributed.fsdp import fully_shard
+
+    images, labels = batch()
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        model = Net()
+        for part in (model.one, model.two, model):
+            fully_shard(part)
+        with dropopt.attach(model, EngineConfig(importance=importance), example=images, complexity=0.5) as engine:
+            message = f"^importance '{importance}' reads weights, of which .* choose taylor or gradient$"
+            with pytest.raises(ConfigError, match=message):
+                engine.probe(images, labels)
+        config = EngineConfig(importance="gradient", drop_updates=True)
+        with dropopt.attach(model, config, example=images, complexity=0.5) as engine:
+            engine.probe(images, labels)
+            assert all(site.refreshes == 1 for site in engine.sites.values())
+            message = r"^drop_updates cannot mask parameters .* \(FSDP2\): set drop_updates to false$"
+            with pytest.raises(ConfigError, match=message):
+                engine.watch(torch.optim.SGD(model.parameters(), lr=0.1))
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # Python's, about forks beside threads

@@ -1,5 +1,6 @@
 """A site drops features while its module trains, and scores their importance."""
 
+import copy
 import math
 from typing import get_args
 
@@ -82,6 +83,12 @@ def test_a_place_that_never_drops_is_reported(config):
             engine.step(epoch=1, epochs=4)
         model(images)
         engine.step(epoch=2, epochs=4)  # no pass in training mode since the last step
+    model, engine = copy.deepcopy((model, engine))
+    model.train()
+    model.one.norm.eval()
+    model(images)
+    with pytest.warns(UserWarning, match=r"'one\.norm' since .* or attach to the part of the model that is trained$"):
+        engine.step(epoch=2, epochs=4)
 
 
 @every_pattern

@@ -110,6 +110,22 @@ def test_parts_that_did_not_run_are_named(config):
         assert "nothing is dropped in" not in engine.summary()
 
 
+def test_places_without_a_gradient_are_named():
+    """Frozen layers pass none on, so that no importance by taylor is measured there; activation needs none."""
+    model = Regularised()
+    model.conv.requires_grad_(False)
+    line = "importance not measured at conv: no gradient passes, as in frozen layers"
+    for importance, shown in (("taylor", True), ("activation", False)):
+        config = EngineConfig(importance=importance)
+        with attach(model, config, sites=("conv", "embed"), inside="keep") as engine:
+            assert line not in engine.summary()
+            model.train()(EXAMPLE).sum().backward()
+            engine.step(epoch=1, epochs=2)
+            assert (line in engine.summary().splitlines()) == shown
+            engine.step(epoch=2, epochs=2)  # nothing was trained since the last step
+            assert line not in engine.summary()
+
+
 # -- dropout inside
 
 

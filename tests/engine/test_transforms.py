@@ -151,6 +151,19 @@ def test_complex_numbers_are_refused(config):
         nn.Dropout2d(0.5)(torch.ones(2, 6, 4, 4, dtype=torch.complex64))
 
 
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+@every_config
+def test_quantized_numbers_are_refused(config):
+    """A conversion copies the hooks to layers in training mode; the error says what to call."""
+    _, engine = make(config)
+    quantized = torch.quantize_per_tensor(torch.ones(2, 6, 4, 4), 0.1, 0, torch.quint8)
+    message = r"^module Identity .* quantized tensor in training mode: call engine\.detach\(\) before the conversion"
+    for site in engine.sites.values():
+        with pytest.raises(ConfigError, match=message):
+            site.hook(nn.Identity(), (), quantized)
+        assert site.hook(nn.Identity().eval(), (), quantized) is None
+
+
 # -- TorchScript and torch.fx
 
 

@@ -21,6 +21,11 @@ def describe(forward: Forward, call: Call) -> Place:
     """
     axis = output_axis(forward, call)
     if axis is None:
+        if is_complex(call):
+            raise ConfigError(
+                f"module {call.name!r} returns complex numbers, which have no dropout in PyTorch either: choose other "
+                "sites"
+            )
         raise ConfigError(f"module {call.name!r} returns {_shape(call.output)}: no feature dimension to drop")
     return Place(
         name=call.name,
@@ -36,12 +41,17 @@ def describe(forward: Forward, call: Call) -> Place:
     )
 
 
+def is_complex(call: Call) -> bool:
+    """Whether a module returns complex numbers."""
+    return isinstance(call.output, Tensor) and call.output.is_complex()
+
+
 def output_axis(forward: Forward, call: Call) -> int | None:
     """Return the feature dimension of a call's output, 1 or -1; None where it has none.
 
     The kind of the module determines it, or else the kinds and sizes of the modules before and after it.
     """
-    if not isinstance(call.output, Tensor) or call.output.ndim < 2:
+    if not isinstance(call.output, Tensor) or call.output.ndim < 2 or is_complex(call):
         return None
     shape = call.output.shape
     own = feature_axis(call.module)

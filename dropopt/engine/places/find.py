@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from dropopt.config import ConfigError
-from dropopt.engine.places.describe import describe, output_axis
+from dropopt.engine.places.describe import describe, is_complex, output_axis
 from dropopt.engine.places.inside import OwnDropout, dropout_at
 from dropopt.engine.places.layers import holds_weights, is_convolution, is_norm, is_weighted
 from dropopt.engine.places.place import Example, Place, Selector
@@ -129,7 +129,10 @@ class _Selection:
         counts = ", ".join(f"{kind} ({len(self._usable(test))})" for kind, test in self.kinds.items())
         letter = self.forward.last.name[:1]
         allowed = f"allowed: auto, {counts}, last:k, a pattern on module names such as '{letter}*'"
-        return f"{allowed}{self._shared()}"
+        numbers = (
+            ". Modules that return complex numbers have no dropout" if any(map(is_complex, self.forward.calls)) else ""
+        )
+        return f"{allowed}{numbers}{self._shared()}"
 
     def _shared(self) -> str:
         """What to do about a part that runs several times, such as a siamese encoder; empty without one."""
@@ -147,6 +150,10 @@ class _Selection:
             [c for c in self.forward.calls if self.forward.times(c) > 1 and c.name and holds_weights(c.module)]
         )
 
+    def _has_inner(self, call: Call) -> bool:
+        """Whether a part has a layer with weights before its last one, at which an engine of its own could drop."""
+        return len({id(part) for part in call.module.modules() if is_weighted(part)}) > 1
+
     def _select(self, selector: str | Callable[[str, nn.Module], bool]) -> list[Call]:
         if callable(selector):
             return self._once(_outermost(self._inner(lambda call: bool(selector(call.name, call.module)))))
@@ -158,7 +165,8 @@ class _Selection:
                 raise ConfigError(f"sites {selector!r}: last:k takes a whole number k >= 1, such as last:2")
             return self._auto()[-int(k) :]
         if selector in self.kinds:
-            return self._once(self._inner(self.kinds[selector]))
+            calls = self._inner(self.kinds[selector])
+            return self._once([call for call in calls if not is_complex(call)] or calls)
         return self._named(selector)
 
     def _auto(self) -> list[Call]:
@@ -204,10 +212,13 @@ class _Selection:
         """The same calls; a module that runs several times is an error, because the user selected it."""
         for call in calls:
             if (times := self.forward.times(call)) > 1:
-                shared = next((c.name for c in self._several() if c.name == call.name or _contains(c, call)), None)
-                instead = (
-                    f"attach to model.{shared} alone" if shared else "choose other sites (such as 'norm' or 'conv')"
-                )
+                shared = next((c for c in self._several() if c.name == call.name or _contains(c, call)), None)
+                if shared is None:
+                    instead = "choose other sites (such as 'norm' or 'conv')"
+                elif self._auto() and not self._has_inner(shared):  # such as the cell of a recurrent network
+                    instead = "choose sites='auto', which leaves it out"
+                else:
+                    instead = f"attach to model.{shared.name} alone"
                 raise ConfigError(
                     f"module {call.name!r} runs {times} times in one forward pass: one mask cannot serve it; "
                     f"{instead}, or give each use a module of its own"

@@ -85,6 +85,51 @@ def test_a_siamese_network_is_told_to_attach_to_its_encoder():
     assert names(model.encoder, "auto") == ["1"]
 
 
+def test_a_recurrent_cell_of_one_layer_is_left_to_auto():
+    """An engine of its own could not drop anything in it."""
+
+    class Recurrent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.cell = nn.Conv2d(3, 4, 3), nn.Sequential(nn.Conv2d(4, 4, 1), nn.Tanh())
+            self.head = nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.head(self.cell(self.cell(self.stem(x))).mean((2, 3)))
+
+    for sites in ("conv", "cell.0"):
+        with pytest.raises(
+            ConfigError, match=r"^module 'cell\.0' runs 2 times .*; choose sites='auto', which leaves it"
+        ):
+            find_places(Recurrent(), sites, EXAMPLE)
+    assert names(Recurrent(), "auto") == ["stem"]
+
+
+class Waves(nn.Module):
+    """A convolution of complex numbers, and another of their absolute values if there is one."""
+
+    def __init__(self, *layers):
+        super().__init__()
+        self.waves, self.layers = nn.Conv2d(3, 6, 3, dtype=torch.complex64), nn.Sequential(*layers)
+        self.head = nn.Linear(6, 2)
+
+    def forward(self, x):
+        """Logits."""
+        return self.head(self.layers(self.waves(x).abs()).mean((2, 3)))
+
+
+def test_complex_numbers_are_no_places():
+    """Selectors of a kind leave them out where there are others; a layer that is named is refused at once."""
+    waves = torch.zeros(2, 3, 8, 8, dtype=torch.complex64)
+    mixed, message = Waves(nn.Conv2d(6, 6, 3)), "returns complex numbers, which have no dropout in PyTorch either"
+    assert [names(mixed, sites, waves) for sites in ("auto", "conv")] == [["layers.0"]] * 2
+    for model, sites in ((mixed, "waves"), (Waves(), "conv")):
+        with pytest.raises(ConfigError, match=f"^module 'waves' {message}: choose other sites$"):
+            find_places(model, sites, waves)
+    with pytest.raises(ConfigError, match=r"conv \(0\).*\. Modules that return complex numbers have no dropout$"):
+        find_places(Waves(), "auto", waves)
+
+
 def test_auto_leaves_out_modules_that_run_twice():
     """They cannot be sites, and nobody asked for them."""
 
