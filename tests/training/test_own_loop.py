@@ -89,6 +89,12 @@ def test_the_loop_of_the_readme_equals_fit(config):
         )
 
 
+BATCHES = (
+    "measured on batches (samples, labels) of tensors, such as those of a DataLoader, or on "
+    "measure_complexity(samples, labels); got a batch of type {}"
+)
+
+
 def test_complexity_of_a_loader_is_that_of_the_data_set():
     """Batches give the number that ``Dataset.complexity`` gives, without a draw from the global random state."""
     data = toy()
@@ -97,6 +103,8 @@ def test_complexity_of_a_loader_is_that_of_the_data_set():
     )
     before = torch.get_rng_state()
     assert measure_complexity(loader) == data.complexity == measure_complexity(data.train.images, data.train.labels)
+    for pair in ((data.train.images, data.train.labels), [data.train.images, data.train.labels]):
+        assert measure_complexity(pair) == data.complexity
     assert torch.equal(before, torch.get_rng_state())
     assert len(data.classes) == CLASSES
 
@@ -135,7 +143,10 @@ def test_complexity_of_other_shapes(shape):
         (torch.zeros(4, 2), torch.zeros(4).long(), "measured on two or more classes, got 1"),
         (torch.zeros(4, 2), torch.arange(4) - 1, "measured with class numbers from 0, got none or a negative one"),
         (torch.zeros(0, 2), torch.zeros(0).long(), "measured with class numbers from 0, got none or a negative one"),
-        ([("a", "b")], None, "measured on batches (samples, labels) of tensors"),
+        ([("a", "b")], None, BATCHES.format("tuple")),
+        ([{"pixel_values": torch.zeros(4, 2), "labels": torch.arange(4)}], None, BATCHES.format("dict")),
+        ([(torch.zeros(2), torch.tensor(1))], None, BATCHES.format("tuple")),  # a data set instead of a loader
+        (torch.zeros(4, 2, 3), None, BATCHES.format("Tensor")),
     ],
 )
 def test_complexity_refuses_what_has_no_classes(data, labels, message):

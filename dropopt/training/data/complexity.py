@@ -58,8 +58,8 @@ def measure_complexity(data: Tensor | Iterable[Any], labels: Tensor | None = Non
 
     Args:
         data: Training samples (N, ...), or an iterable of batches (samples, labels), such as a DataLoader, which is
-            read once. It is read without a change to torch's random state.
-        labels: (N,) class numbers, from 0. None if ``data`` is an iterable of batches.
+            read once. It is read without a change to torch's random state. Or a pair of samples and labels.
+        labels: (N,) class numbers, from 0. None if ``data`` contains them.
 
     Returns:
         A number in [0, 1]: 0 if a linear classifier separates the classes.
@@ -75,13 +75,13 @@ def measure_complexity(data: Tensor | Iterable[Any], labels: Tensor | None = Non
         >>> measure_complexity([(images[:15], labels[:15]), (images[15:], labels[15:])])
         0.0
     """
+    if labels is None and isinstance(data, tuple | list) and len(data) == 2 and all(map(torch.is_tensor, data)):
+        data, labels = data  # a pair, not two batches
     if labels is None or not isinstance(data, Tensor):
         with torch.random.fork_rng(devices=[]):
-            pairs = [(batch[0], batch[1]) for batch in data]
+            pairs = [_pair(batch) for batch in data]
         if not pairs:
             raise ConfigError("the complexity cannot be measured: there are no batches")
-        if not all(isinstance(part, Tensor) for pair in pairs for part in pair):
-            raise ConfigError("the complexity is measured on batches (samples, labels) of tensors")
         data, labels = (torch.cat([torch.as_tensor(part) for part in parts]) for parts in zip(*pairs, strict=True))
     if labels.ndim != 1 or labels.is_floating_point() or len(labels) != len(data):
         raise ConfigError(
@@ -95,6 +95,22 @@ def measure_complexity(data: Tensor | Iterable[Any], labels: Tensor | None = Non
     if classes < 2:
         raise ConfigError(f"the complexity is measured on two or more classes, got {classes}")
     return complexity(Split(data.detach(), numbers), int(numbers.max()) + 1)
+
+
+def _pair(batch: Any) -> tuple[Tensor, Tensor]:
+    """Return the samples and the labels of a batch.
+
+    Raises:
+        ConfigError: If it is no pair of tensors, or a single sample.
+    """
+    with suppress(LookupError, TypeError):
+        samples, labels = batch[0], batch[1]
+        if all(map(torch.is_tensor, (samples, labels))) and labels.ndim and not torch.is_tensor(batch):
+            return samples, labels
+    raise ConfigError(
+        "the complexity is measured on batches (samples, labels) of tensors, such as those of a DataLoader, or on "
+        f"measure_complexity(samples, labels); got a batch of type {type(batch).__name__}"
+    )
 
 
 def remembered_complexity(split: Split, classes: int, digest: str | None) -> float:
