@@ -28,6 +28,8 @@ _NO_COMPLEXITY = (
     "pass complexity=, for example dropopt.training.measure_complexity(train_loader), or set w_contextual=0"
 )
 
+_ATTACHED = "call detach() on the engine that is attached"
+_LOST = "its engine was not kept, so that it stays; make the model anew, and keep what attach() returns"
 _COPIED = (
     "the model is a copy of one with an engine; copy or save it before attach() or after detach(), or together with "
     "the engine, as in copy.deepcopy((model, engine))"
@@ -168,5 +170,6 @@ def _refuse_taken(places: list[Place]) -> None:
         owners = [getattr(hook, "__self__", None) for hook in place.module._forward_hooks.values()]
         for owner in owners:
             if isinstance(owner, DropoutSite | BaselineSite):
-                todo = "call detach() on the engine that is attached" if owner.seen.model is not None else _COPIED
+                engine = owner.seen.engine
+                todo = _COPIED if engine is None else _LOST if engine() is None else _ATTACHED
                 raise ConfigError(f"module {place.name!r} already has dropout of dropopt: {todo}")

@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar
 
@@ -27,22 +28,32 @@ class Seen:
     """
 
     def __init__(self) -> None:
-        #: The model that has the place; None in a copy.
+        #: The model that has the place, and the engine; None in a copy.
         self.model: weakref.ref[nn.Module] | None = None
+        self.engine: weakref.ref[Any] | None = None
         #: Whether the module ran in training mode, and whether it ran in eval mode while the model was training.
         self.ran_in_training = self.stayed_in_eval = False
 
     def note(self, module: nn.Module) -> bool:
-        """Return whether ``module`` is in training mode, and remember it."""
+        """Return whether ``module`` trains, and remember it.
+
+        Layers that a conversion to quantized weights has made, with the hooks of the layers before, do not train,
+        although they are created in training mode.
+        """
         if not torch.compiler.is_compiling():
             if module.training:
-                self.ran_in_training = True
+                if not self.ran_in_training:  # once between two steps: each pass would take longer
+                    kind: type = type(module)
+                    if _is_converted(kind):
+                        return False
+                    self.ran_in_training = True
             elif self.model is not None and (model := self.model()) is not None and model.training:
                 self.stayed_in_eval = True
         return module.training
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "model": None}  # a weak reference cannot be pickled
+        # A weak reference cannot be pickled, and the modules of a copy may be of another kind.
+        return {**self.__dict__, "model": None, "engine": None, "ran_in_training": False}
 
 
 class Site(Protocol):
@@ -80,7 +91,7 @@ class Attached(Generic[S]):
 
     def _add(self, place: Place, site: S) -> None:
         self.sites[place.name] = site
-        site.seen.model = weakref.ref(self.model)
+        self._claim(site)
         self._handles.append(place.module.register_forward_hook(site.hook))
         place.module.__dict__["__prepare_scriptable__"] = refuse_script  # torch.jit.script calls it
 
@@ -88,7 +99,10 @@ class Attached(Generic[S]):
         # Of a copy or a pickle, which has a model of its own.
         self.__dict__.update(state)
         for site in self.sites.values():
-            site.seen.model = weakref.ref(self.model)
+            self._claim(site)
+
+    def _claim(self, site: S) -> None:
+        site.seen.model, site.seen.engine = weakref.ref(self.model), weakref.ref(self)
 
     def _require_hooks(self) -> None:
         """Check that every site is still in the model: code that replaces a module drops the module's hooks.
@@ -200,6 +214,13 @@ class Attached(Generic[S]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.detach()
+
+
+@cache
+def _is_converted(kind: type) -> bool:
+    """Whether a type of layer holds quantized weights, and so is for inference only."""
+    packages = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
+    return any(base.__module__.startswith(packages) for base in kind.__mro__)
 
 
 def refuse_script() -> None:

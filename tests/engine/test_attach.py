@@ -1,6 +1,7 @@
 """Attaching and detaching: arguments are checked, and neither leaves a trace in the model."""
 
 import copy
+import gc
 import pickle
 import re
 
@@ -76,6 +77,17 @@ def test_a_copied_model_is_refused_with_what_to_do(config):
             dropopt.attach(twin, config, example=EXAMPLE, complexity=0.5)
         other.detach()
         dropopt.attach(twin, config, example=EXAMPLE, complexity=0.5)
+
+
+def test_a_model_whose_engine_was_not_kept_is_refused_with_what_to_do():
+    """Nobody can call ``detach()`` on it."""
+    model = Net()
+    dropopt.attach(model, EngineConfig(), example=EXAMPLE, complexity=0.5)
+    gc.collect()
+    with pytest.raises(
+        ConfigError, match=r"dropout of dropopt: its engine was not kept, so that it stays; make the model"
+    ):
+        dropopt.attach(model, EngineConfig(), example=EXAMPLE, complexity=0.5)
 
 
 @pytest.mark.parametrize("config", [EngineConfig(r0=0.9), Baseline(kind="dropout", p=0.5)])

@@ -7,6 +7,7 @@ import torch
 from small_net import Net, batch, equal, gradients, make, sites_of, train
 from torch import nn
 
+import dropopt
 from dropopt.config import Baseline, EngineConfig
 from dropopt.engine.site import DropoutSite
 
@@ -50,6 +51,29 @@ def test_an_averaged_model_drops_nothing():
     images, _ = batch()
     assert torch.equal(average(images), average(images))
     assert set(average.module.state_dict()) == set(Net().state_dict())
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's, about its deprecated quantization
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("config", [EngineConfig(r0=0.9), Baseline(kind="dropout", p=0.9)])
+def test_a_quantized_model_drops_nothing(config, inplace):
+    """torch makes the quantized layers in training mode and gives them the hooks, also of a model in eval mode."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 16), nn.ReLU(), nn.Linear(16, 4))
+    images = torch.randn(4, 3, 8, 8)
+    engine = dropopt.attach(model, config, example=images, complexity=0.5, sites="linear")
+    model.train()(images)
+    if inplace:  # a copy needs no step after training
+        engine.step(epoch=1, epochs=2)
+    model.eval()
+    expected = model(images)
+    quantized = torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, inplace=inplace)
+    assert quantized[1].training
+    assert len(quantized[1]._forward_hooks) == 1
+    torch.testing.assert_close(quantized(images), expected, atol=0.1, rtol=0)
+    assert torch.equal(quantized(images), quantized(images))
+    if not inplace:
+        assert not torch.equal(model.train()(images), model(images))
+    engine.detach()
 
 
 def test_a_whole_model_is_saved_and_loaded_with_its_sites(tmp_path):

@@ -113,10 +113,12 @@ class _Selection:
 
     def choose(self, sites: Selector) -> list[Call]:
         """Return the calls that the selectors choose, in order of execution; each must choose at least one."""
-        if sites == ():
+        if not isinstance(sites, str | tuple | list) and not callable(sites):
+            raise ConfigError(f"sites must be text, a tuple of texts or a function, got {type(sites).__name__}")
+        if not sites:
             raise ConfigError(f"sites is empty and matches no module; {self._available()}")
         chosen: set[int] = set()
-        for one in sites if isinstance(sites, tuple) else (sites,):
+        for one in sites if isinstance(sites, tuple | list) else (sites,):
             calls = self._select(one)
             if not calls:
                 raise ConfigError(f"sites {one!r} matches no module; {self._available()}")

@@ -299,6 +299,15 @@ def test_what_cannot_be_a_site_is_refused_by_name(sites, message):
     assert_same(before, snapshot(model))
 
 
+def test_a_list_of_selectors_is_a_tuple():
+    """As in YAML. Other types are refused in a line."""
+    assert names(Net(), ["norm", "linear"]) == names(Net(), ("norm", "linear"))
+    with pytest.raises(ConfigError, match=r"^sites must be text, a tuple of texts or a function, got set$"):
+        find_places(Net(), {"norm"}, EXAMPLE)
+    with pytest.raises(ConfigError, match=r"^sites is empty and matches no module"):
+        find_places(Net(), [], EXAMPLE)
+
+
 def test_a_function_that_selects_nothing_is_an_error():
     """A callable that matches nothing is an error, not a warning."""
     with pytest.raises(ConfigError, match="matches no module; allowed: auto"):
