@@ -148,7 +148,9 @@ class DropoutEngine(Attached[DropoutSite]):
         self.complexity = common.pop("complexity")
         self._metrics = self._metrics.updated(**common)
         self._unscored = [
-            name for name, site in self.sites.items() if site.kind == "taylor" and site.seen.trained and not site.count
+            name
+            for name, site in self.sites.items()
+            if site.kind == "taylor" and site.seen.ran_in_training and not site.count
         ]
         self._warn_if_idle()
         if self.config.efficacy == "adaptive" and common["val_loss"] is not None:
