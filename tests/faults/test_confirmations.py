@@ -14,7 +14,7 @@ import fake_confirm
 import fake_study
 import optuna
 import pytest
-from fake_confirm import confirm
+from fake_confirm import compare, confirm
 from fake_study import trials
 from outside import finish, wait_until
 from rich.console import Console
@@ -22,6 +22,7 @@ from rich.console import Console
 from dropopt.config import ConfigError
 from dropopt.study.confirm.results import confirmation
 from dropopt.study.confirm.runs import run_of
+from dropopt.study.session import comparing, confirming
 from dropopt.study.show.status import show_status
 from dropopt.study.store.opening import Opened
 from dropopt.study.store.queries import find_study
@@ -100,6 +101,40 @@ def test_confirmations_that_start_together(storage):
         assert {trial.state.is_finished() for trial in trials(storage, name)} == {True}
     assert len(attributes(storage, "fake-tested")["readings"]) == 1
     assert len(complete(storage, "fake-tested")) == 3
+
+
+def test_a_confirmation_counts_its_own_seeds(storage, monkeypatch):
+    """Another one with more seeds, and with another configuration, begins meanwhile: the first one has its result."""
+    train = confirming._Session.train
+
+    def overtaken(session):
+        train(session)
+        other = {"seeds": 9, "judged_by": "accuracy", "entrants": [{"trial": 0, "name": "trial 0", "anchor": False}]}
+        for key, value in other.items():
+            change(storage, lambda opened: find_study(opened, "fake-confirmed").set_user_attr(key, value))  # noqa: B023
+
+    monkeypatch.setattr(confirming._Session, "train", overtaken)
+    code, found = confirm(storage, **SMALL | {"seeds": 3})
+    assert code == 0
+    assert (found.seeds, found.winner.validation.seeds, found.optimise) == (3, 3, "loss")
+
+
+def test_a_comparison_counts_its_own_seeds(tmp_path, monkeypatch):
+    """Another one with more seeds confirms the arms meanwhile: none of them is left out."""
+    monkeypatch.delenv("OPTUNA_STORAGE", raising=False)
+    storage, names = str(tmp_path / "s.log"), ("one", "two")
+    for seed, name in enumerate(names):
+        assert fake_study.run(storage, n_jobs=1, n_trials=1, seed=seed, name=name) == 0
+
+    def overtaken(*arguments):
+        ended = confirming.confirm(*arguments)
+        name = f"{ended[1].study}-confirmed"
+        change(storage, lambda opened: find_study(opened, name).set_user_attr("seeds", 9))
+        return ended
+
+    monkeypatch.setattr(comparing, "confirm", overtaken)
+    code, found = compare(storage, names, seeds=2, n_jobs=1)
+    assert (code, found.seeds, {arm.name for arm in found.arms}) == (0, 2, {*names})
 
 
 @pytest.mark.parametrize("name", ["fake-confirmed", "fake-tested"])

@@ -1,4 +1,8 @@
-"""Confirms or compares with the fake training; also a program: ``python fake_confirm.py STORAGE '{"seeds": 3}'``."""
+"""Confirms or compares with the fake training.
+
+Also a program: ``python fake_confirm.py STORAGE '{"seeds": 3}'``. With ``arms`` it compares these, and the last line is
+the result as JSON.
+"""
 
 import json
 import sys
@@ -28,6 +32,15 @@ def compare(storage, arms, study=(), **options):
     return comparing.compare(request, Console(soft_wrap=True))
 
 
+def main(storage, **options):
+    """Confirm or compare; returns the exit code."""
+    if "arms" not in options:
+        return confirm(storage, **options)[0]
+    code, found = compare(storage, **options)
+    if found is not None:
+        print(json.dumps(found.plain()))
+    return code
+
+
 if __name__ == "__main__":
-    where, given = sys.argv[1:]
-    guard(lambda: confirm(where, **json.loads(given))[0])
+    guard(lambda: main(sys.argv[1], **json.loads(sys.argv[2])))

@@ -154,10 +154,17 @@ def comparison(studies: Sequence[optuna.Study], *, reference: str | None = None)
     return compare_arms(results, optimise=optimise, reference=reference, notes=notes, task=task)
 
 
-def arm_result(storage: BaseStorage, arm: Arm) -> ArmResult | None:
-    """Return an arm with its winner; None if no configuration was trained on all seeds."""
+def arm_result(storage: BaseStorage, arm: Arm, *, seeds: int | None = None, by: str | None = None) -> ArmResult | None:
+    """Return an arm with its winner; None if no configuration was trained on all seeds.
+
+    Args:
+        storage: The storage.
+        arm: The arm.
+        seeds: The number of seeds that count. Default: that of the confirmation that began last.
+        by: What the winner is chosen by, ``loss`` or ``accuracy``. Default: as in the confirmation that began last.
+    """
     study = find_study(storage, arm.study)
-    found = confirmation(study)
+    found = confirmation(study, seeds=seeds, by=by)
     if found is None or found.winner is None:
         return None
     runs = find_runs(study, CONFIRMS)

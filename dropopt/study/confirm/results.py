@@ -135,11 +135,13 @@ class Confirmation:
         }
 
 
-def confirmation(study: optuna.Study) -> Confirmation | None:
+def confirmation(study: optuna.Study, *, seeds: int | None = None, by: str | None = None) -> Confirmation | None:
     """Return what the confirmation of a search says so far; None if it has not begun.
 
     Args:
         study: The search, of which ``dropopt confirm`` trained configurations again.
+        seeds: The number of seeds that count. Default: that of the confirmation that began last.
+        by: What the winner is chosen by, ``loss`` or ``accuracy``. Default: as in the confirmation that began last.
 
     Example:
         >>> import optuna
@@ -149,7 +151,8 @@ def confirmation(study: optuna.Study) -> Confirmation | None:
     runs = find_runs(study, CONFIRMS)
     if runs is None or not {ENTRANTS, SEEDS, CHOSEN_BY} <= runs.user_attrs.keys():
         return None
-    seeds, by = int(runs.user_attrs[SEEDS]), str(runs.user_attrs.get(JUDGED_BY) or optimised(study))
+    seeds = seeds or int(runs.user_attrs[SEEDS])
+    by = by or str(runs.user_attrs.get(JUDGED_BY) or optimised(study))
     found = sorted(
         _configurations(study, runs, seeds, by), key=lambda one: (one.validation.seeds < seeds, one.mean.mean)
     )

@@ -36,7 +36,7 @@ from dropopt.study.session.request import Request
 from dropopt.study.show.console import busy, say
 from dropopt.study.show.formatting import format_seconds
 from dropopt.study.store.experiment import check
-from dropopt.study.store.opening import Opened
+from dropopt.study.store.opening import Opened, reserve
 from dropopt.study.store.queries import count, find_study, study_names
 from dropopt.study.store.url import file_of, resolve
 
@@ -87,27 +87,39 @@ def compare(request: CompareRequest, console: Console) -> tuple[int, Comparison 
     notes = check_comparable(arms)
     for note in notes:
         say(console, f"note: {note}", "yellow")
-    _say_cost(request, plans, console)
-    for plan in plans:
-        if plan.search is not None and plan.left and (code := session.run(plan.search, console)):
-            if code == 1:
-                say(console, f"arm {plan.arm.name}: no trial of its search has a result", "yellow")
-            return code, None
-    for arm in arms:
-        code, found = confirm(_confirmation(request, arm), console)
-        if code > 1:
-            say(console, STOPPED_LINE)
-            return code, None
-        if found is None or found.winner is None:
-            say(console, f"arm {arm.name} could not be confirmed: no configuration has a result on all seeds", "yellow")
-            return 1, None
+    with reserve(resolve(request.storage)):
+        _say_cost(request, plans, console)
+        code = _search_and_confirm(request, plans, console)
+    if code:
+        return code, None
     with closing(Opened(resolve(request.storage), create=False)) as opened:
-        results = [arm_result(opened.storage, _searched(opened.storage, arm)) for arm in arms]
+        results = [
+            arm_result(opened.storage, _searched(opened.storage, arm), seeds=request.seeds, by=request.optimise)
+            for arm in arms
+        ]
         check_comparable([_searched(opened.storage, arm) for arm in arms])
     known = [result for result in results if result is not None]
     task = arms[0].base.task
     optimise = request.optimise or task.judged_by
     return 0, compare_arms(known, optimise=optimise, reference=request.reference, notes=notes, task=task)
+
+
+def _search_and_confirm(request: CompareRequest, plans: Sequence[_Plan], console: Console) -> int:
+    """Search and confirm the arms. Returns the exit code of the first that fails or is stopped; else 0."""
+    for plan in plans:
+        if plan.search is not None and plan.left and (code := session.run(plan.search, console)):
+            if code == 1:
+                say(console, f"arm {plan.arm.name}: no trial of its search has a result", "yellow")
+            return code
+    for arm in [plan.arm for plan in plans]:
+        code, found = confirm(_confirmation(request, arm), console)
+        if code > 1:
+            say(console, STOPPED_LINE)
+            return code
+        if found is None or found.winner is None:
+            say(console, f"arm {arm.name} could not be confirmed: no configuration has a result on all seeds", "yellow")
+            return 1
+    return 0
 
 
 @dataclass(frozen=True)

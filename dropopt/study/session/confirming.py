@@ -141,7 +141,7 @@ def confirm(request: ConfirmRequest, console: Console) -> tuple[int, Confirmatio
             session.train()
         if signals.received is None:
             session.test()
-        found = confirmation(session.search)
+        found = session.result()
     if signals.received is not None:
         return 128 + signals.received, found
     return int(found is None or found.winner is None), found
@@ -200,8 +200,18 @@ class _Session:
         runs = find_runs(self.search, CONFIRMS)
         return runs is not None and not unfinished(runs).isdisjoint(self._missing(runs))
 
+    def result(self) -> Confirmation | None:
+        """What the runs say. Another confirmation may have begun since, with other options; these are stored again."""
+        if (runs := find_runs(self.search, CONFIRMS)) is not None:
+            self._record(runs)
+        return confirmation(self.search, seeds=self.request.seeds, by=self._judged_by)
+
+    @property
+    def _judged_by(self) -> str:
+        return self.request.optimise or optimised(self.search)
+
     def _record(self, runs: optuna.Study) -> None:
-        """Store who takes part. Configurations of an earlier confirmation stay in the result."""
+        """Store who takes part. Configurations of other confirmations stay in the result."""
         before = {int(one["trial"]): one for one in runs.user_attrs.get(ENTRANTS, [])}
         now = {
             one.trial: {"trial": one.trial, "name": one.name, "anchor": bool(one.anchor)} for one in self.candidates.all
@@ -210,7 +220,7 @@ class _Session:
             ENTRANTS: list((before | now).values()),
             SEEDS: self.request.seeds,
             CHOSEN_BY: self.candidates.chosen_by,
-            JUDGED_BY: self.request.optimise or optimised(self.search),
+            JUDGED_BY: self._judged_by,
         }
         for name, fact in facts.items():
             if runs.user_attrs.get(name) != fact:
@@ -262,7 +272,7 @@ class _Session:
 
     def test(self) -> None:
         """Evaluate the winner's networks on the test split, unless that was done before."""
-        found = confirmation(self.search)
+        found = self.result()
         if found is None or found.winner is None:
             return
         optimise = self.base.task.judged_by

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlite3
 import sys
 import time
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ from dropopt.study.store.sqlite import (
     make_folder,
     prepare_sqlite,
 )
-from dropopt.study.store.sqlite_lock import WriterLock
+from dropopt.study.store.sqlite_lock import WriterLock, reserved
 from dropopt.study.store.url import file_of, reason, redact
 from dropopt.study.store.validated_storage import ValidatedStorage
 
@@ -144,7 +145,7 @@ class Opened:
             return
         if file is not None and file.exists() and is_read_only(file):
             raise ConfigError(f"storage {file} is not writable; give another --storage")
-        if file is not None and "://" in url:
+        if file is not None and _has_one_writer(url):
             make_folder(file.parent)
             self._lock = WriterLock(file)
         try:
@@ -169,6 +170,26 @@ class Opened:
     def _release(self) -> None:
         if self._lock is not None:
             self._lock.release()
+
+
+def reserve(url: str) -> AbstractContextManager[None]:
+    """Keep other processes from writing to a SQLite file inside the block, also while it is not open.
+
+    Other storages have several writers, and nothing is done for them.
+
+    Raises:
+        ConfigError: Another process writes to the file.
+    """
+    file = file_of(url)
+    if file is None or not _has_one_writer(url):
+        return nullcontext()
+    make_folder(file.parent)
+    return reserved(file)
+
+
+def _has_one_writer(url: str) -> bool:
+    """Whether the storage is a SQLite file, and not a journal file or a server."""
+    return file_of(url) is not None and "://" in url
 
 
 def _reached(url: str) -> BaseStorage:

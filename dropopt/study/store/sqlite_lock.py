@@ -10,6 +10,7 @@ import contextlib
 import os
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -34,10 +35,29 @@ def is_held(path: Path) -> bool:
     return False
 
 
+#: The files whose locks this process has reserved.
+_reserved: set[Path] = set()
+
+
+@contextlib.contextmanager
+def reserved(path: Path) -> Iterator[None]:
+    """Hold the lock of ``path`` inside the block, where each :class:`WriterLock` of this process shares it.
+
+    A command that opens the storage several times would otherwise have to end if another one came in between.
+    """
+    lock, file = WriterLock(path), path.absolute()
+    _reserved.add(file)
+    try:
+        yield
+    finally:
+        _reserved.remove(file)
+        lock.release()
+
+
 class WriterLock:
     """Holds the lock of ``path`` until :meth:`release`, or until the process ends in any way.
 
-    The lock file says which command holds it, for the message to others.
+    The lock file says which command holds it, for the message to others. See also :func:`reserved`.
 
     Raises:
         ConfigError: Another process holds it, or its file cannot be created.
@@ -46,6 +66,9 @@ class WriterLock:
     def __init__(self, path: Path) -> None:
         self._file = path.with_name(path.name + SUFFIX)
         self._lock = FileLock(self._file)
+        self._shared = path.absolute() in _reserved
+        if self._shared:
+            return
         holder = self._holder()  # read before the attempt: filelock before version 4 empties the file
         try:
             self._lock.acquire(timeout=0)
@@ -65,6 +88,8 @@ class WriterLock:
 
         A process that has opened the file in the meantime notices that it is gone: filelock checks its link count.
         """
+        if self._shared:
+            return
         with contextlib.suppress(OSError):
             self._file.unlink()
         self._lock.release()

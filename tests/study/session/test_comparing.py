@@ -15,8 +15,9 @@ from fake_study import trials
 
 from dropopt.config import ConfigError
 from dropopt.study.command.compare import compare_script
-from dropopt.study.session import comparing
+from dropopt.study.session import comparing, confirming
 from dropopt.study.show.comparison import check_figure, figure, write_figure
+from dropopt.study.store.lock import is_held
 
 TRAIN = "train:\n  lr: {low: 0.01, high: 0.5, log: true}\n"
 SPACES = {
@@ -142,13 +143,20 @@ def test_every_arm_is_confirmed_as_asked(monkeypatch, capsys):
     monkeypatch.setattr(
         comparing, "confirm", lambda request, _: asked.append(request) or (0, SimpleNamespace(winner=1))
     )
-    monkeypatch.setattr(comparing, "arm_result", lambda _, one: arm(one.name, [0.3, 0.4], baseline=one.name == "low"))
+    judged = []
+
+    def result(_, one, **options):
+        judged.append(options)
+        return arm(one.name, [0.3, 0.4], baseline=one.name == "low")
+
+    monkeypatch.setattr(comparing, "arm_result", result)
     options = {"optimise": "accuracy", "seeds": 3, "top": 2, "n_jobs": 4, "again": True}
     code, found = compare("study.log", ["low.yaml", "high.yaml"], study={"n_trials": 1}, **options)
     assert [one.study for one in asked] == ["cmp-low", "cmp-high"]
     for one in asked:
         assert {name: getattr(one, name) for name in options} == options
         assert not one.anchors
+    assert judged == [{"seeds": 3, "by": "accuracy"}] * 2
     assert (code, found.optimise, found.scale.name) == (0, "accuracy", "error")
     # Twelve runs of a minute each, four at a time.
     assert (
@@ -193,6 +201,21 @@ def test_an_arm_whose_trials_all_fail_is_named(monkeypatch, capsys):
         compare("study.log", arms, study={"n_trials": 1})
     with pytest.raises(ConfigError, match=r"arm cmp-other: .* \(1 failed\); run it first"):
         compare("study.log", ["low.yaml", "study:cmp-other"], study={"n_trials": 1})
+
+
+def test_no_other_process_writes_to_a_sqlite_file_between_the_steps(monkeypatch):
+    """A command that is typed meanwhile is refused, and never the comparison, which may have run for hours."""
+    held = []
+
+    def confirm(*arguments):
+        held.append(is_held(Path("study.db")))
+        return confirming.confirm(*arguments)
+
+    monkeypatch.setattr(comparing, "confirm", confirm)
+    code, _ = compare("sqlite:///study.db", ["low.yaml", "high.yaml"], {"n_trials": 1}, seeds=2, n_jobs=1)
+    assert (code, held) == (0, [True, True])
+    assert not is_held(Path("study.db"))
+    assert not Path("study.db.lock").exists()
 
 
 def test_settings_that_have_changed_since_an_arm_was_searched_are_refused():
