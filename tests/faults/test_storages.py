@@ -15,14 +15,18 @@ import fake_study
 import optuna
 import pytest
 import sqlalchemy
+from dropopt.study.store.total import counted
+from optuna.distributions import CategoricalDistribution, FloatDistribution
 from outside import Outside, check_whole, finish, reporting, start, trials, wait_until
 from postgres import Server
 
 from dropopt.config import ConfigError
 from dropopt.study.store import opening
+from dropopt.study.store.errors import StorageError
 from dropopt.study.store.opening import Opened
 from dropopt.study.store.patient import is_outage
 from dropopt.study.store.queries import best, choose, ranked
+from dropopt.study.store.url import resolve
 
 
 @pytest.fixture(scope="module")
@@ -228,6 +232,43 @@ def test_damaged_files_are_diagnosed_and_left_alone(tmp_path, monkeypatch):
     assert "torn.log is damaged at line 6; to keep the lines before it" in refused("torn.log")
     assert "head -n 5 torn.log > repaired.log" in refused("torn.log")
     assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_parameter_of_another_kind_that_another_program_wrote_is_ignored(tmp_path):
+    """A journal accepts a trial with one: the study goes on, with what is left of that trial."""
+    storage = str(tmp_path / "s.log")
+    assert fake_study.run(storage, n_jobs=1, n_trials=2) == 0
+    with Outside(storage) as study:
+        kinds = {
+            "lr": (CategoricalDistribution(["low", "high"]), "high"),
+            "r0": (FloatDistribution(0.1, 0.9, log=True), 0.5),
+            "pattern": (CategoricalDistribution(["none", "other"]), "other"),
+        }
+        params = {name: value for name, (_, value) in kinds.items()}
+        distributions = {name: kind for name, (kind, _) in kinds.items()}
+        study.add_trial(optuna.trial.create_trial(params=params, distributions=distributions, value=1.0))
+    assert fake_study.run(storage, n_jobs=1, n_trials=14) == 0  # more than a sampler draws at random
+    found = trials(storage)
+    assert counted(found) == 14
+    assert found[2].params == params
+
+
+@pytest.mark.parametrize("name", ["s.db", "s.log"])
+def test_a_trial_of_another_program_before_the_first_one_may_make_a_study_unusable(tmp_path, name):
+    """If a parameter of its space is of another kind there: one line says so, and no trial is left running."""
+    storage = resolve(str(tmp_path / name))
+    assert fake_study.run(storage, n_jobs=1, n_trials=1) == 0
+    with Outside(storage) as study:
+        attributes = study.user_attrs
+        optuna.delete_study(study_name="fake", storage=study._storage)
+        study = optuna.create_study(study_name="fake", storage=study._storage)
+        for key, value in attributes.items():
+            study.set_user_attr(key, value)
+        other = {"lr": CategoricalDistribution(["low", "high"])}
+        study.add_trial(optuna.trial.create_trial(params={"lr": "high"}, distributions=other, value=1.0))
+    with pytest.raises(StorageError, match=r"in which the parameter 'lr' is of another kind .*; give another --study"):
+        fake_study.run(storage, n_jobs=1, n_trials=3)
+    assert [trial.state.name for trial in trials(storage)] == ["COMPLETE", "FAIL"]
 
 
 def test_a_value_that_another_program_wrote_never_wins_unless_it_is_finite(tmp_path, monkeypatch, capsys):

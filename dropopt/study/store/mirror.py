@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, TypeVar
 
-from optuna.distributions import BaseDistribution, check_distribution_compatibility
+from optuna.distributions import BaseDistribution
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.study import Study, load_study
@@ -28,7 +28,7 @@ from dropopt.study.store.errors import StorageError
 from dropopt.study.store.patient import Guard
 from dropopt.study.store.reading import changed
 from dropopt.study.store.validated_storage import ValidatedStorage
-from dropopt.study.store.validation import valid_trial
+from dropopt.study.store.validation import conflicts, valid_trial, without_conflicts
 
 _R = TypeVar("_R")
 
@@ -105,10 +105,18 @@ class Mirror(ValidatedStorage):
     def set_trial_param(
         self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
     ) -> None:
-        """Store a parameter; raises ValueError if other trials have it with an incompatible distribution."""
+        """Store a parameter.
+
+        Raises:
+            StorageError: An earlier trial has it with an incompatible distribution. The trial is of another program.
+        """
         known = self._known.get(self._studies.get(trial_id, -1))
-        if known is not None and (first := known.distribution(param_name)) is not None:
-            check_distribution_compatibility(first, distribution)
+        first = None if known is None else known.distribution(param_name)
+        if first is not None and (reason := conflicts(first, distribution)):
+            raise StorageError(
+                f"another program has added a trial to the study in which the parameter {param_name!r} is of another "
+                f"kind ({reason.rstrip('.')}), and Optuna accepts one kind in a study; give another --study-name"
+            )
         if trial_id in self._own:
             trial = self._own[trial_id]
             # These are new dictionaries, because others may hold the trial.
@@ -179,7 +187,7 @@ class Mirror(ValidatedStorage):
             # A finished trial never changes. Samplers recognise the trials of their last model by identity.
             found = self._call(lambda storage: changed(storage, study_id, known.trials, known.unfinished))
             known.expired = False
-            trials = map(valid_trial, found)
+            trials = without_conflicts(map(valid_trial, found), known.distribution)
             known.put(*(t if t.state.is_finished() else self._own.get(t._trial_id, t) for t in trials))
             if known.expired:
                 raise StorageError(

@@ -7,11 +7,12 @@ attribute, because those of earlier versions are missing too.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+from optuna.distributions import BaseDistribution, check_distribution_compatibility
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr, TypeAdapter, ValidationError
 
@@ -124,6 +125,44 @@ def valid_trial(trial: FrozenTrial) -> FrozenTrial:
     if empty:
         valid.state = TrialState.FAIL
     return valid
+
+
+def without_conflicts(
+    trials: Iterable[FrozenTrial], first: Callable[[str], BaseDistribution | None]
+) -> Iterator[FrozenTrial]:
+    """Yield ``trials`` without the parameters that earlier trials have with an incompatible distribution.
+
+    Optuna refuses such a trial, except in a journal when it is added as a whole. Samplers fail at it.
+
+    Args:
+        trials: Trials, by number.
+        first: Returns the distribution of a parameter in the first of the trials before these; None if none has it.
+    """
+    seen: dict[str, BaseDistribution] = {}
+    for trial in trials:
+        wrong = set()
+        for name, distribution in trial.distributions.items():
+            if name not in seen:
+                seen[name] = first(name) or distribution
+            if conflicts(seen[name], distribution):
+                wrong.add(name)
+        yield _without_parameters(trial, wrong) if wrong else trial
+
+
+def _without_parameters(trial: FrozenTrial, names: set[str]) -> FrozenTrial:
+    rest = copy.copy(trial)
+    rest.params = {name: value for name, value in trial.params.items() if name not in names}
+    rest.distributions = {name: kind for name, kind in trial.distributions.items() if name not in names}
+    return rest
+
+
+def conflicts(first: BaseDistribution, other: BaseDistribution) -> str:
+    """Say why Optuna does not accept a second distribution of a parameter in one study; empty if it does."""
+    try:
+        check_distribution_compatibility(first, other)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def valid_study_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from dropopt.config import ConfigError
 from dropopt.study.command.compare import compare_script
 from dropopt.study.session import comparing, confirming
 from dropopt.study.show.comparison import check_figure, figure, write_figure
-from dropopt.study.store.lock import is_held
+from dropopt.study.store.sqlite_lock import is_held
 
 TRAIN = "train:\n  lr: {low: 0.01, high: 0.5, log: true}\n"
 SPACES = {

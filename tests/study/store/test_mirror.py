@@ -12,6 +12,7 @@ from optuna.trial import TrialState, create_trial
 from dropopt.study.store import mirror as mirror_module
 from dropopt.study.store import rdb_reading
 from dropopt.study.store.cached_trials import ANY_AGE
+from dropopt.study.store.errors import StorageError
 from dropopt.study.store.journal_lock import marker
 from dropopt.study.store.mirror import Mirror
 from dropopt.study.store.opening import close, open_storage
@@ -126,11 +127,12 @@ def test_changes_by_other_processes_are_seen(url):
 
 
 def test_incompatible_distributions_are_refused(url):
-    """As Optuna does, although the parameters are stored later."""
+    """As Optuna does, although the parameters are stored later; the line names the parameter and what to type."""
     study, mirror, _ = made(url)
     study.tell(study.ask({"x": DISTRIBUTIONS["c"]}), 1.0)
     trial = study.ask()
-    with mirror.together(trial._trial_id), pytest.raises(ValueError, match="distribution"):
+    line = "the parameter 'x' is of another kind .*; give another --study-name"
+    with mirror.together(trial._trial_id), pytest.raises(StorageError, match=line):
         trial.suggest_float("x", 0, 1)
 
 
