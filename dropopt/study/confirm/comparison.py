@@ -164,10 +164,9 @@ def arm_result(storage: BaseStorage, arm: Arm, *, seeds: int | None = None, by: 
         by: What the winner is chosen by, ``loss`` or ``accuracy``. Default: as in the confirmation that began last.
     """
     study = find_study(storage, arm.study)
-    found = confirmation(study, seeds=seeds, by=by)
-    if found is None or found.winner is None:
+    runs, found = find_runs(study, CONFIRMS), confirmation(study, seeds=seeds, by=by)
+    if runs is None or found is None or found.winner is None:
         return None
-    runs = find_runs(study, CONFIRMS)
     return ArmResult(
         name=arm.name,
         study=arm.study,
@@ -175,7 +174,7 @@ def arm_result(storage: BaseStorage, arm: Arm, *, seeds: int | None = None, by: 
         winner=found.winner,
         test=_test(found),
         search=compute(study),
-        confirm=Compute(0, 0, 0.0) if runs is None else compute(runs),
+        confirm=compute(runs),
     )
 
 

@@ -60,10 +60,13 @@ def expected_scores(trials: Sequence[FrozenTrial], outcome: Array) -> Array:
 def _wins(trials: Sequence[FrozenTrial], outcome: Array) -> Array:
     """How many of the other trials each trial beats; complete trials are in the order of their outcomes.
 
-    Compared with a pruned trial at its last step, a trial that learns slowly and ends well would seem poor.
+    Compared with a pruned trial at its last step, a trial that learns slowly and ends well would seem poor. Complete
+    trials with equal outcomes share what they beat.
     """
+    from scipy.stats import rankdata  # takes half a second, which the start of a study does not need
+
     wins = wins_of(trials, outcome, maximise=False)
     complete = np.isfinite(outcome)
-    order = np.argsort(np.argsort(outcome[complete], kind="stable"))
-    wins[complete] = np.sort(wins[complete])[order]
+    places = rankdata(outcome[complete]) - 1
+    wins[complete] = np.interp(places, np.arange(len(places)), np.sort(wins[complete]))
     return wins

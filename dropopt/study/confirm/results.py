@@ -234,7 +234,7 @@ def _tested(study: optuna.Study, by: str) -> Tested | None:
         return None
     loss, accuracy, ece = _by_seed(rows, TEST_LOSS, TEST_ACCURACY, TEST_ECE)
     task = task_of(study)
-    objective = loss if by == "loss" else {seed: task.cost(loss[seed], value, by) for seed, value in accuracy.items()}
+    objective = {seed: task.cost(loss[seed], value, by) for seed, value in accuracy.items()}
     return Tested(int(last["configuration"]), Scores(objective, loss, accuracy, ece), str(last["at"]))
 
 

@@ -23,6 +23,7 @@ from dropopt.study.store.retries import enqueue_again
         ({"task": {"loss": "mse_loss"}}, r"task\.loss is 'cross_entropy' and 'mse_loss'"),
         ({"task": {"metric": "mine:dice"}}, r"task\.metric is 'accuracy' and 'mine:dice'"),
         ({"train": {"epochs": 9}}, r"train\.epochs is 8 and 9"),
+        ({"train": {"epochs": 8, "augment": ["flip"]}}, r"train\.augment is \[\] and \['flip'\]"),
     ],
 )
 def test_arms_that_differ_in_more_than_their_dropout_are_refused(changed, message):
@@ -41,8 +42,17 @@ def test_arms_that_differ_in_more_than_their_dropout_are_refused(changed, messag
     assert check_comparable([first, Arm("b", "b", False, free, {"lr": "0.01 to 1"})]) == [
         "the searches of the arms do not optimise the same: a loss, b accuracy"
     ]
-    with pytest.raises(ConfigError, match=message):
-        check_comparable([first, Arm("b", "b", False, RunConfig.parse(same | changed), {"lr": "0.01 to 1"})])
+    other = Arm("b", "b", False, RunConfig.parse(same | changed), {"lr": "0.01 to 1"})
+    with pytest.raises(ConfigError, match=rf"^arms a and b cannot be compared: {message}$"):
+        check_comparable([first, other])
+
+
+def test_arms_of_one_name_of_data_with_other_contents_are_refused():
+    """Their hashes differ, as after a change of the files; before its search, an arm has none."""
+    arms = [Arm(name, name, True, RunConfig(), None, {"train": content}) for name, content in ("ax", "bx", "cy")]
+    assert check_comparable([*arms[:2], replace(arms[2], data=None)]) == []
+    with pytest.raises(ConfigError, match=r"^arms a and c cannot be compared: their data have different contents$"):
+        check_comparable(arms)
 
 
 def test_settings_of_training_that_are_searched_differently_are_told():

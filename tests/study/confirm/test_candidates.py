@@ -7,7 +7,9 @@ import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
+from scipy.optimize import minimize
 from scipy.special import ndtri
+from scipy.stats import multivariate_normal, rankdata
 
 from dropopt.config import ConfigError, RunConfig
 from dropopt.study.confirm.candidates import BY_MODEL, BY_VALUE, choose_candidates
@@ -74,6 +76,45 @@ def test_the_posterior_mean_finds_better_configurations_than_the_best_values():
         by_value.append(exact[np.argsort(values)[:5]].mean())
         by_model.append(exact[np.argsort(-expected_scores(trials, -values))[:5]].mean())
     assert np.mean(by_model) < np.mean(by_value)
+
+
+def test_expected_scores_are_those_of_a_gaussian_process():
+    """Written out: the likeliest settings within the bounds, the mean of the ranks' scores, and half of the rest.
+
+    The order of the trials does not matter.
+    """
+    trials = noisy_trials(0, 20, noise=0.02)
+    values, columns = np.array([one.value for one in trials]), encoded(trials)
+    score = ndtri((rankdata(-values) - 0.5) / 20)
+    assert score.mean() == pytest.approx(0)
+    own = score / score.std()
+
+    def covariances(logs):
+        signal, *lengths, noise = np.exp(logs)
+        apart = np.sqrt(5 * ((columns[:, None] - columns[None]) ** 2 / np.square(lengths)).sum(axis=-1))
+        smooth = signal * (1 + apart + apart**2 / 3) * np.exp(-apart)
+        return smooth, smooth + noise * np.eye(20)
+
+    found = minimize(
+        lambda logs: -multivariate_normal(cov=covariances(logs)[1]).logpdf(own),
+        np.log([1.0, *[1.0] * columns.shape[1], 0.3]),
+        bounds=np.log([(0.1, 10.0), *[(0.3, 30.0)] * columns.shape[1], (0.02, 2.0)]),
+    )
+    smooth, whole = covariances(found.x)
+    mean = smooth @ np.linalg.solve(whole, score)
+    np.testing.assert_allclose(expected_scores(trials, -values), mean + 0.5 * (score - mean), atol=1e-3)
+    order = np.random.default_rng(0).permutation(20)
+    permuted = expected_scores([trials[number] for number in order], -values[order])
+    np.testing.assert_allclose(permuted, expected_scores(trials, -values)[order], atol=1e-3)
+
+
+def test_equal_outcomes_have_equal_scores():
+    """Also if one of them was behind a pruned trial for a while: two wins and one, of which they share the sum."""
+    ends = {0.2: 0.3, 0.8: 0.3, 0.4: 0.5}
+    trials = [create_trial(value=end, intermediate_values={1: early, 2: end}) for early, end in ends.items()]
+    trials.append(create_trial(state=TrialState.PRUNED, intermediate_values={1: 0.6}))
+    found = expected_scores(trials, np.array([-0.3, -0.3, -0.5, -math.inf]))
+    np.testing.assert_allclose(found, ndtri([3 / 4, 3 / 4, 1 / 4, 1 / 4]))
 
 
 def test_a_trial_that_learns_slowly_and_ends_well_is_chosen():

@@ -51,6 +51,7 @@ def test_a_reading_is_done_once_unless_asked_again(ended, waiting, again, begins
     assert found.is_of(winner(3, 3))
     found.record(tests)
     assert len(tests.user_attrs[READINGS]) == 1 + begins
+    assert tests.user_attrs[READINGS][-1].keys() == EARLIER.keys()
 
 
 def test_another_winner_is_not_read_unasked():

@@ -26,6 +26,7 @@ from dropopt.study.store.keys import (
     JUDGED_BY,
     OUT,
     READINGS,
+    REASON,
     SECONDS,
     SEEDS,
     TEST_ACCURACY,
@@ -105,6 +106,17 @@ def test_the_optimism_is_a_share_of_the_confirmed_mean():
     own, few, out = (mean - searched for mean, searched in ((0.31, 0.25), (0.285, 0.20), (0.21, 0.22)))
     assert found.optimism == pytest.approx(own / 0.31)
     assert found.mean_optimism == pytest.approx((own / 0.31 + few / 0.285 + out / 0.21) / 3)
+    for mean, share in ((-0.5, (-0.5 - 0.25) / 0.5), (0.0, 0.0)):
+        assert confirmation(confirmed({0: [mean] * 3})[0]).optimism == share
+
+
+def test_a_configuration_that_failed_says_with_which_seed():
+    """Its other seeds are shown; it is not the winner, although its mean is the lowest."""
+    search, runs = confirmed({0: LOSSES[0], 1: LOSSES[1]})
+    runs.add_trial(run(1, 2, None, TrialState.FAIL, **{REASON: "DivergedError"}))
+    found = confirmation(search)
+    assert [(one.trial, one.out) for one in found.configurations] == [(0, ""), (1, "seed 3 failed: DivergedError")]
+    assert found.winner.trial == 0
 
 
 @pytest.mark.parametrize(
@@ -129,6 +141,7 @@ def test_a_difference_is_clear_if_its_interval_is(task, by, said):
     head = said.replace("LOW", f"{low:.4f}").replace("HIGH", f"{high:.4f}")
     tail = f"than the best anchor, no dropout (difference {gap:+.4f}, 95% interval {below:+.4f} to {above:+.4f})"
     assert found.verdict == f"trial 0 has the {head} {tail}"
+    assert found.plain()["minimised"] == ("1 - dice" if by == "accuracy" else "loss")
 
 
 @pytest.mark.parametrize(
@@ -168,8 +181,17 @@ def test_an_arm_is_tested_by_all_networks_of_its_winner(configuration, seeds, us
     tests.set_user_attr(READINGS, [{"configuration": configuration, "seeds": seeds, "at": "today"}])
     for repeat in range(seeds):
         tests.add_trial(run(configuration, repeat, 0.5, **{TEST_LOSS: 0.5, TEST_ACCURACY: 0.8}))
-    found = arm_result(search._storage, Arm("mine", "mine", False, RunConfig(), None))
-    assert (found.test is not None) == used
+    found = arm_result(search._storage, Arm("mine", "mine", True, RunConfig(), None))
+    assert (found.test is not None, found.baseline) == (used, True)
+
+
+def test_an_arm_without_a_confirmed_configuration_has_no_result():
+    """Before its confirmation, and while that only begins."""
+    search = optuna.create_study(study_name="mine")
+    for begin in (False, True):
+        if begin:
+            make_runs(search, CONFIRMS, {}, "loss")
+        assert arm_result(search._storage, Arm("mine", "mine", True, RunConfig(), None)) is None
 
 
 def test_the_race_corrects_for_those_that_are_out():
@@ -283,6 +305,7 @@ def test_the_test_split_counts_if_every_arm_has_it():
     found = compare_arms(arms)
     assert (found.tested, found.reference) == (True, "base")
     assert [one.name for one in found.arms] == ["other", "base"]
+    assert found.verdict.startswith("better than the best baseline, base: other (test loss 0.2000 lower")
     part = compare_arms([arms[0], replace(arms[1], test=None)])
     assert not part.tested
     assert part.contrasts[0].objective.interval.mean == pytest.approx(0.01)
@@ -342,17 +365,18 @@ def test_a_comparison_as_values_for_json_and_in_words():
         "far": [0.30, 0.315, 0.32],
         "near": [0.39, 0.42, 0.44],
         "bad": [0.60, 0.61, 0.64],
+        "worst": [0.70, 0.71, 0.74],
     }
     arms = [arm(name, row, baseline=name == "base") for name, row in losses.items()]
     found = compare_arms(arms, notes=["a note"], task=TaskConfig(metric="mine:dice"))
-    gaps = {name: stats.ttest_rel(losses[name], losses["base"]) for name in ("far", "near", "bad")}
+    gaps = {name: stats.ttest_rel(losses[name], losses["base"]) for name in losses if name != "base"}
     ends = {name: gap.confidence_interval(0.95) for name, gap in gaps.items()}
     means = {name: sum(losses[name]) / 3 - sum(losses["base"]) / 3 for name in gaps}
     p = {one.arm: one.p_adjusted for one in found.contrasts}
     assert found.verdict == (
         f"better than the best baseline, base: far (validation loss {-means['far']:.4f} lower, 95% interval "
         f"{-ends['far'].high:.4f} to {-ends['far'].low:.4f}, p = {p['far']:.2g} after Holm's correction; dice higher, "
-        f"{-means['far']:+.4f}). Not clearly different from it: near. Worse: bad"
+        f"{-means['far']:+.4f}). Not clearly different from it: near. Worse: bad, worst"
     )
     plain = found.plain()
     contrasts = plain.pop("contrasts")
@@ -373,7 +397,7 @@ def test_a_comparison_as_values_for_json_and_in_words():
                 "search": {"trials": 1, "epochs": 1, "seconds": 1.0},
                 "confirm": {"trials": 1, "epochs": 1, "seconds": 1.0},
             }
-            for name in ("far", "base", "near", "bad")
+            for name in ("far", "base", "near", "bad", "worst")
         ],
         "reference": "base",
         "notes": ["a note"],
@@ -387,19 +411,23 @@ def test_a_comparison_as_values_for_json_and_in_words():
         assert one["dice_difference"] == pytest.approx(mirrored)
         assert (one["p"], one["p_adjusted"]) == (pytest.approx(gaps[name].pvalue), p[name])
         assert one["ece_difference"] is None
+    dice = compare_arms(arms, optimise="accuracy", task=TaskConfig(metric="mine:dice", objective="metric")).verdict
+    assert f"far (validation dice {-means['far']:.4f} higher, 95% interval " in dice
+    assert f"p = {p['far']:.2g} after Holm's correction). Not clearly" in dice
 
 
 def test_studies_that_were_confirmed_are_compared():
     """By what they were confirmed by, with the notes about them. One that was not confirmed cannot be an arm."""
-    first, _ = confirmed({0: [0.30, 0.32, 0.31]}, by="accuracy", name="first")
-    other, _ = confirmed({1: [0.20, 0.22, 0.25]}, by="accuracy", name="other", storage=first._storage)
+    facts = {"by": "accuracy", "task": {"metric": "mine:dice"}}
+    first, _ = confirmed({0: [0.30, 0.32, 0.31]}, name="first", **facts)
+    other, _ = confirmed({1: [0.20, 0.22, 0.25]}, name="other", storage=first._storage, **facts)
     other.add_trial(create_trial(value=0.5))
     found = comparison([first, other], reference="other")
-    assert (found.optimise, found.reference) == ("accuracy", "other")
+    assert (found.optimise, found.score, found.reference) == ("accuracy", "dice", "other")
     assert [(one.name, one.winner.trial) for one in found.arms] == [("other", 1), ("first", 0)]
     assert found.contrasts[0].objective.interval.mean == pytest.approx((0.31 - 0.67 / 3) / 2)
     assert found.notes == ("the arms do not have the same number of trials: first 5, other 6",)
-    confirmed({0: [0.3]}, name="just begun", storage=first._storage)
+    confirmed({0: [0.3]}, name="just begun", storage=first._storage, **facts)
     begun = optuna.load_study(study_name="just begun", storage=first._storage)
     with pytest.raises(
         ConfigError, match=r"^study 'just begun' is not .*; type: dropopt confirm --study 'just begun'$"

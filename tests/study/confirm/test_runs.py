@@ -66,7 +66,10 @@ def test_runs_belong_to_their_search(search):
     assert {key: runs.user_attrs[key] for key in (CONFIRMS, OF, "fact")} == {CONFIRMS: "mine", OF: "its id", "fact": 1}
     assert make_runs(search, CONFIRMS, {"fact": 2}, "loss").user_attrs == runs.user_attrs
     search.set_user_attr(ID, "another")
-    with pytest.raises(ConfigError, match=r"^study 'mine-confirmed' belongs to an earlier study called 'mine'; delete"):
+    message = (
+        r"^study 'mine-confirmed' belongs to an earlier study called 'mine'; .* --study-name mine-confirmed --stor"
+    )
+    with pytest.raises(ConfigError, match=message):
         find_runs(search, CONFIRMS)
     runs.set_user_attr(CONFIRMS, "yours")
     with pytest.raises(ConfigError, match=r"^study 'mine-confirmed' exists and was not made by dropopt confirm; ren"):
