@@ -69,9 +69,10 @@ class Objective:
 def objective_of(study: Any) -> Objective:
     """What ``study`` optimises, for a study with one objective; those of other programs may have named it."""
     maximise = study.direction.name == "MAXIMIZE"
-    if BASE in study.user_attrs and not maximise:
-        task = TaskConfig.parse((study.user_attrs[BASE] or {}).get("task") or {})
-        name = task.word(task.judged_by)
-        return Objective(name, metric=task.score if name.startswith("1 - ") else "")
+    base = study.user_attrs.get(BASE)
+    if base and not maximise:
+        found = TaskConfig.parse(base.get("task") or {})
+        name = found.word(found.judged_by)
+        return Objective(name, metric=found.score if name.startswith("1 - ") else "")
     names = study.metric_names
     return Objective(names[0] if names else "objective value", maximise)

@@ -12,7 +12,7 @@ from dropopt.study.effects.posterior import Draws
 from dropopt.study.effects.profiles import uniform
 from dropopt.study.effects.response import Response
 
-#: All kinds of factors; ``block`` needs kind b, ``share`` kind a or b, ``depth`` kind b and deep b.
+#: All kinds of factors; ``block`` needs kind b, ``share`` a or b, ``depth`` kind b and deep b, ``early`` late a or c.
 FACTORS = (
     choice("kind", 3),
     number("rate"),
@@ -22,6 +22,8 @@ FACTORS = (
     choice("deep", 2),
     number("depth", Condition(0, (1,)), Condition(5, (1,))),
     Factor("blend", "blend", ("w_a", "w_b", "w_c")),
+    number("early", Condition(9, (0, 2))),
+    choice("late", 3),
 )
 
 
@@ -90,3 +92,13 @@ def test_importances_are_the_sobol_indices_of_the_function():
     assert [one.total.value for one in found] == pytest.approx(total, abs=0.02)
     assert [one.noisy.value for one in found] == pytest.approx(total / 2, abs=0.02)
     assert min(first.max(), *total) > 0.05
+
+
+def test_a_function_far_below_the_noise_is_flat():
+    """Its variance counts as 1e-9 of that of the noise if it is smaller: rounding has no importance."""
+    design, noise = Design((choice("kind", 2),)), 2.0
+    coefficients = np.array([[1.0], [noise * np.sqrt(1e-10)]])
+    blank = Response(False, np.zeros(2), 1.0, np.ones(2), np.zeros(2))
+    points = uniform(design.factors, 2)
+    (found,) = importances(Model(design, points, blank, Draws(coefficients, np.array([noise])), 2, 2))
+    assert (found.first.value, found.total.value) == pytest.approx((0.1, 0.1))

@@ -6,12 +6,12 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import create_trial
 
-from dropopt.study.effects.factors import Condition, factors_of, points_of
+from dropopt.study.effects.factors import Condition, Factor, factors_of, points_of
 
 
 @pytest.fixture(scope="module")
 def trials():
-    """A nested space: ``block`` needs kind b or c, ``depth`` needs kind c with deep True."""
+    """A nested space: ``block`` needs kind b or c, ``depth`` and ``form`` need kind c with deep True."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
 
     def objective(trial):
@@ -22,6 +22,7 @@ def trials():
             trial.suggest_float("block", 0.0, 2.0)
         if kind == "c" and trial.suggest_categorical("deep", [True, False]):
             trial.suggest_float("depth", 0.0, 1.0)
+            trial.suggest_categorical("form", ["x", "y"])
         for name in ("w_adaptive", "w_pfid"):
             trial.suggest_float(name, 0.0, 1.0)
         trial.suggest_categorical("constant", [3])
@@ -37,12 +38,13 @@ def test_conditions_are_found(trials):
     """A condition holds with the factor and not without it; those of parents are included."""
     factors = factors_of(trials)
     names = [factor.name for factor in factors]
-    assert sorted(names) == ["blend", "block", "deep", "depth", "kind", "lr", "size"]
+    assert sorted(names) == ["blend", "block", "deep", "depth", "form", "kind", "lr", "size"]
     conditions = {factor.name: factor.conditions for factor in factors}
     kind, deep = names.index("kind"), names.index("deep")
     assert conditions["block"] == (Condition(kind, (1, 2)),)
     assert conditions["deep"] == (Condition(kind, (2,)),)
     assert set(conditions["depth"]) == {Condition(kind, (2,)), Condition(deep, (0,))}
+    assert conditions["form"] == conditions["depth"]
     assert all(not conditions[name] for name in ("kind", "lr", "size", "blend"))
 
 
@@ -69,6 +71,30 @@ def test_a_parameter_without_a_condition_is_used_everywhere():
     x, new = factors_of(study.trials)
     assert (x.low, x.high) == (-1, 1)
     assert new.conditions == ()
+
+
+@pytest.mark.parametrize(
+    ("first", "other", "united"),
+    [
+        ((["a", "b"],), (["b", "c"],), Factor("x", "choice", ("x",), choices=("a", "b", "c"))),
+        # Levels with different steps are not those of one range.
+        ((1, 5, False, 2), (0, 3, False, 1), Factor("x", "number", ("x",), low=0.0, high=5.0)),
+        ((1, 4, False, 1), (1, 4, False, 1), Factor("x", "number", ("x",), low=1.0, high=4.0, levels=4)),
+        ((0.1, 1, True), (0.5, 2, True), Factor("x", "number", ("x",), low=0.1, high=2.0, log=True)),
+        ((0.1, 1, True), (0.1, 2), Factor("x", "number", ("x",), low=0.1, high=2.0)),
+    ],
+)
+def test_ranges_that_changed_are_united(first, other, united):
+    """All choices in their order; of numbers the range that contains both, logarithmic if both are."""
+    kinds = [CategoricalDistribution, FloatDistribution]
+    distributions = [kinds[len(arguments) > 1](*arguments) for arguments in (first, other)]
+    trials = [
+        create_trial(
+            params={"x": arguments[0] if len(arguments) > 1 else arguments[0][0]}, distributions={"x": kind}, value=0.0
+        )
+        for arguments, kind in zip((first, other), distributions, strict=True)
+    ]
+    assert factors_of(trials) == (united,)
 
 
 @pytest.mark.parametrize("first", [0, 1])

@@ -1,5 +1,7 @@
 """Answers in words: what is claimed of given estimates, and how much is claimed."""
 
+from dataclasses import replace
+
 import pytest
 
 from dropopt.study.effects.factors import Factor
@@ -42,6 +44,7 @@ def answers(*effects, trials=50, ratio=True, objective=LOSS):
         (True, Estimate(0.12, 0.07, 0.18), "12% (90%: 7.0% to 18%)"),
         (True, Estimate(9.0, 4.0, 19.0), "a factor of 10 (90%: 5 to 20)"),
         (False, Estimate(9.0, 4.0, 19.0), "9 (90%: 4 to 19)"),
+        (True, Estimate(2.0, 1.0, 5.0), "a factor of 3 (90%: 2 to 6)"),
     ],
 )
 def test_a_cost_is_a_share_a_factor_or_in_units(ratio, estimate, said):
@@ -148,4 +151,16 @@ def test_whether_dropout_helps_is_told_in_the_direction_of_the_study(estimate, m
     factor = Factor("r0", "number", ("r0",), high=0.7)
     profile = Profile((level("0", NOTHING), level("0.7", NOTHING)), NOTHING, 0.0, estimate)
     rate = FactorEffect(factor, effect("r0", [level("0", NOTHING)]).importance, profile)
-    assert answers(rate, ratio=False, objective=Objective("score", maximise))["whether"].text == said
+    found = answers(rate, ratio=False, objective=Objective("score", maximise))["whether"]
+    assert (found.text, found.found) == (said, not said.startswith("Not known"))
+
+
+@pytest.mark.parametrize(
+    ("names", "said"), [(["kind"], "kind: hardly matters."), (["kind", "pattern"], "pattern, kind: hardly matter.")]
+)
+def test_what_hardly_matters_is_told_together(names, said):
+    """A factor whose share of the variance is below 2%, also at the upper end of its interval."""
+    little = Importance(*[Estimate(0.005, 0.0, 0.019)] * 3)
+    levels = [level("a", NOTHING, chance=0.6), level("b", Estimate(0.01, -0.1, 0.1), chance=0.4)]
+    found = answers(*(replace(effect(name, levels), importance=little) for name in names))["which"]
+    assert (found.text, found.found) == (said, False)
