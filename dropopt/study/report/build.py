@@ -94,7 +94,7 @@ def _content(shot: Snapshot, storage: str) -> dict[str, Any]:
         "score": shot.score,
         "environment": environment,
         "versions": versions,
-        "git": made.get("git") if isinstance(made, dict) else None,
+        "git": made.get("git"),
         "lines": _lines(shot, storage),
     }
 

@@ -82,6 +82,13 @@ def test_few_trials_without_a_rate_are_left_out():
     assert applied_effect(trials, True) == found
 
 
+def test_the_rates_of_too_few_trials_are_not_told():
+    """As nothing else is claimed of them."""
+    needed = study_effects(searched(record=40)).needed
+    for trials in (needed - 1, needed):
+        assert (study_effects(searched(record=trials, trials=trials)).applied is None) == (trials < needed)
+
+
 def test_trials_record_their_mean_applied_rate():
     """It is the mean over places and epochs, of complete and of pruned trials; absent without places."""
     space = Space.load("dropout").bound(RunConfig())

@@ -6,6 +6,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import create_trial
 
+from dropopt.config import STAGES
 from dropopt.study.effects.factors import Condition, Factor, factors_of, points_of
 
 
@@ -95,6 +96,14 @@ def test_ranges_that_changed_are_united(first, other, united):
         for arguments, kind in zip((first, other), distributions, strict=True)
     ]
     assert factors_of(trials) == (united,)
+
+
+def test_each_stage_has_a_blend():
+    """It has the name of the stage."""
+    names = {stage: (f"w_adaptive_{stage}", f"w_pfid_{stage}") for stage in STAGES}
+    kinds = dict.fromkeys(sum(names.values(), ()), FloatDistribution(0, 1))
+    found = factors_of([create_trial(params=dict.fromkeys(kinds, 0.5), distributions=kinds, value=0.0)])
+    assert {factor.name: factor.names for factor in found} == {f"blend, {stage}": own for stage, own in names.items()}
 
 
 @pytest.mark.parametrize("first", [0, 1])

@@ -24,7 +24,7 @@ def test_the_settings_are_drawn_from_their_posterior():
     value = POINTS.values[0] + np.sin(5 * POINTS.values[1]) + 0.2 * rng.normal(size=8)
     value = (value - value.mean()) / value.std()
     table = DESIGN.matrix(POINTS)
-    sizes, together = np.log(1.5) + np.linspace(-9, 9, 17), np.log(0.3) + np.linspace(-5, 5, 7)
+    sizes, together = np.log(1.5) + np.linspace(-9, 9, 13), np.log(0.3) + np.linspace(-5, 5, 5)
     rows, logs = [], []
     for first, second, strength, rough in itertools.product(sizes, sizes, together, range(len(ROUGHNESS))):
         prior = DESIGN.prior(Settings(np.exp([first, second]), float(np.exp(strength)), (0, rough)))
@@ -40,7 +40,7 @@ def test_the_settings_are_drawn_from_their_posterior():
     expected = chance @ np.array(rows) / chance.sum()
     chain = Chain(Kernels(DESIGN, POINTS, WEIGHT), value, 8.0, np.random.default_rng(1))
     drawn = []
-    for _ in range(600):
+    for _ in range(400):
         chain.sweep()
         settings = chain.settings
         drawn.append([*np.log(settings.size), np.log(settings.together), *(settings.rough[1] == np.arange(3))])

@@ -60,6 +60,7 @@ def test_costs_are_those_of_the_function(function, ratio):
         if off is not None:
             assert profile.without.value == pytest.approx(cost(best[off] - np.delete(best, off).min()), abs=0.003)
         assert (profile.without is None) == (off is None)
+        assert profile.negative == 0
 
 
 def test_one_level_is_the_best():

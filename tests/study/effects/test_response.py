@@ -44,7 +44,7 @@ def test_the_negative_maximised_has_the_same_response():
         assert found.unit == pytest.approx(same.unit)
 
 
-@pytest.mark.parametrize("scale", [2.0**-60, 2.0**60])
+@pytest.mark.parametrize("scale", [2.0**-60, 1.0, 2.0**60])
 def test_the_unit_of_the_values_does_not_matter(scale):
     """Neither tiny values nor huge ones count as equal; equal ones do at any size."""
     outcomes = {loss: create_trial(value=scale * loss) for loss in LOSSES}

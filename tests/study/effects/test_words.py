@@ -58,6 +58,9 @@ def test_a_number_is_best_where_an_end_is_clearly_worse():
     optimum = Estimate(0.3, 0.2, 0.4)
     said = "A rate (r0) of 0.3 (90%: 0.2 to 0.4) is best; 0 costs 20% (90%: 10% to 30%)."
     assert answers(effect("r0", ends, optimum=optimum, without=NOTHING))["how much"].text == said
+    both = [ends[0], level("0.7", Estimate(0.1, 0.05, 0.2))]
+    text = answers(effect("r0", both, optimum=optimum, without=NOTHING))["how much"].text
+    assert text == said.removesuffix(".") + " and 0.7 costs 10% (90%: 5.0% to 20%)."
     silent = answers(effect("r0", ends, noisy=0.004, optimum=optimum, without=NOTHING))["how much"]
     assert not silent.found
     assert silent.text.startswith("No effect was found of r0 (")
