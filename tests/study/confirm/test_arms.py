@@ -106,7 +106,8 @@ def test_the_budget_of_an_arm_is_the_trials_that_ended():
     study.add_trial(create_trial(state=TrialState.FAIL, user_attrs={REASON: INTERRUPTED, RETRY: True}))
     study.add_trial(create_trial(state=TrialState.FAIL, user_attrs={REASON: "Broken"}))
     study.enqueue_trial({})
-    assert arm_of_study("mine", study).trials == 3
+    found = arm_of_study("mine", study)
+    assert (found.trials, found.training) == (3, None)  # no trial says what was searched
 
 
 def test_the_cost_of_an_arm_counts_epochs_once():

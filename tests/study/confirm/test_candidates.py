@@ -159,9 +159,11 @@ def test_parameters_are_encoded():
         distributions={k: SPACE[k] for k in ("lr", *blend, "pattern")} | block,
         value=1.0,
     )
-    table = encoded([first, second])
+    without = create_trial(params={"lr": 0.1}, distributions={"lr": SPACE["lr"]}, value=1.0)
+    table = encoded([first, second, without])
     # The shares of the two methods, block, lr, and pattern: element.
-    np.testing.assert_allclose(table, [[0.5, 0.5, 0.5, 0.5, 0.0], [0.9, 0.1, 1.0, 1.0, math.sqrt(0.5)]])
+    middle = [0.5, 0.5, 0.5, 0.5, 0.0]
+    np.testing.assert_allclose(table, [middle, [0.9, 0.1, 1.0, 1.0, math.sqrt(0.5)], middle])
     assert encoded([first, first]).shape == (2, 0)
 
 

@@ -58,7 +58,7 @@ def test_another_winner_is_not_read_unasked():
     """What was read stays the result, and it is known to be of another configuration or of fewer seeds."""
     tests = optuna.create_study()
     first = reading(tests, winner(3, 2), {3, 5}, again=False)
-    assert (first.begins, first.left) == (True, (Run(0, 3), Run(1, 3)))
+    assert (first.begins, first.again, first.left) == (True, False, (Run(0, 3), Run(1, 3)))
     first.record(tests)
     tests.add_trials([run(0), run(1)])
     for other in (winner(5, 2), winner(3, 3)):

@@ -18,6 +18,7 @@ from dropopt.study.report.charts import charts
 from dropopt.study.report.write import check_name, check_same_report, write, write_pictures
 from dropopt.study.show import series
 from dropopt.study.show.snapshot import Snapshot
+from dropopt.study.store.keys import ACCURACY, SECONDS
 
 EVIL = "<script>alert('1')</script> $x^2$ & co"
 
@@ -86,6 +87,60 @@ def test_charts_draw_the_numbers_of_the_study():
     assert drawn["rates"].yaxis_inverted()  # the first layer is at the top
     points = {tuple(point) for group in drawn["cost"].collections for point in group.get_offsets().tolist()}
     assert points == {(point.seconds, point.score) for point in series.cost(shot).points}
+
+
+def test_charts_have_names_and_are_described_in_words():
+    """The axes say what they show, and the text alternatives have the numbers."""
+    shot = Snapshot.of(shown_study(30))
+    found = {chart.name: chart for chart in charts(shot)}
+    axes = {name: chart.figure.axes[0] for name, chart in found.items()}
+    assert {name: (one.get_xlabel(), one.get_ylabel()) for name, one in axes.items()} == {
+        "curves": ("epoch", "value, lower is better"),
+        "importance": ("share of the variance without noise, with its 90% interval", ""),
+        "effects": ("effect in normal scores, with its 90% interval (right of 0: better)", ""),
+        "rates": ("epoch", ""),
+        "blend": ("epoch", "share of the blend"),
+        "cost": ("seconds of training", "validation accuracy, higher is better"),
+    }
+    assert found["rates"].figure.axes[1].get_ylabel() == "applied drop rate"
+    totals = "; ".join(f"{one.name} {one.importance.total.value:.2f}" for one in shot.effects.factors)
+    methods = shot.learned.efficacy.methods[0]
+    means = "; ".join(f"{one.name} {one.mean:+.2f} ({one.low:+.2f} to {one.high:+.2f})" for one in methods)
+    assert {name: chart.alt for name, chart in found.items()} == {
+        # The last trial is the best one, with the losses 0.1 + 2 / epoch^2.
+        "curves": "Line chart: value by epoch of 16 trials. The best one, trial 29, goes from 2.1 to 0.1556.",
+        "importance": f"Intervals of the importance: {totals}.",
+        "effects": f"Intervals: {means}.",
+        "rates": "Heatmap: the drop rate of 2 layers by epoch, from 0.050 to 0.600.",
+        "blend": "Area chart: the share of each method. Last: adaptive 0.25, pfid 0.75.",
+        "cost": "Scatter plot: validation accuracy and training time of 29 trials.",
+    }
+    cells = axes["rates"].collections[0].get_coordinates()
+    assert cells[0, :, 0].tolist() == [0.5, 1.5, 2.5, 3.5, 4.5, 5.5, 6.5]
+
+
+def test_the_numbers_of_the_tables_are_those_of_the_trials():
+    """A few at the top, and a row for each of the ten best trials."""
+    study = shown_study(30)
+    page = html.unescape(build(study, "").html)
+    seconds = [trial.user_attrs[SECONDS] for trial in study.trials if SECONDS in trial.user_attrs]
+    plain = " ".join(re.sub(r"<[^>]+>", " ", page).split())
+    top = (
+        f"0.1556 value, best trial 0.9777 validation accuracy, best trial 30 trials {sum(seconds):.3g} s of training in"
+    )
+    assert top in plain
+    complete = sorted((trial for trial in study.trials if trial.values), key=lambda trial: trial.value)
+    rows = re.findall(r"<tr>(.*?)</tr>", page[page.index('class="trials"') :], re.DOTALL)[1:]
+    assert [re.findall(r">([^<]*)</td>", row)[:5] for row in rows] == [
+        [
+            str(trial.number),
+            f"{trial.value:.4f}",
+            f"{trial.user_attrs[ACCURACY]:.4f}",
+            "-",
+            f"{trial.user_attrs[SECONDS]:.3g}",
+        ]
+        for trial in complete[:10]
+    ]
 
 
 def test_text_of_users_is_escaped(tmp_path):
