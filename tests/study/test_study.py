@@ -112,14 +112,6 @@ def test_images_in_two_splits_are_reported(storage, capsys):
     assert "note: 2 of 9 validation images are exact copies of train images" in capsys.readouterr().out
 
 
-def test_changed_data_are_refused(storage, monkeypatch):
-    """A study stores the hashes of its data."""
-    fake_study.run(storage, n_trials=2)
-    monkeypatch.setenv("FAKE_DATA", "b")
-    with pytest.raises(ConfigError, match="the data of study 'fake' have changed since it began"):
-        fake_study.run(storage, n_trials=4)
-
-
 @pytest.mark.parametrize(
     ("fault", "reason", "message"),
     [
@@ -192,15 +184,14 @@ def test_data_that_cannot_be_loaded_end_the_study_before_a_trial(storage, monkey
         fake_study.run(storage)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_signals_end_a_study_cleanly(tmp_path, number, code):
+def test_a_signal_ends_a_study_cleanly(tmp_path):
     """No trial or child is left running, the exit code gives the signal, and the same command continues the study."""
     process = start(tmp_path, n_trials=4)
     wait_until(lambda: running(tmp_path))
     pids = children(process.pid)
-    process.send_signal(number)
+    process.send_signal(signal.SIGINT)
     out = process.communicate(timeout=60)[0]
-    assert process.returncode == code, out
+    assert process.returncode == 130, out
     assert "go on   dropopt run fake --n-trials 4\n" in out
     assert len(pids) == 2
     assert alive(pids) == []
@@ -209,27 +200,10 @@ def test_signals_end_a_study_cleanly(tmp_path, number, code):
     assert {trial.state for trial in stopped} == {TrialState.FAIL}
     assert all(trial.state.is_finished() for trial in found)
     assert len(stopped) >= 1
-    if number != signal.SIGINT:
-        return
     out, _ = start(tmp_path, n_trials=4, env={"FAKE_SECONDS": "0"}).communicate(timeout=120)
     found = trials(f"sqlite:///{tmp_path}/runs/dropopt.db")
     assert budget_used(found) == 4, out
     assert len(found) == 4 + len(stopped)
-
-
-def test_a_killed_worker_leaves_no_child_and_its_trials_are_replaced(tmp_path):
-    """After SIGKILL the children end by themselves, and the next run records the trials as abandoned."""
-    process = start(tmp_path, n_trials=4)
-    wait_until(lambda: running(tmp_path))
-    pids = children(process.pid)
-    process.kill()
-    process.communicate()
-    wait_until(lambda: alive(pids) == [], seconds=30)
-    out, _ = start(tmp_path, n_trials=4, env={"FAKE_SECONDS": "0"}).communicate(timeout=120)
-    found = trials(f"sqlite:///{tmp_path}/runs/dropopt.db")
-    assert all(trial.state.is_finished() for trial in found), out
-    assert "abandoned" in {trial.user_attrs.get("reason") for trial in found}
-    assert budget_used(found) == 4
 
 
 def test_children_have_one_thread_and_do_not_run_the_script(tmp_path):

@@ -69,23 +69,23 @@ def run(*line):
     return done.returncode, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("program", [(), ("-c", "from dropopt.cli import main; main()", "run")])
-def test_functions_of_a_script_are_its_data_and_network(program):
+def test_functions_of_a_script_are_its_data_and_network():
     """A script in another folder, under another name, trains the functions that it defines."""
-    code, output = run(*program, script("copied.py"), "--n-jobs", "1")
+    code, output = run(script("copied.py"), "--n-jobs", "1")
     assert code == 0, output
     first, _ = trials("sqlite:///runs/dropopt.db", "mine")
     assert first.user_attrs["config"]["data"]["name"] == "copied:data"
     assert first.user_attrs["config"]["model"]["name"] == "copied:Net"
 
 
-@pytest.mark.parametrize("name", ["my study.py", "2024-tune.v2.py"])
-def test_a_script_may_have_any_name(name):
-    """The names of scripts need not be identifiers of Python."""
-    code, output = run("-c", "from dropopt.cli import main; main()", "run", script(name), "--n-jobs", "1")
+def test_a_script_may_have_any_name():
+    """The names of scripts that ``dropopt run`` gets need not be identifiers of Python."""
+    path = script("2024 my-tune.v2.py")
+    code, output = run("-c", "from dropopt.cli import main; main()", "run", path, "--n-jobs", "1")
     assert code == 0, output
     first, _ = trials("sqlite:///runs/dropopt.db", "mine")
-    assert first.user_attrs["config"]["data"]["name"] == f"{name.removesuffix('.py')}:data"
+    assert first.user_attrs["config"]["data"]["name"] == "2024 my-tune.v2:data"
+    assert first.user_attrs["config"]["model"]["name"] == "2024 my-tune.v2:Net"
 
 
 def test_a_module_of_a_package_is_a_script():
@@ -120,7 +120,6 @@ def test_a_name_that_means_something_else_is_an_error():
         ),
         ({"broken": "raise KeyError('x')"}, 2, "model mine:Net: building it failed: KeyError: 'x' ("),
         ({"train": '"lr": 1e30'}, 1, "2 failed: DivergedError"),
-        ({"train": '"device": "cuda:99"'}, 2, "device must be one of"),
     ],
 )
 def test_a_study_that_cannot_work_is_reported_at_once(settings, code, message):

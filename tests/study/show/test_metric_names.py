@@ -55,8 +55,9 @@ def test_every_text_shows_the_metric_and_not_what_is_minimised():
     """The page, the report, the summary, the list of trials and the status: r2, which is 1 - the stored value."""
     study = shown_study(12, base=BASE.model_dump(mode="json"))
     outcome = Outcome(None, None, "sqlite:///a.db", "", Resume("dropopt run mine.py", 12))
+    built = page.build(study)
     texts = [
-        page.build(study).note,
+        built.note,
         re.sub(r"<style.*?</style>", "", build(study, "").html, flags=re.DOTALL),
         printed(lambda console: show_summary(console, study, outcome)),
         printed(lambda console: console.print(table("photos", rows(study), "r2", Scale.of(study)))),
@@ -74,14 +75,14 @@ def test_every_text_shows_the_metric_and_not_what_is_minimised():
         )
     assert "the best trial's r2 is" in texts[0]
     assert "above that of the best anchor" in texts[0]
-    curves = json.loads(page.build(study).figures["dropopt-curves"])
+    curves = json.loads(built.figures["dropopt-curves"])
     assert curves["layout"]["yaxis"]["title"]["text"] == "validation r2 (smoothed)"
     assert curves["data"][-1]["y"][-1] == pytest.approx(1 - study.best_value, abs=1e-4)
     heading, *_, last = curves_csv(study.best_trial, BASE.task).splitlines()
     assert heading.startswith("epoch,smoothed_r2,val_loss,val_r2,")
     assert float(last.split(",")[1]) == 1 - study.best_value
     assert record_of(study, study.best_trial).metrics["val_r2"] == study.best_trial.user_attrs["val_accuracy"]
-    assert "r2 against cost" in "".join(page.build(study).figures.values()).lower()
+    assert "r2 against cost" in "".join(built.figures.values()).lower()
 
 
 @pytest.mark.parametrize(
@@ -269,11 +270,11 @@ def test_effects_are_told_of_what_is_optimised_and_the_right_way_round(study, wh
     told = " ".join(report.split())
     assert re.search(f"Dropout helps: without it, {whether}", told)
     assert cost in told
-    figure = page.build(study).figures["dropopt-costs"].replace("<br>", " ")
-    shown = build(study, "").html
-    assert cost in page.build(study).note.replace("\\", "")
+    built, shown = page.build(study), build(study, "").html
+    figure = built.figures["dropopt-costs"].replace("<br>", " ")
+    assert cost in built.note.replace("\\", "")
     assert cost in shown
     assert cost.removeprefix("how much ") in figure
-    texts = [told, re.sub(r"<style.*?</style>", "", shown, flags=re.DOTALL), figure, page.build(study).note]
+    texts = [told, re.sub(r"<style.*?</style>", "", shown, flags=re.DOTALL), figure, built.note]
     if not cost.endswith("the loss is"):
         assert not any(re.search(r"\bloss(es)?\b", text) for text in texts)
