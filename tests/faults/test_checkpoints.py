@@ -3,10 +3,8 @@
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import fake_study
@@ -14,7 +12,7 @@ import pytest
 import torch
 from fake_study import trials
 from optuna.trial import TrialState
-from processes import alive, children, running, send, start, stored, wait_until
+from processes import alive, children, wait_until
 
 from dropopt.study.run import worker
 from dropopt.study.run.checkpoints import Checkpoints, default_folder, remove
@@ -79,16 +77,15 @@ def _plan(monkeypatch):
 
 @pytest.mark.usefixtures("_plan")
 def test_a_killed_trial_continues_to_the_same_bits(tmp_path, capsys):
-    """Kills at random batches, at each stage of writing a checkpoint, and with a checkpoint that is damaged.
+    """Kills at a random batch, at each stage of writing a checkpoint, and with a checkpoint that is damaged.
 
     Every epoch is reported once, in order, and results and weights equal those of an uninterrupted study.
     """
     whole = run(tmp_path / "whole", {}, 4)
-    draw = random.Random(0)
-    steps = [draw.randrange(BATCHES + 1, 3 * BATCHES) for _ in range(2)]
+    step = random.Random(0).randrange(BATCHES + 1, 3 * BATCHES)
     seeds = [str(trial.user_attrs["seed"]) for trial in whole[0]]
     faults = {
-        seeds[0]: [["step", steps[0]], ["step", steps[1]]],
+        seeds[0]: [["step", step]],
         seeds[1]: [["write", 3], ["fsync", 2]],
         seeds[2]: [["replace", 4]],
         seeds[3]: [["truncate", 3 * BATCHES + 2]],
@@ -97,10 +94,10 @@ def test_a_killed_trial_continues_to_the_same_bits(tmp_path, capsys):
     folder = tmp_path / "killed"
     killed = run(folder, faults, 4)
     assert json.loads((folder / "plan.json").read_text()) == {seed: [] for seed in seeds}
-    assert capsys.readouterr().out.count("continues in a new process: its process was killed (signal 9)") == 6
+    assert capsys.readouterr().out.count("continues in a new process: its process was killed (signal 9)") == 5
     assert_same(whole, killed)
-    done = [(step - 1) // BATCHES for step in steps]  # only the interrupted epoch is lost
-    assert resumed(folder) == {seeds[0]: [done[0], sum(done)], seeds[1]: [2, 3], seeds[2]: [3]}
+    done = (step - 1) // BATCHES  # only the interrupted epoch is lost
+    assert resumed(folder) == {seeds[0]: [done], seeds[1]: [2, 3], seeds[2]: [3]}
     assert not (folder / "study.log.checkpoints").exists()
 
 
@@ -124,24 +121,6 @@ def test_a_trial_continues_after_the_death_of_its_worker(tmp_path):
     (epochs,) = resumed(folder).values()
     assert 1 <= epochs[0] < 40
     assert not (folder / "study.log.checkpoints").exists()
-
-
-def test_random_kills_from_outside(tmp_path):
-    """Children are killed at random moments, many times: all trials end, each epoch is reported once."""
-    process = start(tmp_path, 2, n_trials=6, pruner="none", env={"FAKE_SECONDS": "0.1"})
-    draw = random.Random(1)
-    wait_until(lambda: running(tmp_path))
-    for _ in range(6):
-        time.sleep(draw.uniform(0.1, 1.0))
-        send(children(process.pid)[:1], signal.SIGKILL)
-    out = process.communicate(timeout=120)[0]
-    found = stored(tmp_path)
-    assert process.returncode == 0, out
-    assert len(found) == 6
-    for trial in found:
-        reported = list(trial.intermediate_values)
-        assert trial.state == (TrialState.COMPLETE if len(reported) == 8 else TrialState.FAIL)
-        assert reported == list(range(1, len(reported) + 1))
 
 
 def test_a_checkpoint_stays_in_its_folder(tmp_path):

@@ -18,8 +18,8 @@ def test_twenty_random_kills(kind, tmp_path):
     storage = server.url if server is not None else places[kind]
     workers, slots = (1, 2) if kind == "sqlite" else (2, 1)
     try:
-        found = torment(storage, 20, n_trials=50, workers=workers, slots=slots, often=0.2, server=server)
-        assert budget_used(found) >= 50
+        found = torment(storage, 20, n_trials=30, workers=workers, slots=slots, often=0.2, pause=0.8, server=server)
+        assert budget_used(found) >= 30
     finally:
         if server is not None:
             server.remove()

@@ -26,7 +26,7 @@ from dropopt.study.run.executor import Died
 from dropopt.study.run.slots import Pool, Targets
 
 #: How often to send two signals, and how many studies run at a time in that test.
-TRIES, AT_A_TIME = 20, 5
+TRIES, AT_A_TIME = 10, 5
 #: Seconds in which a process must end at once, on a busy machine; a process that waits for another one never would.
 AT_ONCE = 30
 

@@ -56,10 +56,10 @@ def test_studies_outlive_restarts_of_the_proxy_and_of_its_database(server):
     try:
         wait_until(lambda: len(reporting(server.url)) == 2)
         proxy.kill()
-        time.sleep(4)
+        time.sleep(2.5)
         proxy.start()
         server.stop()
-        time.sleep(3)
+        time.sleep(1)
         server.start()
         for process in workers:
             code, out = finish(process)

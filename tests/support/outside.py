@@ -10,6 +10,8 @@ from pathlib import Path
 
 import fake_study
 import optuna
+import sqlalchemy
+from processes import REPORTING
 
 from dropopt.study.store.opening import close, open_storage
 from dropopt.study.store.url import resolve
@@ -49,6 +51,16 @@ def finish(process, seconds=90):
     return process.returncode, out
 
 
+def read_until(process, text):
+    """Return what a process prints up to a line that contains ``text``; fails the test if there is none."""
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if text in line:
+            return "".join(lines)
+    raise AssertionError(f"{text!r} is not in the output: {''.join(lines)}")
+
+
 def wait_until(condition, seconds=60):
     """Poll ``condition`` and return its value; fails the test if it does not become true in time."""
     end = time.monotonic() + seconds
@@ -67,7 +79,17 @@ def trials(storage):
 
 
 def reporting(storage):
-    """Return the trials that are running and have reported."""
+    """Return the trials that are running and have reported. Cheap while there are none: tests poll it."""
+    url = resolve(str(storage))
+    if url.startswith("sqlite:"):
+        url = url.replace("sqlite:///", "sqlite:///file:") + "?mode=ro&uri=true"  # creates no file
+    if url.startswith(("sqlite:", "postgresql")):
+        try:
+            with sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool).connect() as connection:
+                if connection.exec_driver_sql(REPORTING).first() is None:
+                    return []
+        except sqlalchemy.exc.DBAPIError:  # there is no file, no table yet, or no server
+            return []
     return [t for t in trials(storage) if t.state.name == "RUNNING" and t.intermediate_values]
 
 

@@ -16,6 +16,8 @@ from fake_study import trials
 from dropopt.config import ConfigError
 
 SCRIPT = Path(fake_study.__file__)
+#: Finds a row if a trial is running and has reported.
+REPORTING = "SELECT 1 FROM trials JOIN trial_intermediate_values USING (trial_id) WHERE state = 'RUNNING' LIMIT 1"
 
 
 def start(folder, n_jobs=2, env=(), hangup=signal.SIG_DFL, group=None, **options):
@@ -87,9 +89,8 @@ def stored(folder):
 def running(folder):
     """Whether a trial of the study in ``folder`` is running and has reported an epoch. Cheap: tests poll it."""
     file = Path(folder) / "runs" / "dropopt.db"
-    query = "SELECT 1 FROM trials JOIN trial_intermediate_values USING (trial_id) WHERE state = 'RUNNING' LIMIT 1"
     try:
         with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as connection:
-            return connection.execute(query).fetchone() is not None
+            return connection.execute(REPORTING).fetchone() is not None
     except sqlite3.OperationalError:  # there is no file, or no table yet
         return False
