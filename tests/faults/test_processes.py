@@ -20,10 +20,8 @@ from fake_study import trials
 from optuna.trial import TrialState
 from processes import SCRIPT, alive, children, running, send, start, stored, wait_until
 
-from dropopt.study.run import memory, slots, worker
+from dropopt.study.run import memory, worker
 from dropopt.study.run import running as limits
-from dropopt.study.run.executor import Died
-from dropopt.study.run.slots import Pool, Targets
 
 #: How often to send two signals, and how many studies run at a time in that test.
 TRIES, AT_A_TIME = 10, 5
@@ -185,16 +183,6 @@ class TestMemory:
         assert {trial.user_attrs["reason"] for trial in failed} == {"out of memory"}
         assert {trial.user_attrs["message"] for trial in failed} == {"its process used more than 400 MB of memory"}
 
-    def test_a_kill_by_the_kernel_is_out_of_memory(self, storage, monkeypatch):
-        """The kernel counts the processes that it kills; such a trial is not tried again, and the next one runs."""
-        counts = iter(range(10_000))
-        monkeypatch.setattr(memory, "kernel_kills", lambda: next(counts))
-        monkeypatch.setenv("FAKE_FAULT", "kill")
-        assert fake_study.run(storage, n_trials=6) == 0
-        failed = check(storage, 6)
-        assert {trial.user_attrs["reason"] for trial in failed} == {"out of memory"}
-        assert all("the kernel killed its process" in trial.user_attrs["message"] for trial in failed)
-
     @pytest.mark.skipif(not os.access("/sys/fs/cgroup/memory/cgroup.procs", os.W_OK), reason="needs control groups")
     def test_the_kernel_kills_a_trial_in_a_control_group(self, tmp_path):
         """The study and its child share a limit. The child is killed, and the study goes on."""
@@ -224,15 +212,6 @@ class TestMemory:
         assert not memory.ran_out(RuntimeError("shapes cannot be multiplied"))
         assert not memory.ran_out(ValueError("out of memory"))
 
-    def test_a_message_of_a_child_is_bounded(self, monkeypatch):
-        """A child that writes without end instead of a message is ended."""
-        monkeypatch.setattr(slots, "MESSAGE_BYTES", 1000)
-        monkeypatch.setattr(sys, "executable", write_program("yes | tr -d '\\n'"))
-        with Pool(1, Targets()) as pool:
-            event = pool.wait(60)
-        assert isinstance(event.content, Died)
-        assert event.content.reason == "its process sent a message of more than 1000 bytes"
-
 
 def check(storage, count, some=True):
     """Check that all trials have ended, those with high learning rates by failing; return the ones that failed."""
@@ -250,13 +229,3 @@ def peak():
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def write_program(command):
-    """Write a shell script that ignores its arguments; return its path."""
-    import tempfile
-
-    with tempfile.NamedTemporaryFile("w", suffix=".sh", delete=False) as file:
-        file.write(f"#!/bin/sh\n{command}\n")
-    os.chmod(file.name, 0o755)
-    return file.name

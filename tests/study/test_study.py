@@ -16,7 +16,6 @@ from dropopt.config import METHODS, ConfigError, RunConfig
 from dropopt.seeds import derived_seed
 from dropopt.study.define.space import Space
 from dropopt.study.run.errors import StudyError
-from dropopt.study.run.failures import FIRST_FAILURES
 from dropopt.study.search.samplers import STARTUP_TRIALS, blend_of, make_sampler
 from dropopt.study.store.opening import close, open_storage
 from dropopt.study.store.queries import best
@@ -152,16 +151,6 @@ def test_an_enqueued_trial_with_an_invalid_value_fails_alone(storage):
     )
 
 
-def test_a_study_whose_first_trials_all_fail_stops(storage, monkeypatch):
-    """If the first trials all fail with the same error, the study stops and reports it."""
-    monkeypatch.setenv("FAKE_FAULT", "raise:always")
-    with pytest.raises(
-        StudyError, match=f"{FIRST_FAILURES} trials in a row failed with the same error: Broken: lr is too high"
-    ):
-        fake_study.run(storage, n_jobs=1, n_trials=50)
-    assert len(trials(storage)) == FIRST_FAILURES
-
-
 def test_a_value_that_is_not_finite_never_wins(storage, monkeypatch):
     """A trial whose loss ends at NaN fails with that reason; infinite values are never the best."""
     monkeypatch.setenv("FAKE_FAULT", "nan")
@@ -242,12 +231,6 @@ def test_pruners_stop_poor_trials(storage, pruner):
     assert pruned
     assert all(max(trial.intermediate_values) < 8 for trial in pruned)
     assert all(trial.user_attrs["val_accuracy"] > 0 for trial in pruned)
-
-
-def test_without_a_pruner_all_trials_are_complete(storage):
-    """With ``none`` every trial runs to its last epoch."""
-    fake_study.run(storage, n_trials=12, pruner="none", sampler="random")
-    assert {trial.state for trial in trials(storage)} == {TrialState.COMPLETE}
 
 
 @pytest.mark.parametrize("space", ["compact", "dropout"])

@@ -11,7 +11,10 @@ from dropopt.study.run.checkpoints import Checkpoints, default_folder, keep, rem
 
 @pytest.mark.parametrize(
     ("study", "safe"),
-    [("digits", "digits"), ("../a b/ü!", "a-b"), ("..", "study"), ("x" * 50, "x" * 40), ("a_b-C9", "a-b-C9")],
+    [
+        *(("digits", "digits"), ("../a b/ü!", "a-b"), ("..", "study"), ("x" * 50, "x" * 40), ("a_b-C9", "a-b-C9")),
+        *(("a\0b", "a-b"), ("ü" * 200, "study")),
+    ],
 )
 def test_a_name_is_safe_and_unique(tmp_path, monkeypatch, study, safe):
     """Letters and digits of the study, eight digits of the hash of its whole name, and the trial."""
@@ -84,5 +87,7 @@ def test_removal_leaves_nothing(tmp_path):
 
 def test_the_folder_lies_beside_a_storage_that_is_a_file():
     """A server has no such place."""
-    assert str(default_folder("sqlite:////tmp/a/runs.db")) == "/tmp/a/runs.db.checkpoints"
-    assert default_folder("postgresql://host/db") is None
+    for url in ("sqlite:////tmp/a/runs.db", "sqlite:////tmp/a/runs.db?timeout=3", "/tmp/a/runs.db"):
+        assert str(default_folder(url)) == "/tmp/a/runs.db.checkpoints"
+    for url in ("postgresql://user@host/db", "redis://host"):
+        assert default_folder(url) is None
