@@ -25,6 +25,7 @@ from dropopt.study.store.errors import StorageError
 from dropopt.study.store.opening import Opened
 from dropopt.study.store.patient import is_outage
 from dropopt.study.store.queries import best, choose, ranked
+from dropopt.study.store.trial_budget import budget_used
 from dropopt.study.store.url import resolve
 
 
