@@ -7,6 +7,7 @@ import contextlib
 import os
 import sys
 
+import optuna
 import pytest
 import torch
 from hypothesis import settings
@@ -16,6 +17,8 @@ with contextlib.suppress(ImportError):
     import setuptools  # noqa: F401
 
 torch.set_num_threads(1)
+# What it logs is kept with the result of a test, which a worker of pytest-xdist cannot send if a name in it is no text.
+optuna.logging.set_verbosity(optuna.logging.ERROR)
 # A slow example on a busy machine is not a failure. In CI the examples are the same in every run, so that a change is
 # never rejected because of a random example that it has nothing to do with.
 settings.register_profile("dropopt", deadline=None, derandomize="CI" in os.environ)

@@ -54,7 +54,6 @@ def journal(tmp_path):
 
 def make_ledgers(journal, count, grace=0.05):
     """Ledgers of as many workers, each with its own view of one journal."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     space, made = Space.load("no_dropout"), []
     for number in range(count):
         study = optuna.create_study(

@@ -20,11 +20,6 @@ HUB = FOLDER / "optunahub"
 PACKAGES = sorted(path.parent.relative_to(HUB).as_posix() for path in HUB.glob("*/*/__init__.py"))
 
 
-@pytest.fixture(autouse=True)
-def quiet():
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-
-
 @pytest.fixture(scope="module")
 def hub():
     """The package optunahub."""

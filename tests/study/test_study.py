@@ -237,7 +237,6 @@ def test_pruners_stop_poor_trials(storage, pruner):
 @pytest.mark.parametrize("sampler", ["auto", "tpe", "gp", "cmaes", "random"])
 def test_samplers_work_on_shipped_spaces(sampler, space):
     """Each sampler suggests all parameters of each space, also after its random start, without a warning."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     found = Space.load(space)
     study = optuna.create_study(sampler=make_sampler(sampler, found, seed=1))
     for _ in range(13):

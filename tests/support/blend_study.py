@@ -15,7 +15,6 @@ def random_study(
     count: int, effect: float = 1.0, seed: int = 0, *, shuffle: bool = False, pruned: float = 0.0
 ) -> optuna.Study:
     """A study in which w_structured helps, w_pfid harms and lr matters."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     rng = np.random.default_rng(seed)
     blends = rng.dirichlet(np.ones(3), size=count)
     lr = 10 ** rng.uniform(-4, 0, size=count)

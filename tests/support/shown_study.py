@@ -25,7 +25,6 @@ ANCHORS = ("no dropout", "element 0.1")
 
 def shown_study(count, storage=None, name="photos", *, blend=True, **extra):
     """A study of ``count`` trials: two anchors, then complete, pruned and failed trials."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(study_name=name, storage=storage or optuna.storages.InMemoryStorage())
     run = RunConfig.parse({"train": {"epochs": EPOCHS}}).model_dump(mode="json")
     plan = {"n_trials": count, "sampler": "auto", "pruner": "median", "seed": 0, "anchors": True}

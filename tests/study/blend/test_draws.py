@@ -34,7 +34,6 @@ KINDS = CategoricalDistribution(["p", "q"])
 
 @pytest.fixture(autouse=True)
 def _quiet() -> Iterator[None]:
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         yield

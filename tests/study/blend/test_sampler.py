@@ -27,7 +27,6 @@ NAMES = ("w_a", "w_b", "w_c", "w_d")
 
 @pytest.fixture(autouse=True)
 def _quiet() -> Any:
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         yield

@@ -44,7 +44,6 @@ JOINT = {
 
 @pytest.fixture(autouse=True)
 def _quiet():
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

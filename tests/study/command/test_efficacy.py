@@ -21,7 +21,6 @@ from dropopt.study.store.keys import PRIOR
 @pytest.fixture
 def storage(tmp_path):
     """The file of a storage with one study of six trials."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     path = tmp_path / "study.db"
     study = optuna.create_study(storage=f"sqlite:///{path}", study_name="plain")
     study.optimize(lambda trial: 1 + trial.suggest_float("p", 0.0, 0.7), n_trials=6)

@@ -48,11 +48,6 @@ LOSSES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def quiet():
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-
-
 def run(configuration, repeat, value, state=TrialState.COMPLETE, **attributes):
     params = {CONFIGURATION: configuration, REPEAT: repeat}
     kinds = dict.fromkeys(params, IntDistribution(0, LARGEST))

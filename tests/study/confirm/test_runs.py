@@ -44,7 +44,6 @@ from dropopt.study.store.keys import (
 
 @pytest.fixture
 def search():
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(study_name="mine")
     study.set_user_attr(ID, "its id")
     study.set_user_attr(BASE, RunConfig().model_dump(mode="json"))

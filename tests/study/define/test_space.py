@@ -33,11 +33,6 @@ def draw(space: Space, seed: int = 0, classes: int = 10, base: RunConfig | None 
     return space.suggest(trial, classes, base), trial.params
 
 
-@pytest.fixture(autouse=True)
-def quiet():
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-
-
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_spaces_suggest_valid_configurations(name):
     """Every shipped space loads by name and suggests valid configurations."""

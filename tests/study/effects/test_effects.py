@@ -18,11 +18,6 @@ from dropopt.study.effects.model import fit
 from dropopt.study.effects.questions import QUESTIONS
 
 
-@pytest.fixture(autouse=True)
-def quiet():
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-
-
 def test_intervals_contain_the_truth():
     """Of the true indices and costs of random objectives, 80% or more are in their intervals (benchmark: about 94%).
 

@@ -13,7 +13,6 @@ from dropopt.study.effects.factors import Condition, Factor, factors_of, points_
 @pytest.fixture(scope="module")
 def trials():
     """A nested space: ``block`` needs kind b or c, ``depth`` and ``form`` need kind c with deep True."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
 
     def objective(trial):
         kind = trial.suggest_categorical("kind", ["a", "b", "c"])

@@ -20,7 +20,6 @@ UNIT = {"x": FloatDistribution(0, 1)}
 @pytest.mark.parametrize("direction", ["minimize", "maximize"])
 def test_the_pruner_decides_like_optunas(direction):
     """At each step of random trials, of which some are shorter or report NaN, and some are pruned."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     draw = optuna.samplers.RandomSampler(seed=0)._rng.rng
     for percentile, startup, warmup in ((50.0, 4, 1), (25.0, 0, 0)):
         study = optuna.create_study(direction=direction, sampler=optuna.samplers.RandomSampler(seed=0))
@@ -49,7 +48,6 @@ def test_a_percentile_is_that_of_numpy(percentage):
 
 def test_a_pruner_serves_several_studies():
     """Each is judged by its own trials, also if they take turns, and if many trials complete at once."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     studies = [optuna.create_study(), optuna.create_study()]
     draw, quick, stock = np.random.default_rng(0), QuickPercentilePruner(50.0, 1, 0), PercentilePruner(50.0, 1, 0)
     for turn in range(12):
@@ -80,7 +78,6 @@ class Looking(optuna.samplers.RandomSampler):
 @pytest.mark.parametrize("direction", ["minimize", "maximize"])
 def test_what_a_sampler_sees_is_the_rule(direction):
     """Written out: the best of the trials that ended before the latest, then all since the first that still runs."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     looking, draw, limit, best = Looking(), np.random.default_rng(1), 9, 3
     sign = 1 if direction == "minimize" else -1
     study = optuna.create_study(sampler=RecentSampler(looking, limit=limit, best=best), direction=direction)
@@ -125,7 +122,6 @@ def test_what_a_sampler_sees_is_the_rule(direction):
 @pytest.mark.parametrize("conditional", [False, True])
 def test_quick_tpe_draws_like_optunas(conditional):
     """Of all kinds of parameters, with pruned and running trials, and of a space whose parameters depend on others."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
 
     def ask(study):
         trial = study.ask()

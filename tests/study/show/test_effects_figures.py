@@ -17,7 +17,6 @@ from dropopt.study.show.style import HEIGHT, LINE_HEIGHT, logarithmic_axis
 @pytest.fixture(scope="module")
 def study():
     """A study without a blend: a rate, a learning rate and a choice."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
 
     def loss(trial):
         rate, lr = trial.suggest_float("r0", 0.0, 0.7), trial.suggest_float("lr", 0.01, 1.0, log=True)

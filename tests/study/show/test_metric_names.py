@@ -218,7 +218,6 @@ def test_a_confirmation_and_a_comparison_show_the_metric():
 
 def _searched(direction, sign, named, task=None):
     """A study of 40 trials in which dropout helps and one pattern is worse, whose values rise or fall with it."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     sampler = optuna.samplers.RandomSampler(seed=0)
     study = optuna.create_study(direction=direction, sampler=sampler, study_name=named or "plain")
     if task is not None:

@@ -36,7 +36,6 @@ def url(request, tmp_path):
 
 def made(url):
     """A study on a mirror of the storage, and the storage."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     storage = open_storage(url) if url else optuna.storages.InMemoryStorage()
     mirror = Mirror(storage)
     return optuna.create_study(study_name="s", storage=mirror, load_if_exists=True), mirror, storage
