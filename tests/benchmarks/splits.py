@@ -26,6 +26,7 @@ from rich.box import MARKDOWN
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from scipy.stats import f
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "support"))
 from evidence_tasks import DATA, add_file_options, definition, given_files
@@ -75,22 +76,23 @@ def trained(study: Definition, splits: int, seeds: int, file: Path) -> dict[Cell
     return {cell: known[cell] for cell in cells}
 
 
-def components(losses: np.ndarray) -> tuple[float, float]:
+def components(losses: np.ndarray) -> tuple[float, float, float]:
     """The variances of the interaction of configurations with splits, and with seeds within a split.
 
     Args:
         losses: (configurations, splits, seeds).
 
     Returns:
-        Estimates from the mean squares of a two-way analysis of variance in which each seed is nested in its split.
-        The first may be below 0.
+        Estimates from the mean squares of a two-way analysis of variance in which each seed is nested in its split, and
+        the p value of the F test that the first is 0. Its estimate may be below 0.
     """
     count, splits, seeds = losses.shape
     centred = losses - losses.mean(0)  # what a split or a seed does to all configurations is no difference of theirs
     means = centred.mean(2)
-    between = seeds * np.sum((means - means.mean(1, keepdims=True)) ** 2) / ((count - 1) * (splits - 1))
-    within = np.sum((centred - means[:, :, None]) ** 2) / ((count - 1) * splits * (seeds - 1))
-    return float(between - within) / seeds, float(within)
+    freedom, freedom_within = (count - 1) * (splits - 1), (count - 1) * splits * (seeds - 1)
+    between = seeds * np.sum((means - means.mean(1, keepdims=True)) ** 2) / freedom
+    within = np.sum((centred - means[:, :, None]) ** 2) / freedom_within
+    return float(between - within) / seeds, float(within), float(f.sf(between / within, freedom, freedom_within))
 
 
 def main() -> None:
@@ -105,12 +107,12 @@ def main() -> None:
     study = definition(options.data, given_files(options))
     found = trained(study, options.splits, options.seeds, Path(f"runs/splits-{options.data}.jsonl"))
     losses = np.array(list(found.values())).reshape(len(ENGINES), options.splits, options.seeds)
-    split, seed = components(losses)
+    split, seed, p = components(losses)
     table = Table(options.data, "variance of a configuration's loss, relative to the others", box=MARKDOWN)
-    table.add_row("from split to split", f"{split:.5f}")
-    table.add_row("from seed to seed on one split", f"{seed:.5f}")
-    table.add_row(f"of the mean over {CONFIRMED} seeds on one split", f"{max(split, 0) + seed / CONFIRMED:.5f}")
-    table.add_row(f"of the mean over {CONFIRMED} seeds, each with a split", f"{(max(split, 0) + seed) / CONFIRMED:.5f}")
+    table.add_row("from split to split", f"{split:.2g} (p = {p:.2f})")
+    table.add_row("from seed to seed on one split", f"{seed:.2g}")
+    table.add_row(f"of the mean over {CONFIRMED} seeds on one split", f"{max(split, 0) + seed / CONFIRMED:.2g}")
+    table.add_row(f"of the mean over {CONFIRMED} seeds, each with a split", f"{(max(split, 0) + seed) / CONFIRMED:.2g}")
     Console(width=120).print(table)
 
 
