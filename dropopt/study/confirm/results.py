@@ -114,6 +114,12 @@ class Confirmation:
     scale: Scale = field(default_factory=Scale)
     score: str = "accuracy"
 
+    def from_winner(self, one: Confirmed) -> Difference | None:
+        """Return the paired difference of a configuration to the winner; None of the winner, or without one."""
+        if self.winner is None or one is self.winner:
+            return None
+        return paired(one.validation.objective, self.winner.validation.objective)
+
     def plain(self) -> dict[str, Any]:
         """Return the result as values for JSON."""
         return {
@@ -123,10 +129,13 @@ class Confirmation:
             "metric": self.score,
             "chosen_by": self.chosen_by,
             "seeds": self.seeds,
-            "configurations": [_plain(one, self.score) for one in self.configurations],
+            "configurations": [
+                _plain(one, self.score) | {"minus_winner": _plain_difference(self.from_winner(one))}
+                for one in self.configurations
+            ],
             "winner": self.winner and self.winner.trial,
             "best_anchor": self.anchor and self.anchor.trial,
-            "winner_minus_best_anchor": self.to_anchor and {**self.to_anchor.interval.plain(), "p": self.to_anchor.p},
+            "winner_minus_best_anchor": _plain_difference(self.to_anchor),
             "optimism": self.optimism,
             "mean_optimism": self.mean_optimism,
             "test": self.tested
@@ -281,6 +290,10 @@ def plain_scores(scores: Scores, score: str) -> dict[str, Any]:
             word = metric_word(score) if name == "accuracy" else name
             found[word] = {**mean_of(list(values.values())).plain(), "by_seed": list(values.values())}
     return found
+
+
+def _plain_difference(found: Difference | None) -> dict[str, Any] | None:
+    return None if found is None else {**found.interval.plain(), "p": found.p}
 
 
 def _plain(one: Confirmed, score: str) -> dict[str, Any]:

@@ -17,12 +17,12 @@ AS_STORED = Scale()
 
 def show_confirmation(console: Console, found: Confirmation) -> None:
     """Print the configurations, the verdict, how optimistic the search was, and what was read of the test split."""
-    title = f"study {found.study}: {quantity(found.seeds, 'fresh seed')} (validation, 95% intervals)"
-    table = Table(
-        "configuration", found.scale.heading(found.score), "search", found.score, "seeds", "result", title=title
-    )
+    seeds = quantity(found.seeds, "fresh seed")
+    title = f"study {found.study}: {seeds} (validation, 95% intervals; differences are paired by seed)"
+    heading = found.scale.heading(found.score)
+    table = Table("configuration", heading, "from the winner", found.score, "seeds", title=title)
     for one in found.configurations:
-        table.add_row(*_cells(one, found.scale, winner=one is found.winner))
+        table.add_row(*_cells(one, found))
     console.print(table)
     say(console, found.verdict, "bold")
     if found.winner is not None and found.optimism is not None:
@@ -31,18 +31,29 @@ def show_confirmation(console: Console, found: Confirmation) -> None:
         say(console, _tested(found, found.tested))
 
 
-def _cells(one: Confirmed, scale: Scale, *, winner: bool) -> tuple[str, ...]:
-    scores = one.validation
+def _cells(one: Confirmed, found: Confirmation) -> tuple[str, ...]:
+    scores, scale = one.validation, found.scale
     accuracy = f"{mean_of(list(scores.accuracy.values())).mean:.4f}" if scores.accuracy else "-"
-    mark = "winner" if winner else f"out: {one.out}" if one.out else ""
     return (
         one.name,
         format_interval(one.mean, scale),
-        scale.text(one.searched),
+        _from_winner(one, found),
         accuracy,
         str(scores.seeds),
-        mark,
     )
+
+
+def _from_winner(one: Confirmed, found: Confirmation) -> str:
+    if one is found.winner:
+        return "winner"
+    if one.out:
+        return f"out: {one.out}"
+    difference = found.from_winner(one)
+    if difference is None:
+        return "-"
+    gap = difference.interval
+    mean, half = fixed(found.scale.change(gap.mean), (gap.high - gap.low) / 2, sign=True)
+    return f"{mean} +- {half.removeprefix('+')}"
 
 
 def format_interval(found: Interval, scale: Scale = AS_STORED) -> str:

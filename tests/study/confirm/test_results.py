@@ -332,6 +332,11 @@ def test_a_confirmation_as_values_for_json():
         for number, row in losses.items()
     ]
     gap = stats.ttest_rel(losses[0], losses[3])
+    low, high = gap.confidence_interval(0.95)
+    difference = {"mean": -0.32 / 3, "low": low, "high": high, "n": 3, "p": gap.pvalue}
+    rows[0]["minus_winner"] = None
+    opposite = {"mean": 0.32 / 3, "low": -high, "high": -low, "n": 3, "p": gap.pvalue}
+    rows[1]["minus_winner"] = pytest.approx(opposite)
     facts = {
         "study": "mine",
         "optimise": "loss",
@@ -347,8 +352,6 @@ def test_a_confirmation_as_values_for_json():
     alone = {"best_anchor": None, "winner_minus_best_anchor": None, "verdict": found.verdict}
     assert found.plain() == facts | alone | {"configurations": rows}
     plain = kept.plain()
-    low, high = gap.confidence_interval(0.95)
-    difference = {"mean": -0.32 / 3, "low": low, "high": high, "n": 3, "p": gap.pvalue}
     assert plain["winner_minus_best_anchor"] == pytest.approx(difference)
     assert (plain["best_anchor"], plain["configurations"][1]["out"]) == (3, None)
 

@@ -203,6 +203,7 @@ def test_a_confirmation_and_a_comparison_show_the_metric():
     assert found.plain()["configurations"][0]["dice"]["mean"] == pytest.approx(0.65)
     text = " ".join(printed(lambda console: show_confirmation(console, found)).split())
     assert "0.6500 +- 0.1271" in text
+    assert "no dropout 0.5395 +- 0.1334 -0.1105 +- 0.0064" in text.replace("│ ", "")
     assert "the search had given it the dice 0.7000, which is 0.0500 too high" in text
     cost = Compute(1, 1, 1.0)
     arms = [ArmResult(one.name, "s", one.anchor, one, None, cost, cost) for one in (best, anchor)]
