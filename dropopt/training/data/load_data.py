@@ -80,14 +80,17 @@ def load_once(config: DataConfig) -> Dataset:
     A process that runs one training after another on the same data loads them once. Data with a validation split of
     their own are the same for all values of ``config.validation_seed``.
     """
-    for known, data in _last:
-        if "validation" not in data.drawn:
-            known = known.model_copy(update={"validation_seed": config.validation_seed})
-        if known == config:
-            return data
-    _last.clear()  # before the next data set is read: memory may not hold both
-    _last.append((config, load_data(config)))
+    if not _last or not _is_of(*_last[0], config):
+        _last.clear()  # before the next data set is read: memory may not hold both
+        _last.append((config, load_data(config)))
     return _last[0][1]
+
+
+def _is_of(known: DataConfig, data: Dataset, config: DataConfig) -> bool:
+    """Whether ``data``, which were loaded for ``known``, are those of ``config``."""
+    if "validation" not in data.drawn:
+        known = known.model_copy(update={"validation_seed": config.validation_seed})
+    return known == config
 
 
 def _read(config: DataConfig) -> Source | Dataset | dict[str, Split]:

@@ -1,5 +1,9 @@
 """Splits, resizing and normalisation, and what a Dataset checks."""
 
+import gc
+import sys
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -254,6 +258,20 @@ class TestNumbers:
         assert own.drawn == ("test",)
         assert load_once(DataConfig(name=name, validation_seed=1)) is own
         assert load_once(DataConfig(name=name, validation_seed=1, split_seed=1)) is not own
+
+    def test_load_once_forgets_a_data_set_before_it_reads_another(self, monkeypatch):
+        """Memory may not hold both."""
+        last = weakref.ref(load_once(DataConfig(name="digits")))
+        alive = []
+
+        def watched(config):
+            gc.collect()
+            alive.append(last() is not None)
+            return load_data(config)
+
+        monkeypatch.setattr(sys.modules[load_data.__module__], "load_data", watched)
+        load_once(DataConfig(name="digits", validation_seed=1))
+        assert alive == [False]
 
     def test_outputs_of_masks_are_for_the_classes_of_all_splits(self):
         """A rare class may be absent from the training samples of one split, and the network is the same for all."""
