@@ -24,7 +24,7 @@ def load(run):
         raise FileNotFoundError("no such data")
     data = SimpleNamespace(
         classes=tuple("0123456789"),
-        fingerprint={"train": os.environ.get("FAKE_DATA", "a")},
+        fingerprint={"train": os.environ.get("FAKE_DATA", "a"), "test": "b"},
         notices=["2 of 9 validation images are exact copies of train images"],
     )
     sites = {"auto": ["norm1", "norm2", "hidden"], "norm": ["norm1", "norm2"], "linear": ["hidden"], "block": []}

@@ -176,6 +176,8 @@ class _Session:
     def train(self) -> None:
         """Train the runs that are left."""
         facts = {name: self.search.user_attrs[name] for name in (BASE, CLASSES, DATA) if name in self.search.user_attrs}
+        if DATA in facts:  # the other splits depend on the seed
+            facts[DATA] = {name: value for name, value in facts[DATA].items() if name == "test"}
         facts |= {MADE_WITH: provenance(), FRESH_SPLITS: True}
         metric = f"{self.base.task.value} (smoothed)"
         runs = make_runs(self.search, CONFIRMS, facts, metric)
@@ -279,7 +281,7 @@ class _Session:
         runs = find_runs(self.search, CONFIRMS)
         if runs is None:
             raise ConfigError(f"study {self.search.study_name!r} has not been confirmed")
-        facts = {name: runs.user_attrs[name] for name in (FRESH_SPLITS,) if name in runs.user_attrs}
+        facts = {FRESH_SPLITS: bool(runs.user_attrs.get(FRESH_SPLITS))}
         tests = make_runs(self.search, TESTS, facts, f"test {task_of(self.search).word(optimise)}")
         configurations = self._configurations()
         planned = reading(tests, found.winner, configurations, again=self.request.again)

@@ -49,7 +49,8 @@ def states(storage, name):
 def test_the_best_and_the_anchors_run_on_fresh_seeds(searched, capsys):
     """All configurations have the same seeds, which the search did not use; the winner has the lowest mean.
 
-    The validation split is drawn with the seed as well. The winner's networks are tested with the data they had.
+    The validation split is drawn with the seed as well, so that only the hash of the test split holds for all runs.
+    The winner's networks are tested with the data they had.
     """
     code, found = confirm(searched)
     assert code == 0
@@ -66,6 +67,8 @@ def test_the_best_and_the_anchors_run_on_fresh_seeds(searched, capsys):
         assert config["engine"] == search[configuration].user_attrs["config"]["engine"]
         assert config["data"] == search[configuration].user_attrs["config"]["data"] | {"validation_seed": seeds[repeat]}
         assert trial.user_attrs["val_ece"] == 0.1
+    with closing(Opened(resolve(searched), create=False)) as opened:
+        assert find_study(opened.storage, "fake-confirmed").user_attrs[DATA] == {"test": "b"}
     full = [one for one in found.configurations if one.validation.seeds == 4]
     assert found.winner is full[0] is min(full, key=lambda one: one.mean.mean)
     values = [runs[found.winner.trial, repeat].value for repeat in range(4)]
