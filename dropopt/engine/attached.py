@@ -7,7 +7,6 @@ import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache
 from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar
 
@@ -42,11 +41,9 @@ class Seen:
         """
         if not torch.compiler.is_compiling():
             if module.training:
-                if not self.ran_in_training:  # once between two steps: each pass would take longer
-                    kind: type = type(module)
-                    if _is_converted(kind):
-                        return False
-                    self.ran_in_training = True
+                if not self.ran_in_training and _is_converted(type(module)):  # asked until its first pass after a step
+                    return False
+                self.ran_in_training = True
             elif self.model is not None and (model := self.model()) is not None and model.training:
                 self.stayed_in_eval = True
         return module.training
@@ -216,7 +213,6 @@ class Attached(Generic[S]):
         self.detach()
 
 
-@cache
 def _is_converted(kind: type) -> bool:
     """Whether a type of layer holds quantized weights, and so is for inference only."""
     packages = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
