@@ -134,7 +134,7 @@ class Writer:
         if not worse:
             return ""
         worse.sort(key=lambda level: level.best.value)
-        costs = self._costs({_label(level): level.best for level in worse}, ", ")
+        costs = self._costs([(_label(level), level.best) for level in worse], ", ")
         candidates = [level for level in effect.profile.levels if level.chance >= CANDIDATE and level not in worse]
         if first.chance >= CERTAIN or len(candidates) < 2:
             return f"{effect.name}: {_label(first)} is best (probability {first.chance:.2f}); {costs}"
@@ -163,7 +163,7 @@ class Writer:
         if not worse:
             return ""
         best = min(levels, key=lambda level: level.average.value)
-        costs = self._costs({_label(level): level.average for level in worse}, " and " if len(worse) == 2 else ", ")
+        costs = self._costs([(_label(level), level.average) for level in worse], " and " if len(worse) == 2 else ", ")
         more = self._more([level.best for level in levels])
         name = "Applied rate" if effect.name == APPLIED else effect.name
         return (
@@ -233,10 +233,10 @@ class Writer:
 
     # -- numbers
 
-    def _costs(self, by_level: Mapping[str, Estimate], joint: str) -> str:
+    def _costs(self, levels: Sequence[tuple[str, Estimate]], joint: str) -> str:
         """The costs of the first levels, and how many more levels are worse."""
-        listed = joint.join(f"{label} costs {self.cost(cost)}" for label, cost in list(by_level.items())[:LISTED])
-        more = len(by_level) - LISTED
+        listed = joint.join(f"{label} costs {self.cost(cost)}" for label, cost in levels[:LISTED])
+        more = len(levels) - LISTED
         return f"{listed} and {more} more are worse" if more > 0 else listed
 
     def cost(self, estimate: Estimate) -> str:
