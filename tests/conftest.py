@@ -17,7 +17,7 @@ with contextlib.suppress(ImportError):
     import setuptools  # noqa: F401
 
 torch.set_num_threads(1)
-# What it logs is kept with the result of a test, which a worker of pytest-xdist cannot send if a name in it is no text.
+# Optuna logs the names of studies. A worker of pytest-xdist cannot send a log in which a name is not valid UTF-8.
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 # A slow example on a busy machine is not a failure. In CI the examples are the same in every run, so that a change is
 # never rejected because of a random example that it has nothing to do with.

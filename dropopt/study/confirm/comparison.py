@@ -160,8 +160,8 @@ def arm_result(storage: BaseStorage, arm: Arm, *, seeds: int | None = None, by: 
     Args:
         storage: The storage.
         arm: The arm.
-        seeds: The number of seeds that count. Default: that of the confirmation that began last.
-        by: What the winner is chosen by, ``loss`` or ``accuracy``. Default: as in the confirmation that began last.
+        seeds: The number of seeds that count. Default: that of the last confirmation.
+        by: What the winner is chosen by, ``loss`` or ``accuracy``. Default: as in the last confirmation.
     """
     study = find_study(storage, arm.study)
     runs, found = find_runs(study, CONFIRMS), confirmation(study, seeds=seeds, by=by)

@@ -149,8 +149,8 @@ def confirmation(study: optuna.Study, *, seeds: int | None = None, by: str | Non
 
     Args:
         study: The search, of which ``dropopt confirm`` trained configurations again.
-        seeds: The number of seeds that count. Default: that of the confirmation that began last.
-        by: What the winner is chosen by, ``loss`` or ``accuracy``. Default: as in the confirmation that began last.
+        seeds: The number of seeds that count. Default: that of the last confirmation.
+        by: What the winner is chosen by, ``loss`` or ``accuracy``. Default: as in the last confirmation.
 
     Example:
         >>> import optuna

@@ -57,7 +57,7 @@ TESTS = "tests"
 #: The id of that study, because another study may have its name later; absent if it has none.
 OF = "of"
 #: The configurations that take part in a confirmation, those of earlier ones included; the number of seeds, and how the
-#: configurations were chosen, as it was last begun.
+#: configurations were chosen, in the confirmation that began or ended last.
 ENTRANTS, SEEDS, CHOSEN_BY = "entrants", "seeds", "chosen_by"
 #: Whether each seed draws a validation split of its own; absent from confirmations by earlier versions.
 FRESH_SPLITS = "fresh_splits"

@@ -1,4 +1,4 @@
-"""Which trials count towards the total of a study, and which one is given back if there are too many."""
+"""Which trials use the budget of a study, and which one is given back if there are too many."""
 
 import optuna
 import pytest
