@@ -76,11 +76,15 @@ def keep(path: Path, count: int) -> None:
     remove(path)
 
 
-def restore(path: Path) -> bool:
-    """Use a kept checkpoint of a trial again. Returns whether the trial has a checkpoint."""
+def is_kept(path: Path) -> bool:
+    """Whether a trial that has ended can be continued from a checkpoint."""
+    return _kept(path).exists() or path.exists()
+
+
+def restore(path: Path) -> None:
+    """Use the kept checkpoint of a trial again, if there is one."""
     with contextlib.suppress(OSError):
         _kept(path).replace(path)
-    return path.exists()
 
 
 def _kept(path: Path) -> Path:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dropopt.numbers import quantity
-from dropopt.study.run.checkpoints import Checkpoints, restore
+from dropopt.study.run.checkpoints import Checkpoints, is_kept, restore
+from dropopt.study.run.messages import Ready
 from dropopt.study.run.signals import SignalCatcher
 from dropopt.study.session.pools import start_pool
 from dropopt.study.session.request import Request
 from dropopt.study.session.session import Session, quiet_optuna
 from dropopt.study.show.console import complain, make_console, say
 from dropopt.study.show.formatting import format_accuracy
-from dropopt.study.store.continuation import Continuation, enqueue, last_attempt
+from dropopt.study.store.continuation import Continuation, last_attempt, latest
 from dropopt.study.store.experiment import name_of_files, space_of
 from dropopt.study.store.keys import MESSAGE, REASON
 from dropopt.study.store.lease import WorkerIdentity
@@ -22,9 +24,11 @@ from dropopt.study.store.patient import Patience
 from dropopt.study.store.queries import find_study, task_of
 from dropopt.study.store.retries import root
 from dropopt.study.store.scale import Scale
+from dropopt.study.store.search_ledger import SearchLedger
 
 if TYPE_CHECKING:
     import optuna
+    from optuna.trial import FrozenTrial
 
 
 def run(request: Request, number: int) -> int:
@@ -58,17 +62,26 @@ class Continuing(Session):
     continues: int
 
     def announce(self, slots: int) -> None:
-        """Enqueue the trial, and say from where it continues."""
+        """Check that the trial can be continued, and say from where."""
         study = find_study(self._storage, self._definition.name)
-        waiting = enqueue(study, self.continues)
-        folder, epochs = self._request.checkpoints, self._settings.base.train.epochs
-        found = folder is not None and restore(Checkpoints(folder, name_of_files(study)).path(root(waiting)))
-        reported = max(waiting.intermediate_values, default=0)
-        where = "from its checkpoint" if found else "from the beginning with the same seed: no checkpoint was kept"
+        last = latest(study, self.continues)
+        path, epochs = self._checkpoint(study, last), self._settings.base.train.epochs
+        reported = max(last.intermediate_values, default=0)
+        where = "from the beginning with the same seed: no checkpoint was kept"
+        if path is not None and is_kept(path):
+            where = "from its checkpoint"
         say(
             self._console,
             f"trial {self.continues} ended after {reported} of {quantity(epochs, 'epoch')}; it continues {where}",
         )
+
+    def open_study(self, ready: Ready) -> SearchLedger:
+        """Check that the data are those of the study, and use the checkpoint that was kept."""
+        ledger = super().open_study(ready)
+        path = self._checkpoint(ledger.study, latest(ledger.study, self.continues))
+        if path is not None:
+            restore(path)
+        return ledger
 
     def summarise(self, stopped_by: int | None) -> int:
         """Print the result of the trial. Returns the exit code."""
@@ -76,14 +89,17 @@ class Continuing(Session):
 
         study = find_study(self._storage, self._definition.name)
         trial = last_attempt(study, self.continues)
-        line = f"trial {trial.number} continues trial {self.continues}: "
-        if trial.state == TrialState.COMPLETE:
+        if trial is not None and trial.state == TrialState.COMPLETE:
             scale = Scale.of(study)
             scores = f"{task_of(study).score} {format_accuracy(trial)}"
-            say(self._console, f"{line}smoothed {scale.name} {scale.text(trial.value)}, {scores}")
+            result = f"smoothed {scale.name} {scale.text(trial.value)}, {scores}"
+            say(self._console, f"trial {trial.number} continues trial {self.continues}: {result}")
             return 0
-        reasons = (trial.user_attrs.get(REASON, trial.state.name.lower()), trial.user_attrs.get(MESSAGE, ""))
-        line += ": ".join(filter(None, reasons))
+        if trial is None:
+            line = f"trial {self.continues} was not continued"
+        else:
+            reasons = (trial.user_attrs.get(REASON, trial.state.name.lower()), trial.user_attrs.get(MESSAGE, ""))
+            line = f"trial {trial.number} continues trial {self.continues}: " + ": ".join(filter(None, reasons))
         say(self._console, line, "yellow")
         complain(self._console, line)
         if stopped_by is not None:
@@ -99,3 +115,8 @@ class Continuing(Session):
         ledger = Continuation(study, space, self._settings.base, self._definition.seed, classes, self._identity)
         ledger.continues = self.continues
         return ledger
+
+    def _checkpoint(self, study: optuna.Study, trial: FrozenTrial) -> Path | None:
+        """The file of the checkpoint of ``trial``; None if there is no folder for checkpoints."""
+        folder = self._request.checkpoints
+        return None if folder is None else Checkpoints(folder, name_of_files(study)).path(root(trial))

@@ -26,11 +26,8 @@ if TYPE_CHECKING:
 LIMITS = (TIME_LIMIT, OUT_OF_MEMORY)
 
 
-def enqueue(study: optuna.Study, number: int) -> FrozenTrial:
-    """Enqueue the trial that continues trial ``number``, unless it is waiting already.
-
-    Returns:
-        The waiting trial.
+def latest(study: optuna.Study, number: int) -> FrozenTrial:
+    """Return the last attempt to continue trial ``number``; the trial itself if there is none.
 
     Raises:
         ConfigError: There is no such trial, it cannot be continued, or it has been.
@@ -38,13 +35,28 @@ def enqueue(study: optuna.Study, number: int) -> FrozenTrial:
     from optuna.trial import TrialState
 
     trial = _to_continue(study, number)
-    latest = next(reversed(_continuations(study, number)), trial)
-    if latest.state == TrialState.RUNNING:
-        raise ConfigError(f"trial {latest.number} is continuing trial {number} now; follow it with: dropopt status")
-    if latest.state == TrialState.COMPLETE:
-        raise ConfigError(f"trial {latest.number} has continued trial {number} already: loss {latest.value:.4f}")
-    if latest.state != TrialState.WAITING:
-        enqueue_continuation(study, trial, latest)
+    last = next(reversed(_continuations(study, number)), trial)
+    if last.state == TrialState.RUNNING:
+        raise ConfigError(f"trial {last.number} is continuing trial {number} now; follow it with: dropopt status")
+    if last.state == TrialState.COMPLETE:
+        raise ConfigError(f"trial {last.number} has continued trial {number} already: loss {last.value:.4f}")
+    return last
+
+
+def enqueue(study: optuna.Study, number: int) -> FrozenTrial:
+    """Enqueue the trial that continues trial ``number``, unless it is waiting already.
+
+    Returns:
+        The waiting trial.
+
+    Raises:
+        ConfigError: As :func:`latest`.
+    """
+    from optuna.trial import TrialState
+
+    last = latest(study, number)
+    if last.state != TrialState.WAITING:
+        enqueue_continuation(study, numbered(study, number), last)
     return _waiting(study, number)[0]
 
 
@@ -56,26 +68,30 @@ def may_be_continued(trial: FrozenTrial) -> bool:
     return by_limit or trial.state == TrialState.PRUNED
 
 
-def last_attempt(study: optuna.Study, number: int) -> FrozenTrial:
-    """Return the last trial that has continued trial ``number``; after an interruption, a further one is waiting."""
+def last_attempt(study: optuna.Study, number: int) -> FrozenTrial | None:
+    """Return the last trial that has continued trial ``number``; None if none has begun."""
     from optuna.trial import TrialState
 
-    found = _continuations(study, number)
-    return [trial for trial in found if trial.state != TrialState.WAITING or trial is found[0]][-1]
+    begun = [trial for trial in _continuations(study, number) if trial.state != TrialState.WAITING]
+    return begun[-1] if begun else None
 
 
 class Continuation(SearchLedger):
-    """The ledger of a session that runs one waiting continuation, and no other trial.
+    """The ledger of a session that runs one continuation, and no other trial.
+
+    The continuation is enqueued at the moment at which it starts. A session that cannot begin leaves none that waits,
+    which another worker would train unasked. One that has begun is run again after an interruption, as any trial.
 
     Attributes:
         continues: The number of the trial that is continued.
     """
 
     continues: int
+    _begun = False
 
     def wants(self, target: int) -> bool:
-        """Whether the continuation is waiting."""
-        return bool(_waiting(self.study, self.continues))
+        """Whether the continuation has not begun, or is to run again."""
+        return not self._begun or bool(_waiting(self.study, self.continues))
 
     def ask(self, target: int | None = None) -> tuple[optuna.Trial, RunConfig | None] | None:
         """Start the continuation. The budget does not limit it; a duplicate is given back."""
@@ -89,10 +105,11 @@ class Continuation(SearchLedger):
         import optuna
         from optuna.trial import TrialState
 
-        waiting = _waiting(self.study, self.continues)
-        if not waiting or not self.study._storage.set_trial_state_values(waiting[0]._trial_id, TrialState.RUNNING):
+        waiting = enqueue(self.study, self.continues)
+        if not self.study._storage.set_trial_state_values(waiting._trial_id, TrialState.RUNNING):
             raise ConfigError(f"another worker has just started to continue trial {self.continues}")
-        return optuna.trial.Trial(self.study, waiting[0]._trial_id)
+        self._begun = True
+        return optuna.trial.Trial(self.study, waiting._trial_id)
 
 
 def _to_continue(study: optuna.Study, number: int) -> FrozenTrial:

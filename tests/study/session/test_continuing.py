@@ -13,6 +13,7 @@ import pytest
 from outside import Outside, finish, reporting, trials, wait_until
 
 from dropopt.config import ConfigError, RunConfig
+from dropopt.study.run.errors import StudyError
 from dropopt.study.run.slots import Targets
 from dropopt.study.session import continuing, session
 from dropopt.study.session.joining import stored_request
@@ -128,3 +129,24 @@ def test_an_interrupted_continuation_goes_on(storage):
     found = trials(storage)[4:]
     assert [trial.state.name for trial in found] == ["FAIL", "COMPLETE", "WAITING"]
     assert [trial.user_attrs.get("continues") for trial in found] == [1, 1, None]
+
+
+@pytest.mark.parametrize("fault", ["changed", "missing", "signal"])
+def test_a_continuation_that_cannot_begin_leaves_no_trial(storage, monkeypatch, capsys, fault):
+    """The data have changed, they are lost, or a signal arrives while they are loaded."""
+    if fault == "signal":
+        prepare = continuing.Continuing.prepare
+
+        def interrupt(session):
+            prepare(session)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        monkeypatch.setattr(continuing.Continuing, "prepare", interrupt)
+        assert resume(storage, 1) == 143
+        out = capsys.readouterr().out
+        assert "trial 1 was not continued\ngo on with: dropopt resume-trial 1" in out
+    else:
+        monkeypatch.setenv("FAKE_DATA", fault)
+        with pytest.raises((ConfigError, StudyError), match=r"have changed since it began|no such data"):
+            resume(storage, 1)
+    assert len(trials(storage)) == 4
