@@ -187,7 +187,14 @@ def test_data_that_have_changed_are_not_read(storage, monkeypatch):
 def test_damaged_attributes_of_a_confirmation_count_as_absent(storage):
     """Attributes of a wrong type, and those that name a trial that does not exist."""
     wrong = {
-        "fake-confirmed": {"entrants": [1], "seeds": "many", "chosen_by": 7, "out": {"x": "y"}, "judged_by": "speed"},
+        "fake-confirmed": {
+            "entrants": [1],
+            "seeds": "many",
+            "chosen_by": 7,
+            "out:0": 7,
+            "out:x": "y",
+            "judged_by": "speed",
+        },
         "fake-tested": {"readings": [{}]},
         "fake": {"plan": {"n_trials": 4, "sampler": "tpe", "pruner": "none", "seed": 0, "trial_memory": "much"}},
     }

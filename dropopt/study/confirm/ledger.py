@@ -116,16 +116,13 @@ class RunLedger(Ledger):
         self._check_search()
         if self._race is None:
             return
-        found, lasting = self._losers(self._race), outs(self.study, self._race.by)
-        failures = failed(self.study)
+        found, failures = self._losers(self._race), failed(self.study)
         for number, reason in found.items():
             self._out[number] = reason
             self._on_out(number, reason)
             if {why for run, why in failures.items() if run.configuration == number} <= {*LASTING}:
-                lasting[number] = reason
-        if found:  # a failure for another reason, such as too little memory, is tried again by the next confirmation
-            key = _out_key(self.study, self._race.by)
-            self.study.set_user_attr(key, {str(number): reason for number, reason in lasting.items()})
+                self.study.set_user_attr(out_key(self.study, number, self._race.by), reason)
+            # a failure for another reason, such as too little memory, is tried again by the next confirmation
         self._drop_waiting()
 
     def _check_search(self) -> None:
@@ -204,12 +201,16 @@ class RunLedger(Ledger):
 
 def outs(study: optuna.Study, by: str | None = None) -> dict[int, str]:
     """Return the configurations that are out of the race, judged ``by`` loss or accuracy, each with the reason."""
-    found = study.user_attrs.get(_out_key(study, by)) or {}
-    return {int(number): str(reason) for number, reason in found.items()}
+    begins, attributes = out_key(study, "", by), study.user_attrs
+    earlier = attributes.get(begins[:-1])  # one dictionary, in confirmations by earlier versions
+    found = dict(earlier) if isinstance(earlier, Mapping) else {}
+    found |= {key.removeprefix(begins): why for key, why in attributes.items() if key.startswith(begins)}
+    return {int(number): why for number, why in found.items() if number.isdecimal() and isinstance(why, str)}
 
 
-def _out_key(study: optuna.Study, by: str | None) -> str:
-    return OUT if by in (None, optimised(study)) else OUT_JUDGED
+def out_key(study: optuna.Study, number: int | str, by: str | None = None) -> str:
+    """Return the name of the attribute that says why configuration ``number`` is out; see :func:`outs`."""
+    return f"{OUT if by in (None, optimised(study)) else OUT_JUDGED}:{number}"
 
 
 def _waiting(study: optuna.Study) -> list[FrozenTrial]:

@@ -63,8 +63,9 @@ ENTRANTS, SEEDS, CHOSEN_BY = "entrants", "seeds", "chosen_by"
 FRESH_SPLITS = "fresh_splits"
 #: What the winner is chosen by, ``loss`` or ``accuracy``; absent if it is what the search optimised.
 JUDGED_BY = "judged_by"
-#: The configurations that are not trained further, each with the reason, by the number of their trial. The second name
-#: is used if the winner is chosen by something else than the search optimised.
+#: The configurations that are not trained further, each with the reason: attributes such as ``out:7``, by the number of
+#: their trial. Each has its own, because two confirmations may drop configurations at the same time. The second name is
+#: used if the winner is chosen by something else than the search optimised.
 OUT, OUT_JUDGED = "out", "out_judged"
 #: The readings of the test split: for each, the configuration, the number of runs and the time.
 READINGS = "readings"

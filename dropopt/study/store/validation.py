@@ -10,11 +10,11 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from optuna.distributions import BaseDistribution, check_distribution_compatibility
 from optuna.trial import FrozenTrial, TrialState
-from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr, TypeAdapter, ValidationError
+from pydantic import StrictBool, StrictFloat, StrictInt, StrictStr, TypeAdapter, ValidationError
 
 from dropopt.config import ConfigError
 from dropopt.facts import Facts
@@ -70,10 +70,6 @@ class _Reading:
     at: str
 
 
-#: The number of a trial, as a key in JSON.
-_Number = Annotated[str, Field(pattern=r"^\d+$")]
-
-
 def _of(kind: Any, *names: str) -> dict[str, TypeAdapter[Any]]:
     return dict.fromkeys(names, TypeAdapter(kind))
 
@@ -106,7 +102,6 @@ _STUDY: _Table = {
     **_of(list[dict[str, Any]], keys.CODE),
     **_of(list[_Entrant], keys.ENTRANTS),
     **_of(list[_Reading], keys.READINGS),
-    **_of(dict[_Number, str], keys.OUT, keys.OUT_JUDGED),
 }
 
 

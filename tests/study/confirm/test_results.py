@@ -66,7 +66,8 @@ def confirmed(losses=LOSSES, *, seeds=3, by="loss", task=None, out=(), accuracie
     facts = {ENTRANTS: entrants, SEEDS: seeds, CHOSEN_BY: "value", JUDGED_BY: by}
     for name, fact in facts.items():
         runs.set_user_attr(name, fact)
-    runs.set_user_attr(OUT, {str(number): "worse" for number in out})
+    for number in out:
+        runs.set_user_attr(f"{OUT}:{number}", "worse")
     for number, row in losses.items():
         for repeat, loss in enumerate(row):
             accuracy = (accuracies or {}).get(number, 1 - loss / 2)

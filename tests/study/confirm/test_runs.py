@@ -50,10 +50,10 @@ def search():
     return study
 
 
-def run(configuration, repeat, state=TrialState.COMPLETE, **attributes):
+def run(configuration, repeat, state=TrialState.COMPLETE, value=0.5, **attributes):
     params = {CONFIGURATION: configuration, REPEAT: repeat}
     kinds = dict.fromkeys(params, IntDistribution(0, LARGEST))
-    value = 0.5 if state == TrialState.COMPLETE else None
+    value = value if state == TrialState.COMPLETE else None
     return create_trial(params=params, distributions=kinds, value=value, state=state, user_attrs=attributes)
 
 
@@ -163,7 +163,27 @@ def test_a_ledger_starts_runs_and_drops_those_of_a_configuration_that_failed(sea
         assert (runs.trials[-1].state.name, runs.trials[-1].user_attrs[REASON]) == ("FAIL", GIVEN_BACK)
         assert runs.trials[-1].user_attrs[MESSAGE] == why
     assert ledger.report(second, 0.5, epoch=1, epochs=2) is False
-    assert OUT in runs.user_attrs
+    assert f"{OUT}:7" in runs.user_attrs
+
+
+def test_two_confirmations_that_drop_configurations_at_the_same_time(search, monkeypatch):
+    """Neither loses what the other one has recorded."""
+    runs = make_runs(search, CONFIRMS, {}, "loss")
+    both = [RunLedger(runs, search, {}, race=Race(6, (0, number))) for number in (1, 2)]
+    for repeat in range(3):
+        runs.add_trials([run(number, repeat) for number in (1, 2)])
+        runs.add_trial(run(0, repeat, value=0.1))
+    record = both[0].study.set_user_attr
+
+    def overtaken(key, value):
+        both[1].update_race()
+        record(key, value)
+
+    monkeypatch.setattr(both[0].study, "set_user_attr", overtaken)
+    both[0].update_race()
+    assert sorted(outs(runs)) == [1, 2]
+    runs.set_user_attr(OUT, {"3": "worse", "x": "y"})  # as earlier versions stored them
+    assert sorted(outs(runs)) == [1, 2, 3]
 
 
 def test_a_network_is_found_by_its_run(search):
