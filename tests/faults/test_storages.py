@@ -24,7 +24,7 @@ from dropopt.study.store import opening
 from dropopt.study.store.errors import StorageError
 from dropopt.study.store.opening import Opened
 from dropopt.study.store.patient import is_outage
-from dropopt.study.store.queries import best, choose, ranked
+from dropopt.study.store.queries import best, choose, find_study, ranked
 from dropopt.study.store.trial_budget import budget_used
 from dropopt.study.store.url import resolve
 
@@ -233,7 +233,7 @@ def test_damaged_files_are_diagnosed_and_left_alone(tmp_path, monkeypatch):
 
 
 def test_a_parameter_of_another_kind_that_another_program_wrote_is_ignored(tmp_path):
-    """A journal accepts a trial with one: the study goes on, with what is left of that trial."""
+    """A journal accepts a trial with one: the study goes on with what is left of that trial, and reports show that."""
     storage = str(tmp_path / "s.log")
     assert fake_study.run(storage, n_jobs=1, n_trials=2) == 0
     with Outside(storage) as study:
@@ -249,6 +249,9 @@ def test_a_parameter_of_another_kind_that_another_program_wrote_is_ignored(tmp_p
     found = trials(storage)
     assert budget_used(found) == 14
     assert found[2].params == params
+    with closing(Opened(storage, create=False)) as opened:
+        read = find_study(opened.storage, "fake").trials
+    assert [read[2].params, *(trial.params for trial in read[3:])] == [{}, *(trial.params for trial in found[3:])]
 
 
 @pytest.mark.parametrize("name", ["s.db", "s.log"])

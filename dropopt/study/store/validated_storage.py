@@ -1,4 +1,4 @@
-"""A storage that reads another one without the attributes that other programs have damaged."""
+"""A storage that reads another one without what other programs have damaged, as a worker reads it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from optuna.storages import BaseStorage
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 
-from dropopt.study.store.validation import readable, valid_study_attributes, valid_trial
+from dropopt.study.store.validation import readable, valid_study_attributes, valid_trial, without_conflicts
 
 #: The methods that ask for something that may not exist.
 _MAY_MISS = ("get_study_id_from_name", "get_trial_id_from_study_id_trial_number")
@@ -33,7 +33,7 @@ _Forwarding: Any = type(
 
 
 class ValidatedStorage(_Forwarding):  # type: ignore[misc]  # its base class is made at run time
-    """Reads and writes a storage, and leaves out attributes whose type is wrong.
+    """Reads and writes a storage, and leaves out attributes of a wrong type and parameters of another kind.
 
     Args:
         inner: The storage.
@@ -52,7 +52,7 @@ class ValidatedStorage(_Forwarding):  # type: ignore[misc]  # its base class is 
         """Return the trials of a study, by number."""
         with readable("a trial"):
             found = self._call(lambda storage: storage.get_all_trials(study_id, deepcopy=deepcopy))
-            valid = [valid_trial(trial) for trial in found]
+            valid = list(without_conflicts(map(valid_trial, found)))
         return valid if states is None else [trial for trial in valid if trial.state in states]
 
     def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:

@@ -123,7 +123,7 @@ def valid_trial(trial: FrozenTrial) -> FrozenTrial:
 
 
 def without_conflicts(
-    trials: Iterable[FrozenTrial], first: Callable[[str], BaseDistribution | None]
+    trials: Iterable[FrozenTrial], first: Callable[[str], BaseDistribution | None] = lambda name: None
 ) -> Iterator[FrozenTrial]:
     """Yield ``trials`` without the parameters that earlier trials have with an incompatible distribution.
 
