@@ -27,7 +27,7 @@ def cluster():
     with warnings.catch_warnings(action="ignore"):
         from ray.cluster_utils import Cluster
 
-        os.environ |= {"FAKE_SECONDS": "0.2", "FAKE_CHECKPOINTS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+        os.environ |= {"FAKE_SECONDS": "0.4", "FAKE_CHECKPOINTS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
         try:
             made = Cluster(head_node_args={"num_cpus": 1, "_system_config": HEALTH}, initialize_head=True)
         finally:
@@ -40,7 +40,7 @@ def cluster():
 def test_a_study_outlives_a_node(cluster, server, tmp_path, monkeypatch):
     """The trial of the dead node continues from its checkpoint on the other one; nothing is lost or runs twice."""
     monkeypatch.setenv("RAY_ADDRESS", cluster.address)
-    for name, value in {"FAKE_SECONDS": "0.2", "FAKE_CHECKPOINTS": "1"}.items():
+    for name, value in {"FAKE_SECONDS": "0.4", "FAKE_CHECKPOINTS": "1"}.items():
         monkeypatch.setenv(name, value)
     node = cluster.add_node(num_cpus=1)
 

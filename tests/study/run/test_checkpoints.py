@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dropopt.study.run.checkpoints import Checkpoints, default_folder, keep, remove, restore
+from dropopt.study.run.checkpoints import Checkpoints, default_folder, is_kept, keep, remove, restore
 
 
 @pytest.mark.parametrize(
@@ -66,10 +66,14 @@ def test_the_latest_ended_trials_are_kept_and_restored(tmp_path):
     assert {path.name for path in (tmp_path / "c").iterdir()} == {
         path.with_suffix(".kept").name for path in (mine.path(0), mine.path(7), other.path(0))
     }
-    assert [restore(mine.path(number)) for number in (0, 4)] == [True, False]
+    assert [is_kept(mine.path(number)) for number in (0, 4)] == [True, False]
+    for number in (0, 4):
+        restore(mine.path(number))
+    assert not mine.path(4).exists()
     assert mine.path(0).read_text() == mine.path(0).name
     assert not mine.path(0).with_suffix(".kept").exists()
-    assert restore(mine.path(0))
+    restore(mine.path(0))
+    assert is_kept(mine.path(0))
 
 
 def test_removal_leaves_nothing(tmp_path):
