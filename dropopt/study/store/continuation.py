@@ -14,6 +14,7 @@ from dropopt.config import ConfigError
 from dropopt.study.store.keys import CONTINUES, GIVEN_BACK, MESSAGE, OUT_OF_MEMORY, REASON, TIME_LIMIT, UNCOUNTED
 from dropopt.study.store.queries import numbered
 from dropopt.study.store.retries import enqueue_continuation, parameters
+from dropopt.study.store.scale import Scale
 from dropopt.study.store.search_ledger import SearchLedger
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def latest(study: optuna.Study, number: int) -> FrozenTrial:
     if last.state == TrialState.RUNNING:
         raise ConfigError(f"trial {last.number} is continuing trial {number} now; follow it with: dropopt status")
     if last.state == TrialState.COMPLETE:
-        raise ConfigError(f"trial {last.number} has continued trial {number} already: loss {last.value:.4f}")
+        raise ConfigError(f"trial {last.number} has continued trial {number} already: {_result(study, last)}")
     return last
 
 
@@ -123,10 +124,17 @@ def _to_continue(study: optuna.Study, number: int) -> FrozenTrial:
             raise ConfigError(f"trial {number} has no parameters; it cannot be continued")
         return trial
     if trial.state == TrialState.COMPLETE:
-        raise ConfigError(f"trial {number} is complete: loss {trial.value}; only a pruned trial can be continued")
+        result = _result(study, trial)
+        raise ConfigError(f"trial {number} is complete: {result}; only a pruned trial can be continued")
     if trial.state in (TrialState.RUNNING, TrialState.WAITING) or reason in UNCOUNTED:
         raise ConfigError(f"trial {number} is run by dropopt run and dropopt worker; type the command of the study")
     raise ConfigError(f"trial {number} failed and cannot be continued: {reason}: {trial.user_attrs.get(MESSAGE, '')}")
+
+
+def _result(study: optuna.Study, trial: FrozenTrial) -> str:
+    """The value of a complete trial as people read it, with its name."""
+    scale = Scale.of(study)
+    return f"{scale.name} {scale.text(trial.value)}"
 
 
 def _continuations(study: optuna.Study, number: int) -> list[FrozenTrial]:

@@ -82,8 +82,8 @@ def test_a_trial_is_continued_once(storage):
     assert sorted(new[0].intermediate_values) == list(range(1, 9))
     assert new[0].intermediate_values[1] != 99.0
     refusals = {
-        0: r"trial 0 is complete: loss .*; only a pruned trial can be continued",
-        1: r"trial 4 has continued trial 1 already: loss",
+        0: r"trial 0 is complete: loss \d\.\d{4}; only a pruned trial can be continued",
+        1: r"trial 4 has continued trial 1 already: loss \d\.\d{4}$",
         3: r"trial 3 failed and cannot be continued: Broken: bad",
         6: r"has no trial 6; there are: 0 to 5",
     }
