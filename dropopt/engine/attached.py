@@ -27,9 +27,8 @@ class Seen:
     """
 
     def __init__(self) -> None:
-        #: The model that has the place, and the engine; None in a copy.
-        self.model: weakref.ref[nn.Module] | None = None
-        self.engine: weakref.ref[Any] | None = None
+        #: The engine that has the place; None in a copy of the model alone.
+        self.engine: weakref.ref[Attached[Any]] | None = None
         #: Whether the module ran in training mode, and whether it ran in eval mode while the model was training.
         self.ran_in_training = self.stayed_in_eval = False
 
@@ -44,13 +43,13 @@ class Seen:
                 if not self.ran_in_training and _is_converted(type(module)):  # asked until its first pass after a step
                     return False
                 self.ran_in_training = True
-            elif self.model is not None and (model := self.model()) is not None and model.training:
+            elif self.engine is not None and (engine := self.engine()) is not None and engine.model.training:
                 self.stayed_in_eval = True
         return module.training
 
     def __getstate__(self) -> dict[str, Any]:
         # A weak reference cannot be pickled, and the modules of a copy may be of another kind.
-        return {**self.__dict__, "model": None, "engine": None, "ran_in_training": False}
+        return {**self.__dict__, "engine": None, "ran_in_training": False}
 
 
 class Site(Protocol):
@@ -88,7 +87,7 @@ class Attached(Generic[S]):
 
     def _add(self, place: Place, site: S) -> None:
         self.sites[place.name] = site
-        self._claim(site)
+        site.seen.engine = weakref.ref(self)
         self._handles.append(place.module.register_forward_hook(site.hook))
         place.module.__dict__["__prepare_scriptable__"] = refuse_script  # torch.jit.script calls it
 
@@ -96,10 +95,7 @@ class Attached(Generic[S]):
         # Of a copy or a pickle, which has a model of its own.
         self.__dict__.update(state)
         for site in self.sites.values():
-            self._claim(site)
-
-    def _claim(self, site: S) -> None:
-        site.seen.model, site.seen.engine = weakref.ref(self.model), weakref.ref(self)
+            site.seen.engine = weakref.ref(self)
 
     def _require_hooks(self) -> None:
         """Check that every site is still in the model: code that replaces a module drops the module's hooks.

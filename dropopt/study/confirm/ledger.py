@@ -120,9 +120,9 @@ class RunLedger(Ledger):
         for number, reason in found.items():
             self._out[number] = reason
             self._on_out(number, reason)
+            # A failure for another reason, such as too little memory, is tried again by the next confirmation.
             if {why for run, why in failures.items() if run.configuration == number} <= {*LASTING}:
                 self.study.set_user_attr(out_key(self.study, number, self._race.by), reason)
-            # a failure for another reason, such as too little memory, is tried again by the next confirmation
         self._drop_waiting()
 
     def _check_search(self) -> None:
