@@ -11,6 +11,7 @@ order; each imports only modules above it:
     runs        the runs of a study: one trial for each configuration and seed
     ledger      starts the runs and records their results
     results     what the runs say: means, the winner, how optimistic the search was
+    reading     which networks are evaluated on the test split: those of the winner, once
     arms        the arms of a comparison, and whether they can be compared
     comparison  what the confirmed arms say: differences to the best baseline, and a verdict
 """
