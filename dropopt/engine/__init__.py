@@ -12,13 +12,13 @@ from dropopt.config import Baseline, ConfigError, EngineConfig
 from dropopt.engine.baselines import BaselineEngine, BaselineSite
 from dropopt.engine.engine import DropoutEngine
 from dropopt.engine.places.find import named_places, survey
-from dropopt.engine.places.inside import OwnDropout
+from dropopt.engine.places.inside import OwnDropout, OwnFunction
 from dropopt.engine.places.place import Example, Place, Selector
 from dropopt.engine.protocol import Engine
 from dropopt.engine.site import DropoutSite
 from dropopt.inputs import parts
 
-__all__ = ["BaselineEngine", "DropoutEngine", "Engine", "Inside", "attach", "named_places"]
+__all__ = ["BaselineEngine", "DropoutEngine", "Engine", "Inside", "OwnDropout", "OwnFunction", "attach", "named_places"]
 
 #: What to do with dropout that the network has at the same places.
 Inside = Literal["keep", "replace", "error"]
@@ -98,15 +98,15 @@ def attach(
             Without it the contextual member uses 0.5, with a warning.
         sites: overrides ``config.sites``. It may also be a function (name, module) -> bool.
         inside: what happens to dropout that the network has of its own at the same places. ``"keep"``: both drop.
-            ``"replace"``: it is switched off until ``detach()``. ``"error"``: it is refused. Default: ``"keep"``, with
-            a warning that names it.
+            ``"replace"``: layers are switched off until ``detach()``, and functions such as ``F.dropout`` are refused.
+            ``"error"``: it is refused. Default: ``"keep"``, with a warning that names it.
 
     Returns:
         An engine. It is a context manager; on exit, or when ``detach()`` is called, it leaves the model as it was.
 
     Raises:
         ConfigError: if no module matches ``sites``, if a selected module cannot be a site (the message names it), if a
-            place already has dropout of this package, if ``inside`` is ``"error"`` and the network has dropout of its
+            place already has dropout of this package, if ``inside`` refuses the dropout that the network has of its
             own there, or if an argument has the wrong type.
         ValueError: if ``complexity`` is outside [0, 1].
 
@@ -133,8 +133,15 @@ def attach(
         raise ConfigError(f"inside must be one of {', '.join(get_args(Inside))}, got {inside!r}")
     places, own, unrun = survey(model, config.sites if sites is None else sites, example)
     _refuse_taken(places)
+    layers = [one for one in own if isinstance(one, OwnDropout)]
+    functions = [one for one in own if isinstance(one, OwnFunction)]
     if own and inside == "error":
         raise ConfigError(_already(model, own))
+    if functions and inside == "replace":
+        raise ConfigError(
+            f"inside='replace' can switch off dropout layers only, and {type(model).__name__} calls {functions[0]}: "
+            "use a layer such as nn.Dropout there, or pass inside='keep' to apply both"
+        )
     if own and inside is None:
         warnings.warn(_already(model, own), stacklevel=2)
     if complexity is None and isinstance(config, EngineConfig) and config.uses("contextual"):
@@ -148,11 +155,11 @@ def attach(
         engine = DropoutEngine(model, config, places, complexity=0.5 if complexity is None else complexity)
     engine.own, engine.unrun = tuple(own), tuple(unrun)
     if inside == "replace":
-        engine.take_over(own)
+        engine.take_over(layers)
     return engine
 
 
-def _already(model: nn.Module, own: list[OwnDropout]) -> str:
+def _already(model: nn.Module, own: list[OwnDropout | OwnFunction]) -> str:
     more = f" and {len(own) - 1} more" if len(own) > 1 else ""
     return (
         f"{type(model).__name__} has dropout of its own where the engine drops: {own[0]}{more}. Pass inside='replace' "

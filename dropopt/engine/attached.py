@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from dropopt.config import ConfigError
-from dropopt.engine.places.inside import OwnDropout
+from dropopt.engine.places.inside import OwnDropout, OwnFunction
 from dropopt.engine.places.place import Place
 from dropopt.modules import dropout_layers, in_eval_mode
 
@@ -80,8 +80,8 @@ class Attached(Generic[S]):
         self.sites: dict[str, S] = {}
         self._handles: list[RemovableHandle] = []
         self._replaced: list[OwnDropout] = []
-        #: Dropout layers of the model itself at the places.
-        self.own: tuple[OwnDropout, ...] = ()
+        #: Dropout of the model itself at the places.
+        self.own: tuple[OwnDropout | OwnFunction, ...] = ()
         #: Parts of the model that did not run on the example, so that they have no places.
         self.unrun: tuple[str, ...] = ()
 

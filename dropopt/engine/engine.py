@@ -9,6 +9,7 @@ Everything here runs once per ``step``. Between steps the sites work on their ow
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -107,6 +108,9 @@ class DropoutEngine(Attached[DropoutSite]):
         Where several processes train one model, each of them calls this method. Metrics are averaged over the processes
         that give them, so that all have the same rates.
 
+        It also warns if ``epoch`` is 0 although the model has been trained since the last step, because a loop that
+        counts epochs from 0 has to give ``epoch + 1``.
+
         Args:
             epoch: completed epochs, in [0, epochs]; a fraction within an epoch.
             epochs: epochs of the whole training, >= 1.
@@ -152,6 +156,12 @@ class DropoutEngine(Attached[DropoutSite]):
             for name, site in self.sites.items()
             if site.kind == "taylor" and site.seen.ran_in_training and not site.count
         ]
+        if progress == 0 and any(site.seen.ran_in_training for site in self.sites.values()):
+            warnings.warn(
+                "epoch=0 after training: epoch is the number of completed epochs, so give 1 after the first one "
+                "(epoch + 1 in a loop that counts from 0)",
+                stacklevel=2,
+            )
         self._warn_if_idle()
         if self.config.efficacy == "adaptive" and common["val_loss"] is not None:
             self._adapt_weights(rates)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import torch
 from torch import nn
 
+from dropopt.engine import OwnDropout, OwnFunction
 from dropopt.facts import Facts
 from dropopt.inputs import parts
 from dropopt.modules import dropout_layers
@@ -15,14 +16,16 @@ from dropopt.training.data.reading import OwnBatches
 from dropopt.training.data.stream import Stream
 
 
-def facts_of(data: Dataset, model: nn.Module, places: Iterable[str], inside: int = 0) -> Facts:
+def facts_of(
+    data: Dataset, model: nn.Module, places: Iterable[str], own: Collection[OwnDropout | OwnFunction] = ()
+) -> Facts:
     """Count the images, the classes, the parameters and the dropout layers of a run.
 
     Args:
         data: The data set.
         model: The network.
         places: The names of the modules at which the engine drops features.
-        inside: Number of dropout layers of the network itself at these places.
+        own: The dropout of the network itself at these places.
 
     Returns:
         The facts, for the header of a study, its note and its report.
@@ -33,6 +36,7 @@ def facts_of(data: Dataset, model: nn.Module, places: Iterable[str], inside: int
         counts = torch.bincount(known.labels, minlength=len(data.classes))
         share = round(float(counts.max() / counts.sum()), 4)
     inputs = parts(known.images)
+    functions = sum(isinstance(one, OwnFunction) for one in own)
     return Facts(
         images={name: len(split) for name, split in data.splits().items()},
         shape=list(next(iter(inputs.values())).shape[1:]),
@@ -40,8 +44,8 @@ def facts_of(data: Dataset, model: nn.Module, places: Iterable[str], inside: int
         largest_share=share,
         parameters=sum(one.numel() for one in model.parameters() if one.requires_grad),
         places=list(places),
-        dropout_inside=sum(one.p > 0 for one in dropout_layers(model)),
-        dropout_at_places=inside,
+        dropout_inside=sum(one.p > 0 for one in dropout_layers(model)) + functions,
+        dropout_at_places=len(own),
         inputs={name: list(part.shape[1:]) for name, part in inputs.items()} if len(inputs) > 1 else {},
         own_batches=isinstance(data.train, Stream) and isinstance(data.train.reader, OwnBatches),
     )

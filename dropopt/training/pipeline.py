@@ -73,7 +73,7 @@ def prepare(run: RunConfig) -> Prepared:
         suppress(DivergedError),
         attach(model, run.engine, example=_example(run, data, device), complexity=0.5, inside="keep") as engine,
     ):
-        facts = facts_of(data, model, engine.sites, len(engine.own))
+        facts = facts_of(data, model, engine.sites, engine.own)
         fit(model, engine, few, config, task=task_of(run.task))
     complexity = data.complexity if isinstance(run.engine, EngineConfig) else None
     return Prepared(data, named_places(model, _example(run, data, device)), facts, complexity)

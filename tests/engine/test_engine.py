@@ -130,6 +130,20 @@ def test_an_invalid_step_is_refused(call, message):
         assert engine.rates() == before
 
 
+def test_a_loop_that_counts_epochs_from_zero_is_reported():
+    """A step at epoch 0 is reported if the model was trained before it; rates and metrics at the start are not."""
+    model = network()
+    with engine_of(model) as engine:
+        model.eval()
+        model(IMAGES)
+        engine.step(epoch=0, epochs=2, val_loss=1.1, val_accuracy=0.3)
+        train_step(model.train())
+        with pytest.warns(UserWarning, match=r"^epoch=0 after training: .* so give 1 after the first one"):
+            engine.step(epoch=0, epochs=2, train_loss=1.0, val_loss=1.1, val_accuracy=0.3)
+        train_step(model)
+        engine.step(epoch=1, epochs=2)
+
+
 @pytest.mark.parametrize("kind", [float, np.float64, np.float32, torch.tensor, "with a graph"])
 @pytest.mark.parametrize("config", [EngineConfig(efficacy="adaptive"), Baseline(kind="dropout2d", schedule="linear")])
 def test_metrics_of_every_type_become_numbers(config, kind):

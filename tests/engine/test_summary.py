@@ -152,6 +152,52 @@ def test_dropout_at_the_same_places_is_named():
         attach(Net(), inside="off")
 
 
+class Functional(nn.Module):
+    """A network that calls dropout functions, in its own forward method, in that of a block, and before its output."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = Block(3, 6)
+        self.conv = nn.Conv2d(6, 4, 3)
+        self.layer = nn.Dropout(0.0)
+        self.head = nn.Linear(4, 4)
+
+    def forward(self, x):
+        """Logits."""
+        x = nn.functional.dropout2d(torch.relu(self.conv(self.stem(x))), 0.3, self.training)
+        return self.head(nn.functional.dropout(self.layer(x.mean((2, 3))), training=self.training))
+
+
+class Block(nn.Sequential):
+    """A convolution, and dropout of its own."""
+
+    def __init__(self, inputs, outputs):
+        super().__init__(nn.Conv2d(inputs, outputs, 3))
+
+    def forward(self, x):
+        """Features."""
+        return nn.functional.dropout(super().forward(x), p=0.25, training=self.training)
+
+
+def test_dropout_functions_at_the_same_places_are_named():
+    """Functions have no layer that could be switched off; calls with p = 0 drop nothing."""
+    block, features, pooled = (
+        f"F.{function} in the forward method of {caller} (p = {p})"
+        for function, caller, p in (
+            ("dropout", "stem", 0.25),
+            ("dropout2d", "Functional", 0.3),
+            ("dropout", "Functional", 0.5),
+        )
+    )
+    for sites, expected in (("stem", [block]), ("stem.0", [block]), ("conv", [block, features, pooled])):
+        with pytest.warns(UserWarning, match=re.escape(f"where the engine drops: {expected[0]}")):
+            engine = attach(Functional(), sites=sites)
+        assert list(map(str, engine.own)) == expected
+        assert f"these places: {', '.join(expected)}, which drops as well" in engine.summary()
+        with pytest.raises(ConfigError, match=re.escape(f"Functional calls {expected[0]}: use a layer")):
+            attach(Functional(), sites=sites, inside="replace")
+
+
 @pytest.mark.parametrize("config", [EngineConfig(), Baseline(kind="none"), Baseline(kind="dropout2d")])
 def test_replace_switches_it_off_until_detach(config):
     """A layer at a place drops nothing while the engine is attached; other dropout layers stay as they are."""

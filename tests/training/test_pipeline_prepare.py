@@ -8,6 +8,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from dropopt.config import ConfigError, RunConfig
+from dropopt.engine.places.inside import OwnDropout, OwnFunction
 from dropopt.facts import Facts
 from dropopt.training import fit, prepare, train_run
 from dropopt.training.data.dataset import Dataset
@@ -173,5 +174,7 @@ def test_the_facts_describe_data_and_network():
     two = Split((torch.zeros(4, 3), torch.zeros(4, 2, 2)), torch.zeros(4))
     data = Dataset("pairs", (), train=two, validation=two.head(3), test=two.head(2))
     named = {"1": [3], "2": [2, 2]}
-    found = facts_of(data, nn.Linear(3, 2), ["0"], 2)
-    assert found == Facts(expected.images, [3], 0, 0.0, 8, ["0"], 0, 2, named)
+    model = nn.Sequential(nn.Linear(3, 2), nn.Dropout(0.5))
+    own = OwnDropout("1", model[1], "p", 0.5), OwnFunction("dropout", "Net", 0.5)
+    found = facts_of(data, model, ["0"], own)
+    assert found == Facts(expected.images, [3], 0, 0.0, 8, ["0"], 2, 2, named)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from torch import Tensor, nn
@@ -86,11 +87,16 @@ def makers(forward: Forward, call: Call) -> tuple[nn.Module, ...]:
     """Return the layers that make the features of a call's output, also through sums and activations."""
     if known := _weighted(forward, call):
         return known
-    layers = {c.node: c for c in forward.calls if c.node is not None and (is_norm(c.module) or is_weighted(c.module))}
     # A block adds to its input, whose features other layers make.
-    own = set(call.module.modules()) if holds_weights(call.module) else {c.module for c in layers.values()}
-    found = [layers[node] for node in graph.makers(call.node, layers)]
-    modules = [module for c in found if c.module in own for module in _weighted(forward, c)]
+    own = set(call.module.modules()) if holds_weights(call.module) else None
+    return sources(forward, call.node, own)
+
+
+def sources(forward: Forward, node: Any, among: Collection[nn.Module] | None = None) -> tuple[nn.Module, ...]:
+    """Return the layers that make the features of a node of autograd's graph; with ``among``, only those in it."""
+    layers = {c.node: c for c in forward.calls if c.node is not None and (is_norm(c.module) or is_weighted(c.module))}
+    found = [layers[maker] for maker in graph.makers(node, layers)]
+    modules = [module for c in found if among is None or c.module in among for module in _weighted(forward, c)]
     return tuple(dict.fromkeys(modules))
 
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from dropopt.config import ConfigError
 from dropopt.engine.places.describe import describe, is_complex, output_axis
-from dropopt.engine.places.inside import OwnDropout, dropout_at
+from dropopt.engine.places.inside import OwnDropout, OwnFunction, dropout_at
 from dropopt.engine.places.layers import holds_weights, is_convolution, is_norm, is_weighted
 from dropopt.engine.places.place import Example, Place, Selector
 from dropopt.engine.places.record import Call, Forward, record
@@ -57,7 +57,7 @@ class Survey(NamedTuple):
     """What one pass through a network shows."""
 
     places: list[Place]  # those of `find_places`
-    own: list[OwnDropout]  # the dropout layers that the network has at these places
+    own: list[OwnDropout | OwnFunction]  # the dropout that the network has at these places
     unrun: list[str]  # parts that did not run, so that they have no places: experts, or layers after an early exit
 
 

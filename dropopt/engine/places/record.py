@@ -15,6 +15,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 
 from dropopt.config import ConfigError
 from dropopt.engine.places import graph
+from dropopt.engine.places.functional import DropoutFunctions, FunctionCall
 from dropopt.engine.places.layers import feature_count, is_convolution, is_norm, is_weighted
 from dropopt.engine.places.place import Example
 from dropopt.inputs import each, run_model
@@ -41,8 +42,10 @@ class Forward:
         ConfigError: if no convolution or linear layer ran.
     """
 
-    def __init__(self, model: nn.Module, calls: list[Call], unrun: list[str]) -> None:
+    def __init__(self, model: nn.Module, calls: list[Call], dropped: list[FunctionCall], unrun: list[str]) -> None:
         self.model = model
+        #: The calls of dropout functions, also those of dropout layers.
+        self.dropped = dropped
         #: The names of the largest parts with a convolution or a normalisation layer of which nothing ran.
         self.unrun = unrun
         self.calls = calls
@@ -100,9 +103,14 @@ def _nodes(output: Any) -> list[Any]:
 def record(model: nn.Module, example: Example) -> Forward:
     """Run ``model`` once on ``example`` in eval mode and record every module call; the model is left as it was."""
     calls: list[Call] = []
+    functions = DropoutFunctions()
+
+    def begin(name: str) -> Callable[..., None]:
+        return lambda module, args: functions.running.append((name, module))
 
     def note(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            functions.running.pop()
             inputs = tuple(a for a in args if isinstance(a, Tensor))
             node = getattr(output, "grad_fn", None)
             residual = isinstance(output, Tensor) and graph.is_residual(node)
@@ -117,15 +125,16 @@ def record(model: nn.Module, example: Example) -> Forward:
     try:
         for name, module in model.named_modules():
             if id(module) not in not_layers:
+                handles.append(module.register_forward_pre_hook(begin(name)))
                 handles.append(module.register_forward_hook(note(name)))
-        with quiet(model), torch.inference_mode(False), torch.enable_grad():
+        with quiet(model), functions, torch.inference_mode(False), torch.enable_grad():
             # Inputs require a gradient, so that residual sums show in the graph even if all weights are frozen. The
             # clones protect the example from in-place operations.
             run_model(model, copied(model, example))
     finally:
         for handle in handles:
             handle.remove()
-    return Forward(model, calls, _unrun(model, {call.name for call in calls}, not_layers))
+    return Forward(model, calls, functions.calls, _unrun(model, {call.name for call in calls}, not_layers))
 
 
 def _unrun(model: nn.Module, ran: Collection[str], not_layers: Collection[int]) -> list[str]:
