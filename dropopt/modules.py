@@ -24,3 +24,12 @@ def in_eval_mode(model: nn.Module) -> Iterator[None]:
 def dropout_layers(model: nn.Module) -> list[_DropoutNd]:
     """Return torch's dropout layers in ``model``."""
     return [module for module in model.modules() if isinstance(module, _DropoutNd)]
+
+
+@contextmanager
+def in_sampling_mode(model: nn.Module) -> Iterator[None]:
+    """As :func:`in_eval_mode`, but torch's dropout layers are in training mode, as Monte Carlo dropout needs."""
+    with in_eval_mode(model):
+        for layer in dropout_layers(model):
+            layer.train()
+        yield

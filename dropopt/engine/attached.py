@@ -17,7 +17,7 @@ from torch.utils.hooks import RemovableHandle
 from dropopt.config import ConfigError
 from dropopt.engine.places.inside import OwnDropout, OwnFunction
 from dropopt.engine.places.place import Place
-from dropopt.modules import dropout_layers, in_eval_mode
+from dropopt.modules import in_sampling_mode
 
 
 class Seen:
@@ -161,9 +161,7 @@ class Attached(Generic[S]):
             raise ConfigError("detach() has removed the dropout: draw samples before it")
         self._require_hooks()
         before = [(site, site.sampling) for site in self.sites.values()]
-        with in_eval_mode(self.model):
-            for module in dropout_layers(self.model):
-                module.train()
+        with in_sampling_mode(self.model):
             for site, _ in before:
                 site.sampling = True
             try:

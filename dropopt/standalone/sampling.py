@@ -18,7 +18,7 @@ from dropopt.config import ConfigError, EngineConfig, RunConfig
 from dropopt.engine import attach
 from dropopt.engine.baselines import BaselineSite
 from dropopt.engine.site import DropoutSite
-from dropopt.modules import dropout_layers
+from dropopt.modules import dropout_layers, in_sampling_mode
 from dropopt.training.evaluate import device_of, in_layout
 from dropopt.training.rates import Rates, apply_rates
 
@@ -28,12 +28,12 @@ class Dropper:
     """The places of a network where features are dropped, with the part that drops them.
 
     Args:
+        network: The network; its own dropout layers drop too.
         sites: Pairs of a module of the network and the site that masks its output.
-        inside: The network's own dropout modules.
     """
 
+    network: nn.Module
     sites: tuple[tuple[nn.Module, DropoutSite | BaselineSite], ...]
-    inside: tuple[nn.Module, ...]
 
     @classmethod
     def of(cls, network: nn.Module, run: RunConfig, rates: Rates, shape: tuple[int, int, int]) -> Dropper:
@@ -48,9 +48,8 @@ class Dropper:
         Raises:
             ConfigError: The rates do not fit the network.
         """
-        inside = tuple(dropout_layers(network))
         if not rates:
-            return cls((), inside)
+            return cls(network, ())
         example = in_layout(torch.zeros(2, *shape, device=device_of(network, run.train)), run.train)
         # The rates are set afterwards, so the complexity, which they depend on, does not matter.
         complexity = 0.5 if isinstance(run.engine, EngineConfig) else None
@@ -60,12 +59,12 @@ class Dropper:
             modules = {name: engine.places[name].module for name in rates if rates[name]["p"].any()}
         for site in sites.values():
             site.sampling = True
-        return cls(tuple((modules[name], sites[name]) for name in modules), inside)
+        return cls(network, tuple((modules[name], sites[name]) for name in modules))
 
     @property
     def drops(self) -> bool:
         """Whether anything is dropped."""
-        return bool(self.sites or self.inside)
+        return bool(self.sites or dropout_layers(self.network))
 
     @contextmanager
     def dropping(self) -> Iterator[None]:
@@ -80,15 +79,12 @@ class Dropper:
                 "leave out --samples"
             )
         handles = [module.register_forward_hook(site.hook) for module, site in self.sites]
-        for module in self.inside:
-            module.train()
         try:
-            yield
+            with in_sampling_mode(self.network):
+                yield
         finally:
             for handle in handles:
                 handle.remove()
-            for module in self.inside:
-                module.eval()
 
 
 @dataclass(frozen=True, eq=False)
