@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dropopt.config import Baseline, ConfigError, EngineConfig, RunConfig, TrainConfig
-    from dropopt.engine import DropoutEngine, attach
+    from dropopt.engine import DropoutEngine, attach, detach
     from dropopt.export import load
     from dropopt.standalone.load import load_model
 
@@ -23,6 +23,7 @@ _HOME = {
     "TrainConfig": "dropopt.config",
     "DropoutEngine": "dropopt.engine",
     "attach": "dropopt.engine",
+    "detach": "dropopt.engine",
     "load": "dropopt.export",
     "load_model": "dropopt.standalone.load",
 }
@@ -37,6 +38,7 @@ __all__ = [
     "RunConfig",
     "TrainConfig",
     "attach",
+    "detach",
     "load",
     "load_model",
 ]

@@ -9,16 +9,26 @@ from typing import Literal, get_args, overload
 from torch import Tensor, nn
 
 from dropopt.config import Baseline, ConfigError, EngineConfig
-from dropopt.engine.baselines import BaselineEngine, BaselineSite
+from dropopt.engine.attached import sites_at
+from dropopt.engine.baselines import BaselineEngine
 from dropopt.engine.engine import DropoutEngine
 from dropopt.engine.places.find import named_places, survey
 from dropopt.engine.places.inside import OwnDropout, OwnFunction
 from dropopt.engine.places.place import Example, Place, Selector
 from dropopt.engine.protocol import Engine
-from dropopt.engine.site import DropoutSite
 from dropopt.inputs import parts
 
-__all__ = ["BaselineEngine", "DropoutEngine", "Engine", "Inside", "OwnDropout", "OwnFunction", "attach", "named_places"]
+__all__ = [
+    "BaselineEngine",
+    "DropoutEngine",
+    "Engine",
+    "Inside",
+    "OwnDropout",
+    "OwnFunction",
+    "attach",
+    "detach",
+    "named_places",
+]
 
 #: What to do with dropout that the network has at the same places.
 Inside = Literal["keep", "replace", "error"]
@@ -28,12 +38,6 @@ _NO_COMPLEXITY = (
     "pass complexity=, for example dropopt.training.measure_complexity(train_loader), or set w_contextual=0"
 )
 
-_ATTACHED = "call detach() on the engine that is attached"
-_LOST = "its engine was not kept, so that it stays; make the model anew, and keep what attach() returns"
-_COPIED = (
-    "the model is a copy of one with an engine; copy or save it before attach() or after detach(), or together with "
-    "the engine, as in copy.deepcopy((model, engine))"
-)
 _TENSORS = "a tensor, such as torch.stack(images), or a tuple or dictionary of tensors"
 _UNSKIPPED = (
     "stochastic_depth drops nothing, because the outputs of all places have another shape than their inputs: choose "
@@ -159,6 +163,41 @@ def attach(
     return engine
 
 
+def detach(model: nn.Module) -> None:
+    """Remove all dropout of this package from a model, also if its engine was not kept or the model is a copy.
+
+    An engine that still exists is detached as by its own ``detach()``. Of others the hooks on the model are removed;
+    what else they have changed stays: the hooks of ``watch`` on an optimizer, and dropout layers of the model that
+    ``inside="replace"`` has switched off.
+
+    Args:
+        model: a model with an engine, or a copy of one, such as ``copy.deepcopy`` or ``torch.load`` makes.
+
+    Raises:
+        ConfigError: if the model has no dropout of this package, or is no module.
+
+    Example:
+        >>> import copy, dropopt, torch
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(16, 2))
+        >>> engine = dropopt.attach(model, dropopt.EngineConfig(), example=torch.zeros(2, 1, 4, 4), complexity=0.5)
+        >>> twin = copy.deepcopy(model)
+        >>> dropopt.detach(twin)
+        >>> len(twin[0]._forward_hooks), len(model[0]._forward_hooks)
+        (0, 1)
+    """
+    _require("model", model, nn.Module, "a torch.nn.Module")
+    found = [(module, key, site) for module in model.modules() for key, site in sites_at(module).items()]
+    if not found:
+        raise ConfigError(f"{type(model).__name__} has no dropout of dropopt to detach")
+    for module, key, site in found:
+        engine = site.seen.engine and site.seen.engine()
+        if engine is not None:
+            engine.detach()
+        module._forward_hooks.pop(key, None)
+        module.__dict__.pop("__prepare_scriptable__", None)
+
+
 def _already(model: nn.Module, own: list[OwnDropout | OwnFunction]) -> str:
     more = f" and {len(own) - 1} more" if len(own) > 1 else ""
     return (
@@ -174,9 +213,8 @@ def _require(name: str, value: object, kind: type | UnionType, allowed: str) -> 
 
 def _refuse_taken(places: list[Place]) -> None:
     for place in places:
-        owners = [getattr(hook, "__self__", None) for hook in place.module._forward_hooks.values()]
-        for owner in owners:
-            if isinstance(owner, DropoutSite | BaselineSite):
-                engine = owner.seen.engine
-                todo = _COPIED if engine is None else _LOST if engine() is None else _ATTACHED
-                raise ConfigError(f"module {place.name!r} already has dropout of dropopt: {todo}")
+        if sites_at(place.module):
+            raise ConfigError(
+                f"module {place.name!r} already has dropout of dropopt: call engine.detach(), or dropopt.detach(model) "
+                "if the engine was not kept or the model is a copy"
+            )

@@ -107,8 +107,8 @@ class Attached(Generic[S]):
         """
         for name, site in self.sites.items() if self._handles else ():
             place, module = self.places[name], _module_at(self.model, name)
-            if module is None or not _holds(module, site):
-                holder = next((part for part in self.model.modules() if _holds(part, site)), None)
+            if module is None or site not in sites_at(module).values():
+                holder = next((part for part in self.model.modules() if site in sites_at(part).values()), None)
                 if holder is None:
                     raise ConfigError(_lost(place, module))
                 module = holder
@@ -191,10 +191,9 @@ class Attached(Generic[S]):
         for place in self.places.values():
             place.module.__dict__.pop("__prepare_scriptable__", None)
         if self._handles:  # this includes hooks that were copied to other modules
-            own = {id(site) for site in self.sites.values()}
             for module in self.model.modules():
-                for key, hook in list(module._forward_hooks.items()):
-                    if id(getattr(hook, "__self__", None)) in own:
+                for key, site in sites_at(module).items():
+                    if site in self.sites.values():
                         del module._forward_hooks[key]
         self._handles.clear()
 
@@ -205,6 +204,12 @@ class Attached(Generic[S]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.detach()
+
+
+def sites_at(module: nn.Module) -> dict[int, Any]:
+    """Return the sites of any engine whose forward hooks ``module`` has, by the key of the hook."""
+    owners = {key: getattr(hook, "__self__", None) for key, hook in module._forward_hooks.items()}
+    return {key: owner for key, owner in owners.items() if isinstance(getattr(owner, "seen", None), Seen)}
 
 
 def _is_converted(kind: type) -> bool:
@@ -223,10 +228,6 @@ def _module_at(model: nn.Module, name: str) -> nn.Module | None:
         return model.get_submodule(name)
     except AttributeError:
         return None
-
-
-def _holds(module: nn.Module, site: object) -> bool:
-    return any(getattr(hook, "__self__", None) is site for hook in module._forward_hooks.values())
 
 
 def _moved(place: Place, module: nn.Module) -> Place:

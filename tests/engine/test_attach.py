@@ -8,6 +8,7 @@ import re
 import pytest
 import torch
 from residual_net import EXAMPLE, Net, assert_same, snapshot
+from torch import nn
 
 import dropopt
 from dropopt.config import Baseline, ConfigError, EngineConfig
@@ -45,15 +46,18 @@ def test_arguments_of_another_type_are_refused(arguments, message):
         dropopt.attach(given["model"], given["config"], example=given["example"], complexity=0.5)
 
 
+TAKEN = (
+    r"^module '[\w.]+' already has dropout of dropopt: call engine\.detach\(\), or dropopt\.detach\(model\) if the "
+    r"engine was not kept or the model is a copy$"
+)
+
+
 def test_a_place_takes_one_engine_at_a_time():
     """A second engine at a place is refused; at another place, or after detach(), it is allowed."""
     for first, second in ((EngineConfig(), Baseline(kind="dropout")), (Baseline(kind="dropout"), EngineConfig())):
         model = Net()
         engine = dropopt.attach(model, first, example=EXAMPLE, complexity=0.5, sites="norm")
-        with pytest.raises(
-            ConfigError,
-            match=r"^module '[\w.]+' already has dropout of dropopt: call detach\(\) on the engine that is attached$",
-        ):
+        with pytest.raises(ConfigError, match=TAKEN):
             dropopt.attach(model, second, example=EXAMPLE, complexity=0.5, sites="norm")
         dropopt.attach(model, second, example=EXAMPLE, complexity=0.5, sites="hidden").detach()
         engine.detach()
@@ -61,33 +65,58 @@ def test_a_place_takes_one_engine_at_a_time():
 
 
 @pytest.mark.parametrize("config", [EngineConfig(), Baseline(kind="dropout")])
-def test_a_copied_model_is_refused_with_what_to_do(config):
-    """A copy that was made without the engine has dropout that no engine can take away."""
+def test_a_model_that_has_lost_its_engine_takes_another_after_detach(config):
+    """``dropopt.detach`` removes the dropout from a copy, and from a model whose engine nobody has kept."""
     model = Net()
+    before, lost = snapshot(model), copy.deepcopy(model)
     engine = dropopt.attach(model, config, example=EXAMPLE, complexity=0.5)
-    message = (
-        r"^module '[\w.]+' already has dropout of dropopt: the model is a copy of one with an engine; copy or save"
-    )
-    for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-        with pytest.raises(ConfigError, match=message) as caught:
-            dropopt.attach(copied, config, example=EXAMPLE, complexity=0.5)
-        assert str(caught.value).endswith("as in copy.deepcopy((model, engine))")
-    for twin, other in (copy.deepcopy((model, engine)), pickle.loads(pickle.dumps((model, engine)))):
-        with pytest.raises(ConfigError, match=r"call detach\(\) on the engine that is attached$"):
-            dropopt.attach(twin, config, example=EXAMPLE, complexity=0.5)
-        other.detach()
-        dropopt.attach(twin, config, example=EXAMPLE, complexity=0.5)
-
-
-def test_a_model_whose_engine_was_not_kept_is_refused_with_what_to_do():
-    """Nobody can call ``detach()`` on it."""
-    model = Net()
-    dropopt.attach(model, EngineConfig(), example=EXAMPLE, complexity=0.5)
+    copies = copy.deepcopy(model), pickle.loads(pickle.dumps(model))
+    dropopt.attach(lost, config, example=EXAMPLE, complexity=0.5)
     gc.collect()
-    with pytest.raises(
-        ConfigError, match=r"dropout of dropopt: its engine was not kept, so that it stays; make the model"
+    for other in (*copies, lost):
+        with pytest.raises(ConfigError, match=TAKEN):
+            dropopt.attach(other, config, example=EXAMPLE, complexity=0.5)
+        dropopt.detach(other)
+        assert_same(before, snapshot(other))
+        assert not any("__prepare_scriptable__" in vars(module) for module in other.modules())
+        dropopt.attach(other, config, example=EXAMPLE, complexity=0.5)
+    engine.step(epoch=1, epochs=2)  # which raises if its hooks are gone
+
+
+def test_a_copy_that_has_its_engine_is_detached_by_it():
+    """The copied engine takes its own hooks away."""
+    model = Net()
+    engine = dropopt.attach(model, EngineConfig(), example=EXAMPLE, complexity=0.5)
+    for twin, other in (copy.deepcopy((model, engine)), pickle.loads(pickle.dumps((model, engine)))):
+        with pytest.raises(ConfigError, match=TAKEN):
+            dropopt.attach(twin, EngineConfig(), example=EXAMPLE, complexity=0.5)
+        other.detach()
+        dropopt.attach(twin, EngineConfig(), example=EXAMPLE, complexity=0.5)
+
+
+def test_an_engine_that_exists_is_detached_as_by_its_own_method():
+    """The model's own dropout that it has switched off comes back, and the optimizer loses its hooks."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Dropout(0.5), nn.Flatten(), nn.LazyLinear(2))
+    model(EXAMPLE)
+    config = EngineConfig(drop_updates=True)
+    engine = dropopt.attach(model, config, example=EXAMPLE, complexity=0.5, inside="replace")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    engine.watch(optimizer)
+    assert model[1].p == 0
+    dropopt.detach(model)
+    assert model[1].p == 0.5
+    assert not optimizer._optimizer_step_pre_hooks
+    assert repr(engine).endswith(", detached)")
+
+
+def test_detach_of_a_model_without_an_engine_is_an_error():
+    """It has nothing to remove, so that another model was probably meant."""
+    for model, message in (
+        (Net(), "Net has no dropout of dropopt to detach"),
+        ("resnet18", "model must be a torch.nn"),
     ):
-        dropopt.attach(model, EngineConfig(), example=EXAMPLE, complexity=0.5)
+        with pytest.raises(ConfigError, match=f"^{message}"):
+            dropopt.detach(model)
 
 
 @pytest.mark.parametrize("config", [EngineConfig(r0=0.9), Baseline(kind="dropout", p=0.5)])
