@@ -14,7 +14,6 @@ has been read, so that the networks need not be trained again.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -47,6 +46,7 @@ from dropopt.study.run.slots import Pool, Targets
 from dropopt.study.run.worker import Worker
 from dropopt.study.search.anchors import NO_DROPOUT
 from dropopt.study.session.session import quiet_optuna
+from dropopt.study.session.storage import worker_storage
 from dropopt.study.show.console import busy, say
 from dropopt.study.show.formatting import format_seconds
 from dropopt.study.show.runs import RunsProgress
@@ -68,8 +68,7 @@ from dropopt.study.store.keys import (
     TESTS,
 )
 from dropopt.study.store.lease import GRACE, WorkerIdentity
-from dropopt.study.store.opening import Opened
-from dropopt.study.store.patient import PATIENCE, Patience
+from dropopt.study.store.patient import PATIENCE
 from dropopt.study.store.queries import find_study, has_result, optimised, task_of
 from dropopt.study.store.scale import Scale
 from dropopt.study.store.url import resolve
@@ -131,11 +130,11 @@ def confirm(request: ConfirmRequest, console: Console) -> tuple[int, Confirmatio
     """
     quiet_optuna()
     url = resolve(request.storage)
-    patience = Patience(request.storage_patience, lambda line: say(console, line, "yellow"))
-    with SignalCatcher() as signals, closing(Opened(url, create=False, patience=patience)) as opened:
-        patience.hurried = lambda: signals.received is not None
-        identity = WorkerIdentity(grace=request.grace, exclusive=opened.exclusive)
-        session = _Session(request, opened.storage, url, identity, console, signals)
+    with (
+        SignalCatcher() as signals,
+        worker_storage(url, request.storage_patience, request.grace, console, signals) as (storage, identity),
+    ):
+        session = _Session(request, storage, url, identity, console, signals)
         session.train()
         while signals.received is None and session.is_left():  # another confirmation was stopped a moment ago
             session.train()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,14 +12,12 @@ from dropopt.study.run.signals import SignalCatcher
 from dropopt.study.session.pools import start_pool
 from dropopt.study.session.request import Request
 from dropopt.study.session.session import Session, quiet_optuna
+from dropopt.study.session.storage import worker_storage
 from dropopt.study.show.console import complain, make_console, say
 from dropopt.study.show.formatting import format_accuracy
 from dropopt.study.store.continuation import Continuation, last_attempt, latest
 from dropopt.study.store.experiment import name_of_files, space_of
 from dropopt.study.store.keys import MESSAGE, REASON
-from dropopt.study.store.lease import WorkerIdentity
-from dropopt.study.store.opening import Opened
-from dropopt.study.store.patient import Patience
 from dropopt.study.store.queries import find_study, task_of
 from dropopt.study.store.retries import root
 from dropopt.study.store.scale import Scale
@@ -42,11 +39,11 @@ def run(request: Request, number: int) -> int:
     """
     quiet_optuna()
     console = make_console(quiet=request.quiet)
-    patience = Patience(request.storage_patience, lambda line: say(console, line, "yellow"))
-    with SignalCatcher() as signals, closing(Opened(request.url, create=False, patience=patience)) as opened:
-        patience.hurried = lambda: signals.received is not None
-        identity = WorkerIdentity(grace=request.grace, exclusive=opened.exclusive)
-        session = Continuing(request, opened.storage, None, console, identity, patience)
+    with (
+        SignalCatcher() as signals,
+        worker_storage(request.url, request.storage_patience, request.grace, console, signals) as (storage, identity),
+    ):
+        session = Continuing(request, storage, None, console, identity)
         session.continues = number
         session.resume()
         session.prepare()

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,6 +39,7 @@ from dropopt.study.search.samplers import make_sampler, refuse_pickles
 from dropopt.study.session.beginning import enqueue_first_trials, first_facts, is_queue_lost, sites_left_out
 from dropopt.study.session.pools import start_pool
 from dropopt.study.session.request import Request
+from dropopt.study.session.storage import worker_storage
 from dropopt.study.show import page, words
 from dropopt.study.show.artifacts import artifact_folder, save_artifacts
 from dropopt.study.show.console import busy, complain, make_console, say
@@ -50,18 +50,8 @@ from dropopt.study.show.summary import Outcome, show_summary
 from dropopt.study.store.code import record_code
 from dropopt.study.store.continuation import may_be_continued
 from dropopt.study.store.experiment import check, create, name_of_files, space_of
-from dropopt.study.store.keys import (
-    ANCHOR,
-    COMMAND,
-    DATA,
-    FACTS,
-    ID,
-    PLAN,
-    PRIOR,
-)
-from dropopt.study.store.lease import BEATS, WorkerIdentity
-from dropopt.study.store.opening import Opened
-from dropopt.study.store.patient import LONGEST_PAUSE, Patience
+from dropopt.study.store.keys import ANCHOR, COMMAND, DATA, FACTS, ID, PLAN, PRIOR
+from dropopt.study.store.lease import WorkerIdentity
 from dropopt.study.store.queries import count, find_study, study_names
 from dropopt.study.store.retries import root, unfinished
 from dropopt.study.store.search_ledger import SearchLedger
@@ -86,17 +76,16 @@ def run(request: Request, console: Console | None = None) -> int:
     refuse_pickles(request.definition.sampler, url)
     quiet_optuna()
     console = console or make_console(quiet=request.quiet)
-    pause = min(LONGEST_PAUSE, request.grace / BEATS)
-    patience = Patience(request.storage_patience, lambda line: say(console, line, "yellow"), pause)
     with (
         SignalCatcher() as signals,
         start_pool(request, console) as pool,
-        closing(Opened(url, patience=patience)) as opened,
+        worker_storage(url, request.storage_patience, request.grace, console, signals, create=True) as (
+            storage,
+            identity,
+        ),
     ):
-        patience.hurried = lambda: signals.received is not None
         prior = load_prior(request.definition.prior, url) if request.definition.prior else None
-        identity = WorkerIdentity(grace=request.grace, exclusive=opened.exclusive)
-        session = Session(request, opened.storage, prior, console, identity, patience)
+        session = Session(request, storage, prior, console, identity)
         session.resume()
         session.prepare()
         session.announce(pool.size)
@@ -123,7 +112,6 @@ class Session:
         prior: Prior | None,
         console: Console,
         identity: WorkerIdentity | None = None,
-        patience: Patience | None = None,
     ) -> None:
         self._request = request
         self._definition = request.definition
@@ -132,7 +120,6 @@ class Session:
         self._prior = prior
         self._console = console
         self._identity = identity or WorkerIdentity()
-        self._patience = patience or Patience()
         self._study: optuna.Study | None = None
         self._progress: Progress | None = None
         self._sampler: BaseSampler | None = None
