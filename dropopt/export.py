@@ -31,9 +31,8 @@ from dropopt.config import (
     RunConfig,
     TaskConfig,
     TrainConfig,
-    explain,
-    suggestion,
 )
+from dropopt.explain import explain, suggestion
 from dropopt.files import write_whole
 from dropopt.formats import FORMATS, decode, encode, format_of
 from dropopt.pythonfile import python_text

@@ -9,7 +9,8 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from dropopt.config import ConfigError, RunConfig, suggestion
+from dropopt.config import ConfigError, RunConfig
+from dropopt.explain import suggestion
 from dropopt.owncode import file_of, is_own, module_of
 
 #: Built-in data sets.

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dropopt.config import ConfigError, TaskConfig, suggestion
+from dropopt.config import ConfigError, TaskConfig
+from dropopt.explain import suggestion
 from dropopt.owncode import is_own, own_errors, own_function
 from dropopt.training.data.split import Split
 

@@ -8,17 +8,8 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, ValidationError
 
-from dropopt.config import (
-    Config,
-    ConfigError,
-    DataConfig,
-    ModelConfig,
-    Optimise,
-    RunConfig,
-    TaskConfig,
-    TrainConfig,
-    explain,
-)
+from dropopt.config import Config, ConfigError, DataConfig, ModelConfig, Optimise, RunConfig, TaskConfig, TrainConfig
+from dropopt.explain import explain
 from dropopt.owncode import name_of
 from dropopt.study.define.space import Space
 

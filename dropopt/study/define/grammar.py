@@ -36,15 +36,8 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
 
-from dropopt.config import (
-    STAGES,
-    Baseline,
-    ConfigError,
-    EngineConfig,
-    TrainConfig,
-    allowed,
-    suggestion,
-)
+from dropopt.config import STAGES, Baseline, ConfigError, EngineConfig, TrainConfig
+from dropopt.explain import allowed, suggestion
 from dropopt.study.define.parameter import Cases, Choice, Parameter
 from dropopt.yamlfile import Item, read
 

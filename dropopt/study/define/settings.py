@@ -16,8 +16,8 @@ from dropopt.config import (
     RunConfig,
     TaskConfig,
     TrainConfig,
-    suggestion,
 )
+from dropopt.explain import suggestion
 from dropopt.yamlfile import parse
 
 _KNOWN: dict[str, tuple[str, ...]] = {

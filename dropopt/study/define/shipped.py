@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dropopt.config import ConfigError, suggestion
+from dropopt.config import ConfigError
+from dropopt.explain import suggestion
 from dropopt.known import NETWORKS, elsewhere
 from dropopt.owncode import shipped_folder
 

@@ -10,7 +10,8 @@ from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
-from dropopt.config import ConfigError, TaskConfig, suggestion
+from dropopt.config import ConfigError, TaskConfig
+from dropopt.explain import suggestion
 from dropopt.numbers import quantity
 from dropopt.study.store.keys import ACCURACY, BASE, BEST_LOSS, CLASSES, CONFIRMS, REASON, TESTS, UNCOUNTED
 from dropopt.study.store.lease import WorkerIdentity, certainly_dead

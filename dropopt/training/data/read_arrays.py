@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dropopt.config import ConfigError, suggestion
+from dropopt.config import ConfigError
+from dropopt.explain import suggestion
 from dropopt.numbers import quantity
 from dropopt.training.data.source import Source
 from dropopt.training.data.split import Split

@@ -1,0 +1,85 @@
+"""Errors in settings as one line: what was given, and what is allowed."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+
+def explain(error: ValidationError, model: type[BaseModel], values: Any) -> str:
+    """Return one line about the first error in ``values``: what was given and what is allowed."""
+    # An unknown key is the likelier cause of a missing one.
+    first = min(error.errors(), key=lambda one: one["type"] == "missing")
+    if first["type"] == "value_error":
+        return str(first["ctx"]["error"])
+    if first["type"] == "missing":
+        return f"{'.'.join(map(str, first['loc']))} is required"
+    owner, given, path = model, values, []
+    for part in first["loc"]:
+        path.append(str(part))
+        field = owner.model_fields.get(str(part))
+        if field is None:  # unknown key
+            return f"unknown setting {'.'.join(path)!r}; {suggestion(str(part), owner.model_fields)}"
+        if not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            return f"{'.'.join(path)} must be {allowed(owner, str(part))}, got {given[part]!r}"
+        owner, given = field.annotation, given[part]
+    return f"{'.'.join(path) or model.__name__} must be a mapping of settings, got {given!r}"
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """Return ``did you mean 'alpha'? known: ...`` for a misspelt ``name``."""
+    known = list(known)
+    folded = {one.casefold(): one for one in known}
+    close = difflib.get_close_matches(name.casefold(), folded, n=1)
+    return (f"did you mean {folded[close[0]]!r}? " if close else "") + "known: " + ", ".join(known)
+
+
+def allowed(model: type[BaseModel], name: str) -> str:
+    """Return what the setting ``name`` of ``model`` may be, in words: ``in [0, 1]``, ``one of a, b``."""
+    field = model.model_fields[name]
+    return _words(field.annotation, field.metadata)
+
+
+_Bound = tuple[float, str] | None
+
+
+def _range(metadata: Iterable[Any]) -> tuple[_Bound, _Bound]:
+    """Return (lowest, '[' or '(') and (highest, ']' or ')') of pydantic's constraints; None where unbounded."""
+    low: _Bound = None
+    high: _Bound = None
+    for item in metadata:
+        for rule in getattr(item, "metadata", [item]):  # a nested Field keeps its rules inside
+            low = (rule.ge, "[") if hasattr(rule, "ge") else (rule.gt, "(") if hasattr(rule, "gt") else low
+            high = (rule.le, "]") if hasattr(rule, "le") else (rule.lt, ")") if hasattr(rule, "lt") else high
+    return low, high
+
+
+def _words(annotation: Any, metadata: Iterable[Any] = ()) -> str:
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _words(annotation.__origin__, annotation.__metadata__)
+    if origin is Literal:
+        values = [str(value) for value in get_args(annotation)]
+        return values[0] if len(values) == 1 else "one of " + ", ".join(values)
+    if origin in (Union, UnionType):
+        return " or ".join(_words(arm) for arm in get_args(annotation))
+    if origin is tuple:
+        arms = get_args(annotation)
+        return f"a list, each {_words(arms[0])}" if arms[-1] is ... else f"{len(arms)} of them, each {_words(arms[0])}"
+    if annotation in (int, float):
+        low, high = _range(metadata)
+        kind = "an integer" if annotation is int else "a number"
+        if low and high:
+            return ("an integer " if annotation is int else "") + f"in {low[1]}{low[0]:g}, {high[0]:g}{high[1]}"
+        if low:
+            return f"{kind} {'>=' if low[1] == '[' else '>'} {low[0]:g}"
+        return f"{kind} {'<=' if high[1] == ']' else '<'} {high[0]:g}" if high else f"a finite {kind[2:].lstrip()}"
+    if annotation is str and metadata:
+        ends = ("min_length", "max_length")
+        least, most = (next(getattr(rule, end) for rule in metadata if hasattr(rule, end)) for end in ends)
+        return f"text of {least} to {most} characters"
+    return {bool: "true or false", str: "text", type(None): "nothing"}.get(annotation, "a mapping")
