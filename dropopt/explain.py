@@ -1,4 +1,4 @@
-"""Errors in settings as one line: what was given, and what is allowed."""
+"""Errors as one line. Of an error in settings it says what was given, and what is allowed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,12 @@ from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
+
+
+def first_line(error: object) -> str:
+    """Return the first line of an error's message, with its type where the message alone would not explain it."""
+    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return f"{type(error).__name__}: {text}" if isinstance(error, LookupError | AttributeError | NameError) else text
 
 
 def explain(error: ValidationError, model: type[BaseModel], values: Any) -> str:

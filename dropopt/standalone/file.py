@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from dropopt.config import ConfigError
+from dropopt.explain import first_line
 from dropopt.files import write_whole
 from dropopt.standalone import SUFFIX
 from dropopt.standalone.card import SCHEMA, Card
@@ -57,7 +58,7 @@ def write_model(path: Path, card: Card, weights: Mapping[str, Any], rates: Rates
         raise ConfigError(f"{path} cannot be written: {error.strerror or error}") from None
     except (SafetensorError, ValueError, RuntimeError) as error:
         raise ConfigError(
-            f"{path} cannot be written: {_line(error)}; write a file with the suffix .pt instead"
+            f"{path} cannot be written: {first_line(error)}; write a file with the suffix .pt instead"
         ) from None
 
 
@@ -78,7 +79,7 @@ def read_model(path: Path) -> ModelFile:
             metadata = file.metadata() or {}
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
     except Exception as error:  # whatever is wrong with the bytes, the message is the same
-        raise ConfigError(f"{path} is not a {SUFFIX} file, or is damaged: {_line(error)}") from None
+        raise ConfigError(f"{path} is not a {SUFFIX} file, or is damaged: {first_line(error)}") from None
     if _CARD not in metadata:
         raise ConfigError(f"{path} was not written by dropopt train: its metadata have no entry {_CARD!r}")
     return ModelFile(_card(path, metadata[_CARD]), weights, _rates(path, metadata.get(_RATES, "{}")))
@@ -97,9 +98,9 @@ def _card(path: Path, text: str) -> Card:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "card"
-        raise ConfigError(f"{path}: the card is not valid: {where}: {_line(first['msg'])}") from None
+        raise ConfigError(f"{path}: the card is not valid: {where}: {first_line(first['msg'])}") from None
     except ValueError as error:
-        raise ConfigError(f"{path}: the card is not valid: {_line(error)}") from None
+        raise ConfigError(f"{path}: the card is not valid: {first_line(error)}") from None
     if len(set(card.classes)) < len(card.classes):
         raise ConfigError(f"{path}: the card is not valid: two classes have the same name")
     if card.inputs.mean and not len(card.inputs.mean) == len(card.inputs.std) == card.inputs.channels:
@@ -121,11 +122,7 @@ def _json(path: Path, text: str) -> dict[str, Any]:
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: its metadata are not valid JSON: {_line(error)}") from None
+        raise ConfigError(f"{path}: its metadata are not valid JSON: {first_line(error)}") from None
     if not isinstance(found, dict):
         raise ConfigError(f"{path}: its metadata must be a JSON object, got {type(found).__name__}")
     return found
-
-
-def _line(error: object) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

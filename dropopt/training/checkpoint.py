@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from dropopt.explain import first_line
 from dropopt.files import clear_leftovers, load_tensors, save_tensors
 from dropopt.randomness import global_state, set_global_state
 from dropopt.training.results import EpochReport
@@ -77,8 +78,7 @@ def _set_aside(path: Path, error: Exception) -> None:
         kept = f"it is kept as {aside.name}"
     except OSError:  # a folder that is read-only
         kept = "it stays there"
-    reason = (str(error) or type(error).__name__).splitlines()[0]
     warnings.warn(
-        f"checkpoint {path} is not usable ({reason}); {kept} and training starts afresh",
+        f"checkpoint {path} is not usable ({first_line(error)}); {kept} and training starts afresh",
         stacklevel=2,
     )

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dropopt.config import ConfigError
+from dropopt.explain import first_line
 from dropopt.numbers import quantity
 from dropopt.study.run import machine
 from dropopt.study.run.signals import SIGNALS
@@ -88,9 +89,9 @@ class Cluster:
                     raise
                 _init("local", include_dashboard=False, num_cpus=machine.cores(), object_store_memory=OBJECT_STORE)
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
             raise ConfigError(
-                f"no Ray cluster can be used at {given or 'this machine'}: {reason} (one starts with: ray start --head)"
+                f"no Ray cluster can be used at {given or 'this machine'}: {first_line(error)} "
+                "(one starts with: ray start --head)"
             ) from error
 
     def slots(self, n_jobs: int) -> int:

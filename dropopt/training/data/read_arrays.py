@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dropopt.config import ConfigError
-from dropopt.explain import suggestion
+from dropopt.explain import first_line, suggestion
 from dropopt.numbers import quantity
 from dropopt.training.data.source import Source
 from dropopt.training.data.split import Split
@@ -52,11 +52,11 @@ def read_npz(path: Path) -> Source:
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
     except _DAMAGED as error:
-        raise ConfigError(f"{path} cannot be read: {_line(error)}") from None
+        raise ConfigError(f"{path} cannot be read: {first_line(error)}") from None
     except ValueError as error:
         if isinstance(error, ConfigError):
             raise
-        raise ConfigError(f"{path} is not a .npz file: {_line(error)}") from None
+        raise ConfigError(f"{path} is not a .npz file: {first_line(error)}") from None
 
 
 def from_arrays(name: str, arrays: Mapping[str, Any]) -> Source:
@@ -89,7 +89,7 @@ def _entry(file: Any, key: str, path: Path) -> Any:
         return file[key]
     except ValueError as error:
         if "allow_pickle" not in str(error):
-            raise ConfigError(f"{path}: array {key!r} is damaged: {_line(error)}") from None
+            raise ConfigError(f"{path}: array {key!r} is damaged: {first_line(error)}") from None
         guess = (
             "images of several sizes?" if key.startswith(("x", "image")) else "names? convert them with .astype(str)"
         )
@@ -113,7 +113,7 @@ def _renamed(name: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
             TypeError,
             RuntimeError,
         ) as error:  # sparse, quantised or meta tensors; NotImplementedError is a RuntimeError
-            raise ConfigError(f"{name}: {key} must be an array or a plain tensor: {_line(error)}") from None
+            raise ConfigError(f"{name}: {key} must be an array or a plain tensor: {first_line(error)}") from None
     return found
 
 
@@ -211,7 +211,3 @@ def _numbers(name: str, key: str, labels: Any, classes: Any) -> Tensor:
 
 def _text(label: Any) -> str:
     return label.decode(errors="replace") if isinstance(label, bytes) else str(label)
-
-
-def _line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from dropopt.config import ConfigError
+from dropopt.explain import first_line
 
 #: Suffixes of the files that are read.
 SUFFIXES = (
@@ -177,7 +178,5 @@ def _open(path: Path) -> Image.Image:
 
 
 def _unreadable(path: Path, error: BaseException) -> ConfigError:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    if isinstance(error, UnidentifiedImageError):
-        reason = "not an image, or damaged"
+    reason = "not an image, or damaged" if isinstance(error, UnidentifiedImageError) else first_line(error)
     return ConfigError(f"{path} cannot be read as an image: {reason}")

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from dropopt.config import ConfigError, ModelConfig
+from dropopt.explain import first_line
 from dropopt.inputs import Inputs, parts, run_model
 from dropopt.known import unknown_network
 from dropopt.owncode import call_with, own_errors, own_function
 from dropopt.randomness import global_stream
 from dropopt.training.networks import reference
-from dropopt.training.networks.messages import first_line
 from dropopt.training.networks.timm_models import timm_model
 from dropopt.training.networks.torchvision_models import torchvision_model
 

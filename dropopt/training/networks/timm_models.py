@@ -8,8 +8,8 @@ from typing import Any
 from torch import nn
 
 from dropopt.config import ConfigError
+from dropopt.explain import first_line
 from dropopt.known import close_matches
-from dropopt.training.networks.messages import first_line
 
 #: Options that read files or URLs. Configuration files may come from someone else, so these are refused there.
 _NOT_FROM_SETTINGS = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")

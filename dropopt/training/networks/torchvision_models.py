@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from dropopt.config import ConfigError
+from dropopt.explain import first_line
 from dropopt.known import close_matches
-from dropopt.training.networks.messages import first_line
 
 #: Networks that return auxiliary logits in training mode by default.
 _AUXILIARY = ("googlenet", "inception_v3")

@@ -6,7 +6,6 @@ from dropopt.config import ConfigError, ModelConfig
 from dropopt.known import DATA, NETWORKS, library_networks
 from dropopt.training.data.load_data import NAMES
 from dropopt.training.networks.build_model import REFERENCE, build_model
-from dropopt.training.networks.messages import first_line
 
 
 @pytest.mark.parametrize(
@@ -37,9 +36,3 @@ def test_the_known_names_are_those_of_the_readers_and_libraries():
     assert library_networks("torchvision") == {*models.list_models(module=models)}
     assert library_networks("timm") == {*timm.list_models()}
     assert library_networks("no_such_library") == frozenset()
-
-
-def test_the_first_line_of_an_error():
-    """Without words, the kind of the error."""
-    assert first_line(ValueError("one\ntwo")) == "one"
-    assert first_line(ValueError()) == "ValueError"
