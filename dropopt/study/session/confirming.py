@@ -249,7 +249,7 @@ class _Session:
             say(self.console, "all runs have ended")
             return
         seconds = seconds_of_a_trial(self.search)
-        slots = max(1, min(machine.slots(self.request.n_jobs, len(self._cards())), max(1, missing)))
+        slots = self._slots(missing)
         time = f", about {format_seconds(seconds * missing / slots)}" if seconds else ""
         ended = all_runs - missing
         done = f" ({ended} {'has' if ended == 1 else 'have'} ended)" if ended else ""
@@ -317,8 +317,6 @@ class _Session:
         """Run ``count`` runs, which ``begin`` enqueues once the data have been found to be those of the search."""
         plan: Mapping[str, Any] = self.search.user_attrs.get(PLAN) or {}
         limit = plan.get("trial_memory")
-        cards = self._cards()
-        slots = min(machine.slots(self.request.n_jobs, len(cards)), count)
 
         def open_study(ready: Ready) -> RunLedger:
             for notice in ready.notices:
@@ -330,7 +328,7 @@ class _Session:
             progress.opened(ledger.study)
             return ledger
 
-        with Pool(slots, targets, cards, limit and limit * memory.MEGABYTE) as pool:
+        with Pool(self._slots(count), targets, self._cards(), limit and limit * memory.MEGABYTE) as pool:
             worker = Worker(
                 pool,
                 open_study,
@@ -360,6 +358,10 @@ class _Session:
 
     def _cards(self) -> list[str]:
         return machine.cards(self.base.train.device)
+
+    def _slots(self, runs: int) -> int:
+        """The number of runs that train at a time."""
+        return min(machine.slots(self.request.n_jobs, len(self._cards())), runs)
 
     def _folder(self) -> Path | None:
         given = self.request.checkpoints
