@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from dropopt.config import ConfigError
+from dropopt.engine.places import graph
 from dropopt.engine.places.describe import describe, is_complex, output_axis
 from dropopt.engine.places.inside import OwnDropout, OwnFunction, dropout_at
 from dropopt.engine.places.layers import holds_weights, is_convolution, is_norm, is_weighted
@@ -35,7 +36,7 @@ def find_places(model: nn.Module, sites: Selector, example: Example) -> list[Pla
 
             - ``auto``: outputs of residual blocks if there are at least two; otherwise outputs of normalisation layers
               and hidden linear layers; otherwise outputs of convolutions and hidden linear layers;
-            - ``norm``, ``conv``, ``linear``, ``block``: all layers of that kind;
+            - ``norm``, ``conv``, ``linear``, ``block``: all layers of that kind, except norms of the inputs;
             - ``last:k``: the last k places of ``auto``;
             - a glob pattern on module names, such as ``layer4.*``. Of nested modules it selects the outermost. Of
               modules that pass on the same features (convolution, normalisation, activation, pooling) it selects the
@@ -106,7 +107,7 @@ class _Selection:
         self.forward = forward
         self.kinds: dict[str, Callable[[Call], bool]] = {
             "conv": lambda call: is_convolution(call.module),
-            "norm": lambda call: is_norm(call.module),
+            "norm": lambda call: is_norm(call.module) and not graph.is_of_input(call.node),
             "linear": lambda call: isinstance(call.module, nn.Linear),
             "block": self._is_block,
         }

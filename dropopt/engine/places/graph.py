@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -10,8 +11,12 @@ from torch import Tensor
 
 #: Operations that mix features: the features before one are different from those after it.
 _MIXING = ("Addmm", "Mm", "Bmm", "Baddbmm", "Convolution", "MkldnnConvolution", "CudnnConvolution", "ScaledDotProduct")
+#: Operations that make features of inputs.
+_HIDING = (*_MIXING, "Embedding", "CudnnRnn", "MkldnnRnn", "Miopen", "Thnn", "Fft")
 #: Largest number of one-input operations (an activation, a view, a copy) between a residual sum and the output.
 _AFTER_SUM = 3
+#: Names of operations of torch; those of other functions have no number.
+_OF_TORCH = re.compile(r"Backward\d+$")
 
 
 def is_residual(node: Any) -> bool:
@@ -41,6 +46,25 @@ def makers(output: Any, layers: Collection[Any]) -> list[Any]:
         elif not node.name().startswith(_MIXING):
             stack += [before for before, _ in node.next_functions]
     return found
+
+
+def is_of_input(output: Any) -> bool:
+    """Whether the node ``output`` depends on inputs in which nothing but scale and shape was changed.
+
+    Functions that are not torch's own may make features, so they count as changes.
+    """
+    seen: set[Any] = set()
+    stack = [output]
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        own = node.name() == "torch::autograd::AccumulateGrad" or _OF_TORCH.search(node.name())
+        if not own or node.name().startswith(_HIDING):
+            return False
+        stack += [before for before, _ in node.next_functions]
+    return bool(seen)  # without a graph, nothing is known
 
 
 def outermost(outputs: Any, layers: Collection[Any]) -> set[Any]:

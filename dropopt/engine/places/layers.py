@@ -23,7 +23,8 @@ def holds_weights(module: nn.Module) -> bool:
 def is_norm(module: nn.Module) -> bool:
     """Whether the module is a normalisation layer, of torch or by its class name."""
     known = nn.modules.batchnorm._BatchNorm | nn.GroupNorm | nn.LayerNorm  # timm's also contain an activation
-    return isinstance(module, known) or ("Norm" in type(module).__name__ and not any(True for _ in module.children()))
+    named = "Norm" in type(module).__name__ and not is_weighted(module)  # a convolution may normalise its weights
+    return isinstance(module, known) or (named and not any(True for _ in module.children()))
 
 
 def feature_axis(module: nn.Module) -> int | None:

@@ -62,6 +62,59 @@ def test_auto_falls_back_from_blocks_to_norms_to_convolutions():
     assert names(plain(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3)), "auto") == ["0", "2"]
 
 
+class Normalize(nn.Module):
+    """Subtracts the mean of the data."""
+
+    def forward(self, x):
+        """Inputs with mean 0."""
+        return x - 0.5
+
+
+@pytest.mark.parametrize("first", [Normalize(), nn.BatchNorm2d(3), nn.InstanceNorm2d(3, affine=True)])
+def test_norms_of_the_inputs_are_places_only_where_they_are_named(first):
+    """Kinds are of hidden layers: dropout of a whole colour was not asked for."""
+    model = plain(first, nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.GroupNorm(2, 4))
+    for sites in ("auto", "norm"):
+        assert names(model, sites) == ["2", "5"]
+    assert names(model, "0") == ["0"]
+
+
+def test_norms_after_features_that_no_layer_made_are_places():
+    """Embeddings, and functions of the user's own, make features as layers do."""
+
+    class Doubled(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.repeat(1, 2, 1, 1)
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return gradient[:, :3] + gradient[:, 3:]
+
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.tokens, self.table = nn.BatchNorm2d(6), nn.LayerNorm(5), nn.Embedding(2, 5)
+            self.head = nn.Conv2d(6, 4, 3)
+
+        def forward(self, x):
+            tokens = self.tokens(self.table((x[:, 0, 0] > 0).long())).mean((1, 2)).view(-1, 1, 1, 1)
+            return self.head(self.norm(Doubled.apply(x)) + tokens).mean((2, 3))
+
+    assert names(Own(), "norm") == ["tokens", "norm"]
+
+
+def test_a_convolution_with_norm_in_its_name_is_a_convolution():
+    """One that normalises its weights, say. Its features are dropped once, after the norm that follows it."""
+
+    class NormedConv2d(nn.Conv2d):
+        pass
+
+    model = plain(NormedConv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+    assert names(model, "auto") == names(model, "norm") == ["1"]
+    assert names(model, "conv") == ["0"]
+
+
 def test_a_siamese_network_is_told_to_attach_to_its_encoder():
     """Everything runs twice in it. The error names the part that does, and that part alone has places."""
 
@@ -136,10 +189,11 @@ def test_auto_leaves_out_modules_that_run_twice():
     class Twice(nn.Module):
         def __init__(self):
             super().__init__()
-            self.shared, self.once, self.head = nn.BatchNorm2d(3), nn.BatchNorm2d(3), nn.Conv2d(3, 4, 8)
+            self.stem, self.head = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 4, 8)
+            self.shared, self.once = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
 
         def forward(self, x):
-            return self.head(self.once(self.shared(self.shared(x)))).flatten(1)
+            return self.head(self.once(self.shared(self.shared(self.stem(x))))).flatten(1)
 
     assert names(Twice(), "auto") == ["once"]
 
