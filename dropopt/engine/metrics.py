@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dropopt.config import EngineConfig, Performance
 
-#: A mean of accuracies may exceed 1 by this much because of rounding.
+#: A mean of accuracies, or progress that is a sum of fractions, may exceed 1 by this much because of rounding.
 _ROUNDING = 1e-6
 
 
@@ -92,6 +92,6 @@ def as_progress(epoch: SupportsFloat, epochs: int) -> float:
         ValueError: if ``epochs`` is below 1, or ``epoch`` is outside [0, epochs].
     """
     done, total = as_number("epoch", epoch), as_number("epochs", epochs)
-    if not 0 <= done <= total or total < 1:
+    if not 0 <= done <= total * (1 + _ROUNDING) or total < 1:
         raise ValueError(f"epoch must be in [0, {epochs}], got {epoch}")
-    return done / total
+    return min(done / total, 1.0)
