@@ -26,7 +26,7 @@ class UpdateDropper:
 
     Args:
         sites: each site with the layers whose output features it drops. Of these layers, the parameters that the
-            optimizer holds and that have as many output features as the site are masked.
+            optimizer holds in a step and that have as many output features as the site are masked.
         optimizer: any optimizer.
 
     Raises:
@@ -39,13 +39,8 @@ class UpdateDropper:
                 "drop_updates cannot mask parameters of which each process holds a part (FSDP2): set drop_updates to "
                 "false"
             )
-        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        self.pairs: list[tuple[DropoutSite, nn.Module, nn.Parameter]] = []
-        for site, modules in sites:
-            for module in modules:
-                for parameter in _parameters(module):
-                    if id(parameter) in held and _features(module, parameter) == site.importance.numel():
-                        self.pairs.append((site, module, parameter))
+        self._layers = [(site, module) for site, modules in sites for module in modules]
+        self.pairs = self._masked(optimizer)
         if not self.pairs:
             raise ConfigError(
                 "drop_updates finds no layer in the optimizer whose output features a site drops; "
@@ -53,6 +48,8 @@ class UpdateDropper:
             )
         self._optimizer = weakref.ref(optimizer)
         self._before: list[Tensor] = []
+        #: Whether the optimizer has made a step since this was set to False.
+        self.stepped = False
         self._handles: list[RemovableHandle] = [
             optimizer.register_step_pre_hook(self._remember),
             optimizer.register_step_post_hook(self._drop),
@@ -67,8 +64,20 @@ class UpdateDropper:
         for handle in self._handles:
             handle.remove()
 
+    def _masked(self, optimizer: torch.optim.Optimizer) -> list[tuple[DropoutSite, nn.Module, nn.Parameter]]:
+        """Return the parameters to mask; training that unfreezes layers adds some to an optimizer."""
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        return [
+            (site, module, parameter)
+            for site, module in self._layers
+            for parameter in _parameters(module)
+            if id(parameter) in held and _features(module, parameter) == site.importance.numel()
+        ]
+
     @torch.no_grad()
-    def _remember(self, *_: Any) -> None:
+    def _remember(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        self.stepped = True
+        self.pairs = self._masked(optimizer)
         self._before = [parameter.detach().clone() for _, _, parameter in self.pairs]
 
     @torch.no_grad()

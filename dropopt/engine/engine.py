@@ -162,6 +162,7 @@ class DropoutEngine(Attached[DropoutSite]):
                 "(epoch + 1 in a loop that counts from 0)",
                 stacklevel=2,
             )
+        self._warn_if_unmasked()
         self._warn_if_idle()
         if self.config.efficacy == "adaptive" and common["val_loss"] is not None:
             self._adapt_weights(rates)
@@ -253,6 +254,18 @@ class DropoutEngine(Attached[DropoutSite]):
         if not any(dropper.watches(plain) for dropper in self._droppers):
             pairs = [(self.sites[name], place.makers) for name, place in self.places.items()]
             self._droppers.append(UpdateDropper(pairs, plain))
+
+    def _warn_if_unmasked(self) -> None:
+        """Warn if the model trained since the last step, but no watched optimizer made a step."""
+        stepped = any(dropper.stepped for dropper in self._droppers)
+        for dropper in self._droppers:
+            dropper.stepped = False
+        if self._droppers and not stepped and any(site.seen.ran_in_training for site in self.sites.values()):
+            warnings.warn(
+                "drop_updates dropped nothing since the last step, because no watched optimizer ran the hooks of its "
+                "step(): of an optimizer that wraps another, watch the inner one, such as optimizer.base_optimizer",
+                stacklevel=3,
+            )
 
     @contextmanager
     def silent(self) -> Iterator[None]:

@@ -254,6 +254,52 @@ def test_every_watched_optimizer_drops_updates():
         engine.watch(optimizers[0])  # has no effect after detach()
 
 
+def test_layers_that_are_unfrozen_later_drop_updates():
+    """Gradual unfreezing adds parameters to an optimizer that is watched already."""
+    model, engine = make(EngineConfig(drop_updates="only", r0=0.6))
+    optimizer = torch.optim.SGD(model.two.parameters(), lr=0.1)
+    engine.watch(optimizer)
+    optimizer.add_param_group({"params": list(model.one.parameters()), "lr": 0.01})
+    for site in engine.sites.values():
+        site.p.fill_(1.0)
+    before = model.one.conv.weight.detach().clone()
+    train(model, optimizer, 1)
+    assert still(model.one.conv.weight, before) == 6
+
+
+class Sharpness(torch.optim.Optimizer):
+    """An optimizer as SAM is often written: it steps another, and its own step() is not called."""
+
+    def __init__(self, optimizer):
+        super().__init__(optimizer.param_groups, {})
+        self.base_optimizer = optimizer
+
+    def second_step(self):
+        """A step of the other optimizer."""
+        self.base_optimizer.step()
+
+
+def test_a_watched_optimizer_that_makes_no_step_is_reported():
+    """Nothing is dropped; what the warning says to type helps. Without training between two steps, there is none."""
+    message = r"^drop_updates dropped nothing .* watch the inner one, such as optimizer\.base_optimizer$"
+    for inner in (False, True):
+        model, engine = make(EngineConfig(drop_updates="only", r0=0.6))
+        optimizer = Sharpness(torch.optim.SGD(model.parameters(), lr=0.1))
+        engine.watch(optimizer.base_optimizer if inner else optimizer)
+        engine.step(epoch=0, epochs=2)
+        for site in engine.sites.values():
+            site.p.fill_(1.0)
+        before = model.two.conv.weight.detach().clone()
+        nn.functional.cross_entropy(model(batch()[0]), batch()[1]).backward()
+        optimizer.second_step()
+        assert still(model.two.conv.weight, before) == (8 if inner else 0)
+        if inner:
+            engine.step(epoch=1, epochs=2)
+        else:
+            with pytest.warns(UserWarning, match=message):
+                engine.step(epoch=1, epochs=2)
+
+
 def test_a_copy_of_an_engine_asks_for_its_optimizer():
     """A copied or pickled optimizer has no hooks: step() says so, and watch() brings them back."""
     model, engine = make(EngineConfig(drop_updates="only", r0=0.6))
@@ -275,7 +321,8 @@ def test_a_copy_of_an_engine_asks_for_its_optimizer():
 def test_features_are_scored_where_only_updates_use_the_rates():
     """importances() is informative with drop_updates, even if no member's rate depends on importances."""
     model, engine = make(EngineConfig(drop_updates="only", w_structured=0, w_pfid=0))
-    engine.watch(torch.optim.SGD(model.parameters(), lr=0.1))
-    nn.functional.cross_entropy(model(batch()[0]), batch()[1]).backward()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    engine.watch(optimizer)
+    train(model, optimizer, 1)
     engine.step(epoch=1, epochs=2)
     assert all(importance.std() > 0 for importance in engine.importances().values())
