@@ -50,7 +50,7 @@ class BaselineEngine(Attached["BaselineSite"]):
         for place in places:
             part = _part(config, place)
             if part is not None:
-                self._add(place, BaselineSite(part, place.axis))
+                self._add(place, BaselineSite(part, place.axis, place.ndim))
         self._apply()
 
     def step(
@@ -158,10 +158,11 @@ class BaselineSite(nn.Module):
 
     part: Any  # a module of torch, torchvision or timm
 
-    def __init__(self, part: nn.Module, axis: int) -> None:
+    def __init__(self, part: nn.Module, axis: int, ndim: int | None = None) -> None:
         super().__init__()
         self.part = part
         self.axis = axis
+        self.ndim = ndim  # dimensions of the output, batch included
         self.seen = Seen()
         self.sampling = False  # drop in eval mode as well
         of_torchvision = type(part).__module__.startswith("torchvision.")
@@ -180,7 +181,7 @@ class BaselineSite(nn.Module):
         """Forward hook: return the masked output if ``module`` is in training mode or sampled, else None."""
         if not (self.sampling or self.seen.note(module)):
             return None
-        require_tensor(module, output)
+        require_tensor(module, output, self.ndim)
         if self.skips:
             identity = args[0] if args else output  # which, after an in-place operation, its input may be too
             if identity is output:

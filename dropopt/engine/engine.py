@@ -535,6 +535,7 @@ class DropoutEngine(Attached[DropoutSite]):
             importance=c.importance if self._uses_importance() else None,
             track_area=c.uses(*BY_AREA),
             masks=c.drop_updates != "only",
+            ndim=place.ndim,
         )
 
     def _per_feature(self) -> bool:

@@ -45,6 +45,7 @@ class DropoutSite(nn.Module):
         importance: kind of score to accumulate; None for none.
         track_area: whether to measure the fraction of positions that are safe to drop by eq. (8).
         masks: whether to mask the output; False for Drop(p) on updates only.
+        ndim: dimensions of the output, batch included; None if it may have any number.
     """
 
     p: Tensor  # (1,) or (C,) drop rates in [0, P_MAX]
@@ -67,6 +68,7 @@ class DropoutSite(nn.Module):
         importance: str | None = None,
         track_area: bool = False,
         masks: bool = True,
+        ndim: int | None = None,
     ) -> None:
         super().__init__()
         self.axis = axis
@@ -75,6 +77,7 @@ class DropoutSite(nn.Module):
         self.kind = importance
         self.track_area = track_area
         self.masks = masks
+        self.ndim = ndim
         self.silent = False
         self.sampling = False  # drop in eval mode as well, without scores
         self.seen = Seen()
@@ -104,7 +107,12 @@ class DropoutSite(nn.Module):
         """Forward hook: return the masked output if ``module`` is in training mode or sampled, else None."""
         if self.silent or not (self.sampling or self.seen.note(module)):
             return None
-        require_tensor(module, output)
+        require_tensor(module, output, self.ndim)
+        if not torch.compiler.is_compiling() and module.__dict__.get("_is_replica"):
+            raise ConfigError(
+                "torch.nn.DataParallel runs copies of the model in threads, which would share the state of one "
+                "dropout: use DistributedDataParallel, or one GPU"
+            )
         if not torch.compiler.is_compiling() and torch._C._is_tracing():
             raise ConfigError(
                 "torch.jit.trace would record the current drop rates as constants: call model.eval() or "
@@ -212,11 +220,16 @@ class DropoutSite(nn.Module):
         self.refreshes += 1
 
 
-def require_tensor(module: nn.Module, output: object) -> None:
-    """Raise ConfigError if the output of a module with a site is no tensor of real numbers."""
-    if isinstance(output, Tensor) and output.is_floating_point():
-        return
+def require_tensor(module: nn.Module, output: object, ndim: int | None = None) -> None:
+    """Raise ConfigError if the output of a module with a site is no batch of real numbers, of ``ndim`` dimensions."""
     kind = type(module).__name__
+    if isinstance(output, Tensor) and output.is_floating_point():
+        if ndim is not None and output.ndim < ndim:
+            raise ConfigError(
+                f"module {kind} with dropout returned one sample, {tuple(output.shape)}, but a batch of {ndim} "
+                "dimensions for the example: give batches, such as x.unsqueeze(0)"
+            )
+        return
     if isinstance(output, Tensor):
         if output.is_quantized:
             raise ConfigError(

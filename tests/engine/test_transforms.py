@@ -164,6 +164,38 @@ def test_quantized_numbers_are_refused(config):
         assert site.hook(nn.Identity().eval(), (), quantized) is None
 
 
+# -- samples without a batch, and nn.DataParallel
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop", "ignore:torch.func transforms hide")  # under vmap
+@every_config
+def test_samples_without_a_batch_are_refused(config):
+    """A convolution takes them, also under vmap; what would be dropped is rows of the map, not features."""
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(-3), nn.LazyLinear(3))
+    dropopt.attach(model, config, example=batch()[0], complexity=0.5, sites="conv")
+    message = (
+        r"^module Conv2d with dropout returned one sample, \(4, 4, 4\), but a batch of 4 dimensions for the example: "
+        r"give batches, such as x\.unsqueeze\(0\)$"
+    )
+    images = batch()[0]
+    for call in (lambda: model(images[0]), lambda: vmap(model, randomness="different")(images)):
+        with pytest.raises(ConfigError, match=message):
+            call()
+    one_by_one = vmap(lambda image: model(image.unsqueeze(0))[0], randomness="different")
+    assert one_by_one(images).shape == model.eval()(images).shape == (16, 3)
+    torch.testing.assert_close(model(images[0]), model(images)[0])
+
+
+def test_data_parallel_is_refused_on_several_gpus():
+    """Its threads would move the state of the sites from one GPU to another while others use it."""
+    model, engine = make(EngineConfig(r0=0.5))
+    replica = model.one.norm._replicate_for_data_parallel()
+    message = "^torch.nn.DataParallel runs copies .* threads.*: use DistributedDataParallel, or one GPU$"
+    with pytest.raises(ConfigError, match=message):
+        engine.sites["one.norm"].hook(replica, (), torch.randn(2, 6, 4, 4))
+    assert nn.DataParallel(model)(batch()[0]).shape == (16, 3)  # on one device it runs the model itself
+
+
 # -- TorchScript and torch.fx
 
 
