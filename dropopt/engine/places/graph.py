@@ -13,6 +13,8 @@ from torch import Tensor
 _MIXING = ("Addmm", "Mm", "Bmm", "Baddbmm", "Convolution", "MkldnnConvolution", "CudnnConvolution", "ScaledDotProduct")
 #: Operations that make features of inputs.
 _HIDING = (*_MIXING, "Embedding", "CudnnRnn", "MkldnnRnn", "Miopen", "Thnn", "Fft")
+#: Types of values that hold tensors, or are tensors.
+_HOLDERS = (Tensor, Mapping, list, tuple)
 #: Largest number of one-input operations (an activation, a view, a copy) between a residual sum and the output.
 _AFTER_SUM = 3
 #: Names of operations of torch; those of other functions have no number.
@@ -97,13 +99,24 @@ def feeding(nodes: Iterable[Any]) -> set[Any]:
 
 
 def tensors(value: Any) -> Iterator[Tensor]:
-    """Yield the tensors in nested tuples, lists, mappings and data classes."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        yield from tensors(list(value.values()))
-    elif isinstance(value, list | tuple):
-        for part in value:
-            yield from tensors(part)
-    elif is_dataclass(value):
-        yield from tensors([getattr(value, field.name) for field in fields(value)])
+    """Yield the tensors in nested tuples, lists, mappings, data classes and the attributes of other objects.
+
+    Of the attributes, only such values count: an object may refer to anything, also to itself.
+    """
+    seen: set[int] = set()
+    stack = [value]
+    while stack:
+        one = stack.pop()
+        if isinstance(one, Tensor):
+            yield one
+        elif id(one) in seen:
+            continue
+        elif isinstance(one, Mapping):
+            stack += one.values()
+        elif isinstance(one, list | tuple):
+            stack += one
+        elif is_dataclass(one):
+            stack += [getattr(one, field.name) for field in fields(one)]
+        elif hasattr(one, "__dict__"):
+            stack += [part for part in vars(one).values() if isinstance(part, _HOLDERS) or is_dataclass(part)]
+        seen.add(id(one))

@@ -23,7 +23,16 @@ class Output:
     other: Any
 
 
+class Held:
+    """Another object that a network may return; it refers to other things as well."""
+
+    def __init__(self, logits, other):
+        self.logits, self.parts, self.itself = logits, [other, self], self
+
+
 RETURNS = {
+    "object": lambda a, b, x: Held(a, b),
+    "namespace": lambda a, b, x: SimpleNamespace(logits=a, other=b),
     "data class": lambda a, b, x: Output(a, b),
     "mapping": lambda a, b, x: {"logits": a, "other": b},
     "other mapping": lambda a, b, x: {"out": a, "aux": b},
