@@ -16,6 +16,7 @@ from torch.utils.hooks import RemovableHandle
 
 from dropopt.config import ConfigError
 from dropopt.engine.places.inside import OwnDropout, OwnFunction
+from dropopt.engine.places.layers import is_adapted
 from dropopt.engine.places.place import Place
 from dropopt.modules import in_sampling_mode
 
@@ -109,7 +110,7 @@ class Attached(Generic[S]):
             place, module = self.places[name], _module_at(self.model, name)
             if module is None or site not in sites_at(module).values():
                 holder = next((part for part in self.model.modules() if site in sites_at(part).values()), None)
-                if holder is None:
+                if holder is None or (module is not None and _adds_to(module, holder)):
                     raise ConfigError(_lost(place, module))
                 module = holder
             if module is not place.module:
@@ -228,6 +229,11 @@ def _module_at(model: nn.Module, name: str) -> nn.Module | None:
         return model.get_submodule(name)
     except AttributeError:
         return None
+
+
+def _adds_to(module: nn.Module, holder: nn.Module) -> bool:
+    """Whether ``module`` has ``holder`` inside and adds to its features, as an adapter does, after the dropout."""
+    return is_adapted(module) and any(part is holder for part in module.modules() if part is not module)
 
 
 def _moved(place: Place, module: nn.Module) -> Place:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from adapted import Adapted
 from small_net import Net, batch, train
 from torch import nn
 
@@ -63,6 +64,20 @@ def test_lost_dropout_is_an_error(config, change, fault):
             call()
     engine.detach()
     engine.rates()  # a detached engine reports its last rates
+
+
+@every_config
+def test_dropout_inside_an_adapted_layer_is_an_error(config):
+    """peft adds its update to the output of the layer, after the dropout: no feature would be dropped."""
+    model = Net().train()
+    engine = dropopt.attach(model, config, example=batch()[0], complexity=0.5, sites="conv")
+    model.two.conv = Adapted(model.two.conv)
+    with pytest.raises(ConfigError, match=r"^module 'two\.conv' \(Conv2d\) was replaced by a new Adapted after attach"):
+        engine.rates()
+    engine.detach()
+    assert not any(module._forward_hooks for module in model.modules())
+    dropopt.attach(model, config, example=batch()[0], complexity=0.5, sites="conv")
+    assert (model.two.conv(torch.randn(64, 6, 6, 6)) == 0).flatten(2).all(-1).any()
 
 
 @every_config

@@ -17,7 +17,7 @@ from dropopt.config import ConfigError
 from dropopt.engine.places import graph
 from dropopt.engine.places.describe import describe, is_complex, output_axis
 from dropopt.engine.places.inside import OwnDropout, OwnFunction, dropout_at
-from dropopt.engine.places.layers import holds_weights, is_convolution, is_norm, is_weighted
+from dropopt.engine.places.layers import holds_weights, is_convolution, is_linear, is_norm, is_weighted
 from dropopt.engine.places.place import Example, Place, Selector
 from dropopt.engine.places.record import Call, Forward, record
 
@@ -108,7 +108,7 @@ class _Selection:
         self.kinds: dict[str, Callable[[Call], bool]] = {
             "conv": lambda call: is_convolution(call.module),
             "norm": lambda call: is_norm(call.module) and not graph.is_of_input(call.node),
-            "linear": lambda call: isinstance(call.module, nn.Linear),
+            "linear": lambda call: is_linear(call.module),
             "block": self._is_block,
         }
 

@@ -21,10 +21,10 @@ _AFTER_SUM = 3
 _OF_TORCH = re.compile(r"Backward\d+$")
 
 
-def is_residual(node: Any) -> bool:
-    """Whether the graph of ``node`` ends in a sum of two computed tensors."""
+def is_residual(node: Any, layers: Collection[Any] = ()) -> bool:
+    """Whether the graph of ``node`` ends in a sum of two computed tensors that is none of ``layers`` itself."""
     for _ in range(_AFTER_SUM + 1):
-        if node is None:
+        if node is None or node in layers:
             return False
         before = [n for n, _ in node.next_functions]
         if node.name().startswith("AddBackward"):

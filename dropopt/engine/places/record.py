@@ -16,7 +16,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 from dropopt.config import ConfigError
 from dropopt.engine.places import graph
 from dropopt.engine.places.functional import DropoutFunctions, FunctionCall
-from dropopt.engine.places.layers import feature_count, is_convolution, is_norm, is_weighted
+from dropopt.engine.places.layers import feature_count, is_adapted, is_convolution, is_norm, is_weighted
 from dropopt.engine.places.place import Example
 from dropopt.inputs import each, run_model
 from dropopt.modules import in_eval_mode
@@ -104,6 +104,7 @@ def record(model: nn.Module, example: Example) -> Forward:
     """Run ``model`` once on ``example`` in eval mode and record every module call; the model is left as it was."""
     calls: list[Call] = []
     functions = DropoutFunctions()
+    sums: set[Any] = set()
 
     def begin(name: str) -> Callable[..., None]:
         return lambda module, args: functions.running.append((name, module))
@@ -113,14 +114,19 @@ def record(model: nn.Module, example: Example) -> Forward:
             functions.running.pop()
             inputs = tuple(a for a in args if isinstance(a, Tensor))
             node = getattr(output, "grad_fn", None)
-            residual = isinstance(output, Tensor) and graph.is_residual(node)
+            if is_adapted(module):  # its sum is no residual one
+                sums.add(node)
+            residual = isinstance(output, Tensor) and graph.is_residual(node, sums)
             calls.append(Call(len(calls), name, module, inputs, output, residual, node))
 
         return hook
 
-    # Parametrisations (spectral norm, weight norm, low-rank updates) return weights, not activations.
+    # Parametrisations (spectral norm, weight norm, low-rank updates) return weights, not activations. What is inside
+    # an adapted layer returns parts of its features.
     lists = [module for module in model.modules() if isinstance(module, ParametrizationList)]
     not_layers = {id(part) for found in lists for part in found.modules()}
+    for layer in filter(is_adapted, model.modules()):
+        not_layers |= {id(part) for part in layer.modules() if part is not layer}
     handles = []
     try:
         for name, module in model.named_modules():

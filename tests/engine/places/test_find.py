@@ -6,6 +6,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from adapted import Adapted
 from residual_net import EXAMPLE, Added, Net, assert_same, snapshot
 from torch import nn
 
@@ -113,6 +114,19 @@ def test_a_convolution_with_norm_in_its_name_is_a_convolution():
     model = plain(NormedConv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
     assert names(model, "auto") == names(model, "norm") == ["1"]
     assert names(model, "conv") == ["0"]
+
+
+def test_an_adapted_layer_is_one_layer():
+    """A low-rank update leaves the places of a network as they are: its sum is no block, its parts are no layers."""
+    for model in (Net(), plain(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Sequential(nn.Conv2d(6, 6, 3), nn.ReLU()))):
+        before = named_places(model, EXAMPLE)
+        for name, layer in list(model.named_modules()):
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                parent, _, attribute = name.rpartition(".")
+                setattr(model.get_submodule(parent), attribute, Adapted(layer))
+        assert named_places(model, EXAMPLE) == before
+        for place in find_places(model, "conv", EXAMPLE):
+            assert place.weighted == (model.get_submodule(place.name),)
 
 
 def test_a_siamese_network_is_told_to_attach_to_its_encoder():
