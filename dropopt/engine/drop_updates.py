@@ -48,8 +48,8 @@ class UpdateDropper:
             )
         self._optimizer = weakref.ref(optimizer)
         self._before: list[Tensor] = []
-        #: Whether the optimizer has made a step since this was set to False.
-        self.stepped = False
+        #: Whether the optimizer has made a step since this was set to False; it may be new to a model that has trained.
+        self.stepped = True
         self._handles: list[RemovableHandle] = [
             optimizer.register_step_pre_hook(self._remember),
             optimizer.register_step_post_hook(self._drop),
