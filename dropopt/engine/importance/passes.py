@@ -27,6 +27,8 @@ Take = Callable[[str, Tensor], None]
 
 #: The class number of positions that have none, as in torch's cross-entropy.
 _IGNORED = -100
+#: Probabilities may miss a sum of 1 by this much, in half precision.
+_ROUNDING = 1e-2
 
 
 @contextmanager
@@ -96,8 +98,9 @@ def explained(model: nn.Module, images: Example, targets: Tensor) -> Tensor:
     """Run ``model`` and return the outputs whose causes a probe looks for, (N, ...).
 
     If the targets are class numbers (N, *positions), for logits (N, classes, *positions), these are the logits of the
-    true classes, (N, *positions), and 0 where there is none (-100). For other targets, such as those of a regression,
-    they are all outputs.
+    true classes, (N, *positions), and 0 where there is none (-100). If they are probabilities of classes, as one-hot
+    vectors and those of mixup are, these are the means of the logits under them. For other targets, such as those of a
+    regression, they are all outputs.
 
     The outputs are what the model returns, the first element of a tuple, or the entry or attribute ``logits``; of a
     mapping without that entry, the first entry.
@@ -126,12 +129,20 @@ def explained(model: nn.Module, images: Example, targets: Tensor) -> Tensor:
                 f"{int(outside[0])}, {_IGNORED})"
             )
         return output.gather(1, known.unsqueeze(1)).squeeze(1).masked_fill(numbers == _IGNORED, 0.0)
+    if given == shape and output.ndim > 1 and _are_probabilities(targets):
+        return (output * targets.to(output)).sum(1)
     if given[:1] == shape[:1] and (floating or by_class or given == shape):
         return output
     raise ValueError(
         "a probe takes class numbers (N,) for logits (N, classes), or targets in the shape of the outputs, "
         f"got {given} and {shape}; with other outputs, choose an importance without a probe, such as taylor"
     )
+
+
+def _are_probabilities(targets: Tensor) -> bool:
+    """Whether targets (N, classes, *positions) give each sample a distribution over two classes or more."""
+    total = targets.sum(1, dtype=torch.float32)
+    return targets.shape[1] > 1 and bool((targets >= 0).all()) and bool(((total - 1).abs() < _ROUNDING).all())
 
 
 def feature_maps(x: Tensor, place: Place) -> Tensor:

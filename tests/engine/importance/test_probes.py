@@ -111,6 +111,42 @@ def test_targets_that_are_no_classes_explain_all_outputs(probe: str, dense: bool
     assert not torch.allclose(every["1"], several["1"])
 
 
+class _Mean(nn.Module):
+    """The mean of the logits under probabilities of the classes, as the single output of ``model``."""
+
+    def __init__(self, model: nn.Module, probabilities: Tensor) -> None:
+        super().__init__()
+        self.model, self.probabilities = model, probabilities
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = (self.model(x) * self.probabilities).sum(1)
+        return output
+
+
+@pytest.mark.parametrize("probe", ["gradient", "lrp"])
+@pytest.mark.parametrize("dense", [False, True])
+def test_targets_that_are_probabilities_explain_their_classes(probe: str, dense: bool) -> None:
+    """One-hot vectors do as class numbers do. Those of mixup explain the logits in their shares; other targets, all."""
+    head = [nn.Conv2d(8, CLASSES, 1)] if dense else [nn.Flatten(), nn.Linear(8 * 36, CLASSES)]
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), *head).eval()
+    images = torch.randn(4, 3, 8, 8)
+    places = places_of(model, images, ("1",))
+    labels = torch.randint(CLASSES, (4, 6, 6) if dense else (4,))
+    one_hot = F.one_hot(labels, CLASSES).movedim(-1, 1)
+    expected = PROBES[probe](model, places, images, labels)["1"]
+    for targets in (one_hot, one_hot.half()):
+        torch.testing.assert_close(PROBES[probe](model, places, images, targets)["1"], expected)
+    mixed = 0.7 * one_hot + 0.3 * one_hot.flip(0)
+    score = PROBES[probe](model, places, images, mixed)["1"]
+    torch.testing.assert_close(
+        score, PROBES[probe](_Mean(model, mixed), places, images, torch.zeros(labels.shape))["1"]
+    )
+    assert not torch.allclose(score, expected)
+    every = PROBES[probe](model, places, images, torch.zeros(mixed.shape))["1"]
+    for targets in (2 * mixed, mixed.flip(1) - mixed):  # no sum of 1
+        torch.testing.assert_close(PROBES[probe](model, places, images, targets)["1"], every)
+
+
 # -- every probe, on any network
 
 
