@@ -73,13 +73,14 @@ class DropoutEngine(Attached[DropoutSite]):
         self._metrics = Metrics()
         self._efficacy = EfficacyWeights(config)
         self._droppers: list[UpdateDropper] = []
-        with torch.inference_mode(False):  # in inference mode, their state could not change later
+        # In inference mode, their state could not change later; a default device may hold no numbers.
+        with torch.inference_mode(False), torch.device("cpu"):
             for place in places:
                 device = device_of(place.module, default=device_of(model))
                 # A model on the meta device gets its values later; a site has them now, and follows what it drops.
                 self._add(place, self._make_site(place).to("cpu" if device.type == "meta" else device))
+            self._rows = self._apply()
         self._unscored: list[str] = []  # sites that trained before the last step, but that no gradient passed
-        self._rows = self._apply()
 
     @property
     def update_every(self) -> int | None:
@@ -185,8 +186,9 @@ class DropoutEngine(Attached[DropoutSite]):
         Args:
             images: (N, C, H, W) inputs; a tuple or a dictionary where the model takes several arguments. The first 32
                 samples are used.
-            labels: (N,) class numbers, or (N, *positions) for logits (N, classes, *positions); otherwise the targets of
-                a regression, or of several labels.
+            labels: (N,) class numbers, or (N, *positions) for logits (N, classes, *positions); or probabilities of
+                the classes in the shape of the logits, such as one-hot vectors or those of mixup; otherwise the targets
+                of a regression, or of several labels.
 
         Raises:
             ValueError: if the model does not return logits or other outputs that fit the labels.

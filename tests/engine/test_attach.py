@@ -124,7 +124,8 @@ def test_a_model_on_the_meta_device_gets_its_values_later(config):
     """It can have an engine before ``to_empty``, whose rates are known at once and stay as they are."""
     with torch.device("meta"):
         model = Net()
-    with dropopt.attach(model, config, example=EXAMPLE, complexity=0.5) as engine:
+        engine = dropopt.attach(model, config, example=EXAMPLE, complexity=0.5)
+    with engine:
         rates = engine.rates()
         assert all(row["applied"] > 0.1 for row in rates)
         model.to_empty(device="cpu").load_state_dict(Net().state_dict())
