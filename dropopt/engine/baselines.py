@@ -50,7 +50,7 @@ class BaselineEngine(Attached["BaselineSite"]):
         for place in places:
             part = _part(config, place)
             if part is not None:
-                self._add(place, BaselineSite(part, place.axis, place.ndim))
+                self._add(place, BaselineSite(part, place.axis, place.batch_ndim))
         self._apply()
 
     def step(
@@ -158,11 +158,11 @@ class BaselineSite(nn.Module):
 
     part: Any  # a module of torch, torchvision or timm
 
-    def __init__(self, part: nn.Module, axis: int, ndim: int | None = None) -> None:
+    def __init__(self, part: nn.Module, axis: int, batch_ndim: int = 2) -> None:
         super().__init__()
         self.part = part
         self.axis = axis
-        self.ndim = ndim  # dimensions of the output, batch included
+        self.batch_ndim = batch_ndim  # the fewest dimensions of an output
         self.seen = Seen()
         self.sampling = False  # drop in eval mode as well
         of_torchvision = type(part).__module__.startswith("torchvision.")
@@ -181,7 +181,7 @@ class BaselineSite(nn.Module):
         """Forward hook: return the masked output if ``module`` is in training mode or sampled, else None."""
         if not (self.sampling or self.seen.note(module)):
             return None
-        require_tensor(module, output, self.ndim)
+        require_tensor(module, output, self.batch_ndim)
         if self.skips:
             identity = args[0] if args else output  # which, after an in-place operation, its input may be too
             if identity is output:

@@ -73,6 +73,7 @@ class DropoutEngine(Attached[DropoutSite]):
         self._metrics = Metrics()
         self._efficacy = EfficacyWeights(config)
         self._droppers: list[UpdateDropper] = []
+        self._masked_until = 0.0  # the last epoch in which a watched optimizer made a step
         # In inference mode, their state could not change later; a default device may hold no numbers.
         with torch.inference_mode(False), torch.device("cpu"):
             for place in places:
@@ -163,13 +164,14 @@ class DropoutEngine(Attached[DropoutSite]):
                 "(epoch + 1 in a loop that counts from 0)",
                 stacklevel=2,
             )
-        self._warn_if_unmasked()
+        self._warn_if_unmasked(progress * epochs)
         self._warn_if_idle()
         if self.config.efficacy == "adaptive" and common["val_loss"] is not None:
             self._adapt_weights(rates)
-        for site in self.sites.values():
-            site.refresh(self.config.importance_decay)
-        self._rows = self._apply()
+        with torch.device("cpu"):  # a default device may be another than the model's
+            for site in self.sites.values():
+                site.refresh(self.config.importance_decay)
+            self._rows = self._apply()
 
     @property
     def needs_probe(self) -> bool:
@@ -257,15 +259,17 @@ class DropoutEngine(Attached[DropoutSite]):
             pairs = [(self.sites[name], place.makers) for name, place in self.places.items()]
             self._droppers.append(UpdateDropper(pairs, plain))
 
-    def _warn_if_unmasked(self) -> None:
-        """Warn if the model trained since the last step, but no watched optimizer made a step."""
-        stepped = any(dropper.stepped for dropper in self._droppers)
+    def _warn_if_unmasked(self, epoch: float) -> None:
+        """Warn if the model has trained for an epoch in which no watched optimizer made a step."""
+        if any(dropper.stepped for dropper in self._droppers):
+            self._masked_until = epoch
         for dropper in self._droppers:
             dropper.stepped = False
-        if self._droppers and not stepped and any(site.seen.ran_in_training for site in self.sites.values()):
+        trained = any(site.seen.ran_in_training for site in self.sites.values())
+        if self._droppers and trained and epoch - self._masked_until >= 1:
             warnings.warn(
-                "drop_updates dropped nothing since the last step, because no watched optimizer ran the hooks of its "
-                "step(): of an optimizer that wraps another, watch the inner one, such as optimizer.base_optimizer",
+                "drop_updates dropped nothing for an epoch, because no watched optimizer ran the hooks of its step(): "
+                "of an optimizer that wraps another, watch the inner one, such as optimizer.base_optimizer",
                 stacklevel=3,
             )
 
@@ -537,7 +541,7 @@ class DropoutEngine(Attached[DropoutSite]):
             importance=c.importance if self._uses_importance() else None,
             track_area=c.uses(*BY_AREA),
             masks=c.drop_updates != "only",
-            ndim=place.ndim,
+            batch_ndim=place.batch_ndim,
         )
 
     def _per_feature(self) -> bool:

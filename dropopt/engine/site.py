@@ -45,7 +45,7 @@ class DropoutSite(nn.Module):
         importance: kind of score to accumulate; None for none.
         track_area: whether to measure the fraction of positions that are safe to drop by eq. (8).
         masks: whether to mask the output; False for Drop(p) on updates only.
-        ndim: dimensions of the output, batch included; None if it may have any number.
+        batch_ndim: the fewest dimensions of an output, >= 2; one with fewer is a sample without a batch.
     """
 
     p: Tensor  # (1,) or (C,) drop rates in [0, P_MAX]
@@ -68,7 +68,7 @@ class DropoutSite(nn.Module):
         importance: str | None = None,
         track_area: bool = False,
         masks: bool = True,
-        ndim: int | None = None,
+        batch_ndim: int = 2,
     ) -> None:
         super().__init__()
         self.axis = axis
@@ -77,7 +77,7 @@ class DropoutSite(nn.Module):
         self.kind = importance
         self.track_area = track_area
         self.masks = masks
-        self.ndim = ndim
+        self.batch_ndim = batch_ndim
         self.silent = False
         self.sampling = False  # drop in eval mode as well, without scores
         self.seen = Seen()
@@ -107,7 +107,7 @@ class DropoutSite(nn.Module):
         """Forward hook: return the masked output if ``module`` is in training mode or sampled, else None."""
         if self.silent or not (self.sampling or self.seen.note(module)):
             return None
-        require_tensor(module, output, self.ndim)
+        require_tensor(module, output, self.batch_ndim)
         if not torch.compiler.is_compiling() and module.__dict__.get("_is_replica"):
             raise ConfigError(
                 "torch.nn.DataParallel runs copies of the model in threads, which would share the state of one "
@@ -167,7 +167,7 @@ class DropoutSite(nn.Module):
         if torch.compiler.is_compiling() or not self.count.is_cpu:
             return True
         # Drawn in every step, because a checkpoint draws the same numbers again.
-        drawn = torch.rand(()).item() * _OBSERVED_STEPS < 1
+        drawn = torch.rand((), device="cpu").item() * _OBSERVED_STEPS < 1
         if not self._enough:
             self._enough = self.count.item() >= _ENOUGH
         return drawn or not self._enough
@@ -220,14 +220,14 @@ class DropoutSite(nn.Module):
         self.refreshes += 1
 
 
-def require_tensor(module: nn.Module, output: object, ndim: int | None = None) -> None:
-    """Raise ConfigError if the output of a module with a site is no batch of real numbers, of ``ndim`` dimensions."""
+def require_tensor(module: nn.Module, output: object, batch_ndim: int) -> None:
+    """Raise ConfigError if the output of a module with a site is no batch of real numbers."""
     kind = type(module).__name__
     if isinstance(output, Tensor) and output.is_floating_point():
-        if ndim is not None and output.ndim < ndim:
+        if output.ndim < batch_ndim:
             raise ConfigError(
-                f"module {kind} with dropout returned one sample, {tuple(output.shape)}, but a batch of {ndim} "
-                "dimensions for the example: give batches, such as x.unsqueeze(0)"
+                f"module {kind} with dropout returned one sample, {tuple(output.shape)}, but batches need {batch_ndim} "
+                "dimensions: give batches, such as x.unsqueeze(0)"
             )
         return
     if isinstance(output, Tensor):

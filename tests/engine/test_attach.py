@@ -4,6 +4,7 @@ import copy
 import gc
 import pickle
 import re
+from typing import get_args
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from residual_net import EXAMPLE, Net, assert_same, snapshot
 from torch import nn
 
 import dropopt
-from dropopt.config import Baseline, ConfigError, EngineConfig
+from dropopt.config import Baseline, ConfigError, EngineConfig, Pattern
 from dropopt.engine.places.find import find_places
 
 
@@ -132,6 +133,25 @@ def test_a_model_on_the_meta_device_gets_its_values_later(config):
         assert not torch.equal(model(EXAMPLE), model(EXAMPLE))
         assert engine.rates() == rates
         engine.step(epoch=1, epochs=2)
+
+
+@pytest.mark.parametrize("importance", ["taylor", "gradient"])
+@pytest.mark.parametrize("pattern", get_args(Pattern))
+def test_the_default_device_may_be_another_than_the_model_s(pattern, importance):
+    """The same numbers are drawn as without it; the meta device, which has no numbers, stands for any other."""
+    draws = []
+    for device in ("cpu", "meta"):
+        torch.manual_seed(0)
+        head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4))
+        model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), *head)
+        config = EngineConfig(pattern=pattern, importance=importance, allocation="importance")
+        engine = dropopt.attach(model, config, example=EXAMPLE, complexity=0.5)
+        with torch.device(device):
+            model(EXAMPLE).square().mean().backward()
+            engine.probe(EXAMPLE, torch.zeros(len(EXAMPLE), dtype=torch.int64, device="cpu"))
+            engine.step(epoch=1, epochs=2, train_loss=1.0, val_loss=1.1, val_accuracy=0.5)
+            draws.append(model(EXAMPLE))
+    assert torch.equal(*draws)
 
 
 # -- no trace

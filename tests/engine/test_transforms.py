@@ -174,7 +174,7 @@ def test_samples_without_a_batch_are_refused(config):
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(-3), nn.LazyLinear(3))
     dropopt.attach(model, config, example=batch()[0], complexity=0.5, sites="conv")
     message = (
-        r"^module Conv2d with dropout returned one sample, \(4, 4, 4\), but a batch of 4 dimensions for the example: "
+        r"^module Conv2d with dropout returned one sample, \(4, 4, 4\), but batches need 4 dimensions: "
         r"give batches, such as x\.unsqueeze\(0\)$"
     )
     images = batch()[0]
@@ -184,6 +184,14 @@ def test_samples_without_a_batch_are_refused(config):
     one_by_one = vmap(lambda image: model(image.unsqueeze(0))[0], randomness="different")
     assert one_by_one(images).shape == model.eval()(images).shape == (16, 3)
     torch.testing.assert_close(model(images[0]), model(images)[0])
+
+
+@every_config
+def test_features_on_the_last_dimension_may_have_any_number_of_others(config):
+    """A linear layer for words of sentences takes single words as well: each row is a sample."""
+    model = nn.Sequential(nn.Linear(3, 8), nn.LayerNorm(8), nn.Linear(8, 2))
+    dropopt.attach(model, config, example=torch.randn(2, 5, 3), complexity=0.5, sites="norm")
+    assert model(torch.randn(10, 3)).shape == (10, 2)
 
 
 def test_data_parallel_is_refused_on_several_gpus():

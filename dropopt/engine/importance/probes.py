@@ -25,7 +25,7 @@ def gradient(model: nn.Module, places: Mapping[str, Place], images: Example, lab
     of their logits is the gradient of each. Without classes, Y is the sum of a sample's outputs. From "Feature
     Importance".
     """
-    scores = {name: torch.zeros(place.features) for name, place in places.items()}
+    scores = {name: torch.zeros(place.features, device="cpu") for name, place in places.items()}
 
     def take(name: str, gradient: Tensor) -> None:
         scores[name] = feature_maps(gradient, places[name]).abs().mean((0, 2))
@@ -52,7 +52,7 @@ def lrp(
     Raises:
         ValueError: if ``rule`` is not a key of ``lrp.rules.RULES``.
     """
-    scores = {name: torch.zeros(place.features) for name, place in places.items()}
+    scores = {name: torch.zeros(place.features, device="cpu") for name, place in places.items()}
 
     def take(name: str, relevance: Tensor) -> None:
         scores[name] = feature_maps(relevance, places[name]).sum(2).abs().mean(0)

@@ -128,7 +128,7 @@ def _parts(samples: int, shares: Tensor) -> list[tuple[tuple[slice, ...], list[t
     """
     drawn = torch.multinomial(shares, samples, replacement=True)
     counts = torch.bincount(drawn, minlength=len(shares)).tolist()
-    start = int(torch.randint(samples, ()))
+    start = int(torch.randint(samples, (), device="cpu"))
     parts = []
     for members in _METHODS_BY_PATTERN.values():
         methods = [(method, counts[method]) for method in members if counts[method]]

@@ -113,7 +113,8 @@ def _bernoulli_bits(units: int, p: float) -> Tensor:
     threshold, rest = divmod(p * 2**_BITS, 1)
     words = -(-units // 64)
     draws = random_words(_BITS * words).view(_BITS, words)
-    up = torch.lt(torch.rand(words, dtype=torch.float32), rest)  # whether the threshold of 64 units is rounded up
+    # Whether the threshold of 64 units is rounded up.
+    up = torch.lt(torch.rand(words, dtype=torch.float32, device="cpu"), rest)
     below = up.to(torch.int64).neg_()  # then -1, so that equal numbers count as below
     for bit, draw in enumerate(draws.unbind()):
         below = below | draw if int(threshold) >> bit & 1 else below & draw
@@ -140,4 +141,4 @@ def _from_bits(bits: Tensor, scale: Tensor, shape: torch.Size, order: list[int])
 @cache
 def _bits_of_byte(device: torch.device, dtype: torch.dtype) -> Tensor:
     """Return the bits of every byte, highest first, (256, 8); cached, because a copy to a device waits for it."""
-    return ((torch.arange(256)[:, None] >> torch.arange(7, -1, -1)) & 1).to(device, dtype)
+    return ((torch.arange(256, device="cpu")[:, None] >> torch.arange(7, -1, -1, device="cpu")) & 1).to(device, dtype)

@@ -10,7 +10,10 @@ from typing import Any
 from torch import Tensor
 
 #: Operations that mix features: the features before one are different from those after it.
-_MIXING = ("Addmm", "Mm", "Bmm", "Baddbmm", "Convolution", "MkldnnConvolution", "CudnnConvolution", "ScaledDotProduct")
+_MIXING = (
+    *("Addmm", "Mm", "Bmm", "Baddbmm", "Linear"),
+    *("Convolution", "MkldnnConvolution", "CudnnConvolution", "ScaledDotProduct"),
+)
 #: Operations that make features of inputs.
 _HIDING = (*_MIXING, "Embedding", "CudnnRnn", "MkldnnRnn", "Miopen", "Thnn", "Fft")
 #: Types of values that hold tensors, or are tensors.

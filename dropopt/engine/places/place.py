@@ -29,3 +29,8 @@ class Place:
     makers: tuple[nn.Module, ...] = ()  # as `weighted`; for a sum or an activation, the layers that feed it
     shape: tuple[int, ...] = ()  # of the output for one sample, with the example that the engine was attached with
     reshapes: bool = False  # the output has another shape than the module's input, so it cannot be replaced by it
+
+    @property
+    def batch_ndim(self) -> int:
+        """The fewest dimensions of a batch. Features on the last dimension may have any number of others before it."""
+        return self.ndim if self.axis == 1 else 2
