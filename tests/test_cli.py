@@ -444,6 +444,20 @@ def test_no_traceback_is_printed(tmp_path):
     assert call("run", "none.py", cwd=tmp_path, code=2).count("\n") == 1
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_output_that_cannot_be_written_ends_a_command_in_at_most_one_line():
+    """A pipe without a reader is nothing to report. The exit code is that of SIGPIPE, as in other programs."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "wb") as pipe, open("/dev/full", "wb") as full:
+        ended = [
+            subprocess.run([*PROGRAM, "run", "--help"], stdout=out, stderr=subprocess.PIPE, text=True, check=False)
+            for out in (pipe, full)
+        ]
+    no_space = "dropopt: the output cannot be written: No space left on device\n"
+    assert [(done.returncode, done.stderr) for done in ended] == [(141, ""), (1, no_space)]
+
+
 def test_a_file_that_the_system_refuses_is_reported_in_one_line(monkeypatch, capsys):
     """The name of the file and the system's reason, whatever the command was doing."""
 
