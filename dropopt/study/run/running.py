@@ -21,6 +21,9 @@ MAX_DEATHS = 3
 #: report, or after twice its longest epoch if that is longer.
 GRACE_SECONDS = 60.0
 
+#: A trial may hang if it sends no report for so many times its longest epoch, and for so many seconds.
+STALLED_EPOCHS, STALLED_SECONDS = 10, 300.0
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -53,7 +56,9 @@ class Running:
     limited: bool = False
     #: When its current epoch began, or when its process was last replaced.
     _last: float = field(default_factory=time.monotonic)
-    _longest_epoch: float = 0.0
+    #: The duration of its longest epoch; 0 before it has reported one.
+    longest_epoch: float = 0.0
+    _told: bool = False
     _reports: dict[int, Report] = field(default_factory=dict)
 
     @property
@@ -64,7 +69,7 @@ class Running:
     def epoch_ended(self) -> None:
         """Record the duration of the epoch that has just ended."""
         now = time.monotonic()
-        self._longest_epoch = max(self._longest_epoch, now - self._last)
+        self.longest_epoch = max(self.longest_epoch, now - self._last)
         self._last = now
 
     def keep(self, report: Report) -> None:
@@ -89,4 +94,17 @@ class Running:
 
     def is_silent(self, since: float) -> bool:
         """Whether the trial has sent no report for its whole grace period, which begins at ``since`` or later."""
-        return time.monotonic() - max(self._last, since) > max(GRACE_SECONDS, 2 * self._longest_epoch)
+        return time.monotonic() - max(self._last, since) > max(GRACE_SECONDS, 2 * self.longest_epoch)
+
+    def stalled(self) -> float | None:
+        """Return for how long the trial has sent no report, if it may hang; the next calls return None.
+
+        The usual duration of an epoch is not known before the first report.
+        """
+        silence = time.monotonic() - self._last
+        if self._told or not self.longest_epoch:
+            return None
+        if silence <= max(STALLED_SECONDS, STALLED_EPOCHS * self.longest_epoch):
+            return None
+        self._told = True
+        return silence

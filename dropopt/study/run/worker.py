@@ -52,6 +52,9 @@ class Listener(Protocol):
     def restarted(self, slot: int, trial: int, reason: str) -> None:
         """The process of a trial has died for this reason, and a new one continues the trial."""
 
+    def stalled(self, slot: int, trial: int, seconds: float, longest: float) -> None:
+        """A trial may hang: it has reported nothing for so many seconds, and its longest epoch took so long."""
+
     def moved(self, slot: int, to: int) -> None:
         """The trial of a slot continues in another slot."""
 
@@ -324,6 +327,8 @@ class Worker:
             return
         for slot, running in list(self._running.items()):
             limit = self._limits.trial_timeout
+            if not running.ended and (silence := running.stalled()) is not None:
+                self._listener.stalled(slot, running.trial.number, silence, running.longest_epoch)
             if running.ended:
                 if running.is_silent(since=0):
                     self._replace(slot)

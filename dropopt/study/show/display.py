@@ -12,7 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from dropopt.study.run.messages import Report
-from dropopt.study.show.formatting import format_seconds
+from dropopt.study.show.console import say
+from dropopt.study.show.formatting import format_duration, format_seconds
 from dropopt.study.store.scale import Scale
 
 #: Redraws per second. Redrawing takes processor time from the trials.
@@ -84,6 +85,13 @@ class SlotsDisplay(Display):
         """The trial of a slot continues in another slot."""
         if slot in self._slots:
             self._slots[to] = self._slots.pop(slot)
+
+    def stalled(self, slot: int, trial: int, seconds: float, longest: float) -> None:
+        """A trial may hang."""
+        silence = f"has reported nothing for {format_duration(seconds)}, and its longest epoch took"
+        remedy = "if it hangs, stop this command and run it again"
+        text = f"note: {self._label(trial).strip()} {silence} {format_duration(longest)}; {remedy}"
+        say(self._console, text, "yellow", indent=6)
 
     def _time_left(self, trials: int) -> str:
         """The time that so many ``trials`` will take, estimated from those that have ended."""

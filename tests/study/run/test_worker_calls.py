@@ -158,6 +158,9 @@ class _Theatre:
     def restarted(self, slot, trial, reason):
         self.say(f"{slot}: restarted {trial}: {reason}")
 
+    def stalled(self, slot, trial, seconds, longest):
+        self.say(f"{slot}: stalled {trial}: {seconds}, {longest}")
+
     def moved(self, slot, to):
         self.say(f"{slot}: moved to {to}")
 
@@ -417,6 +420,16 @@ def test_a_trial_has_a_time_limit(play):
         *["kill", "interrupt 1: by SIGTERM", "0: ended 1"],
     ]
     assert played.files == ["10.kept", "11.pt"]
+
+
+def test_a_trial_that_may_hang_is_named_once(play):
+    """After five minutes, or ten of its longest epochs, without a report; a pruned one is ended anyway."""
+    for epoch, limit in ((4.0, 300.0), (50.0, 500.0)):
+        played = play(epoch, (0, report(0, 1)), limit, 1.0, 1000.0, (0, report(0, 2)), (0, done(0)))
+        assert [line for line in played.log if "stalled" in line] == [f"0: stalled 0: {limit + 1.0}, {epoch}"]
+    for script in ((1000.0,), (4.0, (0, report(0, 1)), 300.0, (0, report(0, 2)), 299.0)):
+        assert not any("stalled" in line for line in play(*script).log)
+    assert not any("stalled" in line for line in play(4.0, (0, report(0, 1)), 301.0, stage={"prune_at": (1,)}).log)
 
 
 def test_a_session_has_a_time_limit(play):

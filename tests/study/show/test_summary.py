@@ -83,6 +83,14 @@ def test_a_diverged_trial_never_leads(classes, value, announced):
     assert "trial 1 is the best so far: smoothed loss 0.5000" in file.getvalue()
 
 
+def test_a_trial_that_may_hang_is_shown():
+    """With what it did before, and with what to do."""
+    file = io.StringIO()
+    Progress(Console(file=file, width=200), 5).stalled(0, 3, 312.0, 4.25)
+    silence = "trial 3 has reported nothing for 5 min, and its longest epoch took 4.25 s"
+    assert file.getvalue() == f"note: {silence}; if it hangs, stop this command and run it again\n"
+
+
 def test_a_signal_is_reported(study):
     """The summary names the signal that stopped the session."""
     assert printed(study, stopped_by=signal.SIGTERM).startswith("stopped by SIGTERM; ")
