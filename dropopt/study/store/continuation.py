@@ -8,10 +8,12 @@ not count towards the number of trials.
 from __future__ import annotations
 
 import sys
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from dropopt.config import ConfigError
 from dropopt.study.store.keys import CONTINUES, GIVEN_BACK, MESSAGE, OUT_OF_MEMORY, REASON, TIME_LIMIT, UNCOUNTED
+from dropopt.study.store.lease import describe, lease_of
 from dropopt.study.store.queries import numbered
 from dropopt.study.store.retries import enqueue_continuation, parameters
 from dropopt.study.store.scale import Scale
@@ -38,7 +40,10 @@ def latest(study: optuna.Study, number: int) -> FrozenTrial:
     trial = _to_continue(study, number)
     last = next(reversed(_continuations(study, number)), trial)
     if last.state == TrialState.RUNNING:
-        raise ConfigError(f"trial {last.number} is continuing trial {number} now; follow it with: dropopt status")
+        raise ConfigError(
+            f"trial {last.number} is continuing trial {number} now, run by {describe(last)}{_heard(last)}; follow it "
+            "with: dropopt status; if the worker is gone, dropopt worker takes the trial up"
+        )
     if last.state == TrialState.COMPLETE:
         raise ConfigError(f"trial {last.number} has continued trial {number} already: {_result(study, last)}")
     return last
@@ -59,6 +64,14 @@ def enqueue(study: optuna.Study, number: int) -> FrozenTrial:
     if last.state != TrialState.WAITING:
         enqueue_continuation(study, numbered(study, number), last)
     return _waiting(study, number)[0]
+
+
+def _heard(trial: FrozenTrial) -> str:
+    """When the worker of a running trial renewed its lease last, by that worker's own clock."""
+    time = lease_of(trial).get("time")
+    if not isinstance(time, int | float):
+        return ""
+    return f", last heard from at {datetime.fromtimestamp(time).astimezone():%Y-%m-%d %H:%M:%S}"
 
 
 def may_be_continued(trial: FrozenTrial) -> bool:

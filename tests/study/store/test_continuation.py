@@ -1,21 +1,24 @@
 """What a trial that continues another one, or runs it again, takes over."""
 
+from datetime import datetime
+
 import optuna
 import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 
-from dropopt.config import RunConfig
+from dropopt.config import ConfigError, RunConfig
 from dropopt.seeds import derived_seed
 from dropopt.study.blend.outcomes import counted_trials
 from dropopt.study.define.space import Space
-from dropopt.study.store.continuation import enqueue
+from dropopt.study.store.continuation import enqueue, latest
 from dropopt.study.store.keys import (
     ABANDONED,
     ANCHOR,
     ATTEMPT,
     CONTINUES,
     INTERRUPTED,
+    LEASE,
     PORTFOLIO,
     PREVIOUS,
     REASON,
@@ -39,6 +42,19 @@ def test_a_retry_is_continued_as_its_first_attempt():
     assert (waiting.number, waiting.user_attrs[CONTINUES], root(waiting)) == (2, 1, 0)
     assert parameters(waiting) == {"r0": 0.2}
     assert waiting.intermediate_values == reports
+
+
+def test_a_continuation_that_runs_already_is_named_with_its_worker():
+    """With the time of the last sign of life, which tells whether the worker has died on another machine."""
+    study = optuna.create_study()
+    own = {"params": {"r0": 0.2}, "distributions": {"r0": FloatDistribution(0, 1)}}
+    study.add_trial(create_trial(state=TrialState.PRUNED, **own))
+    lease = {"process": {"pid": 7, "host": "node5"}, "time": datetime(2026, 1, 2, 3, 4, 5).timestamp()}
+    for known in ({}, {LEASE: lease}):
+        study.add_trial(create_trial(state=TrialState.RUNNING, user_attrs={CONTINUES: 0} | known))
+    said = "process 7 on node5.*, last heard from at 2026-01-02 03:04:05; .* if the worker is gone, dropopt worker"
+    with pytest.raises(ConfigError, match=f"trial 2 is continuing trial 0 now, .*{said}"):
+        latest(study, 0)
 
 
 def test_a_trial_whose_worker_dies_is_begun_three_times():
