@@ -11,7 +11,7 @@ from dropopt.config import ConfigError, RunConfig
 from dropopt.seeds import derived_seed
 from dropopt.study.blend.outcomes import counted_trials
 from dropopt.study.define.space import Space
-from dropopt.study.store.continuation import enqueue, latest
+from dropopt.study.store.continuation import enqueue, last_attempt, latest
 from dropopt.study.store.keys import (
     ABANDONED,
     ANCHOR,
@@ -26,7 +26,7 @@ from dropopt.study.store.keys import (
     SOURCE,
 )
 from dropopt.study.store.ledger import SEED_BITS
-from dropopt.study.store.retries import attempt, enqueue_again, may_run_again, parameters, root
+from dropopt.study.store.retries import LostRetries, attempt, enqueue_again, may_run_again, parameters, root
 from dropopt.study.store.search_ledger import SearchLedger
 
 
@@ -42,6 +42,9 @@ def test_a_retry_is_continued_as_its_first_attempt():
     assert (waiting.number, waiting.user_attrs[CONTINUES], root(waiting)) == (2, 1, 0)
     assert parameters(waiting) == {"r0": 0.2}
     assert waiting.intermediate_values == reports
+    assert last_attempt(study, 1) is None, "it waits"
+    study.ask()
+    assert last_attempt(study, 1).number == 2
 
 
 def test_a_continuation_that_runs_already_is_named_with_its_worker():
@@ -81,6 +84,18 @@ def test_a_continuation_is_named_as_the_trial_that_it_continues(key, reason):
     facts = {key: "its name", REASON: reason}
     study.add_trial(create_trial(state=TrialState.FAIL, user_attrs=facts, **own))
     assert enqueue(study, 0).user_attrs[key] == "its name"
+
+
+def test_a_lost_retry_is_due_after_one_to_two_intervals():
+    """At a time that differs between workers, and that is drawn anew if the retry was enqueued in the meantime."""
+    trial = create_trial(state=TrialState.FAIL)
+    times = set()
+    for _ in range(50):
+        lost = LostRetries(interval=10.0)
+        assert lost.due([trial], 0.0) == lost.due([trial], 9.99) == []
+        times.add(next(time for time in range(10, 21) if lost.due([trial], time)))
+        assert lost.due([], 21.0) == lost.due([trial], 22.0) == []
+    assert len(times) > 1
 
 
 def test_a_trial_and_its_continuation_are_evidence_of_one_trial():

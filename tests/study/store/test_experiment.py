@@ -6,7 +6,8 @@ from optuna.trial import create_trial
 
 from dropopt.config import ConfigError, RunConfig
 from dropopt.study.define.space import Space
-from dropopt.study.store.experiment import check, create
+from dropopt.study.store.experiment import check, create, space_of
+from dropopt.study.store.keys import SITES
 
 
 @pytest.fixture(name="begun", scope="module")
@@ -56,3 +57,15 @@ def test_where_the_data_are_and_what_trains_may_differ(begun, section, name, val
     study, space, base = begun
     check(study, space, changed(base, section, name, value))
     check(study, space, changed(base, "train", "seed", 99))
+
+
+def test_a_study_keeps_the_choices_of_sites_that_it_began_with():
+    """Optuna refuses other choices of a parameter; a study that has stored none has those of the file."""
+    study, space = optuna.create_study(), Space.load("paper")
+
+    def choices():
+        return [one.choices for one in space_of(study, space).parameters if one.setting == "sites"]
+
+    assert choices() == [one.choices for one in space.parameters if one.setting == "sites"]
+    study.set_user_attr(SITES, ["conv"])
+    assert choices() == [("conv",)]

@@ -41,6 +41,9 @@ def test_a_history_is_read_back_as_it_was_stored():
     assert history_of(create_trial(value=1.0)) is None
     assert history_of(create_trial(value=1.0, system_attrs={HISTORY: {"epochs": [1]}})) is None
     assert History.of([]) == History()
+    found = reports(3)
+    del found[1].rates["layer1"]
+    assert History.of(found).rates == {"layer0": (0.0,) * 3, "layer1": (0.1, 0.0, 0.1)}, "a layer that did not run"
 
 
 @pytest.mark.parametrize("epochs", [46, 300])

@@ -1,4 +1,4 @@
-"""What a ledger tells of the epochs of a trial."""
+"""What a ledger tells of the epochs of a trial, and how it starts and ends trials."""
 
 import optuna
 import pytest
@@ -6,8 +6,10 @@ from optuna.trial import TrialState, create_trial
 
 from dropopt.config import RunConfig
 from dropopt.study.define.space import Space
-from dropopt.study.store.keys import ANCHOR, CONTINUES
+from dropopt.study.store.keys import ANCHOR, CONTINUES, REASON, RETRY
+from dropopt.study.store.retries import without_replacement
 from dropopt.study.store.search_ledger import SearchLedger
+from dropopt.study.store.trial_budget import Decision, decide
 
 
 @pytest.mark.parametrize(
@@ -23,3 +25,61 @@ def test_a_trial_is_not_pruned_after_its_last_epoch(attributes, pruned):
     study.add_trial(create_trial(state=TrialState.WAITING, system_attrs=kinds, user_attrs=attributes))
     trial, _ = ledger.ask()
     assert [ledger.report(trial, 0.5, epoch=epoch, epochs=3) for epoch in (1, 2, 3)] == pruned
+
+
+def ledger_of(study):
+    return SearchLedger(study, Space.load("dropout").bound(RunConfig()), RunConfig(), 0, 2)
+
+
+def test_a_trial_that_has_begun_is_not_given_back():
+    """Its worker has counted the trials; one whose worker has not done so yet is given back, although it came first."""
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    study.ask()
+    assert ledger_of(study).ask(2) is not None
+    assert decide(study.trials, 0, 1) == Decision.GIVE_BACK
+
+
+@pytest.mark.parametrize("failing", ["infer_relative_search_space", "sample_independent"])
+def test_a_trial_whose_sampler_fails_does_not_stay_running(monkeypatch, failing):
+    """It is no failure of its configuration, and what the sampler raised ends the session."""
+
+    class Sampler(optuna.samplers.RandomSampler):
+        pass
+
+    def fail(*_):
+        raise ValueError("singular matrix")
+
+    setattr(Sampler, failing, fail)
+    study = optuna.create_study(sampler=Sampler(seed=0))
+    other = study.ask() if failing == "sample_independent" else None
+    with pytest.raises(ValueError, match="singular matrix"):
+        ledger_of(study).ask()
+    *before, trial = study.trials
+    assert (trial.state, trial.user_attrs[REASON]) == (TrialState.FAIL, "abandoned")
+    assert trial.user_attrs["message"] == "the sampler failed: ValueError('singular matrix')"
+    assert [one.state for one in before] == [TrialState.RUNNING] * (other is not None)
+
+
+def test_a_trial_that_was_enqueued_with_a_value_outside_of_the_space_fails_alone():
+    """As a failure of this trial, which is not run again; the next one begins."""
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    study.enqueue_trial({"kind": "nothing"})
+    ledger = ledger_of(study)
+    trial, run = ledger.ask()
+    assert run is None
+    assert study.trials[0].user_attrs[REASON] == "ValueError"
+    assert (trial.number, study.trials[0].state, without_replacement(study.trials)) == (0, TrialState.FAIL, [])
+    assert ledger.ask()[1] is not None
+
+
+def test_an_interrupted_trial_is_to_run_again():
+    """One that was enqueued waits at once, before new trials start; the others are enqueued when a worker resumes."""
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    study.enqueue_trial({"kind": "dropout"})
+    ledger = ledger_of(study)
+    for trial in [ledger.ask()[0], ledger.ask()[0]]:
+        ledger.interrupt(trial, "Ctrl-C")
+    facts = {REASON: "interrupted", RETRY: True, "message": "Ctrl-C"}
+    assert [facts.items() <= trial.user_attrs.items() for trial in study.trials] == [True, True, False]
+    assert [trial.state for trial in study.trials] == [TrialState.FAIL, TrialState.FAIL, TrialState.WAITING]
+    assert [trial.number for trial in without_replacement(study.trials)] == [1]

@@ -165,6 +165,8 @@ def test_only_what_may_have_changed_is_read(url, monkeypatch):
         if turn % 3 == 0:
             lost = without_replacement(study.get_trials(deepcopy=False))
             mine.enqueue_trial({"x": 0.5}, user_attrs={"previous": lost[0].number} if lost else {})
+        for _ in range(8 if turn == 20 else 0):  # more than are read with one statement
+            elsewhere.enqueue_trial({"x": 0.5})
         running.append((mine, mine.ask(DISTRIBUTIONS)))
         running[-1][1].report(draw.choice([0.5, math.inf, math.nan]), 1)
         if len(running) > 7:
@@ -184,6 +186,7 @@ def test_only_what_may_have_changed_is_read(url, monkeypatch):
         assert summary.without_replacement() == without_replacement(known)
         assert summary.leaders == ranked(known)[:LEADERS]
     assert max(map(len, read[1:])) < 20 < len(known)
+    assert all(len({trial.number for trial in found}) == len(found) for found in read), "each trial is read once"
 
 
 def test_the_lock_of_a_dead_process_does_not_hold_up_a_journal(tmp_path):

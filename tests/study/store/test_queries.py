@@ -1,5 +1,6 @@
 """What is read of a storage: values by loss and by metric, diverged trials, searches and the last activity."""
 
+import math
 from datetime import datetime
 
 import optuna
@@ -8,7 +9,16 @@ from optuna.trial import TrialState, create_trial
 
 from dropopt.config import ConfigError
 from dropopt.study.store.keys import ACCURACY, BASE, BEST_LOSS, CLASSES, CONFIRMS, TESTS
-from dropopt.study.store.queries import diverged, find_study, judged, last_activity, leader, searches
+from dropopt.study.store.queries import (
+    choose,
+    diverged,
+    find_study,
+    judged,
+    last_activity,
+    leader,
+    ranked,
+    searches,
+)
 
 
 @pytest.mark.parametrize(
@@ -27,6 +37,21 @@ def test_a_trial_is_judged_by_what_its_study_minimised_or_by_its_best_epoch(task
     study = optuna.create_study()
     study.set_user_attr(BASE, {"task": task})
     assert judged(create_trial(value=0.5, user_attrs={BEST_LOSS: 0.4, ACCURACY: 0.9}), by, study) == expected
+
+
+@pytest.mark.parametrize("direction", ["minimize", "maximize"])
+def test_the_best_trial_is_that_of_optuna(direction):
+    """In either direction; of several trials with one value, the first. Values that are not finite are no results."""
+    study = optuna.create_study(direction=direction)
+    for value in (0.5, 0.25, 0.75, 0.25, 0.75, 0.5):
+        study.add_trial(create_trial(value=value))
+    assert leader(study) == choose(study, None) == study.best_trial
+    order = {"minimize": [1, 3, 0, 5, 2, 4], "maximize": [2, 4, 0, 5, 1, 3]}[direction]
+    assert [trial.number for trial in ranked(study.trials, maximize=direction == "maximize")] == order
+    assert leader(study, study.trials[5:]).number == 5, "of the trials that are given"
+    for value in (math.inf, -math.inf):
+        study.add_trial(create_trial(value=value))
+    assert leader(study).number == order[0]
 
 
 @pytest.mark.parametrize(("classes", "limit"), [(2, 2.079), (10, 6.908), (1000, 20.723)])

@@ -4,6 +4,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -44,6 +45,17 @@ def test_a_percent_sign_in_the_name_of_a_file_is_a_part_of_the_name():
     """SQLAlchemy 2.1 decodes the file in a URL, 2.0 does not."""
     with closing(Opened(resolve("x%41.db"), patience=Patience())):
         assert Path("x%41.db").exists()
+
+
+def test_any_thread_may_use_a_connection_to_a_sqlite_file():
+    """It waits a minute for another writer, and not for the disk at every report (1 is NORMAL)."""
+    with closing(Opened("sqlite:///s.db", patience=Patience())) as opened, ThreadPoolExecutor(1) as other:
+        settings = []
+        for run in (lambda task: task(), lambda task: other.submit(task).result()):
+            with run(opened.direct._backend.engine.connect) as connection:
+                for name in ("busy_timeout", "synchronous"):
+                    settings.append(connection.exec_driver_sql(f"PRAGMA {name}").scalar())
+    assert settings == [60_000, 1] * 2
 
 
 def test_the_default_storage_is_a_single_file(tmp_path, monkeypatch):

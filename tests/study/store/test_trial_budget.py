@@ -45,8 +45,8 @@ def test_trials_that_have_a_result_or_may_get_one_count():
 )
 def test_the_highest_numbers_among_unchecked_trials_are_given_back(target, expected):
     """As many as are too many. Trials with lower numbers wait for that, and a confirmed one runs on."""
-    trials = study_of((TrialState.COMPLETE, {}), running(1), running(0), running(0), running(0))
-    assert [decide(trials, number, target) for number in (2, 3, 4)] == expected
+    trials = study_of((TrialState.COMPLETE, {}), running(0), running(0), running(0), running(1))
+    assert [decide(trials, number, target) for number in (1, 2, 3)] == expected
 
 
 def test_a_continuation_is_never_one_too_many():
