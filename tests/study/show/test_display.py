@@ -1,0 +1,82 @@
+"""Progress on a terminal: what is shown while trials run, and how long the rest will take."""
+
+import io
+from types import SimpleNamespace
+
+import optuna
+import pytest
+from optuna.trial import create_trial
+from rich.console import Console
+
+from dropopt.study.show import display, progress
+from dropopt.study.show.formatting import format_duration, format_percent, format_seconds
+from dropopt.study.show.progress import Progress
+
+
+@pytest.mark.parametrize(
+    ("seconds", "clock", "unit"),
+    [
+        (0.25, "0:00", "0.25 s"),
+        (59.4, "0:59", "59.4 s"),
+        (59.6, "1:00", "59.6 s"),
+        (61, "1:01", "61 s"),
+        (119, "1:59", "119 s"),
+        (120, "2:00", "2 min"),
+        (3599.6, "1:00:00", "60 min"),
+        (7199, "1:59:59", "120 min"),
+        (7200, "2:00:00", "2.0 h"),
+        (90_061, "25:01:01", "25.0 h"),
+    ],
+)
+def test_durations_are_told_in_hours_minutes_and_seconds_or_in_one_unit(seconds, clock, unit):
+    """Seconds up to two minutes, then minutes up to two hours."""
+    assert (format_seconds(seconds), format_duration(seconds)) == (clock, unit)
+
+
+def test_shares_are_told_in_percent():
+    """With three significant digits."""
+    assert [format_percent(share) for share in (0.10249, 1.0, 0.0, -0.5)] == ["10.2%", "100%", "0%", "-50%"]
+
+
+def test_the_time_left_is_estimated_from_the_trials_of_the_session(monkeypatch):
+    """Once two have ended; neither the trials before it nor the time before it opened its study count."""
+    now = [0.0]
+    for module in (display, progress):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    study = optuna.create_study()
+    study.add_trials([create_trial(value=1.0)] * 4)
+    file = io.StringIO()
+    shown = Progress(Console(file=file, width=120, force_terminal=True), 10)
+
+    def left():
+        now[0] += 1 / display.REFRESH
+        file.truncate(0)
+        shown.tick()
+        assert not shown.is_due, "it was drawn a moment ago"
+        return file.getvalue().rpartition("time left ")[2].split()[0]
+
+    with shown:
+        now[0] = 1000.0  # torch and the data are loaded
+        shown.opened(study)
+        seen = []
+        for _ in range(3):
+            now[0] += 60 - 1 / display.REFRESH
+            study.add_trial(create_trial(value=0.5))
+            shown.ended(0, len(study.trials) - 1)
+            seen.append(left())
+    assert seen == ["-", "4:00", "3:00"]
+
+
+def test_a_trial_keeps_its_line_when_it_moves_to_another_slot():
+    """The lines are in the order of the slots; one that has not ended an epoch is starting."""
+    shown = Progress(Console(file=io.StringIO(), width=120), 10)
+    shown.started(0, 7)
+    shown.started(1, 8)
+    shown.reported(0, 7, SimpleNamespace(epoch=3, epochs=9, objective=0.5, val_accuracy=0.25))
+    shown.moved(0, 2)
+    shown.moved(5, 0)
+    lines = [" ".join(line.plain.split()) for line in shown._lines()]
+    assert lines == [
+        "slot 2 trial 8 starting",
+        "slot 3 trial 7 epoch 3 of 9 smoothed loss 0.5000 accuracy 0.2500",
+    ]
