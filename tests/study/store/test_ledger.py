@@ -1,12 +1,15 @@
 """What a ledger tells of the epochs of a trial, and how it starts and ends trials."""
 
+from contextlib import nullcontext
+
 import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
 from dropopt.config import RunConfig
 from dropopt.study.define.space import Space
-from dropopt.study.store.keys import ANCHOR, CONTINUES, REASON, RETRY
+from dropopt.study.store.errors import TrialEndedError
+from dropopt.study.store.keys import ACCURACY, ANCHOR, BEST_EPOCH, BEST_LOSS, CONTINUES, REASON, RETRY, SECONDS
 from dropopt.study.store.retries import without_replacement
 from dropopt.study.store.search_ledger import SearchLedger
 from dropopt.study.store.trial_budget import Decision, decide
@@ -83,3 +86,27 @@ def test_an_interrupted_trial_is_to_run_again():
     assert [facts.items() <= trial.user_attrs.items() for trial in study.trials] == [True, True, False]
     assert [trial.state for trial in study.trials] == [TrialState.FAIL, TrialState.FAIL, TrialState.WAITING]
     assert [trial.number for trial in without_replacement(study.trials)] == [1]
+
+
+@pytest.mark.parametrize(
+    ("state", "value", "accuracy", "own"),
+    [
+        (TrialState.COMPLETE, 0.5, 0.75, True),
+        (TrialState.COMPLETE, 0.6, 0.75, False),
+        (TrialState.COMPLETE, 0.5, 0.7, False),
+        (TrialState.PRUNED, None, 0.75, False),
+    ],
+)
+def test_a_result_that_is_stored_already_is_the_trial_s_own_if_it_is_the_same(state, value, accuracy, own):
+    """A server may store a result, and restart before it answers; another result is that of another process."""
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    ledger = ledger_of(study)
+    trial, _ = ledger.ask()
+    scores = {"best_loss": 0.5, "best_epoch": 1, "seconds": 1.0}
+    stored = {ACCURACY: accuracy, BEST_LOSS: 0.5, BEST_EPOCH: 1, SECONDS: 1.0}
+    for key, score in stored.items():
+        study._storage.set_trial_user_attr(trial._trial_id, key, score)
+    study.tell(trial.number, value, state)
+    with nullcontext() if own else pytest.raises(TrialEndedError):
+        assert ledger.complete(trial, 0.5, accuracy=0.75, **scores) == ""
+    assert study.trials[0].value == value
