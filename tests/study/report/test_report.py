@@ -40,7 +40,8 @@ def test_a_report_has_every_part_and_names_no_other_site(tmp_path):
         "dropopt export --study photos --storage a.db -o best-photos.yaml",
     ):
         assert part in text, part
-    assert text.count("<svg") == text.count('role="img" aria-label="') == 6
+    assert text.count("<svg") == text.count('role="img" aria-label="') == text.count('<svg viewBox="0 0 ') == 6
+    assert (text.count("<style"), text.count("<metadata"), text.count("xlink")) == (1, 0, 0)  # of the page alone
     assert not re.search(r"https?:|src=|@import|<link|<script", text)
     assert "$" not in text.split("Reproduce it")[0]  # labels are no formulas
     ids = re.findall(r'\bid="([^"]+)"', text)
@@ -84,7 +85,12 @@ def test_charts_draw_the_numbers_of_the_study():
     assert curves == [(curve.epochs, curve.values) for curve in series.curves(shot)]
     cells = drawn["rates"].collections[0].get_array()
     assert cells.ravel().tolist() == [value for row in series.rates(shot).rows for value in row]
+    assert drawn["rates"].collections[0].get_clim() == (0, cells.max())  # 0 is always of the same colour
     assert drawn["rates"].yaxis_inverted()  # the first layer is at the top
+    for name in ("curves", "rates", "blend"):
+        assert all(tick == round(tick) for tick in drawn[name].get_xticks()), "no half epochs"
+    assert (drawn["curves"].get_yscale() == "log") == series.is_logarithmic(series.curves(shot)) is True
+    assert [drawn["curves"].yaxis.get_major_formatter()(value) for value in (0.05, 1.0, 20.0)] == ["0.05", "1", "20"]
     points = {tuple(point) for group in drawn["cost"].collections for point in group.get_offsets().tolist()}
     assert points == {(point.seconds, point.score) for point in series.cost(shot).points}
 
@@ -188,7 +194,7 @@ def test_files_are_written_and_not_replaced_unasked(tmp_path):
     check_same_report(path, EVIL)
     with pytest.raises(ConfigError, match="reports another study; give another file"):
         check_same_report(path, "other")
-    (tmp_path / "mine.html").write_text("mine")
+    (tmp_path / "mine.html").write_bytes(b"\xff mine, in no encoding that is known")
     with pytest.raises(ConfigError, match="was not written by dropopt report"):
         check_same_report(tmp_path / "mine.html", EVIL)
     check_name(path)

@@ -18,6 +18,8 @@ from dropopt.study.run.messages import Ready
 from dropopt.study.run.signals import SignalCatcher
 from dropopt.study.session import session
 from dropopt.study.session.request import Request
+from dropopt.study.store.experiment import name_of_files
+from dropopt.study.store.keys import COMMAND, PLAN
 from dropopt.study.store.opening import close, open_storage
 
 SCRIPT = """
@@ -152,6 +154,22 @@ def test_a_study_that_another_session_has_just_created_is_kept():
         other.open_study(ready)
     for begun in sessions:
         close(begun._storage)
+
+
+def test_a_resumed_study_records_its_present_plan_and_keeps_the_names_of_its_files():
+    """A study of the same name in another storage has other names of files, so neither removes the other's."""
+    names = []
+    for storage, n_trials in (("study.log", 6), ("study.log", 9), ("other.log", 6)):
+        request = Request(fake_study.make(n_trials=n_trials), Path(__file__), storage, 1, f"dropopt run {n_trials}")
+        begun = session.Session(request, open_storage(storage), None, Console(quiet=True))
+        begun.resume()
+        begun.prepare()
+        study = begun.open_study(Ready(10, {"train": "a"}, [])).study
+        assert (study.user_attrs[PLAN]["n_trials"], study.user_attrs[COMMAND]) == (n_trials, f"dropopt run {n_trials}")
+        names.append(name_of_files(study))
+        study.add_trial(create_trial(value=1.0))
+        close(begun._storage)
+    assert names[0] == names[1] != names[2]
 
 
 def test_an_anchor_that_was_run_again_delays_no_pruning():
