@@ -1,13 +1,14 @@
 """A comparison as tables and as a figure: the numbers of its arms and contrasts."""
 
 import io
+from dataclasses import replace
 
 import pytest
 from confirmed_arms import arm
 from rich.console import Console
 
 from dropopt.config import TaskConfig
-from dropopt.study.confirm.comparison import compare_arms
+from dropopt.study.confirm.comparison import Compute, compare_arms
 from dropopt.study.confirm.intervals import mean_of
 from dropopt.study.show.comparison import SCOPE, figure, show_comparison
 
@@ -28,6 +29,9 @@ def test_the_figure_has_the_means_with_their_intervals_and_each_seed(task, way):
     picture = figure(found)
     headings = [note.text for note in picture.layout.annotations]
     assert [heading.partition("(")[2] for heading in headings] == ["lower is better)", f"{way} is better)"]
+    for axis in (picture.layout.yaxis, picture.layout.yaxis2):
+        below, above = axis.range
+        assert above < 0 < len(ARMS) - 1 < below, "the first arm is at the top"
     traces = iter(picture.data)
     for measure in ("loss", "accuracy"):
         for row, one in enumerate(found.arms):
@@ -35,9 +39,20 @@ def test_the_figure_has_the_means_with_their_intervals_and_each_seed(task, way):
             mean = mean_of(values)
             points, bar = next(traces), next(traces)
             assert list(points.x) == values
+            assert all(0 < y - row < 0.5 for y in points.y), "beside the mean, which they would hide"
             assert (bar.x[0], bar.y[0]) == (mean.mean, row)
             assert bar.x[0] + bar.error_x.array[0] == pytest.approx(mean.high)
             assert (bar.marker.color == "grey") == one.baseline
+
+
+def test_the_table_of_costs_has_the_search_and_then_the_confirmation():
+    """Of each arm: the number of trials and their time."""
+    search, confirm = Compute(7, 70, 61.0), Compute(1, 10, 3725.0)
+    found = compare_arms([replace(one, search=search, confirm=confirm) for one in ARMS], task=TaskConfig())
+    file = io.StringIO()
+    show_comparison(Console(file=file, width=200), found)
+    lines = [" ".join(line.replace("│", "|").split()) for line in file.getvalue().splitlines()]
+    assert sum("7 trials, 1:01 | 1 trial, 1:02:05" in line for line in lines) == len(ARMS), lines
 
 
 @pytest.mark.parametrize(("task", "by", "sign"), [({}, "loss", 1), ({"metric": "mine:dice"}, "accuracy", -1)])
