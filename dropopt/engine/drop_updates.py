@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -87,7 +87,7 @@ class UpdateDropper:
             if id(site) not in kept:
                 noise = torch.rand(site.importance.numel(), device=parameter.device)
                 p = site.p.to(noise.device).expand(noise.shape)
-                passed = torch.as_tensor(equations.dropped_gradient(torch.ones_like(noise), noise, p))
+                passed = cast("Tensor", equations.dropped_gradient(torch.ones_like(noise), noise, p))
                 kept[id(site)] = of_first_rank(passed) > 0
             parameter.copy_(torch.where(_along(module, parameter, kept[id(site)]), parameter, before))
         self._before = []

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any, SupportsFloat
+from typing import Any, SupportsFloat, cast
 
 import torch
 from torch import Tensor, nn
@@ -74,12 +74,13 @@ class DropoutEngine(Attached[DropoutSite]):
         self._efficacy = EfficacyWeights(config)
         self._droppers: list[UpdateDropper] = []
         self._masked_until = 0.0  # the last epoch in which a watched optimizer made a step
-        # In inference mode, their state could not change later; a default device may hold no numbers.
-        with torch.inference_mode(False), torch.device("cpu"):
+        with torch.inference_mode(False):  # in inference mode, their state could not change later
             for place in places:
                 device = device_of(place.module, default=device_of(model))
+                with torch.device("cpu"):  # a default device may hold no numbers
+                    site = self._make_site(place)
                 # A model on the meta device gets its values later; a site has them now, and follows what it drops.
-                self._add(place, self._make_site(place).to("cpu" if device.type == "meta" else device))
+                self._add(place, site.to("cpu" if device.type == "meta" else device))
             self._rows = self._apply()
         self._unscored: list[str] = []  # sites that trained before the last step, but that no gradient passed
 
@@ -168,10 +169,9 @@ class DropoutEngine(Attached[DropoutSite]):
         self._warn_if_idle()
         if self.config.efficacy == "adaptive" and common["val_loss"] is not None:
             self._adapt_weights(rates)
-        with torch.device("cpu"):  # a default device may be another than the model's
-            for site in self.sites.values():
-                site.refresh(self.config.importance_decay)
-            self._rows = self._apply()
+        for site in self.sites.values():
+            site.refresh(self.config.importance_decay)
+        self._rows = self._apply()
 
     @property
     def needs_probe(self) -> bool:
@@ -504,7 +504,7 @@ class DropoutEngine(Attached[DropoutSite]):
             integrated = float(equations.integrated_rate(list(members.values()), shares))
             if self.config.pattern == "own":
                 rates = mixture_rates(self.config, members, progress=self._metrics.progress, importance=importance)
-                site.set_mixture(torch.tensor(shares), rates)
+                site.set_mixture(torch.tensor(shares, device="cpu"), rates)
             elif site.p.numel() == 1:
                 site.p.fill_(min(integrated, P_MAX))
             else:
@@ -552,4 +552,4 @@ class DropoutEngine(Attached[DropoutSite]):
 
 
 def _normalised(site: DropoutSite) -> Tensor:
-    return torch.as_tensor(equations.normalised(site.importance))
+    return cast("Tensor", equations.normalised(site.importance))

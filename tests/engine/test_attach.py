@@ -10,9 +10,10 @@ import pytest
 import torch
 from residual_net import EXAMPLE, Net, assert_same, snapshot
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 import dropopt
-from dropopt.config import Baseline, ConfigError, EngineConfig, Pattern
+from dropopt.config import Allocation, Baseline, ConfigError, EngineConfig, Pattern
 from dropopt.engine.places.find import find_places
 
 
@@ -135,7 +136,7 @@ def test_a_model_on_the_meta_device_gets_its_values_later(config):
         engine.step(epoch=1, epochs=2)
 
 
-@pytest.mark.parametrize("importance", ["taylor", "gradient"])
+@pytest.mark.parametrize("importance", ["taylor", "statistical", "gradient", "composite"])
 @pytest.mark.parametrize("pattern", get_args(Pattern))
 def test_the_default_device_may_be_another_than_the_model_s(pattern, importance):
     """The same numbers are drawn as without it; the meta device, which has no numbers, stands for any other."""
@@ -144,14 +145,32 @@ def test_the_default_device_may_be_another_than_the_model_s(pattern, importance)
         torch.manual_seed(0)
         head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4))
         model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), *head)
-        config = EngineConfig(pattern=pattern, importance=importance, allocation="importance")
+        config = EngineConfig(pattern=pattern, importance=importance, allocation="importance", drop_updates=True)
         engine = dropopt.attach(model, config, example=EXAMPLE, complexity=0.5)
         with torch.device(device):
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+            engine.watch(optimizer)
             model(EXAMPLE).square().mean().backward()
+            optimizer.step()
             engine.probe(EXAMPLE, torch.zeros(len(EXAMPLE), dtype=torch.int64, device="cpu"))
             engine.step(epoch=1, epochs=2, train_loss=1.0, val_loss=1.1, val_accuracy=0.5)
             draws.append(model(EXAMPLE))
     assert torch.equal(*draws)
+
+
+@pytest.mark.parametrize("allocation", get_args(Allocation))
+@pytest.mark.parametrize("pattern", get_args(Pattern))
+def test_the_numbers_of_a_site_stay_on_its_device(monkeypatch, pattern, allocation):
+    """A step moves none to the host, where others could not be combined with them. Fake tensors stand for a GPU."""
+    config = EngineConfig(pattern=pattern, allocation=allocation, importance="statistical")
+    with dropopt.attach(Net(), config, example=EXAMPLE, complexity=0.5) as engine, FakeTensorMode():
+        for name, value in (("__bool__", True), ("__float__", 0.5), ("argmax", 0)):  # they have no values
+            monkeypatch.setattr(FakeTensor, name, lambda _, value=value: value)
+        for site in engine.sites.values():
+            for name, buffer in site.named_buffers():
+                setattr(site, name, torch.empty(buffer.shape, dtype=buffer.dtype, device="cuda"))
+        engine.step(epoch=1, epochs=2)
+        assert {buffer.device.type for site in engine.sites.values() for buffer in site.buffers()} == {"cuda"}
 
 
 # -- no trace

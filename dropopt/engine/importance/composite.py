@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +46,7 @@ def _combined(maps: Tensor, place: Place) -> Tensor:
         parts.append(kernel)
     score, share = torch.zeros_like(parts[0]), 1 / len(parts)
     for part in parts:
-        score += share * torch.as_tensor(equations.normalised(part.nan_to_num(0.0, 0.0, 0.0)))
+        score += share * cast("Tensor", equations.normalised(part.nan_to_num(0.0, 0.0, 0.0)))
     return score
 
 

@@ -8,6 +8,7 @@ passes of their own are in ``probes.py``.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -46,7 +47,7 @@ def from_totals(kind: str, totals: Tensor, count: Tensor) -> Tensor:
     """Return the importance (C,) from ``totals`` (rows, C), accumulated over ``count`` samples."""
     mean = totals / count
     if kind == "statistical":  # eq. (12)
-        return torch.as_tensor(equations.probabilistic_importance(mean[0], (mean[1] - mean[0].square()).clamp(min=0)))
+        return cast("Tensor", equations.probabilistic_importance(mean[0], (mean[1] - mean[0].square()).clamp(min=0)))
     return mean[0]
 
 

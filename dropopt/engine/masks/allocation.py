@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ def eligible(importance: Tensor, threshold: float) -> Tensor:
 
     ``importance`` is normalised to [0, 1]. Where the mask drops no feature, all are eligible.
     """
-    dropped = 1 - torch.as_tensor(equations.threshold_mask(importance, threshold))
+    dropped = 1 - cast("Tensor", equations.threshold_mask(importance, threshold))
     return dropped if bool(dropped.any()) else torch.ones_like(dropped)
 
 
@@ -37,7 +38,7 @@ def preference(config: EngineConfig, *, alpha: float, progress: float, importanc
         strength = abs(alpha)
         if config.reading == "sound" and not strength:
             strength = 1.0  # the sound rate is proportional to alpha, so the proportions are the same for every alpha
-        proportions = torch.as_tensor(equations.importance_rate(strength, importance, reading=config.reading))
+        proportions = cast("Tensor", equations.importance_rate(strength, importance, reading=config.reading))
     if config.pattern == "structured":  # eq. (5), (6)
         allowed = eligible(importance, config.structured_threshold)
         restricted = proportions * allowed
@@ -48,7 +49,7 @@ def preference(config: EngineConfig, *, alpha: float, progress: float, importanc
 def by_importance(config: EngineConfig, progress: float, importance: Tensor) -> Tensor:
     """Eq. (13) for r0 = 1: the proportions, shape (C,), in which rates follow the importance of features."""
     weight = equations.epoch_weight(config.lambda_init, config.kappa, progress, config.theta)
-    return torch.as_tensor(equations.feature_rate(1.0, weight, importance, reading=config.reading))
+    return cast("Tensor", equations.feature_rate(1.0, weight, importance, reading=config.reading))
 
 
 def mixture_rates(config: EngineConfig, members: Mapping[str, float], *, progress: float, importance: Tensor) -> Tensor:
@@ -85,7 +86,7 @@ def share_out(budget: Tensor | float, preference: Tensor) -> Tensor:
     if not bool((preference > 0).any()):
         preference = torch.ones_like(preference)
     count = preference.numel()
-    wanted = torch.as_tensor(budget, dtype=torch.float64) * count
+    wanted = torch.as_tensor(budget, dtype=torch.float64, device=preference.device) * count
     order = preference.sort(descending=True).values
     rest = order.flip(0).cumsum(0).flip(0)  # rest[k]: sum of preferences when the k largest are capped
     capped = torch.arange(count, dtype=torch.float64, device=order.device)
