@@ -5,6 +5,7 @@ import re
 import pytest
 import torch
 import torchvision
+from adapted import Adapted
 from residual_net import EXAMPLE, Net
 from torch import nn
 
@@ -177,6 +178,25 @@ class Block(nn.Sequential):
     def forward(self, x):
         """Features."""
         return nn.functional.dropout(super().forward(x), p=0.25, training=self.training)
+
+
+def test_a_dropout_layer_with_another_attribute_is_named_by_its_function():
+    """The name of its drop probability is not known, so that it cannot be switched off."""
+
+    class FeatureDropout(nn.Module):
+        def forward(self, x):
+            return nn.functional.dropout(x, 0.3, self.training)
+
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), FeatureDropout(), nn.Flatten(), nn.LazyLinear(4))
+    engine = attach(model, sites="conv", inside="keep")
+    assert list(map(str, engine.own)) == ["F.dropout in the forward method of 1 (p = 0.3)"]
+
+
+def test_dropout_of_a_low_rank_update_is_not_that_of_the_layer():
+    """peft drops inputs of its update, which are no features of a place."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(4))
+    model[0] = Adapted(model[0], dropout=0.1)
+    assert attach(model, sites="conv", inside="error").own == ()
 
 
 def test_dropout_functions_at_the_same_places_are_named():

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from dropopt.engine.places.layers import is_adapted
+
 #: The functions that drop features; each takes (input, p).
 _FUNCTIONS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout)
 
@@ -27,6 +29,8 @@ class FunctionCall:
 
 class DropoutFunctions(TorchFunctionMode):
     """A context that notes the calls of dropout functions, which networks make in eval mode as well.
+
+    Calls in an adapted layer are left out: they drop inputs of its low-rank update, and none of its features.
 
     Attributes:
         calls: The calls so far.
@@ -46,7 +50,7 @@ class DropoutFunctions(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         named = dict(kwargs or {})
-        if func in _FUNCTIONS and self.running:
+        if func in _FUNCTIONS and self.running and not is_adapted(self.running[-1][1]):
             p = args[1] if len(args) > 1 else named.get("p", 0.5)
             self.calls.append(FunctionCall(func.__name__, p, args[0], *self.running[-1]))
         return func(*args, **named)

@@ -56,20 +56,16 @@ def dropout_at(forward: Forward, places: list[Place]) -> list[OwnDropout | OwnFu
         if call.name.startswith(containers) or made.intersection(makers(forward, call)):
             found.append(OwnDropout(call.name, call.module, attribute, getattr(call.module, attribute)))
     for used in forward.dropped:
-        if used.p == 0 or _is_layer(used.module):
+        if used.p == 0 or _probability(used.module) is not None:  # a layer is found above
             continue
         if f"{used.name}.".startswith(containers) or made.intersection(sources(forward, used.input.grad_fn)):
             found.append(OwnFunction(used.function, used.name or type(used.module).__name__, used.p))
     return found
 
 
-def _is_layer(module: nn.Module) -> bool:
-    return any(name in type(module).__name__ for name in _NAMES)
-
-
 def _probability(module: nn.Module) -> str | None:
     """Return the attribute with the drop probability of a dropout layer; None if the module drops nothing."""
-    if not _is_layer(module):
+    if not any(name in type(module).__name__ for name in _NAMES):
         return None
     for attribute in _PROBABILITIES:
         value = getattr(module, attribute, None)
