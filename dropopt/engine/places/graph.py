@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 #: Operations that mix features: the features before one are different from those after it.
 _MIXING = (
@@ -56,8 +56,10 @@ def makers(output: Any, layers: Collection[Any]) -> list[Any]:
 def is_of_input(output: Any) -> bool:
     """Whether the node ``output`` depends on inputs in which nothing but scale and shape was changed.
 
-    Functions that are not torch's own may make features, so they count as changes.
+    Functions that are not torch's own may make features, so they count as changes. Parameters, such as the queries that
+    a network learns, are no inputs.
     """
+    found = False
     seen: set[Any] = set()
     stack = [output]
     while stack:
@@ -65,11 +67,12 @@ def is_of_input(output: Any) -> bool:
         if node is None or node in seen:
             continue
         seen.add(node)
-        own = node.name() == "torch::autograd::AccumulateGrad" or _OF_TORCH.search(node.name())
-        if not own or node.name().startswith(_HIDING):
+        if node.name() == "torch::autograd::AccumulateGrad":
+            found = found or not isinstance(node.variable, nn.Parameter)
+        elif not _OF_TORCH.search(node.name()) or node.name().startswith(_HIDING):
             return False
         stack += [before for before, _ in node.next_functions]
-    return bool(seen)  # without a graph, nothing is known
+    return found  # without a graph, nothing is known
 
 
 def outermost(outputs: Any, layers: Collection[Any]) -> set[Any]:
@@ -106,20 +109,20 @@ def tensors(value: Any) -> Iterator[Tensor]:
 
     Of the attributes, only such values count: an object may refer to anything, also to itself.
     """
-    seen: set[int] = set()
+    seen: dict[int, Any] = {}  # which keeps the objects, so that no other gets the number of one
     stack = [value]
     while stack:
         one = stack.pop()
         if isinstance(one, Tensor):
             yield one
-        elif id(one) in seen:
+        elif id(one) in seen or isinstance(one, type):
             continue
         elif isinstance(one, Mapping):
             stack += one.values()
         elif isinstance(one, list | tuple):
             stack += one
         elif is_dataclass(one):
-            stack += [getattr(one, field.name) for field in fields(one)]
+            stack += [getattr(one, field.name, None) for field in fields(one)]
         elif hasattr(one, "__dict__"):
             stack += [part for part in vars(one).values() if isinstance(part, _HOLDERS) or is_dataclass(part)]
-        seen.add(id(one))
+        seen[id(one)] = one

@@ -105,6 +105,22 @@ def test_norms_after_features_that_no_layer_made_are_places():
     assert names(Own(), "norm") == ["tokens", "norm"]
 
 
+def test_norms_of_learned_queries_are_places():
+    """A parameter is no input."""
+
+    class Queries(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.queries, self.norm = nn.Parameter(torch.randn(5, 4)), nn.LayerNorm(4)
+            self.stem, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 2)
+
+        def forward(self, x):
+            maps = self.stem(x).flatten(2)
+            return self.head((self.norm(self.queries) @ maps).softmax(2) @ maps.mT).mean(1)
+
+    assert names(Queries(), "norm") == ["norm"]
+
+
 def test_a_convolution_with_norm_in_its_name_is_a_convolution():
     """One that normalises its weights, say. Its features are dropped once, after the norm that follows it."""
 

@@ -1,6 +1,6 @@
 """Networks with several heads, other return values or parametrised weights."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,10 +23,18 @@ class Output:
     other: Any
 
 
+@dataclass
+class Unset:
+    """A data class, one of whose fields has no value."""
+
+    value: Any = field(init=False)
+
+
 class Held:
     """Another object that a network may return; it refers to other things as well."""
 
     def __init__(self, logits, other):
+        self.kind, self.unset = Unset, Unset()
         self.logits, self.parts, self.itself = logits, [other, self], self
 
 
