@@ -65,7 +65,8 @@ class UpdateDropper:
             handle.remove()
 
     def _masked(self, optimizer: torch.optim.Optimizer) -> list[tuple[DropoutSite, nn.Module, nn.Parameter]]:
-        """Return the parameters to mask; training that unfreezes layers adds some to an optimizer."""
+        """Return the parameters to mask, and remember of how many parameters they were chosen."""
+        self._known = _count(optimizer)
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
         return [
             (site, module, parameter)
@@ -77,7 +78,8 @@ class UpdateDropper:
     @torch.no_grad()
     def _remember(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         self.stepped = True
-        self.pairs = self._masked(optimizer)
+        if _count(optimizer) != self._known:  # training that unfreezes layers adds some to an optimizer
+            self.pairs = self._masked(optimizer)
         self._before = [parameter.detach().clone() for _, _, parameter in self.pairs]
 
     @torch.no_grad()
@@ -107,6 +109,10 @@ def plain_optimizer(optimizer: Any) -> torch.optim.Optimizer:
             f"watch() takes a torch.optim.Optimizer, got {type(optimizer).__name__}: call it for each one"
         )
     return plain
+
+
+def _count(optimizer: torch.optim.Optimizer) -> int:
+    return sum(len(group["params"]) for group in optimizer.param_groups)
 
 
 def _parameters(module: nn.Module) -> list[nn.Parameter]:
