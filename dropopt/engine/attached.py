@@ -116,6 +116,19 @@ class Attached(Generic[S]):
             if module is not place.module:
                 self.places[name] = _moved(place, module)
 
+    def _has_trained(self) -> bool:
+        """Whether any place has run in training mode since the last step."""
+        return any(site.seen.ran_in_training for site in self.sites.values())
+
+    def _warn_if_behind(self, progress: float) -> None:
+        """Warn if ``progress``, in [0, 1], is 0 although the model has been trained since the last step."""
+        if progress == 0 and self._has_trained():
+            warnings.warn(
+                "epoch=0 after training: epoch is the number of completed epochs, so give 1 after the first one "
+                "(epoch + 1 in a loop that counts from 0)",
+                stacklevel=3,
+            )
+
     def _warn_if_idle(self) -> None:
         """Warn of places whose modules stayed in eval mode in every pass of the model in training mode."""
         seen = {name: site.seen for name, site in self.sites.items()}

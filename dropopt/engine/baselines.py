@@ -64,6 +64,9 @@ class BaselineEngine(Attached["BaselineSite"]):
     ) -> None:
         """Set the drop rate that ``config.schedule`` gives for ``epoch``; the metrics are ignored.
 
+        It warns as the step of :class:`~dropopt.engine.engine.DropoutEngine` does, of an ``epoch`` that is 0 after
+        training and of places where nothing was dropped.
+
         Args:
             epoch: completed epochs, in [0, epochs].
             epochs: epochs of the whole training, >= 1.
@@ -77,6 +80,7 @@ class BaselineEngine(Attached["BaselineSite"]):
         """
         progress = as_progress(epoch, epochs)
         self._require_hooks()
+        self._warn_if_behind(progress)
         self._warn_if_idle()
         self._progress = progress
         self._apply()

@@ -159,12 +159,7 @@ class DropoutEngine(Attached[DropoutSite]):
             for name, site in self.sites.items()
             if site.kind == "taylor" and site.seen.ran_in_training and not site.count
         ]
-        if progress == 0 and any(site.seen.ran_in_training for site in self.sites.values()):
-            warnings.warn(
-                "epoch=0 after training: epoch is the number of completed epochs, so give 1 after the first one "
-                "(epoch + 1 in a loop that counts from 0)",
-                stacklevel=2,
-            )
+        self._warn_if_behind(progress)
         self._warn_if_unmasked(progress * epochs)
         self._warn_if_idle()
         if self.config.efficacy == "adaptive" and common["val_loss"] is not None:
@@ -265,8 +260,7 @@ class DropoutEngine(Attached[DropoutSite]):
             self._masked_until = epoch
         for dropper in self._droppers:
             dropper.stepped = False
-        trained = any(site.seen.ran_in_training for site in self.sites.values())
-        if self._droppers and trained and epoch - self._masked_until >= 1:
+        if self._droppers and self._has_trained() and epoch - self._masked_until >= 1:
             warnings.warn(
                 "drop_updates dropped nothing for an epoch, because no watched optimizer ran the hooks of its step(): "
                 "of an optimizer that wraps another, watch the inner one, such as optimizer.base_optimizer",

@@ -130,16 +130,18 @@ def test_an_invalid_step_is_refused(call, message):
         assert engine.rates() == before
 
 
-def test_a_loop_that_counts_epochs_from_zero_is_reported():
+@pytest.mark.parametrize("config", [EngineConfig(), Baseline(kind="dropout", schedule="linear")])
+def test_a_loop_that_counts_epochs_from_zero_is_reported(config):
     """A step at epoch 0 is reported if the model was trained before it; rates and metrics at the start are not."""
     model = network()
-    with engine_of(model) as engine:
+    with attach(model, config, example=IMAGES, complexity=0.5) as engine:
         model.eval()
         model(IMAGES)
         engine.step(epoch=0, epochs=2, val_loss=1.1, val_accuracy=0.3)
         train_step(model.train())
-        with pytest.warns(UserWarning, match=r"^epoch=0 after training: .* so give 1 after the first one"):
+        with pytest.warns(UserWarning, match=r"^epoch=0 after training: .* so give 1 after the first one") as caught:
             engine.step(epoch=0, epochs=2, train_loss=1.0, val_loss=1.1, val_accuracy=0.3)
+        assert caught[0].filename == __file__, "where step() is called"
         train_step(model)
         engine.step(epoch=1, epochs=2)
 
