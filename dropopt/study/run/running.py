@@ -97,9 +97,10 @@ class Running:
         return time.monotonic() - max(self._last, since) > max(GRACE_SECONDS, 2 * self.longest_epoch)
 
     def stalled(self) -> float | None:
-        """Return for how long the trial has sent no report, if it may hang; the next calls return None.
+        """Return for how many seconds the trial has sent no report, if it may hang; otherwise None.
 
-        The usual duration of an epoch is not known before the first report.
+        A trial is told once. One that has sent no report yet is never told, because the usual duration of its epochs is
+        not known.
         """
         silence = time.monotonic() - self._last
         if self._told or not self.longest_epoch:

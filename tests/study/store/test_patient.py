@@ -67,7 +67,7 @@ def test_a_server_that_does_not_answer_is_reported_once(monkeypatch):
     assert guard.run(lambda storage: answered.wait(9))
     assert [line[:30] for line in said] == ["storage unreachable, waiting f", "storage answers again after 0 "]
     impatient = Guard(optuna.storages.InMemoryStorage(), Patience(0.05), None)
-    for _ in "12":
+    for _ in range(2):
         with pytest.raises(StorageError, match="the storage has not answered for 0 s"):
             impatient.run(lambda storage: threading.Event().wait(0.5))
 
