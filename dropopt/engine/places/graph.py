@@ -15,7 +15,7 @@ _MIXING = (
     *("Convolution", "MkldnnConvolution", "CudnnConvolution", "ScaledDotProduct"),
 )
 #: Operations that make features of inputs.
-_HIDING = (*_MIXING, "Embedding", "CudnnRnn", "MkldnnRnn", "Miopen", "Thnn", "Fft")
+_HIDING = (*_MIXING, "Trilinear", "Embedding", "CudnnRnn", "MkldnnRnn", "Miopen", "Thnn", "Fft")
 #: Types of values that hold tensors, or are tensors.
 _HOLDERS = (Tensor, Mapping, list, tuple)
 #: Largest number of one-input operations (an activation, a view, a copy) between a residual sum and the output.

@@ -81,7 +81,7 @@ def test_norms_of_the_inputs_are_places_only_where_they_are_named(first):
 
 
 def test_norms_after_features_that_no_layer_made_are_places():
-    """Embeddings, and functions of the user's own, make features as layers do."""
+    """Embeddings, bilinear layers and functions of the user's own make features as layers do."""
 
     class Doubled(torch.autograd.Function):
         @staticmethod
@@ -102,7 +102,17 @@ def test_norms_after_features_that_no_layer_made_are_places():
             tokens = self.tokens(self.table((x[:, 0, 0] > 0).long())).mean((1, 2)).view(-1, 1, 1, 1)
             return self.head(self.norm(Doubled.apply(x)) + tokens).mean((2, 3))
 
+    class Pairs(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.pairs, self.norm, self.head = nn.Bilinear(3, 3, 5), nn.LayerNorm(5), nn.Linear(5, 2)
+
+        def forward(self, x):
+            colours = x.mean((2, 3))
+            return self.head(self.norm(self.pairs(colours, colours)))
+
     assert names(Own(), "norm") == ["tokens", "norm"]
+    assert names(Pairs(), "norm") == ["norm"]
 
 
 def test_norms_of_learned_queries_are_places():
