@@ -21,10 +21,14 @@ def stacked(name: str, samples: Sequence[Any]) -> Split:
         ConfigError: They are not pairs of numbers, or have several shapes.
     """
     pairs = [_pair(name, sample) for sample in samples]
-    inputs = [_inputs(sample) for sample, _ in pairs]
+    inputs = [_inputs(name, sample) for sample, _ in pairs]
     _check_shapes(name, inputs)
-    targets = torch.stack([tensor(target) for _, target in pairs])
-    return Split(_numbers(gathered(torch.stack, inputs)), _integers(targets))
+    targets = [tensor(target, f"{name}: ") for _, target in pairs]
+    for number, target in enumerate(targets):
+        if target.shape != targets[0].shape:
+            shapes = " and ".join(str(tuple(one.shape)) for one in (targets[0], target))
+            raise ConfigError(f"{name} has targets of shapes {shapes} (number {number}); give all of them one shape")
+    return Split(_numbers(gathered(torch.stack, inputs)), _integers(torch.stack(targets)))
 
 
 def joined(name: str, batches: Iterable[Any]) -> Split:
@@ -49,13 +53,16 @@ def together(name: str, splits: Sequence[Split]) -> Split:
     return Split(gathered(torch.cat, [one.images for one in splits]), labels)
 
 
-def tensor(value: Any) -> Tensor:
-    """A tensor of what a data set returned. Images of PIL become (C, H, W)."""
+def tensor(value: Any, where: str = "") -> Tensor:
+    """A tensor of what a data set returned; ``where`` begins messages. Images of PIL become (C, H, W)."""
     if isinstance(value, Tensor):
         return value.detach().cpu()
     array = np.asarray(value)
     if array.dtype.kind not in "biuf":
-        raise ConfigError(f"a data set must give tensors, arrays, numbers or images, gives {_kind(value)}")
+        advice = "; turn names and words into numbers" if array.dtype.kind in "US" else ""
+        raise ConfigError(
+            f"{where}a data set must give tensors, arrays, numbers or images, gives {_kind(value)}{advice}"
+        )
     if hasattr(value, "getbands"):  # PIL
         array = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
     found = torch.from_numpy(np.array(array))
@@ -64,7 +71,7 @@ def tensor(value: Any) -> Tensor:
 
 def _batch(name: str, batch: Any) -> Split:
     samples, targets = _pair(name, batch)
-    return Split(_numbers(_inputs(samples)), _integers(tensor(targets)))
+    return Split(_numbers(_inputs(name, samples)), _integers(tensor(targets, f"{name}: ")))
 
 
 def _pair(name: str, sample: Any) -> tuple[Any, Any]:
@@ -77,13 +84,13 @@ def _pair(name: str, sample: Any) -> tuple[Any, Any]:
     )
 
 
-def _inputs(sample: Any) -> Inputs:
+def _inputs(name: str, sample: Any) -> Inputs:
     """The tensors of a sample: one, or several in a tuple or a mapping."""
     if isinstance(sample, Mapping):
-        return {str(name): tensor(part) for name, part in sample.items()}
+        return {str(key): tensor(part, f"{name}: ") for key, part in sample.items()}
     if isinstance(sample, tuple | list) and not all(isinstance(part, int | float) for part in sample):
-        return tuple(tensor(part) for part in sample)
-    return tensor(sample)
+        return tuple(tensor(part, f"{name}: ") for part in sample)
+    return tensor(sample, f"{name}: ")
 
 
 def _numbers(samples: Inputs) -> Inputs:

@@ -87,18 +87,19 @@ def _split(source: Source, config: DataConfig) -> dict[str, Split]:
             raise ConfigError(f"{source.name}: {error}") from None
         return pool.take(drawn), pool.take(~drawn)
 
-    def share(fraction: float) -> int:
-        kinds = len(source.classes)  # both sides need an image of each class
-        return min(max(round(fraction * len(pool)), kinds), len(pool) - kinds)
+    def share(fraction: float, spare: int) -> int:
+        kinds = len(source.classes)  # both sides need images of each class
+        return min(max(round(fraction * len(pool)), kinds), len(pool) - spare * kinds)
 
     if test is None:
-        test, pool = carve("test", share(config.test_fraction), 1, 1, config.split_seed)
+        spare = 1 if validation is not None else 2  # an image of each class to train on, and one to validate on
+        test, pool = carve("test", share(config.test_fraction, spare), 1, spare, config.split_seed)
     if config.subset is not None:
         # Each class needs an image to train on, and one to validate on if validation images are drawn from the pool.
         pool, _ = carve("subset", config.subset, 2 if validation is None else 1, 0, config.split_seed)
     if validation is None:
         seed = config.split_seed if config.validation_seed is None else config.validation_seed
-        validation, pool = carve("validation", share(config.validation_fraction), 1, 1, seed)
+        validation, pool = carve("validation", share(config.validation_fraction, 1), 1, 1, seed)
     return {"train": pool, "validation": validation, "test": test}
 
 
@@ -136,6 +137,9 @@ def _normalise(source: str, splits: Mapping[str, Split]) -> tuple[dict[str, Spli
     A channel that is constant in the training split is shifted to 0 and not scaled.
     """
     images = {name: _floats(split.tensor) for name, split in splits.items()}
+    for name, split in splits.items():
+        if split.tensor.is_floating_point() and not torch.stack(split.tensor.aminmax()).isfinite().all():
+            raise ConfigError(f"{source}: {name} images hold values that are not finite")
     largest = images["train"].abs().max().item()
     mean, constant = _mean(images["train"])
     for tensor in images.values():  # StandaloneModel repeats these operations in this order

@@ -191,6 +191,8 @@ def _check_labels(name: str, key: str, labels: Any) -> None:
 
 def _hint(labels: Any) -> str:
     """What to do with ``labels`` that are no class numbers."""
+    if labels.dtype.kind == "O":
+        return "; convert names with .astype(str), numbers with .astype(int)"
     if labels.dtype.kind not in "biuf":
         return ""
     if labels.ndim == 2 and (((labels == 0) | (labels == 1)).all() and (labels.sum(1) == 1).all()):

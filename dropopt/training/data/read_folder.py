@@ -3,7 +3,8 @@
 PATH/cat/1.jpg ...                                 all images; the splits are drawn
 PATH/train/cat/1.jpg ..., PATH/test/cat/2.jpg ...  with its own splits; also PATH/validation or PATH/val
 
-Notices name what is left out: folders next to train, images in system folders, and files of other types.
+Notices name what is left out: folders next to train, images in no class folder or in system folders, links that lead
+nowhere, and files of other types.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ def read_folder(root: Path, side: int | None) -> Source:
         root = root.resolve()
         folders, remarks = _layout(root)
         classes = _classes(folders["train"])
+        remarks += _beside_classes(root, folders)
         skipped, others = _system_images(root, folders), Counter[str]()
         found = {name: _files(folder, classes, folders["train"], skipped, others) for name, folder in folders.items()}
         side = side or _default_side([path for path, _ in found["train"]])
@@ -142,6 +144,16 @@ def _system_images(root: Path, folders: dict[str, Path]) -> Counter[str]:
     return skipped
 
 
+def _beside_classes(root: Path, folders: dict[str, Path]) -> list[str]:
+    """Remarks about images and broken links next to the split folders and the class folders."""
+    entries = [entry for folder in {root, *folders.values()} for entry in folder.iterdir()]
+    broken = sorted(entry.name for entry in entries if not entry.exists())
+    loose = sum(entry.suffix.lower() in SUFFIXES and not is_system(entry.name) and entry.is_file() for entry in entries)
+    are = "is" if loose == 1 else "are"
+    remarks = [f"{quantity(loose, 'image')} in no class folder {are} left out"] if loose else []
+    return remarks + ([f"links that lead nowhere are left out: {', '.join(broken)}"] if broken else [])
+
+
 def _files(folder: Path, classes: tuple[str, ...], train: Path, skipped: Counter[str], others: Counter[str]) -> Files:
     """Image files with their class numbers, sorted by name.
 
@@ -158,7 +170,7 @@ def _files(folder: Path, classes: tuple[str, ...], train: Path, skipped: Counter
             raise ConfigError(f"{folder / name}: the class is empty; it has no files {', '.join(SUFFIXES)}")
         files += [(path, classes.index(name)) for path in inside]
     if not files:
-        raise ConfigError(f"{folder} has no class folders")
+        raise ConfigError(f"{folder} has no class folders; put its images into them, or move it away")
     return files
 
 

@@ -17,6 +17,7 @@ from dropopt.training.data.read_torch import (
     SPLITS,
     are_classified_images,
     as_is,
+    colours_last,
     drawn_splits,
     named_classes,
 )
@@ -53,6 +54,7 @@ def read_stream(name: str, splits: Mapping[str, Any], config: DataConfig, why: s
     images = are_classified_images(sample)
     if images:
         about, prepare = _images(config, sample)
+        remarks += colours_last(sample)
     elif config.image_size is not None:
         raise ConfigError(f"{name}: image_size is for images (C, H, W) with class numbers; resize in the data set")
     else:

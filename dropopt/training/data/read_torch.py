@@ -25,7 +25,7 @@ from dropopt.randomness import everywhere, generator
 from dropopt.training.data.collate import stacked, together
 from dropopt.training.data.dataset import Dataset
 from dropopt.training.data.progress import tracked
-from dropopt.training.data.reading import OwnBatches, is_random, reader_of
+from dropopt.training.data.reading import OwnBatches, check_numbered, is_random, reader_of
 from dropopt.training.data.source import Source
 from dropopt.training.data.split import Split
 from dropopt.training.data.stream import bytes_of
@@ -88,7 +88,8 @@ def read_torch(name: str, splits: Mapping[str, Any]) -> Source | dict[str, Split
     if not all(are_classified_images(one) for one in read.values()):
         return read
     classes = class_names(splits["train"], int(labels.max()) + 1)
-    return Source(name, classes, read["train"], read.get("validation"), read.get("test"))
+    remarks = colours_last(read["train"])
+    return Source(name, classes, read["train"], read.get("validation"), read.get("test"), remarks)
 
 
 def are_classified_images(split: Split) -> bool:
@@ -96,6 +97,16 @@ def are_classified_images(split: Split) -> bool:
     images, labels = split.images, split.labels
     numbers = labels.ndim == 1 and not labels.is_floating_point()
     return numbers and isinstance(images, torch.Tensor) and images.ndim == 4
+
+
+def colours_last(split: Split) -> tuple[str, ...]:
+    """A remark if these look like (N, H, W, C), although data sets of PyTorch give (N, C, H, W)."""
+    images: Any = split.images
+    first, height, width = images.shape[1:]
+    if first <= 4 or width not in (3, 4):
+        return ()
+    read = f"samples of {first}x{height}x{width} are read as {first} channels of {height}x{width} pixels"
+    return (f"{read}; if the last axis holds the colours, give (C, H, W), as ToTensor does",)
 
 
 def dataset_as_is(name: str, splits: Mapping[str, Split], config: DataConfig) -> Dataset:
@@ -171,8 +182,7 @@ def _read(name: str, given: Any) -> Split:
         reader, size = reader_of(name, given), given.batch_size or 1
         steps = reader.steps if isinstance(reader, OwnBatches) else -(-len(reader) // size)
         return together(name, list(tracked(reader.in_order(size, 0, "reading"), steps, f"reading {name}")))
-    if not hasattr(given, "__len__"):
-        raise ConfigError(f"{name}: the data set has no length; give a DataLoader with a fixed number of batches")
+    check_numbered(name, given)
     if not len(given):
         raise ConfigError(f"{name} has no samples")
     samples = (given[index] for index in range(len(given)))  # a data set need not end by itself

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
+    IterableDataset,
     RandomSampler,
     SequentialSampler,
     default_collate,
@@ -114,8 +115,7 @@ def reader_of(name: str, given: Any) -> Indexed | OwnBatches:
     The data set of a loader is read by number if its sampler takes each sample once. Its workers are kept.
     """
     if not isinstance(given, DataLoader):
-        if not hasattr(given, "__len__"):
-            raise ConfigError(f"{name}: the data set has no length; give a DataLoader with a fixed number of batches")
+        check_numbered(name, given)
         return Indexed(name, given, torch.arange(len(given)))
     batches: Any = given.batch_sampler  # its sampler decides: with one of the user's own, given.sampler is not used
     sampler = batches.sampler if type(batches) is BatchSampler else None
@@ -129,6 +129,14 @@ def reader_of(name: str, given: Any) -> Indexed | OwnBatches:
         workers |= {"prefetch_factor": given.prefetch_factor, "multiprocessing_context": given.multiprocessing_context}
     collate = None if given.collate_fn is default_collate else given.collate_fn
     return Indexed(name, given.dataset, torch.arange(len(given.dataset)), workers, collate)  # type: ignore[arg-type]
+
+
+def check_numbered(name: str, given: Any) -> None:
+    """Refuse a data set whose samples have no numbers from 0 to its length."""
+    if not hasattr(given, "__len__"):
+        raise ConfigError(f"{name}: the data set has no length; give a DataLoader with a fixed number of batches")
+    if isinstance(given, IterableDataset):
+        raise ConfigError(f"{name}: samples of an IterableDataset have no numbers; give a DataLoader of it")
 
 
 def is_random(reader: Indexed | OwnBatches) -> bool:

@@ -38,12 +38,15 @@ class Source:
     files: bool = False
 
     def __post_init__(self) -> None:
+        if (least := int(self.train.labels.min())) < 0:
+            raise ConfigError(f"{self.name}: classes must have the numbers 0, 1, ..., got {least}")
         if len(self.classes) < 2:
             raise ConfigError(f"{self.name}: at least two classes are needed, got {list(self.classes)}")
         counts = torch.bincount(self.train.labels, minlength=len(self.classes))
         if 0 in counts:
             empty = self.classes[counts.tolist().index(0)]
-            raise ConfigError(f"{self.name}: class {empty!r} has no training images")
+            advice = "; number the classes from 0" if empty == "0" and least > 0 else ""
+            raise ConfigError(f"{self.name}: class {empty!r} has no training images{advice}")
         for name, split in (("validation", self.validation), ("test", self.test)):
             if split is not None and split.tensor.shape[1:] != self.train.tensor.shape[1:]:
                 raise ConfigError(

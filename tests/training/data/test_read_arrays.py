@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from samples import images, npz, refused
 
-from dropopt.config import DataConfig
+from dropopt.config import ConfigError, DataConfig
 from dropopt.training import load_data
+from dropopt.training.data.read_arrays import from_arrays
 
 ARRAYS = "x, y, x_validation, y_validation, x_test, y_test, classes"
 #: What an error says about samples or targets that are no images with classes.
@@ -91,7 +92,7 @@ class TestNumpy:
                 {"x": images(6, 5, 5), "y": np.arange(6) % 2, "classes": ["a", "b", "c"]},
                 "{}: class 'c' has no training images",
             ),
-            ({"x": images(4, 5, 5), "y": [0, 0, 0, 1]}, "{}: test: class '1' has 1 image, at least 2 are needed"),
+            ({"x": images(4, 5, 5), "y": [0, 0, 0, 1]}, "{}: test: class '1' has 1 image, at least 3 are needed"),
             (
                 {"x": images(6, 5, 5), "y": np.arange(6) % 2, "classes": "ab"},
                 "{}: classes must be a list of names, got an array of shape ()",
@@ -130,6 +131,13 @@ class TestNumpy:
         """Inconsistent arrays give one line with the file and what is wrong."""
         name = npz(tmp_path / "bad.npz", **arrays)
         assert refused(name) == said.format(name)
+
+    def test_names_that_are_python_objects(self):
+        """A column of a table often holds its names as objects; the message says how to convert them."""
+        with pytest.raises(ConfigError) as caught:
+            from_arrays("a", {"x": images(6, 5, 5), "y": np.array(["a", "b"] * 3, dtype=object)})
+        advice = "convert names with .astype(str), numbers with .astype(int)"
+        assert str(caught.value) == f"a: y must be (N,) integers or names, got object of shape (6,); {advice}"
 
     def test_missing_truncated_and_foreign_files_are_named(self, tmp_path):
         """A missing file, half a file, a text file and a single array are each named."""

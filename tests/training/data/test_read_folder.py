@@ -216,7 +216,10 @@ class TestFolder:
         folder(tmp_path / "five", classes=("train", "test"))
         assert message("five") == f"five/test {needed} none"
         folder(tmp_path / "six", n=2)
-        assert message("six") == "folder:six: validation: class 'cat' has 1 image, at least 2 are needed"
+        assert message("six") == "folder:six: test: class 'cat' has 2 images, at least 3 are needed"
+        folder(tmp_path / "eight" / "train", n=3)
+        (tmp_path / "eight" / "test").mkdir()
+        assert message("eight") == "eight/test has no class folders; put its images into them, or move it away"
         folder(tmp_path / "seven" / "val", n=2)
         folder(tmp_path / "seven" / "Valid", n=2)
         assert message("seven") == "seven has both Valid and val; keep one of them"
@@ -246,7 +249,7 @@ class TestFolder:
         )
 
     def test_notices_name_what_is_left_out(self, tmp_path):
-        """Folders next to train and files of other types are named; hidden files are not."""
+        """Folders next to train, images and broken links in no class and files of other types; not hidden files."""
         tree = tmp_path / "tree"
         folder(tree / "train", n=10)
         folder(tree / "dev", n=2)
@@ -255,10 +258,15 @@ class TestFolder:
         (tree / "train" / "dog" / "notes").write_bytes(b"")
         (tree / "train" / "dog" / ".hidden").write_bytes(b"")
         (tree / "train" / "__MACOSX").mkdir()
+        (tree / "train" / "c.png").write_bytes(b"")
+        (tree / "train" / "._c.png").write_bytes(b"")
+        (tree / "train" / "wolf").symlink_to(tmp_path / "nowhere")
         data = load_data(DataConfig(name=f"folder:{tree}"))
         assert data.classes == ("cat", "dog")
         assert data.notices == [
             f"folder:{tree}: folders next to train are left out: dev",
+            f"folder:{tree}: 1 image in no class folder is left out",
+            f"folder:{tree}: links that lead nowhere are left out: wolf",
             f"folder:{tree}: 3 files of other types are left out: 2 .heic, 1 without a suffix",
         ]
 

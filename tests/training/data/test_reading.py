@@ -25,6 +25,7 @@ from dropopt.seeds import derived_seed
 from dropopt.training import Split, load_data
 from dropopt.training.data import read_torch, stream
 from dropopt.training.data.collate import joined, stacked, tensor
+from dropopt.training.data.from_source import dataset_from
 from dropopt.training.data.read_torch import class_names, dataset_as_is, drawn_splits, torch_splits, why_streamed
 from dropopt.training.data.reading import Indexed, OwnBatches, is_random, reader_of, repeats
 from dropopt.training.data.stream import Stream, bytes_of, sample_of
@@ -245,6 +246,8 @@ def test_images_of_pillow_become_tensors():
 
 SEVERAL = "; for a network with several inputs give ((x1, x2), target) or ({'a': x1, 'b': x2}, target)"
 
+NUMBERS = "a data set must give tensors, arrays, numbers or images"
+
 
 @pytest.mark.parametrize(
     ("samples", "message"),
@@ -253,8 +256,14 @@ SEVERAL = "; for a network with several inputs give ((x1, x2), target) or ({'a':
         ([(torch.zeros(2),)], "a must give pairs (sample, target), gives tuple of 1"),
         ([[1, 2, 3]], f"a must give pairs (sample, target), gives list of 3{SEVERAL}"),
         ([{"x": 1, "y": 2}], f"a must give pairs (sample, target), gives dict{SEVERAL}"),
-        ([("text", 0)], "a data set must give tensors, arrays, numbers or images, gives str"),
-        ([(("a", "b"), 0)], "a data set must give tensors, arrays, numbers or images, gives str"),
+        ([("text", 0)], f"a: {NUMBERS}, gives str; turn names and words into numbers"),
+        ([(torch.zeros(2), "cat")], f"a: {NUMBERS}, gives str; turn names and words into numbers"),
+        ([(("a", "b"), 0)], f"a: {NUMBERS}, gives str; turn names and words into numbers"),
+        ([(torch.zeros(2), None)], f"a: {NUMBERS}, gives NoneType"),
+        (
+            [(torch.zeros(2), torch.zeros(2)), (torch.zeros(2), torch.zeros(3))],
+            "a has targets of shapes (2,) and (3,) (number 1); give all of them one shape",
+        ),
         (
             [(torch.zeros(2, 3), 0), (torch.zeros(2, 3), 0), (torch.zeros(2, 4), 1)],
             "a has samples of 2x3 and 2x4 (number 2); resize them in its transform",
@@ -401,6 +410,7 @@ def test_the_names_of_classes():
     ("given", "message"),
     [
         (Lines(), "a: train: the data set has no length; give a DataLoader with a fixed number of batches"),
+        (Counted(), "a: train: samples of an IterableDataset have no numbers; give a DataLoader of it"),
         (Subset(DATA, []), "a: train has no samples"),
         (DataLoader(DATA, batch_sampler=[]), "a: train has no batches"),
     ],
@@ -414,6 +424,39 @@ def test_data_sets_that_cannot_be_read(given, message):
         with pytest.raises(ConfigError) as caught:
             sample_of(reader_of("a: train", given))
         assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("first", "spoilt", "message"),
+    [
+        (-1, 0.0, "a: classes must have the numbers 0, 1, ..., got -1"),
+        (1, 0.0, "a: class '0' has no training images; number the classes from 0"),
+        (0, float("nan"), "a: train images hold values that are not finite"),
+    ],
+)
+def test_images_with_wrong_numbers_are_refused(first, spoilt, message):
+    """Class numbers that do not begin at 0, and pixels that are not finite."""
+    images = torch.rand(24, 1, 4, 4)
+    images[:, 0, 0, 0] += spoilt
+    data = TensorDataset(images, torch.arange(24) % 2 + first)
+    with pytest.raises(ConfigError) as caught:
+        dataset_from(read_torch.read_torch("a", {"train": data}), DataConfig(name="digits"))
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(("shape", "reported"), [((8, 8, 3), True), ((3, 8, 8), False), ((8, 8, 8), False)])
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_colours_in_the_last_axis_are_reported(own_module, shape, reported, in_memory):
+    """Data sets of PyTorch give (C, H, W), so pictures of (H, W, C) are read as many channels, with a notice."""
+    own_module(
+        "coloured",
+        "import torch\n"
+        "from torch.utils.data import TensorDataset\n"
+        f"def data(): return TensorDataset(torch.rand(24, *{shape}), torch.arange(24) % 2)\n",
+    )
+    data = load_data(DataConfig(name="coloured:data", in_memory=in_memory))
+    said = "samples of 8x8x3 are read as 8 channels of 8x3 pixels; if the last axis holds the colours, give (C, H, W)"
+    assert any(said in notice for notice in data.notices) == reported
 
 
 def test_a_loader_without_a_length_is_refused():
