@@ -7,6 +7,8 @@ import math
 #: Numbers below the first have less than two digits in four decimals. Those below the second count as 0: they are
 #: differences that rounding leaves.
 _SMALL, _ROUNDING = 1e-3, 1e-8
+#: Numbers from this one on have an exponent: columns would cut their digits off.
+_LARGE = 1e7
 
 
 def short(number: float) -> str:
@@ -22,16 +24,20 @@ def short(number: float) -> str:
 def fixed(*numbers: float, sign: bool = False) -> tuple[str, ...]:
     """``numbers`` of one quantity with the same decimals: four, or as many as show three digits of the largest.
 
+    From ten millions on they have an exponent.
+
     Args:
         *numbers: such as a mean and the ends of its interval.
         sign: Whether positive numbers have a sign too.
 
     Example:
-        >>> fixed(0.25), fixed(0.000254, 0.00001), fixed(0.5, sign=True), fixed(-1e-9)
-        (('0.2500',), ('0.000254', '0.000010'), ('+0.5000',), ('0.0000',))
+        >>> fixed(0.25), fixed(0.000254, 0.00001), fixed(0.5, sign=True), fixed(-1e-9), fixed(2.5e9)
+        (('0.2500',), ('0.000254', '0.000010'), ('+0.5000',), ('0.0000',), ('2.500e+09',))
     """
     largest = max((abs(number) for number in numbers if math.isfinite(number)), default=0.0)
     plus = "+" if sign else ""
+    if largest >= _LARGE:
+        return tuple(f"{number:{plus}.3e}" for number in numbers)
     decimals = 2 - math.floor(math.log10(largest)) if _ROUNDING <= largest < _SMALL else 4
     return tuple(f"{round(number, decimals) + 0.0:{plus}.{decimals}f}" for number in numbers)  # + 0.0: not -0.0000
 

@@ -160,7 +160,7 @@ def _scores(estimate: Estimate, task: TaskConfig) -> str:
     if task.metric == "loss":
         return f"loss {fixed(estimate.loss)[0]} (n = {estimate.n})"
     if not estimate.shares:
-        return f"{task.score} {estimate.accuracy:.4f}, loss {fixed(estimate.loss)[0]} (n = {estimate.n})"
+        return f"{task.score} {fixed(estimate.accuracy)[0]}, loss {fixed(estimate.loss)[0]} (n = {estimate.n})"
     return f"accuracy {_with_error(estimate.accuracy, estimate.n)}, loss {fixed(estimate.loss)[0]}"
 
 

@@ -33,7 +33,7 @@ def show_confirmation(console: Console, found: Confirmation) -> None:
 
 def _cells(one: Confirmed, found: Confirmation) -> tuple[str, ...]:
     scores, scale = one.validation, found.scale
-    accuracy = f"{mean_of(list(scores.accuracy.values())).mean:.4f}" if scores.accuracy else "-"
+    accuracy = fixed(mean_of(list(scores.accuracy.values())).mean)[0] if scores.accuracy else "-"
     return (
         one.name,
         format_interval(one.mean, scale),

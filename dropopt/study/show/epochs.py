@@ -37,7 +37,7 @@ class EpochProgress(Display):
         """Show the report of an epoch."""
         line = (
             f"epoch {report.epoch} of {report.epochs}  training loss {fixed(report.train_loss)[0]}  "
-            f"validation loss {fixed(report.val_loss)[0]}  {self._score} {report.val_accuracy:.4f}"
+            f"validation loss {fixed(report.val_loss)[0]}  {self._score} {fixed(report.val_accuracy)[0]}"
         )
         self.draw(Text(line))
         if not self.is_live and time.monotonic() >= self._again:

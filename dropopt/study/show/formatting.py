@@ -32,7 +32,7 @@ def format_accuracy(trial: FrozenTrial) -> str:
 
 def format_score(score: object) -> str:
     """An accuracy or another metric, or ``-`` if there is none."""
-    return f"{score:.4f}" if isinstance(score, float) else "-"
+    return fixed(score)[0] if isinstance(score, float) else "-"
 
 
 def format_seconds(seconds: float) -> str:

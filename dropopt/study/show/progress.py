@@ -13,7 +13,7 @@ from dropopt.numbers import quantity
 from dropopt.study.run.messages import Report
 from dropopt.study.show.console import say
 from dropopt.study.show.display import SlotsDisplay
-from dropopt.study.show.formatting import format_accuracy, format_parameters
+from dropopt.study.show.formatting import format_accuracy, format_parameters, format_score
 from dropopt.study.show.live import LivePage
 from dropopt.study.store.queries import Counts, leader, task_of
 from dropopt.study.store.scale import Scale
@@ -98,4 +98,4 @@ class Progress(SlotsDisplay):
         self.draw(Group(*lines, *self._lines()))
 
     def _epoch(self, report: Report) -> str:
-        return f"{super()._epoch(report)}  {self._score} {report.val_accuracy:.4f}"
+        return f"{super()._epoch(report)}  {self._score} {format_score(report.val_accuracy)}"

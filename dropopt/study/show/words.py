@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from dropopt.facts import Facts
 from dropopt.numbers import quantity
-from dropopt.study.show.formatting import format_duration, format_parameters, format_percent, format_value
+from dropopt.study.show.formatting import (
+    format_accuracy,
+    format_duration,
+    format_parameters,
+    format_percent,
+    format_value,
+)
 from dropopt.study.show.snapshot import Snapshot
 from dropopt.study.store.keys import ACCURACY, ANCHOR, BASE, BEST_EPOCH, CONTINUES, PLAN, PORTFOLIO, SECONDS, SPACE
 
@@ -150,7 +156,7 @@ def scores(trial: FrozenTrial, shot: Snapshot) -> str:
     parts = [f"{shot.metric} {shot.scale.text(trial.value)}"] if trial.value is not None else []
     known = trial.user_attrs
     if isinstance(known.get(ACCURACY), float):
-        parts.append(f"validation {shot.score} {known[ACCURACY]:.4f}")
+        parts.append(f"validation {shot.score} {format_accuracy(trial)}")
     if known.get(BEST_EPOCH) is not None:
         parts.append(f"best epoch {known[BEST_EPOCH]}")
     if isinstance(known.get(SECONDS), int | float):

@@ -26,6 +26,7 @@ from dropopt.study.show.artifacts import curves_csv
 from dropopt.study.show.comparison import show_comparison
 from dropopt.study.show.confirmation import show_confirmation
 from dropopt.study.show.efficacy import efficacy_report
+from dropopt.study.show.formatting import format_score
 from dropopt.study.show.next_lines import Resume
 from dropopt.study.show.series import cost
 from dropopt.study.show.snapshot import Snapshot
@@ -119,7 +120,7 @@ def test_what_is_minimised(task, by, word, cost):
 
 
 def test_values_as_they_are_shown():
-    """No negative zero, and two columns of one metric differ in their headings."""
+    """No negative zero; of large and small values a column keeps the digits; headings of one metric differ."""
     dice = Scale("dice", maximise=True, complement=True)
     assert (dice.text(1 + 1e-9), dice.text(0.25), Scale().text(-1e-9), dice.text(None)) == (
         "0.0000",
@@ -127,6 +128,18 @@ def test_values_as_they_are_shown():
         "0.0000",
         "-",
     )
+    assert [Scale().text(value) for value in (9999999.0, -8.94e15, 1.1e22)] == [
+        "9999999.0000",
+        "-8.940e+15",
+        "1.100e+22",
+    ]
+    assert [format_score(value) for value in (4.4810626e13, 2.5e-5, 0.5, 0.0, None)] == [
+        "4.481e+13",
+        "0.0000250",
+        "0.5000",
+        "0.0000",
+        "-",
+    ]
     assert (dice.heading("dice"), Scale().heading("accuracy")) == ("dice (smoothed)", "loss")
 
 
@@ -145,6 +158,8 @@ def test_train_gives_a_standard_error_to_accuracies_only():
 
     shown = _scores(Estimate(5.0, 1.0, 10, shares=False), TaskConfig(metric="mine:mae"))
     assert shown == "mae 5.0000, loss 1.0000 (n = 10)"
+    shown = _scores(Estimate(2.5e-5, 1.0, 10, shares=False), TaskConfig(metric="mine:mae"))
+    assert shown == "mae 0.0000250, loss 1.0000 (n = 10)"
     assert _scores(Estimate(1.0, 1.0, 10, shares=False), TaskConfig(metric="loss")) == "loss 1.0000 (n = 10)"
     # By Agresti and Coull, with two more of each kind: of 96 images, 50 or 98 of 100.
     half, whole = (_scores(Estimate(accuracy, 1.0, 96), TaskConfig()) for accuracy in (0.5, 1.0))
