@@ -37,6 +37,12 @@ def cross_entropy(outputs: Any, targets: Tensor, label_smoothing: float = 0.0) -
     """
     if not isinstance(outputs, Tensor):
         raise ConfigError(f"the model must return logits in training as well, returned {type(outputs).__name__}")
+    if not targets.is_floating_point() and outputs.shape[:1] + outputs.shape[2:] != targets.shape:
+        squeeze = "; give class numbers of shape (N,), as y.squeeze(1)" if targets.shape[1:] == (1,) else ""
+        raise ConfigError(
+            "task.loss cross_entropy takes logits (N, classes, ...) and class numbers (N, ...), got "
+            f"{tuple(outputs.shape)} and {tuple(targets.shape)}{squeeze}"
+        )
     if targets.ndim < 2 or targets.is_floating_point():
         return F.cross_entropy(outputs.float(), targets, label_smoothing=label_smoothing)
     total = F.cross_entropy(outputs.float(), targets, label_smoothing=label_smoothing, reduction="sum")
@@ -76,9 +82,11 @@ def _alike(loss: Callable[[Tensor, Tensor], Tensor], name: str) -> Loss:
         if outputs.ndim == targets.ndim + 1 and outputs.shape[1] == 1:
             outputs = outputs.squeeze(1)
         if outputs.shape != targets.shape:  # torch would broadcast
+            whole = targets.ndim == 1 and not targets.is_floating_point()
+            advice = "; whole numbers count as classes, so give numbers to predict as floats" if whole else ""
             raise ConfigError(
                 f"task.loss {name} takes outputs and targets of one shape, got {tuple(outputs.shape)} and "
-                f"{tuple(targets.shape)}"
+                f"{tuple(targets.shape)}{advice}"
             )
         return loss(outputs, targets.float())
 

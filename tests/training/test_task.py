@@ -190,6 +190,26 @@ def test_what_cannot_be_a_task_is_refused_before_the_first_trial(task, message):
         prepare(own("regression", "image_network", **task))
 
 
+@pytest.mark.parametrize(
+    ("loss", "outputs", "targets", "message"),
+    [
+        ("cross_entropy", (4, 3), torch.zeros(4, 1).long(), r"got \(4, 3\) and \(4, 1\); give .* as y.squeeze\(1\)$"),
+        ("cross_entropy", (4, 3, 5), torch.zeros(4).long(), r"got \(4, 3, 5\) and \(4,\)$"),
+        (
+            "mse_loss",
+            (4, 3),
+            torch.zeros(4).long(),
+            r"got \(4, 3\) and \(4,\); whole numbers count as classes, .* floats$",
+        ),
+        ("mse_loss", (4, 3), torch.zeros(4), r"got \(4, 3\) and \(4,\)$"),
+    ],
+)
+def test_targets_of_another_shape_are_refused_with_advice(loss, outputs, targets, message):
+    """Class numbers of shape (N, 1), and whole numbers as the targets of a regression, are what people often give."""
+    with pytest.raises(ConfigError, match=message):
+        LOSSES[loss](torch.zeros(outputs), targets)
+
+
 @pytest.mark.parametrize("importance", ["gradient", "lrp", "composite"])
 @pytest.mark.parametrize(
     ("data", "model", "task"),

@@ -84,7 +84,10 @@ def _split(source: Source, config: DataConfig) -> dict[str, Split]:
         try:
             drawn = stratified(pool.labels, count, **limits, purpose=purpose, classes=source.classes)
         except ConfigError as error:
-            raise ConfigError(f"{source.name}: {error}") from None
+            kinds = len(source.classes)
+            many = 8 < kinds and len(pool) < 8 * kinds and all(map(str.isdecimal, source.classes))
+            advice = "; to predict numbers, return a TensorDataset with targets as floats" if many else ""
+            raise ConfigError(f"{source.name}: {error}{advice}") from None
         return pool.take(drawn), pool.take(~drawn)
 
     def share(fraction: float, spare: int) -> int:

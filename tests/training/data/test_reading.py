@@ -444,6 +444,13 @@ def test_images_with_wrong_numbers_are_refused(first, spoilt, message):
     assert str(caught.value) == message
 
 
+def test_whole_numbers_to_predict_are_recognised():
+    """Classes of few images each, which are numbers, may be the targets of a regression."""
+    data = TensorDataset(torch.rand(24, 1, 4, 4), torch.arange(24) // 2)
+    with pytest.raises(ConfigError, match=r"at least 3 are needed; to predict numbers, .* targets as floats$"):
+        dataset_from(read_torch.read_torch("a", {"train": data}), DataConfig(name="digits"))
+
+
 @pytest.mark.parametrize(("shape", "reported"), [((8, 8, 3), True), ((3, 8, 8), False), ((8, 8, 8), False)])
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_colours_in_the_last_axis_are_reported(own_module, shape, reported, in_memory):
