@@ -190,7 +190,9 @@ def test_arrays_and_folders_that_cannot_be_read(tmp_path, monkeypatch):
     tree = tmp_path / "tree"
     folder(tree / "train", n=10)
     (tree / "test").mkdir()
-    assert refused(f"folder:{tree}") == f"{tree / 'test'} has no class folders"
+    assert (
+        refused(f"folder:{tree}") == f"{tree / 'test'} has no class folders; put its images into them, or move it away"
+    )
     (tree / "test").rmdir()
     inside = tree / "train" / "cat" / "deep"
     inside.mkdir()

@@ -85,7 +85,7 @@ def _split(source: Source, config: DataConfig) -> dict[str, Split]:
             drawn = stratified(pool.labels, count, **limits, purpose=purpose, classes=source.classes)
         except ConfigError as error:
             kinds = len(source.classes)
-            many = 8 < kinds and len(pool) < 8 * kinds and all(map(str.isdecimal, source.classes))
+            many = kinds > 8 and len(pool) < 8 * kinds and all(map(str.isdecimal, source.classes))
             advice = "; to predict numbers, return a TensorDataset with targets as floats" if many else ""
             raise ConfigError(f"{source.name}: {error}{advice}") from None
         return pool.take(drawn), pool.take(~drawn)
