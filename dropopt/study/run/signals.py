@@ -15,8 +15,12 @@ from typing import Any
 
 from dropopt.interrupt import end_quietly
 
+#: The signals with which the scheduler of a cluster warns a program that its time is almost over. The kernel repeats
+#: SIGXCPU after each further second of CPU time.
+WARNINGS = tuple(getattr(signal, name) for name in ("SIGUSR1", "SIGXCPU") if hasattr(signal, name))
+
 #: The signals with which a user or the system ends a program.
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+SIGNALS = (*(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)), *WARNINGS)
 
 #: Seconds after the second signal in which the running trials can still be recorded.
 SETTLE_SECONDS = 2.0
@@ -50,8 +54,9 @@ class SignalCatcher:
         threading.Thread(target=self._watch, args=(receiver,), daemon=True, name="signals").start()
         self._previous_descriptor = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
         for number in SIGNALS:
-            if not _ignored_hangup(number):
-                self._previous[number] = signal.signal(number, _handle)
+            if not _ignored_hangup(number) and not _taken(number):
+                self._previous[number] = signal.getsignal(number)  # first, for the thread
+                signal.signal(number, _handle)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -90,10 +95,12 @@ class SignalCatcher:
         with receiver:
             while numbers := receiver.recv(64):
                 for number in numbers:
-                    if number in SIGNALS:
+                    if number in self._previous:
                         self._catch(number)
 
     def _catch(self, number: int) -> None:
+        if self.received is not None and number in WARNINGS:
+            return  # the study is ending already, and a warning leaves time for that
         if number == getattr(signal, "SIGHUP", None):
             _leave_terminal()
         if self.received is not None:
@@ -113,6 +120,11 @@ def _handle(number: int, frame: FrameType | None) -> None:
 def _ignored_hangup(number: int) -> bool:
     """Whether the signal is a SIGHUP that nohup has disabled, so that the study outlives its terminal."""
     return number == getattr(signal, "SIGHUP", None) and signal.getsignal(number) == signal.SIG_IGN
+
+
+def _taken(number: int) -> bool:
+    """Whether the program has a handler of its own for a warning, such as one that requeues the job."""
+    return number in WARNINGS and signal.getsignal(number) != signal.SIG_DFL
 
 
 def _leave_terminal() -> None:
