@@ -3,6 +3,7 @@
 import io
 
 from rich.console import Console
+from rich.text import Text
 
 from dropopt.study.show.console import say, say_command
 from dropopt.study.show.table import Table
@@ -33,3 +34,18 @@ def test_numbers_in_a_narrow_table_are_not_cut_off():
     assert "…" not in shown
     assert "0.000133" in shown
     assert "0.9226" in shown
+
+
+def test_a_table_that_is_too_narrow_for_words_is_a_list():
+    """Each cell follows the heading of its column, and its words are not cut; text may look like markup."""
+    table = Table("study", "trials", "best\nvalue", "", "last activity", title="studies")
+    table.add_row("digits[1]", "1 interrupted", Text("-"), "best", "2026-11-28 05:54")
+    table.add_row("x", "2 complete", Text("0.9"), "", "2026-11-28 05:55")
+    console = narrow(35)
+    console.print(table, markup=False)
+    first = ["study: digits[1]", "trials: 1 interrupted", "best value: -", "best", "last activity: 2026-11-28 05:54"]
+    second = ["study: x", "trials: 2 complete", "best value: 0.9", "", "last activity: 2026-11-28 05:55"]
+    assert [line.rstrip() for line in console.file.getvalue().splitlines()] == ["studies", *first, "", *second, ""]
+    wider = narrow(45)
+    wider.print(table, markup=False)
+    assert "study: " not in wider.file.getvalue()
