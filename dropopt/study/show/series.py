@@ -138,7 +138,7 @@ def _point(shot: Snapshot, trial: FrozenTrial, *, accuracy: bool) -> Point | Non
     seconds = trial.user_attrs.get(SECONDS)
     if seconds is None:
         seconds = (trial.duration or timedelta()).total_seconds()
-    if not isinstance(score, int | float) or not math.isfinite(score):
+    if not isinstance(score, int | float) or not math.isfinite(score) or seconds < 0:  # the clock was set back
         return None
     kind = "complete" if trial.state.name == "COMPLETE" else "pruned"
     if trial.number in shot.anchors:

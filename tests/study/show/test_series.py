@@ -68,17 +68,20 @@ def test_a_few_pruned_trials_are_drawn_of_many():
 
 
 def test_each_trial_that_ended_is_a_point_of_its_cost():
-    """Its metric if any trial has one, otherwise its value; the time between start and end if no other is known."""
+    """Its metric if any trial has one, otherwise its value; the time between start and end if no other is known.
+
+    A trial that ended before its start, because the clock was set back, has no point.
+    """
     told = {SECONDS: 12.345678, ACCURACY: 0.9}
     trials = [trial(0.5, **told, **{ANCHOR: "no dropout"}), trial(0.3, **told), trial(0.4, **told)]
     trials += [trial(0.6, PRUNED, **told), trial(0.1, FAIL, **told), trial(0.1, RUNNING), trial(0.7, **{SECONDS: 1.0})]
     found = series.cost(shot_of(*trials))
     kinds = [("complete", 2), ("pruned", 3), ("anchor", 0), ("best", 1)]
     assert found.points == tuple(Point(number, kind, 12.346, 0.9) for kind, number in kinds)
-    timed = [trial(0.5), trial(0.25)]
-    for one in timed:
+    timed = [trial(0.5), trial(0.25), trial(0.75)]
+    for one, seconds in zip(timed, (90, 90, -90), strict=True):
         one.datetime_start = datetime(2026, 1, 1)
-        one.datetime_complete = one.datetime_start + timedelta(seconds=90)
+        one.datetime_complete = one.datetime_start + timedelta(seconds=seconds)
     points = series.cost(shot_of(*timed)).points
     assert points == (Point(0, "complete", 90.0, 0.5), Point(1, "best", 90.0, 0.25))
     assert series.cost(shot_of(timed[0])) is None, "one point is no chart"
