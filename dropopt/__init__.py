@@ -46,9 +46,12 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        return version("dropopt")
+        try:
+            return version("dropopt")
+        except PackageNotFoundError:  # a copy of the folder that was not installed
+            return "unknown"
     if name in _HOME:
         return getattr(import_module(_HOME[name]), name)
     if name in _MODULES:

@@ -9,6 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+import dropopt
 from dropopt.study.command import options
 from dropopt.study.command.compare import compare
 from dropopt.study.command.confirm import confirm
@@ -43,9 +44,7 @@ for command in COMMANDS:
 
 def _print_version(given: bool) -> None:
     if given:
-        from importlib.metadata import version
-
-        print(f"dropopt {version('dropopt')}")
+        print(f"dropopt {dropopt.__version__}")
         raise typer.Exit
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tomllib
 import urllib.request
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import optuna
@@ -275,6 +276,16 @@ def test_version_and_short_help(monkeypatch, capsys):
     assert quiet_call(monkeypatch, capsys, "--version") == f"dropopt {dropopt.__version__}\n"
     for command in ((), ("run",), ("predict",), ("export",)):
         assert "Usage" in quiet_call(monkeypatch, capsys, *command, "-h")
+
+
+def test_a_copy_that_was_not_installed_has_no_version(monkeypatch, capsys):
+    """A folder of the package alone, without the metadata that pip writes."""
+
+    def missing(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("importlib.metadata.version", missing)
+    assert quiet_call(monkeypatch, capsys, "--version") == "dropopt unknown\n"
 
 
 def test_train_reports_validation_and_test(studied, monkeypatch, capsys):
