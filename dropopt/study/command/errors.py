@@ -86,7 +86,16 @@ def _expected(error: Exception) -> tuple[int, str] | None:
         return (FAILED, f"{error.filename}: {error.strerror}")
     if isinstance(error, OSError) and error.errno in DISK_FULL:  # standard output is a file
         return (FAILED, f"the output cannot be written: {error.strerror}")
+    if _none_left(error):
+        return (FAILED, "the system allows no further process or thread; raise the limit that ulimit -u shows")
     return None
+
+
+def _none_left(error: Exception) -> bool:
+    """Whether Python could not start a thread, or fork a process. Output that would block has another text."""
+    if isinstance(error, BlockingIOError):
+        return error.strerror == os.strerror(errno.EAGAIN)
+    return isinstance(error, RuntimeError) and str(error) == "can't start new thread"
 
 
 def _usage(error: Any) -> tuple[int, str]:
