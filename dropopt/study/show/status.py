@@ -14,7 +14,7 @@ from dropopt.numbers import quantity
 from dropopt.study.show.console import say
 from dropopt.study.show.formatting import format_accuracy
 from dropopt.study.show.table import Table
-from dropopt.study.store.keys import ACCURACY, CONFIRMS, TESTS
+from dropopt.study.store.keys import ACCURACY, COMMAND, CONFIRMS, TESTS
 from dropopt.study.store.queries import (
     Counts,
     count,
@@ -115,7 +115,9 @@ def rows(storage: BaseStorage, *, alone: bool = False) -> Iterator[Row]:
 
 def _resume(study: optuna.Study) -> str:
     search = study.user_attrs.get(CONFIRMS) or study.user_attrs.get(TESTS)
-    return "dropopt run" if search is None else f"dropopt confirm --study {shlex.quote(search)}"
+    if search is not None:
+        return f"dropopt confirm --study {shlex.quote(search)}"
+    return str(study.user_attrs.get(COMMAND, "dropopt run"))
 
 
 def show_status(console: Console, storage: BaseStorage, url: str, *, alone: bool = False) -> None:

@@ -13,6 +13,7 @@ from dropopt.config import ConfigError
 from dropopt.study.after.configuration import configuration_of
 from dropopt.study.command.export import export
 from dropopt.study.show.status import rows, show_status
+from dropopt.study.store.keys import COMMAND
 from dropopt.study.store.queries import choose
 
 
@@ -76,3 +77,14 @@ def test_a_trial_of_several_objectives_is_exported(tmp_path, capsys):
     export(study="several", trial=0, output=tmp_path / "best.yaml", storage=url)
     assert capsys.readouterr().out.startswith(f"{tmp_path}/best.yaml: study several, trial 0\n")
     assert dropopt.load(tmp_path / "best.yaml").run.engine.r0 == study.trials[0].params["r0"]
+
+
+def test_a_study_with_waiting_trials_says_how_it_is_resumed():
+    """By the command that it was last run with; a study of another program by one for any study."""
+    storage = optuna.storages.InMemoryStorage()
+    for name, attributes in (("mine", {COMMAND: "dropopt run mine.py --set train.epochs=60"}), ("other", {})):
+        study = optuna.create_study(study_name=name, storage=storage)
+        study.enqueue_trial({"r0": 0.2})
+        for key, value in attributes.items():
+            study.set_user_attr(key, value)
+    assert [row.resume for row in rows(storage)] == ["dropopt run mine.py --set train.epochs=60", "dropopt run"]
