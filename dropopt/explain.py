@@ -41,7 +41,7 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     known = list(known)
     folded = {one.casefold(): one for one in known}
     close = difflib.get_close_matches(name.casefold(), folded, n=1)
-    return (f"did you mean {folded[close[0]]!r}? " if close else "") + "known: " + ", ".join(known)
+    return (f"did you mean {folded[close[0]]!r}? " if close else "") + "known: " + (", ".join(known) or "none")
 
 
 def allowed(model: type[BaseModel], name: str) -> str:

@@ -205,7 +205,8 @@ def own_errors(name: str) -> Iterator[None]:
             text = error.msg
         own = [f" ({file}, line {line})" for file, line in places if not _foreign(Path(file))]
         message = ": ".join([type(error).__name__, *text.splitlines()[:1]])
-        raise ConfigError(f"{name} failed: {message}{own[-1] if own else ''}") from error
+        advice = "; it must not end the program, as argparse does" if isinstance(error, SystemExit) else ""
+        raise ConfigError(f"{name} failed: {message}{own[-1] if own else ''}{advice}") from error
 
 
 def call_with(function: Callable[..., Any], offers: Mapping[str, Any], options: Mapping[str, Any]) -> Any:

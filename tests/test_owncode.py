@@ -101,7 +101,7 @@ class TestOwnFunction:
                 "own_data:raises",
                 "failed: ValueError: cannot reshape array of size 1440 into shape (7,) (FILE, line 35)",
             ),
-            ("own_data:leaves", "failed: SystemExit: 3 (FILE, line 37)"),
+            ("own_data:leaves", "failed: SystemExit: 3 (FILE, line 37); it must not end the program, as argparse does"),
             ("own_data:asks", "failed: TypeError: asks() missing 1 required positional argument: 'where'"),
             ("broken:pair", "failed: SyntaxError: '(' was never closed (FILE, line 2)"),
             ("lacking:pair", "failed: ModuleNotFoundError: No module named 'not_there' (FILE, line 1)"),

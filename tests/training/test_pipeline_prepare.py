@@ -119,7 +119,7 @@ def test_own_networks_train_under_the_defaults(network, images, engine):
         ("Normed", {"batch_size": 1}, "training it failed: ValueError: Expected more than 1 value per channel"),
         ("frozen", {}, "the model has no parameter that requires a gradient"),
         ("needs", {}, "needs 'depth'; available are channels, classes, image_size; give other arguments as options"),
-        ("leaves", {}, "building it failed: SystemExit: 0 (FILE, line 57)"),
+        ("leaves", {}, "building it failed: SystemExit: 0 (FILE, line 57); it must not end the program"),
         ("torchvision:googlenet", {}, None),
         ("Tutorial", {"device": "cuda:77"}, "device must be one of auto, cpu"),
     ],
