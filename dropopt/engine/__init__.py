@@ -9,7 +9,7 @@ from typing import Literal, get_args, overload
 from torch import Tensor, nn
 
 from dropopt.config import Baseline, ConfigError, EngineConfig
-from dropopt.engine.attached import sites_at
+from dropopt.engine.attached import remove_hook, sites_at
 from dropopt.engine.baselines import BaselineEngine
 from dropopt.engine.engine import DropoutEngine
 from dropopt.engine.places.find import named_places, survey
@@ -194,8 +194,7 @@ def detach(model: nn.Module) -> None:
         engine = site.seen.engine and site.seen.engine()
         if engine is not None:
             engine.detach()
-        module._forward_hooks.pop(key, None)
-        module.__dict__.pop("__prepare_scriptable__", None)
+        remove_hook(module, key)
 
 
 def _already(model: nn.Module, own: list[OwnDropout | OwnFunction]) -> str:

@@ -208,7 +208,7 @@ class Attached(Generic[S]):
             for module in self.model.modules():
                 for key, site in sites_at(module).items():
                     if site in self.sites.values():
-                        del module._forward_hooks[key]
+                        remove_hook(module, key)
         self._handles.clear()
 
     def __enter__(self) -> Self:
@@ -224,6 +224,12 @@ def sites_at(module: nn.Module) -> dict[int, Any]:
     """Return the sites of any engine whose forward hooks ``module`` has, by the key of the hook."""
     owners = {key: getattr(hook, "__self__", None) for key, hook in module._forward_hooks.items()}
     return {key: owner for key, owner in owners.items() if isinstance(getattr(owner, "seen", None), Seen)}
+
+
+def remove_hook(module: nn.Module, key: int) -> None:
+    """Remove the hook of a site from ``module``, which torch.jit.script may compile afterwards."""
+    module._forward_hooks.pop(key, None)
+    module.__dict__.pop("__prepare_scriptable__", None)
 
 
 def _is_converted(kind: type) -> bool:

@@ -40,7 +40,7 @@ class UpdateDropper:
                 "false"
             )
         self._layers = [(site, module) for site, modules in sites for module in modules]
-        self.pairs = self._masked(optimizer)
+        self._choose(optimizer)
         if not self.pairs:
             raise ConfigError(
                 "drop_updates finds no layer in the optimizer whose output features a site drops; "
@@ -64,11 +64,11 @@ class UpdateDropper:
         for handle in self._handles:
             handle.remove()
 
-    def _masked(self, optimizer: torch.optim.Optimizer) -> list[tuple[DropoutSite, nn.Module, nn.Parameter]]:
-        """Return the parameters to mask, and remember of how many parameters they were chosen."""
-        self._known = _count(optimizer)
+    def _choose(self, optimizer: torch.optim.Optimizer) -> None:
+        """Choose the parameters to mask among those that the optimizer holds now."""
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        return [
+        self._held = _count(optimizer)
+        self.pairs = [
             (site, module, parameter)
             for site, module in self._layers
             for parameter in _parameters(module)
@@ -78,8 +78,8 @@ class UpdateDropper:
     @torch.no_grad()
     def _remember(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         self.stepped = True
-        if _count(optimizer) != self._known:  # training that unfreezes layers adds some to an optimizer
-            self.pairs = self._masked(optimizer)
+        if _count(optimizer) != self._held:  # training that unfreezes layers adds some to an optimizer
+            self._choose(optimizer)
         self._before = [parameter.detach().clone() for _, _, parameter in self.pairs]
 
     @torch.no_grad()
@@ -112,6 +112,7 @@ def plain_optimizer(optimizer: Any) -> torch.optim.Optimizer:
 
 
 def _count(optimizer: torch.optim.Optimizer) -> int:
+    """Return the number of parameters that an optimizer holds."""
     return sum(len(group["params"]) for group in optimizer.param_groups)
 
 

@@ -73,7 +73,7 @@ class DropoutEngine(Attached[DropoutSite]):
         self._metrics = Metrics()
         self._efficacy = EfficacyWeights(config)
         self._droppers: list[UpdateDropper] = []
-        self._masked_until = 0.0  # the last epoch in which a watched optimizer made a step
+        self._last_update = 0.0  # in epochs: when a watched optimizer was last known to make steps
         with torch.inference_mode(False):  # in inference mode, their state could not change later
             for place in places:
                 device = device_of(place.module, default=device_of(model))
@@ -257,10 +257,10 @@ class DropoutEngine(Attached[DropoutSite]):
     def _warn_if_unmasked(self, epoch: float) -> None:
         """Warn if the model has trained for an epoch in which no watched optimizer made a step."""
         if any(dropper.stepped for dropper in self._droppers):
-            self._masked_until = epoch
+            self._last_update = epoch
         for dropper in self._droppers:
             dropper.stepped = False
-        if self._droppers and self._has_trained() and epoch - self._masked_until >= 1:
+        if self._droppers and self._has_trained() and epoch - self._last_update >= 1:
             warnings.warn(
                 "drop_updates dropped nothing for an epoch, because no watched optimizer ran the hooks of its step(): "
                 "of an optimizer that wraps another, watch the inner one, such as optimizer.base_optimizer",

@@ -108,16 +108,8 @@ class DropoutSite(nn.Module):
         if self.silent or not (self.sampling or self.seen.note(module)):
             return None
         require_tensor(module, output, self.batch_ndim)
-        if not torch.compiler.is_compiling() and module.__dict__.get("_is_replica"):
-            raise ConfigError(
-                "torch.nn.DataParallel runs copies of the model in threads, which would share the state of one "
-                "dropout: use DistributedDataParallel, or one GPU"
-            )
-        if not torch.compiler.is_compiling() and torch._C._is_tracing():
-            raise ConfigError(
-                "torch.jit.trace would record the current drop rates as constants: call model.eval() or "
-                "engine.detach() before tracing"
-            )
+        if not torch.compiler.is_compiling():
+            _refuse_copies(module)
         if output.numel() == 0:
             return None
         x = output if self.axis == 1 else output.movedim(-1, 1)
@@ -220,16 +212,30 @@ class DropoutSite(nn.Module):
         self.refreshes += 1
 
 
+def _refuse_copies(module: nn.Module) -> None:
+    """Raise ConfigError if ``module`` runs as a copy that would share or freeze the state of its site."""
+    if module.__dict__.get("_is_replica"):
+        raise ConfigError(
+            "torch.nn.DataParallel runs copies of the model in threads, which would share the state of one dropout: "
+            "use DistributedDataParallel, or one GPU"
+        )
+    if torch._C._is_tracing():
+        raise ConfigError(
+            "torch.jit.trace would record the current drop rates as constants: call model.eval() or engine.detach() "
+            "before tracing"
+        )
+
+
 def require_tensor(module: nn.Module, output: object, batch_ndim: int) -> None:
     """Raise ConfigError if the output of a module with a site is no batch of real numbers."""
-    kind = type(module).__name__
     if isinstance(output, Tensor) and output.is_floating_point():
         if output.ndim < batch_ndim:
             raise ConfigError(
-                f"module {kind} with dropout returned one sample, {tuple(output.shape)}, but batches need {batch_ndim} "
-                "dimensions: give batches, such as x.unsqueeze(0)"
+                f"module {type(module).__name__} with dropout returned one sample, {tuple(output.shape)}, but batches "
+                f"need {batch_ndim} dimensions: give batches, such as x.unsqueeze(0)"
             )
         return
+    kind = type(module).__name__
     if isinstance(output, Tensor):
         if output.is_quantized:
             raise ConfigError(

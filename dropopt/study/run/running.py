@@ -58,7 +58,7 @@ class Running:
     _last: float = field(default_factory=time.monotonic)
     #: The duration of its longest epoch; 0 before it has reported one.
     longest_epoch: float = 0.0
-    _told: bool = False
+    _stall_told: bool = False
     _reports: dict[int, Report] = field(default_factory=dict)
 
     @property
@@ -103,9 +103,8 @@ class Running:
         not known.
         """
         silence = time.monotonic() - self._last
-        if self._told or not self.longest_epoch:
+        usual = silence <= max(STALLED_SECONDS, STALLED_EPOCHS * self.longest_epoch)
+        if usual or self._stall_told or not self.longest_epoch:
             return None
-        if silence <= max(STALLED_SECONDS, STALLED_EPOCHS * self.longest_epoch):
-            return None
-        self._told = True
+        self._stall_told = True
         return silence

@@ -15,12 +15,18 @@ from typing import Any
 
 from dropopt.interrupt import end_quietly
 
+
+def _known(*names: str) -> tuple[signal.Signals, ...]:
+    """Return the signals of these names that the platform has."""
+    return tuple(getattr(signal, name) for name in names if hasattr(signal, name))
+
+
 #: The signals with which the scheduler of a cluster warns a program that its time is almost over. The kernel repeats
 #: SIGXCPU after each further second of CPU time.
-WARNINGS = tuple(getattr(signal, name) for name in ("SIGUSR1", "SIGXCPU") if hasattr(signal, name))
+WARNINGS = _known("SIGUSR1", "SIGXCPU")
 
 #: The signals with which a user or the system ends a program.
-SIGNALS = (*(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)), *WARNINGS)
+SIGNALS = (*_known("SIGINT", "SIGTERM", "SIGHUP"), *WARNINGS)
 
 #: Seconds after the second signal in which the running trials can still be recorded.
 SETTLE_SECONDS = 2.0

@@ -62,8 +62,12 @@ def test_a_server_that_does_not_answer_is_reported_once(monkeypatch):
     monkeypatch.setattr(patient, "GLANCE", 0.005)
     monkeypatch.setattr(patient, "SAID_AFTER", 0.02)
     said, answered = [], threading.Event()
-    guard = Guard(optuna.storages.InMemoryStorage(), Patience(9.0, said.append), None)
-    threading.Timer(0.1, answered.set).start()
+
+    def say(line):
+        said.append(line)
+        answered.set()
+
+    guard = Guard(optuna.storages.InMemoryStorage(), Patience(9.0, say), None)
     assert guard.run(lambda storage: answered.wait(9))
     assert [line[:30] for line in said] == ["storage unreachable, waiting f", "storage answers again after 0 "]
     impatient = Guard(optuna.storages.InMemoryStorage(), Patience(0.05), None)
