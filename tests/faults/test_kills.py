@@ -1,4 +1,7 @@
-"""Random kills of workers and slots during one study, on each storage; PostgreSQL is restarted in the middle."""
+"""Random kills of workers and slots during one study, on each storage; PostgreSQL is restarted in the middle.
+
+``soak.py`` in this folder does the same for as long as one likes.
+"""
 
 import optuna
 import pytest
@@ -7,19 +10,22 @@ from postgres import Server
 
 from dropopt.study.search.anchors import enqueue_anchors
 from dropopt.study.session import beginning
-from dropopt.study.store.trial_budget import budget_used
+
+#: Few kills, because a worker takes seconds to start. By this seed they are of workers and of slots on every storage.
+KILLS, SEED = 6, 8
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "journal", "postgres"])
-def test_twenty_random_kills(kind, tmp_path):
+def test_random_kills(kind, tmp_path):
     """The total is exact, no trial is lost, repeated or left running, and each value can be repeated."""
     server = Server() if kind == "postgres" else None
     places = {"sqlite": f"sqlite:///{tmp_path}/s.db", "journal": str(tmp_path / "s.log")}
     storage = server.url if server is not None else places[kind]
     workers, slots = (1, 2) if kind == "sqlite" else (2, 1)
     try:
-        found = torment(storage, 20, n_trials=30, workers=workers, slots=slots, often=0.2, pause=0.8, server=server)
-        assert budget_used(found) >= 30
+        torment(
+            storage, KILLS, n_trials=14, seed=SEED, workers=workers, slots=slots, often=0.3, pause=0.8, server=server
+        )
     finally:
         if server is not None:
             server.remove()

@@ -6,7 +6,8 @@ that training continues: the seed, and the number of epochs before. The faults a
 
 - ``["step", n]``: SIGKILL before step n of the attempt;
 - ``["write", n]``, ``["fsync", n]``, ``["replace", n]``: SIGKILL at that stage of writing the n-th checkpoint;
-- ``["truncate", n]``: as ``step``, and half of the checkpoint is lost.
+- ``["truncate", n]``: as ``step``, and half of the checkpoint is lost;
+- ``["owner", n]``: as ``step``, and the worker that owns this process is killed first.
 """
 
 import json
@@ -65,9 +66,11 @@ def inject(kind, count, checkpoint):
         if len(calls) == count:
             if kind == "truncate":
                 os.truncate(checkpoint, checkpoint.stat().st_size // 2)
+            if kind == "owner":
+                os.kill(os.getppid(), signal.SIGKILL)
             die()
 
-    if kind in ("step", "truncate"):
+    if kind in ("step", "truncate", "owner"):
         return register_optimizer_step_pre_hook(at_step)
     name, fault = {"write": ("fdopen", torn), "fsync": ("fsync", die), "replace": ("replace", die)}[kind]
     real = getattr(os, name)
