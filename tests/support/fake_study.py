@@ -7,6 +7,7 @@ of CPUs of each trial on a Ray cluster; all others are fields of the study.
 import json
 import sys
 from pathlib import Path
+from unittest import mock
 
 import optuna
 
@@ -16,6 +17,7 @@ from dropopt.study.run.cluster import Cluster
 from dropopt.study.run.slots import Targets
 from dropopt.study.session import session
 from dropopt.study.session.request import Request
+from dropopt.study.show.snapshot import Snapshot
 from dropopt.study.store.opening import close, open_storage
 from dropopt.study.store.url import resolve
 
@@ -30,11 +32,16 @@ def make(**options):
 
 
 def run(storage, n_jobs=2, **options):
-    """Run the study in this process and return the exit code."""
+    """Run the study in this process and return the exit code.
+
+    Its page has no effects, whose estimation takes seconds at the end of each study; ``tests/study/show`` tests them.
+    """
     others = {name: options.pop(name) for name in ("grace", "storage_patience", "reclaim") if name in options}
     if "on_ray" in options:
         others["cluster"] = Cluster(cpus=options.pop("on_ray"))
-    return session.run(Request(make(**options), Path(__file__), storage, n_jobs, "dropopt run fake", FAKE, **others))
+    request = Request(make(**options), Path(__file__), storage, n_jobs, "dropopt run fake", FAKE, **others)
+    with mock.patch.object(Snapshot, "effects", None), mock.patch.object(Snapshot, "learned", None):
+        return session.run(request)
 
 
 def trials(storage, name="fake"):
