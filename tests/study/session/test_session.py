@@ -24,7 +24,6 @@ from dropopt.study.store.opening import close, open_storage
 
 SCRIPT = """
 import numpy as np
-from torch import nn
 from dropopt.study import Study
 
 def data():
@@ -32,13 +31,13 @@ def data():
         return np.random.random((60, 8, 8)), np.arange(60) % 3
     return np.random.default_rng(0).random((60, 8, 8)), np.arange(60) % 3
 
-class Net(nn.Sequential):
-    def __init__(self, classes):
-        super().__init__(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, classes))
-        {broken}
+def network(classes):
+    {broken}
+    from torch import nn  # takes seconds, which only the processes that train have to wait for
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, classes))
 
 study = Study(
-    name="mine", data={{"name": data, "subset": 40}}, model=Net, n_trials=2,
+    name="mine", data={{"name": data, "subset": 40}}, model=network, n_trials={n_trials},
     train={{"epochs": 1, "batch_size": 8, **{{{train}}}}},
 )
 
@@ -56,10 +55,11 @@ def _here(tmp_path, monkeypatch):
     monkeypatch.delenv("OPTUNA_STORAGE", raising=False)
 
 
-def script(name="mine.py", unseeded=False, broken="", train="", main=MAIN):
+def script(name="mine.py", unseeded=False, broken="", train="", main=MAIN, n_trials=1):
     path = Path("elsewhere", name)
     path.parent.mkdir(exist_ok=True)
-    path.write_text(SCRIPT.format(unseeded=unseeded, broken=broken, train=train, main=main))
+    values = {"unseeded": unseeded, "broken": broken, "train": train, "main": main, "n_trials": n_trials}
+    path.write_text(SCRIPT.format(**values))
     return path
 
 
@@ -75,9 +75,9 @@ def test_functions_of_a_script_are_its_data_and_network():
     """A script in another folder, under another name, trains the functions that it defines."""
     code, output = run(script("copied.py"), "--n-jobs", "1")
     assert code == 0, output
-    first, _ = trials("sqlite:///runs/dropopt.db", "mine")
-    assert first.user_attrs["config"]["data"]["name"] == "copied:data"
-    assert first.user_attrs["config"]["model"]["name"] == "copied:Net"
+    (trial,) = trials("sqlite:///runs/dropopt.db", "mine")
+    assert trial.user_attrs["config"]["data"]["name"] == "copied:data"
+    assert trial.user_attrs["config"]["model"]["name"] == "copied:network"
 
 
 def test_a_script_may_have_any_name():
@@ -85,9 +85,9 @@ def test_a_script_may_have_any_name():
     path = script("2024 my-tune.v2.py")
     code, output = run("-c", "from dropopt.cli import main; main()", "run", path, "--n-jobs", "1")
     assert code == 0, output
-    first, _ = trials("sqlite:///runs/dropopt.db", "mine")
-    assert first.user_attrs["config"]["data"]["name"] == "2024 my-tune.v2:data"
-    assert first.user_attrs["config"]["model"]["name"] == "2024 my-tune.v2:Net"
+    (trial,) = trials("sqlite:///runs/dropopt.db", "mine")
+    assert trial.user_attrs["config"]["data"]["name"] == "2024 my-tune.v2:data"
+    assert trial.user_attrs["config"]["model"]["name"] == "2024 my-tune.v2:network"
 
 
 def test_a_module_of_a_package_is_a_script():
@@ -99,9 +99,9 @@ def test_a_module_of_a_package_is_a_script():
     path.write_text(text.replace("60, 8", "COUNT, 8"))
     code, output = run("-m", "elsewhere.tune", "--n-jobs", "1")
     assert code == 0, output
-    first, _ = trials("sqlite:///runs/dropopt.db", "mine")
-    assert first.user_attrs["config"]["data"]["name"] == "elsewhere.tune:data"
-    assert "go on   python -m elsewhere.tune --n-jobs 1 --n-trials 4" in output
+    (trial,) = trials("sqlite:///runs/dropopt.db", "mine")
+    assert trial.user_attrs["config"]["data"]["name"] == "elsewhere.tune:data"
+    assert "go on   python -m elsewhere.tune --n-jobs 1 --n-trials 2" in output
 
 
 def test_a_name_that_means_something_else_is_an_error():
@@ -116,19 +116,19 @@ def test_a_name_that_means_something_else_is_an_error():
     [
         ({"main": ""}, 2, 'mine.py: put study.main() below: if __name__ == "__main__":'),
         (
-            {"unseeded": True, "train": LONG},
+            {"unseeded": True, "train": LONG, "n_trials": 2},
             2,
             "the data differ between loads; seed any randomness in the function that returns them",
         ),
-        ({"broken": "raise KeyError('x')"}, 2, "model mine:Net: building it failed: KeyError: 'x' ("),
-        ({"train": '"lr": 1e30'}, 1, "2 failed: DivergedError"),
+        ({"broken": "raise KeyError('x')"}, 2, "model mine:network: building it failed: KeyError: 'x' ("),
+        ({"train": '"lr": 1e30'}, 1, "1 failed: DivergedError"),
     ],
 )
 def test_a_study_that_cannot_work_is_reported_at_once(settings, code, message):
     """An unguarded main, data that differ between loads, a network that cannot be built, a diverging loss."""
     space = Path("space.yaml")
     space.write_text("engine:\n  r0: {low: 0, high: 0.5}\n")
-    found, output = run(script(**settings), "--space", space, "--n-jobs", "2")
+    found, output = run(script(**settings), "--space", space, "--n-jobs", settings.get("n_trials", 1))
     assert message in output
     assert "Traceback" not in output
     assert found == code
