@@ -1,6 +1,7 @@
 """The command line: each command on the real digits, the speed of help, and error messages."""
 
 import errno
+import io
 import json
 import os
 import re
@@ -76,17 +77,11 @@ def test_help_answers_at_once(tmp_path):
         assert re.search(rf"\b{command}\b", out)
 
 
-@pytest.mark.parametrize("module", ["dropopt", "dropopt.cli", "dropopt.study", "dropopt.study.command.run"])
-def test_imports_are_light(tmp_path, module):
-    """Neither the package nor its command line imports torch, optuna, scikit-learn or plotly."""
-    code = f"import sys, {module}; print([m for m in ('torch', 'optuna', 'sklearn', 'plotly') if m in sys.modules])"
+def test_imports_are_light(tmp_path):
+    """Neither the package, its command line nor a child that trains imports torch, optuna, scikit-learn or plotly."""
+    modules = "dropopt, dropopt.cli, dropopt.study, dropopt.study.command.run, dropopt.study.run.trainer"
+    code = f"import sys, {modules}; print([m for m in ('torch', 'optuna', 'sklearn', 'plotly') if m in sys.modules])"
     assert call("-c", code, cwd=tmp_path, program=[sys.executable]) == "[]\n"
-
-
-def test_children_that_train_do_not_load_optuna(tmp_path):
-    """Only the worker imports Optuna."""
-    code = "import sys, dropopt.study.run.trainer; print('optuna' in sys.modules)"
-    assert call("-c", code, cwd=tmp_path, program=[sys.executable]) == "False\n"
 
 
 def test_run_leaves_a_study_that_optuna_opens(studied):
@@ -108,13 +103,19 @@ def test_run_leaves_a_study_that_optuna_opens(studied):
     assert "\x1b" not in out
 
 
-def test_a_script_and_its_name_are_the_same_study(studied):
-    """``python studies/digits.py`` and ``dropopt run studies/digits.py`` resume the study ``digits``."""
+def test_a_script_and_its_name_are_the_same_study(studied, monkeypatch, capsys):
+    """``python studies/digits.py`` resumes the study ``digits``; ``dropopt run`` makes one request of both."""
     folder, _ = studied
     script = ROOT / "studies" / "digits.py"
-    options = ("--n-trials", "2", "--epochs", "4", "--subset", "900")
+    options = ("--n-trials", "2", "--epochs", "4", "--subset", "900", "--n-jobs", "1")
     assert "it already has 2 trials" in call(str(script), *options, cwd=folder, program=[sys.executable])
-    assert "it already has 2 trials" in call("run", str(script), *options, cwd=folder)
+    requests = []
+    monkeypatch.setattr("dropopt.study.session.session.run", lambda request: requests.append(request) or 0)
+    for name in ("digits", str(script)):
+        quiet_call(monkeypatch, capsys, "run", name, *options)
+    by_name, by_path = requests
+    assert by_name.definition == by_path.definition
+    assert by_name.script == by_path.script == script
     assert "--pruner" in call(str(script), "--help", cwd=folder, program=[sys.executable])
 
 
@@ -166,16 +167,23 @@ def quiet_call(monkeypatch, capsys, *arguments):
     return printed.out
 
 
-def test_any_name_is_printed_in_any_encoding(tmp_path):
+def test_any_name_is_printed_in_any_encoding(tmp_path, monkeypatch):
     """Standard output may lack its characters. An exported file is in UTF-8 nevertheless."""
     study = optuna.create_study(storage=f"sqlite:///{tmp_path}/a.db", study_name="größe")
     study.add_trial(optuna.trial.create_trial(value=1, user_attrs={"config": RunConfig().model_dump(mode="json")}))
-    ascii_only = {"PYTHONIOENCODING": "ascii"}
-    for command in (["status"], ["export", "--list"], ["report"]):
-        assert "gr\\xf6\\xdfe" in call(*command, "--storage", "a.db", cwd=tmp_path, env=ascii_only)
-    out = call("export", "--storage", "a.db", "-o", "-", cwd=tmp_path, env=ascii_only)
-    (tmp_path / "piped.yaml").write_text(out, encoding="utf-8")
-    assert dropopt.load(tmp_path / "piped.yaml").provenance["study"] == "größe"
+    monkeypatch.chdir(tmp_path)
+    for command in (["status"], ["export", "--list"], ["report"], ["export", "-o", "-"]):
+        printed = io.BytesIO()
+        with monkeypatch.context() as patch, io.TextIOWrapper(printed, encoding="ascii") as out:
+            patch.setattr(sys, "stdout", out)
+            patch.setattr(sys, "argv", ["dropopt", *command, "--storage", "a.db"])
+            with pytest.raises(SystemExit, match="0"):
+                cli.main()
+            out.flush()
+            written = printed.getvalue()
+        assert (b"gr\\xf6\\xdfe" in written) == ("-" not in command), command
+    Path("piped.yaml").write_bytes(written)
+    assert dropopt.load("piped.yaml").provenance["study"] == "größe"
 
 
 def test_json_has_no_numbers_that_are_not_finite(tmp_path, monkeypatch, capsys):

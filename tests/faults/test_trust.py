@@ -11,7 +11,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from dropopt import trust
+from dropopt import cli, trust
 from dropopt.config import ConfigError
 from dropopt.export import load
 from dropopt.owncode import own_function
@@ -56,12 +56,14 @@ def own_study(widths="8"):
     script.write_text((SHIPPED / "own_model.py").read_text().replace("24", widths))
     code, output = call("run", script, "--n-trials", 1, "--epochs", 1, "--n-jobs", 1)
     assert code == 0, output
-    code, output = call("export", "-o", "best.yaml")
-    assert code == 0, output
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["dropopt", "export", "-o", "best.yaml"])
+        with pytest.raises(SystemExit, match="0"):
+            cli.main()
     return script
 
 
-def test_train_uses_the_network_of_the_study(monkeypatch):
+def test_train_uses_the_network_of_the_study(monkeypatch, capsys):
     """The script of the study is imported, not the shipped one of the same name, unless it has changed.
 
     A user who has not run it before must name it or allow it.
@@ -84,9 +86,12 @@ def test_train_uses_the_network_of_the_study(monkeypatch):
     settled(code_said, trust=True)
     script.unlink()
     refused("it was not found (", trust=True)
-    code, output = call("train", "best.yaml")
-    assert code == 2
-    assert output.count("\n") == 2, "the header and one line"
+    capsys.readouterr()
+    monkeypatch.setattr(sys, "argv", ["dropopt", "train", "best.yaml"])
+    with pytest.raises(SystemExit, match="2"):
+        cli.main()
+    printed = capsys.readouterr()
+    assert (printed.out + printed.err).count("\n") == 2, "the header and one line"
 
 
 def settled(expected, edit=None, code=(), **options):
