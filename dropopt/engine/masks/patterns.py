@@ -73,8 +73,13 @@ def one_rate(x: Tensor, p: Tensor) -> float | None:
 
 
 def is_traced(x: Tensor) -> bool:
-    """Whether a compiler, a fake mode or torch.func traces x, so that nothing computed from it may be cached."""
-    return torch.compiler.is_compiling() or type(x) is not Tensor or in_transform()
+    """Whether a compiler, a fake mode, torch.func or a CUDA graph traces x, so that nothing computed may be cached.
+
+    A CUDA graph repeats what ran on the device: numbers that were drawn on the CPU would be constants in it.
+    """
+    if torch.compiler.is_compiling() or type(x) is not Tensor or in_transform():
+        return True
+    return x.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
 def element_gate(x: Tensor, p: Tensor) -> Gate:

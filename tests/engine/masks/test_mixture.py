@@ -48,6 +48,15 @@ def test_every_unit_is_dropped_at_the_rate_of_eq_15(axis, shape):
     assert (total.mean(0) / steps - 1).abs().max() <= 5 * (0.35 / steps / 13) ** 0.5
 
 
+def test_a_cuda_graph_keeps_no_sizes_of_runs(monkeypatch):
+    """While a graph is captured, methods are drawn on the device: a graph would repeat what the CPU has drawn."""
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    monkeypatch.setattr("dropopt.engine.masks.mixture._parts", None)
+    y = make_site().hook(HOST, (), torch.ones(400, 4, 8, 8))
+    assert abs(float((y == 0).float().mean()) - float((SHARES @ RATES).mean())) < 0.05
+
+
 def test_the_sizes_of_runs_are_multinomial():
     """A sample draws each method independently of the others: counts have mean N w and variance N w (1 - w)."""
     samples, steps = 20, 2000
