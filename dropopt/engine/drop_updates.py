@@ -17,6 +17,7 @@ from torch.utils.hooks import RemovableHandle
 
 from dropopt import equations
 from dropopt.config import ConfigError
+from dropopt.engine.places.layers import is_adapted
 from dropopt.engine.ranks import is_sharded, of_first_rank
 from dropopt.engine.site import DropoutSite
 
@@ -30,7 +31,8 @@ class UpdateDropper:
         optimizer: any optimizer.
 
     Raises:
-        ConfigError: if the optimizer holds no such parameter, or if each process holds a part of a parameter only.
+        ConfigError: if the optimizer holds no such parameter, if it holds one of a layer that peft adapts, or if each
+            process holds a part of a parameter only.
     """
 
     def __init__(self, sites: Iterable[tuple[DropoutSite, tuple[nn.Module, ...]]], optimizer: torch.optim.Optimizer):
@@ -41,6 +43,12 @@ class UpdateDropper:
             )
         self._layers = [(site, module) for site, modules in sites for module in modules]
         self._choose(optimizer)
+        held = _held(optimizer)
+        if any(is_adapted(module) and not held.isdisjoint(map(id, module.parameters())) for _, module in self._layers):
+            raise ConfigError(
+                "drop_updates cannot mask the low-rank updates of layers that peft adapts, in which all features share "
+                "parameters: set drop_updates to false"
+            )
         if not self.pairs:
             raise ConfigError(
                 "drop_updates finds no layer in the optimizer whose output features a site drops; "
@@ -66,7 +74,7 @@ class UpdateDropper:
 
     def _choose(self, optimizer: torch.optim.Optimizer) -> None:
         """Choose the parameters to mask among those that the optimizer holds now."""
-        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        held = _held(optimizer)
         self._held = _count(optimizer)
         self.pairs = [
             (site, module, parameter)
@@ -109,6 +117,11 @@ def plain_optimizer(optimizer: Any) -> torch.optim.Optimizer:
             f"watch() takes a torch.optim.Optimizer, got {type(optimizer).__name__}: call it for each one"
         )
     return plain
+
+
+def _held(optimizer: torch.optim.Optimizer) -> set[int]:
+    """Return the identities of the parameters that an optimizer holds."""
+    return {id(p) for group in optimizer.param_groups for p in group["params"]}
 
 
 def _count(optimizer: torch.optim.Optimizer) -> int:

@@ -2,10 +2,12 @@
 
 import copy
 import pickle
+from contextlib import nullcontext
 
 import pytest
 import torch
 import torchvision
+from adapted import Adapted
 from small_net import Net, batch, equal, make, train
 from torch import nn
 
@@ -277,6 +279,18 @@ class Sharpness(torch.optim.Optimizer):
     def second_step(self):
         """A step of the other optimizer."""
         self.base_optimizer.step()
+
+
+def test_updates_of_adapted_layers_are_refused():
+    """A feature of a low-rank update has no parameters of its own; frozen adapted layers beside others are left."""
+    model = Net()
+    model.two.conv = Adapted(model.two.conv)
+    config = EngineConfig(drop_updates=True)
+    for trained, refused in ((model.parameters(), True), (model.one.parameters(), False)):
+        with dropopt.attach(model, config, example=batch()[0], complexity=0.5) as engine:
+            message = r"^drop_updates cannot mask the low-rank updates of layers that peft adapts, .* to false$"
+            with pytest.raises(ConfigError, match=message) if refused else nullcontext():
+                engine.watch(torch.optim.SGD(trained, lr=0.1))
 
 
 def test_a_watched_optimizer_that_makes_no_step_is_reported():
