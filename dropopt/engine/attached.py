@@ -85,6 +85,7 @@ class Attached(Generic[S]):
         self.own: tuple[OwnDropout | OwnFunction, ...] = ()
         #: Parts of the model that did not run on the example, so that they have no places.
         self.unrun: tuple[str, ...] = ()
+        self._versions = _versions(model)
 
     def _add(self, place: Place, site: S) -> None:
         self.sites[place.name] = site
@@ -122,7 +123,10 @@ class Attached(Generic[S]):
 
     def _warn_if_behind(self, progress: float) -> None:
         """Warn if ``progress``, in [0, 1], is 0 although the model has been trained since the last step."""
-        if progress == 0 and self._has_trained():
+        before, self._versions = self._versions, _versions(self.model)
+        # A pass in training mode alone may be a warm-up. Optimizers change weights in place, or leave gradients.
+        learned = self._versions != before or any(p.grad is not None for p in self.model.parameters())
+        if progress == 0 and learned and self._has_trained():
             warnings.warn(
                 "epoch=0 after training: epoch is the number of completed epochs, so give 1 after the first one "
                 "(epoch + 1 in a loop that counts from 0)",
@@ -218,6 +222,11 @@ class Attached(Generic[S]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.detach()
+
+
+def _versions(model: nn.Module) -> int:
+    """Return the number of changes in place of the parameters so far, which those of inference mode do not count."""
+    return sum(p._version for p in model.parameters() if not p.is_inference())
 
 
 def sites_at(module: nn.Module) -> dict[int, Any]:

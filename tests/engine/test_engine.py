@@ -131,6 +131,21 @@ def test_an_invalid_step_is_refused(call, message):
 
 
 @pytest.mark.parametrize("config", [EngineConfig(), Baseline(kind="dropout", schedule="linear")])
+def test_a_warm_up_before_training_is_no_epoch(config):
+    """Passes in training mode without a step of an optimizer are not reported at epoch 0; a step is."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with attach(model, config, example=IMAGES, complexity=0.5) as engine:
+        model(IMAGES)
+        engine.step(epoch=0, epochs=2)
+        model(IMAGES).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        with pytest.warns(UserWarning, match=r"^epoch=0 after training"):
+            engine.step(epoch=0, epochs=2)
+
+
+@pytest.mark.parametrize("config", [EngineConfig(), Baseline(kind="dropout", schedule="linear")])
 def test_a_loop_that_counts_epochs_from_zero_is_reported(config):
     """A step at epoch 0 is reported if the model was trained before it; rates and metrics at the start are not."""
     model = network()
