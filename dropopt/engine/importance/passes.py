@@ -11,6 +11,7 @@ on inputs that have no gradient (token indices).
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -132,11 +133,23 @@ def explained(model: nn.Module, images: Example, targets: Tensor) -> Tensor:
     if given == shape and output.ndim > 1 and _are_probabilities(targets):
         return (output * targets.to(output)).sum(1)
     if given[:1] == shape[:1] and (floating or by_class or given == shape):
+        if by_class and shape[1] > 1 and _may_be_classes(targets, shape[1]):
+            warnings.warn(
+                f"the labels of a probe are whole numbers of type {targets.dtype}, which are taken for the targets of "
+                "a regression: if they are class numbers, give labels.long()",
+                stacklevel=2,
+            )
         return output
     raise ValueError(
         "a probe takes class numbers (N,) for logits (N, classes), or targets in the shape of the outputs, "
         f"got {given} and {shape}; with other outputs, choose an importance without a probe, such as taylor"
     )
+
+
+def _may_be_classes(targets: Tensor, classes: int) -> bool:
+    """Whether numbers that are not integers by their type are at least two of the numbers of ``classes`` classes."""
+    whole = bool(((targets >= 0) & (targets < classes) & (targets == targets.floor())).all())
+    return whole and bool((targets != targets.flatten()[:1]).any())
 
 
 def _are_probabilities(targets: Tensor) -> bool:

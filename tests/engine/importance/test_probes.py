@@ -429,3 +429,14 @@ def test_scores_that_are_no_importances_are_zero() -> None:
     """Overflows in both directions, undefined and negative values become 0; the others stay."""
     scores = finite({"layer": torch.tensor([torch.inf, -torch.inf, torch.nan, -1.0, 0.5])})
     assert scores["layer"].tolist() == [0, 0, 0, 0, 0.5]
+
+
+def test_class_numbers_of_a_floating_type_are_reported() -> None:
+    """Targets that are whole numbers below the number of outputs may be classes; those of a regression are not."""
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(16, 3))
+    places, images = places_of(model, torch.rand(4, 1, 4, 4), "conv"), torch.rand(4, 1, 4, 4)
+    message = r"^the labels of a probe are whole numbers of type torch.float32, .* give labels.long\(\)$"
+    with pytest.warns(UserWarning, match=message):
+        lrp(model, places, images, torch.tensor([0.0, 2.0, 1.0, 0.0]))
+    for targets in ([0.0, 3.0, 1.0, 0.0], [0.0, 0.5, 1.0, 2.0], [0.0, -1.0, 1.0, 2.0], [1.0] * 4):
+        lrp(model, places, images, torch.tensor(targets))
