@@ -11,7 +11,11 @@ from torch import Tensor
 
 from dropopt.config import ConfigError
 from dropopt.inputs import Inputs, each, gathered, parts
+from dropopt.training.data.read_image import in_rgb
 from dropopt.training.data.split import Split
+
+#: Names of the target in samples that are dictionaries, as those of Hugging Face data sets are.
+_TARGETS = ("label", "labels", "fine_label", "target", "targets", "class", "y")
 
 
 def stacked(name: str, samples: Sequence[Any]) -> Split:
@@ -69,6 +73,16 @@ def tensor(value: Any, where: str = "") -> Tensor:
     return found.float() if found.dtype == torch.float64 else found
 
 
+def _in_colours(value: Any) -> Any:
+    """An image of PIL with a palette in the colours of the palette; other values as they are.
+
+    Only for samples: in a mask with a palette, the numbers are the classes.
+    """
+    if getattr(value, "mode", None) not in ("P", "PA") or not hasattr(value, "getbands"):
+        return value
+    return in_rgb(value)
+
+
 def _batch(name: str, batch: Any) -> Split:
     samples, targets = _pair(name, batch)
     return Split(_numbers(_inputs(name, samples)), _integers(tensor(targets, f"{name}: ")))
@@ -77,20 +91,22 @@ def _batch(name: str, batch: Any) -> Split:
 def _pair(name: str, sample: Any) -> tuple[Any, Any]:
     if isinstance(sample, tuple | list) and len(sample) == 2:
         return sample[0], sample[1]
+    fault = f"{name} must give pairs (sample, target), gives {_kind(sample)}"
+    if isinstance(sample, Mapping) and len(sample) > 1:
+        target = next((key for key in _TARGETS if key in sample), list(sample)[-1])
+        first = next(key for key in sample if key != target)
+        fault += f"; return (sample[{first!r}], sample[{target!r}])"
     several = "; for a network with several inputs give ((x1, x2), target) or ({'a': x1, 'b': x2}, target)"
-    raise ConfigError(
-        f"{name} must give pairs (sample, target), gives {_kind(sample)}"
-        + several * (isinstance(sample, tuple | list | Mapping) and len(sample) > 1)
-    )
+    raise ConfigError(fault + several * (isinstance(sample, tuple | list | Mapping) and len(sample) > 1))
 
 
 def _inputs(name: str, sample: Any) -> Inputs:
     """The tensors of a sample: one, or several in a tuple or a mapping."""
     if isinstance(sample, Mapping):
-        return {str(key): tensor(part, f"{name}: ") for key, part in sample.items()}
+        return {str(key): tensor(_in_colours(part), f"{name}: ") for key, part in sample.items()}
     if isinstance(sample, tuple | list) and not all(isinstance(part, int | float) for part in sample):
-        return tuple(tensor(part, f"{name}: ") for part in sample)
-    return tensor(sample, f"{name}: ")
+        return tuple(tensor(_in_colours(part), f"{name}: ") for part in sample)
+    return tensor(_in_colours(sample), f"{name}: ")
 
 
 def _numbers(samples: Inputs) -> Inputs:

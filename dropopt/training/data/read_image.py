@@ -111,6 +111,14 @@ def read_image(path: Path, size: Size) -> Pixels:
 # -- 8 bits
 
 
+def in_rgb(image: Image.Image) -> Image.Image:
+    """The image in the mode "RGB", on white where it is transparent."""
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    return image.convert("RGB")
+
+
 def _target(size: Size, given: tuple[int, int]) -> tuple[int, int]:
     """Width and height of the result, for a file of width and height ``given``."""
     if size is None:
@@ -121,11 +129,8 @@ def _target(size: Size, given: tuple[int, int]) -> tuple[int, int]:
 def _read_8_bits(file: Image.Image, size: Size) -> Pixels:
     grey, truncated = file.mode in _GREY, _has_16_bit_colours(file)
     image = ImageOps.exif_transpose(file)
-    if image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image.convert("RGBA"))
-        grey = False
-    image = image.convert("RGB")
+    grey = grey and not image.has_transparency_data
+    image = in_rgb(image)
     target = _target(size, image.size)
     if image.size != target:
         image = image.resize(target, Image.Resampling.BICUBIC, reducing_gap=3.0)

@@ -20,6 +20,7 @@ from torch.utils.data import (
 )
 
 from dropopt.config import ConfigError, DataConfig
+from dropopt.inputs import parts
 from dropopt.randomness import everywhere, generator
 from dropopt.seeds import derived_seed
 from dropopt.training import Split, load_data
@@ -244,6 +245,23 @@ def test_images_of_pillow_become_tensors():
     assert not tensor(given).requires_grad
 
 
+@pytest.mark.parametrize("mode", ["P", "PA"])
+def test_images_with_a_palette_are_read_in_its_colours(mode):
+    """A sample has the colours of the palette, on white where it is transparent; a mask keeps its numbers."""
+    image = Image.new("P", (2, 1))
+    image.putpalette([200, 100, 50, 0, 20, 40])
+    image.putpixel((1, 0), 1)
+    expected = [[[200, 0]], [[100, 20]], [[50, 40]]]
+    sample = image.convert(mode)
+    for samples in (sample, (sample, sample), {"a": sample}):
+        found = stacked("a", [(samples, image)])
+        for part in parts(found.images).values():
+            assert part[0].tolist() == expected
+        assert found.labels.tolist() == [[[[0, 1]]]]
+    image.info["transparency"] = 1
+    assert stacked("a", [(image, 0)]).images[0].tolist() == [[[200, 255]], [[100, 255]], [[50, 255]]]
+
+
 SEVERAL = "; for a network with several inputs give ((x1, x2), target) or ({'a': x1, 'b': x2}, target)"
 
 NUMBERS = "a data set must give tensors, arrays, numbers or images"
@@ -255,7 +273,14 @@ NUMBERS = "a data set must give tensors, arrays, numbers or images"
         ([torch.zeros(2)], "a must give pairs (sample, target), gives Tensor"),
         ([(torch.zeros(2),)], "a must give pairs (sample, target), gives tuple of 1"),
         ([[1, 2, 3]], f"a must give pairs (sample, target), gives list of 3{SEVERAL}"),
-        ([{"x": 1, "y": 2}], f"a must give pairs (sample, target), gives dict{SEVERAL}"),
+        (
+            [{"x": 1, "y": 2}],
+            f"a must give pairs (sample, target), gives dict; return (sample['x'], sample['y']){SEVERAL}",
+        ),
+        (
+            [{"label": 1, "image": 2}],
+            f"a must give pairs (sample, target), gives dict; return (sample['image'], sample['label']){SEVERAL}",
+        ),
         ([("text", 0)], f"a: {NUMBERS}, gives str; turn names and words into numbers"),
         ([(torch.zeros(2), "cat")], f"a: {NUMBERS}, gives str; turn names and words into numbers"),
         ([(("a", "b"), 0)], f"a: {NUMBERS}, gives str; turn names and words into numbers"),
