@@ -77,15 +77,14 @@ def test_what_reads_sharded_weights_is_refused(importance):
         torch.distributed.destroy_process_group()
 
 
-@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # Python's, about forks beside threads
 def test_ranks_have_common_rates_and_weights_and_masks_of_their_own(tmp_path):
     """All ranks have the same rates and weights, from the means of the metrics and complexities that the ranks gave.
 
     This holds for an engine on the wrapper, whose probes leave DistributedDataParallel as it was, and where the rates
     differed until the first step. From the state of the first rank, only the first one draws the same numbers.
     """
-    method = "spawn" if torch.cuda.is_available() else "fork"
-    torch.multiprocessing.start_processes(rank_main, (free_port(), str(tmp_path)), nprocs=2, start_method=method)
+    # A fork would have no threads of autograd, which this process may have started.
+    torch.multiprocessing.start_processes(rank_main, (free_port(), str(tmp_path)), nprocs=2, start_method="spawn")
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in range(2))
     assert first["rates"] == second["rates"]
     assert all(torch.equal(a, b) for a, b in zip(first["weights"], second["weights"], strict=True))
