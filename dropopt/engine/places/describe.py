@@ -56,6 +56,8 @@ def output_axis(forward: Forward, call: Call) -> int | None:
         return None
     shape = call.output.shape
     own = feature_axis(call.module)
+    if own == -1 and feature_count(call.module) == shape[1] and graph.is_permuted(call.node):
+        return 1  # a LayerNorm that permutes maps, also if they have as many columns as features
     if own is not None and feature_count(call.module) in (None, shape[own]):  # not of a LayerNorm that permutes maps
         return own
     if call.output.ndim == 2:

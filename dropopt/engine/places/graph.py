@@ -38,6 +38,13 @@ def is_residual(node: Any, layers: Collection[Any] = ()) -> bool:
     return False
 
 
+def is_permuted(node: Any) -> bool:
+    """Whether the last operation of the graph of ``node``, apart from copies, changes the order of dimensions."""
+    while node is not None and node.name().startswith(("CloneBackward", "ToCopyBackward")):
+        node = node.next_functions[0][0]
+    return node is not None and node.name().startswith(("PermuteBackward", "TransposeBackward"))
+
+
 def makers(output: Any, layers: Collection[Any]) -> list[Any]:
     """Return those of ``layers`` (graph nodes) that the node ``output`` depends on with no other layer in between."""
     found, seen, stack = [], set(), [output]

@@ -475,3 +475,21 @@ def test_compiled_modules_are_refused():
         message = f"^module '{name}' is compiled, which ignores new hooks: attach first, then torch.compile$"
         with pytest.raises(ConfigError, match=message):
             find_places(model, "auto", EXAMPLE)
+
+
+class MapNorm(nn.LayerNorm):
+    """A LayerNorm over the features of maps (N, C, H, W)."""
+
+    def forward(self, x):
+        """Features last, and then first again."""
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1).contiguous()
+
+
+@pytest.mark.parametrize("side", [4, 6, 8])
+def test_a_norm_that_permutes_maps_has_their_features(side):
+    """Also if the maps have as many columns as features; a norm that permutes nothing has its features last."""
+    model = nn.Sequential(nn.Conv2d(1, 6, 1), MapNorm(6), nn.Flatten(), nn.LazyLinear(5))
+    (place,) = find_places(model, "norm", torch.zeros(2, 1, side, side))
+    assert (place.axis, place.features, place.shape) == (1, 6, (6, side, side))
+    (place,) = find_places(plain(nn.Linear(3, 6), nn.LayerNorm(6)), "norm", torch.zeros(2, 6, 6, 3))
+    assert place.axis == -1
