@@ -112,6 +112,15 @@ class DropoutSite(nn.Module):
             _refuse_copies(module)
         if output.numel() == 0:
             return None
+        if type(output) is Tensor or torch.compiler.is_compiling() or not _has_functions(type(output)):
+            return self._dropped(output)
+        # Its functions would wrap each result, which leaves a view that in-place operations must not change.
+        with torch._C.DisableTorchFunctionSubclass():
+            masked = self._dropped(output.as_subclass(Tensor)).as_subclass(type(output))
+        masked.__dict__.update(output.__dict__)
+        return masked
+
+    def _dropped(self, output: Tensor) -> Tensor:
         x = output if self.axis == 1 else output.movedim(-1, 1)
         if self.p.device != x.device:  # the model was moved after attaching
             self.to(x.device)
@@ -210,6 +219,11 @@ class DropoutSite(nn.Module):
         value = value.to(self.importance).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).clamp(min=0)
         self.importance.copy_(self.importance.lerp(value, 1 - decay) if self.refreshes > 0 else value)
         self.refreshes += 1
+
+
+def _has_functions(kind: type[Tensor]) -> bool:
+    """Whether a type of tensors changes functions of torch only, as those that carry metadata do (MONAI, fastai)."""
+    return kind.__torch_dispatch__ is Tensor.__torch_dispatch__
 
 
 def _refuse_copies(module: nn.Module) -> None:

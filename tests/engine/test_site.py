@@ -372,3 +372,29 @@ def test_the_fraction_of_safe_positions_is_a_moving_average(kind):
     site.hook(nn.Identity(), (), torch.rand(40, 3, requires_grad=True))
     site.refresh(0.5)
     assert site.area.item() == pytest.approx(area)
+
+
+class Annotated(torch.Tensor):
+    """A tensor with metadata, as MONAI's MetaTensor is one."""
+
+
+@pytest.mark.parametrize("importance", ["taylor", "statistical"])
+@pytest.mark.parametrize("pattern", ["element", "channel", "structured", "spatial", "own"])
+def test_tensors_with_metadata_are_dropped_as_others(pattern, importance):
+    """They keep their type and attributes, in-place operations may follow, and the state has no tensors of the kind."""
+    found = []
+    for kind in (torch.Tensor, Annotated):
+        site = DropoutSite(1, 4, pattern, 2, per_feature=pattern == "own", importance=importance)
+        if pattern == "own":
+            site.set_mixture(torch.full((5,), 0.2), torch.full((5, 4), 0.4))
+        site.p.fill_(0.4)
+        x = torch.ones(32, 4, 6, 6, requires_grad=True)
+        output = (2 * x).as_subclass(kind)
+        output.spacing = 0.5
+        torch.manual_seed(0)
+        y = site.hook(nn.Identity().train(), (), output)
+        assert (type(y), getattr(y, "spacing", 0.5)) == (kind, 0.5)
+        y.mul_(3).square().sum().backward()
+        assert {type(value) for value in site.state_dict().values()} == {torch.Tensor}
+        found.append([x.grad, *site.state_dict().values()])
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
