@@ -12,6 +12,7 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils.hooks import RemovableHandle
 
 from dropopt.config import ConfigError
@@ -125,7 +126,7 @@ class Attached(Generic[S]):
         """Warn if ``progress``, in [0, 1], is 0 although the model has been trained since the last step."""
         before, self._versions = self._versions, _versions(self.model)
         # A pass in training mode alone may be a warm-up. Optimizers change weights in place, or leave gradients.
-        learned = self._versions != before or any(p.grad is not None for p in self.model.parameters())
+        learned = self._versions != before or any(p.grad is not None for p in _made(self.model))
         if progress == 0 and learned and self._has_trained():
             warnings.warn(
                 "epoch=0 after training: epoch is the number of completed epochs, so give 1 after the first one "
@@ -226,7 +227,12 @@ class Attached(Generic[S]):
 
 def _versions(model: nn.Module) -> int:
     """Return the number of changes in place of the parameters so far, which those of inference mode do not count."""
-    return sum(p._version for p in model.parameters() if not p.is_inference())
+    return sum(p._version for p in _made(model) if not p.is_inference())
+
+
+def _made(model: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters without those of lazy layers that have not run yet, which have no values."""
+    return [p for p in model.parameters() if not is_lazy(p)]
 
 
 def sites_at(module: nn.Module) -> dict[int, Any]:

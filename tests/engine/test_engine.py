@@ -135,6 +135,7 @@ def test_a_warm_up_before_training_is_no_epoch(config):
     """Passes in training mode without a step of an optimizer are not reported at epoch 0; a step is."""
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model[0].unused = nn.LazyLinear(2)  # whose parameters have no values yet
     with attach(model, config, example=IMAGES, complexity=0.5) as engine:
         model(IMAGES)
         engine.step(epoch=0, epochs=2)
