@@ -235,7 +235,8 @@ class DropoutEngine(Attached[DropoutSite]):
 
         Raises:
             ConfigError: if the optimizer holds no parameter of a layer whose output features a site drops, if such
-                parameters are distributed over processes, or if the module of a site was replaced after attaching.
+                parameters are distributed over processes or belong to a layer that peft adapts, or if the module of a
+                site was replaced after attaching.
 
         Example:
             >>> import dropopt, torch
