@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
+import functools
 import inspect
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -42,46 +43,48 @@ SPACES = ROOT / "search_spaces" / "README.md"
 
 
 def page(path: Path) -> str:
-    """Return the name of a page in the ids of tests."""
+    """Return the name of a page."""
     return path.relative_to(ROOT).as_posix()
 
 
-@pytest.mark.parametrize("name", PUBLIC)
-def test_public_names_have_examples_and_arguments(name):
-    """A public class or function has a summary, an example and a description of its arguments.
+def test_public_names_have_examples_and_arguments():
+    """A public class or function has a summary, an example and a description of its arguments."""
+    assert {name: lacks for name, value in PUBLIC.items() if (lacks := missing_parts(value))} == {}
 
-    A configuration model may describe its arguments in its fields instead.
-    """
-    value = PUBLIC[name]
+
+def missing_parts(value: Any) -> list[str]:
+    """What a docstring lacks. A configuration model may describe its arguments in its fields instead."""
     text = inspect.cleandoc(value.__doc__ or "")
-    assert text.partition("\n")[0].endswith("."), "the first line is a sentence"
-    assert ">>> " in text, "an example is missing"
-    if isinstance(value, type) and issubclass(value, Exception):
-        return
     described = re.search(r"^(Args|Attributes):$", text, re.MULTILINE) is not None
     if isinstance(value, type) and issubclass(value, BaseModel):
         described |= all(field.description for field in value.model_fields.values())
-    assert described or not inspect.signature(value).parameters, "an Args: section is missing"
+    if isinstance(value, type) and issubclass(value, Exception):
+        described = True
+    parts = {
+        "a first line that is a sentence": text.partition("\n")[0].endswith("."),
+        "an example": ">>> " in text,
+        "an Args: section": described or not inspect.signature(value).parameters,
+    }
+    return [part for part, found in parts.items() if not found]
 
 
-@pytest.mark.parametrize("path", PAGES, ids=page)
-def test_links_lead_somewhere(path):
+def test_links_lead_somewhere():
     """Relative links name a file and, after ``#``, one of its headings."""
-    for link in (one or other for one, other in LINK.findall(path.read_text())):
-        if "://" in link:
-            continue
-        file, _, heading = link.partition("#")
-        target = path.parent / file if file else path
-        assert target.exists(), f"{page(path)} links to {link}"
-        if heading:
-            assert heading in headings(target), f"{page(path)} links to {link}"
+    links = [(path, one or other) for path in PAGES for one, other in LINK.findall(path.read_text())]
+    assert [f"{page(path)}: {link}" for path, link in links if "://" not in link and not leads(path, link)] == []
 
 
-@pytest.mark.parametrize("path", PAGES, ids=page)
-def test_paths_exist(path):
+def leads(path: Path, link: str) -> bool:
+    """Whether a relative link of a page names a file and a heading that exist."""
+    file, _, heading = link.partition("#")
+    target = path.parent / file if file else path
+    return target.exists() and (not heading or heading in headings(target))
+
+
+def test_paths_exist():
     """A path in a code span names a file or a folder of the repository."""
-    missing = [name for name in PATH.findall(path.read_text()) if not (ROOT / name).exists()]
-    assert not missing, f"{page(path)} names {missing}"
+    named = [(path, name) for path in PAGES for name in PATH.findall(path.read_text())]
+    assert [f"{page(path)}: {name}" for path, name in named if not (ROOT / name).exists()] == []
 
 
 def headings(path: Path) -> set[str]:
@@ -105,43 +108,35 @@ def command_lines() -> list[tuple[str, str]]:
     return found
 
 
-@pytest.mark.parametrize(("where", "line"), command_lines())
-def test_commands_exist(where, line):
+def test_commands_exist():
     """Commands and options in the documentation are those of the command line."""
+    lines = command_lines()
+    assert len(lines) > 100
+    assert [f"{where}: {line}" for where, line in lines if not can_be_typed(line)] == []
+
+
+def can_be_typed(line: str) -> bool:
+    """Whether the command of a line exists and has its options; other programs' options are not known."""
     program, *words = shlex.split(line)
     options = {word.partition("=")[0] for word in words if re.fullmatch(r"--?[a-z][\w-]*(=.*)?", word)}
-    if program == "dropopt" and words[0].startswith("-"):
-        group = typer.main.get_command(cli.app)
-        assert words[0] in {option for parameter in group.params for option in parameter.opts} | {"--help"}
-        return
     if program != "python":
-        command, known = words[0], dropopt_options(words[0])
+        known = dropopt_options(None if words[0].startswith("-") else words[0])
     elif words[0] == "-m" and words[1].startswith("tests.benchmarks"):
-        command = words[1]
-        known = set(re.findall(r'"(--[\w-]+)"', benchmark(command).read_text()))
+        file = ROOT / f"{words[1].replace('.', '/')}.py"
+        known = set(re.findall(r'"(--[\w-]+)"', file.read_text())) if file.is_file() else None
     elif words[0].startswith("studies/"):
-        command = words[0]
-        assert (ROOT / command).is_file() or "NAME" in command, f"{where}: {line}"
-        known = dropopt_options("run")
+        known = dropopt_options("run") if (ROOT / words[0]).is_file() or "NAME" in words[0] else None
     else:
-        return
-    unknown = options - {"-m", "--help"} - known
-    assert not unknown, f"{where}: {command} has no option {', '.join(sorted(unknown))}"
+        return True
+    return known is not None and options <= {"-m", "--help", *known}
 
 
-def dropopt_options(name: str) -> set[str]:
-    """The options of ``dropopt NAME``."""
+@functools.cache
+def dropopt_options(name: str | None) -> set[str] | None:
+    """The options of ``dropopt NAME``, or of ``dropopt`` alone; None if there is no such command."""
     group = typer.main.get_command(cli.app)
-    assert name in group.commands, f"there is no command dropopt {name}"
-    return {option for parameter in group.commands[name].params for option in parameter.opts}
-
-
-def benchmark(module: str) -> Path:
-    """The file of a benchmark."""
-    spec = importlib.util.find_spec(module)
-    assert spec is not None, f"there is no module {module}"
-    assert spec.origin is not None
-    return Path(spec.origin)
+    command = group.commands.get(name) if name else group
+    return command and {option for parameter in command.params for option in parameter.opts}
 
 
 @pytest.mark.parametrize("kind", ["studies", "search_spaces"])

@@ -8,7 +8,7 @@ from statistics import NormalDist, fmean
 
 import pytest
 import torch
-from equation_arguments import ARGUMENTS
+from equation_arguments import ARGUMENTS, close
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -22,7 +22,6 @@ HALF = (torch.float16, torch.bfloat16)
 KINDS = {name: dict(w.split(":") for w in words.split() if ":" in w) for name, words in ARGUMENTS.items()}
 CASES = [(name, r) for name, words in ARGUMENTS.items() for r in (READINGS if "reading" in words else (None,))]
 every_case = pytest.mark.parametrize(("name", "reading"), CASES)
-either_reading = pytest.mark.parametrize("reading", READINGS)
 
 # Few bits, so that sums are exact in float64 and ties occur; the ends of a range are frequent.
 UNIT = st.sampled_from((0.0, 1.0)) | st.floats(0, 1, width=16)
@@ -69,22 +68,17 @@ def call(name, values, reading=None):
     return getattr(equations, name)(**values, **({} if reading is None else {"reading": reading}))
 
 
-def close(got, wanted, tolerance=1e-9):
-    got, wanted = (torch.as_tensor(x, dtype=torch.float64).detach() for x in (got, wanted))
-    torch.testing.assert_close(got, wanted, rtol=0, atol=tolerance)  # NaN and other shapes fail
-
-
 # -- golden cases, and each formula restated in plain Python
 
-GOLDEN_IDS = [f"{case['function']}-{case['args'].get('reading', 'only')}-{i}" for i, case in enumerate(GOLDEN)]
 
-
-@pytest.mark.parametrize("case", GOLDEN, ids=GOLDEN_IDS)
-def test_golden(case):
+@every_case
+def test_golden(name, reading):
     """Every golden case holds to 1e-9, with lists given as float64 tensors."""
-    args = case["args"]
-    mixed = {k: torch.tensor(x, dtype=torch.float64) if isinstance(x, list) else x for k, x in args.items()}
-    close(getattr(equations, case["function"])(**mixed), case["expected"])
+    cases = [c for c in GOLDEN if (c["function"], c["args"].get("reading")) == (name, reading)]
+    assert cases
+    for case in cases:
+        mixed = {k: torch.tensor(x, dtype=torch.float64) if isinstance(x, list) else x for k, x in case["args"].items()}
+        close(getattr(equations, name)(**mixed), case["expected"])
 
 
 def sigmoid(x):
@@ -271,18 +265,18 @@ TRENDS = {
 }
 
 
-@pytest.mark.parametrize(
-    ("name", "reading", "trend"), [(*case, trend) for case, trends in TRENDS.items() for trend in trends.split()]
-)
+@pytest.mark.parametrize(("name", "reading"), TRENDS)
 @PROFILE
 @given(data=st.data())
-def test_trends(name, reading, trend, data):
+def test_trends(name, reading, data):
     """A function is monotonic in each argument, in the direction that the prose states."""
-    sign, key = {"+": 1, "-": -1}[trend[0]], trend[1:]
     values = tensors(data.draw(arguments(name)))
     if "alpha" in values:  # below 0, the trends with the other arguments are reversed
         values["alpha"] = values["alpha"].abs()
-    other = torch.tensor(data.draw(kind_of(KINDS[name][key], len(values[key]) if values[key].dim() else 1))).double()
-    low, high = torch.minimum(values[key], other), torch.maximum(values[key], other)
-    change = call(name, values | {key: high}, reading) - call(name, values | {key: low}, reading)
-    assert (sign * change >= -1e-12).all()
+    for trend in TRENDS[name, reading].split():
+        sign, key = {"+": 1, "-": -1}[trend[0]], trend[1:]
+        size = len(values[key]) if values[key].dim() else 1
+        other = torch.tensor(data.draw(kind_of(KINDS[name][key], size))).double()
+        low, high = torch.minimum(values[key], other), torch.maximum(values[key], other)
+        change = call(name, values | {key: high}, reading) - call(name, values | {key: low}, reading)
+        assert (sign * change >= -1e-12).all(), trend

@@ -1,4 +1,6 @@
-"""The arguments of each equation and the kind of each argument."""
+"""The arguments of each equation and the kind of each argument, and the comparison of results."""
+
+import torch
 
 # Every function with its arguments in order, and the kind of value that each takes.
 ARGUMENTS = {
@@ -20,3 +22,9 @@ ARGUMENTS = {
     "importance_rate": "alpha:unit importance:layer reading",
     "dropped_gradient": "gradient:matrix noise:noises p:layer",
 }
+
+
+def close(got, wanted, tolerance=1e-9):
+    """Assert that numbers or tensors are equal within ``tolerance``; NaN and other shapes fail."""
+    got, wanted = (torch.as_tensor(x, dtype=torch.float64).detach() for x in (got, wanted))
+    torch.testing.assert_close(got, wanted, rtol=0, atol=tolerance)
