@@ -26,6 +26,7 @@ def test_the_argument_overrides_the_setting():
             assert list(engine.sites) == ["blocks.1"]
 
 
+PROBED = ("statistical", "gradient", "composite")
 NO_EXAMPLE = "example must be a tensor, such as torch.stack(images), or a tuple or dictionary of tensors"
 
 
@@ -136,8 +137,10 @@ def test_a_model_on_the_meta_device_gets_its_values_later(config):
         engine.step(epoch=1, epochs=2)
 
 
-@pytest.mark.parametrize("importance", ["taylor", "statistical", "gradient", "composite"])
-@pytest.mark.parametrize("pattern", get_args(Pattern))
+@pytest.mark.parametrize(
+    ("pattern", "importance"),
+    [*((pattern, "taylor") for pattern in get_args(Pattern)), *(("channel", kind) for kind in PROBED)],
+)
 def test_the_default_device_may_be_another_than_the_model_s(pattern, importance):
     """The same numbers are drawn as without it; the meta device, which has no numbers, stands for any other."""
     draws = []

@@ -34,7 +34,7 @@ def test_methods_are_in_the_order_of_the_equations():
 def test_every_unit_is_dropped_at_the_rate_of_eq_15(axis, shape):
     """P(dropped) = sum w r for each feature, for each sample wherever it lies in the batch, and E[output] = input."""
     site = make_site(axis=axis)
-    dropped, total, steps = torch.zeros(13, 4), torch.zeros(13, 4), 2000
+    dropped, total, steps = torch.zeros(13, 4), torch.zeros(13, 4), 1000
     torch.manual_seed(0)
     for _ in range(steps):
         y = site.hook(HOST, (), torch.ones(shape)).movedim(axis, 1).reshape(*shape[:1], 4, -1)
@@ -112,26 +112,26 @@ def in_order(samples, patterns):
 
 
 @pytest.mark.parametrize("space", [(), (7,), (6, 5), (3, 2, 4)], ids=str)
-@pytest.mark.parametrize("seed", range(4))
-def test_a_batch_is_masked_pattern_by_pattern(space, seed):
+def test_a_batch_is_masked_pattern_by_pattern(space):
     """Each method's samples have the gate that its pattern draws for them at the method's rates."""
     x, one = torch.rand(11, 4, *space) + 0.5, [1] * len(space)
-    torch.manual_seed(seed)
-    y = make_site().hook(HOST, (), x)
-    torch.manual_seed(seed)
-    expected = torch.zeros_like(x)
-    for pattern, taken, methods in in_order(11, ("element", "channel", "spatial")):
-        if not taken:
-            continue
-        mine, rates = x[taken], RATES[methods].view(-1, 4, *one)
-        if pattern == "element":
-            gate = element_gate(mine, rates[0, :1])
-        elif pattern == "spatial" and space:
-            gate = spatial_gate(mine, rates[0, :1], 3)
-        else:
-            gate = channel_gate(mine, rates if pattern == "channel" else rates[0, :1])
-        expected[taken] = gate.times(mine)
-    assert torch.equal(y, expected)
+    for seed in range(4):
+        torch.manual_seed(seed)
+        y = make_site().hook(HOST, (), x)
+        torch.manual_seed(seed)
+        expected = torch.zeros_like(x)
+        for pattern, taken, methods in in_order(11, ("element", "channel", "spatial")):
+            if not taken:
+                continue
+            mine, rates = x[taken], RATES[methods].view(-1, 4, *one)
+            if pattern == "element":
+                gate = element_gate(mine, rates[0, :1])
+            elif pattern == "spatial" and space:
+                gate = spatial_gate(mine, rates[0, :1], 3)
+            else:
+                gate = channel_gate(mine, rates if pattern == "channel" else rates[0, :1])
+            expected[taken] = gate.times(mine)
+        assert torch.equal(y, expected)
 
 
 @pytest.mark.parametrize("space", [(), (7,), (6, 5), (3, 2, 4)], ids=str)

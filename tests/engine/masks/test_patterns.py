@@ -15,7 +15,7 @@ from dropopt.engine.masks import mixture, noise, patterns, spatial
 from dropopt.engine.site import DropoutSite
 
 PATTERNS = ("element", "channel", "structured", "spatial")
-MAPS = [(1, 1), (1, 7), (2, 2), (3, 5), (7, 7), (8, 8), (14, 14), (28, 12), (64, 64), (1,), (33,), (2, 3, 4), (5, 1, 6)]
+MAPS = [(1, 1), (1, 7), (3, 5), (8, 8), (28, 12), (1,), (33,), (2, 3, 4), (5, 1, 6)]
 BLOCKS = (1, 2, 3, 4, 7, 100)
 RATES = (0.001, 0.1, 0.5, P_MAX)
 #: Rates that differ by feature and include both extremes.
@@ -32,13 +32,13 @@ def make_site(pattern, rates, block=3, axis=1):
     return site
 
 
-def picture(samples, space, seed=0, dtype=torch.float32):
+def picture(samples, space, seed=0):
     """Return positive activations with structure: a ramp plus noise, with a few positions far above the rest."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.rand(samples, CHANNELS, *space, generator=generator, dtype=torch.float64) + 0.1
     ramp = torch.linspace(0, 2, math.prod(space), dtype=torch.float64).view(space)
     bright = torch.rand(samples, 1, *space, generator=generator) < 0.05
-    return (x + ramp + 5 * bright).to(dtype)
+    return (x + ramp + 5 * bright).float()
 
 
 def mean_and_error(values):
@@ -121,30 +121,14 @@ def test_a_draw_of_exactly_zero_is_kept_at_a_rate_of_zero(pattern, traced, monke
             assert torch.equal(gate.times(x), x)
 
 
-@pytest.mark.parametrize("pattern", PATTERNS)
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
-def test_every_float_type_keeps_the_rates(pattern, dtype):
-    """Half and double precision drop at the same rates and keep their dtype."""
-    x = picture(1500, (6, 5), dtype=dtype)
-    for seed, rate in enumerate(RATES):
-        assert_rates(make_site(pattern, rate), x, rate, seed)
-    assert_rates(make_site(pattern, UNEVEN), x, UNEVEN, seed=9)
-
-
 @pytest.mark.parametrize("traced", [False, True])
-@pytest.mark.parametrize("rates", [(0.3,), UNEVEN])
-@pytest.mark.parametrize("space", [(6, 5), (3,), ()], ids=str)
 @pytest.mark.parametrize("pattern", [*PATTERNS, "own"])
-def test_masks_do_not_depend_on_types(pattern, space, rates, traced, monkeypatch):
+def test_masks_do_not_depend_on_types(pattern, traced, monkeypatch):
     """The type of the activation, and the default type, change no mask: random numbers have a type of their own."""
     for module in (mixture, patterns, spatial) if traced else ():
         monkeypatch.setattr(module, "is_traced", lambda x: True)
-    x = (picture(40, space) * 8).round() / 8  # exact in half precision
-    site = make_site(pattern, UNEVEN if pattern == "own" else rates)
-    if pattern == "own":
-        site.set_mixture(torch.full((5,), 0.2), torch.tensor(UNEVEN).expand(5, CHANNELS))
 
-    def masked(x, default=torch.float32):
+    def masked(site, x, default=torch.float32):
         torch.manual_seed(0)
         torch.set_default_dtype(default)
         try:
@@ -152,13 +136,18 @@ def test_masks_do_not_depend_on_types(pattern, space, rates, traced, monkeypatch
         finally:
             torch.set_default_dtype(torch.float32)
 
-    y = masked(x)
-    for kind in (torch.float16, torch.bfloat16, torch.float64):
-        torch.testing.assert_close(masked(x, kind), y)
-        other = masked(x.to(kind))
-        assert other.dtype == kind
-        assert torch.equal(other == 0, y == 0)
-        torch.testing.assert_close(other.float(), y, rtol=4 * max(torch.finfo(kind).eps, 1e-7), atol=0)
+    for space, rates in itertools.product([(6, 5), (3,), ()], [(0.3,), UNEVEN]):
+        x = (picture(40, space) * 8).round() / 8  # exact in half precision
+        site = make_site(pattern, UNEVEN if pattern == "own" else rates)
+        if pattern == "own":
+            site.set_mixture(torch.full((5,), 0.2), torch.tensor(UNEVEN).expand(5, CHANNELS))
+        y = masked(site, x)
+        for kind in (torch.float16, torch.bfloat16, torch.float64):
+            torch.testing.assert_close(masked(site, x, kind), y)
+            other = masked(site, x.to(kind))
+            assert other.dtype == kind
+            assert torch.equal(other == 0, y == 0)
+            torch.testing.assert_close(other.float(), y, rtol=4 * max(torch.finfo(kind).eps, 1e-7), atol=0)
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
@@ -219,26 +208,22 @@ def test_units_of_a_pattern_are_dropped_together():
     assert min(neighbours) > 0.22
 
 
-def test_a_block_that_covers_the_map_can_drop_it_whole():
-    """A single draw can drop the whole map if the block is larger than the map."""
-    torch.manual_seed(0)
-    y = make_site("spatial", 0.5, block=100).hook(HOST, (), torch.ones(500, 1, 5, 5))
-    assert ((y == 0).flatten(1).all(1)).float().mean() > 0.05
+def test_rounded_bars_meet_the_rate():
+    """A bar has 65,536 levels; random rounding by its fraction gives safe and other positions exact rates.
 
-
-@pytest.mark.parametrize("units", [1, 9, 100, 4096])
-@pytest.mark.parametrize("p", [0.0, 1e-4, 0.1, 0.8, P_MAX])
-def test_rounded_bars_meet_the_rate(p, units):
-    """A bar has 65,536 levels; random rounding by its fraction gives safe and other positions exact rates."""
+    Where the safe area is too small for the rate, its positions have the largest rate, and the others the rest.
+    """
     area = torch.linspace(0.01, 1, 50)
-    low, high, *scales = spatial._split(torch.tensor(p), area, units).double()
-    rates = []
-    for bar, scale in zip((low, high), scales, strict=True):
-        up = bar - bar.floor()
-        reached = (1 - up) * (1 - bar.floor() / 2**16) ** units + up * (1 - (bar.floor() + 1) / 2**16) ** units
-        rates.append(1 - reached)
-        torch.testing.assert_close(scale * reached, torch.ones(50).double(), rtol=0, atol=2e-5)
-    assert ((area * rates[1] + (1 - area) * rates[0] - p).abs() < 3e-7).all()
+    for p, units in itertools.product((0.0, 1e-4, 0.1, 0.8, P_MAX), (1, 9, 100, 4096)):
+        low, high, *scales = spatial._split(torch.tensor(p), area, units).double()
+        rates = []
+        for bar, scale in zip((low, high), scales, strict=True):
+            up = bar - bar.floor()
+            reached = (1 - up) * (1 - bar.floor() / 2**16) ** units + up * (1 - (bar.floor() + 1) / 2**16) ** units
+            rates.append(1 - reached)
+            torch.testing.assert_close(scale * reached, torch.ones(50).double(), rtol=0, atol=2e-5)
+        assert ((area * rates[1] + (1 - area) * rates[0] - p).abs() < 3e-7).all()
+        torch.testing.assert_close(rates[1], (p / area).clamp(max=P_MAX).double(), rtol=0, atol=3e-7)
 
 
 # -- references
@@ -350,22 +335,11 @@ def test_a_bright_spot_is_protected():
     assert dropped.float().mean().item() == pytest.approx(0.3, abs=0.02)
 
 
-def test_a_protected_spot_is_dropped_when_the_rest_cannot_meet_the_rate():
-    """At p close to P_MAX the safe positions have P_MAX, and the others are dropped as well."""
-    x = torch.full((2000, CHANNELS, 9, 9), 0.1)
-    x[:, :, 4, 4] = 5.0
-    torch.manual_seed(0)
-    dropped = (make_site("spatial", 0.9, block=2).hook(HOST, (), x) == 0).float().mean((0, 1))
-    assert dropped[0, 0].item() == pytest.approx(P_MAX, abs=0.02)
-    assert 0.2 < dropped[4, 4].item() < 0.8
-
-
-@pytest.mark.parametrize("value", [0.0, 1.0, 0.1, 1e-20, 3.3e4])
-@pytest.mark.parametrize("space", [(1, 1), (7, 7), (64, 64), (33,)], ids=str)
-def test_a_constant_map_is_wholly_safe(value, space):
+def test_a_constant_map_is_wholly_safe():
     """All positions of a constant map are safe, however its mean is rounded."""
-    for channels in (1, 3, 64):
-        assert spatial.spatial_structure(torch.full((2, channels, *space), value)).all()
+    values, spaces = (0.0, 1.0, 0.1, 1e-20, 3.3e4), ((1, 1), (7, 7), (64, 64), (33,))
+    for value, space, channels in itertools.product(values, spaces, (1, 3, 64)):
+        assert spatial.spatial_structure(torch.full((2, channels, *space), value)).all(), (value, space, channels)
 
 
 def test_safe_positions_do_not_depend_on_layout_or_autocast():
@@ -429,7 +403,7 @@ def test_random_shorts_are_uniform(compiled, monkeypatch):
 
 
 @pytest.mark.parametrize("rows", [1, 40])
-@pytest.mark.parametrize("p", [0.0004, 0.001, 0.1, 1 / 3, 0.6180339, 0.9497])
+@pytest.mark.parametrize("p", [0.0004, 1 / 3, 0.9497])
 def test_rates_between_bytes_are_exact(p, rows):
     """A rate that is no multiple of 1/256 is met; over 4 million units, truncation would be detected."""
     x = torch.ones(1000, 40, 10, 10)
