@@ -42,6 +42,13 @@ def pytest_addoption(parser):
 
 
 @pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """A folder of the test's own for what is kept about data sets."""
+    monkeypatch.setenv("DROPOPT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
 def own_module(tmp_path, monkeypatch):
     """A function ``write(name, text)`` that writes a module into a temporary working directory.
 

@@ -6,7 +6,7 @@ from typing import get_args
 
 import pytest
 import torch
-from small_net import Net, batch, make
+from small_net import Net, batch, every_pattern, make
 from torch import nn
 
 from dropopt.config import Baseline, EngineConfig
@@ -14,10 +14,6 @@ from dropopt.engine.importance.from_training import activation_score
 from dropopt.engine.masks.patterns import channel_gate, element_gate
 from dropopt.engine.masks.spatial import spatial_gate, spatial_structure
 from dropopt.engine.site import DropoutSite
-
-PATTERNS = ("element", "channel", "structured", "spatial", "own")
-every_pattern = pytest.mark.parametrize("pattern", PATTERNS)
-
 
 # -- training and evaluation
 
@@ -345,7 +341,7 @@ def test_a_fresh_site():
 def test_which_units_share_a_random_number(space):
     """Blocks need at least two positions: with one, features are independent units; vectors have one number each."""
     one = [1] * len(space)
-    for pattern in PATTERNS[:4]:
+    for pattern in ("element", "channel", "structured", "spatial"):
         site = DropoutSite(1, 4, pattern, 2)
         site.p.fill_(0.5)
         x, p = torch.rand(200, 4, *space) + 0.5, site.p.view(1, *one)

@@ -4,15 +4,13 @@ import copy
 
 import pytest
 import torch
-from small_net import Net, batch, equal, gradients, make, sites_of, train
+from small_net import Net, batch, equal, every_pattern, gradients, make, sites_of, train
 from torch import nn
 
 import dropopt
 from dropopt.config import Baseline, EngineConfig
 from dropopt.engine.site import DropoutSite
 
-PATTERNS = ("element", "channel", "structured", "spatial", "own")
-every_pattern = pytest.mark.parametrize("pattern", PATTERNS)
 DEVICES = [
     "cpu",
     pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")),

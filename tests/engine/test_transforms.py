@@ -6,7 +6,7 @@ import pickle
 import pytest
 import torch
 import torchvision
-from small_net import batch, make
+from small_net import batch, every_pattern, make
 from torch import nn
 from torch.func import functional_call, grad, vmap
 from torchvision.models.feature_extraction import create_feature_extractor
@@ -15,7 +15,6 @@ import dropopt
 from dropopt.config import Baseline, ConfigError, EngineConfig
 from dropopt.engine.site import DropoutSite
 
-PATTERNS = ("element", "channel", "structured", "spatial", "own")
 CONFIGS = (EngineConfig(r0=0.5), Baseline(kind="dropout2d"))
 COMPLEX = "^module Identity with dropout returned complex numbers, which have no dropout in PyTorch either"
 every_config = pytest.mark.parametrize("config", CONFIGS, ids=["engine", "baseline"])
@@ -33,7 +32,7 @@ def make_site(pattern, per_feature, importance=None):
 
 
 @pytest.mark.parametrize("per_feature", [True, False])
-@pytest.mark.parametrize("pattern", PATTERNS)
+@every_pattern
 def test_a_functional_gradient_goes_through_the_mask(pattern, per_feature):
     """torch.func.grad gives 2 gate^2 x for (gate x)^2, at the site's rate."""
     site, x = make_site(pattern, per_feature), torch.rand(200, 4, 6, 6) + 0.5
@@ -46,7 +45,7 @@ def test_a_functional_gradient_goes_through_the_mask(pattern, per_feature):
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")  # torch's, about a batching rule
 @pytest.mark.parametrize("per_feature", [True, False])
-@pytest.mark.parametrize("pattern", PATTERNS)
+@every_pattern
 def test_samples_of_vmap_share_masks_as_requested(pattern, per_feature):
     """vmap draws one mask per sample, or one for all, on which a pattern that looks at the samples still depends."""
     torch.manual_seed(0)

@@ -11,10 +11,7 @@ from dropopt.standalone.card import Inputs
 from dropopt.standalone.images import from_array, from_files, image_files
 from dropopt.training import load_data
 
-
-@pytest.fixture(autouse=True)
-def _cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("DROPOPT_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def inputs_of(data):

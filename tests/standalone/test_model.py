@@ -134,14 +134,6 @@ def test_files_that_cannot_be_read_are_an_error_or_left_out(digits, tmp_path):
         model.predict(tmp_path)
 
 
-def test_calibration_error_by_hand():
-    """|confidence - accuracy| by bin, weighted with the share of images in the bin."""
-    probabilities = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.3, 0.7]])
-    labels = torch.tensor([0, 1, 0, 1])
-    expected = (abs(1.8 - 1) + abs(0.6 - 1) + abs(0.7 - 1)) / 4
-    assert calibration_error(probabilities, labels) == pytest.approx(expected)
-
-
 @pytest.mark.parametrize(
     "engine", [{"pattern": "own", "r0": 0.4}, {"kind": "dropblock", "p": 0.3, "schedule": "linear"}]
 )

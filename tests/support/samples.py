@@ -1,5 +1,7 @@
 """Random images as arrays, .npz files and folders, and the messages with which faulty ones are refused."""
 
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -8,6 +10,16 @@ from dropopt.config import ConfigError, DataConfig
 from dropopt.training import load_data
 
 RNG = np.random.default_rng(0)
+
+
+class MakesFolder:
+    """Unpickling it creates a folder."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
 
 
 def refused(name, **settings):

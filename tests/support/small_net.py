@@ -1,11 +1,16 @@
 """A small network with an attached engine, and helpers to train it and to compare its gradients."""
 
+from typing import get_args
+
+import pytest
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import dropopt
-from dropopt.config import EngineConfig
+from dropopt.config import EngineConfig, Pattern
+
+every_pattern = pytest.mark.parametrize("pattern", get_args(Pattern))
 
 
 class Block(nn.Module):

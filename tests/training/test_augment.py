@@ -18,9 +18,9 @@ class TestAugment:
 
     CPU = torch.device("cpu")
 
-    def draws(self, kinds, images, epoch=1):
+    def draws(self, kinds, images):
         """Draws of one epoch, on the CPU."""
-        return augment.draw(kinds, images, seed=0, epoch=epoch, device=self.CPU)
+        return augment.draw(kinds, images, seed=0, epoch=1, device=self.CPU)
 
     @pytest.mark.parametrize("size", [(16, 16), (12, 20), (4, 2)])
     @pytest.mark.parametrize("kinds", [("shift",), ("flip",), ("cutout",), ("flip", "shift", "cutout")])
@@ -64,16 +64,6 @@ class TestAugment:
         stream = generator(3, "augment", "cutout", 2)
         rows, columns = (torch.randint(0, side, (50,), generator=stream) for side in (4, 32))
         assert torch.equal(draws.cutout, torch.stack([rows, columns], 1))
-
-    def test_draws_cover_their_range(self):
-        """Shifts reach an eighth of the side in both directions, half of the images are flipped, epochs differ."""
-        images = torch.zeros(4000, 1, 32, 24)
-        draws = self.draws(("shift", "flip", "cutout"), images)
-        assert draws.shift.amin(0).tolist() == [-4, -3]
-        assert draws.shift.amax(0).tolist() == [4, 3]
-        assert abs(draws.flip.float().mean() - 0.5) < 0.04
-        assert draws.cutout.amax(0).tolist() == [31, 23]
-        assert not torch.equal(draws.shift, self.draws(("shift",), images, epoch=2).shift)
 
     def test_without_augmentation_images_are_unchanged(self):
         """Without augmentation a batch holds the images themselves, in channels_last memory."""

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import toy as toy_module
+from samples import MakesFolder
 from torch import nn
 from toy import CLASSES, Stop, assert_same, network, recipe, toy, train
 
@@ -295,13 +296,8 @@ class TestCheckpointFile:
 
     def test_it_never_runs_code(self, tmp_path):
         """A pickle that would create a folder is refused and set aside, even with a valid checksum."""
-
-        class Evil:
-            def __reduce__(self):
-                return os.mkdir, (str(tmp_path / "ran"),)
-
-        evil = io.BytesIO()
-        torch.save({"version": 1, "identity": Evil()}, evil)
-        for wrapped in (evil.getvalue(), seal(evil.getvalue()), pickle.dumps(Evil()), seal(pickle.dumps(Evil(), 2))):
+        evil, saved = MakesFolder(tmp_path / "ran"), io.BytesIO()
+        torch.save({"version": 1, "identity": evil}, saved)
+        for wrapped in (saved.getvalue(), seal(saved.getvalue()), pickle.dumps(evil), seal(pickle.dumps(evil, 2))):
             self.damaged(tmp_path / "run.pt", wrapped)
         assert not (tmp_path / "ran").exists()

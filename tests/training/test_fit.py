@@ -18,10 +18,7 @@ from dropopt.training import Dataset, DivergedError, Split, augment, evaluate, f
 from dropopt.training.results import smoothed
 from dropopt.training.task import Task
 
-
-@pytest.fixture(autouse=True)
-def _cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("DROPOPT_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 class FakeEngine:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from samples import images, npz
-from toy import Stop, timeless
+from toy import timeless
 
 from dropopt import randomness
 from dropopt.config import ConfigError, DataConfig, ModelConfig, RunConfig
@@ -16,10 +16,7 @@ from dropopt.seeds import derived_seed
 from dropopt.training import Dataset, build_model, fit, load_data, pipeline, prepare, train_run
 from dropopt.training.data import reading
 
-
-@pytest.fixture(autouse=True)
-def _cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("DROPOPT_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 class TestRun:
@@ -57,16 +54,6 @@ class TestRun:
         reports = []
         train_run(RunConfig.parse(settings), reports.append, tmp_path / "run.pt")
         assert reports == []  # the checkpoint is that of the finished run
-
-    def test_an_exception_propagates(self):
-        """An exception raised in on_epoch ends the run."""
-        run = RunConfig.parse({"data": {"subset": 200}, "train": {"epochs": 1}})
-
-        def stop(_):
-            raise Stop
-
-        with pytest.raises(Stop):
-            train_run(run, stop)
 
     def test_complexity_reaches_the_engine(self, monkeypatch):
         """The engine gets the complexity of these data."""

@@ -93,9 +93,14 @@ def run_of(network, images="grey", engine=(), **train):
     )
 
 
-@pytest.mark.parametrize("engine", [{}, {"allocation": "importance", "importance": "lrp"}, {"kind": "dropout2d"}])
-@pytest.mark.parametrize("images", ["grey", "colour"])
-@pytest.mark.parametrize("network", ["Tutorial", "Extra"])
+@pytest.mark.parametrize(
+    ("network", "images", "engine"),
+    [
+        ("Tutorial", "grey", {}),
+        ("Tutorial", "colour", {"allocation": "importance", "importance": "lrp"}),
+        ("Extra", "colour", {"kind": "dropout2d"}),
+    ],
+)
 def test_own_networks_train_under_the_defaults(network, images, engine):
     """A network that flattens with view gets contiguous images, although they are kept in channels_last memory."""
     run = run_of(network, images, engine)

@@ -13,11 +13,6 @@ from dropopt.engine.importance.probes import PROBES
 from dropopt.engine.places.place import Place
 
 
-@pytest.fixture(autouse=True)
-def _seeded() -> None:
-    torch.manual_seed(0)
-
-
 def test_composite_matches_explicit_statistics() -> None:
     """The score is the mean of four normalised parts, computed by loops in float64."""
     model = worn(Functional()).eval().requires_grad_(False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -20,16 +19,6 @@ from dropopt.engine.importance.passes import finite
 from dropopt.engine.importance.probes import PROBES, lrp, propagate
 from dropopt.engine.places.place import Place
 from dropopt.engine.places.record import copied
-
-
-@pytest.fixture(autouse=True)
-def _seeded() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
-
 
 # -- gradient
 

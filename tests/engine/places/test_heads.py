@@ -154,9 +154,3 @@ def test_parametrised_weights_are_no_activations(kind):
         assert [place.name for place in find_places(model, sites, EXAMPLE)] == ["0"]
     with pytest.raises(ConfigError, match=r"^sites 'norm' matches no module"):
         find_places(model, "norm", EXAMPLE)
-
-
-def test_an_empty_list_of_selectors_is_refused():
-    """Without selectors the engine would have no site and no effect, so this is an error."""
-    with pytest.raises(ConfigError, match=r"^sites is empty and matches no module; allowed: auto, conv \(1\)"):
-        dropopt.attach(Heads("sum"), EngineConfig(sites=()), example=EXAMPLE)

@@ -80,6 +80,7 @@ AXES = [  # the module is "0" or "1" of a sequence that ends with a linear layer
     ([Aside()], "0.act", (6, 6), -1, 1 / 3),
     ([nn.Conv1d(6, 6, 1), nn.ReLU()], "1", (6, 6), 1, 1 / 2),  # or the layer before
     ([nn.Linear(6, 6), nn.ReLU()], "1", (6, 6), -1, 1 / 2),
+    ([nn.Conv1d(3, 6, 4), nn.ReLU(), nn.Linear(5, 5)], "1", (3, 8), 1, 1 / 3),  # which comes before the next layer
     ([nn.Conv2d(3, 6, 1), nn.ReLU()], "1", (3, 6, 6), 1, 1 / 2),
     ([nn.Linear(3, 6), nn.ReLU()], "1", (6, 5, 3), 1, 1 / 2),  # maps of equal sizes
     ([nn.Linear(3, 6), nn.ReLU()], "1", (5, 4, 3), -1, 1 / 2),  # the number of features decides

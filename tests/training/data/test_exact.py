@@ -23,11 +23,7 @@ from dropopt.training.data.read_image import Pixels, read_image
 from dropopt.training.data.stack import Stack
 from dropopt.training.data.stratify import stratified
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    """A cache folder of the test's own."""
-    monkeypatch.setenv("DROPOPT_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 # -- arrays
@@ -83,13 +79,6 @@ def test_numbers_beyond_the_named_classes_are_refused(labels):
     """With two names, the labels are 0 and 1."""
     with pytest.raises(ConfigError, match=r"^a: with classes given, labels must be integers in \[0, 1\]$"):
         from_arrays("a", {"x": images(2, 2, 2), "y": labels, "classes": ["a", "b"]})
-
-
-@pytest.mark.parametrize("labels", [[[0, 1], [1, 0]], [0.0, 1.0]])
-def test_one_hot_labels_and_floats_are_refused(labels):
-    """Labels are one integer or name for each image."""
-    with pytest.raises(ConfigError, match=r"^a: y must be \(N,\) integers or names, got "):
-        from_arrays("a", {"x": images(2, 2, 2), "y": labels})
 
 
 def test_what_is_no_array_is_refused():

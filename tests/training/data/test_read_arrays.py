@@ -1,11 +1,10 @@
 """Arrays from .npz files: layouts, labels, and errors that name the file."""
 
-import os
 import zipfile
 
 import numpy as np
 import pytest
-from samples import images, npz, refused
+from samples import MakesFolder, images, npz, refused
 
 from dropopt.config import ConfigError, DataConfig
 from dropopt.training import load_data
@@ -185,16 +184,6 @@ class TestNumpy:
         of_names = f"array 'y' {objects} (names? convert them with .astype(str)); expected numbers"
         assert refused(npz(tmp_path / "o.npz", x=images(4, 5, 5), y=words)) == f"{tmp_path / 'o.npz'}: {of_names}"
         evil = np.empty(1, dtype=object)
-        evil[0] = _Evil(tmp_path / "ran")
+        evil[0] = MakesFolder(tmp_path / "ran")
         refused(npz(tmp_path / "evil.npz", x=evil, y=np.arange(1)))
         assert not (tmp_path / "ran").exists()
-
-
-class _Evil:
-    """Unpickling it creates a file."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)

@@ -3,7 +3,6 @@
 import os
 import struct
 import sys
-import warnings
 import zlib
 
 import numpy as np
@@ -18,12 +17,7 @@ from dropopt.training.data import read_folder as module
 from dropopt.training.data.read_folder import _read_all
 from dropopt.training.data.read_image import SUFFIXES, read_image
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    """A cache folder of the test's own."""
-    monkeypatch.setenv("DROPOPT_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 #: What to do about images that cannot be read.
@@ -270,10 +264,7 @@ class TestFolder:
             f"folder:{tree}: 3 files of other types are left out: 2 .heic, 1 without a suffix",
         ]
 
-    @pytest.mark.parametrize(
-        "place",
-        ["@eaDir", "@EADIR", "__MACOSX", ".thumbnails", ".AppleDouble", "lost+found", "#recycle", "$RECYCLE.BIN"],
-    )
+    @pytest.mark.parametrize("place", ["@eaDir", "__MACOSX", ".thumbnails"])
     def test_system_folders_are_left_out(self, tmp_path, place):
         """Thumbnails in system folders, at every level, are no images of any class; a notice counts them."""
         clean, tree = tmp_path / "clean", tmp_path / "tree"
@@ -345,7 +336,7 @@ class TestPrecision:
             load_data(DataConfig(name=npz(tmp_path / "a.npz", x=x[order].astype(np.int64), y=[0] * 10 + [1] * 10))),
         )
 
-    @pytest.mark.parametrize("top", [65535, 4095, 1023, 255])
+    @pytest.mark.parametrize("top", [65535, 1023])
     @pytest.mark.parametrize("kind", ["png", "tiff", "pgm", "int32", "float"])
     def test_levels_are_those_of_the_same_array(self, tmp_path, kind, top):
         """However few of their bits the pixels use, a folder of files equals the array that they were made from."""
@@ -459,10 +450,3 @@ class TestPrecision:
         Image.fromarray(np.full((8, 8), np.nan, np.float32)).save(victim)
         reason = "it holds values that are not finite"
         assert refused(name) == f"{victim} cannot be read as an image: {reason}{ADVICE}"
-
-
-def test_a_folder_loads_without_warnings(tmp_path):
-    """A typical folder loads without a warning."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        load_data(DataConfig(name=folder(tmp_path / "tree")))

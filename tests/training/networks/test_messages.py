@@ -15,7 +15,6 @@ from dropopt.training.networks.build_model import REFERENCE, build_model
         ("EfficientNet_B0", "did you mean torchvision:efficientnet_b0 or timm:efficientnet_b0?"),
         ("resnext50_32x4", "did you mean torchvision:resnext50_32x4d?"),
         ("convnextv2_atto", "did you mean timm:convnextv2_atto?"),
-        ("smal", "did you mean 'small'?"),
         ("qqq", "is unknown; known: small, resnet9, vgg, torchvision:NAME"),
     ],
 )
