@@ -1,7 +1,5 @@
 """The engine over several epochs against the paper's formulas, written out again with plain numbers."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -12,9 +10,7 @@ from torch import nn
 
 import dropopt
 from dropopt.config import P_MAX, EngineConfig
-from dropopt.engine.importance import from_training
 from dropopt.engine.importance.probes import PROBES
-from dropopt.engine.site import DropoutSite
 
 EPOCHS, STEPS, SAMPLES = 7, 2, 40  # three samples of each step are scored, and two on the second rank
 
@@ -182,34 +178,3 @@ def test_no_rate_exceeds_the_largest_one():
     _, engine = make(EngineConfig(r0=1.0, alpha=0.0, w_structured=0, w_contextual=0, w_pfid=0))
     assert [row["integrated"] for row in engine.rates()] == [1.0] * len(engine.sites)
     assert all(float(site.p) == pytest.approx(P_MAX) for site in engine.sites.values())
-
-
-@pytest.mark.parametrize("shape", [(6, 3, 5, 4), (6, 3)])
-def test_scores_are_means_over_samples(shape):
-    """Activation and statistical importance, by loops over samples and features in float64."""
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)) + torch.tensor([0.0, 1.0, -2.0]).view(
-        1, 3, *[1] * (len(shape) - 2)
-    )
-    maps = x.double().numpy().reshape(6, 3, -1)
-    activation = []
-    for feature in range(3):
-        total = 0.0
-        for sample in range(6):
-            size = np.abs(maps[sample, feature])
-            total += size[size >= size.mean()].sum() / size.size
-        activation.append(total / 6)
-    found = from_training.from_totals("activation", from_training.activation_score(x)[None], torch.tensor(6.0))
-    assert found.tolist() == pytest.approx(activation, rel=1e-5)
-    mean = maps.mean((0, 2))
-    deviation = np.sqrt(maps.var((0, 2)) + 1e-12)
-    above = [0.5 * math.erfc(-(m - mean.mean()) / s / math.sqrt(2)) for m, s in zip(mean, deviation, strict=True)]
-    found = from_training.from_totals("statistical", from_training.moments(x), torch.tensor(6.0))
-    assert found.tolist() == pytest.approx(above, rel=1e-4)
-
-
-def test_a_site_averages_importance_by_its_decay():
-    """The decay is the weight of the past; the first scores have no past."""
-    site = DropoutSite(1, 2, "channel", importance="taylor")
-    site.set_importance(torch.tensor([1.0, 4.0]), decay=0.9)
-    site.set_importance(torch.tensor([2.0, 0.0]), decay=0.9)
-    torch.testing.assert_close(site.importance, torch.tensor([1.1, 3.6]))

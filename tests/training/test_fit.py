@@ -360,10 +360,3 @@ class TestEngine:
         result = fit(network(), FakeEngine(), toy(), recipe(epochs=2))
         assert [report.rates[0]["applied"] for report in result.history] == [1.0, 2.0]
         assert result.history[0].weights == {"adaptive": 1.0}
-
-    def test_a_baseline_trains(self):
-        """A baseline attached in the same way trains, and its scheduled rate rises."""
-        result, _ = train(Baseline(kind="dropout", p=0.4, schedule="linear"))
-        rates = [report.rates[0]["applied"] for report in result.history]
-        assert rates == sorted(rates)
-        assert rates[0] < rates[-1] <= 0.4

@@ -1,5 +1,6 @@
 """What stands in for a trial: the preferred value of each parameter, else a legal one near it or in the middle."""
 
+import itertools
 import math
 
 import pytest
@@ -26,11 +27,10 @@ def target(preferred, low, high, clip, log):
 
 
 @pytest.mark.parametrize("clip", [False, True])
-@pytest.mark.parametrize("preferred", PREFERRED)
-def test_numbers_are_the_nearest_legal_ones(preferred, clip):
+def test_numbers_are_the_nearest_legal_ones(clip):
     """Of a grid, the nearest point; without one, the number itself. They are clipped on request only."""
     options = {"clip": True} if clip else {}
-    for low, high, step, log in FLOATS:
+    for preferred, (low, high, step, log) in itertools.product(PREFERRED, FLOATS):
         trial = PreferringTrial({"a": preferred, "b": 5.0}, **options)
         value = trial.suggest_float("a", low, high, step=step, log=log)
         assert trial.chosen == {"a": value}
@@ -39,7 +39,7 @@ def test_numbers_are_the_nearest_legal_ones(preferred, clip):
         grid = [wanted] if step is None else [low + step * n for n in range(round((high - low) / step) + 1)]
         assert value in grid
         assert abs(value - wanted) == min(abs(point - wanted) for point in grid)
-    for low, high, step, log in INTEGERS:
+    for preferred, (low, high, step, log) in itertools.product(PREFERRED, INTEGERS):
         trial = PreferringTrial({"a": preferred}, **options)
         value = trial.suggest_int("a", low, high, step=step, log=log)
         assert (trial.chosen, type(value)) == ({"a": value}, int)

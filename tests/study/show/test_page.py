@@ -1,10 +1,7 @@
 """The page of a study in optuna-dashboard: its note, its figures, its artifacts, and the dashboard that shows them."""
 
-import http.client
 import json
 import re
-import threading
-from contextlib import contextmanager
 
 import optuna
 import pytest
@@ -12,6 +9,7 @@ from browser import needs_browser, open_page
 from optuna.artifacts import get_all_artifact_meta
 from optuna.trial import create_trial
 from safetensors.torch import load_file
+from serving import serving
 from shown_study import shown_study
 from torch import nn
 
@@ -22,36 +20,12 @@ from dropopt.study.run.weights import write_weights
 from dropopt.study.show import live, page, series, words
 from dropopt.study.show.arrangement import STYLE
 from dropopt.study.show.artifacts import artifact_folder, save_artifacts
-from dropopt.study.show.dashboard import Server
 from dropopt.study.show.note import MARK
 from dropopt.study.show.snapshot import Snapshot
 from dropopt.study.store.errors import StorageError
 from dropopt.study.store.experiment import name_of_files
 from dropopt.study.store.queries import choose
 from dropopt.study.store.weights import path_of
-
-
-@contextmanager
-def serving(storage, folder=None):
-    """The address of a dashboard of ``storage``, and a function that reads from it."""
-    with Server(storage, "127.0.0.1", 0, folder=folder, hint=" --storage a.db") as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
-        address = f"127.0.0.1:{server.server_port}"
-
-        def get(path):
-            connection = http.client.HTTPConnection(address, timeout=60)
-            connection.request("GET", path)
-            answer = connection.getresponse()
-            found = answer.status, answer.read().decode(), dict(answer.headers)
-            connection.close()
-            return found
-
-        try:
-            yield address, get
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 def written(study):
@@ -158,11 +132,11 @@ def test_the_dashboard_shows_a_fresh_page_and_writes_nothing():
     """The reply has the note, the figures in order and readable attributes; the storage stays as it was."""
     study = shown_study(12)
     before = written(study)
-    with serving(study._storage) as (_, get):
-        status, _, headers = get("/")
+    with serving(study._storage) as request:
+        status, _, headers = request("GET", "/")
         assert (status, headers["Location"]) == (302, "/dashboard/studies/0")
-        reply = json.loads(get("/api/studies/0")[1])
-        assert get("/api/studies/7")[0] == 404
+        reply = json.loads(request("GET", "/api/studies/0")[1])
+        assert request("GET", "/api/studies/7")[0] == 404
     assert MARK in reply["note"]["body"]
     assert [one["id"] for one in reply["plotly_graph_objects"]][:3] == [
         "dropopt-study",
@@ -182,9 +156,9 @@ def test_the_dashboard_calls_the_metric_by_its_name():
     """The attribute val_accuracy of a study of another metric; the stored one keeps its name."""
     task = {"metric": "mine:dice", "objective": "metric"}
     study = shown_study(4, base=RunConfig.parse({"task": task}).model_dump(mode="json"))
-    with serving(study._storage) as (_, get):
-        reply = json.loads(get("/api/studies/0")[1])
-        html = get("/dashboard/studies/0")[1]
+    with serving(study._storage) as request:
+        reply = json.loads(request("GET", "/api/studies/0")[1])
+        html = request("GET", "/dashboard/studies/0")[1]
     assert STYLE in html.partition("</head>")[0]
     assert "val_dice" in {one["key"] for one in reply["union_user_attrs"]}
     assert reply["trials"][3]["user_attrs"][0]["key"] == "val_dice"
@@ -200,12 +174,12 @@ def test_the_best_trials_have_files_to_download(tmp_path):
     best = [
         trial.number for trial in sorted(study.trials, key=lambda t: t.value or 99) if trial.state.name == "COMPLETE"
     ][:3]
-    with serving(study._storage, folder) as (_, get):
-        known = json.loads(get("/api/studies/1")[1])["artifacts"]
+    with serving(study._storage, folder=folder) as request:
+        known = json.loads(request("GET", "/api/studies/1")[1])["artifacts"]
         names = {one["filename"]: one["artifact_id"] for one in known}
         assert names.keys() == {f"best-trial-{number}{end}" for number in best for end in (".yaml", "-curves.csv")}
-        _, text, headers = get(f"/artifacts/1/{names['best-trial-11.yaml']}")
-        _, curves, _ = get(f"/artifacts/1/{names['best-trial-11-curves.csv']}")
+        _, text, headers = request("GET", f"/artifacts/1/{names['best-trial-11.yaml']}")
+        _, curves, _ = request("GET", f"/artifacts/1/{names['best-trial-11-curves.csv']}")
     assert headers["Content-Disposition"] == "attachment"
     (tmp_path / "best.yaml").write_text(text)
     assert dropopt.load(tmp_path / "best.yaml").provenance["trial"] == 11
@@ -278,8 +252,8 @@ def test_a_browser_shows_the_page_at_once(tmp_path):
     url = f"sqlite:///{tmp_path}/a.db"
     study = shown_study(12, url)
     save_artifacts(study, artifact_folder(url), "")
-    with serving(study._storage, artifact_folder(url)) as (address, _):
-        dom, picture = open_page(f"http://{address}/", tmp_path, "dashboard")
+    with serving(study._storage, folder=artifact_folder(url)) as request:
+        dom, picture = open_page(f"http://{request.address}/", tmp_path, "dashboard")
     for part in ("Study photos", "100 images", "Learning curves", "Drop rate by layer and epoch"):
         assert part in dom, part
     for name in ("curves", "rates", "cost", "weights"):

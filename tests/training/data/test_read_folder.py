@@ -69,23 +69,6 @@ class TestFolder:
         expected = [20, 6, 8] if validation else [16, 4, 8]
         assert [len(split) for split in data.splits().values()] == expected
 
-    def test_pixels_are_unchanged(self, tmp_path):
-        """An image of the right size reaches the tensor unchanged."""
-        tree = tmp_path / "tree"
-        for split in ("train", "validation", "test"):
-            folder(tree / split, n=2, size=(8, 8))
-        data = load_data(DataConfig(name=f"folder:{tree}"))
-        std, mean = (torch.tensor(v).view(-1, 1, 1) for v in (data.std, data.mean))
-        back = (data.test.images[3] * std + mean).round().byte()
-        pixels = np.asarray(Image.open(tree / "test" / "dog" / "1.png"))
-        assert (back.numpy() == pixels.transpose(2, 0, 1)).all()
-
-    def test_large_images_are_reduced_and_greyscale_keeps_one_channel(self, tmp_path):
-        """Without image_size the side is at most 64; if all images are greyscale there is one channel."""
-        data = load_data(DataConfig(name=folder(tmp_path / "tree", size=(150, 90), mode="L")))
-        assert data.train.images.shape[1:] == (1, 64, 64)
-        assert load_data(DataConfig(name=f"folder:{tmp_path / 'tree'}", image_size=16)).image_size == (16, 16)
-
     def test_the_default_size_is_the_median(self, tmp_path, monkeypatch):
         """Images of several sizes become squares of the median of their shorter sides, those of a sample of files."""
         for number, size in enumerate([(9, 8), (60, 40), (12, 30), (12, 13), (11, 50)]):
@@ -185,6 +168,19 @@ class TestFolder:
                 f"{victim} cannot be read as an image: {reason}{ADVICE}"
                 for reason in ("not an image, or damaged", "image file is truncated", "Truncated File Read")
             )
+
+    def test_all_damaged_images_are_named(self, tmp_path):
+        """The first with its reason, the others by name, and what to do; without them the folder is read."""
+        name = folder(tmp_path / "tree")
+        broken = [tmp_path / "tree" / "cat" / f"a{number}.jpg" for number in range(5)]
+        for path in broken:
+            path.write_bytes(b"\xff\xd8 cut off")
+        message = refused(name)
+        assert message.startswith(f"{broken[0]} cannot be read as an image: ")
+        assert f"; nor can {broken[1]}, {broken[2]}, {broken[3]} and 1 more; repair such files, or move them" in message
+        for path in broken:
+            path.unlink()
+        assert len(load_data(DataConfig(name=name)).train) > 0
 
     def test_invalid_trees_are_refused(self, tmp_path):
         """A missing folder, one class, an empty class, a class only in test/, and test/ without train/ are refused."""
