@@ -71,12 +71,3 @@ def test_the_key_kind_makes_a_baseline():
     """A mapping with the key `kind` is a baseline; any other is the engine."""
     assert RunConfig.parse({"engine": {"kind": "none"}}).engine == Baseline(kind="none")
     assert RunConfig.parse({"engine": {"r0": 0.5}}).engine == EngineConfig(r0=0.5)
-
-
-@pytest.mark.parametrize(
-    "engine", [EngineConfig(w_pfid=(0.1, 0.2, 0.3), drop_updates="only"), Baseline(kind="dropout")]
-)
-def test_a_run_survives_json(engine):
-    """Writing a run as JSON and reading it gives the same run."""
-    run = RunConfig(engine=engine)
-    assert RunConfig.model_validate_json(run.model_dump_json()) == run

@@ -102,18 +102,15 @@ class TestRoundTrip:
 
     @pytest.mark.parametrize("kind", FORMATS)
     def test_format_overrides_the_suffix(self, tmp_path, kind):
-        """The argument ``format`` takes precedence over the suffix, in writing and in reading."""
+        """The argument ``format`` takes precedence over the suffix; ``.py`` is written and not read."""
         save(tmp_path / "best.txt", RunConfig(), {"a": 1}, format=kind)
         assert load(tmp_path / "best.txt", format=kind).provenance == {"a": 1}
         with pytest.raises(ConfigError, match=r"suffix must be one of \.yaml, \.yml, \.json, \.toml"):
             load(tmp_path / "best.txt")
-        with pytest.raises(ConfigError, match="format must be yaml, json, toml or python, got 'xml'"):
-            save(tmp_path / "best.txt", RunConfig(), {}, format="xml")
-
-    def test_an_unknown_suffix_is_told_all_that_can_be_written(self, tmp_path):
-        """The error lists ``.py`` too, which :func:`save` writes and :func:`load` does not read."""
         with pytest.raises(ConfigError, match=r"suffix must be one of \.yaml, \.yml, \.json, \.toml, \.py, or give"):
             save(tmp_path / "best.txt", RunConfig(), {})
+        with pytest.raises(ConfigError, match="format must be yaml, json, toml or python, got 'xml'"):
+            save(tmp_path / "best.txt", RunConfig(), {}, format="xml")
 
     @pytest.mark.parametrize("kind", FORMATS)
     def test_none_is_none_again(self, tmp_path, kind):
@@ -338,12 +335,6 @@ class TestSafety:
         assert message.startswith(":2: ")
         assert "is not allowed here" in message
         assert not ran.exists()
-
-    def test_aliases_cannot_expand(self, tmp_path):
-        """A few lines that would expand to billions of values are refused at the first anchor."""
-        lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
-        lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)]
-        assert "anchors and aliases are not allowed" in refused(tmp_path / "a.yaml", "\n".join(lines))
 
     def test_names_in_a_file_are_only_names(self, tmp_path):
         """Loading a file that names a function does not import its module."""

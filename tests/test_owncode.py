@@ -1,7 +1,6 @@
 """``module:function``: data sets from the user's own functions, and which functions a setting may name."""
 
 import pytest
-import torch
 from samples import refused
 
 from dropopt.config import DataConfig
@@ -16,30 +15,6 @@ def pair():
 def named():
     x, y = pair()
     return {"images": x, "labels": y, "x_test": x[:8], "y_test": y[:8], "classes": ["a", "b", "c", "d"]}
-def ragged():
-    return [np.zeros((5, 5)), np.zeros((6, 6))], [0, 1]
-def ready():
-    import torch
-    from dropopt.training import Dataset, Split
-    split = Split(torch.zeros(4, 1, 5, 5), torch.tensor([0, 1, 0, 1]))
-    return Dataset("mine", ("a", "b"), split, split, split)
-def number():
-    return 7
-def leaking():
-    import torch
-    from dropopt.training import Dataset, Split
-    split = Split(torch.rand(4, 1, 5, 5), torch.tensor([0, 1, 0, 1]))
-    return Dataset("mine", ("a", "b"), split, Split(torch.rand(2, 1, 5, 5), split.labels[:2]), split)
-def halves():
-    import torch
-    return torch.rand(40, 1, 6, 6).bfloat16(), torch.arange(40) % 4
-def sparse():
-    import torch
-    return torch.rand(40, 6, 6).to_sparse(), torch.arange(40) % 4
-def mixed():
-    return pair()[0], np.array([1, None] * 20, dtype=object)
-def keys():
-    return {1: pair()[0]}
 def raises():
     return pair()[0].reshape(7)
 def leaves():
@@ -63,45 +38,14 @@ class TestOwnFunction:
         assert data.classes == ("a", "b", "c", "d")
         assert data.duplicates["train/test"] + data.duplicates["validation/test"] == 8
 
-    def test_a_function_may_return_a_dataset(self):
-        """A Dataset is used as it is, except that its hashes are added; settings that cannot apply are an error."""
-        data = load_data(DataConfig(name="own_data:ready"))
-        assert data.name == "mine"
-        assert set(data.fingerprint) == {"train", "validation", "test"}
-        assert "subset and image_size cannot apply" in refused("own_data:ready", subset=2)
-
-    def test_duplicates_in_a_returned_dataset_are_counted(self):
-        """Copies of training images in the test split are found in a returned Dataset as well."""
-        data = load_data(DataConfig(name="own_data:leaking"))
-        assert data.duplicates == {"train/validation": 0, "train/test": 4, "validation/test": 0}
-        assert data.notices == ["mine: 4 of 4 test images are exact copies of train images"]
-
-    def test_half_precision_is_read(self):
-        """bfloat16 images are converted, although NumPy does not have this type."""
-        assert load_data(DataConfig(name="own_data:halves")).train.images.dtype == torch.float32
-
-    @pytest.mark.parametrize(
-        ("name", "said"),
-        [
-            ("number", "got int"),
-            ("ragged", "one size"),
-            ("sparse", "x must be an array or a plain tensor"),
-            ("mixed", "y must be (N,) integers or names, got object"),
-            ("keys", "unknown array 1; known: x"),
-        ],
-    )
-    def test_errors_for_results_that_are_not_data(self, name, said):
-        """The error says what the function returned."""
-        assert said in refused(f"own_data:{name}")
-
     @pytest.mark.parametrize(
         ("name", "said"),
         [
             (
                 "own_data:raises",
-                "failed: ValueError: cannot reshape array of size 1440 into shape (7,) (FILE, line 35)",
+                "failed: ValueError: cannot reshape array of size 1440 into shape (7,) (FILE, line 11)",
             ),
-            ("own_data:leaves", "failed: SystemExit: 3 (FILE, line 37); it must not end the program, as argparse does"),
+            ("own_data:leaves", "failed: SystemExit: 3 (FILE, line 13); it must not end the program, as argparse does"),
             ("own_data:asks", "failed: TypeError: asks() missing 1 required positional argument: 'where'"),
             ("broken:pair", "failed: SyntaxError: '(' was never closed (FILE, line 2)"),
             ("lacking:pair", "failed: ModuleNotFoundError: No module named 'not_there' (FILE, line 1)"),

@@ -64,5 +64,15 @@ def assert_same(first, second):
         assert torch.equal(value, others[name]), name
 
 
+def stop_after(epoch):
+    """A function for ``on_epoch`` that interrupts the training after an epoch."""
+
+    def stop(report):
+        if report.epoch == epoch:
+            raise Stop
+
+    return stop
+
+
 class Stop(Exception):
     """Raised in on_epoch."""

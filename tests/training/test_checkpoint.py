@@ -18,7 +18,7 @@ import torch
 import toy as toy_module
 from samples import MakesFolder
 from torch import nn
-from toy import CLASSES, Stop, assert_same, network, recipe, toy, train
+from toy import CLASSES, Stop, assert_same, network, recipe, stop_after, toy, train
 
 from dropopt.config import Baseline, EngineConfig
 from dropopt.files import clear_leftovers, seal, write_whole
@@ -46,20 +46,15 @@ class TestResume:
         assert (engine is not None) == bool(whole[0].rates)
         assert engine is not None or whole[0].best_epoch == 2, "the last case has its best epoch before an interruption"
         path = tmp_path / "run.pt"
-        seen = []
-
-        def stop(report):
-            seen.append(report.epoch)
-            raise Stop
+        seen, attempts = [], []
 
         def go_on(report):
             seen.append(report.epoch)
             if report.epoch == len(attempts) + 1:
                 raise Stop
 
-        attempts = []
         with pytest.raises(Stop):  # nothing is written before on_epoch has returned
-            train(engine, on_epoch=stop, checkpoint=path, **settings)
+            train(engine, on_epoch=go_on, checkpoint=path, **settings)
         assert not path.exists()
         while True:
             try:
@@ -78,13 +73,9 @@ class TestResume:
             model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(128, CLASSES))
             return fit(model, None, toy(), recipe(), **options), model.state_dict()
 
-        def stop(report):
-            if report.epoch == 3:
-                raise Stop
-
         whole = run()
         with pytest.raises(Stop):
-            run(on_epoch=stop, checkpoint=tmp_path / "run.pt")
+            run(on_epoch=stop_after(3), checkpoint=tmp_path / "run.pt")
         assert_same(whole, run(checkpoint=tmp_path / "run.pt"))
 
     def test_a_finished_run_is_only_read(self, tmp_path):

@@ -9,7 +9,7 @@ import time
 import pytest
 import torch
 from torch import nn
-from toy import CLASSES, Stop, assert_same, network, recipe, timeless, toy, train
+from toy import CLASSES, Stop, assert_same, network, recipe, stop_after, timeless, toy, train
 
 from dropopt.config import Baseline, EngineConfig, RunConfig
 from dropopt.engine import attach
@@ -109,13 +109,9 @@ class TestLearning:
         assert by_loss.best_epoch != result.best_epoch  # otherwise the recipe tests nothing
         assert by_loss.objective == by_loss.smoothed_loss
 
-        def stop(report):
-            if report.epoch == 4:
-                raise Stop
-
         path = tmp_path / "checkpoint.pt"
         with pytest.raises(Stop):
-            fit(network(seed=1), None, data, recipe(**options), stop, checkpoint=path, task=by_accuracy)
+            fit(network(seed=1), None, data, recipe(**options), stop_after(4), checkpoint=path, task=by_accuracy)
         again = fit(network(seed=1), None, data, recipe(**options), checkpoint=path, task=by_accuracy)
         assert (again.objective, again.best_epoch) == (result.objective, result.best_epoch)
         assert timeless(again.history) == timeless(result.history)

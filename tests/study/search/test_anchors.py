@@ -5,6 +5,7 @@ from __future__ import annotations
 import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
+from spaces import space_of, suggested
 
 from dropopt.config import METHODS, Baseline, EngineConfig, RunConfig
 from dropopt.study import Study
@@ -28,18 +29,11 @@ NAMES = {
 def runs(space: Space, base: RunConfig | None = None):
     """The configuration of each anchor, as a trial gets it."""
     base = space.base(base or RunConfig())
-    found = {}
-    for name, parameters in anchors_of(space, base, 10).items():
-        trial = optuna.trial.FixedTrial(parameters)
-        found[name] = space.suggest(trial, 10, base)
-        assert trial.params == parameters, "every parameter that the space suggests is given, and no other"
-    return found
+    return suggested(space, base, anchors_of(space, base, 10))
 
 
 def engines(tmp_path, text):
-    path = tmp_path / "space.yaml"
-    path.write_text(text)
-    return {name: run.engine for name, run in runs(Space.load(path)).items()}
+    return {name: run.engine for name, run in runs(space_of(tmp_path, text)).items()}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -61,25 +55,24 @@ def test_adamw_has_its_own_middle():
 
 def test_an_anchor_has_its_settings_whatever_the_study_has(tmp_path):
     """Of a baseline and of the engine: where the space searches a setting, the anchor's value is chosen."""
-    path = tmp_path / "space.yaml"
-    path.write_text(
+    text = (
         "engine:\n  kind: [none, stochastic_depth, dropout2d, dropblock, dropout]\n  p: {low: 0.0, high: 0.5}\n"
         "  schedule: [linear, constant]\n  sites: {choices: [norm, auto]}\n"
     )
     base = RunConfig.parse({"engine": {"kind": "dropout", "p": 0.3, "schedule": "linear", "sites": "norm"}})
-    found = {name: run.engine for name, run in runs(Space.load(path), base).items()}
+    found = {name: run.engine for name, run in runs(space_of(tmp_path, text), base).items()}
     assert found.pop("no dropout").kind == "none"
     kinds = {"dropout": 0.1, "dropout2d": 0.2, "dropblock": 0.2, "stochastic_depth": 0.2}
     assert found == {f"{kind} {rate}": Baseline(kind=kind, p=rate) for kind, rate in kinds.items()}
     searched = "".join(f"  w_{method}: {{low: 0.0, high: 1.0}}\n" for method in METHODS)
-    path.write_text(
+    text = (
         f"engine:\n{searched}  r0: {{low: 0.0, high: 0.7}}\n  alpha: {{low: -1.0, high: 1.0}}\n"
         "  pattern: [spatial, own, channel, element]\n  allocation: [importance, uniform]\n"
         "  reading: [printed, sound]\n  efficacy: [adaptive, fixed]\n  drop_updates: [true, false]\n"
         "  sites: {choices: [norm, auto]}\n"
     )
     base = RunConfig.parse({"engine": {"reading": "printed", "drop_updates": True, "sites": "norm", "alpha": 1.0}})
-    found = {name: run.engine for name, run in runs(Space.load(path), base).items()}
+    found = {name: run.engine for name, run in runs(space_of(tmp_path, text), base).items()}
     assert found.pop("engine's default") == base.engine
     alone = {f"w_{method}": float(method == "adaptive") for method in METHODS} | {"alpha": 0.0}
     rates = {"element": 0.1, "channel": 0.2, "spatial": 0.2}
@@ -116,9 +109,8 @@ def test_an_anchor_of_plain_dropout_has_a_constant_rate(tmp_path, schedule, expe
 
 def test_an_anchor_that_is_not_valid_in_the_space_hides_no_other(tmp_path):
     """The study names a library, which only one kind has. Anchors that it has already are not enqueued again."""
-    path = tmp_path / "space.yaml"
-    path.write_text("engine:\n  kind: [dropblock, dropout]\n  p: {low: 0.0, high: 0.5}\n")
-    space, study = Space.load(path), optuna.create_study()
+    space = space_of(tmp_path, "engine:\n  kind: [dropblock, dropout]\n  p: {low: 0.0, high: 0.5}\n")
+    study = optuna.create_study()
     base = space.base(RunConfig.parse({"engine": {"kind": "dropblock", "library": "timm"}}))
     for _ in range(2):
         enqueue_anchors(study, space, base, 10)
@@ -127,12 +119,11 @@ def test_an_anchor_that_is_not_valid_in_the_space_hides_no_other(tmp_path):
 
 def test_anchors_follow_the_study(tmp_path):
     """Settings of the study hold, and choices of training are those of the study."""
-    path = tmp_path / "space.yaml"
-    path.write_text(
+    text = (
         "engine:\n  r0: {low: 0.0, high: 0.5}\n  w_structured: 0.0\n  w_contextual: 0.0\n  w_pfid: 0.0\n"
         "  pattern: element\ntrain:\n  schedule: [cosine, constant, onecycle]\n"
     )
-    found = runs(Space.load(path), RunConfig(engine=EngineConfig(alpha=0.0)))
+    found = runs(space_of(tmp_path, text), RunConfig(engine=EngineConfig(alpha=0.0)))
     assert list(found) == ["no dropout", "element 0.1", "engine's default"]
     assert {run.train.schedule for run in found.values()} == {RunConfig().train.schedule} == {"onecycle"}
     found = engines(tmp_path, "engine:\n  kind: [dropout, none]\n  p: {low: 0.05, high: 0.5}\n")

@@ -232,13 +232,3 @@ def test_nothing_is_pruned_without_evidence():
     assert not pruned(study_of(rows), 50.0, step=2)
     study = study_of(rows)
     assert not study.pruner.prune(study, create_trial(state=TrialState.RUNNING))
-
-
-def test_the_best_trial_at_a_step_continues():
-    """A trial ahead of all others at its step continues, whatever their order, and however well values predict."""
-    rows = [(1 + spread(3 * i + 1), 0.5 + 0.02 * i) for i in range(20)]
-    assert not pruned(study_of(rows), 0.99)
-    rows = [(1 + 0.1 * i, 0.6 - 0.03 * i) for i in range(10)]
-    for ordered in (rows, rows[::-1], rows[3:] + rows[:3]):
-        assert not pruned(study_of(ordered), 0.99)
-        assert pruned(study_of(ordered), 1.01)

@@ -7,8 +7,9 @@ import math
 import fake_study
 import optuna
 import pytest
-from optuna.trial import FixedTrial, TrialState
+from optuna.trial import TrialState
 from portfolio_choice import WORST, choose, normalised, regret
+from spaces import space_of, suggested
 
 from dropopt.config import METHODS, Baseline, ConfigError, EngineConfig, RunConfig, TrainConfig
 from dropopt.study import Study
@@ -38,18 +39,7 @@ def runs(space: Space, portfolio=PORTFOLIO_OF_FOUR, **train) -> dict[str, RunCon
     study = Study(name="a", space=str(space.path), train=train)
     space = study.load_space()
     base = study.base(space)
-    found = {}
-    for name, chosen in entries_of(portfolio, space, base, 10).items():
-        trial = FixedTrial(chosen)
-        found[name] = space.suggest(trial, 10, base)
-        assert trial.params == chosen, "every parameter that the space suggests is given, and no other"
-    return found
-
-
-def written(tmp_path, text) -> Space:
-    path = tmp_path / "space.yaml"
-    path.write_text(text)
-    return Space.load(path)
+    return suggested(space, base, entries_of(portfolio, space, base, 10))
 
 
 EXPRESSED = {
@@ -103,7 +93,7 @@ def test_plain_entries_in_a_space_of_baselines(tmp_path, settings, expected):
         Entry(engine={"pattern": "channel", "r0": 0.2, **constant}),
         Entry(engine={"pattern": "channel", "r0": 0.0, **constant}),
     )
-    space = written(tmp_path, f"engine:\n  kind: [dropout2d, dropout]\n{settings}")
+    space = space_of(tmp_path, f"engine:\n  kind: [dropout2d, dropout]\n{settings}")
     base = space.base(RunConfig.parse({"engine": {"kind": "dropout", "sites": "norm"}}))
     found = {
         name: space.resolve(chosen, base).engine
@@ -116,7 +106,7 @@ def test_plain_entries_in_a_space_of_baselines(tmp_path, settings, expected):
 
 def test_an_entry_that_is_not_valid_in_the_space_hides_no_other(tmp_path):
     """The study names a library, which only one kind has; the last entry is a rate of 0 of that kind."""
-    space = written(tmp_path, "engine:\n  kind: [dropblock, dropout2d, dropout]\n  p: {low: 0.0, high: 0.5}\n")
+    space = space_of(tmp_path, "engine:\n  kind: [dropblock, dropout2d, dropout]\n  p: {low: 0.0, high: 0.5}\n")
     base = space.base(RunConfig.parse({"engine": {"kind": "dropblock", "library": "timm"}}))
     assert list(entries_of(PORTFOLIO_OF_FOUR, space, base, 10)) == ["portfolio 4"]
 
@@ -140,12 +130,12 @@ RATES = "  r0: {low: 0.0, high: 0.7}\n  alpha: {low: -1.0, high: 1.0}\n"
 )
 def test_fixed_settings_and_missing_choices_leave_entries_out(tmp_path, settings, left):
     """A fixed value or a missing choice each rule out some entries; what has no effect beside the others does not."""
-    assert list(runs(written(tmp_path, f"engine:\n{settings}"))) == [f"portfolio {number}" for number in left]
+    assert list(runs(space_of(tmp_path, f"engine:\n{settings}"))) == [f"portfolio {number}" for number in left]
 
 
 def test_numbers_move_into_the_ranges(tmp_path):
     """A rate or a learning rate outside of its range becomes the nearest end of it."""
-    space = written(
+    space = space_of(
         tmp_path,
         f"engine:\n  pattern: own\n  lambda_loss: 0.0\n  r0: {{low: 0.1, high: 0.2}}\n"
         f"  alpha: {{low: -0.5, high: 1.0}}\n{SEARCHED}train:\n  lr: {{low: 0.1, high: 0.4, log: true}}\n",

@@ -1,11 +1,10 @@
 """A comparison as tables and as a figure: the numbers of its arms and contrasts."""
 
-import io
 from dataclasses import replace
 
 import pytest
 from confirmed_arms import arm
-from rich.console import Console
+from printed import printed
 
 from dropopt.config import TaskConfig
 from dropopt.study.confirm.comparison import Compute, compare_arms
@@ -49,9 +48,8 @@ def test_the_table_of_costs_has_the_search_and_then_the_confirmation():
     """Of each arm: the number of trials and their time."""
     search, confirm = Compute(7, 70, 61.0), Compute(1, 10, 3725.0)
     found = compare_arms([replace(one, search=search, confirm=confirm) for one in ARMS], task=TaskConfig())
-    file = io.StringIO()
-    show_comparison(Console(file=file, width=200), found)
-    lines = [" ".join(line.replace("│", "|").split()) for line in file.getvalue().splitlines()]
+    text = printed(lambda console: show_comparison(console, found))
+    lines = [" ".join(line.replace("│", "|").split()) for line in text.splitlines()]
     assert sum("7 trials, 1:01 | 1 trial, 1:02:05" in line for line in lines) == len(ARMS), lines
 
 
@@ -59,9 +57,7 @@ def test_the_table_of_costs_has_the_search_and_then_the_confirmation():
 def test_the_table_has_the_differences_and_the_corrected_p(task, by, sign):
     """A difference of a metric is that of the metric; both ends of its interval have its sign."""
     found = compare_arms(ARMS, optimise=by, task=TaskConfig(**task))
-    file = io.StringIO()
-    show_comparison(Console(file=file, width=200), found)
-    text = " ".join(file.getvalue().split())
+    text = " ".join(printed(lambda console: show_comparison(console, found)).split())
     assert SCOPE in text
     for one in found.contrasts:
         gap = one.objective.interval

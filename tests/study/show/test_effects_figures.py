@@ -1,12 +1,11 @@
 """The effects of a study as figures and as text for the terminal."""
 
-import io
 import re
 from dataclasses import replace
 
 import optuna
 import pytest
-from rich.console import Console
+from printed import printed
 
 from dropopt.study import effects_figure, efficacy_report, importance_figure, study_effects
 from dropopt.study.show.effects_figures import ON_PAGE
@@ -93,9 +92,7 @@ def test_without_effects_the_figures_say_so():
 
 def test_the_report_answers_without_a_blend(study):
     """The report has the five answers and the table; there is nothing about a blend."""
-    file = io.StringIO()
-    Console(file=file, width=200).print(efficacy_report(study))
-    text = file.getvalue()
+    text = printed(lambda console: console.print(efficacy_report(study)))
     for title in ("Which dropout: ", "How much: ", "Where, when: Not searched", "Whether at all: Dropout helps: "):
         assert title in text
     assert "Which parameter matters" in text

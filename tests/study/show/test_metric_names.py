@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 
 import optuna
 import pytest
 import torch
-from rich.console import Console
+from printed import printed
 from shown_study import shown_study
 
 from dropopt.config import RunConfig, TaskConfig
@@ -43,13 +42,6 @@ from dropopt.training.results import EpochReport
 BASE = RunConfig.parse(
     {"train": {"epochs": 6}, "task": {"loss": "mse_loss", "metric": "mine:r2", "objective": "metric"}}
 )
-
-
-def printed(draw):
-    """What ``draw`` prints on a console."""
-    console = Console(file=io.StringIO(), width=150)
-    draw(console)
-    return console.file.getvalue()
 
 
 def test_every_text_shows_the_metric_and_not_what_is_minimised():

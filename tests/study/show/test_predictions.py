@@ -1,9 +1,7 @@
 """The table of predictions on a terminal of 80 columns."""
 
-import io
-
 import pytest
-from rich.console import Console
+from printed import printed
 
 from dropopt.standalone.model import Prediction
 from dropopt.study.show.predictions import show_predictions
@@ -17,9 +15,8 @@ def shown(images, note="", information=0.0123):
         Prediction(image, CLASSES[place % 10], 0.51234, {}, 1.2, information, note if place == 2 else "")
         for place, image in enumerate(images)
     ]
-    console = Console(file=io.StringIO(), width=80)
-    show_predictions(console, found)
-    return [line.rstrip() for line in console.file.getvalue().splitlines() if line.strip()]
+    text = printed(lambda console: show_predictions(console, found), width=80)
+    return [line.rstrip() for line in text.splitlines() if line.strip()]
 
 
 @pytest.mark.parametrize("information", [0.0123, None])

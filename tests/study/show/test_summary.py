@@ -7,6 +7,7 @@ import signal
 import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
+from printed import printed
 from rich.console import Console
 
 from dropopt.study.command.manifests import Job
@@ -16,13 +17,11 @@ from dropopt.study.show.summary import Outcome, show_summary
 from dropopt.study.store.experiment import name_metric
 
 
-def printed(study, n_trials=2, extendable=True, **changes):
+def summary(study, n_trials=2, extendable=True, **changes):
     """The summary of ``study`` as text."""
     values = {"timeout": None, "stopped_by": None, "url": "runs/my db", "storage_hint": " --storage 'runs/my db'"}
     outcome = Outcome(**values | changes, resume=Resume("dropopt run a", n_trials, extendable))
-    file = io.StringIO()
-    show_summary(Console(file=file, width=100), study, outcome)
-    return file.getvalue()
+    return printed(lambda console: show_summary(console, study, outcome), width=100)
 
 
 @pytest.fixture(name="study")
@@ -39,25 +38,25 @@ def _study():
 
 def test_failures_are_grouped_by_reason(study):
     """The most frequent reason comes first. Interrupted trials are not failures."""
-    lines = [line for line in printed(study).splitlines() if " failed: " in line]
+    lines = [line for line in summary(study).splitlines() if " failed: " in line]
     assert lines == ["2 failed: Broken (trial 3: details)", "1 failed: out of memory (trial 2: details)"]
 
 
 def test_the_next_commands_can_be_typed(study):
     """Names are quoted, --storage is repeated if it was given, and a finished study needs a larger target."""
-    text = printed(study)
+    text = summary(study)
     assert f"dropopt export --study 'a study' --storage 'runs/my db' -o {best_file('a study')}" in text
     assert "dropopt run a --n-trials 6\n" in text
-    assert "--storage" not in printed(study, storage_hint="")
-    assert "dropopt run a --n-trials 5\n" in printed(study, n_trials=5)
+    assert "--storage" not in summary(study, storage_hint="")
+    assert "dropopt run a --n-trials 5\n" in summary(study, n_trials=5)
 
 
 def test_the_best_trial_is_compared_with_the_anchors(study):
     """A table of the anchors, and the verdict in words; neither if there are no anchors."""
-    assert "compared with" not in printed(study)
+    assert "compared with" not in summary(study)
     for name, value in (("no dropout", 0.8), ("channel 0.2", 0.6)):
         study.add_trial(create_trial(value=value, user_attrs={"anchor": name, "val_accuracy": 0.85}))
-    text = printed(study)
+    text = summary(study)
     rows = [line.split() for line in text.splitlines() if "no dropout" in line or "channel 0.2" in line]
     assert [word for word in rows[0] if word in ("0.6000", "0.8500")] == ["0.6000", "0.8500"]
     assert "-16.7%" in rows[0]
@@ -85,25 +84,24 @@ def test_a_diverged_trial_never_leads(classes, value, announced):
 
 def test_a_trial_that_may_hang_is_shown():
     """With what it did before, and with what to do."""
-    file = io.StringIO()
-    Progress(Console(file=file, width=200), 5).stalled(0, 3, 312.0, 4.25)
+    text = printed(lambda console: Progress(console, 5).stalled(0, 3, 312.0, 4.25))
     silence = "trial 3 has reported nothing for 5 min, and its longest epoch took 4.25 s"
-    assert file.getvalue() == f"note: {silence}; if it hangs, stop this command and run it again\n"
+    assert text == f"note: {silence}; if it hangs, stop this command and run it again\n"
 
 
 def test_a_signal_is_reported(study):
     """The summary names the signal that stopped the session."""
-    assert printed(study, stopped_by=signal.SIGTERM).startswith("stopped by SIGTERM; ")
+    assert summary(study, stopped_by=signal.SIGTERM).startswith("stopped by SIGTERM; ")
 
 
 def test_only_commands_that_work_are_suggested(study):
     """``dropopt efficacy`` needs a trial with parameters, not a blend; a worker has no option --n-trials."""
-    assert "dropopt efficacy" not in printed(study)
+    assert "dropopt efficacy" not in summary(study)
     rate = optuna.distributions.FloatDistribution(0, 1)
     study.add_trial(create_trial(value=0.4, params={"p": 0.5}, distributions={"p": rate}))
-    assert "dropopt efficacy --study 'a study'" in printed(study)
-    assert "go on   dropopt run a\n" in printed(study, extendable=False, n_trials=9)
-    assert "go on" not in printed(study, extendable=False)
+    assert "dropopt efficacy --study 'a study'" in summary(study)
+    assert "go on   dropopt run a\n" in summary(study, extendable=False, n_trials=9)
+    assert "go on" not in summary(study, extendable=False)
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "..", "a/b", "-rf", "x\0y", "é" * 300])

@@ -1,13 +1,12 @@
 """Numbers in the sentences about a study."""
 
-import io
 import re
 from dataclasses import replace
 
 import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
-from rich.console import Console
+from printed import printed
 
 from dropopt.config import RunConfig
 from dropopt.facts import Facts
@@ -49,14 +48,12 @@ def test_what_is_counted_agrees_with_its_number(one):
     study.add_trials([create_trial(state=TrialState.PRUNED, intermediate_values={1: 1.0})] * count)
     study.add_trials([create_trial(state=TrialState.WAITING)] * count)
     shot = Snapshot.of(study)
-    said = io.StringIO()
-    show_status(Console(file=said, width=200), storage, "memory")
     texts = [
         *dict(words.searched(shot)).values(),
         words.searched_space("compact", ["lr"] * count),
         words.saved(shot),
         repr(StudyResult("s", "memory", study.get_trials()[:count], None)),
-        said.getvalue(),
+        printed(lambda console: show_status(console, storage, "memory")),
     ]
     nouns = "trial|epoch|image|channel|class|parameter|place|dropout layer"
     found = re.findall(rf"\b{count} ({nouns})(e?s)?\b", " ".join(texts))

@@ -90,6 +90,8 @@ def test_what_is_no_array_is_refused():
         from_arrays("a", {"images": sparse, "y": [0, 1]})
     with pytest.raises(ConfigError, match=r"^a must have x and y .or images and labels., got: nothing$"):
         from_arrays("a", {})
+    with pytest.raises(ConfigError, match=r"^a: unknown array 1; known: x, y, "):
+        from_arrays("a", {1: images(2, 3, 3)})
     half = torch.full((2, 3, 3), 0.5, dtype=torch.bfloat16, requires_grad=True)
     assert (from_arrays("a", {"x": half, "y": [0, 1]}).train.images == 0.5).all()
 

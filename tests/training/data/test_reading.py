@@ -367,8 +367,7 @@ def test_why_samples_are_read_anew(monkeypatch):
 @pytest.mark.parametrize(
     "given", [{"train"}, {"train", "test"}, {"train", "validation"}, {"train", "validation", "test"}]
 )
-@pytest.mark.parametrize("subset", [None, 12])
-@pytest.mark.parametrize("again", [None, 3, 5])
+@pytest.mark.parametrize(("subset", "again"), [(None, None), (None, 5), (12, None), (12, 3), (12, 5)])
 def test_missing_splits_are_drawn(given, subset, again):
     """Written out: a random order, from which the test samples, the subset and the validation samples are taken.
 
