@@ -132,7 +132,8 @@ def name_of(function: Callable[..., Any], where: str) -> str:
         main = sys.modules.get(module)
         file = getattr(main, "__file__", None)
         if file is None:
-            raise ConfigError(f"{where}: put {name!r} in a file, from which child processes can import it")
+            how = f"in a notebook, begin its cell with %%writefile own.py, and type below: from own import {name}"
+            raise ConfigError(f"{where}: put {name!r} in a file, from which child processes can import it; {how}")
         spec = getattr(main, "__spec__", None) if module == "__main__" else None  # python -m package.script
         module = Path(file).stem if spec is None else spec.name
         if module in _KINDS:

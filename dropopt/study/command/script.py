@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
+from rich.console import Console
+
 from dropopt.config import ConfigError
 from dropopt.study.command.compare import compare_script
 from dropopt.study.command.notebook import StudyResult, run_here, script_of_caller
@@ -93,6 +95,7 @@ class Study(Definition):
             SystemExit: 0
         """
         _refuse_import("main")
+        _refuse_notebook(arguments, "study.run() returns the results")
         run_script(self, arguments)
 
     def run(self, *, storage: str | os.PathLike[str] | None = None, n_jobs: int = -1) -> StudyResult:
@@ -137,6 +140,7 @@ class Study(Definition):
             SystemExit: 0
         """
         _refuse_import("compare")
+        _refuse_notebook(arguments, "give the options of dropopt compare, as in study.compare([...], [])")
         compare_script(self, arms, arguments)
 
 
@@ -152,6 +156,12 @@ def _refuse_import(method: str) -> None:
         if frame.f_code.co_name == "<module>" and module != "__main__" and _is_module(module, names):
             raise ConfigError(f'{frame.f_code.co_filename}: put study.{method}() below: if __name__ == "__main__":')
         frame = frame.f_back
+
+
+def _refuse_notebook(arguments: Sequence[str] | None, instead: str) -> None:
+    """Raise :class:`ConfigError` in a cell of a notebook without ``arguments``: a kernel has others."""
+    if arguments is None and Console().is_jupyter and not hasattr(sys.modules["__main__"], "__file__"):
+        raise ConfigError(f"a notebook has no command line: {instead}")
 
 
 def _is_module(name: str, names: dict[str, Any]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import textwrap
 import warnings
 from collections.abc import Iterator
@@ -30,7 +31,8 @@ def busy(what: str, *, quiet: bool = False) -> Status:
         what: What is done, such as ``drawing the charts``.
         quiet: Whether nothing is shown.
     """
-    return Console(stderr=True, quiet=quiet).status(what)
+    # In a notebook, and where FORCE_COLOR is set, rich would print each turn of the spinner.
+    return Console(stderr=True, quiet=quiet or not sys.stderr.isatty(), force_jupyter=False).status(what)
 
 
 def complain(console: Console, text: str) -> None:

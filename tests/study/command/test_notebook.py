@@ -14,6 +14,7 @@ import dropopt
 from dropopt.config import ConfigError, RunConfig
 from dropopt.study import Space, Study
 from dropopt.study.define.script import load
+from dropopt.study.show.console import busy
 from dropopt.study.store.experiment import check, create
 from dropopt.study.store.keys import COMMAND
 from dropopt.study.store.opening import close, open_storage
@@ -88,6 +89,40 @@ def test_importing_a_script_does_not_run_its_study(tmp_path, monkeypatch, text, 
 def test_functions_of_a_task_must_be_importable():
     with pytest.raises(ConfigError, match=r"study: task.loss must be a function or a class at the top level of a file"):
         Study(name="one", task={"loss": lambda outputs, targets: outputs.mean()})
+
+
+def test_a_function_of_a_notebook_is_told_how_to_get_into_a_file(monkeypatch):
+    """Child processes import functions, and a cell is not a file."""
+    names = {"__name__": "__main__"}
+    exec("def data():\n    return None", names)
+    monkeypatch.delattr("__main__.__file__", raising=False)
+    with pytest.raises(
+        ConfigError, match=r"in a notebook, begin its cell with %%writefile own.py, .*from own import d"
+    ):
+        Study(name="cell", data=names["data"])
+
+
+@pytest.mark.parametrize(
+    ("call", "instead"), [("main()", r"study\.run\(\)"), ("compare(['dropout'])", r"study\.compare\(\[...\], \[\]\)")]
+)
+def test_the_arguments_of_a_kernel_are_not_those_of_a_study(monkeypatch, call, instead):
+    """A kernel has options such as ``-f``, which were called unknown options of dropopt."""
+    monkeypatch.delattr("__main__.__file__", raising=False)
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    with pytest.raises(ConfigError, match=f"a notebook has no command line: .*{instead}"):
+        eval(f"study.{call}", {"study": Study(name="cell"), "__name__": "__main__"})
+    with pytest.raises(SystemExit) as ended:
+        Study(name="cell").main(["--help"])
+    assert ended.value.code == 0
+
+
+def test_a_notebook_shows_no_spinner(monkeypatch, capsys):
+    """Each turn of it was a line of its own, or a warning that ipywidgets is missing."""
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with busy("thinking") as status:
+        status.update("thinking more")
+    assert capsys.readouterr() == ("", "")
 
 
 def test_a_study_from_before_tasks_is_the_same_experiment():
