@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dropopt.config import Baseline, ConfigError, RunConfig, TrainConfig
 from dropopt.study.define.space import Space
-from dropopt.study.store.keys import BASE, DATA
+from dropopt.study.store.keys import BASE, CONFIRMS, DATA
 from dropopt.study.store.queries import count
 
 if TYPE_CHECKING:
@@ -36,7 +36,9 @@ class Arm:
 
 
 def arm_of_study(name: str, study: optuna.Study) -> Arm:
-    """Describe an existing study as an arm. Raises ConfigError if dropopt did not run it."""
+    """Describe an existing study as an arm. Raises ConfigError if it is no search of dropopt."""
+    if CONFIRMS in study.user_attrs:
+        raise ConfigError(f"study {study.study_name!r} is a confirmation; give the study {study.user_attrs[CONFIRMS]}")
     if BASE not in study.user_attrs:
         raise ConfigError(f"study {study.study_name!r} was not run by dropopt run, so it cannot be an arm")
     base = RunConfig.parse(study.user_attrs[BASE])
@@ -45,7 +47,7 @@ def arm_of_study(name: str, study: optuna.Study) -> Arm:
         parameter: _text(distribution)
         for trial in trials
         for parameter, distribution in trial.distributions.items()
-        if _of_training(parameter)
+        if _of_training(parameter, base)
     }
     return Arm(
         name=name,
@@ -85,13 +87,7 @@ def check_comparable(arms: Sequence[Arm]) -> list[str]:
     for arm in arms[1:]:
         if difference := _difference(first, arm):
             raise ConfigError(f"arms {first.name} and {arm.name} cannot be compared: {difference}")
-        if first.training is not None and arm.training is not None and first.training != arm.training:
-            names = sorted(
-                name
-                for name in first.training.keys() | arm.training.keys()
-                if first.training.get(name) != arm.training.get(name)
-            )
-            what = ", ".join(f"{name} ({first.training.get(name)} and {arm.training.get(name)})" for name in names)
+        if what := _other_ranges(first.training, arm.training):
             notes.append(f"{first.name} and {arm.name} do not search the same settings of training: {what}")
     goals = {arm.name: arm.base.task.judged_by for arm in arms}
     if len(set(goals.values())) > 1:
@@ -102,6 +98,14 @@ def check_comparable(arms: Sequence[Arm]) -> list[str]:
         budgets = ", ".join(f"{arm.name} {arm.trials}" for arm in arms)
         notes.append(f"the arms do not have the same number of trials: {budgets}")
     return notes
+
+
+def _other_ranges(first: Mapping[str, str] | None, other: Mapping[str, str] | None) -> str:
+    """Name the settings of training that two arms search over other ranges; empty if there are none."""
+    if first is None or other is None:
+        return ""
+    both = ((name, *(ranges.get(name, "not searched") for ranges in (first, other))) for name in {*first, *other})
+    return ", ".join(f"{name} ({one} and {two})" for name, one, two in sorted(both) if one != two)
 
 
 def _difference(first: Arm, other: Arm) -> str:
@@ -117,8 +121,13 @@ def _difference(first: Arm, other: Arm) -> str:
     return ""
 
 
-def _of_training(parameter: str) -> bool:
-    """Whether a parameter is a setting of training: ``lr``, or ``lr_adamw`` with a range for each optimizer."""
+def _of_training(parameter: str, base: RunConfig) -> bool:
+    """Whether a parameter is a setting of training: ``lr``, or ``lr_adamw`` with a range for each optimizer.
+
+    The ``schedule`` of a baseline, of its drop rate, has the name of that of the learning rate.
+    """
+    if parameter in type(base.engine).model_fields:
+        return False
     return any(parameter == name or parameter.startswith(f"{name}_") for name in TrainConfig.model_fields)
 
 

@@ -37,7 +37,7 @@ from dropopt.study.show.console import busy, say
 from dropopt.study.show.formatting import format_seconds
 from dropopt.study.store.experiment import check
 from dropopt.study.store.opening import Opened, reserve
-from dropopt.study.store.queries import count, find_study, study_names
+from dropopt.study.store.queries import count, find_study, searches, study_names
 from dropopt.study.store.url import file_of, resolve
 
 if TYPE_CHECKING:
@@ -147,6 +147,7 @@ def _plans(request: CompareRequest) -> list[_Plan]:
 
 def _plan(request: CompareRequest, given: str, storage: BaseStorage | None) -> _Plan:
     existing = [] if storage is None else study_names(storage)
+    possible = "none" if storage is None else ", ".join(searches(storage)) or "none"
     name = given.removeprefix(STUDY).removeprefix(SPACE)
     is_study = name in existing and not given.startswith(SPACE)
     is_space = not given.startswith(STUDY) and _names_a_space(name, request.script.parent)
@@ -158,12 +159,11 @@ def _plan(request: CompareRequest, given: str, storage: BaseStorage | None) -> _
         _check_result(name, study, "run it first")
         return _Plan(arm, None, 0, seconds_of_a_trial(study))
     if given.startswith(STUDY):
-        raise ConfigError(f"arm {given}: the storage has no such study; it has: {', '.join(existing) or 'none'}")
+        raise ConfigError(f"arm {given}: the storage has no such study; it has: {possible}")
     if not is_space and not Path(name).suffix and not given.startswith(SPACE):
         spaces = ", ".join(shipped.names("search_spaces"))
         raise ConfigError(
-            f"arm {name} is neither a search space ({spaces}, or a .yaml file) nor a study in the storage "
-            f"({', '.join(existing) or 'none'})"
+            f"arm {name} is neither a search space ({spaces}, or a .yaml file) nor a study in the storage ({possible})"
         )
     return _plan_of_space(request, name, storage, existing)
 

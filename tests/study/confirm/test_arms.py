@@ -11,7 +11,7 @@ from dropopt.config import ConfigError, RunConfig
 from dropopt.study.confirm.arms import Arm, arm_of_space, arm_of_study, check_comparable
 from dropopt.study.confirm.comparison import Compute, compute
 from dropopt.study.define.space import Space
-from dropopt.study.store.keys import BASE, INTERRUPTED, REASON, RETRY, SECONDS
+from dropopt.study.store.keys import BASE, CONFIRMS, INTERRUPTED, REASON, RETRY, SECONDS
 from dropopt.study.store.retries import enqueue_again
 
 
@@ -69,10 +69,37 @@ def test_settings_of_training_that_are_searched_differently_are_told():
     assert arms[1].training == {"lr": "0.1 to 1", "batch_size": "one of 16, 32"}
     assert check_comparable([arms[0], arms[2]]) == []
     assert check_comparable(arms) == [
-        "a and b do not search the same settings of training: batch_size (None and one of 16, 32), "
+        "a and b do not search the same settings of training: batch_size (not searched and one of 16, 32), "
         "lr (0.01 to 1, logarithmic and 0.1 to 1)",
         "the arms do not have the same number of trials: a 1, b 3, c 1",
     ]
+
+
+def test_the_schedule_of_a_drop_rate_is_no_setting_of_training():
+    """It has the name of the learning rate's schedule, so arms with two of those were compared, with a false note."""
+    arms = []
+    for name, learning in (("none", "onecycle"), ("constant", "onecycle"), ("linear", "cosine")):
+        study = optuna.create_study(study_name=name)
+        run = RunConfig.parse({"engine": {"kind": "dropout"}, "train": {"schedule": learning}})
+        study.set_user_attr(BASE, run.model_dump(mode="json"))
+        space = {"lr": FloatDistribution(0.1, 1)}
+        if name != "none":
+            space |= {"schedule": CategoricalDistribution(["constant", "linear"])}
+        params = {"lr": 0.5, "schedule": name}
+        study.add_trial(create_trial(value=0.5, params={key: params[key] for key in space}, distributions=space))
+        arms.append(arm_of_study(name, study))
+    assert check_comparable(arms[:2]) == []
+    with pytest.raises(ConfigError, match=r"train\.schedule is 'onecycle' and 'cosine'$"):
+        check_comparable(arms)
+
+
+def test_a_confirmation_is_no_arm():
+    """It was said that its data have other contents, which are those of the validation splits that it draws."""
+    study = optuna.create_study(study_name="a-confirmed")
+    study.set_user_attr(CONFIRMS, "a")
+    study.set_user_attr(BASE, RunConfig().model_dump(mode="json"))
+    with pytest.raises(ConfigError, match=r"^study 'a-confirmed' is a confirmation; give the study a$"):
+        arm_of_study("a-confirmed", study)
 
 
 @pytest.mark.parametrize("baseline", [False, True])
