@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -14,6 +15,19 @@ def first_line(error: object) -> str:
     """Return the first line of an error's message, with its type where the message alone would not explain it."""
     text = (str(error).strip() or type(error).__name__).splitlines()[0]
     return f"{type(error).__name__}: {text}" if isinstance(error, LookupError | AttributeError | NameError) else text
+
+
+def no_data(path: Path, kind: str, source: str) -> str:
+    """Return one line about a ``path`` of data where there is nothing, such as that of a study from another folder.
+
+    Args:
+        path: The path that was given.
+        kind: What it should be, ``folder`` or ``file``.
+        source: How a setting names such data, such as ``folder:PATH``.
+    """
+    where = "" if path.is_absolute() else f" in {Path.cwd()}; go to the folder where it is"
+    then = "; name yours" if path.is_absolute() else ", or name yours"
+    return f"{path}: no such {kind}{where}{then}, as in --data {source} (for dropopt train: --set data.name={source})"
 
 
 def explain(error: ValidationError, model: type[BaseModel], values: Any) -> str:

@@ -370,7 +370,7 @@ def test_bad_input_is_reported_in_one_line(studied, monkeypatch, capsys):
         "run digits --storage none.db --model resnet18": "did you mean torchvision:resnet18",
         "run digits --storage none.db --model torchvision:resnet81": "has no such classifier; did you mean resnet18",
         "run digits --storage none.db --data digts": "data.name 'digts' is unknown; did you mean 'digits'?",
-        "run digits --storage none.db --data folder:none": "none: no such folder; name yours",
+        "run digits --storage none.db --data folder:none": "none: no such folder in ",
         "run digits --storage none.db --model no_such_module:net": "there is no module 'no_such_module'",
         "run": "no study is given; give a script or one of: ",
         "run digits --space cmpact": "no search space 'cmpact'; did you mean 'compact'? known: blend, compact",

@@ -74,6 +74,8 @@ def read_model(path: Path) -> ModelFile:
         raise ConfigError(f"{path} {'is a folder' if path.is_dir() else 'does not exist'}; give a {SUFFIX} file")
     if path.suffix in (".pt", ".pth", ".pkl", ".bin"):
         raise ConfigError(f"{path} may run code when it is read; write a file with dropopt train FILE -o model{SUFFIX}")
+    if path.suffix in (".yaml", ".yml", ".json", ".toml"):
+        raise ConfigError(f"{path} is a configuration; type: dropopt train FILE -o model{SUFFIX}")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -37,7 +38,8 @@ class Prediction:
         entropy: Entropy of the probabilities, in nats.
         mutual_information: The part of the entropy that comes from disagreement between dropout masks, in nats; None
             without samples.
-        note: Why the class means little: the image has hardly any contrast. Empty for other images.
+        note: Why the class means little: the image has hardly any contrast, or values that are not finite. Empty for
+            other images.
     """
 
     image: str
@@ -196,11 +198,14 @@ class StandaloneModel(nn.Module):
 
 
 def _notes(prepared: Tensor) -> list[str]:
-    """What to say about each image (C, H, W): nothing, or that it is nearly empty."""
+    """What to say about each image (C, H, W): nothing, or that it is nearly empty or no image."""
     contrasts = prepared.flatten(2).std(2, correction=0).mean(1).tolist()
-    return [
-        f"hardly any contrast ({contrast:.2g} of the training's): the class means little"
-        if contrast < LEAST_CONTRAST
-        else ""
-        for contrast in contrasts
-    ]
+    return [_note(contrast) for contrast in contrasts]
+
+
+def _note(contrast: float) -> str:
+    if not math.isfinite(contrast):
+        return "it has values that are not finite: the class means nothing"
+    if contrast < LEAST_CONTRAST:
+        return f"hardly any contrast ({contrast:.2g} of the training's): the class means little"
+    return ""

@@ -112,6 +112,11 @@ def test_an_empty_image_gets_a_note(digits):
     notes = [one.note for one in model.predict(images)]
     assert [bool(note) for note in notes] == [True, True, False, False, False]
     assert notes[0].startswith("hardly any contrast (0 of the training's)")
+    images[3, 0, 0, 0] = torch.nan
+    assert [one.note for one in model.predict(images[2:4])] == [
+        "",
+        "it has values that are not finite: the class means nothing",
+    ]
 
 
 def test_files_that_cannot_be_read_are_an_error_or_left_out(digits, tmp_path):
@@ -250,6 +255,7 @@ def test_malformed_files_are_reported_in_one_line(digits, tmp_path):
     path, _ = digits
     torch.save({"a": torch.zeros(1)}, tmp_path / "a.pt")
     (tmp_path / "text.safetensors").write_text("text")
+    (tmp_path / "best.yaml").write_text("engine:")
     (tmp_path / "cut.safetensors").write_bytes(path.read_bytes()[:2000])
     (tmp_path / "huge.safetensors").write_bytes(b"\xff" * 8 + b"{}")
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
@@ -260,6 +266,7 @@ def test_malformed_files_are_reported_in_one_line(digits, tmp_path):
     cases = [
         (tmp_path / "none.safetensors", "does not exist; give a .safetensors file"),
         (tmp_path, "is a folder; give a .safetensors file"),
+        (tmp_path / "best.yaml", "is a configuration; type: dropopt train FILE -o model.safetensors"),
         (tmp_path / "a.pt", "may run code when it is read"),
         (tmp_path / "text.safetensors", "is not a .safetensors file, or is damaged"),
         (tmp_path / "cut.safetensors", "is not a .safetensors file, or is damaged"),

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dropopt.config import ConfigError
-from dropopt.explain import first_line, suggestion
+from dropopt.explain import first_line, no_data, suggestion
 from dropopt.numbers import quantity
 from dropopt.training.data.source import Source
 from dropopt.training.data.split import Split
@@ -50,7 +50,7 @@ def read_npz(path: Path) -> Source:
                 raise ConfigError(f"{path} is a single array; expected a .npz file with x and y")
             return from_arrays(name, {key: _entry(file, key, path) for key in file.files})
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file") from None
+        raise ConfigError(no_data(path, "file", "numpy:FILE.npz")) from None
     except _DAMAGED as error:
         raise ConfigError(f"{path} cannot be read: {first_line(error)}") from None
     except ValueError as error:

@@ -25,6 +25,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from dropopt.config import ConfigError
+from dropopt.explain import no_data
 from dropopt.files import cache_folder, clear_leftovers, load_tensors, save_tensors
 from dropopt.numbers import quantity
 from dropopt.training.data import system_files
@@ -57,7 +58,7 @@ def read_folder(root: Path, side: int | None) -> Source:
     """Read the images under ``root``, resized to squares of ``side`` pixels (default: their median, at most 64)."""
     try:
         if not root.is_dir():
-            raise ConfigError(f"{root}: no such folder; name yours, as in --data folder:PATH")
+            raise ConfigError(no_data(root, "folder", "folder:PATH"))
         root = root.resolve()
         folders, remarks = _layout(root)
         classes = _classes(folders["train"])

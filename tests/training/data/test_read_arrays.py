@@ -140,7 +140,7 @@ class TestNumpy:
 
     def test_missing_truncated_and_foreign_files_are_named(self, tmp_path):
         """A missing file, half a file, a text file and a single array are each named."""
-        assert refused(f"numpy:{tmp_path / 'none.npz'}") == f"{tmp_path / 'none.npz'}: no such file"
+        assert refused(f"numpy:{tmp_path / 'none.npz'}").startswith(f"{tmp_path / 'none.npz'}: no such file; name")
         npz(tmp_path / "a.npz", x=images(50, 9, 9), y=np.arange(50) % 2)
         content = (tmp_path / "a.npz").read_bytes()
         for cut in (0, 10, len(content) // 2, len(content) - 30):

@@ -189,7 +189,7 @@ class TestFolder:
             return refused(f"folder:{tmp_path / name}").replace(f"{tmp_path}/", "")
 
         needed = "must have a subfolder for each of two or more classes, has"
-        assert message("nowhere") == "nowhere: no such folder; name yours, as in --data folder:PATH"
+        assert message("nowhere").startswith("nowhere: no such folder; name yours, as in --data folder:PATH (")
         folder(tmp_path / "one", classes=("cat",))
         assert message("one") == f"one {needed} ['cat']"
         (tmp_path / "zero").mkdir()
