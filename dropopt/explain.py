@@ -25,8 +25,9 @@ def no_data(path: Path, kind: str, source: str) -> str:
         kind: What it should be, ``folder`` or ``file``.
         source: How a setting names such data, such as ``folder:PATH``.
     """
-    where = "" if path.is_absolute() else f" in {Path.cwd()}; go to the folder where it is"
-    then = "; name yours" if path.is_absolute() else ", or name yours"
+    fixed = path.expanduser().is_absolute()
+    where = "" if fixed else f" in {Path.cwd()}; go to the folder where it is"
+    then = "; name yours" if fixed else ", or name yours"
     return f"{path}: no such {kind}{where}{then}, as in --data {source} (for dropopt train: --set data.name={source})"
 
 

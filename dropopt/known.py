@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from dropopt.config import ConfigError, RunConfig
-from dropopt.explain import suggestion
+from dropopt.explain import no_data, suggestion
 from dropopt.owncode import file_of, is_own, module_of
 
 #: Built-in data sets.
@@ -94,9 +94,9 @@ def library_networks(library: str) -> frozenset[str]:
 def _check_data(name: str) -> None:
     kind, colon, place = name.partition(":")
     if kind == "folder" and place and not Path(place).expanduser().is_dir():
-        raise ConfigError(f"{place}: no such folder; name yours, as in --data folder:PATH")
+        raise ConfigError(no_data(Path(place), "folder", "folder:PATH"))
     if kind == "numpy" and place and not Path(place).expanduser().is_file():
-        raise ConfigError(f"{place}: no such file")
+        raise ConfigError(no_data(Path(place), "file", "numpy:FILE.npz"))
     if not colon and name not in DATA and not Path(name).exists():
         raise unknown_data(name)
 

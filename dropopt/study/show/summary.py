@@ -73,7 +73,8 @@ def _best_trials(shot: Snapshot) -> Table:
     value = f"{shot.scale.name} (smoothed)"
     table = Table("trial", value, shot.score, "best epoch", "seconds", title="best trials (validation)")
     for trial in shot.ranked[:ROWS]:
-        extra = (trial.user_attrs.get(name) for name in (BEST_EPOCH, SECONDS))
+        # Trials that another program has added have neither.
+        extra = (trial.user_attrs.get(name, "-") for name in (BEST_EPOCH, SECONDS))
         table.add_row(_named(trial), shot.scale.text(trial.value), format_accuracy(trial), *map(format_value, extra))
     return table
 

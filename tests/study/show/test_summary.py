@@ -42,6 +42,14 @@ def test_failures_are_grouped_by_reason(study):
     assert lines == ["2 failed: Broken (trial 3: details)", "1 failed: out of memory (trial 2: details)"]
 
 
+def test_a_trial_of_another_program_has_no_best_epoch(study):
+    """Its cells were the word None."""
+    study.add_trial(create_trial(value=0.001))
+    written = printed(study)
+    assert "None" not in written
+    assert re.search(rf"│ {len(study.trials) - 1} +│ 0\.0010 +│ - +│ - +│ - +│", written)
+
+
 def test_the_next_commands_can_be_typed(study):
     """Names are quoted, --storage is repeated if it was given, and a finished study needs a larger target."""
     text = summary(study)
