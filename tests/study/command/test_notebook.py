@@ -117,9 +117,9 @@ def test_the_arguments_of_a_kernel_are_not_those_of_a_study(monkeypatch, call, i
 
 
 def test_a_notebook_shows_no_spinner(monkeypatch, capsys):
-    """Each turn of it was a line of its own, or a warning that ipywidgets is missing."""
-    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    """A kernel sets FORCE_COLOR, and its standard error is no terminal: each turn was a line of its own."""
     monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
     with busy("thinking") as status:
         status.update("thinking more")
     assert capsys.readouterr() == ("", "")
