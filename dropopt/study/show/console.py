@@ -32,7 +32,8 @@ def busy(what: str, *, quiet: bool = False) -> Status:
         quiet: Whether nothing is shown.
     """
     # In a notebook, and where FORCE_COLOR is set, rich would print each turn of the spinner.
-    return Console(stderr=True, quiet=quiet or not sys.stderr.isatty(), force_jupyter=False).status(what)
+    seen = sys.stderr is not None and sys.stderr.isatty()
+    return Console(stderr=True, quiet=quiet or not seen, force_jupyter=False).status(what)
 
 
 def complain(console: Console, text: str) -> None:
