@@ -43,9 +43,9 @@ def test_failures_are_grouped_by_reason(study):
 
 
 def test_a_trial_of_another_program_has_no_best_epoch(study):
-    """Its cells were the word None."""
+    """Its cells have a dash."""
     study.add_trial(create_trial(value=0.001))
-    written = printed(study)
+    written = summary(study)
     assert "None" not in written
     assert re.search(rf"│ {len(study.trials) - 1} +│ 0\.0010 +│ - +│ - +│ - +│", written)
 
