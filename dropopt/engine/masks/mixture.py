@@ -10,8 +10,8 @@ The samples of one method are neighbours in the batch, so a pattern costs only w
 of samples are multinomial, and the first method starts at a random sample (the sequence wraps around the end of
 the batch), so each sample draws method m with probability w_m wherever it lies in the batch.
 
-Compiled code, whose sizes must not depend on data, draws a method for each sample instead and selects among the gates
-of all patterns.
+Compiled code and CUDA graphs, whose sizes must not depend on data, draw a method for each sample instead and select
+among the gates of all patterns.
 """
 
 from __future__ import annotations
@@ -141,9 +141,19 @@ def _parts(samples: int, shares: Tensor) -> list[tuple[tuple[slice, ...], list[t
     return parts
 
 
+def drawn_methods(samples: int, shares: Tensor) -> Tensor:
+    """Draw the number of a method for each sample, (N,), on the device of ``shares``.
+
+    Unlike torch.multinomial, this never waits for the device, so that a CUDA graph can hold it.
+    """
+    draws = torch.rand(samples, len(shares), dtype=torch.float32, device=shares.device)
+    # Of exponential waiting times with rates w, that of method m is the shortest with probability w_m.
+    return (-draws.log() / shares).argmin(1)
+
+
 def _selected_gate(x: Tensor, shares: Tensor, rates: Tensor, block_size: int) -> Gate:
-    """The same gate for compiled code: one gate of each pattern for all samples, and a choice for each sample."""
-    method = torch.multinomial(shares, x.shape[0], replacement=True)  # len() would fix the size in an export
+    """The same gate for traced code: one gate of each pattern for all samples, and a choice for each sample."""
+    method = drawn_methods(x.shape[0], shares)  # len() would fix the size in an export
     one = [1] * (x.ndim - 2)
     gate = channel_gate(x, rates[method].view(*x.shape[:2], *one)).kept[0]
     for index, pattern in enumerate(_PATTERNS):
