@@ -55,10 +55,10 @@ def output_axis(forward: Forward, call: Call) -> int | None:
     if not isinstance(call.output, Tensor) or call.output.ndim < 2 or is_complex(call):
         return None
     shape = call.output.shape
-    own = feature_axis(call.module)
-    if own == -1 and feature_count(call.module) == shape[1] and graph.is_permuted(call.node):
+    own, count = feature_axis(call.module), feature_count(call.module)
+    if own == -1 and count in (None, shape[1]) and _moves_features(call.output, call.node):
         return 1  # a LayerNorm that permutes maps, also if they have as many columns as features
-    if own is not None and feature_count(call.module) in (None, shape[own]):  # not of a LayerNorm that permutes maps
+    if own is not None and count in (None, shape[own]):  # not of a LayerNorm that permutes maps
         return own
     if call.output.ndim == 2:
         return 1
@@ -74,6 +74,11 @@ def output_axis(forward: Forward, call: Call) -> int | None:
     if features in (shape[1], shape[-1]):
         return 1 if features == shape[1] else -1
     return 1 if call.output.ndim > 3 else -1
+
+
+def _moves_features(output: Tensor, node: Any) -> bool:
+    """Whether the last operations of a module have moved the last dimension to dimension 1."""
+    return output.ndim > 2 and graph.before_permutations(node, 1, output.ndim) == output.ndim - 1
 
 
 def _weighted(forward: Forward, call: Call) -> tuple[nn.Module, ...]:

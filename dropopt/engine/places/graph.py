@@ -16,6 +16,8 @@ _MIXING = (
 )
 #: Operations that make features of inputs.
 _HIDING = (*_MIXING, "Trilinear", "Embedding", "CudnnRnn", "MkldnnRnn", "Miopen", "Thnn", "Fft")
+#: Operations that copy values or change the order of dimensions.
+_REORDERING = ("CloneBackward", "ToCopyBackward", "PermuteBackward", "TransposeBackward")
 #: Types of values that hold tensors, or are tensors.
 _HOLDERS = (Tensor, Mapping, list, tuple)
 #: Largest number of one-input operations (an activation, a view, a copy) between a residual sum and the output.
@@ -38,11 +40,23 @@ def is_residual(node: Any, layers: Collection[Any] = ()) -> bool:
     return False
 
 
-def is_permuted(node: Any) -> bool:
-    """Whether the last operation of the graph of ``node``, apart from copies, changes the order of dimensions."""
-    while node is not None and node.name().startswith(("CloneBackward", "ToCopyBackward")):
+def before_permutations(node: Any, axis: int, ndim: int) -> int:
+    """Return which of ``ndim`` dimensions ``axis`` was before the copies and permutations that end the graph."""
+    while node is not None and node.name().startswith(_REORDERING):
+        order = list(range(ndim))
+        if node.name().startswith("Permute"):
+            order = [_signed(dim) % ndim for dim in node._saved_dims]
+        elif node.name().startswith("Transpose"):
+            one, other = _signed(node._saved_dim0) % ndim, _signed(node._saved_dim1) % ndim
+            order[one], order[other] = other, one
+        axis = order[axis]
         node = node.next_functions[0][0]
-    return node is not None and node.name().startswith(("PermuteBackward", "TransposeBackward"))
+    return axis
+
+
+def _signed(number: int) -> int:
+    """Return a number of 64 bits with its sign, which autograd leaves out."""
+    return number - 2**64 if number >= 2**63 else number
 
 
 def makers(output: Any, layers: Collection[Any]) -> list[Any]:

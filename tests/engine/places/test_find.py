@@ -486,3 +486,27 @@ def test_a_norm_that_permutes_maps_has_their_features(side):
     assert (place.axis, place.features, place.shape) == (1, 6, (6, side, side))
     (place,) = find_places(plain(nn.Linear(3, 6), nn.LayerNorm(6)), "norm", torch.zeros(2, 6, 6, 3))
     assert place.axis == -1
+
+
+@pytest.mark.parametrize(
+    ("axis", "before", "after"),
+    [
+        (1, lambda x: x.mT, lambda x: x.mT),
+        (1, lambda x: x.permute(0, -1, 1), lambda x: x.permute(0, -1, 1)),
+        (1, lambda x: x.movedim(1, -1), lambda x: x.transpose(0, 2).transpose(0, 1).transpose(0, -1)),
+        (-1, lambda x: x.transpose(0, 1), lambda x: x.transpose(0, 1).double().float()),
+        (-1, lambda x: x, lambda x: x.mT.clone().mT),
+    ],
+)
+def test_a_norm_has_its_features_where_it_moves_them(axis, before, after):
+    """Permutations in a norm count only if they move the features, of as many tokens as features."""
+
+    class Moving(nn.LayerNorm):
+        """A LayerNorm that changes the order of dimensions."""
+
+        def forward(self, x):
+            """Before and after the norm."""
+            return after(super().forward(before(x)))
+
+    (place,) = find_places(plain(nn.Linear(3, 6), Moving(6)), "norm", torch.zeros(2, 6, 3))
+    assert place.axis == axis
