@@ -112,7 +112,7 @@ class DropoutSite(nn.Module):
             _refuse_copies(module)
         if output.numel() == 0:
             return None
-        if type(output) is Tensor or torch.compiler.is_compiling() or not _has_functions(type(output)):
+        if type(output) is Tensor or torch.compiler.is_compiling() or not _is_annotated(type(output)):
             return self._dropped(output)
         # Its functions would wrap each result, which leaves a view that in-place operations must not change.
         with torch._C.DisableTorchFunctionSubclass():
@@ -221,9 +221,13 @@ class DropoutSite(nn.Module):
         self.refreshes += 1
 
 
-def _has_functions(kind: type[Tensor]) -> bool:
-    """Whether a type of tensors changes functions of torch only, as those that carry metadata do (MONAI, fastai)."""
-    return kind.__torch_dispatch__ is Tensor.__torch_dispatch__
+def _is_annotated(kind: type[Tensor]) -> bool:
+    """Whether a type of tensors adds metadata to results of torch's functions, as those of MONAI and fastai do.
+
+    Results of parameters are plain tensors, and types that change what torch dispatches may hold no data of their own.
+    """
+    plain_results = kind.__torch_function__ is nn.Parameter.__torch_function__
+    return not plain_results and kind.__torch_dispatch__ is Tensor.__torch_dispatch__
 
 
 def _refuse_copies(module: nn.Module) -> None:

@@ -394,3 +394,15 @@ def test_tensors_with_metadata_are_dropped_as_others(pattern, importance):
         assert {type(value) for value in site.state_dict().values()} == {torch.Tensor}
         found.append([x.grad, *site.state_dict().values()])
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("pattern", ["element", "channel"])
+def test_a_parameter_that_a_module_returns_gives_a_tensor(pattern):
+    """As operations of torch do: a parameter that is no leaf cannot be an attribute of a module."""
+    site = DropoutSite(1, 4, pattern)
+    site.p.fill_(0.5)
+    parameter = nn.Parameter(torch.ones(8, 4))
+    y = site.hook(nn.Identity().train(), (), parameter)
+    y.sum().backward()
+    assert type(y) is torch.Tensor
+    assert torch.equal(parameter.grad, y)
