@@ -86,7 +86,7 @@ class Attached(Generic[S]):
         self.own: tuple[OwnDropout | OwnFunction, ...] = ()
         #: Parts of the model that did not run on the example, so that they have no places.
         self.unrun: tuple[str, ...] = ()
-        self._versions = _versions(model)
+        self._changes = _changes(model)
 
     def _add(self, place: Place, site: S) -> None:
         self.sites[place.name] = site
@@ -99,6 +99,7 @@ class Attached(Generic[S]):
         self.__dict__.update(state)
         for site in self.sites.values():
             site.seen.engine = weakref.ref(self)
+        self._changes = _changes(self.model)  # a copy of a parameter counts from 0
 
     def _require_hooks(self) -> None:
         """Check that every site is still in the model: code that replaces a module drops the module's hooks.
@@ -124,9 +125,9 @@ class Attached(Generic[S]):
 
     def _warn_if_behind(self, progress: float) -> None:
         """Warn if ``progress``, in [0, 1], is 0 although the model has been trained since the last step."""
-        before, self._versions = self._versions, _versions(self.model)
-        # A pass in training mode alone may be a warm-up. Optimizers change weights in place, or leave gradients.
-        learned = self._versions != before or any(p.grad is not None for p in _made(self.model))
+        before, self._changes = self._changes, _changes(self.model)
+        # A pass in training mode alone may be a warm-up. After training, weights have changed or gradients are left.
+        learned = self._changes != before or _has_gradients(self.model)
         if progress == 0 and learned and self._has_trained():
             warnings.warn(
                 "epoch=0 after training: epoch is the number of completed epochs, so give 1 after the first one "
@@ -225,14 +226,19 @@ class Attached(Generic[S]):
         self.detach()
 
 
-def _versions(model: nn.Module) -> int:
-    """Return the number of changes in place of the parameters so far, which those of inference mode do not count."""
-    return sum(p._version for p in _made(model) if not p.is_inference())
+def _changes(model: nn.Module) -> int:
+    """Return how often parameters have changed in place so far. Those of inference mode do not count it."""
+    return sum(p._version for p in _leaves(model) if not p.is_inference())
 
 
-def _made(model: nn.Module) -> list[nn.Parameter]:
-    """Return the parameters without those of lazy layers that have not run yet, which have no values."""
-    return [p for p in model.parameters() if not is_lazy(p)]
+def _has_gradients(model: nn.Module) -> bool:
+    """Whether any parameter has a gradient."""
+    return any(p.grad is not None for p in _leaves(model))
+
+
+def _leaves(model: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters that a step can change: no results, and none of lazy layers, which have no values yet."""
+    return [p for p in model.parameters() if not is_lazy(p) and p.is_leaf]
 
 
 def sites_at(module: nn.Module) -> dict[int, Any]:

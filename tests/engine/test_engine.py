@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import math
 
@@ -131,8 +132,9 @@ def test_a_warm_up_before_training_is_no_epoch(config):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     model[0].unused = nn.LazyLinear(2)  # whose parameters have no values yet
     with attach(model, config, example=IMAGES, complexity=0.5) as engine:
-        model(IMAGES)
-        engine.step(epoch=0, epochs=2)
+        for one in (engine, copy.deepcopy(engine)):
+            one.model(IMAGES)
+            one.step(epoch=0, epochs=2)
         model(IMAGES).sum().backward()
         optimizer.step()
         optimizer.zero_grad()
