@@ -31,7 +31,7 @@ class UpdateDropper:
         optimizer: any optimizer.
 
     Raises:
-        ConfigError: if the optimizer holds no such parameter, if it holds one of a layer that peft adapts, or if each
+        ConfigError: if the optimizer holds no such parameter, if it trains one of a layer that peft adapts, or if each
             process holds a part of a parameter only.
     """
 
@@ -43,8 +43,8 @@ class UpdateDropper:
             )
         self._layers = [(site, module) for site, modules in sites for module in modules]
         self._choose(optimizer)
-        held = _held(optimizer)
-        if any(is_adapted(module) and not held.isdisjoint(map(id, module.parameters())) for _, module in self._layers):
+        trained = {key for key, p in _parameters_of(optimizer).items() if p.requires_grad}
+        if any(is_adapted(m) and any(id(p) in trained for p in m.parameters()) for _, m in self._layers):
             raise ConfigError(
                 "drop_updates cannot mask the low-rank updates of layers that peft adapts, in which all features share "
                 "parameters: set drop_updates to false"
@@ -74,7 +74,7 @@ class UpdateDropper:
 
     def _choose(self, optimizer: torch.optim.Optimizer) -> None:
         """Choose the parameters to mask among those that the optimizer holds now."""
-        held = _held(optimizer)
+        held = _parameters_of(optimizer)
         self._held = _count(optimizer)
         self.pairs = [
             (site, module, parameter)
@@ -119,9 +119,9 @@ def plain_optimizer(optimizer: Any) -> torch.optim.Optimizer:
     return plain
 
 
-def _held(optimizer: torch.optim.Optimizer) -> set[int]:
-    """Return the identities of the parameters that an optimizer holds."""
-    return {id(p) for group in optimizer.param_groups for p in group["params"]}
+def _parameters_of(optimizer: torch.optim.Optimizer) -> dict[int, Tensor]:
+    """Return the parameters that an optimizer holds, by their identity."""
+    return {id(p): p for group in optimizer.param_groups for p in group["params"]}
 
 
 def _count(optimizer: torch.optim.Optimizer) -> int:

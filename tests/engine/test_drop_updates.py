@@ -282,11 +282,16 @@ class Sharpness(torch.optim.Optimizer):
 
 
 def test_updates_of_adapted_layers_are_refused():
-    """A feature of a low-rank update has no parameters of its own; frozen adapted layers beside others are left."""
+    """A feature of a low-rank update has no parameters of its own; adapted layers that are not trained are left."""
     model = Net()
     model.two.conv = Adapted(model.two.conv)
     config = EngineConfig(drop_updates=True)
-    for trained, refused in ((model.parameters(), True), (model.one.parameters(), False)):
+    for trained, frozen, refused in (
+        (model.parameters(), False, True),
+        (model.one.parameters(), False, False),
+        (model.parameters(), True, False),
+    ):
+        model.two.conv.requires_grad_(not frozen)
         with dropopt.attach(model, config, example=batch()[0], complexity=0.5) as engine:
             message = r"^drop_updates cannot mask the low-rank updates of layers that peft adapts, .* to false$"
             with pytest.raises(ConfigError, match=message) if refused else nullcontext():
