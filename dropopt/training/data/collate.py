@@ -67,7 +67,7 @@ def tensor(value: Any, where: str = "") -> Tensor:
         raise ConfigError(
             f"{where}a data set must give tensors, arrays, numbers or images, gives {_kind(value)}{advice}"
         )
-    if hasattr(value, "getbands"):  # PIL
+    if _is_image(value):
         array = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
     found = torch.from_numpy(np.array(array))
     return found.float() if found.dtype == torch.float64 else found
@@ -78,9 +78,12 @@ def _in_colours(value: Any) -> Any:
 
     Only for samples: in a mask with a palette, the numbers are the classes.
     """
-    if getattr(value, "mode", None) not in ("P", "PA") or not hasattr(value, "getbands"):
-        return value
-    return in_rgb(value)
+    return in_rgb(value) if _is_image(value) and value.mode in ("P", "PA") else value
+
+
+def _is_image(value: Any) -> bool:
+    """Whether a value is an image of PIL."""
+    return hasattr(value, "getbands")
 
 
 def _batch(name: str, batch: Any) -> Split:
