@@ -127,8 +127,7 @@ class Attached(Generic[S]):
         """Warn if ``progress``, in [0, 1], is 0 although the model has been trained since the last step."""
         before, self._changes = self._changes, _changes(self.model)
         # A pass in training mode alone may be a warm-up. After training, weights have changed or gradients are left.
-        learned = self._changes != before or _has_gradients(self.model)
-        if progress == 0 and learned and self._has_trained():
+        if progress == 0 and self._has_trained() and (self._changes != before or _has_gradients(self.model)):
             warnings.warn(
                 "epoch=0 after training: epoch is the number of completed epochs, so give 1 after the first one "
                 "(epoch + 1 in a loop that counts from 0)",
