@@ -86,7 +86,7 @@ class Attached(Generic[S]):
         self.own: tuple[OwnDropout | OwnFunction, ...] = ()
         #: Parts of the model that did not run on the example, so that they have no places.
         self.unrun: tuple[str, ...] = ()
-        self._changes = _changes(model)
+        self._changes: int | None = _changes(model)
 
     def _add(self, place: Place, site: S) -> None:
         self.sites[place.name] = site
@@ -99,7 +99,7 @@ class Attached(Generic[S]):
         self.__dict__.update(state)
         for site in self.sites.values():
             site.seen.engine = weakref.ref(self)
-        self._changes = _changes(self.model)  # a copy of a parameter counts from 0
+        self._changes = None  # a copy of a parameter counts from 0, and the model may not be complete yet
 
     def _require_hooks(self) -> None:
         """Check that every site is still in the model: code that replaces a module drops the module's hooks.
@@ -127,7 +127,8 @@ class Attached(Generic[S]):
         """Warn if ``progress``, in [0, 1], is 0 although the model has been trained since the last step."""
         before, self._changes = self._changes, _changes(self.model)
         # A pass in training mode alone may be a warm-up. After training, weights have changed or gradients are left.
-        if progress == 0 and self._has_trained() and (self._changes != before or _has_gradients(self.model)):
+        learned = before not in (None, self._changes) or _has_gradients(self.model)
+        if progress == 0 and learned and self._has_trained():
             warnings.warn(
                 "epoch=0 after training: epoch is the number of completed epochs, so give 1 after the first one "
                 "(epoch + 1 in a loop that counts from 0)",

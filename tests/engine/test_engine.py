@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -140,6 +141,18 @@ def test_a_warm_up_before_training_is_no_epoch(config):
         optimizer.zero_grad()
         with pytest.warns(UserWarning, match=r"^epoch=0 after training"):
             engine.step(epoch=0, epochs=2)
+
+
+@pytest.mark.parametrize("config", [EngineConfig(), Baseline(kind="dropout", schedule="linear")])
+def test_a_model_that_holds_its_engine_is_copied_with_it(config):
+    """The copy of the engine is that of the copy of the model, also if the model is copied first."""
+    model = network()
+    with attach(model, config, example=IMAGES, complexity=0.5) as engine:
+        model.engine = engine
+        for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+            other(IMAGES)
+            other.engine.step(epoch=0, epochs=2)
+            assert other.engine.model is other
 
 
 @pytest.mark.parametrize("config", [EngineConfig(), Baseline(kind="dropout", schedule="linear")])
