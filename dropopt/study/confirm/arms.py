@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from dropopt.config import Baseline, ConfigError, RunConfig, TrainConfig
 from dropopt.study.define.space import Space
@@ -13,6 +13,8 @@ from dropopt.study.store.queries import count
 
 if TYPE_CHECKING:
     import optuna
+
+_RATE_SCHEDULES = frozenset(get_args(Baseline.model_fields["schedule"].annotation))
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ def arm_of_study(name: str, study: optuna.Study) -> Arm:
         parameter: _text(distribution)
         for trial in trials
         for parameter, distribution in trial.distributions.items()
-        if _of_training(parameter, base)
+        if _of_training(parameter, distribution)
     }
     return Arm(
         name=name,
@@ -121,12 +123,12 @@ def _difference(first: Arm, other: Arm) -> str:
     return ""
 
 
-def _of_training(parameter: str, base: RunConfig) -> bool:
+def _of_training(parameter: str, distribution: Any) -> bool:
     """Whether a parameter is a setting of training: ``lr``, or ``lr_adamw`` with a range for each optimizer.
 
-    The ``schedule`` of a baseline, of its drop rate, has the name of that of the learning rate.
+    The ``schedule`` of a drop rate has the name of that of the learning rate, and other choices.
     """
-    if parameter in type(base.engine).model_fields:
+    if parameter == "schedule" and _RATE_SCHEDULES.issuperset(getattr(distribution, "choices", ())):
         return False
     return any(parameter == name or parameter.startswith(f"{name}_") for name in TrainConfig.model_fields)
 

@@ -6,11 +6,11 @@ import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
+from spaces import space_of
 
 from dropopt.config import ConfigError, RunConfig
 from dropopt.study.confirm.arms import Arm, arm_of_space, arm_of_study, check_comparable
 from dropopt.study.confirm.comparison import Compute, compute
-from dropopt.study.define.space import Space
 from dropopt.study.store.keys import BASE, CONFIRMS, INTERRUPTED, REASON, RETRY, SECONDS
 from dropopt.study.store.retries import enqueue_again
 
@@ -93,6 +93,19 @@ def test_the_schedule_of_a_drop_rate_is_no_setting_of_training():
         check_comparable(arms)
 
 
+def test_a_baseline_may_search_the_schedule_of_the_learning_rate(tmp_path):
+    """It is a setting of training before the search, when the space says so, and after it, when the choices do."""
+    text = "engine:\n  kind: dropout\n  p: {low: 0, high: 0.5}\ntrain:\n  schedule: [cosine, constant]\n"
+    space, study = space_of(tmp_path, text), optuna.create_study(study_name="a")
+    base = space.base(RunConfig())
+    study.set_user_attr(BASE, base.model_dump(mode="json"))
+    trial = study.ask()
+    space.suggest(trial, 10, base)
+    study.tell(trial, 0.5)
+    before = arm_of_space("a", "a", space, base, 1)
+    assert arm_of_study("a", study).training == before.training == {"schedule": "one of cosine, constant"}
+
+
 def test_a_confirmation_is_no_arm():
     """It was said that its data have other contents, which are those of the validation splits that it draws."""
     study = optuna.create_study(study_name="a-confirmed")
@@ -106,11 +119,10 @@ def test_a_confirmation_is_no_arm():
 def test_a_search_that_will_be_run_is_an_arm(tmp_path, baseline):
     """With the ranges of its space, and the number of trials that it will have."""
     engine = "kind: {choices: [dropout, none]}" if baseline else "r0: {low: 0, high: 0.5}"
-    path = tmp_path / "space.yaml"
-    path.write_text(f"engine:\n  {engine}\ntrain:\n  lr: {{low: 0.01, high: 1, log: true}}\n")
+    space = space_of(tmp_path, f"engine:\n  {engine}\ntrain:\n  lr: {{low: 0.01, high: 1, log: true}}\n")
     base = RunConfig()
     expected = Arm("a", "its study", baseline, base, {"lr": "0.01 to 1, logarithmic"}, None, 9)
-    assert arm_of_space("a", "its study", Space.load(path), base, 9) == expected
+    assert arm_of_space("a", "its study", space, base, 9) == expected
 
 
 @pytest.mark.parametrize("kind", ["name", "study"])
