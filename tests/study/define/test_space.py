@@ -101,6 +101,12 @@ engine:
         assert ("kappa" in params) == (params.get("allocation") == "feature")
 
 
+def test_numbers_may_be_written_with_an_exponent(tmp_path):
+    """``1e-3`` is a number, although YAML 1.1 reads it as text."""
+    found = space_of(tmp_path, "train:\n  weight_decay: {low: 1e-5, high: 1E-2, log: true}\n")
+    assert (found.parameters[0].low, found.parameters[0].high) == (1e-5, 1e-2)
+
+
 def test_a_list_setting_is_fixed_by_a_list(tmp_path):
     """If a setting can be a list, a list is a fixed value."""
     found = space_of(tmp_path, "engine:\n  r0: {low: 0, high: 0.5}\ntrain:\n  augment: [shift, flip]\n")
@@ -530,8 +536,15 @@ MISTAKES = {
     "engine:\n  r0:\n    choices: []\n": "3: r0: choices must be a list of values, got []",
     "engine:\n  r0:\n    low: 0\n    high: 1\n    stages: 3\n": "5: r0 has no stages",
     "engine:\n  w_pfid:\n    choices: [0.5, 0.6]\n    stages: 2\n": "4: stages must be 3",
+    "\n# c\nengine:\n  kind: dropblock\n  block_size: {low: 1, high: 2}\n": (
+        "3: some of its configurations are not valid: block_size must be odd for dropblock, got 2"
+    ),
     "engine:\n  r0: .inf\n": "2: r0 must be in [0, 1], got inf",
     "engine:\n  r0: ''\n": '2: r0 must be in [0, 1], got ""',
+    "engine:\n  kind: dropout\n  p: {low: 0, high: 0.5}\n"
+    "  schedule: constant\ntrain:\n  schedule: [cosine, onecycle]\n": (
+        "6: schedule is given in both engine and train; keep one"
+    ),
     "engine:\n  kind: dropout\n  schedule: [constant, linear]\ntrain:\n  schedule: [cosine, onecycle]\n": (
         "5: schedule is given in both engine and train; keep one"
     ),
