@@ -198,14 +198,14 @@ class StandaloneModel(nn.Module):
 
 
 def _notes(prepared: Tensor) -> list[str]:
-    """What to say about each image (C, H, W): nothing, or that it is nearly empty or no image."""
+    """What to say about each image (C, H, W): nothing, or that it is nearly empty or not finite."""
     contrasts = prepared.flatten(2).std(2, correction=0).mean(1).tolist()
     return [_note(contrast) for contrast in contrasts]
 
 
 def _note(contrast: float) -> str:
     if not math.isfinite(contrast):
-        return "it has values that are not finite: the class means nothing"
+        return "values that are not finite: the class means nothing"
     if contrast < LEAST_CONTRAST:
         return f"hardly any contrast ({contrast:.2g} of the training's): the class means little"
     return ""

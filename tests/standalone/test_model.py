@@ -115,7 +115,7 @@ def test_an_empty_image_gets_a_note(digits):
     images[3, 0, 0, 0] = torch.nan
     assert [one.note for one in model.predict(images[2:4])] == [
         "",
-        "it has values that are not finite: the class means nothing",
+        "values that are not finite: the class means nothing",
     ]
 
 

@@ -147,7 +147,7 @@ def _plans(request: CompareRequest) -> list[_Plan]:
 
 def _plan(request: CompareRequest, given: str, storage: BaseStorage | None) -> _Plan:
     existing = [] if storage is None else study_names(storage)
-    possible = "none" if storage is None else ", ".join(searches(storage)) or "none"
+    possible = ", ".join([] if storage is None else searches(storage)) or "none"
     name = given.removeprefix(STUDY).removeprefix(SPACE)
     is_study = name in existing and not given.startswith(SPACE)
     is_space = not given.startswith(STUDY) and _names_a_space(name, request.script.parent)
