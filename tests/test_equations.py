@@ -78,7 +78,7 @@ def test_golden(name, reading):
     assert cases
     for case in cases:
         mixed = {k: torch.tensor(x, dtype=torch.float64) if isinstance(x, list) else x for k, x in case["args"].items()}
-        close(getattr(equations, name)(**mixed), case["expected"])
+        close(getattr(equations, name)(**mixed), case["expected"], case=case["args"])
 
 
 def sigmoid(x):

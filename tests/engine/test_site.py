@@ -375,7 +375,7 @@ class Annotated(torch.Tensor):
 
 
 @pytest.mark.parametrize("importance", ["taylor", "statistical"])
-@pytest.mark.parametrize("pattern", ["element", "channel", "structured", "spatial", "own"])
+@every_pattern
 def test_tensors_with_metadata_are_dropped_as_others(pattern, importance):
     """They keep their type and attributes, in-place operations may follow, and the state has no tensors of the kind."""
     found = []

@@ -24,7 +24,10 @@ ARGUMENTS = {
 }
 
 
-def close(got, wanted, tolerance=1e-9):
-    """Assert that numbers or tensors are equal within ``tolerance``; NaN and other shapes fail."""
+def close(got, wanted, tolerance=1e-9, case=""):
+    """Assert that numbers or tensors are equal within ``tolerance``; NaN and other shapes fail.
+
+    The error begins with ``case``, if there are several.
+    """
     got, wanted = (torch.as_tensor(x, dtype=torch.float64).detach() for x in (got, wanted))
-    torch.testing.assert_close(got, wanted, rtol=0, atol=tolerance)
+    torch.testing.assert_close(got, wanted, rtol=0, atol=tolerance, msg=lambda text: f"{case}\n{text}".lstrip())

@@ -136,7 +136,7 @@ def test_a_batch_is_masked_pattern_by_pattern(space):
             else:
                 gate = channel_gate(mine, rates if pattern == "channel" else rates[0, :1])
             expected[taken] = gate.times(mine)
-        assert torch.equal(y, expected)
+        assert torch.equal(y, expected), seed
 
 
 @pytest.mark.parametrize("space", [(), (7,), (6, 5), (3, 2, 4)], ids=str)

@@ -146,7 +146,7 @@ def test_masks_do_not_depend_on_types(pattern, traced, monkeypatch):
             torch.testing.assert_close(masked(site, x, kind), y)
             other = masked(site, x.to(kind))
             assert other.dtype == kind
-            assert torch.equal(other == 0, y == 0)
+            assert torch.equal(other == 0, y == 0), (space, rates, kind)
             torch.testing.assert_close(other.float(), y, rtol=4 * max(torch.finfo(kind).eps, 1e-7), atol=0)
 
 
@@ -222,7 +222,7 @@ def test_rounded_bars_meet_the_rate():
             reached = (1 - up) * (1 - bar.floor() / 2**16) ** units + up * (1 - (bar.floor() + 1) / 2**16) ** units
             rates.append(1 - reached)
             torch.testing.assert_close(scale * reached, torch.ones(50).double(), rtol=0, atol=2e-5)
-        assert ((area * rates[1] + (1 - area) * rates[0] - p).abs() < 3e-7).all()
+        assert ((area * rates[1] + (1 - area) * rates[0] - p).abs() < 3e-7).all(), (p, units)
         torch.testing.assert_close(rates[1], (p / area).clamp(max=P_MAX).double(), rtol=0, atol=3e-7)
 
 

@@ -33,19 +33,21 @@ def test_numbers_are_the_nearest_legal_ones(clip):
     for preferred, (low, high, step, log) in itertools.product(PREFERRED, FLOATS):
         trial = PreferringTrial({"a": preferred, "b": 5.0}, **options)
         value = trial.suggest_float("a", low, high, step=step, log=log)
-        assert trial.chosen == {"a": value}
-        assert type(value) is float
+        case = preferred, low, high, step, log
+        assert trial.chosen == {"a": value}, case
+        assert type(value) is float, case
         wanted = target(preferred, low, high, clip, log)
         grid = [wanted] if step is None else [low + step * n for n in range(round((high - low) / step) + 1)]
-        assert value in grid
-        assert abs(value - wanted) == min(abs(point - wanted) for point in grid)
+        assert value in grid, case
+        assert abs(value - wanted) == min(abs(point - wanted) for point in grid), case
     for preferred, (low, high, step, log) in itertools.product(PREFERRED, INTEGERS):
         trial = PreferringTrial({"a": preferred}, **options)
         value = trial.suggest_int("a", low, high, step=step, log=log)
-        assert (trial.chosen, type(value)) == ({"a": value}, int)
+        case = preferred, low, high, step, log
+        assert (trial.chosen, type(value)) == ({"a": value}, int), case
         wanted, grid = target(preferred, low, high, clip, log), range(low, high + 1, step)
-        assert value in grid
-        assert abs(value - wanted) == min(abs(point - wanted) for point in grid)
+        assert value in grid, case
+        assert abs(value - wanted) == min(abs(point - wanted) for point in grid), case
 
 
 def test_a_choice_has_the_type_of_the_preferred_value():
