@@ -1,4 +1,4 @@
-"""Random images as arrays, .npz files and folders, and the messages with which faulty ones are refused."""
+"""Random images as arrays, .npz files and folders, a pickle that acts, and the messages with which data are refused."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""A small network with an attached engine, and helpers to train it and to compare its gradients."""
+"""A small network with an attached engine, helpers to train it and to compare its gradients, and all patterns."""
 
 from typing import get_args
 

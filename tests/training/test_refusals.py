@@ -172,9 +172,9 @@ def test_an_empty_split_is_not_evaluated():
     assert (means.dtype, numbers.dtype, len(means), len(numbers)) == (torch.float32, torch.int64, 500, 500)
 
 
+@pytest.mark.usefixtures("cache")
 def test_arrays_and_folders_that_cannot_be_read(tmp_path, monkeypatch):
     """A damaged array, and a folder that may not be read."""
-    monkeypatch.setenv("DROPOPT_CACHE", str(tmp_path / "cache"))
     name = npz(tmp_path / "a.npz", x=images(4, 5, 5), y=np.arange(4) % 2)
 
     def damaged(file, key):
