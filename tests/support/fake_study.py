@@ -4,8 +4,10 @@ The options ``grace``, ``storage_patience`` and ``reclaim`` are those of the com
 of CPUs of each trial on a Ray cluster; all others are fields of the study.
 """
 
+import contextlib
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
@@ -15,9 +17,11 @@ from dropopt.study import Study
 from dropopt.study.command.errors import guard
 from dropopt.study.run.cluster import Cluster
 from dropopt.study.run.slots import Targets
-from dropopt.study.session import session
+from dropopt.study.session import continuing, session
+from dropopt.study.session.joining import stored_request
 from dropopt.study.session.request import Request
 from dropopt.study.show.snapshot import Snapshot
+from dropopt.study.store import opening, patient
 from dropopt.study.store.opening import close, open_storage
 from dropopt.study.store.url import resolve
 
@@ -31,17 +35,37 @@ def make(**options):
     return Study(**(fields | options))
 
 
-def run(storage, n_jobs=2, **options):
-    """Run the study in this process and return the exit code.
+@contextlib.contextmanager
+def quickened():
+    """Studies inside the block take less time.
 
-    Its page has no effects, whose estimation takes seconds at the end of each study; ``tests/study/show`` tests them.
+    Their pages have no effects, whose estimation takes seconds at the end of each study; ``tests/study/show`` tests
+    them. An outage of the storage is reported, and a transaction of a worker that was stopped is ended, sooner.
     """
+    with (
+        mock.patch.object(Snapshot, "effects", None),
+        mock.patch.object(Snapshot, "learned", None),
+        mock.patch.object(patient, "SAID_AFTER", 0.5),
+        mock.patch.object(opening, "IDLE_TIMEOUT", 5),
+    ):
+        yield
+
+
+def run(storage, n_jobs=2, targets=FAKE, **options):
+    """Run the study in this process and return the exit code."""
     others = {name: options.pop(name) for name in ("grace", "storage_patience", "reclaim") if name in options}
     if "on_ray" in options:
         others["cluster"] = Cluster(cpus=options.pop("on_ray"))
-    request = Request(make(**options), Path(__file__), storage, n_jobs, "dropopt run fake", FAKE, **others)
-    with mock.patch.object(Snapshot, "effects", None), mock.patch.object(Snapshot, "learned", None):
+    request = Request(make(**options), Path(__file__), storage, n_jobs, "dropopt run fake", targets, **others)
+    with quickened():
         return session.run(request)
+
+
+def resume(storage, number, targets=FAKE):
+    """Resume a trial of a study in this process; returns the exit code."""
+    request = stored_request(None, str(storage), 1, None, None, Path(), ["dropopt", "resume-trial", str(number)])
+    with quickened():
+        return continuing.run(replace(request, targets=targets), number)
 
 
 def trials(storage, name="fake"):

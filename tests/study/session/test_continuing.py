@@ -4,37 +4,28 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import replace
-from pathlib import Path
 
 import fake_study
 import optuna
 import pytest
+from fake_study import resume
 from outside import Outside, finish, reporting, trials, wait_until
 
 from dropopt.config import ConfigError, RunConfig
 from dropopt.study.run.errors import StudyError
 from dropopt.study.run.slots import Targets
-from dropopt.study.session import continuing, session
-from dropopt.study.session.joining import stored_request
-from dropopt.study.session.request import Request
+from dropopt.study.session import continuing
 from dropopt.study.store.retries import enqueue_continuation
 from dropopt.study.store.trial_budget import budget_used
 from dropopt.training import train_run
 
 
-def resume(storage, number, targets=fake_study.FAKE):
-    """Resume a trial in this process; returns the exit code."""
-    request = stored_request(None, str(storage), 1, None, None, Path(), ["dropopt", "resume-trial", str(number)])
-    return continuing.run(replace(request, targets=targets), number)
-
-
 def test_a_resumed_trial_equals_one_that_was_not_pruned(tmp_path, capsys):
     """Its reports have the same bits: from the checkpoint that was kept, and from the beginning without one."""
     given = {"train": {"epochs": 3, "batch_size": 32}, "data": {"subset": 100}, "sampler": "random", "n_trials": 12}
-    study = fake_study.make(**given, space="no_dropout", pruner="median", keep_checkpoints=1, seed=3)
+    given |= {"space": "no_dropout", "pruner": "median", "keep_checkpoints": 1, "seed": 3}
     storage, folder = tmp_path / "s.log", tmp_path / "s.log.checkpoints"
-    assert session.run(Request(study, Path(__file__), str(storage), 1, "dropopt run fake")) == 0
+    assert fake_study.run(str(storage), 1, Targets(), **given) == 0
     pruned = [trial.number for trial in trials(storage) if trial.state.name == "PRUNED"]
     assert len(pruned) > 1
     assert [path.stem.rpartition("-")[2] for path in folder.iterdir()] == [str(pruned[-1])]
@@ -109,16 +100,16 @@ def test_two_commands_that_enqueue_one_continuation(storage, capsys):
 
 def test_an_interrupted_continuation_goes_on(storage):
     """Ctrl-C ends the command; typed again, it finishes the trial that waits, and no other one."""
-    program = f"import sys, test_continuing as t; sys.exit(t.resume({str(storage)!r}, 1))"
-    path = os.pathsep.join([os.path.dirname(__file__), *map(os.path.abspath, sys.path)])
+    program = f"import sys, fake_study; sys.exit(fake_study.resume({str(storage)!r}, 1))"
+    path = os.pathsep.join(map(os.path.abspath, sys.path))
     process = subprocess.Popen(
         [sys.executable, "-c", program],
-        env=os.environ | {"PYTHONPATH": path, "FAKE_SECONDS": "0.4"},
+        env=os.environ | {"PYTHONPATH": path, "FAKE_SECONDS": "0.3"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
-    wait_until(lambda: [trial for trial in reporting(storage) if len(trial.intermediate_values) > 2])
+    wait_until(lambda: reporting(storage))
     process.send_signal(signal.SIGINT)
     code, out = finish(process)
     assert (code, "Traceback" in out) == (130, False), out
