@@ -64,6 +64,8 @@ def test_spaces_are_searched_confirmed_and_compared(capsys, monkeypatch):
     code, again = compare("study.log", ["study:cmp-low", "high.yaml"], reference="high")
     assert "cost: at most 0 trials" in capsys.readouterr().out
     assert [arm.winner for arm in again.arms] == [arm.winner for arm in found.arms]
+    with pytest.raises(ConfigError, match=r"no such study; it has: cmp-high, cmp-low$"):  # not their confirmations
+        compare("study.log", ["low.yaml", "study:nothing"])
     picture = figure(found)
     assert list(picture.layout.yaxis.ticktext) == ["low", "high"]
     write_figure(found, Path("figure.html"))
