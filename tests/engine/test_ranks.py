@@ -1,13 +1,12 @@
 """Two processes that train one model with DistributedDataParallel, each with data and masks of its own."""
 
 import copy
-from datetime import timedelta
 
 import pytest
 import torch
-from ports import free_port
 from small_net import Net, batch
 from torch import nn
+from two_ranks import on_two_ranks
 
 import dropopt
 from dropopt.config import ConfigError, EngineConfig
@@ -44,17 +43,6 @@ def train(rank):
     return {"rates": rates, "weights": weights, "drawn": drawn, "again": torch.rand(4), "engine": engine.complexity}
 
 
-def rank_main(rank, port, folder):
-    """What one of the two processes does. If the other one does not start, it ends after the time limit."""
-    torch.set_num_threads(1)
-    address, limit = f"tcp://127.0.0.1:{port}", timedelta(minutes=5)
-    torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2, timeout=limit)
-    try:
-        torch.save(train(rank), f"{folder}/{rank}.pt")
-    finally:
-        torch.distributed.destroy_process_group()
-
-
 @pytest.mark.parametrize("importance", ["lrp", "composite"])
 def test_what_reads_sharded_weights_is_refused(importance):
     """Each process of FSDP2 has a part of each weight only; torch crashed. An importance by gradients works."""
@@ -87,15 +75,7 @@ def test_ranks_have_common_rates_and_weights_and_masks_of_their_own(tmp_path):
     This holds for an engine on the wrapper, whose probes leave DistributedDataParallel as it was, and where the rates
     differed until the first step. From the state of the first rank, only the first one draws the same numbers.
     """
-    # A fork would have no threads of autograd, which this process may have started. A new process imports torch, which
-    # takes seconds, so this process is one of the two.
-    port = free_port()
-    other = torch.multiprocessing.get_context("spawn").Process(target=rank_main, args=(1, port, tmp_path), daemon=True)
-    other.start()
-    rank_main(0, port, tmp_path)
-    other.join()
-    assert other.exitcode == 0
-    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in range(2))
+    first, second = on_two_ranks(train, folder=tmp_path)
     assert first["rates"] == second["rates"]
     assert all(torch.equal(a, b) for a, b in zip(first["weights"], second["weights"], strict=True))
     assert first["engine"] == second["engine"] == pytest.approx(0.5)

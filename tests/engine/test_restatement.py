@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from ports import free_port
 from slow_engine import SlowEngine
 from small_net import Net, batch, make
 from torch import nn
+from two_ranks import on_two_ranks
 
 import dropopt
 from dropopt.config import P_MAX, EngineConfig
@@ -147,30 +147,23 @@ def test_a_training_follows_the_paper(case):
     assert compared == 2 * (EPOCHS * STEPS + STEPS)
 
 
-def rank_main(rank, port, folder, config):
-    """One of two processes, with data of its own."""
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    torch.save(list(training(config, rank)), f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
+def trainings(rank, configs):
+    """What one of two ranks logs, with data of its own; a list for each configuration."""
+    return [list(training(config, rank)) for config in configs]
 
 
-@pytest.mark.parametrize("importance", ["statistical", "gradient"])
-@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # Python's, about forks beside threads
-def test_two_ranks_follow_the_paper(tmp_path, importance):
+def test_two_ranks_follow_the_paper(tmp_path):
     """Two processes that see different data average scores, probes and areas, and keep equal rates and weights.
 
     They drop the same updates, although their masks differ.
     """
-    settings = {"pattern": "structured", "allocation": "importance", "importance": importance, "w_spatial": 0.2}
-    config, port = EngineConfig(**UNUSUAL, **ADAPTIVE, **settings, drop_updates=True), free_port()
-    # A fork need not import torch again, but autograd forbids it once a GPU has been used.
-    method = "spawn" if torch.cuda.is_available() else "fork"
-    torch.multiprocessing.start_processes(rank_main, (port, str(tmp_path), config), nprocs=2, start_method=method)
-    logs = [torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in range(2)]
-    assert compare(config, *logs) == 4 * EPOCHS * STEPS
-    (_, first), (_, second) = (log[-1] for log in logs)
-    assert all(torch.equal(first[key], second[key]) for key in first if "running" not in key)
+    settings = {"pattern": "structured", "allocation": "importance", "w_spatial": 0.2, "drop_updates": True}
+    kinds = ("statistical", "gradient")
+    configs = [EngineConfig(**UNUSUAL, **ADAPTIVE, **settings, importance=kind) for kind in kinds]
+    for config, *logs in zip(configs, *on_two_ranks(trainings, configs, folder=tmp_path), strict=True):
+        assert compare(config, *logs) == 4 * EPOCHS * STEPS, config.importance
+        (_, first), (_, second) = (log[-1] for log in logs)
+        assert all(torch.equal(first[key], second[key]) for key in first if "running" not in key), config.importance
 
 
 def test_no_rate_exceeds_the_largest_one():
