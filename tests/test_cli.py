@@ -555,3 +555,12 @@ def test_shipped_names_are_the_files_of_the_repository():
     """Every study and space of the repository is part of the package."""
     for kind, suffix in (("studies", ".py"), ("search_spaces", ".yaml")):
         assert shipped.names(kind) == sorted(path.stem for path in (ROOT / kind).glob(f"*{suffix}"))
+
+
+@pytest.mark.parametrize("program", [["-m", "dropopt"], ["-c", "from dropopt.__main__ import main; main()"]])
+def test_a_current_folder_that_was_deleted_is_named(program):
+    """One line says what to do, without a traceback."""
+    line = ["sh", "-c", 'cd "$(mktemp -d)" && rmdir "$PWD" && exec "$@"', "sh", sys.executable, *program, "status"]
+    done = subprocess.run(line, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "dropopt: the current folder was deleted; change to another one, as in: cd ~\n"

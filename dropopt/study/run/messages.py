@@ -9,13 +9,24 @@ field is allowed.
 from __future__ import annotations
 
 import json
+import os
+import re
 from dataclasses import dataclass, field
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, PlainSerializer, TypeAdapter, ValidationError
 
 from dropopt.config import RunConfig
 from dropopt.facts import Facts
+
+#: A path. Its bytes are sent as characters of the same numbers, because they need not be text.
+PathText = Annotated[
+    str,
+    PlainSerializer(lambda path: os.fsencode(path).decode("latin-1")),
+    AfterValidator(lambda sent: os.fsdecode(sent.encode("latin-1"))),
+]
+#: A byte of a file's name that is not text, as Python keeps it in strings. JSON readers refuse it.
+_NO_TEXT = re.compile("[\ud800-\udfff]")
 
 
 class MessageError(ValueError):
@@ -43,9 +54,9 @@ class Train(_Message):
     trial: int
     run: RunConfig
     #: The absolute path of the checkpoint, which may not exist yet; None to train without one.
-    checkpoint: str | None = None
+    checkpoint: PathText | None = None
     #: The absolute path for the weights of the best epoch; None to write none.
-    weights: str | None = None
+    weights: PathText | None = None
     kind: Literal["train"] = "train"
 
 
@@ -155,9 +166,13 @@ _ANY: TypeAdapter[ToTrainer | FromTrainer] = TypeAdapter(
 
 
 def encode(message: ToTrainer | FromTrainer) -> str:
-    """Return ``message`` as one line of JSON, which ends with a newline."""
+    """Return ``message`` as one line of JSON, which ends with a newline.
+
+    Bytes that are not text, as in the name of a file that an error quotes, are written as ``\\udcff``.
+    """
     # json writes NaN and Infinity, where pydantic's own writer would write null.
-    return json.dumps(_ANY.dump_python(message, mode="json")) + "\n"
+    line = json.dumps(_ANY.dump_python(message, mode="json"), ensure_ascii=False)
+    return _NO_TEXT.sub(lambda byte: rf"\\u{ord(byte[0]):x}", line) + "\n"
 
 
 def decode_to_trainer(line: str) -> ToTrainer:

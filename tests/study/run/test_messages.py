@@ -29,7 +29,15 @@ INFINITE = RunConfig.parse({"model": {"options": {"a": [math.inf, None]}}})
 
 
 @pytest.mark.parametrize(
-    "message", [Prepare(BASELINE), Train(3, RUN), Train(3, RUN, "/a b.pt"), Train(3, INFINITE), Stop(3)]
+    "message",
+    [
+        Prepare(BASELINE),
+        Train(3, RUN),
+        Train(3, RUN, "/a b.pt"),
+        Train(3, RUN, "/a\udcff", "/é\U0001f600"),
+        Train(3, INFINITE),
+        Stop(3),
+    ],
 )
 def test_messages_to_a_trainer_are_read_back(message):
     """Decoding an encoded message gives an equal message."""
@@ -91,3 +99,9 @@ def test_a_message_of_the_other_direction_is_an_error():
     """A trainer does not accept the messages that trainers send."""
     with pytest.raises(MessageError, match="'stopped'"):
         decode_to_trainer(encode(Stopped(1)))
+
+
+def test_bytes_that_are_not_text_are_shown():
+    """An error may quote the name of a file that is not UTF-8, which no reader of JSON accepts."""
+    sent = Failed(None, "ConfigError", "caf\udce9.png: damaged \U0001f600", "file.py, line 1", "")
+    assert decode_from_trainer(encode(sent)).message == r"caf\udce9.png: damaged" + " \U0001f600"
