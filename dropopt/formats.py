@@ -22,6 +22,17 @@ FORMATS = {".yaml": "yaml", ".yml": "yaml", ".json": "json", ".toml": "toml"}
 #: The text that stands for null in TOML, and the pattern of the texts that could be taken for it.
 _NULL = "!null"
 _LIKE_NULL = re.compile(r"!+null")
+#: Control characters except tabs and line breaks; 27 begins the commands to a terminal.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def printable(text: str) -> str:
+    """Return ``text`` without the control characters that a terminal would obey; tabs and line breaks are kept.
+
+    >>> printable("digits\\x1b[2J")
+    'digits[2J'
+    """
+    return _CONTROL.sub("", text)
 
 
 def format_of(path: Path, given: str | None) -> str:

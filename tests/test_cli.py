@@ -564,3 +564,21 @@ def test_a_current_folder_that_was_deleted_is_named(program):
     done = subprocess.run(line, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr == "dropopt: the current folder was deleted; change to another one, as in: cd ~\n"
+
+
+def test_a_name_in_a_line_does_not_control_the_terminal(tmp_path, capsys, monkeypatch):
+    """The line after an export and that of an error."""
+    storage = f"sqlite:///{tmp_path / 'a.db'}"
+    study = optuna.create_study(study_name="a\x1b[2Jb", storage=storage)
+    study.add_trial(optuna.trial.create_trial(value=0.5, user_attrs={"config": RunConfig().model_dump(mode="json")}))
+    for arguments in (
+        ["export", "--study", "a\x1b[2Jb", "-o", str(tmp_path / "best.yaml")],
+        ["report", "--study", "c\x1b[2J"],
+    ):
+        monkeypatch.setattr(sys, "argv", ["dropopt", *arguments, "--storage", storage])
+        with pytest.raises(SystemExit):
+            cli.main()
+    shown = capsys.readouterr()
+    assert "study a[2Jb" in shown.out
+    assert "c[2J" in shown.err or "c\\x1b[2J" in shown.err
+    assert "\x1b[2J" not in shown.out + shown.err

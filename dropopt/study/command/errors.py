@@ -44,9 +44,10 @@ def guard(work: Callable[[], Any]) -> NoReturn:
         _discard_unwritten()
         code, message = expected
         if message:
+            from dropopt.formats import printable
             from dropopt.study.store.url import redact_all
 
-            print(f"dropopt: {redact_all(message)}", file=sys.stderr)
+            print(f"dropopt: {printable(redact_all(message))}", file=sys.stderr)
         sys.exit(code)
     sys.exit(code if isinstance(code, int) else 0)
 

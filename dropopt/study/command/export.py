@@ -7,6 +7,7 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
+from dropopt.formats import printable
 from dropopt.study.command.options import (
     AsJson,
     ExportOutput,
@@ -88,7 +89,7 @@ def export(
             scores = f", smoothed {value}, {score} {format_accuracy(chosen)} (validation)"
             if configuration.foreign:
                 scores = f", {value}"
-        print(f"{path}: study {found.study_name}, trial {chosen.number}{scores}")
+        print(printable(f"{path}: study {found.study_name}, trial {chosen.number}{scores}"))
         command = "python" if kind == "python" else "dropopt train"
         if configuration.foreign and kind != "python":
             print(f"use it in your training loop: dropopt.attach(model, dropopt.load({str(path)!r}).engine, ...)")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from dropopt.formats import printable
 from dropopt.study.command import options
 from dropopt.study.command.errors import FAILED
 
@@ -48,7 +49,7 @@ def predict(
         raise ConfigError("give either --json or --csv, not both")
     if card:
         about = read_model(model).card
-        print(json_text(about.model_dump(mode="json")) if as_json else "\n".join(about.lines()))
+        print(json_text(about.model_dump(mode="json")) if as_json else printable("\n".join(about.lines())))
         return 0
     if not images:
         raise ConfigError("give image files or folders after the model, or --card to see what it is")
@@ -65,7 +66,7 @@ def predict(
 
     def skip(path: Path, error: ConfigError) -> None:
         skipped.append(path)
-        print(f"skipped: {error}", file=sys.stderr)
+        print(printable(f"skipped: {error}"), file=sys.stderr)
 
     found = loaded.predictions(images, samples=samples, seed=seed, on_unreadable=skip)
     if as_json:
@@ -84,6 +85,6 @@ def _rows(found: Iterable[Prediction], classes: tuple[str, ...], *, quiet: bool)
     yield ["image", "label", "probability", "entropy", "mutual_information", *(f"p.{name}" for name in classes)]
     for one in found:
         if one.note and not quiet:
-            print(f"note: {one.image}: {one.note}", file=sys.stderr)
+            print(printable(f"note: {one.image}: {one.note}"), file=sys.stderr)
         information = "" if one.mutual_information is None else one.mutual_information
         yield [one.image, one.label, one.probability, one.entropy, information, *one.probabilities.values()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 from pathlib import Path
 
+from dropopt.formats import printable
 from dropopt.study.command.options import Force, PngFolder, Quiet, ReportOutput, Storage, StudyName
 
 
@@ -43,6 +44,7 @@ def report(
             pictures = [] if png is None else write_pictures(png, made)
     if quiet:
         return
-    print(f"{path}: study {found.study_name}, {path.stat().st_size / 1e6:.1f} MB; open it in a browser")
+    name = printable(found.study_name)
+    print(f"{path}: study {name}, {path.stat().st_size / 1e6:.1f} MB; open it in a browser")
     for picture in pictures:
         print(picture)

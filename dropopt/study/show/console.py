@@ -5,11 +5,27 @@ from __future__ import annotations
 import sys
 import textwrap
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.status import Status
+
+from dropopt.formats import printable
+
+
+class SafeConsole(Console):
+    """A console that leaves out control characters in texts, such as those in the name of a study or of a class.
+
+    Otherwise whoever writes to a shared storage could move the cursor of the others' terminals and rewrite what they
+    show. They have no width, so tables stay aligned.
+    """
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Yield the segments of ``renderable``; those that control the terminal are rich's own."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=printable(segment.text))
 
 
 def make_console(*, quiet: bool = False, stderr: bool = False) -> Console:
@@ -19,7 +35,7 @@ def make_console(*, quiet: bool = False, stderr: bool = False) -> Console:
         quiet: Whether the console prints nothing.
         stderr: Whether it prints to standard error instead.
     """
-    console = Console(quiet=quiet, stderr=stderr)
+    console = SafeConsole(quiet=quiet, stderr=stderr)
     console.soft_wrap = not console.is_terminal
     return console
 
@@ -33,13 +49,13 @@ def busy(what: str, *, quiet: bool = False) -> Status:
     """
     # In a notebook, and where FORCE_COLOR is set, rich would print each turn of the spinner.
     seen = sys.stderr is not None and sys.stderr.isatty()
-    return Console(stderr=True, quiet=quiet or not seen, force_jupyter=False).status(what)
+    return SafeConsole(stderr=True, quiet=quiet or not seen, force_jupyter=False).status(what)
 
 
 def complain(console: Console, text: str) -> None:
     """Print an error on standard error if ``console`` is quiet, so that no command fails in silence."""
     if console.quiet:
-        Console(stderr=True, soft_wrap=True).print(f"dropopt: {text}", markup=False, highlight=False)
+        SafeConsole(stderr=True, soft_wrap=True).print(f"dropopt: {text}", markup=False, highlight=False)
 
 
 def say(console: Console, text: str, style: str = "", *, indent: int = 0) -> None:

@@ -5,7 +5,7 @@ import io
 from rich.console import Console
 from rich.text import Text
 
-from dropopt.study.show.console import say, say_command
+from dropopt.study.show.console import SafeConsole, say, say_command
 from dropopt.study.show.table import Table
 
 
@@ -49,3 +49,17 @@ def test_a_table_that_is_too_narrow_for_words_is_a_list():
     wider = narrow(45)
     wider.print(table, markup=False)
     assert "study: " not in wider.file.getvalue()
+
+
+def test_texts_do_not_control_the_terminal():
+    """Names from a shared storage could clear the screen otherwise; tables stay aligned and styles work."""
+    evil = "a\x1b[2J\x9b1A\rb\x07"
+    table = Table("study")
+    table.add_row(evil)
+    console = SafeConsole(file=io.StringIO(), width=50, force_terminal=True)
+    say(console, evil, "bold")
+    console.print(table)
+    shown = console.file.getvalue()
+    assert shown.startswith("\x1b[1ma[2J1Ab\x1b[0m\n")
+    assert not any(control in shown for control in ("\x1b[2J", "\x9b", "\r", "\x07"))
+    assert len({len(Text.from_ansi(line)) for line in shown.splitlines()[1:]}) == 1
