@@ -6,7 +6,6 @@
 import optuna
 import pytest
 from chaos import torment
-from postgres import Server
 
 from dropopt.study.search.anchors import enqueue_anchors
 from dropopt.study.session import beginning
@@ -16,19 +15,13 @@ KILLS, SEED = 6, 8
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "journal", "postgres"])
-def test_random_kills(kind, tmp_path):
+def test_random_kills(kind, tmp_path, request):
     """The total is exact, no trial is lost, repeated or left running, and each value can be repeated."""
-    server = Server() if kind == "postgres" else None
+    server = request.getfixturevalue("server") if kind == "postgres" else None
     places = {"sqlite": f"sqlite:///{tmp_path}/s.db", "journal": str(tmp_path / "s.log")}
     storage = server.url if server is not None else places[kind]
     workers, slots = (1, 2) if kind == "sqlite" else (2, 1)
-    try:
-        torment(
-            storage, KILLS, n_trials=14, seed=SEED, workers=workers, slots=slots, often=0.3, pause=0.8, server=server
-        )
-    finally:
-        if server is not None:
-            server.remove()
+    torment(storage, KILLS, n_trials=14, seed=SEED, workers=workers, slots=slots, often=0.3, pause=0.8, server=server)
 
 
 def test_a_kill_while_the_first_trials_are_enqueued_loses_none(tmp_path, monkeypatch):

@@ -13,7 +13,6 @@ from pathlib import Path
 import fake_study
 import optuna
 import pytest
-from postgres import Server
 
 from dropopt import cli
 from dropopt.config import ConfigError
@@ -36,13 +35,6 @@ def _here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("OPTUNA_STORAGE", raising=False)
     _warn_of_password.cache_clear()
-
-
-@pytest.fixture(name="server")
-def _server():
-    server = Server()
-    yield server
-    server.remove()
 
 
 @pytest.fixture(name="dropopt")

@@ -17,7 +17,6 @@ import pytest
 import sqlalchemy
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from outside import Outside, check_whole, finish, read_until, reporting, start, trials, wait_until
-from postgres import Server
 
 from dropopt.config import ConfigError
 from dropopt.study.store import opening
@@ -27,13 +26,6 @@ from dropopt.study.store.patient import is_outage
 from dropopt.study.store.queries import best, choose, find_study, ranked
 from dropopt.study.store.trial_budget import budget_used
 from dropopt.study.store.url import resolve
-
-
-@pytest.fixture(scope="module")
-def server():
-    found = Server()
-    yield found
-    found.remove()
 
 
 def test_a_study_outlives_a_restart_of_its_database(server):
@@ -54,19 +46,19 @@ def test_a_study_outlives_a_restart_of_its_database(server):
 
 def test_a_database_that_stays_away_ends_the_study_with_one_line(server):
     """The exit code is 1. After the database is back, the same command resumes the study."""
-    process = start(server.url, n_trials=6, pruner="none", storage_patience=1, grace=1)
+    process = start(server.url, n_trials=3, pruner="none", storage_patience=1, grace=0.5)
     wait_until(lambda: reporting(server.url))
     server.stop()
     code, out = finish(process)
     assert code == 1, out
     assert out.splitlines()[-1].startswith("dropopt: the storage has been unreachable for")
     assert "Traceback" not in out
-    process = start(server.url, n_trials=6, pruner="none", seconds=0.01, grace=1)
+    process = start(server.url, n_trials=3, pruner="none", seconds=0.01, grace=0.5)
     read_until(process, "storage unreachable, retrying")
     server.start()
     code, out = finish(process)
     assert code == 0, out
-    check_whole(trials(server.url), 6)
+    check_whole(trials(server.url), 3)
 
 
 #: A program that holds the lock of a journal, has written half a line, and is stopped; then it writes the other half.
@@ -86,24 +78,21 @@ with writing(descriptor, path):
 
 @pytest.mark.skipif(not Path("/proc/locks").exists(), reason="only Linux lists the locks of processes")
 def test_a_stopped_process_that_holds_the_lock_of_a_journal_is_named(tmp_path):
-    """Its lock is not broken, because it may have written half a line. The others end with one line, and resume."""
+    """Its lock is not broken, because it may have written half a line. The others end with an error, and resume."""
     path = tmp_path / "s.log"
     fake_study.run(str(path), n_jobs=1, n_trials=1)
     holder = subprocess.Popen([sys.executable, "-c", HALF_A_LINE, path])
     wait_until(lambda: not path.read_bytes().endswith(b"\n"))
-    code, out = finish(start(path, n_trials=2, storage_patience=2))
-    assert code == 1
-    last = out.splitlines()[-1]
-    assert last.startswith("dropopt: the storage has been unreachable for")
-    assert (
-        f"process {holder.pid} holds the lock of {path} and is stopped; continue it (kill -CONT {holder.pid})" in last
-    )
+    with pytest.raises(StorageError, match=r"^the storage has been unreachable for") as caught:
+        fake_study.run(str(path), n_jobs=1, n_trials=2, storage_patience=0)
+    stopped = f"process {holder.pid} holds the lock of {path} and is stopped"
+    assert f"{stopped}; continue it (kill -CONT {holder.pid})" in str(caught.value)
     assert len(trials(path)) == 1  # the storage can still be read
     holder.send_signal(signal.SIGCONT)
     assert holder.wait(30) == 0
     with Outside(path) as study:
         assert study.user_attrs["half"] == 1
-    assert finish(start(path, n_trials=2))[0] == 0
+    assert fake_study.run(str(path), n_jobs=1, n_trials=2) == 0
     check_whole(trials(path), 2)
 
 
@@ -112,7 +101,7 @@ def test_a_signal_ends_a_study_whose_database_is_frozen(server):
     process = start(server.url, n_trials=8, pruner="none", grace=1)
     wait_until(lambda: reporting(server.url))
     with server.frozen():
-        time.sleep(1)
+        time.sleep(0.5)  # until the process waits for an answer
         process.send_signal(signal.SIGINT)
         began = time.monotonic()
         code, out = finish(process, 40)
@@ -124,24 +113,23 @@ def test_a_signal_ends_a_study_whose_database_is_frozen(server):
 def test_a_worker_that_is_stopped_inside_a_transaction_holds_up_no_other(server, monkeypatch):
     """The server ends the transaction, and with it the lock of the study. The worker tries again when it wakes up."""
     monkeypatch.setattr(opening, "IDLE_TIMEOUT", 2)
-    assert finish(start(server.url, name="locked", n_trials=1))[0] == 0
+    assert fake_study.run(server.url, n_jobs=1, name="locked", n_trials=1) == 0
     with closing(Opened(server.url)) as opened:
         engine = opened.storage.inner._backend.engine
         with engine.connect() as connection:
             connection.exec_driver_sql("SELECT 1 FROM studies FOR UPDATE")
-            code, out = finish(start(server.url, name="locked", n_trials=3))
-            assert code == 0, out
+            assert fake_study.run(server.url, n_jobs=1, name="locked", n_trials=2) == 0
             with pytest.raises(sqlalchemy.exc.DBAPIError) as stopped:
                 connection.exec_driver_sql("SELECT 1")
     assert is_outage(stopped.value)
-    check_whole(fake_study.trials(server.url, "locked"), 3)
+    check_whole(fake_study.trials(server.url, "locked"), 2)
 
 
 @pytest.mark.parametrize("name", ["s.db", "s.log"])
 def test_a_full_disk_interrupts_a_study_and_damages_nothing(tmp_path, name):
     """A limit on the size of files simulates the disk. After it is lifted, the study continues."""
     storage = tmp_path / name
-    process = start(storage, seconds=0.05, n_trials=8, pruner="none")
+    process = start(storage, seconds=0.05, n_trials=5, pruner="none")
     wait_until(lambda: reporting(storage))
     grown = max(path.stat().st_size for path in tmp_path.glob("*.db-wal")) if name == "s.db" else storage.stat().st_size
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (grown + 100, resource.RLIM_INFINITY))
@@ -151,7 +139,7 @@ def test_a_full_disk_interrupts_a_study_and_damages_nothing(tmp_path, name):
     code, out = finish(process)
     assert code == 0, out
     assert "storage reachable again" in out
-    check_whole(trials(storage), 8)
+    check_whole(trials(storage), 5)
 
 
 def test_an_incomplete_last_line_of_a_journal_is_cut_off(tmp_path):
@@ -188,7 +176,7 @@ def test_a_removed_storage_is_an_error(tmp_path):
 def test_a_trial_that_was_ended_elsewhere_does_not_end_the_study(tmp_path):
     """The next trial runs; a deleted study ends the command with one line."""
     storage = tmp_path / "s.db"
-    process = start(storage, seconds=1, n_trials=4, pruner="none")
+    process = start(storage, seconds=0.5, n_trials=4, pruner="none")
     wait_until(lambda: reporting(storage))
     with Outside(storage) as study:
         study.tell(0, state=optuna.trial.TrialState.FAIL)

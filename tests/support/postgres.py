@@ -12,6 +12,8 @@ import pytest
 from ports import free_port
 from processes import children, send
 
+from dropopt.study.store.opening import close, open_storage
+
 
 def binaries():
     """Return the folder of PostgreSQL's programs; None if it is not installed."""
@@ -71,6 +73,15 @@ class Server:
             yield
         finally:
             send([*others, first], signal.SIGCONT)
+
+    def clear(self):
+        """Delete all studies; the server is started if a test has left it stopped."""
+        if not (self._data / "postmaster.pid").exists():
+            self.start()
+        storage = open_storage(self.url)
+        for study in storage.get_all_studies():
+            storage.delete_study(study._study_id)
+        close(storage)
 
     def remove(self):
         """Stop the server and remove its folder."""
