@@ -5,7 +5,6 @@ Each test starts real processes and injects the fault from outside, or in the ch
 
 import os
 import pty
-import random
 import signal
 import sqlite3
 import sys
@@ -23,8 +22,8 @@ from processes import SCRIPT, alive, children, running, send, start, stored, wai
 from dropopt.study.run import memory, worker
 from dropopt.study.run import running as limits
 
-#: How often to send two signals, and how many studies run at a time in that test.
-TRIES, AT_A_TIME = 10, 5
+#: The seconds between two signals, and how many studies run at a time in that test.
+PAUSES, AT_A_TIME = (0.0, 0.0, 0.04, 0.1, 0.2, 0.3), 3
 #: Seconds in which a process must end at once, on a busy machine; a process that waits for another one never would.
 AT_ONCE = 30
 
@@ -42,18 +41,18 @@ class TestSignals:
     """The first signal ends a study gracefully, the second one at once."""
 
     def test_two_signals_end_a_study(self, tmp_path):
-        """Two signals within 0.3 s, repeated many times: the process ends, and so do its children and its trials."""
-        draw = random.Random(0)
-        for batch in range(TRIES // AT_A_TIME):
-            folders = [tmp_path / f"{batch}-{number}" for number in range(AT_A_TIME)]
+        """Two signals within 0.3 s, repeated: the process ends, and so do its children and its trials."""
+        for first in range(0, len(PAUSES), AT_A_TIME):
+            pauses = PAUSES[first : first + AT_A_TIME]
+            folders = [tmp_path / str(first + number) for number in range(len(pauses))]
             for folder in folders:
                 folder.mkdir()
             begun = [start(folder, 1, n_trials=1000) for folder in folders]
-            for folder, process in zip(folders, begun, strict=True):
+            for folder, process, pause in zip(folders, begun, pauses, strict=True):
                 wait_until(lambda folder=folder: running(folder))
                 pids = children(process.pid)
                 process.send_signal(signal.SIGINT)
-                time.sleep(draw.choice((0.0, draw.uniform(0, 0.3))))
+                time.sleep(pause)
                 process.send_signal(signal.SIGINT)
                 out = process.communicate(timeout=AT_ONCE)[0]
                 # A second signal while the interpreter ends gives -2; a shell shows both as 130.
@@ -62,7 +61,7 @@ class TestSignals:
                 wait_until(lambda pids=pids: not alive(pids), AT_ONCE)
                 assert all(trial.state.is_finished() for trial in stored(folder)), out
 
-    def test_the_second_signal_ends_a_study_whose_storage_does_not_answer(self, tmp_path):
+    def test_the_second_signal_ends_a_study_whose_storage_does_not_answer(self, tmp_path, monkeypatch):
         """A locked database delays the end after the first signal. The second one ends the process at once."""
         process = start(tmp_path, 1, n_trials=2)
         wait_until(lambda: running(tmp_path))
@@ -70,14 +69,15 @@ class TestSignals:
         with closing(sqlite3.connect(tmp_path / "runs" / "dropopt.db", timeout=60)) as connection:
             connection.execute("BEGIN EXCLUSIVE")
             process.send_signal(signal.SIGTERM)
-            time.sleep(1)
+            time.sleep(0.5)
             assert process.poll() is None
             process.send_signal(signal.SIGTERM)
             process.communicate(timeout=AT_ONCE)
             assert process.returncode == 128 + signal.SIGTERM
             connection.rollback()
         wait_until(lambda: not alive(pids), AT_ONCE)
-        start(tmp_path, 1, n_trials=2, env={"FAKE_SECONDS": "0"}).communicate(timeout=60)
+        monkeypatch.setenv("FAKE_SECONDS", "0")
+        assert fake_study.run(f"sqlite:///{tmp_path}/runs/dropopt.db", n_jobs=1, n_trials=2) == 0
         assert all(trial.state.is_finished() for trial in stored(tmp_path))
 
     def test_a_signal_to_all_processes_interrupts_trials(self, tmp_path):
@@ -123,10 +123,10 @@ class TestHanging:
     def test_a_trial_that_hangs_fails_at_its_time_limit(self, storage, monkeypatch):
         """The reason is stored, and the next trial runs."""
         monkeypatch.setenv("FAKE_FAULT", "hang")
-        assert fake_study.run(storage, n_trials=6, trial_timeout=2) == 0
-        failed = check(storage, 6)
+        assert fake_study.run(storage, n_trials=4, trial_timeout=1) == 0
+        failed = check(storage, 4)
         assert {trial.user_attrs["reason"] for trial in failed} == {"time limit"}
-        assert {trial.user_attrs["message"] for trial in failed} == {"it did not end within 2 s"}
+        assert {trial.user_attrs["message"] for trial in failed} == {"it did not end within 1 s"}
 
     def test_a_trial_that_hangs_is_interrupted_after_the_timeout(self, storage, monkeypatch):
         """After the study's time limit and a grace period, the study ends although its trials do not."""
@@ -155,7 +155,7 @@ class TestHanging:
 
     def test_a_frozen_process_is_ended(self, tmp_path):
         """A child that was stopped with SIGSTOP is ended at the time limit of its trial."""
-        process = start(tmp_path, 1, n_trials=2, trial_timeout=4, pruner="none")
+        process = start(tmp_path, 1, n_trials=2, trial_timeout=3, pruner="none")
         wait_until(lambda: running(tmp_path))
         send(children(process.pid), signal.SIGSTOP)
         out = process.communicate(timeout=60)[0]
@@ -178,8 +178,8 @@ class TestMemory:
     def test_a_trial_over_its_memory_limit_fails(self, storage, monkeypatch):
         """It is not tried again, and the next trial runs."""
         monkeypatch.setenv("FAKE_FAULT", "hog")
-        assert fake_study.run(storage, n_trials=6, trial_memory=400) == 0
-        failed = check(storage, 6)
+        assert fake_study.run(storage, n_trials=4, trial_memory=400) == 0
+        failed = check(storage, 4)
         assert {trial.user_attrs["reason"] for trial in failed} == {"out of memory"}
         assert {trial.user_attrs["message"] for trial in failed} == {"its process used more than 400 MB of memory"}
 
