@@ -17,7 +17,7 @@ def test_a_script_that_is_edited_while_its_study_runs(tmp_path, monkeypatch):
     mine.write_text("a = 1\n")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([*filter(None, sys.path), str(tmp_path)]))
     storage = tmp_path / "s.log"
-    process = start(storage, n_trials=3, pruner="none", data={"name": "mine:load"})
+    process = start(storage, seconds=0.1, n_trials=3, pruner="none", data={"name": "mine:load"})
     wait_until(lambda: reporting(storage))
     mine.write_text("a = 22\n")
     send(children(process.pid), signal.SIGKILL)
