@@ -15,6 +15,8 @@ from dropopt.owncode import file_of, is_own, module_of
 
 #: Built-in data sets.
 DATA = ("digits", "mnist", "fashion-mnist", "kmnist", "cifar10", "cifar100", "svhn")
+#: Kinds of data whose name is a path.
+PLACES = ("folder:", "numpy:")
 #: Networks that need no library.
 NETWORKS = ("small", "resnet9", "vgg")
 #: Packages whose networks have names.
@@ -36,6 +38,11 @@ def check_names(run: RunConfig) -> None:
         _check_data(run.data.name)
     if not is_own(run.model.name):
         _check_network(run.model.name)
+
+
+def may_be_moved(name: str, to: str) -> bool:
+    """Whether ``name`` and ``to`` may be the same data at two places: both are folders, or both are NumPy files."""
+    return any(name.startswith(kind) and to.startswith(kind) for kind in PLACES)
 
 
 def unknown_data(name: str) -> ConfigError:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args
 
 from dropopt.config import Baseline, ConfigError, RunConfig, TrainConfig
+from dropopt.known import may_be_moved
 from dropopt.study.define.space import Space
 from dropopt.study.store.keys import BASE, CONFIRMS, DATA
 from dropopt.study.store.queries import count
@@ -112,12 +113,16 @@ def _other_ranges(first: Mapping[str, str] | None, other: Mapping[str, str] | No
 
 def _difference(first: Arm, other: Arm) -> str:
     """Say how two arms differ in what they must share; empty if they do not."""
-    if first.data is not None and other.data is not None and first.data != other.data:
+    known = first.data is not None and other.data is not None
+    if known and first.data != other.data:
         return "their data have different contents"
+    moved = known and may_be_moved(first.base.data.name, other.base.data.name)
     for section in ("data", "model", "task", "train"):
         one, two = (getattr(arm.base, section).model_dump(mode="json") for arm in (first, other))
         searched = {*(first.training or ()), *(other.training or ()), "device", "seed", "root", "objective"}
         for name in one:
+            if moved and (section, name) == ("data", "name"):
+                continue
             if one[name] != two[name] and not any(key == name or key.startswith(f"{name}_") for key in searched):
                 return f"{section}.{name} is {one[name]!r} and {two[name]!r}"
     return ""

@@ -31,8 +31,9 @@ from dropopt.study.run.measure import seconds_of_an_epoch
 from dropopt.study.run.slots import Targets
 from dropopt.study.search.portfolio import NONE
 from dropopt.study.session import session
-from dropopt.study.session.confirming import STOPPED_LINE, TEST, TRAIN, ConfirmRequest, confirm, seconds_of_a_trial
+from dropopt.study.session.confirming import STOPPED_LINE, TEST, TRAIN, ConfirmRequest, confirm
 from dropopt.study.session.request import Request
+from dropopt.study.session.searched import seconds_of_a_trial
 from dropopt.study.show.console import busy, say
 from dropopt.study.show.formatting import format_seconds
 from dropopt.study.store.experiment import check
@@ -246,6 +247,7 @@ def _confirmation(request: CompareRequest, arm: Arm) -> ConfirmRequest:
         anchors=False,
         again=request.again,
         checkpoints=request.definition.checkpoints,
+        data=arm.base.data.name,
         settle=request.settle,
         train=request.train,
         test=request.test,

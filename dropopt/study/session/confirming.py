@@ -16,10 +16,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING, Any, get_args
 
 from dropopt.config import ConfigError, Optimise, RunConfig
+from dropopt.known import check_names
 from dropopt.numbers import quantity
 from dropopt.provenance import provenance
 from dropopt.study.confirm.candidates import Candidates, choose_candidates
@@ -45,12 +45,14 @@ from dropopt.study.run.signals import SignalCatcher
 from dropopt.study.run.slots import Pool, Targets
 from dropopt.study.run.worker import Worker
 from dropopt.study.search.anchors import NO_DROPOUT
+from dropopt.study.session.searched import base_of, moved, seconds_of_a_trial, with_data
 from dropopt.study.session.session import quiet_optuna
 from dropopt.study.session.storage import worker_storage
 from dropopt.study.show.console import busy, say
 from dropopt.study.show.formatting import format_seconds
 from dropopt.study.show.runs import RunsProgress
 from dropopt.study.store.code import code_of
+from dropopt.study.store.experiment import data_difference
 from dropopt.study.store.keys import (
     BASE,
     CHOSEN_BY,
@@ -63,13 +65,12 @@ from dropopt.study.store.keys import (
     JUDGED_BY,
     MADE_WITH,
     PLAN,
-    SECONDS,
     SEEDS,
     TESTS,
 )
 from dropopt.study.store.lease import GRACE, WorkerIdentity
 from dropopt.study.store.patient import PATIENCE
-from dropopt.study.store.queries import find_study, has_result, optimised, task_of
+from dropopt.study.store.queries import find_study, optimised, task_of
 from dropopt.study.store.scale import Scale
 from dropopt.study.store.url import resolve
 
@@ -106,6 +107,8 @@ class ConfirmRequest:
     again: bool = False
     #: The folder of the checkpoints; None for the folder beside the storage's file.
     checkpoints: str | None = None
+    #: Where the folder or the NumPy file of the study's data is now, as ``folder:PATH``; None: as the study says.
+    data: str | None = None
     #: Called with the names of functions in the study's settings, and their recorded sources, to allow their import.
     settle: Callable[[str, tuple[str, ...], Any], None] = lambda study, names, recorded: None
     train: Targets = TRAIN
@@ -165,6 +168,9 @@ class _Session:
         self.base = base_of(self.search)
         names = self.base.names
         self.request.settle(self.search.study_name, names, code_of(self.search, 10**9))
+        if self.request.data is not None:
+            self.base = moved(self.base, self.request.data)
+        check_names(self.base)
         with busy("choosing the configurations", quiet=self.console.quiet):
             self.candidates = choose_candidates(
                 self.search, self.request.top, anchors=self.request.anchors, by=self.request.optimise
@@ -321,8 +327,9 @@ class _Session:
         def open_study(ready: Ready) -> RunLedger:
             for notice in ready.notices:
                 say(self.console, f"note: {notice}", "yellow")
-            if self.search.user_attrs.get(DATA, ready.fingerprint) != ready.fingerprint:
-                raise ConfigError(f"the data of study {self.search.study_name!r} have changed since it began")
+            difference = data_difference(self.search, ready.fingerprint, self.base.data.name)
+            if difference and DATA in self.search.user_attrs:
+                raise ConfigError(f"{difference}; give the same data")
             ledger.take_up()
             begin()
             progress.opened(ledger.study)
@@ -346,12 +353,13 @@ class _Session:
             worker.run()
 
     def _configurations(self) -> dict[int, RunConfig]:
-        """The configuration of each entrant, those of earlier confirmations included."""
+        """The configuration of each entrant, those of earlier confirmations included, with the data where they are."""
         runs = find_runs(self.search, CONFIRMS)
         entrants = {one["trial"] for one in ([] if runs is None else runs.user_attrs.get(ENTRANTS, []))}
         known = {one.trial: one.run for one in self.candidates.all}
         trials = [trial for trial in self.search.get_trials(deepcopy=False) if CONFIG in trial.user_attrs]
-        return {t.number: RunConfig.parse(t.user_attrs[CONFIG]) for t in trials if t.number in entrants} | known
+        found = {t.number: RunConfig.parse(t.user_attrs[CONFIG]) for t in trials if t.number in entrants} | known
+        return {number: with_data(run, self.base.data.name) for number, run in found.items()}
 
     def _names(self) -> dict[int, str]:
         return {one.trial: one.name for one in self.candidates.all}
@@ -374,21 +382,3 @@ class _Session:
         for run in completed(runs):
             if run.configuration == configuration and (name := checkpoint_of(runs, run)) is not None:
                 remove(Checkpoints(folder, name[0]).path(name[1]))
-
-
-def base_of(study: optuna.Study) -> RunConfig:
-    """Return the configuration that all trials of a search share. Raises ConfigError for any other study."""
-    if BASE not in study.user_attrs:
-        raise ConfigError(f"study {study.study_name!r} was not run by dropopt run, so it cannot be confirmed")
-    if CONFIRMS in study.user_attrs:
-        raise ConfigError(
-            f"study {study.study_name!r} is itself a confirmation; give --study {study.user_attrs[CONFIRMS]}"
-        )
-    return RunConfig.parse(study.user_attrs[BASE])
-
-
-def seconds_of_a_trial(study: optuna.Study) -> float | None:
-    """Return the median time of a complete trial; None if there is none."""
-    times = [trial.user_attrs.get(SECONDS) for trial in study.get_trials(deepcopy=False) if has_result(trial)]
-    known = [float(time) for time in times if time is not None]
-    return median(known) if known else None

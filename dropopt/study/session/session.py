@@ -49,8 +49,8 @@ from dropopt.study.show.progress import Progress
 from dropopt.study.show.summary import Outcome, show_summary
 from dropopt.study.store.code import record_code
 from dropopt.study.store.continuation import may_be_continued
-from dropopt.study.store.experiment import check, create, name_of_files, space_of
-from dropopt.study.store.keys import ANCHOR, COMMAND, DATA, FACTS, ID, PLAN, PRIOR
+from dropopt.study.store.experiment import check, create, data_difference, name_of_files, space_of
+from dropopt.study.store.keys import ANCHOR, COMMAND, FACTS, ID, PLAN, PRIOR
 from dropopt.study.store.lease import WorkerIdentity
 from dropopt.study.store.queries import count, find_study, study_names
 from dropopt.study.store.retries import root, unfinished
@@ -203,10 +203,9 @@ class Session:
             enqueue_first_trials(study, self._request, self._prior, ready.classes)
             if begins := words.begins(study.user_attrs, study.get_trials(deepcopy=False)):
                 self._line("begins", begins)
-        if not created and study.user_attrs.get(DATA) != ready.fingerprint:
-            raise ConfigError(
-                f"the data of study {study.study_name!r} have changed since it began; give another --study-name"
-            )
+        name = self._settings.base.data.name
+        if not created and (difference := data_difference(study, ready.fingerprint, name)):
+            raise ConfigError(f"{difference}; give another --study-name, or the same data")
         if changed := record_code(study, self._settings.base):
             self._notice(changed)
         if self._study is None and not created:  # another worker has begun the study, and its sampler has that seed

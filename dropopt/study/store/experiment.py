@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dropopt.config import ConfigError, RunConfig
+from dropopt.known import may_be_moved
 from dropopt.study.define.space import Space
-from dropopt.study.store.keys import BASE, FINGERPRINT, ID, SITES, SPACE
+from dropopt.study.store.keys import BASE, DATA, FINGERPRINT, ID, SITES, SPACE
 
 if TYPE_CHECKING:
     import optuna
@@ -124,9 +125,29 @@ def _difference(study: optuna.Study, space: Space, base: RunConfig, *, begun: bo
         return f"its search space ({attributes[SPACE]}) {changed}"
     then, now = (_flat(settings) for settings in (with_defaults(attributes[BASE]), base.model_dump(mode="json")))
     for name in sorted(then.keys() | now.keys()):
+        if name == "data.name" and may_be_moved(str(then.get(name)), str(now.get(name))):
+            continue  # the hashes of the data decide, once they are loaded
         if then.get(name) != now.get(name) and name not in _LOCAL:
             return f"was created with {name} = {then.get(name)}, not {now.get(name)}"
     return ""
+
+
+def data_difference(study: optuna.Study, fingerprint: Mapping[str, str], name: str) -> str:
+    """Say how loaded data differ from those of a study; return an empty string if they do not.
+
+    Args:
+        study: The study.
+        fingerprint: The hash of each split of the loaded data.
+        name: Their name, the setting ``data.name``.
+    """
+    known = study.user_attrs.get(DATA) or {}
+    if known == fingerprint:
+        return ""
+    splits = ", ".join(split for split in fingerprint if known.get(split) != fingerprint[split])
+    began = (study.user_attrs.get(BASE) or {}).get("data", {}).get("name", name)
+    if began == name:
+        return f"the data of study {study.study_name!r} have changed since it began (in: {splits})"
+    return f"{name} does not hold the data of study {study.study_name!r}, which began with {began} (other: {splits})"
 
 
 def with_defaults(stored: Mapping[str, Any]) -> Mapping[str, Any]:
