@@ -331,7 +331,8 @@ class Session:
 
     def _ledger(self, study: optuna.Study, classes: int) -> SearchLedger:
         space = space_of(study, self._settings.space)
-        return SearchLedger(study, space, self._settings.base, self._definition.seed, classes, self._identity)
+        base, seed = self._settings.base, self._definition.seed
+        return SearchLedger(study, space, base, seed, classes, self._identity, self._notice)
 
     def _outcome(self, stopped_by: int | None) -> Outcome:
         return Outcome(

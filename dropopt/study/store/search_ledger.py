@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from dropopt.config import RunConfig
+from dropopt.explain import suggestion
 from dropopt.seeds import derived_seed
 from dropopt.study.define.space import Space
 from dropopt.study.store.keys import SEED
@@ -14,6 +17,7 @@ from dropopt.study.store.retries import root
 
 if TYPE_CHECKING:
     import optuna
+    from optuna.trial import FrozenTrial
 
 
 class SearchLedger(Ledger):
@@ -30,6 +34,7 @@ class SearchLedger(Ledger):
         seed: The seed of the study, from which the training seed of each trial is derived.
         classes: The number of classes of the data.
         worker: The worker that this ledger belongs to. Default: a new one.
+        on_notice: Called with a notice about a trial that was enqueued with parameters that the space does not have.
     """
 
     def __init__(
@@ -40,15 +45,31 @@ class SearchLedger(Ledger):
         seed: int,
         classes: int,
         worker: WorkerIdentity | None = None,
+        on_notice: Callable[[str], None] = lambda line: None,
     ) -> None:
         super().__init__(study, worker)
         self._space = space
         self._base = base
         self._seed = seed
         self._classes = classes
+        self._on_notice = on_notice
 
     def _configure(self, trial: optuna.Trial) -> RunConfig:
-        run = self._space.suggest(trial, self._classes, self._base)
+        with warnings.catch_warnings():  # the notices below say it without a file and a line of Optuna
+            warnings.filterwarnings("ignore", "Fixed parameter .* is out of range", UserWarning)
+            run = self._space.suggest(trial, self._classes, self._base)
         stored = self._frozen(trial)
+        for notice in self._about_fixed(stored):
+            self._on_notice(f"trial {trial.number} was enqueued with {notice}")
         new = derived_seed(self._seed, "train", root(stored), bits=SEED_BITS)
         return with_seed(run, stored.user_attrs.get(SEED, new))
+
+    def _about_fixed(self, trial: FrozenTrial) -> Iterator[str]:
+        """Say which parameters of an enqueued trial the space does not have, or has in another range."""
+        known = [parameter.name for parameter in self._space.parameters]
+        for name, value in trial.system_attrs.get("fixed_params", {}).items():
+            if name not in known:
+                has = suggestion(name, known)
+                yield f"{name} = {value!r}, which is no parameter of space {self._space.name} and is not used; {has}"
+            elif (kind := trial.distributions.get(name)) and not kind._contains(kind.to_internal_repr(value)):
+                yield f"{name} = {value!r}, which is outside of the range in space {self._space.name}; it is used"

@@ -105,7 +105,8 @@ class _Theatre:
         if number in self.given_back:
             return None
         run = BASE.model_copy(update={"train": BASE.train.model_copy(update={"seed": number})})
-        return SimpleNamespace(number=number), None if number in self.invalid else run
+        trial = SimpleNamespace(number=number, user_attrs={"message": "p is 2"})
+        return trial, None if number in self.invalid else run
 
     def checkpoint_of(self, number):
         return "s", 10 + number
@@ -319,7 +320,7 @@ def test_a_result_that_is_not_finite_is_a_failure(play):
     [
         (lambda n: Failed(n, "E", "m", "", ""), "the same error: E: m"),
         (done, "the same error: NotFinite: the loss is not finite"),
-        (None, "the same error: ConfigError: the configuration is not valid"),
+        (None, "the same error: ConfigError: the configuration is not valid: p is 2"),
     ],
 )
 def test_failures_in_a_row_end_the_study(play, message, expect):
@@ -332,7 +333,7 @@ def test_failures_in_a_row_end_the_study(play, message, expect):
     assert played.asked == n
     assert sum("0: ended" in line for line in played.log) == n
     if message is None:
-        assert played.log[2:4] == ["0: started 0", "0: ended 0 its configuration is not valid"]
+        assert played.log[2:4] == ["0: started 0", "0: ended 0 its configuration is not valid: p is 2"]
 
 
 @pytest.mark.parametrize("good", [done, lambda number: report(number, 1)])

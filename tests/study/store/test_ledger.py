@@ -110,3 +110,25 @@ def test_a_result_that_is_stored_already_is_the_trial_s_own_if_it_is_the_same(st
     with nullcontext() if own else pytest.raises(TrialEndedError):
         assert ledger.complete(trial, 0.5, accuracy=0.75, **scores) == ""
     assert study.trials[0].value == value
+
+
+@pytest.mark.parametrize(
+    ("enqueued", "notices"),
+    [
+        ({"p": 0.1, "kind": "dropout"}, []),
+        ({"p": 0.9}, ["p = 0.9, which is outside of the range in space dropout; it is used"]),
+        ({"q": 1}, ["q = 1, which is no parameter of space dropout and is not used; known: kind, p, schedule, lr, "]),
+    ],
+)
+def test_values_that_were_enqueued_although_the_space_lacks_them_are_noted(enqueued, notices, recwarn):
+    """Without the warning of Optuna, which names a file and a line of its own."""
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    study.enqueue_trial(enqueued)
+    found = []
+    space, base = Space.load("dropout").bound(RunConfig()), RunConfig.parse({"engine": {"kind": "dropout"}})
+    _, run = SearchLedger(study, space, base, 0, 2, on_notice=found.append).ask()
+    assert run.engine.p == enqueued.get("p", run.engine.p)
+    assert len(found) == len(notices)
+    for line, notice in zip(found, notices, strict=True):
+        assert line.startswith(f"trial 0 was enqueued with {notice}")
+    assert not [warning for warning in recwarn if "Fixed parameter" in str(warning.message)]
