@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from dropopt.config import STAGES, Baseline, ConfigError, EngineConfig, RunConfig, TrainConfig
 from dropopt.study.store.keys import BASE, CLASSES, CONFIG, MESSAGE
+from dropopt.study.store.queries import best, is_maximized
 
 if TYPE_CHECKING:
     import optuna
@@ -68,7 +69,9 @@ def configuration_of(study: optuna.Study, trial: FrozenTrial) -> Configuration:
             raise ConfigError(f"{where}: its user attribute {CONFIG!r} is not a configuration: {error}") from None
     if BASE in study.user_attrs:  # a study of dropopt
         complete = trial.state.name == "COMPLETE"  # such a trial of dropopt has a configuration
-        why = "another program has added it; give another --trial" if complete else trial.state.name
+        other = best_exportable(study)
+        name = "another --trial" if other is None else f"--trial {other.number}, the best that has one"
+        why = f"another program has added it; give {name}" if complete else trial.state.name
         raise ConfigError(f"{where} has no configuration to export: {trial.user_attrs.get(MESSAGE) or why}")
     try:
         sections, unknown = _settings(trial.params)
@@ -84,6 +87,17 @@ def configuration_of(study: optuna.Study, trial: FrozenTrial) -> Configuration:
         return Configuration(RunConfig.parse(sections), stored=False, unknown=unknown, foreign=True)
     except ConfigError as error:
         raise ConfigError(f"{where}: its parameters are not a configuration: {error}") from None
+
+
+def is_exportable(study: optuna.Study, trial: FrozenTrial) -> bool:
+    """Whether ``trial`` may have a configuration: in a study of dropopt, only a trial that dropopt ran has one."""
+    return CONFIG in trial.user_attrs or BASE not in study.user_attrs
+
+
+def best_exportable(study: optuna.Study) -> FrozenTrial | None:
+    """Return the best trial of a study with one objective that may have a configuration; None if there is none."""
+    trials = [trial for trial in study.get_trials(deepcopy=False) if is_exportable(study, trial)]
+    return best(trials, maximize=is_maximized(study))
 
 
 def _settings(parameters: dict[str, Any]) -> tuple[dict[str, dict[str, Any]], tuple[str, ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from contextlib import closing
 from dataclasses import dataclass
@@ -62,17 +63,24 @@ class StudyResult:
 
 def run_here(definition: Definition, *, storage: str | None, n_jobs: int, script: Path) -> StudyResult:
     """Run ``definition`` as ``dropopt run`` does, and read its results from the storage."""
+    from dropopt.study.after.configuration import best_exportable
     from dropopt.study.after.export import exported
+    from dropopt.study.run.errors import StudyError
     from dropopt.study.session import session
     from dropopt.study.session.request import Request
+    from dropopt.study.store.errors import StorageError
     from dropopt.study.store.opening import Opened
-    from dropopt.study.store.queries import choose, count, find_study
+    from dropopt.study.store.queries import find_study
     from dropopt.study.store.url import resolve, storage_hint
     from dropopt.trust import remember, sources
 
     remember(sources(definition.names).values())
     # No command is known that makes this call: the file may be a notebook, or define several studies.
-    code = session.run(Request(definition, script, storage, n_jobs, "make the same call again", extendable=False))
+    request = Request(definition, script, storage, n_jobs, "make the same call again", extendable=False)
+    try:
+        code = session.run(request)
+    except (ConfigError, StudyError, StorageError) as error:
+        raise type(error)(_with_arguments(str(error))) from None
     if code > 128:  # a signal
         raise KeyboardInterrupt
     url = resolve(storage)
@@ -80,10 +88,20 @@ def run_here(definition: Definition, *, storage: str | None, n_jobs: int, script
         study = find_study(opened.storage, definition.name)
         trials = study.get_trials()
         best: Exported | None = None
-        if count(trials).complete:
-            configuration, provenance = exported(study, choose(study, None), storage_hint(storage))
+        if (trial := best_exportable(study)) is not None:
+            configuration, provenance = exported(study, trial, storage_hint(storage))
             best = Exported(configuration.run, provenance)
     return StudyResult(definition.name, url, trials, best)
+
+
+def _with_arguments(message: str) -> str:
+    """Name the arguments of Python in a ``message`` that names options of the command: ``name=`` for --study-name."""
+
+    def argument(option: re.Match[str]) -> str:
+        name = option[1].removeprefix("study-").replace("-", "_")
+        return f"{name}=" if name in {*Definition.model_fields, "storage", "n_jobs"} else option[0]
+
+    return re.sub(r"--([a-z]+(?:-[a-z]+)*)", argument, message)
 
 
 def script_of_caller(depth: int) -> Path:

@@ -39,6 +39,9 @@ StudyName = Annotated[
     str | None,
     typer.Option("--study", "--study-name", help="Name of the study. Default: the only study in the storage."),
 ]
+OneStudy = Annotated[
+    str | None, typer.Option("--study", "--study-name", help="Name of the only study to list. Default: all studies.")
+]
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for other programs.")]
 

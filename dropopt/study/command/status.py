@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from contextlib import closing
 
-from dropopt.study.command.options import AsJson, Storage
+from dropopt.study.command.options import AsJson, OneStudy, Storage
 
 
-def status(storage: Storage = None, as_json: AsJson = False) -> None:
+def status(study: OneStudy = None, storage: Storage = None, as_json: AsJson = False) -> None:
     """List the studies in a storage.
 
     Each row shows the number of trials, the best trial and the time of the last activity.
@@ -24,6 +24,6 @@ def status(storage: Storage = None, as_json: AsJson = False) -> None:
     alone = file is not None and "://" in url and not is_held(file)
     with closing(Opened(url, create=False)) as opened:
         if as_json:
-            print(json_text([row.plain() for row in rows(opened.storage, alone=alone)]))
+            print(json_text([row.plain() for row in rows(opened.storage, study, alone=alone)]))
         else:
-            show_status(make_console(), opened.storage, redact(url), alone=alone)
+            show_status(make_console(), opened.storage, redact(url), study, alone=alone)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, get_args
 from dropopt.config import Baseline, ConfigError, RunConfig, TrainConfig
 from dropopt.known import may_be_moved
 from dropopt.study.define.space import Space
-from dropopt.study.store.keys import BASE, CONFIRMS, DATA
-from dropopt.study.store.queries import count
+from dropopt.study.store.keys import BASE, DATA
+from dropopt.study.store.queries import count, search_of
 
 if TYPE_CHECKING:
     import optuna
@@ -40,8 +40,8 @@ class Arm:
 
 def arm_of_study(name: str, study: optuna.Study) -> Arm:
     """Describe an existing study as an arm. Raises ConfigError if it is no search of dropopt."""
-    if CONFIRMS in study.user_attrs:
-        raise ConfigError(f"study {study.study_name!r} is a confirmation; give the study {study.user_attrs[CONFIRMS]}")
+    if (search := search_of(study)) is not None:
+        raise ConfigError(f"study {study.study_name!r} is a confirmation; give the study {search}")
     if BASE not in study.user_attrs:
         raise ConfigError(f"study {study.study_name!r} was not run by dropopt run, so it cannot be an arm")
     base = RunConfig.parse(study.user_attrs[BASE])

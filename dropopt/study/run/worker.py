@@ -23,7 +23,7 @@ from dropopt.study.run.messages import Done, Failed, FromTrainer, Prepare, Ready
 from dropopt.study.run.running import GRACE_SECONDS, MAX_DEATHS, Limits, Running
 from dropopt.study.run.signals import SIGNALS, SignalCatcher
 from dropopt.study.store.errors import StorageError, TrialEndedError
-from dropopt.study.store.keys import MESSAGE, OUT_OF_MEMORY, TIME_LIMIT
+from dropopt.study.store.keys import OUT_OF_MEMORY, TIME_LIMIT
 from dropopt.study.store.ledger import Ledger
 
 #: The worker checks the time limits, and redraws, at least once in this many seconds.
@@ -185,7 +185,7 @@ class Worker:
         trial, run = asked
         self._listener.started(slot, trial.number)
         if run is None:
-            reason = trial.user_attrs.get(MESSAGE, "no reason is stored")
+            reason = self._opened().why_not_valid(trial)
             self._listener.ended(slot, trial.number, f"its configuration is not valid: {reason}")
             self._failures.trial_failed("ConfigError", f"the configuration is not valid: {reason}")
             return

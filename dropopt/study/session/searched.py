@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from dropopt.config import ConfigError, RunConfig
 from dropopt.known import may_be_moved
-from dropopt.study.store.keys import BASE, CONFIRMS, SECONDS
-from dropopt.study.store.queries import has_result
+from dropopt.study.store.keys import BASE, SECONDS
+from dropopt.study.store.queries import has_result, search_of
 
 if TYPE_CHECKING:
     import optuna
@@ -16,12 +16,10 @@ if TYPE_CHECKING:
 
 def base_of(study: optuna.Study) -> RunConfig:
     """Return the configuration that all trials of a search share. Raises ConfigError for any other study."""
+    if (search := search_of(study)) is not None:
+        raise ConfigError(f"study {study.study_name!r} is itself a confirmation; give --study {search}")
     if BASE not in study.user_attrs:
         raise ConfigError(f"study {study.study_name!r} was not run by dropopt run, so it cannot be confirmed")
-    if CONFIRMS in study.user_attrs:
-        raise ConfigError(
-            f"study {study.study_name!r} is itself a confirmation; give --study {study.user_attrs[CONFIRMS]}"
-        )
     return RunConfig.parse(study.user_attrs[BASE])
 
 

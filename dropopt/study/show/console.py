@@ -7,6 +7,7 @@ import textwrap
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
@@ -36,6 +37,10 @@ def make_console(*, quiet: bool = False, stderr: bool = False) -> Console:
         stderr: Whether it prints to standard error instead.
     """
     console = SafeConsole(quiet=quiet, stderr=stderr)
+    if console.is_terminal and not console.is_jupyter and not console.file.isatty():
+        # FORCE_COLOR asks for colours in a pipe or a file, but lines cannot be redrawn there.
+        colours: Any = console.color_system  # its type is wider than that of the argument
+        console = SafeConsole(quiet=quiet, stderr=stderr, force_terminal=False, color_system=colours)
     console.soft_wrap = not console.is_terminal
     return console
 

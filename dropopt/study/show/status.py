@@ -14,13 +14,15 @@ from dropopt.numbers import quantity
 from dropopt.study.show.console import say
 from dropopt.study.show.formatting import format_accuracy
 from dropopt.study.show.table import Table
-from dropopt.study.store.keys import ACCURACY, COMMAND, CONFIRMS, TESTS
+from dropopt.study.store.keys import ACCURACY, COMMAND
 from dropopt.study.store.queries import (
     Counts,
     count,
+    find_study,
     last_activity,
     leader,
     metric_key,
+    search_of,
     study_names,
     task_of,
     waiting,
@@ -92,12 +94,19 @@ class Row:
         return self.study, str(self.counts), *values, f"{self.last:%Y-%m-%d %H:%M}" if self.last else "-"
 
 
-def rows(storage: BaseStorage, *, alone: bool = False) -> Iterator[Row]:
-    """The studies in ``storage``, by name; ``alone`` is whether no process writes to it."""
-    import optuna
+def rows(storage: BaseStorage, only: str | None = None, *, alone: bool = False) -> Iterator[Row]:
+    """The studies in ``storage``, by name.
 
-    for name in study_names(storage):
-        study = optuna.load_study(study_name=name, storage=storage)
+    Args:
+        storage: The storage.
+        only: The name of the only study that is wanted; None for all.
+        alone: Whether no process writes to the storage.
+
+    Raises:
+        ConfigError: There is no study ``only``.
+    """
+    for name in study_names(storage) if only is None else [only]:
+        study = find_study(storage, name)
         trials = study.get_trials(deepcopy=False)
         objectives = tuple(direction.name.lower() for direction in study.directions)
         yield Row(
@@ -114,22 +123,24 @@ def rows(storage: BaseStorage, *, alone: bool = False) -> Iterator[Row]:
 
 
 def _resume(study: optuna.Study) -> str:
-    search = study.user_attrs.get(CONFIRMS) or study.user_attrs.get(TESTS)
-    if search is not None:
+    if (search := search_of(study)) is not None:
         return f"dropopt confirm --study {shlex.quote(search)}"
     return str(study.user_attrs.get(COMMAND, "dropopt run"))
 
 
-def show_status(console: Console, storage: BaseStorage, url: str, *, alone: bool = False) -> None:
+def show_status(
+    console: Console, storage: BaseStorage, url: str, only: str | None = None, *, alone: bool = False
+) -> None:
     """Print one row for each study in ``storage``.
 
     Args:
         console: Where to print.
         storage: The storage.
         url: Its redacted address.
+        only: The name of the only study to print; None for all.
         alone: Whether no process writes to it.
     """
-    found = list(rows(storage, alone=alone))
+    found = list(rows(storage, only, alone=alone))
     if not found:
         say(console, f"{url} holds no study yet")
         return

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich import box
 from rich.text import Text
 
+from dropopt.study.after.configuration import is_exportable
 from dropopt.study.show.formatting import format_parameters, format_score
 from dropopt.study.show.table import Table
 from dropopt.study.store.keys import ACCURACY, ANCHOR, PORTFOLIO
@@ -25,7 +26,7 @@ def rows(study: optuna.Study) -> list[dict[str, Any]]:
     if has_several_objectives(study):
         found = [trial for trial in trials if trial.values is not None]
     else:
-        found = ranked(trials, maximize=is_maximized(study))
+        found = [trial for trial in ranked(trials, maximize=is_maximized(study)) if is_exportable(study, trial)]
     return [
         {
             "trial": trial.number,

@@ -146,6 +146,10 @@ class Ledger(ABC):
             raise
         return run
 
+    def why_not_valid(self, trial: optuna.Trial) -> str:
+        """Return why :meth:`ask` returned no configuration for ``trial``."""
+        return str(self._frozen(trial).user_attrs.get(MESSAGE, "no reason is stored"))
+
     def wants(self, target: int) -> bool:
         """Whether another trial may start, given the number of trials that the study must not exceed."""
         return self.budget_used() < target

@@ -221,6 +221,11 @@ def searches(storage: BaseStorage) -> list[str]:
     )
 
 
+def search_of(study: optuna.Study) -> str | None:
+    """Return the search that ``study`` confirms or tests; None if it is none of the two."""
+    return study.user_attrs.get(CONFIRMS) or study.user_attrs.get(TESTS)
+
+
 def choose(study: optuna.Study, number: int | None) -> FrozenTrial:
     """Return trial ``number``, or the best trial if ``number`` is None; raises :class:`ConfigError`."""
     from optuna.trial import TrialState

@@ -6,8 +6,9 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 
 from dropopt.config import Baseline, ConfigError, RunConfig
-from dropopt.study.after.configuration import configuration_of
+from dropopt.study.after.configuration import best_exportable, configuration_of
 from dropopt.study.after.export import exported
+from dropopt.study.show.trials import rows
 from dropopt.study.store.queries import choose
 
 
@@ -121,3 +122,17 @@ def test_a_trial_of_dropopt_that_ended_before_it_had_a_configuration(study):
         study.add_trial(create_trial(**ended, params={"lr": 0.5}, distributions=ranges, user_attrs=attributes))
         with pytest.raises(ConfigError, match=f"^trial . of study 'mine' has no configuration to export: {said}$"):
             configuration_of(study, study.trials[-1])
+
+
+def test_the_best_trial_that_can_be_exported_is_named():
+    """Another program has added a better one, which has no configuration."""
+    study = optuna.create_study(study_name="mine")
+    study.set_user_attr("base", {})
+    run = RunConfig().model_dump(mode="json")
+    for value in (3.0, 2.0):
+        study.add_trial(create_trial(value=value, user_attrs={"config": run}))
+    study.add_trial(create_trial(value=1.0))
+    with pytest.raises(ConfigError, match=r"another program has added it; give --trial 1, the best that has one$"):
+        configuration_of(study, choose(study, None))
+    assert best_exportable(study).number == 1
+    assert [row["trial"] for row in rows(study)] == [1, 0]

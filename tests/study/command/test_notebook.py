@@ -141,3 +141,18 @@ def test_a_study_from_before_tasks_is_the_same_experiment():
     changed = RunConfig.parse(base.model_dump() | {"task": {"objective": "metric"}})
     with pytest.raises(ConfigError, match=r"was created with task.objective = loss, not metric"):
         check(study, space, changed)
+
+
+def test_errors_of_a_call_name_its_arguments(tmp_path, monkeypatch):
+    """Not the options of the command: a notebook has none."""
+    monkeypatch.chdir(tmp_path)
+    storage = open_storage("sqlite:///study.db", create=True)
+    space = Space.load("dropout")
+    study, _ = create(storage, "mine", space, space.base(RunConfig()), {}, known=False)
+    study.ask()
+    close(storage)
+    own = Study(name="mine", space="compact", n_trials=2)
+    with pytest.raises(ConfigError, match=r"; give another name=, or the same settings$"):
+        own.run(storage="study.db", n_jobs=1)
+    with pytest.raises(ConfigError, match=r"is not a file; give another storage=$"):
+        own.run(storage="sqlite:///.", n_jobs=1)

@@ -105,8 +105,11 @@ class _Theatre:
         if number in self.given_back:
             return None
         run = BASE.model_copy(update={"train": BASE.train.model_copy(update={"seed": number})})
-        trial = SimpleNamespace(number=number, user_attrs={"message": "p is 2"})
-        return trial, None if number in self.invalid else run
+        return SimpleNamespace(number=number), None if number in self.invalid else run
+
+    def why_not_valid(self, trial):
+        assert trial.number in self.invalid
+        return "p is 2"
 
     def checkpoint_of(self, number):
         return "s", 10 + number

@@ -217,3 +217,5 @@ def test_a_confirmation_is_not_a_search(searched):
     assert code == 0
     with pytest.raises(ConfigError, match="is itself a confirmation; give --study fake"):
         confirm(searched, study="fake-confirmed")
+    with pytest.raises(ConfigError, match="study 'fake-tested' is itself a confirmation; give --study fake"):
+        confirm(searched, study="fake-tested")

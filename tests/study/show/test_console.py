@@ -5,7 +5,8 @@ import io
 from rich.console import Console
 from rich.text import Text
 
-from dropopt.study.show.console import SafeConsole, say, say_command
+from dropopt.study.show.console import SafeConsole, make_console, say, say_command
+from dropopt.study.show.display import Display
 from dropopt.study.show.table import Table
 
 
@@ -63,3 +64,18 @@ def test_texts_do_not_control_the_terminal():
     assert shown.startswith("\x1b[1ma[2J1Ab\x1b[0m\n")
     assert not any(control in shown for control in ("\x1b[2J", "\x9b", "\r", "\x07"))
     assert len({len(Text.from_ansi(line)) for line in shown.splitlines()[1:]}) == 1
+
+
+def test_colours_in_a_pipe_redraw_nothing(monkeypatch, capsys):
+    """FORCE_COLOR asks for colours alone: each redraw would be printed, and lines would be broken at 80 columns."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    console = make_console()
+    with Display(console) as display:
+        display.draw(Text("drawn"))
+        assert not display.is_live
+    say(console, "word " * 50, "yellow")
+    written = capsys.readouterr().out
+    assert "drawn" not in written
+    assert "\x1b[33mword" in written
+    assert len(written.splitlines()) == 1

@@ -71,6 +71,9 @@ def test_a_trial_that_was_enqueued_with_a_value_outside_of_the_space_fails_alone
     trial, run = ledger.ask()
     assert run is None
     assert study.trials[0].user_attrs[REASON] == "ValueError"
+    assert ledger.why_not_valid(trial).startswith(
+        "it was enqueued with a value that is not in the space: 'nothing' not in"
+    )
     assert (trial.number, study.trials[0].state, without_replacement(study.trials)) == (0, TrialState.FAIL, [])
     assert ledger.ask()[1] is not None
 
