@@ -188,8 +188,9 @@ def reserve(url: str) -> AbstractContextManager[None]:
 
 
 def _has_one_writer(url: str) -> bool:
-    """Whether the storage is a SQLite file, and not a journal file or a server."""
-    return file_of(url) is not None and "://" in url
+    """Whether the storage is a SQLite file, and not a journal file, a server or, by mistake, a folder."""
+    file = file_of(url)
+    return file is not None and "://" in url and not file.is_dir()
 
 
 def _reached(url: str) -> BaseStorage:
