@@ -17,11 +17,14 @@ from dropopt.formats import printable
 
 
 class SafeConsole(Console):
-    """A console that leaves out control characters in texts, such as those in the name of a study or of a class.
+    """A console that prints names of studies, functions and classes as they are, also ``own:five:`` and ``[red]``.
 
-    Otherwise whoever writes to a shared storage could move the cursor of the others' terminals and rewrite what they
-    show. They have no width, so tables stay aligned.
+    It leaves out control characters: otherwise whoever writes to a shared storage could move the cursor of the others'
+    terminals and rewrite what they show. They have no width, so tables stay aligned.
     """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """Yield the segments of ``renderable``; those that control the terminal are rich's own."""

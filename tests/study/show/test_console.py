@@ -2,10 +2,11 @@
 
 import io
 
+import pytest
 from rich.console import Console
 from rich.text import Text
 
-from dropopt.study.show.console import SafeConsole, make_console, say, say_command
+from dropopt.study.show.console import SafeConsole, complain, make_console, say, say_command
 from dropopt.study.show.display import Display
 from dropopt.study.show.table import Table
 
@@ -79,3 +80,19 @@ def test_colours_in_a_pipe_redraw_nothing(monkeypatch, capsys):
     assert "drawn" not in written
     assert "\x1b[33mword" in written
     assert len(written.splitlines()) == 1
+
+
+@pytest.mark.parametrize("forced", ["", "1"])
+def test_names_are_printed_as_they_are(forced, monkeypatch, capsys):
+    """rich reads ``:five:`` as an emoji and ``[red]`` as a colour, also in a table and its title."""
+    monkeypatch.setenv("FORCE_COLOR", forced)
+    name = "own:five: [red]a"
+    console = make_console()
+    say(console, name)
+    table = Table(name, title=name)
+    table.add_row(name)
+    console.print(table)
+    complain(make_console(quiet=True), name)
+    written = capsys.readouterr()
+    assert written.out.count(name) == 4
+    assert written.err == f"dropopt: {name}\n"
