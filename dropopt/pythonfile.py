@@ -45,7 +45,7 @@ _END = """\
         if engine.needs_probe:
             engine.probe({batch})
         engine.step(epoch=epoch + 1, epochs=run.train.epochs, train_loss=total / count, **scores)
-        print(f"epoch {{epoch + 1}} of {{run.train.epochs}}: loss {{val_loss:.4f}}, {score} {{{found}:.4f}}")
+        print(f"epoch {{epoch + 1}} of {{run.train.epochs}}: loss {{val_loss:.4f}}{metric}")
 
 # model.eval() and torch.save(model.state_dict(), "model.pt") as usual: detached, the model is as it was.
 """
@@ -159,9 +159,14 @@ def python_text(run: RunConfig, provenance: Mapping[str, Any]) -> str:
         steps="len(batches)" if plain else "batches.steps",
         batch="images, labels" if plain else "inputs, targets",
         targets="labels" if plain else "targets",
-        score=run.task.score if run.task.score.isidentifier() else "metric",
-        found="val_accuracy" if plain else "metric",
+        metric=_metric(run.task.score, "val_accuracy" if plain else "metric"),
     )
+
+
+def _metric(score: str, variable: str) -> str:
+    """What the program prints of its metric, besides the loss: nothing if the metric is the loss."""
+    name = score if score.isidentifier() else "metric"
+    return "" if score == "loss" else f", {name} {{{variable}:.4f}}"
 
 
 def _quoted(text: str) -> str:

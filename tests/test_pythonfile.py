@@ -35,6 +35,11 @@ CASES = {
         "model": {"name": "other_tasks:signal_network"},
         "engine": TAYLOR,
     },
+    "loss alone": {
+        "data": {"name": "other_tasks:regression"},
+        "model": {"name": "other_tasks:image_network"},
+        "task": {"loss": "mse_loss"},
+    },
     "masks": {
         "data": {"name": "other_tasks:masks"},
         "model": {"name": "other_tasks:mask_network"},
@@ -64,7 +69,7 @@ def test_the_program_runs(tmp_path, monkeypatch, capsys, case):
     assert len(path.read_text().splitlines()) < 75
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.startswith(f"epoch {run.train.epochs} of {run.train.epochs}: loss ")
-    assert f", {run.task.score} " in last
+    assert (f", {run.task.score} " in last) == (run.task.score != "loss")
     assert all(parameter.isfinite().all() for parameter in end["model"].parameters())
     if "lr_scale" in CASES[case].get("train", {}):
         assert [p.requires_grad for p in end["model"][0].parameters()] == [False, False]

@@ -140,7 +140,9 @@ def data_difference(study: optuna.Study, fingerprint: Mapping[str, str], name: s
         fingerprint: The hash of each split of the loaded data.
         name: Their name, the setting ``data.name``.
     """
-    known = study.user_attrs.get(DATA) or {}
+    if DATA not in study.user_attrs:
+        return f"the storage has no hashes of the data of study {study.study_name!r}, so they may be others"
+    known = study.user_attrs[DATA]
     if known == fingerprint:
         return ""
     splits = ", ".join(split for split in fingerprint if known.get(split) != fingerprint[split])

@@ -6,7 +6,7 @@ from optuna.trial import create_trial
 
 from dropopt.config import ConfigError, RunConfig
 from dropopt.study.define.space import Space
-from dropopt.study.store.experiment import check, create, space_of
+from dropopt.study.store.experiment import check, create, data_difference, space_of
 from dropopt.study.store.keys import SITES
 
 
@@ -69,3 +69,11 @@ def test_a_study_keeps_the_choices_of_sites_that_it_began_with():
     assert choices() == [one.choices for one in space.parameters if one.setting == "sites"]
     study.set_user_attr(SITES, ["conv"])
     assert choices() == [("conv",)]
+
+
+def test_data_of_a_study_without_stored_hashes_are_not_said_to_have_changed(begun):
+    """Another program has removed them; it is not known whether the data are the same."""
+    study, _, base = begun
+    assert data_difference(study, {"train": "a"}, base.data.name) == (
+        "the storage has no hashes of the data of study 'mine', so they may be others"
+    )
