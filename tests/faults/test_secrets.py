@@ -99,8 +99,9 @@ def test_a_password_is_in_no_output_file_page_or_child(server, dropopt, monkeypa
     storage = open_storage(server.url)
     web = dashboard.Server(storage, "127.0.0.1", 0)
     threading.Thread(target=web.serve_forever, daemon=True).start()
+    (study,) = storage.get_all_studies()
     try:
-        for page in ("", "dashboard", "api/meta", "api/studies", "api/studies/1"):
+        for page in ("", "dashboard", "api/meta", "api/studies", f"api/studies/{study._study_id}"):
             with urllib.request.urlopen(f"http://127.0.0.1:{web.server_port}/{page}", timeout=30) as answer:
                 assert SECRET.encode() not in answer.read(), page
     finally:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import sys
 from contextlib import closing
 from dataclasses import replace
 
 import fake_study
 import optuna
 import pytest
-from rich.console import Console
 
 from dropopt.config import METHODS, STAGES, ConfigError
 from dropopt.study.blend.effects import learn
@@ -19,8 +19,8 @@ from dropopt.study.blend.gather import gather
 from dropopt.study.blend.learned import Learned
 from dropopt.study.command.efficacy import efficacy
 from dropopt.study.search.prior import load_prior, prior_of
-from dropopt.study.show import console, style
 from dropopt.study.show import page as display
+from dropopt.study.show import style
 from dropopt.study.show.figures import figures
 from dropopt.study.store.keys import PRIOR
 from dropopt.study.store.opening import Opened
@@ -121,7 +121,8 @@ def test_progress_is_shown_on_a_terminal(storage, monkeypatch, capsys):
     efficacy("source", None, storage)
     assert "analysing" not in "".join(capsys.readouterr())
     shown = io.StringIO()
-    terminal = Console(file=shown, force_terminal=True)
-    monkeypatch.setattr(console, "Console", lambda **_: terminal)
+    shown.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", shown)
+    monkeypatch.setenv("TERM", "xterm")
     efficacy("source", None, storage)
     assert "analysing the trials" in shown.getvalue()
