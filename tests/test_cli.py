@@ -385,6 +385,8 @@ def test_bad_input_is_reported_in_one_line(studied, monkeypatch, capsys):
         "run digits --study-name other --model nosuch": "model.name 'nosuch' is unknown; known: small, resnet9",
         "run digits --storage file/x.db": "folder file cannot be created: File exists",
         "run digits --storage nope://u@h/x": "storage nope://u@h/x needs a database driver",
+        "run digits --storage sqlite:///.": "storage . is not a file",
+        "status --storage sqlite:///.": "storage . is not a file",
         "status --storage none.db": "no storage at none.db; run a study first",
         "export --study digit": "no study 'digit' in this storage; did you mean 'digits'? known: digits",
         "export --study digits --trial 9": "study 'digits' has no trial 9; there are: 0 to 1",

@@ -20,9 +20,9 @@ def status(study: OneStudy = None, storage: Storage = None, as_json: AsJson = Fa
     from dropopt.study.store.url import file_of, redact, resolve
 
     url = resolve(storage)
-    file = file_of(url)
-    alone = file is not None and "://" in url and not is_held(file)
     with closing(Opened(url, create=False)) as opened:
+        file = file_of(url)
+        alone = file is not None and "://" in url and not is_held(file)
         if as_json:
             print(json_text([row.plain() for row in rows(opened.storage, study, alone=alone)]))
         else:
