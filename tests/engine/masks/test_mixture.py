@@ -62,6 +62,13 @@ def test_a_cuda_graph_draws_methods_at_their_shares_on_the_device(monkeypatch, s
     assert (((y == 0).float().mean((0, 2, 3)) - expected).abs() <= 5 * error).all()
 
 
+def test_traced_code_draws_methods_at_their_shares():
+    """The blend of rates alone tells shares that are nearly right from right ones too rarely."""
+    torch.manual_seed(0)
+    counts, expected = torch.bincount(drawn_methods(100_000, SHARES), minlength=5), 100_000 * SHARES
+    assert ((counts - expected).abs() <= 5 * (expected * (1 - SHARES)).sqrt()).all()
+
+
 def test_the_sizes_of_runs_are_multinomial():
     """A sample draws each method independently of the others: counts have mean N w and variance N w (1 - w)."""
     samples, steps = 20, 2000
