@@ -33,6 +33,7 @@ def test_a_script_of_ones_own_exports_the_settings_among_its_parameters(study):
     assert provenance["parameters"]["depth"] == 7
     assert (provenance["study"], provenance["value"]) == ("mine", 0.9)
     assert "data_fingerprint" not in provenance
+    assert [row["trial"] for row in rows(study)] == [0]
 
 
 def test_a_stored_configuration_takes_precedence(study):

@@ -55,6 +55,15 @@ def test_arms_of_one_name_of_data_with_other_contents_are_refused():
         check_comparable(arms)
 
 
+def test_data_at_two_places_are_the_same_if_their_hashes_are():
+    """Before its search, an arm has no hashes that could tell."""
+    bases = [RunConfig.parse({"data": {"name": f"folder:{place}"}}) for place in "ab"]
+    first, other = (Arm(base.data.name, base.data.name, True, base, None, {"train": "x"}) for base in bases)
+    assert check_comparable([first, other]) == []
+    with pytest.raises(ConfigError, match=r"cannot be compared: data\.name is 'folder:a' and 'folder:b'$"):
+        check_comparable([first, replace(other, data=None)])
+
+
 def test_settings_of_training_that_are_searched_differently_are_told():
     """With their ranges as words, and so are budgets that differ."""
     lr, sizes = FloatDistribution(0.01, 1, log=True), CategoricalDistribution([16, 32])
