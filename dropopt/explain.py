@@ -17,14 +17,14 @@ def first_line(error: object) -> str:
     return f"{type(error).__name__}: {text}" if isinstance(error, LookupError | AttributeError | NameError) else text
 
 
-def no_data(path: Path, kind: str, source: str) -> str:
+def no_data(path: Path, kind: Literal["folder", "file"]) -> str:
     """Return one line about a ``path`` of data where there is nothing, such as that of a study from another folder.
 
     Args:
         path: The path that was given.
-        kind: What it should be, ``folder`` or ``file``.
-        source: How a setting names such data, such as ``folder:PATH``.
+        kind: What it should be.
     """
+    source = {"folder": "folder:PATH", "file": "numpy:FILE.npz"}[kind]
     fixed = path.expanduser().is_absolute()
     where = "" if fixed else f" in {Path.cwd()}; go to the folder where it is"
     then = "; name yours" if fixed else ", or name yours"

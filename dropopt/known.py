@@ -101,9 +101,9 @@ def library_networks(library: str) -> frozenset[str]:
 def _check_data(name: str) -> None:
     kind, colon, place = name.partition(":")
     if kind == "folder" and place and not Path(place).expanduser().is_dir():
-        raise ConfigError(no_data(Path(place), "folder", "folder:PATH"))
+        raise ConfigError(no_data(Path(place), "folder"))
     if kind == "numpy" and place and not Path(place).expanduser().is_file():
-        raise ConfigError(no_data(Path(place), "file", "numpy:FILE.npz"))
+        raise ConfigError(no_data(Path(place), "file"))
     if not colon and name not in DATA and not Path(name).exists():
         raise unknown_data(name)
 

@@ -16,10 +16,10 @@ def test_data_of_another_folder_are_told_where_they_were_looked_for(tmp_path, mo
     """A study stores a relative path as it was typed, and its commands may be typed elsewhere."""
     monkeypatch.chdir(tmp_path)
     yours = "name yours, as in --data folder:PATH (for dropopt train: --set data.name=folder:PATH)"
-    found = no_data(Path("pictures"), "folder", "folder:PATH")
+    found = no_data(Path("pictures"), "folder")
     assert found == f"pictures: no such folder in {tmp_path}; go to the folder where it is, or {yours}"
     for fixed in (tmp_path / "a", Path("~/a")):
-        assert no_data(fixed, "folder", "folder:PATH") == f"{fixed}: no such folder; {yours}"
+        assert no_data(fixed, "folder") == f"{fixed}: no such folder; {yours}"
 
 
 def test_a_suggestion_is_the_closest_of_what_is_known():

@@ -86,6 +86,7 @@ class Attached(Generic[S]):
         self.own: tuple[OwnDropout | OwnFunction, ...] = ()
         #: Parts of the model that did not run on the example, so that they have no places.
         self.unrun: tuple[str, ...] = ()
+        #: The changes of the parameters until now, at epoch 0; None where they are not known.
         self._changes: int | None = _changes(model)
 
     def _add(self, place: Place, site: S) -> None:
@@ -125,10 +126,11 @@ class Attached(Generic[S]):
 
     def _warn_if_behind(self, progress: float) -> None:
         """Warn if ``progress``, in [0, 1], is 0 although the model has been trained since the last step."""
-        before, self._changes = self._changes, _changes(self.model)
+        before, self._changes = self._changes, _changes(self.model) if progress == 0 else None
+        if progress > 0 or not self._has_trained():
+            return
         # A pass in training mode alone may be a warm-up. After training, weights have changed or gradients are left.
-        learned = before not in (None, self._changes) or _has_gradients(self.model)
-        if progress == 0 and learned and self._has_trained():
+        if before not in (None, self._changes) or _has_gradients(self.model):
             warnings.warn(
                 "epoch=0 after training: epoch is the number of completed epochs, so give 1 after the first one "
                 "(epoch + 1 in a loop that counts from 0)",

@@ -18,6 +18,7 @@ from torch import Tensor
 from dropopt.config import ConfigError
 from dropopt.explain import first_line
 from dropopt.files import write_whole
+from dropopt.formats import FORMATS
 from dropopt.standalone import SUFFIX
 from dropopt.standalone.card import SCHEMA, Card
 from dropopt.training.rates import Rates
@@ -74,7 +75,7 @@ def read_model(path: Path) -> ModelFile:
         raise ConfigError(f"{path} {'is a folder' if path.is_dir() else 'does not exist'}; give a {SUFFIX} file")
     if path.suffix in (".pt", ".pth", ".pkl", ".bin"):
         raise ConfigError(f"{path} may run code when it is read; write a file with dropopt train FILE -o model{SUFFIX}")
-    if path.suffix in (".yaml", ".yml", ".json", ".toml"):
+    if path.suffix in FORMATS:
         raise ConfigError(f"{path} is a configuration; type: dropopt train FILE -o model{SUFFIX}")
     try:
         with safe_open(path, framework="pt") as file:

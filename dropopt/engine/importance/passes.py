@@ -147,7 +147,7 @@ def explained(model: nn.Module, images: Example, targets: Tensor) -> Tensor:
 
 
 def _may_be_classes(targets: Tensor, classes: int) -> bool:
-    """Whether numbers that are not integers by their type are at least two of the numbers of ``classes`` classes."""
+    """Whether floats may be class numbers: whole numbers from 0 to ``classes`` - 1 that are not all the same."""
     whole = bool(((targets >= 0) & (targets < classes) & (targets == targets.floor())).all())
     return whole and bool((targets != targets.flatten()[:1]).any())
 

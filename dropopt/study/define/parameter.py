@@ -127,3 +127,11 @@ class Cases:
     #: The name of the other setting.
     by: str
     parameters: Mapping[Choice, Parameter]
+
+
+def is_within(distribution: BaseDistribution, value: Any) -> bool:
+    """Whether ``distribution`` contains ``value``."""
+    try:
+        return distribution._contains(distribution.to_internal_repr(value))
+    except (ValueError, TypeError):
+        return False

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from dropopt.config import ConfigError
 from dropopt.files import write_whole
 from dropopt.study.blend.learned import export_evidence, top_configurations
+from dropopt.study.define.parameter import is_within
 from dropopt.study.store.keys import PRIOR, SOURCE
 from dropopt.study.store.opening import Opened
 from dropopt.study.store.queries import find_study
@@ -19,7 +20,6 @@ from dropopt.study.store.url import resolve
 
 if TYPE_CHECKING:
     import optuna
-    from optuna.distributions import BaseDistribution
 
     from dropopt.study.define.space import Space
 
@@ -55,7 +55,7 @@ class Prior:
                 parameter.name: configuration[parameter.name]
                 for parameter in space.parameters
                 if parameter.name in configuration
-                and _within(parameter.distribution(classes), configuration[parameter.name])
+                and is_within(parameter.distribution(classes), configuration[parameter.name])
             }
             if legal:
                 study.enqueue_trial(legal, user_attrs={SOURCE: self.source}, skip_if_exists=True)
@@ -63,14 +63,6 @@ class Prior:
     def save(self, path: Path) -> None:
         """Write a file that :func:`load_prior` reads."""
         write_whole(path, (json.dumps(asdict(self), indent=1) + "\n").encode())
-
-
-def _within(distribution: BaseDistribution, value: Any) -> bool:
-    """Whether ``distribution`` contains ``value``."""
-    try:
-        return distribution._contains(distribution.to_internal_repr(value))
-    except (ValueError, TypeError):
-        return False
 
 
 def prior_of(study: optuna.Study) -> Prior:

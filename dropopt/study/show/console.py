@@ -63,7 +63,7 @@ def busy(what: str, *, quiet: bool = False) -> Status:
 def complain(console: Console, text: str) -> None:
     """Print an error on standard error if ``console`` is quiet, so that no command fails in silence."""
     if console.quiet:
-        SafeConsole(stderr=True, soft_wrap=True).print(f"dropopt: {text}", markup=False, highlight=False)
+        SafeConsole(stderr=True, soft_wrap=True).print(f"dropopt: {text}", highlight=False)
 
 
 def say(console: Console, text: str, style: str = "", *, indent: int = 0) -> None:

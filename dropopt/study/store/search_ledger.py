@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from dropopt.config import RunConfig
 from dropopt.explain import suggestion
 from dropopt.seeds import derived_seed
+from dropopt.study.define.parameter import is_within
 from dropopt.study.define.space import Space
 from dropopt.study.store.keys import SEED
 from dropopt.study.store.lease import WorkerIdentity
@@ -71,5 +72,5 @@ class SearchLedger(Ledger):
             if name not in known:
                 has = suggestion(name, known)
                 yield f"{name} = {value!r}, which is no parameter of space {self._space.name} and is not used; {has}"
-            elif (kind := trial.distributions.get(name)) and not kind._contains(kind.to_internal_repr(value)):
+            elif name in trial.distributions and not is_within(trial.distributions[name], value):
                 yield f"{name} = {value!r}, which is outside of the range in space {self._space.name}; it is used"

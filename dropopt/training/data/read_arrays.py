@@ -50,7 +50,7 @@ def read_npz(path: Path) -> Source:
                 raise ConfigError(f"{path} is a single array; expected a .npz file with x and y")
             return from_arrays(name, {key: _entry(file, key, path) for key in file.files})
     except FileNotFoundError:
-        raise ConfigError(no_data(path, "file", "numpy:FILE.npz")) from None
+        raise ConfigError(no_data(path, "file")) from None
     except _DAMAGED as error:
         raise ConfigError(f"{path} cannot be read: {first_line(error)}") from None
     except ValueError as error:

@@ -58,7 +58,7 @@ def read_folder(root: Path, side: int | None) -> Source:
     """Read the images under ``root``, resized to squares of ``side`` pixels (default: their median, at most 64)."""
     try:
         if not root.is_dir():
-            raise ConfigError(no_data(root, "folder", "folder:PATH"))
+            raise ConfigError(no_data(root, "folder"))
         root = root.resolve()
         folders, remarks = _layout(root)
         classes = _classes(folders["train"])
