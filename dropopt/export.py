@@ -20,31 +20,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from dropopt.config import (
-    Baseline,
-    ConfigError,
-    DataConfig,
-    EngineConfig,
-    ModelConfig,
-    RunConfig,
-    TaskConfig,
-    TrainConfig,
-)
+from dropopt.config import Baseline, ConfigError, DataConfig, EngineConfig, ModelConfig, RunConfig, TrainConfig
 from dropopt.explain import explain, suggestion
 from dropopt.files import write_whole
 from dropopt.formats import FORMATS, decode, encode, format_of
 from dropopt.pythonfile import python_text
 from dropopt.yamlfile import Item
 
-_SECTIONS: dict[str, type[BaseModel]] = {
-    "data": DataConfig,
-    "model": ModelConfig,
-    "task": TaskConfig,
-    "train": TrainConfig,
-}
-_KEYS = (*_SECTIONS, "engine", "provenance")
+_KEYS = (*RunConfig.model_fields, "provenance")
 
 #: Version of the layout. Increase it when files change so that earlier versions of dropopt cannot read them.
 SCHEMA = 1
@@ -221,7 +206,9 @@ def _checked(values: dict[str, Any], items: Item | None, path: Path) -> Exported
             raise fault(f"{key} must be a mapping of settings, got {given!r}", key)
         if key == "provenance":
             continue
-        model = _SECTIONS.get(key) or (Baseline if "kind" in given else EngineConfig)
+        model: Any = RunConfig.model_fields[key].annotation
+        if key == "engine":
+            model = Baseline if "kind" in given else EngineConfig
         try:
             sections[key] = model.model_validate(given)
         except ValidationError as error:

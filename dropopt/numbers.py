@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 #: Numbers below the first have less than two digits in four decimals. Those below the second count as 0: they are
 #: differences that rounding leaves.
@@ -40,6 +41,18 @@ def fixed(*numbers: float, sign: bool = False) -> tuple[str, ...]:
         return tuple(f"{number:{plus}.3e}" for number in numbers)
     decimals = 2 - math.floor(math.log10(largest)) if _ROUNDING <= largest < _SMALL else 4
     return tuple(f"{round(number, decimals) + 0.0:{plus}.{decimals}f}" for number in numbers)  # + 0.0: not -0.0000
+
+
+def listed(names: Iterable[object], most: int = 1) -> str:
+    """The first ``names``, and how many more there are.
+
+    Example:
+        >>> listed(["conv1", "conv2", "fc"]), listed(["conv1", "conv2", "fc"], most=3)
+        ('conv1 and 2 more', 'conv1, conv2, fc')
+    """
+    texts = [str(name) for name in names]
+    more = len(texts) - most
+    return ", ".join(texts[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def quantity(number: float, noun: str) -> str:

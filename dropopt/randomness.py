@@ -67,9 +67,13 @@ def set_random_state(state: Mapping[str, Any]) -> None:
         torch.cuda.set_rng_state_all(state["cuda"])
 
 
+def several_processes() -> bool:
+    """Whether several processes train one model."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
 def _rank() -> int:
-    several = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return torch.distributed.get_rank() if several else 0
+    return torch.distributed.get_rank() if several_processes() else 0
 
 
 @contextmanager

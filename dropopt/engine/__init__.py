@@ -15,8 +15,8 @@ from dropopt.engine.engine import DropoutEngine
 from dropopt.engine.places.find import named_places, survey
 from dropopt.engine.places.inside import OwnDropout, OwnFunction
 from dropopt.engine.places.place import Example, Place, Selector
-from dropopt.engine.protocol import Engine
 from dropopt.inputs import parts
+from dropopt.numbers import listed
 
 __all__ = [
     "BaselineEngine",
@@ -29,6 +29,9 @@ __all__ = [
     "detach",
     "named_places",
 ]
+
+#: What :func:`attach` returns: the paper's engine, or a baseline with the same methods.
+Engine = DropoutEngine | BaselineEngine
 
 #: What to do with dropout that the network has at the same places.
 Inside = Literal["keep", "replace", "error"]
@@ -69,7 +72,6 @@ def attach(
 ) -> BaselineEngine: ...
 
 
-@overload
 def attach(
     model: nn.Module,
     config: EngineConfig | Baseline,
@@ -78,18 +80,7 @@ def attach(
     complexity: float | None = None,
     sites: Selector | None = None,
     inside: Inside | None = None,
-) -> DropoutEngine | BaselineEngine: ...
-
-
-def attach(
-    model: nn.Module,
-    config: EngineConfig | Baseline,
-    *,
-    example: Example,
-    complexity: float | None = None,
-    sites: Selector | None = None,
-    inside: Inside | None = None,
-) -> DropoutEngine | BaselineEngine:
+) -> Engine:
     """Add dropout to a model without changing its class, its keys or its parameters.
 
     Args:
@@ -150,7 +141,7 @@ def attach(
         warnings.warn(_already(model, own), stacklevel=2)
     if complexity is None and isinstance(config, EngineConfig) and config.uses("contextual"):
         warnings.warn(_NO_COMPLEXITY, stacklevel=2)
-    engine: DropoutEngine | BaselineEngine
+    engine: Engine
     if isinstance(config, Baseline):
         engine = BaselineEngine(model, config, places)
         if not engine.sites and config.kind != "none":
@@ -198,9 +189,8 @@ def detach(model: nn.Module) -> None:
 
 
 def _already(model: nn.Module, own: list[OwnDropout | OwnFunction]) -> str:
-    more = f" and {len(own) - 1} more" if len(own) > 1 else ""
     return (
-        f"{type(model).__name__} has dropout of its own where the engine drops: {own[0]}{more}. Pass inside='replace' "
+        f"{type(model).__name__} has dropout of its own where the engine drops: {listed(own)}. Pass inside='replace' "
         "to switch it off while the engine is attached, or inside='keep' to apply both"
     )
 

@@ -20,6 +20,7 @@ from dropopt.engine.places.inside import OwnDropout, OwnFunction
 from dropopt.engine.places.layers import is_adapted
 from dropopt.engine.places.place import Place
 from dropopt.modules import in_sampling_mode
+from dropopt.numbers import listed
 
 
 class Seen:
@@ -130,7 +131,7 @@ class Attached(Generic[S]):
         if progress > 0 or not self._has_trained():
             return
         # A pass in training mode alone may be a warm-up. After training, weights have changed or gradients are left.
-        if before not in (None, self._changes) or _has_gradients(self.model):
+        if before not in (None, self._changes) or any(p.grad is not None for p in _leaves(self.model)):
             warnings.warn(
                 "epoch=0 after training: epoch is the number of completed epochs, so give 1 after the first one "
                 "(epoch + 1 in a loop that counts from 0)",
@@ -140,13 +141,12 @@ class Attached(Generic[S]):
     def _warn_if_idle(self) -> None:
         """Warn of places whose modules stayed in eval mode in every pass of the model in training mode."""
         seen = {name: site.seen for name, site in self.sites.items()}
-        idle = [name for name, one in seen.items() if one.stayed_in_eval and not one.ran_in_training]
+        idle = [repr(name) for name, one in seen.items() if one.stayed_in_eval and not one.ran_in_training]
         for one in seen.values():
             one.ran_in_training = one.stayed_in_eval = False
         if idle:
-            more = f" and {len(idle) - 1} more" if len(idle) > 1 else ""
             warnings.warn(
-                f"nothing was dropped at {idle[0]!r}{more} since the last step, because the module stayed in eval mode "
+                f"nothing was dropped at {listed(idle)} since the last step, because the module stayed in eval mode "
                 "in training: choose other sites (such as 'conv'), put it into training mode, or attach to the part of "
                 "the model that is trained",
                 stacklevel=3,
@@ -199,8 +199,7 @@ class Attached(Generic[S]):
             state = "switched off until detach()" if self._replaced else "which drops as well"
             lines.append(f"dropout of the network itself at these places: {', '.join(map(str, self.own))}, {state}")
         if self.unrun:
-            more = f" and {len(self.unrun) - 1} more" if len(self.unrun) > 1 else ""
-            lines.append(f"nothing is dropped in {self.unrun[0]}{more}: not run on the example in eval mode")
+            lines.append(f"nothing is dropped in {listed(self.unrun)}: not run on the example in eval mode")
         return lines
 
     def detach(self) -> None:
@@ -231,11 +230,6 @@ class Attached(Generic[S]):
 def _changes(model: nn.Module) -> int:
     """Return how often parameters have changed in place so far. Those of inference mode do not count it."""
     return sum(p._version for p in _leaves(model) if not p.is_inference())
-
-
-def _has_gradients(model: nn.Module) -> bool:
-    """Whether any parameter has a gradient."""
-    return any(p.grad is not None for p in _leaves(model))
 
 
 def _leaves(model: nn.Module) -> list[nn.Parameter]:

@@ -14,7 +14,7 @@ from dropopt.engine.metrics import as_progress
 from dropopt.engine.places.place import Example, Place
 from dropopt.engine.site import require_tensor
 from dropopt.engine.summary import place_table
-from dropopt.numbers import quantity
+from dropopt.numbers import listed, quantity
 from dropopt.randomness import random_state, set_random_state
 
 
@@ -113,10 +113,7 @@ class BaselineEngine(Attached["BaselineSite"]):
     def _unskipped(self) -> list[str]:
         """The line of a summary about places that stochastic depth cannot skip; none if there are none."""
         names = [name for name in self.places if name not in self.sites] if self.config.kind != "none" else []
-        if not names:
-            return []
-        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        return [f"nothing is dropped at {names[0]}{more}: the output has another shape than the input"]
+        return [f"nothing is dropped at {listed(names)}: the output has another shape than the input"] if names else []
 
     def weights(self) -> dict[str, float]:
         """Return an empty dictionary, because a baseline has no members to weigh."""
@@ -165,6 +162,7 @@ class BaselineSite(nn.Module):
     def __init__(self, part: nn.Module, axis: int, batch_ndim: int = 2) -> None:
         super().__init__()
         self.part = part
+        self._attribute = "drop_prob" if hasattr(part, "drop_prob") else "p"  # timm's name, or torch's
         self.axis = axis
         self.batch_ndim = batch_ndim  # the fewest dimensions of an output
         self.seen = Seen()
@@ -173,9 +171,14 @@ class BaselineSite(nn.Module):
         self.skips = of_torchvision and type(part).__name__ == "StochasticDepth"
         self.block_size = part.block_size if of_torchvision and hasattr(part, "block_size") else None
 
+    @property
+    def rate(self) -> float:
+        """The drop probability."""
+        return float(getattr(self.part, self._attribute))
+
     def drop(self, p: float) -> None:
         """Set the drop probability."""
-        setattr(self.part, "drop_prob" if hasattr(self.part, "drop_prob") else "p", p)  # drop_prob is timm's name
+        setattr(self.part, self._attribute, p)
 
     def extra_repr(self) -> str:
         """The dimension of the features, for ``repr``; the method is listed as a part."""

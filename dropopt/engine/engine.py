@@ -26,14 +26,14 @@ from dropopt.engine.efficacy import EfficacyWeights
 from dropopt.engine.importance.probes import PROBES
 from dropopt.engine.masks.allocation import mixture_rates, preference, share_out
 from dropopt.engine.members import BY_AREA, BY_IMPORTANCE, alpha, member_rates
-from dropopt.engine.metrics import Metrics, as_number, as_progress
+from dropopt.engine.metrics import Metrics, as_number, as_progress, used_metrics
 from dropopt.engine.places.place import Example, Place
 from dropopt.engine.places.record import device_of
 from dropopt.engine.ranks import is_sharded, mean_over_ranks, means_over_ranks
 from dropopt.engine.site import DropoutSite
-from dropopt.engine.summary import method_table, place_table, span, unreported
+from dropopt.engine.summary import method_table, place_table, span
 from dropopt.inputs import each
-from dropopt.numbers import quantity
+from dropopt.numbers import listed, quantity
 from dropopt.randomness import random_state, set_random_state
 
 #: Number of images of a probe: the relevance of so few costs less than one training step on a usual batch.
@@ -351,17 +351,18 @@ class DropoutEngine(Attached[DropoutSite]):
             *method_table(rows),
             *self._model_lines(),
         ]
-        if names := self._unscored:
-            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            lines.append(f"importance not measured at {names[0]}{more}: no gradient passes, as in frozen layers")
-        if missing := unreported(config, self._metrics):
+        if self._unscored:
+            names = listed(self._unscored)
+            lines.append(f"importance not measured at {names}: no gradient passes, as in frozen layers")
+        if missing := sorted(name for name in used_metrics(config) if getattr(self._metrics, name) is None):
             lines.append(f"not reported yet: {', '.join(missing)}")
         return "\n".join(lines)
 
     def __repr__(self) -> str:
         state = "" if self._handles else ", detached"
         name, places = type(self.model).__name__, quantity(len(self.places), "place")
-        return f"DropoutEngine({name}, {places}, pattern {self.config.pattern}, applied {span(self._rows)}{state})"
+        applied = span([row["applied"] for row in self._rows])
+        return f"DropoutEngine({name}, {places}, pattern {self.config.pattern}, applied {applied}{state})"
 
     def weights(self) -> dict[str, float]:
         """Return the current efficacy weights of eq. (15), by member, summing to 1.

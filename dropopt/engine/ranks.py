@@ -7,11 +7,13 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from dropopt.randomness import several_processes
+
 
 def mean_over_ranks(value: Tensor) -> Tensor:
     """Return the mean of a tensor over all processes, as a copy, so that all of them drop at the same rates."""
     value = value.clone()
-    if _several():
+    if several_processes():
         torch.distributed.all_reduce(value)
         value /= torch.distributed.get_world_size()
     return value
@@ -24,7 +26,7 @@ def means_over_ranks(values: Mapping[str, float | None], device: torch.device) -
         values: the numbers of this process, by name, in the same order in all processes.
         device: that of the model, because some means of communication take no tensors of the CPU.
     """
-    if not _several():
+    if not several_processes():
         return dict(values)
     numbers = [(value or 0.0, float(value is not None)) for value in values.values()]
     sums = torch.tensor(numbers, dtype=torch.float64, device=device)
@@ -35,7 +37,7 @@ def means_over_ranks(values: Mapping[str, float | None], device: torch.device) -
 def of_first_rank(value: Tensor) -> Tensor:
     """Return the tensor of the first process in all processes, as a copy, so that all of them change weights alike."""
     value = value.clone()
-    if _several():
+    if several_processes():
         torch.distributed.broadcast(value, 0)
     return value
 
@@ -43,7 +45,3 @@ def of_first_rank(value: Tensor) -> Tensor:
 def is_sharded(value: Tensor) -> bool:
     """Whether each process holds a part of the tensor only, as of the parameters of FSDP2 and of tensor parallelism."""
     return hasattr(value, "device_mesh")
-
-
-def _several() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized()

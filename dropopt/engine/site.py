@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from dropopt.config import ConfigError
 from dropopt.engine.attached import Seen
 from dropopt.engine.importance import from_training as scores
-from dropopt.engine.masks.mixture import OWN_PATTERN, MixtureGate, mixture_gate
+from dropopt.engine.masks.mixture import OWN_PATTERN, MixtureGate, mixture_gate, pattern_gate
 from dropopt.engine.masks.noise import in_transform
-from dropopt.engine.masks.patterns import Gate, channel_gate, element_gate
-from dropopt.engine.masks.spatial import spatial_gate, spatial_structure
+from dropopt.engine.masks.patterns import Gate
+from dropopt.engine.masks.spatial import spatial_structure
 from dropopt.engine.ranks import mean_over_ranks
+from dropopt.engine.summary import span
 
 #: In an observed step, one sample in 16 is scored. After a refresh, every step is observed until 32 samples have been
 #: scored, and then one step in 8, at random. An epoch scores hundreds of samples at a negligible cost.
@@ -98,9 +99,8 @@ class DropoutSite(nn.Module):
 
     def extra_repr(self) -> str:
         """What is dropped and how often, for ``repr``."""
-        low, high = float(self.p.min()), float(self.p.max())
-        p = f"{low:.3f}" if low == high else f"{low:.3f} to {high:.3f}"
         off = "" if self.masks else ", masks=False"
+        p = span(self.p.tolist())
         return f"{self.importance.numel()} features, axis={self.axis}, pattern={self.pattern!r}, p={p}{off}"
 
     def hook(self, module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
@@ -150,12 +150,7 @@ class DropoutSite(nn.Module):
     def _gate(self, x: Tensor) -> Gate | MixtureGate:
         if self.pattern == "own":
             return mixture_gate(x, self.shares, self._shares_on_host, self.method_rates, self.block_size)
-        p = self.p.view(-1, *[1] * (x.ndim - 2))
-        if self.pattern == "element":
-            return element_gate(x, p)
-        if self.pattern == "spatial" and x.ndim > 2:
-            return spatial_gate(x, p, self.block_size)
-        return channel_gate(x, p)
+        return pattern_gate(x, self.pattern, self.p.view(-1, *[1] * (x.ndim - 2)), self.block_size)
 
     def _is_observed(self) -> bool:
         """Whether to observe this step.

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dropopt.config import METHODS, EngineConfig
-from dropopt.engine.metrics import Metrics, used_metrics
+from dropopt.config import METHODS
 from dropopt.engine.places.place import Place
 
 
@@ -36,11 +35,6 @@ def method_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return aligned(cells, left=1)
 
 
-def unreported(config: EngineConfig, metrics: Metrics) -> list[str]:
-    """Return the metrics that the equations of ``config`` use and that ``step`` has not received."""
-    return sorted(name for name in used_metrics(config) if getattr(metrics, name) is None)
-
-
 def aligned(cells: Sequence[Sequence[str]], *, left: int) -> list[str]:
     """Return one line per row; the first ``left`` columns are aligned to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -54,10 +48,9 @@ def aligned(cells: Sequence[Sequence[str]], *, left: int) -> list[str]:
     return lines
 
 
-def span(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Return the range of the applied rates in words: ``0.250``, or ``0.125 to 0.250``."""
-    applied = [row["applied"] for row in rows]
-    if not applied:
+def span(rates: Sequence[float]) -> str:
+    """Return the range of drop rates in words: ``0.250``, or ``0.125 to 0.250``."""
+    if not rates:
         return "0"
-    low, high = f"{min(applied):.3f}", f"{max(applied):.3f}"
+    low, high = f"{min(rates):.3f}", f"{max(rates):.3f}"
     return low if low == high else f"{low} to {high}"

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dropopt.config import Baseline, ConfigError, EngineConfig
-from dropopt.engine import BaselineEngine, DropoutEngine, Inside, attach
+from dropopt.engine import Engine, Inside, attach
 from dropopt.engine.metrics import used_metrics
 from dropopt.engine.places.place import Example, Selector
 from dropopt.engine.ranks import mean_over_ranks
@@ -26,7 +25,7 @@ from dropopt.randomness import random_state, set_random_state
 from dropopt.training import measure_complexity
 
 #: What a user may give: the file of an exported configuration, settings, or an engine that is attached already.
-Given = str | os.PathLike[str] | Exported | EngineConfig | Baseline | DropoutEngine | BaselineEngine
+Given = str | os.PathLike[str] | Exported | EngineConfig | Baseline | Engine
 #: From a batch to the inputs of the model and the labels.
 Unpack = Callable[[Any], tuple[Example, Tensor]]
 
@@ -55,20 +54,13 @@ def unpack(batch: Any) -> tuple[Example, Tensor]:
     raise ConfigError(f"a batch is {what}; give unpack=, a function (batch) -> (inputs, labels)")
 
 
-@dataclass(frozen=True)
-class MetricNames:
-    """The names of the metrics in the framework's log; None for a metric that it does not have."""
-
-    val_loss: str | None
-    val_accuracy: str | None
-
-
 class Driver:
     """Drives one engine through one training.
 
     Args:
         given: What to attach, or an engine that is attached.
-        names: The names of the validation metrics.
+        val_loss: The name of the validation loss in the framework's log; None if it has none.
+        val_accuracy: The name of the validation accuracy there; None if it has none.
         complexity: D_complexity of eq. (9). None to take it from the exported file, or else to measure it.
         sites: Overrides the setting ``sites``.
         inside: See :func:`dropopt.attach`.
@@ -78,20 +70,21 @@ class Driver:
     def __init__(
         self,
         given: Given,
-        names: MetricNames,
+        val_loss: str | None,
+        val_accuracy: str | None,
         *,
         complexity: float | None = None,
         sites: Selector | None = None,
         inside: Inside | None = None,
         unpack: Unpack = unpack,
     ) -> None:
-        self.engine = given if isinstance(given, DropoutEngine | BaselineEngine) else None
-        self.names, self.unpack = names, unpack
+        self.engine = given if isinstance(given, Engine) else None
+        self.names, self.unpack = {"val_loss": val_loss, "val_accuracy": val_accuracy}, unpack
         self.config, known = _settings(given)
         self.complexity = known if complexity is None else complexity
         self._sites, self._inside = sites, inside
         self._own = self.engine is None  # whether this driver attached the engine and has to detach it
-        self._running = False
+        self.running = False  # whether training has started and not ended
         self._pending: Mapping[str, Any] | None = None
         self._batch: tuple[Example, Tensor] | None = None  # the last one, for a probe
         self._loss: Tensor | float = 0.0  # sum over the samples of the epoch
@@ -111,7 +104,7 @@ class Driver:
             optimizers: The optimizers of the training.
         """
         before = random_state()
-        if self.engine is None or (self._own and not self._running):
+        if self.engine is None or (self._own and not self.running):
             self.engine = self._attach(model, batches)
         try:
             self._watch(self.engine, list(optimizers))
@@ -119,15 +112,15 @@ class Driver:
                 self.engine.load_state_dict(self._pending)
                 self._pending = None
         except Exception:
-            if self._own and not self._running:  # attached above: the next attempt attaches again
+            if self._own and not self.running:  # attached above: the next attempt attaches again
                 self.engine.detach()
             raise
         set_random_state(before)
-        self._running = True
+        self.running = True
         self._forget()
 
     @staticmethod
-    def _watch(engine: DropoutEngine | BaselineEngine, optimizers: list[torch.optim.Optimizer]) -> None:
+    def _watch(engine: Engine, optimizers: list[torch.optim.Optimizer]) -> None:
         """Watch all optimizers; some of them, but not all, may hold no layer whose updates the engine drops."""
         refusals = []
         for optimizer in optimizers:
@@ -140,17 +133,12 @@ class Driver:
 
     def stop(self) -> None:
         """Detach the engine if the driver attached it; its state is kept for a training that continues."""
-        if self._running and self.engine is not None and self._own:
+        if self.running and self.engine is not None and self._own:
             self._pending = self.engine.state_dict()
             self.engine.detach()
-        self._running = False
+        self.running = False
 
-    @property
-    def running(self) -> bool:
-        """Whether training has started and not ended."""
-        return self._running
-
-    def attached(self) -> DropoutEngine | BaselineEngine:
+    def attached(self) -> Engine:
         """The engine.
 
         Raises:
@@ -210,7 +198,7 @@ class Driver:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the engine, random state included; empty before training."""
-        if self._running:
+        if self.running:
             return self.attached().state_dict()
         return dict(self._pending or {})
 
@@ -219,18 +207,18 @@ class Driver:
         if not state:
             return
         set_random_state(state["rng"])
-        if self._running:
+        if self.running:
             self.attached().load_state_dict(state)
         else:
             self._pending = dict(state)
 
     # -- inside
 
-    def _attach(self, model: nn.Module, batches: Callable[[], Iterable[Any]]) -> DropoutEngine | BaselineEngine:
+    def _attach(self, model: nn.Module, batches: Callable[[], Iterable[Any]]) -> Engine:
         example, _ = self.unpack(next(iter(batches())))
         few = each(lambda part: part[:2], example)
         if self.complexity is None and isinstance(self.config, EngineConfig) and self.config.uses("contextual"):
-            pairs = ((_first(inputs), labels) for inputs, labels in map(self.unpack, batches()))
+            pairs = ((next(iter(parts(inputs).values())), labels) for inputs, labels in map(self.unpack, batches()))
             device = next((p.device for p in model.parameters()), None)  # NCCL takes tensors of a GPU only
             self.complexity = float(mean_over_ranks(torch.tensor(measure_complexity(pairs), device=device)))
         return attach(
@@ -245,7 +233,7 @@ class Driver:
         """
         used = used_metrics(self.config) if isinstance(self.config, EngineConfig) else set()
         found = {}
-        for metric, name in (("val_loss", self.names.val_loss), ("val_accuracy", self.names.val_accuracy)):
+        for metric, name in self.names.items():
             if name is None:
                 continue
             if name in logged:
@@ -274,7 +262,7 @@ def _settings(given: Given) -> tuple[EngineConfig | Baseline, float | None]:
         given = load(given)
     if isinstance(given, Exported):
         return given.engine, given.complexity
-    if isinstance(given, DropoutEngine | BaselineEngine):
+    if isinstance(given, Engine):
         return given.config, None
     if isinstance(given, EngineConfig | Baseline):
         return given, None
@@ -282,7 +270,3 @@ def _settings(given: Given) -> tuple[EngineConfig | Baseline, float | None]:
         "give the file of an exported configuration, a dropopt.EngineConfig, a dropopt.Baseline, or an engine that "
         f"dropopt.attach returned; got {type(given).__name__}"
     )
-
-
-def _first(inputs: Example) -> Tensor:
-    return next(iter(parts(inputs).values()))

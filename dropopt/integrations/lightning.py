@@ -9,9 +9,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from dropopt.config import ConfigError
-from dropopt.engine import BaselineEngine, DropoutEngine, Inside
+from dropopt.engine import Engine, Inside
 from dropopt.engine.places.place import Selector
-from dropopt.integrations.driver import Driver, Given, MetricNames, Unpack, unpack
+from dropopt.integrations.driver import Driver, Given, Unpack, unpack
 from dropopt.integrations.missing import missing
 
 try:
@@ -53,14 +53,15 @@ class DropoutCallback(Callback):
         inside: Inside | None = None,
         unpack: Unpack = unpack,
     ) -> None:
-        names = MetricNames(val_loss, val_accuracy)
-        self._driver = Driver(engine, names, complexity=complexity, sites=sites, inside=inside, unpack=unpack)
+        self._driver = Driver(
+            engine, val_loss, val_accuracy, complexity=complexity, sites=sites, inside=inside, unpack=unpack
+        )
         self._module = module
         self._steps = 0
         self._validated = False  # whether the rates were refreshed after the last batch of the epoch
 
     @property
-    def engine(self) -> DropoutEngine | BaselineEngine:
+    def engine(self) -> Engine:
         """The engine, from the start of training on."""
         return self._driver.attached()
 

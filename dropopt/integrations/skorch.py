@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from dropopt.engine import BaselineEngine, DropoutEngine, Inside
+from dropopt.engine import Engine, Inside
 from dropopt.engine.places.place import Selector
 from dropopt.files import load_tensors, save_tensors
-from dropopt.integrations.driver import Driver, Given, MetricNames, Unpack, unpack
+from dropopt.integrations.driver import Driver, Given, Unpack, unpack
 from dropopt.integrations.missing import missing
 
 try:
@@ -66,7 +66,8 @@ class DropoutCallback(Callback):  # type: ignore[misc]
         """Forget the training before."""
         self.driver_ = Driver(
             self.engine,
-            MetricNames(self.val_loss, self.val_accuracy),
+            self.val_loss,
+            self.val_accuracy,
             complexity=self.complexity,
             sites=self.sites,
             inside=self.inside,
@@ -75,7 +76,7 @@ class DropoutCallback(Callback):  # type: ignore[misc]
         return self
 
     @property
-    def engine_(self) -> DropoutEngine | BaselineEngine:
+    def engine_(self) -> Engine:
         """The engine, from the start of training on."""
         return self.driver_.attached()
 

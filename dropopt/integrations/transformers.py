@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dropopt.config import ConfigError
-from dropopt.engine import BaselineEngine, DropoutEngine, Inside
+from dropopt.engine import Engine, Inside
 from dropopt.engine.places.place import Selector
 from dropopt.files import load_tensors, save_tensors
-from dropopt.integrations.driver import Driver, Given, MetricNames, Unpack, unpack
+from dropopt.integrations.driver import Driver, Given, Unpack, unpack
 from dropopt.integrations.missing import missing
 
 try:
@@ -62,13 +62,14 @@ class DropoutCallback(TrainerCallback):
         unpack: Unpack = unpack,
         resume_from: str | os.PathLike[str] | None = None,
     ) -> None:
-        names = MetricNames(val_loss, val_accuracy)
-        self._driver = Driver(engine, names, complexity=complexity, sites=sites, inside=inside, unpack=unpack)
+        self._driver = Driver(
+            engine, val_loss, val_accuracy, complexity=complexity, sites=sites, inside=inside, unpack=unpack
+        )
         self._resume_from = resume_from
         self._handle: Any = None
 
     @property
-    def engine(self) -> DropoutEngine | BaselineEngine:
+    def engine(self) -> Engine:
         """The engine, from the start of training on."""
         return self._driver.attached()
 

@@ -16,7 +16,6 @@ from dropopt.standalone.model import StandaloneModel
 from dropopt.standalone.sampling import Dropper
 from dropopt.training.calibration import calibration_error, temperature_of
 from dropopt.training.data.dataset import Dataset
-from dropopt.training.data.stream import Stream
 from dropopt.training.evaluate import logits_of
 from dropopt.training.results import TrainResult
 from dropopt.trust import sources
@@ -116,7 +115,7 @@ def _calibration(network: nn.Module, data: Dataset, run: RunConfig, result: Trai
         return found
     model = StandaloneModel(network, card.model_copy(update={"calibration": found}), dropper)
     # Of a split that is not in memory, some images must do: they are classified with each mask.
-    known = data.validation.sample if isinstance(data.validation, Stream) else data.validation
+    known = data.validation.sample
     if not isinstance(known.images, Tensor):  # refuse_other_samples
         return found
     sampled = calibration_error(model.sample(known.images, SAMPLES).mean, known.labels)

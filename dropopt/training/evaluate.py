@@ -37,14 +37,14 @@ def autocast(config: TrainConfig, device: torch.device) -> AbstractContextManage
 
 def in_layout(images: Inputs, config: TrainConfig) -> Inputs:
     """Return a batch (N, C, H, W) in the memory layout that ``config`` names, copied only if it has another."""
-    return each(lambda part: _in_layout(part, config), images)
 
+    def moved(part: Tensor) -> Tensor:
+        if config.channels_last and part.ndim == 4:
+            return part.contiguous(memory_format=torch.channels_last)
+        # A batch with one channel satisfies both layouts, but layers choose theirs by the strides: set these.
+        return part.contiguous().flatten().view(part.shape)
 
-def _in_layout(images: Tensor, config: TrainConfig) -> Tensor:
-    if config.channels_last and images.ndim == 4:
-        return images.contiguous(memory_format=torch.channels_last)
-    # A batch with one channel satisfies both layouts, but layers choose theirs by the strides: set these explicitly.
-    return images.contiguous().flatten().view(images.shape)
+    return each(moved, images)
 
 
 def evaluate(

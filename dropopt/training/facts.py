@@ -31,7 +31,7 @@ def facts_of(
         The facts, for the header of a study, its note and its report.
     """
     share = 0.0
-    known = data.train.sample if isinstance(data.train, Stream) else data.train
+    known = data.train.sample
     if data.classes and known.labels.ndim == 1:
         counts = torch.bincount(known.labels, minlength=len(data.classes))
         share = round(float(counts.max() / counts.sum()), 4)

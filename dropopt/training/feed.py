@@ -6,7 +6,6 @@ The order of the data and the augmentation have streams of their own, functions 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -21,19 +20,12 @@ from dropopt.training.data.stream import Stream
 from dropopt.training.evaluate import in_layout
 
 
-class Feed(Protocol):
-    """The batches of each epoch, on the device of the training."""
+def feed_of(split: Split | Stream, config: TrainConfig, device: torch.device) -> _Memory | _Read:
+    """The feed of a training split, on the device of the training.
 
-    @property
-    def steps(self) -> int:
-        """Number of batches of an epoch."""
-
-    def epoch(self, number: int) -> Iterator[tuple[Inputs, Tensor]]:
-        """The inputs and targets of each batch of epoch ``number``, from 1."""
-
-
-def feed_of(split: Split | Stream, config: TrainConfig, device: torch.device) -> Feed:
-    """The feed of a training split."""
+    Its ``steps`` is the number of batches of an epoch. Its ``epoch(number)``, from 1, yields the inputs and targets
+    of each batch.
+    """
     return _Memory(split, config, device) if isinstance(split, Split) else _Read(split, config, device)
 
 

@@ -23,12 +23,11 @@ import torch
 from torch import Tensor, nn
 
 from dropopt.config import ConfigError, TrainConfig
-from dropopt.engine.protocol import Engine
+from dropopt.engine import Engine
 from dropopt.inputs import Inputs, parts, run_model
 from dropopt.randomness import global_stream
 from dropopt.training.checkpoint import read_checkpoint, write_checkpoint
 from dropopt.training.data.dataset import Dataset
-from dropopt.training.data.split import Split
 from dropopt.training.device import resolve_device
 from dropopt.training.evaluate import autocast, evaluate
 from dropopt.training.feed import feed_of
@@ -78,6 +77,7 @@ def fit(
 
     Example:
         >>> from dropopt.config import TrainConfig
+        >>> from dropopt.training import Split
         >>> labels = torch.arange(40) % 2
         >>> images = labels.float().view(40, 1, 1, 1).expand(40, 1, 4, 4)
         >>> split = Split(images, labels)
@@ -115,14 +115,16 @@ class _Training:
         device: torch.device,
         task: Task,
     ) -> None:
-        _check_task(task, data, config)
+        task.check(data)
+        if config.augment and not data.classes:
+            raise ConfigError("augment changes images but not their targets, so it needs classes; remove it")
         self.model, self.engine, self.config, self.device, self.task = model, engine, config, device, task
         model.to(device)
         if config.channels_last and any(part.ndim == 4 for part in parts(data.train.head(1).images).values()):
             model.to(memory_format=torch.channels_last)
         self.feed = feed_of(data.train, config, device)
         self.steps = self.feed.steps
-        self.validation = data.validation.to(device) if isinstance(data.validation, Split) else data.validation
+        self.validation = data.validation.to(device)
         self.identity = _identity(model, engine, data, config, task)
         self.optimizer = make_optimizer(model, config)
         if engine is not None:
@@ -266,17 +268,6 @@ class _Training:
         self.best_rates = state.get("best_rates", {})  # absent from checkpoints of earlier versions
         if self.engine is not None:
             self.engine.load_state_dict(state["engine"])
-
-
-def _check_task(task: Task, data: Dataset, config: TrainConfig) -> None:
-    """Check that the data have the targets that the task needs, and the classes that the augmentation needs.
-
-    Raises:
-        ConfigError: They have not.
-    """
-    task.check(data)
-    if config.augment and not data.classes:
-        raise ConfigError("augment changes images but not their targets, so it needs classes; remove it")
 
 
 def _identity(model: nn.Module, engine: Engine | None, data: Dataset, config: TrainConfig, task: Task) -> str:

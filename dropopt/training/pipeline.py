@@ -11,8 +11,7 @@ import torch
 from torch import nn
 
 from dropopt.config import EngineConfig, RunConfig
-from dropopt.engine import attach, named_places
-from dropopt.engine.protocol import Engine
+from dropopt.engine import Engine, attach, named_places
 from dropopt.facts import Facts
 from dropopt.inputs import Inputs, parts
 from dropopt.owncode import own_errors

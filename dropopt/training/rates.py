@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from dropopt.config import P_MAX, ConfigError
+from dropopt.engine import Engine
 from dropopt.engine.baselines import BaselineSite
-from dropopt.engine.protocol import Engine
 from dropopt.engine.site import DropoutSite
 
 #: The tensors of a site that decide what it drops.
@@ -25,12 +24,11 @@ def rates_of(engine: Engine | None) -> Rates:
     """Copy the drop rates that ``engine`` applies now; empty without an engine, and for one that masks nothing."""
     found: Rates = {}
     for name, site in getattr(engine, "sites", {}).items():
-        if isinstance(site, DropoutSite) and site.masks:
+        if isinstance(site, BaselineSite):
+            found[name] = {"p": torch.tensor([site.rate])}
+        elif site.masks:
             state = site.state_dict()
             found[name] = {key: state[key].detach().cpu().clone() for key in _DECISIVE if key in state}
-        elif isinstance(site, BaselineSite):
-            p = getattr(site.part, "drop_prob", None)
-            found[name] = {"p": torch.tensor([float(site.part.p if p is None else p)])}
     return found
 
 
@@ -40,11 +38,10 @@ def apply_rates(engine: Engine, rates: Mapping[str, Mapping[str, Tensor]]) -> No
     Raises:
         ConfigError: The rates belong to other sites, or are not probabilities.
     """
-    sites: Mapping[str, Any] = getattr(engine, "sites", {})
-    if set(rates) - set(sites):
-        raise ConfigError(f"there are drop rates for {sorted(set(rates) - set(sites))[0]!r}, where nothing is dropped")
+    if elsewhere := sorted(rates.keys() - engine.sites.keys()):
+        raise ConfigError(f"there are drop rates for {elsewhere[0]!r}, where nothing is dropped")
     for name, tensors in rates.items():
-        site = sites[name]
+        site = engine.sites[name]
         if isinstance(site, DropoutSite):
             _set(name, site, tensors)
         else:

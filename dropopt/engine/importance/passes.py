@@ -13,7 +13,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -59,25 +59,19 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def gradients_at(places: Mapping[str, Place], take: Take) -> Iterator[None]:
+def outputs_at(places: Mapping[str, Place], take: Callable[[str, Tensor], Tensor | None]) -> Iterator[None]:
+    """Call ``take(name, output)`` with each place's output; what it returns, if anything, replaces the output."""
+    with ExitStack() as hooks:
+        for name, place in places.items():
+            hook = place.module.register_forward_hook(lambda module, args, output, name=name: take(name, output))
+            hooks.callback(hook.remove)
+        yield
+
+
+def gradients_at(places: Mapping[str, Place], take: Take) -> AbstractContextManager[None]:
     """Call ``take(name, gradient)`` with the gradient of each place's output, in the output's shape."""
-    with ExitStack() as hooks:
-        for name, place in places.items():
-            hooks.callback(place.module.register_forward_hook(_gradient_hook(name, take)).remove)
-        yield
 
-
-@contextmanager
-def outputs_at(places: Mapping[str, Place], take: Take) -> Iterator[None]:
-    """Call ``take(name, output)`` with each place's output."""
-    with ExitStack() as hooks:
-        for name, place in places.items():
-            hooks.callback(place.module.register_forward_hook(_output_hook(name, take)).remove)
-        yield
-
-
-def _gradient_hook(name: str, take: Take) -> Callable[..., Tensor | None]:
-    def hook(module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
+    def from_here(name: str, output: Tensor) -> Tensor | None:
         if not torch.is_grad_enabled():  # first pass of a re-entrant checkpoint: a second one follows
             return None
         # Where nothing before the place requires a gradient, the graph starts here.
@@ -85,14 +79,7 @@ def _gradient_hook(name: str, take: Take) -> Callable[..., Tensor | None]:
         start.register_hook(lambda gradient: take(name, gradient.detach()))
         return None if start is output else start.clone()
 
-    return hook
-
-
-def _output_hook(name: str, take: Take) -> Callable[..., None]:
-    def hook(module: nn.Module, args: Any, output: Tensor) -> None:
-        take(name, output)
-
-    return hook
+    return outputs_at(places, from_here)
 
 
 def explained(model: nn.Module, images: Example, targets: Tensor) -> Tensor:

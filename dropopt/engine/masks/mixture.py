@@ -35,6 +35,13 @@ OWN_PATTERN = {
 }
 
 
+def pattern_gate(x: Tensor, pattern: str, p: Tensor, block_size: int) -> Gate:
+    """Draw a gate of one pattern, other than ``own``, with rates (1, *1) or (C, *1)."""
+    if pattern == "element":
+        return element_gate(x, p)
+    return spatial_gate(x, p, block_size) if pattern == "spatial" and x.ndim > 2 else channel_gate(x, p)
+
+
 class Part(NamedTuple):
     """The samples that one gate masks: one slice of the batch, or two if they wrap around its end."""
 
@@ -103,7 +110,7 @@ def mixture_gate(
             own = torch.cat([rates[method].expand(count, -1) for method, count in methods])
             gate = channel_gate(samples, own.view(*own.shape, *[1] * (x.ndim - 2)))
         else:
-            gate = _gate(samples, pattern, rates[methods[0][0], :1], block_size)
+            gate = pattern_gate(samples, pattern, rates[methods[0][0], :1], block_size)
         parts.append(Part(pieces, gate))
     return MixtureGate(tuple(parts))
 
@@ -112,13 +119,6 @@ _PATTERNS = tuple(OWN_PATTERN.values())
 _METHODS_BY_PATTERN = {
     pattern: [method for method, own in enumerate(_PATTERNS) if own == pattern] for pattern in dict.fromkeys(_PATTERNS)
 }
-
-
-def _gate(x: Tensor, pattern: str, p: Tensor, block_size: int) -> Gate:
-    """Draw a gate with one rate (1,) for all features, of a pattern other than ``channel``."""
-    if pattern == "element":
-        return element_gate(x, p)
-    return spatial_gate(x, p, block_size) if x.ndim > 2 else channel_gate(x, p)
 
 
 def _parts(samples: int, shares: Tensor) -> list[tuple[tuple[slice, ...], list[tuple[int, int]]]]:
@@ -158,6 +158,6 @@ def _selected_gate(x: Tensor, shares: Tensor, rates: Tensor, block_size: int) ->
     gate = channel_gate(x, rates[method].view(*x.shape[:2], *one)).kept[0]
     for index, pattern in enumerate(_PATTERNS):
         if pattern != "channel":
-            other = _gate(x, pattern, rates[index, :1], block_size)
+            other = pattern_gate(x, pattern, rates[index, :1], block_size)
             gate = torch.where((method == index).view(-1, 1, *one), other.whole(), gate)
     return Gate((gate,))

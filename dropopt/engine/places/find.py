@@ -21,8 +21,6 @@ from dropopt.engine.places.layers import holds_weights, is_convolution, is_linea
 from dropopt.engine.places.place import Example, Place, Selector
 from dropopt.engine.places.record import Call, Forward, record
 
-__all__ = ["KINDS", "Place", "find_places", "named_places", "survey"]
-
 #: The selectors that mean something else in each network, without ``last:k``.
 KINDS = ("auto", "norm", "conv", "linear", "block")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -59,19 +59,23 @@ def _signed(number: int) -> int:
     return number - 2**64 if number >= 2**63 else number
 
 
-def makers(output: Any, layers: Collection[Any]) -> list[Any]:
-    """Return those of ``layers`` (graph nodes) that the node ``output`` depends on with no other layer in between."""
-    found, seen, stack = [], set(), [output]
+def walk(nodes: Iterable[Any], passes: Callable[[Any], bool] = lambda node: True) -> Iterator[Any]:
+    """Yield ``nodes`` and all that they depend on, each once; nothing before a node that does not pass."""
+    seen: set[Any] = set()
+    stack = list(nodes)
     while stack:
         node = stack.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if node in layers:
-            found.append(node)
-        elif not node.name().startswith(_MIXING):
-            stack += [before for before, _ in node.next_functions]
-    return found
+        if node is not None and node not in seen:
+            seen.add(node)
+            yield node
+            if passes(node):
+                stack += [before for before, _ in node.next_functions]
+
+
+def makers(output: Any, layers: Collection[Any]) -> list[Any]:
+    """Return those of ``layers`` (graph nodes) that the node ``output`` depends on with no other layer in between."""
+    found = walk([output], lambda node: node not in layers and not node.name().startswith(_MIXING))
+    return [node for node in found if node in layers]
 
 
 def is_of_input(output: Any) -> bool:
@@ -81,18 +85,11 @@ def is_of_input(output: Any) -> bool:
     a network learns, are no inputs.
     """
     found = False
-    seen: set[Any] = set()
-    stack = [output]
-    while stack:
-        node = stack.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
+    for node in walk([output]):
         if node.name() == "torch::autograd::AccumulateGrad":
             found = found or not isinstance(node.variable, nn.Parameter)
         elif not _OF_TORCH.search(node.name()) or node.name().startswith(_HIDING):
             return False
-        stack += [before for before, _ in node.next_functions]
     return found  # without a graph, nothing is known
 
 
@@ -101,28 +98,13 @@ def outermost(outputs: Any, layers: Collection[Any]) -> set[Any]:
 
     These are the layers that give the outputs, and the operations that follow them.
     """
-    # Key: whether the path from the outputs to the node passes one of `layers`.
-    inside: dict[bool, set[Any]] = {False: set(), True: set()}
-    stack = [(tensor.grad_fn, False) for tensor in tensors(outputs)]
-    while stack:
-        node, hidden = stack.pop()
-        if node is None or node in inside[hidden]:
-            continue
-        inside[hidden].add(node)
-        stack += [(before, hidden or node in layers) for before, _ in node.next_functions]
-    return inside[False] - inside[True]
+    shown = set(walk((tensor.grad_fn for tensor in tensors(outputs)), lambda node: node not in layers))
+    return shown - feeding(shown.intersection(layers))
 
 
 def feeding(nodes: Iterable[Any]) -> set[Any]:
     """Return every node that at least one of ``nodes`` depends on, without these themselves unless others need them."""
-    seen: set[Any] = set()
-    stack = [before for node in nodes for before, _ in node.next_functions]
-    while stack:
-        node = stack.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            stack += [before for before, _ in node.next_functions]
-    return seen
+    return set(walk(before for node in nodes for before, _ in node.next_functions))
 
 
 def tensors(value: Any) -> Iterator[Tensor]:

@@ -59,11 +59,8 @@ class Forward:
         heads = [calls[-1].output, *self._auxiliary()]
         outer = graph.outermost(heads, {call.node for call in weighted} - {None})
         self._outer = {call.index for call in calls[: self.last.index] if call.node in outer}
-        self._done = []  # weighted layers that have run when call i returns; containers return after their children
-        done = 0
-        for call in calls:
-            done += is_weighted(call.module)
-            self._done.append(done)
+        # Weighted layers that have run when call i returns; containers return after their children.
+        self._done = list(itertools.accumulate(int(is_weighted(call.module)) for call in calls))
 
     def _auxiliary(self) -> list[Tensor]:
         """Return the outputs of heads that are used in training only, such as an early exit of deep supervision.

@@ -70,12 +70,9 @@ class Dataset:
         if len(self.classes) == 1:
             raise ConfigError(f"{self.name}: at least two classes are needed, got {list(self.classes)}")
         for name, given in self.splits().items():
-            split = given.sample if isinstance(given, Stream) else given
+            split, check = given.sample, self._check_labels if self.classes else self._check_targets
             self._check_inputs(name, split.images)
-            if self.classes:
-                self._check_labels(name, split.labels, _count(split.images))
-            else:
-                self._check_targets(name, split.labels, _count(split.images))
+            check(name, split.labels, _count(split.images))
 
     def _check_inputs(self, name: str, images: Inputs) -> None:
         if not isinstance(images, tuple | dict):
@@ -154,8 +151,7 @@ class Dataset:
         """
         if not self.classes:
             return 0.5
-        measured = self.train.sample if isinstance(self.train, Stream) else self.train
-        return remembered_complexity(measured, len(self.classes), self.fingerprint.get("train"))
+        return remembered_complexity(self.train.sample, len(self.classes), self.fingerprint.get("train"))
 
     @property
     def notices(self) -> list[str]:
@@ -184,9 +180,7 @@ class Dataset:
 
     def to(self, device: torch.device | str) -> Dataset:
         """Copy the data set with its tensors on ``device``."""
-        train, validation, test = (
-            split.to(device) if isinstance(split, Split) else split for split in self.splits().values()
-        )
+        train, validation, test = (split.to(device) for split in self.splits().values())
         return replace(self, train=train, validation=validation, test=test)
 
 

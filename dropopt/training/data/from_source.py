@@ -37,7 +37,7 @@ def dataset_from(source: Source, config: DataConfig) -> Dataset:
         **normalised,
         mean=tuple(mean.tolist()),
         std=tuple(std.tolist()),
-        fingerprint=fingerprints(splits),
+        fingerprint={name: split.digest() for name, split in splits.items()},
         duplicates=duplicates(splits),
         remarks=source.remarks,
         drawn=tuple(name for name in ("validation", "test") if getattr(source, name) is None),
@@ -47,11 +47,6 @@ def dataset_from(source: Source, config: DataConfig) -> Dataset:
             files=source.files,
         ),
     )
-
-
-def fingerprints(splits: Mapping[str, Split]) -> dict[str, str]:
-    """Hash of each split."""
-    return {name: split.digest() for name, split in splits.items()}
 
 
 def duplicates(splits: Mapping[str, Split]) -> dict[str, int]:

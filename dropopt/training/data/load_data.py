@@ -16,7 +16,7 @@ from dropopt.known import unknown_data
 from dropopt.owncode import own_errors, own_function
 from dropopt.training.data import read_torchvision
 from dropopt.training.data.dataset import Dataset
-from dropopt.training.data.from_source import dataset_from, duplicates, fingerprints
+from dropopt.training.data.from_source import dataset_from, duplicates
 from dropopt.training.data.read_arrays import from_arrays, read_npz
 from dropopt.training.data.read_folder import read_folder
 from dropopt.training.data.read_stream import read_stream
@@ -65,7 +65,7 @@ def load_data(config: DataConfig) -> Dataset:
     splits = {name: split for name, split in found.splits().items() if isinstance(split, Split)}
     return replace(
         found,
-        fingerprint=fingerprints(splits) | found.fingerprint,
+        fingerprint={name: split.digest() for name, split in splits.items()} | found.fingerprint,
         duplicates=duplicates(splits) | found.duplicates,
     )
 
@@ -136,8 +136,10 @@ def _from_function(config: DataConfig) -> Source | Dataset | dict[str, Split]:
     function = own_function(name)
     with own_errors(name):
         given = function()
-        splits = torch_splits(given)
-        read = None if splits is None else _from_torch(config, splits)
+        read = None
+        if (splits := torch_splits(given)) is not None:
+            why = why_streamed(name, splits, config)
+            read = read_torch(name, splits) if why is None else read_stream(name, splits, config, why)
     if read is None and config.in_memory is not None:
         raise ConfigError("data.in_memory is for PyTorch data sets and loaders; leave it out")
     if isinstance(given, Dataset):
@@ -158,8 +160,3 @@ def _from_function(config: DataConfig) -> Source | Dataset | dict[str, Split]:
 def _is_split(part: Any) -> bool:
     """Whether this is a pair (images, labels), and not images or labels that are a tuple or list themselves."""
     return isinstance(part, tuple | list) and len(part) == 2 and np.ndim(part[1]) > 0
-
-
-def _from_torch(config: DataConfig, splits: dict[str, Any]) -> Source | Dataset | dict[str, Split]:
-    why = why_streamed(config.name, splits, config)
-    return read_torch(config.name, splits) if why is None else read_stream(config.name, splits, config, why)

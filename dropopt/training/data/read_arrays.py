@@ -77,9 +77,8 @@ def from_arrays(name: str, arrays: Mapping[str, Any]) -> Source:
                 given = f"x{suffix} has {quantity(len(images), 'image')}, y{suffix} {quantity(len(labels), 'label')}"
                 raise ConfigError(f"{name}: {given}")
             splits[suffix] = Split(images, labels)
-    if (
-        len({split.tensor.dtype for split in splits.values()}) > 1
-    ):  # integers of several widths: some splits are uint8, others float32
+    # Integers of several widths: some splits are uint8, others float32.
+    if len({split.tensor.dtype for split in splits.values()}) > 1:
         splits = {suffix: Split(split.tensor.float(), split.labels) for suffix, split in splits.items()}
     return Source(name, names, splits[""], splits.get("_validation"), splits.get("_test"))
 
@@ -109,10 +108,7 @@ def _renamed(name: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
             found[first[key]] = _array(value)
         except ValueError:  # a ragged list
             raise ConfigError(f"{name}: {key} must be one array; all images must have one size") from None
-        except (
-            TypeError,
-            RuntimeError,
-        ) as error:  # sparse, quantised or meta tensors; NotImplementedError is a RuntimeError
+        except (TypeError, RuntimeError) as error:  # NotImplementedError too: sparse, quantised or meta tensors
             raise ConfigError(f"{name}: {key} must be an array or a plain tensor: {first_line(error)}") from None
     return found
 

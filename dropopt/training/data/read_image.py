@@ -40,17 +40,6 @@ Size = int | tuple[int, int] | None
 _DEEP = ("I;16", "I;16L", "I;16B", "I;16N")
 #: Formats whose mode "I" holds 16 bits; in TIFF it holds 32, or 16 with a sign.
 _DEEP_AS_I = ("PPM", "PNG")
-#: EXIF's orientations, and how to turn the image upright.
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_ORIENTATION = 0x0112
 _SAMPLE_FORMAT, _UNSIGNED = 339, 1  # TIFF's tag, and its default
 
 
@@ -97,9 +86,9 @@ def read_image(path: Path, size: Size) -> Pixels:
     try:
         with _open(path) as file:
             if file.mode in _DEEP or (file.mode == "I" and file.format in _DEEP_AS_I):
-                return _read_deep(np.asarray(file), size, WHITE_16, file)
+                return _read_deep(np.asarray(ImageOps.exif_transpose(file)), size, WHITE_16)
             if file.mode in ("I", "F"):
-                return _read_deep(_values(file), size, None, file)
+                return _read_deep(_values(file), size, None)
             if size is not None:
                 width, height = _target(size, file.size)
                 file.draft("RGB", (2 * width, 2 * height))  # decodes a large JPEG at a fraction of its size
@@ -140,12 +129,9 @@ def _read_8_bits(file: Image.Image, size: Size) -> Pixels:
 # -- 16 and 32 bits
 
 
-def _read_deep(pixels: Any, size: Size, white: int | None, file: Image.Image) -> Pixels:
-    """Turn and resize greyscale pixels (H, W) in float32: Pillow cannot resize its integer modes of 16 bits."""
+def _read_deep(pixels: Any, size: Size, white: int | None) -> Pixels:
+    """Resize greyscale pixels (H, W) in float32: Pillow cannot resize its integer modes of 16 bits."""
     image = Image.fromarray(np.ascontiguousarray(pixels, dtype=np.float32))
-    upright = _UPRIGHT.get(file.getexif().get(_ORIENTATION, 1))
-    if upright is not None:
-        image = image.transpose(upright)
     target = _target(size, image.size)
     if image.size != target:
         image = image.resize(target, Image.Resampling.BICUBIC, reducing_gap=3.0)
@@ -159,7 +145,7 @@ def _read_deep(pixels: Any, size: Size, white: int | None, file: Image.Image) ->
 
 def _values(file: Image.Image) -> Any:
     """Pixels of 32 bits. Pillow reads unsigned integers as signed ones."""
-    array = np.asarray(file)
+    array = np.asarray(ImageOps.exif_transpose(file))
     tags = getattr(file, "tag_v2", {})
     wide = file.mode == "I" and tags.get(258, (32,))[0] == 32
     unsigned = tags.get(_SAMPLE_FORMAT, (_UNSIGNED,))[0] == _UNSIGNED

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from dropopt.config import ConfigError
+from dropopt.numbers import listed
 
 #: Files with errors that a message names besides the first; the rest are counted.
 NAMED = 3
@@ -54,7 +55,5 @@ def readable(
             failed.append((path, result))
     if not failed:
         return
-    others = [str(path) for path, _ in failed[1:]]
-    named = ", ".join(others[:NAMED]) + (f" and {len(others) - NAMED} more" if len(others) > NAMED else "")
-    more = f"; nor can {named}" if others else ""
+    more = f"; nor can {listed((path for path, _ in failed[1:]), NAMED)}" if len(failed) > 1 else ""
     raise ConfigError(f"{failed[0][1]}{more}{advice}")

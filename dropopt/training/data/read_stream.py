@@ -70,7 +70,7 @@ def read_stream(name: str, splits: Mapping[str, Any], config: DataConfig, why: s
         streams[split] if config.in_memory is False else streams[split].in_memory() for split in SPLITS[1:]
     )
     prints = {
-        split: f"{len(one)} {_digest(one)}"
+        split: f"{len(one)} {one.sample.digest()}"
         for split, one in zip(SPLITS, (streams["train"], validation, test), strict=True)
     }
     if not steady:
@@ -132,7 +132,3 @@ def _classes(given: Any, reader: Indexed | OwnBatches, sample: Split) -> tuple[t
         batches = tracked(reader.in_order(64, 0, "targets"), steps, f"reading the targets of {reader.name}")
         largest = max(largest, *(int(batch.labels.max()) for batch in batches))
     return (tuple(map(str, range(largest + 1))), 0) if single else ((), largest)
-
-
-def _digest(split: Split | Stream) -> str:
-    return (split if isinstance(split, Split) else split.sample).digest()

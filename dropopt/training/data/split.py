@@ -45,6 +45,11 @@ class Split:
             raise TypeError("these samples have several inputs")
         return self.images
 
+    @property
+    def sample(self) -> Split:
+        """The split itself; of a :class:`Stream`, some samples in memory."""
+        return self
+
     def take(self, index: Tensor | slice) -> Split:
         """Select the images at ``index``: positions in any order, a slice, or a mask (N,)."""
         return Split(each(lambda part: part[index], self.images), self.labels[index])

@@ -61,14 +61,9 @@ def _allot(
     quota = [size * count / sum(sizes) for size in sizes]
     allotted = [min(max(int(q), least), limit) for q, limit in zip(quota, limits, strict=True)]
     labels = range(len(sizes))
-    while (missing := count - sum(allotted)) > 0:
-        short = sorted(
-            (i for i in labels if allotted[i] < limits[i]), key=lambda i: quota[i] - allotted[i], reverse=True
-        )
-        for label in short[:missing]:
-            allotted[label] += 1
-    while (extra := sum(allotted) - count) > 0:
-        long = sorted((i for i in labels if allotted[i] > least), key=lambda i: quota[i] - allotted[i])
-        for label in long[:extra]:
-            allotted[label] -= 1
+    while missing := count - sum(allotted):
+        step = 1 if missing > 0 else -1
+        free = [i for i in labels if least <= allotted[i] + step <= limits[i]]
+        for label in sorted(free, key=lambda i: step * (allotted[i] - quota[i]))[: abs(missing)]:
+            allotted[label] += step
     return allotted

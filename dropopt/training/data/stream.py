@@ -39,6 +39,10 @@ class Stream:
     def __len__(self) -> int:
         return len(self.reader)
 
+    def to(self, device: torch.device | str) -> Stream:
+        """The stream itself, whose batches are moved when they are read."""
+        return self
+
     def head(self, count: int) -> Split:
         """Some samples, always the same."""
         return self.sample.head(count)

@@ -27,12 +27,7 @@ def small(
     head: int = 128,
 ) -> nn.Module:
     """Build convolutions of ``widths``, each halving maps of 4x4 or larger, and a hidden layer of ``head`` units."""
-    _check_widths(widths, 1)
-    layers, size = _Stack(channels), image_size
-    for width in widths:
-        layers.convolve(width)
-        size = layers.halve(size)
-    return layers.with_head(size, head, classes)
+    return vgg(channels, classes, image_size, widths, 1, head)
 
 
 def vgg(
@@ -76,7 +71,7 @@ def resnet9(
         size = layers.halve(size)
         if residual:
             layers.add(Residual(width))
-    return layers.add(nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(third, classes)).build()
+    return nn.Sequential(*layers.layers, nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(third, classes))
 
 
 class Residual(nn.Module):
@@ -99,9 +94,8 @@ class _Stack:
         self.layers: list[nn.Module] = []
         self.width = channels
 
-    def add(self, *layers: nn.Module) -> _Stack:
+    def add(self, *layers: nn.Module) -> None:
         self.layers += layers
-        return self
 
     def convolve(self, width: int) -> None:
         self.add(*_convolution(self.width, width))
@@ -121,10 +115,7 @@ class _Stack:
             size = (min(size[0], LARGEST_MAP), min(size[1], LARGEST_MAP))
             self.add(nn.AdaptiveAvgPool2d(size))
         features = self.width * size[0] * size[1]
-        return self.add(nn.Flatten(), nn.Linear(features, head), nn.ReLU(), nn.Linear(head, classes)).build()
-
-    def build(self) -> nn.Module:
-        return nn.Sequential(*self.layers)
+        return nn.Sequential(*self.layers, nn.Flatten(), nn.Linear(features, head), nn.ReLU(), nn.Linear(head, classes))
 
 
 def _convolution(inside: int, outside: int) -> tuple[nn.Module, ...]:

@@ -34,8 +34,7 @@ from dropopt.config import ConfigError
 from dropopt.engine.importance.lrp import EPSILON, RULE
 from dropopt.engine.importance.lrp.handlers import HANDLERS, flows
 from dropopt.engine.importance.lrp.rules import rules
-
-__all__ = ["RelevanceMode", "refuse_reentrant"]
+from dropopt.engine.places.graph import walk
 
 
 class RelevanceMode(TorchFunctionMode):
@@ -69,15 +68,7 @@ class RelevanceMode(TorchFunctionMode):
 
 def refuse_reentrant(output: Tensor) -> None:
     """Raise ConfigError if a re-entrant checkpoint hid operations from the mode."""
-    seen: set[Any] = set()
-    nodes: list[Any] = [output.grad_fn]
-    while nodes:
-        node = nodes.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if "CheckpointFunction" in node.name():
-            raise ConfigError(
-                "importance 'lrp' cannot see through torch.utils.checkpoint with use_reentrant=True: set it to False"
-            )
-        nodes.extend(n for n, _ in node.next_functions)
+    if any("CheckpointFunction" in node.name() for node in walk([output.grad_fn])):
+        raise ConfigError(
+            "importance 'lrp' cannot see through torch.utils.checkpoint with use_reentrant=True: set it to False"
+        )
