@@ -38,8 +38,7 @@ MAY_IMPORT = {
     "study/confirm": {"root", "study/define", "study/store", "study/blend"},
     "study/after": {"root", "standalone", "training", "study/define", "study/store", "study/blend", "study/run"},
     "study/show": {
-        "root",
-        "training",
+        *("root", "training", "standalone/model.py"),
         *("study/define", "study/store", "study/blend", "study/effects", "study/search", "study/after"),
         "study/run/messages.py",
         "study/confirm",

@@ -54,19 +54,6 @@ Symbols and shapes
     G  (n, n)      covariance of y in units of sigma^2, noise included
     a  (n,)        G^-1 y
 
-Sentinels
----------
-
-    UNUSABLE     outcome of a trial that is not complete or whose value is not finite
-    INFEASIBLE   outcome of a trial that violates a constraint
-    COMPLETED    last step of a complete trial
-    NO_REPORT    last step of a pruned trial that never reported
-    OUTLIVED     value, at a step, of a trial that reported nothing there
-    NOT_FINITE   value of a report that is not finite
-    PRIOR_ROW    trial number of a row of a prior
-    NO_EFFECT    prior scale of terms without an effect
-    NaN          an absent covariate; the shares of a blend that cannot be used; a free value of a simplex
-
 Models
 ------
 

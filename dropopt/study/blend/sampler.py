@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, TPESampler
-from optuna.study import Study, StudyDirection
+from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from dropopt.config import ConfigError
 from dropopt.study.blend.climb import climb, random_blend
 from dropopt.study.blend.covariates import cells_of
-from dropopt.study.blend.gather import FINISHED, gather
+from dropopt.study.blend.gather import FINISHED, evidence_of
 from dropopt.study.blend.names import BLEND, blend_names, flatten
 from dropopt.study.blend.simplex import Simplex, external, numeric, project
 from dropopt.study.blend.suggested import Suggested
@@ -301,8 +301,7 @@ class EfficacySampler(BaseSampler):
         # Storages return trials by number. A further one among them would have moved the last one.
         if model.trials != count or model.last is not last:
             used, stages = trials[:count], len(self.names)
-            maximise = study.direction == StudyDirection.MAXIMIZE
-            table = gather(used, self.names, maximise=maximise, prior=self._prior, limit=row_limit(stages))
+            table = evidence_of(study, self.names, prior=self._prior, limit=row_limit(stages), trials=used)
             surrogate = Surrogate(table) if len(table) >= STARTUP * stages else None
             self._model = model = _Model(surrogate, count, last, table.trials)
         return model.surrogate, model.count

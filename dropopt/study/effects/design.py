@@ -79,7 +79,10 @@ class Design:
         """All parts in the order of their columns, after column 0 of the level."""
         found, column = [], 1
         for group in [*((d,) for d in range(len(self.factors))), *self.pairs]:
-            stop = column + (len(self._main[group[0]][0]) if len(group) == 1 else self._width(*group))
+            if len(group) == 1:
+                stop = column + len(self._main[group[0]][0])
+            else:
+                stop = column + self._columns(*group) * self._columns(*group[::-1])
             used, switches = self._use(group)
             found.append(Part(group, column, stop, used, switches))
             column = stop
@@ -130,24 +133,15 @@ class Design:
                 found[part.start : part.stop] = settings.size[d] * self._main[d][settings.rough[d]]
             else:
                 d, e = part.factors
-                sides = [
-                    self._low[own][settings.rough[own]][: self._columns(own, other)] for own, other in ((d, e), (e, d))
-                ]
-                if self._is_parent(d, e):
-                    sides[0] = np.full(self._columns(d, e), 1 / self._columns(d, e))
-                if self._is_parent(e, d):
-                    sides[1] = np.full(self._columns(e, d), 1 / self._columns(e, d))
+                first, second = self._spread(d, e, settings.rough[d]), self._spread(e, d, settings.rough[e])
                 size = scale * settings.size[d] * settings.size[e]
-                found[part.start : part.stop] = size * np.outer(*sides).ravel()
+                found[part.start : part.stop] = size * np.outer(first, second).ravel()
         return found
 
     # -- features of one factor
 
     def _alone(self, d: int, points: Points) -> Array:
         return features(self.factors[d], points.values[d]) * points.active[:, [d]]
-
-    def _interacting(self, d: int, points: Points) -> Array:
-        return self._alone(d, points)[:, : len(self._low[d][0])]
 
     def _within(self, d: int, other: int, points: Points, low: Array) -> Array:
         """The features of ``d`` that interact with ``other``; only its allowed values count if it is a parent."""
@@ -157,6 +151,13 @@ class Design:
         table = np.zeros((len(self.factors[d].choices), len(allowed) - 1))
         table[list(allowed)] = contrasts(len(allowed))
         return np.asarray(table[points.values[d].astype(int)] * points.active[:, [d]])
+
+    def _spread(self, d: int, other: int, rough: int) -> Array:
+        """The prior variances of these features; those of a parent are alike."""
+        if not self._is_parent(d, other):
+            return self._low[d][rough]
+        columns = self._columns(d, other)
+        return np.full(columns, 1 / columns)
 
     # -- conditions
 
@@ -168,9 +169,6 @@ class Design:
 
     def _columns(self, d: int, other: int) -> int:
         return len(self._allowed(other, d)) - 1 if self._is_parent(d, other) else len(self._low[d][0])
-
-    def _width(self, d: int, e: int) -> int:
-        return self._columns(d, e) * self._columns(e, d)
 
     def _can_interact(self, d: int, e: int) -> bool:
         together = self._shared((d, e))
@@ -204,15 +202,12 @@ class Kernels:
     def __init__(self, design: Design, points: Points, weight: Array) -> None:
         self._design = design
         self._noise = 1.0 / weight
-        count = len(points)
-        rough = range(len(ROUGHNESS))
-        self._main = [[np.empty((count, count)) for _ in rough] for _ in design.factors]
-        self._low = [[np.empty((count, count)) for _ in rough] for _ in design.factors]
+        self._main, self._low = [], []
         for d in range(len(design.factors)):
-            alone, low = design._alone(d, points), design._interacting(d, points)
-            for r in rough:
-                self._main[d][r] = (alone * design._main[d][r]) @ alone.T
-                self._low[d][r] = (low * design._low[d][r]) @ low.T
+            alone = design._alone(d, points)
+            low = alone[:, : len(design._low[d][0])]
+            self._main.append([(alone * variances) @ alone.T for variances in design._main[d]])
+            self._low.append([(low * variances) @ low.T for variances in design._low[d]])
         # The pairs of a factor and its parent, and the pairs that cannot interact, differ from the formula.
         self._special: list[tuple[int, int, Array | None]] = []
         for d in range(len(design.factors)):

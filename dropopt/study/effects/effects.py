@@ -143,7 +143,7 @@ def effects_of(
         needed=needed,
         ratio=ratio,
         noise=Estimate.of(model.draws.noise * model.response.unit),
-        explained=explained(model),
+        explained=Estimate.of(explained(model)),
         factors=tuple(found),
         answers=writer.answers(),
         applied=applied,

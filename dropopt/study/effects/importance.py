@@ -43,7 +43,7 @@ class Importance:
 def importances(model: Model) -> tuple[Importance, ...]:
     """The importance of each factor."""
     first, total = indices(model)
-    noisy = total * _explained(model)
+    noisy = total * explained(model)
     shares = zip(first, total, noisy, strict=True)
     return tuple(Importance(*(Estimate.of(draws) for draws in each)) for each in shares)
 
@@ -66,12 +66,8 @@ def indices(model: Model) -> tuple[Array, Array]:
     return alone / whole, together / whole
 
 
-def explained(model: Model) -> Estimate:
-    """The share of the variance over the space that is not the noise between trainings of one configuration."""
-    return Estimate.of(_explained(model))
-
-
-def _explained(model: Model) -> Array:
+def explained(model: Model) -> Array:
+    """Draws (draws,) of the share of the variance over the space that is not the noise between trainings."""
     variance = _variance(model)
     return variance / (variance + model.draws.noise**2)
 

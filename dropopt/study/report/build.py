@@ -17,6 +17,7 @@ from dropopt.study.show import words
 from dropopt.study.show.effects_report import costs
 from dropopt.study.show.formatting import (
     anchor_rows,
+    capitalised,
     format_accuracy,
     format_duration,
     format_parameters,
@@ -81,9 +82,9 @@ def _content(shot: Snapshot, storage: str) -> dict[str, Any]:
         "verdict": _verdict(shot),
         "tiles": _tiles(shot),
         "searched": words.searched(shot),
-        "settings": words.setting_rows(shot.leader) if shot.leader is not None else [],
-        "best": f"{_sentence(words.best(shot))}." if shot.leader is not None else "",
-        "anchors": _anchors(shot),
+        "settings": [(name, format_value(value)) for name, value in shot.leader.params.items()] if shot.leader else [],
+        "best": f"{capitalised(words.best(shot.leader, shot))}." if shot.leader is not None else "",
+        "anchors": anchor_rows(shot.comparison, shot.scale) if shot.comparison and shot.leader else [],
         "answers": answers(shot),
         "saved": words.saved(shot),
         "failures": failures(shot.trials),
@@ -103,11 +104,7 @@ def _verdict(shot: Snapshot) -> str:
     """The most important sentence."""
     if shot.leader is None:
         return dict(words.found(shot))["best"]
-    return f"{_sentence(words.sure(shot))}."
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
+    return f"{capitalised(words.sure(shot))}."
 
 
 def _tiles(shot: Snapshot) -> list[tuple[str, str]]:
@@ -123,13 +120,6 @@ def _tiles(shot: Snapshot) -> list[tuple[str, str]]:
     if known:
         tiles.append((format_duration(sum(known)), "of training in all"))
     return tiles
-
-
-def _anchors(shot: Snapshot) -> list[tuple[str, str, str, str, str]]:
-    """A row for each anchor."""
-    if shot.comparison is None or shot.leader is None:
-        return []
-    return anchor_rows(shot.comparison, shot.scale)
 
 
 def _trials(shot: Snapshot) -> list[tuple[str, ...]]:

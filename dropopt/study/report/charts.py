@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 from dropopt.numbers import quantity
 from dropopt.study.report.palette import ACCENTS, COLOURS, GRID, INK, KINDS
 from dropopt.study.show import series
+from dropopt.study.show.formatting import capitalised
 from dropopt.study.show.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from dropopt.study.blend.effects import Effect
 
 #: Width and height of a chart in inches.
 SIZE = (7.0, 3.6)
@@ -136,7 +135,8 @@ def _effects(shot: Snapshot) -> Chart | None:
     if shot.learned is None or not shot.learned.trajectory:
         return None
     shown = [effect for stage in shot.learned.efficacy.methods for effect in stage]
-    figure, axes = _intervals([(e.name, e.low, e.mean, e.high, _sign(e)) for e in shown])
+    colours = {1: ACCENTS["good"], -1: ACCENTS["bad"], 0: INK}
+    figure, axes = _intervals([(e.name, e.low, e.mean, e.high, colours[e.sign]) for e in shown])
     axes.axvline(0, color=INK, linestyle=":", linewidth=1)
     axes.set_xlabel("effect in normal scores, with its 90% interval (right of 0: better)")
     told = "; ".join(f"{e.name} {e.mean:+.2f} ({e.low:+.2f} to {e.high:+.2f})" for e in shown)
@@ -160,7 +160,7 @@ def _cost(shot: Snapshot) -> Chart | None:
     axes.margins(y=0.1)
     _legend(axes)
     alt = f"Scatter plot: {found.score} and training time of {quantity(len(found.points), 'trial')}."
-    return Chart("cost", f"{found.score[:1].upper()}{found.score[1:]} against cost", alt, figure)
+    return Chart("cost", f"{capitalised(found.score)} against cost", alt, figure)
 
 
 def _intervals(rows: Sequence[tuple[str, float, float, float, str]]) -> tuple[Figure, Axes]:
@@ -211,7 +211,3 @@ def _legend(axes: Axes) -> None:
     axes.legend(
         frameon=False, fontsize=8, labelcolor=INK, loc="lower left", bbox_to_anchor=(0, 1), ncols=5, borderaxespad=0.2
     )
-
-
-def _sign(effect: Effect) -> str:
-    return {1: ACCENTS["good"], -1: ACCENTS["bad"], 0: INK}[effect.sign]

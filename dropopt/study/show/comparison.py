@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import os
 import textwrap
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -19,7 +20,7 @@ from dropopt.study.confirm.intervals import mean_of
 from dropopt.study.confirm.results import Scores
 from dropopt.study.show.confirmation import format_interval
 from dropopt.study.show.console import say
-from dropopt.study.show.formatting import format_seconds
+from dropopt.study.show.formatting import capitalised, format_seconds
 from dropopt.study.show.style import COLOURS
 from dropopt.study.show.table import Table
 
@@ -68,7 +69,7 @@ def _page(found: Comparison) -> str:
     drawing = picture.to_html(full_html=False, include_plotlyjs=True, config={"responsive": True})
     names = ", ".join(arm.name for arm in found.arms)
     title = html.escape(f"Comparison of {names}")
-    verdict = html.escape(f"{found.verdict[:1].upper()}{found.verdict[1:]}.")
+    verdict = html.escape(f"{capitalised(found.verdict)}.")
     alt = html.escape(f"Loss and {found.score} of {names}: means with 95% intervals. {found.verdict}", quote=True)
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
@@ -189,11 +190,7 @@ def _contrasts(found: Comparison) -> Table:
 def _short(found: Comparison) -> dict[str, str]:
     """The names of the arms without the words that all of them begin with."""
     names = [arm.name for arm in found.arms]
-    cut = 0
-    for place, letters in enumerate(zip(*names, strict=False), start=1):
-        if len(set(letters)) > 1 or len(names) == 1:
-            break
-        cut = place if letters[0] == "-" else cut
+    cut = os.path.commonprefix(names).rfind("-") + 1 if len(names) > 1 else 0  # noqa: RUF071  # names are no paths
     return {name: name[cut:] or name for name in names}
 
 

@@ -25,8 +25,8 @@ def show_confirmation(console: Console, found: Confirmation) -> None:
         table.add_row(*_cells(one, found))
     console.print(table)
     say(console, found.verdict, "bold")
-    if found.winner is not None and found.optimism is not None:
-        say(console, _optimism(found))
+    if optimism := _optimism(found):
+        say(console, optimism)
     if found.tested is not None:
         say(console, _tested(found, found.tested))
 

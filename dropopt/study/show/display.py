@@ -86,6 +86,17 @@ class SlotsDisplay(Display):
         if slot in self._slots:
             self._slots[to] = self._slots.pop(slot)
 
+    def ended(self, slot: int, trial: int, failure: str = "") -> None:
+        """A trial has ended. A failure is reported."""
+        self._slots.pop(slot, None)
+        self._ended += 1
+        if failure:
+            say(self._console, f"{self._label(trial).strip()} failed: {failure}", "yellow")
+
+    def restarted(self, slot: int, trial: int, reason: str) -> None:
+        """Report that the process of a trial has died, and a new one continues the trial."""
+        say(self._console, f"{self._label(trial).strip()} continues in a new process: {reason}", "yellow")
+
     def stalled(self, slot: int, trial: int, seconds: float, longest: float) -> None:
         """A trial may hang."""
         silence = f"has reported nothing for {format_duration(seconds)}, and its longest epoch took"

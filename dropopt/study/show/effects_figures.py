@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dropopt.numbers import quantity
+from dropopt.study.show.formatting import capitalised
 from dropopt.study.show.style import COLOURS, GRID, HEIGHT, error_bars, layout, logarithmic_axis
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
     from dropopt.study.effects.effects import Effects
-    from dropopt.study.effects.profiles import Level
     from dropopt.study.effects.words import FactorEffect
 
 #: Factors that a figure shows, the most important first.
@@ -98,7 +98,7 @@ def effects_figure(effects: Effects, most: int = SHOWN) -> Figure:
     shown = effects.factors[:most]
     rows = max(1, -(-len(shown) // ACROSS))
     cost = effects.objective.cost(ratio=effects.ratio)
-    shared = layout("What each value costs", f"{cost[0].upper()}{cost[1:]}; 90% intervals. {_reach(effects)}.")
+    shared = layout("What each value costs", f"{capitalised(cost)}; 90% intervals. {_reach(effects)}.")
     margin = shared["margin"] | {"t": shared["margin"]["t"] + TITLES}
     height = max(HEIGHT, 30 + ROW_HEIGHT * rows)
     picture = make_subplots(
@@ -140,7 +140,8 @@ def _panel(effect: FactorEffect) -> list[Any]:
                 y=middle,
                 error_y=error_bars([(cost.value, cost.low, cost.high) for cost in costs]),
                 mode="markers",
-                marker={"size": 9, "color": [_colour(level) for level in levels]},
+                # Red for a level that costs something, grey for one that may be the best.
+                marker={"size": 9, "color": [COLOURS[5] if cost.low > 0 else "grey" for cost in costs]},
                 showlegend=False,
             )
         ]
@@ -156,11 +157,6 @@ def _panel(effect: FactorEffect) -> list[Any]:
         showlegend=False,
     )
     return [band, Scatter(x=at, y=middle, mode="lines", line=line, showlegend=False)]
-
-
-def _colour(level: Level) -> str:
-    """Red for a level that costs something, grey for one that may be the best."""
-    return COLOURS[5] if level.best.low > 0 else "grey"
 
 
 def _reach(effects: Effects) -> str:

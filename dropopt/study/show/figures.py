@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dropopt.study.show.style import COLOURS, error_bars, layout
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-    from dropopt.study.blend.effects import Effect
     from dropopt.study.blend.learned import Learned
 
 
@@ -20,14 +18,23 @@ def figures(found: Learned) -> dict[str, Figure]:
 
 
 def _effects(found: Learned) -> Figure:
-    """A row for each effect: a marker at its mean, and its 90% interval."""
+    """A row for each effect: a marker at its mean, green if positive and red if negative, and its 90% interval."""
     from plotly.graph_objects import Figure
 
     efficacy = found.efficacy
     shown = [effect for methods in efficacy.methods for effect in methods]
     if len(efficacy.names) == 1:  # with several stages, the card has no room for the pairs; they are in the note
         shown += efficacy.pairs[0]
-    picture = Figure(_intervals(shown)).update_layout(layout("Which method works", efficacy.verdict))
+    colour = {1: COLOURS[2], -1: COLOURS[5], 0: "grey"}
+    picture = Figure().update_layout(layout("Which method works", efficacy.verdict))
+    picture.add_scatter(
+        x=[effect.mean for effect in shown],
+        y=[effect.name for effect in shown],
+        error_x=error_bars([(effect.mean, effect.low, effect.high) for effect in shown]),
+        mode="markers",
+        marker={"size": 9, "color": [colour[effect.sign] for effect in shown]},
+        showlegend=False,
+    )
     picture.add_vline(x=0, line={"color": "grey", "dash": "dot"})
     picture.update_yaxes(autorange="reversed", tickfont={"size": 10})
     picture.update_xaxes(title="effect in normal scores, 90% interval")
@@ -46,18 +53,3 @@ def _trajectory(found: Learned) -> Figure:
         picture.add_scatter(x=trials, y=shares, name=name, mode="lines+markers", line=style)
     picture.update_xaxes(title="trials")
     return picture.update_yaxes(title="share", range=[0, 1])
-
-
-def _intervals(effects: Sequence[Effect]) -> Any:
-    """The markers and intervals, green for a positive effect and red for a negative one."""
-    from plotly.graph_objects import Scatter
-
-    colour = {1: COLOURS[2], -1: COLOURS[5], 0: "grey"}
-    return Scatter(
-        x=[effect.mean for effect in effects],
-        y=[effect.name for effect in effects],
-        error_x=error_bars([(effect.mean, effect.low, effect.high) for effect in effects]),
-        mode="markers",
-        marker={"size": 9, "color": [colour[effect.sign] for effect in effects]},
-        showlegend=False,
-    )

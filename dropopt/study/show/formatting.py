@@ -49,6 +49,11 @@ def format_duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
+def capitalised(text: str) -> str:
+    """``text`` with a capital letter first; the rest, such as a name of the user's, stays as it is."""
+    return text[:1].upper() + text[1:]
+
+
 def format_percent(share: float) -> str:
     """A share as a percentage: ``10.2%``."""
     return f"{100 * share:.3g}%"

@@ -51,19 +51,14 @@ def note(shot: Snapshot, storage: str) -> str:
 def merged(stored: str, fresh: str) -> str:
     """The note to store: a person's text above the mark, then dropopt's part."""
     own, mark, _ = stored.partition(MARK)
-    if not mark and _is_older(stored):
-        own = ""
+    if not mark and stored.startswith(("## Does dropout help", "## Which method works")):
+        own = ""  # an older version of dropopt wrote the note, which had no mark
     return f"{own.rstrip()}\n\n{fresh}" if own.strip() else fresh
 
 
 def plain(text: str) -> str:
     """``text`` with the characters escaped that mean something in Markdown."""
     return re.sub(r"([\\`*_{}\[\]<>#|~])", r"\\\1", " ".join(text.split()))
-
-
-def _is_older(stored: str) -> bool:
-    """Whether an older version of dropopt wrote the note, which had no mark."""
-    return stored.startswith(("## Does dropout help", "## Which method works"))
 
 
 def _lines(pairs: Sequence[tuple[str, str]]) -> list[str]:

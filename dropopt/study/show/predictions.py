@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
@@ -14,36 +14,11 @@ from rich.text import Text
 from dropopt.study.show.console import say
 from dropopt.study.show.table import Table
 
-
-class Predicted(Protocol):
-    """What the table shows of a prediction; see :class:`dropopt.standalone.model.Prediction`."""
-
-    @property
-    def image(self) -> str:
-        """The image."""
-
-    @property
-    def label(self) -> str:
-        """The name of its class."""
-
-    @property
-    def probability(self) -> float:
-        """The probability of this class."""
-
-    @property
-    def entropy(self) -> float:
-        """Entropy of all probabilities, in nats."""
-
-    @property
-    def mutual_information(self) -> float | None:
-        """Mutual information in nats; None without samples."""
-
-    @property
-    def note(self) -> str:
-        """Why the class means little; usually empty."""
+if TYPE_CHECKING:
+    from dropopt.standalone.model import Prediction
 
 
-def show_predictions(console: Console, predictions: Sequence[Predicted]) -> None:
+def show_predictions(console: Console, predictions: Sequence[Prediction]) -> None:
     """Print one row for each image, with uncertainties if there were samples, and below the table what to note.
 
     The folder that all images lie in is the title of the table, so that their names fit on a line of 80 characters.
@@ -55,7 +30,7 @@ def show_predictions(console: Console, predictions: Sequence[Predicted]) -> None
             say(console, f"note: {one.image}: {one.note}", "yellow")
 
 
-def _table(predictions: Sequence[Predicted], folder: str) -> Table:
+def _table(predictions: Sequence[Prediction], folder: str) -> Table:
     sampled = any(one.mutual_information is not None for one in predictions)
     title = Text(f"images in {folder}") if folder else None
     shown = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", show_edge=False, pad_edge=False)

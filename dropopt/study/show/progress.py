@@ -55,23 +55,16 @@ class Progress(SlotsDisplay):
 
     def ended(self, slot: int, trial: int, failure: str = "") -> None:
         """A trial has ended. It is announced if it failed or is the best so far."""
-        self._slots.pop(slot, None)
-        self._ended += 1
+        super().ended(slot, trial, failure)
         before = self._best
         self._read()
         if self._page is not None:
             self._page.update()
-        if failure:
-            say(self._console, f"trial {trial} failed: {failure}", "yellow")
         best = self._best
         if not self.is_live and best is not None and (before is None or best.number != before.number):
             scores = f"{self._value(best.value)}, {self._score} {format_accuracy(best)}"
             done = f"{self._counts.counted} of {quantity(self._n_trials, 'trial')}"
             say(self._console, f"trial {best.number} is the best so far: {scores} ({done})")
-
-    def restarted(self, slot: int, trial: int, reason: str) -> None:
-        """Report that the process of a trial has died and a new one continues the trial."""
-        say(self._console, f"trial {trial} continues in a new process: {reason}", "yellow")
 
     def tick(self) -> None:
         """Redraw, if it is time."""

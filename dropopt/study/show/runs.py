@@ -40,19 +40,12 @@ class RunsProgress(SlotsDisplay):
 
     def ended(self, slot: int, trial: int, failure: str = "") -> None:
         """A run has ended."""
-        self._slots.pop(slot, None)
-        self._ended += 1
-        if failure:
-            say(self._console, f"{self._label(trial)} failed: {failure}", "yellow")
-        elif not self.is_live and self._study is not None:
+        super().ended(slot, trial, failure)
+        if not failure and not self.is_live and self._study is not None:
             done = self._study.get_trials(deepcopy=False)[trial]
             value = "" if done.value is None else f": {self._scale.name} {self._scale.text(done.value)}"
             finished, total = self._finished()
             say(self._console, f"{self._label(trial)}{value} ({finished} of {total} {self._what}s)")
-
-    def restarted(self, slot: int, trial: int, reason: str) -> None:
-        """The process of a run has died, and a new one continues it."""
-        say(self._console, f"{self._label(trial)} continues in a new process: {reason}", "yellow")
 
     def out(self, configuration: int, reason: str) -> None:
         """A configuration is not trained further."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dropopt.study.show import series
+from dropopt.study.show.formatting import capitalised
 from dropopt.study.show.snapshot import Snapshot
 from dropopt.study.show.style import COLOURS, GRID, INK, KIND_COLOURS, epoch_axis, escaped, layout, logarithmic_axis
 
@@ -109,14 +110,9 @@ def cost(shot: Snapshot) -> Figure | None:
                 hovertemplate="trial %{text}: %{y:.4g} after %{x:.6~g} s<extra></extra>",
             )
     name = found.score.removeprefix("validation ").removesuffix(" (smoothed)")  # a narrow card has no room for more
-    picture.update_layout(layout(f"{_title(name)} against cost", found.way))
+    picture.update_layout(layout(f"{capitalised(name)} against cost", found.way))
     picture.update_xaxes(title="seconds of training", rangemode="tozero")
     return picture.update_yaxes(title=escaped(found.score))
-
-
-def _title(text: str) -> str:
-    """``text`` with a capital letter first; the rest, such as a name of the user's, stays as it is."""
-    return text[:1].upper() + text[1:]
 
 
 def _heatmap(found: series.Table, title: str, what: str, unit: str) -> Figure:

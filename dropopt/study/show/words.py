@@ -6,14 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dropopt.facts import Facts
-from dropopt.numbers import quantity
-from dropopt.study.show.formatting import (
-    format_accuracy,
-    format_duration,
-    format_parameters,
-    format_percent,
-    format_value,
-)
+from dropopt.numbers import listed, quantity
+from dropopt.study.show.formatting import format_accuracy, format_duration, format_parameters, format_percent
 from dropopt.study.show.snapshot import Snapshot
 from dropopt.study.store.keys import ACCURACY, ANCHOR, BASE, BEST_EPOCH, CONTINUES, PLAN, PORTFOLIO, SECONDS, SPACE
 
@@ -43,7 +37,7 @@ def searched_space(space: str | None, names: Iterable[str]) -> str:
     """The searched parameters and the name of their space."""
     names = list(names)
     where = f" of the space {space}" if space else ""
-    return f"{quantity(len(names), 'parameter')}{where}: {_listed(names)}"
+    return f"{quantity(len(names), 'parameter')}{where}: {listed(names, LISTED)}"
 
 
 def about(facts: Facts | None, base: Mapping[str, Any]) -> list[Line]:
@@ -85,7 +79,7 @@ def network_words(facts: Facts) -> str:
         if facts.dropout_inside
         else "no dropout of its own"
     )
-    places = f"dropout at {quantity(len(facts.places), 'place')} ({_listed(facts.places)})"
+    places = f"dropout at {quantity(len(facts.places), 'place')} ({listed(facts.places, LISTED)})"
     return f"{quantity(facts.parameters, 'parameter')}; {places if facts.places else 'no dropout is added'}; {inside}"
 
 
@@ -126,7 +120,7 @@ def found(shot: Snapshot) -> list[Line]:
         return [*lines, ("best", "the study has several objectives, so there is no single best trial")]
     if shot.leader is None:
         return [*lines, ("best", _no_best(shot))]
-    lines += [("best", best(shot)), ("settings", format_parameters(shot.leader.params))]
+    lines += [("best", best(shot.leader, shot)), ("settings", format_parameters(shot.leader.params))]
     lines.append(("how sure", sure(shot)))
     if shot.learned is not None:
         lines.append(("blend", shot.learned.efficacy.verdict))
@@ -140,11 +134,8 @@ def _no_best(shot: Snapshot) -> str:
     return "no complete trial has a finite value" if shot.counts.complete else "no trial is complete yet"
 
 
-def best(shot: Snapshot) -> str:
+def best(trial: FrozenTrial, shot: Snapshot) -> str:
     """The best trial with its scores."""
-    trial = shot.leader
-    if trial is None:
-        return "none yet"
     anchor = shot.anchors.get(trial.number)
     entry = trial.user_attrs.get(PORTFOLIO)
     name = f"trial {trial.number}" + (f", the anchor {anchor}" if anchor else f", {entry}" if entry else "")
@@ -205,15 +196,3 @@ def environment(made: Mapping[str, Any]) -> str:
     machine = f"{made['platform']}, {quantity(made.get('cpus') or 0, 'CPU')}" if "platform" in made else ""
     python = f"Python {made['python']}" if "python" in made else ""
     return ", ".join(part for part in (str(made.get("created", "")), python, *packages, machine, commit) if part)
-
-
-def setting_rows(trial: FrozenTrial) -> list[Line]:
-    """The parameters of a trial as text."""
-    return [(name, format_value(value)) for name, value in trial.params.items()]
-
-
-def _listed(names: Iterable[str]) -> str:
-    """The first names, and how many more there are."""
-    names = list(names)
-    more = len(names) - LISTED
-    return ", ".join(names[:LISTED]) + (f" and {more} more" if more > 0 else "")
