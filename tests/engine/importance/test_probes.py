@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torchvision
+from networks import Network
 from probe_models import CLASSES, Functional, Tokens, batch, places_of, plain, worn
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -71,69 +73,35 @@ def _differences(model: nn.Module, place: Place, images: Tensor, labels: Tensor,
 # -- targets other than the classes of whole samples
 
 
-class _Only(nn.Module):
-    """A network with only one of the outputs of another."""
-
-    def __init__(self, model: nn.Module, index: int) -> None:
-        super().__init__()
-        self.model, self.index = model, index
-
-    def forward(self, x: Tensor) -> Tensor:
-        output: Tensor = self.model(x)
-        return output[:, [self.index]]
-
-
 @pytest.mark.parametrize("probe", ["gradient", "lrp"])
 @pytest.mark.parametrize("dense", [False, True])
-def test_targets_that_are_no_classes_explain_all_outputs(probe: str, dense: bool) -> None:
-    """A network with one output explains it as one with several explains that class, for maps of classes too."""
+def test_targets_choose_the_outputs_that_are_explained(probe: str, dense: bool) -> None:
+    """Class numbers and one-hot vectors explain a logit, those of mixup logits in their shares, other targets all.
+
+    A network with this logit, or with the mean of the logits, as its only output explains the same, also of maps.
+    """
     head = [nn.Conv2d(8, CLASSES, 1)] if dense else [nn.Flatten(), nn.Linear(8 * 36, CLASSES)]
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), *head).eval()
-    images = torch.randn(4, 3, 8, 8)
+    images, shape = torch.randn(4, 3, 8, 8), (4, 6, 6) if dense else (4,)
     places = places_of(model, images, ("1",))
-    labels = torch.full((4, 6, 6) if dense else (4,), 2)
-    one = PROBES[probe](_Only(model, 2), places, images, torch.zeros(4, 1, 6, 6) if dense else torch.zeros(4))
-    several = PROBES[probe](model, places, images, labels)
-    torch.testing.assert_close(one["1"], several["1"])
-    assert several["1"].std() > 0
-    every = PROBES[probe](model, places, images, torch.zeros(model(images).shape))
-    assert not torch.allclose(every["1"], several["1"])
 
+    def explained(targets: Tensor, output: Any = lambda logits: logits) -> Tensor:
+        return PROBES[probe](Network(lambda self, x: output(model(x)), model=model), places, images, targets)["1"]
 
-class _Mean(nn.Module):
-    """The mean of the logits under probabilities of the classes, as the single output of ``model``."""
-
-    def __init__(self, model: nn.Module, probabilities: Tensor) -> None:
-        super().__init__()
-        self.model, self.probabilities = model, probabilities
-
-    def forward(self, x: Tensor) -> Tensor:
-        output: Tensor = (self.model(x) * self.probabilities).sum(1)
-        return output
-
-
-@pytest.mark.parametrize("probe", ["gradient", "lrp"])
-@pytest.mark.parametrize("dense", [False, True])
-def test_targets_that_are_probabilities_explain_their_classes(probe: str, dense: bool) -> None:
-    """One-hot vectors do as class numbers do. Those of mixup explain the logits in their shares; other targets, all."""
-    head = [nn.Conv2d(8, CLASSES, 1)] if dense else [nn.Flatten(), nn.Linear(8 * 36, CLASSES)]
-    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), *head).eval()
-    images = torch.randn(4, 3, 8, 8)
-    places = places_of(model, images, ("1",))
-    labels = torch.randint(CLASSES, (4, 6, 6) if dense else (4,))
-    one_hot = F.one_hot(labels, CLASSES).movedim(-1, 1)
-    expected = PROBES[probe](model, places, images, labels)["1"]
+    one_output = torch.zeros(4, 1, 6, 6) if dense else torch.zeros(4)
+    one = explained(one_output, lambda logits: logits[:, [2]])
+    torch.testing.assert_close(one, explained(torch.full(shape, 2)))
+    assert one.std() > 0
+    one_hot = F.one_hot(labels := torch.randint(CLASSES, shape), CLASSES).movedim(-1, 1)
     for targets in (one_hot, one_hot.half()):
-        torch.testing.assert_close(PROBES[probe](model, places, images, targets)["1"], expected)
+        torch.testing.assert_close(explained(targets), explained(labels))
     mixed = 0.7 * one_hot + 0.3 * one_hot.flip(0)
-    score = PROBES[probe](model, places, images, mixed)["1"]
-    torch.testing.assert_close(
-        score, PROBES[probe](_Mean(model, mixed), places, images, torch.zeros(labels.shape))["1"]
-    )
-    assert not torch.allclose(score, expected)
-    every = PROBES[probe](model, places, images, torch.zeros(mixed.shape))["1"]
+    mean = explained(torch.zeros(shape), lambda logits: (logits * mixed).sum(1))
+    torch.testing.assert_close(explained(mixed), mean)
+    every = explained(torch.zeros(mixed.shape))
+    assert not any(torch.allclose(*pair) for pair in ((mean, explained(labels)), (mean, every), (one, every)))
     for targets in (2 * mixed, mixed.flip(1) - mixed):  # no sum of 1
-        torch.testing.assert_close(PROBES[probe](model, places, images, targets)["1"], every)
+        torch.testing.assert_close(explained(targets), every)
 
 
 # -- every probe, on any network
@@ -182,25 +150,21 @@ def test_scores_are_finite_non_negative_and_not_constant(name: str, probe: str) 
 def _snapshot(model: nn.Module) -> dict[str, Any]:
     hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     tensors = [*model.named_parameters(), *model.named_buffers()]
+    gradients = [(f"{k}.grad", v.grad) for k, v in tensors if v.grad is not None]
     return {
-        "values": {k: v.detach().clone() for k, v in tensors},
-        "identity": [(k, id(v), v.data_ptr()) for k, v in tensors],
-        "requires": [(k, v.requires_grad) for k, v in tensors],
-        "grads": {k: None if v.grad is None else (id(v.grad), v.grad.clone()) for k, v in tensors},
+        "tensors": {k: v.detach().clone() for k, v in (*tensors, *gradients)},
+        "identity": [(k, id(v), v.data_ptr(), v.requires_grad) for k, v in (*tensors, *gradients)],
         "modules": [(k, type(m), id(m), m.training, sorted(m.__dict__)) for k, m in model.named_modules()],
         "hooks": [(k, [list(getattr(m, h)) for h in hooks]) for k, m in model.named_modules()],
         "rng": [torch.get_rng_state()] + ([torch.cuda.get_rng_state()] if torch.cuda.is_available() else []),
     }
 
 
-def _same(a: Any, b: Any) -> bool:
-    if isinstance(a, Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(_same(a[k], b[k]) for k in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(_same(x, y) for x, y in zip(a, b, strict=True))
-    return bool(a == b)
+def _assert_same(before: dict[str, Any], after: dict[str, Any]) -> None:
+    for what in ("tensors", "rng"):
+        torch.testing.assert_close(before.pop(what), after.pop(what), rtol=0, atol=0, equal_nan=True)
+    for what in before:
+        assert before[what] == after[what], what
 
 
 def _half_trained(model: nn.Module) -> nn.Module:
@@ -236,9 +200,7 @@ def test_a_probe_leaves_no_trace(name: str, probe: str) -> None:
     places, given = places_of(model, images), images.clone()
     before = _snapshot(model)
     PROBES[probe](model, places, images, labels)
-    after = _snapshot(model)
-    for what in before:
-        assert _same(before[what], after[what]), what
+    _assert_same(before, _snapshot(model))
     assert torch.equal(images, given)
     assert images.grad is None
 
@@ -275,9 +237,7 @@ def test_a_probe_that_fails_leaves_no_trace_either(when: str, probe: str) -> Non
     fails = probe != "composite" or when == "forward"  # composite needs neither labels nor a backward pass
     with pytest.raises((RuntimeError, ValueError), match=r"failed|class numbers") if fails else nullcontext():
         PROBES[probe](model, places, images, labels[:2] if when == "labels" else labels)
-    after = _snapshot(model)
-    for what in before:
-        assert _same(before[what], after[what]), what
+    _assert_same(before, _snapshot(model))
 
 
 def _surrounded(by: str, model: nn.Module, images: Tensor) -> tuple[nn.Module, Tensor, Any]:
@@ -318,9 +278,8 @@ def test_scores_do_not_depend_on_the_context(by: str, probe: str) -> None:
     model.eval()
     expected = PROBES[probe](model, places_of(model, images), images, labels)
     model, images, surroundings = _surrounded(by, model, images)
-    places = places_of(copy.deepcopy(model), images) if by == "compiled" else places_of(model, images)
-    if by == "compiled":
-        places = {k: Place(**{**vars(p), "module": model.get_submodule(k)}) for k, p in places.items()}
+    places = places_of(copy.deepcopy(model) if by == "compiled" else model, images)
+    places = {name: replace(place, module=model.get_submodule(name)) for name, place in places.items()}
     with surroundings:
         if by == "reentrant" and probe == "lrp":
             with pytest.raises(ConfigError, match="use_reentrant=True"):
@@ -329,28 +288,6 @@ def test_scores_do_not_depend_on_the_context(by: str, probe: str) -> None:
         scores = PROBES[probe](model, places, images, labels)
     for name in expected:
         torch.testing.assert_close(scores[name], expected[name], rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.parametrize("probe", PROBES)
-def test_logits_are_found_in_other_outputs(probe: str) -> None:
-    """Logits are the first element of a tuple, or the attribute ``logits``."""
-
-    class Wrapped(nn.Module):
-        def __init__(self, model: nn.Module, as_tuple: bool) -> None:
-            super().__init__()
-            self.model, self.as_tuple = model, as_tuple
-
-        def forward(self, x: Tensor) -> Any:
-            logits = self.model(x)
-            return (logits, x) if self.as_tuple else type("Output", (), {"logits": logits})()
-
-    model, images, labels = _case("functional")
-    expected = PROBES[probe](model, places_of(model, images, "norm"), images, labels)
-    for as_tuple in (True, False):
-        wrapped = Wrapped(model, as_tuple)
-        places = places_of(wrapped, images, "norm")
-        for name, score in PROBES[probe](wrapped, places, images, labels).items():
-            torch.testing.assert_close(score, expected[name.removeprefix("model.")])
 
 
 @pytest.mark.parametrize("probe", ["gradient", "lrp"])
@@ -367,17 +304,13 @@ def test_a_feature_that_nothing_reads_scores_zero(probe: str) -> None:
 def test_a_place_beside_the_logits_scores_zero(probe: str) -> None:
     """A layer whose output the logits do not depend on has one zero for each feature."""
 
-    class Beside(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv, self.unread, self.head = nn.Conv2d(2, 4, 3), nn.Conv2d(4, 7, 1), nn.Linear(4, CLASSES)
+    def beside(self: Any, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        self.unread(x)
+        return self.head(x.mean((2, 3)))
 
-        def forward(self, x: Tensor) -> Tensor:
-            x = self.conv(x)
-            self.unread(x)
-            return self.head(x.mean((2, 3)))
-
-    model, (images, labels) = Beside(), batch()
+    parts = {"conv": nn.Conv2d(2, 4, 3), "unread": nn.Conv2d(4, 7, 1), "head": nn.Linear(4, CLASSES)}
+    model, (images, labels) = Network(beside, **parts), batch()
     scores = PROBES[probe](model, places_of(model, images, "conv"), images, labels)
     assert torch.equal(scores["unread"], torch.zeros(7))
     assert scores["conv"].min() > 0

@@ -7,6 +7,7 @@ import timm
 import torch
 import torchvision
 from adapted import Adapted
+from networks import Network
 from residual_net import EXAMPLE, Added, Net, assert_same, snapshot
 from torch import nn
 
@@ -63,15 +64,13 @@ def test_auto_falls_back_from_blocks_to_norms_to_convolutions():
     assert names(plain(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3)), "auto") == ["0", "2"]
 
 
-class Normalize(nn.Module):
-    """Subtracts the mean of the data."""
-
-    def forward(self, x):
-        """Inputs with mean 0."""
-        return x - 0.5
+class Normalize(Network):
+    """A norm by its name."""
 
 
-@pytest.mark.parametrize("first", [Normalize(), nn.BatchNorm2d(3), nn.InstanceNorm2d(3, affine=True)])
+@pytest.mark.parametrize(
+    "first", [Normalize(lambda self, x: x - 0.5), nn.BatchNorm2d(3), nn.InstanceNorm2d(3, affine=True)]
+)
 def test_norms_of_the_inputs_are_places_only_where_they_are_named(first):
     """Kinds are of hidden layers: dropout of a whole colour was not asked for."""
     model = plain(first, nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.GroupNorm(2, 4))
@@ -92,43 +91,26 @@ def test_norms_after_features_that_no_layer_made_are_places():
         def backward(ctx, gradient):
             return gradient[:, :3] + gradient[:, 3:]
 
-    class Own(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.norm, self.tokens, self.table = nn.BatchNorm2d(6), nn.LayerNorm(5), nn.Embedding(2, 5)
-            self.head = nn.Conv2d(6, 4, 3)
+    def own(self, x):
+        tokens = self.tokens(self.table((x[:, 0, 0] > 0).long())).mean((1, 2)).view(-1, 1, 1, 1)
+        return self.head(self.norm(Doubled.apply(x)) + tokens).mean((2, 3))
 
-        def forward(self, x):
-            tokens = self.tokens(self.table((x[:, 0, 0] > 0).long())).mean((1, 2)).view(-1, 1, 1, 1)
-            return self.head(self.norm(Doubled.apply(x)) + tokens).mean((2, 3))
+    def pairs(self, x):
+        colours = x.mean((2, 3))
+        return self.head(self.norm(self.pairs(colours, colours)))
 
-    class Pairs(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.pairs, self.norm, self.head = nn.Bilinear(3, 3, 5), nn.LayerNorm(5), nn.Linear(5, 2)
+    def queries(self, x):  # a parameter is no input
+        maps = self.stem(x).flatten(2)
+        return self.head((self.norm(self.queries) @ maps).softmax(2) @ maps.mT).mean(1)
 
-        def forward(self, x):
-            colours = x.mean((2, 3))
-            return self.head(self.norm(self.pairs(colours, colours)))
-
-    assert names(Own(), "norm") == ["tokens", "norm"]
-    assert names(Pairs(), "norm") == ["norm"]
-
-
-def test_norms_of_learned_queries_are_places():
-    """A parameter is no input."""
-
-    class Queries(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.queries, self.norm = nn.Parameter(torch.randn(5, 4)), nn.LayerNorm(4)
-            self.stem, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 2)
-
-        def forward(self, x):
-            maps = self.stem(x).flatten(2)
-            return self.head((self.norm(self.queries) @ maps).softmax(2) @ maps.mT).mean(1)
-
-    assert names(Queries(), "norm") == ["norm"]
+    tokens = {"tokens": nn.LayerNorm(5), "table": nn.Embedding(2, 5)}
+    model = Network(own, norm=nn.BatchNorm2d(6), **tokens, head=nn.Conv2d(6, 4, 3))
+    assert names(model, "norm") == ["tokens", "norm"]
+    model = Network(pairs, pairs=nn.Bilinear(3, 3, 5), norm=nn.LayerNorm(5), head=nn.Linear(5, 2))
+    assert names(model, "norm") == ["norm"]
+    learned = {"queries": nn.Parameter(torch.randn(5, 4)), "norm": nn.LayerNorm(4)}
+    model = Network(queries, stem=nn.Conv2d(3, 4, 3), **learned, head=nn.Linear(4, 2))
+    assert names(model, "norm") == ["norm"]
 
 
 def test_a_convolution_with_norm_in_its_name_is_a_convolution():
@@ -157,16 +139,8 @@ def test_an_adapted_layer_is_one_layer():
 
 def test_a_siamese_network_is_told_to_attach_to_its_encoder():
     """Everything runs twice in it. The error names the part that does, and that part alone has places."""
-
-    class Siamese(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.encoder = plain(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
-
-        def forward(self, one, other):
-            return self.encoder(one), self.encoder(other)
-
-    model = Siamese()
+    encoder = plain(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+    model = Network(lambda self, *images: tuple(map(self.encoder, images)), encoder=encoder)
     end = "attach to model.encoder alone, or give each use a module of its own"
     for sites, start in (
         ("auto", "sites 'auto' matches no module; .* Module 'encoder' runs 2 times"),
@@ -180,22 +154,13 @@ def test_a_siamese_network_is_told_to_attach_to_its_encoder():
 
 def test_a_recurrent_cell_of_one_layer_is_left_to_auto():
     """An engine of its own could not drop anything in it."""
-
-    class Recurrent(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.stem, self.cell = nn.Conv2d(3, 4, 3), nn.Sequential(nn.Conv2d(4, 4, 1), nn.Tanh())
-            self.head = nn.Linear(4, 2)
-
-        def forward(self, x):
-            return self.head(self.cell(self.cell(self.stem(x))).mean((2, 3)))
-
-    for sites in ("conv", "cell.0"):
-        with pytest.raises(
-            ConfigError, match=r"^module 'cell\.0' runs 2 times .*; choose sites='auto', which leaves it"
-        ):
-            find_places(Recurrent(), sites, EXAMPLE)
-    assert names(Recurrent(), "auto") == ["stem"]
+    cell = nn.Sequential(nn.Conv2d(4, 4, 1), nn.Tanh())
+    model = plain(nn.Conv2d(3, 4, 3), cell, cell)
+    message = r"^module '1\.0' runs 2 times .*; choose sites='auto', which leaves it"
+    for sites in ("conv", "1.0"):
+        with pytest.raises(ConfigError, match=message):
+            find_places(model, sites, EXAMPLE)
+    assert names(model, "auto") == ["0"]
 
 
 class Waves(nn.Module):
@@ -225,17 +190,8 @@ def test_complex_numbers_are_no_places():
 
 def test_auto_leaves_out_modules_that_run_twice():
     """They cannot be sites, and nobody asked for them."""
-
-    class Twice(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.stem, self.head = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 4, 8)
-            self.shared, self.once = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
-
-        def forward(self, x):
-            return self.head(self.once(self.shared(self.shared(self.stem(x))))).flatten(1)
-
-    assert names(Twice(), "auto") == ["once"]
+    shared = nn.BatchNorm2d(3)
+    assert names(plain(nn.Conv2d(3, 3, 1), shared, shared, nn.BatchNorm2d(3)), "auto") == ["3"]
 
 
 def test_places_know_their_features_depth_and_weights():
@@ -266,8 +222,7 @@ def test_the_feature_dimension_is_found_where_sizes_are_equal(size):
     """Features are on dimension 1 after convolutions and last after linear layers, also where C = L."""
     last = [Tokens(nn.Linear(6, 6), nn.LayerNorm(6)) for _ in range(3)]
     first = [Tokens(nn.Conv1d(6, 6, 3, padding=1), nn.BatchNorm1d(6)) for _ in range(3)]
-    maps = [Tokens(nn.Linear(6, 6), nn.LayerNorm(6)) for _ in range(3)]
-    maps.append(nn.LayerNorm(6))
+    maps = [*last, nn.LayerNorm(6)]
     for layers, shape, axis in ((last, (2, size, 6), -1), (first, (2, 6, size), 1), (maps, (2, size, 5, 6), -1)):
         places = find_places(plain(*layers), "block", torch.randn(shape))
         assert [(place.axis, place.features) for place in places] == [(axis, 6)] * 3
@@ -282,11 +237,11 @@ def test_a_layer_norm_over_maps_keeps_channels_first():
 
 
 class Permuted(nn.LayerNorm):
-    """Normalises the features of maps (N, C, H, W)."""
+    """Normalises the features of maps (N, C, H, W), which may have as many columns as features."""
 
     def forward(self, x):
         """Maps."""
-        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1).contiguous()
 
 
 @pytest.mark.parametrize(
@@ -296,7 +251,8 @@ class Permuted(nn.LayerNorm):
         (nn.Conv2d(3, 6, 1), nn.LayerNorm((5, 4)), (2, 3, 5, 4), 1),
         (nn.Conv1d(3, 6, 1), nn.LayerNorm((6, 5)), (2, 3, 5), 1),
         (nn.Linear(3, 6), nn.LayerNorm((5, 6)), (2, 5, 3), -1),
-        (nn.Conv2d(3, 6, 1), Permuted(6), (2, 3, 5, 4), 1),
+        *((nn.Conv2d(1, 6, 1), Permuted(6), (2, 1, side, side), 1) for side in (4, 6, 8)),
+        (nn.Linear(3, 6), nn.LayerNorm(6), (2, 6, 6, 3), -1),
         (nn.Linear(3, 6), nn.RMSNorm(6), (2, 6, 3), -1),
     ],
 )
@@ -400,40 +356,21 @@ def test_a_list_of_selectors_is_a_tuple():
         find_places(Net(), {"norm"}, EXAMPLE)
     with pytest.raises(ConfigError, match=r"^sites is empty and matches no module"):
         find_places(Net(), [], EXAMPLE)
-
-
-def test_a_function_that_selects_nothing_is_an_error():
-    """A callable that matches nothing is an error, not a warning."""
     with pytest.raises(ConfigError, match="matches no module; allowed: auto"):
         find_places(Net(), lambda name, module: False, EXAMPLE)
 
 
-class Pair(nn.Module):
-    """Returns two tensors."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv2d(3, 4, 3)
-
-    def forward(self, x):
-        """The same maps twice."""
-        y = self.conv(x)
-        return y, y
-
-
-def test_a_module_that_returns_several_tensors_is_refused():
-    """A module that returns a tuple is refused, because a tuple has no feature dimension."""
-
-    class Wrap(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.pair, self.fc = Pair(), nn.Linear(4, 3)
-
-        def forward(self, x):
-            return self.fc(self.pair(x)[0].mean((2, 3)))
-
-    with pytest.raises(ConfigError, match=r"^module 'pair' returns tuple: no feature dimension to drop$"):
-        find_places(Wrap(), "pair", EXAMPLE)
+@pytest.mark.parametrize(
+    ("output", "shown"),
+    [(lambda y: (y, y), "tuple"), (lambda y: y.mean((1, 2, 3)), r"\(2,\)")],
+    ids=["tuple", "number"],
+)
+def test_a_module_without_a_feature_dimension_is_refused(output, shown):
+    """It returns several tensors, or one number per sample."""
+    part = Network(lambda self, x: output(self.conv(x)), conv=nn.Conv2d(3, 4, 3))
+    model = Network(lambda self, x: self.head(self.part(x)[0].reshape(-1, 1)), part=part, head=nn.Linear(1, 3))
+    with pytest.raises(ConfigError, match=f"^module 'part' returns {shown}: no feature dimension to drop$"):
+        find_places(model, "part", EXAMPLE)
 
 
 def test_a_model_without_layers_is_refused():
@@ -447,16 +384,11 @@ def test_a_model_without_layers_is_refused():
 def test_scripted_modules_are_refused():
     """TorchScript hides the layers; the error names the scripted module, the whole model or a part."""
     model = Net()
-    scripted = torch.jit.script(plain(nn.Conv2d(3, 4, 3), nn.Linear(6, 6))[0])
-    with pytest.raises(
-        ConfigError, match=r"^module 'model' is scripted, which hides its layers: attach before scripting$"
-    ):
-        find_places(scripted, "auto", EXAMPLE)
     model.stem = torch.jit.script(model.stem)
-    with pytest.raises(
-        ConfigError, match=r"^module 'stem' is scripted, which hides its layers: attach before scripting$"
-    ):
-        find_places(model, "auto", EXAMPLE)
+    for scripted, name in ((model.stem, "model"), (model, "stem")):
+        message = f"^module '{name}' is scripted, which hides its layers: attach before scripting$"
+        with pytest.raises(ConfigError, match=message):
+            find_places(scripted, "auto", EXAMPLE)
 
 
 def test_compiled_modules_are_refused():
@@ -468,24 +400,6 @@ def test_compiled_modules_are_refused():
         message = f"^module '{name}' is compiled, which ignores new hooks: attach first, then torch.compile$"
         with pytest.raises(ConfigError, match=message):
             find_places(model, "auto", EXAMPLE)
-
-
-class MapNorm(nn.LayerNorm):
-    """A LayerNorm over the features of maps (N, C, H, W)."""
-
-    def forward(self, x):
-        """Features last, and then first again."""
-        return super().forward(x.movedim(1, -1)).movedim(-1, 1).contiguous()
-
-
-@pytest.mark.parametrize("side", [4, 6, 8])
-def test_a_norm_that_permutes_maps_has_their_features(side):
-    """Also if the maps have as many columns as features; a norm that permutes nothing has its features last."""
-    model = nn.Sequential(nn.Conv2d(1, 6, 1), MapNorm(6), nn.Flatten(), nn.LazyLinear(5))
-    (place,) = find_places(model, "norm", torch.zeros(2, 1, side, side))
-    assert (place.axis, place.features, place.shape) == (1, 6, (6, side, side))
-    (place,) = find_places(plain(nn.Linear(3, 6), nn.LayerNorm(6)), "norm", torch.zeros(2, 6, 6, 3))
-    assert place.axis == -1
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from networks import Network
 from torch import nn
 
 import dropopt
@@ -82,67 +83,64 @@ def test_no_head_of_several_is_a_site(returns):
 
 def test_layers_whose_features_are_detached_are_places():
     """No gradient leads from the output to them, but they have other features than a head."""
-
-    class Probing(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv, self.norm, self.head = nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.Linear(6, 4)
-
-        def forward(self, x):
-            return self.head(self.norm(self.conv(x)).mean((2, 3)).detach())
-
-    assert [place.name for place in find_places(Probing(), "auto", EXAMPLE)] == ["norm"]
+    detached = Network(lambda self, x: x.mean((2, 3)).detach())
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), detached, nn.Linear(6, 4))
+    assert [place.name for place in find_places(model, "auto", EXAMPLE)] == ["1"]
 
 
 @pytest.mark.parametrize("importance", ["gradient", "lrp", "composite"])
-@pytest.mark.parametrize("returns", ["data class", "mapping", "other mapping", "tuple"])
+@pytest.mark.parametrize("returns", ["object", "data class", "mapping", "other mapping", "tuple"])
 def test_probes_find_the_logits(returns, importance):
     """Logits are the first element or entry, or the entry or attribute ``logits``; labels may have any integer type."""
-    model, config = Heads(returns), EngineConfig(importance=importance)
-    with dropopt.attach(model, config, example=EXAMPLE, complexity=0.5, sites="norm") as engine:
-        engine.probe(EXAMPLE, torch.tensor([0, 1, 2, 3], dtype=torch.uint8))
-        assert engine.sites["norm"].refreshes == 1
+    model, found = Heads(returns), []
+    for form, kind in ((returns, torch.uint8), ("first", torch.int64)):
+        model.returns = RETURNS[form]
+        config = EngineConfig(importance=importance)
+        with dropopt.attach(model, config, example=EXAMPLE, complexity=0.5, sites="norm") as engine:
+            engine.probe(EXAMPLE, torch.tensor([0, 1, 2, 3], dtype=kind))
+            found.append(engine.importances()["norm"])
+    assert torch.equal(*found)
+    assert found[0].std() > 0
 
 
-def test_a_probe_without_logits_is_refused():
-    """The error says what the model must return."""
+@pytest.fixture(name="probed")
+def _probed():
+    """A network with a mapping as its output, and an engine that probes it."""
     model = Heads("mapping")
-    with dropopt.attach(model, EngineConfig(importance="gradient"), example=EXAMPLE, complexity=0.5) as engine:
-        for given in ({}, SimpleNamespace(scores=1)):
-            model.returns = lambda a, b, x, given=given: given
-            message = f"^a probe takes a model that returns logits, first or as 'logits', got {type(given).__name__}$"
-            with pytest.raises(ValueError, match=message):
-                engine.probe(EXAMPLE, torch.tensor([0, 1, 2, 3]))
-        for logits, labels, shown in ((4, 3, r"\(3,\) and \(4, 4\)"), (2, 2, r"\(2,\) and \(2, 4, 1\)")):
-            model.returns = lambda a, b, x, n=logits: a[:n].reshape(n, 4, *[1] * (n == 2))
-            message = (
-                rf"^a probe takes class numbers .* or targets in the shape of the outputs, got {shown}; with other"
-            )
-            with pytest.raises(ValueError, match=message):
-                engine.probe(EXAMPLE, torch.arange(labels))
+    return model, dropopt.attach(model, EngineConfig(importance="gradient"), example=EXAMPLE, complexity=0.5)
 
 
-def test_a_probe_takes_the_targets_of_one_output():
+def test_a_probe_without_logits_is_refused(probed):
+    """The error says what the model must return."""
+    model, engine = probed
+    for given in ({}, SimpleNamespace(scores=1)):
+        model.returns = lambda a, b, x, given=given: given
+        message = f"^a probe takes a model that returns logits, first or as 'logits', got {type(given).__name__}$"
+        with pytest.raises(ValueError, match=message):
+            engine.probe(EXAMPLE, torch.tensor([0, 1, 2, 3]))
+    for logits, labels, shown in ((4, 3, r"\(3,\) and \(4, 4\)"), (2, 2, r"\(2,\) and \(2, 4, 1\)")):
+        model.returns = lambda a, b, x, n=logits: a[:n].reshape(n, 4, *[1] * (n == 2))
+        message = rf"^a probe takes class numbers .* or targets in the shape of the outputs, got {shown}; with other"
+        with pytest.raises(ValueError, match=message):
+            engine.probe(EXAMPLE, torch.arange(labels))
+
+
+def test_a_probe_takes_the_targets_of_one_output(probed):
     """Targets by name, as for a network with several heads, are refused in a line that says what to give."""
-    with dropopt.attach(
-        Heads("mapping"), EngineConfig(importance="gradient"), example=EXAMPLE, complexity=0.5
-    ) as engine:
-        message = r"^the labels of a probe must be a tensor, got dict: give the targets of the first output, or choose"
-        with pytest.raises(ConfigError, match=message):
-            engine.probe(EXAMPLE, {"a": torch.arange(4)})
+    message = r"^the labels of a probe must be a tensor, got dict: give the targets of the first output, or choose"
+    with pytest.raises(ConfigError, match=message):
+        probed[1].probe(EXAMPLE, {"a": torch.arange(4)})
 
 
 @pytest.mark.parametrize("number", [-1, 4, 255])
-def test_a_probe_refuses_numbers_that_are_no_classes(number):
+def test_a_probe_refuses_numbers_that_are_no_classes(probed, number):
     """The error names the range, the number, and how to mark what a loss with another ``ignore_index`` ignores."""
-    model = Heads("mapping")
-    with dropopt.attach(model, EngineConfig(importance="gradient"), example=EXAMPLE, complexity=0.5) as engine:
-        model.returns = lambda a, b, x: a[:, :4].reshape(-1, 4)
-        labels = torch.tensor([0, number, 2, -100])
-        with pytest.raises(ValueError, match=r"^a probe takes class numbers from 0 to 3, and -100 for what") as caught:
-            engine.probe(EXAMPLE, labels)
-        assert str(caught.value).endswith(f"give labels.masked_fill(labels == {number}, -100)")
-        engine.probe(EXAMPLE, labels.masked_fill(labels == number, -100))
+    _, engine = probed
+    labels = torch.tensor([0, number, 2, -100])
+    with pytest.raises(ValueError, match=r"^a probe takes class numbers from 0 to 3, and -100 for what") as caught:
+        engine.probe(EXAMPLE, labels)
+    assert str(caught.value).endswith(f"give labels.masked_fill(labels == {number}, -100)")
+    engine.probe(EXAMPLE, labels.masked_fill(labels == number, -100))
 
 
 @pytest.mark.parametrize("kind", ["weight_norm", "spectral_norm", "orthogonal"])

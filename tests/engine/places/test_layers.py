@@ -3,11 +3,11 @@
 import pytest
 import timm
 import torch
+from networks import Network
 from probe_models import Tokens
 from residual_net import EXAMPLE, Net
 from torch import nn
 
-from dropopt.config import ConfigError
 from dropopt.engine.places.find import find_places, survey
 from dropopt.engine.places.layers import (
     feature_axis,
@@ -62,22 +62,15 @@ def test_kinds_of_layers(module):
     assert (feature_axis(module), feature_count(module)) == (axis, count)
 
 
-class Aside(nn.Module):
-    """An activation of tokens, beside a convolution that reads the same input and runs before."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv, self.act, self.mix = nn.Conv1d(6, 6, 1), nn.ReLU(), nn.Linear(6, 6)
-
-    def forward(self, x):
-        """The sum of both branches."""
-        return self.conv(x) + self.mix(self.act(x))
-
+#: An activation of tokens, beside a convolution that reads the same input and runs before.
+ASIDE = Network(
+    lambda self, x: self.conv(x) + self.mix(self.act(x)), conv=nn.Conv1d(6, 6, 1), act=nn.ReLU(), mix=nn.Linear(6, 6)
+)
 
 AXES = [  # the module is "0" or "1" of a sequence that ends with a linear layer; sizes of the input; axis; depth
     ([nn.ReLU(), nn.Linear(6, 6)], "0", (6, 6), -1, 1 / 2),  # sizes are equal: the next layer decides
     ([nn.ReLU(), nn.Conv1d(6, 6, 1)], "0", (6, 6), 1, 1 / 2),
-    ([Aside()], "0.act", (6, 6), -1, 1 / 3),
+    ([ASIDE], "0.act", (6, 6), -1, 1 / 3),
     ([nn.Conv1d(6, 6, 1), nn.ReLU()], "1", (6, 6), 1, 1 / 2),  # or the layer before
     ([nn.Linear(6, 6), nn.ReLU()], "1", (6, 6), -1, 1 / 2),
     ([nn.Conv1d(3, 6, 4), nn.ReLU(), nn.Linear(5, 5)], "1", (3, 8), 1, 1 / 3),  # which comes before the next layer
@@ -108,25 +101,6 @@ def test_the_feature_dimension_of_any_module(number):
     assert place.depth == depth
 
 
-def test_an_output_without_features_is_refused():
-    """A module that returns one number per sample has no features to drop."""
-
-    class Mean(nn.Module):
-        def forward(self, x):
-            return x.mean((1, 2, 3))
-
-    class Model(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv, self.mean, self.head = nn.Conv2d(3, 4, 1), Mean(), nn.Linear(1, 3)
-
-        def forward(self, x):
-            return self.head(self.mean(self.conv(x))[:, None])
-
-    with pytest.raises(ConfigError, match=r"^module 'mean' returns \(2,\): no feature dimension to drop$"):
-        find_places(Model(), "mean", EXAMPLE)
-
-
 def test_the_example_follows_the_model_to_its_device():
     """Also a model without memory for its weights has places."""
     names = [place.name for place in find_places(Net(), "norm", EXAMPLE)]
@@ -135,14 +109,10 @@ def test_the_example_follows_the_model_to_its_device():
     assert [place.name for place in find_places(Tokens().to("meta"), "auto", tokens)] == ["norm", "mix"]
 
 
-class OddDropout(nn.Module):
+class OddDropout(nn.Identity):
     """Dropout whose attribute p is no number."""
 
     p = "auto"
-
-    def forward(self, x):
-        """The input."""
-        return x
 
 
 @pytest.mark.parametrize(
