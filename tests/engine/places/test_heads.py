@@ -43,7 +43,7 @@ RETURNS = {
     "object": lambda a, b, x: Held(a, b),
     "namespace": lambda a, b, x: SimpleNamespace(logits=a, other=b),
     "data class": lambda a, b, x: Output(a, b),
-    "mapping": lambda a, b, x: {"logits": a, "other": b},
+    "mapping": lambda a, b, x: {"other": b, "logits": a},
     "other mapping": lambda a, b, x: {"out": a, "aux": b},
     "tuple": lambda a, b, x: (a, b),
     "nested": lambda a, b, x: (a, [{"other": b}]),
