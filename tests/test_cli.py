@@ -12,6 +12,7 @@ import tomllib
 import urllib.request
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import optuna
 import pytest
@@ -52,16 +53,38 @@ def studied(tmp_path_factory):
     return folder, out
 
 
-def fails(monkeypatch, capsys, *arguments):
-    """The standard error of ``dropopt ARGUMENTS``, which must exit with 2 after one line."""
-    monkeypatch.setattr(sys, "argv", ["dropopt", *arguments])
-    with pytest.raises(SystemExit) as caught:
-        cli.main()
-    printed = capsys.readouterr()
-    assert caught.value.code == 2, printed
-    assert printed.err.startswith("dropopt: ")
-    assert printed.err.count("\n") == 1
-    return printed.err
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """A function that runs ``dropopt ARGUMENTS`` in this process and returns what it printed, as ``out`` and ``err``.
+
+    With an error of the user's, whose code is 2, it prints one line.
+    """
+    monkeypatch.delenv("OPTUNA_STORAGE", raising=False)
+
+    def run(*arguments, code=0):
+        monkeypatch.setattr(sys, "argv", ["dropopt", *arguments])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        printed = capsys.readouterr()
+        assert (caught.value.code or 0) == code, printed
+        assert code != 2 or re.fullmatch("dropopt: .*\n", printed.err), printed
+        return printed
+
+    return run
+
+
+@pytest.fixture
+def in_studied(studied, monkeypatch):
+    """The folder of the study is the current one."""
+    monkeypatch.chdir(studied[0])
+
+
+def trials_of(folder, study="digits"):
+    """The trials of a study, as Optuna reads them."""
+    storage = optuna.storages.RDBStorage(f"sqlite:///{folder}/runs/dropopt.db")
+    trials = optuna.load_study(study_name=study, storage=storage).trials
+    storage.engine.dispose()
+    return trials
 
 
 def test_help_answers_at_once(tmp_path):
@@ -77,19 +100,10 @@ def test_help_answers_at_once(tmp_path):
         assert re.search(rf"\b{command}\b", out)
 
 
-def test_imports_are_light(tmp_path):
-    """Neither the package, its command line nor a child that trains imports torch, optuna, scikit-learn or plotly."""
-    modules = "dropopt, dropopt.cli, dropopt.study, dropopt.study.command.run, dropopt.study.run.trainer"
-    code = f"import sys, {modules}; print([m for m in ('torch', 'optuna', 'sklearn', 'plotly') if m in sys.modules])"
-    assert call("-c", code, cwd=tmp_path, program=[sys.executable]) == "[]\n"
-
-
 def test_run_leaves_a_study_that_optuna_opens(studied):
     """A study by name stores its trials in runs/dropopt.db and prints the next commands."""
     folder, out = studied
-    storage = optuna.storages.RDBStorage(f"sqlite:///{folder}/runs/dropopt.db")
-    trials = optuna.load_study(study_name="digits", storage=storage).trials
-    storage.engine.dispose()
+    trials = trials_of(folder)
     assert [trial.state.name for trial in trials] == ["COMPLETE"] * 2
     assert 0.5 < max(trial.user_attrs["val_accuracy"] for trial in trials) <= 1
     assert "study digits: 2 complete" in out
@@ -103,7 +117,7 @@ def test_run_leaves_a_study_that_optuna_opens(studied):
     assert "\x1b" not in out
 
 
-def test_a_script_and_its_name_are_the_same_study(studied, monkeypatch, capsys):
+def test_a_script_and_its_name_are_the_same_study(studied, command, monkeypatch):
     """``python studies/digits.py`` resumes the study ``digits``; ``dropopt run`` makes one request of both."""
     folder, _ = studied
     script = ROOT / "studies" / "digits.py"
@@ -112,43 +126,38 @@ def test_a_script_and_its_name_are_the_same_study(studied, monkeypatch, capsys):
     requests = []
     monkeypatch.setattr("dropopt.study.session.session.run", lambda request: requests.append(request) or 0)
     for name in ("digits", str(script)):
-        quiet_call(monkeypatch, capsys, "run", name, *options)
+        command("run", name, *options)
     by_name, by_path = requests
     assert by_name.definition == by_path.definition
     assert by_name.script == by_path.script == script
     assert "--pruner" in call(str(script), "--help", cwd=folder, program=[sys.executable])
 
 
-def test_status_lists_studies(studied, monkeypatch, capsys):
+def test_status_lists_studies(in_studied, command):
     """The table has one row for each study: trials, best trial, last activity."""
-    monkeypatch.chdir(studied[0])
-    out = quiet_call(monkeypatch, capsys, "status")
+    out = command("status").out
     assert re.search(r"digits +│ 2 complete +│ loss \d\.\d{4} +│ 0\.\d{4}", out)
 
 
-def test_an_export_of_another_script_is_for_its_loop(tmp_path, monkeypatch, capsys):
+def test_an_export_of_another_script_is_for_its_loop(tmp_path, command, monkeypatch):
     """dropopt knows neither its data nor its network, and its values need not be smoothed."""
     study = optuna.create_study(study_name="mine", storage=f"sqlite:///{tmp_path}/own.db")
     run = RunConfig.parse({"engine": {"r0": 0.3}}).model_dump(mode="json")
     study.add_trial(optuna.trial.create_trial(value=0.5, user_attrs={"config": run}))
     monkeypatch.chdir(tmp_path)
-    assert quiet_call(monkeypatch, capsys, "export", "--storage", "own.db", "-o", "best.yaml").splitlines() == [
+    assert command("export", "--storage", "own.db", "-o", "best.yaml").out.splitlines() == [
         "best.yaml: study mine, trial 0, value 0.5000",
         "use it in your training loop: dropopt.attach(model, dropopt.load('best.yaml').engine, ...)",
     ]
 
 
 @pytest.mark.parametrize("kind", ["yaml", "json", "toml"])
-def test_export_gives_back_the_best_trial(studied, kind, monkeypatch, capsys):
+def test_export_gives_back_the_best_trial(in_studied, kind, command):
     """The file contains the whole configuration and its provenance, and ``dropopt.load`` reads it."""
-    folder, _ = studied
-    monkeypatch.chdir(folder)
-    out = quiet_call(monkeypatch, capsys, "export", "--study", "digits", "--format", kind, "-o", f"best.{kind}")
+    out = command("export", "--study", "digits", "--format", kind, "-o", f"best.{kind}").out
     assert f"train with it: dropopt train best.{kind}" in out
-    loaded = dropopt.load(folder / f"best.{kind}")
-    storage = optuna.storages.RDBStorage(f"sqlite:///{folder}/runs/dropopt.db")
-    best = optuna.load_study(study_name="digits", storage=storage).best_trial
-    storage.engine.dispose()
+    loaded = dropopt.load(f"best.{kind}")
+    best = min(trials_of("."), key=lambda trial: trial.value)
     assert loaded.run.model_dump(mode="json") == best.user_attrs["config"]
     origin = loaded.provenance
     assert (origin["study"], origin["trial"], origin["value"]) == ("digits", best.number, best.value)
@@ -156,37 +165,24 @@ def test_export_gives_back_the_best_trial(studied, kind, monkeypatch, capsys):
     assert origin["made_with"]["versions"]["dropopt"] == dropopt.__version__
 
 
-def quiet_call(monkeypatch, capsys, *arguments):
-    """Standard output of ``dropopt ARGUMENTS``, which runs in this process."""
-    monkeypatch.delenv("OPTUNA_STORAGE", raising=False)
-    monkeypatch.setattr(sys, "argv", ["dropopt", *arguments])
-    with pytest.raises(SystemExit) as caught:
-        cli.main()
-    printed = capsys.readouterr()
-    assert not caught.value.code, printed
-    return printed.out
-
-
-def test_any_name_is_printed_in_any_encoding(tmp_path, monkeypatch):
+def test_any_name_is_printed_in_any_encoding(tmp_path, command, monkeypatch):
     """Standard output may lack its characters. An exported file is in UTF-8 nevertheless."""
     study = optuna.create_study(storage=f"sqlite:///{tmp_path}/a.db", study_name="größe")
     study.add_trial(optuna.trial.create_trial(value=1, user_attrs={"config": RunConfig().model_dump(mode="json")}))
     monkeypatch.chdir(tmp_path)
-    for command in (["status"], ["export", "--list"], ["report"], ["export", "-o", "-"]):
+    for words in (["status"], ["export", "--list"], ["report"], ["export", "-o", "-"]):
         printed = io.BytesIO()
         with monkeypatch.context() as patch, io.TextIOWrapper(printed, encoding="ascii") as out:
             patch.setattr(sys, "stdout", out)
-            patch.setattr(sys, "argv", ["dropopt", *command, "--storage", "a.db"])
-            with pytest.raises(SystemExit, match="0"):
-                cli.main()
+            command(*words, "--storage", "a.db")
             out.flush()
             written = printed.getvalue()
-        assert (b"gr\\xf6\\xdfe" in written) == ("-" not in command), command
+        assert (b"gr\\xf6\\xdfe" in written) == ("-" not in words), words
     Path("piped.yaml").write_bytes(written)
     assert dropopt.load("piped.yaml").provenance["study"] == "größe"
 
 
-def test_json_has_no_numbers_that_are_not_finite(tmp_path, monkeypatch, capsys):
+def test_json_has_no_numbers_that_are_not_finite(tmp_path, command, monkeypatch):
     """A metric of one's own may be NaN, and a value of another program infinite; JSON has null for both."""
     monkeypatch.chdir(tmp_path)
     study = optuna.create_study(storage="sqlite:///a.db", study_name="one")
@@ -194,124 +190,97 @@ def test_json_has_no_numbers_that_are_not_finite(tmp_path, monkeypatch, capsys):
     several = optuna.create_study(storage="sqlite:///a.db", study_name="two", directions=["minimize", "minimize"])
     several.add_trial(optuna.trial.create_trial(values=[1.0, float("inf")]))
 
-    def read(*command):
-        text = quiet_call(monkeypatch, capsys, *command, "--json", "--storage", "a.db")
-        return json.loads(text, parse_constant=pytest.fail)
+    def read(*words):
+        return json.loads(command(*words, "--json", "--storage", "a.db").out, parse_constant=pytest.fail)
 
     assert read("status")[0]["best"] == {"trial": 0, "value": 0.5, "val_accuracy": None}
     assert read("export", "--list", "--study", "two")[0]["values"] == [1.0, None]
 
 
-def test_an_export_goes_to_standard_output_alone(studied, monkeypatch, capsys):
+def test_an_export_goes_to_standard_output_alone(in_studied, command):
     """With ``-o -``, standard output is the file in every format, and no file is written."""
-    folder, _ = studied
-    monkeypatch.chdir(folder)
-    before = sorted(folder.iterdir())
-    out = quiet_call(monkeypatch, capsys, "export", "-o", "-")
-    assert sorted(folder.iterdir()) == before
+    before = os.listdir()
+    out = command("export", "-o", "-").out
+    assert os.listdir() == before
     Path("piped.yaml").write_text(out)
     found = dropopt.load("piped.yaml")
     assert 0 < found.complexity < 1
-    command = "dropopt run digits --epochs 4 --subset 900 --n-trials 2"
-    assert found.provenance["study_command"] == found.provenance["made_with"]["command"] == command
+    line = "dropopt run digits --epochs 4 --subset 900 --n-trials 2"
+    assert found.provenance["study_command"] == found.provenance["made_with"]["command"] == line
     assert found.provenance["train_command"] == f"dropopt train --study digits --trial {found.provenance['trial']}"
-    assert json.loads(quiet_call(monkeypatch, capsys, "export", "-o", "-", "--format", "json"))["schema"] == 1
-    assert tomllib.loads(quiet_call(monkeypatch, capsys, "export", "-o", "-", "--format", "toml"))["schema"] == 1
-    listed = json.loads(quiet_call(monkeypatch, capsys, "export", "--list", "--json"))
+    assert json.loads(command("export", "-o", "-", "--format", "json").out)["schema"] == 1
+    assert tomllib.loads(command("export", "-o", "-", "--format", "toml").out)["schema"] == 1
+    listed = json.loads(command("export", "--list", "--json").out)
     assert sorted(row["trial"] for row in listed) == [0, 1]
     assert listed[0]["values"] <= listed[1]["values"]
-    assert "r0=" in quiet_call(monkeypatch, capsys, "export", "--list")
-    assert quiet_call(monkeypatch, capsys, "export", "--quiet") == ""
+    assert "r0=" in command("export", "--list").out
+    assert command("export", "--quiet").out == ""
 
 
-def test_a_python_export_trains(studied, monkeypatch, capsys):
+def test_a_python_export_trains(in_studied, command):
     """The program trains as the trial did."""
-    folder, _ = studied
-    monkeypatch.chdir(folder)
-    out = quiet_call(monkeypatch, capsys, "export", "-o", "loop.py")
+    out = command("export", "-o", "loop.py").out
     assert "train with it: python loop.py" in out
-    printed = call("loop.py", cwd=folder, program=[sys.executable])
+    printed = call("loop.py", cwd=".", program=[sys.executable])
     last = re.search(r"epoch 4 of 4: loss (\d\.\d+), accuracy (\d\.\d+)\n$", printed)
-    quiet_call(monkeypatch, capsys, "export", "-o", "same.yaml")
+    command("export", "-o", "same.yaml")
     assert abs(float(last[2]) - dropopt.load("same.yaml").provenance["val_accuracy"]) < 0.15
-    quiet_call(monkeypatch, capsys, "export", "-o", "loop.py")
+    command("export", "-o", "loop.py")
 
 
-def test_from_a_trial_to_predictions(studied, monkeypatch, capsys):
+def test_from_a_trial_to_predictions(in_studied, command, monkeypatch):
     """A trial is trained from the storage on as many threads as asked, kept as a model, and classifies files."""
-    folder, _ = studied
-    monkeypatch.chdir(folder)
     threads = []
     monkeypatch.setattr("torch.set_num_threads", threads.append)
-    monkeypatch.setattr(
-        sys, "argv", ["dropopt", "train", "--trial", "1", "--threads", "2", "-o", "my model.safetensors", "--json"]
-    )
-    with pytest.raises(SystemExit, match="0"):
-        cli.main()
-    printed = capsys.readouterr()
+    printed = command("train", "--trial", "1", "--threads", "2", "-o", "my model.safetensors", "--json")
     trained = json.loads(printed.out)
     assert threads == [2]
     assert printed.err.endswith("dropopt predict 'my model.safetensors' IMAGES\n")
-    exported = json.loads(quiet_call(monkeypatch, capsys, "export", "--trial", "1", "--json", "-o", "one.yaml"))
+    exported = json.loads(command("export", "--trial", "1", "--json", "-o", "one.yaml").out)
     assert (exported["study"], exported["trial"]) == ("digits", 1)
     assert exported["val_accuracy"] == trained["validation"]["accuracy"]
     digits = load_digits()
-    (folder / "pictures").mkdir()
+    Path("pictures").mkdir()
     for number in range(12):
         picture = Image.fromarray((digits.images[number] * 255 / 16).round().astype("uint8"))
-        picture.save(folder / "pictures" / f"{number:02}.png")
-    found = json.loads(quiet_call(monkeypatch, capsys, "predict", "my model.safetensors", "pictures", "--json"))
+        picture.save(f"pictures/{number:02}.png")
+    found = json.loads(command("predict", "my model.safetensors", "pictures", "--json").out)
     expected = dropopt.load_model("my model.safetensors", device="cpu").predict(digits.images[:12])
     assert [one["label"] for one in found] == [one.label for one in expected]
     assert [one["probability"] for one in found] == pytest.approx([one.probability for one in expected])
     sampled = ("predict", "my model.safetensors", "pictures", "--samples", "2")
-    rows = quiet_call(monkeypatch, capsys, *sampled, "--csv").splitlines()
+    rows = command(*sampled, "--csv").out.splitlines()
     assert rows[0].startswith("image,label,probability,entropy,mutual_information,p.0,p.1,")
     assert rows[1].startswith("pictures/00.png,")
-    assert "mutual" in quiet_call(monkeypatch, capsys, *sampled)
-    assert "95% interval" in quiet_call(monkeypatch, capsys, "predict", "my model.safetensors", "--card")
-    (folder / "pictures" / "notes.png").write_text("text")
-    monkeypatch.setattr(sys, "argv", ["dropopt", "predict", "my model.safetensors", "pictures", "--json"])
-    with pytest.raises(SystemExit, match="1"):
-        cli.main()
-    printed = capsys.readouterr()
+    assert "mutual" in command(*sampled).out
+    assert "95% interval" in command("predict", "my model.safetensors", "--card").out
+    Path("pictures/notes.png").write_text("text")
+    printed = command("predict", "my model.safetensors", "pictures", "--json", code=1)
     assert json.loads(printed.out) == found
     assert re.fullmatch(r"skipped: pictures/notes\.png cannot be read .*", printed.err.splitlines()[-1])
 
 
-def test_version_and_short_help(monkeypatch, capsys):
-    """``--version``, and ``-h`` of every command."""
-    assert quiet_call(monkeypatch, capsys, "--version") == f"dropopt {dropopt.__version__}\n"
-    for command in ((), ("run",), ("predict",), ("export",)):
-        assert "Usage" in quiet_call(monkeypatch, capsys, *command, "-h")
+def test_version_and_short_help(command, monkeypatch):
+    """``--version``, also of a folder of the package alone, without pip's metadata, and ``-h`` of every command."""
+    for words in ((), ("run",), ("predict",), ("export",)):
+        assert "Usage" in command(*words, "-h").out
+    assert command("--version").out == f"dropopt {dropopt.__version__}\n"
+    monkeypatch.setattr("importlib.metadata.version", MagicMock(side_effect=PackageNotFoundError))
+    assert command("--version").out == "dropopt unknown\n"
 
 
-def test_a_copy_that_was_not_installed_has_no_version(monkeypatch, capsys):
-    """A folder of the package alone, without the metadata that pip writes."""
-
-    def missing(name):
-        raise PackageNotFoundError(name)
-
-    monkeypatch.setattr("importlib.metadata.version", missing)
-    assert quiet_call(monkeypatch, capsys, "--version") == "dropopt unknown\n"
-
-
-def test_train_reports_validation_and_test(studied, monkeypatch, capsys):
+def test_train_reports_validation_and_test(in_studied, command):
     """``dropopt train`` repeats the exported trial and reports the test accuracy with n and its error."""
-    folder, _ = studied
-    monkeypatch.chdir(folder)
-    quiet_call(monkeypatch, capsys, "export", "-o", "best.yaml")
-    out = quiet_call(monkeypatch, capsys, "train", "best.yaml", "-o", "model.pt")
-    best = json.loads(json.dumps(dict(dropopt.load(folder / "best.yaml").provenance)))
-    assert re.search(
-        rf"validation: accuracy {best['val_accuracy']:.4f} \+- 0\.\d{{4}} \(standard error; n = \d+\)", out
-    )
+    command("export", "-o", "best.yaml")
+    out = command("train", "best.yaml", "-o", "model.pt").out
+    accuracy = f"{dropopt.load('best.yaml').provenance['val_accuracy']:.4f}"
+    assert re.search(rf"validation: accuracy {accuracy} \+- 0\.\d{{4}} \(standard error; n = \d+\)", out)
     assert re.search(r"test: +accuracy 0\.\d{4} \+- 0\.\d{4} \(standard error; n = 35\d\)", out)
-    assert (folder / "model.pt").stat().st_size > 1000
+    assert Path("model.pt").stat().st_size > 1000
     assert "note:" not in out
-    text = (folder / "best.yaml").read_text()
-    (folder / "other.yaml").write_text(text.replace("split_seed: 0", "split_seed: 1"))
-    out = quiet_call(monkeypatch, capsys, "train", "other.yaml", "--epochs", "1")
+    text = Path("best.yaml").read_text()
+    Path("other.yaml").write_text(text.replace("split_seed: 0", "split_seed: 1"))
+    out = command("train", "other.yaml", "--epochs", "1").out
     assert "note: the data differ from those of the study" in out
 
 
@@ -329,22 +298,16 @@ def test_the_dashboard_shows_the_study_on_this_machine_only(studied):
         process.communicate(timeout=60)
 
 
-def test_confirm_trains_again_and_reads_the_test_set(studied, tmp_path, monkeypatch, capsys):
+def test_confirm_trains_again_and_reads_the_test_set(studied, tmp_path, command, monkeypatch):
     """The result is JSON; its test scores are those of the same networks trained again; no checkpoint is left."""
     shutil.copytree(studied[0] / "runs", tmp_path / "runs")
     monkeypatch.chdir(tmp_path)
     options = ("--top", "1", "--seeds", "2", "--json", "--optimise", "accuracy", "--n-jobs", "1")
-    found = json.loads(quiet_call(monkeypatch, capsys, "confirm", *options))
-    assert (found["study"], found["optimise"], found["seeds"], found["test"]["loss"]["n"]) == (
-        "digits",
-        "accuracy",
-        2,
-        2,
-    )
+    found = json.loads(command("confirm", *options).out)
+    assert [found[key] for key in ("study", "optimise", "seeds")] == ["digits", "accuracy", 2]
+    assert found["test"]["loss"]["n"] == 2
     assert not list(tmp_path.rglob("*.pt"))
-    storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path}/runs/dropopt.db")
-    first = optuna.load_study(study_name="digits-confirmed", storage=storage).trials[0]
-    storage.engine.dispose()
+    first = trials_of(tmp_path, "digits-confirmed")[0]
     run = RunConfig.parse(first.user_attrs["config"])
     result, model, data = training.train_run(run)
     assert result.smoothed_loss == first.value
@@ -353,11 +316,8 @@ def test_confirm_trains_again_and_reads_the_test_set(studied, tmp_path, monkeypa
     assert first.user_attrs["val_ece"] == calibration_of(model, data.validation, run.train)
 
 
-def test_bad_input_is_reported_in_one_line(studied, monkeypatch, capsys):
+def test_bad_input_is_reported_in_one_line(in_studied, command, monkeypatch):
     """Each error is one line that names the allowed values, with exit code 2 and no traceback."""
-    folder, _ = studied
-    monkeypatch.chdir(folder)
-    monkeypatch.delenv("OPTUNA_STORAGE", raising=False)
     # One of the URLs has a password, about which there is a warning before the error.
     monkeypatch.setattr("dropopt.study.store.url._warn_of_password", lambda: None)
     Path("file").write_text("")
@@ -384,7 +344,7 @@ def test_bad_input_is_reported_in_one_line(studied, monkeypatch, capsys):
         "run digits --nope": "No such option: --nope",
         "run digits --study-name other --model nosuch": "model.name 'nosuch' is unknown; known: small, resnet9",
         "run digits --storage file/x.db": "folder file cannot be created: File exists",
-        "run digits --storage nope://u@h/x": "storage nope://u@h/x needs a database driver",
+        "run digits --storage nope://u:secret@h/x": "@h/x needs a database driver",
         "run digits --storage sqlite:///.": "storage . is not a file",
         "status --storage sqlite:///.": "storage . is not a file",
         "status --storage none.db": "no storage at none.db; run a study first",
@@ -408,22 +368,19 @@ def test_bad_input_is_reported_in_one_line(studied, monkeypatch, capsys):
         "dashboard --port 99999": "less than or equal to 65535",
         "nope": "No such command 'nope'",
     }.items():
-        line = fails(monkeypatch, capsys, *arguments.split())
+        line = command(*arguments.split(), code=2).err
         assert message in line, arguments
         assert "secret" not in line
     assert not Path("none.db").exists()
 
 
-def test_the_go_on_line_repeats_every_option(monkeypatch, capsys):
+def test_the_go_on_line_repeats_every_option(command, monkeypatch):
     """The command that the summary suggests to resume a study has the options of the session."""
     requests = []
     monkeypatch.setattr("dropopt.study.session.session.run", lambda request: requests.append(request) or 0)
     line = "run digits --study-name a --space paper --epochs 2 --subset 300 --sampler random --pruner none --seed 7"
     line += " --batch-size 64 --set train.momentum=0.5 --device cpu --timeout 9.0 --n-jobs 1 --storage x.db"
-    monkeypatch.setattr(sys, "argv", ["dropopt", *line.split(), "--n-trials", "2", "-q"])
-    with pytest.raises(SystemExit) as caught:
-        cli.main()
-    assert not caught.value.code, capsys.readouterr()
+    command(*line.split(), "--n-trials", "2", "-q")
     shown = requests[0].resume_command
     assert sorted(shown.split()) == sorted(["dropopt", *line.split()])
     assert requests[0].definition.n_trials == 2, "the summary adds --n-trials"
@@ -431,25 +388,24 @@ def test_the_go_on_line_repeats_every_option(monkeypatch, capsys):
     assert requests[0].quiet
 
 
-def test_export_does_not_replace_the_file_of_another_study(studied, tmp_path, monkeypatch, capsys):
+def test_export_does_not_replace_the_file_of_another_study(studied, tmp_path, command, monkeypatch):
     """A file of another study or of another kind stays, unless --force is given."""
     folder, _ = studied
     monkeypatch.chdir(tmp_path)
     storage = ("--storage", str(folder / "runs" / "dropopt.db"))
     Path("best.yaml").write_text("provenance: {study: other}")
-    assert "best.yaml exists and is of study 'other'" in fails(monkeypatch, capsys, "export", *storage)
+    assert "best.yaml exists and is of study 'other'" in command("export", *storage, code=2).err
     assert Path("best.yaml").read_text() == "provenance: {study: other}"
     for options in (("--force",), ()):
-        quiet_call(monkeypatch, capsys, "export", *options, *storage)
+        command("export", *options, *storage)
     assert dropopt.load("best.yaml").provenance["study"] == "digits"
 
 
-def test_json_for_other_programs(studied, monkeypatch, capsys):
+def test_json_for_other_programs(in_studied, command):
     """``status --json`` and ``efficacy --json`` print JSON and nothing else."""
-    monkeypatch.chdir(studied[0])
-    (study,) = json.loads(quiet_call(monkeypatch, capsys, "status", "--json"))
+    (study,) = json.loads(command("status", "--json").out)
     assert (study["study"], study["trials"]["complete"], study["objectives"]) == ("digits", 2, ["minimize"])
-    learned = json.loads(quiet_call(monkeypatch, capsys, "efficacy", "--json"))
+    learned = json.loads(command("efficacy", "--json").out)
     assert learned["study"] == "digits"
     assert learned["verdict"]
 
@@ -479,26 +435,23 @@ def test_output_that_cannot_be_written_ends_a_command_in_at_most_one_line():
     assert [(done.returncode, done.stderr) for done in ended] == [(141, ""), (1, no_space)]
 
 
-def test_a_file_that_the_system_refuses_is_reported_in_one_line(monkeypatch, capsys):
+def test_a_file_that_the_system_refuses_is_reported_in_one_line(command, monkeypatch):
     """The name of the file and the system's reason, whatever the command was doing."""
 
     def refuse(path, **_):  # as with a name that is too long, before Python 3.14
         raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), str(path))
 
     monkeypatch.setattr(Path, "exists", refuse)
-    monkeypatch.setattr(sys, "argv", ["dropopt", "status", "--storage", "long"])
-    with pytest.raises(SystemExit, match="1"):
-        cli.main()
-    assert capsys.readouterr().err == "dropopt: long: File name too long\n"
+    assert command("status", "--storage", "long", code=1).err == "dropopt: long: File name too long\n"
 
 
-def test_a_study_with_any_name_has_a_figure(tmp_path, monkeypatch, capsys):
+def test_a_study_with_any_name_has_a_figure(tmp_path, command, monkeypatch):
     """The default name of the file has no part of a path, so that a comparison ends in the folder where it began."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("dropopt.study.session.comparing.compare", lambda request, console: (0, object()))
     monkeypatch.setattr("dropopt.study.show.comparison.show_comparison", lambda console, found: None)
     monkeypatch.setattr("dropopt.study.show.comparison.write_figure", lambda found, path: path.write_text("figure"))
-    quiet_call(monkeypatch, capsys, "compare", "compact", "dropout", "--study-name", "mine/../../first")
+    command("compare", "compact", "dropout", "--study-name", "mine/../../first")
     assert [path.read_text() for path in tmp_path.iterdir()] == ["figure"]
 
 
@@ -521,7 +474,7 @@ def test_a_mistake_in_a_script_is_reported_with_its_path(tmp_path):
             script.load(str(path))
 
 
-def test_a_study_finds_a_space_beside_its_script(tmp_path, monkeypatch):
+def test_a_study_finds_a_space_beside_its_script(tmp_path):
     """A space's file is searched in the current folder and in the folder of the script."""
     (tmp_path / "mine.yaml").write_text("engine:\n  r0: {low: 0, high: 0.2}\n")
     assert Study(name="a", space="mine.yaml").load_space(tmp_path).parameters[0].high == 0.2
@@ -568,19 +521,13 @@ def test_a_current_folder_that_was_deleted_is_named(program):
     assert done.stderr == "dropopt: the current folder was deleted; change to another one, as in: cd ~\n"
 
 
-def test_a_name_in_a_line_does_not_control_the_terminal(tmp_path, capsys, monkeypatch):
+def test_a_name_in_a_line_does_not_control_the_terminal(tmp_path, command):
     """The line after an export and that of an error."""
     storage = f"sqlite:///{tmp_path / 'a.db'}"
     study = optuna.create_study(study_name="a\x1b[2Jb", storage=storage)
     study.add_trial(optuna.trial.create_trial(value=0.5, user_attrs={"config": RunConfig().model_dump(mode="json")}))
-    for arguments in (
-        ["export", "--study", "a\x1b[2Jb", "-o", str(tmp_path / "best.yaml")],
-        ["report", "--study", "c\x1b[2J"],
-    ):
-        monkeypatch.setattr(sys, "argv", ["dropopt", *arguments, "--storage", storage])
-        with pytest.raises(SystemExit):
-            cli.main()
-    shown = capsys.readouterr()
-    assert "study a[2Jb" in shown.out
-    assert "c[2J" in shown.err or "c\\x1b[2J" in shown.err
-    assert "\x1b[2J" not in shown.out + shown.err
+    exported = command("export", "--study", "a\x1b[2Jb", "-o", str(tmp_path / "best.yaml"), "--storage", storage)
+    refused = command("report", "--study", "c\x1b[2J", "--storage", storage, code=2)
+    assert "study a[2Jb" in exported.out
+    assert "c[2J" in refused.err or "c\\x1b[2J" in refused.err
+    assert "\x1b[2J" not in "".join((*exported, *refused))

@@ -18,6 +18,7 @@ from dropopt.engine.masks.mixture import mixture_gate
 from dropopt.engine.masks.spatial import spatial_gate
 
 ONLY = {f"w_{method}": 0.0 for method in METHODS}
+ADAPTIVE, SPATIAL = ONLY | {"w_adaptive": 1.0}, ONLY | {"w_spatial": 1.0}
 IMAGES = torch.randn(16, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(16) % 3
 
@@ -47,29 +48,15 @@ def engine_of(model: nn.Module, **settings):
     return attach(model, EngineConfig(**settings), example=IMAGES[:2], complexity=0.5)
 
 
-def test_alpha_is_the_configured_one_until_the_first_validation():
-    """Eq. (2) needs a loss, which may be 0; the last reported loss is kept."""
-    with engine_of(network(), alpha=0.8, reading="printed") as engine:
-        assert engine.rates()[0]["alpha"] == 0.8
-        engine.step(epoch=1, epochs=4, val_loss=3.0)
-        assert engine.rates()[0]["alpha"] == pytest.approx(1 / (1 + math.exp(-4 * (3.0 - 1.0))))
-        before = engine.rates()[0]["alpha"]
-        engine.step(epoch=2, epochs=4)
-        assert engine.rates()[0]["alpha"] == before
-        engine.step(epoch=3, epochs=4, val_loss=0.0)
-        assert engine.rates()[0]["alpha"] == pytest.approx(1 / (1 + math.exp(4)))
-
-
 @pytest.mark.parametrize("pattern", ["spatial", "own"])
 def test_blocks_have_the_configured_size(pattern):
     """A site of the engine draws what the pattern's function draws with this side and the site's rates."""
-    x, host = torch.rand(8, 8, 8, 8) + 0.5, nn.Identity().train()
+    x, settings = torch.rand(8, 8, 8, 8) + 0.5, {"pattern": pattern, "importance": "lrp", "r0": 0.4, **SPATIAL}
     for size in (1, 4):
-        only = ONLY | {"w_spatial": 1.0}
-        with engine_of(network(), pattern=pattern, block_size=size, importance="lrp", r0=0.4, **only) as engine:
+        with engine_of(network(), block_size=size, **settings) as engine:
             site = engine.sites["1"]
             torch.manual_seed(0)
-            masked = site.hook(host, (), x)
+            masked = site.hook(nn.Identity().train(), (), x)
             torch.manual_seed(0)
             if pattern == "own":
                 gate = mixture_gate(x, site.shares, site.shares, site.method_rates, size)
@@ -81,9 +68,8 @@ def test_blocks_have_the_configured_size(pattern):
 
 def test_a_rate_that_cannot_be_met_is_reported():
     """With too few eligible channels the highest possible rate is applied, and `applied` reports it."""
-    model = network()
-    settings = ONLY | {"w_adaptive": 1.0, "alpha": 0.0, "r0": 0.9, "pattern": "structured", "structured_threshold": 0.1}
-    with engine_of(model, **settings) as engine:
+    model, settings = network(), {"alpha": 0.0, "r0": 0.9, "pattern": "structured", "structured_threshold": 0.1}
+    with engine_of(model, **ADAPTIVE, **settings) as engine:
         for _ in range(20):  # at this rate, a single step may drop every feature
             train_step(model)
         engine.step(epoch=1, epochs=4)
@@ -126,24 +112,40 @@ def test_an_invalid_step_is_refused(call, message):
         assert engine.rates() == before
 
 
-@pytest.mark.parametrize("config", [EngineConfig(), Baseline(kind="dropout", schedule="linear")])
-def test_a_warm_up_before_training_is_no_epoch(config):
-    """Passes in training mode without a step of an optimizer are not reported at epoch 0; a step is."""
+every_engine = pytest.mark.parametrize(
+    "config", [EngineConfig(), Baseline(kind="dropout", schedule="linear")], ids=["engine", "baseline"]
+)
+
+
+@every_engine
+def test_a_loop_that_counts_epochs_from_zero_is_reported(config):
+    """A step at epoch 0 is reported if the model was trained before it, by gradients that are left or by new weights.
+
+    Rates and metrics at the start are not, nor are passes in training mode without a step of an optimizer.
+    """
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     model[0].unused = nn.LazyLinear(2)  # whose parameters have no values yet
     with attach(model, config, example=IMAGES, complexity=0.5) as engine:
+        model.eval()(IMAGES)
+        engine.step(epoch=0, epochs=2, val_loss=1.1, val_accuracy=0.3)
+        model.train()
         for one in (engine, copy.deepcopy(engine)):
             one.model(IMAGES)
             one.step(epoch=0, epochs=2)
-        model(IMAGES).sum().backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        with pytest.warns(UserWarning, match=r"^epoch=0 after training"):
-            engine.step(epoch=0, epochs=2)
+        for finish in (lambda: None, lambda: (optimizer.step(), optimizer.zero_grad())):
+            train_step(model)
+            finish()
+            with pytest.warns(
+                UserWarning, match=r"^epoch=0 after training: .* so give 1 after the first one"
+            ) as caught:
+                engine.step(epoch=0, epochs=2, train_loss=1.0, val_loss=1.1, val_accuracy=0.3)
+            assert caught[0].filename == __file__, "where step() is called"
+        train_step(model)
+        engine.step(epoch=1, epochs=2)
 
 
-@pytest.mark.parametrize("config", [EngineConfig(), Baseline(kind="dropout", schedule="linear")])
+@every_engine
 def test_a_model_that_holds_its_engine_is_copied_with_it(config):
     """The copy of the engine is that of the copy of the model, also if the model is copied first."""
     model = network()
@@ -153,22 +155,6 @@ def test_a_model_that_holds_its_engine_is_copied_with_it(config):
             other(IMAGES)
             other.engine.step(epoch=0, epochs=2)
             assert other.engine.model is other
-
-
-@pytest.mark.parametrize("config", [EngineConfig(), Baseline(kind="dropout", schedule="linear")])
-def test_a_loop_that_counts_epochs_from_zero_is_reported(config):
-    """A step at epoch 0 is reported if the model was trained before it; rates and metrics at the start are not."""
-    model = network()
-    with attach(model, config, example=IMAGES, complexity=0.5) as engine:
-        model.eval()
-        model(IMAGES)
-        engine.step(epoch=0, epochs=2, val_loss=1.1, val_accuracy=0.3)
-        train_step(model.train())
-        with pytest.warns(UserWarning, match=r"^epoch=0 after training: .* so give 1 after the first one") as caught:
-            engine.step(epoch=0, epochs=2, train_loss=1.0, val_loss=1.1, val_accuracy=0.3)
-        assert caught[0].filename == __file__, "where step() is called"
-        train_step(model)
-        engine.step(epoch=1, epochs=2)
 
 
 @pytest.mark.parametrize("kind", [np.float32, "with a graph"])
@@ -194,43 +180,31 @@ def test_metrics_of_every_type_become_numbers(config, kind):
 def test_a_step_without_a_probe_is_refused(importance):
     """An importance that only probe() measures is never silently constant, also after resuming."""
     with engine_of(network(), importance=importance) as engine, engine_of(network(), importance=importance) as other:
-        with pytest.raises(
-            ValueError,
-            match=rf"^importance '{importance}' is measured by a probe: "
-            r"call engine\.probe\(images, labels\) with a training batch before engine\.step\(\.\.\.\)$",
-        ):
+        call = r"call engine\.probe\(images, labels\) with a training batch before engine\.step\(\.\.\.\)"
+        with pytest.raises(ValueError, match=f"^importance '{importance}' is measured by a probe: {call}$"):
             engine.step(epoch=1, epochs=4)
         engine.probe(IMAGES, LABELS)
         engine.step(epoch=1, epochs=4)
         other.load_state_dict(engine.state_dict())
         other.step(epoch=2, epochs=4)
-    with engine_of(network(), importance=importance, **ONLY | {"w_adaptive": 1.0}) as engine:
+    with engine_of(network(), importance=importance, **ADAPTIVE) as engine:
         engine.step(epoch=1, epochs=4)  # no member uses importances
 
 
 def test_drop_updates_without_an_optimizer_is_refused():
     """step() before watch() is an error, because the engine must know the optimizer whose updates it masks."""
-    with (
-        engine_of(network(), drop_updates=True) as engine,
-        pytest.raises(
-            ValueError,
-            match=r"^drop_updates masks the optimizer's updates: call engine\.watch\(optimizer\) before training$",
-        ),
-    ):
+    message = r"^drop_updates masks the optimizer's updates: call engine\.watch\(optimizer\) before training$"
+    with engine_of(network(), drop_updates=True) as engine, pytest.raises(ValueError, match=message):
         engine.step(epoch=1, epochs=4)
 
 
 def test_unused_importances_cost_nothing():
     """No score is accumulated where neither a member nor the allocation uses importances, nor the safe area."""
     model = network()
-    with engine_of(model, **ONLY | {"w_adaptive": 1.0}) as engine:
-        train_step(model)
-        assert all(site.count == 0 for site in engine.sites.values())
-        assert all(site.area == 1 for site in engine.sites.values())
-    with engine_of(model, **ONLY | {"w_spatial": 1.0}) as engine:
-        train_step(model)
-        assert all(site.count == 1 for site in engine.sites.values())
-        assert all(site.area < 1 for site in engine.sites.values())
+    for settings, observed in ((ADAPTIVE, False), (SPATIAL, True)):
+        with engine_of(model, **settings) as engine:
+            train_step(model)
+            assert all((site.count, site.area < 1) == (observed, observed) for site in engine.sites.values())
 
 
 def test_the_state_of_other_sites_is_refused():
