@@ -6,8 +6,10 @@ import pytest
 import torch
 import torchvision
 from adapted import Adapted
+from networks import Network
 from residual_net import EXAMPLE, Net
 from torch import nn
+from torch.nn.functional import dropout, dropout2d
 
 import dropopt
 from dropopt.config import METHODS, Baseline, ConfigError, EngineConfig
@@ -153,41 +155,25 @@ def test_dropout_at_the_same_places_is_named():
         attach(Net(), inside="off")
 
 
-class Functional(nn.Module):
+def functional():
     """A network that calls dropout functions, in its own forward method, in that of a block, and before its output."""
 
-    def __init__(self):
-        super().__init__()
-        self.stem = Block(3, 6)
-        self.conv = nn.Conv2d(6, 4, 3)
-        self.layer = nn.Dropout(0.0)
-        self.head = nn.Linear(4, 4)
+    def logits(self, x):
+        x = dropout2d(torch.relu(self.conv(self.stem(x))), 0.3, self.training)
+        return self.head(dropout(self.layer(x.mean((2, 3))), training=self.training))
 
-    def forward(self, x):
-        """Logits."""
-        x = nn.functional.dropout2d(torch.relu(self.conv(self.stem(x))), 0.3, self.training)
-        return self.head(nn.functional.dropout(self.layer(x.mean((2, 3))), training=self.training))
-
-
-class Block(nn.Sequential):
-    """A convolution, and dropout of its own."""
-
-    def __init__(self, inputs, outputs):
-        super().__init__(nn.Conv2d(inputs, outputs, 3))
-
-    def forward(self, x):
-        """Features."""
-        return nn.functional.dropout(super().forward(x), p=0.25, training=self.training)
+    stem = Network(lambda self, x: dropout(self.conv(x), p=0.25, training=self.training), conv=nn.Conv2d(3, 6, 3))
+    return Network(logits, stem=stem, conv=nn.Conv2d(6, 4, 3), layer=nn.Dropout(0.0), head=nn.Linear(4, 4))
 
 
 def test_a_dropout_layer_with_another_attribute_is_named_by_its_function():
     """The name of its drop probability is not known, so that it cannot be switched off."""
 
-    class FeatureDropout(nn.Module):
-        def forward(self, x):
-            return nn.functional.dropout(x, 0.3, self.training)
+    class FeatureDropout(Network):
+        pass
 
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), FeatureDropout(), nn.Flatten(), nn.LazyLinear(4))
+    layer = FeatureDropout(lambda self, x: dropout(x, 0.3, self.training))
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), layer, nn.Flatten(), nn.LazyLinear(4))
     engine = attach(model, sites="conv", inside="keep")
     assert list(map(str, engine.own)) == ["F.dropout in the forward method of 1 (p = 0.3)"]
 
@@ -201,21 +187,17 @@ def test_dropout_of_a_low_rank_update_is_not_that_of_the_layer():
 
 def test_dropout_functions_at_the_same_places_are_named():
     """Functions have no layer that could be switched off; calls with p = 0 drop nothing."""
-    block, features, pooled = (
-        f"F.{function} in the forward method of {caller} (p = {p})"
-        for function, caller, p in (
-            ("dropout", "stem", 0.25),
-            ("dropout2d", "Functional", 0.3),
-            ("dropout", "Functional", 0.5),
-        )
+    block = "F.dropout in the forward method of stem (p = 0.25)"
+    others = (
+        f"F.{one} in the forward method of Network (p = {p})" for one, p in (("dropout2d", 0.3), ("dropout", 0.5))
     )
-    for sites, expected in (("stem", [block]), ("stem.0", [block]), ("conv", [block, features, pooled])):
-        with pytest.warns(UserWarning, match=re.escape(f"where the engine drops: {expected[0]}")):
-            engine = attach(Functional(), sites=sites)
+    for sites, expected in (("stem", [block]), ("stem.conv", [block]), ("conv", [block, *others])):
+        with pytest.warns(UserWarning, match=re.escape(f"where the engine drops: {block}")):
+            engine = attach(functional(), sites=sites)
         assert list(map(str, engine.own)) == expected
         assert f"these places: {', '.join(expected)}, which drops as well" in engine.summary()
-        with pytest.raises(ConfigError, match=re.escape(f"Functional calls {expected[0]}: use a layer")):
-            attach(Functional(), sites=sites, inside="replace")
+        with pytest.raises(ConfigError, match=re.escape(f"Network calls {block}: use a layer")):
+            attach(functional(), sites=sites, inside="replace")
 
 
 @pytest.mark.parametrize("config", [EngineConfig(), Baseline(kind="none"), Baseline(kind="dropout2d")])
