@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-import warnings
 from unittest.mock import MagicMock
 
 import optuna
@@ -73,12 +72,11 @@ def test_two_studies_never_share_a_folder():
 
 def test_tensorboard(study, tmp_path):
     """Curves, results and hyperparameters are in event files, once."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        pytest.importorskip("tensorboard")
-        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-        from dropopt.integrations import tensorboard
+    from dropopt.integrations import tensorboard
+
     for _ in range(2):
         assert tensorboard.log_study(study, tmp_path / "logs") == 3
     (file,) = (tmp_path / "logs" / SLUG / "trial-0").iterdir()
@@ -91,18 +89,28 @@ def test_tensorboard(study, tmp_path):
     assert "_hparams_/session_start_info" in events.summary_metadata
 
 
-def test_mlflow(study, tmp_path, monkeypatch):
-    """One run per trial, with its curve and its times, once."""
+@pytest.fixture
+def mlflow_runs(tmp_path, monkeypatch):
+    """A function that logs a study with MLflow: it returns the number of trials, the runs, and MLflow's client."""
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        tracking = pytest.importorskip("mlflow.tracking")
-        from dropopt.integrations import mlflow
+    tracking = pytest.importorskip("mlflow.tracking")
+    from dropopt.integrations import mlflow
+
     uri = (tmp_path / "mlruns").as_uri()
-    for _ in range(2):
-        assert mlflow.log_study(study, tracking_uri=uri) == 3
     client = tracking.MlflowClient(uri)
-    runs = client.search_runs([client.get_experiment_by_name("my study").experiment_id])
+
+    def log(study):
+        logged = mlflow.log_study(study, tracking_uri=uri)
+        return logged, client.search_runs([client.get_experiment_by_name(study.study_name).experiment_id]), client
+
+    return log
+
+
+def test_mlflow(study, mlflow_runs):
+    """One run per trial, with its curve and its times, once."""
+    for _ in range(2):
+        logged, runs, client = mlflow_runs(study)
+        assert logged == 3
     found = {run.data.tags["trial"]: run for run in runs}
     assert sorted(found) == ["0", "1", "2"]
     first, value = found["0"], study.trials[0].value
@@ -114,21 +122,13 @@ def test_mlflow(study, tmp_path, monkeypatch):
     assert [found[number].info.status for number in "012"] == ["FINISHED", "FINISHED", "FAILED"]
 
 
-def test_mlflow_takes_parameters_of_any_name(tmp_path, monkeypatch):
+def test_mlflow_takes_parameters_of_any_name(mlflow_runs):
     """A study of another program may have names with characters that MLflow refuses."""
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        tracking = pytest.importorskip("mlflow.tracking")
-        from dropopt.integrations import mlflow
     study = optuna.create_study(study_name="other")
     names = "layers[0] <n>", "größe", "a/b: c-d.e", "a+b", "a*b", "a?b", "../x", "/", ".", 300 * "x", 301 * "x"
     size = optuna.distributions.IntDistribution(0, 9)
     study.add_trial(create_trial(value=1, params=dict.fromkeys(names, 3), distributions=dict.fromkeys(names, size)))
-    uri = (tmp_path / "mlruns").as_uri()
-    mlflow.log_study(study, tracking_uri=uri)
-    client = tracking.MlflowClient(uri)
-    (run,) = client.search_runs([client.get_experiment_by_name("other").experiment_id])
+    _, (run,), _ = mlflow_runs(study)
     allowed = "layers_0_ _n_", "größe", "a/b: c-d.e", "a_b", "a_b_2", "a_b_3", "___x", "_", "__2", 250 * "x"
     assert run.data.params == dict.fromkeys((*allowed, 245 * "x" + "_2"), "3")
 

@@ -9,10 +9,16 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from networks import Network
 from probe_models import CLASSES, Functional, batch, places_of, plain, worn
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
+from zennit.attribution import Gradient
+from zennit.composites import EpsilonPlus, LayerMapComposite, layer_map_base
+from zennit.rules import Epsilon, ZPlus
+from zennit.torchvision import ResNetCanonizer
+from zennit.types import Linear
 
 from dropopt.engine.importance import probes
 from dropopt.engine.importance.lrp import rules
@@ -193,21 +199,30 @@ def test_relevance_agrees_with_captum(rule: str) -> None:
         torch.testing.assert_close(relevance, theirs.detach(), rtol=1e-5, atol=1e-8)
 
 
+def _exact(model: nn.Module) -> nn.Module:
+    """Return a trained network in double precision, without the epsilon that zennit's merge would apply twice."""
+    for module in worn(model).modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps = 0.0
+    return model.double().eval()
+
+
+def _zennits(composite: Any, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """Return the relevance at the input by zennit."""
+    with Gradient(model, composite) as attributor:
+        found: Tensor = attributor(images, model(images).detach() * F.one_hot(labels, CLASSES))[1]
+    return found
+
+
 @pytest.mark.parametrize("rule", ["epsilon", "epsilon_plus"])
 def test_relevance_agrees_with_zennit(rule: str) -> None:
     """zennit's canoniser and composites agree on torchvision's ResNet (epsilon) and a plain stack (EpsilonPlus)."""
-    from zennit.attribution import Gradient
-    from zennit.composites import EpsilonPlus, LayerMapComposite, layer_map_base
-    from zennit.rules import Epsilon
-    from zennit.torchvision import ResNetCanonizer
-    from zennit.types import Linear
-
     if rule == "epsilon":
-        model = worn(torchvision.models.resnet18(num_classes=CLASSES))
+        model = _exact(torchvision.models.resnet18(num_classes=CLASSES))
         layers = [*layer_map_base(TINY), (Linear, Epsilon(epsilon=TINY))]
         composite = LayerMapComposite(layers, canonizers=[ResNetCanonizer()])
     else:
-        model = worn(
+        model = _exact(
             nn.Sequential(
                 *(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3, groups=2)),
                 *(nn.BatchNorm2d(8), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(288, 7), nn.ReLU()),
@@ -215,15 +230,9 @@ def test_relevance_agrees_with_zennit(rule: str) -> None:
             )
         )
         composite = EpsilonPlus(epsilon=TINY, stabilizer=TINY, canonizers=[ResNetCanonizer()])
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.eps = 0.0  # which zennit's merge would apply twice
-    images, labels = batch(2, 32, 3)
-    model, images = model.double().eval(), images.double()
+    images, labels = torch.randn(2, 3, 32, 32).double(), torch.arange(2)
     _, at_input, _ = relevances(model, images, labels, rule=rule, epsilon=TINY)
-    with Gradient(model, composite) as attributor:
-        _, theirs = attributor(images, model(images).detach() * F.one_hot(labels, CLASSES))
-    torch.testing.assert_close(at_input, theirs, rtol=1e-5, atol=1e-10)
+    torch.testing.assert_close(at_input, _zennits(composite, model, images, labels), rtol=1e-5, atol=1e-10)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
@@ -233,23 +242,13 @@ def test_relevance_of_a_resnet_differs_from_zennits_by_its_negative_units_alone(
     The last BatchNorm of a residual branch is not followed by a ReLU, so that a unit below 0 takes part in the sum and
     receives relevance. z+ has no positive contributions to divide it by, and loses it; ``SignedPlus`` redistributes it.
     """
-    from zennit.attribution import Gradient
-    from zennit.composites import EpsilonPlus
-    from zennit.rules import Epsilon, ZPlus
-    from zennit.torchvision import ResNetCanonizer
-
-    model = worn(getattr(torchvision.models, name)(num_classes=CLASSES))
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.eps = 0.0  # which zennit's merge would apply twice
-    images, labels = batch(1, 32, 3)
-    model, images = model.double().eval(), images.double()
+    model = _exact(getattr(torchvision.models, name)(num_classes=CLASSES))
+    images, labels = torch.randn(1, 3, 32, 32).double(), torch.arange(1)
     _, signed, _ = relevances(model, images, labels, epsilon=TINY)
     monkeypatch.setitem(rules.RULES, "epsilon_plus", lambda s: (ZPlus(stabilizer=s), Epsilon(epsilon=s)))
     _, unsigned, _ = relevances(model, images, labels, epsilon=TINY)
     composite = EpsilonPlus(epsilon=TINY, stabilizer=TINY, canonizers=[ResNetCanonizer()])
-    with Gradient(model, composite) as attributor:
-        _, theirs = attributor(images, model(images).detach() * F.one_hot(labels, CLASSES))
+    theirs = _zennits(composite, model, images, labels)
     torch.testing.assert_close(unsigned, theirs, rtol=1e-5, atol=1e-10)
     difference = ((signed - theirs).abs().max() / theirs.abs().max()).item()
     assert 1e-3 < difference < 0.2
@@ -288,15 +287,9 @@ OPERATIONS = {
 def test_intercepted_operations_keep_their_values(name: str) -> None:
     """Interception changes no output, and relevance is finite, where several operations meet."""
 
-    class Model(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv, self.head = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, CLASSES, 6)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.head(OPERATIONS[name](self.conv(x))).flatten(1)
-
-    model, (images, labels) = Model().eval(), batch(4, 6)
+    layers = {"conv": nn.Conv2d(2, 4, 3, padding=1), "head": nn.Conv2d(4, CLASSES, 6)}
+    model = Network(lambda self, x: self.head(OPERATIONS[name](self.conv(x))).flatten(1), **layers)
+    images, labels = batch(4, 6)
     found, at_input, logits = relevances(model, images, labels, "conv")
     expected = model(images).gather(1, labels.unsqueeze(1)).squeeze(1)
     torch.testing.assert_close(logits, expected.detach())
@@ -311,16 +304,9 @@ def test_intercepted_operations_keep_their_values(name: str) -> None:
 def test_a_gate_takes_no_relevance_from_its_signal(gate: Any) -> None:
     """All relevance of signal times gate goes to the signal, also if the gate is scaled, shifted or comes first."""
 
-    class Gated(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.signal, self.steer, self.head = nn.Linear(3, 4), nn.Linear(3, 4), nn.Linear(4, CLASSES, bias=False)
-
-        def forward(self, x: Tensor) -> Tensor:
-            x = x.flatten(1)
-            return self.head(gate(self.steer(x)) * self.signal(x))
-
-    model, images = Gated(), torch.randn(4, 3, 1, 1)
+    layers = {"signal": nn.Linear(3, 4), "steer": nn.Linear(3, 4), "head": nn.Linear(4, CLASSES, bias=False)}
+    model = Network(lambda self, x: self.head(gate(self.steer(x.flatten(1))) * self.signal(x.flatten(1))), **layers)
+    images = torch.randn(4, 3, 1, 1)
     found, _, logits = relevances(model, images, torch.arange(4), ("signal", "steer"), epsilon=TINY)
     assert found.get("steer", torch.zeros(1)).abs().max() == 0
     torch.testing.assert_close(found["signal"].sum(1), logits, rtol=1e-4, atol=1e-6)
