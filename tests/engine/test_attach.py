@@ -114,11 +114,8 @@ def test_an_engine_that_exists_is_detached_as_by_its_own_method():
 
 def test_detach_of_a_model_without_an_engine_is_an_error():
     """It has nothing to remove, so that another model was probably meant."""
-    for model, message in (
-        (Net(), "Net has no dropout of dropopt to detach"),
-        ("resnet18", "model must be a torch.nn"),
-    ):
-        with pytest.raises(ConfigError, match=f"^{message}"):
+    for model, said in ((Net(), "Net has no dropout of dropopt to detach"), ("resnet18", "model must be a torch.nn")):
+        with pytest.raises(ConfigError, match=f"^{said}"):
             dropopt.detach(model)
 
 
@@ -182,13 +179,11 @@ def test_the_numbers_of_a_site_stay_on_its_device(monkeypatch, pattern, allocati
 @pytest.mark.parametrize("training", [True, False])
 def test_attaching_and_detaching_leave_the_model_bit_identical(training):
     """Weights, statistics, keys, classes, training flags, .grad, hooks and the random state do not change."""
-    model = Net().train(training)
+    model, config = Net().train(training), EngineConfig(allocation="feature")
     model.blocks[0].norm.eval()  # a frozen BatchNorm inside a model that trains
     example = EXAMPLE.clone()
     before = snapshot(model)
-    with dropopt.attach(
-        model, EngineConfig(allocation="feature"), example=example, complexity=0.5, sites=("norm", "block")
-    ):
+    with dropopt.attach(model, config, example=example, complexity=0.5, sites=("norm", "block")):
         hooked = {name for name, _, hooks, _ in snapshot(model)[1] if hooks}
         assert hooked == {"stem_norm", "blocks.0", "blocks.0.norm", "blocks.1", "blocks.1.norm"}
     assert_same(before, snapshot(model))
@@ -269,10 +264,8 @@ def test_an_example_of_another_precision_is_converted(dtype):
 
 def test_a_missing_complexity_is_a_warning_where_it_matters():
     """Without complexity there is a warning if the contextual member has a weight, and none otherwise."""
-    with pytest.warns(
-        UserWarning,
-        match=r"^attach\(\) was called without the complexity of the data.*complexity=.*measure_complexity\(train_",
-    ) as warned:
+    message = r"^attach\(\) was called without the complexity of the data.*complexity=.*measure_complexity\(train_"
+    with pytest.warns(UserWarning, match=message) as warned:
         engine = dropopt.attach(Net(), EngineConfig(w_contextual=(0, 0, 0.1)), example=EXAMPLE)
     assert engine.complexity == 0.5
     assert warned[0].filename == __file__  # where the user called attach()
