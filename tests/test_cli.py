@@ -416,11 +416,6 @@ def test_python_m_is_the_command(tmp_path):
         assert "Usage" in call("--help", cwd=tmp_path, program=[sys.executable, "-m", module])
 
 
-def test_no_traceback_is_printed(tmp_path):
-    """The standard error of the real program is one line."""
-    assert call("run", "none.py", cwd=tmp_path, code=2).count("\n") == 1
-
-
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 def test_output_that_cannot_be_written_ends_a_command_in_at_most_one_line():
     """A pipe without a reader is nothing to report. The exit code is that of SIGPIPE, as in other programs."""

@@ -1,12 +1,15 @@
 """A model file: it predicts what the training measured, its rates travel in it, and reading it runs no code."""
 
 import json
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from scipy.stats import entropy
 from sklearn.datasets import load_digits
@@ -16,7 +19,7 @@ from torch.nn import functional as F
 import dropopt
 from dropopt.config import ConfigError, DataConfig, RunConfig
 from dropopt.standalone.describe import describe, refuse_other_samples
-from dropopt.standalone.file import read_model
+from dropopt.standalone.file import read_model, write_model
 from dropopt.standalone.sampling import Dropper, Sampled
 from dropopt.study.after.retrain import retrain, save_model
 from dropopt.training import load_data
@@ -106,17 +109,14 @@ def test_an_empty_image_gets_a_note(digits):
     """A black image, and one of a single colour, have a class that means little; others have no note."""
     path, done = digits
     model = dropopt.load_model(path, device="cpu")
-    images = torch.cat(
-        [torch.zeros(1, 1, 8, 8), torch.full((1, 1, 8, 8), 9.0), source_units(done.data, done.data.test)[:3]]
-    )
+    flat = torch.tensor([0.0, 9.0]).view(2, 1, 1, 1).expand(2, 1, 8, 8)
+    images = torch.cat([flat, source_units(done.data, done.data.test)[:3]])
     notes = [one.note for one in model.predict(images)]
     assert [bool(note) for note in notes] == [True, True, False, False, False]
     assert notes[0].startswith("hardly any contrast (0 of the training's)")
     images[3, 0, 0, 0] = torch.nan
-    assert [one.note for one in model.predict(images[2:4])] == [
-        "",
-        "values that are not finite: the class means nothing",
-    ]
+    notes = [one.note for one in model.predict(images[2:4])]
+    assert notes == ["", "values that are not finite: the class means nothing"]
 
 
 def test_files_that_cannot_be_read_are_an_error_or_left_out(digits, tmp_path):
@@ -218,13 +218,10 @@ def test_own_code_is_not_imported_unasked(own_module, monkeypatch, tmp_path):
     own_module("own_net", OWN)
     done = trained(tmp_path / "m.safetensors", model={"name": "own_net:network"}, engine={"kind": "none"})
     (tmp_path / "imported").unlink()
-    import sys
-
     del sys.modules["own_net"]
     images = source_units(done.data, done.data.test)[:4]
-    with pytest.raises(
-        ConfigError, match=r"names the module 'own_net', which would be imported from .*to allow it, give"
-    ):
+    message = r"names the module 'own_net', which would be imported from .*to allow it, give"
+    with pytest.raises(ConfigError, match=message):
         dropopt.load_model("m.safetensors")
     assert not (tmp_path / "imported").exists()
     model = dropopt.load_model("m.safetensors", code="own_net.py", device="cpu")
@@ -237,8 +234,6 @@ def test_own_code_is_not_imported_unasked(own_module, monkeypatch, tmp_path):
 
 def damaged(path, change_card=None, rates=None, weights=None, **metadata):
     """The file at ``path`` with another card, other rates or other weights, beside it."""
-    from safetensors import safe_open
-
     with safe_open(path, "pt") as file:
         found = file.metadata()
     card = json.loads(found["dropopt"])
@@ -259,10 +254,6 @@ def test_malformed_files_are_reported_in_one_line(digits, tmp_path):
     (tmp_path / "cut.safetensors").write_bytes(path.read_bytes()[:2000])
     (tmp_path / "huge.safetensors").write_bytes(b"\xff" * 8 + b"{}")
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
-
-    def deep(card):
-        card["run"]["model"]["options"] = {"widths": [10**12]}
-
     cases = [
         (tmp_path / "none.safetensors", "does not exist; give a .safetensors file"),
         (tmp_path, "is a folder; give a .safetensors file"),
@@ -272,32 +263,28 @@ def test_malformed_files_are_reported_in_one_line(digits, tmp_path):
         (tmp_path / "cut.safetensors", "is not a .safetensors file, or is damaged"),
         (tmp_path / "huge.safetensors", "is not a .safetensors file, or is damaged"),
         (tmp_path / "other.safetensors", "was not written by dropopt train"),
-        (
-            lambda: damaged(path, lambda card: card.update(schema_version=9)),
-            "a newer dropopt wrote this file (schema 9",
-        ),
-        (lambda: damaged(path, lambda card: card.pop("classes")), "the card is not valid: classes: Field required"),
-        (lambda: damaged(path, lambda card: card.update(classes=["a", "a"])), "two classes have the same name"),
-        (
-            lambda: damaged(path, lambda card: card["inputs"].update(mean=[1, 2])),
-            "mean and std must have 1 values each",
-        ),
-        (lambda: damaged(path, lambda card: card["inputs"].update(std=[0])), "the card is not valid: inputs.std.0"),
-        (lambda: damaged(path, lambda card: card["run"]["train"].update(lr=-1)), "the card is not valid: run"),
-        (lambda: damaged(path, lambda card: card["run"]["model"].update(name="vgg")), "do not fit the network vgg"),
-        (lambda: damaged(path, lambda card: card["run"]["model"].update(name="os:system")), "names the module 'os'"),
-        (lambda: damaged(path, deep), ""),
-        (lambda: damaged(path, dropopt="[1]"), "its metadata must be a JSON object, got list"),
-        (lambda: damaged(path, dropopt="[" * 99999), "its metadata are not valid JSON"),
-        (lambda: damaged(path, weights={"a": torch.zeros(1)}), "do not fit the network small"),
-        (lambda: damaged(path, rates={"nowhere": {"p": [0.1]}}), "drop rates for 'nowhere', where nothing is dropped"),
-        (lambda: damaged(path, rates={"1": {"p": [2.0] * 32}}), "must be in [0, 0.95], got 2 to 2"),
-        (lambda: damaged(path, rates={"1": {"p": [0.1]}}), "must have the shape (32,), got (1,)"),
-        (lambda: damaged(path, rates={"1": {"p": "x"}}), "the drop rates are not lists of numbers"),
-        (lambda: damaged(path, rates={"1": 3}), "the drop rates are not lists of numbers"),
+        (lambda card: card.update(schema_version=9), "a newer dropopt wrote this file (schema 9"),
+        (lambda card: card.pop("classes"), "the card is not valid: classes: Field required"),
+        (lambda card: card.update(classes=["a", "a"]), "two classes have the same name"),
+        (lambda card: card["inputs"].update(mean=[1, 2]), "mean and std must have 1 values each"),
+        (lambda card: card["inputs"].update(std=[0]), "the card is not valid: inputs.std.0"),
+        (lambda card: card["run"]["train"].update(lr=-1), "the card is not valid: run"),
+        (lambda card: card["run"]["model"].update(name="vgg"), "do not fit the network vgg"),
+        (lambda card: card["run"]["model"].update(name="os:system"), "names the module 'os'"),
+        (lambda card: card["run"]["model"].update(options={"widths": [10**12]}), ""),
+        ({"dropopt": "[1]"}, "its metadata must be a JSON object, got list"),
+        ({"dropopt": "[" * 99999}, "its metadata are not valid JSON"),
+        ({"weights": {"a": torch.zeros(1)}}, "do not fit the network small"),
+        ({"rates": {"nowhere": {"p": [0.1]}}}, "drop rates for 'nowhere', where nothing is dropped"),
+        ({"rates": {"1": {"p": [2.0] * 32}}}, "must be in [0, 0.95], got 2 to 2"),
+        ({"rates": {"1": {"p": [0.1]}}}, "must have the shape (32,), got (1,)"),
+        ({"rates": {"1": {"p": "x"}}}, "the drop rates are not lists of numbers"),
+        ({"rates": {"1": 3}}, "the drop rates are not lists of numbers"),
     ]
-    for made, said in cases:
-        file = made() if callable(made) else made
+    for fault, said in cases:  # a file, a change of the card, or other contents
+        file = fault
+        if not isinstance(fault, Path):
+            file = damaged(path, **({"change_card": fault} if callable(fault) else fault))
         with pytest.raises(ConfigError) as caught:
             dropopt.load_model(file, device="cpu")
         assert said in str(caught.value), said
@@ -307,7 +294,6 @@ def test_malformed_files_are_reported_in_one_line(digits, tmp_path):
 
 def test_a_network_that_holds_more_than_tensors_needs_another_format(tmp_path, digits):
     """The message names what to type, and the file is not written."""
-    from dropopt.standalone.file import write_model
 
     class Odd(nn.Module):
         def get_extra_state(self):

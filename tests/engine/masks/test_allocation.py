@@ -25,29 +25,12 @@ def test_shares_have_the_budget_as_mean(budget, preference):
 
 
 @PROFILE
-@given(st.floats(0, P_MAX), PREFERENCES)
-def test_shares_follow_preference(budget, preference):
-    """Rates below the cap are proportional to preference; a feature with preference 0 is never dropped."""
-    preference = torch.tensor(preference, dtype=torch.float64)
-    rates = share_out(budget, preference)
-    if not bool((preference > 0).any()):
-        assert torch.allclose(rates, torch.full_like(rates, budget))
-        return
-    assert (rates[preference == 0] == 0).all()
-    free = (preference > 0) & (rates < P_MAX * (1 - 1e-9))
-    if bool(free.any()):
-        most = preference[free].argmax()
-        ratio = rates[free][most] / preference[free][most]
-        tiny = torch.finfo(torch.float64).tiny  # smaller numbers have fewer digits
-        assert torch.allclose(rates[free], ratio * preference[free], rtol=1e-9, atol=tiny)
-        capped = preference[rates >= P_MAX * (1 - 1e-9)]
-        assert (capped * ratio >= P_MAX * (1 - 1e-6)).all()  # no feature is capped without need
-
-
-@PROFILE
-@given(st.floats(0, P_MAX), st.lists(st.just(0.0) | st.floats(1e-9, 1), min_size=2, max_size=12))
+@given(st.floats(0, P_MAX), st.lists(st.just(0.0) | st.floats(1e-9, 1), min_size=1, max_size=40))
 def test_shares_match_a_reference(budget, preference):
-    """Distributing the budget, capping rates and redistributing the excess in a loop gives the same rates."""
+    """Distributing the budget, capping rates and redistributing the excess in a loop gives the same rates.
+
+    So rates below the cap are in proportion to preference, and a feature with preference 0 is never dropped.
+    """
     total = budget * len(preference)
     weights = preference if any(preference) else [1.0] * len(preference)
     rates, full = [0.0] * len(weights), set()
@@ -65,6 +48,8 @@ def test_shares_match_a_reference(budget, preference):
     expected = [max(0.0, rate) for rate in rates]
     given_out = share_out(budget, torch.tensor(preference, dtype=torch.float64)).tolist()
     assert given_out == pytest.approx(expected, rel=1e-9, abs=1e-12)
+    if any(preference):
+        assert all(rate == 0 for rate, share in zip(given_out, preference, strict=True) if share == 0)
 
 
 def test_a_budget_above_the_cap_is_the_cap():
