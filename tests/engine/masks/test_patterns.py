@@ -358,6 +358,18 @@ def test_random_shorts_are_uniform(compiled, monkeypatch):
     assert_uniform((draws.int() + 2**15) >> 8)
 
 
+@pytest.mark.parametrize("rows", [1, 40])
+@pytest.mark.parametrize("p", [0.0004, 1 / 3, 0.9497])
+def test_rates_between_bytes_are_exact(p, rows):
+    """A rate that is no multiple of 1/256 is met; over 4 million units, truncation would be detected."""
+    x = torch.ones(1000, 40, 10, 10)
+    torch.manual_seed(0)
+    dropped = patterns.element_gate(x, torch.full((rows, 1, 1), p)).times(x) == 0
+    share, error = mean_and_error(dropped.double().mean((1, 2, 3)))
+    assert abs(share - p) <= 4 * error
+    assert error < 0.1 / 256
+
+
 def test_random_bytes_follow_the_memory_layout():
     """Noise has the memory layout of the activation, so that masking is contiguous."""
     plain = torch.empty(2, 3, 4, 5)
