@@ -19,6 +19,7 @@ from dropopt.training.device import computes_bf16, resolve_device
         (0, "cuda", "auto, cpu"),
         (1, "cuda:1", "auto, cpu, cuda, cuda:0"),
         (2, "cuda:2", "auto, cpu, cuda, cuda:0, cuda:1"),
+        (2, "meta", "auto, cpu, cuda, cuda:0, cuda:1"),
         (2, "mps", "auto, cpu, cuda, cuda:0, cuda:1"),
     ],
 )

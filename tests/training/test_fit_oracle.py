@@ -50,16 +50,15 @@ class Sgd:
     def __init__(self, momentum):
         self.momentum, self.velocity = momentum, None
 
-    def __call__(self, values, gradients, decays, lr):
+    def __call__(self, values, gradients, decays, rates):
         """One step."""
         gradients = [g + decay * value for g, decay, value in zip(gradients, decays, values, strict=True)]
         if self.velocity is None:
             self.velocity = gradients
         else:
             self.velocity = [self.momentum * v + g for v, g in zip(self.velocity, gradients, strict=True)]
-        return [
-            value - lr * (g + self.momentum * v) for value, g, v in zip(values, gradients, self.velocity, strict=True)
-        ]
+        parts = zip(values, gradients, self.velocity, rates, strict=True)
+        return [value - lr * (g + self.momentum * v) for value, g, v, lr in parts]
 
 
 class AdamW:
@@ -68,11 +67,11 @@ class AdamW:
     def __init__(self):
         self.first, self.second, self.steps = [0.0, 0.0], [0.0, 0.0], 0
 
-    def __call__(self, values, gradients, decays, lr):
+    def __call__(self, values, gradients, decays, rates):
         """One step."""
         self.steps += 1
         (b1, b2), t, out = ADAM_BETAS, self.steps, []
-        for i, (value, g, decay) in enumerate(zip(values, gradients, decays, strict=True)):
+        for i, (value, g, decay, lr) in enumerate(zip(values, gradients, decays, rates, strict=True)):
             self.first[i] = b1 * self.first[i] + (1 - b1) * g
             self.second[i] = b2 * self.second[i] + (1 - b2) * g * g
             update = self.first[i] / (1 - b1**t) / (np.sqrt(self.second[i] / (1 - b2**t)) + ADAM_EPS)
@@ -85,7 +84,7 @@ class AdamW:
     [
         {"schedule": "constant", "momentum": 0.0, "weight_decay": 0.0},
         {"schedule": "constant", "momentum": 0.7, "weight_decay": 0.3},
-        {"schedule": "cosine", "momentum": 0.9, "label_smoothing": 0.2},
+        {"schedule": "cosine", "momentum": 0.9, "label_smoothing": 0.2, "lr_scale": {"*.weight": 0.5}},
         {"schedule": "onecycle", "momentum": 0.5, "weight_decay": 0.1, "label_smoothing": 0.1},
         {"schedule": "onecycle", "optimizer": "adamw", "lr": 0.01, "weight_decay": 0.5},
         {"schedule": "cosine", "amp": "bf16", "channels_last": True},
@@ -122,10 +121,11 @@ def test_every_step_and_report_is_that_of_the_closed_form(settings):
             batch = batches[epoch * STEPS + step].flatten(1).contiguous().numpy()
             labels = np.array([known[image.tobytes()] for image in batch])
             rate = schedule(config.schedule, config.lr, (epoch * STEPS + step) / (EPOCHS * STEPS))
-            assert rates[epoch * STEPS + step] == pytest.approx([rate] * 2, rel=1e-12)
+            own = [rate * config.lr_scale.get("*.weight", 1.0), rate]
+            assert rates[epoch * STEPS + step] == pytest.approx(own, rel=1e-12)
             loss, gradients, _ = loss_of(weight, bias, batch.astype(np.float64), labels, config.label_smoothing)
             total += loss * len(batch)
-            weight, bias = optimizer([weight, bias], gradients, [config.weight_decay, 0.0], rate)
+            weight, bias = optimizer([weight, bias], gradients, [config.weight_decay, 0.0], own)
         np.testing.assert_allclose(states[epoch]["weight"], weight, **close)
         np.testing.assert_allclose(states[epoch]["bias"], bias, **close)
         checked = data.validation.images.flatten(1).numpy().astype(np.float64)
@@ -136,7 +136,7 @@ def test_every_step_and_report_is_that_of_the_closed_form(settings):
         np.testing.assert_allclose(report.smoothed_loss, average / (1 - 0.5 ** (epoch + 1)), **close)
         assert abs(report.val_accuracy - accuracy) <= (0.05 if config.amp == "bf16" else 0)
         assert (report.epoch, report.epochs) == (epoch + 1, EPOCHS)
-        assert report.lr == rates[epoch * STEPS + STEPS - 1][0]
+        assert report.lr == rates[epoch * STEPS + STEPS - 1][1]  # of the bias, which has no scale
 
     # The model ends with the weights of the epoch that has the lowest smoothed loss.
     losses = [report.smoothed_loss for report in result.history]

@@ -201,7 +201,7 @@ def test_what_cannot_be_a_task_is_refused_before_the_first_trial(task, message):
             torch.zeros(4).long(),
             r"got \(4, 3\) and \(4,\); whole numbers count as classes, .* floats$",
         ),
-        ("mse_loss", (4, 3), torch.zeros(4), r"got \(4, 3\) and \(4,\)$"),
+        ("mse_loss", (4, 3), torch.zeros(4), r"one shape, got \(4, 3\) and \(4,\)$"),
     ],
 )
 def test_targets_of_another_shape_are_refused_with_advice(loss, outputs, targets, message):
@@ -273,8 +273,6 @@ def test_losses_do_not_broadcast():
     loss = LOSSES["mse_loss"]
     outputs, targets = torch.arange(4.0).view(4, 1), torch.zeros(4)
     assert loss(outputs, targets) == F.mse_loss(outputs[:, 0], targets)
-    with pytest.raises(ConfigError, match=r"one shape, got \(4, 2\) and \(4,\)"):
-        loss(torch.zeros(4, 2), targets)
     with pytest.raises(ConfigError, match=r"a tensor with one number, the mean over the batch; got shape \(4, 1\)"):
         Task(lambda y, t: y).training_loss(outputs, targets, 0.0)
 

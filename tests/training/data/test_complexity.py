@@ -24,23 +24,12 @@ pytestmark = pytest.mark.usefixtures("cache")
 class TestComplexity:
     """D_complexity of eq. (9)."""
 
-    def split(self, n=600, classes=4, noise=0.0, seed=0):
-        """Images of ``classes`` random centres with noise."""
-        rng = np.random.default_rng(seed)
-        y = rng.integers(0, classes, n)
-        centres = rng.normal(size=(classes, 1, 8, 8))
-        x = centres[y] + noise * rng.normal(size=(n, 1, 8, 8))
+    def split(self, noise=0.0):
+        """Images of 4 random centres with noise."""
+        rng = np.random.default_rng(0)
+        y = rng.integers(0, 4, 600)
+        x = rng.normal(size=(4, 1, 8, 8))[y] + noise * rng.normal(size=(600, 1, 8, 8))
         return Split(torch.from_numpy(x).float(), torch.from_numpy(y))
-
-    def test_it_is_deterministic_and_uses_the_training_split_only(self, cache, monkeypatch):
-        """Two computations agree, and NaN in the other splits changes nothing."""
-        data = load_data(DataConfig(name="digits"))
-        value = complexity(data.train, 10)
-        assert value == complexity(data.train, 10)
-        for split in (data.test, data.validation):
-            split.images.fill_(torch.nan)
-        assert data.complexity == value
-        assert 0.02 < value < 0.12
 
     def test_it_is_computed_once(self, cache, monkeypatch):
         """A second load finds it by the training split's hash; a damaged file is computed again."""
@@ -55,15 +44,6 @@ class TestComplexity:
         for damage in ("", "{", '{"complexity": 7.0}', '{"complexity": "no"}', "[]"):
             kept.write_text(damage)
             assert load_data(DataConfig(name="digits")).complexity == value
-
-    def test_degenerate_data_sets_have_one(self):
-        """Rare classes, constant images and very few images still give a number in [0, 1]."""
-        rare = self.split(noise=1.0)
-        rare.labels[0], rare.labels[1:3] = 4, 5
-        constant = Split(torch.zeros(30, 1, 4, 4), torch.arange(30) % 3)
-        few = Split(torch.randn(4, 1, 4, 4), torch.tensor([0, 1, 0, 1]))
-        for split, classes in ((rare, 6), (constant, 3), (few, 2)):
-            assert 0 <= complexity(split, classes) <= 1
 
     def test_equal_images_are_as_hard_as_guessing(self):
         """If all images are equal, D is the normalised entropy times 1 - 1/classes; three of a class are enough."""

@@ -28,15 +28,6 @@ class TestNumpy:
             names = [data.classes[label] for label in split.labels.tolist()]
             assert [str(round(value)) for value in shown.tolist()] == names
 
-    @pytest.mark.parametrize(
-        ("shape", "read"),
-        [((16, 16, 13), (13, 16, 16)), ((4, 4, 1), (1, 4, 4)), ((2, 2, 3), (3, 2, 2)), ((13, 16, 16), (13, 16, 16))],
-    )
-    def test_equal_sides_decide_the_layout(self, tmp_path, shape, read):
-        """Where the number of channels does not decide the layout, images are assumed to be square."""
-        data = load_data(DataConfig(name=npz(tmp_path / "a.npz", x=images(20, *shape), y=np.arange(20) % 2)))
-        assert data.train.images.shape[1:] == read
-
     def test_splits_on_different_scales_are_refused(self, tmp_path):
         """A test split in [0, 1] is refused if training images reach 255; integers of two widths are allowed."""
         x, y = images(20, 5, 5), np.arange(20) % 2

@@ -57,17 +57,22 @@ class TestFolder:
         assert [len(split) for split in data.splits().values()] == [13, 3, 4]
         assert data.train.images.shape[1:] == (3, 10, 10)  # the shorter side
 
-    @pytest.mark.parametrize("validation", ["validation", "val", None])
-    def test_own_splits_are_used(self, tmp_path, validation):
-        """train/, validation/ (or val/) and test/ are used as splits; missing ones are drawn from train/."""
-        tree = tmp_path / "tree"
-        folder(tree / "train", n=10)
-        folder(tree / "test", n=4)
-        if validation:
-            folder(tree / validation, n=3)
-        data = load_data(DataConfig(name=f"folder:{tree}"))
-        expected = [20, 6, 8] if validation else [16, 4, 8]
-        assert [len(split) for split in data.splits().values()] == expected
+    @pytest.mark.parametrize(
+        ("names", "sizes"),
+        [
+            (("train", "validation", "test"), [20, 6, 8]),
+            (("train", "val", "test"), [20, 6, 8]),
+            (("Train", "Test"), [16, 4, 8]),
+            (("training", "testing"), [16, 4, 8]),
+        ],
+    )
+    def test_own_splits_are_used(self, tmp_path, names, sizes):
+        """train/, validation/ (or val/) and test/ are splits, not classes; missing ones are drawn from train/."""
+        for name in names:
+            folder(tmp_path / name, n=10 if name == names[0] else 4 if name == names[-1] else 3)
+        data = load_data(DataConfig(name=f"folder:{tmp_path}"))
+        assert data.classes == ("cat", "dog")
+        assert [len(split) for split in data.splits().values()] == sizes
 
     def test_the_default_size_is_the_median(self, tmp_path, monkeypatch):
         """Images of several sizes become squares of the median of their shorter sides, those of a sample of files."""
@@ -85,11 +90,6 @@ class TestFolder:
         folder(tmp_path / "tree", classes=("cat",), n=10)
         data = load_data(DataConfig(name=folder(tmp_path / "tree", classes=("dog",), n=10, mode="L")))
         assert data.channels == 3
-
-    def test_transparency_becomes_white(self, tmp_path):
-        """A transparent pixel is mixed with white."""
-        Image.new("RGBA", (8, 8), (0, 0, 0, 51)).save(tmp_path / "clear.png")
-        assert (read_image(tmp_path / "clear.png", 8).array == 204).all()
 
     def test_images_are_read_once(self, tmp_path, monkeypatch):
         """The second load opens no image; a changed file or a damaged cache is read again."""
@@ -222,15 +222,6 @@ class TestFolder:
         assert data.notices == [f"folder:{tmp_path}: test has no images of cat"]
         assert data.test.labels.tolist() == [1, 1]
 
-    @pytest.mark.parametrize(("train", "test"), [("Train", "Test"), ("training", "testing")])
-    def test_split_folders_are_not_classes(self, tmp_path, train, test):
-        """Other spellings of train and test name splits, not classes."""
-        folder(tmp_path / train, n=10)
-        folder(tmp_path / test, n=4)
-        data = load_data(DataConfig(name=f"folder:{tmp_path}"))
-        assert data.classes == ("cat", "dog")
-        assert len(data.test) == 8
-
     def test_a_class_may_be_called_train(self, tmp_path):
         """A folder train next to other classes, without subfolders, is a class."""
         assert load_data(DataConfig(name=folder(tmp_path / "tree", classes=("car", "train")))).classes == (
@@ -354,10 +345,11 @@ class TestPrecision:
         [
             *(("1", 1, (255,) * 3), ("L", 77, (77,) * 3), ("LA", (77, 51), (219,) * 3), ("RGB", (1, 2, 3), (1, 2, 3))),
             *(("P", (200, 0, 0), (200, 0, 0)), ("CMYK", (0, 255, 0, 0), (255, 0, 255))),
+            ("RGBA", (0, 0, 0, 51), (204,) * 3),
         ],
     )
     def test_8_bits_become_colours(self, tmp_path, mode, value, shown):
-        """1-bit, greyscale, alpha, palette and CMYK files become RGB in uint8."""
+        """1-bit, greyscale, palette and CMYK files become RGB in uint8. What is transparent is mixed with white."""
         image = Image.new("RGB" if mode == "P" else mode, (8, 8), value)
         image = image.quantize(2) if mode == "P" else image
         path = tmp_path / "a.tiff"
