@@ -41,6 +41,10 @@ def test_the_temperature_has_limits():
     assert temperature_of(logits / 1000, torch.zeros(8).long()) == pytest.approx(0.05, rel=1e-2)
 
 
+def attached(settings, model=None):
+    return attach(model or network(), settings, example=toy().train.images[:2], complexity=0.5)
+
+
 ENGINES = [
     EngineConfig(allocation="feature"),
     EngineConfig(pattern="own"),
@@ -55,10 +59,9 @@ def test_rates_are_applied_to_another_engine(settings):
     """They are copies, on the CPU, of what the first engine applies then."""
     keys = {"p", "shares", "method_rates"} if getattr(settings, "pattern", "") == "own" else {"p"}
     key = "r0" if isinstance(settings, EngineConfig) else "p"
-    example, found = toy().train.images[:2], []
+    found = []
     for rate in (0.1, 0.4):
-        changed = settings.model_copy(update={key: rate})
-        with attach(network(), changed, example=example, complexity=0.5) as engine:
+        with attached(settings.model_copy(update={key: rate})) as engine:
             own = rates_of(engine)
             assert own.keys() == set(engine.sites) != set()
             if found:
@@ -73,17 +76,14 @@ def test_rates_are_applied_to_another_engine(settings):
 @pytest.mark.parametrize("settings", ENGINES)
 def test_wrong_rates_are_refused(settings):
     """Those of other sites, of other shapes, and numbers that are no drop rates."""
-    with attach(network(), settings, example=toy().train.images[:2], complexity=0.5) as engine:
+    with attached(settings) as engine:
         name, tensors = next(iter(rates_of(engine).items()))
         p, shape = tensors["p"], tuple(tensors["p"].shape)
         for wrong, said in (
             ({"nowhere": {}}, "there are drop rates for 'nowhere', where nothing is dropped"),
             ({name: {}}, f"drop rates 'p' of {name!r} must have the shape {shape}, got none"),
             ({name: tensors | {"p": torch.zeros(3, 3)}}, f"must have the shape {shape}, got (3, 3)"),
-            (
-                {name: tensors | {"p": 0 * p - 0.5}},
-                f"'p' of {name!r} must be in [0, {P_MAX}], got -0.5 to -0.5",
-            ),
+            ({name: tensors | {"p": 0 * p - 0.5}}, f"'p' of {name!r} must be in [0, {P_MAX}], got -0.5 to -0.5"),
             ({name: tensors | {"p": 0 * p + 0.96}}, f"must be in [0, {P_MAX}], got 0.96 to 0.96"),
             ({name: tensors | {"p": p * torch.nan}}, "got nan to nan"),
         ):
@@ -96,12 +96,7 @@ def test_wrong_rates_are_refused(settings):
 def test_without_masks_there_are_no_rates():
     """No engine, and an engine that drops updates only."""
     assert rates_of(None) == {}
-    with attach(network(), EngineConfig(drop_updates="only"), example=toy().train.images[:2], complexity=0.5) as engine:
-        assert rates_of(engine) == {}
-    with attach(
-        nn.Sequential(nn.Conv2d(2, 4, 1), nn.ReLU(), nn.Flatten(), nn.Linear(256, 4)),
-        Baseline(kind="none"),
-        example=toy().train.images[:2],
-        complexity=0.5,
-    ) as engine:
-        assert rates_of(engine) == {}
+    model = nn.Sequential(nn.Conv2d(2, 4, 1), nn.ReLU(), nn.Flatten(), nn.Linear(256, 4))
+    for engine in (attached(EngineConfig(drop_updates="only")), attached(Baseline(kind="none"), model)):
+        with engine:
+            assert rates_of(engine) == {}

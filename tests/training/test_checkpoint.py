@@ -15,7 +15,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import toy as toy_module
 from samples import MakesFolder
 from torch import nn
 from toy import CLASSES, Stop, assert_same, network, recipe, stop_after, toy, train
@@ -83,35 +82,6 @@ class TestResume:
         with pytest.raises(Stop):
             run(on_epoch=stop_after(3), checkpoint=tmp_path / "run.pt")
         assert_same(whole, run(checkpoint=tmp_path / "run.pt"))
-
-    def test_a_process_killed_during_a_step(self, tmp_path):
-        """A process killed with SIGKILL during a step repeats only that epoch; the weights are the same."""
-        script = textwrap.dedent(
-            f"""
-            import os, pathlib, signal, sys
-            sys.path.insert(0, {os.path.dirname(toy_module.__file__)!r})
-            import torch
-            torch.set_num_threads(1)
-            import toy
-            from dropopt.config import EngineConfig
-            steps = 0
-            def die(*_):
-                global steps
-                steps += 1
-                if steps == 15:
-                    os.kill(os.getpid(), signal.SIGKILL)
-            from torch.optim.optimizer import register_optimizer_step_pre_hook
-            register_optimizer_step_pre_hook(die)
-            toy.train(EngineConfig(), checkpoint=pathlib.Path(sys.argv[1]))
-            """
-        )
-        path = tmp_path / "run.pt"
-        done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=False)
-        assert done.returncode == -9, done.stderr
-        epochs = []
-        resumed = train(EngineConfig(), checkpoint=path, on_epoch=lambda report: epochs.append(report.epoch))
-        assert epochs == [3, 4]  # 15 steps are two epochs of six and half of the third
-        assert_same(train(EngineConfig()), resumed)
 
 
 class TestCheckpointFile:

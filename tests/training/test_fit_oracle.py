@@ -137,12 +137,3 @@ def test_every_step_and_report_is_that_of_the_closed_form(settings):
         assert abs(report.val_accuracy - accuracy) <= (0.05 if config.amp == "bf16" else 0)
         assert (report.epoch, report.epochs) == (epoch + 1, EPOCHS)
         assert report.lr == rates[epoch * STEPS + STEPS - 1][1]  # of the bias, which has no scale
-
-    # The model ends with the weights of the epoch that has the lowest smoothed loss.
-    losses = [report.smoothed_loss for report in result.history]
-    best = int(np.argmin(losses))
-    assert result.best_epoch == best + 1
-    assert result.smoothed_loss == losses[-1]
-    assert result.best_val_loss == result.history[best].val_loss
-    assert result.best_val_accuracy == result.history[best].val_accuracy
-    assert torch.equal(layer.weight, states[best]["weight"])

@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import pytest
 from blend_study import NAMES, random_study
 
-from dropopt.study.blend.effects import learn, needed_trials
+from dropopt.study.blend.effects import learn
 from dropopt.study.blend.evidence import Evidence
 from dropopt.study.blend.gather import gather
-from dropopt.study.blend.learned import learned
 from dropopt.study.blend.mixture import scheffe
 from dropopt.study.blend.ranks import normal_scores
 
@@ -23,19 +21,6 @@ def test_shuffled_outcomes_give_no_claim() -> None:
         assert found.verdict.startswith("No effect found")
         assert found.caution == " (but no effect was found)"
         assert max(effect.best for effect in found.methods[0]) < 0.65
-
-
-def test_too_few_trials_are_reported() -> None:
-    """No claim is made with fewer trials than the number of terms plus five, or with none at all."""
-    need = needed_trials(NAMES)
-    assert need == 11
-    assert learned(random_study(need - 1)).efficacy.verdict == (
-        "Too few trials: 10, and no claim is made with fewer than 11."
-    )
-    assert not learn(gather(random_study(need).trials, NAMES, maximise=False)).thin
-    empty = learn(gather([], NAMES, maximise=False))
-    assert empty.thin
-    assert empty.methods[0][0].best == pytest.approx(1 / 3)
 
 
 def test_intervals_cover_the_truth() -> None:

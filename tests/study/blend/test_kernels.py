@@ -80,18 +80,6 @@ def test_parts_by_stage_sum_to_the_covariance(name: str, stages: int, columns: i
     assert total == pytest.approx(np.array(expected))
 
 
-def test_half_of_the_polynomial_is_linear() -> None:
-    """Under a flat Dirichlet distribution, the polynomial kernel has variance 1, half of it linear."""
-    shares = np.random.default_rng(0).dirichlet(np.ones(4), size=20000)
-    linear, pairs = scheffe(shares)
-    assert float((linear**2).sum(1).mean()) / 8 == pytest.approx(0.5, abs=0.02)
-    assert float((pairs**2).sum(1).mean()) / 12 == pytest.approx(0.5, abs=0.02)
-    kernel = Kernel(polynomial=0.5, matern=1.5, length=0.25)
-    assert kernel.signal == 2
-    scaled = kernel.scaled(6.0)
-    assert (scaled.polynomial, scaled.matern, scaled.length, scaled.covariates) == (1.5, 4.5, 0.25, 1.0)
-
-
 @pytest.mark.parametrize("stages", [1, 2])
 def test_the_mean_is_that_of_regression(stages: int) -> None:
     """The posterior mean is k G^-1 y, with covariates at their means unless given."""
@@ -135,18 +123,6 @@ def test_draws_have_the_moments_of_the_posterior(stages: int) -> None:
     assert (np.abs(draws.mean(axis=0) - mean * first) < 4 * error).all()
     spread = np.sqrt(np.outer(np.diag(covariance), np.diag(covariance)))
     assert (np.abs(np.cov(draws.T) - covariance) < 0.12 * spread).all()
-
-
-def test_draws_pass_through_rows_of_great_weight() -> None:
-    """Such rows have almost no noise: differences between them are those of their outcomes, up to the unit sigma."""
-    rng = np.random.default_rng(0)
-    table = table_of(columns=0)
-    rows = Rows(replace(table, weight=np.full(len(table), 1e8)))
-    shares, score = table.blend[:, 0], table.score - table.score[0]
-    for _ in range(5):
-        path = Path(rows, PARTS["matern"], table.score, None, rng)
-        drawn = path(shares, 0) - path(shares[:1], 0)
-        assert drawn / drawn[1] == pytest.approx(score / score[1], abs=0.01)
 
 
 @pytest.mark.parametrize("name", [name for name in PARTS if name != "all"])
@@ -253,20 +229,6 @@ def test_the_mean_is_averaged_over_candidates() -> None:
     assert (model.weights < 0.01).any()
     order = sorted(range(30), key=lambda i: -table.score[i])
     assert (model.best(0, 4) == table.blend[order[:4], 0]).all()
-
-
-def test_covariates_change_the_function() -> None:
-    """If the best blend depends on a covariate, so do the mean and the draws, with the sign of the covariate."""
-    table = table_of(60)
-    score = 4 * table.standardised[:, 0] * (table.blend[:, 0, 0] - table.blend[:, 0, 1])
-    model = Surrogate(replace(table, score=score, value=score))
-    corners = np.eye(3)
-    for sign in (-1.0, 1.0):
-        c = np.array([sign, 0.0])
-        mean, (path, _) = model.mean(c)(corners, 0), model.draw(np.random.default_rng(0), c)
-        drawn = path(corners, 0)
-        assert sign * (mean[0] - mean[1]) > 1
-        assert sign * (drawn[0] - drawn[1]) > 0.3
 
 
 def test_weights_of_a_long_table() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import pickle
 import time
 import warnings
 from collections.abc import Callable
@@ -17,7 +16,6 @@ from optuna.distributions import FloatDistribution
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from dropopt.config import ConfigError
 from dropopt.study.blend.learned import export_evidence
 from dropopt.study.blend.names import BLEND
 from dropopt.study.blend.sampler import FLOOR, STAMP, EfficacySampler
@@ -134,42 +132,6 @@ def test_no_method_is_given_up() -> None:
     assert np.median(late[:, 1]) > 0.9
 
 
-def test_same_seed_same_study() -> None:
-    """The same seed gives the same study, and another seed a different one."""
-
-    def run(seed: int) -> list[dict[str, Any]]:
-        study = optuna.create_study(sampler=EfficacySampler(TPESampler(seed=5), NAMES, seed=seed))
-        study.optimize(objective, n_trials=13)
-        return [trial.params for trial in study.trials]
-
-    assert run(1) == run(1) != run(2)
-
-
-def test_a_resumed_study_does_not_repeat_draws() -> None:
-    """A new sampler with the same seed does not repeat the first draws of a resumed study."""
-    storage = optuna.storages.InMemoryStorage()
-    study = optuna.create_study(
-        storage=storage, study_name="s", sampler=EfficacySampler(RandomSampler(), NAMES, seed=7)
-    )
-    study.optimize(objective, n_trials=3)
-    again = optuna.load_study(storage=storage, study_name="s", sampler=EfficacySampler(RandomSampler(), NAMES, seed=7))
-    again.optimize(objective, n_trials=3)
-    assert len({trial.params["w_a"] for trial in again.trials}) == 6
-
-
-def test_draws_depend_on_storage_alone() -> None:
-    """A new sampler, a pickled one and one that sampled all trials make the same draw from the same trials."""
-    old = EfficacySampler(RandomSampler(seed=0), NAMES, seed=4)
-    study = optuna.create_study(sampler=old)
-    study.optimize(objective, n_trials=20)
-    draws = []
-    for sampler in (old, pickle.loads(pickle.dumps(old)), EfficacySampler(RandomSampler(seed=9), NAMES, seed=4)):
-        copy = optuna.create_study(sampler=sampler)
-        copy.add_trials(study.trials)
-        draws.append([copy.ask().suggest_float("w_a", 0, 1)])
-    assert draws[0] == draws[1] == draws[2]
-
-
 def test_the_remembered_model_changes_no_draw(monkeypatch: pytest.MonkeyPatch) -> None:
     """One sampler for 45 trials, which reuses models, makes the same draws as a new sampler for each trial."""
     monkeypatch.setattr("dropopt.study.blend.sampler.RENEWALS", 12)  # two trials share a model from the 24th on
@@ -183,29 +145,6 @@ def test_the_remembered_model_changes_no_draw(monkeypatch: pytest.MonkeyPatch) -
             study.tell(trial, 1 - blend_of(trial)[1])
         histories.append([trial.params for trial in study.trials])
     assert histories[0] == histories[1]
-
-
-def test_fixed_and_narrow_shares() -> None:
-    """Shares that are enqueued, single-valued, stepped, narrow, logarithmic or fixed by the base are respected."""
-    base = optuna.samplers.PartialFixedSampler({"w_d": 0.1}, RandomSampler(seed=0))
-    study = optuna.create_study(sampler=EfficacySampler(base, (*NAMES, "w_e"), seed=0))
-
-    def narrow(trial: optuna.Trial) -> float:
-        a = trial.suggest_float("w_a", 0.0, 1.0, step=0.25)
-        b = trial.suggest_float("w_b", 0.01, 0.5, log=True)
-        c = trial.suggest_float("w_c", 0.3, 0.3)
-        d = trial.suggest_float("w_d", 0.0, 1.0)
-        e = trial.suggest_float("w_e", 0.05, 0.4)
-        assert a % 0.25 == 0
-        assert 0.01 <= b <= 0.5
-        assert (c, d) == (0.3, 0.1)
-        assert 0.05 <= e <= 0.4
-        return a - b
-
-    study.enqueue_trial({"w_a": 0.5})
-    study.optimize(narrow, n_trials=16)
-    assert study.trials[0].params["w_a"] == 0.5
-    assert {trial.params["w_a"] for trial in study.trials} != {0.5}
 
 
 def test_conditional_names() -> None:
@@ -295,22 +234,6 @@ def test_a_prior_helps_and_is_overridden() -> None:
     other.optimize(lambda trial: float(1 - blend_of(trial)[0]), n_trials=40)
     late = [shares(t)[0] for t in other.trials[25:] if not t.user_attrs[STAMP]["randomised"]]
     assert np.median(late) > 0.9
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"blend": ["w"]}, "blend must be two or more different names"),
-        ({"blend": ["w", "w"]}, "blend must be two or more different names"),
-        ({"blend": [["a", "b"], ["c"]]}, "the same number in each stage"),
-        ({"prior": {"rows": []}}, "a prior must be a dictionary from export_evidence"),
-        ({"prior": {"names": [["q", "r"]], "columns": [], "rows": []}}, "the prior is about q, r"),
-    ],
-)
-def test_invalid_arguments_are_rejected(arguments: dict[str, Any], message: str) -> None:
-    """An invalid argument raises an error of one line."""
-    with pytest.raises(ConfigError, match=message):
-        EfficacySampler(RandomSampler(), **arguments)
 
 
 def history(count: int) -> list[FrozenTrial]:

@@ -49,10 +49,6 @@ def _quiet():
         yield
 
 
-def _make(base, blend):
-    return EfficacySampler(base(), BLENDS[blend], seed=1)
-
-
 def pytest_generate_tests(metafunc):
     """Make samplers of a few cases, or of all with the option --all-samplers."""
     everything = metafunc.config.getoption("all_samplers")

@@ -59,7 +59,7 @@ def _model(study):
 
 
 def _changed(trials, change):
-    return [
+    changed = [
         create_trial(
             state=trial.state,
             value=None if trial.state != TrialState.COMPLETE else change(trial.value),
@@ -69,21 +69,19 @@ def _changed(trials, change):
         )
         for trial in trials
     ]
+    for number, trial in enumerate(changed):
+        trial.number = number
+    return changed
 
 
 def test_negated_and_permuted_trials_give_the_same():
     """Maximising the negative is minimising, and the order of the trials does not matter, also of equal ones."""
     trials = study_of(problem("conditional", 0), "tpe", 30, 0, pruned=0.35).trials
     same = _changed(trials, lambda value: round(value, 1))
-    for number, trial in enumerate(same):
-        trial.number = number
     first = effects_of(same, maximise=False)
     order = np.random.default_rng(0).permutation(len(same))
     assert effects_of([same[i] for i in order], maximise=False).factors == first.factors
-    negated = _changed(same, lambda value: -value)
-    for number, trial in enumerate(negated):
-        trial.number = number
-    other = effects_of(negated, maximise=True)
+    other = effects_of(_changed(same, lambda value: -value), maximise=True)
     assert other.factors == first.factors
     assert other.answers == first.answers
     assert any(trial.state == TrialState.PRUNED for trial in trials)

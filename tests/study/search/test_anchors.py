@@ -32,8 +32,8 @@ def runs(space: Space, base: RunConfig | None = None):
     return suggested(space, base, anchors_of(space, base, 10))
 
 
-def engines(tmp_path, text):
-    return {name: run.engine for name, run in runs(space_of(tmp_path, text)).items()}
+def engines(tmp_path, text, base=None):
+    return {name: run.engine for name, run in runs(space_of(tmp_path, text), base).items()}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -60,7 +60,7 @@ def test_an_anchor_has_its_settings_whatever_the_study_has(tmp_path):
         "  schedule: [linear, constant]\n  sites: {choices: [norm, auto]}\n"
     )
     base = RunConfig.parse({"engine": {"kind": "dropout", "p": 0.3, "schedule": "linear", "sites": "norm"}})
-    found = {name: run.engine for name, run in runs(space_of(tmp_path, text), base).items()}
+    found = engines(tmp_path, text, base)
     assert found.pop("no dropout").kind == "none"
     kinds = {"dropout": 0.1, "dropout2d": 0.2, "dropblock": 0.2, "stochastic_depth": 0.2}
     assert found == {f"{kind} {rate}": Baseline(kind=kind, p=rate) for kind, rate in kinds.items()}
@@ -72,7 +72,7 @@ def test_an_anchor_has_its_settings_whatever_the_study_has(tmp_path):
         "  sites: {choices: [norm, auto]}\n"
     )
     base = RunConfig.parse({"engine": {"reading": "printed", "drop_updates": True, "sites": "norm", "alpha": 1.0}})
-    found = {name: run.engine for name, run in runs(space_of(tmp_path, text), base).items()}
+    found = engines(tmp_path, text, base)
     assert found.pop("engine's default") == base.engine
     alone = {f"w_{method}": float(method == "adaptive") for method in METHODS} | {"alpha": 0.0}
     rates = {"element": 0.1, "channel": 0.2, "spatial": 0.2}
@@ -84,27 +84,24 @@ def test_an_anchor_has_its_settings_whatever_the_study_has(tmp_path):
     }
 
 
-def test_an_anchor_that_the_space_cannot_express_is_left_out(tmp_path):
-    """A fixed alpha, the printed reading and a range without 0 each rule out some anchors."""
-    weights = "".join(f"  w_{name}: 0.0\n" for name in ("structured", "contextual", "pfid"))
-    alone = "  pattern: [element, channel]\n" + weights
-    found = engines(tmp_path, "engine:\n  r0: {low: 0.0, high: 0.5}\n  alpha: 0.0\n" + alone)
-    assert list(found) == ["no dropout", "element 0.1", "channel 0.2", "engine's default"]
-    found = engines(tmp_path, "engine:\n  r0: {low: 0.0, high: 0.5}\n" + alone)  # alpha is 0.5
-    assert list(found) == ["no dropout", "engine's default"]
-    found = engines(tmp_path, "engine:\n  r0: {low: 0.0, high: 0.5}\n  reading: printed\n" + alone)
-    assert list(found) == ["engine's default"]
-    found = engines(tmp_path, "engine:\n  r0: {low: 0.15, high: 0.5}\n  alpha: 0.0\n" + alone)
-    assert list(found) == ["channel 0.2", "engine's default"]
+ALONE = "  pattern: [element, channel]\n  w_structured: 0.0\n  w_contextual: 0.0\n  w_pfid: 0.0\n"
+RATE, KINDS = "  r0: {low: 0.0, high: 0.5}\n", "  kind: [none, dropout, dropout2d]\n  p: {low: 0.0, high: 0.5}\n"
 
 
 @pytest.mark.parametrize(
-    ("schedule", "expected"), [("constant", ["no dropout", "dropout 0.1", "dropout2d 0.2"]), ("linear", [])]
+    ("engine", "expected"),
+    [
+        (f"{RATE}  alpha: 0.0\n{ALONE}", ["no dropout", "element 0.1", "channel 0.2", "engine's default"]),
+        (RATE + ALONE, ["no dropout", "engine's default"]),  # alpha is 0.5
+        (f"{RATE}  reading: printed\n{ALONE}", ["engine's default"]),
+        (f"  r0: {{low: 0.15, high: 0.5}}\n  alpha: 0.0\n{ALONE}", ["channel 0.2", "engine's default"]),
+        (f"{KINDS}  schedule: constant\n", ["no dropout", "dropout 0.1", "dropout2d 0.2"]),
+        (f"{KINDS}  schedule: linear\n", []),
+    ],
 )
-def test_an_anchor_of_plain_dropout_has_a_constant_rate(tmp_path, schedule, expected):
-    """A space that fixes another schedule has no such anchor, and then none at all."""
-    text = f"engine:\n  kind: [none, dropout, dropout2d]\n  p: {{low: 0.0, high: 0.5}}\n  schedule: {schedule}\n"
-    assert list(engines(tmp_path, text)) == expected
+def test_an_anchor_that_the_space_cannot_express_is_left_out(tmp_path, engine, expected):
+    """A fixed alpha, the printed reading, a range without 0 and a schedule each rule out some anchors or all."""
+    assert list(engines(tmp_path, f"engine:\n{engine}")) == expected
 
 
 def test_an_anchor_that_is_not_valid_in_the_space_hides_no_other(tmp_path):

@@ -37,7 +37,7 @@ def by_leaving_one_out(here: float, reached: np.ndarray, final: np.ndarray) -> f
     return float(student_t.cdf((final.min() - ridge(x, final, best, at)) / error, n - 1))
 
 
-@pytest.mark.parametrize("predictive", [0.0, 0.5, 3.0])
+@pytest.mark.parametrize("predictive", [-2.0, 0.0, 0.5, 3.0])
 def test_the_chance_to_win_is_that_of_a_slow_regression(predictive: float) -> None:
     """The forecast and its error are those of a ridge regression that is fitted once for each trial left out."""
     for seed in range(6):
@@ -81,45 +81,31 @@ def test_pruning_is_a_threshold_on_the_chance(direction: str) -> None:
         assert not ForecastPruner(chance=0.999).prune(study, front)
 
 
-def test_forecasts_need_enough_trials() -> None:
-    """Four complete trials are needed unless another number is given, at least three; chance is in (0, 1)."""
-    for count, given, expected in ((3, {}, False), (4, {}, True), (3, {"n_startup_trials": 3}, True)):
-        study = optuna.create_study()
-        for i in range(count):
-            study.add_trial(create_trial(value=1 + 0.1 * i, intermediate_values={0: 1 + 0.1 * i}))
-        trial = create_trial(state=TrialState.RUNNING, intermediate_values={0: 90.0})
-        assert ForecastPruner(**given).prune(study, trial) is expected
-    for wrong, message in (
-        ({"chance": 0.0}, "chance must be in (0, 1), got 0.0"),
-        ({"chance": 1}, "chance must be in (0, 1), got 1"),
-        ({"n_startup_trials": 2}, "n_startup_trials must be at least 3, got 2"),
-        ({"n_warmup_steps": -1}, "n_warmup_steps must be at least 0, got -1"),
-    ):
-        with pytest.raises(ConfigError) as error:
-            ForecastPruner(**wrong)
-        assert str(error.value) == message
-    assert (ForecastPruner()._chance, ForecastPruner()._n_startup_trials) == (0.1, 4)
-
-
 EARLY = np.array([0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0])
 FINAL = EARLY / 2 + np.array([0.25, -0.25, 0.125, -0.25, 0.125, 0.0, -0.125, 0.375])
 #: Values at the step of the trial that may be pruned, from the best to far behind.
 HERE = np.array([-0.5, 0.5, 1.0, 2.0, 4.0, 7.5, 20.0])
+EXPECTED = [False, False, False, True, True, True, True]
+
+
+def study_of(transform=float, direction="minimize", count=8):
+    """A study of ``count`` complete trials, with a report at step 1, whose values are transformed."""
+    study = optuna.create_study(direction=direction)
+    for early, final in zip(EARLY[:count], FINAL[:count], strict=True):
+        study.add_trial(create_trial(value=transform(final), intermediate_values={1: transform(early)}))
+    return study
+
+
+def prunes(study, here, step=1, **options):
+    """Whether a trial with the value ``here`` at ``step`` is pruned."""
+    trial = create_trial(state=TrialState.RUNNING, intermediate_values={step: here})
+    return ForecastPruner(**options).prune(study, trial)
 
 
 def decisions(direction, transform):
     """For each value of HERE, whether a trial with it is pruned, if all values are transformed."""
-    study = optuna.create_study(direction=direction)
-    for early, final in zip(EARLY, FINAL, strict=True):
-        study.add_trial(create_trial(value=transform(final), intermediate_values={1: transform(early)}))
-    pruner = ForecastPruner()
-    return [
-        pruner.prune(study, create_trial(state=TrialState.RUNNING, intermediate_values={1: transform(here)}))
-        for here in HERE
-    ]
-
-
-EXPECTED = [False, False, False, True, True, True, True]
+    study = study_of(transform, direction)
+    return [prunes(study, transform(here)) for here in HERE]
 
 
 @pytest.mark.parametrize(
@@ -137,6 +123,56 @@ def test_positive_values_are_compared_by_their_ratios():
     """Losses over hundreds of powers of ten: only ratios count, and a product with a constant changes nothing."""
     for factor in (1e-280, 1.0, 1e200):
         assert decisions("minimize", lambda x, factor=factor: factor * 10.0 ** (4 * x)) == EXPECTED
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_values_that_are_not_finite_decide_nothing_about_others(bad):
+    """Reports and results that are not finite are as if absent, and a trial that reports one is pruned."""
+    study = study_of()
+    for final in FINAL:
+        study.add_trial(create_trial(value=final, intermediate_values={1: bad}))
+    study.add_trial(create_trial(state=TrialState.FAIL, intermediate_values={1: -100.0}))
+    study.add_trial(create_trial(state=TrialState.PRUNED, value=-100.0, intermediate_values={1: -100.0}))
+    study.add_trial(create_trial(state=TrialState.RUNNING, intermediate_values={1: -100.0}))
+    assert [prunes(study, here) for here in HERE] == EXPECTED
+    assert prunes(study, bad, n_warmup_steps=9)
+    assert prunes(optuna.create_study(), bad)
+    assert len({trial.state for trial in study.trials}) == 4  # nothing was changed
+
+
+@pytest.mark.parametrize(
+    ("count", "step", "options", "expected"),
+    [
+        (3, 1, {}, False),
+        (4, 1, {}, True),
+        (3, 1, {"n_startup_trials": 3}, True),
+        (8, 0, {}, False),  # a step that no complete trial reported
+        (8, 1, {"n_warmup_steps": 1}, True),
+        (8, 1, {"n_warmup_steps": 2}, False),
+    ],
+)
+def test_forecasts_need_evidence(count, step, options, expected):
+    """Four complete trials unless another number is given, at a step that they reported, after the warm-up."""
+    study = study_of(count=count)
+    assert prunes(study, 90.0, step, **options) is expected
+    assert not ForecastPruner().prune(study, create_trial(state=TrialState.RUNNING))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"chance": 0.0}, "chance must be in (0, 1), got 0.0"),
+        ({"chance": 1}, "chance must be in (0, 1), got 1"),
+        ({"n_startup_trials": 2}, "n_startup_trials must be at least 3, got 2"),
+        ({"n_warmup_steps": -1}, "n_warmup_steps must be at least 0, got -1"),
+    ],
+)
+def test_wrong_arguments(wrong, message):
+    """At least three trials; the chance is in (0, 1)."""
+    with pytest.raises(ConfigError) as error:
+        ForecastPruner(**wrong)
+    assert str(error.value) == message
+    assert (ForecastPruner()._chance, ForecastPruner()._n_startup_trials) == (0.1, 4)
 
 
 @pytest.mark.parametrize("direction", ["minimize", "maximize"])
@@ -163,72 +199,3 @@ def test_a_study_of_two_workers_prunes_and_keeps_its_best_trial(tmp_path, direct
     states = [trial.state for trial in study.trials]
     assert set(states) == {TrialState.COMPLETE, TrialState.PRUNED}
     assert study.best_trial.params["x"] == min(trial.params["x"] for trial in study.trials)
-
-
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_values_that_are_not_finite_decide_nothing_about_others(bad):
-    """Reports and results that are not finite are as if absent, and a trial that reports one is pruned."""
-    study = optuna.create_study()
-    for early, final in zip(EARLY, FINAL, strict=True):
-        study.add_trial(create_trial(value=final, intermediate_values={1: early}))
-        study.add_trial(create_trial(value=final, intermediate_values={1: bad}))
-    study.add_trial(create_trial(state=TrialState.FAIL, intermediate_values={1: -100.0}))
-    study.add_trial(create_trial(state=TrialState.PRUNED, value=-100.0, intermediate_values={1: -100.0}))
-    study.add_trial(create_trial(state=TrialState.RUNNING, intermediate_values={1: -100.0}))
-    pruner = ForecastPruner()
-    found = [
-        pruner.prune(study, create_trial(state=TrialState.RUNNING, intermediate_values={1: here})) for here in HERE
-    ]
-    assert found == EXPECTED
-    trial = create_trial(state=TrialState.RUNNING, intermediate_values={1: bad})
-    assert pruner.prune(study, trial)
-    assert pruner.prune(optuna.create_study(), trial)
-    assert len({trial.state for trial in study.trials}) == 4  # nothing was changed
-
-
-def study_of(rows):
-    """A study with complete trials, given as (value at step 3, final value)."""
-    study = optuna.create_study(pruner=ForecastPruner())
-    for early, final in rows:
-        study.add_trial(create_trial(value=final, intermediate_values={3: early}))
-    return study
-
-
-def running(early, step=3):
-    """A running trial with the value ``early`` at ``step``."""
-    return create_trial(state=TrialState.RUNNING, intermediate_values={step: early})
-
-
-def pruned(study, early, step=3):
-    """Whether a trial with the value ``early`` at ``step`` is pruned."""
-    return study.pruner.prune(study, running(early, step))
-
-
-def spread(index):
-    """A number in [0, 1) that is uncorrelated with the final values."""
-    return index * 7 % 10 / 10
-
-
-def test_nothing_but_a_diverged_trial_is_pruned_during_the_warm_up():
-    """Steps below ``n_warmup_steps``."""
-    study = study_of([(1 + 0.1 * i, 0.5 + 0.05 * i) for i in range(10)])
-    for warmup, expected in ((0, True), (3, True), (4, False)):
-        pruner = ForecastPruner(n_warmup_steps=warmup)
-        assert pruner.prune(study, running(1.9)) is expected
-        assert pruner.prune(study, running(math.nan))
-
-
-def test_a_slow_start_continues_where_early_values_mislead():
-    """A trial that is behind early and ahead at the end continues; the median pruner would have pruned it."""
-    rows = [(1 + 0.1 * i, 0.6 - 0.03 * i) for i in range(10)]
-    study = study_of(rows)
-    assert not pruned(study, 2.0)
-    assert optuna.pruners.MedianPruner(n_startup_trials=4).prune(study, running(2.0))
-
-
-def test_nothing_is_pruned_without_evidence():
-    """No trial is pruned at a step that no complete trial reported, or without a report."""
-    rows = [(1 + 0.1 * i, 0.5 + 0.05 * i) for i in range(10)]
-    assert not pruned(study_of(rows), 50.0, step=2)
-    study = study_of(rows)
-    assert not study.pruner.prune(study, create_trial(state=TrialState.RUNNING))

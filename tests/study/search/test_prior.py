@@ -61,6 +61,14 @@ def _storage(learned_file, tmp_path, monkeypatch):
     return f"sqlite:///{tmp_path}/studies.db"
 
 
+@pytest.fixture(name="options")
+def _options(tmp_path):
+    """Of a new study of a blend."""
+    space = tmp_path / "blend.yaml"
+    space.write_text(BLEND)
+    return {"name": "new", "space": str(space), "sampler": "efficacy"}
+
+
 def source(url: str) -> optuna.Study:
     return optuna.load_study(study_name="source", storage=url)
 
@@ -89,12 +97,10 @@ def test_the_file_of_efficacy_is_the_prior_of_the_study(storage, tmp_path):
     assert load_prior(str(tmp_path / "learned.json"), storage) == prior_of(source(storage))
 
 
-def test_a_new_study_starts_from_a_prior(storage, tmp_path):
+def test_a_new_study_starts_from_a_prior(storage, options):
     """The best configurations of the source run first, and the evidence is stored in the study for all its workers."""
-    space = tmp_path / "blend.yaml"
-    space.write_text(BLEND)
-    options = {"name": "new", "space": str(space), "sampler": "efficacy", "prior": "source", "n_trials": 4}
-    assert fake_study.run(storage, 1, **options) == 0
+    options["prior"] = "source"
+    assert fake_study.run(storage, 1, **options, n_trials=4) == 0
     new = optuna.load_study(study_name="new", storage=storage)
     best = prior_of(source(storage)).configurations
     assert [trial.params for trial in new.trials[:3]] == best
@@ -102,15 +108,12 @@ def test_a_new_study_starts_from_a_prior(storage, tmp_path):
     assert "from" not in new.trials[3].user_attrs
     assert new.user_attrs[PRIOR] == json.loads(json.dumps(prior_of(source(storage)).evidence))
     # The same command resumes the study and enqueues nothing twice.
-    assert fake_study.run(storage, 1, **options | {"n_trials": 6}) == 0
+    assert fake_study.run(storage, 1, **options, n_trials=6) == 0
     assert sum("from" in t.user_attrs for t in optuna.load_study(study_name="new", storage=storage).trials) == 3
 
 
-def test_a_study_keeps_the_prior_it_began_with(storage, tmp_path):
+def test_a_study_keeps_the_prior_it_began_with(storage, options):
     """A study that began without a prior cannot get one later, so that all its workers use the same evidence."""
-    space = tmp_path / "blend.yaml"
-    space.write_text(BLEND)
-    options = {"name": "new", "space": str(space), "sampler": "efficacy"}
     assert fake_study.run(storage, 1, **options, n_trials=2) == 0
     with pytest.raises(ConfigError, match="study 'new' began without a prior; give another --study-name, or no"):
         fake_study.run(storage, 1, **options, n_trials=4, prior="source")

@@ -123,37 +123,6 @@ def test_wrong_samplers() -> None:
         assert str(error.value) == message
 
 
-class Counting(RandomSampler):
-    """A random sampler that remembers the trials that it sampled for."""
-
-    def __init__(self):
-        super().__init__(seed=0)
-        self.sampled = []
-
-    def sample_independent(self, study, trial, param_name, param_distribution):
-        """Sample at random, and remember the trial."""
-        self.sampled.append(trial.number)
-        return super().sample_independent(study, trial, param_name, param_distribution)
-
-
-def test_the_second_sampler_takes_over_above_the_limit():
-    """All parameters of a trial come from one sampler, and the change is announced once."""
-    first, second, notices = Counting(), Counting(), []
-    sampler = HandoverSampler(first, second, 2, lambda: notices.append("now"))
-    study = optuna.create_study(sampler=sampler)
-    waiting = study.ask()
-    for _ in range(5):
-        trial = study.ask()
-        trial.suggest_float("x", 0, 1)
-        study.tell(trial, 0.5)
-    waiting.suggest_float("x", 0, 1)
-    study.tell(waiting, 0.5)
-    assert first.sampled == [1, 2, 3, 0]
-    assert second.sampled == [4, 5]
-    assert notices == ["now"]
-    assert not sampler._chosen
-
-
 def test_gp_leaves_the_draws_to_tpe(monkeypatch):
     """The sampler ``gp`` is fast in a study with many trials, and says why."""
     monkeypatch.setattr(samplers, "GP_TRIALS", 12)
@@ -172,20 +141,19 @@ def test_gp_leaves_the_draws_to_tpe(monkeypatch):
 
 
 def test_every_call_reaches_the_sampler_of_the_trial():
-    """From its start to its end, also while trials of the other sampler are running."""
-    samplers_ = [Mock(spec=BaseSampler), Mock(spec=BaseSampler)]
-    sampler = HandoverSampler(*samplers_, 1)
-    study = optuna.create_study(sampler=RandomSampler())
-    _, done, more = (study.ask() for _ in range(3))
-    trials = study.get_trials()
-    sampler.before_trial(study, trials[0])
-    for trial in (done, more):
-        study.tell(trial, 1.0)
-    number = study.ask().number
-    late = study.get_trials()[number]
-    sampler.before_trial(study, late)
-    for trial, chosen, other in ((trials[0], *samplers_), (late, *samplers_[::-1])):
-        chosen.before_trial.assert_called_once_with(study, trial)
+    """From its start to its end, also while trials of the other sampler are running. The change is announced once."""
+    first, second, notices = Mock(spec=BaseSampler), Mock(spec=BaseSampler), []
+    sampler = HandoverSampler(first, second, 1, lambda: notices.append("now"))
+    study, begun = optuna.create_study(sampler=RandomSampler()), []
+    for chosen, other in ((first, second), (first, second), (second, first), (second, first)):
+        number = study.ask().number
+        trial = study.get_trials()[number]
+        sampler.before_trial(study, trial)
+        chosen.before_trial.assert_called_with(study, trial)
+        begun.append((trial, chosen, other))
+        study.tell(study.ask(), 1.0)  # one more is complete
+    assert [first.before_trial.call_count, second.before_trial.call_count, notices] == [2, 2, ["now"]]
+    for trial, chosen, other in begun:
         calls = {
             "infer_relative_search_space": (study, trial),
             "sample_relative": (study, trial, {}),
@@ -197,9 +165,10 @@ def test_every_call_reaches_the_sampler_of_the_trial():
             getattr(chosen, name).assert_called_once_with(*arguments)
             getattr(chosen, name).reset_mock()
             getattr(other, name).assert_not_called()
+    assert not sampler._chosen
     sampler.reseed_rng()
-    assert [one.reseed_rng.call_count for one in samplers_] == [1, 1]
-    assert str(sampler) == f"HandoverSampler({samplers_[0]}, {samplers_[1]})"
+    assert [one.reseed_rng.call_count for one in (first, second)] == [1, 1]
+    assert str(sampler) == f"HandoverSampler({first}, {second})"
 
 
 REFUSED = (

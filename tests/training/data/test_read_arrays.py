@@ -13,6 +13,9 @@ from dropopt.training.data.read_arrays import from_arrays
 ARRAYS = "x, y, x_validation, y_validation, x_test, y_test, classes"
 #: What an error says about samples or targets that are no images with classes.
 TENSORS = "write a function that returns torch.utils.data.TensorDataset(x, y)"
+SHAPES = ": x must be (N, H, W), (N, H, W, C) or (N, C, H, W) and not empty"
+LABELS = ": y must be (N,) integers or names"
+X, Y = images(6, 5, 5), np.arange(6) % 2
 
 
 class TestNumpy:
@@ -48,79 +51,48 @@ class TestNumpy:
     @pytest.mark.parametrize(
         ("arrays", "said"),
         [
-            ({"x": images(6, 5, 5)}, "{} must have x and y (or images and labels), got: x"),
-            ({"x": images(6, 5, 5), "y": np.arange(5)}, "{}: x has 6 images, y 5 labels"),
+            ({"x": X}, " must have x and y (or images and labels), got: x"),
+            ({"y": Y}, " must have x and y (or images and labels), got: y"),
+            ({"x": X, "y": Y[:5]}, ": x has 6 images, y 5 labels"),
+            ({"x": X[:, 0], "y": Y}, f"{SHAPES}, got (6, 5); for other samples, {TENSORS}"),
+            ({"x": X[:, :0], "y": Y}, f"{SHAPES}, got (6, 1, 0, 5)"),
+            ({"x": X * 1j, "y": Y}, ": x must hold numbers, got complex128"),
+            ({"x": X.astype(str), "y": Y}, ": x must hold numbers, got <U3"),
+            ({"x": np.full((6, 5, 5), np.nan), "y": Y}, ": x holds values that are not finite"),
+            ({"x": np.full((6, 5, 5), 1e300), "y": Y}, ": x holds values that are not finite"),
+            ({"x": X, "y": 0 * Y}, ": at least two classes are needed, got ['0']"),
+            ({"x": X, "y": Y / 3}, f"{LABELS}, got float64 of shape (6,); for other targets, {TENSORS}"),
+            ({"x": X, "y": Y * 1.0}, f"{LABELS}, got float64 of shape (6,); convert them with .astype(int)"),
             (
-                {"x": images(6, 5), "y": np.arange(6)},
-                "{}: x must be (N, H, W), (N, H, W, C) or (N, C, H, W) and not empty, got (6, 5)"
-                + f"; for other samples, {TENSORS}",
-            ),
-            ({"x": images(6, 5, 5), "y": np.zeros(6, int)}, "{}: at least two classes are needed, got ['0']"),
-            (
-                {"x": images(6, 5, 5), "y": np.linspace(0, 1, 6)},
-                f"{{}}: y must be (N,) integers or names, got float64 of shape (6,); for other targets, {TENSORS}",
-            ),
-            (
-                {"x": images(6, 5, 5), "y": np.arange(6) % 2.0},
-                "{}: y must be (N,) integers or names, got float64 of shape (6,); convert them with .astype(int)",
-            ),
-            ({"x": np.full((6, 5, 5), np.nan), "y": np.arange(6) % 2}, "{}: x holds values that are not finite"),
-            ({"x": images(6, 5, 5), "y": np.arange(6) % 2, "z": [1]}, f"{{}}: unknown array 'z'; known: {ARRAYS}"),
-            (
-                {"x": images(6, 5, 5), "y": np.arange(6) % 2, "x_test": images(2, 5, 5)},
-                "{}: x_test and y_test must be given together",
+                {"x": X, "y": Y / 3, "classes": ["a", "b"]},
+                f"{LABELS}, got float64 of shape (6,); for other targets, {TENSORS}",
             ),
             (
-                {"x": images(6, 5, 5), "y": np.arange(6) % 2, "x_test": images(2, 5, 6), "y_test": [0, 1]},
-                "{}: test images are 1x5x6, training images 1x5x5; all images must have the same size",
+                {"x": X, "y": [[0, 1]] * 6},
+                f"{LABELS}, got int64 of shape (6, 2); convert one-hot rows with .argmax(1)",
             ),
             (
-                {"x": images(6, 5, 5), "y": np.arange(6) % 2, "x_test": images(2, 5, 5), "y_test": [0, 7]},
-                "{}: class '7' is in y_test but not in y",
+                {"x": X, "y": [[0, 1], [1, 1]] * 3},
+                f"{LABELS}, got int64 of shape (6, 2); for other targets, {TENSORS}",
             ),
+            ({"x": X, "y": Y, "y_train": Y}, ": y is given twice, also as 'y_train'"),
+            ({"x": X, "y": Y, "z": [1]}, f": unknown array 'z'; known: {ARRAYS}"),
+            ({"x": X, "y": Y, "x_test": X[:2]}, ": x_test and y_test must be given together"),
             (
-                {"x": images(6, 5, 5), "y": np.arange(6) % 2, "classes": ["a", "b", "c"]},
-                "{}: class 'c' has no training images",
+                {"x": X, "y": Y, "x_test": images(2, 5, 6), "y_test": [0, 1]},
+                ": test images are 1x5x6, training images 1x5x5; all images must have the same size",
             ),
-            ({"x": images(4, 5, 5), "y": [0, 0, 0, 1]}, "{}: test: class '1' has 1 image, at least 3 are needed"),
-            (
-                {"x": images(6, 5, 5), "y": np.arange(6) % 2, "classes": "ab"},
-                "{}: classes must be a list of names, got an array of shape ()",
-            ),
-            (
-                {"x": images(6, 5, 5), "y": np.arange(6) % 2, "classes": ["a", "a"]},
-                "{}: class names must differ, got 'a' twice",
-            ),
-            (
-                {"x": images(6, 5, 5), "y": np.linspace(0, 1, 6), "classes": ["a", "b"]},
-                f"{{}}: y must be (N,) integers or names, got float64 of shape (6,); for other targets, {TENSORS}",
-            ),
-            (
-                {"x": images(6, 5, 5), "y": [[0, 1]] * 6},
-                "{}: y must be (N,) integers or names, got int64 of shape (6, 2); convert one-hot rows with .argmax(1)",
-            ),
-            (
-                {"x": images(6, 5, 5), "y": [[0, 1], [1, 1]] * 3},
-                f"{{}}: y must be (N,) integers or names, got int64 of shape (6, 2); for other targets, {TENSORS}",
-            ),
-            (
-                {"x": images(6, 5, 5), "y": np.arange(6), "y_train": np.arange(6)},
-                "{}: y is given twice, also as 'y_train'",
-            ),
-            (
-                {"x": images(6, 0, 5), "y": np.arange(6)},
-                "{}: x must be (N, H, W), (N, H, W, C) or (N, C, H, W) and not empty, got (6, 1, 0, 5)",
-            ),
-            ({"x": images(6, 5, 5) * 1j, "y": np.arange(6)}, "{}: x must hold numbers, got complex128"),
-            ({"x": images(6, 5, 5).astype(str), "y": np.arange(6)}, "{}: x must hold numbers, got <U3"),
-            ({"y": np.arange(6)}, "{} must have x and y (or images and labels), got: y"),
-            ({"x": np.full((6, 5, 5), 1e300), "y": np.arange(6) % 2}, "{}: x holds values that are not finite"),
+            ({"x": X, "y": Y, "x_test": X[:2], "y_test": [0, 7]}, ": class '7' is in y_test but not in y"),
+            ({"x": X, "y": Y, "classes": ["a", "b", "c"]}, ": class 'c' has no training images"),
+            ({"x": X, "y": Y, "classes": "ab"}, ": classes must be a list of names, got an array of shape ()"),
+            ({"x": X, "y": Y, "classes": ["a", "a"]}, ": class names must differ, got 'a' twice"),
+            ({"x": X[:4], "y": [0, 0, 0, 1]}, ": test: class '1' has 1 image, at least 3 are needed"),
         ],
     )
     def test_errors_are_one_line_with_the_file(self, tmp_path, arrays, said):
         """Inconsistent arrays give one line with the file and what is wrong."""
         name = npz(tmp_path / "bad.npz", **arrays)
-        assert refused(name) == said.format(name)
+        assert refused(name) == name + said
 
     def test_names_that_are_python_objects(self):
         """A column of a table often holds its names as objects; the message says how to convert them."""

@@ -65,6 +65,19 @@ class Drawing(torch.utils.data.Dataset):
         return torch.tensor([torch.rand(1).item(), np.random.rand(), random.random(), index]), index
 
 
+class Made(torch.utils.data.Dataset):
+    """Each of 70 samples holds what a function makes of its number."""
+
+    def __init__(self, make):
+        self.make = make
+
+    def __len__(self):
+        return 70
+
+    def __getitem__(self, index):
+        return torch.tensor([self.make(index), 0.0]), 0
+
+
 def own_collate(samples):
     return torch.stack([sample for sample, _ in samples]) + 1, torch.tensor([target for _, target in samples])
 
@@ -160,29 +173,10 @@ def test_the_generator_of_a_sampler_is_seeded():
 
 def test_random_samples_are_noticed():
     """By reading some of them three times, spread over the data set; a fixed order of a loader is not random."""
-
-    class Rarely(Drawing):
-        """Only one sample in three readings differs."""
-
-        def __len__(self):
-            return 70
-
-        def __getitem__(self, index):
-            with_draw = index == 62
-            return torch.tensor([torch.rand(1).item() if with_draw else 0.5, 0.0]), 0
-
-    class Flipped(Rarely):
-        def __getitem__(self, index):
-            return torch.tensor([float(torch.rand(1) < 0.5), 0.0]), 0
-
-    class Never(Rarely):
-        def __getitem__(self, index):
-            return torch.tensor([0.5, 0.0]), 0
-
     assert is_random(reader_of("a", Drawing()))
-    assert is_random(reader_of("a", Rarely()))
-    assert is_random(reader_of("a", Flipped()))
-    assert not is_random(reader_of("a", Never()))
+    assert is_random(reader_of("a", Made(lambda index: torch.rand(1).item() if index == 62 else 0.5)))
+    assert is_random(reader_of("a", Made(lambda _: float(torch.rand(1) < 0.5))))
+    assert not is_random(reader_of("a", Made(lambda _: 0.5)))
     assert not is_random(reader_of("a", DataLoader(DATA, 4, shuffle=True)))
     assert is_random(reader_of("a", DataLoader(DATA, 4, sampler=RandomSampler(DATA, replacement=True))))
     assert not is_random(reader_of("a", DataLoader(DATA, batch_sampler=[[0, 1], [5, 2]])))
@@ -193,17 +187,10 @@ def test_random_samples_are_noticed():
 def test_draws_that_cannot_be_repeated_are_noticed():
     """A generator of its own, also if only the second batch draws from it."""
     own = np.random.default_rng(0)
-
-    class Own(Drawing):
-        def __init__(self, first):
-            self.first = first
-
-        def __getitem__(self, index):
-            return torch.tensor([float(own.random()) if index >= self.first else 0.0]), index
-
     assert repeats(reader_of("a", Drawing()))
-    assert not repeats(reader_of("a", Own(0)))
-    assert not repeats(reader_of("a", Own(8)))
+    for first in (0, 8):
+        made = Made(lambda index, first=first: float(own.random()) if index >= first else 0.0)
+        assert not repeats(reader_of("a", made)), first
 
 
 def test_pairs_are_stacked():
@@ -451,27 +438,18 @@ def test_data_sets_that_cannot_be_read(given, message):
 
 
 @pytest.mark.parametrize(
-    ("first", "spoilt", "message"),
+    ("labels", "spoilt", "message"),
     [
-        (-1, 0.0, "a: classes must have the numbers 0, 1, ..., got -1"),
-        (1, 0.0, "a: class '0' has no training images; number the classes from 0"),
-        (0, float("nan"), "a: train images hold values that are not finite"),
+        (torch.arange(24) % 2 - 1, 0.0, r"^a: classes must have the numbers 0, 1, \.\.\., got -1$"),
+        (torch.arange(24) % 2 + 1, 0.0, "^a: class '0' has no training images; number the classes from 0$"),
+        (torch.arange(24) % 2, float("nan"), "^a: train images hold values that are not finite$"),
+        (torch.arange(24) // 2, 0.0, r"at least 3 are needed; to predict numbers, .* targets as floats$"),
     ],
 )
-def test_images_with_wrong_numbers_are_refused(first, spoilt, message):
-    """Class numbers that do not begin at 0, and pixels that are not finite."""
-    images = torch.rand(24, 1, 4, 4)
-    images[:, 0, 0, 0] += spoilt
-    data = TensorDataset(images, torch.arange(24) % 2 + first)
-    with pytest.raises(ConfigError) as caught:
-        dataset_from(read_torch.read_torch("a", {"train": data}), DataConfig(name="digits"))
-    assert str(caught.value) == message
-
-
-def test_whole_numbers_to_predict_are_recognised():
-    """Classes of few images each, which are numbers, may be the targets of a regression."""
-    data = TensorDataset(torch.rand(24, 1, 4, 4), torch.arange(24) // 2)
-    with pytest.raises(ConfigError, match=r"at least 3 are needed; to predict numbers, .* targets as floats$"):
+def test_images_with_wrong_numbers_are_refused(labels, spoilt, message):
+    """Class numbers that do not begin at 0, pixels that are not finite, and perhaps the targets of a regression."""
+    data = TensorDataset(torch.rand(24, 1, 4, 4) + spoilt, labels)
+    with pytest.raises(ConfigError, match=message):
         dataset_from(read_torch.read_torch("a", {"train": data}), DataConfig(name="digits"))
 
 
@@ -539,12 +517,10 @@ def test_a_stream_reads_checks_and_prepares():
         list(few.batches(4))
     assert len(list(Stream(reader, lambda batch: batch, twice.sample).batches(4))) == 3
     own = Stream(reader_of("a", DataLoader(Drawing(), batch_sampler=[[0, 1], [5]])), lambda batch: batch, twice.sample)
-    for number, batch in enumerate(own.epoch([], 7, 3)):
-        with everywhere(7, "reading", 3, number):
-            assert torch.equal(batch.images, torch.stack([Drawing()[index][0] for index in [[0, 1], [5]][number]]))
-    for number, batch in enumerate(own.batches(9)):
-        with everywhere(0, "evaluation", number):
-            assert torch.equal(batch.images, torch.stack([Drawing()[index][0] for index in [[0, 1], [5]][number]]))
+    for drawn, stream_of in ((own.epoch([], 7, 3), (7, "reading", 3)), (own.batches(9), (0, "evaluation"))):
+        for number, batch in enumerate(drawn):
+            with everywhere(*stream_of, number):
+                assert torch.equal(batch.images, torch.stack([Drawing()[index][0] for index in [[0, 1], [5]][number]]))
 
 
 def test_a_streamed_data_set_in_full(monkeypatch):

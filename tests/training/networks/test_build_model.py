@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
-from torchvision.models import resnet18
+from torchvision import models
 
 from dropopt.config import ConfigError, ModelConfig
 from dropopt.randomness import global_stream
@@ -163,7 +163,7 @@ class TestSeed:
         with global_stream(3, "weights"):
             own = {
                 "small": lambda: reference.small(3, 7, (32, 32)),
-                "torchvision:resnet18": lambda: resnet18(num_classes=7),
+                "torchvision:resnet18": lambda: models.resnet18(num_classes=7),
             }
             assert equal(first, own[name]())
 
@@ -199,8 +199,6 @@ class TestTorchvision:
     @pytest.mark.parametrize("channels", [1, 2, 5])
     def test_pretrained_weights_keep_their_scale(self, monkeypatch, channels):
         """With weights, the head is new and the stem sums over colours: grey images give what grey RGB images gave."""
-        from torchvision import models
-
         torch.manual_seed(0)
         trained = models.resnet18()
         monkeypatch.setattr(models, "get_model", lambda name, **options: trained)
@@ -214,8 +212,6 @@ class TestTorchvision:
     @pytest.mark.parametrize(("name", "size"), [("googlenet", 64), ("inception_v3", 75)])
     def test_pretrained_auxiliary_heads_are_removed(self, monkeypatch, name, size):
         """Pretrained networks with auxiliary heads and rescaled colours accept small grey images, in training too."""
-        from torchvision import models
-
         builder = getattr(models, name)
         trained = builder(weights=None, init_weights=False, aux_logits=True, transform_input=True)
         monkeypatch.setattr(models, "get_model", lambda name, **options: trained)
@@ -245,7 +241,6 @@ class TestTorchvision:
     def test_weights_that_cannot_be_downloaded(self, monkeypatch):
         """One line says how to go without them."""
         import timm
-        from torchvision import models
 
         def fail(*_, **__):
             raise OSError("no network\nmore")
@@ -260,8 +255,6 @@ class TestTorchvision:
     @pytest.mark.parametrize("name", ["shufflenet_v2_x0_5", "squeezenet1_1"])
     def test_weights_from_a_file(self, name, tmp_path, monkeypatch):
         """All but the output layer are those of the file, whose own number of classes does not matter."""
-        from torchvision import models
-
         monkeypatch.setenv("HOME", str(tmp_path))
         outputs = 1000 if name == "squeezenet1_1" else 5
         trained = models.get_model(name, num_classes=outputs)
