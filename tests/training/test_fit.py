@@ -5,6 +5,7 @@ import math
 import pickle
 import sys
 import time
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -21,38 +22,14 @@ from dropopt.training.task import Task
 pytestmark = pytest.mark.usefixtures("cache")
 
 
-class FakeEngine:
-    """Records its calls and does nothing."""
-
-    def __init__(self, update_every="epoch", needs_probe=False):
-        self.config = EngineConfig(update_every=update_every)
-        self.update_every = None if update_every == "epoch" else update_every
-        self.needs_probe = needs_probe
-        self.calls = []
-
-    def watch(self, optimizer):
-        """Recorded."""
-        self.calls.append(("watch", optimizer))
-
-    def probe(self, images, labels):
-        """Recorded."""
-        self.calls.append(("probe", images.clone(), labels.clone()))
-
-    def step(self, **signals):
-        """Recorded."""
-        self.calls.append(("step", signals))
-
-    def rates(self):
-        """One row whose rate is the number of calls so far."""
-        return [{"site": "a", "applied": float(len(self.calls))}]
-
-    def weights(self):
-        """Always the same."""
-        return {"adaptive": 1.0}
-
-    def state_dict(self):
-        """Nothing."""
-        return {}
+def fake_engine(update_every="epoch", needs_probe=False):
+    """It does nothing. Its only rate is the number of its updates so far."""
+    engine = Mock(spec=["config", "needs_probe", "probe", "rates", "step", "update_every", "watch", "weights"])
+    engine.config, engine.needs_probe = EngineConfig(update_every=update_every), needs_probe
+    engine.update_every = None if update_every == "epoch" else update_every
+    engine.rates.side_effect = lambda: [{"site": "a", "applied": float(engine.step.call_count)}]
+    engine.weights.return_value = {"adaptive": 1.0}
+    return engine
 
 
 class TestLearning:
@@ -260,11 +237,11 @@ class TestEngine:
 
     def test_after_each_epoch_with_its_metrics(self):
         """watch comes first, then one step per epoch with the epochs completed and the epoch's metrics."""
-        engine = FakeEngine()
+        engine = fake_engine()
         result = fit(network(), engine, toy(), recipe())
-        assert engine.calls[0][0] == "watch"
-        assert isinstance(engine.calls[0][1], torch.optim.SGD)
-        told = [signals for _, signals in engine.calls[1:]]
+        assert engine.method_calls[0][0] == "watch"
+        assert isinstance(engine.watch.call_args.args[0], torch.optim.SGD)
+        told = [one.kwargs for one in engine.step.call_args_list]
         assert [t["epoch"] for t in told] == [1, 2, 3, 4]
         assert {t["epochs"] for t in told} == {4}
         for signals, report in zip(told, result.history, strict=True):
@@ -273,25 +250,25 @@ class TestEngine:
 
     def test_every_n_steps(self):
         """With update_every 4 and 6 steps per epoch, rates are updated after steps 4, 8, 12, ... and each epoch."""
-        engine = FakeEngine(update_every=4)
+        engine = fake_engine(update_every=4)
         fit(network(), engine, toy(), recipe(epochs=2))
-        told = [signals for kind, signals in engine.calls if kind == "step"]
+        told = [one.kwargs for one in engine.step.call_args_list]
         assert [round(t["epoch"] * 6) for t in told] == [4, 6, 8, 12]
         assert ["val_loss" in t for t in told] == [False, True, False, True]
 
     def test_a_probe_sees_a_training_batch_before_each_step(self):
         """If importances need labels, every update is preceded by the last training batch."""
-        data, engine = toy(), FakeEngine(update_every=5, needs_probe=True)
+        data, engine = toy(), fake_engine(update_every=5, needs_probe=True)
         fit(network(), engine, data, recipe(epochs=2))
-        kinds = [call[0] for call in engine.calls]
+        kinds = [name for name, *_ in engine.method_calls if name in ("watch", "probe", "step")]
         assert kinds == ["watch"] + ["probe", "step"] * 4
-        for _, images, labels in (call for call in engine.calls if call[0] == "probe"):
-            for image, label in zip(images, labels, strict=True):
+        for shown in engine.probe.call_args_list:
+            for image, label in zip(*shown.args, strict=True):
                 found = (data.train.images == image).flatten(1).all(1).nonzero().item()
                 assert data.train.labels[found] == label
 
     def test_reports_carry_the_rates_in_force(self):
         """Rates and weights of a report are those with which the epoch ended, before the update that follows."""
-        result = fit(network(), FakeEngine(), toy(), recipe(epochs=2))
-        assert [report.rates[0]["applied"] for report in result.history] == [1.0, 2.0]
+        result = fit(network(), fake_engine(), toy(), recipe(epochs=2))
+        assert [report.rates[0]["applied"] for report in result.history] == [0.0, 1.0]
         assert result.history[0].weights == {"adaptive": 1.0}

@@ -14,8 +14,6 @@ from dropopt.training import fit, measure_complexity
 from dropopt.training.optim import make_optimizer
 
 EPOCHS, BATCH, SEED = 3, 16, 0
-#: The end of a message about targets without a complexity.
-OTHERS = "; with other targets give complexity=0.5, as studies do"
 CONFIGS = {
     "default": EngineConfig(r0=0.4),
     "own patterns": EngineConfig(pattern="own", w_spatial=0.25),
@@ -89,6 +87,10 @@ def test_the_loop_of_the_readme_equals_fit(config):
         )
 
 
+NUMBERS = (
+    "measured with class numbers (N,), got torch.{} of shape {} for 4 samples; with other targets give complexity=0.5, "
+    "as studies do"
+)
 BATCHES = (
     "measured on batches (samples, labels) of tensors, such as those of a DataLoader, or on "
     "measure_complexity(samples, labels); got a batch of type {}"
@@ -125,21 +127,9 @@ def test_complexity_of_other_shapes(shape):
 @pytest.mark.parametrize(
     ("data", "labels", "message"),
     [
-        (
-            torch.zeros(4, 2),
-            torch.rand(4),
-            "measured with class numbers (N,), got torch.float32 of shape (4,) for 4 samples" + OTHERS,
-        ),
-        (
-            torch.zeros(4, 2),
-            torch.zeros(3).long(),
-            "measured with class numbers (N,), got torch.int64 of shape (3,) for 4 samples" + OTHERS,
-        ),
-        (
-            torch.zeros(4, 2),
-            torch.zeros(4, 1).long(),
-            "measured with class numbers (N,), got torch.int64 of shape (4, 1) for 4 samples" + OTHERS,
-        ),
+        (torch.zeros(4, 2), torch.rand(4), NUMBERS.format("float32", "(4,)")),
+        (torch.zeros(4, 2), torch.zeros(3).long(), NUMBERS.format("int64", "(3,)")),
+        (torch.zeros(4, 2), torch.zeros(4, 1).long(), NUMBERS.format("int64", "(4, 1)")),
         (torch.zeros(4, 2), torch.zeros(4).long(), "measured on two or more classes, got 1"),
         (torch.zeros(4, 2), torch.arange(4) - 1, "measured with class numbers from 0, got none or a negative one"),
         (torch.zeros(0, 2), torch.zeros(0).long(), "measured with class numbers from 0, got none or a negative one"),

@@ -158,17 +158,9 @@ def test_binary_cross_entropy_of_class_numbers_above_1_is_refused():
 
 def test_image_data_sets_take_the_path_of_all_images(monkeypatch):
     """Images of PyTorch data sets are normalised and keep the names of their classes, also behind a subset."""
-
-    class Photographs(torch.utils.data.Dataset):
-        classes = ("cat", "dog")
-
-        def __len__(self):
-            return 30
-
-        def __getitem__(self, index):
-            return torch.full((3, 4, 4), float(index)), index % 2
-
-    monkeypatch.setattr(other_tasks, "photographs", lambda: torch.utils.data.Subset(Photographs(), range(30)), False)
+    whole = TensorDataset(torch.arange(30.0).view(30, 1, 1, 1).expand(30, 3, 4, 4), torch.arange(30) % 2)
+    whole.classes = ("cat", "dog")
+    monkeypatch.setattr(other_tasks, "photographs", lambda: torch.utils.data.Subset(whole, range(30)), False)
     monkeypatch.setattr(other_tasks.photographs, "__module__", "other_tasks")
     data = load_data(RunConfig.parse({"data": {"name": "other_tasks:photographs"}}).data)
     assert data.classes == ("cat", "dog")

@@ -50,6 +50,7 @@ def history(count: int, names: Sequence[Sequence[str]] = NAMES, seed: int = 0) -
         distributions |= {"x": UNIT, "n": COUNT, "kind": KINDS}
         value = float(abs(params[names[0][0]] - params["x"]) + rng.normal() * 0.1)
         found.append(create_trial(params=params, distributions=distributions, value=value))
+        found[-1].number = len(found) - 1
     return found
 
 
@@ -162,7 +163,7 @@ def test_known_parameters_are_covariates(monkeypatch: pytest.MonkeyPatch) -> Non
     """A draw is given what the base sampled, what is enqueued and what was suggested, the latter before the former."""
     monkeypatch.setattr(module, "Surrogate", Recorder)
     trials = history(20)
-    table = gather(trials_with_numbers(trials), NAMES, maximise=False)
+    table = gather(trials, NAMES, maximise=False)
 
     def given(base: RandomSampler, enqueued: dict[str, Any], *suggested: str) -> np.ndarray:
         study = study_of(EfficacySampler(base, NAMES, seed=0, randomised=1e-9), trials)
@@ -182,13 +183,6 @@ def test_known_parameters_are_covariates(monkeypatch: pytest.MonkeyPatch) -> Non
     kind = table.standardise({"x": 0.25, "kind='p'": 0.0, "kind='q'": 1.0})
     assert given(low, {"kind": "q", "x": 0.25}, "x") == pytest.approx(kind)
     assert given(low, {"other": 1.0, "n": 3}, "n") == pytest.approx(table.standardise({"n": 3.0}))
-
-
-def trials_with_numbers(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    copies = [copy.copy(trial) for trial in trials]
-    for number, trial in enumerate(copies):
-        trial.number = number
-    return copies
 
 
 def test_shares_keep_the_distributions_of_earlier_trials() -> None:

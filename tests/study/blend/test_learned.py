@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 
@@ -11,8 +10,8 @@ import optuna
 import pytest
 from blend_study import NAMES, UNIT, random_study
 from optuna.trial import TrialState, create_trial
+from printed import printed
 from random_evidence import table_of
-from rich.console import Console
 
 from dropopt.config import METHODS, STAGES, ConfigError
 from dropopt.study.blend import learned as module
@@ -39,9 +38,7 @@ def test_true_effects_are_found() -> None:
 def test_report_and_data() -> None:
     """The report shows the verdict, all methods and the trajectory; the data are valid JSON without NaN."""
     study = random_study(40)
-    console = Console(width=120, record=True, file=io.StringIO())
-    console.print(efficacy_report(study))
-    text = console.export_text()
+    text = printed(lambda console: console.print(efficacy_report(study)), 120)
     assert all(name in text for name in NAMES[0])
     assert "Preferred blend" in text
     data = json.loads(json.dumps(learned(study).as_dict(), allow_nan=False))
@@ -58,9 +55,7 @@ def test_a_report_by_stage_fits_the_terminal() -> None:
     for value in range(12):
         params = dict(zip(names, rng.uniform(size=len(names)).tolist(), strict=True))
         study.add_trial(create_trial(params=params, distributions=shares, value=float(value)))
-    console = Console(width=80, record=True, file=io.StringIO())
-    console.print(efficacy_report(study))
-    text = console.export_text()
+    text = printed(lambda console: console.print(efficacy_report(study)), 80)
     assert all(f"Preferred blend, {stage} (too few trials to rely on)" in text for stage in STAGES)
     assert text.count("w_contextual ") >= 3
     assert "\u2026" not in text.partition("Preferred blend")[2]

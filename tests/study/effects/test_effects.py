@@ -88,24 +88,20 @@ def test_negated_and_permuted_trials_give_the_same():
     assert first.trials == 30 > first.complete
 
 
-def _loss():
+def _loss(trial):
     """A loss with known answers: 0.3 is the best rate, element is worse, and the rate should fall."""
-
-    def loss(trial):
-        rate, alpha = trial.suggest_float("r0", 0.0, 0.7), trial.suggest_float("alpha", -1, 1)
-        pattern = trial.suggest_categorical("pattern", ["element", "channel", "spatial"])
-        lr = trial.suggest_float("lr", 1e-3, 1.0, log=True)
-        height = 5 * (rate - 0.3) ** 2 + 0.4 * (pattern == "element") + 0.3 * (alpha - 0.6) ** 2
-        noise = np.random.default_rng(trial.number).normal(scale=0.04)
-        return float(np.exp(height + 0.2 * (np.log10(lr) + 1.5) ** 2 + noise))
-
-    return loss
+    rate, alpha = trial.suggest_float("r0", 0.0, 0.7), trial.suggest_float("alpha", -1, 1)
+    pattern = trial.suggest_categorical("pattern", ["element", "channel", "spatial"])
+    lr = trial.suggest_float("lr", 1e-3, 1.0, log=True)
+    height = 5 * (rate - 0.3) ** 2 + 0.4 * (pattern == "element") + 0.3 * (alpha - 0.6) ** 2
+    noise = np.random.default_rng(trial.number).normal(scale=0.04)
+    return float(np.exp(height + 0.2 * (np.log10(lr) + 1.5) ** 2 + noise))
 
 
 def test_answers_in_words():
     """Each question is answered with the numbers that the objective has."""
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=1))
-    study.optimize(_loss(), n_trials=70)
+    study.optimize(_loss, n_trials=70)
     effects = study_effects(study)
     which, much, where, when, whether = effects.answers
     assert effects.ratio
@@ -126,7 +122,7 @@ def test_answers_in_words():
 def test_thin_evidence_is_said():
     """With too few trials no claim is made, and the number that is missing is given."""
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
-    study.optimize(_loss(), n_trials=4)
+    study.optimize(_loss, n_trials=4)
     for count in (4, 9):
         effects = study_effects(study)
         assert effects.thin
@@ -135,7 +131,7 @@ def test_thin_evidence_is_said():
         )
         assert [answer.question for answer in effects.answers if not answer.found] == list(QUESTIONS)
         assert bool(effects.factors) == (count > 4)
-        study.optimize(_loss(), n_trials=5)
+        study.optimize(_loss, n_trials=5)
     assert not study_effects(study).thin
     assert needed_trials(factors_of(study.trials)) == 13
 
@@ -143,8 +139,8 @@ def test_thin_evidence_is_said():
 def test_nothing_is_claimed_of_noise():
     """Outcomes that are noise give no claims, but numbers of trials or that it hardly matters."""
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=0))
-    loss, rng = _loss(), np.random.default_rng(0)
-    study.optimize(lambda trial: loss(trial) * 0 + float(np.exp(0.1 * rng.normal())), n_trials=40)
+    rng = np.random.default_rng(0)
+    study.optimize(lambda trial: _loss(trial) * 0 + float(np.exp(0.1 * rng.normal())), n_trials=40)
     effects = study_effects(study)
     assert not any(answer.found for answer in effects.answers)
     assert "more trials" in effects.answers[0].text
