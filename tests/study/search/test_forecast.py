@@ -146,7 +146,7 @@ def test_values_that_are_not_finite_decide_nothing_about_others(bad):
         (3, 1, {}, False),
         (4, 1, {}, True),
         (3, 1, {"n_startup_trials": 3}, True),
-        (8, 0, {}, False),  # a step that no complete trial reported
+        (8, 0, {"chance": 0.999}, False),  # a step that no complete trial reported
         (8, 1, {"n_warmup_steps": 1}, True),
         (8, 1, {"n_warmup_steps": 2}, False),
     ],
