@@ -125,6 +125,18 @@ def test_draws_have_the_moments_of_the_posterior(stages: int) -> None:
     assert (np.abs(np.cov(draws.T) - covariance) < 0.12 * spread).all()
 
 
+def test_draws_pass_through_rows_of_great_weight() -> None:
+    """Such rows have almost no noise: differences between them are those of their outcomes, up to the unit sigma."""
+    rng = np.random.default_rng(0)
+    table = table_of(columns=0)
+    rows = Rows(replace(table, weight=np.full(len(table), 1e8)))
+    shares, score = table.blend[:, 0], table.score - table.score[0]
+    for _ in range(5):
+        path = Path(rows, PARTS["matern"], table.score, None, rng)
+        drawn = path(shares, 0) - path(shares[:1], 0)
+        assert drawn / drawn[1] == pytest.approx(score / score[1], abs=0.01)
+
+
 @pytest.mark.parametrize("name", [name for name in PARTS if name != "all"])
 def test_prior_draws_by_stage(name: str) -> None:
     """The covariance of 2,000 prior draws between rows with two stages is that of the kernel, level included."""
@@ -229,6 +241,20 @@ def test_the_mean_is_averaged_over_candidates() -> None:
     assert (model.weights < 0.01).any()
     order = sorted(range(30), key=lambda i: -table.score[i])
     assert (model.best(0, 4) == table.blend[order[:4], 0]).all()
+
+
+def test_covariates_change_the_function() -> None:
+    """If the best blend depends on a covariate, so do the mean and the draws, with the sign of the covariate."""
+    table = table_of(60)
+    score = 4 * table.standardised[:, 0] * (table.blend[:, 0, 0] - table.blend[:, 0, 1])
+    model = Surrogate(replace(table, score=score, value=score))
+    corners = np.eye(3)
+    for sign in (-1.0, 1.0):
+        c = np.array([sign, 0.0])
+        mean, (path, _) = model.mean(c)(corners, 0), model.draw(np.random.default_rng(0), c)
+        drawn = path(corners, 0)
+        assert sign * (mean[0] - mean[1]) > 1
+        assert sign * (drawn[0] - drawn[1]) > 0.3
 
 
 def test_weights_of_a_long_table() -> None:
