@@ -19,6 +19,8 @@ with contextlib.suppress(ImportError):
 torch.set_num_threads(1)
 # Optuna logs the names of studies. A worker of pytest-xdist cannot send a log in which a name is not valid UTF-8.
 optuna.logging.set_verbosity(optuna.logging.ERROR)
+# The storages of tests are their own.
+os.environ.pop("OPTUNA_STORAGE", None)
 # A slow example on a busy machine is not a failure. In CI the examples are the same in every run, so that a change is
 # never rejected because of a random example that it has nothing to do with.
 settings.register_profile("dropopt", deadline=None, derandomize="CI" in os.environ)
@@ -39,6 +41,12 @@ def pytest_addoption(parser):
         action="store_true",
         help="run Optuna's tests of samplers with every base and blend (about 6 minutes)",
     )
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """The test's own folder is the working folder."""
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture

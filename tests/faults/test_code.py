@@ -5,8 +5,8 @@ import os
 import signal
 import sys
 
-from outside import Outside, finish, reporting, start, wait_until
-from processes import children, send
+from outside import Outside, finish, reporting, start
+from processes import children, send, wait_until
 
 from dropopt.study.store.code import code_of
 

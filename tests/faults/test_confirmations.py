@@ -16,7 +16,8 @@ import optuna
 import pytest
 from fake_confirm import compare, confirm
 from fake_study import trials
-from outside import finish, wait_until
+from outside import finish
+from processes import wait_until
 from rich.console import Console
 
 from dropopt.config import ConfigError
@@ -42,8 +43,7 @@ def confirmed(tmp_path_factory):
 
 
 @pytest.fixture
-def storage(confirmed, tmp_path, monkeypatch):
-    monkeypatch.delenv("OPTUNA_STORAGE", raising=False)
+def storage(confirmed, tmp_path):
     return shutil.copy(confirmed, tmp_path / "s.log").as_posix()
 
 
@@ -121,7 +121,6 @@ def test_a_confirmation_counts_its_own_seeds(storage, monkeypatch):
 
 def test_a_comparison_counts_its_own_seeds(tmp_path, monkeypatch):
     """Another one with more seeds confirms the arms meanwhile: none of them is left out."""
-    monkeypatch.delenv("OPTUNA_STORAGE", raising=False)
     storage, names = str(tmp_path / "s.log"), ("one", "two")
     for seed, name in enumerate(names):
         assert fake_study.run(storage, n_jobs=1, n_trials=1, seed=seed, name=name) == 0
@@ -226,9 +225,8 @@ def test_a_confirmation_of_a_deleted_study_is_not_used_for_another_one(storage):
 
 
 @pytest.mark.parametrize("name", ["s.db", "s.log"])
-def test_a_search_that_is_deleted_ends_its_confirmation(tmp_path, monkeypatch, name):
+def test_a_search_that_is_deleted_ends_its_confirmation(tmp_path, name):
     """At the next report: one line and exit code 1. No run is left without an owner."""
-    monkeypatch.delenv("OPTUNA_STORAGE", raising=False)
     storage = str(tmp_path / name)
     assert fake_study.run(storage, n_jobs=1, n_trials=1) == 0
     process = subprocess.Popen(

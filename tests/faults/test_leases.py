@@ -6,7 +6,8 @@ import signal
 import fake_study
 import optuna
 import pytest
-from outside import check_whole, finish, reporting, start, trials, wait_until
+from outside import check_whole, finish, reporting, start, trials
+from processes import wait_until
 
 from dropopt.config import ConfigError, RunConfig
 from dropopt.study.define.space import Space

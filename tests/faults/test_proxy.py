@@ -8,8 +8,9 @@ import time
 import fake_study
 import pytest
 from optuna.study import StudyDirection
-from outside import check_whole, finish, read_until, reporting, start, trials, wait_until
+from outside import check_whole, finish, read_until, reporting, start, trials
 from ports import free_port
+from processes import wait_until
 
 from dropopt.config import ConfigError
 from dropopt.study.store.opening import close, open_storage

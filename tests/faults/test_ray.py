@@ -4,7 +4,8 @@ import os
 import warnings
 
 import pytest
-from outside import check_whole, finish, reporting, start, trials, wait_until
+from outside import check_whole, finish, reporting, start, trials
+from processes import wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own
 

@@ -29,11 +29,9 @@ NOWHERE = f"postgresql+psycopg://me:{SECRET}@127.0.0.1:1/db"
 
 
 @pytest.fixture(autouse=True)
-def _here(tmp_path, monkeypatch):
+def _here(here):
     """Use an empty working folder whose name does not contain the secret."""
-    assert SECRET not in str(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("OPTUNA_STORAGE", raising=False)
+    assert SECRET not in str(Path.cwd())
     _warn_of_password.cache_clear()
 
 

@@ -16,7 +16,8 @@ import optuna
 import pytest
 import sqlalchemy
 from optuna.distributions import CategoricalDistribution, FloatDistribution
-from outside import Outside, check_whole, finish, read_until, reporting, start, trials, wait_until
+from outside import Outside, check_whole, finish, read_until, reporting, start, trials
+from processes import wait_until
 
 from dropopt.config import ConfigError
 from dropopt.study.store import opening

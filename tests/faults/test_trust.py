@@ -30,7 +30,6 @@ def _here(tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.delenv("OPTUNA_STORAGE", raising=False)
 
 
 def call(*arguments, program=DROPOPT):

@@ -10,7 +10,8 @@ import optuna
 import pytest
 from fake_study import trials
 from optuna.trial import TrialState
-from processes import SCRIPT, alive, children, running, start, wait_until
+from outside import SCRIPT, finish, reporting, start
+from processes import alive, children, wait_until
 
 from dropopt.config import METHODS, ConfigError, RunConfig
 from dropopt.seeds import derived_seed
@@ -24,10 +25,8 @@ from dropopt.study.store.url import resolve
 
 
 @pytest.fixture
-def storage(tmp_path, monkeypatch):
+def storage(here):
     """A storage file in a temporary working folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("OPTUNA_STORAGE", raising=False)
     return "study.log"
 
 
@@ -173,23 +172,24 @@ def test_data_that_cannot_be_loaded_end_the_study_before_a_trial(storage, monkey
 
 def test_a_signal_ends_a_study_cleanly(tmp_path, monkeypatch):
     """No trial or child is left running, the exit code gives the signal, and the same command continues the study."""
-    process = start(tmp_path, n_trials=4)
-    wait_until(lambda: running(tmp_path))
+    storage = f"sqlite:///{tmp_path}/s.db"
+    process = start(storage, 2, n_trials=4)
+    wait_until(lambda: reporting(storage))
     pids = children(process.pid)
     process.send_signal(signal.SIGINT)
-    out = process.communicate(timeout=60)[0]
-    assert process.returncode == 130, out
+    code, out = finish(process)
+    assert code == 130, out
     assert "go on   dropopt run fake --n-trials 4\n" in out
     assert len(pids) == 2
     assert alive(pids) == []
-    found = trials(f"sqlite:///{tmp_path}/runs/dropopt.db")
+    found = trials(storage)
     stopped = [trial for trial in found if trial.user_attrs.get("reason") == "interrupted"]
     assert {trial.state for trial in stopped} == {TrialState.FAIL}
     assert all(trial.state.is_finished() for trial in found)
     assert len(stopped) >= 1
     monkeypatch.setenv("FAKE_SECONDS", "0")
-    assert fake_study.run(f"sqlite:///{tmp_path}/runs/dropopt.db", n_trials=4) == 0
-    found = trials(f"sqlite:///{tmp_path}/runs/dropopt.db")
+    assert fake_study.run(storage, n_trials=4) == 0
+    found = trials(storage)
     assert budget_used(found) == 4
     assert len(found) == 4 + len(stopped)
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import fake_training
-from outside import finish, reporting, start, trials, wait_until
-from processes import children, send
+from outside import finish, reporting, start, trials
+from processes import children, send, wait_until
 
 from dropopt.config import RunConfig
 from dropopt.export import load
@@ -117,10 +117,11 @@ def _torment(running, storage, kills, n_trials, draw, workers, slots, often, sec
 def training(storage, running):
     """Whether one of the workers ``running`` has a trial that has reported.
 
-    A session in which three slots are killed before the first one was ever ready ends with an error, as it should.
+    A session in which three slots are killed before the first one was ever ready ends with an error, as it should. A
+    retry has the reports of its first attempt, and no lease yet when it starts.
     """
     workers = {process.pid for process in running}
-    return any(lease_of(trial)["process"]["pid"] in workers for trial in reporting(storage))
+    return any(lease_of(trial).get("process", {}).get("pid") in workers for trial in reporting(storage))
 
 
 def remember(seen, found):

@@ -3,22 +3,22 @@
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import fake_study
 import optuna
 import sqlalchemy
-from processes import REPORTING
 
 from dropopt.study.store.opening import close, open_storage
 from dropopt.study.store.url import resolve
 
 SCRIPT = Path(fake_study.__file__)
 
-
+#: Finds a row if a trial is running and has reported.
+REPORTING = "SELECT 1 FROM trials JOIN trial_intermediate_values USING (trial_id) WHERE state = 'RUNNING' LIMIT 1"
 #: A program that runs another one with a clock that is wrong by some seconds.
 SKEWED = """
 import runpy, sys, time
@@ -29,8 +29,18 @@ runpy.run_path(sys.argv.pop(1), run_name="__main__")
 """
 
 
-def start(storage, n_jobs=1, seconds=0.2, skew=0, **options):
-    """Start the fake study in a process; each of its epochs takes ``seconds``; its clock is wrong by ``skew``."""
+def start(storage, n_jobs=1, seconds=0.2, skew=0, hangup=signal.SIG_DFL, group=None, **options):
+    """Start the fake study in a process; each of its epochs takes ``seconds``; its clock is wrong by ``skew``.
+
+    ``hangup`` is what the process does at SIGHUP when it starts: by default not what nohup may have set for the tests.
+    ``group`` is the file of a control group that lists its processes.
+    """
+
+    def prepare():
+        signal.signal(signal.SIGHUP, hangup)
+        if group is not None:
+            group.write_text(str(os.getpid()))
+
     program = [str(SCRIPT)] if not skew else ["-c", SKEWED, str(skew), str(SCRIPT)]
     return subprocess.Popen(
         [sys.executable, *program, json.dumps(options), str(n_jobs)],
@@ -38,6 +48,7 @@ def start(storage, n_jobs=1, seconds=0.2, skew=0, **options):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        preexec_fn=prepare,
     )
 
 
@@ -59,15 +70,6 @@ def read_until(process, text):
         if text in line:
             return "".join(lines)
     raise AssertionError(f"{text!r} is not in the output: {''.join(lines)}")
-
-
-def wait_until(condition, seconds=60):
-    """Poll ``condition`` and return its value; fails the test if it does not become true in time."""
-    end = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.1)
-    return found
 
 
 def trials(storage):

@@ -1,46 +1,9 @@
-"""Processes in tests: the fake study as a program of its own, and what has become of a process."""
+"""What has become of a process."""
 
-import json
 import os
-import signal
-import sqlite3
 import subprocess
-import sys
 import time
-from contextlib import closing, suppress
-from pathlib import Path
-
-import fake_study
-from fake_study import trials
-
-from dropopt.config import ConfigError
-
-SCRIPT = Path(fake_study.__file__)
-#: Finds a row if a trial is running and has reported.
-REPORTING = "SELECT 1 FROM trials JOIN trial_intermediate_values USING (trial_id) WHERE state = 'RUNNING' LIMIT 1"
-
-
-def start(folder, n_jobs=2, env=(), hangup=signal.SIG_DFL, group=None, **options):
-    """Start the fake study in ``folder``.
-
-    ``hangup`` is what the process does at SIGHUP when it starts: by default not what nohup may have set for the tests.
-    ``group`` is the file of a control group that lists its processes.
-    """
-
-    def prepare():
-        signal.signal(signal.SIGHUP, hangup)
-        if group is not None:
-            group.write_text(str(os.getpid()))
-
-    return subprocess.Popen(
-        [sys.executable, str(SCRIPT), json.dumps(options), str(n_jobs)],
-        cwd=folder,
-        env=os.environ | {"FAKE_SECONDS": "0.2"} | dict(env),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        preexec_fn=prepare,
-    )
+from contextlib import suppress
 
 
 def children(pid):
@@ -68,29 +31,9 @@ def alive(pids):
 
 
 def wait_until(condition, seconds=60):
-    """Poll ``condition``; fails the test if it does not become true in time."""
+    """Poll ``condition`` and return its value; fails the test if it does not become true in time."""
     end = time.monotonic() + seconds
-    while not condition():
+    while not (found := condition()):
         assert time.monotonic() < end, "it did not happen in time"
         time.sleep(0.05)
-
-
-def stored(folder):
-    """Return the trials of the study in ``folder``; none if there is no study yet."""
-    file = Path(folder) / "runs" / "dropopt.db"
-    if not file.exists():
-        return []
-    try:
-        return trials(f"sqlite:///{file}")
-    except (KeyError, ConfigError):
-        return []
-
-
-def running(folder):
-    """Whether a trial of the study in ``folder`` is running and has reported an epoch. Cheap: tests poll it."""
-    file = Path(folder) / "runs" / "dropopt.db"
-    try:
-        with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as connection:
-            return connection.execute(REPORTING).fetchone() is not None
-    except sqlite3.OperationalError:  # there is no file, or no table yet
-        return False
+    return found

@@ -19,10 +19,8 @@ from dropopt.study.store.opening import close, open_storage
 
 
 @pytest.fixture
-def storage(tmp_path, monkeypatch):
+def storage(here):
     """A study of two trials in a temporary working folder, whose plan is then set to four."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("OPTUNA_STORAGE", raising=False)
     fake_study.run("s.log", n_trials=2, seed=5, pruner="none")
     opened = open_storage("s.log")
     study = optuna.load_study(study_name="fake", storage=opened)
@@ -85,9 +83,8 @@ def test_a_worker_imports_nothing_that_only_the_storage_names(storage):
     close(opened)
 
 
-def test_a_worker_waits_for_a_storage_that_is_away(tmp_path, monkeypatch):
+def test_a_worker_waits_for_a_storage_that_is_away():
     """A server that cannot be reached when the worker starts is tried again for as long as --storage-patience says."""
-    monkeypatch.chdir(tmp_path)
     began = time.monotonic()
     away = "postgresql+psycopg://user:secret@127.0.0.1:1/name"
     with pytest.raises(StorageError, match=r"unreachable for \d s.*type the same command again") as caught:

@@ -4,6 +4,7 @@ import errno
 import os
 
 import pytest
+import torch
 
 from dropopt.config import ConfigError
 from dropopt.study.run import machine, memory
@@ -69,15 +70,11 @@ def test_this_process_is_killed_before_its_parent(root):
     assert score.read_text() == "500"
 
 
-class OutOfMemoryError(Exception):
-    """As torch names its own."""
-
-
 @pytest.mark.parametrize(
     ("error", "found"),
     [
         (MemoryError(), True),
-        (OutOfMemoryError("CUDA"), True),
+        (torch.OutOfMemoryError("CUDA"), True),
         (OSError(errno.ENOMEM, "x"), True),
         (OSError(errno.ENOENT, "out of memory"), False),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), True),
@@ -96,6 +93,12 @@ def test_errors_that_mean_that_memory_ran_out(error, found):
     outer = ValueError("training failed")
     outer.__cause__ = error
     assert memory.ran_out(outer) is found
+
+
+def test_the_error_of_torch_without_memory_on_the_cpu():
+    with pytest.raises(RuntimeError, match="can't allocate memory") as caught:
+        torch.empty(2**60, dtype=torch.uint8)
+    assert memory.ran_out(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -28,9 +28,7 @@ SPACES = {
 
 
 @pytest.fixture(autouse=True)
-def _spaces(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("OPTUNA_STORAGE", raising=False)
+def _spaces(here):
     for name, text in SPACES.items():
         Path(name).write_text(text)
 

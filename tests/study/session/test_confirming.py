@@ -33,12 +33,9 @@ def finished(tmp_path_factory):
 
 
 @pytest.fixture
-def searched(finished, tmp_path, monkeypatch):
+def searched(finished, here):
     """The storage of a finished search, in the working folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("OPTUNA_STORAGE", raising=False)
-    shutil.copy(finished, "study.log")
-    return "study.log"
+    return shutil.copy(finished, "study.log")
 
 
 def states(storage, name):

@@ -9,7 +9,8 @@ import fake_study
 import optuna
 import pytest
 from fake_study import resume
-from outside import Outside, finish, reporting, trials, wait_until
+from outside import Outside, finish, reporting, trials
+from processes import wait_until
 
 from dropopt.config import ConfigError, RunConfig
 from dropopt.study.run.errors import StudyError

@@ -11,10 +11,8 @@ from dropopt.config import ConfigError
 
 
 @pytest.fixture(autouse=True)
-def _moved(tmp_path, monkeypatch):
+def _moved(here):
     """A finished study, whose data have been moved from ``a.npz`` to ``b.npz``."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("OPTUNA_STORAGE", raising=False)
     assert fake_study.run("study.log", n_jobs=1, n_trials=2, data={"name": "numpy:a.npz"}) == 0
     Path("b.npz").touch()
 

@@ -47,12 +47,7 @@ study = Study(
 LONG = '"epochs": 1500'
 MAIN = 'if __name__ == "__main__":\n    '
 
-
-@pytest.fixture(autouse=True)
-def _here(tmp_path, monkeypatch):
-    """Use an empty working folder and the default storage."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("OPTUNA_STORAGE", raising=False)
+pytestmark = pytest.mark.usefixtures("here")
 
 
 def script(name="mine.py", unseeded=False, broken="", train="", main=MAIN, n_trials=1):

@@ -24,12 +24,7 @@ from dropopt.study.store.queries import find_study
 from dropopt.study.store.sqlite_lock import WriterLock
 from dropopt.study.store.url import redact, resolve
 
-
-@pytest.fixture(autouse=True)
-def _here(tmp_path, monkeypatch):
-    """A temporary working folder, and no storage from the environment."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("OPTUNA_STORAGE", raising=False)
+pytestmark = pytest.mark.usefixtures("here")
 
 
 def test_a_storage_may_be_a_journal_or_a_sqlite_file(tmp_path):
