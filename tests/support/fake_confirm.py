@@ -5,6 +5,8 @@ the result as JSON.
 """
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -20,6 +22,17 @@ def confirm(storage, **options):
     options = {"study": "fake", "top": 2, "seeds": 4, "n_jobs": 2} | options
     request = confirming.ConfirmRequest(storage=storage, train=FAKE, test=FAKE, **options)
     return confirming.confirm(request, Console(soft_wrap=True))
+
+
+def start(storage, seconds, **options):
+    """Confirm the fake study in a process; each epoch takes ``seconds``."""
+    return subprocess.Popen(
+        [sys.executable, __file__, storage, json.dumps(options)],
+        env=os.environ | {"FAKE_SECONDS": str(seconds), "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 def compare(storage, arms, study=(), **options):

@@ -96,16 +96,16 @@ def reporting(storage):
 
 
 class Outside:
-    """The fake study, opened by stock Optuna; a context."""
+    """A study, by default the fake one, opened by stock Optuna; a context."""
 
-    def __init__(self, storage):
-        self._url = resolve(str(storage))
+    def __init__(self, storage, name="fake"):
+        self._url, self._name = resolve(str(storage)), name
 
     def __enter__(self):
         with contextlib.ExitStack() as stack:
             opened = open_storage(self._url, create=False)
             stack.callback(close, opened)
-            study = optuna.load_study(study_name="fake", storage=opened)
+            study = optuna.load_study(study_name=self._name, storage=opened)
             self._stack = stack.pop_all()
         return study
 

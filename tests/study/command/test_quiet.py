@@ -42,9 +42,8 @@ def url(tmp_path_factory):
 
 
 @pytest.fixture
-def stored(url, tmp_path, monkeypatch):
+def stored(url, here, tmp_path, monkeypatch):
     """The default storage has a study, and sessions only print a line."""
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OPTUNA_STORAGE", url)
 
     def of_console(_, console):

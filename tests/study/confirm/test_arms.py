@@ -15,6 +15,13 @@ from dropopt.study.store.keys import BASE, CONFIRMS, INTERRUPTED, REASON, RETRY,
 from dropopt.study.store.retries import enqueue_again
 
 
+def searched(name, base=None):
+    """A study without trials."""
+    study = optuna.create_study(study_name=name)
+    study.set_user_attr(BASE, (base or RunConfig()).model_dump(mode="json"))
+    return study
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
@@ -70,8 +77,7 @@ def test_settings_of_training_that_are_searched_differently_are_told():
     spaces = {"a": {"lr": lr}, "b": {"lr": FloatDistribution(0.1, 1), "batch_size": sizes, "r0": lr}, "c": {"lr": lr}}
     arms = []
     for name, space in spaces.items():
-        study = optuna.create_study(study_name=name)
-        study.set_user_attr(BASE, RunConfig().model_dump(mode="json"))
+        study = searched(name)
         params = {one: getattr(kind, "low", 16) for one, kind in space.items()}
         study.add_trials([create_trial(value=0.5, params=params, distributions=space)] * len(space))
         arms.append(arm_of_study(name, study))
@@ -88,9 +94,7 @@ def test_the_schedule_of_a_drop_rate_is_no_setting_of_training():
     """It has the name of the learning rate's schedule, so arms with two of those were compared, with a false note."""
     arms = []
     for name, learning in (("none", "onecycle"), ("constant", "onecycle"), ("linear", "cosine")):
-        study = optuna.create_study(study_name=name)
-        run = RunConfig.parse({"engine": {"kind": "dropout"}, "train": {"schedule": learning}})
-        study.set_user_attr(BASE, run.model_dump(mode="json"))
+        study = searched(name, RunConfig.parse({"engine": {"kind": "dropout"}, "train": {"schedule": learning}}))
         space = {"lr": FloatDistribution(0.1, 1)}
         if name != "none":
             space |= {"schedule": CategoricalDistribution(["constant", "linear"])}
@@ -105,9 +109,9 @@ def test_the_schedule_of_a_drop_rate_is_no_setting_of_training():
 def test_a_baseline_may_search_the_schedule_of_the_learning_rate(tmp_path):
     """It is a setting of training before the search, when the space says so, and after it, when the choices do."""
     text = "engine:\n  kind: dropout\n  p: {low: 0, high: 0.5}\ntrain:\n  schedule: [cosine, constant]\n"
-    space, study = space_of(tmp_path, text), optuna.create_study(study_name="a")
+    space = space_of(tmp_path, text)
     base = space.base(RunConfig())
-    study.set_user_attr(BASE, base.model_dump(mode="json"))
+    study = searched("a", base)
     trial = study.ask()
     space.suggest(trial, 10, base)
     study.tell(trial, 0.5)
@@ -117,9 +121,8 @@ def test_a_baseline_may_search_the_schedule_of_the_learning_rate(tmp_path):
 
 def test_a_confirmation_is_no_arm():
     """It was said that its data have other contents, which are those of the validation splits that it draws."""
-    study = optuna.create_study(study_name="a-confirmed")
+    study = searched("a-confirmed")
     study.set_user_attr(CONFIRMS, "a")
-    study.set_user_attr(BASE, RunConfig().model_dump(mode="json"))
     with pytest.raises(ConfigError, match=r"^study 'a-confirmed' is a confirmation; give the study a$"):
         arm_of_study("a-confirmed", study)
 
@@ -147,8 +150,7 @@ def test_arms_are_two_or_more_and_different(kind):
 
 def test_the_budget_of_an_arm_is_the_trials_that_ended():
     """A trial that was interrupted is not counted beside its retry, nor one that waits or runs."""
-    study = optuna.create_study(study_name="mine")
-    study.set_user_attr(BASE, RunConfig().model_dump(mode="json"))
+    study = searched("mine")
     study.add_trial(create_trial(value=0.5))
     study.add_trial(create_trial(state=TrialState.PRUNED))
     study.add_trial(create_trial(state=TrialState.FAIL, user_attrs={REASON: INTERRUPTED, RETRY: True}))

@@ -2,14 +2,14 @@
 
 import optuna
 import pytest
-from optuna.distributions import IntDistribution
-from optuna.trial import TrialState, create_trial
+from confirmed_arms import run
+from optuna.trial import TrialState
 
 from dropopt.study.confirm.intervals import mean_of
 from dropopt.study.confirm.reading import reading
 from dropopt.study.confirm.results import Confirmed, Scores
-from dropopt.study.confirm.runs import CONFIGURATION, LARGEST, REPEAT, Run
-from dropopt.study.store.keys import READINGS, REASON
+from dropopt.study.confirm.runs import CONFIGURATION, REPEAT, Run
+from dropopt.study.store.keys import READINGS
 
 EARLIER = {"configuration": 3, "seeds": 3, "at": "an earlier day"}
 
@@ -19,23 +19,16 @@ def winner(trial, seeds):
     return Confirmed(trial, "best", False, 0.3, Scores(by_seed, by_seed, {}, {}), mean_of([0.3] * seeds), "", 1.0)
 
 
-def run(repeat, state=TrialState.COMPLETE, configuration=3):
-    params = {CONFIGURATION: configuration, REPEAT: repeat}
-    kinds = dict.fromkeys(params, IntDistribution(0, LARGEST))
-    value, attributes = (0.5, {}) if state == TrialState.COMPLETE else (None, {REASON: "Broken"})
-    return create_trial(params=params, distributions=kinds, value=value, state=state, user_attrs=attributes)
-
-
 @pytest.mark.parametrize(
     ("ended", "waiting", "again", "begins", "left"),
     [
-        ([run(0), run(1), run(2)], [], False, False, []),
-        ([run(0), run(1), run(2)], [], True, True, [0, 1, 2]),
+        ([run(3, 0), run(3, 1), run(3, 2)], [], False, False, []),
+        ([run(3, 0), run(3, 1), run(3, 2)], [], True, True, [0, 1, 2]),
         # One that was interrupted goes on, also with --again: no network is evaluated twice.
-        ([run(0)], [1, 2], False, False, [1, 2]),
-        ([run(0)], [1, 2], True, False, [1, 2]),
+        ([run(3, 0)], [1, 2], False, False, [1, 2]),
+        ([run(3, 0)], [1, 2], True, False, [1, 2]),
         # A network that cannot be evaluated is not tried again.
-        ([run(0), run(1, TrialState.FAIL)], [2], False, False, [2]),
+        ([run(3, 0), run(3, 1, TrialState.FAIL)], [2], False, False, [2]),
     ],
 )
 def test_a_reading_is_done_once_unless_asked_again(ended, waiting, again, begins, left):
@@ -60,7 +53,7 @@ def test_another_winner_is_not_read_unasked():
     first = reading(tests, winner(3, 2), {3, 5}, again=False)
     assert (first.begins, first.again, first.left) == (True, False, (Run(0, 3), Run(1, 3)))
     first.record(tests)
-    tests.add_trials([run(0), run(1)])
+    tests.add_trials([run(3, 0), run(3, 1)])
     for other in (winner(5, 2), winner(3, 3)):
         found = reading(tests, other, {3, 5}, again=False)
         assert (found.begins, found.left, found.is_of(other)) == (False, (), False)

@@ -15,11 +15,10 @@ from dropopt.study.define.script import load
 from dropopt.study.define.space import Space
 
 
-def test_a_name_means_a_file_or_a_shipped_one(tmp_path, monkeypatch):
+def test_a_name_means_a_file_or_a_shipped_one(here, tmp_path, monkeypatch):
     """A file in the current folder, then one beside the script, then a shipped one; else what is wrong."""
     beside = tmp_path / "beside"
     beside.mkdir()
-    monkeypatch.chdir(tmp_path)
     for name in ("mine.yaml", "paper.yaml", "other.yml"):
         (beside / name).write_text("")
     (tmp_path / "mine.txt").write_text("")
@@ -61,9 +60,8 @@ def test_a_name_means_a_file_or_a_shipped_one(tmp_path, monkeypatch):
     assert shipped.names("studies") == sorted({"digits", "folder", *shipped.names("studies")})
 
 
-def test_a_script_defines_one_study(tmp_path, monkeypatch):
+def test_a_script_defines_one_study(here, tmp_path):
     """It runs under another name than ``__main__``; the same study under two names is one."""
-    monkeypatch.chdir(tmp_path)
     path = tmp_path / "own.py"
     text = "from dropopt.study import Study\na = b = Study(name='a' if __name__ != '__main__' else 'x')\n"
     path.write_text(text)
@@ -75,9 +73,8 @@ def test_a_script_defines_one_study(tmp_path, monkeypatch):
         load("own.py")
 
 
-def test_a_script_that_fails(tmp_path, monkeypatch):
+def test_a_script_that_fails(here, tmp_path, monkeypatch):
     """The path, the error and the line; modules beside it can be imported, after those that are installed."""
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     (tmp_path / "beside_it.py").write_text("NAME = 'a'\n")
     (tmp_path / "own.py").write_text(
@@ -156,7 +153,10 @@ def network():
 
 
 def test_functions_become_names():
-    """A section, its name, and the functions of a task may be functions; a study is checked when it is made."""
+    """A section, its name, and the functions of a task may be functions; a study is checked when it is made.
+
+    Child processes import functions by name, so a lambda or a method is an error.
+    """
     named = f"{__name__}:network"
     study = Study(name="a", model=network, data={"name": network, "subset": 9}, task={"loss": network})
     assert (study.model.name, study.data.name, study.data.subset, study.task.loss) == (named, named, 9, named)
@@ -165,8 +165,13 @@ def test_functions_become_names():
     assert named in study.names
     with pytest.raises(ConfigError, match=r"^study: n_trials must be an integer .*, got 'x'$"):
         Study(name="a", n_trials="x")
-    with pytest.raises(ConfigError, match=r"^study: task\.loss must be a function"):
-        Study(name="a", task={"loss": lambda a, b: a})
+    for section, given in (
+        ("data", {"data": lambda: 1}),
+        ("data", {"data": object.__new__}),
+        ("task.loss", {"task": {"loss": lambda a, b: a}}),
+    ):
+        with pytest.raises(ConfigError, match=f"^study: {section} must be a function or a class at the top level of a"):
+            Study(name="a", **given)
 
 
 def test_a_space_lies_beside_the_script(tmp_path):

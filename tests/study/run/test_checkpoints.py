@@ -16,9 +16,8 @@ from dropopt.study.run.checkpoints import Checkpoints, default_folder, is_kept, 
         *(("a\0b", "a-b"), ("ü" * 200, "study")),
     ],
 )
-def test_a_name_is_safe_and_unique(tmp_path, monkeypatch, study, safe):
+def test_a_name_is_safe_and_unique(here, tmp_path, study, safe):
     """Letters and digits of the study, eight digits of the hash of its whole name, and the trial."""
-    monkeypatch.chdir(tmp_path)
     digest = hashlib.sha256(study.encode()).hexdigest()[:8]
     path = Checkpoints(Path("c"), study).path(12)
     assert path == tmp_path / "c" / f"{safe}-{digest}-12.pt"

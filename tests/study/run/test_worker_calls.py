@@ -13,7 +13,7 @@ from dropopt.config import ConfigError, RunConfig
 from dropopt.study.run import running, worker
 from dropopt.study.run.errors import StudyError
 from dropopt.study.run.executor import Died, Event
-from dropopt.study.run.failures import FIRST_FAILURES, FIRST_STARTS
+from dropopt.study.run.failures import FIRST_FAILURES, FIRST_STARTS, LATER_FAILURES, LATER_STARTS
 from dropopt.study.run.messages import Done, Failed, Prepare, Ready, Report, Stopped, Train
 from dropopt.study.store.errors import StorageError, TrialEndedError
 from dropopt.study.store.history import History
@@ -248,14 +248,15 @@ def test_code_that_is_edited_while_a_study_runs(play):
 
 
 def test_messages_of_other_trials_and_repeated_epochs_are_ignored(play):
-    """A repeated epoch replaces the first in the history only; it is neither stored nor shown again."""
-    again = report(0, 1, rate=0.75)
-    played = play((0, report(3, 1)), (0, done(3)), (1, done(0)), (0, report(0, 1)), (0, again), (0, done(0)), size=2)
+    """A repeated epoch replaces the first in the history only, which is in order; it is not stored or shown again."""
+    again = report(0, 2, rate=0.75)
+    others = [(0, report(3, 1)), (0, done(3)), (1, done(0))]
+    played = play(*others, (0, report(0, 2)), (0, report(0, 1)), (0, again), (0, done(0)), size=2)
     assert played.log[len(BEGUN) + 1 :] == [
-        *["report 0: 4.0 at 1/3", "0: reported 0 at 1"],
-        *["complete 0: 4.0 0.75 2.5 2 60.5 0.75 {'ece': 0.5}", "0: ended 0", "kill"],
+        *["report 0: 4.0 at 2/3", "0: reported 0 at 2"],
+        *["complete 0: 4.0 0.75 2.5 2 60.5 0.5 {'ece': 0.5}", "0: ended 0", "kill"],
     ]
-    assert played.history == History.of([again])
+    assert played.history == History.of([report(0, 1), again])
 
 
 @pytest.mark.parametrize(
@@ -341,12 +342,22 @@ def test_failures_in_a_row_end_the_study(play, message, expect):
 
 @pytest.mark.parametrize("good", [done, lambda number: report(number, 1)])
 def test_a_good_trial_begins_the_count_of_failures_again(play, good):
-    """Also one that is pruned."""
-    n = FIRST_FAILURES
-    bad = [(0, Failed(number, "E", "m", "", "")) for number in range(n - 1)]
-    more = [(0, Failed(number, "E", "m", "", "")) for number in range(n, 2 * n)]
-    played = play(*bad, (0, good(n - 1)), (0, Stopped(n - 1)), *more, trials=2 * n, stage={"prune_at": (1,)})
-    assert (played.asked, played.script) == (2 * n, [])
+    """Also one that is pruned; then more failures are allowed. So does another cause."""
+    n, more = FIRST_FAILURES - 1, LATER_FAILURES
+
+    def failed(name, count, first):
+        return [(0, Failed(number, name, "m", "", "")) for number in range(first, first + count)]
+
+    script = [
+        *failed("E", n, 0),
+        *failed("F", n, n),
+        (0, good(2 * n)),
+        (0, Stopped(2 * n)),
+        *failed("F", more, 2 * n + 1),
+    ]
+    error = StudyError(f"the study stops because {more} trials in a row failed with the same error: F: m")
+    played = play(*script, trials=99, expect=error, stage={"prune_at": (1,)})
+    assert (played.asked, played.script) == (2 * n + 1 + more, [])
 
 
 def test_a_trainer_that_dies_is_replaced_and_its_trial_continues(play):
@@ -393,14 +404,17 @@ def test_a_signal_to_the_trainer_may_be_one_to_all_processes(play):
 
 
 def test_trainers_that_are_never_ready_end_the_study(play):
-    """Lost machines are not the trainers' fault."""
+    """Lost machines are not the trainers' fault. Once a trainer has been ready, the cause is outside: more may die."""
     died = [(0, Died("no memory"))] * (FIRST_STARTS - 1)
     lost = [(0, Died("no node", lost_machine=True))] * 9
     error = StudyError("child processes die before they can train: no memory")
     played = play(*died, *lost, *died[:1], prelude=False, expect=error)
     assert played.log == ["0: prepare", *["0: replace", "0: prepare"] * (FIRST_STARTS + 9), "kill"]
-    played = play(*died, (0, READY), *died[:1], (0, READY), (0, done(0)), prelude=False)
+    later = [*died, (0, READY), *died[:1] * LATER_STARTS]  # the first of these deaths is that of a trial
+    played = play(*later, (0, READY), (0, done(0)), prelude=False)
     assert played.log[-2:] == ["0: ended 0", "kill"]
+    played = play(*later, *died[:1], (0, done(0)), prelude=False, expect=error)
+    assert played.script == [(0, done(0))]
 
 
 def test_a_trial_moves_to_a_slot_that_is_ready(play):
@@ -445,6 +459,13 @@ def test_a_session_has_a_time_limit(play):
     reason = "the study's time limit has passed, and the trial has stopped reporting"
     assert played.log[4:] == ["0: replace", "0: prepare", f"interrupt 0: {reason}", "0: ended 0", "kill"]
     assert (played.files, played.script) == (["10.pt"], [])
+    for silence, end in ((200.0, "complete 0"), (200.5, "interrupt 0")):  # twice the longest epoch
+        epochs = [100.0, (0, report(0, 1)), 5.0, (0, report(0, 2))]
+        played = play(*epochs, silence, (0, done(0)), limits=worker.Limits(timeout=101.0))
+        assert played.log[-3].startswith(end)
+    again = [60.0, (0, Died("it fell")), 59.5, (0, READY), (0, done(0))]
+    played = play(*again, limits=worker.Limits(timeout=10.0))
+    assert played.log[-3].startswith("complete 0"), "the new process has a minute too"
     late = StudyError("the data could not be loaded within the time limit; give a longer --timeout")
     played = play(100.0, running.GRACE_SECONDS - 0.5, 0.5, prelude=False, limits=limits, expect=late)
     assert (played.log, played.script) == (["0: prepare", "kill"], [])

@@ -15,7 +15,6 @@ from torch import nn
 
 import dropopt
 from dropopt.config import ConfigError, RunConfig
-from dropopt.study.run import weights
 from dropopt.study.run.weights import write_weights
 from dropopt.study.show import live, page, series, words
 from dropopt.study.show.arrangement import STYLE
@@ -211,16 +210,6 @@ def test_the_weights_of_the_best_trials_are_files_too(tmp_path):
     assert [name for name, file in files.items() if file.exists()] == [12, "other"]
     save_artifacts(study, folder, "")
     assert len(list(folder.iterdir())) == 9
-
-
-def test_large_networks_are_not_kept_and_a_full_disk_ends_no_trial(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(weights, "LIMIT", 10)
-    write_weights(nn.Linear(2, 3), tmp_path / "a" / "w.safetensors")
-    assert not (tmp_path / "a").exists()
-    monkeypatch.setattr(weights, "LIMIT", 100)
-    (tmp_path / "a").write_text("a file")
-    write_weights(nn.Linear(2, 3), tmp_path / "a" / "w.safetensors")
-    assert "the weights cannot be written" in capsys.readouterr().err
 
 
 def test_a_live_page_rests_and_never_ends_a_study(monkeypatch):

@@ -10,7 +10,6 @@ from rich.console import Console
 
 import dropopt
 from dropopt.config import ConfigError
-from dropopt.study.after.configuration import configuration_of
 from dropopt.study.command.export import export
 from dropopt.study.show.status import rows, show_status
 from dropopt.study.store.keys import COMMAND
@@ -41,6 +40,8 @@ def test_the_best_value_of_each_study(storage):
     assert found["several"]["objectives"] == ["minimize", "maximize"]
     assert found["several"]["trials"]["complete"] == 1
     assert json.loads(json.dumps(found)) == found
+    with pytest.raises(ConfigError, match="study 'several' has several objectives, so no best trial; give --trial"):
+        choose(optuna.load_study(study_name="several", storage=storage), None)
 
 
 @pytest.mark.parametrize("width", [80, 200])
@@ -55,18 +56,6 @@ def test_the_table_fits_80_columns(storage, width):
     assert "objectives" in file.getvalue()
     assert "…" not in file.getvalue()
     assert "red]" in file.getvalue().replace("\n", "")
-
-
-def test_a_trial_without_a_configuration_cannot_be_exported(storage):
-    """The message says what the trial has and what is missing."""
-    for name, number, message in (
-        ("accuracy", None, "trial 1 of study 'accuracy' has no configuration to export: its parameters are none"),
-        ("several", None, "study 'several' has several objectives, so no best trial; give --trial"),
-        ("several", 0, "trial 0 of study 'several' has no configuration to export"),
-    ):
-        study = optuna.load_study(study_name=name, storage=storage)
-        with pytest.raises(ConfigError, match=message):
-            configuration_of(study, choose(study, number))
 
 
 def test_a_trial_of_several_objectives_is_exported(tmp_path, capsys):

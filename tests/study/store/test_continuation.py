@@ -4,42 +4,30 @@ from datetime import datetime
 
 import optuna
 import pytest
+from ledgers import ledger_of
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 
-from dropopt.config import ConfigError, RunConfig
+from dropopt.config import ConfigError
 from dropopt.seeds import derived_seed
 from dropopt.study.blend.outcomes import counted_trials
-from dropopt.study.define.space import Space
+from dropopt.study.store import keys
 from dropopt.study.store.continuation import enqueue, last_attempt, latest
-from dropopt.study.store.keys import (
-    ABANDONED,
-    ANCHOR,
-    ATTEMPT,
-    CONTINUES,
-    INTERRUPTED,
-    LEASE,
-    PORTFOLIO,
-    PREVIOUS,
-    REASON,
-    RETRY_OF,
-    SOURCE,
-)
 from dropopt.study.store.ledger import SEED_BITS
 from dropopt.study.store.retries import LostRetries, attempt, enqueue_again, may_run_again, parameters, root
-from dropopt.study.store.search_ledger import SearchLedger
+
+OWN = {"params": {"r0": 0.2}, "distributions": {"r0": FloatDistribution(0, 1)}}
 
 
 def test_a_retry_is_continued_as_its_first_attempt():
     """The seed of a training and its checkpoint are named by the first attempt, so both stay the same."""
     study = optuna.create_study()
-    own = {"params": {"r0": 0.2}, "distributions": {"r0": FloatDistribution(0, 1)}}
-    study.add_trial(create_trial(state=TrialState.FAIL, **own))
-    chain = {RETRY_OF: 0, PREVIOUS: 0, ATTEMPT: 2}
+    study.add_trial(create_trial(state=TrialState.FAIL, **OWN))
+    chain = {keys.RETRY_OF: 0, keys.PREVIOUS: 0, keys.ATTEMPT: 2}
     reports = {1: 0.9, 2: 0.8}
-    study.add_trial(create_trial(state=TrialState.PRUNED, user_attrs=chain, intermediate_values=reports, **own))
+    study.add_trial(create_trial(state=TrialState.PRUNED, user_attrs=chain, intermediate_values=reports, **OWN))
     waiting = enqueue(study, 1)
-    assert (waiting.number, waiting.user_attrs[CONTINUES], root(waiting)) == (2, 1, 0)
+    assert (waiting.number, waiting.user_attrs[keys.CONTINUES], root(waiting)) == (2, 1, 0)
     assert parameters(waiting) == {"r0": 0.2}
     assert waiting.intermediate_values == reports
     assert last_attempt(study, 1) is None, "it waits"
@@ -50,11 +38,10 @@ def test_a_retry_is_continued_as_its_first_attempt():
 def test_a_continuation_that_runs_already_is_named_with_its_worker():
     """With the time of the last sign of life, which tells whether the worker has died on another machine."""
     study = optuna.create_study()
-    own = {"params": {"r0": 0.2}, "distributions": {"r0": FloatDistribution(0, 1)}}
-    study.add_trial(create_trial(state=TrialState.PRUNED, **own))
+    study.add_trial(create_trial(state=TrialState.PRUNED, **OWN))
     lease = {"process": {"pid": 7, "host": "node5"}, "time": datetime(2026, 1, 2, 3, 4, 5).timestamp()}
-    for known in ({}, {LEASE: lease}):
-        study.add_trial(create_trial(state=TrialState.RUNNING, user_attrs={CONTINUES: 0} | known))
+    for known in ({}, {keys.LEASE: lease}):
+        study.add_trial(create_trial(state=TrialState.RUNNING, user_attrs={keys.CONTINUES: 0} | known))
     said = "process 7 on node5.*, last heard from at 2026-01-02 03:04:05; .* if the worker is gone, dropopt worker"
     with pytest.raises(ConfigError, match=f"trial 2 is continuing trial 0 now, .*{said}"):
         latest(study, 0)
@@ -64,25 +51,23 @@ def test_a_trial_whose_worker_dies_is_begun_three_times():
     """Interruptions do not count, and are not limited. Without parameters there is nothing to run again."""
     study = optuna.create_study()
     study.enqueue_trial({"r0": 0.2})
-    for reason in (INTERRUPTED, ABANDONED, INTERRUPTED):
+    for reason in (keys.INTERRUPTED, keys.ABANDONED, keys.INTERRUPTED):
         _fail(study, reason)
         enqueue_again(study, study.trials[-1])
     assert [attempt(trial) for trial in study.trials] == [1, 1, 2, 2]
-    own = {"params": {"r0": 0.2}, "distributions": {"r0": FloatDistribution(0, 1)}}
-    trials = [create_trial(state=TrialState.RUNNING, user_attrs={ATTEMPT: number}, **own) for number in (1, 2, 3)]
-    assert [may_run_again(trial, ABANDONED) for trial in trials] == [True, True, False]
-    assert may_run_again(trials[2], INTERRUPTED)
-    assert not may_run_again(create_trial(state=TrialState.RUNNING), INTERRUPTED)
+    trials = [create_trial(state=TrialState.RUNNING, user_attrs={keys.ATTEMPT: number}, **OWN) for number in (1, 2, 3)]
+    assert [may_run_again(trial, keys.ABANDONED) for trial in trials] == [True, True, False]
+    assert may_run_again(trials[2], keys.INTERRUPTED)
+    assert not may_run_again(create_trial(state=TrialState.RUNNING), keys.INTERRUPTED)
 
 
 @pytest.mark.parametrize("reason", ["time limit", "out of memory"])
-@pytest.mark.parametrize("key", [ANCHOR, PORTFOLIO, SOURCE])
+@pytest.mark.parametrize("key", [keys.ANCHOR, keys.PORTFOLIO, keys.SOURCE])
 def test_a_continuation_is_named_as_the_trial_that_it_continues(key, reason):
     """So the best trial is compared with an anchor that a limit ended, once that has been continued."""
     study = optuna.create_study()
-    own = {"params": {"r0": 0.0}, "distributions": {"r0": FloatDistribution(0, 1)}}
-    facts = {key: "its name", REASON: reason}
-    study.add_trial(create_trial(state=TrialState.FAIL, user_attrs=facts, **own))
+    facts = {key: "its name", keys.REASON: reason}
+    study.add_trial(create_trial(state=TrialState.FAIL, user_attrs=facts, **OWN))
     assert enqueue(study, 0).user_attrs[key] == "its name"
 
 
@@ -105,11 +90,11 @@ def test_a_trial_and_its_continuation_are_evidence_of_one_trial():
     own = {"params": weights, "distributions": dict.fromkeys(weights, FloatDistribution(0, 1))}
     study.add_trial(create_trial(state=TrialState.PRUNED, intermediate_values={1: 0.9}, **own))
     enqueue(study, 0)
-    _fail(study, INTERRUPTED)
+    _fail(study, keys.INTERRUPTED)
     enqueue_again(study, study.trials[-1])
     _fail(study, "time limit")
     enqueue(study, 0)
-    _fail(study, INTERRUPTED)
+    _fail(study, keys.INTERRUPTED)
     enqueue_again(study, study.trials[-1])
     trial = study.ask()
     study.tell(trial, sum(trial.suggest_float(name, 0, 1) for name in weights))
@@ -118,15 +103,14 @@ def test_a_trial_and_its_continuation_are_evidence_of_one_trial():
 
 def _fail(study, reason):
     trial = study.ask()
-    trial.set_user_attr(REASON, reason)
+    trial.set_user_attr(keys.REASON, reason)
     study.tell(trial, state=TrialState.FAIL)
 
 
 def test_epochs_that_are_trained_again_replace_the_inherited_reports():
     """Up to the last one. The trial is not pruned there: an earlier attempt has passed these epochs."""
     study = optuna.create_study(pruner=optuna.pruners.ThresholdPruner(upper=0.1))
-    space = Space.load("dropout").bound(RunConfig())
-    ledger = SearchLedger(study, space, RunConfig.parse({"engine": {"kind": "dropout"}}), 0, 2)
+    ledger = ledger_of(study)
     kinds = {"fixed_params": {"kind": "dropout"}}
     study.add_trial(create_trial(state=TrialState.WAITING, system_attrs=kinds, intermediate_values={1: 0.9, 2: 0.8}))
     trial, _ = ledger.ask()
@@ -138,11 +122,10 @@ def test_epochs_that_are_trained_again_replace_the_inherited_reports():
 def test_a_retry_keeps_the_training_seed_of_a_study_that_is_resumed_with_another_seed():
     """Otherwise its checkpoint and its inherited reports would be those of another training."""
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    space, base = Space.load("dropout").bound(RunConfig()), RunConfig.parse({"engine": {"kind": "dropout"}})
-    first, run = SearchLedger(study, space, base, 0, 2).ask()
+    first, run = ledger_of(study).ask()
     study.tell(first, state=TrialState.FAIL)
     enqueue_again(study, study.trials[0])
-    later = SearchLedger(study, space, base, 1, 2)
+    later = ledger_of(study, seed=1)
     (_, again), (_, new) = later.ask(), later.ask()
     assert again.train == run.train
     assert new.train.seed == derived_seed(1, "train", 2, bits=SEED_BITS)

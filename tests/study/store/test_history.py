@@ -5,14 +5,12 @@ from types import SimpleNamespace
 
 import optuna
 import pytest
+from ledgers import ledger_of
 from optuna.trial import create_trial
 
-from dropopt.config import RunConfig
 from dropopt.facts import Facts
-from dropopt.study.define.space import Space
 from dropopt.study.store.history import MOST_RATES, History, history_of
 from dropopt.study.store.keys import EPOCHS, FACTS, HISTORY, PARAMETERS
-from dropopt.study.store.search_ledger import SearchLedger
 from dropopt.study.store.trial_summary import LEADERS
 
 
@@ -60,7 +58,7 @@ def test_only_the_best_trials_keep_their_epochs():
     """A trial keeps them if it is among the best when it ends; each trial says what it cost."""
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     study.set_user_attr(FACTS, Facts({"train": 9}, [1, 8, 8], 2, 0.5, 77, ["a"], 0).plain())
-    ledger = SearchLedger(study, Space.load("dropout"), RunConfig.parse({"engine": {"kind": "dropout"}}), 0, 2)
+    ledger = ledger_of(study)
     for value in (*range(1, LEADERS + 1), 0.5, 9.0):
         trial, _ = ledger.ask()
         ledger.report(trial, 1.0, epoch=1, epochs=3)

@@ -1,17 +1,16 @@
 """What a ledger tells of the epochs of a trial, and how it starts and ends trials."""
 
+import math
 from contextlib import nullcontext
 
 import optuna
 import pytest
+from ledgers import ledger_of
 from optuna.trial import TrialState, create_trial
 
-from dropopt.config import RunConfig
-from dropopt.study.define.space import Space
 from dropopt.study.store.errors import TrialEndedError
 from dropopt.study.store.keys import ACCURACY, ANCHOR, BEST_EPOCH, BEST_LOSS, CONTINUES, REASON, RETRY, SECONDS
 from dropopt.study.store.retries import without_replacement
-from dropopt.study.store.search_ledger import SearchLedger
 from dropopt.study.store.trial_budget import Decision, decide
 
 
@@ -22,21 +21,20 @@ from dropopt.study.store.trial_budget import Decision, decide
 def test_a_trial_is_not_pruned_after_its_last_epoch(attributes, pruned):
     """Its cost is paid by then. Anchors and continuations are never pruned."""
     study = optuna.create_study(pruner=optuna.pruners.ThresholdPruner(upper=0.1))
-    space = Space.load("dropout").bound(RunConfig())
-    ledger = SearchLedger(study, space, RunConfig.parse({"engine": {"kind": "dropout"}}), 0, 2)
+    ledger = ledger_of(study)
     kinds = {"fixed_params": {"kind": "dropout"}}
     study.add_trial(create_trial(state=TrialState.WAITING, system_attrs=kinds, user_attrs=attributes))
     trial, _ = ledger.ask()
     assert [ledger.report(trial, 0.5, epoch=epoch, epochs=3) for epoch in (1, 2, 3)] == pruned
 
 
-def ledger_of(study):
-    return SearchLedger(study, Space.load("dropout").bound(RunConfig()), RunConfig(), 0, 2)
+@pytest.fixture
+def study():
+    return optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
 
 
-def test_a_trial_that_has_begun_is_not_given_back():
+def test_a_trial_that_has_begun_is_not_given_back(study):
     """Its worker has counted the trials; one whose worker has not done so yet is given back, although it came first."""
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     study.ask()
     assert ledger_of(study).ask(2) is not None
     assert decide(study.trials, 0, 1) == Decision.GIVE_BACK
@@ -63,9 +61,8 @@ def test_a_trial_whose_sampler_fails_does_not_stay_running(monkeypatch, failing)
     assert [one.state for one in before] == [TrialState.RUNNING] * (other is not None)
 
 
-def test_a_trial_that_was_enqueued_with_a_value_outside_of_the_space_fails_alone():
+def test_a_trial_that_was_enqueued_with_a_value_outside_of_the_space_fails_alone(study):
     """As a failure of this trial, which is not run again; the next one begins."""
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     study.enqueue_trial({"kind": "nothing"})
     ledger = ledger_of(study)
     trial, run = ledger.ask()
@@ -78,9 +75,8 @@ def test_a_trial_that_was_enqueued_with_a_value_outside_of_the_space_fails_alone
     assert ledger.ask()[1] is not None
 
 
-def test_an_interrupted_trial_is_to_run_again():
+def test_an_interrupted_trial_is_to_run_again(study):
     """One that was enqueued waits at once, before new trials start; the others are enqueued when a worker resumes."""
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     study.enqueue_trial({"kind": "dropout"})
     ledger = ledger_of(study)
     for trial in [ledger.ask()[0], ledger.ask()[0]]:
@@ -100,9 +96,8 @@ def test_an_interrupted_trial_is_to_run_again():
         (TrialState.PRUNED, None, 0.75, False),
     ],
 )
-def test_a_result_that_is_stored_already_is_the_trial_s_own_if_it_is_the_same(state, value, accuracy, own):
+def test_a_result_that_is_stored_already_is_the_trial_s_own_if_it_is_the_same(study, state, value, accuracy, own):
     """A server may store a result, and restart before it answers; another result is that of another process."""
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     ledger = ledger_of(study)
     trial, _ = ledger.ask()
     scores = {"best_loss": 0.5, "best_epoch": 1, "seconds": 1.0}
@@ -115,6 +110,14 @@ def test_a_result_that_is_stored_already_is_the_trial_s_own_if_it_is_the_same(st
     assert study.trials[0].value == value
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_value_that_is_not_finite_is_a_failure(study, value):
+    ledger = ledger_of(study)
+    scores = {"accuracy": 0.5, "best_loss": 0.5, "best_epoch": 1, "seconds": 1.0}
+    assert ledger.complete(ledger.ask()[0], value, **scores) == "NotFinite"
+    assert (study.trials[0].state, study.trials[0].user_attrs[REASON]) == (TrialState.FAIL, "NotFinite")
+
+
 @pytest.mark.parametrize(
     ("enqueued", "notices"),
     [
@@ -123,13 +126,11 @@ def test_a_result_that_is_stored_already_is_the_trial_s_own_if_it_is_the_same(st
         ({"q": 1}, ["q = 1, which is no parameter of space dropout and is not used; known: kind, p, schedule, lr, "]),
     ],
 )
-def test_values_that_were_enqueued_although_the_space_lacks_them_are_noted(enqueued, notices, recwarn):
+def test_values_that_were_enqueued_although_the_space_lacks_them_are_noted(study, enqueued, notices, recwarn):
     """Without the warning of Optuna, which names a file and a line of its own."""
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     study.enqueue_trial(enqueued)
     found = []
-    space, base = Space.load("dropout").bound(RunConfig()), RunConfig.parse({"engine": {"kind": "dropout"}})
-    _, run = SearchLedger(study, space, base, 0, 2, on_notice=found.append).ask()
+    _, run = ledger_of(study, on_notice=found.append).ask()
     assert run.engine.p == enqueued.get("p", run.engine.p)
     assert len(found) == len(notices)
     for line, notice in zip(found, notices, strict=True):

@@ -52,6 +52,9 @@ def test_the_best_trial_is_that_of_optuna(direction):
     for value in (math.inf, -math.inf):
         study.add_trial(create_trial(value=value))
     assert leader(study).number == order[0]
+    assert [trial.number for trial in ranked(study.trials, maximize=direction == "maximize")] == order
+    with pytest.raises(ConfigError, match="trial 7 has the value -inf, which is not finite; give another --trial"):
+        choose(study, 7)
 
 
 @pytest.mark.parametrize(("classes", "limit"), [(2, 2.079), (10, 6.908), (1000, 20.723)])

@@ -66,14 +66,26 @@ def test_the_default_storage_is_a_single_file(tmp_path, monkeypatch):
 def test_errors_of_storages_that_cannot_be_opened():
     """The error is one line with the storage and the reason, and the file is not changed."""
     Path("text.db").write_text("hello")
+    Path("empty.db").touch()
     Path("torn.log").write_text("{torn\n{}\n")
-    fake_study.run("whole.db", n_trials=1)
+    for name in ("whole.db", "whole.log"):
+        fake_study.run(name, n_trials=1)
     whole = Path("whole.db").read_bytes()
     Path("cut.db").write_bytes(whole[: len(whole) // 3])
+    Path("newer.db").write_bytes(whole)
+    with closing(sqlite3.connect("newer.db")) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = 'v99.0.0.a'")
+        connection.execute("UPDATE version_info SET library_version = '99.0.0'")
+    lines = Path("whole.log").read_text().splitlines(keepends=True)
+    Path("damaged.log").write_text("".join([*lines[:5], lines[5][:20], *lines[6:]]))
+    before = {path: path.read_bytes() for path in Path().iterdir() if path.is_file()}
     for given, message in {
         "text.db": "storage text.db is not a SQLite file",
         "torn.log": "storage torn.log is not a journal file",
         "cut.db": "storage cut.db cannot be used: database disk image is malformed",
+        "empty.db": r"storage empty.db is empty \(0 bytes\)",
+        "newer.db": "newer.db cannot be opened: The runtime optuna version",
+        "damaged.log": "damaged at line 6; to keep the lines before it.*head -n 5 damaged.log > repaired.log",
         "text.db/x/y.db": "folder text.db/x cannot be created: Not a directory",
         "foo://u:secret@host/x": r"storage foo://u:\*\*\*@host/x needs a database driver",
         "sqlite:///text.db": "storage text.db is not a SQLite file",
@@ -91,7 +103,7 @@ def test_errors_of_storages_that_cannot_be_opened():
             open_storage(resolve(given))
         assert "\n" not in str(caught.value)
         assert "secret" not in str(caught.value)
-    assert Path("text.db").read_text() == "hello"
+    assert {path: path.read_bytes() for path in before} == before
     assert not Path("what").exists()
     with pytest.raises(ConfigError, match=r"no storage at none.db; run a study first"):
         open_storage(resolve("none.db"), create=False)
