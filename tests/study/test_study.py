@@ -1,6 +1,5 @@
 """A study: what is stored, what is pruned, and what happens when a trial, a child process or the worker dies."""
 
-import math
 import signal
 import subprocess
 import sys
@@ -10,18 +9,14 @@ import optuna
 import pytest
 from fake_study import trials
 from optuna.trial import TrialState
-from outside import SCRIPT, finish, reporting, start
+from outside import SCRIPT, Outside, finish, reporting, start
 from processes import alive, children, wait_until
 
 from dropopt.config import METHODS, ConfigError, RunConfig
 from dropopt.seeds import derived_seed
 from dropopt.study.define.space import Space
-from dropopt.study.run.errors import StudyError
 from dropopt.study.search.samplers import STARTUP_TRIALS, blend_of, make_sampler
-from dropopt.study.store.opening import close, open_storage
-from dropopt.study.store.queries import best
 from dropopt.study.store.trial_budget import budget_used
-from dropopt.study.store.url import resolve
 
 
 @pytest.fixture
@@ -48,19 +43,16 @@ def test_a_trial_stores_what_is_needed_to_repeat_it(storage):
 def test_accuracy_is_optimised_if_the_study_says_so(storage):
     """The setting is stored with the study, named, and may not change; a study without it optimised the loss."""
     assert fake_study.run(storage, n_trials=2) == 0
-    opened = open_storage(resolve(storage), create=False)
-    study = optuna.load_study(study_name="fake", storage=opened)
-    old = dict(study.user_attrs["base"])
-    del old["task"]  # as in a study that is older than the setting
-    study.set_user_attr("base", old)
-    close(opened)
+    with Outside(storage) as study:
+        old = dict(study.user_attrs["base"])
+        del old["task"]  # as in a study that is older than the setting
+        study.set_user_attr("base", old)
     assert fake_study.run(storage, n_trials=3, optimise="loss") == 0
     with pytest.raises(ConfigError, match=r"was created with task.objective = loss, not metric"):
         fake_study.run(storage, n_trials=4, optimise="accuracy")
     assert fake_study.run(storage, n_trials=2, name="other", optimise="accuracy") == 0
-    opened = open_storage(resolve(storage), create=False)
-    assert optuna.load_study(study_name="other", storage=opened).metric_names == ["validation error (smoothed)"]
-    close(opened)
+    with Outside(storage, "other") as study:
+        assert study.metric_names == ["validation error (smoothed)"]
 
 
 def test_the_same_seed_and_one_job_give_the_same_study_twice(tmp_path, storage):
@@ -76,11 +68,13 @@ def test_the_same_seed_and_one_job_give_the_same_study_twice(tmp_path, storage):
     assert {state for state, *_ in one} == {TrialState.COMPLETE, TrialState.PRUNED}
 
 
-def test_the_same_command_continues_to_the_target(storage, capsys):
+def test_the_same_command_continues_to_the_target(here, capsys):
     """A larger target adds trials that do not repeat the first draws; a target that is reached adds none.
 
-    What loading the data has noticed is printed.
+    The only writer of a file has the same seed each time, and the number of trials is added to it. What loading the
+    data has noticed is printed.
     """
+    storage = "sqlite:///study.db"
     fake_study.run(storage, n_jobs=1, n_trials=3)
     assert "note: 2 of 9 validation images are exact copies of train images" in capsys.readouterr().out
     fake_study.run(storage, n_jobs=1, n_trials=6)
@@ -100,9 +94,9 @@ def test_a_different_experiment_under_the_same_name_is_refused(storage):
         fake_study.run(storage, n_trials=4, train={"epochs": 9})
     with pytest.raises(ConfigError, match=r"its search space \(compact\) is not paper; give another --study-name"):
         fake_study.run(storage, n_trials=4, space="paper")
-    opened = open_storage(storage)
-    optuna.create_study(study_name="foreign", storage=opened).add_trial(optuna.trial.create_trial(value=1.0))
-    close(opened)
+    with Outside(storage) as study:
+        foreign = optuna.create_study(study_name="foreign", storage=study._storage)
+        foreign.add_trial(optuna.trial.create_trial(value=1.0))
     with pytest.raises(ConfigError, match="study 'foreign' exists and was not created by dropopt"):
         fake_study.run(storage, name="foreign")
     assert len(trials(storage)) == 2
@@ -132,42 +126,6 @@ def test_a_failing_trial_is_recorded_and_the_next_one_runs(storage, monkeypatch,
         assert trial.user_attrs["message"] == message
     if fault == "raise":
         assert "Broken: lr is too high" in failed[0].user_attrs["trace"]
-
-
-def test_an_enqueued_trial_with_an_invalid_value_fails_alone(storage):
-    """An enqueued value that is not in the space, for example from the dashboard, fails only its own trial."""
-    assert fake_study.run(storage, 1, n_trials=1) == 0
-    opened = open_storage(resolve(storage), create=False)
-    optuna.load_study(study_name="fake", storage=opened).enqueue_trial({"pattern": "nonsense"})
-    close(opened)
-    assert fake_study.run(storage, 1, n_trials=3) == 0
-    found = trials(storage)
-    assert [trial.state.name for trial in found] == ["COMPLETE", "FAIL", "COMPLETE"]
-    assert (
-        found[1].user_attrs["message"].startswith("it was enqueued with a value that is not in the space: 'nonsense'")
-    )
-
-
-def test_a_value_that_is_not_finite_never_wins(storage, monkeypatch):
-    """A trial whose loss ends at NaN fails with that reason; infinite values are never the best."""
-    monkeypatch.setenv("FAKE_FAULT", "nan")
-    fake_study.run(storage, n_trials=3)
-    found = trials(storage)
-    assert {trial.state for trial in found} == {TrialState.FAIL}
-    assert found[0].user_attrs["reason"] == "NotFinite"
-    study = optuna.create_study()
-    for value in (math.inf, -math.inf, 0.5):
-        study.add_trial(optuna.trial.create_trial(value=value))
-    assert best(study.trials).value == 0.5
-
-
-def test_data_that_cannot_be_loaded_end_the_study_before_a_trial(storage, monkeypatch):
-    """No trial starts, and the error says why the data could not be loaded."""
-    monkeypatch.setenv("FAKE_DATA", "missing")
-    with pytest.raises(
-        StudyError, match=r"the study cannot begin: FileNotFoundError: no such data \(.*fake_training.py, line \d+\)"
-    ):
-        fake_study.run(storage)
 
 
 def test_a_signal_ends_a_study_cleanly(tmp_path, monkeypatch):
@@ -210,15 +168,6 @@ def test_children_have_one_thread_and_do_not_run_the_script(tmp_path):
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "ran").read_text() == "x"
     assert "a model that prints" not in done.stdout
-
-
-def test_no_trial_starts_after_the_timeout(storage, monkeypatch):
-    """After the time limit the running trials finish and no other trial starts."""
-    monkeypatch.setenv("FAKE_SECONDS", "0.1")
-    assert fake_study.run(storage, n_jobs=1, n_trials=1000, timeout=2.5) == 0
-    found = trials(storage)
-    assert 1 <= len(found) < 10
-    assert found[-1].state in (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 @pytest.mark.parametrize("pruner", ["median", "forecast", "percentile", "hyperband"])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dropopt.config import ConfigError
+from dropopt.config import ConfigError, ModelConfig
 from dropopt.study import Study
 from dropopt.study.command.overrides import Overrides
 
@@ -16,24 +16,14 @@ def test_options_that_are_not_given_change_nothing():
 
 
 def test_options_change_fields_and_settings():
-    """An option changes one field, or one setting of a section."""
+    """An option changes one field, or one setting of a section; the options of a network belong to it alone."""
     changed = Overrides(name="b", epochs=3, subset=100, seed=0, timeout=1.5).apply(STUDY)
     assert (changed.name, changed.seed, changed.timeout, changed.n_trials) == ("b", 0, 1.5, 7)
     assert (changed.train.epochs, changed.train.lr, changed.data.subset) == (3, 0.2, 100)
     assert changed.model == STUDY.model
-
-
-def test_anchors_can_be_turned_off():
-    """``--no-anchors`` overrides the definition, and so does ``--anchors``."""
-    assert STUDY.anchors
-    assert not Overrides(anchors=False).apply(STUDY).anchors
-    assert Overrides(anchors=True).apply(Overrides(anchors=False).apply(STUDY)).anchors
-
-
-def test_another_network_drops_the_options_of_the_first():
-    """The options in the definition belong to its own network."""
-    changed = Overrides(model="small").apply(STUDY)
-    assert (changed.model.name, changed.model.options) == ("small", {})
+    assert Overrides(model="small").apply(STUDY).model == ModelConfig(name="small")
+    off = Overrides(anchors=False).apply(STUDY)
+    assert (STUDY.anchors, off.anchors, Overrides(anchors=True).apply(off).anchors) == (True, False, True)
 
 
 def test_overrides_are_checked():

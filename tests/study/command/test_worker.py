@@ -7,6 +7,7 @@ from pathlib import Path
 import fake_study
 import optuna
 import pytest
+from outside import Outside
 
 from dropopt.config import ConfigError
 from dropopt.study.command.options import Scheduler
@@ -15,17 +16,14 @@ from dropopt.study.command.worker import worker
 from dropopt.study.session import continuing, session
 from dropopt.study.session.joining import stored_request
 from dropopt.study.store.errors import StorageError
-from dropopt.study.store.opening import close, open_storage
 
 
 @pytest.fixture
 def storage(here):
     """A study of two trials in a temporary working folder, whose plan is then set to four."""
     fake_study.run("s.log", n_trials=2, seed=5, pruner="none")
-    opened = open_storage("s.log")
-    study = optuna.load_study(study_name="fake", storage=opened)
-    study.set_user_attr("plan", study.user_attrs["plan"] | {"n_trials": 4})
-    close(opened)
+    with Outside("s.log") as study:
+        study.set_user_attr("plan", study.user_attrs["plan"] | {"n_trials": 4})
     return "s.log"
 
 
@@ -70,17 +68,14 @@ def test_the_line_that_continues_has_the_options_that_were_given(storage, monkey
 
 def test_a_worker_imports_nothing_that_only_the_storage_names(storage):
     """The script must be given; a study without stored settings for workers is an error."""
-    opened = open_storage(storage)
-    study = optuna.load_study(study_name="fake", storage=opened)
-    base = study.user_attrs["base"]
-    study.set_user_attr("base", base | {"data": base["data"] | {"name": "evil:data"}})
-    with pytest.raises(ConfigError, match="uses functions of evil; type: dropopt worker SCRIPT"):
-        join(storage)
-    study.set_user_attr("plan", None)
-    optuna.create_study(study_name="foreign", storage=opened)
-    with pytest.raises(ConfigError, match="study 'foreign' has no stored settings for workers"):
-        stored_request("foreign", storage, 1, None, None, Path(), [])
-    close(opened)
+    with Outside(storage) as study:
+        base = study.user_attrs["base"]
+        study.set_user_attr("base", base | {"data": base["data"] | {"name": "evil:data"}})
+        with pytest.raises(ConfigError, match="uses functions of evil; type: dropopt worker SCRIPT"):
+            join(storage)
+        optuna.create_study(study_name="foreign", storage=study._storage)
+        with pytest.raises(ConfigError, match="study 'foreign' has no stored settings for workers"):
+            stored_request("foreign", storage, 1, None, None, Path(), [])
 
 
 def test_a_worker_waits_for_a_storage_that_is_away():
@@ -96,17 +91,13 @@ def test_a_worker_waits_for_a_storage_that_is_away():
 def test_a_worker_begins_a_study_that_has_no_trials(storage, monkeypatch):
     """The process that created the study died before the first trial: the worker begins it with the stored settings."""
     monkeypatch.setattr("dropopt.study.session.beginning.IDENTITY_PAUSE", 0.0)
-    opened = open_storage(storage)
-    facts = optuna.load_study(study_name="fake", storage=opened).user_attrs | {"queue": "pending"}
-    optuna.delete_study(study_name="fake", storage=opened)
-    study = optuna.create_study(study_name="fake", storage=opened)
-    for name, fact in facts.items():
-        study.set_user_attr(name, fact)
-    close(opened)
+    with Outside(storage) as study:
+        facts = study.user_attrs | {"queue": "pending"}
+        optuna.delete_study(study_name="fake", storage=study._storage)
+        study = optuna.create_study(study_name="fake", storage=study._storage)
+        for name, fact in facts.items():
+            study.set_user_attr(name, fact)
     assert session.run(replace(join(storage), targets=fake_study.FAKE)) == 0
     assert [trial.state.name for trial in fake_study.trials(storage)] == ["COMPLETE"] * 4
-    opened = open_storage(storage)
-    assert (
-        optuna.load_study(study_name="fake", storage=opened).user_attrs.items() >= (facts | {"queue": "done"}).items()
-    )
-    close(opened)
+    with Outside(storage) as study:
+        assert study.user_attrs.items() >= (facts | {"queue": "done"}).items()

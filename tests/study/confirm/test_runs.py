@@ -63,7 +63,8 @@ def test_a_study_whose_maker_died_at_once_is_taken_over(search, direction, trial
     runs.add_trials([create_trial(value=1.0)] * trials)
     if taken:
         assert find_runs(search, keys.CONFIRMS) is None
-        assert make_runs(search, keys.CONFIRMS, {}, "loss").user_attrs[keys.CONFIRMS] == "mine"
+        found = make_runs(search, keys.CONFIRMS, {}, "loss").user_attrs
+        assert (found[keys.CONFIRMS], found[keys.OF]) == ("mine", "its id")
     else:
         with pytest.raises(ConfigError, match="was not made by dropopt confirm"):
             find_runs(search, keys.CONFIRMS)

@@ -118,13 +118,6 @@ def test_mistakes_are_reported_before_the_first_trial(arms, options, message):
     assert not Path("study.log").exists()
 
 
-def test_arms_with_other_data_or_training_are_refused():
-    """Only the dropout may differ."""
-    fake_study.run("study.log", n_trials=1, name="cmp-low", space="low.yaml")
-    with pytest.raises(ConfigError, match=r"arms cmp-low and other cannot be compared: train\.epochs is 8 and 9"):
-        compare("study.log", ["study:cmp-low", "other.yaml"], study={"train": {"epochs": 9}})
-
-
 def test_the_last_line_of_a_comparison_that_was_stopped(monkeypatch, capsys):
     """A signal to the confirmation of an arm is not a failure of that arm."""
     fake_study.run("study.log", n_trials=1, name="cmp-low", space="low.yaml")

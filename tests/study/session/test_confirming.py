@@ -1,16 +1,12 @@
 """``dropopt confirm``: fresh seeds, what it stores, interruptions, and the test set that is read once."""
 
-import os
 import shutil
-import subprocess
-import sys
 from contextlib import closing
 from pathlib import Path
 
-import fake_confirm
 import fake_study
 import pytest
-from fake_confirm import confirm
+from fake_confirm import confirm, start
 from fake_study import trials
 from optuna.trial import TrialState
 
@@ -122,9 +118,7 @@ def test_the_test_set_is_read_once(searched, capsys):
 
 def test_a_confirmation_goes_on_after_a_kill(searched):
     """After SIGKILL, the same command trains what is left, and no run twice."""
-    program = [sys.executable, fake_confirm.__file__, searched, '{"seeds": 4}']
-    env = os.environ | {"FAKE_SECONDS": "0.1", "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(program, env=env, stdout=subprocess.PIPE, text=True) as first:
+    with start(searched, 0.1, seeds=4) as first:
         assert any("(3 of " in line for line in first.stdout)
         first.kill()
     before = {key: trial.number for key, trial in states(searched, "fake-confirmed").items()}
