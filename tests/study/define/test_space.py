@@ -56,11 +56,15 @@ def test_compact_space_searches_ten_settings_of_the_engine():
 
 
 def test_plain_values_are_fixed(tmp_path):
-    """A plain value is the same in every trial; settings that the file omits come from the base."""
-    text = "engine:\n  r0: {low: 0, high: 0.5}\n  reading: printed\ntrain:\n  batch_size: 64\n"
+    """A plain value, or the list of a setting that can be one, is the same in every trial.
+
+    Settings that the file omits come from the base.
+    """
+    text = "engine:\n  r0: {low: 0, high: 0.5}\n  reading: printed\ntrain:\n  augment: [shift, flip]\n"
     base = RunConfig(engine=EngineConfig(kappa=2.0, reading="sound"), train=TrainConfig(epochs=7))
     run, _ = draw(space_of(tmp_path, text), base=base)
-    assert (run.engine.reading, run.engine.kappa, run.train.batch_size, run.train.epochs) == ("printed", 2.0, 64, 7)
+    assert (run.engine.reading, run.engine.kappa, run.train.epochs) == ("printed", 2.0, 7)
+    assert run.train.augment == ("shift", "flip")
 
 
 @pytest.mark.parametrize(
@@ -96,20 +100,6 @@ def test_a_parameter_is_suggested_if_its_conditions_hold(tmp_path, text, name, h
         assert getattr(run.engine, name) == params.get(name, getattr(EngineConfig(), name))
         seen.add(name in params)
     assert seen == {True, False}
-
-
-def test_a_list_setting_is_fixed_by_a_list(tmp_path):
-    """If a setting can be a list, a list is a fixed value."""
-    found = space_of(tmp_path, "engine:\n  r0: {low: 0, high: 0.5}\ntrain:\n  augment: [shift, flip]\n")
-    assert draw(found)[0].train.augment == ("shift", "flip")
-
-
-def test_kind_selects_a_baseline(tmp_path):
-    """With ``kind`` the space configures a baseline, and settings of the engine are unknown."""
-    run, _ = draw(Space.load("dropout"))
-    assert isinstance(run.engine, Baseline)
-    with pytest.raises(ConfigError, match=r"space.yaml:3: unknown name 'r0' in engine"):
-        space_of(tmp_path, "engine:\n  kind: dropout\n  r0: {low: 0, high: 0.5}\n")
 
 
 @pytest.mark.parametrize("name", ["compact", "paper"])
@@ -519,6 +509,9 @@ MISTAKES = {
     ),
     "engine:\n  kind: dropblock\n  block_size: {low: 1, high: 5}\n": (
         "1: some of its configurations are not valid: block_size must be odd for dropblock, got 4"
+    ),
+    "engine:\n  kind: dropout\n  r0: {low: 0, high: 0.5}\n": (
+        f"3: unknown name 'r0' in engine; known: {', '.join(Baseline.model_fields)}"
     ),
     "": " the file is empty",
 }  # fmt: skip
