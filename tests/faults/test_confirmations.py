@@ -1,22 +1,17 @@
 """Confirmations that are interrupted, doubled, damaged, or separated from their search."""
 
 import io
-import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections import Counter
 from contextlib import closing
 
-import fake_confirm
 import fake_study
 import optuna
 import pytest
-from fake_confirm import compare, confirm
+from fake_confirm import compare, confirm, start
 from fake_study import trials
-from outside import finish
+from outside import Outside, finish
 from processes import wait_until
 from rich.console import Console
 
@@ -47,19 +42,22 @@ def storage(confirmed, tmp_path):
     return shutil.copy(confirmed, tmp_path / "s.log").as_posix()
 
 
-def change(storage, function):
-    """Change the storage with Optuna alone."""
-    with closing(Opened(storage)) as opened:
-        return function(opened.storage)
+def set_attributes(storage, name, attributes):
+    with Outside(storage, name) as study:
+        for key, value in attributes.items():
+            study.set_user_attr(key, value)
 
 
 def delete(storage, *names):
     for name in names:
-        change(storage, lambda opened: optuna.delete_study(study_name=name, storage=opened))  # noqa: B023
+        with Outside(storage, name) as study:
+            optuna.delete_study(study_name=name, storage=study._storage)
 
 
-def attributes(storage, name):
-    return change(storage, lambda opened: optuna.load_study(study_name=name, storage=opened).user_attrs)
+def readings(storage):
+    """How often the test split was read."""
+    with Outside(storage, "fake-tested") as study:
+        return len(study.user_attrs["readings"])
 
 
 def complete(storage, name):
@@ -69,14 +67,10 @@ def complete(storage, name):
 
 def test_a_run_that_two_confirmations_enqueue_runs_once(storage):
     """Both may find it missing at the same time. The one with the higher number is given back, and is no failure."""
-
-    def double(opened):
-        for name in ("fake-confirmed", "fake-tested"):
-            study = optuna.load_study(study_name=name, storage=opened)
+    for name in ("fake-confirmed", "fake-tested"):
+        with Outside(storage, name) as study:
             for trial in study.trials:
                 study.enqueue_trial(trial.params)
-
-    change(storage, double)
     code, found = confirm(storage, **SMALL | {"seeds": 3})
     assert code == 0
     assert found.winner.validation.seeds == 3
@@ -88,18 +82,13 @@ def test_a_run_that_two_confirmations_enqueue_runs_once(storage):
 def test_confirmations_that_start_together(storage):
     """No run twice, and one reading of the test split, which begins when no other process trains any more."""
     delete(storage, "fake-confirmed", "fake-tested")
-    program = [sys.executable, fake_confirm.__file__, storage, json.dumps(SMALL | {"top": 2, "seeds": 3})]
-    env = os.environ | {"FAKE_SECONDS": "0.02"}
-    both = [
-        subprocess.Popen(program, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in "12"
-    ]
-    for process in both:
+    for process in [start(storage, 0.02, **SMALL | {"top": 2, "seeds": 3}) for _ in "12"]:
         code, out = finish(process)
         assert code == 0, out
     for name in ("fake-confirmed", "fake-tested"):
         assert set(complete(storage, name).values()) == {1}
         assert {trial.state.is_finished() for trial in trials(storage, name)} == {True}
-    assert len(attributes(storage, "fake-tested")["readings"]) == 1
+    assert readings(storage) == 1
     assert len(complete(storage, "fake-tested")) == 3
 
 
@@ -110,8 +99,7 @@ def test_a_confirmation_counts_its_own_seeds(storage, monkeypatch):
     def overtaken(session):
         train(session)
         other = {"seeds": 9, "judged_by": "accuracy", "entrants": [{"trial": 0, "name": "trial 0", "anchor": False}]}
-        for key, value in other.items():
-            change(storage, lambda opened: find_study(opened, "fake-confirmed").set_user_attr(key, value))  # noqa: B023
+        set_attributes(storage, "fake-confirmed", other)
 
     monkeypatch.setattr(confirming._Session, "train", overtaken)
     code, found = confirm(storage, **SMALL | {"seeds": 3})
@@ -127,8 +115,7 @@ def test_a_comparison_counts_its_own_seeds(tmp_path, monkeypatch):
 
     def overtaken(*arguments):
         ended = confirming.confirm(*arguments)
-        name = f"{ended[1].study}-confirmed"
-        change(storage, lambda opened: find_study(opened, name).set_user_attr("seeds", 9))
+        set_attributes(storage, f"{ended[1].study}-confirmed", {"seeds": 9})
         return ended
 
     monkeypatch.setattr(comparing, "confirm", overtaken)
@@ -136,27 +123,9 @@ def test_a_comparison_counts_its_own_seeds(tmp_path, monkeypatch):
     assert (code, found.seeds, {arm.name for arm in found.arms}) == (0, 2, {*names})
 
 
-@pytest.mark.parametrize("name", ["fake-confirmed", "fake-tested"])
-def test_a_kill_while_the_study_of_the_runs_is_created(storage, name):
-    """A study without trials and without the attribute that is written last is completed."""
-
-    delete(storage, name)
-    change(storage, lambda opened: optuna.create_study(study_name=name, storage=opened).set_user_attr("base", {}))
-    code, found = confirm(storage, **SMALL)
-    assert code == 0
-    assert found.tested.test.seeds == 2
-    assert "of" in attributes(storage, name)
-
-
 def test_another_reading_of_the_test_split_that_is_interrupted_goes_on(storage):
     """With and without --again; until then status says how. Data that have changed are not read."""
-    options = json.dumps(SMALL | {"again": True})
-    process = subprocess.Popen(
-        [sys.executable, fake_confirm.__file__, storage, options],
-        env=os.environ | {"FAKE_SECONDS": "0.3", "PYTHONUNBUFFERED": "1"},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    process = start(storage, 0.3, **SMALL, again=True)
     assert any("(1 of 2 tests)" in line for line in process.stdout)
     wait_until(lambda: any(t.state.name == "RUNNING" and t.intermediate_values for t in trials(storage, "fake-tested")))
     process.send_signal(signal.SIGKILL)
@@ -170,8 +139,7 @@ def test_another_reading_of_the_test_split_that_is_interrupted_goes_on(storage):
     assert code == 0
     assert found.tested.test.seeds == 2
     assert set(complete(storage, "fake-tested").values()) == {2}
-    readings = attributes(storage, "fake-tested")["readings"]
-    assert len(readings) == 2
+    assert readings(storage) == 2
 
 
 def test_data_that_have_changed_are_not_read(storage, monkeypatch):
@@ -179,7 +147,7 @@ def test_data_that_have_changed_are_not_read(storage, monkeypatch):
     monkeypatch.setenv("FAKE_DATA", "changed")
     with pytest.raises(ConfigError, match="the data of study 'fake' have changed since it began"):
         confirm(storage, **SMALL, again=True)
-    assert len(attributes(storage, "fake-tested")["readings"]) == 1
+    assert readings(storage) == 1
     assert len(trials(storage, "fake-tested")) == 2
 
 
@@ -204,8 +172,7 @@ def test_damaged_attributes_of_a_confirmation_count_as_absent(storage):
     before = confirm(storage, **SMALL)[1]
     for damage in (wrong, beyond):
         for name, values in damage.items():
-            for key, value in values.items():
-                change(storage, lambda opened: find_study(opened, name).set_user_attr(key, value))  # noqa: B023
+            set_attributes(storage, name, values)
         with closing(Opened(storage, create=False)) as opened:
             assert (confirmation(find_study(opened.storage, "fake")) is None) == (damage is wrong)
         code, found = confirm(storage, **SMALL | {"seeds": 3})
@@ -214,28 +181,12 @@ def test_damaged_attributes_of_a_confirmation_count_as_absent(storage):
         assert found.tested.test.loss[0] == before.tested.test.loss[0]
 
 
-def test_a_confirmation_of_a_deleted_study_is_not_used_for_another_one(storage):
-    """Its runs are of other configurations with the same numbers."""
-    delete(storage, "fake")
-    assert fake_study.run(storage, n_jobs=1, n_trials=1, seed=5) == 0
-    with pytest.raises(ConfigError, match=r"'fake-confirmed' belongs to an earlier study called 'fake'; delete it"):
-        confirm(storage, **SMALL)
-    delete(storage, "fake-confirmed", "fake-tested")
-    assert confirm(storage, **SMALL)[0] == 0
-
-
 @pytest.mark.parametrize("name", ["s.db", "s.log"])
 def test_a_search_that_is_deleted_ends_its_confirmation(tmp_path, name):
     """At the next report: one line and exit code 1. No run is left without an owner."""
     storage = str(tmp_path / name)
     assert fake_study.run(storage, n_jobs=1, n_trials=1) == 0
-    process = subprocess.Popen(
-        [sys.executable, fake_confirm.__file__, storage, json.dumps(SMALL | {"seeds": 20})],
-        env=os.environ | {"FAKE_SECONDS": "0.3"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    process = start(storage, 0.3, **SMALL | {"seeds": 20})
     wait_until(lambda: any(t.intermediate_values for t in trials_of_runs(storage)))
     delete(resolve(storage), "fake")
     code, out = finish(process)

@@ -6,16 +6,15 @@ import signal
 import fake_study
 import optuna
 import pytest
-from outside import check_whole, finish, reporting, start, trials
+from outside import Outside, check_whole, finish, reporting, start, trials
 from processes import wait_until
 
 from dropopt.config import ConfigError, RunConfig
 from dropopt.study.define.space import Space
 from dropopt.study.store import ledger as ledger_module
-from dropopt.study.store import writing
 from dropopt.study.store.errors import TrialEndedError
 from dropopt.study.store.lease import Watch, WorkerIdentity
-from dropopt.study.store.opening import close, open_storage
+from dropopt.study.store.opening import open_storage
 from dropopt.study.store.queries import waiting
 from dropopt.study.store.retries import MAX_ATTEMPTS
 from dropopt.study.store.search_ledger import SearchLedger
@@ -68,10 +67,9 @@ def test_a_killed_worker_s_trial_is_taken_up_when_the_study_is_resumed(storage):
     process.kill()
     finish(process)
     orphan = reporting(storage)[0]
-    opened = open_storage(storage)
     elsewhere = orphan.user_attrs["lease"] | {"process": {"host": "elsewhere", "pid": 1, "began": "1", "boot": "x"}}
-    opened.set_trial_user_attr(orphan._trial_id, "lease", elsewhere)
-    close(opened)
+    with Outside(storage) as study:
+        study._storage.set_trial_user_attr(orphan._trial_id, "lease", elsewhere)
     code, out = finish(start(storage, seconds=0.01, n_trials=2, grace=ALONE, pruner="none"))
     assert code == 0, out
     found = trials(storage)
@@ -115,11 +113,9 @@ def test_a_stopped_worker_s_trial_ends_there_quietly_and_the_worker_goes_on(serv
 def test_workers_that_start_together_keep_the_total_and_draw_different_points(server):
     """Enqueued configurations run once each; 2 workers of 2 slots do not exceed the total."""
     assert fake_study.run(server.url, n_jobs=1, n_trials=1, sampler="random", pruner="none") == 0
-    opened = open_storage(server.url)
-    study = optuna.load_study(study_name="fake", storage=opened)
-    for number in range(8):
-        study.enqueue_trial({"lr": 0.01 + number / 1000})
-    close(opened)
+    with Outside(server.url) as study:
+        for number in range(8):
+            study.enqueue_trial({"lr": 0.01 + number / 1000})
     options = {"n_trials": 14, "sampler": "random", "pruner": "none"}
     workers = [start(server.url, n_jobs=2, seconds=0.05, **options) for _ in range(2)]
     for process in workers:
@@ -221,21 +217,6 @@ def test_a_trial_that_is_taken_over_while_it_is_drawn_is_given_up(journal, monke
         assert stopped.ask() is None
     assert stopped.ask()[0].number == 1
     assert states(journal) == [("FAIL", "abandoned"), ("RUNNING", None)]
-
-
-def test_a_result_is_not_lost_if_the_server_restarts_before_it_answers(journal, monkeypatch):
-    """The call is repeated and finds the trial ended, with the same result."""
-    (ledger,) = make_ledgers(journal, 1)
-    trial, _ = ledger.ask()
-    stored = writing.write
-
-    def twice(*arguments):
-        stored(*arguments)
-        stored(*arguments)
-
-    monkeypatch.setattr(writing, "write", twice)
-    assert ledger.complete(trial, 0.5, accuracy=0.5, best_loss=1.0, best_epoch=1, seconds=1.0) == ""
-    assert trials(journal)[0].value == 0.5
 
 
 def test_trials_can_be_taken_up_without_waiting(journal):
