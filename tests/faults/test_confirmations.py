@@ -8,6 +8,7 @@ from contextlib import closing
 
 import fake_study
 import optuna
+import outside
 import pytest
 from fake_confirm import compare, confirm, start
 from fake_study import trials
@@ -187,19 +188,11 @@ def test_a_search_that_is_deleted_ends_its_confirmation(tmp_path, name):
     storage = str(tmp_path / name)
     assert fake_study.run(storage, n_jobs=1, n_trials=1) == 0
     process = start(storage, 0.3, **SMALL | {"seeds": 20})
-    wait_until(lambda: any(t.intermediate_values for t in trials_of_runs(storage)))
+    wait_until(lambda: any(t.intermediate_values for t in outside.trials(storage, "fake-confirmed")))
     delete(resolve(storage), "fake")
     code, out = finish(process)
     assert (code, "Traceback" in out) == (1, False), out
     assert out.splitlines()[-1].startswith("dropopt: study 'fake' was deleted from the storage while its")
-    states = Counter(trial.state.name for trial in trials_of_runs(storage))
+    states = Counter(trial.state.name for trial in trials(storage, "fake-confirmed"))
     assert states["WAITING"] > 0, "it did not end before the last run"
     assert states["RUNNING"] == 0
-
-
-def trials_of_runs(storage):
-    """The runs of the confirmation; an empty list while there are none."""
-    try:
-        return trials(storage, "fake-confirmed")
-    except KeyError:
-        return []

@@ -87,7 +87,8 @@ def test_a_password_is_in_no_output_file_page_or_child(server, dropopt, monkeypa
     ):
         _, out, err = dropopt(*arguments.split(), "--storage", server.url)
         assert SECRET not in out + err, arguments
-    assert "set the variable OPTUNA_STORAGE to the URL instead" in dropopt_once(dropopt, server.url)
+    _warn_of_password.cache_clear()  # as in a process that has not warned yet
+    assert "set the variable OPTUNA_STORAGE to the URL instead" in dropopt("status", "--storage", server.url)[2]
     written = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
     assert Path("best.yaml") in written
     assert not [path for path, content in written.items() if SECRET.encode() in content]
@@ -105,12 +106,6 @@ def test_a_password_is_in_no_output_file_page_or_child(server, dropopt, monkeypa
         web.shutdown()
         web.server_close()
         close(storage)
-
-
-def dropopt_once(dropopt, url):
-    """The standard error of a command in a process that has not warned yet."""
-    _warn_of_password.cache_clear()
-    return dropopt("status", "--storage", url)[2]
 
 
 @pytest.mark.parametrize("command", ["status", "export", "efficacy", "dashboard", "run digits --n-trials 1"])

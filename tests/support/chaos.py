@@ -8,7 +8,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import fake_training
 from outside import finish, reporting, start, trials
@@ -166,15 +165,10 @@ def check_export(storage, leader):
 def retrained(run):
     """The value of a configuration that is trained again."""
     os.environ.pop("FAKE_FAULT", None)
-    result, *_ = fake_training.train(quick(run), lambda report: None)
+    result, *_ = fake_training.train(run, lambda report: None)
     return result.objective
 
 
 def twin(trial):
     """Whether a trial was given back because another one replaces the same trial: two workers enqueued it at once."""
     return trial.user_attrs.get("message") == "another trial replaces the same one"
-
-
-def quick(run):
-    """What the fake training reads of a configuration."""
-    return SimpleNamespace(train=run.train, engine=run.engine)

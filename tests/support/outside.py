@@ -72,10 +72,10 @@ def read_until(process, text):
     raise AssertionError(f"{text!r} is not in the output: {''.join(lines)}")
 
 
-def trials(storage):
+def trials(storage, name="fake"):
     """Return the trials as they are stored; an empty list while there is no study."""
     try:
-        return fake_study.trials(str(storage))
+        return fake_study.trials(str(storage), name)
     except Exception:
         return []
 
