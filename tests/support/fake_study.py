@@ -61,9 +61,10 @@ def run(storage, n_jobs=2, targets=FAKE, **options):
         return session.run(request)
 
 
-def resume(storage, number, targets=FAKE):
+def resume(storage, number, targets=FAKE, **others):
     """Resume a trial of a study in this process; returns the exit code."""
-    request = stored_request(None, str(storage), 1, None, None, Path(), ["dropopt", "resume-trial", str(number)])
+    line = ["dropopt", "resume-trial", str(number)]
+    request = stored_request(None, str(storage), 1, None, None, Path(), line, **others)
     with quickened():
         return continuing.run(replace(request, targets=targets), number)
 

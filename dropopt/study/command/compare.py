@@ -61,6 +61,7 @@ def compare(
     from dropopt.study.define.script import load
     from dropopt.study.session.comparing import CompareRequest
     from dropopt.study.session.comparing import compare as run
+    from dropopt.study.session.confirming import STOPPED_LINE
     from dropopt.study.show.comparison import check_figure, show_comparison, write_figure
     from dropopt.study.show.console import complain, make_console, say
     from dropopt.study.show.next_lines import best_file
@@ -102,7 +103,11 @@ def compare(
         settle=settler(code or (), trust=trust, quiet=quiet),
     )
     console = make_console(quiet=quiet, stderr=as_json)
-    exit_code, found = run(request, console)
+    try:
+        exit_code, found = run(request, console)
+    except KeyboardInterrupt:  # before the first search, or between two of them
+        say(console, STOPPED_LINE)
+        raise
     if found is not None:
         if as_json:
             print(json_text(found.plain()), flush=True)

@@ -22,7 +22,7 @@ def confirm(
     n_jobs: options.NJobs = -1,
     anchors: options.ConfirmAnchors = True,
     again: options.Again = False,
-    data: options.ConfirmData = None,
+    data: options.MovedData = None,
     checkpoints: options.ConfirmCheckpoints = None,
     code: options.Code = None,
     trust: options.Trust = False,

@@ -417,7 +417,7 @@ ConfirmAnchors = Annotated[
     bool, typer.Option("--anchors/--no-anchors", help="Whether the anchors of the study are trained again too.")
 ]
 Again = Annotated[bool, typer.Option("--again", help="Read the test set although it was read before.")]
-ConfirmData = Annotated[
+MovedData = Annotated[
     str | None,
     typer.Option(
         help="Where the data of the study are now, if they were moved: folder:PATH or numpy:FILE.npz. Default: where "

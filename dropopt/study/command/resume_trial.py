@@ -17,6 +17,7 @@ def resume_trial(
     script: options.WorkerScript = None,
     study: options.StudyName = None,
     storage: options.Storage = None,
+    data: options.MovedData = None,
     checkpoints: options.Checkpoints = None,
     trial_timeout: options.ResumedTimeout = None,
     trial_memory: options.ResumedMemory = None,
@@ -38,6 +39,7 @@ def resume_trial(
     path = load(script)[1] if script is not None else Path()
     words = ["dropopt", "resume-trial", str(number), *([script] if script else [])]
     words += options.typed(
+        data=(data, None),
         checkpoints=(checkpoints, None),
         trial_timeout=(trial_timeout, None),
         trial_memory=(trial_memory, None),
@@ -46,7 +48,7 @@ def resume_trial(
     )
     console = make_console(quiet=quiet)
     patience = Patience(storage_patience, lambda line: say(console, line, "yellow"))
-    request = stored_request(study, storage, 1, None, checkpoints, path, words, patience)
+    request = stored_request(study, storage, 1, None, checkpoints, path, words, patience, data=data)
     limits = {"trial_timeout": trial_timeout, "trial_memory": trial_memory}
     definition = type(request.definition).parse({**dict(request.definition), **limits})
     request = replace(request, definition=definition, storage_patience=storage_patience, grace=grace, quiet=quiet)

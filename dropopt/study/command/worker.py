@@ -19,6 +19,7 @@ def worker(
     storage: options.Storage = None,
     n_jobs: options.NJobs = -1,
     timeout: options.Timeout = None,
+    data: options.MovedData = None,
     checkpoints: options.Checkpoints = None,
     artifacts: options.Artifacts = None,
     storage_patience: options.StoragePatience = PATIENCE,
@@ -41,6 +42,7 @@ def worker(
     others = options.typed(
         n_jobs=(n_jobs, -1),
         timeout=(timeout, None),
+        data=(data, None),
         storage_patience=(storage_patience, PATIENCE),
         grace=(grace, GRACE),
     )
@@ -62,7 +64,7 @@ def worker(
     resume += options.typed(artifacts=(artifacts, None), checkpoints=(checkpoints, None))
     console = make_console(quiet=quiet)
     patience = Patience(storage_patience, lambda line: say(console, line, "yellow"))
-    request = stored_request(study, storage, n_jobs, timeout, checkpoints, path, resume, patience)
+    request = stored_request(study, storage, n_jobs, timeout, checkpoints, path, resume, patience, data=data)
     request = replace(request, storage_patience=storage_patience, grace=grace, quiet=quiet, artifacts=artifacts)
     code = session.run(request)
     if code:

@@ -7,12 +7,12 @@ import sys
 import tempfile
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 from dropopt.config import ConfigError, RunConfig
 from dropopt.study.define.definition import Definition
 from dropopt.study.define.space import Space
 from dropopt.study.session.request import Request, Settings
+from dropopt.study.session.searched import moved
 from dropopt.study.store.code import code_of
 from dropopt.study.store.keys import BASE, PLAN, SPACE, SPACE_TEXT
 from dropopt.study.store.opening import Opened
@@ -31,6 +31,8 @@ def stored_request(
     script: Path,
     resume: list[str],
     patience: Patience | None = None,
+    *,
+    data: str | None = None,
 ) -> Request:
     """Return the request to run the study with the settings in the storage.
 
@@ -43,6 +45,7 @@ def stored_request(
         script: Script that defines the study's own functions; an empty path if none was given.
         resume: Words of the command that continues.
         patience: How long to wait for a storage that is away; None: not at all.
+        data: Where the folder or the NumPy file of the study's data is now; None: as the study says.
     """
     with closing(Opened(resolve(storage), create=False, patience=patience)) as opened:
         found = find_study(opened.storage, name)
@@ -51,7 +54,13 @@ def stored_request(
     if any(key not in facts for key in (BASE, PLAN, SPACE, SPACE_TEXT)):
         raise ConfigError(f"study {name!r} has no stored settings for workers; start or resume it with: dropopt run")
     base = RunConfig.parse(facts[BASE])
-    _settle(base, name, script, recorded)
+    if data is not None:
+        base = moved(base, data)
+    line = shlex.join([*resume, "--study", name]) + storage_hint(storage)
+    if script != Path():
+        settle(base.names, recorded, given=f"study {name!r}", code=(script,))
+    elif modules := own_modules(base.names):  # nothing is imported unless the user has named it
+        raise ConfigError(f"study {name!r} uses functions of {', '.join(modules)}; type: {line} SCRIPT")
     with tempfile.TemporaryDirectory() as folder:
         if Path(facts[SPACE]).name != facts[SPACE]:
             raise ConfigError(f"study {name!r} has the space {facts[SPACE]!r}, which is not the name of a file")
@@ -61,14 +70,4 @@ def stored_request(
 
     settings = Settings(space, base, dict(facts[PLAN]))  # only dropopt run changes the plan
     definition = Definition(name=name, timeout=timeout, checkpoints=checkpoints, **facts[PLAN])
-    line = shlex.join([*resume, "--study", name]) + storage_hint(storage)
     return Request(definition, script, storage, n_jobs, line, extendable=False, stored=settings)
-
-
-def _settle(base: RunConfig, name: str, script: Path, recorded: Any) -> None:
-    """Import the functions that the study names from ``script``; nothing is imported unless the user has named it."""
-    names = base.names
-    if script != Path():
-        settle(names, recorded, given=f"study {name!r}", code=(script,))
-    elif modules := own_modules(names):
-        raise ConfigError(f"study {name!r} uses functions of {', '.join(modules)}; type: dropopt worker SCRIPT ...")

@@ -21,6 +21,7 @@ import logging
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from signal import Signals
 from typing import TYPE_CHECKING, Any
 
 from dropopt.config import ConfigError
@@ -42,7 +43,7 @@ from dropopt.study.session.request import Request
 from dropopt.study.session.storage import worker_storage
 from dropopt.study.show import page, words
 from dropopt.study.show.artifacts import artifact_folder, save_artifacts
-from dropopt.study.show.console import busy, complain, make_console, say
+from dropopt.study.show.console import busy, complain, make_console, say, say_command
 from dropopt.study.show.live import LivePage
 from dropopt.study.show.next_lines import Resume
 from dropopt.study.show.progress import Progress
@@ -261,6 +262,9 @@ class Session:
                     self._notice(f"{where}: {error.strerror or error}; give another --artifacts DIR")
                 self._sweep(self._study)
             show_summary(self._console, self._study, self._outcome(stopped_by))
+        elif stopped_by is not None:
+            say(self._console, f"stopped by {Signals(stopped_by).name} before the study began; next:")
+            say_command(self._console, "go on", self._outcome(stopped_by).resume.line(0) or "")
         if stopped_by is not None:
             return 128 + stopped_by
         failed = self._study is not None and _all_failed(self._study)

@@ -59,7 +59,7 @@ def stored(url, here, tmp_path, monkeypatch):
     monkeypatch.setattr(session, "run", of_request)
     monkeypatch.setattr(continuing, "run", of_request)
     request = Request(load("digits")[0], tmp_path, None, 1, "again")
-    monkeypatch.setattr(joining, "stored_request", lambda *_: request)
+    monkeypatch.setattr(joining, "stored_request", lambda *_, **__: request)
 
 
 @pytest.mark.parametrize("name", APP.commands)

@@ -71,7 +71,9 @@ def test_a_worker_imports_nothing_that_only_the_storage_names(storage):
     with Outside(storage) as study:
         base = study.user_attrs["base"]
         study.set_user_attr("base", base | {"data": base["data"] | {"name": "evil:data"}})
-        with pytest.raises(ConfigError, match="uses functions of evil; type: dropopt worker SCRIPT"):
+        with pytest.raises(
+            ConfigError, match=r"uses functions of evil; type: dropopt worker --study fake --storage s\.log SCRIPT"
+        ):
             join(storage)
         optuna.create_study(study_name="foreign", storage=study._storage)
         with pytest.raises(ConfigError, match="study 'foreign' has no stored settings for workers"):

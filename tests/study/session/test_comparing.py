@@ -126,6 +126,15 @@ def test_the_last_line_of_a_comparison_that_was_stopped(monkeypatch, capsys):
     assert compare("study.log", ["low.yaml", "high.yaml"], study={"n_trials": 1}) == (143, None)
     assert capsys.readouterr().out.splitlines()[-1] == "stopped; the same command goes on where it was"
 
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(comparing, "seconds_of_an_epoch", interrupt)  # before the first search
+    with pytest.raises(SystemExit) as ended:
+        compare_script(fake_study.make(), ["low.yaml", "high.yaml"], [])
+    assert ended.value.code == 130
+    assert capsys.readouterr().out == "stopped; the same command goes on where it was\n"
+
 
 def test_every_arm_is_confirmed_as_asked(monkeypatch, capsys):
     """By what the user chose, which is also what the result is judged by; without anchors, which are in every arm."""

@@ -6,8 +6,12 @@ import fake_study
 import pytest
 from fake_confirm import compare, confirm
 from fake_study import trials
+from optuna.trial import TrialState, create_trial
+from outside import Outside
 
 from dropopt.config import ConfigError
+from dropopt.study.command.worker import worker
+from dropopt.study.session import session
 
 
 @pytest.fixture(autouse=True)
@@ -55,6 +59,23 @@ def test_a_confirmation_is_told_where_the_data_are(capsys):
     assert {*names("fake-confirmed"), *names("fake-tested")} == {"numpy:b.npz"}
     with pytest.raises(ConfigError, match=r"--data digits: the study was run with numpy:a\.npz; --data says where"):
         confirm("study.log", data="digits")
+
+
+def test_workers_and_resumed_trials_are_told_where_the_data_are(monkeypatch):
+    """With the same option as the confirmation; the line that continues has it."""
+    with Outside("study.log") as study:
+        study.set_user_attr("plan", study.user_attrs["plan"] | {"n_trials": 3})
+        first = study.trials[0]
+        study.add_trial(create_trial(state=TrialState.PRUNED, params=first.params, distributions=first.distributions))
+    assert fake_study.resume("study.log", 2, data="numpy:b.npz") == 0
+    lines = []
+    monkeypatch.setattr(session, "run", lambda request: lines.append((request.resume_command, request.settings)) or 0)
+    worker(study="fake", storage="study.log", data="numpy:b.npz")
+    [(line, settings)] = lines
+    assert line == "dropopt worker --data numpy:b.npz --study fake --storage study.log"
+    assert settings.base.data.name == trials("study.log")[3].user_attrs["config"]["data"]["name"] == "numpy:b.npz"
+    with pytest.raises(ConfigError, match=r"--data digits: the study was run with numpy:a\.npz"):
+        worker(study="fake", storage="study.log", data="digits")
 
 
 def test_a_comparison_goes_on_where_the_data_are_now():

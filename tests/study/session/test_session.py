@@ -225,6 +225,17 @@ def test_a_signal_during_the_summary_is_heeded(monkeypatch):
     assert trials("s.log")[0].state.name == "COMPLETE"
 
 
+def test_a_signal_before_the_study_begins_is_answered_with_the_next_command(capsys):
+    """There is no summary yet, since the data are still being loaded."""
+    request = Request(fake_study.make(), Path(__file__), "study.log", 1, "dropopt run fake")
+    begun = session.Session(request, None, None, Console(soft_wrap=True))
+    assert begun.summarise(signal.SIGTERM) == 143
+    assert capsys.readouterr().out.splitlines() == [
+        "stopped by SIGTERM before the study began; next:",
+        "  go on   dropopt run fake --n-trials 6",
+    ]
+
+
 def test_a_space_that_has_changed_is_refused():
     """A study is resumed only with the space that it began with; the name of its file does not matter."""
     Path("space.yaml").write_text("engine:\n  r0: {low: 0.0, high: 0.5}\n")
