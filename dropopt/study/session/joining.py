@@ -62,12 +62,13 @@ def stored_request(
     elif modules := own_modules(base.names):  # nothing is imported unless the user has named it
         raise ConfigError(f"study {name!r} uses functions of {', '.join(modules)}; type: {line} SCRIPT")
     with tempfile.TemporaryDirectory() as folder:
-        if Path(facts[SPACE]).name != facts[SPACE]:
+        if Path(facts[SPACE]).name != facts[SPACE] or "\0" in facts[SPACE]:
             raise ConfigError(f"study {name!r} has the space {facts[SPACE]!r}, which is not the name of a file")
         file = Path(folder) / f"{facts[SPACE]}.yaml"
         file.write_text(facts[SPACE_TEXT], encoding="utf-8")
         space = Space.load(file).bound(base)
 
     settings = Settings(space, base, dict(facts[PLAN]))  # only dropopt run changes the plan
-    definition = Definition(name=name, timeout=timeout, checkpoints=checkpoints, **facts[PLAN])
+    own = {"name": name, "timeout": timeout, "checkpoints": checkpoints}
+    definition = Definition.parse({**facts[PLAN], **own})
     return Request(definition, script, storage, n_jobs, line, extendable=False, stored=settings)

@@ -9,12 +9,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
 
 from optuna.distributions import BaseDistribution, check_distribution_compatibility
 from optuna.trial import FrozenTrial, TrialState
-from pydantic import StrictBool, StrictFloat, StrictInt, StrictStr, TypeAdapter, ValidationError
+from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr, TypeAdapter, ValidationError
 
 from dropopt.config import ConfigError
 from dropopt.facts import Facts
@@ -22,6 +22,7 @@ from dropopt.study.store import keys
 from dropopt.study.store.errors import StorageError
 
 _Table = dict[str, Any]
+_Positive = Annotated[StrictInt, Field(ge=1)]
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,52 @@ class _Named:
 
 
 @dataclass(frozen=True)
-class _Base:
+class _Config:
     """What every stored configuration has."""
 
     data: _Named
     model: _Named
     train: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Train:
+    """What every stored recipe of training has."""
+
+    epochs: _Positive
+    optimizer: str
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class _Base(_Config):
+    """What the configuration of a study has, from which reports are made."""
+
+    train: _Train  # type: ignore[assignment]
+
+
+@dataclass(frozen=True)
+class _MadeWith:
+    """How a study was begun."""
+
+    command: str = ""
+    versions: _Table = field(default_factory=dict)
+    git: _Table | None = None
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A file of the user's code."""
+
+    sha256: str
+
+
+@dataclass(frozen=True)
+class _Code:
+    """The user's code from a trial on."""
+
+    since: StrictInt
+    modules: dict[str, _Source]
 
 
 @dataclass(frozen=True)
@@ -82,7 +123,7 @@ _TRIAL: _Table = {
     **_of(StrictFloat | StrictInt, keys.TEST_LOSS, keys.TEST_ACCURACY, keys.TEST_ECE),
     **_of(StrictBool, keys.RETRY),
     **_of(dict[str, Any], keys.LEASE),
-    **_of(_Base, keys.CONFIG),
+    **_of(_Config, keys.CONFIG),
 }
 _SYSTEM: _Table = {
     **_of(dict[str, Any], "fixed_params"),
@@ -95,11 +136,12 @@ _STUDY: _Table = {
     **_of(_Base, keys.BASE),
     **_of(Facts, keys.FACTS),
     **_of(_Plan, keys.PLAN),
-    **_of(dict[str, Any], keys.MADE_WITH, keys.DATA, keys.PRIOR, keys.PORTFOLIO),
+    **_of(_MadeWith, keys.MADE_WITH),
+    **_of(dict[str, Any], keys.DATA, keys.PRIOR, keys.PORTFOLIO),
     **_of(StrictFloat | StrictInt, keys.COMPLEXITY),
-    **_of(StrictInt, keys.CLASSES, keys.SEEDS),
+    **_of(_Positive, keys.CLASSES, keys.SEEDS),
     **_of(list[str], keys.SITES),
-    **_of(list[dict[str, Any]], keys.CODE),
+    **_of(list[_Code], keys.CODE),
     **_of(list[_Entrant], keys.ENTRANTS),
     **_of(list[_Reading], keys.READINGS),
 }

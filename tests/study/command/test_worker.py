@@ -49,6 +49,18 @@ def test_a_worker_does_what_the_study_says(storage):
     assert len({str(trial.params) for trial in found}) == 4
 
 
+def test_a_plan_that_another_program_has_changed(storage):
+    """Settings that no plan has are not those of the command, and an unknown one is an error in one line."""
+    with Outside(storage) as study:
+        study.set_user_attr("plan", study.user_attrs["plan"] | {"name": "other", "timeout": 5})
+    definition = join(storage).definition
+    assert (definition.name, definition.timeout, definition.n_trials) == ("fake", None, 4)
+    with Outside(storage) as study:
+        study.set_user_attr("plan", study.user_attrs["plan"] | {"sampler": "none"})
+    with pytest.raises(ConfigError, match=r"sampler must be one of .*, got 'none'"):
+        join(storage)
+
+
 def test_the_line_that_continues_has_the_options_that_were_given(storage, monkeypatch, capsys):
     """Of a worker, also in the file of a scheduler, and of a trial that is continued: the folders are still used."""
     lines = []

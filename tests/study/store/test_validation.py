@@ -10,7 +10,7 @@ import pytest
 from optuna.trial import TrialState
 
 from dropopt.study.store.errors import StorageError
-from dropopt.study.store.keys import TRACE
+from dropopt.study.store.keys import BASE, CLASSES, CODE, MADE_WITH, SEEDS, TRACE
 from dropopt.study.store.opening import Opened
 from dropopt.study.store.patient import Patience
 from dropopt.study.store.queries import find_study
@@ -50,6 +50,18 @@ def test_an_attribute_of_a_wrong_type_counts_as_absent(value):
     assert kinds <= {type(value)}
     assert trial.user_attrs == every  # a journal's trials are shared
     assert set(valid_study_attributes(dict.fromkeys(_STUDY, value))) < set(_STUDY)
+    assert not valid_study_attributes(dict.fromkeys([CLASSES, SEEDS], value))
+
+
+def test_an_attribute_that_lacks_what_readers_need_counts_as_absent():
+    """Reports read the recipe of training, the command that began the study, and the sources of its code."""
+    config = {"data": {"name": "digits"}, "model": {"name": "small"}, "train": {"epochs": 2}}
+    damaged = {BASE: config, MADE_WITH: {"command": 7}, CODE: [{"modules": {}}]}
+    assert not valid_study_attributes(damaged)
+    whole = config | {"train": {"epochs": 2, "optimizer": "sgd", "batch_size": 8}}
+    code = [{"since": 0, "modules": {"a": {"file": "a.py", "sha256": "0"}}}]
+    mended = {BASE: whole, MADE_WITH: {"command": "dropopt run a", "cpus": 2}, CODE: code}
+    assert valid_study_attributes(mended) == mended
 
 
 def test_a_study_with_damaged_attributes_goes_on(whole, tmp_path, capsys):
