@@ -23,6 +23,7 @@ from dropopt.study.store.errors import StorageError
 
 _Table = dict[str, Any]
 _Positive = Annotated[StrictInt, Field(ge=1)]
+_Count = Annotated[StrictInt, Field(ge=0)]
 
 
 @dataclass(frozen=True)
@@ -51,10 +52,12 @@ class _Train:
 
 
 @dataclass(frozen=True)
-class _Base(_Config):
+class _Base:
     """What the configuration of a study has, from which reports are made."""
 
-    train: _Train  # type: ignore[assignment]
+    data: _Named
+    model: _Named
+    train: _Train
 
 
 @dataclass(frozen=True)
@@ -139,7 +142,7 @@ _STUDY: _Table = {
     **_of(_MadeWith, keys.MADE_WITH),
     **_of(dict[str, Any], keys.DATA, keys.PRIOR, keys.PORTFOLIO),
     **_of(StrictFloat | StrictInt, keys.COMPLEXITY),
-    **_of(_Positive, keys.CLASSES, keys.SEEDS),
+    **_of(_Count, keys.CLASSES, keys.SEEDS),
     **_of(list[str], keys.SITES),
     **_of(list[_Code], keys.CODE),
     **_of(list[_Entrant], keys.ENTRANTS),
