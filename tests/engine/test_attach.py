@@ -4,6 +4,7 @@ import copy
 import gc
 import pickle
 import re
+import weakref
 from typing import get_args
 
 import pytest
@@ -206,6 +207,20 @@ def test_hooks_of_the_user_stay(config):
         seen.clear()
         model(EXAMPLE)
     assert seen.count("BatchNorm2d") == 3
+
+
+def test_a_model_is_freed_at_once():
+    """Nothing that attaching made refers to itself: the pass on the example would wait for the garbage collector."""
+    model, alive = Net(), []
+    gc.disable()
+    try:
+        for module in model.modules():
+            module.register_forward_hook(lambda module, args, output: alive.append(weakref.ref(output)))
+        dropopt.attach(model, EngineConfig(), example=EXAMPLE, complexity=0.5)
+        assert alive
+        assert not any(output() is not None for output in alive)
+    finally:
+        gc.enable()
 
 
 def test_a_failing_forward_leaves_no_trace():

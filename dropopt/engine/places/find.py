@@ -107,7 +107,7 @@ class _Selection:
             "conv": lambda call: is_convolution(call.module),
             "norm": lambda call: is_norm(call.module) and not graph.is_of_input(call.node),
             "linear": lambda call: is_linear(call.module),
-            "block": self._is_block,
+            "block": lambda call: _is_block(forward, call),  # not a method, whose cycle would keep the pass in memory
         }
 
     def choose(self, sites: Selector) -> list[Call]:
@@ -242,17 +242,18 @@ class _Selection:
         chosen = [next((call for call in chain if is_norm(call.module)), chain[0]) for chain in chains]
         return sorted(chosen, key=lambda call: call.index)
 
-    def _is_block(self, call: Call) -> bool:
-        """Whether this is the innermost container with weights that returns a given residual sum."""
-        if not call.residual or not holds_weights(call.module):
-            return False
-        # An in-place sum keeps the identity of an inner container's output, which was no sum when that returned. In a
-        # chain of such blocks, all return the same tensor.
-        return not any(
-            c.output is call.output and c.residual and holds_weights(c.module)
-            for c in self.forward.calls[: call.index]
-            if _contains(call, c)
-        )
+
+def _is_block(forward: Forward, call: Call) -> bool:
+    """Whether this is the innermost container with weights that returns a given residual sum."""
+    if not call.residual or not holds_weights(call.module):
+        return False
+    # An in-place sum keeps the identity of an inner container's output, which was no sum when that returned. In a
+    # chain of such blocks, all return the same tensor.
+    return not any(
+        c.output is call.output and c.residual and holds_weights(c.module)
+        for c in forward.calls[: call.index]
+        if _contains(call, c)
+    )
 
 
 def _outermost(calls: list[Call]) -> list[Call]:
