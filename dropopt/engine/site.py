@@ -8,6 +8,7 @@ All state that changes is in buffers, which are updated in place: compiled code 
 from __future__ import annotations
 
 import warnings
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -84,6 +85,7 @@ class DropoutSite(nn.Module):
         self.seen = Seen()
         self.observes = importance in scores.ROWS or track_area
         self._enough = False  # whether enough samples were scored; reading `count` in every step is slower
+        self._early: deque[float] = deque(maxlen=256)  # what the last passes drew that were observed before that
         # Not of the default type: in half precision, counts and sums would stop growing.
         f32 = torch.float32
         self.register_buffer("p", torch.zeros(features if per_feature else 1, dtype=f32))
@@ -130,9 +132,12 @@ class DropoutSite(nn.Module):
     def _masked(self, x: Tensor) -> Tensor:
         still = x.detach()
         gate = self._gate(still) if self.masks else None
-        if in_transform():  # which allows neither a custom backward pass nor an update of the scores
+        if in_transform():  # which allows no custom backward pass, and torch.func no update of the scores either
             if self.observes:
-                warnings.warn("torch.func transforms hide activations: their importance is not scored", stacklevel=2)
+                warnings.warn(
+                    "torch.func and forward-mode derivatives hide activations: their importance is not scored",
+                    stacklevel=2,
+                )
             return x if gate is None else gate.times(x)
         observed = self.observes and not self.sampling and self._is_observed()
         if observed:
@@ -162,11 +167,14 @@ class DropoutSite(nn.Module):
             return False
         if torch.compiler.is_compiling() or not self.count.is_cpu:
             return True
-        # Drawn in every step, because a checkpoint draws the same numbers again.
-        drawn = torch.rand((), device="cpu").item() * _OBSERVED_STEPS < 1
+        # Drawn in every step, because a checkpoint draws the same numbers again. It has to save the same tensors again
+        # too, although enough samples may have been scored since.
+        drawn = torch.rand((), dtype=torch.float64, device="cpu").item()
         if not self._enough:
             self._enough = self.count.item() >= _ENOUGH
-        return drawn or not self._enough
+        if not self._enough:
+            self._early.append(drawn)
+        return drawn * _OBSERVED_STEPS < 1 or drawn in self._early
 
     def _observe(self, sample: Tensor) -> None:
         """Accumulate the scores of the sample that need the forward pass only."""

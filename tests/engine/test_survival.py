@@ -270,6 +270,17 @@ def test_checkpointing_gives_the_same_gradients(pattern, reentrant):
     assert equal([site.totals for site in sites_of(whole)], [site.totals for site in sites_of(parts)])
 
 
+def test_a_checkpoint_is_recomputed_after_other_passes():
+    """A pass is observed again in the recomputation, although enough samples were scored in between."""
+    images = batch(512)[0]  # a pass scores 32 samples, which is enough
+    found = []
+    for options in ({}, {"checkpointing": {"use_reentrant": False}}):
+        model, _ = make(**options)
+        (model(images) + model(-images)).square().mean().backward()
+        found.append([*(p.grad for p in model.parameters()), *(site.totals for site in sites_of(model))])
+    torch.testing.assert_close(*found)
+
+
 def test_observing_does_not_move_the_masks_of_a_checkpoint():
     """The recomputed pass draws the same masks even if it no longer observes the step."""
     hosts = nn.Sequential(nn.Identity(), nn.Identity()).train()

@@ -9,6 +9,7 @@ import torchvision
 from networks import Network
 from small_net import batch, every_pattern, make
 from torch import nn
+from torch.autograd import forward_ad
 from torch.func import functional_call, grad, vmap
 from torchvision.models.feature_extraction import create_feature_extractor
 
@@ -78,11 +79,24 @@ def test_functional_gradients_do_not_score():
     model.one.norm.track_running_stats = model.two.norm.track_running_stats = False  # torch.func refuses updates
     for norm in (model.one.norm, model.two.norm):
         norm.running_mean = norm.running_var = norm.num_batches_tracked = None
-    with pytest.warns(UserWarning, match=r"^torch\.func transforms hide activations: their importance is not scored$"):
+    with pytest.warns(UserWarning, match=r"^torch\.func and forward-mode derivatives hide activations"):
         grad(loss)(parameters)
     assert all(site.count == 0 for site in engine.sites.values())
     loss(dict(model.named_parameters())).backward()
     assert all(site.count > 0 for site in engine.sites.values())
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch's, about its own derivatives
+@every_pattern
+def test_a_derivative_goes_forward_through_the_mask(pattern):
+    """In forward mode, the tangent of gate x is the gate times that of x."""
+    site, x = make_site(pattern, False, importance="taylor"), (torch.rand(50, 4, 6, 6) + 0.5).requires_grad_()
+    with forward_ad.dual_level(), pytest.warns(UserWarning, match="importance is not scored"):
+        value, tangent = forward_ad.unpack_dual(
+            site.hook(nn.Identity(), (), forward_ad.make_dual(x, torch.ones_like(x)))
+        )
+    torch.testing.assert_close(tangent, value / x)
+    assert (tangent == 0).float().mean().item() == pytest.approx(0.4, abs=0.1)
 
 
 # -- torch.export and torch.compile
@@ -165,7 +179,7 @@ def test_quantized_numbers_are_refused(config):
 # -- samples without a batch, and nn.DataParallel
 
 
-@pytest.mark.filterwarnings("ignore:There is a performance drop", "ignore:torch.func transforms hide")  # under vmap
+@pytest.mark.filterwarnings("ignore:There is a performance drop", "ignore:torch.func and forward-mode")  # under vmap
 @every_config
 def test_samples_without_a_batch_are_refused(config):
     """A convolution takes them, also under vmap; what would be dropped is rows of the map, not features."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 
 def random_bytes(x: Tensor) -> Tensor:
@@ -27,8 +28,10 @@ def random_words(count: int, device: torch.device | str = "cpu") -> Tensor:
 
 
 def in_transform() -> bool:
-    """Whether a transform of torch.func is active (grad, vmap, ...), under which other tensors must not change."""
-    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+    """Whether a transform of torch.func is active (grad, vmap, ...), or torch takes derivatives in forward mode."""
+    if torch.compiler.is_compiling():
+        return False
+    return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
 
 
 def memory_order(x: Tensor) -> list[int]:
