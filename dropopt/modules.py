@@ -11,9 +11,13 @@ from torch.nn.modules.dropout import _DropoutNd
 
 @contextmanager
 def in_eval_mode(model: nn.Module) -> Iterator[None]:
-    """Set ``model`` to eval mode inside the block; afterwards each module has its own mode again."""
+    """Set ``model`` to eval mode inside the block; afterwards each module has its own mode again.
+
+    Methods ``eval`` and ``train`` of the modules are not called: those of some packages change weights.
+    """
     modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+    for module, _ in modes:
+        module.training = False
     try:
         yield
     finally:

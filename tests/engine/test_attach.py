@@ -192,6 +192,24 @@ def test_attaching_and_detaching_leave_the_model_bit_identical(training):
     assert not example.requires_grad
 
 
+def test_attaching_calls_no_method_that_changes_modes():
+    """loralib's layers add their updates to the weights in eval(): they would get no gradients afterwards."""
+
+    class Merging(nn.Conv2d):
+        def train(self, mode=True):
+            """Change the weights."""
+            self.weight.data += 1
+            return super().train(mode)
+
+    model = nn.Sequential(Merging(3, 4, 3), nn.Flatten(), nn.LazyLinear(2))
+    before = model[0].weight.clone()
+    with dropopt.attach(model, EngineConfig(importance="gradient"), example=EXAMPLE, complexity=0.5) as engine:
+        engine.probe(EXAMPLE, torch.zeros(len(EXAMPLE), dtype=torch.int64))
+        with engine.sampling():
+            model(EXAMPLE)
+    assert torch.equal(model[0].weight, before)
+
+
 @pytest.mark.parametrize("config", [EngineConfig(), Baseline(kind="dropout2d")], ids=["engine", "baseline"])
 def test_hooks_of_the_user_stay(config):
     """Plain functions that are hooks of the same modules run while an engine is attached, and after it."""
