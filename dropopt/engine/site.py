@@ -110,6 +110,11 @@ class DropoutSite(nn.Module):
         if self.silent or not (self.sampling or self.seen.note(module)):
             return None
         require_tensor(module, output, self.batch_ndim)
+        if (features := output.shape[self.axis]) != self.importance.numel():
+            raise ConfigError(
+                f"module {type(module).__name__} with dropout returned {features} features, but had "
+                f"{self.importance.numel()} when the engine was attached: change the model first, then attach"
+            )
         if not torch.compiler.is_compiling():
             _refuse_copies(module)
         if output.numel() == 0:

@@ -66,6 +66,19 @@ def test_lost_dropout_is_an_error(config, change, fault):
     engine.rates()  # a detached engine reports its last rates
 
 
+@pytest.mark.parametrize("allocation", ["uniform", "feature"])
+def test_another_number_of_features_is_an_error(allocation):
+    """Libraries that prune channels make the weights of a layer smaller."""
+    model, _ = attached(EngineConfig(allocation=allocation), nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 3, 4)))
+    model[0].weight, model[0].bias = nn.Parameter(torch.zeros(3, 1, 3, 3)), None
+    message = (
+        r"^module Conv2d with dropout returned 3 features, but had 4 when the engine was attached: "
+        r"change the model first, then attach$"
+    )
+    with pytest.raises(ConfigError, match=message):
+        model(batch()[0])
+
+
 @every_config
 def test_dropout_inside_an_adapted_layer_is_an_error(config):
     """peft adds its update to the output of the layer, after the dropout: no feature would be dropped."""
