@@ -79,6 +79,7 @@ def evaluate(
         raise ConfigError("an empty split cannot be evaluated")
     device = device_of(model, config)
     with in_eval_mode(model):
+        model.eval()  # a network may do more in it than set modes
         if task is None or (task.is_plain and split.head(1).labels.ndim == 1):
             return _classified(model, split, config, device)
         return _measured(model, split, config, device, task)
@@ -103,6 +104,7 @@ def calibration_of(model: nn.Module, split: Split | Stream, config: TrainConfig)
         0.25
     """
     with in_eval_mode(model):
+        model.eval()
         logits, labels = logits_of(model, split, config)
     return calibration_error(logits.double().softmax(1), labels)
 

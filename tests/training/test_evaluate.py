@@ -94,6 +94,20 @@ class TestEvaluate:
         assert all(parameter.grad is None for parameter in model.parameters())
         assert torch.equal(torch.get_rng_state(), state)
 
+    def test_networks_are_told(self):
+        """A network that does more in eval() than set modes is evaluated as it is used."""
+
+        class Folded(nn.Flatten):
+            def train(self, mode=True):
+                """Say which mode it is."""
+                told.append(mode)
+                return super().train(mode)
+
+        told, split = [], Split(torch.zeros(4, 2, 1, 1), torch.zeros(4, dtype=torch.int64))
+        evaluate(Folded(), split, recipe(device="cpu"))
+        calibration_of(Folded(), split, recipe(device="cpu"))
+        assert told == [False, False]
+
     @pytest.mark.parametrize("hardware", [True, False])
     def test_layout_and_precision_follow_the_configuration(self, monkeypatch, hardware):
         """Batches have the configured layout; bf16 is used if configured, or if auto finds hardware for it."""
