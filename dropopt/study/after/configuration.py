@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial
 
 from dropopt.config import STAGES, Baseline, ConfigError, EngineConfig, RunConfig, TrainConfig
 from dropopt.study.store.keys import BASE, CLASSES, CONFIG, MESSAGE
 from dropopt.study.store.queries import best, is_maximized
-
-if TYPE_CHECKING:
-    import optuna
-    from optuna.trial import FrozenTrial
 
 
 @dataclass(frozen=True)

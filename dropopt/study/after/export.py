@@ -5,26 +5,24 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial
 
 from dropopt.config import ConfigError
 from dropopt.export import kind_of, load
 from dropopt.pythonfile import MARK, mark_of
 from dropopt.study.after.configuration import Configuration, configuration_of
+from dropopt.study.blend.learned import learned
+from dropopt.study.blend.names import NoBlendError
 from dropopt.study.store.code import code_of
 from dropopt.study.store.keys import ACCURACY, COMPLEXITY, DATA, FINGERPRINT, MADE_WITH, PRIOR, SEED, SPACE
 from dropopt.study.store.queries import count, metric_key, task_of
 
-if TYPE_CHECKING:
-    import optuna
-    from optuna.trial import FrozenTrial
-
 
 def _efficacy(study: optuna.Study) -> dict[str, Any] | None:
     """The verdict about the blend and the preferred blend; None if the study has no blend."""
-    from dropopt.study.blend.learned import learned
-    from dropopt.study.blend.names import NoBlendError
-
     try:
         found = learned(study, prior=study.user_attrs.get(PRIOR))
     except NoBlendError:

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dropopt.config import RunConfig
+from dropopt.files import write_whole
+from dropopt.study.after.keep import Keeper
 from dropopt.study.define.settings import Setting, changed_run
 from dropopt.study.run.errors import StudyError
 
@@ -82,7 +84,6 @@ def retrain(
     import torch
 
     from dropopt import training
-    from dropopt.study.after.keep import Keeper
     from dropopt.training.pipeline import assembled
 
     torch.set_num_threads(threads)
@@ -138,8 +139,6 @@ def save_model(done: Retrained, provenance: Mapping[str, Any], path: Path) -> No
 def save_weights(weights: Mapping[str, Any], path: Path) -> None:
     """Write ``weights`` to ``path``. A failure leaves an existing file unchanged."""
     import torch
-
-    from dropopt.files import write_whole
 
     buffer = io.BytesIO()
     torch.save(weights, buffer)

@@ -14,7 +14,6 @@ from dropopt.config import ConfigError
 from dropopt.export import Exported, save
 from dropopt.numbers import quantity
 from dropopt.study.define.definition import Definition
-from dropopt.study.store.scale import Scale
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -53,6 +52,8 @@ class StudyResult:
         save(path, self.best.run, self.best.provenance)
 
     def __repr__(self) -> str:
+        from dropopt.study.store.scale import Scale
+
         if self.best is None or self.best_value is None:
             value = "none complete"
         else:

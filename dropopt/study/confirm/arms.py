@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
+
+import optuna
 
 from dropopt.config import Baseline, ConfigError, RunConfig, TrainConfig
 from dropopt.known import may_be_moved
 from dropopt.study.define.space import Space
 from dropopt.study.store.keys import BASE, DATA
 from dropopt.study.store.queries import count, search_of
-
-if TYPE_CHECKING:
-    import optuna
 
 _RATE_SCHEDULES = frozenset(get_args(Baseline.model_fields["schedule"].annotation))
 

@@ -5,19 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import optuna
+from optuna.trial import FrozenTrial
 
 from dropopt.config import ConfigError, RunConfig
 from dropopt.study.blend.gather import FINISHED
 from dropopt.study.confirm.posterior import expected_scores
 from dropopt.study.store.keys import ANCHOR, CONFIG
 from dropopt.study.store.queries import count, diverged, has_result, judged, optimised, ranked
-
-if TYPE_CHECKING:
-    import optuna
-    from optuna.trial import FrozenTrial
 
 #: Finished trials, and complete ones, below which no model is fitted, and the best values are chosen.
 FEWEST_FINISHED, FEWEST_COMPLETE = 8, 4

@@ -5,7 +5,10 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage
 
 from dropopt.config import ConfigError, TaskConfig
 from dropopt.numbers import fixed
@@ -17,10 +20,6 @@ from dropopt.study.store.keys import CONFIRMS, SECONDS
 from dropopt.study.store.queries import find_study, metric_word
 from dropopt.study.store.retries import root
 from dropopt.study.store.scale import Scale
-
-if TYPE_CHECKING:
-    import optuna
-    from optuna.storages import BaseStorage
 
 #: Adjusted p values below this one are called a difference.
 SIGNIFICANT = 0.05

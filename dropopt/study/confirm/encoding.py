@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from optuna.trial import FrozenTrial
 
 from dropopt.study.blend.arrays import Array
 from dropopt.study.blend.gather import names_in
 from dropopt.study.blend.mixture import blends_of
 from dropopt.study.blend.names import Names, NoBlendError, flatten
-
-if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial
 
 
 def encoded(trials: Sequence[FrozenTrial]) -> Array:

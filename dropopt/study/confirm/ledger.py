@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import optuna
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import FrozenTrial, TrialState
 
 from dropopt.config import RunConfig
 from dropopt.study.confirm.race import leading_anchor, losers
@@ -24,10 +28,6 @@ from dropopt.study.store.keys import CONFIG, FRESH_SPLITS, GIVEN_BACK, OUT, OUT_
 from dropopt.study.store.lease import WorkerIdentity
 from dropopt.study.store.ledger import Ledger, with_seed
 from dropopt.study.store.queries import judged, optimised
-
-if TYPE_CHECKING:
-    import optuna
-    from optuna.trial import FrozenTrial
 
 
 @dataclass(frozen=True)
@@ -157,9 +157,6 @@ class RunLedger(Ledger):
 
     def _drop_waiting(self) -> None:
         """End the waiting runs of the configurations that are out."""
-        from optuna.exceptions import UpdateFinishedTrialError
-        from optuna.trial import TrialState
-
         for trial in _waiting(self.study):
             run = run_of(trial)
             if run is not None and run.configuration in self._out:
@@ -214,6 +211,4 @@ def out_key(study: optuna.Study, number: int | str, by: str | None = None) -> st
 
 
 def _waiting(study: optuna.Study) -> list[FrozenTrial]:
-    from optuna.trial import TrialState
-
     return study.get_trials(deepcopy=False, states=(TrialState.WAITING,))

@@ -13,16 +13,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
+from optuna.trial import FrozenTrial
 
 from dropopt.study.blend.arrays import Array
 from dropopt.study.blend.ranks import normal_scores, wins_of
 from dropopt.study.confirm.encoding import encoded
-
-if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial
 
 #: Bounds of a length scale; a range has the length 1. A longer scale than the upper bound means no effect.
 LENGTHS = (0.3, 30.0)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Container
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import optuna
 
 from dropopt.study.confirm.results import Confirmed
 from dropopt.study.confirm.runs import Run, completed, failed, unfinished
 from dropopt.study.store.keys import READINGS
-
-if TYPE_CHECKING:
-    import optuna
 
 
 @dataclass(frozen=True)

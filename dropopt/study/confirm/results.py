@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial
 
 from dropopt.numbers import fixed, quantity
 from dropopt.study.confirm.intervals import Difference, Interval, mean_of, paired
@@ -28,10 +31,6 @@ from dropopt.study.store.keys import (
 )
 from dropopt.study.store.queries import judged, metric_word, optimised, task_of
 from dropopt.study.store.scale import Scale
-
-if TYPE_CHECKING:
-    import optuna
-    from optuna.trial import FrozenTrial
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,11 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import optuna
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
 
 from dropopt.config import ConfigError
 from dropopt.seeds import derived_seed
@@ -24,10 +28,6 @@ from dropopt.study.store.keys import CONFIRMS, GIVEN_BACK, ID, INTERRUPTED, OF, 
 from dropopt.study.store.ledger import SEED_BITS
 from dropopt.study.store.queries import study_names
 from dropopt.study.store.retries import parameters, root, without_replacement
-
-if TYPE_CHECKING:
-    import optuna
-    from optuna.trial import FrozenTrial
 
 #: The parameters of a run.
 CONFIGURATION, REPEAT = "configuration", "repeat"
@@ -68,8 +68,6 @@ def find_runs(search: optuna.Study, key: str) -> optuna.Study | None:
     Raises:
         ConfigError: Another study has its name, or it belongs to an earlier study of the name of ``search``.
     """
-    import optuna
-
     name = f"{search.study_name}-{SUFFIXES[key]}"
     if name not in study_names(search._storage):
         return None
@@ -88,16 +86,12 @@ def find_runs(search: optuna.Study, key: str) -> optuna.Study | None:
 
 def _is_unborn(study: optuna.Study, key: str) -> bool:
     """Whether a process has created ``study``, and has died before it could say whose runs it has."""
-    from optuna.study import StudyDirection
-
     minimized = study.directions == [StudyDirection.MINIMIZE]
     return minimized and key not in study.user_attrs and not study.get_trials(deepcopy=False)
 
 
 def make_runs(search: optuna.Study, key: str, facts: Mapping[str, Any], metric: str) -> optuna.Study:
     """Return the study that confirms (or tests, by ``key``) the study ``search``; it is created if there is none."""
-    import optuna
-
     found = find_runs(search, key)
     if found is None:
         name = f"{search.study_name}-{SUFFIXES[key]}"
@@ -117,8 +111,6 @@ def enqueue(study: optuna.Study, runs: Iterable[Run], *, again: bool = False) ->
     A run that failed is enqueued again, unless its loss was not finite: that would happen again. With ``again``, all
     are enqueued.
     """
-    from optuna.trial import TrialState
-
     ended = (TrialState.FAIL, TrialState.PRUNED)
     there = {
         run_of(trial)
@@ -138,8 +130,6 @@ def is_run_elsewhere(trial: FrozenTrial, trials: Sequence[FrozenTrial], *, again
         trials: All trials.
         again: Whether completed runs are run again.
     """
-    from optuna.trial import TrialState
-
     busy = {TrialState.RUNNING, TrialState.WAITING} | (set() if again else {TrialState.COMPLETE})
     return any(
         other.number < trial.number and other.state in busy and run_of(other) == run_of(trial) for other in trials
@@ -155,8 +145,6 @@ def unfinished(study: optuna.Study) -> set[Run]:
 
 def completed(study: optuna.Study) -> dict[Run, FrozenTrial]:
     """Return the completed runs, each with its latest trial."""
-    from optuna.trial import TrialState
-
     found: dict[Run, FrozenTrial] = {}
     for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
         if (run := run_of(trial)) is not None:
@@ -166,8 +154,6 @@ def completed(study: optuna.Study) -> dict[Run, FrozenTrial]:
 
 def failed(study: optuna.Study) -> dict[Run, str]:
     """Return the runs that failed and neither completed nor are to run again, each with the reason."""
-    from optuna.trial import TrialState
-
     done, found = completed(study), {}
     trials = study.get_trials(deepcopy=False)
     open_runs = unfinished(study)

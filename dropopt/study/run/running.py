@@ -5,14 +5,12 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import optuna
 
 from dropopt.config import RunConfig
 from dropopt.study.run.messages import Report
 from dropopt.study.store.history import History
-
-if TYPE_CHECKING:
-    import optuna
 
 #: How often the process of one trial may die before the trial fails.
 MAX_DEATHS = 3

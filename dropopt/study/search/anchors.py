@@ -12,7 +12,10 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial
 
 from dropopt.config import METHODS, STAGES, Baseline, ConfigError, EngineConfig, RunConfig
 from dropopt.numbers import fixed
@@ -22,10 +25,6 @@ from dropopt.study.search.preferred import PreferringTrial, preferred_values
 from dropopt.study.store.keys import ACCURACY, ANCHOR
 from dropopt.study.store.queries import best
 from dropopt.study.store.scale import Scale
-
-if TYPE_CHECKING:
-    import optuna
-    from optuna.trial import FrozenTrial
 
 #: A study of fewer trials has no anchors, because they would be most of its trials.
 MIN_TRIALS = 10

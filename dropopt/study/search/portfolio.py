@@ -15,8 +15,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import optuna
 from pydantic import Field, field_validator
 
 from dropopt.config import METHODS, STAGES, Baseline, Config, ConfigError, EngineConfig, RunConfig, TrainConfig
@@ -28,9 +29,6 @@ from dropopt.study.search.preferred import PreferringTrial, preferred_values
 from dropopt.study.store.keys import PORTFOLIO
 from dropopt.study.store.retries import parameters
 from dropopt.yamlfile import read
-
-if TYPE_CHECKING:
-    import optuna
 
 #: What ``--portfolio`` takes to turn portfolios off.
 NONE = "none"

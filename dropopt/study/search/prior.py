@@ -7,21 +7,19 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import optuna
 
 from dropopt.config import ConfigError
 from dropopt.files import write_whole
 from dropopt.study.blend.learned import export_evidence, top_configurations
 from dropopt.study.define.parameter import is_within
+from dropopt.study.define.space import Space
 from dropopt.study.store.keys import PRIOR, SOURCE
 from dropopt.study.store.opening import Opened
 from dropopt.study.store.queries import find_study
 from dropopt.study.store.url import resolve
-
-if TYPE_CHECKING:
-    import optuna
-
-    from dropopt.study.define.space import Space
 
 #: Number of the earlier study's best configurations that a new study tries first.
 CONFIGURATIONS = 3

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from optuna.pruners import BasePruner, HyperbandPruner, NopPruner
 
-if TYPE_CHECKING:
-    from optuna.pruners import BasePruner
+from dropopt.study.search.forecast import ForecastPruner
+from dropopt.study.search.percentile import QuickPercentilePruner
 
 #: Number of complete trials before a trial is pruned.
 STARTUP_TRIALS = 4
@@ -32,11 +32,6 @@ def make_pruner(name: str, epochs: int, *, anchors: int = 0) -> BasePruner:
         anchors: The number of trials that are anchors. They are good configurations, so a trial is pruned only once
             :data:`STARTUP_TRIALS` others are complete as well.
     """
-    from optuna.pruners import HyperbandPruner, NopPruner
-
-    from dropopt.study.search.forecast import ForecastPruner
-    from dropopt.study.search.percentile import QuickPercentilePruner
-
     warmup, startup = round(epochs * WARMUP), STARTUP_TRIALS + anchors
     if name == "median":
         return QuickPercentilePruner(50.0, startup, warmup)

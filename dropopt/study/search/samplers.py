@@ -7,15 +7,18 @@ import stat
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import optuna
+from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler
 
 from dropopt.config import ConfigError
 from dropopt.study.blend.names import Names, NoBlendError, searched_blend
-
-if TYPE_CHECKING:
-    from optuna.samplers import BaseSampler
-
-    from dropopt.study.define.space import Space
+from dropopt.study.blend.sampler import EfficacySampler
+from dropopt.study.define.space import Space
+from dropopt.study.search.handover import HandoverSampler
+from dropopt.study.search.quick_tpe import QuickTPESampler
+from dropopt.study.search.recent import RecentSampler
 
 #: Number of complete trials above which ``gp`` hands over to TPE. A Gaussian process is fitted anew for each draw,
 #: which takes about half a second of processor time at this number, and several times as long at 500.
@@ -94,7 +97,6 @@ def make_sampler(
             f"space {space.name!r} searches no blend (two or more weights, either all by stage or none), which the "
             "sampler efficacy needs; use --sampler tpe"
         )
-    from dropopt.study.blend.sampler import EfficacySampler
 
     return EfficacySampler(_tpe(space, seed), blend=names, seed=seed, prior=prior)
 
@@ -106,9 +108,6 @@ def blend_of(space: Space) -> Names:
 
 def _gp(space: Space, seed: int, notice: Callable[[str], None] | None) -> BaseSampler:
     """Return a Gaussian process that hands over to TPE above :data:`GP_TRIALS` complete trials."""
-    from optuna.samplers import GPSampler
-
-    from dropopt.study.search.handover import HandoverSampler
 
     def announce() -> None:
         if notice is not None:
@@ -120,8 +119,6 @@ def _gp(space: Space, seed: int, notice: Callable[[str], None] | None) -> BaseSa
 
 def _optuna_sampler(name: str, space: Space, seed: int) -> BaseSampler:
     """``random`` or ``cmaes``; TPE for any other name."""
-    from optuna.samplers import CmaEsSampler, RandomSampler
-
     if name == "random":
         return RandomSampler(seed=seed)
     if name == "cmaes":
@@ -130,11 +127,6 @@ def _optuna_sampler(name: str, space: Space, seed: int) -> BaseSampler:
 
 
 def _tpe(space: Space, seed: int) -> BaseSampler:
-    import optuna
-
-    from dropopt.study.search.quick_tpe import QuickTPESampler
-    from dropopt.study.search.recent import RecentSampler
-
     with warnings.catch_warnings():
         # `group` models conditional parameters jointly. Optuna has called it experimental since 2.8.
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import optuna
 
 from dropopt.study.define.space import Space
 from dropopt.study.run.messages import Ready
@@ -26,9 +28,6 @@ from dropopt.study.store.keys import (
     SITES,
     SPACE_TEXT,
 )
-
-if TYPE_CHECKING:
-    import optuna
 
 
 def first_facts(

@@ -18,7 +18,11 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage
+from rich.console import Console
 
 from dropopt.config import ConfigError
 from dropopt.numbers import quantity
@@ -40,11 +44,6 @@ from dropopt.study.store.experiment import check
 from dropopt.study.store.opening import Opened, reserve
 from dropopt.study.store.queries import count, find_study, searches, study_names
 from dropopt.study.store.url import file_of, resolve
-
-if TYPE_CHECKING:
-    import optuna
-    from optuna.storages import BaseStorage
-    from rich.console import Console
 
 #: Prefixes that tell a study and a space of the same name apart.
 STUDY, SPACE = "study:", "space:"

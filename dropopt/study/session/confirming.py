@@ -16,7 +16,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
+
+import optuna
+from optuna.storages import BaseStorage
+from rich.console import Console
 
 from dropopt.config import ConfigError, Optimise, RunConfig
 from dropopt.known import check_names
@@ -73,11 +77,6 @@ from dropopt.study.store.patient import PATIENCE
 from dropopt.study.store.queries import find_study, optimised, task_of
 from dropopt.study.store.scale import Scale
 from dropopt.study.store.url import resolve
-
-if TYPE_CHECKING:
-    import optuna
-    from optuna.storages import BaseStorage
-    from rich.console import Console
 
 #: The functions that children call to train a run, and to test one.
 TRAIN = Targets("dropopt.training:prepare", "dropopt.training.scored:train_and_score")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
 
 from dropopt.numbers import quantity
 from dropopt.study.run.checkpoints import Checkpoints, is_kept, restore
@@ -22,10 +24,6 @@ from dropopt.study.store.queries import find_study, task_of
 from dropopt.study.store.retries import root
 from dropopt.study.store.scale import Scale
 from dropopt.study.store.search_ledger import SearchLedger
-
-if TYPE_CHECKING:
-    import optuna
-    from optuna.trial import FrozenTrial
 
 
 def run(request: Request, number: int) -> int:
@@ -82,8 +80,6 @@ class Continuing(Session):
 
     def summarise(self, stopped_by: int | None) -> int:
         """Print the result of the trial. Returns the exit code."""
-        from optuna.trial import TrialState
-
         study = find_study(self._storage, self._definition.name)
         trial = last_attempt(study, self.continues)
         if trial is not None and trial.state == TrialState.COMPLETE:

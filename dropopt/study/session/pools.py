@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+
+from rich.console import Console
 
 from dropopt.config import ConfigError
 from dropopt.study.run import machine
@@ -14,9 +15,6 @@ from dropopt.study.run.slots import Pool
 from dropopt.study.session.request import Request
 from dropopt.study.show.console import say
 from dropopt.study.store.url import VARIABLE, file_of
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 
 @contextmanager

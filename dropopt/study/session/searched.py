@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from statistics import median
-from typing import TYPE_CHECKING
+
+import optuna
 
 from dropopt.config import ConfigError, RunConfig
 from dropopt.known import may_be_moved
 from dropopt.study.store.keys import BASE, SECONDS
 from dropopt.study.store.queries import has_result, search_of
-
-if TYPE_CHECKING:
-    import optuna
 
 
 def base_of(study: optuna.Study) -> RunConfig:

@@ -22,7 +22,12 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from signal import Signals
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import optuna
+from optuna.samplers import BaseSampler
+from optuna.storages import BaseStorage
+from rich.console import Console
 
 from dropopt.config import ConfigError
 from dropopt.numbers import quantity
@@ -60,12 +65,6 @@ from dropopt.study.store.trial_budget import budget_used
 from dropopt.study.store.url import redact, redact_all, storage_hint
 from dropopt.study.store.weights import path_of
 
-if TYPE_CHECKING:
-    import optuna
-    from optuna.samplers import BaseSampler
-    from optuna.storages import BaseStorage
-    from rich.console import Console
-
 
 def run(request: Request, console: Console | None = None) -> int:
     """Run a study, and print to ``console``, standard output by default.
@@ -98,8 +97,6 @@ def run(request: Request, console: Console | None = None) -> int:
 
 def quiet_optuna() -> None:
     """Turn off Optuna's log of every trial; :class:`Progress` shows the progress."""
-    import optuna
-
     optuna.logging.set_verbosity(logging.ERROR)
 
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING
+
+from optuna.storages import BaseStorage
+from rich.console import Console
 
 from dropopt.study.run.signals import SignalCatcher
 from dropopt.study.show.console import say
 from dropopt.study.store.lease import BEATS, WorkerIdentity
 from dropopt.study.store.opening import Opened
 from dropopt.study.store.patient import LONGEST_PAUSE, Patience
-
-if TYPE_CHECKING:
-    from optuna.storages import BaseStorage
-    from rich.console import Console
 
 
 @contextmanager

@@ -6,15 +6,14 @@ of the first trial that used it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import optuna
+from optuna.trial import TrialState
+
+from dropopt.config import RunConfig
 from dropopt.study.store.keys import CODE
 from dropopt.trust import sources
-
-if TYPE_CHECKING:
-    import optuna
-
-    from dropopt.config import RunConfig
 
 
 def record_code(study: optuna.Study, base: RunConfig) -> str:
@@ -23,8 +22,6 @@ def record_code(study: optuna.Study, base: RunConfig) -> str:
     Returns:
         A notice if the sources have changed since earlier trials; else an empty string.
     """
-    from optuna.trial import TrialState
-
     found = {module: source.plain() for module, source in sources(base.names).items()}
     history: list[Any] = list(study.user_attrs.get(CODE) or [])
     before: dict[str, Any] = history[-1]["modules"] if history else {}

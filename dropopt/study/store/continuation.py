@@ -9,21 +9,17 @@ from __future__ import annotations
 
 import sys
 from datetime import datetime
-from typing import TYPE_CHECKING
 
-from dropopt.config import ConfigError
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from dropopt.config import ConfigError, RunConfig
 from dropopt.study.store.keys import CONTINUES, GIVEN_BACK, MESSAGE, OUT_OF_MEMORY, REASON, TIME_LIMIT, UNCOUNTED
 from dropopt.study.store.lease import describe, lease_of
 from dropopt.study.store.queries import numbered
 from dropopt.study.store.retries import enqueue_continuation, parameters
 from dropopt.study.store.scale import Scale
 from dropopt.study.store.search_ledger import SearchLedger
-
-if TYPE_CHECKING:
-    import optuna
-    from optuna.trial import FrozenTrial
-
-    from dropopt.config import RunConfig
 
 #: The reasons of failures that a higher limit, or more memory, may avoid.
 LIMITS = (TIME_LIMIT, OUT_OF_MEMORY)
@@ -35,8 +31,6 @@ def latest(study: optuna.Study, number: int) -> FrozenTrial:
     Raises:
         ConfigError: There is no such trial, it cannot be continued, or it has been.
     """
-    from optuna.trial import TrialState
-
     trial = _to_continue(study, number)
     last = next(reversed(_continuations(study, number)), trial)
     if last.state == TrialState.RUNNING:
@@ -58,8 +52,6 @@ def enqueue(study: optuna.Study, number: int) -> FrozenTrial:
     Raises:
         ConfigError: As :func:`latest`.
     """
-    from optuna.trial import TrialState
-
     last = latest(study, number)
     if last.state != TrialState.WAITING:
         enqueue_continuation(study, numbered(study, number), last)
@@ -76,16 +68,12 @@ def _heard(trial: FrozenTrial) -> str:
 
 def may_be_continued(trial: FrozenTrial) -> bool:
     """Whether a trial was pruned, or ended by a limit."""
-    from optuna.trial import TrialState
-
     by_limit = trial.state == TrialState.FAIL and trial.user_attrs.get(REASON) in LIMITS
     return by_limit or trial.state == TrialState.PRUNED
 
 
 def last_attempt(study: optuna.Study, number: int) -> FrozenTrial | None:
     """Return the last trial that has continued trial ``number``; None if none has begun."""
-    from optuna.trial import TrialState
-
     begun = [trial for trial in _continuations(study, number) if trial.state != TrialState.WAITING]
     return begun[-1] if begun else None
 
@@ -116,9 +104,6 @@ class Continuation(SearchLedger):
         return 0
 
     def _take(self) -> optuna.Trial:
-        import optuna
-        from optuna.trial import TrialState
-
         waiting = enqueue(self.study, self.continues)
         if not self.study._storage.set_trial_state_values(waiting._trial_id, TrialState.RUNNING):
             raise ConfigError(f"another worker has just started to continue trial {self.continues}")
@@ -128,8 +113,6 @@ class Continuation(SearchLedger):
 
 def _to_continue(study: optuna.Study, number: int) -> FrozenTrial:
     """Return trial ``number``; raises :class:`ConfigError` if it cannot be continued."""
-    from optuna.trial import TrialState
-
     trial = numbered(study, number)
     reason = trial.user_attrs.get(REASON)
     if may_be_continued(trial):
@@ -157,6 +140,4 @@ def _continuations(study: optuna.Study, number: int) -> list[FrozenTrial]:
 
 
 def _waiting(study: optuna.Study, number: int) -> list[FrozenTrial]:
-    from optuna.trial import TrialState
-
     return [trial for trial in _continuations(study, number) if trial.state == TrialState.WAITING]

@@ -5,16 +5,15 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage
 
 from dropopt.config import ConfigError, RunConfig
 from dropopt.known import may_be_moved
 from dropopt.study.define.space import Space
 from dropopt.study.store.keys import BASE, DATA, FINGERPRINT, ID, SITES, SPACE
-
-if TYPE_CHECKING:
-    import optuna
-    from optuna.storages import BaseStorage
 
 #: How many times, and at what interval in seconds, to check whether another process has stored the attributes of a
 #: study that it has just created.
@@ -45,8 +44,6 @@ def create(
     Raises:
         ConfigError: The study that another process has created is a different experiment.
     """
-    import optuna
-
     try:
         study = optuna.create_study(study_name=name, storage=storage, direction="minimize", load_if_exists=known)
     except optuna.exceptions.DuplicatedStudyError:
@@ -69,8 +66,6 @@ def name_of_files(study: optuna.Study) -> str:
 
 def name_metric(study: optuna.Study, name: str) -> None:
     """Name the value of a study. Without a name the dashboard calls it "Objective 0"."""
-    import optuna
-
     with warnings.catch_warnings():
         # Metric names are experimental since Optuna 3.2.
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -112,8 +107,6 @@ def check(study: optuna.Study, space: Space, base: RunConfig, *, begun: bool = F
 
 def _difference(study: optuna.Study, space: Space, base: RunConfig, *, begun: bool) -> str:
     """Return the first difference between ``study`` and this experiment; an empty string if there is none."""
-    import optuna
-
     attributes = study.user_attrs
     minimized = study.directions == [optuna.study.StudyDirection.MINIMIZE]
     if minimized and not study.get_trials(deepcopy=False) and not begun:

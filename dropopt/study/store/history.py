@@ -9,12 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
+
+from optuna.trial import FrozenTrial
 
 from dropopt.study.store.keys import HISTORY
-
-if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial
 
 #: Numbers of drop rates that are stored; of a large network trained for long, only some epochs are kept.
 MOST_RATES = 4000

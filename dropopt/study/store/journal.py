@@ -9,21 +9,21 @@ import shlex
 import warnings
 from collections.abc import Generator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.storages.journal._file import get_lock_file
 
 from dropopt.config import ConfigError
 from dropopt.study.store.journal_lock import marker, writing
 from dropopt.study.store.sqlite import make_folder
 from dropopt.study.store.url import VARIABLE, reason, redact
 
-if TYPE_CHECKING:
-    from optuna.storages import BaseStorage
-
 
 def open_journal(path: Path, create: bool) -> BaseStorage:
     """Open the journal file at ``path``; without ``create``, a missing file is an error."""
-    from optuna.storages import JournalStorage
-
     if not path.exists():
         if not create:
             raise ConfigError(f"no storage at {path}; run a study first, or give --storage or {VARIABLE}")
@@ -42,9 +42,6 @@ def open_journal(path: Path, create: bool) -> BaseStorage:
 
 def _backend(path: Path) -> Any:
     """Return a variant of Optuna's journal file that stays readable if a write fails or its process dies."""
-    from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
-    from optuna.storages.journal._file import get_lock_file
-
     lock = JournalFileSymlinkLock(str(path))
     lock._lock_target_file = marker(path)
 
@@ -116,8 +113,6 @@ def _damage(path: Path) -> str:
 
 def open_redis(url: str) -> BaseStorage:
     """Open a journal on the Redis server at ``url``."""
-    import optuna
-
     try:
         with warnings.catch_warnings():
             # Redis journals have been experimental since Optuna 3.1.

@@ -12,7 +12,10 @@ import time
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage
 
 from dropopt.config import ConfigError
 from dropopt.study.store.journal import open_journal, open_redis
@@ -29,10 +32,6 @@ from dropopt.study.store.sqlite import (
 from dropopt.study.store.sqlite_lock import WriterLock, reserved
 from dropopt.study.store.url import file_of, reason, redact
 from dropopt.study.store.validated_storage import ValidatedStorage
-
-if TYPE_CHECKING:
-    import optuna
-    from optuna.storages import BaseStorage
 
 #: Seconds to wait for a database server to answer.
 CONNECT_TIMEOUT = 5
@@ -66,7 +65,6 @@ def open_storage(url: str, *, create: bool = True) -> BaseStorage:
         return open_journal(Path(url), create)
     if url.startswith(f"{SCHEME}://"):
         return open_proxy(url, CONNECT_TIMEOUT)
-    import optuna
     import sqlalchemy.exc
 
     try:
@@ -93,15 +91,9 @@ def open_storage(url: str, *, create: bool = True) -> BaseStorage:
 
 
 def is_storage_error(error: BaseException) -> bool:
-    """Whether ``error`` was raised by a storage.
-
-    Imports nothing: a package that is not loaded cannot have raised the error.
-    """
-    optuna, sqlalchemy = sys.modules.get("optuna"), sys.modules.get("sqlalchemy")
-    kinds: tuple[type[BaseException], ...] = (sqlite3.Error,)
-    if optuna is not None:
-        kinds += (optuna.exceptions.StorageInternalError,)
-    if sqlalchemy is not None:
+    """Whether ``error`` was raised by a storage. Imports no driver: one that is not loaded cannot have raised it."""
+    kinds: tuple[type[BaseException], ...] = (sqlite3.Error, optuna.exceptions.StorageInternalError)
+    if (sqlalchemy := sys.modules.get("sqlalchemy")) is not None:
         kinds += (sqlalchemy.exc.SQLAlchemyError,)
     return isinstance(error, kinds) or is_remote_error(error)
 
@@ -206,7 +198,6 @@ def _reached(url: str) -> BaseStorage:
 
 def _open_database(url: str, engine_kwargs: dict[str, Any]) -> optuna.storages.RDBStorage:
     """Open Optuna's storage; tries again if another process creates the tables at the same time."""
-    import optuna
     import sqlalchemy.exc
 
     for _ in range(OPENING_TRIES - 1):

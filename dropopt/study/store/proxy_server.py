@@ -8,6 +8,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
+import optuna
+
 from dropopt.config import ConfigError
 from dropopt.study.store.opening import Opened
 from dropopt.study.store.patient import Patience
@@ -42,7 +44,6 @@ def serve(url: str, host: str, port: int, patience: Patience, opened: Callable[[
         import grpc  # noqa: F401
     except ImportError as error:
         raise ConfigError("dropopt storage-proxy needs grpcio; type: pip install 'dropopt[grpc]'") from error
-    import optuna
 
     optuna.logging.set_verbosity(logging.ERROR)
     threads = THREADS if file_of(url) is None else 1

@@ -8,7 +8,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING
+
+import optuna
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState
 
 from dropopt.config import ConfigError, TaskConfig
 from dropopt.explain import suggestion
@@ -16,12 +19,6 @@ from dropopt.numbers import quantity
 from dropopt.study.store.keys import ACCURACY, BASE, BEST_LOSS, CLASSES, CONFIRMS, REASON, TESTS, UNCOUNTED
 from dropopt.study.store.lease import WorkerIdentity, certainly_dead
 from dropopt.study.store.retries import without_replacement
-
-if TYPE_CHECKING:
-    import optuna
-    from optuna.storages import BaseStorage
-    from optuna.trial import FrozenTrial
-
 
 #: A loss above this multiple of the loss of a random guess means that training has diverged.
 FAR_ABOVE = 3.0
@@ -54,8 +51,6 @@ def count(trials: Iterable[FrozenTrial]) -> Counts:
 
 def count_as(trial: FrozenTrial) -> str:
     """Return the attribute of :class:`Counts` that counts ``trial``; an empty string if none does."""
-    from optuna.trial import TrialState
-
     if trial.state == TrialState.FAIL:
         return "interrupted" if trial.user_attrs.get(REASON) in UNCOUNTED else "failed"
     return "" if trial.state == TrialState.WAITING else trial.state.name.lower()
@@ -70,8 +65,6 @@ def waiting(trials: Sequence[FrozenTrial], *, alone: bool) -> int:
         trials: All trials of a study.
         alone: Whether no process writes to the storage.
     """
-    from optuna.trial import TrialState
-
     reader = WorkerIdentity(exclusive=alone)
     running = (trial for trial in trials if trial.state == TrialState.RUNNING)
     return len(without_replacement(trials)) + sum(alone or certainly_dead(trial, reader) for trial in running)
@@ -97,8 +90,6 @@ def rank(trial: FrozenTrial, *, maximize: bool = False) -> tuple[float, int]:
 
 def has_result(trial: FrozenTrial) -> bool:
     """Whether a trial is complete and its value is finite."""
-    from optuna.trial import TrialState
-
     return trial.state == TrialState.COMPLETE and trial.value is not None and math.isfinite(trial.value)
 
 
@@ -140,8 +131,6 @@ def has_several_objectives(study: optuna.Study) -> bool:
 
 def is_maximized(study: optuna.Study) -> bool:
     """Whether the best trial of a study with one objective has the highest value."""
-    import optuna
-
     return study.direction == optuna.study.StudyDirection.MAXIMIZE
 
 
@@ -192,8 +181,6 @@ def last_activity(trials: Iterable[FrozenTrial]) -> datetime | None:
 
 def find_study(storage: BaseStorage, name: str | None) -> optuna.Study:
     """Return the study called ``name``, or the only study if ``name`` is None; raises :class:`ConfigError`."""
-    import optuna
-
     names = study_names(storage)
     if name is None:
         names = searches(storage)
@@ -228,8 +215,6 @@ def search_of(study: optuna.Study) -> str | None:
 
 def choose(study: optuna.Study, number: int | None) -> FrozenTrial:
     """Return trial ``number``, or the best trial if ``number`` is None; raises :class:`ConfigError`."""
-    from optuna.trial import TrialState
-
     if number is not None:
         trial = numbered(study, number)
     else:

@@ -10,18 +10,16 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import sqlalchemy as sql
 from optuna.distributions import BaseDistribution, json_to_distribution
+from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial
+from sqlalchemy.engine import Connection
 
 from dropopt.study.store.validation import readable
-
-if TYPE_CHECKING:
-    from optuna.storages import RDBStorage
-    from sqlalchemy.engine import Connection
 
 #: The number of ids in one statement. Databases limit it.
 IDS = 500

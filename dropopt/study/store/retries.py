@@ -11,7 +11,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
 
 from dropopt.study.store.keys import (
     ABANDONED,
@@ -26,10 +29,6 @@ from dropopt.study.store.keys import (
     SEED,
     SOURCE,
 )
-
-if TYPE_CHECKING:
-    import optuna
-    from optuna.trial import FrozenTrial
 
 #: The number of times that a configuration is started if its worker dies each time.
 MAX_ATTEMPTS = 3
@@ -89,8 +88,6 @@ def enqueue_continuation(study: optuna.Study, trial: FrozenTrial, latest: Frozen
 
 
 def _enqueue(study: optuna.Study, trial: FrozenTrial, facts: dict[str, Any], system: dict[str, Any]) -> None:
-    import optuna
-
     study.add_trial(
         optuna.trial.create_trial(
             state=optuna.trial.TrialState.WAITING,
@@ -103,8 +100,6 @@ def _enqueue(study: optuna.Study, trial: FrozenTrial, facts: dict[str, Any], sys
 
 def is_to_run_again(trial: FrozenTrial) -> bool:
     """Whether a trial has ended without a result, and should be enqueued again."""
-    from optuna.trial import TrialState
-
     return trial.state == TrialState.FAIL and bool(trial.user_attrs.get(RETRY))
 
 

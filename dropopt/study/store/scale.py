@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import optuna
 
 from dropopt.config import TaskConfig
 from dropopt.numbers import fixed
 from dropopt.study.store.keys import BASE, CLASSES
 from dropopt.study.store.queries import has_several_objectives, is_maximized, task_of
-
-if TYPE_CHECKING:
-    import optuna
 
 
 @dataclass(frozen=True)

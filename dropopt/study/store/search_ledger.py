@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+
+import optuna
+from optuna.trial import FrozenTrial
 
 from dropopt.config import RunConfig
 from dropopt.explain import suggestion
@@ -15,10 +17,6 @@ from dropopt.study.store.keys import SEED
 from dropopt.study.store.lease import WorkerIdentity
 from dropopt.study.store.ledger import SEED_BITS, Ledger, with_seed
 from dropopt.study.store.retries import root
-
-if TYPE_CHECKING:
-    import optuna
-    from optuna.trial import FrozenTrial
 
 
 class SearchLedger(Ledger):

@@ -10,13 +10,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
-from typing import TYPE_CHECKING
+
+from optuna.trial import FrozenTrial, TrialState
 
 from dropopt.study.store.keys import CONTINUES, REASON, UNCOUNTED
 from dropopt.study.store.lease import lease_of
-
-if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial
 
 #: Seconds to wait for other workers to decide whether they give a trial back, and seconds between two checks.
 DECISION_PATIENCE, DECISION_PAUSE = 5.0, 0.05
@@ -66,8 +64,6 @@ def await_decision(read: Callable[[], Sequence[FrozenTrial]], number: int, targe
 
 def uses_budget(trial: FrozenTrial) -> bool:
     """Return whether a trial uses the budget; see :func:`budget_used`."""
-    from optuna.trial import TrialState
-
     if CONTINUES in trial.user_attrs:
         return False
     if trial.state == TrialState.FAIL:
@@ -76,8 +72,6 @@ def uses_budget(trial: FrozenTrial) -> bool:
 
 
 def _is_unchecked(trial: FrozenTrial) -> bool:
-    from optuna.trial import TrialState
-
     if CONTINUES in trial.user_attrs:
         return False
     return trial.state == TrialState.RUNNING and not lease_of(trial).get("count")

@@ -5,15 +5,13 @@ from __future__ import annotations
 from bisect import insort
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+
+from optuna.trial import FrozenTrial
 
 from dropopt.study.store.keys import PREVIOUS
 from dropopt.study.store.queries import Counts, count_as, has_result, rank
 from dropopt.study.store.retries import is_to_run_again
 from dropopt.study.store.trial_budget import uses_budget
-
-if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial
 
 #: How many of the best trials are kept.
 LEADERS = 5
