@@ -11,7 +11,7 @@ from processes import wait_until
 
 from dropopt.config import ConfigError, RunConfig
 from dropopt.study.define.space import Space
-from dropopt.study.store import ledger as ledger_module
+from dropopt.study.store import retries
 from dropopt.study.store.errors import TrialEndedError
 from dropopt.study.store.lease import Watch, WorkerIdentity
 from dropopt.study.store.opening import open_storage
@@ -158,7 +158,7 @@ def test_a_retry_is_not_lost_with_the_worker_that_enqueues_it(journal, monkeypat
     dead, reaper, one, other = make_ledgers(journal, 4)
     dead.ask()
     with monkeypatch.context() as patch:
-        patch.setattr(ledger_module, "enqueue_again", lambda *_: None)
+        patch.setattr(retries, "enqueue_again", lambda *_: None)
         tend_until(reaper, lambda: states(journal)[0] == ("FAIL", "abandoned"))
     tend_until(one, lambda: len(states(journal)) == 2)
     for _ in range(5):
@@ -172,7 +172,7 @@ def test_duplicate_retries_run_once(journal):
     dead, one, other = make_ledgers(journal, 3)
     dead.ask()
     tend_until(one, lambda: len(states(journal)) == 2)
-    ledger_module.enqueue_again(other.study, other.study.get_trials(deepcopy=False)[0])
+    retries.enqueue_again(other.study, other.study.get_trials(deepcopy=False)[0])
     assert one.ask(target=9)[0].number == 1
     assert other.ask(target=9) is None
     assert states(journal)[1:] == [("RUNNING", None), ("FAIL", "given back")]

@@ -74,6 +74,7 @@ def configuration_of(study: optuna.Study, trial: FrozenTrial) -> Configuration:
         raise ConfigError(f"{where} has no configuration to export: {trial.user_attrs.get(MESSAGE) or why}")
     try:
         sections, unknown = _settings(trial.params)
+        run = RunConfig.parse(sections)
     except ConfigError as error:
         raise ConfigError(f"{where}: its parameters are not a configuration: {error}") from None
     if not sections:
@@ -82,10 +83,7 @@ def configuration_of(study: optuna.Study, trial: FrozenTrial) -> Configuration:
             "is a setting of dropopt; run the study with dropopt run, name the parameters after settings such as r0 or "
             f"lr, or store the whole configuration: trial.set_user_attr({CONFIG!r}, run.model_dump(mode='json'))"
         )
-    try:
-        return Configuration(RunConfig.parse(sections), stored=False, unknown=unknown, foreign=True)
-    except ConfigError as error:
-        raise ConfigError(f"{where}: its parameters are not a configuration: {error}") from None
+    return Configuration(run, stored=False, unknown=unknown, foreign=True)
 
 
 def is_exportable(study: optuna.Study, trial: FrozenTrial) -> bool:

@@ -1,20 +1,14 @@
-"""``dropopt compare``, and the same command for a script's own ``compare``."""
+"""``dropopt compare``."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
 from dropopt.study.command import options
 from dropopt.study.command.errors import FAILED
-from dropopt.study.command.run import run_command
-
-if TYPE_CHECKING:
-    from dropopt.study.define.definition import Definition
 
 #: Trials, seeds and configurations of each arm: usually (the trials are those of the script), and with --quick.
 SEEDS, TOP = 10, 3
@@ -26,7 +20,7 @@ def compare(
     arms: options.Arms = None,
     study: options.CompareScript = "compare",
     storage: options.Storage = None,
-    study_name: options.CompareName = None,
+    name: options.CompareName = None,
     n_trials: options.NTrials = None,
     seeds: options.CompareSeeds = None,
     top: options.CompareTop = None,
@@ -48,7 +42,7 @@ def compare(
     output: options.FigureOutput = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
-) -> None:
+) -> int:
     """Compare search spaces or studies fairly: the same budget, fresh common seeds, paired differences.
 
     Each space is searched with the same number of trials, the best configurations of each arm are trained again on
@@ -68,20 +62,8 @@ def compare(
     from dropopt.trust import own_modules, remember, sources
 
     definition, script = (context.obj, Path(sys.argv[0]).resolve()) if context.obj is not None else load(study)
-    overrides = Overrides(
-        name=study_name,
-        n_trials=n_trials if n_trials is not None or not quick else QUICK_TRIALS,
-        data=data,
-        model=model,
-        epochs=epochs,
-        subset=subset,
-        optimise=optimise,
-        sampler=sampler,
-        pruner=pruner,
-        seed=seed,
-        checkpoints=checkpoints,
-    )
-    overridden = overrides.apply(definition)
+    budget = {"n_trials": QUICK_TRIALS} if quick and n_trials is None else {}
+    overridden = Overrides.of({**context.params, **budget}).apply(definition)
     names = overridden.names
     if any(file_of(module) is None for module in own_modules(names)):
         make_importable(Path.cwd())
@@ -117,17 +99,4 @@ def compare(
         say(console, f"figure: {figure}")
     if exit_code == FAILED:
         complain(console, "an arm could not be confirmed; without --quiet, the reason is printed")
-    sys.stdout.flush()
-    if exit_code:
-        raise typer.Exit(exit_code)
-
-
-def compare_script(study: Definition, arms: Sequence[str], arguments: Sequence[str] | None) -> NoReturn:
-    """The command ``compare`` for a running script, which defines what the arms share.
-
-    Args:
-        study: The study of the script.
-        arms: The arms, if the command line names none.
-        arguments: The arguments of the command. Default: those of the program.
-    """
-    run_command(compare, study, arguments, arms=list(arms))
+    return exit_code

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
-
-import typer
 
 from dropopt.study.command import options
 from dropopt.study.command.errors import FAILED
@@ -30,7 +27,7 @@ def confirm(
     grace: options.Grace = GRACE,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
-) -> None:
+) -> int:
     """Train the best configurations of a study again, on fresh seeds, and read the test set once.
 
     Chooses by posterior mean, adds the anchors, and stops configurations that are clearly worse. Each seed also draws a
@@ -77,6 +74,4 @@ def confirm(
         complain(console, "no configuration could be trained on all seeds; without --quiet, the reasons are printed")
     if exit_code > FAILED:  # the last line says what to do
         say(console, STOPPED_LINE)
-    sys.stdout.flush()
-    if exit_code:
-        raise typer.Exit(exit_code)
+    return exit_code

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dropopt.study.command.options import Artifacts, Host, Port, Storage, Writable
+from dropopt.study.command import options
 
 
 def dashboard(
-    port: Port = 8080,
-    host: Host = "127.0.0.1",
-    writable: Writable = False,
-    storage: Storage = None,
-    artifacts: Artifacts = None,
+    port: options.Port = 8080,
+    host: options.Host = "127.0.0.1",
+    writable: options.Writable = False,
+    storage: options.Storage = None,
+    artifacts: options.Artifacts = None,
 ) -> None:
     """Show the studies in optuna-dashboard; by default read-only and on this machine only."""
     from dropopt.study.show.dashboard import serve

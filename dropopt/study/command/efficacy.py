@@ -5,21 +5,20 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Mapping
-from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
-from dropopt.study.command.options import AsJson, EvidenceOutput, Quiet, Storage, StudyName
+from dropopt.study.command import options
 
 if TYPE_CHECKING:
     import optuna
 
 
 def efficacy(
-    study: StudyName = None,
-    output: EvidenceOutput = None,
-    storage: Storage = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
+    study: options.StudyName = None,
+    output: options.EvidenceOutput = None,
+    storage: options.Storage = None,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Report which dropout works, how much, where, when, and whether any does.
 
@@ -32,9 +31,8 @@ def efficacy(
     from dropopt.study.show.console import busy, make_console
     from dropopt.study.show.efficacy import efficacy_report
     from dropopt.study.store.keys import PRIOR
-    from dropopt.study.store.opening import Opened
-    from dropopt.study.store.queries import count, find_study, no_result
-    from dropopt.study.store.url import resolve
+    from dropopt.study.store.opening import opened_study
+    from dropopt.study.store.queries import count, no_result
 
     if output is not None:
         check_writable(output)
@@ -42,8 +40,7 @@ def efficacy(
             raise ConfigError(
                 f"{output}: the name must end in {PRIOR_SUFFIX}, from which --prior knows that it is a file"
             )
-    with closing(Opened(resolve(storage), create=False)) as opened:
-        found = find_study(opened.storage, study)
+    with opened_study(storage, study) as found:
         counts = count(found.get_trials(deepcopy=False))
         if not counts.complete + counts.pruned:
             raise ConfigError(no_result(found))

@@ -4,35 +4,24 @@ from __future__ import annotations
 
 import shlex
 import sys
-from contextlib import closing
 from pathlib import Path
 
 from dropopt.formats import printable
-from dropopt.study.command.options import (
-    AsJson,
-    ExportOutput,
-    Force,
-    Format,
-    ListTrials,
-    Quiet,
-    Storage,
-    StudyName,
-    Trial,
-)
+from dropopt.study.command import options
 
 _SUFFIXES = {"python": "py"}
 
 
 def export(
-    study: StudyName = None,
-    trial: Trial = None,
-    format: Format = None,
-    output: ExportOutput = None,
-    storage: Storage = None,
-    force: Force = False,
-    list_trials: ListTrials = False,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
+    study: options.StudyName = None,
+    trial: options.Trial = None,
+    format: options.Format = None,
+    output: options.ExportOutput = None,
+    storage: options.Storage = None,
+    force: options.Force = False,
+    list_trials: options.ListTrials = False,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Write the configuration of a trial to a file.
 
@@ -46,13 +35,12 @@ def export(
     from dropopt.study.show.console import busy, make_console
     from dropopt.study.show.formatting import format_accuracy
     from dropopt.study.show.trials import rows, table
-    from dropopt.study.store.opening import Opened
-    from dropopt.study.store.queries import choose, find_study, metric_key, no_result, task_of
+    from dropopt.study.store.opening import opened_study
+    from dropopt.study.store.queries import choose, metric_key, no_result, task_of
     from dropopt.study.store.scale import Scale
-    from dropopt.study.store.url import resolve, storage_hint
+    from dropopt.study.store.url import storage_hint
 
-    with closing(Opened(resolve(storage), create=False)) as opened:
-        found = find_study(opened.storage, study)
+    with opened_study(storage, study) as found:
         if list_trials:
             listed = rows(found)
             if as_json:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import sys
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,8 +69,7 @@ def run_here(definition: Definition, *, storage: str | None, n_jobs: int, script
     from dropopt.study.session import session
     from dropopt.study.session.request import Request
     from dropopt.study.store.errors import StorageError
-    from dropopt.study.store.opening import Opened
-    from dropopt.study.store.queries import find_study
+    from dropopt.study.store.opening import opened_study
     from dropopt.study.store.url import resolve, storage_hint
     from dropopt.trust import remember, sources
 
@@ -84,15 +82,13 @@ def run_here(definition: Definition, *, storage: str | None, n_jobs: int, script
         raise type(error)(_with_arguments(str(error))) from None
     if code > 128:  # a signal
         raise KeyboardInterrupt
-    url = resolve(storage)
-    with closing(Opened(url, create=False)) as opened:
-        study = find_study(opened.storage, definition.name)
+    with opened_study(storage, definition.name) as study:
         trials = study.get_trials()
         best: Exported | None = None
         if (trial := best_exportable(study)) is not None:
             configuration, provenance = exported(study, trial, storage_hint(storage))
             best = Exported(configuration.run, provenance)
-    return StudyResult(definition.name, url, trials, best)
+    return StudyResult(definition.name, resolve(storage), trials, best)
 
 
 def _with_arguments(message: str) -> str:

@@ -75,7 +75,7 @@ StudyScript = Annotated[
     str | None, typer.Argument(help="The script of a study, or the name of a shipped study such as digits.")
 ]
 NewStudyName = Annotated[
-    str | None, typer.Option(help="Name of the study in the storage. Default: the name in the script.")
+    str | None, typer.Option("--study-name", help="Name of the study in the storage. Default: the name in the script.")
 ]
 NTrials = Annotated[
     int | None,
@@ -450,7 +450,8 @@ CompareScript = Annotated[
     ),
 ]
 CompareName = Annotated[
-    str | None, typer.Option(help="Studies of spaces are called NAME-ARM. Default: the name in the script.")
+    str | None,
+    typer.Option("--study-name", help="Studies of spaces are called NAME-ARM. Default: the name in the script."),
 ]
 CompareSeeds = Annotated[
     int | None, typer.Option(min=2, help="Number of fresh seeds (2 or more). Default: 10; 3 with --quick.")

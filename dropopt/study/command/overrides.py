@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
 from typing import Any
 
 from dropopt.config import ConfigError
@@ -27,46 +27,30 @@ _REPEATED = (
     *("sampler", "pruner", "seed"),
     *("timeout", "trial_timeout", "trial_memory", "checkpoints", "keep_checkpoints"),
 )
+#: The options that change a definition.
+_OPTIONS = {*Definition.model_fields, *_SETTINGS, "set", "optimise"}
 
 
-@dataclass(frozen=True)
 class Overrides:
-    """The options of ``dropopt run`` that change a definition; None for those that were not given."""
+    """The options of ``dropopt run`` that change a definition.
 
-    name: str | None = None
-    n_trials: int | None = None
-    timeout: float | None = None
-    trial_timeout: float | None = None
-    trial_memory: int | None = None
-    checkpoints: str | None = None
-    keep_checkpoints: int | None = None
-    sampler: str | None = None
-    pruner: str | None = None
-    seed: int | None = None
-    space: str | None = None
-    data: str | None = None
-    model: str | None = None
-    epochs: int | None = None
-    subset: int | None = None
-    image_size: int | None = None
-    batch_size: int | None = None
-    device: str | None = None
-    set: tuple[str, ...] | None = None  # settings as text: section.name=value
-    optimise: str | None = None
-    prior: str | None = None
-    anchors: bool | None = None
-    portfolio: str | None = None
+    Args:
+        **options: Their values, by name; None, or an empty list, for an option that was not given. ``set`` is a list of
+            settings as text: ``section.name=value``.
+    """
 
-    @property
-    def given(self) -> dict[str, Any]:
-        """The options that were given, by field."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+    def __init__(self, **options: Any) -> None:
+        self._given = {name: value for name, value in options.items() if value not in (None, [], ())}
+
+    @classmethod
+    def of(cls, parameters: Mapping[str, Any]) -> Overrides:
+        """The overrides among the parameters of a command."""
+        return cls(**{name: value for name, value in parameters.items() if name in _OPTIONS})
 
     def apply(self, study: Definition) -> Definition:
         """Return ``study`` with these options. The result is checked like any definition."""
-        given = self.given
         values = {name: getattr(study, name) for name in type(study).model_fields}
-        values |= {name: value for name, value in given.items() if name not in (*_SETTINGS, "set")}
+        values |= {name: value for name, value in self._given.items() if name not in (*_SETTINGS, "set")}
         settings = self._settings()
         sections = {name: values[name].model_dump() for name in ("data", "model", "task", "train")}
         after = changed({**sections, "engine": values["engine"]}, settings)
@@ -80,7 +64,7 @@ class Overrides:
         Raises:
             ConfigError: The space searches or fixes one of them.
         """
-        for one in self._settings() if self.set or self.batch_size is not None else ():
+        for one in self._settings() if {"set", "batch_size"} & self._given.keys() else ():
             searched = any((p.section, p.setting) == (one.section, one.name) for p in space.parameters)
             if searched or one.name in space.fixed.get(one.section, {}):
                 raise ConfigError(
@@ -90,9 +74,9 @@ class Overrides:
 
     def _settings(self) -> list[Setting]:
         """The settings that the options change."""
-        given = self.given
+        given = self._given
         by_option = [Setting(*where, given[option]) for option, where in _SETTINGS.items() if option in given]
-        return by_option + [Setting.read(text) for text in self.set or ()]
+        return by_option + [Setting.read(text) for text in given.get("set", ())]
 
     def command_line(self, *, anew: bool = False) -> list[str]:
         """Return the options that were given, as arguments of the command line.
@@ -104,9 +88,9 @@ class Overrides:
         line = []
         for name in names:
             option = "study-name" if name == "name" else name.replace("_", "-")
-            given = getattr(self, name)
-            for value in given if isinstance(given, tuple) else () if given is None else (given,):
+            given = self._given.get(name, ())
+            for value in given if isinstance(given, list | tuple) else (given,):
                 line += [f"--{option}", str(value)]
-        if anew and self.anchors is not None:
-            line.append("--anchors" if self.anchors else "--no-anchors")
+        if anew and "anchors" in self._given:
+            line.append("--anchors" if self._given["anchors"] else "--no-anchors")
         return line

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from pathlib import Path
 
 from dropopt.formats import printable
-from dropopt.study.command.options import Force, PngFolder, Quiet, ReportOutput, Storage, StudyName
+from dropopt.study.command import options
 
 
 def report(
-    study: StudyName = None,
-    output: ReportOutput = None,
-    png: PngFolder = None,
-    storage: Storage = None,
-    force: Force = False,
-    quiet: Quiet = False,
+    study: options.StudyName = None,
+    output: options.ReportOutput = None,
+    png: options.PngFolder = None,
+    storage: options.Storage = None,
+    force: options.Force = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Write a report of a study: one HTML file that opens without a network.
 
@@ -27,12 +26,10 @@ def report(
     from dropopt.study.report.write import check_name, check_same_report, write, write_pictures
     from dropopt.study.show.console import busy
     from dropopt.study.show.next_lines import best_file
-    from dropopt.study.store.opening import Opened
-    from dropopt.study.store.queries import find_study
-    from dropopt.study.store.url import resolve, storage_hint
+    from dropopt.study.store.opening import opened_study
+    from dropopt.study.store.url import storage_hint
 
-    with closing(Opened(resolve(storage), create=False)) as opened:
-        found = find_study(opened.storage, study)
+    with opened_study(storage, study) as found:
         path = output or Path(best_file(found.study_name, "html", "report"))
         check_name(path)
         check_writable(path)

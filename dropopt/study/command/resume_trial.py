@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import typer
-
 from dropopt.study.command import options
 from dropopt.study.store.lease import GRACE
 from dropopt.study.store.patient import PATIENCE
@@ -24,7 +22,7 @@ def resume_trial(
     storage_patience: options.StoragePatience = PATIENCE,
     grace: options.Grace = GRACE,
     quiet: options.Quiet = False,
-) -> None:
+) -> int:
     """Continue a pruned trial, or one that a limit has ended, to its last epoch.
 
     It continues from its checkpoint if --keep-checkpoints has kept it; otherwise it is trained from the beginning with
@@ -52,6 +50,4 @@ def resume_trial(
     limits = {"trial_timeout": trial_timeout, "trial_memory": trial_memory}
     definition = type(request.definition).parse({**dict(request.definition), **limits})
     request = replace(request, definition=definition, storage_patience=storage_patience, grace=grace, quiet=quiet)
-    code = run(request, number)
-    if code:
-        raise typer.Exit(code)
+    return run(request, number)

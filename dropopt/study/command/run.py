@@ -1,4 +1,4 @@
-"""``dropopt run``, and the same command for a script's own ``main``.
+"""``dropopt run``, and the commands that a script runs for its own study.
 
 Modules that take long to import are imported inside functions, so that help is printed at once.
 """
@@ -27,7 +27,7 @@ def run(
     context: typer.Context,
     study: options.StudyScript = None,
     storage: options.Storage = None,
-    study_name: options.NewStudyName = None,
+    name: options.NewStudyName = None,
     n_trials: options.NTrials = None,
     timeout: options.Timeout = None,
     trial_timeout: options.TrialTimeout = None,
@@ -47,7 +47,7 @@ def run(
     image_size: options.ImageSize = None,
     batch_size: options.BatchSize = None,
     device: options.RunDevice = None,
-    settings: options.Set = None,
+    set: options.Set = None,
     optimise: options.Optimise = None,
     prior: options.Prior = None,
     anchors: options.Anchors = None,
@@ -60,7 +60,7 @@ def run(
     grace: options.Grace = GRACE,
     reclaim: options.Reclaim = False,
     quiet: options.Quiet = False,
-) -> None:
+) -> int:
     """Run a study, or resume it.
 
     Running the same command again resumes an interrupted study; a larger --n-trials extends a finished one.
@@ -76,38 +76,14 @@ def run(
 
     cluster, where = _cluster(on, ray_address, cpus_per_trial, gpus_per_trial)
     definition, script, command = _find(context.obj, study)
-    overrides = Overrides(
-        name=study_name,
-        n_trials=n_trials,
-        timeout=timeout,
-        trial_timeout=trial_timeout,
-        trial_memory=trial_memory,
-        checkpoints=checkpoints,
-        keep_checkpoints=keep_checkpoints,
-        sampler=sampler,
-        pruner=pruner,
-        seed=seed,
-        space=space,
-        data=data,
-        model=model,
-        epochs=epochs,
-        subset=subset,
-        image_size=image_size,
-        batch_size=batch_size,
-        device=device,
-        set=tuple(settings) if settings else None,
-        optimise=optimise,
-        prior=prior,
-        anchors=anchors,
-        portfolio=portfolio,
-    )
+    overrides = Overrides.of(context.params)
     overridden = overrides.apply(definition)
-    if settings or batch_size is not None:
-        overrides.check(overridden.load_space(script.parent))
+    searched = overridden.load_space(script.parent)
+    overrides.check(searched)
     names = overridden.names
     if any(file_of(module) is None for module in own_modules(names)):
         make_importable(Path.cwd())  # --data and --model may name functions of modules that lie here
-    check_names(overridden.base(overridden.load_space(script.parent)))
+    check_names(overridden.base(searched))
     if portfolio is not None:
         load_portfolio(portfolio, script.parent)  # also for a study that exists, where it has no effect
     remember(sources(names).values())
@@ -129,14 +105,7 @@ def run(
         quiet=quiet,
         artifacts=artifacts,
     )
-    code = session.run(request)
-    if code:
-        raise typer.Exit(code)
-
-
-def run_script(study: Definition, arguments: Sequence[str] | None) -> NoReturn:
-    """The command ``run`` for the study of a running script, without the argument that names a study."""
-    run_command(run, study, arguments)
+    return session.run(request)
 
 
 def run_command(

@@ -11,9 +11,9 @@ from typing import Any
 from rich.console import Console
 
 from dropopt.config import ConfigError
-from dropopt.study.command.compare import compare_script
+from dropopt.study.command.compare import compare
 from dropopt.study.command.notebook import StudyResult, run_here, script_of_caller
-from dropopt.study.command.run import run_script
+from dropopt.study.command.run import run, run_command
 from dropopt.study.define.definition import Definition
 
 
@@ -96,7 +96,7 @@ class Study(Definition):
         """
         _refuse_import("main")
         _refuse_notebook(arguments, "study.run() returns the results")
-        run_script(self, arguments)
+        run_command(run, self, arguments)
 
     def run(self, *, storage: str | os.PathLike[str] | None = None, n_jobs: int = -1) -> StudyResult:
         """Run this study, or continue it, and return the results.
@@ -141,7 +141,7 @@ class Study(Definition):
         """
         _refuse_import("compare")
         _refuse_notebook(arguments, "give the options of dropopt compare, as in study.compare([...], [])")
-        compare_script(self, arms, arguments)
+        run_command(compare, self, arguments, arms=list(arms))
 
 
 def _refuse_import(method: str) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from contextlib import closing
 
-from dropopt.study.command.options import AsJson, OneStudy, Storage
+from dropopt.study.command import options
 
 
-def status(study: OneStudy = None, storage: Storage = None, as_json: AsJson = False) -> None:
+def status(study: options.OneStudy = None, storage: options.Storage = None, as_json: options.AsJson = False) -> None:
     """List the studies in a storage.
 
     Each row shows the number of trials, the best trial and the time of the last activity.

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import sys
 
-from dropopt.study.command.options import ProxyHost, ProxyPort, Storage, StoragePatience
+from dropopt.study.command import options
 from dropopt.study.store.patient import PATIENCE
 
 
 def storage_proxy(
-    storage: Storage = None,
-    host: ProxyHost = "127.0.0.1",
-    port: ProxyPort = 13000,
-    storage_patience: StoragePatience = PATIENCE,
+    storage: options.Storage = None,
+    host: options.ProxyHost = "127.0.0.1",
+    port: options.ProxyPort = 13000,
+    storage_patience: options.StoragePatience = PATIENCE,
 ) -> None:
     """Serve a storage to many workers with Optuna's gRPC proxy.
 

@@ -124,14 +124,12 @@ def _source(
     file: Path | None, study: str | None, trial: int | None, storage: str | None, *, quiet: bool
 ) -> tuple[str, Exported]:
     """What is trained, in words, and its configuration: that of a file or that of a trial."""
-    from contextlib import closing
-
     from dropopt.config import ConfigError
     from dropopt.export import Exported, load
     from dropopt.study.after.export import exported
-    from dropopt.study.store.opening import Opened
-    from dropopt.study.store.queries import choose, find_study
-    from dropopt.study.store.url import resolve, storage_hint
+    from dropopt.study.store.opening import opened_study
+    from dropopt.study.store.queries import choose
+    from dropopt.study.store.url import storage_hint
 
     if file is not None:
         if study is not None or trial is not None or storage is not None:
@@ -139,8 +137,7 @@ def _source(
         return str(file), load(file)
     if study is None and trial is None and storage is None:
         raise ConfigError("give a configuration file, or a trial: --study NAME --trial N (default: the best trial)")
-    with closing(Opened(resolve(storage), create=False)) as opened:
-        found = find_study(opened.storage, study)
+    with opened_study(storage, study) as found:
         chosen = choose(found, trial)
         configuration, provenance = exported(found, chosen, storage_hint(storage))
     if configuration.notice and not quiet:
@@ -161,12 +158,8 @@ def _scores(estimate: Estimate, task: TaskConfig) -> str:
         return f"loss {fixed(estimate.loss)[0]} (n = {estimate.n})"
     if not estimate.shares:
         return f"{task.score} {fixed(estimate.accuracy)[0]}, loss {fixed(estimate.loss)[0]} (n = {estimate.n})"
-    return f"accuracy {_with_error(estimate.accuracy, estimate.n)}, loss {fixed(estimate.loss)[0]}"
-
-
-def _with_error(accuracy: float, n: int) -> str:
-    """An accuracy and its standard error: ``0.9833 +- 0.0068 (standard error; n = 360)``."""
-    return f"{accuracy:.4f} +- {_error(accuracy, n):.4f} (standard error; n = {n})"
+    accuracy = f"{estimate.accuracy:.4f} +- {_error(estimate.accuracy, estimate.n):.4f}"
+    return f"accuracy {accuracy} (standard error; n = {estimate.n}), loss {fixed(estimate.loss)[0]}"
 
 
 def _error(accuracy: float, n: int) -> float:

@@ -6,8 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import typer
-
 from dropopt.study.command import options
 from dropopt.study.store.lease import GRACE
 from dropopt.study.store.patient import PATIENCE
@@ -32,7 +30,7 @@ def worker(
     time: options.Time = None,
     image: options.Image = None,
     quiet: options.Quiet = False,
-) -> None:
+) -> int:
     """Join a study that dropopt run has begun, from any machine.
 
     The settings and the search space are read from the storage. The study's own functions are imported from the script.
@@ -48,7 +46,7 @@ def worker(
     )
     if print_for is not None:
         _print(print_for, study, storage, script, checkpoints, artifacts, others, given)
-        return
+        return 0
     if given:
         from dropopt.config import ConfigError
 
@@ -66,9 +64,7 @@ def worker(
     patience = Patience(storage_patience, lambda line: say(console, line, "yellow"))
     request = stored_request(study, storage, n_jobs, timeout, checkpoints, path, resume, patience, data=data)
     request = replace(request, storage_patience=storage_patience, grace=grace, quiet=quiet, artifacts=artifacts)
-    code = session.run(request)
-    if code:
-        raise typer.Exit(code)
+    return session.run(request)
 
 
 def _print(

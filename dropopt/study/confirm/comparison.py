@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ from optuna.storages import BaseStorage
 from dropopt.config import ConfigError, TaskConfig
 from dropopt.numbers import fixed
 from dropopt.study.confirm.arms import Arm, arm_of_study, check_comparable
-from dropopt.study.confirm.intervals import Difference, Interval, holm, mean_of, paired
+from dropopt.study.confirm.intervals import Difference, holm, mean_of, paired
 from dropopt.study.confirm.results import Confirmation, Confirmed, Scores, confirmation, plain_scores
 from dropopt.study.confirm.runs import find_runs
 from dropopt.study.store.keys import CONFIRMS, SECONDS
@@ -234,7 +234,7 @@ def compare_arms(
         )
         for (name, difference), p in zip(rows, adjusted, strict=True)
     )
-    ordered = sorted(arms, key=lambda arm: _mean(scores[arm.name].objective).mean)
+    ordered = sorted(arms, key=lambda arm: mean_of(list(scores[arm.name].objective.values())).mean)
     return Comparison(
         optimise=optimise,
         seeds=min(scores[arm.name].seeds for arm in arms),
@@ -301,10 +301,6 @@ def _accuracy(difference: Difference | None) -> str:
     gap = difference.interval
     way = "higher" if gap.low > 0 else "lower" if gap.high < 0 else "not clearly different"
     return f"{way}, {gap.mean:+.4f}"
-
-
-def _mean(values: Mapping[int, float]) -> Interval:
-    return mean_of(list(values.values()))
 
 
 def _plain_arm(arm: ArmResult, score: str) -> dict[str, Any]:

@@ -11,18 +11,8 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from dropopt.config import RunConfig
+from dropopt.study.confirm import runs
 from dropopt.study.confirm.race import leading_anchor, losers
-from dropopt.study.confirm.runs import (
-    CONFIGURATION,
-    LARGEST,
-    LASTING,
-    REPEAT,
-    Run,
-    completed,
-    failed,
-    is_run_elsewhere,
-    run_of,
-)
 from dropopt.study.store.errors import StorageError
 from dropopt.study.store.keys import CONFIG, FRESH_SPLITS, GIVEN_BACK, OUT, OUT_JUDGED
 from dropopt.study.store.lease import WorkerIdentity
@@ -71,7 +61,7 @@ class RunLedger(Ledger):
         configurations: Mapping[int, RunConfig],
         worker: WorkerIdentity | None = None,
         race: Race | None = None,
-        checkpoint: Callable[[Run], tuple[str, int] | None] = lambda run: None,
+        checkpoint: Callable[[runs.Run], tuple[str, int] | None] = lambda run: None,
         on_out: Callable[[int, str], None] = lambda number, reason: None,
         *,
         again: bool = False,
@@ -91,7 +81,7 @@ class RunLedger(Ledger):
 
     def checkpoint_of(self, number: int) -> tuple[str, int]:
         """Return the study and the number that name the checkpoint of a trial."""
-        run = run_of(self.study.get_trials(deepcopy=False)[number])
+        run = runs.run_of(self.study.get_trials(deepcopy=False)[number])
         return (run and self._checkpoint(run)) or super().checkpoint_of(number)
 
     def report(self, trial: optuna.Trial, value: float, *, epoch: int, epochs: int) -> bool:
@@ -116,12 +106,12 @@ class RunLedger(Ledger):
         self._check_search()
         if self._race is None:
             return
-        found, failures = self._losers(self._race), failed(self.study)
+        found, failures = self._losers(self._race), runs.failed(self.study)
         for number, reason in found.items():
             self._out[number] = reason
             self._on_out(number, reason)
             # A failure for another reason, such as too little memory, is tried again by the next confirmation.
-            if {why for run, why in failures.items() if run.configuration == number} <= {*LASTING}:
+            if {why for run, why in failures.items() if run.configuration == number} <= {*runs.LASTING}:
                 self.study.set_user_attr(out_key(self.study, number, self._race.by), reason)
         self._drop_waiting()
 
@@ -140,13 +130,13 @@ class RunLedger(Ledger):
 
     def _losers(self, race: Race) -> dict[int, str]:
         values: dict[int, dict[int, float]] = {number: {} for number in race.entrants if number not in self._out}
-        for run, trial in completed(self.study).items():
+        for run, trial in runs.completed(self.study).items():
             if run.configuration in values and run.repeat < race.seeds:
                 values[run.configuration][run.repeat] = judged(trial, race.by or optimised(self.study), self.study)
         kept = {race.reference, leading_anchor(values, race.anchors)}
         out = {
             run.configuration: f"it failed with seed {run.repeat + 1}: {reason}"
-            for run, reason in failed(self.study).items()
+            for run, reason in runs.failed(self.study).items()
             if run.configuration in values
         }
         racing = {number: row for number, row in values.items() if number not in out}
@@ -158,7 +148,7 @@ class RunLedger(Ledger):
     def _drop_waiting(self) -> None:
         """End the waiting runs of the configurations that are out."""
         for trial in _waiting(self.study):
-            run = run_of(trial)
+            run = runs.run_of(trial)
             if run is not None and run.configuration in self._out:
                 try:
                     self.study._storage.set_trial_state_values(trial._trial_id, TrialState.PRUNED)
@@ -166,12 +156,12 @@ class RunLedger(Ledger):
                     continue  # another worker was faster
 
     def _configure(self, trial: optuna.Trial) -> RunConfig:
-        configuration = trial.suggest_int(CONFIGURATION, 0, LARGEST)
-        repeat = trial.suggest_int(REPEAT, 0, LARGEST)
+        configuration = trial.suggest_int(runs.CONFIGURATION, 0, runs.LARGEST)
+        repeat = trial.suggest_int(runs.REPEAT, 0, runs.LARGEST)
         known = self._configurations.get(configuration)
         if known is None:  # another confirmation, with other options, has enqueued it in the meantime
             known = RunConfig.parse(self._search.get_trials(deepcopy=False)[configuration].user_attrs[CONFIG])
-        seed = Run(repeat, configuration).seed
+        seed = runs.Run(repeat, configuration).seed
         if self.study.user_attrs.get(FRESH_SPLITS):
             known = known.model_copy(update={"data": known.data.model_copy(update={"validation_seed": seed})})
         return with_seed(known, seed)
@@ -186,14 +176,14 @@ class RunLedger(Ledger):
         if not why and not self._worker.exclusive:
             with self._storage.aged(0):
                 trials = self._trials()
-            if is_run_elsewhere(trials[trial.number], trials, again=self._again):
+            if runs.is_run_elsewhere(trials[trial.number], trials, again=self._again):
                 why = "another trial has this run"
         if why:
             self._endings.without_result(self._frozen(trial), GIVEN_BACK, why, again=False)
         return not why
 
     def _should_prune(self, trial: optuna.Trial) -> bool:
-        return trial.params[CONFIGURATION] in self._out
+        return trial.params[runs.CONFIGURATION] in self._out
 
 
 def outs(study: optuna.Study, by: str | None = None) -> dict[int, str]:

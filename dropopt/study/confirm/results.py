@@ -13,22 +13,7 @@ from dropopt.numbers import fixed, quantity
 from dropopt.study.confirm.intervals import Difference, Interval, mean_of, paired
 from dropopt.study.confirm.ledger import outs
 from dropopt.study.confirm.runs import completed, failed, find_runs, unfinished
-from dropopt.study.store.keys import (
-    ACCURACY,
-    BEST_LOSS,
-    CHOSEN_BY,
-    CONFIRMS,
-    ENTRANTS,
-    JUDGED_BY,
-    READINGS,
-    SECONDS,
-    SEEDS,
-    TEST_ACCURACY,
-    TEST_ECE,
-    TEST_LOSS,
-    TESTS,
-    VAL_ECE,
-)
+from dropopt.study.store import keys
 from dropopt.study.store.queries import judged, metric_word, optimised, task_of
 from dropopt.study.store.scale import Scale
 
@@ -156,11 +141,11 @@ def confirmation(study: optuna.Study, *, seeds: int | None = None, by: str | Non
         >>> confirmation(optuna.create_study(study_name="new")) is None
         True
     """
-    runs = find_runs(study, CONFIRMS)
-    if runs is None or not {ENTRANTS, SEEDS, CHOSEN_BY} <= runs.user_attrs.keys():
+    runs = find_runs(study, keys.CONFIRMS)
+    if runs is None or not {keys.ENTRANTS, keys.SEEDS, keys.CHOSEN_BY} <= runs.user_attrs.keys():
         return None
-    seeds = seeds or int(runs.user_attrs[SEEDS])
-    by = by or str(runs.user_attrs.get(JUDGED_BY) or optimised(study))
+    seeds = seeds or int(runs.user_attrs[keys.SEEDS])
+    by = by or str(runs.user_attrs.get(keys.JUDGED_BY) or optimised(study))
     found = sorted(
         _configurations(study, runs, seeds, by), key=lambda one: (one.validation.seeds < seeds, one.mean.mean)
     )
@@ -173,7 +158,7 @@ def confirmation(study: optuna.Study, *, seeds: int | None = None, by: str | Non
     return Confirmation(
         study=study.study_name,
         optimise=by,
-        chosen_by=str(runs.user_attrs[CHOSEN_BY]),
+        chosen_by=str(runs.user_attrs[keys.CHOSEN_BY]),
         seeds=seeds,
         configurations=tuple(found),
         winner=winner,
@@ -196,13 +181,13 @@ def _configurations(study: optuna.Study, runs: optuna.Study, seeds: int, by: str
     failures = {run.configuration: f"seed {run.repeat + 1} failed: {why}" for run, why in failed(runs).items()}
     out, trials = failures | outs(runs, by), study.get_trials(deepcopy=False)
     found = []
-    for entrant in runs.user_attrs[ENTRANTS]:
+    for entrant in runs.user_attrs[keys.ENTRANTS]:
         number = int(entrant["trial"])
         rows = dict(sorted(done.get(number, {}).items()))
         if not rows or number >= len(trials):
             continue
         objective = {repeat: judged(trial, by, runs) for repeat, trial in rows.items()}
-        scores = Scores(objective, *_by_seed(rows, BEST_LOSS, ACCURACY, VAL_ECE))
+        scores = Scores(objective, *_by_seed(rows, keys.BEST_LOSS, keys.ACCURACY, keys.VAL_ECE))
         found.append(
             Confirmed(
                 trial=number,
@@ -212,24 +197,24 @@ def _configurations(study: optuna.Study, runs: optuna.Study, seeds: int, by: str
                 validation=scores,
                 mean=mean_of(list(scores.objective.values())),
                 out=out.get(number, ""),
-                seconds=sum(float(trial.user_attrs.get(SECONDS, 0.0)) for trial in rows.values()),
+                seconds=sum(float(trial.user_attrs.get(keys.SECONDS, 0.0)) for trial in rows.values()),
             )
         )
     return found
 
 
-def _by_seed(rows: Mapping[int, FrozenTrial], *keys: str) -> list[dict[int, float]]:
-    """For each key, the attribute of that name by seed."""
+def _by_seed(rows: Mapping[int, FrozenTrial], *names: str) -> list[dict[int, float]]:
+    """For each name, the attribute by seed."""
     return [
-        {repeat: float(trial.user_attrs[key]) for repeat, trial in rows.items() if key in trial.user_attrs}
-        for key in keys
+        {repeat: float(trial.user_attrs[name]) for repeat, trial in rows.items() if name in trial.user_attrs}
+        for name in names
     ]
 
 
 def _tested(study: optuna.Study, by: str) -> Tested | None:
     """The latest reading of the test split; None before the first, or while it is incomplete."""
-    tests = find_runs(study, TESTS)
-    readings: Sequence[Mapping[str, Any]] = tests.user_attrs.get(READINGS) or [] if tests is not None else []
+    tests = find_runs(study, keys.TESTS)
+    readings: Sequence[Mapping[str, Any]] = tests.user_attrs.get(keys.READINGS) or [] if tests is not None else []
     if tests is None or not readings:
         return None
     last = readings[-1]
@@ -240,7 +225,7 @@ def _tested(study: optuna.Study, by: str) -> Tested | None:
     }
     if unfinished(tests) or not rows:
         return None
-    loss, accuracy, ece = _by_seed(rows, TEST_LOSS, TEST_ACCURACY, TEST_ECE)
+    loss, accuracy, ece = _by_seed(rows, keys.TEST_LOSS, keys.TEST_ACCURACY, keys.TEST_ECE)
     task = task_of(study)
     objective = {seed: task.cost(loss[seed], value, by) for seed, value in accuracy.items()}
     return Tested(int(last["configuration"]), Scores(objective, loss, accuracy, ece), str(last["at"]))

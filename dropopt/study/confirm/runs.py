@@ -23,11 +23,12 @@ from optuna.trial import FrozenTrial, TrialState
 
 from dropopt.config import ConfigError
 from dropopt.seeds import derived_seed
+from dropopt.study.store import retries
 from dropopt.study.store.experiment import name_metric
 from dropopt.study.store.keys import CONFIRMS, GIVEN_BACK, ID, INTERRUPTED, OF, REASON, TESTS
 from dropopt.study.store.ledger import SEED_BITS
 from dropopt.study.store.queries import study_names
-from dropopt.study.store.retries import parameters, root, without_replacement
+from dropopt.study.store.retries import parameters, root
 
 #: The parameters of a run.
 CONFIGURATION, REPEAT = "configuration", "repeat"
@@ -138,8 +139,7 @@ def is_run_elsewhere(trial: FrozenTrial, trials: Sequence[FrozenTrial], *, again
 
 def unfinished(study: optuna.Study) -> set[Run]:
     """Return the runs that wait, run, or are to run again."""
-    trials = study.get_trials(deepcopy=False)
-    ahead = [*without_replacement(trials), *(trial for trial in trials if not trial.state.is_finished())]
+    ahead = retries.unfinished(study.get_trials(deepcopy=False))
     return {run for trial in ahead if (run := run_of(trial)) is not None}
 
 

@@ -21,47 +21,30 @@ Seed = Annotated[int, Field(ge=0)]
 class Definition(Config):
     """The definition of a study. Scripts use its subclass :class:`dropopt.study.Study`, which can also run it.
 
+    The docstring of that class describes the fields.
+
     ``data`` and ``model`` may be functions of the script itself: ``Study(name="mine", data=data, model=model)``.
     Command-line options override these settings. A setting that Optuna has too has Optuna's name.
     """
 
-    #: The name of the study in its storage.
     name: Annotated[str, Field(min_length=1, max_length=200)]
-    #: The data set and its split; a function is called to return the data.
     data: DataConfig = DataConfig()
-    #: The network; a function or class is called to build it.
     model: ModelConfig = ModelConfig()
-    #: The loss and the metric; functions are called with the outputs of the network and the targets.
     task: TaskConfig = TaskConfig()
-    #: The settings of training that the space does not search.
     train: TrainConfig = TrainConfig()
-    #: The settings of the engine that the space does not search.
     engine: Mapping[str, Any] = Field(default_factory=dict)
-    #: The name of a shipped search space, or a file: relative to the current folder or to the script's.
     space: str = "compact"
-    #: The number of trials after which the study is complete.
     n_trials: Annotated[int, Field(ge=1)] = 100
-    #: Seconds after which no further trial starts.
     timeout: Annotated[float, Field(gt=0)] | None = None
-    #: Seconds after which a trial is ended and recorded as failed.
     trial_timeout: Annotated[float, Field(gt=0)] | None = None
-    #: Megabytes (10^6 bytes) of memory at which a trial is ended and recorded as failed.
     trial_memory: Annotated[int, Field(ge=1)] | None = None
-    #: The folder of the trials' checkpoints, relative to the current folder. Default: a folder beside the file of the
-    #: storage; no checkpoints if the storage is a server.
     checkpoints: str | None = None
-    #: The number of pruned trials, and of trials ended by a limit, whose last checkpoints are kept, the latest ones.
     keep_checkpoints: Annotated[int, Field(ge=0)] = 0
     sampler: Sampler = "auto"
     pruner: Pruner = "median"
     seed: Seed = 0
-    #: Evidence about the blend to start from: STUDY, STUDY@STORAGE, or a file that ``dropopt efficacy -o`` wrote.
     prior: str | None = None
-    #: Whether a study begins with anchors: no dropout, plain dropout, own patterns and the engine's
-    #: default. The best trial is compared with them.
     anchors: bool = True
-    #: Configurations that did well on other data, with which a study begins after its anchors: the name of a shipped
-    #: portfolio, a file, or ``none``.
     portfolio: str = "small_images"
 
     def __init__(self, **values: Any) -> None:

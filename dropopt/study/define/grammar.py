@@ -156,7 +156,8 @@ def _declared(root: Item) -> Declared:
     if not found:
         raise _Fault(root.line, "nothing is searched; give at least one setting a range or choices")
     _refuse_double_names(found, fixed)
-    return Declared(model, fixed, _in_order(found, fixed), root.line)
+    _check_conditions(found, fixed)
+    return Declared(model, fixed, _in_order(found), root.line)
 
 
 def _entry(section: str, setting: Setting, item: Item) -> list[Parameter] | tuple[Any]:
@@ -328,49 +329,37 @@ def _refuse_double_names(found: Sequence[tuple[Parameter, Item]], fixed: Mapping
             raise _Fault(item.line, f"{parameter.name} is given in both {section} and {parameter.section}; keep one")
 
 
-def _in_order(found: Sequence[tuple[Parameter, Item]], fixed: Mapping[str, Mapping[str, Any]]) -> tuple[Parameter, ...]:
-    """Check every condition, and sort the parameters so that each comes after those that its conditions refer to."""
-    lines = {parameter.name: item.line for parameter, item in found}
-    waiting = {parameter.name: parameter for parameter, _ in found}
-    constants = {name: value for section in fixed.values() for name, value in section.items()}
-    for parameter in waiting.values():
+def _check_conditions(found: Sequence[tuple[Parameter, Item]], fixed: Mapping[str, Mapping[str, Any]]) -> None:
+    """Check that each condition refers to a setting of the file, and to values that it can have."""
+    possible: dict[str, tuple[Any, ...]] = {name: (value,) for given in fixed.values() for name, value in given.items()}
+    possible |= {parameter.name: parameter.choices for parameter, _ in found}
+    for parameter, item in found:
         for name, values in parameter.when.items():
-            _condition(parameter, name, values, waiting.get(name), constants, lines[parameter.name])
+            where = f"{parameter.setting}: the condition on {name!r}"
+            if name not in possible:
+                raise _Fault(item.line, f"{where} refers to a setting that this file neither fixes nor searches")
+            if not possible[name]:
+                raise _Fault(item.line, f"{where} must refer to a parameter with choices; {name} is a range")
+            for value in values:
+                # A condition may write 1 for 1.0, but not for true, although 1 == True.
+                if not any(value == one and isinstance(value, bool) is isinstance(one, bool) for one in possible[name]):
+                    listed = ", ".join(_show(option) for option in possible[name])
+                    raise _Fault(item.line, f"{where} names {_show(value)}; its values in this file are {listed}")
+
+
+def _in_order(found: Sequence[tuple[Parameter, Item]]) -> tuple[Parameter, ...]:
+    """Sort the parameters so that each comes after those that its conditions refer to."""
+    waiting = {parameter.name: (parameter, item) for parameter, item in found}
     ordered: list[Parameter] = []
     while waiting:
-        ready = [p for p in waiting.values() if not any(name in waiting for name in p.when)]
+        ready = [one for one, _ in waiting.values() if not waiting.keys() & one.when.keys()]
         if not ready:
-            circle = ", ".join(waiting)
-            line = min(lines[name] for name in waiting)
-            raise _Fault(line, f"the conditions of these parameters form a circle: {circle}")
+            line = min(item.line for _, item in waiting.values())
+            raise _Fault(line, f"the conditions of these parameters form a circle: {', '.join(waiting)}")
         ordered += ready
-        waiting = {name: p for name, p in waiting.items() if p not in ready}
+        for one in ready:
+            del waiting[one.name]
     return tuple(ordered)
-
-
-def _condition(
-    parameter: Parameter,
-    name: str,
-    values: tuple[Choice, ...],
-    other: Parameter | None,
-    constants: Mapping[str, Any],
-    line: int,
-) -> None:
-    """Check that a condition of ``parameter`` refers to a setting of the file, and to values that it can have."""
-    where = f"{parameter.setting}: the condition on {name!r}"
-    if other is None:
-        if name not in constants:
-            raise _Fault(line, f"{where} refers to a setting that this file neither fixes nor searches")
-        possible: tuple[Any, ...] = (constants[name],)
-    elif not other.choices:
-        raise _Fault(line, f"{where} must refer to a parameter with choices; {name} is a range")
-    else:
-        possible = other.choices
-    for value in values:
-        # A condition may write 1 for 1.0, but not for true, although 1 == True.
-        if not any(value == option and isinstance(value, bool) is isinstance(option, bool) for option in possible):
-            listed = ", ".join(_show(option) for option in possible)
-            raise _Fault(line, f"{where} names {_show(value)}; its values in this file are {listed}")
 
 
 def _mapping(item: Item, what: str, known: tuple[str, ...] | None) -> dict[str, Item]:

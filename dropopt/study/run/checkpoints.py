@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -11,9 +10,7 @@ from pathlib import Path
 
 from dropopt.files import clear_leftovers
 from dropopt.study.store.url import file_of
-
-#: Characters of a study's name that are kept in a file's name.
-NAME_CHARACTERS = 40
+from dropopt.study.store.weights import stem_of
 
 #: The suffix of the checkpoints of trials that have ended.
 KEPT = ".kept"
@@ -35,7 +32,7 @@ class Checkpoints:
 
     def path(self, root: int) -> Path:
         """Return the file of a trial. It is always inside the folder, and no two names of studies share a file."""
-        return self.folder.absolute() / f"{self._prefix}-{root}.pt"
+        return self.folder.absolute() / f"{stem_of(self.study)}-{root}.pt"
 
     def sweep(self, in_use: Callable[[], Collection[int]]) -> None:
         """Remove the files of trials that have ended.
@@ -47,18 +44,12 @@ class Checkpoints:
             in_use: Returns the roots of the trials that may need their files. It is called after the files are listed,
                 so that no file of a trial that starts in the meantime is removed.
         """
-        name = re.compile(rf"\.?{re.escape(self._prefix)}-(\d+)\.pt(\.bad|\.\w+\.tmp)?")
+        name = re.compile(rf"\.?{re.escape(stem_of(self.study))}-(\d+)\.pt(\.bad|\.\w+\.tmp)?")
         with contextlib.suppress(OSError):  # there is no folder, or its server does not answer
             matches = [name.fullmatch(path.name) for path in self.folder.absolute().iterdir()]
             if found := {int(match[1]) for match in matches if match}:
                 for number in found.difference(in_use()):
                     remove(self.path(number))
-
-    @property
-    def _prefix(self) -> str:
-        safe = re.sub(r"[^A-Za-z0-9]+", "-", self.study).strip("-")[:NAME_CHARACTERS]
-        digest = hashlib.sha256(self.study.encode()).hexdigest()[:8]
-        return f"{safe or 'study'}-{digest}"
 
 
 def keep(path: Path, count: int) -> None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dropopt.config import RunConfig
 from dropopt.study.run.errors import StudyError
-from dropopt.study.run.executor import Died
 from dropopt.study.run.failures import error_of
 from dropopt.study.run.machine import cards
 from dropopt.study.run.messages import Done, Failed, Prepare, Ready, Train
-from dropopt.study.run.slots import Pool, Targets
+from dropopt.study.run.slots import Died, Pool, Targets
 
 #: Seconds between two looks at the child process.
 _TICK = 0.25

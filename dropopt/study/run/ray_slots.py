@@ -18,9 +18,8 @@ from typing import Any
 
 from dropopt.owncode import adopt, for_children
 from dropopt.study.run.cluster import Cluster
-from dropopt.study.run.executor import Died
 from dropopt.study.run.messages import ToTrainer
-from dropopt.study.run.slots import KILL_SECONDS, Child, Pool, Slot, Targets
+from dropopt.study.run.slots import KILL_SECONDS, Child, Died, Pool, Slot, Targets
 
 #: The groups of an actor's methods. Each has one thread, so that messages keep their order.
 _SENDING, _RECEIVING = "sending", "receiving"
@@ -110,7 +109,7 @@ class RemoteSlot:
 
 
 class RayPool(Pool):
-    """An :class:`~dropopt.study.run.executor.Executor` whose trainers run on the nodes of a Ray cluster.
+    """A pool whose children run on the nodes of a Ray cluster.
 
     Args:
         size: The number of slots. Those that find no free node wait for one.

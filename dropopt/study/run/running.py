@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,7 +12,12 @@ import optuna
 
 from dropopt.config import RunConfig
 from dropopt.study.run.messages import Report
-from dropopt.study.store.history import History
+from dropopt.study.store.history import History, thinned
+
+#: Numbers of drop rates that are stored; of a large network trained for long, only some epochs are kept.
+MOST_RATES = 4000
+#: Decimals of a stored number.
+DECIMALS = 5
 
 #: How often the process of one trial may die before the trial fails.
 MAX_DEATHS = 3
@@ -77,8 +84,7 @@ class Running:
     @property
     def history(self) -> History:
         """The epochs of the trial so far. Those that an earlier worker has trained are missing."""
-        reports = [self._reports[epoch] for epoch in sorted(self._reports)]
-        return History.of(reports)
+        return history_from([self._reports[epoch] for epoch in sorted(self._reports)])
 
     @property
     def applied(self) -> float | None:
@@ -106,3 +112,26 @@ class Running:
             return None
         self._stall_told = True
         return silence
+
+
+def history_from(reports: Sequence[Report]) -> History:
+    """The history of the reports of a trial, in order."""
+    places = list(reports[0].rates) if reports else []
+    kept = thinned(reports, max(1, MOST_RATES // max(1, len(places))))
+    return History(
+        epochs=tuple(report.epoch for report in reports),
+        train_loss=tuple(_rounded(report.train_loss) for report in reports),
+        val_loss=tuple(_rounded(report.val_loss) for report in reports),
+        val_accuracy=tuple(_rounded(report.val_accuracy) for report in reports),
+        rate_epochs=tuple(report.epoch for report in kept),
+        rates=_columns(places, [report.rates for report in kept]),
+        weights=_columns(reports[0].weights if reports else (), [report.weights for report in kept]),
+    )
+
+
+def _columns(names: Iterable[str], rows: Sequence[Mapping[str, float]]) -> dict[str, tuple[float, ...]]:
+    return {name: tuple(_rounded(row.get(name, 0.0)) or 0.0 for row in rows) for name in names}
+
+
+def _rounded(value: float) -> float | None:
+    return round(float(value), DECIMALS) if math.isfinite(value) else None

@@ -21,9 +21,8 @@ from typing import IO, Protocol
 
 from dropopt.owncode import for_children
 from dropopt.study.run import memory
-from dropopt.study.run.executor import Died, Event
 from dropopt.study.run.machine import VISIBLE
-from dropopt.study.run.messages import MessageError, ToTrainer, decode_from_trainer, encode
+from dropopt.study.run.messages import FromTrainer, MessageError, ToTrainer, decode_from_trainer, encode
 from dropopt.study.store import url
 
 #: Bytes of a child's standard error that are kept, from its end; the last line is shown when the child dies.
@@ -56,6 +55,28 @@ class Targets:
     #: Trains; also takes a function that it calls after each epoch, and a checkpoint: see
     #: :func:`dropopt.training.train_run`.
     train: str = "dropopt.training:train_run"
+
+
+@dataclass(frozen=True)
+class Died:
+    """The trainer of a slot has ended; the slot must be replaced before it can be used again."""
+
+    #: How it ended, such as ``its process ended with exit code 1: Bus error``.
+    reason: str
+    #: Whether it ended because memory ran out.
+    out_of_memory: bool = False
+    #: The number of the signal that ended it; 0 if it ended otherwise.
+    signal: int = 0
+    #: Whether its whole machine was lost, so that neither the trial nor the data can be the cause.
+    lost_machine: bool = False
+
+
+@dataclass(frozen=True)
+class Event:
+    """What happened in a slot."""
+
+    slot: int
+    content: FromTrainer | Died
 
 
 class Child(Protocol):
@@ -184,7 +205,10 @@ class Slot:
 
 
 class Pool:
-    """An :class:`~dropopt.study.run.executor.Executor` whose trainers are child processes of this machine.
+    """A fixed number of slots, each with a child process that runs one trial at a time.
+
+    A slot is identified by its index, from 0 to ``size`` - 1. The children run on this machine;
+    :class:`~dropopt.study.run.ray_slots.RayPool` runs them on the nodes of a Ray cluster.
 
     Args:
         size: The number of slots.
@@ -223,7 +247,7 @@ class Pool:
         return len(self._slots)
 
     def send(self, slot: int, message: ToTrainer) -> None:
-        """Send a message to the child in ``slot``."""
+        """Send a message to the child in ``slot``. Does not raise if it is dead: :meth:`wait` reports its death."""
         self._slots[slot].send(message)
 
     def wait(self, timeout: float) -> Event | None:
@@ -249,7 +273,7 @@ class Pool:
         self._events.put(None)
 
     def replace(self, slot: int) -> None:
-        """End the child in ``slot`` and start a new one."""
+        """End the child in ``slot`` and start a new one. No further event of the old one is reported."""
         self._slots[slot].kill()
         self._slots[slot].close()
         self._slots[slot] = self._start(slot)

@@ -17,11 +17,11 @@ from typing import Protocol
 from dropopt.config import ConfigError, RunConfig
 from dropopt.study.run.checkpoints import Checkpoints, keep, remove
 from dropopt.study.run.errors import StudyError
-from dropopt.study.run.executor import Died, Event, Executor
 from dropopt.study.run.failures import PROCESS_DIED, FailureCounter, error_of
 from dropopt.study.run.messages import Done, Failed, FromTrainer, Prepare, Ready, Report, Stop, Train
 from dropopt.study.run.running import GRACE_SECONDS, MAX_DEATHS, Limits, Running
 from dropopt.study.run.signals import SIGNALS, SignalCatcher
+from dropopt.study.run.slots import Died, Event, Pool
 from dropopt.study.store.errors import StorageError, TrialEndedError
 from dropopt.study.store.keys import OUT_OF_MEMORY, TIME_LIMIT
 from dropopt.study.store.ledger import Ledger
@@ -66,7 +66,7 @@ class Worker:
     """Runs trials until the study has enough of them, the time limit has passed or a signal arrives.
 
     Args:
-        executor: Runs the trials.
+        pool: Runs the trials.
         open_study: Creates or opens the study; called when the first slot has loaded the data.
         listener: Receives the events.
         base: The configuration that all trials share.
@@ -82,7 +82,7 @@ class Worker:
 
     def __init__(
         self,
-        executor: Executor,
+        pool: Pool,
         open_study: Callable[[Ready], Ledger],
         listener: Listener,
         *,
@@ -96,7 +96,7 @@ class Worker:
         on_new_code: Callable[[list[str]], None] = lambda modules: None,
         signals: SignalCatcher | None = None,
     ) -> None:
-        self._executor = executor
+        self._pool = pool
         self._open_study = open_study
         self._listener = listener
         self._base = base
@@ -124,11 +124,11 @@ class Worker:
 
     def run(self) -> None:
         """Run trials; when this returns or raises, no trial of this worker is running."""
-        with self._signals.guarding(on_first=self._executor.wake, on_second=self._executor.kill):
+        with self._signals.guarding(on_first=self._pool.wake, on_second=self._pool.kill):
             try:
-                self._executor.send(0, Prepare(self._base))
+                self._pool.send(0, Prepare(self._base))
                 while not self._finished():
-                    event = self._executor.wait(TICK)
+                    event = self._pool.wait(TICK)
                     if event is not None:
                         self._handle(event)
                     self._tend()
@@ -136,7 +136,7 @@ class Worker:
                     self._fill_slots()
                     self._listener.tick()
             finally:
-                self._executor.kill()
+                self._pool.kill()
                 self._interrupt_running()
 
     # -- when to start a trial
@@ -160,7 +160,7 @@ class Worker:
 
     def _fill_slots(self) -> None:
         """Start a trial in every idle slot, as long as trials are left."""
-        for slot in range(self._executor.size):
+        for slot in range(self._pool.size):
             while slot in self._ready and slot not in self._running and self.signal is None:
                 if (stranded := self._stranded()) is not None:
                     self._listener.moved(stranded, slot)
@@ -200,7 +200,7 @@ class Worker:
         self._running[slot] = running
         checkpoint = None if running.checkpoint is None else str(running.checkpoint)
         weights = None if self._weights is None else str(self._weights(running.trial.number))
-        self._executor.send(slot, Train(running.trial.number, running.run, checkpoint, weights))
+        self._pool.send(slot, Train(running.trial.number, running.run, checkpoint, weights))
 
     # -- events of a slot
 
@@ -224,9 +224,9 @@ class Worker:
         if self._ledger is None:
             # The others start after the first slot, which may have to download and cache the data.
             self._ledger = self._open_study(ready)
-            for other in range(self._executor.size):
+            for other in range(self._pool.size):
                 if other != slot:
-                    self._executor.send(other, Prepare(self._base))
+                    self._pool.send(other, Prepare(self._base))
         self._compare_code(slot, ready.code)
         if slot in self._running:
             self._train(slot, self._running[slot])
@@ -267,7 +267,7 @@ class Worker:
             ledger.prune(trial, accuracy=report.val_accuracy, seconds=running.seconds, applied=running.applied)
             running.ended = True
             self._failures.trial_succeeded()
-            self._executor.send(slot, Stop(trial.number))
+            self._pool.send(slot, Stop(trial.number))
         running.reported = report.epoch
         self._listener.reported(slot, trial.number, report)
 
@@ -315,8 +315,8 @@ class Worker:
 
     def _replace(self, slot: int) -> None:
         self._ready.discard(slot)
-        self._executor.replace(slot)
-        self._executor.send(slot, Prepare(self._base))
+        self._pool.replace(slot)
+        self._pool.send(slot, Prepare(self._base))
 
     # -- time limits
 
@@ -371,7 +371,7 @@ class Worker:
         """Stop a trial that another process has ended."""
         running = self._running[slot]
         running.ended, running.note = True, ENDED_ELSEWHERE
-        self._executor.send(slot, Stop(running.trial.number))
+        self._pool.send(slot, Stop(running.trial.number))
 
     def _interrupt(self, slot: int, reason: str) -> None:
         """End a trial that may be continued later: its checkpoint is kept."""

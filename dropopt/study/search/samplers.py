@@ -69,7 +69,7 @@ def make_sampler(
     space: Space,
     seed: int,
     prior: Mapping[str, Any] | None = None,
-    notice: Callable[[str], None] | None = None,
+    notice: Callable[[str], None] = lambda line: None,
 ) -> BaseSampler:
     """The sampler called ``name``.
 
@@ -88,16 +88,21 @@ def make_sampler(
     names = blend_of(space)
     if name == "auto":
         name = "efficacy" if names else "tpe"
-    if name != "efficacy":
-        if prior is not None:
-            raise ConfigError(f"a prior needs the sampler efficacy, the only one that learns the blend, got {name}")
-        return _gp(space, seed, notice) if name == "gp" else _optuna_sampler(name, space, seed)
+    if name != "efficacy" and prior is not None:
+        raise ConfigError(f"a prior needs the sampler efficacy, the only one that learns the blend, got {name}")
+    if name == "random":
+        return RandomSampler(seed=seed)
+    if name == "cmaes":
+        return CmaEsSampler(n_startup_trials=1, warn_independent_sampling=False, seed=seed)
+    if name == "gp":
+        return _gp(space, seed, notice)
+    if name == "tpe":
+        return _tpe(space, seed)
     if not names:
         raise NoBlendError(
             f"space {space.name!r} searches no blend (two or more weights, either all by stage or none), which the "
             "sampler efficacy needs; use --sampler tpe"
         )
-
     return EfficacySampler(_tpe(space, seed), blend=names, seed=seed, prior=prior)
 
 
@@ -106,24 +111,11 @@ def blend_of(space: Space) -> Names:
     return searched_blend(parameter.name for parameter in space.parameters if not parameter.choices)
 
 
-def _gp(space: Space, seed: int, notice: Callable[[str], None] | None) -> BaseSampler:
+def _gp(space: Space, seed: int, notice: Callable[[str], None]) -> BaseSampler:
     """Return a Gaussian process that hands over to TPE above :data:`GP_TRIALS` complete trials."""
-
-    def announce() -> None:
-        if notice is not None:
-            notice(f"the sampler gp is slow above {GP_TRIALS} complete trials, so tpe is used from now on")
-
+    line = f"the sampler gp is slow above {GP_TRIALS} complete trials, so tpe is used from now on"
     process = GPSampler(n_startup_trials=STARTUP_TRIALS, warn_independent_sampling=False, seed=seed)
-    return HandoverSampler(process, _tpe(space, seed), GP_TRIALS, announce)
-
-
-def _optuna_sampler(name: str, space: Space, seed: int) -> BaseSampler:
-    """``random`` or ``cmaes``; TPE for any other name."""
-    if name == "random":
-        return RandomSampler(seed=seed)
-    if name == "cmaes":
-        return CmaEsSampler(n_startup_trials=1, warn_independent_sampling=False, seed=seed)
-    return _tpe(space, seed)
+    return HandoverSampler(process, _tpe(space, seed), GP_TRIALS, lambda: notice(line))
 
 
 def _tpe(space: Space, seed: int) -> BaseSampler:

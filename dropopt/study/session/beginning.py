@@ -15,19 +15,8 @@ from dropopt.study.search.anchors import MIN_TRIALS, enqueue_anchors
 from dropopt.study.search.portfolio import Portfolio, enqueue_portfolio
 from dropopt.study.search.prior import Prior
 from dropopt.study.session.request import Request
+from dropopt.study.store import keys
 from dropopt.study.store.experiment import IDENTITY_PAUSE, IDENTITY_TRIES, space_of
-from dropopt.study.store.keys import (
-    CLASSES,
-    COMPLEXITY,
-    DATA,
-    ID,
-    MADE_WITH,
-    PORTFOLIO,
-    PRIOR,
-    QUEUE,
-    SITES,
-    SPACE_TEXT,
-)
 
 
 def first_facts(
@@ -43,17 +32,18 @@ def first_facts(
         known: The attributes of the study, if it exists without trials.
     """
     space, portfolio = request.settings.space, request.portfolio
-    facts = {MADE_WITH: made_with, DATA: ready.fingerprint, CLASSES: ready.classes, QUEUE: "pending"}
-    facts[ID] = known.get(ID, secrets.token_hex(4))
-    facts[SPACE_TEXT] = space.path.read_text(encoding="utf-8")
+    facts = {keys.MADE_WITH: made_with, keys.DATA: ready.fingerprint, keys.CLASSES: ready.classes}
+    facts[keys.QUEUE] = "pending"
+    facts[keys.ID] = known.get(keys.ID, secrets.token_hex(4))
+    facts[keys.SPACE_TEXT] = space.path.read_text(encoding="utf-8")
     if ready.complexity is not None:
-        facts[COMPLEXITY] = ready.complexity
+        facts[keys.COMPLEXITY] = ready.complexity
     if prior is not None:
-        facts[PRIOR] = dict(prior.evidence)
+        facts[keys.PRIOR] = dict(prior.evidence)
     if portfolio is not None:
-        facts[PORTFOLIO] = portfolio.plain()
+        facts[keys.PORTFOLIO] = portfolio.plain()
     if reasons := space.offered_sites(ready.sites):
-        facts[SITES] = [choice for choice, reason in reasons.items() if not reason]
+        facts[keys.SITES] = [choice for choice, reason in reasons.items() if not reason]
     return facts
 
 
@@ -71,10 +61,10 @@ def enqueue_first_trials(study: optuna.Study, request: Request, prior: Prior | N
         enqueue_anchors(study, space, base, classes)
     if prior is not None:
         prior.apply_to(study, space, classes)
-    if PORTFOLIO in study.user_attrs:
-        portfolio = Portfolio.parse(study.user_attrs[PORTFOLIO])
+    if keys.PORTFOLIO in study.user_attrs:
+        portfolio = Portfolio.parse(study.user_attrs[keys.PORTFOLIO])
         enqueue_portfolio(study, portfolio, space, base, classes, target)
-    study.set_user_attr(QUEUE, "done")
+    study.set_user_attr(keys.QUEUE, "done")
 
 
 def is_queue_lost(study: optuna.Study, *, exclusive: bool) -> bool:
@@ -85,7 +75,7 @@ def is_queue_lost(study: optuna.Study, *, exclusive: bool) -> bool:
         exclusive: Whether no other process can be at work in the storage.
     """
     for _ in range(1 if exclusive else IDENTITY_TRIES):
-        if study.user_attrs.get(QUEUE) != "pending":
+        if study.user_attrs.get(keys.QUEUE) != "pending":
             return False
         time.sleep(IDENTITY_PAUSE)
     return True

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -55,23 +56,9 @@ from dropopt.study.session.storage import worker_storage
 from dropopt.study.show.console import busy, say
 from dropopt.study.show.formatting import format_seconds
 from dropopt.study.show.runs import RunsProgress
+from dropopt.study.store import keys
 from dropopt.study.store.code import code_of
 from dropopt.study.store.experiment import data_difference
-from dropopt.study.store.keys import (
-    BASE,
-    CHOSEN_BY,
-    CLASSES,
-    CONFIG,
-    CONFIRMS,
-    DATA,
-    ENTRANTS,
-    FRESH_SPLITS,
-    JUDGED_BY,
-    MADE_WITH,
-    PLAN,
-    SEEDS,
-    TESTS,
-)
 from dropopt.study.store.lease import GRACE, WorkerIdentity
 from dropopt.study.store.patient import PATIENCE
 from dropopt.study.store.queries import find_study, optimised, task_of
@@ -179,12 +166,13 @@ class _Session:
 
     def train(self) -> None:
         """Train the runs that are left."""
-        facts = {name: self.search.user_attrs[name] for name in (BASE, CLASSES, DATA) if name in self.search.user_attrs}
-        if DATA in facts:  # the other splits depend on the seed
-            facts[DATA] = {name: value for name, value in facts[DATA].items() if name == "test"}
-        facts |= {MADE_WITH: provenance(), FRESH_SPLITS: True}
+        known = self.search.user_attrs
+        facts = {name: known[name] for name in (keys.BASE, keys.CLASSES, keys.DATA) if name in known}
+        if keys.DATA in facts:  # the other splits depend on the seed
+            facts[keys.DATA] = {name: value for name, value in facts[keys.DATA].items() if name == "test"}
+        facts |= {keys.MADE_WITH: provenance(), keys.FRESH_SPLITS: True}
         metric = f"{self.base.task.value} (smoothed)"
-        runs = make_runs(self.search, CONFIRMS, facts, metric)
+        runs = make_runs(self.search, keys.CONFIRMS, facts, metric)
         self._record(runs)
         missing = self._missing(runs)
         self._announce(len(missing))
@@ -197,18 +185,18 @@ class _Session:
                 self._configurations(),
                 self.identity,
                 self._race(),
-                on_out=self._on_out(runs, progress),
+                on_out=partial(self._drop, runs, progress),
             )
             self._work(ledger, progress, self.request.train, len(missing), lambda: enqueue(runs, missing))
 
     def is_left(self) -> bool:
         """Whether a run waits, runs or is to run again."""
-        runs = find_runs(self.search, CONFIRMS)
+        runs = find_runs(self.search, keys.CONFIRMS)
         return runs is not None and not unfinished(runs).isdisjoint(self._missing(runs))
 
     def result(self) -> Confirmation | None:
         """What the runs say. Another confirmation may have begun since, with other options; these are stored again."""
-        if (runs := find_runs(self.search, CONFIRMS)) is not None:
+        if (runs := find_runs(self.search, keys.CONFIRMS)) is not None:
             self._record(runs)
         return confirmation(self.search, seeds=self.request.seeds, by=self._judged_by)
 
@@ -218,15 +206,15 @@ class _Session:
 
     def _record(self, runs: optuna.Study) -> None:
         """Store who takes part. Configurations of other confirmations stay in the result."""
-        before = {int(one["trial"]): one for one in runs.user_attrs.get(ENTRANTS, [])}
+        before = {int(one["trial"]): one for one in runs.user_attrs.get(keys.ENTRANTS, [])}
         now = {
             one.trial: {"trial": one.trial, "name": one.name, "anchor": bool(one.anchor)} for one in self.candidates.all
         }
         facts = {
-            ENTRANTS: list((before | now).values()),
-            SEEDS: self.request.seeds,
-            CHOSEN_BY: self.candidates.chosen_by,
-            JUDGED_BY: self._judged_by,
+            keys.ENTRANTS: list((before | now).values()),
+            keys.SEEDS: self.request.seeds,
+            keys.CHOSEN_BY: self.candidates.chosen_by,
+            keys.JUDGED_BY: self._judged_by,
         }
         for name, fact in facts.items():
             if runs.user_attrs.get(name) != fact:
@@ -267,12 +255,10 @@ class _Session:
         nothing = next((one.trial for one in everyone if one.anchor == NO_DROPOUT), None)
         return Race(self.request.seeds, tuple(one.trial for one in everyone), anchors, nothing, self.request.optimise)
 
-    def _on_out(self, runs: optuna.Study, progress: RunsProgress) -> Callable[[int, str], None]:
-        def out(number: int, reason: str) -> None:
-            progress.out(number, reason)
-            self._remove_checkpoints(runs, number)
-
-        return out
+    def _drop(self, runs: optuna.Study, progress: RunsProgress, number: int, reason: str) -> None:
+        """Show that a configuration is out of the race, and remove what was kept to test it."""
+        progress.out(number, reason)
+        self._remove_checkpoints(runs, number)
 
     # -- testing
 
@@ -282,11 +268,11 @@ class _Session:
         if found is None or found.winner is None:
             return
         optimise = self.base.task.judged_by
-        runs = find_runs(self.search, CONFIRMS)
+        runs = find_runs(self.search, keys.CONFIRMS)
         if runs is None:
             raise ConfigError(f"study {self.search.study_name!r} has not been confirmed")
-        facts = {FRESH_SPLITS: bool(runs.user_attrs.get(FRESH_SPLITS))}
-        tests = make_runs(self.search, TESTS, facts, f"test {task_of(self.search).word(optimise)}")
+        facts = {keys.FRESH_SPLITS: bool(runs.user_attrs.get(keys.FRESH_SPLITS))}
+        tests = make_runs(self.search, keys.TESTS, facts, f"test {task_of(self.search).word(optimise)}")
         configurations = self._configurations()
         planned = reading(tests, found.winner, configurations, again=self.request.again)
         if not planned.left:
@@ -320,14 +306,14 @@ class _Session:
         self, ledger: RunLedger, progress: RunsProgress, targets: Targets, count: int, begin: Callable[[], None]
     ) -> None:
         """Run ``count`` runs, which ``begin`` enqueues once the data have been found to be those of the search."""
-        plan: Mapping[str, Any] = self.search.user_attrs.get(PLAN) or {}
+        plan: Mapping[str, Any] = self.search.user_attrs.get(keys.PLAN) or {}
         limit = plan.get("trial_memory")
 
         def open_study(ready: Ready) -> RunLedger:
             for notice in ready.notices:
                 say(self.console, f"note: {notice}", "yellow")
             difference = data_difference(self.search, ready.fingerprint, self.base.data.name)
-            if difference and DATA in self.search.user_attrs:
+            if difference and keys.DATA in self.search.user_attrs:
                 raise ConfigError(f"{difference}; give the same data")
             ledger.take_up()
             begin()
@@ -353,11 +339,11 @@ class _Session:
 
     def _configurations(self) -> dict[int, RunConfig]:
         """The configuration of each entrant, those of earlier confirmations included, with the data where they are."""
-        runs = find_runs(self.search, CONFIRMS)
-        entrants = {one["trial"] for one in ([] if runs is None else runs.user_attrs.get(ENTRANTS, []))}
+        runs = find_runs(self.search, keys.CONFIRMS)
+        entrants = {one["trial"] for one in ([] if runs is None else runs.user_attrs.get(keys.ENTRANTS, []))}
         known = {one.trial: one.run for one in self.candidates.all}
-        trials = [trial for trial in self.search.get_trials(deepcopy=False) if CONFIG in trial.user_attrs]
-        found = {t.number: RunConfig.parse(t.user_attrs[CONFIG]) for t in trials if t.number in entrants} | known
+        trials = [trial for trial in self.search.get_trials(deepcopy=False) if keys.CONFIG in trial.user_attrs]
+        found = {t.number: RunConfig.parse(t.user_attrs[keys.CONFIG]) for t in trials if t.number in entrants} | known
         return {number: with_data(run, self.base.data.name) for number, run in found.items()}
 
     def _names(self) -> dict[int, str]:

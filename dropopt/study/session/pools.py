@@ -32,16 +32,12 @@ def start_pool(request: Request, console: Console) -> Iterator[Pool]:
         raise ConfigError(f"the study's device is {device}; give --gpus-per-trial, such as 1 or 0.5")
     say(console, "connecting to Ray")
     with cluster.connected():
-        _check_storage(request.url, count_nodes())
+        if (nodes := count_nodes()) > 1 and file_of(request.url) is not None:  # only one of them can reach the file
+            raise ConfigError(
+                f"storage {request.url} is a file of this machine, and the Ray cluster has {nodes} nodes; to resume "
+                f"the study from any of them, set {VARIABLE} to the URL of a server: "
+                "postgresql+psycopg://USER:PASSWORD@HOST/NAME"
+            )
         slots = min(cluster.slots(request.n_jobs), n_trials)
         with RayPool(slots, request.targets, cluster, request.memory_limit) as pool:
             yield pool
-
-
-def _check_storage(url: str, nodes: int) -> None:
-    """Raise :class:`ConfigError` for a storage that only one of several nodes can reach."""
-    if nodes > 1 and file_of(url) is not None:
-        raise ConfigError(
-            f"storage {url} is a file of this machine, and the Ray cluster has {nodes} nodes; to resume the study from "
-            f"any of them, set {VARIABLE} to the URL of a server: postgresql+psycopg://USER:PASSWORD@HOST/NAME"
-        )

@@ -237,7 +237,7 @@ class Session:
         """Return the trials whose checkpoints may be needed, by the number of the first attempt."""
         trials = study.get_trials(deepcopy=False)
         continuable = filter(may_be_continued, trials) if self._definition.keep_checkpoints else ()
-        return unfinished(trials) | {root(trial) for trial in continuable}
+        return {root(trial) for trial in (*unfinished(trials), *continuable)}
 
     def _record(self, study: optuna.Study, ready: Ready) -> None:
         """Store what the reports of the study say: the sizes of its data, and the line that resumes it."""

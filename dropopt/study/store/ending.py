@@ -11,10 +11,10 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from dropopt.facts import Facts
+from dropopt.study.store import retries
 from dropopt.study.store.cached_trials import ANY_AGE
 from dropopt.study.store.history import History
 from dropopt.study.store.keys import EPOCHS, FACTS, HISTORY, INTERRUPTED, MESSAGE, PARAMETERS, REASON, RETRY
-from dropopt.study.store.retries import enqueue_again, may_run_again
 from dropopt.study.store.trial_summary import LEADERS, TrialSummary
 
 if TYPE_CHECKING:
@@ -95,11 +95,11 @@ class Endings:
 
     def without_result(self, trial: FrozenTrial, reason: str, message: str, *, again: bool = True) -> bool:
         """End a trial and enqueue it again if it may run again. Returns whether this call has ended it."""
-        again = again and may_run_again(trial, reason)
+        again = again and retries.may_run_again(trial, reason)
         facts = {REASON: reason, MESSAGE: message[:MESSAGE_CHARACTERS]} | ({RETRY: True} if again else {})
         ended = self.end(trial, TrialState.FAIL, facts)
         if ended and again and (reason != INTERRUPTED or "fixed_params" in trial.system_attrs):
-            enqueue_again(self._study, self._storage.get_trial(trial._trial_id))
+            retries.enqueue_again(self._study, self._storage.get_trial(trial._trial_id))
         return ended
 
     def _is_among_best(self, value: float) -> bool:

@@ -18,41 +18,13 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from dropopt.config import ConfigError, RunConfig
+from dropopt.study.store import keys, retries
 from dropopt.study.store.cached_trials import ANY_AGE
 from dropopt.study.store.ending import MESSAGE_CHARACTERS, Endings
 from dropopt.study.store.errors import TrialEndedError
 from dropopt.study.store.experiment import name_of_files
 from dropopt.study.store.history import History
-from dropopt.study.store.keys import (
-    ABANDONED,
-    ACCURACY,
-    ANCHOR,
-    APPLIED,
-    BEST_EPOCH,
-    BEST_LOSS,
-    CONFIG,
-    CONTINUES,
-    GIVEN_BACK,
-    INTERRUPTED,
-    LEASE,
-    MESSAGE,
-    OUT_OF_MEMORY,
-    REASON,
-    SECONDS,
-    SEED,
-    TRACE,
-    WORKER,
-)
 from dropopt.study.store.lease import Watch, WorkerIdentity, certainly_dead, describe
-from dropopt.study.store.retries import (
-    MAX_ATTEMPTS,
-    LostRetries,
-    attempt,
-    enqueue_again,
-    is_duplicate,
-    root,
-    without_replacement,
-)
 from dropopt.study.store.trial_budget import DECISION_PAUSE, Decision, await_decision
 from dropopt.study.store.trial_summary import TrialSummary
 
@@ -95,10 +67,10 @@ class Ledger(ABC):
         self._own: dict[int, _Own] = {}  # by the storage's id
         self._beats = 1  # the number of the next renewal of the leases
         self._tended = time.monotonic()
-        self._lost_retries = LostRetries(self._worker.interval)
+        self._lost_retries = retries.LostRetries(self._worker.interval)
         self._outages = 0
         # A new trial has a lease from the beginning. Its worker may die before it can write another attribute.
-        self._storage.stamp = lambda: {WORKER: self._worker.id, LEASE: self._worker.lease(0)}
+        self._storage.stamp = lambda: {keys.WORKER: self._worker.id, keys.LEASE: self._worker.lease(0)}
 
     def budget_used(self) -> int:
         """Return how many trials use the budget."""
@@ -131,10 +103,10 @@ class Ledger(ABC):
         """Return the configuration of a new trial, and store it; None if its parameters are not valid."""
         try:
             with self._storage.together(trial._trial_id):
-                trial.set_user_attr(LEASE, self._worker.lease(self._beats))
+                trial.set_user_attr(keys.LEASE, self._worker.lease(self._beats))
                 run = self._configure(trial)
-                trial.set_user_attr(SEED, run.train.seed)
-                trial.set_user_attr(CONFIG, run.model_dump(mode="json"))
+                trial.set_user_attr(keys.SEED, run.train.seed)
+                trial.set_user_attr(keys.CONFIG, run.model_dump(mode="json"))
         except ConfigError as error:
             self.fail(trial, "ConfigError", str(error))
             return None
@@ -142,13 +114,13 @@ class Ledger(ABC):
             if isinstance(error, ValueError) and self._is_enqueued(trial):
                 self.fail(trial, "ValueError", f"it was enqueued with a value that is not in the space: {error}")
                 return None
-            self.fail(trial, ABANDONED, f"the sampler failed: {error!r}")
+            self.fail(trial, keys.ABANDONED, f"the sampler failed: {error!r}")
             raise
         return run
 
     def why_not_valid(self, trial: optuna.Trial) -> str:
         """Return why :meth:`ask` returned no configuration for ``trial``."""
-        return str(self._frozen(trial).user_attrs.get(MESSAGE, "no reason is stored"))
+        return str(self._frozen(trial).user_attrs.get(keys.MESSAGE, "no reason is stored"))
 
     def wants(self, target: int) -> bool:
         """Whether another trial may start, given the number of trials that the study must not exceed."""
@@ -161,7 +133,7 @@ class Ledger(ABC):
             number: The number of the trial.
         """
         with self._storage.aged(ANY_AGE):  # the number of the first attempt never changes
-            return self._name_of_files, root(self._trials()[number])
+            return self._name_of_files, retries.root(self._trials()[number])
 
     @cached_property
     def _name_of_files(self) -> str:
@@ -223,16 +195,16 @@ class Ledger(ABC):
         """
         if not math.isfinite(value):
             return self.fail(trial, "NotFinite", f"its validation loss ended at {value}")
-        facts = {ACCURACY: accuracy, BEST_LOSS: best_loss, BEST_EPOCH: best_epoch, SECONDS: seconds, **(scores or {})}
-        facts |= {} if applied is None else {APPLIED: applied}
+        facts = {keys.ACCURACY: accuracy, keys.BEST_LOSS: best_loss, keys.BEST_EPOCH: best_epoch, keys.SECONDS: seconds}
+        facts |= scores or {}
+        facts |= {} if applied is None else {keys.APPLIED: applied}
         if not self._endings.end(trial, TrialState.COMPLETE, facts, value, history):
             raise TrialEndedError
         return ""
 
     def prune(self, trial: optuna.Trial, *, accuracy: float, seconds: float, applied: float | None = None) -> None:
         """End a trial as pruned; its value is the last one that it reported."""
-
-        facts = {ACCURACY: accuracy, SECONDS: seconds} | ({} if applied is None else {APPLIED: applied})
+        facts = {keys.ACCURACY: accuracy, keys.SECONDS: seconds} | ({} if applied is None else {keys.APPLIED: applied})
         self._endings.end(trial, TrialState.PRUNED, facts)
 
     def fail(self, trial: optuna.Trial | FrozenTrial, error: str, message: str, trace: str = "") -> str:
@@ -247,8 +219,8 @@ class Ledger(ABC):
         Returns:
             The reason that is stored: ``error``, or ``out of memory``.
         """
-        cause = OUT_OF_MEMORY if error in _MEMORY_ERRORS else error
-        facts = {REASON: cause, MESSAGE: message[:MESSAGE_CHARACTERS], TRACE: trace}
+        cause = keys.OUT_OF_MEMORY if error in _MEMORY_ERRORS else error
+        facts = {keys.REASON: cause, keys.MESSAGE: message[:MESSAGE_CHARACTERS], keys.TRACE: trace}
         self._endings.end(trial, TrialState.FAIL, {key: fact for key, fact in facts.items() if fact})
         return cause
 
@@ -257,7 +229,7 @@ class Ledger(ABC):
 
         A trial whose parameters were enqueued is enqueued again at once, before other workers start new trials.
         """
-        self._endings.without_result(self._frozen(trial), INTERRUPTED, message)
+        self._endings.without_result(self._frozen(trial), keys.INTERRUPTED, message)
 
     def take_up(self, *, everything: bool = False) -> None:
         """Enqueue again the trials that dead workers have left behind. Called when a study is resumed.
@@ -269,10 +241,10 @@ class Ledger(ABC):
         for trial in trials:
             if _is_running(trial) and (everything or certainly_dead(trial, self._worker)):
                 self._abandon(trial)
-        if not self._worker.exclusive and without_replacement(trials):
+        if not self._worker.exclusive and retries.without_replacement(trials):
             time.sleep(random.uniform(0, 10 * DECISION_PAUSE))  # other workers may be resuming at the same time
-        for trial in without_replacement(self._trials()):
-            enqueue_again(self.study, trial)
+        for trial in retries.without_replacement(self._trials()):
+            retries.enqueue_again(self.study, trial)
 
     def tend(self) -> list[int]:
         """Renew the leases of this worker's trials, and take over the trials of dead workers.
@@ -289,7 +261,7 @@ class Ledger(ABC):
         lost = []
         for trial_id, own in list(self._own.items()):
             try:
-                self._storage.set_trial_user_attr(trial_id, LEASE, self._worker.lease(self._beats))
+                self._storage.set_trial_user_attr(trial_id, keys.LEASE, self._worker.lease(self._beats))
             except UpdateFinishedTrialError:
                 lost.append(own.trial.number)
                 del self._own[trial_id]
@@ -301,7 +273,7 @@ class Ledger(ABC):
         for orphan in self._watch.observe(self._summary.unfinished, self._own):
             self._abandon(orphan)
         for ended in self._lost_retries.due(self._summary.without_replacement(), now):
-            enqueue_again(self.study, ended)
+            retries.enqueue_again(self.study, ended)
         return lost
 
     def others_running(self) -> int:
@@ -311,8 +283,8 @@ class Ledger(ABC):
         return sum(trial._trial_id not in self._own for trial in running)
 
     def _abandon(self, trial: FrozenTrial) -> None:
-        message = f"{describe(trial)} is no longer running; attempt {attempt(trial)} of {MAX_ATTEMPTS}"
-        self._endings.without_result(trial, ABANDONED, message)
+        message = f"{describe(trial)} is no longer running; attempt {retries.attempt(trial)} of {retries.MAX_ATTEMPTS}"
+        self._endings.without_result(trial, keys.ABANDONED, message)
 
     def _new_trial(self, before: int) -> optuna.Trial:
         """Start a trial; ``before`` is the number of trials that exist."""
@@ -321,17 +293,17 @@ class Ledger(ABC):
         except BaseException as error:
             # Optuna creates the trial before it calls the sampler; if the sampler fails, no other code ends the trial.
             for orphan in self._trials()[before:]:
-                if _is_running(orphan) and orphan.user_attrs.get(WORKER) == self._worker.id:
-                    self.fail(orphan, ABANDONED, f"the sampler failed: {error!r}")
+                if _is_running(orphan) and orphan.user_attrs.get(keys.WORKER) == self._worker.id:
+                    self.fail(orphan, keys.ABANDONED, f"the sampler failed: {error!r}")
             raise
         frozen = self._frozen(trial)
-        self._own[trial._trial_id] = _Own(
-            trial, max(frozen.intermediate_values, default=0), bool({ANCHOR, CONTINUES} & frozen.user_attrs.keys())
-        )
-        if frozen.user_attrs.get(WORKER) != self._worker.id:  # it was enqueued
+        inherited = max(frozen.intermediate_values, default=0)
+        runs_to_end = bool({keys.ANCHOR, keys.CONTINUES} & frozen.user_attrs.keys())
+        self._own[trial._trial_id] = _Own(trial, inherited, runs_to_end)
+        if frozen.user_attrs.get(keys.WORKER) != self._worker.id:  # it was enqueued
             with self._storage.together(trial._trial_id):
-                trial.set_user_attr(WORKER, self._worker.id)
-                trial.set_user_attr(LEASE, self._worker.lease(0))
+                trial.set_user_attr(keys.WORKER, self._worker.id)
+                trial.set_user_attr(keys.LEASE, self._worker.lease(0))
         return trial
 
     def _take(self) -> optuna.Trial:
@@ -355,13 +327,13 @@ class Ledger(ABC):
         with self._storage.aged(0):
             decision, message = await_decision(self._trials, trial.number, target), "the study has enough trials"
             trials = self._trials()
-        duplicate = is_duplicate(trials[trial.number], trials)
+        duplicate = retries.is_duplicate(trials[trial.number], trials)
         if duplicate:
             decision, message = Decision.GIVE_BACK, "another trial replaces the same one"
         if decision == Decision.KEEP:
-            trial.set_user_attr(LEASE, self._worker.lease(self._beats))
+            trial.set_user_attr(keys.LEASE, self._worker.lease(self._beats))
             return True
-        self._endings.without_result(trials[trial.number], GIVEN_BACK, message, again=enqueued and not duplicate)
+        self._endings.without_result(trials[trial.number], keys.GIVEN_BACK, message, again=enqueued and not duplicate)
         return False
 
     def _trials(self) -> Sequence[FrozenTrial]:

@@ -55,7 +55,7 @@ class Mirror(ValidatedStorage):
     @property
     def outages(self) -> int:
         """The number of outages of the storage that have ended."""
-        return 0 if self._guard is None else self._guard.outages
+        return 0 if self._guard is None else self._guard.patience.outages
 
     # -- how current the trials are, and what is written together
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import sqlite3
 import sys
 import time
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,19 +19,13 @@ import optuna
 from optuna.storages import BaseStorage
 
 from dropopt.config import ConfigError
+from dropopt.study.store import sqlite
 from dropopt.study.store.journal import open_journal, open_redis
 from dropopt.study.store.patient import Guard, Patience, is_outage
 from dropopt.study.store.proxy import SCHEME, is_remote_error, open_proxy
-from dropopt.study.store.sqlite import (
-    BUSY_TIMEOUT,
-    Connection,
-    connect_to_read,
-    is_read_only,
-    make_folder,
-    prepare_sqlite,
-)
+from dropopt.study.store.queries import find_study
 from dropopt.study.store.sqlite_lock import WriterLock, reserved
-from dropopt.study.store.url import file_of, reason, redact
+from dropopt.study.store.url import file_of, reason, redact, resolve
 from dropopt.study.store.validated_storage import ValidatedStorage
 
 #: Seconds to wait for a database server to answer.
@@ -74,9 +69,9 @@ def open_storage(url: str, *, create: bool = True) -> BaseStorage:
             if parsed.database in (None, "", ":memory:"):
                 raise ConfigError(f"storage {url} is lost when this process ends; give a file: sqlite:///FILE.db")
             file = Path(str(parsed.database))
-            prepare_sqlite(file, create)
-            if not create and is_read_only(file):
-                arguments = {"creator": partial(connect_to_read, file)}
+            sqlite.prepare_sqlite(file, create)
+            if not create and sqlite.is_read_only(file):
+                arguments = {"creator": partial(sqlite.connect_to_read, file)}
         backend = _open_database(url, arguments)
     except ConfigError:
         raise
@@ -135,11 +130,10 @@ class Opened:
             self.direct = open_storage(url, create=create)
             self.storage = ValidatedStorage(self.direct)
             return
-        if file is not None and file.exists() and is_read_only(file):
+        if file is not None and file.exists() and sqlite.is_read_only(file):
             raise ConfigError(f"storage {file} is not writable; give another --storage")
-        if file is not None and _has_one_writer(url):
-            make_folder(file.parent)
-            self._lock = WriterLock(file)
+        if (locked := _file_of_one_writer(url)) is not None:
+            self._lock = WriterLock(locked)
         try:
             self.direct = open_storage(url, create=create) if file is not None else patience.call(lambda: _reached(url))
         except BaseException:
@@ -164,6 +158,21 @@ class Opened:
             self._lock.release()
 
 
+@contextmanager
+def opened_study(storage: str | None, name: str | None) -> Iterator[optuna.Study]:
+    """Open a study to read it.
+
+    Args:
+        storage: The storage as it was given; None for the default.
+        name: The study; None for the only one in the storage.
+
+    Raises:
+        ConfigError: The storage cannot be opened, or has no such study.
+    """
+    with closing(Opened(resolve(storage), create=False)) as opened:
+        yield find_study(opened.storage, name)
+
+
 def reserve(url: str) -> AbstractContextManager[None]:
     """Keep other processes from writing to a SQLite file inside the block, also while it is not open.
 
@@ -172,17 +181,17 @@ def reserve(url: str) -> AbstractContextManager[None]:
     Raises:
         ConfigError: Another process writes to the file.
     """
-    file = file_of(url)
-    if file is None or not _has_one_writer(url):
-        return nullcontext()
-    make_folder(file.parent)
-    return reserved(file)
+    file = _file_of_one_writer(url)
+    return nullcontext() if file is None else reserved(file)
 
 
-def _has_one_writer(url: str) -> bool:
-    """Whether the storage is a SQLite file, and not a journal file, a server or, by mistake, a folder."""
+def _file_of_one_writer(url: str) -> Path | None:
+    """The file of SQLite, whose folder is made; None for a journal, a server or, by mistake, a folder."""
     file = file_of(url)
-    return file is not None and "://" in url and not file.is_dir()
+    if file is None or "://" not in url or file.is_dir():
+        return None
+    sqlite.make_folder(file.parent)
+    return file
 
 
 def _reached(url: str) -> BaseStorage:
@@ -215,16 +224,16 @@ def _engine_kwargs(parsed: Any) -> dict[str, Any]:
     backend, driver = parsed.get_backend_name(), parsed.get_driver_name()
     if backend == "sqlite":
         # One connection is used as long as one is enough: SQLite tells each of them what the others have written.
-        return {"connect_args": {"timeout": BUSY_TIMEOUT, "factory": Connection}, "pool_use_lifo": True}
+        return {"connect_args": {"timeout": sqlite.BUSY_TIMEOUT, "factory": sqlite.Connection}, "pool_use_lifo": True}
     arguments: dict[str, Any] = {}
     if driver in ("psycopg2", "psycopg", "pymysql", "mysqldb"):
         arguments["connect_timeout"] = CONNECT_TIMEOUT
     elif driver == "pg8000":
         arguments["timeout"] = CONNECT_TIMEOUT
     if driver in ("pymysql", "mysqldb"):  # the connect timeout does not cover the server's greeting
-        arguments["read_timeout"] = BUSY_TIMEOUT
+        arguments["read_timeout"] = sqlite.BUSY_TIMEOUT
     if driver in ("psycopg2", "psycopg"):
-        limits = {"statement_timeout": BUSY_TIMEOUT, "idle_in_transaction_session_timeout": IDLE_TIMEOUT}
+        limits = {"statement_timeout": sqlite.BUSY_TIMEOUT, "idle_in_transaction_session_timeout": IDLE_TIMEOUT}
         arguments["options"] = " ".join(f"-c {name}={seconds * 1000}" for name, seconds in limits.items())
         # A connection whose other end has vanished is noticed within a minute, not after the system's two hours.
         arguments |= {"keepalives_idle": 20, "keepalives_interval": 10, "keepalives_count": 3}

@@ -139,7 +139,7 @@ class Guard:
 
     def __init__(self, storage: BaseStorage, patience: Patience, file: Path | None) -> None:
         self._storage = storage
-        self._patience = patience
+        self.patience = patience
         self._file = file
         self._identity = None if file is None else _identity(file)
         self._gone: StorageError | None = None
@@ -159,7 +159,7 @@ class Guard:
         if self._gone is not None:
             raise self._gone
         try:
-            return self._patience.call(lambda: self._once(function))
+            return self.patience.call(lambda: self._once(function))
         except StorageError as error:
             self._gone = error
             raise
@@ -170,11 +170,6 @@ class Guard:
                 "the study was deleted from the storage while it ran; its results cannot be stored"
             )
             raise self._gone from error
-
-    @property
-    def outages(self) -> int:
-        """The number of outages that have ended."""
-        return self._patience.outages
 
     def _once(self, function: Callable[[BaseStorage], _R]) -> _R:
         self._check_file()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import cache, lru_cache
 from typing import Any
@@ -23,10 +23,20 @@ from dropopt.study.store.validation import readable
 
 #: The number of ids in one statement. Databases limit it.
 IDS = 500
+#: An id that no trial has: all of them are lower.
+_LAST = 2**31 - 1
 
 _TRIALS: Any = models.TrialModel.__table__
-_STUDY = sql.select(models.StudyModel.study_id).where(models.StudyModel.study_id == sql.bindparam("study"))
 _IDS: Any = sql.bindparam("ids", expanding=True)
+
+# SQLAlchemy takes longer to build a statement than to run it.
+_STUDY = sql.select(models.StudyModel.study_id).where(models.StudyModel.study_id == sql.bindparam("study"))
+_NEW_AND_SOME = sql.select(
+    *(_TRIALS.c[name] for name in ("trial_id", "number", "state", "datetime_start", "datetime_complete"))
+).where(
+    (_TRIALS.c.study_id == sql.bindparam("study"))
+    & ((_TRIALS.c.trial_id > sql.bindparam("after")) | _TRIALS.c.trial_id.in_(_IDS))
+)
 
 #: What belongs to a trial: the columns of each table, and the column that gives their order.
 _PARTS: dict[str, tuple[Any, tuple[str, ...], str | None]] = {
@@ -34,22 +44,18 @@ _PARTS: dict[str, tuple[Any, tuple[str, ...], str | None]] = {
     "values": (models.TrialValueModel, ("value", "value_type"), "objective"),
     "user": (models.TrialUserAttributeModel, ("key", "value_json"), None),
     "system": (models.TrialSystemAttributeModel, ("key", "value_json"), None),
-    "reports": (
-        models.TrialIntermediateValueModel,
-        ("step", "intermediate_value", "intermediate_value_type"),
-        None,
-    ),
+    "reports": (models.TrialIntermediateValueModel, ("step", "intermediate_value", "intermediate_value_type"), None),
 }
 
 
-def read(storage: RDBStorage, study_id: int, ids: Sequence[int], after: int | None) -> list[FrozenTrial]:
+def read(storage: RDBStorage, study_id: int, ids: Sequence[int], after: int) -> list[FrozenTrial]:
     """Return trials of a study, by number.
 
     Args:
         storage: The database.
         study_id: The id of the study.
         ids: The ids of trials to read.
-        after: All trials with a higher id are read as well; None to read all trials of the study.
+        after: All trials with a higher id are read as well; 0 to read all trials of the study.
 
     Raises:
         KeyError: There is no such study.
@@ -57,73 +63,38 @@ def read(storage: RDBStorage, study_id: int, ids: Sequence[int], after: int | No
     with storage.engine.connect() as connection:
         if connection.execute(_STUDY, {"study": study_id}).first() is None:
             raise KeyError(f"there is no study with the id {study_id}")
-        if after is None:
-            found = [*_read(connection, "all", {"study": study_id})]
-        else:
-            first = {"study": study_id, "after": after, "ids": list(ids[:IDS])}
-            found = [*_read(connection, "new", first)]
-            for begin in range(IDS, len(ids), IDS):
-                found += _read(connection, "some", {"ids": list(ids[begin : begin + IDS])})
+        trials: list[Any] = []
+        for begin in range(0, len(ids) or 1, IDS):
+            values = {"study": study_id, "after": _LAST if begin else after, "ids": list(ids[begin : begin + IDS])}
+            trials += connection.execute(_NEW_AND_SOME, values)
+        found: list[FrozenTrial] = []
+        # A trial is read before the rows that belong to it, so that a finished one has all of them.
+        for begin in range(0, len(trials), IDS):
+            some = trials[begin : begin + IDS]
+            parts = _read_parts(connection, [trial.trial_id for trial in some])
+            for trial in some:
+                with readable(f"trial {trial.number}"):
+                    found.append(_frozen(trial, parts))
     return sorted(found, key=lambda trial: trial.number)
 
 
-def _read(connection: Connection, which: str, values: dict[str, Any]) -> Iterator[FrozenTrial]:
-    # A trial is read before the rows that belong to it, so that a finished one has all of them.
-    trials = connection.execute(_trials(which), values).all()
-    if which != "all":
-        for begin in range(0, len(trials), IDS):
-            some = trials[begin : begin + IDS]
-            parts = _read_parts(connection, "some", {"ids": [trial.trial_id for trial in some]})
-            yield from _all_frozen(some, parts)
-    elif trials:
-        parts = _read_parts(connection, which, values)
-        yield from _all_frozen(trials, parts)
-
-
-def _read_parts(connection: Connection, which: str, values: dict[str, Any]) -> dict[str, dict[int, list[Any]]]:
+def _read_parts(connection: Connection, ids: list[int]) -> dict[str, dict[int, list[Any]]]:
     """The rows that belong to trials, by part and by the id of the trial."""
     parts: dict[str, dict[int, list[Any]]] = {}
     for part in _PARTS:
         parts[part] = defaultdict(list)
-        for trial_id, *row in connection.execute(_rows(part, which), values):
+        for trial_id, *row in connection.execute(_rows(part), {"ids": ids}):
             parts[part][trial_id].append(row)
     return parts
 
 
-# SQLAlchemy takes longer to build a statement than to run it.
-
-
 @cache
-def _trials(which: str) -> Any:
-    """The statement that reads the trials of a study: ``all``, ``some`` by their ids, or these and the ``new`` ones."""
-    names = ("trial_id", "number", "state", "datetime_start", "datetime_complete")
-    query = sql.select(*(_TRIALS.c[name] for name in names))
-    of_study = _TRIALS.c.study_id == sql.bindparam("study")
-    if which == "all":
-        return query.where(of_study)
-    if which == "new":
-        return query.where(of_study & ((_TRIALS.c.trial_id > sql.bindparam("after")) | _TRIALS.c.trial_id.in_(_IDS)))
-    return query.where(_TRIALS.c.trial_id.in_(_IDS))
-
-
-@cache
-def _rows(part: str, which: str) -> Any:
-    """The statement that reads what belongs to ``all`` trials of a study, or to ``some`` by their ids."""
+def _rows(part: str) -> Any:
+    """The statement that reads what belongs to some trials."""
     model, columns, order = _PARTS[part]
     table = model.__table__
-    query = sql.select(table.c.trial_id, *(table.c[name] for name in columns))
-    if which == "all":
-        of_study = _TRIALS.c.study_id == sql.bindparam("study")
-        query = query.join(_TRIALS, _TRIALS.c.trial_id == table.c.trial_id).where(of_study)
-    else:
-        query = query.where(table.c.trial_id.in_(_IDS))
+    query = sql.select(table.c.trial_id, *(table.c[name] for name in columns)).where(table.c.trial_id.in_(_IDS))
     return query.order_by(table.c.trial_id, table.c[order]) if order else query
-
-
-def _all_frozen(trials: Iterable[Any], parts: dict[str, dict[int, list[Any]]]) -> Iterator[FrozenTrial]:
-    for trial in trials:
-        with readable(f"trial {trial.number}"):
-            yield _frozen(trial, parts)
 
 
 def _frozen(trial: Any, parts: dict[str, dict[int, list[Any]]]) -> FrozenTrial:

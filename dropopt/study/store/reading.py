@@ -31,7 +31,7 @@ def changed(
     """
     numbers = sorted(unfinished)
     if (tables := database_of(storage)) is not None:
-        last = max((trial._trial_id for trial in known[-1:]), default=None)
+        last = max((trial._trial_id for trial in known[-1:]), default=0)
         return rdb_reading.read(tables, study_id, [known[number]._trial_id for number in numbers], last)
     if isinstance(storage, JournalStorage):
         return _of_journal(storage, study_id, numbers, len(known))

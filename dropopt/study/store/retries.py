@@ -16,19 +16,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from dropopt.study.store.keys import (
-    ABANDONED,
-    ANCHOR,
-    ATTEMPT,
-    CONTINUES,
-    PORTFOLIO,
-    PREVIOUS,
-    REASON,
-    RETRY,
-    RETRY_OF,
-    SEED,
-    SOURCE,
-)
+from dropopt.study.store import keys
 
 #: The number of times that a configuration is started if its worker dies each time.
 MAX_ATTEMPTS = 3
@@ -38,17 +26,17 @@ MAX_ATTEMPTS = 3
 FAILED_TRIAL = "failed_trial"
 
 #: The attributes that a trial takes over from the one that it runs again or continues.
-_KEPT = (SOURCE, PORTFOLIO, ANCHOR, SEED)
+_KEPT = (keys.SOURCE, keys.PORTFOLIO, keys.ANCHOR, keys.SEED)
 
 
 def attempt(trial: FrozenTrial) -> int:
     """Return which attempt at its configuration ``trial`` is, from 1."""
-    return int(trial.user_attrs.get(ATTEMPT, 1))
+    return int(trial.user_attrs.get(keys.ATTEMPT, 1))
 
 
 def root(trial: FrozenTrial) -> int:
     """Return the number of the first attempt at the configuration of ``trial``."""
-    return int(trial.user_attrs.get(RETRY_OF, trial.number))
+    return int(trial.user_attrs.get(keys.RETRY_OF, trial.number))
 
 
 def parameters(trial: FrozenTrial) -> dict[str, Any]:
@@ -58,7 +46,7 @@ def parameters(trial: FrozenTrial) -> dict[str, Any]:
 
 def may_run_again(trial: FrozenTrial, reason: str) -> bool:
     """Whether a trial that ends for ``reason`` may be enqueued again."""
-    return bool(parameters(trial)) and (reason != ABANDONED or attempt(trial) < MAX_ATTEMPTS)
+    return bool(parameters(trial)) and (reason != keys.ABANDONED or attempt(trial) < MAX_ATTEMPTS)
 
 
 def enqueue_again(study: optuna.Study, trial: FrozenTrial) -> None:
@@ -67,9 +55,9 @@ def enqueue_again(study: optuna.Study, trial: FrozenTrial) -> None:
     The replacement keeps the reports of ``trial``. If there is a checkpoint, training continues after them; otherwise
     new reports replace them.
     """
-    abandoned = trial.user_attrs.get(REASON) == ABANDONED
-    chain = {RETRY_OF: root(trial), PREVIOUS: trial.number, ATTEMPT: attempt(trial) + int(abandoned)}
-    kept = {key: trial.user_attrs[key] for key in (*_KEPT, CONTINUES) if key in trial.user_attrs}
+    abandoned = trial.user_attrs.get(keys.REASON) == keys.ABANDONED
+    chain = {keys.RETRY_OF: root(trial), keys.PREVIOUS: trial.number, keys.ATTEMPT: attempt(trial) + int(abandoned)}
+    kept = {key: trial.user_attrs[key] for key in (*_KEPT, keys.CONTINUES) if key in trial.user_attrs}
     first = {FAILED_TRIAL: trial.system_attrs[FAILED_TRIAL]} if FAILED_TRIAL in trial.system_attrs else {}
     _enqueue(study, trial, kept | chain, first)
 
@@ -82,7 +70,7 @@ def enqueue_continuation(study: optuna.Study, trial: FrozenTrial, latest: Frozen
         trial: The trial.
         latest: The last attempt to continue it; ``trial`` itself if there is none.
     """
-    facts = {CONTINUES: trial.number, RETRY_OF: root(trial), PREVIOUS: latest.number}
+    facts = {keys.CONTINUES: trial.number, keys.RETRY_OF: root(trial), keys.PREVIOUS: latest.number}
     kept = {key: trial.user_attrs[key] for key in _KEPT if key in trial.user_attrs}
     _enqueue(study, latest, kept | facts, {FAILED_TRIAL: trial.number})
 
@@ -100,19 +88,18 @@ def _enqueue(study: optuna.Study, trial: FrozenTrial, facts: dict[str, Any], sys
 
 def is_to_run_again(trial: FrozenTrial) -> bool:
     """Whether a trial has ended without a result, and should be enqueued again."""
-    return trial.state == TrialState.FAIL and bool(trial.user_attrs.get(RETRY))
+    return trial.state == TrialState.FAIL and bool(trial.user_attrs.get(keys.RETRY))
 
 
 def without_replacement(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """Return the trials that should run again and have not been enqueued yet."""
-    replaced = {trial.user_attrs.get(PREVIOUS) for trial in trials}
+    replaced = {trial.user_attrs.get(keys.PREVIOUS) for trial in trials}
     return [trial for trial in trials if is_to_run_again(trial) and trial.number not in replaced]
 
 
-def unfinished(trials: Sequence[FrozenTrial]) -> set[int]:
-    """Return the numbers of the first attempts at all configurations that run, wait, or are to run again."""
-    again = without_replacement(trials)
-    return {root(trial) for trial in [*again, *(trial for trial in trials if not trial.state.is_finished())]}
+def unfinished(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Return the trials that wait, run, or are to run again."""
+    return [*without_replacement(trials), *(trial for trial in trials if not trial.state.is_finished())]
 
 
 class LostRetries:
@@ -136,7 +123,7 @@ class LostRetries:
 
 def is_duplicate(trial: FrozenTrial, trials: Iterable[FrozenTrial]) -> bool:
     """Whether a trial with a lower number replaces the same trial."""
-    previous = trial.user_attrs.get(PREVIOUS)
+    previous = trial.user_attrs.get(keys.PREVIOUS)
     return previous is not None and any(
-        other.user_attrs.get(PREVIOUS) == previous and other.number < trial.number for other in trials
+        other.user_attrs.get(keys.PREVIOUS) == previous and other.number < trial.number for other in trials
     )

@@ -72,6 +72,4 @@ def uses_budget(trial: FrozenTrial) -> bool:
 
 
 def _is_unchecked(trial: FrozenTrial) -> bool:
-    if CONTINUES in trial.user_attrs:
-        return False
-    return trial.state == TrialState.RUNNING and not lease_of(trial).get("count")
+    return trial.state == TrialState.RUNNING and uses_budget(trial) and not lease_of(trial).get("count")

@@ -15,7 +15,20 @@ from pathlib import Path
 #: Networks with more bytes of weights are not kept.
 LIMIT = 64 * 2**20
 
+#: Characters of a study's name that are kept in a file's name.
+NAME_CHARACTERS = 40
+
 _SUFFIX = ".safetensors"
+
+
+def stem_of(study: str) -> str:
+    """The beginning of the names of a study's files.
+
+    Args:
+        study: What :func:`~dropopt.study.store.experiment.name_of_files` returns for the study. No two share a stem.
+    """
+    safe = re.sub(r"[^A-Za-z0-9]+", "-", study).strip("-")[:NAME_CHARACTERS]
+    return f"{safe or 'study'}-{hashlib.sha256(study.encode()).hexdigest()[:8]}"
 
 
 def path_of(folder: Path, study: str, number: int) -> Path:
@@ -23,21 +36,17 @@ def path_of(folder: Path, study: str, number: int) -> Path:
 
     Args:
         folder: The folder of the artifacts.
-        study: What :func:`~dropopt.study.store.experiment.name_of_files` returns for the study. No two share a file.
+        study: The study, as :func:`stem_of` takes it.
         number: The trial's number.
     """
-    return folder.absolute() / f"{_prefix(study)}{number}{_SUFFIX}"
+    return folder.absolute() / f"weights-{stem_of(study)}-{number}{_SUFFIX}"
 
 
 def remove_others(folder: Path, study: str, finished: Collection[int]) -> None:
     """Remove the files of the trials ``finished``; those of running trials stay."""
-    for path in folder.absolute().glob(f"{_prefix(study)}*{_SUFFIX}"):
-        number = path.stem.removeprefix(_prefix(study))
+    prefix = f"weights-{stem_of(study)}-"
+    for path in folder.absolute().glob(f"{prefix}*{_SUFFIX}"):
+        number = path.stem.removeprefix(prefix)
         if number.isdecimal() and int(number) in finished:
             with suppress(OSError):  # another worker may remove it at the same time
                 path.unlink()
-
-
-def _prefix(study: str) -> str:
-    safe = re.sub(r"[^A-Za-z0-9]+", "-", study).strip("-")[:40]
-    return f"weights-{safe or 'study'}-{hashlib.sha256(study.encode()).hexdigest()[:8]}-"

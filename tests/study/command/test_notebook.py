@@ -65,7 +65,7 @@ def test_no_command_is_named_that_would_run_a_cell_of_a_notebook(here, cache, ca
 @pytest.mark.parametrize("text", ["study.{call}", "def go():\n    study.{call}\n\ngo()"])
 def test_importing_a_script_does_not_run_its_study(tmp_path, monkeypatch, text, call):
     """Children import the script for its functions; each would run the study again, in children of its own."""
-    for function in ("run_here", "run_script", "compare_script"):
+    for function in ("run_here", "run_command"):
         monkeypatch.setattr(f"dropopt.study.command.script.{function}", lambda *_, **__: pytest.fail("it has run"))
     path = tmp_path / "unguarded.py"
     body = text.format(call=call)

@@ -10,9 +10,8 @@ import pytest
 from processes import alive, wait_until
 
 from dropopt.study.run import slots
-from dropopt.study.run.executor import Died
 from dropopt.study.run.messages import Stop, encode
-from dropopt.study.run.slots import Pool, Slot, Targets
+from dropopt.study.run.slots import Died, Pool, Slot, Targets
 
 
 @pytest.fixture(name="child")

@@ -5,9 +5,8 @@ import pytest
 from dropopt.config import ConfigError, RunConfig
 from dropopt.study.run import measure
 from dropopt.study.run.errors import StudyError
-from dropopt.study.run.executor import Died, Event
 from dropopt.study.run.messages import Done, Failed, Prepare, Ready, Report, Train
-from dropopt.study.run.slots import Targets
+from dropopt.study.run.slots import Died, Event, Targets
 
 RUN = RunConfig.parse({"train": {"epochs": 9, "lr": 0.5, "device": "cuda:3"}})
 SHORT = RunConfig.parse({"train": {"epochs": 1, "lr": 0.5, "device": "cuda:3"}})

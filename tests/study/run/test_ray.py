@@ -15,9 +15,8 @@ import pytest
 from dropopt.config import ConfigError
 from dropopt.study.run import cluster, ray_slots
 from dropopt.study.run.cluster import Cluster
-from dropopt.study.run.executor import Died, Event
 from dropopt.study.run.messages import Stop, Stopped, encode
-from dropopt.study.run.slots import Targets
+from dropopt.study.run.slots import Died, Event, Targets
 
 SILENT = {"log_to_driver": False, "logging_level": logging.CRITICAL}
 

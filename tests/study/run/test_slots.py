@@ -7,11 +7,10 @@ from unittest.mock import Mock
 import pytest
 
 from dropopt.config import RunConfig
-from dropopt.study.run.executor import Died, Event
 from dropopt.study.run.machine import VISIBLE, cards, slots
 from dropopt.study.run.messages import Prepare, Ready, Report, Stop, Stopped, Train, encode
 from dropopt.study.run.ray_slots import _died
-from dropopt.study.run.slots import KEEP_MEMORY, Pool, Slot, Targets, _environment
+from dropopt.study.run.slots import KEEP_MEMORY, Died, Event, Pool, Slot, Targets, _environment
 
 
 def received(pool, kind):

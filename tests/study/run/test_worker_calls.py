@@ -12,11 +12,10 @@ import pytest
 from dropopt.config import ConfigError, RunConfig
 from dropopt.study.run import running, worker
 from dropopt.study.run.errors import StudyError
-from dropopt.study.run.executor import Died, Event
 from dropopt.study.run.failures import FIRST_FAILURES, FIRST_STARTS, LATER_FAILURES, LATER_STARTS
 from dropopt.study.run.messages import Done, Failed, Prepare, Ready, Report, Stopped, Train
+from dropopt.study.run.slots import Died, Event
 from dropopt.study.store.errors import StorageError, TrialEndedError
-from dropopt.study.store.history import History
 
 BASE = RunConfig()
 READY = Ready(10, {"train": "a"}, [])
@@ -256,7 +255,7 @@ def test_messages_of_other_trials_and_repeated_epochs_are_ignored(play):
         *["report 0: 4.0 at 2/3", "0: reported 0 at 2"],
         *["complete 0: 4.0 0.75 2.5 2 60.5 0.5 {'ece': 0.5}", "0: ended 0", "kill"],
     ]
-    assert played.history == History.of([report(0, 1), again])
+    assert played.history == running.history_from([report(0, 1), again])
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ from fake_confirm import compare
 from fake_study import trials
 
 from dropopt.config import ConfigError
-from dropopt.study.command.compare import compare_script
 from dropopt.study.session import comparing, confirming
 from dropopt.study.show.comparison import check_figure, figure, write_figure
 from dropopt.study.store.sqlite_lock import is_held
@@ -75,7 +74,7 @@ def test_spaces_are_searched_confirmed_and_compared(capsys, monkeypatch):
     monkeypatch.setattr(comparing, "compare", lambda *_: (0, found))
     monkeypatch.setattr("dropopt.study.show.comparison.write_whole", disk_full)
     with pytest.raises(SystemExit) as ended:
-        compare_script(fake_study.make(), arms, ["-o", "figure.html"])
+        fake_study.make().compare(arms, ["-o", "figure.html"])
     assert ended.value.code == 2
     shown = capsys.readouterr()
     assert "better than the reference, high" in shown.out
@@ -131,7 +130,7 @@ def test_the_last_line_of_a_comparison_that_was_stopped(monkeypatch, capsys):
 
     monkeypatch.setattr(comparing, "seconds_of_an_epoch", interrupt)  # before the first search
     with pytest.raises(SystemExit) as ended:
-        compare_script(fake_study.make(), ["low.yaml", "high.yaml"], [])
+        fake_study.make().compare(["low.yaml", "high.yaml"], [])
     assert ended.value.code == 130
     assert capsys.readouterr().out == "stopped; the same command goes on where it was\n"
 
@@ -183,7 +182,7 @@ def test_options_reach_the_comparison(given, expected, monkeypatch):
     asked = []
     monkeypatch.setattr(comparing, "compare", lambda request, _: asked.append(request) or (0, None))
     with pytest.raises(SystemExit):
-        compare_script(fake_study.make(), ["low.yaml", "high.yaml"], given)
+        fake_study.make().compare(["low.yaml", "high.yaml"], given)
     [request] = asked
     assert request.arms == ["low.yaml", "high.yaml"]
     known = vars(request) | dict(request.definition) | {"optimise": request.optimise}
@@ -235,5 +234,5 @@ def test_a_figure_that_cannot_be_written_is_reported_at_once(capsys):
     with pytest.raises(ConfigError, match=r"must be a .html, .png or .svg file, got figure.pdf"):
         check_figure(Path("figure.pdf"))
     with pytest.raises(SystemExit):
-        compare_script(fake_study.make(), ["low.yaml", "high.yaml"], ["-o", "none/figure.html"])
+        fake_study.make().compare(["low.yaml", "high.yaml"], ["-o", "none/figure.html"])
     assert "none/figure.html cannot be written: its folder does not exist" in capsys.readouterr().err
