@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler
+from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler, TPESampler
 
 from dropopt.config import ConfigError
 from dropopt.study.blend.names import Names, NoBlendError, searched_blend
 from dropopt.study.blend.sampler import EfficacySampler
 from dropopt.study.define.space import Space
 from dropopt.study.search.handover import HandoverSampler
-from dropopt.study.search.quick_tpe import QuickTPESampler
 from dropopt.study.search.recent import RecentSampler
 
 #: Number of complete trials above which ``gp`` hands over to TPE. A Gaussian process is fitted anew for each draw,
@@ -122,7 +121,7 @@ def _tpe(space: Space, seed: int) -> BaseSampler:
     with warnings.catch_warnings():
         # `group` models conditional parameters jointly. Optuna has called it experimental since 2.8.
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        tpe = QuickTPESampler(
+        tpe = TPESampler(
             n_startup_trials=STARTUP_TRIALS,
             n_ei_candidates=24,
             multivariate=True,

@@ -1,6 +1,5 @@
 """The sampler and the pruner whose cost does not grow with the study."""
 
-import warnings
 from unittest.mock import Mock
 
 import numpy as np
@@ -11,7 +10,6 @@ from optuna.pruners import PercentilePruner
 from optuna.trial import TrialState, create_trial
 
 from dropopt.study.search.percentile import QuickPercentilePruner, _percentile
-from dropopt.study.search.quick_tpe import QuickTPESampler
 from dropopt.study.search.recent import RecentSampler
 
 UNIT = {"x": FloatDistribution(0, 1)}
@@ -117,40 +115,6 @@ def test_what_a_sampler_sees_is_the_rule(direction):
     other.add_trials([create_trial(params={"x": 0.5}, distributions=UNIT, value=sign * value) for value in range(90)])
     other.ask(UNIT)
     assert looking.seen == [*range(3), *range(85, 91)]
-
-
-@pytest.mark.parametrize("conditional", [False, True])
-def test_quick_tpe_draws_like_optunas(conditional):
-    """Of all kinds of parameters, with pruned and running trials, and of a space whose parameters depend on others."""
-
-    def ask(study):
-        trial = study.ask()
-        kind = trial.suggest_categorical("kind", ["a", "b", None])
-        trial.suggest_float("x", 1e-4, 1, log=True)
-        if not conditional or kind == "a":
-            trial.suggest_int("n", 1, 9)
-        trial.suggest_float("y", 0, 1, step=0.25)
-        return trial
-
-    def draws(sampler):
-        options = {"multivariate": True, "group": conditional, "constant_liar": True, "n_startup_trials": 4, "seed": 3}
-        study = optuna.create_study(sampler=sampler(**options))
-        running = ask(study)
-        for number in range(24):
-            trial = ask(study)
-            trial.report(trial.params["x"], 1)
-            if number % 5 == 4:
-                study.tell(trial, state=TrialState.PRUNED)
-            else:
-                study.tell(trial, trial.params["x"] + trial.params["y"])
-            if number == 12:
-                study.tell(running, 0.1)
-                running = ask(study)
-        return [trial.params for trial in study.get_trials(deepcopy=False)]
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of the argument `group`
-        assert draws(QuickTPESampler) == draws(optuna.samplers.TPESampler)
 
 
 def test_every_call_reaches_the_sampler_unchanged():

@@ -11,7 +11,7 @@ import optuna
 import pytest
 from optuna.distributions import FloatDistribution
 from optuna.pruners import HyperbandPruner, NopPruner
-from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler
+from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
 
 from dropopt.config import ConfigError
@@ -23,7 +23,6 @@ from dropopt.study.search.forecast import ForecastPruner
 from dropopt.study.search.handover import HandoverSampler
 from dropopt.study.search.percentile import QuickPercentilePruner
 from dropopt.study.search.pruners import make_pruner
-from dropopt.study.search.quick_tpe import QuickTPESampler
 from dropopt.study.search.recent import RecentSampler
 from dropopt.study.search.samplers import blend_of, make_sampler
 
@@ -67,7 +66,7 @@ def tpe_in(sampler: Any) -> Any:
     """The TPE sampler that sees a limited number of trials."""
     assert type(sampler) is RecentSampler
     assert (sampler._limit, sampler._best) == (250, 25)
-    assert type(sampler._base_sampler) is QuickTPESampler
+    assert type(sampler._base_sampler) is TPESampler
     return sampler._base_sampler
 
 
@@ -80,7 +79,7 @@ def test_samplers_by_name() -> None:
     random, recent, handover, cmaes = made
     tpe = tpe_in(recent)
     gp = handover._first
-    assert [type(one) for one in (random, tpe, gp, cmaes)] == [RandomSampler, QuickTPESampler, GPSampler, CmaEsSampler]
+    assert [type(one) for one in (random, tpe, gp, cmaes)] == [RandomSampler, TPESampler, GPSampler, CmaEsSampler]
     assert isinstance(handover._then, RecentSampler)
     expected = float(RandomSampler(seed=5)._rng.rng.random())
     assert [state(random), state(tpe), state(gp)] == [expected] * 3
