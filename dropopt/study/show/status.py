@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from dropopt.config import ConfigError
 from dropopt.numbers import quantity
 from dropopt.study.show.console import say
 from dropopt.study.show.formatting import format_accuracy
@@ -52,6 +53,7 @@ class Row:
         scale: How its values are shown.
         score: The name of its metric.
         resume: The command that resumes it.
+        unknown: Why this version cannot tell its best trial; empty if it can.
     """
 
     study: str
@@ -63,6 +65,7 @@ class Row:
     scale: Scale = field(default_factory=Scale)
     score: str = "accuracy"
     resume: str = "dropopt run"
+    unknown: str = ""
 
     def plain(self) -> dict[str, Any]:
         """Return the row as values for JSON."""
@@ -109,17 +112,19 @@ def rows(storage: BaseStorage, only: str | None = None, *, alone: bool = False) 
         study = find_study(storage, name)
         trials = study.get_trials(deepcopy=False)
         objectives = tuple(direction.name.lower() for direction in study.directions)
-        yield Row(
+        row = Row(
             name,
             objectives,
             count(trials),
-            leader(study, trials),
+            None,
             last_activity(trials),
             waiting(trials, alone=alone),
-            Scale.of(study),
-            task_of(study).score,
-            _resume(study),
+            resume=_resume(study),
         )
+        try:
+            yield replace(row, leader=leader(study, trials), scale=Scale.of(study), score=task_of(study).score)
+        except ConfigError as error:  # the others are listed all the same
+            yield replace(row, unknown=str(error))
 
 
 def _resume(study: optuna.Study) -> str:
@@ -153,6 +158,8 @@ def show_status(
         table.add_row(*row.cells())
     console.print(table, width=min(console.width, WIDTH), markup=False)
     for row in found:
+        if row.unknown:
+            say(console, row.unknown, "yellow")
         if row.waiting:
             wait = "waits" if row.waiting == 1 else "wait"
             waiting = f"{quantity(row.waiting, 'trial')} {wait} for a worker"

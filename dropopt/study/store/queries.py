@@ -140,9 +140,18 @@ def optimised(study: optuna.Study) -> str:
 
 
 def task_of(study: optuna.Study) -> TaskConfig:
-    """The task of a study; classification, judged by the loss, if the study does not say."""
+    """The task of a study; classification, judged by the loss, if the study does not say.
+
+    Raises:
+        ConfigError: This version does not know the task.
+    """
     task = (study.user_attrs.get(BASE) or {}).get("task")
-    return TaskConfig.parse(task) if task else TaskConfig()
+    try:
+        return TaskConfig.parse(task) if task else TaskConfig()
+    except ConfigError as error:
+        raise ConfigError(
+            f"study {study.study_name!r} has a task that this version of dropopt does not know: {error}"
+        ) from None
 
 
 def judged(trial: FrozenTrial, by: str, study: optuna.Study) -> float:

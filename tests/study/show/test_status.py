@@ -13,7 +13,7 @@ from dropopt.config import ConfigError
 from dropopt.study.command.export import export
 from dropopt.study.show.status import rows, show_status
 from dropopt.study.store.keys import COMMAND
-from dropopt.study.store.queries import choose
+from dropopt.study.store.queries import choose, optimised
 
 
 @pytest.fixture(name="storage")
@@ -66,6 +66,21 @@ def test_a_trial_of_several_objectives_is_exported(tmp_path, capsys):
     export(study="several", trial=0, output=tmp_path / "best.yaml", storage=url)
     assert capsys.readouterr().out.startswith(f"{tmp_path}/best.yaml: study several, trial 0\n")
     assert dropopt.load(tmp_path / "best.yaml").run.engine.r0 == study.trials[0].params["r0"]
+
+
+def test_a_study_of_a_later_version_hides_no_others(storage, capsys):
+    """A task that this version does not know is told below the table, and by name where only that study is wanted."""
+    later = optuna.create_study(study_name="later", storage=storage)
+    later.set_user_attr("base", {"data": {"name": "digits"}, "model": {"name": "small"}, "task": {"focal": 2}})
+    later.add_trial(create_trial(value=0.5))
+    found = {row.study: row.plain() for row in rows(storage)}
+    assert (found["later"]["trials"]["complete"], found["later"]["best"]) == (1, None)
+    assert found["accuracy"]["best"]["trial"] == 1
+    show_status(Console(soft_wrap=True), storage, "s.db")
+    told = "study 'later' has a task that this version of dropopt does not know: unknown setting 'focal'"
+    assert told in capsys.readouterr().out
+    with pytest.raises(ConfigError, match=told):
+        optimised(later)
 
 
 def test_a_study_with_waiting_trials_says_how_it_is_resumed():
