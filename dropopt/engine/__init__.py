@@ -126,7 +126,7 @@ def attach(
         _require("example", part, Tensor, _TENSORS)
     if inside is not None and inside not in get_args(Inside):
         raise ConfigError(f"inside must be one of {', '.join(get_args(Inside))}, got {inside!r}")
-    places, own, unrun = survey(model, config.sites if sites is None else sites, example)
+    places, own, unrun, shared = survey(model, config.sites if sites is None else sites, example)
     _refuse_taken(places)
     layers = [one for one in own if isinstance(one, OwnDropout)]
     functions = [one for one in own if isinstance(one, OwnFunction)]
@@ -148,7 +148,7 @@ def attach(
             warnings.warn(_UNSKIPPED, stacklevel=2)
     else:
         engine = DropoutEngine(model, config, places, complexity=0.5 if complexity is None else complexity)
-    engine.own, engine.unrun = tuple(own), tuple(unrun)
+    engine.own, engine.unrun, engine.shared = tuple(own), tuple(unrun), tuple(shared)
     if inside == "replace":
         engine.take_over(layers)
     return engine

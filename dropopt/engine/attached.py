@@ -87,6 +87,8 @@ class Attached(Generic[S]):
         self.own: tuple[OwnDropout | OwnFunction, ...] = ()
         #: Parts of the model that did not run on the example, so that they have no places.
         self.unrun: tuple[str, ...] = ()
+        #: Parts that run several times in one forward pass, so that nothing in them is a place.
+        self.shared: tuple[str, ...] = ()
         #: The changes of the parameters until now, at epoch 0; None where they are not known.
         self._changes: int | None = _changes(model)
 
@@ -193,13 +195,15 @@ class Attached(Generic[S]):
                     site.sampling = sampled
 
     def _model_lines(self) -> list[str]:
-        """The lines of a summary about the model's own dropout at the places, and about its parts that did not run."""
+        """The lines of a summary about the model's own dropout at the places, and about its parts without places."""
         lines = []
         if self.own:
             state = "switched off until detach()" if self._replaced else "which drops as well"
             lines.append(f"dropout of the network itself at these places: {', '.join(map(str, self.own))}, {state}")
         if self.unrun:
             lines.append(f"nothing is dropped in {listed(self.unrun)}: not run on the example in eval mode")
+        if self.shared:
+            lines.append(f"nothing is dropped in {listed(self.shared)}: run several times in one forward pass")
         return lines
 
     def detach(self) -> None:

@@ -113,6 +113,26 @@ def test_parts_that_did_not_run_are_named(config):
         assert "nothing is dropped in" not in engine.summary()
 
 
+@pytest.mark.parametrize("config", [EngineConfig(), Baseline(kind="dropout2d")])
+def test_parts_that_run_several_times_are_named(config):
+    """The encoder of a siamese network with a head of its own; what runs several times inside a place is masked."""
+    encoder = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    model = Network(
+        lambda self, x: self.out(self.head((self.encoder(x) - self.encoder(-x)).mean((2, 3)))),
+        encoder=encoder,
+        head=nn.Linear(4, 6),
+        out=nn.Linear(6, 2),
+    )
+    line = "nothing is dropped in encoder: run several times in one forward pass"
+    with attach(model, config) as engine:
+        assert (list(engine.places), engine.shared) == (["head"], ("encoder",))
+        assert line in engine.summary().splitlines()
+    twice = Network(lambda self, x: self.act(self.conv(self.conv(x))), conv=nn.Conv2d(3, 3, 1), act=nn.ReLU())
+    outer = Network(lambda self, x: self.out(self.twice(x).mean((2, 3))), twice=twice, out=nn.Linear(3, 2))
+    with attach(outer, config, sites="twice") as engine:
+        assert engine.shared == ()
+
+
 def test_places_without_a_gradient_are_named():
     """Frozen layers pass none on, so that no importance by taylor is measured there; activation needs none."""
     model = Regularised()

@@ -58,14 +58,17 @@ class Survey(NamedTuple):
     places: list[Place]  # those of `find_places`
     own: list[OwnDropout | OwnFunction]  # the dropout that the network has at these places
     unrun: list[str]  # parts that did not run, so that they have no places: experts, or layers after an early exit
+    shared: list[str]  # parts outside of the places that run several times, such as the encoder of a siamese network
 
 
 def survey(model: nn.Module, sites: Selector, example: Example) -> Survey:
     """Return the places of :func:`find_places`, and what the same pass shows of the rest of the network."""
     _refuse_compiled(model)
     forward = record(model, example)
-    places = [describe(forward, call) for call in _Selection(forward).choose(sites)]
-    return Survey(places, dropout_at(forward, places), forward.unrun)
+    selection = _Selection(forward)
+    calls = selection.choose(sites)
+    places = [describe(forward, call) for call in calls]
+    return Survey(places, dropout_at(forward, places), forward.unrun, selection.shared(calls))
 
 
 def named_places(model: nn.Module, example: Example) -> dict[str, list[str]]:
@@ -144,6 +147,11 @@ class _Selection:
             f". Module {name!r} runs {times} times in one forward pass, so nothing in it can be a site: attach to "
             f"model.{name} alone, or give each use a module of its own"
         )
+
+    def shared(self, chosen: list[Call]) -> list[str]:
+        """The names of the parts outside of the ``chosen`` ones that run several times."""
+        several = (call for call in self._several() if not any(_contains(outer, call) for outer in chosen))
+        return list(dict.fromkeys(call.name for call in several))
 
     def _several(self) -> list[Call]:
         """The outermost calls of modules with weights that run several times."""
