@@ -23,7 +23,8 @@ def show_confirmation(console: Console, found: Confirmation) -> None:
     table = Table("configuration", heading, "from the winner", found.score, "seeds", title=title)
     for one in found.configurations:
         table.add_row(*_cells(one, found))
-    console.print(table)
+    if found.configurations:
+        console.print(table)
     say(console, found.verdict, "bold")
     if optimism := _optimism(found):
         say(console, optimism)

@@ -185,6 +185,8 @@ def test_a_confirmation_and_a_comparison_show_the_metric():
     assert "0.6500 +- 0.1271" in text
     assert "no dropout 0.5395 +- 0.1334 -0.1105 +- 0.0064" in text.replace("│ ", "")
     assert "the search had given it the dice 0.7000, which is 0.0500 too high" in text
+    empty = replace(found, configurations=(), winner=None, verdict="none is complete")
+    assert printed(lambda console: show_confirmation(console, empty)) == "none is complete\n"
     compared = compare_arms(arms, optimise="accuracy", task=DICE)
     text = printed(lambda console: show_comparison(console, compared))
     assert "+0.1105 (+0.1041 to +0.1169)" in text

@@ -210,7 +210,7 @@ class TestNumbers:
             "returns:number must return (images, labels), a mapping of arrays, or data sets or loaders of PyTorch, "
             "got int; for splits of your own, return a mapping with x, y, x_validation, y_validation, x_test and y_test"
         )
-        assert refused("returns:pairs").endswith("got tuple; " + refused("returns:number").split("; ")[1])
+        assert refused("returns:pairs").endswith("got tuple of 2; " + refused("returns:number").split("; ")[1])
 
     def test_load_once_keeps_the_last(self, tmp_path):
         """Loading the same data twice in a process returns the same object.
