@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeGuard, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -44,11 +44,22 @@ def explain(error: ValidationError, model: type[BaseModel], values: Any) -> str:
         path.append(str(part))
         field = owner.model_fields.get(str(part))
         if field is None:  # unknown key
-            return f"unknown setting {'.'.join(path)!r}; {suggestion(str(part), owner.model_fields)}"
-        if not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            inside = (f"it is a setting of {section}; " for section in _sections_with(str(part), owner))
+            return f"unknown setting {'.'.join(path)!r}; {next(inside, '')}{suggestion(str(part), owner.model_fields)}"
+        if not _is_section(field.annotation):
             return f"{'.'.join(path)} must be {allowed(owner, str(part))}, got {given[part]!r}"
         owner, given = field.annotation, given[part]
     return f"{'.'.join(path) or model.__name__} must be a mapping of settings, got {given!r}"
+
+
+def _sections_with(name: str, owner: type[BaseModel]) -> list[str]:
+    """Return the fields of ``owner`` that are sections with a setting ``name``."""
+    fields = owner.model_fields.items()
+    return [key for key, field in fields if _is_section(field.annotation) and name in field.annotation.model_fields]
+
+
+def _is_section(annotation: Any) -> TypeGuard[type[BaseModel]]:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

@@ -459,6 +459,7 @@ def test_a_mistake_in_a_script_is_reported_with_its_path(tmp_path):
         "x = 1\n": "must define one Study (study = Study(...)), found 0",
         "x = (\n": "own.py: reading it failed: SyntaxError: '(' was never closed (",
         "x = 1\ny = z\n": "own.py: reading it failed: NameError: name 'z' is not defined (",
+        "from dropopt.study import Study\nstudy = Study(name='a', epochs=3)\n": "'epochs'; it is a setting of train",
         "from dropopt.study import Study\nstudy = Study(nam='x')\n": "unknown setting 'nam'; did you mean 'name'?",
         "from dropopt.study import Study\nstudy = Study()\n": "name is required",
         "from dropopt.study import Study\nStudy(name='a').main()\n": "put study.main() below: if __name__ ==",

@@ -152,8 +152,8 @@ def _from_function(config: DataConfig) -> Source | Dataset | dict[str, Split]:
         size = f" of {len(given)}" if isinstance(given, tuple | list) else ""
         raise ConfigError(
             f"{name} must return (images, labels), a mapping of arrays, or data sets or loaders of PyTorch, got "
-            f"{type(given).__name__}{size}; for splits of your own, return a mapping with x, y, x_validation, y_validation, "
-            "x_test and y_test"
+            f"{type(given).__name__}{size}; for splits of your own, return a mapping with x, y, x_validation, "
+            "y_validation, x_test and y_test"
         )
     return from_arrays(name, given)
 
