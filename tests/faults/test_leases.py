@@ -11,7 +11,7 @@ from processes import wait_until
 
 from dropopt.config import ConfigError, RunConfig
 from dropopt.study.define.space import Space
-from dropopt.study.store import retries
+from dropopt.study.store import retries, writing
 from dropopt.study.store.errors import TrialEndedError
 from dropopt.study.store.lease import Watch, WorkerIdentity
 from dropopt.study.store.opening import open_storage
@@ -217,6 +217,21 @@ def test_a_trial_that_is_taken_over_while_it_is_drawn_is_given_up(journal, monke
         assert stopped.ask() is None
     assert stopped.ask()[0].number == 1
     assert states(journal) == [("FAIL", "abandoned"), ("RUNNING", None)]
+
+
+def test_a_result_is_not_lost_if_the_server_restarts_before_it_answers(journal, monkeypatch):
+    """The call is repeated and finds the trial ended, with the same result."""
+    (ledger,) = make_ledgers(journal, 1)
+    trial, _ = ledger.ask()
+    stored = writing.write
+
+    def twice(*arguments):
+        stored(*arguments)
+        stored(*arguments)
+
+    monkeypatch.setattr(writing, "write", twice)
+    assert ledger.complete(trial, 0.5, accuracy=0.5, best_loss=1.0, best_epoch=1, seconds=1.0) == ""
+    assert [(one.state.name, one.value) for one in trials(journal)] == [("COMPLETE", 0.5)]
 
 
 def test_trials_can_be_taken_up_without_waiting(journal):
