@@ -80,3 +80,18 @@ def test_a_trial_keeps_its_line_when_it_moves_to_another_slot():
         "slot 2 trial 8 starting",
         "slot 3 trial 7 epoch 3 of 9 smoothed loss 0.5000 accuracy 0.2500",
     ]
+
+
+def test_a_trial_that_has_ended_has_no_line_and_its_failure_is_told():
+    file = io.StringIO()
+    shown = Progress(Console(file=file, width=120), 10)
+    shown.started(0, 7)
+    shown.started(1, 8)
+    shown.restarted(0, 7, "it was killed")
+    shown.ended(0, 7, "Broken: why")
+    shown.ended(1, 8)
+    assert shown._lines() == []
+    assert file.getvalue().splitlines() == [
+        "trial 7 continues in a new process: it was killed",
+        "trial 7 failed: Broken: why",
+    ]
