@@ -48,7 +48,7 @@ class _Train:
 
     epochs: _Positive
     optimizer: str
-    batch_size: int
+    batch_size: _Positive
 
 
 @dataclass(frozen=True)
