@@ -181,6 +181,34 @@ def test_whole_maps_are_dropped_or_scaled_by_their_own_rate(pattern):
     torch.testing.assert_close(torch.where(kept, y, 0), kept * x / (1 - torch.tensor(UNEVEN).view(-1, 1, 1)))
 
 
+def test_kept_units_are_scaled_by_their_own_rate():
+    """y is 0 or x / (1 - p_i) in each feature i."""
+    x = picture(40, (5, 5))
+    rates = torch.tensor(UNEVEN).view(1, -1, 1, 1)
+    for pattern in ("element", "channel", "structured"):
+        y = make_site(pattern, UNEVEN).hook(HOST, (), x)
+        kept = y != 0
+        torch.testing.assert_close(y[kept], (x / (1 - rates))[kept])
+    constant = torch.ones(40, CHANNELS, 5, 5)  # wholly safe, so that eq. (8) changes no rate
+    y = make_site("spatial", UNEVEN).hook(HOST, (), constant)
+    torch.testing.assert_close(y[y != 0], (constant / (1 - rates))[y != 0])
+
+
+def test_units_of_a_pattern_are_dropped_together():
+    """Channel drops whole maps, spatial blocks of positions in all channels, element independent units."""
+    torch.manual_seed(0)
+    ones = torch.ones(200, CHANNELS, 8, 8)
+    channel = make_site("channel", 0.4).hook(HOST, (), ones) == 0
+    assert ((channel.float().mean((2, 3)) % 1) == 0).all()
+    spatial = make_site("spatial", 0.4, block=3).hook(HOST, (), ones) == 0
+    assert (spatial == spatial[:, :1]).all()
+    neighbours = [(d[..., 1:] & d[..., :-1]).double().mean().item() for d in (spatial, channel)]
+    element = make_site("element", 0.4).hook(HOST, (), ones) == 0
+    apart = (element[..., 1:] & element[..., :-1]).double().mean().item()
+    assert apart == pytest.approx(0.16, abs=0.01)  # 0.4 squared: independent
+    assert min(neighbours) > 0.22
+
+
 def test_rounded_bars_meet_the_rate():
     """A bar has 65,536 levels; random rounding by its fraction gives safe and other positions exact rates.
 

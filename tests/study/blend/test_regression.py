@@ -12,6 +12,7 @@ from scipy.stats import multivariate_normal
 
 from dropopt.study.blend import regression
 from dropopt.study.blend.effects import Effect, Efficacy, learn
+from dropopt.study.blend.evidence import Evidence
 from dropopt.study.blend.mixture import scheffe
 from dropopt.study.blend.regression import PriorScales, fit, terms
 
@@ -196,3 +197,18 @@ def test_verdicts_by_hand() -> None:
     assert (efficacy(0.9, 0.05, 0.05).claims, efficacy(0.9, 0.05, 0.05).caution) == (True, "")
     signs = [Effect("a", 0.0, low, high, 0.5).sign for low, high in ((-1, 1), (0, 1), (0.1, 1), (-1, 0), (-1, -0.1))]
     assert signs == [0, 0, 1, 0, -1]
+
+
+def permuted(table: Evidence, order: list[int]) -> Evidence:
+    return replace(table, blend=table.blend[:, :, order])
+
+
+def test_methods_can_be_permuted() -> None:
+    """Renaming the methods permutes their effects, up to the noise of the draws."""
+    table, order = table_of(40), [2, 0, 1]
+    first, second = learn(table), learn(permuted(table, order))
+    assert second.matters == pytest.approx(first.matters, abs=0.02)
+    for position, source in enumerate(order):
+        one, other = first.methods[0][source], second.methods[0][position]
+        assert other.mean == pytest.approx(one.mean, abs=0.03)
+        assert other.best == pytest.approx(one.best, abs=0.05)

@@ -132,6 +132,29 @@ def test_no_method_is_given_up() -> None:
     assert np.median(late[:, 1]) > 0.9
 
 
+def test_same_seed_same_study() -> None:
+    """The same seed gives the same study, and another seed a different one."""
+
+    def run(seed: int) -> list[dict[str, Any]]:
+        study = optuna.create_study(sampler=EfficacySampler(TPESampler(seed=5), NAMES, seed=seed))
+        study.optimize(objective, n_trials=13)
+        return [trial.params for trial in study.trials]
+
+    assert run(1) == run(1) != run(2)
+
+
+def test_a_resumed_study_does_not_repeat_draws() -> None:
+    """A new sampler with the same seed does not repeat the first draws of a resumed study."""
+    storage = optuna.storages.InMemoryStorage()
+    study = optuna.create_study(
+        storage=storage, study_name="s", sampler=EfficacySampler(RandomSampler(), NAMES, seed=7)
+    )
+    study.optimize(objective, n_trials=3)
+    again = optuna.load_study(storage=storage, study_name="s", sampler=EfficacySampler(RandomSampler(), NAMES, seed=7))
+    again.optimize(objective, n_trials=3)
+    assert len({trial.params["w_a"] for trial in again.trials}) == 6
+
+
 def test_the_remembered_model_changes_no_draw(monkeypatch: pytest.MonkeyPatch) -> None:
     """One sampler for 45 trials, which reuses models, makes the same draws as a new sampler for each trial."""
     monkeypatch.setattr("dropopt.study.blend.sampler.RENEWALS", 12)  # two trials share a model from the 24th on

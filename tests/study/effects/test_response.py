@@ -11,15 +11,19 @@ from dropopt.study.effects.response import PRUNED_WEIGHT, responses
 LOSSES, PRUNED_AT = [1.0, 2.0, 4.0], 3.0
 
 
+def trials(sign=1.0):
+    complete = [create_trial(value=sign * loss, intermediate_values={1: sign * (loss + 0.1)}) for loss in LOSSES]
+    pruned = create_trial(state=TrialState.PRUNED, intermediate_values={1: sign * PRUNED_AT})
+    return [*complete, pruned]
+
+
 @pytest.mark.parametrize("ratio", [True, False])
 def test_a_pruned_trial_gets_the_value_of_its_rank(ratio):
     """It is third of four, so its value is between the second and the last one, at its normal score.
 
     It counts half as much as a complete trial. The slope is the derivative of the value with respect to the loss.
     """
-    trials = [create_trial(value=loss, intermediate_values={1: loss + 0.1}) for loss in LOSSES]
-    trials.append(create_trial(state=TrialState.PRUNED, intermediate_values={1: PRUNED_AT}))
-    found = next(one for one in responses(trials, maximise=False) if one.ratio is ratio)
+    found = next(one for one in responses(trials(), maximise=False) if one.ratio is ratio)
     losses = np.array(LOSSES)
     own = np.log(losses) if ratio else losses
     last, third, second = ndtri([1 / 8, 3 / 8, 5 / 8])
@@ -30,6 +34,14 @@ def test_a_pruned_trial_gets_the_value_of_its_rank(ratio):
     assert found.weight.tolist() == [1.0, 1.0, 1.0, PRUNED_WEIGHT]
     slope = 1 / (found.unit * losses) if ratio else np.full(3, 1 / found.unit)
     assert found.log_slope[:3] == pytest.approx(np.log(slope))
+
+
+def test_the_negative_maximised_has_the_same_response():
+    """On both scales: the logarithm is that of the negative of a value that is maximised."""
+    for found, same in zip(responses(trials(-1.0), maximise=True), responses(trials(), maximise=False), strict=True):
+        assert found.ratio == same.ratio
+        assert found.value == pytest.approx(same.value)
+        assert found.unit == pytest.approx(same.unit)
 
 
 @pytest.mark.parametrize("scale", [2.0**-60, 1.0, 2.0**60])
