@@ -52,9 +52,19 @@ class TestOptimizer:
         with pytest.raises(ConfigError, match=message):
             make_optimizer(model, recipe(lr_scale={"0.*": 1.0, "99.*": 1.0}))
 
-    def test_one_cycle_is_pytorchs(self):
-        """It anneals as OneCycleLR does, with its defaults, which counts steps - 1 intervals."""
-        lr = 0.2
+    def test_schedules_are_pytorchs(self):
+        """Cosine is CosineAnnealingLR; one cycle anneals as OneCycleLR does, with its defaults; constant stays."""
+        lr, steps = 0.2, 200
+        optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=lr)
+        cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
+        for step in range(steps):
+            share = step / steps
+            assert learning_rate(recipe(schedule="constant", lr=lr), share) == lr
+            ours = learning_rate(recipe(schedule="cosine", lr=lr), share)
+            assert ours == pytest.approx(cosine.get_last_lr()[0], rel=1e-6)
+            optimizer.step()
+            cosine.step()
+        # OneCycleLR counts steps - 1 intervals: after 2001 steps its rate at step s is ours at s / 2000 in the limit.
         optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=lr)
         one = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=2001, cycle_momentum=False)
         for step in range(2000):

@@ -53,6 +53,16 @@ def test_composite_leaves_out_the_kernel_where_no_layer_is_known() -> None:
     assert score[2] == score[3] == 0
 
 
+def test_composite_spares_a_copied_map_less_and_ignores_the_order_of_maps() -> None:
+    """Two maps that are copies of each other have no uniqueness; permuting channels permutes the scores."""
+    maps = torch.randn(8, 6, 4, 4, generator=torch.Generator().manual_seed(1))
+    maps[:, 4] = -2 * maps[:, 1] + 3
+    unique = composite.uniqueness(maps.flatten(2))
+    assert unique[[1, 4]].max() < 1e-5 < 0.5 < unique[[0, 2, 3, 5]].min()
+    order = torch.tensor([3, 5, 0, 1, 4, 2])
+    torch.testing.assert_close(composite.uniqueness(maps.flatten(2)[:, order]), unique[order])
+
+
 def test_a_map_counts_as_constant_if_only_rounding_varies() -> None:
     """A constant whose mean is rounded has no uniqueness, while a small variation around a large mean has."""
     maps = torch.randn(3, 3, 49, generator=torch.Generator().manual_seed(1))

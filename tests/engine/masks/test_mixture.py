@@ -88,6 +88,20 @@ def test_the_sizes_of_runs_are_multinomial():
     torch.testing.assert_close(variance, samples * seen * (1 - seen), rtol=0.15, atol=0.05)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_corner_of_the_simplex_is_one_pattern(method):
+    """With one method alone the units that fall together are those of its own pattern."""
+    site = make_site(corner(method), torch.full((5, 4), 0.3))
+    torch.manual_seed(2)
+    dropped = site.hook(HOST, (), torch.randn(400, 4, 8, 8)) == 0
+    whole_maps = ((share := dropped.float().mean((2, 3))) == 0) | (share == 1)
+    same_for_all_channels = (dropped == dropped[:, :1]).all()
+    pattern = OWN_PATTERN[method]
+    assert bool(whole_maps.all()) == (pattern == "channel")
+    assert bool(same_for_all_channels) == (pattern == "spatial")
+    assert abs(float(dropped.float().mean()) - 0.3) < 0.05
+
+
 def test_the_backward_pass_has_the_mask_of_the_forward_pass():
     """The gradient of a sum is the gate itself, in contiguous memory and with channels innermost."""
     for memory_format in (torch.contiguous_format, torch.channels_last):

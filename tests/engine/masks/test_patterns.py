@@ -322,6 +322,20 @@ def test_words_of_bits_match_a_reference():
 # -- safe positions
 
 
+def test_a_bright_spot_is_protected():
+    """Eq. (8): a bright spot and its neighbourhood are kept, and the background is dropped more to meet the rate."""
+    x = torch.full((300, CHANNELS, 9, 9), 0.1)
+    x[:, :, 4, 4] = 5.0
+    safe = spatial.spatial_structure(x)[0, 0]
+    assert not safe[3:6, 3:6].any()
+    assert safe[:2].all()
+    assert safe[-2:].all()
+    torch.manual_seed(0)
+    dropped = make_site("spatial", 0.3).hook(HOST, (), x) == 0
+    assert not dropped[:, :, 3:6, 3:6].any()
+    assert dropped.float().mean().item() == pytest.approx(0.3, abs=0.02)
+
+
 def test_a_constant_map_is_wholly_safe():
     """All positions of a constant map are safe, however its mean is rounded."""
     values, spaces = (0.0, 1.0, 0.1, 1e-20, 3.3e4), ((1, 1), (7, 7), (64, 64), (33,))

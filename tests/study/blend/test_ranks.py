@@ -70,6 +70,24 @@ def test_wins_are_those_of_all_pairs(maximise: bool, pruned: float) -> None:
         assert wins.tolist() == by_pairs(trials, outcome, 1.0 if maximise else -1.0)
 
 
+def test_the_direction_is_a_sign() -> None:
+    """Maximising the negated objective gives the same wins and outcomes."""
+    rng = np.random.default_rng(1)
+    for _ in range(50):
+        trials = random_trials(rng, 0.4)
+        mirrored = [
+            create_trial(
+                state=trial.state,
+                value=None if trial.value is None else -trial.value,
+                intermediate_values={step: -value for step, value in trial.intermediate_values.items()},
+            )
+            for trial in trials
+        ]
+        lower, higher = outcomes_of(trials, False), outcomes_of(mirrored, True)
+        assert lower.tolist() == higher.tolist()
+        assert wins_of(trials, lower, False).tolist() == wins_of(mirrored, higher, True).tolist()
+
+
 def test_normal_scores_by_hand() -> None:
     """Scores are normal quantiles of (rank - 1/2) / n, ties share a rank, and no trials give no scores."""
     quantile = NormalDist().inv_cdf

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import pickle
 import time
 import warnings
 from collections.abc import Callable
@@ -153,6 +154,19 @@ def test_a_resumed_study_does_not_repeat_draws() -> None:
     again = optuna.load_study(storage=storage, study_name="s", sampler=EfficacySampler(RandomSampler(), NAMES, seed=7))
     again.optimize(objective, n_trials=3)
     assert len({trial.params["w_a"] for trial in again.trials}) == 6
+
+
+def test_draws_depend_on_storage_alone() -> None:
+    """A new sampler, a pickled one and one that sampled all trials make the same draw from the same trials."""
+    old = EfficacySampler(RandomSampler(seed=0), NAMES, seed=4)
+    study = optuna.create_study(sampler=old)
+    study.optimize(objective, n_trials=20)
+    draws = []
+    for sampler in (old, pickle.loads(pickle.dumps(old)), EfficacySampler(RandomSampler(seed=9), NAMES, seed=4)):
+        copy = optuna.create_study(sampler=sampler)
+        copy.add_trials(study.trials)
+        draws.append([copy.ask().suggest_float("w_a", 0, 1)])
+    assert draws[0] == draws[1] == draws[2]
 
 
 def test_the_remembered_model_changes_no_draw(monkeypatch: pytest.MonkeyPatch) -> None:

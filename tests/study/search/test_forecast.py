@@ -125,6 +125,16 @@ def test_positive_values_are_compared_by_their_ratios():
         assert decisions("minimize", lambda x, factor=factor: factor * 10.0 ** (4 * x)) == EXPECTED
 
 
+def test_a_slow_start_continues_where_early_values_mislead():
+    """A trial that is behind early and ahead at the end continues; Optuna's median pruner would have pruned it."""
+    study = optuna.create_study()
+    for i in range(10):
+        study.add_trial(create_trial(value=0.6 - 0.03 * i, intermediate_values={3: 1 + 0.1 * i}))
+    trial = create_trial(state=TrialState.RUNNING, intermediate_values={3: 2.0})
+    assert not ForecastPruner().prune(study, trial)
+    assert optuna.pruners.MedianPruner(n_startup_trials=4).prune(study, trial)
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_values_that_are_not_finite_decide_nothing_about_others(bad):
     """Reports and results that are not finite are as if absent, and a trial that reports one is pruned."""

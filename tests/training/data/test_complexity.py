@@ -23,6 +23,15 @@ pytestmark = pytest.mark.usefixtures("cache")
 class TestComplexity:
     """D_complexity of eq. (9)."""
 
+    def test_it_uses_the_training_split_only(self):
+        """NaN in the other splits changes nothing, and another computation agrees."""
+        data = load_data(DataConfig(name="digits"))
+        value = complexity(data.train, 10)
+        for split in (data.test, data.validation):
+            split.images.fill_(torch.nan)
+        assert data.complexity == complexity(data.train, 10) == value
+        assert 0.02 < value < 0.12
+
     def test_it_is_computed_once(self, cache, monkeypatch):
         """A second load finds it by the training split's hash; a damaged file is computed again."""
         value = load_data(DataConfig(name="digits")).complexity
