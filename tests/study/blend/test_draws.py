@@ -20,6 +20,7 @@ from dropopt.config import ConfigError
 from dropopt.study.blend import sampler as module
 from dropopt.study.blend.climb import climb, random_blend
 from dropopt.study.blend.gather import gather
+from dropopt.study.blend.learned import export_evidence
 from dropopt.study.blend.names import BLEND
 from dropopt.study.blend.sampler import STAMP, EfficacySampler
 from dropopt.study.blend.simplex import Simplex
@@ -333,6 +334,15 @@ def test_a_sampler_without_a_seed() -> None:
     """Without a seed, two samplers draw different blends of the same trial."""
     drawn = {study_of(EfficacySampler(RandomSampler(), NAMES), []).ask().suggest_float("w_a", 0, 1) for _ in range(3)}
     assert len(drawn) == 3
+
+
+def test_a_prior_enters_the_model() -> None:
+    """With 10 rows of a prior and no trial, draws already come from a model."""
+    prior = export_evidence(study_of(EfficacySampler(RandomSampler(), NAMES), history(10)), NAMES)
+    study = study_of(EfficacySampler(RandomSampler(), NAMES, seed=0, prior=prior, randomised=1e-9), [])
+    study.ask().suggest_float("w_a", 0, 1)
+    stamp = study.trials[-1].user_attrs[STAMP]
+    assert (stamp["evidence"], stamp["randomised"]) == (0, False)
 
 
 def test_trials_that_never_end_are_forgotten() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pytest
 from blend_study import NAMES, random_study
 
 from dropopt.study.blend.effects import learn
@@ -21,6 +22,13 @@ def test_shuffled_outcomes_give_no_claim() -> None:
         assert found.verdict.startswith("No effect found")
         assert found.caution == " (but no effect was found)"
         assert max(effect.best for effect in found.methods[0]) < 0.65
+
+
+def test_without_trials_every_method_is_equally_likely_the_best() -> None:
+    """No claim is made then."""
+    empty = learn(gather([], NAMES, maximise=False))
+    assert empty.thin
+    assert [effect.best for effect in empty.methods[0]] == pytest.approx([1 / 3] * 3)
 
 
 def test_intervals_cover_the_truth() -> None:

@@ -156,17 +156,19 @@ def test_a_resumed_study_does_not_repeat_draws() -> None:
     assert len({trial.params["w_a"] for trial in again.trials}) == 6
 
 
-def test_draws_depend_on_storage_alone() -> None:
-    """A new sampler, a pickled one and one that sampled all trials make the same draw from the same trials."""
+def test_draws_depend_on_storage_and_seed_alone() -> None:
+    """A new sampler, a pickled one and one that sampled all trials make the same draws; another seed does not."""
     old = EfficacySampler(RandomSampler(seed=0), NAMES, seed=4)
     study = optuna.create_study(sampler=old)
-    study.optimize(objective, n_trials=20)
-    draws = []
-    for sampler in (old, pickle.loads(pickle.dumps(old)), EfficacySampler(RandomSampler(seed=9), NAMES, seed=4)):
+    study.optimize(lambda trial: float(np.square(blend_of(trial) - 0.25).sum()), n_trials=20)
+
+    def draws(sampler: BaseSampler) -> list[list[float]]:
         copy = optuna.create_study(sampler=sampler)
         copy.add_trials(study.trials)
-        draws.append([copy.ask().suggest_float("w_a", 0, 1)])
-    assert draws[0] == draws[1] == draws[2]
+        return [blend_of(copy.ask()).tolist() for _ in range(3)]
+
+    new, other = (EfficacySampler(RandomSampler(seed=9), NAMES, seed=seed) for seed in (4, 5))
+    assert draws(old) == draws(pickle.loads(pickle.dumps(old))) == draws(new) != draws(other)
 
 
 def test_the_remembered_model_changes_no_draw(monkeypatch: pytest.MonkeyPatch) -> None:
