@@ -1,1 +1,1 @@
-"""Running trials: the worker, its executor and the child processes that train."""
+"""Running trials: the worker, its pool and the child processes that train."""

@@ -22,7 +22,7 @@ READY = Ready(10, {"train": "a"}, [])
 
 
 class _Theatre:
-    """The executor, ledger, listener and signals of a worker at once. Each call is a line of ``log``.
+    """The pool, ledger, listener and signals of a worker at once. Each call is a line of ``log``.
 
     Args:
         script: Pairs of a slot and what its trainer sends; numbers of seconds that pass; and functions of the theatre.
