@@ -179,6 +179,7 @@ class DropoutSite(nn.Module):
             self._enough = self.count.item() >= _ENOUGH
         if not self._enough:
             self._early.append(drawn)
+            return True
         return drawn * _OBSERVED_STEPS < 1 or drawn in self._early
 
     def _observe(self, sample: Tensor) -> None:
@@ -202,7 +203,7 @@ class DropoutSite(nn.Module):
     def resume(self, state: Mapping[str, Any]) -> None:
         """Continue from a ``state_dict``."""
         self.load_state_dict(state)
-        self._enough = False
+        self._begin()
         if self.pattern == "own":
             self._shares_on_host = self.shares.cpu().clone()
 
@@ -219,7 +220,12 @@ class DropoutSite(nn.Module):
             self.set_importance(scores.from_totals(self.kind, totals, count), decay)
         self.totals.zero_()
         self.count.zero_()
+        self._begin()
+
+    def _begin(self) -> None:
+        """Observe every step again until enough samples are scored."""
         self._enough = False
+        self._early.clear()  # these passes have ended, and each step would search them
 
     @torch.no_grad()
     def set_importance(self, value: Tensor, decay: float) -> None:

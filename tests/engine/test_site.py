@@ -162,6 +162,23 @@ def test_every_step_is_observed_at_first_then_one_in_eight(kind):
         assert site.count == 0
 
 
+def test_what_is_observed_does_not_depend_on_steps_before_a_refresh():
+    """A run that continues from a state scores the same steps, also if all epochs have the same seed."""
+
+    def train(site, samples):
+        torch.manual_seed(0)
+        for _ in range(40):
+            site.hook(nn.Identity(), (), torch.ones(samples, 3, 2, 2))
+
+    site, resumed = (DropoutSite(1, 3, "channel", importance="activation", masks=False) for _ in range(2))
+    train(site, 16)  # scores a sample in each of the first 32 steps
+    site.refresh(0.0)
+    resumed.resume(site.state_dict())
+    train(site, 128)  # scores 8 samples, so that 4 steps are enough
+    train(resumed, 128)
+    assert site.count == resumed.count
+
+
 def test_code_for_compilers_observes_every_step(monkeypatch):
     """A graph has no branch that depends on a count."""
     site = DropoutSite(1, 3, "channel", importance="activation")
