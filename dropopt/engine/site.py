@@ -84,6 +84,8 @@ class DropoutSite(nn.Module):
         self.sampling = False  # drop in eval mode as well, without scores
         self.seen = Seen()
         self.observes = importance in scores.ROWS or track_area
+        # Whether anything depends on the number of features; without it, a network may change its width.
+        self._by_feature = per_feature or pattern == "own" or importance is not None
         self._enough = False  # whether enough samples were scored; reading `count` in every step is slower
         self._early: deque[float] = deque(maxlen=256)  # what the last passes drew that were observed before that
         # Not of the default type: in half precision, counts and sums would stop growing.
@@ -110,7 +112,8 @@ class DropoutSite(nn.Module):
         if self.silent or not (self.sampling or self.seen.note(module)):
             return None
         require_tensor(module, output, self.batch_ndim)
-        if (features := output.shape[self.axis]) != self.importance.numel():
+        features = output.shape[self.axis]
+        if features != self.importance.numel() and self._by_feature:
             raise ConfigError(
                 f"module {type(module).__name__} with dropout returned {features} features, but had "
                 f"{self.importance.numel()} when the engine was attached: change the model first, then attach"

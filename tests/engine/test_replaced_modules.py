@@ -10,6 +10,7 @@ from torch import nn
 
 import dropopt
 from dropopt.config import Baseline, ConfigError, EngineConfig
+from dropopt.engine.site import DropoutSite
 
 CONFIGS = (EngineConfig(r0=0.5, w_contextual=0), Baseline(kind="dropout2d", p=0.5))
 every_config = pytest.mark.parametrize("config", CONFIGS, ids=["engine", "baseline"])
@@ -77,6 +78,10 @@ def test_another_number_of_features_is_an_error(allocation):
     )
     with pytest.raises(ConfigError, match=message):
         model(batch()[0])
+    site = DropoutSite(1, 4, "channel")  # with one rate and no importance, a network may change its width
+    site.p.fill_(0.5)
+    dropped = site.hook(nn.Identity(), (), torch.ones(200, 3, 2, 2))[:, :, 0, 0] == 0
+    assert dropped.float().mean(0).tolist() == pytest.approx([0.5] * 3, abs=0.15)
 
 
 @every_config
