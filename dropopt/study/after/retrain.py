@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from dropopt.config import RunConfig
 from dropopt.files import write_whole
-from dropopt.study.after.keep import Keeper
 from dropopt.study.define.settings import Setting, changed_run
 from dropopt.study.run.errors import StudyError
 
@@ -84,6 +83,7 @@ def retrain(
     import torch
 
     from dropopt import training
+    from dropopt.study.after.keep import Keeper  # loads Optuna
     from dropopt.training.pipeline import assembled
 
     torch.set_num_threads(threads)
