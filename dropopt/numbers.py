@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 #: Numbers below the first have less than two digits in four decimals. Those below the second count as 0: they are
 #: differences that rounding leaves.
@@ -41,6 +41,14 @@ def fixed(*numbers: float, sign: bool = False) -> tuple[str, ...]:
         return tuple(f"{number:{plus}.3e}" for number in numbers)
     decimals = 2 - math.floor(math.log10(largest)) if _ROUNDING <= largest < _SMALL else 4
     return tuple(f"{round(number, decimals) + 0.0:{plus}.{decimals}f}" for number in numbers)  # + 0.0: not -0.0000
+
+
+def span(rates: Sequence[float]) -> str:
+    """Return the range of drop rates in words: ``0.250``, or ``0.125 to 0.250``."""
+    if not rates:
+        return "0"
+    low, high = f"{min(rates):.3f}", f"{max(rates):.3f}"
+    return low if low == high else f"{low} to {high}"
 
 
 def listed(names: Iterable[object], most: int = 1) -> str:

@@ -31,9 +31,9 @@ from dropopt.engine.places.place import Example, Place
 from dropopt.engine.places.record import device_of
 from dropopt.engine.ranks import is_sharded, mean_over_ranks, means_over_ranks
 from dropopt.engine.site import DropoutSite
-from dropopt.engine.summary import method_table, place_table, span
+from dropopt.engine.summary import method_table, place_table
 from dropopt.inputs import each
-from dropopt.numbers import listed, quantity
+from dropopt.numbers import listed, quantity, span
 from dropopt.randomness import random_state, set_random_state
 
 #: Number of images of a probe: the relevance of so few costs less than one training step on a usual batch.

@@ -23,7 +23,7 @@ from dropopt.engine.masks.noise import in_transform
 from dropopt.engine.masks.patterns import Gate
 from dropopt.engine.masks.spatial import spatial_structure
 from dropopt.engine.ranks import mean_over_ranks
-from dropopt.engine.summary import span
+from dropopt.numbers import span
 
 #: In an observed step, one sample in 16 is scored. After a refresh, every step is observed until 32 samples have been
 #: scored, and then one step in 8, at random. An epoch scores hundreds of samples at a negligible cost.

@@ -46,11 +46,3 @@ def aligned(cells: Sequence[Sequence[str]], *, left: int) -> list[str]:
         )
         lines.append("  ".join(padded))
     return lines
-
-
-def span(rates: Sequence[float]) -> str:
-    """Return the range of drop rates in words: ``0.250``, or ``0.125 to 0.250``."""
-    if not rates:
-        return "0"
-    low, high = f"{min(rates):.3f}", f"{max(rates):.3f}"
-    return low if low == high else f"{low} to {high}"

@@ -13,7 +13,7 @@ from torch.nn.functional import dropout, dropout2d
 
 import dropopt
 from dropopt.config import METHODS, Baseline, ConfigError, EngineConfig
-from dropopt.engine.summary import span
+from dropopt.numbers import span
 
 
 class Regularised(nn.Module):

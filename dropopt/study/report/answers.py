@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from dropopt.numbers import short
+from dropopt.numbers import short, span
 from dropopt.study.show.effects_report import grouped
 from dropopt.study.show.snapshot import Snapshot
 from dropopt.study.store.history import History, history_of
@@ -39,11 +39,7 @@ def _how_much(shot: Snapshot) -> str:
     if trials:
         (first, history), *_ = trials
         means = [_mean(one.rates.values()) for _, one in trials]
-        others = (
-            f"; the mean rates of the {len(means)} best trials are {min(means):.3f} to {max(means):.3f}"
-            if len(means) > 1
-            else ""
-        )
+        others = f"; the mean rates of the {len(means)} best trials are {span(means)}" if len(means) > 1 else ""
         if not any(map(any, history.rates.values())):
             return f"Trial {first.number}, the best one, has no dropout{others}."
         return (
@@ -67,7 +63,7 @@ def _where(shot: Snapshot) -> str:
         return ""
     high, low = max(means, key=means.__getitem__), min(means, key=means.__getitem__)
     if means[high] - means[low] < 0.005:
-        return f"All {len(means)} layers have nearly the same rate, {means[low]:.3f} to {means[high]:.3f}."
+        return f"All {len(means)} layers have nearly the same rate, {span(list(means.values()))}."
     return f"Most at layer {high} ({means[high]:.3f} on average), least at layer {low} ({means[low]:.3f})."
 
 

@@ -56,6 +56,12 @@ def told(trials, said=("a", "b", "c", "d", "e")):
             "",
             "The mean rate hardly changes: 0.200 after epoch 2, 0.201 after epoch 4.",
         ),
+        (
+            {"conv1": (0.2, 0.2), "conv2": (0.2, 0.2)},
+            "Trial 7 drops 0.200 on average over layers and epochs.",
+            "All 2 layers have nearly the same rate, 0.200.",
+            "The mean rate hardly changes: 0.200 after epoch 2, 0.200 after epoch 4.",
+        ),
         ({"conv1": (0.2,)}, "Trial 7 drops 0.200 on average over layers and epochs.", "", ""),
         ({"conv1": (0.0, 0.0), "conv2": (0.0, 0.0)}, "Trial 7, the best one, has no dropout.", "", ""),
         ({}, "", "", ""),
