@@ -284,6 +284,21 @@ def test_train_reports_validation_and_test(in_studied, command):
     assert "note: the data differ from those of the study" in out
 
 
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        (["--checkpoints", "kept"], "the same command goes on where it was"),
+        ([], "nothing was kept; with --checkpoints DIR"),
+    ],
+)
+def test_a_training_that_is_stopped_says_how_to_go_on(in_studied, command, monkeypatch, options, kept):
+    """Only with ``--checkpoints`` does the same line go on."""
+    command("export", "-o", "best.yaml", "--force")
+    monkeypatch.setattr(training, "fit", MagicMock(side_effect=KeyboardInterrupt))
+    printed = command("train", "best.yaml", *options, code=130)
+    assert f"stopped; {kept}" in printed.out.replace("\n", " ")
+
+
 def test_the_dashboard_shows_the_study_on_this_machine_only(studied):
     """optuna-dashboard answers at the printed loopback address."""
     folder, _ = studied

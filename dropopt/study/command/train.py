@@ -75,16 +75,22 @@ def train(
     for line in settle(run.names, recorded, given=given, code=code or (), trust=trust, ask=ask):
         say(console, line)
     say(console, "loading torch, the data and the network", "dim")
-    with warnings_as_notes(console), EpochProgress(console, run.task.score) as progress:
-        done = retrain(
-            run,
-            exported.provenance,
-            threads=threads,
-            on_notice=lambda notice: say(console, f"note: {notice}", "yellow"),
-            on_epoch=progress.show,
-            checkpoints=checkpoints,
-            check=refuse_other_samples if output is not None and output.suffix == SUFFIX else None,
-        )
+    try:
+        with warnings_as_notes(console), EpochProgress(console, run.task.score) as progress:
+            done = retrain(
+                run,
+                exported.provenance,
+                threads=threads,
+                on_notice=lambda notice: say(console, f"note: {notice}", "yellow"),
+                on_epoch=progress.show,
+                checkpoints=checkpoints,
+                check=refuse_other_samples if output is not None and output.suffix == SUFFIX else None,
+            )
+    except KeyboardInterrupt:
+        kept = "the same command goes on where it was"
+        lost = "nothing was kept; with --checkpoints DIR, the same command would go on where it was"
+        say(console, f"stopped; {lost if checkpoints is None else kept}")
+        raise
     best, last = done.result.best_epoch, len(done.result.history)
     say(console, f"validation: {_scores(done.validation, run.task)}, best epoch {best} of {last}")
     say(console, f"test:       {_scores(done.test, run.task)}", "bold")

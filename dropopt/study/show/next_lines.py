@@ -50,10 +50,13 @@ def next_lines(
     if shot.leader is not None:
         page = shlex.quote(best_file(shot.name, "html", "report"))
         yield "report", f"dropopt report --study {name}{storage} -o {page}"
-        if CONFIG in shot.leader.user_attrs and not shot.maximize:
+        with_config = [trial for trial in (shot.leader, *shot.ranked) if CONFIG in trial.user_attrs]
+        if with_config and not shot.maximize:
             yield "confirm", f"dropopt confirm --study {name}{storage}"
-        if CONFIG in shot.leader.user_attrs:
-            yield "export", f"dropopt export --study {name}{storage} -o {file}"
+        if with_config:
+            # Another program may have added better trials, which hold no configuration.
+            trial = "" if with_config[0] is shot.leader else f" --trial {with_config[0].number}"
+            yield "export", f"dropopt export --study {name}{trial}{storage} -o {file}"
             yield "train", f"dropopt train {file}"
 
 

@@ -49,6 +49,17 @@ def test_lines_of_odd_studies():
     assert [what for what, _ in next_lines(Snapshot.of(foreign), "")] == ["look", "report"]
 
 
+def test_a_better_trial_of_another_program_hides_no_line():
+    """The best trial that holds a configuration is exported, and the study can be confirmed."""
+    study = shown_study(12)
+    ours = study.best_trial.number
+    study.add_trial(create_trial(value=0.0))
+    lines = dict(next_lines(Snapshot.of(study), ""))
+    assert "confirm" in lines
+    assert parsed(lines["export"])[1]["trial"] == ours
+    assert str(parsed(lines["train"])[1]["file"]) == str(parsed(lines["export"])[1]["output"])
+
+
 def test_a_password_is_read_from_the_environment():
     """A line with a redacted URL could not be typed; it names the variable, and the summary says what it must hold."""
     url = "postgresql://me:secret@host/db"
