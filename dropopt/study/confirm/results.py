@@ -154,6 +154,7 @@ def confirmation(study: optuna.Study, *, seeds: int | None = None, by: str | Non
     anchor = next((one for one in full if one.anchor and one is not winner), None)
     to_anchor = paired(winner.validation.objective, anchor.validation.objective) if winner and anchor else None
     chosen = [one for one in found if one.chosen]
+    ended = {run.configuration: f"seed {run.repeat + 1}, {why}" for run, why in failed(runs).items()}
     scale = Scale.of_task(task_of(study), by)
     return Confirmation(
         study=study.study_name,
@@ -167,7 +168,7 @@ def confirmation(study: optuna.Study, *, seeds: int | None = None, by: str | Non
         optimism=_optimism(winner) if winner else None,
         mean_optimism=sum(map(_optimism, chosen)) / len(chosen) if chosen else None,
         tested=_tested(study, by),
-        verdict=_verdict(winner, anchor, to_anchor, scale),
+        verdict=_failures(runs, winner, ended, scale) or _verdict(winner, anchor, to_anchor, scale),
         scale=scale,
         score=task_of(study).score,
     )
@@ -233,6 +234,21 @@ def _tested(study: optuna.Study, by: str) -> Tested | None:
 
 def _optimism(one: Confirmed) -> float:
     return (one.mean.mean - one.searched) / abs(one.mean.mean) if one.mean.mean else 0.0
+
+
+def _failures(runs: optuna.Study, winner: Confirmed | None, ended: Mapping[int, str], scale: Scale) -> str:
+    """The verdict if every configuration but the winner failed, so that nothing is compared; empty otherwise."""
+    names = {int(entrant["trial"]): str(entrant["name"]) for entrant in runs.user_attrs[keys.ENTRANTS]}
+    others = [number for number in names if winner is None or number != winner.trial]
+    if not others or not ended.keys() >= set(others):
+        return ""
+    why = f"{names[others[0]]}: {ended[others[0]]}"
+    if winner is None:
+        return f"every configuration failed with one of the seeds ({why}); a larger --top adds others of the search"
+    return (
+        f"{winner.name} is the only configuration that did not fail, so it is compared with none ({why}); its "
+        f"{scale.name} is {_text(winner.mean, scale)} over {quantity(winner.mean.n, 'seed')}"
+    )
 
 
 def _verdict(winner: Confirmed | None, anchor: Confirmed | None, difference: Difference | None, scale: Scale) -> str:

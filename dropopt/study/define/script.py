@@ -32,8 +32,21 @@ def load(name: str) -> tuple[Definition, Path]:
         with own_errors("reading it"):
             module = load_file(SCRIPT_PREFIX + path.stem, path)
     except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error.__cause__
+        raise ConfigError(f"{path}: {error}{_as_module(path, error.__cause__)}") from error.__cause__
     studies = list({id(value): value for value in vars(module).values() if isinstance(value, Definition)}.values())
     if len(studies) != 1:
         raise ConfigError(f"{path} must define one Study (study = Study(...)), found {len(studies)}")
     return studies[0], path
+
+
+def _as_module(path: Path, cause: BaseException | None) -> str:
+    """What to type if the script is a module of a package and an import failed for that; empty otherwise."""
+    if not isinstance(cause, ImportError) or not (path.parent / "__init__.py").is_file():
+        return ""
+    top = path.parent
+    while (top.parent / "__init__.py").is_file():
+        top = top.parent
+    if "relative import" not in str(cause) and (cause.name or "").partition(".")[0] != top.name:
+        return ""
+    module = ".".join(path.with_suffix("").relative_to(top.parent).parts)
+    return f"; it is a module of the package {top.name}: in {top.parent}, type python -m {module}"

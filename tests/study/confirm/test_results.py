@@ -91,6 +91,22 @@ def test_a_configuration_that_failed_says_with_which_seed():
     assert found.winner.trial == 0
 
 
+def test_nothing_is_compared_with_configurations_that_failed():
+    """The only one that did not fail is not said to be better, nor dropout not to help."""
+    search, runs = confirmed({0: [], 2: [], 3: LOSSES[0]})
+    for number in (0, 2):
+        assert "dropout does not help" in confirmation(search).verdict  # the others may still be trained
+        runs.add_trial(run(number, 0, TrialState.FAIL, **{keys.REASON: "DivergedError"}))
+    said = confirmation(search).verdict
+    assert said.startswith("no dropout is the only configuration that did not fail, so it is compared with none")
+    assert f"({NAMES[0]}: seed 1, DivergedError); its loss is 0.3100 (95% interval" in said
+    search, runs = confirmed({0: [0.3]})
+    runs.add_trial(run(0, 1, TrialState.FAIL, **{keys.REASON: "DivergedError"}))
+    assert confirmation(search).verdict.startswith(
+        f"every configuration failed with one of the seeds ({NAMES[0]}: seed 2"
+    )
+
+
 @pytest.mark.parametrize(
     ("task", "by", "said"),
     [

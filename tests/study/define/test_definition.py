@@ -90,6 +90,22 @@ def test_a_script_that_fails(here, tmp_path, monkeypatch):
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
 
 
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [("from .own import x", True), ("from pack.own import x", True), ("import no_such_package", False)],
+)
+def test_a_module_of_a_package_says_how_to_run_it(tmp_path, monkeypatch, line, told):
+    """A script has no package, so its imports from the package fail; ``python -m`` runs it with its package."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "pack" / "inner").mkdir(parents=True)
+    for folder in ("pack", "pack/inner"):
+        (tmp_path / folder / "__init__.py").touch()
+    (tmp_path / "pack" / "inner" / "mine.py").write_text(f"{line}\n")
+    with pytest.raises(ConfigError, match="reading it failed") as caught:
+        load(str(tmp_path / "pack" / "inner" / "mine.py"))
+    assert str(caught.value).endswith(f"in {tmp_path}, type python -m pack.inner.mine") == told
+
+
 def test_what_is_optimised_is_a_setting_of_the_task():
     """It keeps the other settings, given in any form."""
     for task in ({"loss": "mse_loss"}, TaskConfig(loss="mse_loss")):
