@@ -170,7 +170,7 @@ def test_a_removed_storage_is_an_error(tmp_path):
         path.unlink()
         code, out = finish(process)
         assert (code, "Traceback" in out) == (1, False), out
-        assert f"storage {path} was removed while the study ran" in out.splitlines()[-1]
+        assert f"storage {path} was removed or moved while the study ran" in out.splitlines()[-1]
         assert not path.exists()
 
 

@@ -187,7 +187,10 @@ class Guard:
         try:
             found = _identity(self._file)
         except (FileNotFoundError, NotADirectoryError):
-            raise StorageError(f"storage {self._file} was removed while the study ran; its trials are lost") from None
+            raise StorageError(
+                f"storage {self._file} was removed or moved while the study ran; if it was moved, move it back and "
+                "type the same command again; otherwise its trials are lost"
+            ) from None
         if found != self._identity:
             raise StorageError(
                 f"storage {self._file} was replaced by another file while the study ran; start the study again"

@@ -42,7 +42,16 @@ def prepare_sqlite(path: Path, create: bool) -> None:
 
     A file that this process cannot write is only checked, unless ``create`` says that it will be written.
     """
+    # Looked for before the file itself: another process may be about to create both.
+    log = next(
+        (found for kind in ("wal", "journal") if (found := path.with_name(f"{path.name}-{kind}")).exists()), None
+    )
     if not path.exists():
+        if log is not None:  # SQLite would write the pages of the old file into the new one
+            raise ConfigError(
+                f"storage {path} is missing, but {log}, which holds its last changes, is there: move the file back, or "
+                f"remove {log.name} to start again"
+            )
         if not create:
             raise ConfigError(f"no storage at {path}; run a study first, or give --storage or {VARIABLE}")
         make_folder(path.parent)

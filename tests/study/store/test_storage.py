@@ -252,3 +252,23 @@ def test_a_storage_that_cannot_be_written_is_read_and_only_read(tmp_path, monkey
         assert {one.name: one.stat().st_mtime_ns for one in tmp_path.iterdir()} == before
     with pytest.raises(ConfigError, match=r"is not writable; give another --storage$"):
         Opened(resolve(name), create=False, patience=Patience(0.0, print))
+
+
+@pytest.mark.parametrize("create", [True, False])
+def test_a_log_without_its_file_is_not_taken_into_a_new_file(tmp_path, create):
+    """A file that was moved while it was open leaves its last changes behind, and gets them when it is moved back."""
+    path = tmp_path / "s.db"
+    open_storage(f"sqlite:///{path}")
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE more (number INTEGER)")
+        connection.commit()
+        path.rename(tmp_path / "moved.db")
+        with pytest.raises(
+            ConfigError, match=r"s\.db is missing, but .*s\.db-wal, which holds its last changes, is there"
+        ):
+            open_storage(f"sqlite:///{path}", create=create)
+        assert not path.exists()
+        (tmp_path / "moved.db").rename(path)
+        open_storage(f"sqlite:///{path}")
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT count(*) FROM more").fetchone() == (0,)
