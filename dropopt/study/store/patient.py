@@ -173,9 +173,13 @@ class Guard:
 
     def _once(self, function: Callable[[BaseStorage], _R]) -> _R:
         self._check_file()
-        if self._caller is None:
-            return function(self._storage)
-        return self._caller.call(lambda: function(self._storage))
+        try:
+            if self._caller is None:
+                return function(self._storage)
+            return self._caller.call(lambda: function(self._storage))
+        except FileNotFoundError:  # perhaps removed since the check
+            self._check_file()
+            raise
 
     def _check_file(self) -> None:
         """Raise :class:`StorageError` if the file was removed or replaced.

@@ -76,6 +76,17 @@ def test_a_server_that_does_not_answer_is_reported_once(monkeypatch):
             impatient.run(lambda storage: threading.Event().wait(0.5))
 
 
+def test_a_file_that_is_removed_while_it_is_read_is_told_as_before(tmp_path):
+    """Between the check of the file and the reading. Another missing file is an error of its own."""
+    path = tmp_path / "s.log"
+    path.touch()
+    guard = Guard(optuna.storages.InMemoryStorage(), Patience(0.0), path)
+    with pytest.raises(FileNotFoundError):
+        guard.run(lambda _: (tmp_path / "other").read_text())
+    with pytest.raises(StorageError, match=r"s\.log was removed or moved while the study ran"):
+        guard.run(lambda _: (path.unlink(), path.read_text()))
+
+
 def test_an_outage_is_reported_when_it_has_lasted_long_enough(clock, monkeypatch):
     """Also if the next try would be due later only; a shorter outage is not reported."""
     monkeypatch.setattr(patient, "SAID_AFTER", 0.35)
