@@ -74,7 +74,10 @@ def read_model(path: Path) -> ModelFile:
     if not path.is_file():
         raise ConfigError(f"{path} {'is a folder' if path.is_dir() else 'does not exist'}; give a {SUFFIX} file")
     if path.suffix in (".pt", ".pth", ".pkl", ".bin"):
-        raise ConfigError(f"{path} may run code when it is read; write a file with dropopt train FILE -o model{SUFFIX}")
+        raise ConfigError(
+            f"{path} may run code when it is read; a classifier of images is read from the file that dropopt train "
+            f"FILE -o model{SUFFIX} writes"
+        )
     if path.suffix in FORMATS:
         raise ConfigError(f"{path} is a configuration; type: dropopt train FILE -o model{SUFFIX}")
     try:
