@@ -5,6 +5,7 @@ Tests run on one thread, so that results and run time depend less on the machine
 
 import contextlib
 import os
+import signal
 import sys
 
 import optuna
@@ -19,6 +20,9 @@ with contextlib.suppress(ImportError):
 torch.set_num_threads(1)
 # Optuna logs the names of studies. A worker of pytest-xdist cannot send a log in which a name is not valid UTF-8.
 optuna.logging.set_verbosity(optuna.logging.ERROR)
+# A shell starts a command in the background without Ctrl-C, which the processes of tests would inherit.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # The storages of tests are their own.
 os.environ.pop("OPTUNA_STORAGE", None)
 # A slow example on a busy machine is not a failure. In CI the examples are the same in every run, so that a change is

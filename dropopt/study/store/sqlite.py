@@ -43,9 +43,8 @@ def prepare_sqlite(path: Path, create: bool) -> None:
     A file that this process cannot write is only checked, unless ``create`` says that it will be written.
     """
     # Looked for before the file itself: another process may be about to create both.
-    log = next(
-        (found for kind in ("wal", "journal") if (found := path.with_name(f"{path.name}-{kind}")).exists()), None
-    )
+    logs = (Path(f"{path}-{kind}") for kind in ("wal", "journal"))
+    log = next((file for file in logs if file.exists()), None)
     if not path.exists():
         if log is not None:  # SQLite would write the pages of the old file into the new one
             raise ConfigError(
