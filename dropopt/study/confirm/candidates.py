@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial
 from dropopt.config import ConfigError, RunConfig
 from dropopt.study.blend.gather import FINISHED
 from dropopt.study.confirm.posterior import expected_scores
+from dropopt.study.store.anchor_names import without_dropout
 from dropopt.study.store.keys import ANCHOR, CONFIG
 from dropopt.study.store.queries import count, diverged, has_result, judged, optimised, ranked
 
@@ -47,6 +48,12 @@ class Candidates:
 
     all: tuple[Candidate, ...]
     chosen_by: str
+
+    @property
+    def nothing(self) -> Candidate | None:
+        """The best of the anchors without dropout; None if there is none."""
+        found = [one for one in self.all if without_dropout(one.anchor)]
+        return min(found, key=lambda one: one.searched, default=None)
 
 
 def choose_candidates(study: optuna.Study, top: int, *, anchors: bool = True, by: str | None = None) -> Candidates:

@@ -14,6 +14,7 @@ from dropopt.study.confirm.intervals import Difference, Interval, mean_of, paire
 from dropopt.study.confirm.ledger import outs
 from dropopt.study.confirm.runs import completed, failed, find_runs, unfinished
 from dropopt.study.store import keys
+from dropopt.study.store.anchor_names import without_dropout
 from dropopt.study.store.queries import judged, metric_word, optimised, task_of
 from dropopt.study.store.scale import Scale
 
@@ -260,7 +261,7 @@ def _verdict(winner: Confirmed | None, anchor: Confirmed | None, difference: Dif
         f"{winner.name} has the {way} {scale.name}: {_text(winner.mean, scale)} over {quantity(winner.mean.n, 'seed')}"
     )
     if winner.anchor:
-        if winner.name == "no dropout":
+        if without_dropout(winner.name):
             return f"dropout does not help here: {text}"
         return f"{text}; no configuration of the search is better than this anchor"
     if anchor is None or difference is None:

@@ -22,15 +22,13 @@ from dropopt.numbers import fixed
 from dropopt.study.define.parameter import Choice
 from dropopt.study.define.space import Space
 from dropopt.study.search.preferred import PreferringTrial, preferred_values
+from dropopt.study.store.anchor_names import NO_DROPOUT, without_dropout
 from dropopt.study.store.keys import ACCURACY, ANCHOR
 from dropopt.study.store.queries import best
 from dropopt.study.store.scale import Scale
 
 #: A study of fewer trials has no anchors, because they would be most of its trials.
 MIN_TRIALS = 10
-
-#: The name of the anchor without dropout.
-NO_DROPOUT = "no dropout"
 
 #: Two trainings of one configuration with different seeds differ by up to about this fraction of their smoothed loss
 #: (small CNN, 5,000 images of Fashion-MNIST). A smaller difference is not called an improvement.
@@ -80,11 +78,20 @@ def enqueue_anchors(study: optuna.Study, space: Space, base: RunConfig, classes:
         study.enqueue_trial(parameters, user_attrs={ANCHOR: name}, skip_if_exists=True)
 
 
-def anchors_of(space: Space, base: RunConfig, classes: int) -> dict[str, dict[str, Choice]]:
-    """Return the parameters of each anchor that ``space`` can express, by name, in the order of their trials."""
+def anchors_of(
+    space: Space, base: RunConfig, classes: int, train: Mapping[str, Any] | None = None
+) -> dict[str, dict[str, Choice]]:
+    """Return the parameters of each anchor that ``space`` can express, by name, in the order of their trials.
+
+    Args:
+        space: The search space.
+        base: The configuration that all trials share.
+        classes: The number of classes of the data.
+        train: Settings of training. Default: the middle of each range.
+    """
     found: dict[str, dict[str, Choice]] = {}
     for anchor in _of_baselines() if space.engine is Baseline else _of_engine():
-        stand_in = PreferringTrial(preferred_values(space, base, anchor.settings))
+        stand_in = PreferringTrial(preferred_values(space, base, anchor.settings, train))
         try:
             run = space.suggest(stand_in, classes, base)
         except ConfigError:  # the settings are not valid together in this space
@@ -210,7 +217,7 @@ def _verdict(leader: FrozenTrial, lowest: float, rows: Sequence[Row], scale: Sca
     size = f"; single seeds often differ by {SEED_NOISE:.0%}, and by far more near 0" if what == "loss" else ""
     noise = f"smoothed validation {what}, one seed each{size}"
     of = f"an {what} of" if what == "error" else "a loss of" if what == "loss" else what  # a metric is a name
-    nothing = next((row for row in rows if row.name == NO_DROPOUT), None)
+    nothing = next((row for row in rows if without_dropout(row.name)), None)
     if nothing is not None and nothing.trial == leader.number:
         return f"the best trial has no dropout, with {of} {value} ({noise})"
     if nothing is not None and _may_be_chance(nothing):

@@ -49,7 +49,6 @@ from dropopt.study.run.running import Limits
 from dropopt.study.run.signals import SignalCatcher
 from dropopt.study.run.slots import Pool, Targets
 from dropopt.study.run.worker import Worker
-from dropopt.study.search.anchors import NO_DROPOUT
 from dropopt.study.session.searched import base_of, moved, seconds_of_a_trial, with_data
 from dropopt.study.session.session import quiet_optuna
 from dropopt.study.session.storage import worker_storage
@@ -250,10 +249,10 @@ class _Session:
         say(self.console, f"at most {cost}{done}, {slots} at a time{time}")
 
     def _race(self) -> Race:
-        everyone = self.candidates.all
+        everyone, nothing = self.candidates.all, self.candidates.nothing
+        reference = None if nothing is None else nothing.trial
         anchors = tuple(one.trial for one in everyone if one.anchor)
-        nothing = next((one.trial for one in everyone if one.anchor == NO_DROPOUT), None)
-        return Race(self.request.seeds, tuple(one.trial for one in everyone), anchors, nothing, self.request.optimise)
+        return Race(self.request.seeds, tuple(one.trial for one in everyone), anchors, reference, self.request.optimise)
 
     def _drop(self, runs: optuna.Study, progress: RunsProgress, number: int, reason: str) -> None:
         """Show that a configuration is out of the race, and remove what was kept to test it."""

@@ -39,6 +39,7 @@ from dropopt.study.run.running import Limits
 from dropopt.study.run.signals import SignalCatcher
 from dropopt.study.run.slots import Pool
 from dropopt.study.run.worker import Worker
+from dropopt.study.search.controls import enqueue_due_controls
 from dropopt.study.search.prior import Prior, load_prior
 from dropopt.study.search.pruners import make_pruner
 from dropopt.study.search.samplers import make_sampler, refuse_pickles
@@ -333,7 +334,8 @@ class Session:
     def _ledger(self, study: optuna.Study, classes: int) -> SearchLedger:
         space = space_of(study, self._settings.space)
         base, seed = self._settings.base, self._definition.seed
-        return SearchLedger(study, space, base, seed, classes, self._identity, self._notice)
+        controls = partial(enqueue_due_controls, space=space, base=base, classes=classes)
+        return SearchLedger(study, space, base, seed, classes, self._identity, self._notice, controls)
 
     def _outcome(self, stopped_by: int | None) -> Outcome:
         return Outcome(

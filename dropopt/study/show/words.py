@@ -9,6 +9,7 @@ from dropopt.facts import Facts
 from dropopt.numbers import listed, quantity
 from dropopt.study.show.formatting import format_accuracy, format_duration, format_parameters, format_percent
 from dropopt.study.show.snapshot import Snapshot
+from dropopt.study.store.anchor_names import is_control
 from dropopt.study.store.keys import ACCURACY, ANCHOR, BASE, BEST_EPOCH, CONTINUES, PLAN, PORTFOLIO, SECONDS, SPACE
 
 if TYPE_CHECKING:
@@ -102,13 +103,14 @@ def budget(shot: Snapshot) -> str:
 
 def begins(attributes: Mapping[str, Any], trials: Sequence[FrozenTrial]) -> str:
     """The anchors and the configurations of a portfolio with which a study begins; empty without any."""
-    anchors, entries = (
-        len({trial.user_attrs[key] for trial in trials if key in trial.user_attrs}) for key in (ANCHOR, PORTFOLIO)
+    named, entries = (
+        {trial.user_attrs[key] for trial in trials if key in trial.user_attrs} for key in (ANCHOR, PORTFOLIO)
     )
+    anchors = sum(not is_control(name) for name in named)
     parts = [quantity(anchors, "anchor")] if anchors else []
     if entries and isinstance(given := attributes.get(PORTFOLIO), Mapping):
         parts.append(
-            f"{entries} of the {quantity(len(given['entries']), 'configuration')} of portfolio {given['name']}"
+            f"{len(entries)} of the {quantity(len(given['entries']), 'configuration')} of portfolio {given['name']}"
         )
     return f"with {' and '.join(parts)}" if parts else ""
 

@@ -187,6 +187,18 @@ def test_few_trials_are_chosen_by_value():
     assert [one.trial for one in choose_candidates(made, 1, anchors=False).all] == [2]
 
 
+def test_the_best_of_several_anchors_without_dropout():
+    """One is trained as the best trial is. The race never drops the better one."""
+    control = "no dropout, trained as trial 1"
+    made = study(
+        trial(0.5, anchor="no dropout", lr=0.1), trial(0.4, lr=0.2, r0=0.1), trial(0.45, anchor=control, lr=0.2)
+    )
+    found = choose_candidates(made, 1)
+    assert [one.name for one in found.all] == ["trial 1", control, "no dropout"]
+    assert found.nothing is found.all[1]
+    assert choose_candidates(made, 1, anchors=False).nothing is None
+
+
 def test_trials_may_be_judged_by_accuracy():
     """A search by the loss, confirmed by the accuracy: both the order and the value of the search are 1 - accuracy."""
     scores = [(0.3, 0.80), (0.4, 0.90), (0.5, 0.85)]

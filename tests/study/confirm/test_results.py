@@ -17,9 +17,16 @@ from dropopt.study.confirm.results import confirmation
 from dropopt.study.confirm.runs import CONFIGURATION, REPEAT, make_runs
 from dropopt.study.store import keys
 
-NAMES = {0: "trial 0", 1: "trial 1", 2: "trial 2", 3: "no dropout", 4: "element 0.1"}
+NAMES = {
+    0: "trial 0",
+    1: "trial 1",
+    2: "trial 2",
+    3: "no dropout",
+    4: "element 0.1",
+    5: "no dropout, trained as trial 2",
+}
 #: What the search had said of them.
-SEARCHED = [0.25, 0.20, 0.22, 0.40, 0.41]
+SEARCHED = [0.25, 0.20, 0.22, 0.40, 0.41, 0.42]
 #: The losses of the runs, by configuration and seed. Three seeds are asked for; an earlier confirmation had four.
 LOSSES = {
     0: [0.30, 0.32, 0.31, 9.0],
@@ -212,6 +219,10 @@ def test_a_race_by_accuracy_is_one_of_its_own():
     ("losses", "said"),
     [
         ({0: [0.5, 0.5, 0.5], 3: [0.4, 0.4, 0.4]}, "dropout does not help here: no dropout has the lowest loss: 0.4"),
+        (
+            {0: [0.5, 0.5, 0.5], 5: [0.4, 0.4, 0.4]},
+            "dropout does not help here: no dropout, trained as trial 2 has the lowest loss: 0.4",
+        ),
         ({0: [0.5, 0.5, 0.5], 4: [0.4, 0.4, 0.4]}, "seeds; no configuration of the search is better than this anchor"),
         ({0: [0.5, 0.5]}, "no configuration has been trained on all seeds yet"),
     ],
@@ -406,7 +417,7 @@ def test_studies_that_were_confirmed_are_compared():
     assert (found.optimise, found.score, found.reference) == ("accuracy", "dice", "other")
     assert [(one.name, one.winner.trial) for one in found.arms] == [("other", 1), ("first", 0)]
     assert found.contrasts[0].objective.interval.mean == pytest.approx((0.31 - 0.67 / 3) / 2)
-    assert found.notes == ("the arms do not have the same number of trials: first 5, other 6",)
+    assert found.notes == ("the arms do not have the same number of trials: first 6, other 7",)
     confirmed({0: [0.3]}, name="just begun", storage=first._storage, **facts)
     begun = optuna.load_study(study_name="just begun", storage=first._storage)
     with pytest.raises(

@@ -195,6 +195,12 @@ ERROR = "smoothed validation error, one seed each"
             "error",
             f"the best trial's error is 2.5% below that of the best anchor, channel 0.2, which may be chance ({ERROR})",
         ),
+        (
+            [trial(0.5, "no dropout"), trial(0.4, "no dropout, trained as trial 2"), trial(0.39)],
+            "loss",
+            "the best trial is not clearly better than no dropout: its loss is 0.3900, and 0.4000 without dropout "
+            f"({LOSS})",
+        ),
     ],
 )
 def test_the_verdict_in_words(trials, what, verdict):

@@ -1,0 +1,101 @@
+"""Controls: when a study tries its anchors with the best trial's settings of training, and with which settings."""
+
+from __future__ import annotations
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from dropopt.config import RunConfig
+from dropopt.study.define.space import Space
+from dropopt.study.search.anchors import enqueue_anchors
+from dropopt.study.search.controls import enqueue_due_controls
+from dropopt.study.store.keys import ANCHOR, CONFIG
+from dropopt.study.store.search_ledger import SearchLedger
+
+TARGET = 20
+SPACE = Space.load("compact")
+BASE = SPACE.base(RunConfig())
+#: The loss of each anchor. Of those that drop, ``spatial 0.2`` is the best.
+LOSSES = {"no dropout": 0.6, "element 0.1": 0.9, "channel 0.2": 0.7, "spatial 0.2": 0.5}
+
+
+def searched(lowest=0.3, *, anchors=True, target=TARGET, study=None):
+    """A study that has run to its target. Trial 8 has the value ``lowest``, and any other that is no anchor 0.8."""
+    new = study is None
+    study = study or optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    if anchors and new:
+        enqueue_anchors(study, SPACE, BASE, 10)
+
+    def controls(known, started, target):
+        enqueue_due_controls(known, started, target, space=SPACE, base=BASE, classes=10)
+
+    ledger = SearchLedger(study, SPACE, BASE, seed=0, classes=10, on_start=controls)
+    while (asked := ledger.ask(target)) is not None:
+        trial, _ = asked
+        name = trial.user_attrs.get(ANCHOR, "")
+        value = lowest if trial.number == 8 else LOSSES.get(name, 0.8)
+        ledger.complete(trial, value, accuracy=0.9, best_loss=value, best_epoch=1, seconds=1.0)
+    return study
+
+
+def controls_in(study):
+    """The names of the controls by the number of their trial."""
+    return {
+        trial.number: trial.user_attrs[ANCHOR]
+        for trial in study.trials
+        if " as trial " in trial.user_attrs.get(ANCHOR, "")
+    }
+
+
+def test_controls_come_after_three_quarters_of_a_study():
+    """No dropout, and the best anchor with dropout. The study has as many trials as without them, and none waits."""
+    study = searched()
+    assert controls_in(study) == {16: "no dropout, trained as trial 8", 17: "spatial 0.2, trained as trial 8"}
+    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * TARGET
+
+
+def test_a_control_differs_from_the_best_trial_in_dropout_alone():
+    """It has the engine of its anchor, and the best trial's settings of training but for the seed."""
+    study = searched()
+    runs = [RunConfig.parse(trial.user_attrs[CONFIG]) for trial in study.trials]
+    best = runs[8].train.model_dump(exclude={"seed"})
+    names = {trial.user_attrs[ANCHOR]: trial.number for trial in study.trials if ANCHOR in trial.user_attrs}
+    for number, name in controls_in(study).items():
+        assert runs[number].train.model_dump(exclude={"seed"}) == best
+        assert runs[number].engine == runs[names[name.partition(",")[0]]].engine
+    assert best["lr"] != runs[0].train.lr, "an anchor has the middle of the range"
+
+
+@pytest.mark.parametrize(("lowest", "options"), [(0.3, {"anchors": False}), (0.3, {"target": 19}), (0.55, {})])
+def test_studies_without_controls(lowest, options):
+    """One without anchors, a short one, and one whose best trial is an anchor, with which the others are compared."""
+    assert controls_in(searched(lowest, **options)) == {}
+
+
+@pytest.mark.parametrize(("target", "again"), [(30, False), (60, True)])
+def test_a_study_that_goes_on_has_new_controls_if_its_are_from_its_first_half(target, again):
+    """The best trial may have other settings of training by then; here it is the same, so nothing is tried twice."""
+    study = searched(target=target, study=searched())
+    assert set(controls_in(study)) == {16, 17}
+    study = searched()
+    study.add_trial(optuna.trial.create_trial(value=0.1, user_attrs={CONFIG: fast(study.trials[8])}))
+    searched(target=target, study=study)
+    new = [name for number, name in controls_in(study).items() if number >= TARGET]
+    assert new == (["no dropout, trained as trial 20", "spatial 0.2, trained as trial 20"] if again else [])
+
+
+def fast(trial):
+    """The configuration of a trial, with a higher learning rate."""
+    config = trial.user_attrs[CONFIG]
+    return config | {"train": config["train"] | {"lr": 0.4}}
+
+
+def test_the_controls_of_a_study_that_was_stopped_when_they_were_due():
+    """The process ended between the start of the trial and the controls: the next trial enqueues them."""
+    study = searched(target=15)
+    ledger = SearchLedger(study, SPACE, BASE, seed=0, classes=10)
+    trial, _ = ledger.ask(TARGET)
+    assert trial.number == 15
+    ledger.complete(trial, 0.8, accuracy=0.9, best_loss=0.8, best_epoch=1, seconds=1.0)
+    assert list(controls_in(searched(study=study))) == [17, 18]
