@@ -52,8 +52,7 @@ class Candidates:
     @property
     def nothing(self) -> Candidate | None:
         """The best of the anchors without dropout; None if there is none."""
-        found = [one for one in self.all if without_dropout(one.anchor)]
-        return min(found, key=lambda one: one.searched, default=None)
+        return next((one for one in self.all if without_dropout(one.anchor)), None)  # the anchors are ordered by value
 
 
 def choose_candidates(study: optuna.Study, top: int, *, anchors: bool = True, by: str | None = None) -> Candidates:

@@ -99,3 +99,9 @@ def test_the_controls_of_a_study_that_was_stopped_when_they_were_due():
     assert trial.number == 15
     ledger.complete(trial, 0.8, accuracy=0.9, best_loss=0.8, best_epoch=1, seconds=1.0)
     assert list(controls_in(searched(study=study))) == [17, 18]
+
+
+def test_a_study_with_few_trials_left_has_no_controls():
+    """They would wait for a run that may never come."""
+    study = searched(study=searched(target=18))
+    assert (len(study.trials), controls_in(study)) == (TARGET, {})

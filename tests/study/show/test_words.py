@@ -59,3 +59,11 @@ def test_what_is_counted_agrees_with_its_number(one):
     found = re.findall(rf"\b{count} ({nouns})(e?s)?\b", " ".join(texts))
     assert {noun for noun, _ in found} == set(nouns.split("|"))
     assert {bool(plural) for _, plural in found} == {not one}
+
+
+def test_anchors_that_were_tried_again_are_none_that_a_study_begins_with():
+    """They are trained as a later trial is. An anchor that ran twice is one."""
+    study = optuna.create_study()
+    for name in ("no dropout", "element 0.1", "element 0.1", "no dropout, trained as trial 9"):
+        study.add_trial(create_trial(value=0.5, user_attrs={keys.ANCHOR: name}))
+    assert words.begins({}, study.trials) == "with 2 anchors"
