@@ -12,7 +12,8 @@ from dropopt.config import Baseline, ConfigError, RunConfig, TrainConfig
 from dropopt.known import may_be_moved
 from dropopt.study.define.space import Space
 from dropopt.study.store.keys import BASE, DATA
-from dropopt.study.store.queries import count, search_of
+from dropopt.study.store.queries import search_of
+from dropopt.study.store.trial_budget import budget_spent
 
 _RATE_SCHEDULES = frozenset(get_args(Baseline.model_fields["schedule"].annotation))
 
@@ -58,7 +59,7 @@ def arm_of_study(name: str, study: optuna.Study) -> Arm:
         base=base,
         training=ranges if any(trial.params for trial in trials) else None,
         data=study.user_attrs.get(DATA),
-        trials=count(trials).counted,
+        trials=budget_spent(trials),
     )
 
 

@@ -43,6 +43,7 @@ from dropopt.study.show.formatting import format_seconds
 from dropopt.study.store.experiment import check
 from dropopt.study.store.opening import Opened, reserve
 from dropopt.study.store.queries import count, find_study, searches, study_names
+from dropopt.study.store.trial_budget import budget_spent
 from dropopt.study.store.url import file_of, resolve
 
 #: Prefixes that tell a study and a space of the same name apart.
@@ -188,7 +189,7 @@ def _plan_of_space(request: CompareRequest, name: str, storage: BaseStorage | No
     if storage is not None and definition.name in existing:
         study = find_study(storage, definition.name)
         check(study, space, base)
-        done, seconds = count(study.get_trials(deepcopy=False)).counted, seconds_of_a_trial(study)
+        done, seconds = budget_spent(study.get_trials(deepcopy=False)), seconds_of_a_trial(study)
         if done >= definition.n_trials:
             _check_result(label, study, "give a larger --n-trials, or another --study-name")
     arm = arm_of_space(label, definition.name, space, base, max(definition.n_trials, done))

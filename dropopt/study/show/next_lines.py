@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from dropopt.files import name_part
 from dropopt.study.show.snapshot import Snapshot, learnable
 from dropopt.study.store.keys import COMMAND, CONFIG, PLAN
+from dropopt.study.store.trial_budget import budget_spent
 
 
 @dataclass(frozen=True)
@@ -19,11 +20,11 @@ class Resume:
     n_trials: int  # the target of the study
     extendable: bool = True  # whether the command takes --n-trials
 
-    def line(self, counted: int) -> str | None:
-        """The line to type after ``counted`` trials; None if the study is complete and cannot be extended."""
-        reached = counted >= self.n_trials
+    def line(self, spent: int) -> str | None:
+        """The line to type after ``spent`` trials; None if the study is complete and cannot be extended."""
+        reached = spent >= self.n_trials
         if self.extendable:
-            return f"{self.command} --n-trials {self.n_trials + counted * reached}"
+            return f"{self.command} --n-trials {self.n_trials + spent * reached}"
         return None if reached else self.command
 
 
@@ -45,7 +46,7 @@ def next_lines(
         yield "look", f"dropopt dashboard{storage}"
     if not shot.several and learnable(shot.trials):
         yield "learn", f"dropopt efficacy --study {name}{storage}"
-    if resume is not None and (line := resume.line(shot.counts.counted)):
+    if resume is not None and (line := resume.line(budget_spent(shot.trials))):
         yield "go on", line
     if shot.leader is not None:
         page = shlex.quote(best_file(shot.name, "html", "report"))

@@ -63,7 +63,7 @@ class Progress(SlotsDisplay):
         best = self._best
         if not self.is_live and best is not None and (before is None or best.number != before.number):
             scores = f"{self._value(best.value)}, {self._score} {format_accuracy(best)}"
-            done = f"{self._counts.counted} of {quantity(self._n_trials, 'trial')}"
+            done = f"{self._summary.budget_spent()} of {quantity(self._n_trials, 'trial')}"
             say(self._console, f"trial {best.number} is the best so far: {scores} ({done})")
 
     def tick(self) -> None:
@@ -78,7 +78,7 @@ class Progress(SlotsDisplay):
             self._counts, self._best = self._summary.counts(), leader(self._study, self._summary.leaders)
 
     def _redraw(self) -> None:
-        done, total = self._counts.counted, self._n_trials
+        done, total = self._summary.budget_spent(), self._n_trials
         left = "-" if self._ended < 2 else self._time_left(max(0, total - done))
         words = f"{done} of {quantity(total, 'trial')}", str(self._counts), f"time left {left}"
         lines: list[Table | Text] = [self._head(done, total, *words)]

@@ -37,6 +37,11 @@ def budget_used(trials: Iterable[FrozenTrial]) -> int:
     return sum(uses_budget(trial) for trial in trials)
 
 
+def budget_spent(trials: Iterable[FrozenTrial]) -> int:
+    """Return how many trials that have ended use the budget; see :func:`budget_used`."""
+    return budget_used(trial for trial in trials if trial.state.is_finished())
+
+
 def decide(trials: Sequence[FrozenTrial], number: int, target: int) -> Decision:
     """Decide whether the trial ``number``, which is not checked, is one too many."""
     excess = budget_used(trials) - target

@@ -55,6 +55,10 @@ class TrialSummary:
         """Return how much of the budget the trials use; see :func:`~dropopt.study.store.trial_budget.budget_used`."""
         return self._used + sum(map(uses_budget, self.unfinished))
 
+    def budget_spent(self) -> int:
+        """Return how much of it those use that have ended."""
+        return self._used
+
     def counts(self) -> Counts:
         """Return the number of trials in each state; see :func:`~dropopt.study.store.queries.count`."""
         found = self._finished.copy()

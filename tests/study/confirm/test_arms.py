@@ -11,7 +11,7 @@ from spaces import space_of
 from dropopt.config import ConfigError, RunConfig
 from dropopt.study.confirm.arms import Arm, arm_of_space, arm_of_study, check_comparable
 from dropopt.study.confirm.comparison import Compute, compute
-from dropopt.study.store.keys import BASE, CONFIRMS, INTERRUPTED, REASON, RETRY, SECONDS
+from dropopt.study.store.keys import BASE, CONFIRMS, CONTINUES, INTERRUPTED, REASON, RETRY, SECONDS
 from dropopt.study.store.retries import enqueue_again
 
 
@@ -149,12 +149,13 @@ def test_arms_are_two_or_more_and_different(kind):
 
 
 def test_the_budget_of_an_arm_is_the_trials_that_ended():
-    """A trial that was interrupted is not counted beside its retry, nor one that waits or runs."""
+    """A trial that was interrupted is not counted beside its retry, nor one that continues another, waits or runs."""
     study = searched("mine")
     study.add_trial(create_trial(value=0.5))
     study.add_trial(create_trial(state=TrialState.PRUNED))
     study.add_trial(create_trial(state=TrialState.FAIL, user_attrs={REASON: INTERRUPTED, RETRY: True}))
     study.add_trial(create_trial(state=TrialState.FAIL, user_attrs={REASON: "Broken"}))
+    study.add_trial(create_trial(value=0.4, user_attrs={CONTINUES: 1}))
     study.enqueue_trial({})
     found = arm_of_study("mine", study)
     assert (found.trials, found.training) == (3, None)  # no trial says what was searched

@@ -5,12 +5,15 @@ from types import SimpleNamespace
 
 import optuna
 import pytest
-from optuna.trial import create_trial
+from optuna.trial import TrialState, create_trial
 from rich.console import Console
 
 from dropopt.study.show import display, progress
 from dropopt.study.show.formatting import format_duration, format_percent, format_seconds
+from dropopt.study.show.next_lines import Resume, next_lines
 from dropopt.study.show.progress import Progress
+from dropopt.study.show.snapshot import Snapshot
+from dropopt.study.store.keys import CONTINUES
 
 
 @pytest.mark.parametrize(
@@ -65,6 +68,21 @@ def test_the_time_left_is_estimated_from_the_trials_of_the_session(monkeypatch):
             shown.ended(0, len(study.trials) - 1)
             seen.append(left())
     assert seen == ["-", "4:00", "3:00"]
+
+
+def test_a_trial_that_continues_another_does_not_count():
+    """It is no trial of the study's number, neither in the lines of a session nor in the command that goes on."""
+    study = optuna.create_study()
+    study.add_trials([create_trial(value=1.0)] * 3 + [create_trial(state=TrialState.PRUNED)])
+    study.add_trial(create_trial(value=0.5, user_attrs={CONTINUES: 3}))
+    file = io.StringIO()
+    shown = Progress(Console(file=file, width=120), 4)
+    shown.opened(study)
+    study.add_trial(create_trial(value=0.4, user_attrs={CONTINUES: 3}))
+    shown.ended(0, 5)
+    assert file.getvalue().rstrip().endswith("(4 of 4 trials)")
+    resume = Resume("dropopt run digits", 4)
+    assert dict(next_lines(Snapshot.of(study), "", resume))["go on"] == "dropopt run digits --n-trials 8"
 
 
 def test_a_trial_keeps_its_line_when_it_moves_to_another_slot():
