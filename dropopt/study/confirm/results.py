@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial
 
-from dropopt.numbers import fixed, quantity
+from dropopt.numbers import fixed, listed, quantity
 from dropopt.study.confirm.intervals import Difference, Interval, mean_of, paired
 from dropopt.study.confirm.ledger import outs
-from dropopt.study.confirm.runs import completed, failed, find_runs, unfinished
+from dropopt.study.confirm.runs import completed, failed, failed_trials, find_runs, unfinished
 from dropopt.study.store import keys
 from dropopt.study.store.anchor_names import without_dropout
 from dropopt.study.store.queries import judged, metric_word, optimised, task_of
@@ -63,6 +63,18 @@ class Confirmed:
 
 
 @dataclass(frozen=True)
+class Unconfirmed:
+    """A configuration that failed, and has a result with no seed."""
+
+    #: The number of its trial in the search.
+    trial: int
+    #: How it is called, as in :class:`Confirmed`.
+    name: str
+    #: With which seeds it failed, and the first line of the last error.
+    why: str
+
+
+@dataclass(frozen=True)
 class Tested:
     """A reading of the test split: the networks of one configuration."""
 
@@ -98,6 +110,8 @@ class Confirmation:
     #: How values are shown, and the name of the metric.
     scale: Scale = field(default_factory=Scale)
     score: str = "accuracy"
+    #: The configurations without a result.
+    failed: tuple[Unconfirmed, ...] = ()
 
     def from_winner(self, one: Confirmed) -> Difference | None:
         """Return the paired difference of a configuration to the winner; None of the winner, or without one."""
@@ -118,6 +132,7 @@ class Confirmation:
                 _plain(one, self.score) | {"minus_winner": _plain_difference(self.from_winner(one))}
                 for one in self.configurations
             ],
+            "failed": [vars(one) for one in self.failed],
             "winner": self.winner and self.winner.trial,
             "best_anchor": self.anchor and self.anchor.trial,
             "winner_minus_best_anchor": _plain_difference(self.to_anchor),
@@ -172,6 +187,7 @@ def confirmation(study: optuna.Study, *, seeds: int | None = None, by: str | Non
         verdict=_failures(runs, winner, ended, scale) or _verdict(winner, anchor, to_anchor, scale),
         scale=scale,
         score=task_of(study).score,
+        failed=tuple(_unconfirmed(runs, seeds, {one.trial for one in found})),
     )
 
 
@@ -203,6 +219,23 @@ def _configurations(study: optuna.Study, runs: optuna.Study, seeds: int, by: str
             )
         )
     return found
+
+
+def _unconfirmed(runs: optuna.Study, seeds: int, confirmed: Collection[int]) -> Iterator[Unconfirmed]:
+    """The entrants that have failed, but those that are ``confirmed`` with some seed."""
+    failures: dict[int, dict[int, FrozenTrial]] = {}
+    for run, trial in failed_trials(runs).items():
+        if run.repeat < seeds and run.configuration not in confirmed:
+            failures.setdefault(run.configuration, {})[run.repeat] = trial
+    for entrant in runs.user_attrs[keys.ENTRANTS]:
+        number = int(entrant["trial"])
+        if rows := failures.get(number):
+            which = "seed " + listed([repeat + 1 for repeat in sorted(rows)], most=seeds)
+            which = f"all {seeds} seeds" if len(rows) == seeds else which
+            known = rows[max(rows)].user_attrs
+            message = str(known.get(keys.MESSAGE, "")).partition("\n")[0]
+            why = dict.fromkeys(filter(None, (known.get(keys.REASON), message)))  # some messages are the reason
+            yield Unconfirmed(number, str(entrant["name"]), ": ".join([f"failed with {which}", *why]))
 
 
 def _by_seed(rows: Mapping[int, FrozenTrial], *names: str) -> list[dict[int, float]]:

@@ -154,6 +154,11 @@ def completed(study: optuna.Study) -> dict[Run, FrozenTrial]:
 
 def failed(study: optuna.Study) -> dict[Run, str]:
     """Return the runs that failed and neither completed nor are to run again, each with the reason."""
+    return {run: str(trial.user_attrs.get(REASON)) for run, trial in failed_trials(study).items()}
+
+
+def failed_trials(study: optuna.Study) -> dict[Run, FrozenTrial]:
+    """Return the runs that failed, as :func:`failed` does, each with its latest trial."""
     done, found = completed(study), {}
     trials = study.get_trials(deepcopy=False)
     open_runs = unfinished(study)
@@ -162,7 +167,7 @@ def failed(study: optuna.Study) -> dict[Run, str]:
         reason = trial.user_attrs.get(REASON)
         ended = trial.state == TrialState.FAIL and reason not in (INTERRUPTED, GIVEN_BACK)
         if ended and run is not None and run not in done and run not in open_runs:
-            found[run] = str(reason)
+            found[run] = trial
     return found
 
 

@@ -23,7 +23,9 @@ def show_confirmation(console: Console, found: Confirmation) -> None:
     table = Table("configuration", heading, "from the winner", found.score, "seeds", title=title)
     for one in found.configurations:
         table.add_row(*_cells(one, found))
-    if found.configurations:
+    for failed in found.failed:
+        table.add_row(failed.name, "-", failed.why, "-", "0")
+    if table.rows:
         console.print(table)
     say(console, found.verdict, "bold")
     if optimism := _optimism(found):

@@ -1,11 +1,13 @@
 """What the runs of a confirmation say, from runs made by hand: the winner, its anchor, the optimism and the test."""
 
+import io
 from dataclasses import replace
 
 import optuna
 import pytest
 from confirmed_arms import arm, run
 from optuna.trial import TrialState, create_trial
+from rich.console import Console
 from scipy import stats
 
 from dropopt.config import ConfigError, RunConfig, TaskConfig
@@ -15,6 +17,7 @@ from dropopt.study.confirm.intervals import holm, mean_of
 from dropopt.study.confirm.ledger import Race, RunLedger, outs
 from dropopt.study.confirm.results import confirmation
 from dropopt.study.confirm.runs import CONFIGURATION, REPEAT, make_runs
+from dropopt.study.show.confirmation import show_confirmation
 from dropopt.study.store import keys
 
 NAMES = {
@@ -96,6 +99,28 @@ def test_a_configuration_that_failed_says_with_which_seed():
     found = confirmation(search)
     assert [(one.trial, one.out) for one in found.configurations] == [(0, ""), (1, "seed 3 failed: DivergedError")]
     assert found.winner.trial == 0
+
+
+def test_a_configuration_that_failed_with_every_seed_is_shown_with_the_reason():
+    """In the table and as values for JSON; it is never chosen, and one that is still to be trained did not fail."""
+    search, runs = confirmed({0: LOSSES[0], 1: [], 2: [], 4: []})
+    broken = {keys.REASON: "RuntimeError", keys.MESSAGE: "size mismatch\nat layer 3"}
+    for repeat in range(4):  # the last one is of an earlier confirmation with more seeds
+        runs.add_trial(run(1, repeat, TrialState.FAIL, **broken))
+    runs.add_trial(run(2, 0, TrialState.FAIL, **{keys.REASON: "out of memory", keys.MESSAGE: "out of memory"}))
+    found = confirmation(search)
+    first = "failed with all 3 seeds: RuntimeError: size mismatch"
+    assert [(one.name, one.why) for one in found.failed] == [
+        ("trial 1", first),
+        ("trial 2", "failed with seed 1: out of memory"),
+    ]
+    assert found.plain()["failed"][0] == {"trial": 1, "name": "trial 1", "why": first}
+    assert (found.winner.trial, len(found.configurations)) == (0, 1)
+    console = Console(file=io.StringIO(), width=160)
+    show_confirmation(console, found)
+    assert [" ".join(row.split()) for row in console.file.getvalue().splitlines() if first in row] == [
+        f"│ trial 1 │ - │ {first} │ - │ 0 │"
+    ]
 
 
 def test_nothing_is_compared_with_configurations_that_failed():
@@ -343,7 +368,7 @@ def test_a_confirmation_as_values_for_json():
         "test": None,
     }
     alone = {"best_anchor": None, "winner_minus_best_anchor": None, "verdict": found.verdict}
-    assert found.plain() == facts | alone | {"configurations": rows}
+    assert found.plain() == facts | alone | {"configurations": rows, "failed": []}
     plain = kept.plain()
     assert plain["winner_minus_best_anchor"] == pytest.approx(difference)
     assert (plain["best_anchor"], plain["configurations"][1]["out"]) == (3, None)
