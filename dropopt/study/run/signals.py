@@ -28,6 +28,10 @@ WARNINGS = _known("SIGUSR1", "SIGXCPU")
 #: The signals with which a user or the system ends a program.
 SIGNALS = (*_known("SIGINT", "SIGTERM", "SIGHUP"), *WARNINGS)
 
+#: Seconds to wait for a signal to this process after a signal has ended a child. A system that shuts down, a scheduler
+#: or a container sends the signal to all processes.
+SIGNAL_SECONDS = 1.0
+
 #: Seconds after the second signal in which the running trials can still be recorded.
 SETTLE_SECONDS = 2.0
 

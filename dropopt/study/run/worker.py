@@ -20,7 +20,7 @@ from dropopt.study.run.errors import StudyError
 from dropopt.study.run.failures import PROCESS_DIED, FailureCounter, error_of
 from dropopt.study.run.messages import Done, Failed, FromTrainer, Prepare, Ready, Report, Stop, Train
 from dropopt.study.run.running import GRACE_SECONDS, MAX_DEATHS, Limits, Running
-from dropopt.study.run.signals import SIGNALS, SignalCatcher
+from dropopt.study.run.signals import SIGNAL_SECONDS, SIGNALS, SignalCatcher
 from dropopt.study.run.slots import Died, Event, Pool
 from dropopt.study.store.errors import StorageError, TrialEndedError
 from dropopt.study.store.keys import OUT_OF_MEMORY, TIME_LIMIT
@@ -28,10 +28,6 @@ from dropopt.study.store.ledger import Ledger
 
 #: The worker checks the time limits, and redraws, at least once in this many seconds.
 TICK = 0.25
-
-#: Seconds to wait for a signal to this process after a signal has ended a child. A system that shuts down, a scheduler
-#: or a container sends the signal to all processes.
-SIGNAL_SECONDS = 1.0
 
 #: The message about a trial that another process, such as ``optuna tell`` or the dashboard, has ended.
 ENDED_ELSEWHERE = "it was ended by another process"

@@ -32,6 +32,7 @@ from dropopt.study.define import shipped
 from dropopt.study.define.definition import Definition
 from dropopt.study.run import machine
 from dropopt.study.run.measure import seconds_of_an_epoch
+from dropopt.study.run.signals import SignalCatcher
 from dropopt.study.run.slots import Targets
 from dropopt.study.search.portfolio import NONE
 from dropopt.study.session import session
@@ -89,7 +90,11 @@ def compare(request: CompareRequest, console: Console) -> tuple[int, Comparison 
     for note in notes:
         say(console, f"note: {note}", "yellow")
     with reserve(resolve(request.storage)):
-        _say_cost(request, plans, console)
+        with SignalCatcher() as signals:
+            _say_cost(request, plans, console, signals)
+        if signals.received is not None:
+            say(console, STOPPED_LINE)
+            return 128 + signals.received, None
         code = _search_and_confirm(request, plans, console)
     if code:
         return code, None
@@ -211,8 +216,11 @@ def _names_a_space(name: str, beside: Path) -> bool:
     return True
 
 
-def _say_cost(request: CompareRequest, plans: Sequence[_Plan], console: Console) -> None:
-    """Print the number of trials, runs and epochs that are left at most, and an estimate of the time."""
+def _say_cost(request: CompareRequest, plans: Sequence[_Plan], console: Console, signals: SignalCatcher) -> None:
+    """Print the number of trials, runs and epochs that are left at most, and an estimate of the time.
+
+    A signal while an epoch is measured ends it.
+    """
     base = plans[0].arm.base
     epochs = base.train.epochs
     trials, runs = sum(plan.left for plan in plans), len(plans) * request.top * request.seeds
@@ -221,7 +229,10 @@ def _say_cost(request: CompareRequest, plans: Sequence[_Plan], console: Console)
         seconds = median(times)
     else:
         with busy("measuring the time of an epoch", quiet=console.quiet):
-            seconds = seconds_of_an_epoch(base, request.targets) * epochs
+            measured = seconds_of_an_epoch(base, signals, request.targets)
+        if measured is None:
+            return
+        seconds = measured * epochs
     slots = machine.slots(request.n_jobs, len(machine.cards(base.train.device)))
     names = ", ".join(plan.arm.name for plan in plans)
     say(

@@ -4,6 +4,7 @@ import errno
 import html
 import os
 import re
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -125,10 +126,18 @@ def test_the_last_line_of_a_comparison_that_was_stopped(monkeypatch, capsys):
     assert compare("study.log", ["low.yaml", "high.yaml"], study={"n_trials": 1}) == (143, None)
     assert capsys.readouterr().out.splitlines()[-1] == "stopped; the same command goes on where it was"
 
+    def stopped(_, signals, __):
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert signals.wait(30)  # the signal is received by another thread
+
+    monkeypatch.setattr(comparing, "seconds_of_an_epoch", stopped)
+    assert compare("new.log", ["low.yaml", "high.yaml"]) == (143, None)
+    assert capsys.readouterr().out == "stopped; the same command goes on where it was\n"
+
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(comparing, "seconds_of_an_epoch", interrupt)  # before the first search
+    monkeypatch.setattr(comparing, "_plans", interrupt)  # before the first search
     with pytest.raises(SystemExit) as ended:
         fake_study.make().compare(["low.yaml", "high.yaml"], [])
     assert ended.value.code == 130
