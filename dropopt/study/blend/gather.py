@@ -9,6 +9,7 @@ import numpy as np
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from dropopt.config import ConfigError
 from dropopt.study.blend.covariates import covariates_of
 from dropopt.study.blend.evidence import Evidence, thinned
 from dropopt.study.blend.mixture import blends_of, is_weight
@@ -78,9 +79,13 @@ def evidence_of(
 
     Raises:
         NoBlendError: The trials suggested no blend, or the study has several objectives.
+        ConfigError: The prior is not an exported table, or is about other weights.
     """
     if study._is_multi_objective():
         raise NoBlendError("efficacy is learned for one objective, got a study with several")
     rows = finished_trials(study) if trials is None else trials
-    maximise = study.direction == StudyDirection.MAXIMIZE
-    return gather(rows, names or names_in(rows), maximise=maximise, prior=prior, limit=limit)
+    names, maximise = names or names_in(rows), study.direction == StudyDirection.MAXIMIZE
+    try:
+        return gather(rows, names, maximise=maximise, prior=prior, limit=limit)
+    except ConfigError as error:  # of the prior
+        raise ConfigError(f"study {study.study_name!r}: {error}") from None

@@ -5,7 +5,8 @@ from __future__ import annotations
 import shlex
 import sys
 import tempfile
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from dropopt.config import ConfigError, RunConfig
@@ -20,6 +21,18 @@ from dropopt.study.store.patient import Patience
 from dropopt.study.store.queries import find_study
 from dropopt.study.store.url import resolve, storage_hint
 from dropopt.trust import own_modules, settle
+
+
+@contextmanager
+def _stored(study: str) -> Iterator[None]:
+    """Name the study in an error about its settings, which another program or version may have stored."""
+    try:
+        yield
+    except ConfigError as error:
+        reason = str(error).removeprefix("study: ")
+        raise ConfigError(
+            f"study {study!r} has settings that this version of dropopt does not know: {reason}"
+        ) from None
 
 
 def stored_request(
@@ -53,7 +66,9 @@ def stored_request(
         name, facts = found.study_name, found.user_attrs
     if any(key not in facts for key in (BASE, PLAN, SPACE, SPACE_TEXT)):
         raise ConfigError(f"study {name!r} has no stored settings for workers; start or resume it with: dropopt run")
-    base = RunConfig.parse(facts[BASE])
+    with _stored(name):
+        base = RunConfig.parse(facts[BASE])
+        Definition.parse({**facts[PLAN], "name": name})
     if data is not None:
         base = moved(base, data)
     line = shlex.join([*resume, "--study", name]) + storage_hint(storage)

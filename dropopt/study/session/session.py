@@ -308,7 +308,13 @@ class Session:
         """
         who = () if alone else (self._identity.id,)
         seed = derived_seed(self._definition.seed, "sampler", drawn, *who, bits=31)
-        return make_sampler(self._definition.sampler, self._settings.space, seed, self._evidence(drawn), self._notice)
+        evidence = self._evidence(drawn)
+        try:
+            return make_sampler(self._definition.sampler, self._settings.space, seed, evidence, self._notice)
+        except ConfigError as error:
+            if evidence is None:
+                raise
+            raise ConfigError(f"study {self._definition.name!r}: {error}") from None  # another program may have set it
 
     def _create(self, ready: Ready) -> tuple[optuna.Study, bool]:
         """The study, and whether this call created it: another process may create it at the same time."""

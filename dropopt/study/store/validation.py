@@ -88,12 +88,12 @@ class _Code:
 class _Plan:
     """What every stored plan has."""
 
-    n_trials: int
+    n_trials: _Positive
     sampler: str
     pruner: str
-    seed: int
-    trial_timeout: float | None = None
-    trial_memory: int | None = None
+    seed: StrictInt
+    trial_timeout: StrictFloat | StrictInt | None = None
+    trial_memory: _Positive | None = None
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def test_a_plan_that_another_program_has_changed(storage):
     assert (definition.name, definition.timeout, definition.n_trials) == ("fake", None, 4)
     with Outside(storage) as study:
         study.set_user_attr("plan", study.user_attrs["plan"] | {"sampler": "none"})
-    with pytest.raises(ConfigError, match=r"sampler must be one of .*, got 'none'"):
+    with pytest.raises(ConfigError, match=r"^study 'fake' has settings .*: sampler must be one of .*, got 'none'$"):
         join(storage)
 
 

@@ -87,8 +87,17 @@ def test_a_fault_in_the_prior_is_reported(storage):
     """Only a study without a blend is skipped; a prior that cannot be read is an error."""
     study = source(storage)
     study.set_user_attr(PRIOR, {"rows": []})
-    with pytest.raises(ConfigError, match="a prior must be a dictionary from export_evidence"):
+    with pytest.raises(ConfigError, match=r"^study 'source': a prior must be a dictionary from export_evidence"):
         display.refresh(study)
+
+
+def test_a_prior_that_was_changed_is_reported_with_its_study(storage, options):
+    """Before its next trial."""
+    assert fake_study.run(storage, 1, **options, n_trials=1, prior="source") == 0
+    study = optuna.load_study(study_name="new", storage=storage)
+    study.set_user_attr(PRIOR, {"rows": []})
+    with pytest.raises(ConfigError, match=r"^study 'new': a prior must be a dictionary from export_evidence"):
+        fake_study.run(storage, 1, **options, n_trials=2)
 
 
 def test_the_file_of_efficacy_is_the_prior_of_the_study(storage, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from optuna.trial import TrialState
 
 from dropopt.study.store.errors import StorageError
-from dropopt.study.store.keys import BASE, CLASSES, CODE, MADE_WITH, SEEDS, TRACE
+from dropopt.study.store.keys import BASE, CLASSES, CODE, MADE_WITH, PLAN, SEEDS, TRACE
 from dropopt.study.store.opening import Opened
 from dropopt.study.store.patient import Patience
 from dropopt.study.store.queries import find_study
@@ -56,11 +56,12 @@ def test_an_attribute_of_a_wrong_type_counts_as_absent(value):
 def test_an_attribute_that_lacks_what_readers_need_counts_as_absent():
     """Reports read the recipe of training, the command that began the study, and the sources of its code."""
     config = {"data": {"name": "digits"}, "model": {"name": "small"}, "train": {"epochs": 2}}
-    damaged = {BASE: config, MADE_WITH: {"command": 7}, CODE: [{"modules": {}}]}
+    plan = {"n_trials": "4", "sampler": "tpe", "pruner": "none", "seed": 0}
+    damaged = {BASE: config, MADE_WITH: {"command": 7}, CODE: [{"modules": {}}], PLAN: plan}
     assert not valid_study_attributes(damaged)
     whole = config | {"train": {"epochs": 2, "optimizer": "sgd", "batch_size": 8}}
     code = [{"since": 0, "modules": {"a": {"file": "a.py", "sha256": "0"}}}]
-    mended = {BASE: whole, MADE_WITH: {"command": "dropopt run a", "cpus": 2}, CODE: code}
+    mended = {BASE: whole, MADE_WITH: {"command": "dropopt run a", "cpus": 2}, CODE: code, PLAN: plan | {"n_trials": 4}}
     assert valid_study_attributes(mended) == mended
 
 
