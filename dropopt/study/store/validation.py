@@ -34,12 +34,18 @@ class _Named:
 
 
 @dataclass(frozen=True)
-class _Config:
-    """What every stored configuration has."""
+class _Trained:
+    """What is trained on what."""
 
     data: _Named
     model: _Named
-    train: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Config(_Trained):
+    """What every stored configuration has."""
+
+    train: _Table
 
 
 @dataclass(frozen=True)
@@ -52,11 +58,9 @@ class _Train:
 
 
 @dataclass(frozen=True)
-class _Base:
+class _Base(_Trained):
     """What the configuration of a study has, from which reports are made."""
 
-    data: _Named
-    model: _Named
     train: _Train
 
 
