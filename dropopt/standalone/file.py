@@ -76,7 +76,8 @@ def read_model(path: Path) -> ModelFile:
     if path.suffix in (".pt", ".pth", ".pkl", ".bin"):
         raise ConfigError(
             f"{path} may run code when it is read; a classifier of images is read from the file that dropopt train "
-            f"FILE -o model{SUFFIX} writes"
+            f"FILE -o model{SUFFIX} writes, and the weights of a network for any other task, such as a regression, are "
+            f"loaded in your own code: model.load_state_dict(torch.load({str(path)!r}, weights_only=True))"
         )
     if path.suffix in FORMATS:
         raise ConfigError(f"{path} is a configuration; type: dropopt train FILE -o model{SUFFIX}")

@@ -40,6 +40,8 @@ class Prepared:
     facts: Facts
     #: D_complexity of the training images; None for a baseline, which does not use it.
     complexity: float | None = None
+    #: What a user should know about the data and the targets, one sentence each.
+    notices: tuple[str, ...] = ()
 
 
 def prepare(run: RunConfig) -> Prepared:
@@ -62,7 +64,8 @@ def prepare(run: RunConfig) -> Prepared:
     """
     device = resolve_device(run.train.device)
     data = load_once(run.data)
-    task_of(run.task).check(data)
+    task = task_of(run.task)
+    task.check(data)
     train, validation = (one.head(EXAMPLES) for one in (data.train, data.validation))
     few = replace(data, train=train, validation=validation)
     config = run.train.model_copy(update={"epochs": 1})
@@ -73,9 +76,10 @@ def prepare(run: RunConfig) -> Prepared:
         attach(model, run.engine, example=_example(run, data, device), complexity=0.5, inside="keep") as engine,
     ):
         facts = facts_of(data, model, engine.sites, engine.own)
-        fit(model, engine, few, config, task=task_of(run.task))
+        fit(model, engine, few, config, task=task)
     complexity = data.complexity if isinstance(run.engine, EngineConfig) else None
-    return Prepared(data, named_places(model, _example(run, data, device)), facts, complexity)
+    places, notices = named_places(model, _example(run, data, device)), (*data.notices, *task.remarks(data))
+    return Prepared(data, places, facts, complexity, notices)
 
 
 def train_run(

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from dropopt.config import ConfigError, TaskConfig
 from dropopt.explain import suggestion
+from dropopt.numbers import short
 from dropopt.owncode import is_own, own_errors, own_function
 from dropopt.training.data.split import Split
 
@@ -93,6 +94,13 @@ def _alike(loss: Callable[[Tensor, Tensor], Tensor], name: str) -> Loss:
     return function
 
 
+#: Targets of a regression whose mean is further from 0 than this many deviations, whose deviation is larger than the
+#: second or whose range is smaller than the third are difficult: with them a small network, which explained 90% of the
+#: variance of standardised targets, diverged or explained less than 20% at one usual learning rate or more.
+FAR, WIDE, NARROW = 10.0, 30.0, 0.1
+#: About how many targets are looked at.
+SOME = 2048
+
 #: Losses by name; the names are those of torch.nn.functional.
 LOSSES: dict[str, Loss] = {
     "cross_entropy": cross_entropy,
@@ -160,6 +168,26 @@ class Task:
                 f"task.loss binary_cross_entropy_with_logits takes targets from 0 to 1, those of {data.name} are from "
                 f"{float(labels.min()):g} to {float(labels.max()):g}; for class numbers give cross_entropy"
             )
+
+    def remarks(self, data: Dataset) -> tuple[str, ...]:
+        """What a user should know about the targets before training, one sentence each.
+
+        A regression on targets far from 0, or of another scale than 1, diverges or learns nothing at usual learning
+        rates. Losses of the user may change the scale themselves.
+        """
+        targets = data.train.sample.labels
+        if self.loss not in (LOSSES["mse_loss"], LOSSES["l1_loss"]) or not targets.is_floating_point():
+            return ()
+        some = targets[:: 1 + len(targets) // SOME].double()
+        columns = some.movedim(1, -1).flatten(0, -2) if some.ndim > 1 else some[:, None]
+        mean, deviation, extent = columns.mean(0), columns.std(0, correction=0), columns.amax(0) - columns.amin(0)
+        odd = (mean.abs() > FAR * deviation) | (deviation > WIDE) | (extent < NARROW)
+        return tuple(
+            f"targets of {data.name} have the mean {short(mean[one].item())} and the standard deviation "
+            f"{short(deviation[one].item())}, from which training may diverge or learn nothing; standardise the "
+            "targets: return (y - y.mean()) / y.std()"
+            for one in (odd & (extent > 0)).nonzero()[:1, 0].tolist()
+        )
 
     def training_loss(self, outputs: Any, targets: Tensor, label_smoothing: float) -> Tensor:
         """Loss of a training batch; label smoothing applies to cross-entropy only.

@@ -282,7 +282,7 @@ def test_a_checkpoint_is_recomputed_after_other_passes():
 
 
 def test_observing_does_not_move_the_masks_of_a_checkpoint():
-    """The recomputed pass draws the same masks even if it no longer observes the step."""
+    """The recomputed pass draws the same masks, although enough samples are scored once the first pass has ended."""
     hosts = nn.Sequential(nn.Identity(), nn.Identity()).train()
     for host in hosts:
         site = DropoutSite(1, 4, "channel", importance="activation")

@@ -258,7 +258,10 @@ def test_malformed_files_are_reported_in_one_line(digits, tmp_path):
         (tmp_path / "none.safetensors", "does not exist; give a .safetensors file"),
         (tmp_path, "is a folder; give a .safetensors file"),
         (tmp_path / "best.yaml", "is a configuration; type: dropopt train FILE -o model.safetensors"),
-        (tmp_path / "a.pt", "may run code when it is read"),
+        (
+            tmp_path / "a.pt",
+            f"in your own code: model.load_state_dict(torch.load({str(tmp_path / 'a.pt')!r}, weights_only=True))",
+        ),
         (tmp_path / "text.safetensors", "is not a .safetensors file, or is damaged"),
         (tmp_path / "cut.safetensors", "is not a .safetensors file, or is damaged"),
         (tmp_path / "huge.safetensors", "is not a .safetensors file, or is damaged"),

@@ -25,10 +25,10 @@ def load(run):
     data = SimpleNamespace(
         classes=tuple("0123456789"),
         fingerprint={"train": os.environ.get("FAKE_DATA", "a"), "test": "b"},
-        notices=["2 of 9 validation images are exact copies of train images"],
     )
+    notices = ["2 of 9 validation images are exact copies of train images"]
     sites = {"auto": ["norm1", "norm2", "hidden"], "norm": ["norm1", "norm2"], "linear": ["hidden"], "block": []}
-    return SimpleNamespace(data=data, sites=sites, complexity=0.25)
+    return SimpleNamespace(data=data, sites=sites, complexity=0.25, notices=notices)
 
 
 def train(run, on_epoch, checkpoint=None, on_resume=None):

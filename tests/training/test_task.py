@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
 from dropopt.config import ConfigError, RunConfig, TaskConfig, TrainConfig
-from dropopt.training import Split, Task, evaluate, load_data, prepare, task_of, train_run
+from dropopt.training import Dataset, Split, Task, evaluate, load_data, prepare, task_of, train_run
 from dropopt.training.results import smoothed
 from dropopt.training.task import LOSSES, accuracy
 
@@ -146,6 +146,33 @@ def test_an_accuracy_that_would_mean_nothing_is_refused(outputs, targets, given)
 def test_a_regression_without_a_metric_has_its_loss(loss):
     assert TaskConfig.parse({"loss": loss}) == TaskConfig(loss=loss) == TaskConfig(loss=loss, metric="loss")
     assert TaskConfig(loss=loss, metric="accuracy").metric == TaskConfig().metric == "accuracy"
+
+
+@pytest.mark.parametrize(
+    ("centre", "scale", "odd"),
+    [
+        *[(0, 1, False), (3, 1, False), (40, 15, False), (0.5, 0.3, False), (0, 0.1, False), (7, 0, False)],
+        *[(1000, 1, True), (-300_000, 20_000, True), (0, 100, True), (0, 0.001, True)],
+    ],
+)
+def test_targets_of_a_regression_far_from_0_or_1_are_noted(centre, scale, odd):
+    """With what to do; the targets that are then returned are not noted, nor those of another loss."""
+    standard = torch.linspace(-1.7, 1.7, 2000).double()
+    standard /= standard.std(correction=0)
+    images = torch.zeros(2000, 2)
+
+    def remarks(targets, loss="mse_loss"):
+        split = Split(images, targets)
+        return task_of(TaskConfig(loss=loss, metric="loss")).remarks(Dataset("prices", (), split, split, split))
+
+    first = (centre + scale * standard).float()
+    for targets in (first, torch.stack([standard.float(), first], 1)):
+        found = remarks(targets)
+        assert len(found) == odd
+        assert all(f" and the standard deviation {scale}, from" in one for one in found)
+        assert all(one.endswith("; standardise the targets: return (y - y.mean()) / y.std()") for one in found)
+    assert not scale or not remarks((first - first.mean()) / first.std())
+    assert not remarks(first, "binary_cross_entropy_with_logits")
 
 
 def test_binary_cross_entropy_of_class_numbers_above_1_is_refused():

@@ -88,10 +88,11 @@ def retrain(
 
     torch.set_num_threads(threads)
     task = training.task_of(run.task)
-    data = training.prepare(run).data
+    prepared = training.prepare(run)
+    data = prepared.data
     if check is not None:
         check(data)
-    for notice in data.notices:
+    for notice in prepared.notices:
         on_notice(notice)
     known = provenance.get("data_fingerprint", {})
     if not isinstance(known, Mapping) or not known.items() <= data.fingerprint.items():

@@ -108,7 +108,7 @@ class Trainer:
         return Ready(
             classes=len(data.classes),
             fingerprint=dict(data.fingerprint),
-            notices=list(data.notices),
+            notices=list(prepared.notices),
             sites=dict(prepared.sites),
             complexity=prepared.complexity,
             facts=getattr(prepared, "facts", None),

@@ -52,8 +52,8 @@ def report(epoch, **more):
 
 def test_what_is_ready(answers):
     """Classes, hashes, notices, places, complexity and sizes of the data that ``load`` returns for the run."""
-    data = SimpleNamespace(classes=("a", "b"), fingerprint={"train": "x"}, notices=("n",))
-    given = {"sites": {"auto": ["c"]}, "complexity": 0.25}
+    data = SimpleNamespace(classes=("a", "b"), fingerprint={"train": "x"})
+    given = {"sites": {"auto": ["c"]}, "complexity": 0.25, "notices": ("n",)}
     runs = []
     for facts in ({}, {"facts": Facts({"train": 8}, [1, 2, 2], 2, 0.5, 9, ["c"], 0)}):
         load = lambda run, facts=facts: runs.append(run) or SimpleNamespace(data=data, **given, **facts)  # noqa: E731
