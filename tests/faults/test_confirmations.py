@@ -6,12 +6,14 @@ import signal
 from collections import Counter
 from contextlib import closing
 
+import confirmed_arms
 import fake_study
 import optuna
 import outside
 import pytest
 from fake_confirm import compare, confirm, start
 from fake_study import trials
+from optuna.trial import TrialState
 from outside import Outside, finish
 from processes import wait_until
 from rich.console import Console
@@ -122,6 +124,17 @@ def test_a_comparison_counts_its_own_seeds(tmp_path, monkeypatch):
     monkeypatch.setattr(comparing, "confirm", overtaken)
     code, found = compare(storage, names, seeds=2, n_jobs=1)
     assert (code, found.seeds, {arm.name for arm in found.arms}) == (0, 2, {*names})
+
+
+def test_a_run_whose_retry_was_lost_goes_on_from_its_checkpoint(storage):
+    """A process was killed after it had ended the run and before it enqueued it again: it does not begin anew."""
+    with Outside(storage, "fake-confirmed") as study:
+        number = study.trials[0].params["configuration"]
+        lost = {"reason": "interrupted", "retry": True}
+        study.add_trial(confirmed_arms.run(number, 2, TrialState.FAIL, **lost))
+    assert confirm(storage, **SMALL | {"seeds": 3})[0] == 0
+    first, again = (trial for trial in trials(storage, "fake-confirmed") if run_of(trial).repeat == 2)
+    assert (again.state.name, again.user_attrs["retry_of"]) == ("COMPLETE", first.number)  # it names the checkpoint
 
 
 @pytest.mark.parametrize("name", ["fake-confirmed", "fake-tested"])
