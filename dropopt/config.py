@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from dropopt.explain import explain
 
@@ -238,6 +238,15 @@ class DataConfig(Config):
         description="PyTorch data sets only: whether training samples are read into memory, or anew in each epoch; "
         "null: anew if they are drawn at random or too large",
     )
+
+    @field_validator("name", "root")
+    @classmethod
+    def _is_text(cls, given: str) -> str:
+        """Refuse the name of a path that is not UTF-8: neither a file of settings nor a message to a process has it."""
+        shown = given.encode(errors="backslashreplace").decode()
+        if shown != given:
+            raise ValueError(f"data: {shown} is not UTF-8; rename it, or give a link to it, made with: ln -s PATH NAME")
+        return given
 
 
 class ModelConfig(Config):

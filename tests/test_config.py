@@ -30,6 +30,11 @@ from dropopt.config import METHODS, Baseline, ConfigError, EngineConfig, RunConf
         (RunConfig, {"engine": {"kind": "dropout", "p": 1}}, "p must be in [0, 1), got 1"),
         (Baseline, {"kind": "dropblock", "block_size": 4}, "block_size must be odd for dropblock, got 4"),
         (Baseline, {"kind": "dropout", "library": "timm"}, "library: timm is for dropblock, got dropout"),
+        (
+            RunConfig,
+            {"data": {"name": "folder:caf\udce9"}},
+            r"data: folder:caf\udce9 is not UTF-8; rename it, or give a link to it, made with: ln -s PATH NAME",
+        ),
     ],
 )
 def test_an_error_says_what_is_allowed(model, values, message):

@@ -69,7 +69,7 @@ def read_folder(root: Path, side: int | None) -> Source:
         fingerprint = _fingerprint(root, found, side)
     except OSError as error:
         raise ConfigError(f"{error.filename or root} cannot be read: {error.strerror or error}") from None
-    place = hashlib.sha256(f"{root} {side}".encode()).hexdigest()[:20]
+    place = hashlib.sha256(f"{root} {side}".encode(errors="surrogateescape")).hexdigest()[:20]
     images = _remembered(cache_folder() / "folders" / f"{place}.pt", fingerprint, root, found, side)
     remarks += images.remarks
     splits = {

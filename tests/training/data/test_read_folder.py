@@ -111,6 +111,8 @@ class TestFolder:
         """Linux allows any bytes in a name."""
         name = folder(tmp_path / "tree")
         (tmp_path / "tree" / "cat" / "0.png").rename(os.fsdecode(bytes(tmp_path / "tree" / "cat") + b"/\xff.png"))
+        (tmp_path / "tree").rename(linked := os.fsdecode(bytes(tmp_path) + b"/\xff"))
+        (tmp_path / "tree").symlink_to(linked)
         assert len(load_data(DataConfig(name=name, image_size=8)).train) > 0
 
     def test_swapped_files_with_old_times_are_read_again(self, tmp_path):
