@@ -7,6 +7,7 @@ attribute, because those of earlier versions are missing too.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from dropopt.study.store.errors import StorageError
 _Table = dict[str, Any]
 _Positive = Annotated[StrictInt, Field(ge=1)]
 _Count = Annotated[StrictInt, Field(ge=0)]
+_Seconds = Annotated[StrictFloat | StrictInt, Field(ge=0, lt=math.inf)]
 
 
 @dataclass(frozen=True)
@@ -126,8 +128,9 @@ _TRIAL: _Table = {
     **_of(StrictStr, keys.WORKER, keys.REASON, keys.MESSAGE, keys.TRACE, keys.SOURCE, keys.ANCHOR, keys.PORTFOLIO),
     **_of(StrictInt, keys.SEED, keys.BEST_EPOCH, keys.EPOCHS, keys.PARAMETERS),
     **_of(StrictInt, keys.RETRY_OF, keys.PREVIOUS, keys.ATTEMPT, keys.CONTINUES),
-    **_of(StrictFloat | StrictInt, keys.ACCURACY, keys.BEST_LOSS, keys.SECONDS, keys.APPLIED, keys.VAL_ECE),
+    **_of(StrictFloat | StrictInt, keys.ACCURACY, keys.BEST_LOSS, keys.APPLIED, keys.VAL_ECE),
     **_of(StrictFloat | StrictInt, keys.TEST_LOSS, keys.TEST_ACCURACY, keys.TEST_ECE),
+    **_of(_Seconds, keys.SECONDS),
     **_of(StrictBool, keys.RETRY),
     **_of(dict[str, Any], keys.LEASE),
     **_of(_Config, keys.CONFIG),

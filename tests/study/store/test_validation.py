@@ -10,7 +10,7 @@ import pytest
 from optuna.trial import TrialState
 
 from dropopt.study.store.errors import StorageError
-from dropopt.study.store.keys import BASE, CLASSES, CODE, MADE_WITH, PLAN, SEEDS, TRACE
+from dropopt.study.store.keys import BASE, CLASSES, CODE, MADE_WITH, PLAN, SECONDS, SEEDS, TRACE
 from dropopt.study.store.opening import Opened
 from dropopt.study.store.patient import Patience
 from dropopt.study.store.queries import find_study
@@ -51,6 +51,13 @@ def test_an_attribute_of_a_wrong_type_counts_as_absent(value):
     assert trial.user_attrs == every  # a journal's trials are shared
     assert set(valid_study_attributes(dict.fromkeys(_STUDY, value))) < set(_STUDY)
     assert not valid_study_attributes(dict.fromkeys([CLASSES, SEEDS], value))
+
+
+@pytest.mark.parametrize(("seconds", "kept"), [(0, True), (1.5, True), (-1, False), (-0.5, False), (math.inf, False)])
+def test_a_trial_takes_no_negative_time(seconds, kept):
+    """Nor an infinite one: sums of them are shown, and the time of a confirmation is estimated from them."""
+    trial = optuna.trial.create_trial(value=0.5, user_attrs={SECONDS: seconds})
+    assert (SECONDS in valid_trial(trial).user_attrs) == kept
 
 
 def test_an_attribute_that_lacks_what_readers_need_counts_as_absent():
