@@ -20,6 +20,26 @@ from dropopt.study.store.scale import Scale
 REFRESH = 2
 
 
+class _Cell:
+    """Lines that IPython redraws in the output of a cell; :class:`rich.live.Live` needs ipywidgets for that."""
+
+    def start(self) -> None:
+        """Show an empty line."""
+        from IPython.display import display
+
+        self._shown = display(Text(), display_id=True)
+
+    def update(self, lines: RenderableType, *, refresh: bool) -> None:
+        """Replace the lines."""
+        grid = Table.grid()  # which a notebook can show, where it cannot show every renderable
+        grid.add_row(lines)
+        self._shown.update(grid)
+
+    def stop(self) -> None:
+        """Remove them."""
+        self._shown.update(Text())
+
+
 class Display:
     """Shows lines in place while its block runs. In a pipe or a file it shows nothing.
 
@@ -29,7 +49,11 @@ class Display:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+        self._live: Live | _Cell | None = None
+        if console.is_jupyter and not console.quiet:
+            self._live = _Cell()
+        elif console.is_terminal:
+            self._live = Live(console=console, auto_refresh=False, transient=True)
         self._drawn = 0.0
 
     def __enter__(self) -> Self:

@@ -1,7 +1,8 @@
 """Progress on a terminal: what is shown while trials run, and how long the rest will take."""
 
 import io
-from types import SimpleNamespace
+import sys
+from types import ModuleType, SimpleNamespace
 
 import optuna
 import pytest
@@ -68,6 +69,26 @@ def test_the_time_left_is_estimated_from_the_trials_of_the_session(monkeypatch):
             shown.ended(0, len(study.trials) - 1)
             seen.append(left())
     assert seen == ["-", "4:00", "3:00"]
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_a_notebook_shows_the_lines_in_the_output_of_its_cell(monkeypatch, quiet):
+    """They are redrawn in place, without ipywidgets, and removed at the end."""
+    shown = []
+    cell = ModuleType("IPython.display")
+    cell.display = lambda lines, display_id: shown.append(lines) or SimpleNamespace(update=shown.append)
+    monkeypatch.setitem(sys.modules, "IPython", ModuleType("IPython"))
+    monkeypatch.setitem(sys.modules, "IPython.display", cell)
+    with Progress(Console(force_jupyter=True, quiet=quiet), 10) as progress:
+        progress.started(0, 7)
+        progress._redraw()
+    texts = [lines._repr_mimebundle_([], [])["text/plain"] for lines in shown]
+    if quiet:
+        assert not texts
+    else:
+        assert [bool(text.strip()) for text in texts] == [False, True, True, False]
+        assert "0 of 10 trials" in texts[1]
+        assert "slot 1  trial 7    starting" in texts[2]
 
 
 def test_a_trial_that_continues_another_does_not_count():
