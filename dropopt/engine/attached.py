@@ -43,8 +43,10 @@ class Seen:
         """
         if not torch.compiler.is_compiling():
             if module.training:
-                if not self.ran_in_training and _is_converted(type(module)):  # asked until its first pass after a step
-                    return False
+                if not self.ran_in_training:  # asked until its first pass after a step
+                    if _is_converted(type(module)):
+                        return False
+                    _warn_of_backward_hooks(module)
                 self.ran_in_training = True
             elif self.engine is not None and (engine := self.engine()) is not None and engine.model.training:
                 self.stayed_in_eval = True
@@ -257,6 +259,17 @@ def _is_converted(kind: type) -> bool:
     """Whether a type of layer holds quantized weights, and so is for inference only."""
     packages = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
     return any(base.__module__.startswith(packages) for base in kind.__mro__)
+
+
+def _warn_of_backward_hooks(module: nn.Module) -> None:
+    """Warn if a hook of a layer with weights sees another gradient than that of the layer's own output."""
+    if module._backward_hooks and next(module.parameters(recurse=False), None) is not None:
+        warnings.warn(
+            f"a backward hook of module {type(module).__name__} sees the gradient after the dropout: gradients of "
+            "samples that are computed from it, as by Opacus, are wrong for the weights of this layer; choose sites "
+            "without weights of their own, such as 'block' or lambda name, module: isinstance(module, nn.ReLU)",
+            stacklevel=2,
+        )
 
 
 def refuse_script() -> None:

@@ -113,8 +113,10 @@ def plain_optimizer(optimizer: Any) -> torch.optim.Optimizer:
     while isinstance(inner := getattr(plain, "optimizer", None), torch.optim.Optimizer):
         plain = inner
     if not isinstance(plain, torch.optim.Optimizer):
+        kind = type(optimizer)
         raise ConfigError(
-            f"watch() takes a torch.optim.Optimizer, got {type(optimizer).__name__}: call it for each one"
+            f"watch() takes a torch.optim.Optimizer, got {kind.__module__}.{kind.__qualname__}: call it for each one, "
+            "and of a wrapper for the one inside; without one, set drop_updates to false"
         )
     return plain
 

@@ -247,6 +247,11 @@ def _is_annotated(kind: type[Tensor]) -> bool:
     return not plain_results and kind.__torch_dispatch__ is Tensor.__torch_dispatch__
 
 
+def plain(tensor: Tensor) -> Tensor:
+    """Return the same values as a tensor without metadata."""
+    return tensor.as_subclass(Tensor) if _is_annotated(type(tensor)) else tensor
+
+
 def _refuse_copies(module: nn.Module) -> None:
     """Raise ConfigError if ``module`` runs as a copy that would share or freeze the state of its site."""
     if module.__dict__.get("_is_replica"):

@@ -232,7 +232,10 @@ def test_an_optimizer_in_a_wrapper_is_watched():
         engine.watch(one)
     assert unmoved(model, wrapper.step) == [6, 8]
     assert len(optimizer._optimizer_step_post_hooks) == 1
-    message = r"^watch\(\) takes a torch\.optim\.Optimizer, got list: call it for each one$"
+    message = (
+        r"^watch\(\) takes a torch\.optim\.Optimizer, got builtins\.list: call it for each one, and of a wrapper for "
+    )
+    message += "the one inside; without one, set drop_updates to false$"
     with pytest.raises(ConfigError, match=message):
         engine.watch([optimizer])
 

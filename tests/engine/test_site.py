@@ -2,6 +2,7 @@
 
 import copy
 import math
+from contextlib import nullcontext
 from typing import get_args
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from small_net import Net, batch, every_pattern, make
 from torch import nn
 
+import dropopt
 from dropopt.config import Baseline, EngineConfig
 from dropopt.engine.importance.from_training import activation_score
 from dropopt.engine.masks.patterns import channel_gate, element_gate
@@ -373,6 +375,24 @@ def test_the_fraction_of_safe_positions_is_a_moving_average(kind):
     assert site.area.item() == pytest.approx(area)
 
 
+@pytest.mark.parametrize("config", [EngineConfig(r0=0.5), Baseline(kind="dropout", p=0.5)])
+def test_a_backward_hook_that_sees_the_dropout_of_a_layer_with_weights_is_reported(config):
+    """As those of Opacus, whose gradients of samples are then wrong for this layer, but right for an activation."""
+    seen = []
+    for sites in ("norm", lambda name, module: isinstance(module, nn.ReLU)):
+        model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.GroupNorm(2, 6), nn.ReLU(), nn.Flatten(), nn.Linear(96, 4))
+        engine = dropopt.attach(model, config, example=torch.rand(2, 3, 6, 6), complexity=0.5, sites=sites)
+        model[1].register_full_backward_hook(lambda module, given, gradients: seen.append(gradients[0].sum((0, 2, 3))))
+        text = (
+            "^a backward hook of module GroupNorm sees the gradient after the dropout: .* choose sites without weights"
+        )
+        with pytest.warns(UserWarning, match=text) if sites == "norm" else nullcontext():
+            model(torch.rand(8, 3, 6, 6)).square().sum().backward()
+        assert torch.allclose(seen[-1], model[1].bias.grad, rtol=1e-4) == (sites != "norm")
+        model(torch.rand(8, 3, 6, 6))  # once for each step
+        engine.detach()
+
+
 class Annotated(torch.Tensor):
     """A tensor with metadata, as MONAI's MetaTensor is one."""
 
@@ -397,6 +417,23 @@ def test_tensors_with_metadata_are_dropped_as_others(pattern, importance):
         assert {type(value) for value in site.state_dict().values()} == {torch.Tensor}
         found.append([x.grad, *site.state_dict().values()])
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+class Labelled(torch.Tensor):
+    """Targets with metadata, which torch does not combine with images of another such type."""
+
+
+@pytest.mark.parametrize("importance", ["gradient", "lrp", "composite"])
+def test_a_probe_takes_tensors_with_metadata(importance):
+    """As those of fastai: the importances are those of plain tensors."""
+    images, labels = batch()
+    model, plain = make(EngineConfig(importance=importance))
+    plain.probe(images, labels)
+    importances = plain.importances()
+    plain.detach()
+    engine = dropopt.attach(model, plain.config, example=images.as_subclass(Annotated), complexity=0.5)
+    engine.probe(images.as_subclass(Annotated), labels.as_subclass(Labelled))
+    assert all(torch.equal(one, importances[name]) for name, one in engine.importances().items())
 
 
 @pytest.mark.parametrize("pattern", ["element", "channel"])

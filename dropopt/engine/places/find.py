@@ -130,13 +130,13 @@ class _Selection:
         return [call for call in calls if not any(_contains(outer, call) and _same(outer, call) for outer in calls)]
 
     def _available(self) -> str:
-        counts = ", ".join(f"{kind} ({len(self._usable(test))})" for kind, test in self.kinds.items())
+        usable = {kind: len(self._usable(test)) for kind, test in self.kinds.items()}
+        counts = ", ".join(f"{kind} ({number})" for kind, number in usable.items())
         letter = self.forward.last.name[:1]
         allowed = f"allowed: auto, {counts}, last:k, a pattern on module names such as '{letter}*'"
-        numbers = (
-            ". Modules that return complex numbers have no dropout" if any(map(is_complex, self.forward.calls)) else ""
-        )
-        return f"{allowed}{numbers}{self._shared()}"
+        complex_ones = any(map(is_complex, self.forward.calls))
+        hint = (". Modules that return complex numbers have no dropout" if complex_ones else "") + self._shared()
+        return allowed + (hint or ("" if any(usable.values()) else self._output()))
 
     def _shared(self) -> str:
         """What to do about a part that runs several times, such as a siamese encoder; empty without one."""
@@ -146,6 +146,13 @@ class _Selection:
         return (
             f". Module {name!r} runs {times} times in one forward pass, so nothing in it can be a site: attach to "
             f"model.{name} alone, or give each use a module of its own"
+        )
+
+    def _output(self) -> str:
+        """What to do about a part of a network, of which everything belongs to its output."""
+        return (
+            f". Nothing is dropped in the output, which module {self.forward.last.name!r} gives: attach to the whole "
+            "network if this is a part of it"
         )
 
     def shared(self, chosen: list[Call]) -> list[str]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -171,7 +172,8 @@ def copied(model: nn.Module, images: Example) -> Example:
 def quiet(model: nn.Module) -> Iterator[None]:
     """Run a block with ``model`` in eval mode; restore every training flag and the random state afterwards.
 
-    DistributedDataParallel passes its inputs on: it would expect a backward pass after each forward pass.
+    DistributedDataParallel passes its inputs on: it would expect a backward pass after each forward pass. Weights of
+    FSDP2 are parts again afterwards: an optimizer made of whole ones would train none of them.
     """
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
     wrappers = [module for module in model.modules() if isinstance(module, nn.parallel.DistributedDataParallel)]
@@ -183,6 +185,10 @@ def quiet(model: nn.Module) -> Iterator[None]:
         finally:
             for wrapper in wrappers:
                 del wrapper.__dict__["forward"]
+            sharding = sys.modules.get("torch.distributed.fsdp")  # loading it takes two seconds
+            for module in model.modules():
+                if isinstance(module, getattr(sharding, "FSDPModule", ())):
+                    cast("Any", module).reshard()
 
 
 def device_of(module: nn.Module, default: torch.device | None = None) -> torch.device:

@@ -349,6 +349,15 @@ def test_what_cannot_be_a_site_is_refused_by_name(sites, message):
     assert_same(before, snapshot(model))
 
 
+def test_a_part_that_is_all_output_is_refused_with_what_to_do():
+    """As the small encoder of a metric learner, whose classifier is another module."""
+    encoder = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    message = r"Nothing is dropped in the output, which module '0' gives: attach to the whole network if this is a part"
+    with pytest.raises(ConfigError, match=message):
+        find_places(encoder, "auto", EXAMPLE)
+    assert names(nn.Sequential(encoder, nn.Linear(8, 4)), "auto") == ["0.1"]
+
+
 def test_a_list_of_selectors_is_a_tuple():
     """As in YAML. Other types are refused in a line."""
     assert names(Net(), ["norm", "linear"]) == names(Net(), ("norm", "linear"))
