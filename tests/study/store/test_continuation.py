@@ -129,3 +129,55 @@ def test_a_retry_keeps_the_training_seed_of_a_study_that_is_resumed_with_another
     (_, again), (_, new) = later.ask(), later.ask()
     assert again.train == run.train
     assert new.train.seed == derived_seed(1, "train", 2, bits=SEED_BITS)
+
+
+@pytest.mark.parametrize(
+    ("state", "facts", "message"),
+    [
+        ("COMPLETE", {}, r"^trial 0 is complete: value 0\.5000; only a pruned trial can be continued$"),
+        ("RUNNING", {}, r"^trial 0 is run by dropopt run and dropopt worker; type the command of the study$"),
+        ("WAITING", {}, r"^trial 0 is run by dropopt run and dropopt worker; type the command of the study$"),
+        ("FAIL", {"reason": "abandoned"}, r"^trial 0 is run by dropopt run and dropopt worker; type the command"),
+        ("FAIL", {"reason": "Broken", "message": "bad"}, r"^trial 0 failed and cannot be continued: Broken: bad$"),
+        ("FAIL", {"reason": "Broken"}, r"^trial 0 failed and cannot be continued: Broken: $"),
+        ("PRUNED", None, r"^trial 0 has no parameters; it cannot be continued$"),
+    ],
+)
+def test_a_trial_that_cannot_be_continued_is_refused_with_the_reason(state, facts, message):
+    """Only one that was pruned, or ended by a limit, can."""
+    study, own = optuna.create_study(), {} if facts is None else OWN
+    value = 0.5 if state == "COMPLETE" else None
+    study.add_trial(create_trial(state=TrialState[state], value=value, user_attrs=facts or {}, **own))
+    for ask in (latest, enqueue):
+        with pytest.raises(ConfigError, match=message):
+            ask(study, 0)
+    assert len(study.trials) == 1
+
+
+def test_a_continuation_is_enqueued_once_and_begun_anew_after_a_failure():
+    """One that was doubled and given back counts for nothing; a complete one ends it."""
+    study = optuna.create_study()
+    study.add_trial(create_trial(state=TrialState.PRUNED, **OWN))
+    assert [enqueue(study, 0).number for _ in range(3)] == [1, 1, 1]
+    _fail(study, keys.GIVEN_BACK)
+    assert latest(study, 0).number == 0
+    assert last_attempt(study, 0) is None
+    assert enqueue(study, 0).number == 2
+    assert study.trials[2].user_attrs[keys.PREVIOUS] == 0
+    _fail(study, "time limit")
+    assert (latest(study, 0).number, last_attempt(study, 0).number) == (2, 2)
+    assert enqueue(study, 0).user_attrs[keys.PREVIOUS] == 2
+    study.tell(study.ask(), 0.25)
+    with pytest.raises(ConfigError, match=r"^trial 3 has continued trial 0 already: value 0\.2500$"):
+        enqueue(study, 0)
+
+
+def test_a_continuation_whose_worker_tells_no_time_is_named_without_one():
+    """Its lease was damaged."""
+    study = optuna.create_study()
+    study.add_trial(create_trial(state=TrialState.PRUNED, **OWN))
+    facts = {keys.CONTINUES: 0, keys.LEASE: {"time": "now"}}
+    study.add_trial(create_trial(state=TrialState.RUNNING, user_attrs=facts))
+    line = r"^trial 1 is continuing trial 0 now, run by its worker; follow it with: dropopt status; if the worker is"
+    with pytest.raises(ConfigError, match=line):
+        latest(study, 0)

@@ -1,14 +1,17 @@
 """Patience: how calls to a storage are repeated during an outage, and what is reported of it."""
 
+import sqlite3
 import threading
 from itertools import pairwise
 
 import optuna
 import pytest
+import sqlalchemy.exc as sql
+from optuna.exceptions import StorageInternalError
 
 from dropopt.study.store import patient
 from dropopt.study.store.errors import StorageError
-from dropopt.study.store.patient import Guard, Patience
+from dropopt.study.store.patient import Guard, Patience, is_outage
 
 
 class Clock:
@@ -105,3 +108,86 @@ def test_an_outage_is_reported_when_it_has_lasted_long_enough(clock, monkeypatch
         assert len(said) == lines, said
     assert said[0].startswith("storage unreachable, retrying for 60 s: no space left")
     assert said[1].startswith("storage reachable again after")
+
+
+def wrapped(error):
+    """An error of a commit, as Optuna raises it."""
+    found = StorageInternalError("commit")
+    found.__cause__ = error
+    return found
+
+
+@pytest.mark.parametrize(
+    ("error", "outage"),
+    [
+        (OSError("disk full"), True),
+        (ConnectionRefusedError(), True),
+        (FileNotFoundError(), False),
+        (sqlite3.OperationalError("database is locked"), True),
+        (sqlite3.DatabaseError("odd"), False),
+        (sql.OperationalError("", {}, Exception("server closed the connection")), True),
+        (sql.InterfaceError("", {}, Exception("x")), True),
+        (sql.InternalError("", {}, Exception("x")), True),
+        (sql.TimeoutError(), True),
+        (sql.ProgrammingError("", {}, Exception("syntax")), False),
+        (sql.ProgrammingError("", {}, Exception("gone"), connection_invalidated=True), True),
+        (wrapped(sql.OperationalError("", {}, Exception("x"))), True),
+        (wrapped(ValueError("x")), False),
+        (wrapped(None), False),
+        (ValueError("x"), False),
+        *[
+            (sql.OperationalError("", {}, Exception(f"it {words} now")), False)
+            for words in ("malformed", "not a database", "no such table", "no such column", "authentication failed")
+        ],
+        (sql.OperationalError("", {}, Exception('database "x" does not exist')), False),
+        (sql.OperationalError("", {}, Exception("permission denied for table")), False),
+    ],
+)
+def test_an_error_that_may_go_away_by_itself_is_an_outage(error, outage):
+    """Of the network, the disk or a server that restarts; not a mistake, and no damage."""
+    assert is_outage(error) == outage
+
+
+def test_a_study_that_was_deleted_ends_every_later_call():
+    """A KeyError means that, except where what is asked for may not exist."""
+    guard = Guard(optuna.storages.InMemoryStorage(), Patience(0.0), None)
+    for _ in range(2):
+        with pytest.raises(KeyError):
+            guard.run(lambda storage: storage.get_study_name_from_id(7), may_miss=True)
+    assert guard.run(lambda storage: storage.get_all_studies()) == []
+    for call in (lambda storage: storage.get_study_name_from_id(7), lambda storage: storage.get_all_studies()):
+        with pytest.raises(
+            StorageError, match=r"^the study was deleted from the storage while it ran; its results cannot"
+        ):
+            guard.run(call)
+
+
+def test_a_file_that_was_replaced_is_not_written_to(tmp_path):
+    """Nor one whose folder was moved away."""
+    (tmp_path / "a").mkdir()
+    path = tmp_path / "a" / "s.log"
+    path.touch()
+    for change, line in (
+        (
+            lambda: path.rename(tmp_path / "old") and path.touch(),
+            r"s\.log was replaced by another file while the study r",
+        ),
+        (
+            lambda: (tmp_path / "a").rename(tmp_path / "b") and (tmp_path / "a").touch(),
+            r"s\.log was removed or moved wh",
+        ),
+    ):
+        guard = Guard(optuna.storages.InMemoryStorage(), Patience(0.0), path)
+        assert guard.run(lambda _: 7) == 7
+        change()
+        with pytest.raises(StorageError, match=line):
+            guard.run(lambda _: pytest.fail("it was called"))
+
+
+@pytest.mark.parametrize(("seconds", "hurried", "limit"), [(120.0, False, 120.0), (120.0, True, 5.0), (2.0, True, 2.0)])
+def test_after_a_signal_a_storage_is_waited_for_five_seconds_at_most(seconds, hurried, limit):
+    """So that Ctrl-C takes effect soon."""
+    patience = Patience(seconds)
+    patience.hurried = lambda: hurried
+    assert patience.limit() == limit
+    assert (Patience().limit(), Patience()._longest_pause) == (120.0, 4.0)

@@ -8,16 +8,24 @@ import pytest
 from optuna.trial import TrialState, create_trial
 
 from dropopt.config import ConfigError
-from dropopt.study.store.keys import ACCURACY, BASE, BEST_LOSS, CLASSES, CONFIRMS, TESTS
+from dropopt.study.store.keys import ACCURACY, BASE, BEST_LOSS, CLASSES, CONFIRMS, LEASE, PREVIOUS, REASON, RETRY, TESTS
 from dropopt.study.store.queries import (
+    Counts,
     choose,
+    count,
     diverged,
     find_study,
     judged,
     last_activity,
     leader,
+    metric_key,
+    no_result,
+    numbered,
     ranked,
+    search_of,
     searches,
+    task_of,
+    waiting,
 )
 
 
@@ -109,3 +117,69 @@ def test_the_last_activity_is_the_last_start_or_end_of_a_trial():
     assert last_activity(trials) == datetime(2026, 1, 1, 4)
     trials[2].datetime_start = datetime(2026, 1, 1, 5)
     assert last_activity(trials) == datetime(2026, 1, 1, 5)
+
+
+def fail(**attributes):
+    return create_trial(state=TrialState.FAIL, user_attrs=attributes)
+
+
+def test_trials_are_counted_by_how_they_ended():
+    """Those without a result are counted apart from failures, and those that wait not at all."""
+    trials = [create_trial(value=1.0)] * 5 + [create_trial(state=TrialState.PRUNED)] * 4
+    trials += [fail(**{REASON: "Broken"})] * 3 + [
+        fail(**{REASON: why}) for why in ("interrupted", "abandoned", "given back")
+    ]
+    trials += [create_trial(state=TrialState.RUNNING)] * 2 + [create_trial(state=TrialState.WAITING)]
+    found = count(trials)
+    assert (found, found.counted) == (Counts(5, 4, 3, 3, 2), 12)
+    assert str(found) == "5 complete, 4 pruned, 3 failed, 3 interrupted, 2 running"
+    assert (str(Counts()), str(Counts(running=1))) == ("none yet", "1 running")
+
+
+def test_trials_wait_for_a_worker_if_theirs_has_died_or_stopped(monkeypatch):
+    """Unless they have been replaced. Running ones count if no process writes, or if their process is gone."""
+    monkeypatch.setattr("dropopt.study.store.lease._machine", lambda: {"boot": "b"})
+    monkeypatch.setattr("dropopt.study.store.lease._began", lambda pid: None)
+    gone = {LEASE: {"process": {"boot": "b", "pid": 2**22 + 1, "began": "1"}}}
+    study = optuna.create_study()
+    study.add_trials([fail(**{RETRY: True}), fail(**{RETRY: True}), fail(), create_trial(value=1.0)])
+    study.add_trial(create_trial(state=TrialState.WAITING, user_attrs={PREVIOUS: 0}))
+    study.add_trials([create_trial(state=TrialState.RUNNING, user_attrs=facts) for facts in ({}, gone)])
+    assert [waiting(study.trials, alone=alone) for alone in (False, True)] == [2, 3]
+
+
+def test_what_is_asked_of_a_study_that_lacks_it_is_an_error_in_one_line():
+    """With what there is instead."""
+    storage = optuna.storages.InMemoryStorage()
+    with pytest.raises(ConfigError, match=r"^the storage has 0 studies; run a study first$"):
+        find_study(storage, None)
+    with pytest.raises(ConfigError, match=r"^no study 'a' in this storage; it is empty$"):
+        find_study(storage, "a")
+    study = optuna.create_study(study_name="a", storage=storage)
+    with pytest.raises(ConfigError, match=r"^no study 'ab' in this storage; did you mean 'a'\? known: a$"):
+        find_study(storage, "ab")
+    with pytest.raises(ConfigError, match=r"^study 'a' has no trial 0; there are: none$"):
+        numbered(study, 0)
+    assert no_result(study) == "study 'a' has no completed trial yet (none yet)"
+    with pytest.raises(ConfigError, match=r"^study 'a' has no completed trial yet \(none yet\)$"):
+        choose(study, None)
+    study.add_trial(create_trial(value=math.inf))
+    study.add_trial(create_trial(state=TrialState.PRUNED))
+    assert no_result(study) == "study 'a' has no completed trial with a finite value yet (1 complete, 1 pruned)"
+    with pytest.raises(ConfigError, match=r"^study 'a' has no trial 7; there are: 0 to 1$"):
+        numbered(study, 7)
+    assert choose(study, 1) == numbered(study, 1) == study.trials[1]
+
+
+def test_the_names_of_what_is_stored():
+    """Of the metric, and of the search that a study confirms or tests."""
+    assert [metric_key(score) for score in ("accuracy", "dice", "loss")] == ["val_accuracy", "val_dice", "val_metric"]
+    study = optuna.create_study(study_name="s")
+    assert search_of(study) is None
+    for key in (TESTS, CONFIRMS):
+        study.set_user_attr(key, key)
+        assert search_of(study) == key
+    assert task_of(study).judged_by == "loss"
+    for base in ({}, {"task": None}, None):
+        study.set_user_attr(BASE, base)
+        assert task_of(study) == task_of(optuna.create_study())

@@ -4,8 +4,9 @@ import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
+from dropopt.study.store import trial_budget
 from dropopt.study.store.keys import ABANDONED, CONTINUES, GIVEN_BACK, INTERRUPTED, LEASE, REASON
-from dropopt.study.store.trial_budget import Decision, budget_used, decide
+from dropopt.study.store.trial_budget import Decision, await_decision, budget_used, decide
 
 KEEP, BACK, WAIT = Decision.KEEP, Decision.GIVE_BACK, Decision.WAIT
 
@@ -54,3 +55,20 @@ def test_a_continuation_is_never_one_too_many():
     trials = study_of((TrialState.PRUNED, {}), running(0), running(0, **{CONTINUES: 0}))
     assert [decide(trials, number, 1) for number in (1, 2)] == [BACK, KEEP]
     assert [decide(trials, number, 2) for number in (1, 2)] == [KEEP, KEEP]
+
+
+@pytest.mark.parametrize(("decides", "reads", "expected"), [(3, 4, KEEP), (None, 101, WAIT)])
+def test_the_decision_of_another_worker_is_waited_for(monkeypatch, decides, reads, expected):
+    """For five seconds, in which its worker may give its trial back."""
+    now, seen = [0.0], []
+    monkeypatch.setattr(trial_budget.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(trial_budget.time, "sleep", lambda seconds: now.__setitem__(0, round(now[0] + seconds, 6)))
+    waiting = study_of(running(0), running(0))
+    settled = study_of(running(0), (TrialState.FAIL, {REASON: GIVEN_BACK}))
+
+    def read():
+        seen.append(now[0])
+        return settled if decides is not None and len(seen) > decides else waiting
+
+    assert await_decision(read, 0, 1) == expected
+    assert seen == [pytest.approx(0.05 * turn) for turn in range(reads)]
