@@ -7,6 +7,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import fake_study
 import optuna
@@ -17,7 +18,7 @@ from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import OperationalError
 
 from dropopt.config import ConfigError
-from dropopt.study.store import opening
+from dropopt.study.store import opening, sqlite
 from dropopt.study.store.opening import Opened, open_storage
 from dropopt.study.store.patient import Patience
 from dropopt.study.store.queries import find_study
@@ -272,3 +273,63 @@ def test_a_log_without_its_file_is_not_taken_into_a_new_file(tmp_path, create):
         open_storage(f"sqlite:///{path}")
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT count(*) FROM more").fetchone() == (0,)
+
+
+@pytest.mark.parametrize(("log", "how"), [(None, "immutable=1"), ("wal", "mode=ro"), ("journal", "mode=ro")])
+def test_a_file_that_cannot_be_written_is_opened_to_read(tmp_path, monkeypatch, log, how):
+    """With the log that a writer has left, or else as a file that does not change; its mode stays."""
+    path = tmp_path / "s %.db"
+    opening.close(open_storage(resolve(str(path))))
+    opened, connect = [], sqlite3.connect
+    monkeypatch.setattr(sqlite, "is_read_only", lambda _: True)
+    monkeypatch.setattr(
+        sqlite3, "connect", lambda *given, **options: opened.append(given) or connect(*given, **options)
+    )
+    if log is not None:
+        (tmp_path / f"s %.db-{log}").touch()
+    sqlite.prepare_sqlite(path, create=False)
+    assert opened == [(f"file:{tmp_path}/s%20%25.db?{how}",)]
+    opened.clear()
+    sqlite.prepare_sqlite(path, create=True)
+    assert opened == [(path,)], "it is to be written, and the error of that is told"
+
+
+@pytest.mark.parametrize("size", [100_000_000, 100_000_001])
+def test_only_files_of_moderate_size_are_checked_for_damage(tmp_path, monkeypatch, size):
+    """Up to 100 MB, which takes half a second at most. What SQLite finds is one line, with what to type."""
+    path = tmp_path / "s.db"
+    answer = ["Page 3:\n  is never used"]
+
+    class Connection:
+        def execute(self, statement):
+            assert statement == "PRAGMA quick_check(1)"
+            return self
+
+        def fetchone(self):
+            return answer
+
+    monkeypatch.setattr(Path, "stat", lambda self: SimpleNamespace(st_size=size))
+    if size > 100_000_000:
+        sqlite._check_pages(Connection(), path)
+        return
+    line = rf"^storage {path} cannot be used: Page 3: is never used; restore a copy, .*: sqlite3 {path} \.recover"
+    with pytest.raises(ConfigError, match=line):
+        sqlite._check_pages(Connection(), path)
+    answer[:] = ["ok"]
+    sqlite._check_pages(Connection(), path)
+
+
+def test_closing_a_storage_closes_the_innermost_one():
+    """Its session, its connection to a proxy and its engine, as far as it has them."""
+    done = []
+    engine = SimpleNamespace(dispose=lambda: done.append("engine"))
+    whole = SimpleNamespace(
+        remove_session=lambda: done.append("session"), close=lambda: done.append("close"), engine=engine
+    )
+    opening.close(SimpleNamespace(inner=SimpleNamespace(inner=whole)))
+    assert done == ["session", "close", "engine"]
+    done.clear()
+    backend = SimpleNamespace(engine=engine)
+    opening.close(SimpleNamespace(remove_session=lambda: done.append("session"), _backend=backend))
+    assert done == ["session", "engine"]
+    opening.close(optuna.storages.InMemoryStorage())
