@@ -57,7 +57,7 @@ def _short(effects: Effects) -> RenderableType:
     table = Table.grid(padding=(0, 2))
     for answer in effects.answers:
         plain = re.sub(r" \([^)]*\)", "", answer.text)
-        first = re.split(r"; |: without|\. ", plain, maxsplit=1)[0].rstrip(".")
+        first = re.split(r"; |: without|\. ", plain)[0].rstrip(".")
         table.add_row(Text(answer.title, style="bold"), Text(first, style="" if answer.found else "yellow"))
     return table
 

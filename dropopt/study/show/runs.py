@@ -49,7 +49,7 @@ class RunsProgress(SlotsDisplay):
 
     def out(self, configuration: int, reason: str) -> None:
         """A configuration is not trained further."""
-        say(self._console, f"{self._names.get(configuration, configuration)} is not trained further: {reason}")
+        say(self._console, f"{self._name(configuration)} is not trained further: {reason}")
 
     def tick(self) -> None:
         """Redraw, if it is time."""
@@ -65,7 +65,10 @@ class RunsProgress(SlotsDisplay):
         run = None if self._study is None else run_of(self._study.get_trials(deepcopy=False)[trial])
         if run is None:
             return f"{self._what} {trial}"
-        return f"{self._names.get(run.configuration, f'trial {run.configuration}')}, seed {run.repeat + 1}"
+        return f"{self._name(run.configuration)}, seed {run.repeat + 1}"
+
+    def _name(self, configuration: int) -> str:
+        return self._names.get(configuration, f"trial {configuration}")
 
     def _finished(self) -> tuple[int, int]:
         """How many runs have finished, and how many there are."""

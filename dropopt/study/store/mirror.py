@@ -239,7 +239,8 @@ class Mirror(ValidatedStorage):
             return
         ended = _copied(self._own.pop(trial_id))
         ended.state, ended.values, ended.datetime_complete = batch.state, batch.values, datetime.now()
-        self._known[self._studies.pop(trial_id)].put(ended)
+        if (known := self._known.get(self._studies.pop(trial_id))) is not None:
+            known.put(ended)
 
     def _forget(self, trial_id: int) -> None:
         """Load the trials again before they are next read: this one has changed elsewhere."""

@@ -1,8 +1,10 @@
 """URLs of storages: resolved, told without their passwords, and with the reason of an error in one line."""
 
+import sqlite3
 from pathlib import Path
 from types import SimpleNamespace
 
+import optuna
 import pytest
 from sqlalchemy.exc import OperationalError
 
@@ -149,10 +151,6 @@ def test_a_proxy_that_does_not_answer_is_an_outage(name, outage):
 
 def test_only_errors_of_storages_are_errors_of_storages():
     """Of SQLite, of Optuna and of SQLAlchemy."""
-    import sqlite3
-
-    import optuna
-
     errors = (sqlite3.Error(), optuna.exceptions.StorageInternalError(), OperationalError("", {}, Exception()))
     assert all(map(is_storage_error, errors))
     assert not any(map(is_storage_error, (ValueError(), OSError(), optuna.exceptions.OptunaError())))
