@@ -49,7 +49,8 @@ def explain(error: ValidationError, model: type[BaseModel], values: Any) -> str:
         if not _is_section(field.annotation):
             return f"{'.'.join(path)} must be {allowed(owner, str(part))}, got {given[part]!r}"
         owner, given = field.annotation, given[part]
-    return f"{'.'.join(path) or model.__name__} must be a mapping of settings, got {given!r}"
+    such = f", such as {{'name': {given!r}}}" if isinstance(given, str) and "name" in owner.model_fields else ""
+    return f"{'.'.join(path) or model.__name__} must be a mapping of settings{such}, got {given!r}"
 
 
 def _sections_with(name: str, owner: type[BaseModel]) -> list[str]:

@@ -26,6 +26,8 @@ from dropopt.config import METHODS, Baseline, ConfigError, EngineConfig, RunConf
         (EngineConfig, {"w_pfid": 1.5}, "w_pfid must be in [0, 1] or 3 of them, each in [0, 1], got 1.5"),
         (TrainConfig, {"lr": -1}, "lr must be a number > 0, got -1"),
         (RunConfig, {"train": {"lr": 0}}, "train.lr must be a number > 0, got 0"),
+        (RunConfig, {"data": "digits"}, "data must be a mapping of settings, such as {'name': 'digits'}, got 'digits'"),
+        (RunConfig, {"train": "sgd"}, "train must be a mapping of settings, got 'sgd'"),
         (RunConfig, {"engine": {"r0": 2}}, "r0 must be in [0, 1], got 2"),
         (RunConfig, {"engine": {"kind": "dropout", "p": 1}}, "p must be in [0, 1), got 1"),
         (Baseline, {"kind": "dropblock", "block_size": 4}, "block_size must be odd for dropblock, got 4"),
