@@ -114,7 +114,8 @@ def _tiles(shot: Snapshot) -> list[tuple[str, str]]:
         tiles.append((shot.scale.text(shot.leader.value), f"{shot.metric}, best trial"))
         if (accuracy := format_accuracy(shot.leader)) != "-":
             tiles.append((accuracy, f"validation {shot.score}, best trial"))
-    tiles.append((str(shot.counts.counted), "trials"))
+    trials = shot.counts.counted
+    tiles.append((str(trials), "trial" if trials == 1 else "trials"))
     seconds = [trial.user_attrs.get(SECONDS) for trial in shot.trials]
     known = [one for one in seconds if isinstance(one, int | float)]
     if known:

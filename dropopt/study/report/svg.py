@@ -20,11 +20,10 @@ def inline(chart: Chart) -> str:
     file = io.StringIO()
     # Text stays text. The salt makes the ids of a chart the same in every run and different from other charts'.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": chart.name, "font.family": "sans-serif"}):
-        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        chart.figure.savefig(file, format="svg", transparent=True, metadata=nothing)
+        chart.figure.savefig(file, format="svg", transparent=True)
     text = file.getvalue()
     text = text[text.index("<svg") :]
-    # The style of an inline element would hold for the whole page, which has its own.
+    # The style of an inline element would hold for the whole page, which has its own. The metadata have a date.
     text = re.sub(r"<(metadata|style)\b.*?</\1>", "", text, flags=re.DOTALL)
     box = re.search(r'viewBox="[^"]*"', text)
     # An inline element needs no namespaces, and a fixed size would not fit a phone.

@@ -168,7 +168,9 @@ def test_studies_of_other_programs_have_a_report():
     """A maximised study, and one with several objectives."""
     highest = optuna.create_study(direction="maximize")
     highest.add_trial(create_trial(value=0.9))
-    assert "Trial 0: value 0.9000" in build(highest, "").html
+    text = build(highest, "").html
+    assert "Trial 0: value 0.9000" in text
+    assert "<b>1</b><span>trial</span>" in text
     several = optuna.create_study(directions=["minimize", "maximize"])
     several.add_trial(create_trial(values=[1.0, 2.0]))
     assert "no single best trial" in build(several, "").html

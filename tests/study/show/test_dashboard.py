@@ -1,6 +1,7 @@
 """The dashboard is safe by default: each rule is tested with real requests to a real server."""
 
 import io
+import itertools
 import json
 import os
 import re
@@ -14,8 +15,10 @@ import pytest
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from serving import serving
 
-from dropopt.study.show.guard import Guard, Request, host_names, known_host, plain_path
-from dropopt.study.show.plotsize import PLOT_LIMIT, plot_size
+from dropopt.config import ConfigError
+from dropopt.study.show import dashboard, guard
+from dropopt.study.show.guard import DRAINED, HEADERS, Guard, Refusal, Request, host_names, known_host, plain_path
+from dropopt.study.show.plotsize import CELL, PLOT_LIMIT, POINT, VALUE, plot_size
 
 PROGRAM = [sys.executable, "-c", "from dropopt.cli import main; main()"]
 
@@ -214,6 +217,138 @@ def test_the_size_of_a_plot_is_estimated(name, n_trials, n_params):
     assert status == 200
     layout = 60_000  # of subplots, whatever the number of trials
     assert len(text) - layout < 1.3 * plot_size(study._storage, 0, name) < PLOT_LIMIT
+
+
+@pytest.mark.parametrize("names", ["ab", "abc", "abcd"])
+def test_the_size_of_a_plot_counts_its_panels(names):
+    """A panel for each pair of parameters, in both orders unless there are two; rank plots pair each with itself too.
+
+    The cells of a contour plot are the distinct values with a margin on both sides. Only a timeline has all trials.
+    """
+    study, spread = optuna.create_study(), optuna.distributions.IntDistribution(0, 9)
+    values = [[0, 1, 2, 3], [0, 1, 0, 1], [5, 5, 5, 5], [0, 1, 2, 0]][: len(names)]
+    for row in zip(*values, strict=True):
+        trial = optuna.trial.create_trial(
+            params=dict(zip(names, row, strict=True)), distributions=dict.fromkeys(names, spread), value=1.0
+        )
+        study.add_trial(trial)
+    study.ask()
+    pairs = list(itertools.permutations([len(set(column)) + 2 for column in values], 2))[:: 2 if len(names) == 2 else 1]
+    panels = 1 if len(names) == 2 else len(list(itertools.product(names, repeat=2)))
+    assert {plot: plot_size(study._storage, 0, plot) for plot in ("contour", "rank", "slice", "timeline")} == {
+        "contour": CELL * sum(wide * high for wide, high in pairs),
+        "rank": 4 * panels * (POINT + sum(len(name) + 30 for name in names)),
+        "slice": VALUE * 4 * (len(names) + 2),
+        "timeline": VALUE * 5 * (len(names) + 2),
+    }
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "kind", "body"),
+    [
+        ("POST", "/api/studies", "application/json", b'{"reason": "no"}'),
+        ("POST", "/dashboard", "text/plain; charset=utf-8", b"no\n"),
+        ("HEAD", "/api/studies", "application/json", b""),
+    ],
+)
+@pytest.mark.parametrize(("length", "read"), [("7", 7), ("9999999", DRAINED), ("", 0), (None, 0), ("x", None)])
+def test_a_refusal_is_received_by_the_page_and_by_other_programs(method, path, kind, body, length, read):
+    """Its body is read up to a limit first: a connection that is closed with unread data loses the reply."""
+    replies, reads = [], []
+    environ = {"REQUEST_METHOD": method, "PATH_INFO": path, "CONTENT_LENGTH": length}
+    environ["wsgi.input"] = type("Input", (), {"read": lambda self, size: reads.append(size)})()
+    rules = (lambda request: None, lambda request: Refusal("403 Forbidden", "no"), lambda request: 1 / 0)
+    assert b"".join(Guard(None, rules)(environ, lambda *reply: replies.append(reply))) == body
+    full = len(body) or len(b'{"reason": "no"}')
+    assert replies == [("403 Forbidden", [("Content-Type", kind), ("Content-Length", str(full)), *HEADERS])]
+    assert reads == [] if read is None else reads == [read]
+
+
+@pytest.mark.parametrize(
+    ("host", "writable", "address", "warned"),
+    [
+        ("127.0.0.1", False, "127.0.0.1:80/ (read-only; Ctrl-C ends it)", None),
+        ("localhost", True, "localhost:80/ (writable; Ctrl-C ends it)", None),
+        ("::1", False, "[::1]:80/ (read-only; Ctrl-C ends it)", None),
+        ("0.0.0.0", False, "{name}:80/ (read-only; Ctrl-C ends it)", "0.0.0.0 port 80 can read the studies"),
+        ("::", True, "{name}:80/ (writable; Ctrl-C ends it)", ":: port 80 can read and change the studies"),
+        ("", False, "{name}:80/ (read-only; Ctrl-C ends it)", " port 80 can read the studies"),
+        (
+            "studies.example",
+            False,
+            "studies.example:80/ (read-only; Ctrl-C ends it)",
+            "studies.example port 80 can read",
+        ),
+    ],
+)
+def test_the_address_is_announced_with_a_warning_if_others_can_reach_it(host, writable, address, warned, capsys):
+    """An address of all networks is announced by the name of the machine; the URL has no password."""
+    dashboard._announce("postgresql://u:secret@host/db", host, 80, writable)
+    shown = capsys.readouterr()
+    address = address.format(name=socket.gethostname())
+    assert shown.out == f"postgresql://u:***@host/db is shown at http://{address}\n"
+    if warned is None:
+        assert shown.err == ""
+    else:
+        warning = "warning: the dashboard has no password; everyone who can reach "
+        assert shown.err.startswith(f"{warning}{warned}")
+
+
+def test_a_port_that_is_taken_is_an_error_and_the_storage_is_closed(tmp_path, monkeypatch):
+    """In one line, with what to type."""
+    optuna.create_study(study_name="a", storage=f"sqlite:///{tmp_path}/a.db")._storage.remove_session()
+    closed = []
+    monkeypatch.setattr(dashboard, "close", closed.append)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(
+            ConfigError, match=rf"^127\.0\.0\.1 port {port} cannot be used \(Address already in use\); give an"
+        ):
+            dashboard.serve(f"sqlite:///{tmp_path}/a.db", port)
+    assert len(closed) == 1
+    with pytest.raises(ConfigError, match=r"^no storage at .*none\.db; run a study first"):
+        dashboard.serve(f"sqlite:///{tmp_path}/none.db", port)
+    assert not (tmp_path / "none.db").exists(), "what only reads creates nothing"
+
+
+@pytest.mark.parametrize(
+    ("plot", "size", "line"),
+    [
+        ("timeline", PLOT_LIMIT, None),
+        ("timeline", PLOT_LIMIT + 1, "the timeline plot would be about 20 MB; the limit is 20 MB"),
+        (
+            "contour",
+            1_234_600_000,
+            "the contour plot would be about 1,235 MB; the limit is 20 MB; plot fewer parameters with "
+            "optuna.visualization.plot_contour(study, params=[...])",
+        ),
+    ],
+)
+def test_a_plot_that_is_too_large_is_refused_with_what_to_do(study, monkeypatch, plot, size, line):
+    """Optuna can restrict some plots to a few parameters."""
+    asked = []
+    monkeypatch.setattr(guard, "plot_size", lambda *given: asked.append(given) or size)
+    refused = guard.small_plot(study._storage, Request("GET", f"/api/studies/0/plot/{plot}", "", None, None, ""))
+    assert asked == [(study._storage, 0, plot)]
+    assert refused == (line and Refusal("413 Content Too Large", line))
+
+
+@pytest.mark.parametrize(
+    ("error", "told"), [(ConnectionResetError(), False), (TimeoutError(), False), (KeyError("x"), True)]
+)
+def test_a_client_that_disconnects_is_no_error(study, error, told, capsys):
+    """Any other error has a traceback. A client that sends nothing is disconnected after a minute."""
+    with dashboard.Server(study._storage, "127.0.0.1", 0) as server:
+        assert server.daemon_threads
+        assert server.RequestHandlerClass.timeout == 60
+        try:
+            raise error
+        except (OSError, KeyError):
+            server.handle_error(None, ("10.1.2.3", 5))
+    assert ("10.1.2.3" in capsys.readouterr().err) == told
 
 
 @pytest.mark.parametrize(("number", "public"), [(signal.SIGINT, False), (signal.SIGTERM, True)])
