@@ -14,7 +14,6 @@ import fake_study
 import pytest
 from outside import Outside
 
-from dropopt import cli
 from dropopt.config import ConfigError
 from dropopt.study.session import session
 from dropopt.study.session.request import Request
@@ -34,19 +33,6 @@ def _here(here):
     _warn_of_password.cache_clear()
 
 
-@pytest.fixture(name="dropopt")
-def _dropopt(monkeypatch, capsys):
-    """A function that runs ``dropopt ARGUMENTS`` in this process; returns its exit code, output and errors."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["dropopt", *arguments])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        return caught.value.code, *capsys.readouterr()
-
-    return call
-
-
 def children(pid):
     """What the list of processes shows of the descendants of ``pid``: their arguments and environments."""
     shown = {}
@@ -63,7 +49,7 @@ def children(pid):
 def test_a_password_is_in_no_output_file_page_or_child(server, dropopt, monkeypatch):
     """A study on a server, and every command on it: nothing that they show, write or start contains the password."""
     environment = {**os.environ, "OPTUNA_STORAGE": server.url, "FAKE_SECONDS": "0.1"}
-    program = [sys.executable, fake_study.__file__, '{"n_trials": 2}', "1"]
+    program = [sys.executable, fake_study.__file__, '{"n_trials": 2, "pages": true}', "1"]
     study = subprocess.Popen(
         program, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=Path.cwd()
     )

@@ -31,7 +31,7 @@ from dropopt.study.store.url import resolve
 
 def test_a_study_outlives_a_restart_of_its_database(server):
     """Training continues, the reports are stored later, nothing runs twice, and the password is not shown."""
-    process = start(server.url, n_jobs=2, n_trials=4, pruner="none", storage_patience=60)
+    process = start(server.url, n_jobs=2, n_trials=4, pruner="none", storage_patience=60, pages=True)
     wait_until(lambda: reporting(server.url))
     server.stop()
     said = read_until(process, "storage unreachable, retrying")
@@ -130,7 +130,7 @@ def test_a_worker_that_is_stopped_inside_a_transaction_holds_up_no_other(server,
 def test_a_full_disk_interrupts_a_study_and_damages_nothing(tmp_path, name):
     """A limit on the size of files simulates the disk. After it is lifted, the study continues."""
     storage = tmp_path / name
-    process = start(storage, seconds=0.05, n_trials=5, pruner="none")
+    process = start(storage, seconds=0.05, n_trials=5, pruner="none", pages=True)
     wait_until(lambda: reporting(storage))
     grown = max(path.stat().st_size for path in tmp_path.glob("*.db-wal")) if name == "s.db" else storage.stat().st_size
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (grown + 100, resource.RLIM_INFINITY))
@@ -155,7 +155,7 @@ def test_an_incomplete_last_line_of_a_journal_is_cut_off(tmp_path):
 def test_a_folder_that_cannot_hold_the_best_trials_files_is_reported(tmp_path, capsys):
     """The trials are stored elsewhere, so the study ends as usual."""
     (tmp_path / "s.db.artifacts").write_text("a file where the folder should be")
-    assert fake_study.run(f"sqlite:///{tmp_path}/s.db", n_trials=2, n_jobs=1) == 0
+    assert fake_study.run(f"sqlite:///{tmp_path}/s.db", n_trials=2, n_jobs=1, pages=True) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert "note: the files of the best trials cannot be stored in" in out
     assert "study fake: 2 complete" in out

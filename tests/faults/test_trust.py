@@ -11,7 +11,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from dropopt import cli, trust
+from dropopt import trust
 from dropopt.config import ConfigError
 from dropopt.export import load
 from dropopt.owncode import own_function
@@ -30,6 +30,8 @@ def _here(tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    yield
+    sys.modules.pop("own_model", None)
 
 
 def call(*arguments, program=DROPOPT):
@@ -55,14 +57,10 @@ def own_study(widths="8"):
     script.write_text((SHIPPED / "own_model.py").read_text().replace("24", widths))
     code, output = call("run", script, "--n-trials", 1, "--epochs", 1, "--n-jobs", 1)
     assert code == 0, output
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["dropopt", "export", "-o", "best.yaml"])
-        with pytest.raises(SystemExit, match="0"):
-            cli.main()
     return script
 
 
-def test_train_uses_the_network_of_the_study(monkeypatch, capsys):
+def test_train_uses_the_network_of_the_study(monkeypatch, dropopt):
     """The script of the study is imported, not the shipped one of the same name, unless it has changed.
 
     A user who has not run it before must name it or allow it.
@@ -70,9 +68,10 @@ def test_train_uses_the_network_of_the_study(monkeypatch, capsys):
     import torch
 
     script = own_study()
-    code, output = call("train", "best.yaml", "-o", "model.pt")
-    assert code == 0, output
-    assert f"code of own_model: {script.absolute()}" in output
+    assert dropopt("export", "-o", "best.yaml")[0] == 0
+    code, out, err = dropopt("train", "best.yaml", "-o", "model.pt")
+    assert (code, err) == (0, "")
+    assert f"code of own_model: {script.absolute()}" in out
     assert torch.load("model.pt")["0.weight"].shape[0] == 8
 
     settled(code_said := f"code of own_model: {script.absolute()}")
@@ -85,12 +84,9 @@ def test_train_uses_the_network_of_the_study(monkeypatch, capsys):
     settled(code_said, trust=True)
     script.unlink()
     refused("it was not found (", trust=True)
-    capsys.readouterr()
-    monkeypatch.setattr(sys, "argv", ["dropopt", "train", "best.yaml"])
-    with pytest.raises(SystemExit, match="2"):
-        cli.main()
-    printed = capsys.readouterr()
-    assert (printed.out + printed.err).count("\n") == 2, "the header and one line"
+    code, out, err = dropopt("train", "best.yaml")
+    assert code == 2
+    assert (out + err).count("\n") == 2, "the header and one line"
 
 
 def settled(expected, edit=None, code=(), **options):
@@ -110,25 +106,25 @@ def refused(message, **options):
     assert message in str(caught.value)
 
 
-def test_a_module_beside_a_file_is_not_imported():
+def test_a_module_beside_a_file_is_not_imported(dropopt):
     """A configuration file that names a module of its folder says so and stops."""
     proof = evil()
     Path("best.yaml").write_text("model: {name: 'evilmod:model'}")
-    code, output = call("train", "best.yaml")
+    code, _, err = dropopt("train", "best.yaml")
     assert code == 2
-    assert f"would be imported from {Path('evilmod.py').absolute()}" in output
+    assert f"would be imported from {Path('evilmod.py').absolute()}" in err
     assert not proof.exists()
     call("train", "best.yaml", "--trust")
     assert proof.exists()
 
 
-def test_provenance_does_not_make_a_file_trusted():
+def test_provenance_does_not_make_a_file_trusted(dropopt):
     """A file cannot vouch for its own code with a path and the right hash."""
     proof = evil()
     source = trust.Source(Path("evilmod.py").absolute(), trust._digest(Path("evilmod.py")))
     text = f"model: {{name: 'evilmod:model'}}\nprovenance: {{code: {{evilmod: {source.plain()}}}}}"
     Path("best.yaml").write_text(text)
-    assert call("train", "best.yaml")[0] == 2
+    assert dropopt("train", "best.yaml")[0] == 2
     assert not proof.exists()
 
 
@@ -208,7 +204,7 @@ class Evil:
         return os.system, ("touch imported",)
 
 
-def test_a_pickle_in_a_shared_storage_is_not_read():
+def test_a_pickle_in_a_shared_storage_is_not_read(dropopt):
     """A study whose trials hold an evil pickle where CMA-ES keeps its state: the run stops before it reads it."""
     study = optuna.create_study(study_name="digits", storage="sqlite:///shared.db")
     trial = study.ask()
@@ -219,7 +215,7 @@ def test_a_pickle_in_a_shared_storage_is_not_read():
     study._storage.remove_session()
     study._storage._backend.engine.dispose()
     Path("shared.db").chmod(0o666)
-    code, output = call("run", "digits", "--sampler", "cmaes", "--storage", "shared.db")
-    assert code == 2
-    assert output.startswith("dropopt: the sampler cmaes reads pickles")
+    code, out, err = dropopt("run", "digits", "--sampler", "cmaes", "--storage", "shared.db")
+    assert (code, out) == (2, "")
+    assert err.startswith("dropopt: the sampler cmaes reads pickles")
     assert not Path("imported").exists()

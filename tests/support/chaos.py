@@ -1,18 +1,20 @@
 """Random kills during one study, and what must hold afterwards."""
 
+import contextlib
 import os
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from unittest import mock
 
 import fake_training
 from outside import finish, reporting, start, trials
 from processes import children, send, wait_until
 
+from dropopt import cli
 from dropopt.config import RunConfig
 from dropopt.export import load
 from dropopt.study.store.lease import lease_of
@@ -151,11 +153,12 @@ def check_export(storage, leader):
     """Check that training with the file that ``dropopt export`` writes gives the stored value of the best trial."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "best.yaml")
-        line = [sys.executable, "-m", "dropopt", "export", "--study", "fake", "-o", str(path)]
-        done = subprocess.run(
-            line, env=os.environ | {"OPTUNA_STORAGE": str(storage)}, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
+        with (
+            mock.patch.object(sys, "argv", ["dropopt", "export", "--study", "fake", "-o", str(path)]),
+            mock.patch.dict(os.environ, OPTUNA_STORAGE=str(storage)),
+            contextlib.suppress(SystemExit),
+        ):
+            cli.main()
         exported = load(path)
     assert (exported.provenance["trial"], exported.provenance["value"]) == (leader.number, leader.value)
     assert exported.run.train.seed == leader.user_attrs["seed"]

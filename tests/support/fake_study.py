@@ -1,7 +1,8 @@
 """A study that uses the fake training; also a program: ``python fake_study.py '{"n_trials": 3}' N_JOBS``.
 
-The options ``grace``, ``storage_patience`` and ``reclaim`` are those of the command line, and ``on_ray`` is the number
-of CPUs of each trial on a Ray cluster; all others are fields of the study.
+The options ``grace``, ``storage_patience`` and ``reclaim`` are those of the command line, ``on_ray`` is the number of
+CPUs of each trial on a Ray cluster, and ``pages`` stores the page of the study and the files of its best trials, which
+other studies here lack; all others are fields of the study.
 """
 
 import contextlib
@@ -36,13 +37,15 @@ def make(**options):
 
 
 @contextlib.contextmanager
-def quickened():
+def quickened(pages=False):
     """Studies inside the block take less time.
 
-    Their pages have no effects, whose estimation takes seconds at the end of each study; ``tests/study/show`` tests
-    them. An outage of the storage is reported, and a transaction of a worker that was stopped is ended, sooner.
+    They have no page, or one without effects, whose estimation takes seconds at the end of each study;
+    ``tests/study/show`` tests both. An outage of the storage is reported sooner, and a transaction of a worker that was
+    stopped is ended sooner.
     """
     with (
+        contextlib.nullcontext() if pages else mock.patch.object(session.Session, "_refresh"),
         mock.patch.object(Snapshot, "effects", None),
         mock.patch.object(Snapshot, "learned", None),
         mock.patch.object(patient, "SAID_AFTER", 0.5),
@@ -51,13 +54,13 @@ def quickened():
         yield
 
 
-def run(storage, n_jobs=2, targets=FAKE, **options):
+def run(storage, n_jobs=2, targets=FAKE, pages=False, **options):
     """Run the study in this process and return the exit code."""
     others = {name: options.pop(name) for name in ("grace", "storage_patience", "reclaim") if name in options}
     if "on_ray" in options:
         others["cluster"] = Cluster(cpus=options.pop("on_ray"))
     request = Request(make(**options), Path(__file__), storage, n_jobs, "dropopt run fake", targets, **others)
-    with quickened():
+    with quickened(pages):
         return session.run(request)
 
 

@@ -1,13 +1,13 @@
 """What ``dropopt train --checkpoints`` keeps, and what an interrupted training continues from."""
 
 import csv
-import subprocess
 import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from dropopt import cli
 from dropopt.config import ConfigError, RunConfig
 from dropopt.export import save
 from dropopt.study.after.keep import Keeper
@@ -108,15 +108,19 @@ def test_a_folder_that_cannot_be_written_is_reported_first(tmp_path):
         trained(tmp_path / "file", epochs=99999)
 
 
-def test_an_unusable_checkpoint_is_one_line(tmp_path):
+@pytest.mark.filterwarnings("default")  # the command shows warnings, which are errors in other tests
+def test_an_unusable_checkpoint_is_one_line(tmp_path, monkeypatch, capsys):
     """The command says in a note that it starts afresh, without the line of code of a Python warning."""
     train = {"epochs": 1, "batch_size": 32, "device": "cpu"}
     save(tmp_path / "a.yaml", RunConfig.parse({"data": {"subset": 100}, "train": train}), {})
     (tmp_path / "kept").mkdir()
     (tmp_path / "kept" / "resume.ckpt").write_text("damaged")
-    line = [sys.executable, "-m", "dropopt", "train", tmp_path / "a.yaml", "--checkpoints", tmp_path / "kept"]
-    done = subprocess.run(line, capture_output=True, text=True, check=True)
-    assert done.stderr == ""
-    (note,) = [line for line in done.stdout.splitlines() if "resume.ckpt" in line]
+    line = ["dropopt", "train", str(tmp_path / "a.yaml"), "--checkpoints", str(tmp_path / "kept")]
+    monkeypatch.setattr(sys, "argv", line)
+    with pytest.raises(SystemExit, match=r"^0$"):
+        cli.main()
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    (note,) = [line for line in printed.out.splitlines() if "resume.ckpt" in line]
     assert note.startswith(f"note: checkpoint {tmp_path / 'kept' / 'resume.ckpt'} is not usable (")
     assert note.endswith("it is kept as resume.ckpt.bad and training starts afresh")

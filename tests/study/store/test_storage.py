@@ -56,7 +56,7 @@ def test_any_thread_may_use_a_connection_to_a_sqlite_file():
 
 def test_the_default_storage_is_a_single_file(tmp_path, monkeypatch):
     """The default is runs/dropopt.db, with a folder of artifacts; its write-ahead log is merged into it at the end."""
-    fake_study.run(None, n_trials=2)
+    fake_study.run(None, n_trials=2, pages=True)
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["dropopt.db", "dropopt.db.artifacts"]
     assert (tmp_path / "runs" / "dropopt.db").read_bytes()[18:20] == b"\x02\x02"
     monkeypatch.setenv("OPTUNA_STORAGE", "sqlite:///other.db")
