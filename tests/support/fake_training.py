@@ -22,9 +22,10 @@ class Broken(Exception):
 def load(run):
     if os.environ.get("FAKE_DATA") == "missing":
         raise FileNotFoundError("no such data")
+    name = os.environ.get("FAKE_DATA", "a")
     data = SimpleNamespace(
         classes=tuple("0123456789"),
-        fingerprint={"train": os.environ.get("FAKE_DATA", "a"), "test": "b"},
+        fingerprint={"train": os.urandom(4).hex() if name == "random" else name, "test": "b"},
     )
     notices = ["2 of 9 validation images are exact copies of train images"]
     sites = {"auto": ["norm1", "norm2", "hidden"], "norm": ["norm1", "norm2"], "linear": ["hidden"], "block": []}

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import fake_study
+import numpy as np
 import optuna
 import pytest
 from fake_study import resume
@@ -23,7 +24,10 @@ from dropopt.training import train_run
 
 def test_a_resumed_trial_equals_one_that_was_not_pruned(tmp_path, capsys):
     """Its reports have the same bits: from the checkpoint that was kept, and from the beginning without one."""
-    given = {"train": {"epochs": 3, "batch_size": 32}, "data": {"subset": 100}, "sampler": "random", "n_trials": 12}
+    images = np.random.default_rng(0).integers(0, 256, (100, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "images.npz", x=images, y=np.arange(100) % 10)  # digits would be read with scikit-learn
+    given = {"train": {"epochs": 3, "batch_size": 32}, "sampler": "random", "n_trials": 12}
+    given |= {"data": {"name": f"numpy:{tmp_path / 'images.npz'}"}}
     given |= {"space": "no_dropout", "pruner": "median", "keep_checkpoints": 1, "seed": 3}
     storage, folder = tmp_path / "s.log", tmp_path / "s.log.checkpoints"
     assert fake_study.run(str(storage), 1, Targets(), **given) == 0

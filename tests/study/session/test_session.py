@@ -26,8 +26,6 @@ import numpy as np
 from dropopt.study import Study
 
 def data():
-    if {unseeded}:
-        return np.random.random((60, 8, 8)), np.arange(60) % 3
     return np.random.default_rng(0).random((60, 8, 8)), np.arange(60) % 3
 
 def network(classes):
@@ -36,25 +34,22 @@ def network(classes):
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, classes))
 
 study = Study(
-    name="mine", data={{"name": data, "subset": 40}}, model=network, n_trials={n_trials},
+    name="mine", data={{"name": data, "subset": 40}}, model=network, n_trials=1,
     train={{"epochs": 1, "batch_size": 8, **{{{train}}}}},
 )
 
 {main}study.main()
 """
-#: Long enough for the second process to load the data as well.
-LONG = '"epochs": 1500'
 DROPOPT = ["-c", "from dropopt.cli import main; main()"]
 MAIN = 'if __name__ == "__main__":\n    '
 
 pytestmark = pytest.mark.usefixtures("here")
 
 
-def script(name="mine.py", unseeded=False, broken="", train="", main=MAIN, n_trials=1):
+def script(name="mine.py", broken="", train="", main=MAIN):
     path = Path("elsewhere", name)
     path.parent.mkdir(exist_ok=True)
-    values = {"unseeded": unseeded, "broken": broken, "train": train, "main": main, "n_trials": n_trials}
-    path.write_text(SCRIPT.format(**values))
+    path.write_text(SCRIPT.format(broken=broken, train=train, main=main))
     return path
 
 
@@ -105,23 +100,27 @@ def test_a_name_that_means_something_else_is_an_error():
     ("settings", "code", "message"),
     [
         ({"main": ""}, 2, 'mine.py: put study.main() below: if __name__ == "__main__":'),
-        (
-            {"unseeded": True, "train": LONG, "n_trials": 2},
-            2,
-            "the data differ between loads; seed any randomness in the function that returns them",
-        ),
         ({"broken": "raise KeyError('x')"}, 2, "model mine:network: building it failed: KeyError: 'x' ("),
         ({"train": '"lr": 1e30'}, 1, "1 failed: DivergedError"),
     ],
 )
 def test_a_study_that_cannot_work_is_reported_at_once(settings, code, message):
-    """An unguarded main, data that differ between loads, a network that cannot be built, a diverging loss."""
+    """An unguarded main, a network that cannot be built, a diverging loss."""
     space = Path("space.yaml")
     space.write_text("engine:\n  r0: {low: 0, high: 0.5}\n")
-    found, output = run(script(**settings), "--space", space, "--n-jobs", settings.get("n_trials", 1))
+    found, output = run(script(**settings), "--space", space, "--n-jobs", "1")
     assert message in output
     assert "Traceback" not in output
     assert found == code
+
+
+def test_data_that_differ_between_loads_end_the_study(monkeypatch):
+    """The second process loads others than the first one, which trains meanwhile."""
+    monkeypatch.setenv("FAKE_DATA", "random")
+    monkeypatch.setenv("FAKE_SECONDS", "1")
+    with pytest.raises(ConfigError, match=r"^the data differ between loads; seed any randomness in the function"):
+        fake_study.run("study.log", n_jobs=2, n_trials=2)
+    assert [trial.state.name for trial in trials("study.log")] == ["FAIL"]
 
 
 @pytest.fixture(name="begin")
