@@ -14,13 +14,11 @@ import pytest
 from fake_study import trials
 from optuna.trial import TrialState
 
-from dropopt.config import RunConfig
 from dropopt.study.run import worker
 from dropopt.study.run.checkpoints import Checkpoints
 from dropopt.study.run.slots import Targets
 from dropopt.study.session import session
 from dropopt.study.session.request import Request
-from dropopt.training import train_run
 
 EPOCHS, BATCHES = 6, 5
 DYING = Targets("dying_training:load", "dying_training:train")
@@ -168,21 +166,16 @@ def test_a_worker_that_dies_after_the_last_trial_leaves_no_checkpoint(tmp_path, 
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a file system needs root")
-def test_a_full_disk_costs_only_the_checkpoint(tmp_path, whole):
-    """Without space for a checkpoint, training goes on to the same result, each time from the beginning."""
-    trial, reports = whole[0][0], []
-    config = RunConfig.parse(trial.user_attrs["config"])
+def test_a_full_disk_costs_only_the_checkpoint(tmp_path, whole, seeds):
+    """Without space for a checkpoint, training continues, and a killed trial is trained again with the same result."""
     small = tmp_path / "small"
     small.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(small)], check=False)
     if mounted.returncode:
         pytest.skip("this system does not allow mounting")
     try:
-        for _ in range(2):
-            with pytest.warns(UserWarning, match=r"cannot be written \(.*No space left.*; training goes on$"):
-                _, model, _ = train_run(config, reports.append, small / "trial.pt", pytest.fail)
-            assert list(small.iterdir()) == []
+        killed = run(tmp_path / "killed", {seeds[0]: [["step", 3 * BATCHES]]}, 1, checkpoints=str(small))
+        assert list(small.iterdir()) == []
     finally:
         subprocess.run(["umount", str(small)], check=True)
-    assert [(report.epoch, report.smoothed_loss) for report in reports] == 2 * [*trial.intermediate_values.items()]
-    assert all(value.equal(whole[1][0][name]) for name, value in model.state_dict().items())
+    assert_same(whole, killed)
