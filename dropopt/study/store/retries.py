@@ -17,6 +17,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from dropopt.study.store import keys
+from dropopt.study.store.anchor_names import is_control
 
 #: The number of times that a configuration is started if its worker dies each time.
 MAX_ATTEMPTS = 3
@@ -122,8 +123,12 @@ class LostRetries:
 
 
 def is_duplicate(trial: FrozenTrial, trials: Iterable[FrozenTrial]) -> bool:
-    """Whether a trial with a lower number replaces the same trial."""
-    previous = trial.user_attrs.get(keys.PREVIOUS)
-    return previous is not None and any(
-        other.user_attrs.get(keys.PREVIOUS) == previous and other.number < trial.number for other in trials
+    """Whether a trial with a lower number replaces the same trial, or is the same control."""
+
+    def replaced(one: FrozenTrial) -> tuple[int | None, str]:
+        return one.user_attrs.get(keys.PREVIOUS), one.user_attrs.get(keys.ANCHOR, "")
+
+    previous, name = replaced(trial)
+    return (previous is not None or is_control(name)) and any(
+        replaced(other) == (previous, name) and other.number < trial.number for other in trials
     )

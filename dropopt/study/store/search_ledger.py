@@ -13,7 +13,6 @@ from dropopt.explain import suggestion
 from dropopt.seeds import derived_seed
 from dropopt.study.define.parameter import is_within
 from dropopt.study.define.space import Space
-from dropopt.study.store.cached_trials import ANY_AGE
 from dropopt.study.store.keys import SEED
 from dropopt.study.store.lease import WorkerIdentity
 from dropopt.study.store.ledger import SEED_BITS, Ledger, with_seed
@@ -35,7 +34,8 @@ class SearchLedger(Ledger):
         classes: The number of classes of the data.
         worker: The worker that this ledger belongs to. Default: a new one.
         on_notice: Called with a notice about a trial that was enqueued with parameters that the space does not have.
-        on_start: Called for each trial that has started, with the study, its number and the number of trials to run.
+        on_start: Called for each trial that has started, with the study, the number of trials before it that use the
+            budget, and the number of trials to run.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class SearchLedger(Ledger):
         classes: int,
         worker: WorkerIdentity | None = None,
         on_notice: Callable[[str], None] = lambda line: None,
-        on_start: Callable[[optuna.Study, int, int], None] = lambda study, number, target: None,
+        on_start: Callable[[optuna.Study, int, int], None] = lambda study, before, target: None,
     ) -> None:
         super().__init__(study, worker)
         self._space = space
@@ -61,8 +61,7 @@ class SearchLedger(Ledger):
         """Start the next trial; see :meth:`Ledger.ask`."""
         asked = super().ask(target)
         if asked is not None and target is not None:
-            with self._storage.aged(ANY_AGE):
-                self._on_start(self.study, asked[0].number, target)
+            self._on_start(self.study, self._summary.budget_used(), target)
         return asked
 
     def _configure(self, trial: optuna.Trial) -> RunConfig:

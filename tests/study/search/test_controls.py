@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+import fake_study
 import optuna
 import pytest
 from optuna.trial import TrialState
@@ -9,13 +12,15 @@ from optuna.trial import TrialState
 from dropopt.config import RunConfig
 from dropopt.study.define.space import Space
 from dropopt.study.search.anchors import enqueue_anchors
-from dropopt.study.search.controls import enqueue_due_controls
+from dropopt.study.search.controls import controls_of, enqueue_due_controls
 from dropopt.study.store.keys import ANCHOR, CONFIG
+from dropopt.study.store.lease import WorkerIdentity
 from dropopt.study.store.search_ledger import SearchLedger
 
 TARGET = 20
 SPACE = Space.load("compact")
 BASE = SPACE.base(RunConfig())
+CONTROLS = partial(enqueue_due_controls, space=SPACE, base=BASE, classes=10)
 #: The loss of each anchor. Of those that drop, ``spatial 0.2`` is the best.
 LOSSES = {"no dropout": 0.6, "element 0.1": 0.9, "channel 0.2": 0.7, "spatial 0.2": 0.5}
 
@@ -27,10 +32,7 @@ def searched(lowest=0.3, *, anchors=True, target=TARGET, study=None):
     if anchors and new:
         enqueue_anchors(study, SPACE, BASE, 10)
 
-    def controls(known, started, target):
-        enqueue_due_controls(known, started, target, space=SPACE, base=BASE, classes=10)
-
-    ledger = SearchLedger(study, SPACE, BASE, seed=0, classes=10, on_start=controls)
+    ledger = SearchLedger(study, SPACE, BASE, seed=0, classes=10, on_start=CONTROLS)
     while (asked := ledger.ask(target)) is not None:
         trial, _ = asked
         name = trial.user_attrs.get(ANCHOR, "")
@@ -105,3 +107,78 @@ def test_a_study_with_few_trials_left_has_no_controls():
     """They would wait for a run that may never come."""
     study = searched(study=searched(target=18))
     assert (len(study.trials), controls_in(study)) == (TARGET, {})
+
+
+@pytest.mark.parametrize("train", [{"lr": 0.9}, {"lr": "fast"}, {}], ids=["out of range", "not a number", "missing"])
+def test_no_control_says_that_it_is_trained_as_a_trial_whose_settings_it_cannot_have(train):
+    """A trial that was enqueued may have a rate outside of the range, and one of another program anything."""
+    study = searched(target=15)
+    config = study.trials[8].user_attrs[CONFIG]
+    config = config | {"train": {"weight_decay": config["train"]["weight_decay"], **train}}
+    study.add_trial(optuna.trial.create_trial(value=0.1, user_attrs={CONFIG: config}))
+    assert controls_in(searched(study=study)) == {}
+
+
+def test_a_setting_of_training_that_is_searched_with_some_dropout_only(tmp_path):
+    """The control without dropout has the pattern ``element``, with which this space searches label smoothing."""
+    file = tmp_path / "smoothed.yaml"
+    file.write_text(
+        "engine: {r0: {low: 0.0, high: 0.7}, pattern: [element, channel]}\n"
+        "train: {label_smoothing: {low: 0.1, high: 0.3, when: {pattern: element}}}\n"
+    )
+    space = Space.load(file)
+    base = space.base(RunConfig())
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    enqueue_anchors(study, space, base, 10)
+    study.enqueue_trial({"r0": 0.3, "pattern": "channel"})
+    ledger = SearchLedger(study, space, base, seed=0, classes=10)
+    for value in [0.5] * (len(study.trials) - 1) + [0.1]:
+        trial, _ = ledger.ask(TARGET)
+        ledger.complete(trial, value, accuracy=0.9, best_loss=value, best_epoch=1, seconds=1.0)
+    assert not [name for name in controls_of(study, study.trials, space, base, 10) if "no dropout" in name]
+
+
+def test_a_process_that_was_killed_between_the_two_controls():
+    """The other one follows, and the first is not tried twice."""
+    study = searched(target=15)
+    CONTROLS(study, 15, TARGET)
+    first, second = study.trials[15:]
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for trial in [*searched(target=15).trials, first]:
+        study.add_trial(trial)
+    found = controls_in(searched(study=study))
+    assert [name for _, name in sorted(found.items())] == [first.user_attrs[ANCHOR], second.user_attrs[ANCHOR]]
+
+
+def test_interrupted_trials_do_not_bring_the_controls_forward():
+    """They have numbers, but do not use the budget."""
+    study = searched(target=10)
+    ledger = SearchLedger(study, SPACE, BASE, seed=0, classes=10)
+    for _ in range(10):
+        trial, _ = ledger.ask(TARGET)
+        ledger.interrupt(trial, "Ctrl-C")
+    study = searched(study=study)
+    first = min(controls_in(study))
+    assert sum(trial.state == TrialState.COMPLETE for trial in study.trials[:first]) == 16
+
+
+def test_controls_that_two_workers_enqueued_at_once_run_once():
+    """Each worker saw a study without controls. Its trials share the budget, so each is given back once."""
+    study = searched(target=15)
+    copies = [*study.trials]
+    CONTROLS(study, 15, TARGET)
+    for trial in study.trials[len(copies) :]:
+        study.enqueue_trial(trial.system_attrs["fixed_params"], user_attrs=trial.user_attrs)
+    ledger = SearchLedger(study, SPACE, BASE, seed=0, classes=10, worker=WorkerIdentity(exclusive=False))
+    assert [ledger.ask(TARGET) is not None for _ in range(4)] == [True, True, False, False]
+
+
+@pytest.mark.parametrize(("anchors", "controls"), [(True, 2), (False, 0)])
+def test_a_study_that_goes_on_without_anchors_has_no_controls(anchors, controls, tmp_path, monkeypatch):
+    """``--no-anchors`` may be given late."""
+    monkeypatch.chdir(tmp_path)
+    fake_study.run("study.db", n_jobs=1, n_trials=10, anchors=True)
+    known = optuna.load_study(study_name="fake", storage="sqlite:///study.db")
+    known.enqueue_trial({"lr": 0.1, "r0": 0.0, "alpha": 0.5})  # the best trial, which is no anchor
+    fake_study.run("study.db", n_jobs=1, n_trials=20, anchors=anchors)
+    assert sum("trained as" in one.user_attrs.get(ANCHOR, "") for one in fake_study.trials("study.db")) == controls
