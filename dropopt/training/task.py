@@ -98,8 +98,8 @@ def _alike(loss: Callable[[Tensor, Tensor], Tensor], name: str) -> Loss:
 #: second or whose range is smaller than the third are difficult: with them a small network, which explained 90% of the
 #: variance of standardised targets, diverged or explained less than 20% at one usual learning rate or more.
 FAR, WIDE, NARROW = 10.0, 30.0, 0.1
-#: About how many targets are looked at.
-SOME = 2048
+#: About how many numbers are looked at.
+SOME = 10_000_000
 
 #: Losses by name; the names are those of torch.nn.functional.
 LOSSES: dict[str, Loss] = {
@@ -173,19 +173,21 @@ class Task:
         """What a user should know about the targets before training, one sentence each.
 
         A regression on targets far from 0, or of another scale than 1, diverges or learns nothing at usual learning
-        rates. Losses of the user may change the scale themselves.
+        rates. Losses of the user may change the scale themselves, and one-hot targets have none.
         """
         targets = data.train.sample.labels
         if self.loss not in (LOSSES["mse_loss"], LOSSES["l1_loss"]) or not targets.is_floating_point():
             return ()
-        some = targets[:: 1 + len(targets) // SOME].double()
+        some = targets[:: 1 + targets.numel() // SOME].double()
         columns = some.movedim(1, -1).flatten(0, -2) if some.ndim > 1 else some[:, None]
         mean, deviation, extent = columns.mean(0), columns.std(0, correction=0), columns.amax(0) - columns.amin(0)
         odd = (mean.abs() > FAR * deviation) | (deviation > WIDE) | (extent < NARROW)
+        odd &= ((columns != 0) & (columns != 1)).any(0)
+        over = "" if columns.shape[1] == 1 else "0" if some.ndim == 2 else f"{(0, *range(2, some.ndim))}, keepdim=True"
         return tuple(
             f"targets of {data.name} have the mean {short(mean[one].item())} and the standard deviation "
             f"{short(deviation[one].item())}, from which training may diverge or learn nothing; standardise the "
-            "targets: return (y - y.mean()) / y.std()"
+            f"targets: return (y - y.mean({over})) / y.std({over})"
             for one in (odd & (extent > 0)).nonzero()[:1, 0].tolist()
         )
 

@@ -148,6 +148,12 @@ def test_a_regression_without_a_metric_has_its_loss(loss):
     assert TaskConfig(loss=loss, metric="accuracy").metric == TaskConfig().metric == "accuracy"
 
 
+def remarks_about(targets, loss="mse_loss"):
+    """What is said of the targets of a regression."""
+    split = Split(torch.zeros(len(targets), 2), targets)
+    return task_of(TaskConfig(loss=loss, metric="loss")).remarks(Dataset("prices", (), split, split, split))
+
+
 @pytest.mark.parametrize(
     ("centre", "scale", "odd"),
     [
@@ -159,20 +165,34 @@ def test_targets_of_a_regression_far_from_0_or_1_are_noted(centre, scale, odd):
     """With what to do; the targets that are then returned are not noted, nor those of another loss."""
     standard = torch.linspace(-1.7, 1.7, 2000).double()
     standard /= standard.std(correction=0)
-    images = torch.zeros(2000, 2)
-
-    def remarks(targets, loss="mse_loss"):
-        split = Split(images, targets)
-        return task_of(TaskConfig(loss=loss, metric="loss")).remarks(Dataset("prices", (), split, split, split))
-
     first = (centre + scale * standard).float()
     for targets in (first, torch.stack([standard.float(), first], 1)):
-        found = remarks(targets)
+        found = remarks_about(targets)
         assert len(found) == odd
         assert all(f" and the standard deviation {scale}, from" in one for one in found)
-        assert all(one.endswith("; standardise the targets: return (y - y.mean()) / y.std()") for one in found)
-    assert not scale or not remarks((first - first.mean()) / first.std())
-    assert not remarks(first, "binary_cross_entropy_with_logits")
+        for one in found:
+            advice = one.partition("; standardise the targets: return ")[2]
+            assert not remarks_about(eval(advice, {"y": targets}))
+    assert not remarks_about(first, "binary_cross_entropy_with_logits")
+
+
+@pytest.mark.parametrize("shape", [(2000,), (2000, 1), (2000, 2), (500, 2, 4), (500, 2, 4, 4), (500, 1, 4, 4)])
+def test_the_advice_standardises_each_number_of_a_target(shape):
+    """With one mean for all, numbers of several scales would be noted again after the advice was followed."""
+    targets = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    if len(shape) > 1:
+        targets *= torch.tensor([1e5, 50.0])[: shape[1]].reshape(-1, *[1] * (len(shape) - 2))
+    else:
+        targets *= 1e5
+    (found,) = remarks_about(targets)
+    assert not remarks_about(eval(found.partition("return ")[2], {"y": targets}))
+
+
+def test_masks_as_one_hot_vectors_have_no_scale():
+    """Nearly all of a mask may be background, whose mean is then far from 0 in units of its deviation."""
+    mask = torch.zeros(50, 16, 16, dtype=torch.long)
+    mask[:, 3, 3] = 1
+    assert not remarks_about(torch.nn.functional.one_hot(mask).movedim(-1, 1).float())
 
 
 def test_binary_cross_entropy_of_class_numbers_above_1_is_refused():
