@@ -184,7 +184,7 @@ def confirmation(study: optuna.Study, *, seeds: int | None = None, by: str | Non
         optimism=_optimism(winner) if winner else None,
         mean_optimism=sum(map(_optimism, chosen)) / len(chosen) if chosen else None,
         tested=_tested(study, by),
-        verdict=_failures(runs, winner, ended, scale) or _verdict(winner, anchor, to_anchor, scale),
+        verdict=_failures(runs, winner, ended, scale) or _verdict(full, anchor, scale),
         scale=scale,
         score=task_of(study).score,
         failed=tuple(_unconfirmed(runs, seeds, {one.trial for one in found})),
@@ -285,30 +285,41 @@ def _failures(runs: optuna.Study, winner: Confirmed | None, ended: Mapping[int, 
     )
 
 
-def _verdict(winner: Confirmed | None, anchor: Confirmed | None, difference: Difference | None, scale: Scale) -> str:
-    """Say which configuration wins, and whether it is better than the best anchor, in one or two sentences."""
-    if winner is None:
+def _verdict(full: Sequence[Confirmed], anchor: Confirmed | None, scale: Scale) -> str:
+    """Say which configuration wins, and whether it is better than the best anchor, in one or two sentences.
+
+    Of an anchor that wins they say instead whether dropout helps: an anchor with dropout is compared with no dropout,
+    and no dropout with the best configuration that has dropout.
+    """
+    if not full:
         return "no configuration has been trained on all seeds yet"
-    way = "highest" if scale.maximise else "lowest"
+    winner, way = full[0], "highest" if scale.maximise else "lowest"
     text = (
         f"{winner.name} has the {way} {scale.name}: {_text(winner.mean, scale)} over {quantity(winner.mean.n, 'seed')}"
     )
-    if winner.anchor:
-        if without_dropout(winner.name):
-            return f"dropout does not help here: {text}"
-        return f"{text}; no configuration of the search is better than this anchor"
-    if anchor is None or difference is None:
-        return text
+    if not winner.anchor:
+        return text + (_against(winner, anchor, f"the best anchor, {anchor.name}", scale) if anchor else "")
+    nothing = without_dropout(winner.name)
+    rival = next((one for one in full if without_dropout(one.name) != nothing), None)
+    if rival is not None:
+        text += _against(winner, rival, f"the best with dropout, {rival.name}" if nothing else rival.name, scale)
+    if nothing:
+        return f"dropout does not help here: {text}"
+    return f"{text}; no configuration of the search is better than this anchor"
+
+
+def _against(winner: Confirmed, other: Confirmed, name: str, scale: Scale) -> str:
+    """How far the winner is from another configuration, as the end of a sentence; empty if that is not known."""
+    difference = paired(winner.validation.objective, other.validation.objective)
+    if difference is None:
+        return ""
     gap = difference.interval
     if gap.high < 0:
         where = "above" if scale.maximise else "below"
         amount, *ends = fixed(-gap.mean, -gap.high, -gap.low)
-        return f"{text}; it is {amount} (95% interval {' to '.join(ends)}) {where} the best anchor, {anchor.name}"
+        return f"; it is {amount} (95% interval {' to '.join(ends)}) {where} {name}"
     amount, *ends = fixed(scale.change(gap.mean), *scale.changes(gap.low, gap.high), sign=True)
-    return (
-        f"{text}; it is not clearly better than the best anchor, {anchor.name} "
-        f"(difference {amount}, 95% interval {' to '.join(ends)})"
-    )
+    return f"; it is not clearly better than {name} (difference {amount}, 95% interval {' to '.join(ends)})"
 
 
 def _text(interval: Interval, scale: Scale) -> str:

@@ -23,7 +23,7 @@ from dropopt.study.define.parameter import Choice
 from dropopt.study.define.space import Space
 from dropopt.study.search.preferred import PreferringTrial, preferred_values
 from dropopt.study.store.anchor_names import NO_DROPOUT, without_dropout
-from dropopt.study.store.keys import ACCURACY, ANCHOR
+from dropopt.study.store.keys import ACCURACY, ANCHOR, APPLIED
 from dropopt.study.store.queries import best
 from dropopt.study.store.scale import Scale
 
@@ -196,32 +196,36 @@ def compare(trials: Iterable[FrozenTrial], scale: Scale) -> Comparison | None:
     anchors = [trial for trial in trials if ANCHOR in trial.user_attrs and best([trial]) is not None]
     if leader is None or leader.value is None or not anchors:
         return None
-    relative = leader.value > 0
-    rows = [_row(trial, leader.value, relative=relative) for trial in anchors]
+    rows = [_row(trial, leader.value) for trial in anchors]
     rows.sort(key=lambda row: (row.loss, row.trial))
-    return Comparison(tuple(rows), _verdict(leader, leader.value, rows, scale), leader.number)
+    return Comparison(tuple(rows), _verdict(leader, trials, rows, scale), leader.number)
 
 
-def _row(trial: FrozenTrial, lowest: float, *, relative: bool) -> Row:
+def _row(trial: FrozenTrial, lowest: float) -> Row:
     loss = trial.value or 0.0
-    gap = lowest - loss
-    difference = gap / loss if relative else gap
+    gap, relative = lowest - loss, lowest > 0
     name, accuracy = trial.user_attrs[ANCHOR], trial.user_attrs.get(ACCURACY)
-    return Row(name, trial.number, loss, accuracy, difference, relative, gap)
+    return Row(name, trial.number, loss, accuracy, gap / loss if relative else gap, relative, gap)
 
 
-def _verdict(leader: FrozenTrial, lowest: float, rows: Sequence[Row], scale: Scale) -> str:
+def _verdict(leader: FrozenTrial, trials: Sequence[FrozenTrial], rows: Sequence[Row], scale: Scale) -> str:
     """Say whether dropout helps, and whether the best trial is better than the anchors."""
+    lowest = leader.value or 0.0
     what, value = scale.name, scale.text(lowest)
     # The size of the noise was measured for the loss only.
     size = f"; single seeds often differ by {SEED_NOISE:.0%}, and by far more near 0" if what == "loss" else ""
     noise = f"smoothed validation {what}, one seed each{size}"
     of = f"an {what} of" if what == "error" else "a loss of" if what == "loss" else what  # a metric is a name
-    nothing = next((row for row in rows if without_dropout(row.name)), None)
-    if nothing is not None and nothing.trial == leader.number:
-        return f"the best trial has no dropout, with {of} {value} ({noise})"
-    if nothing is not None and _may_be_chance(nothing):
-        values = f"its {what} is {value}, and {scale.text(nothing.loss)} without dropout"
+    if _drops_nothing(leader):
+        told = f"the best trial has no dropout, with {of} {value}"
+        rival = best(trial for trial in trials if not _drops_nothing(trial))
+        if rival is not None:
+            told += f"; with dropout, the best is {scale.text(rival.value)} (trial {rival.number})"
+            told += ", and the difference may be chance" if _may_be_chance(rival.value or 0.0, lowest) else ""
+        return f"{told} ({noise})"
+    nothing = best(filter(_drops_nothing, trials))
+    if nothing is not None and _may_be_chance(nothing.value or 0.0, lowest):
+        values = f"its {what} is {value}, and {scale.text(nothing.value)} without dropout"
         return f"the best trial is not clearly better than no dropout: {values} ({noise})"
     first = rows[0]
     if first.trial == leader.number:
@@ -229,10 +233,15 @@ def _verdict(leader: FrozenTrial, lowest: float, rows: Sequence[Row], scale: Sca
     amount = f"{-first.difference:.1%}" if first.relative and not scale.complement else fixed(-first.gap)[0]
     where = "above" if scale.maximise else "below"
     gain = f"the best trial's {what} is {amount} {where} that of the best anchor, {first.name}"
-    within = ", which may be chance" if _may_be_chance(first) else ""
+    within = ", which may be chance" if _may_be_chance(first.loss, lowest) else ""
     return f"{gain}{within} ({noise})"
 
 
-def _may_be_chance(row: Row) -> bool:
-    """Whether an anchor is not clearly worse than the best trial. Of values that may be 0, the noise is not known."""
-    return row.difference > -SEED_NOISE if row.relative else row.difference >= 0
+def _drops_nothing(trial: FrozenTrial) -> bool:
+    """Whether a trial has no dropout: the anchors without it, and others whose rates are 0, as in a portfolio."""
+    return without_dropout(trial.user_attrs.get(ANCHOR, "")) or trial.user_attrs.get(APPLIED) == 0
+
+
+def _may_be_chance(loss: float, lowest: float) -> bool:
+    """Whether a loss is not clearly above the lowest one. Of values that may be 0, the noise is not known."""
+    return lowest / loss - 1 > -SEED_NOISE if lowest > 0 else lowest >= loss

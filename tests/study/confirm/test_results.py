@@ -249,6 +249,19 @@ def test_a_race_by_accuracy_is_one_of_its_own():
             "dropout does not help here: no dropout, trained as trial 2 has the lowest loss: 0.4",
         ),
         ({0: [0.5, 0.5, 0.5], 4: [0.4, 0.4, 0.4]}, "seeds; no configuration of the search is better than this anchor"),
+        (
+            {0: [0.51, 0.5, 0.53], 3: [0.5, 0.51, 0.52]},
+            "over 3 seeds; it is not clearly better than the best with dropout, trial 0 (difference -0.0033, ",
+        ),
+        (
+            {0: [0.6, 0.6, 0.6], 4: [0.5, 0.51, 0.52], 3: [0.51, 0.5, 0.53]},
+            "over 3 seeds; it is not clearly better than no dropout (difference -0.0033, 95% interval -0.0320 to "
+            "+0.0254); no configuration of the search is better than this anchor",
+        ),
+        (
+            {0: [0.6, 0.6, 0.6], 4: [0.5, 0.51, 0.52], 3: [0.55, 0.55, 0.56]},
+            "over 3 seeds; it is 0.0433 (95% interval 0.0290 to 0.0577) below no dropout; no configuration of the ",
+        ),
         ({0: [0.5, 0.5]}, "no configuration has been trained on all seeds yet"),
     ],
 )

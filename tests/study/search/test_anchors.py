@@ -11,7 +11,7 @@ from dropopt.config import METHODS, Baseline, EngineConfig, RunConfig
 from dropopt.study import Study
 from dropopt.study.define.space import Space
 from dropopt.study.search.anchors import anchors_of, compare, enqueue_anchors, is_plain
-from dropopt.study.store.keys import ANCHOR
+from dropopt.study.store.keys import ANCHOR, APPLIED
 from dropopt.study.store.retries import enqueue_again
 from dropopt.study.store.scale import Scale
 from dropopt.study.store.search_ledger import SearchLedger
@@ -152,8 +152,9 @@ def test_a_retry_of_an_anchor_is_an_anchor():
     assert study.trials[1].user_attrs[ANCHOR] == "no dropout"
 
 
-def trial(value, anchor=None, state=TrialState.COMPLETE):
+def trial(value, anchor=None, state=TrialState.COMPLETE, applied=None):
     attributes = {"val_accuracy": 0.9} | ({ANCHOR: anchor} if anchor else {})
+    attributes |= {} if applied is None else {APPLIED: applied}
     return create_trial(state=state, value=value, user_attrs=attributes)
 
 
@@ -173,7 +174,20 @@ ERROR = "smoothed validation error, one seed each"
         (
             [trial(0.5, "no dropout"), trial(0.6, "element 0.1"), trial(0.51)],
             "error",
-            f"the best trial has no dropout, with an error of 0.5000 ({ERROR})",
+            "the best trial has no dropout, with an error of 0.5000; with dropout, the best is 0.5100 (trial 2), and "
+            f"the difference may be chance ({ERROR})",
+        ),
+        (
+            [trial(0.5, "no dropout"), trial(0.6, "element 0.1"), trial(0.4, applied=0.0), trial(0.45, applied=0.1)],
+            "error",
+            "the best trial has no dropout, with an error of 0.4000; with dropout, the best is 0.4500 (trial 3) "
+            f"({ERROR})",
+        ),
+        (
+            [trial(0.5, "no dropout"), trial(0.6, "element 0.1"), trial(0.4, applied=0.0), trial(0.39, applied=0.1)],
+            "error",
+            "the best trial is not clearly better than no dropout: its error is 0.3900, and 0.4000 without dropout "
+            f"({ERROR})",
         ),
         (
             [trial(0.5, "no dropout"), trial(0.4, "element 0.1"), trial(0.45)],
@@ -204,7 +218,10 @@ ERROR = "smoothed validation error, one seed each"
     ],
 )
 def test_the_verdict_in_words(trials, what, verdict):
-    """The best trial within the noise of no dropout is no evidence; else the best anchor is compared."""
+    """The best trial within the noise of no dropout is no evidence; else the best anchor is compared.
+
+    A trial whose rates are 0 has no dropout, anchor or not: a portfolio has such configurations.
+    """
     study = optuna.create_study()
     study.add_trials(trials)
     found = compare(study.trials, Scale(what))

@@ -173,7 +173,7 @@ def test_a_confirmation_and_a_comparison_show_the_metric():
     best, anchor = arms[0].winner, replace(arms[1].winner, anchor=True)
     gap = paired(best.validation.objective, anchor.validation.objective)
     scale = Scale.of_task(DICE)
-    verdict = _verdict(best, anchor, gap, scale)
+    verdict = _verdict([best, anchor], anchor, scale)
     assert verdict.startswith(
         "trial 3 has the highest dice: 0.6500 (95% interval 0.5229 to 0.7771) over 2 seeds; it is "
     )

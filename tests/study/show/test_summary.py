@@ -65,7 +65,8 @@ def test_the_best_trial_is_compared_with_the_anchors(study):
     for name, value in (("no dropout", 0.8), ("channel 0.2", 0.6)):
         study.add_trial(create_trial(value=value, user_attrs={"anchor": name, "val_accuracy": 0.85}))
     text = summary(study)
-    rows = [line.split() for line in text.splitlines() if "no dropout" in line or "channel 0.2" in line]
+    rows = [line.split() for line in text.splitlines() if "│ no dropout" in line or "│ channel 0.2" in line]
+    assert "(no dropout)" in text, "the table of the best trials names anchors as well"
     assert [word for word in rows[0] if word in ("0.6000", "0.8500")] == ["0.6000", "0.8500"]
     assert "-16.7%" in rows[0]
     assert "-37.5%" in rows[1]
