@@ -167,13 +167,13 @@ class _Training:
         train_loss, batch = self._train_epoch(number)
         val_loss, val_accuracy = evaluate(self.model, self.validation, config, self.task)
         if not math.isfinite(val_loss):
-            raise DivergedError(number, self.steps, val_loss, "validation")
+            raise DivergedError(number, self.steps, val_loss, "validation loss")
         engine, task = self.engine, self.task
         losses = [report.val_loss for report in self.history] + [val_loss]
         costs = [task.cost(report.val_loss, report.val_accuracy) for report in self.history]
         costs.append(task.cost(val_loss, val_accuracy))
         if not math.isfinite(costs[-1]):
-            raise DivergedError(number, self.steps, costs[-1], "validation")
+            raise DivergedError(number, self.steps, val_accuracy, "task.metric")
         report = EpochReport(
             epoch=number,
             epochs=config.epochs,

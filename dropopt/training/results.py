@@ -82,20 +82,20 @@ class TrainResult:
 
 
 class DivergedError(ArithmeticError):
-    """A loss that is not finite.
+    """A loss, or the metric that trials are judged by, that is not finite.
 
     Args:
         epoch: The epoch, from 1.
         step: The step within the epoch, from 1.
-        loss: The loss.
-        what: Which loss: training or validation.
+        loss: The loss, or the metric.
+        what: Which it is, in words: training loss, validation loss, or the metric.
 
     Example:
         >>> print(DivergedError(epoch=2, step=5, loss=float("inf")))
         training loss is inf at epoch 2, step 5; a lower lr may help
     """
 
-    def __init__(self, epoch: int, step: int, loss: float, what: str = "training") -> None:
+    def __init__(self, epoch: int, step: int, loss: float, what: str = "training loss") -> None:
         # The base class gets all arguments: otherwise the exception cannot be unpickled in another process.
         super().__init__(epoch, step, loss, what)
         self.epoch = epoch
@@ -103,7 +103,10 @@ class DivergedError(ArithmeticError):
 
     def __str__(self) -> str:
         epoch, step, loss, what = self.args
-        return f"{what} loss is {loss} at epoch {epoch}, step {step}; a lower lr may help"
+        advice = "a lower lr may help"
+        if not what.endswith(" loss"):  # the losses are finite, so training is not the cause
+            advice = "the losses are finite; let it return a number where it is not defined, such as 0"
+        return f"{what} is {loss} at epoch {epoch}, step {step}; {advice}"
 
 
 def smoothed(losses: list[float], decay: float) -> list[float]:
