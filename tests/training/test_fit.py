@@ -177,14 +177,6 @@ class TestDivergence:
             with pytest.raises(DivergedError, match=what):  # one class has no probability
                 fit(self.Poisoned(call, -torch.inf), None, toy(), recipe())
 
-    def test_a_metric_that_is_not_finite(self):
-        """A metric that is not defined, such as F1 without positives, is not taken for a loss that has diverged."""
-        task = Task(metric=lambda outputs, targets: math.nan, by_metric=True)
-        with pytest.raises(
-            DivergedError, match=r"task\.metric is nan at epoch 1, step 6; the losses are finite; let it"
-        ):
-            fit(network(), None, toy(), recipe(), task=task)
-
     def test_the_error_crosses_processes(self):
         """Pickling keeps its epoch, step and message."""
         error = DivergedError(2, 5, math.inf)
