@@ -13,7 +13,7 @@ from torch import nn
 from dropopt.config import EngineConfig, RunConfig
 from dropopt.engine import Engine, attach, named_places
 from dropopt.facts import Facts
-from dropopt.inputs import Inputs, parts
+from dropopt.inputs import Inputs, parts, run_model
 from dropopt.owncode import own_errors
 from dropopt.training.data.dataset import Dataset
 from dropopt.training.data.load_data import load_once
@@ -78,7 +78,11 @@ def prepare(run: RunConfig) -> Prepared:
         facts = facts_of(data, model, engine.sites, engine.own)
         fit(model, engine, few, config, task=task)
     complexity = data.complexity if isinstance(run.engine, EngineConfig) else None
-    places, notices = named_places(model, _example(run, data, device)), (*data.notices, *task.remarks(data))
+    example = _example(run, data, device)
+    places = named_places(model, example)
+    with torch.no_grad():
+        outputs = run_model(model.eval(), example)
+    notices = (*data.notices, *task.remarks(data), *task.remarks_on_outputs(outputs))
     return Prepared(data, places, facts, complexity, notices)
 
 

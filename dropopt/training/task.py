@@ -191,6 +191,23 @@ class Task:
             for one in (odd & (extent > 0)).nonzero()[:1, 0].tolist()
         )
 
+    def remarks_on_outputs(self, outputs: Any) -> tuple[str, ...]:
+        """What a user should know about the outputs of the network before training, one sentence each.
+
+        Cross-entropy takes logits. With probabilities it has hardly any gradient, and ends near that of a guess.
+        """
+        if (
+            self.loss is not cross_entropy
+            or not isinstance(outputs, Tensor)
+            or outputs.ndim < 2
+            or outputs.shape[1] < 2
+        ):
+            return ()
+        sums = outputs.double().sum(1)
+        if bool((outputs < 0).any()) or not torch.allclose(sums, torch.ones_like(sums), atol=1e-2):
+            return ()
+        return ("the network returns probabilities, where cross-entropy takes logits: remove its softmax",)
+
     def training_loss(self, outputs: Any, targets: Tensor, label_smoothing: float) -> Tensor:
         """Loss of a training batch; label smoothing applies to cross-entropy only.
 

@@ -66,6 +66,14 @@ class Normed(Tutorial):
         super().__init__(channels)
         self.fc1 = nn.Sequential(self.fc1, nn.BatchNorm1d(32))
 
+class Probable(Tutorial):
+    def forward(self, x):
+        return super().forward(x).softmax(1)
+
+class LogProbable(Tutorial):
+    def forward(self, x):
+        return super().forward(x).log_softmax(1)
+
 def frozen(channels):
     return Tutorial(channels).requires_grad_(False)
 
@@ -124,7 +132,7 @@ def test_own_networks_train_under_the_defaults(network, images, engine):
         ("Normed", {"batch_size": 1}, "training it failed: ValueError: Expected more than 1 value per channel"),
         ("frozen", {}, "the model has no parameter that requires a gradient"),
         ("needs", {}, "needs 'depth'; available are channels, classes, image_size; give other arguments as options"),
-        ("leaves", {}, "building it failed: SystemExit: 0 (FILE, line 57); it must not end the program"),
+        ("leaves", {}, "building it failed: SystemExit: 0 (FILE, line 65); it must not end the program"),
         ("torchvision:googlenet", {}, None),
         ("Tutorial", {"device": "cuda:77"}, "device must be one of auto, cpu"),
     ],
@@ -138,6 +146,13 @@ def test_errors_of_training_show_beforehand(tmp_path, network, settings, said):
     with pytest.raises(ConfigError) as caught:
         prepare(run)
     assert said.replace("FILE", str(tmp_path / "own_net_test.py")) in str(caught.value)
+
+
+@pytest.mark.parametrize(("network", "said"), [("Tutorial", False), ("Probable", True), ("LogProbable", False)])
+def test_a_network_that_returns_probabilities_is_noted(network, said):
+    """Cross-entropy takes logits: with probabilities it learns hardly anything. Of their logarithms it is the same."""
+    note = "the network returns probabilities, where cross-entropy takes logits: remove its softmax"
+    assert (note in prepare(run_of(network)).notices) is said
 
 
 def test_a_rehearsal_does_not_change_the_run():
