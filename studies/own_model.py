@@ -3,7 +3,7 @@
     python studies/own_model.py
 
 Any network that returns logits works: the engine itself finds the layers at which to drop features. This study takes
-half a minute on two cores, and under 1 GB of memory for each of two processes. Without pruning, a study takes about
+under a minute on two cores, and under 1 GB of memory for each of two processes. Without pruning, a study takes about
 trials x epochs x the time of one epoch / processes.
 """
 
@@ -33,7 +33,7 @@ study = Study(
     data=data,
     model=model,
     train={"epochs": 20, "batch_size": 64},
-    n_trials=20,
+    n_trials=30,
 )
 
 if __name__ == "__main__":
