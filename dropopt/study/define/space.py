@@ -120,7 +120,7 @@ class Space:
             if chosen is None:
                 reasons[choice] = ""
             elif not chosen:
-                reasons[choice] = f"{choice} matches no module"
+                reasons[choice] = f"{choice} matches no module before the output layer"
             else:
                 first = known.setdefault(chosen, choice)
                 reasons[choice] = "" if first == choice else f"{choice} chooses the same modules as {first}"

@@ -220,13 +220,17 @@ def test_choices_of_sites_are_those_that_the_network_offers(tmp_path):
     assert [choice for choice, reason in reasons.items() if not reason] == [
         *("auto", "norm", "conv", "last:1", "last:2", "layer*")
     ]
-    assert reasons["block"] == "block matches no module"
+    assert reasons["block"] == "block matches no module before the output layer"
     assert reasons["linear"] == "linear chooses the same modules as last:1"
     assert reasons["last:9"] == "last:9 chooses the same modules as auto"
     assert found.with_sites(["auto", "conv"]).sites == ("auto", "conv")
     assert found.offered(PLACES).sites == ("auto", "norm", "conv", "last:1", "last:2", "layer*")
     none = sites(tmp_path, "'last:0'", "auto", "last:x")
-    assert none.offered_sites(PLACES) == {"last:0": "last:0 matches no module", "auto": "", "last:x": ""}
+    assert none.offered_sites(PLACES) == {
+        "last:0": "last:0 matches no module before the output layer",
+        "auto": "",
+        "last:x": "",
+    }
 
 
 def test_unknown_places_leave_the_choices_as_they_are(tmp_path):
