@@ -54,11 +54,11 @@ from dropopt.study.show.live import LivePage
 from dropopt.study.show.next_lines import Resume
 from dropopt.study.show.progress import Progress
 from dropopt.study.show.summary import Outcome, show_summary
-from dropopt.study.store.anchor_names import is_control
+from dropopt.study.store.anchor_names import first_anchors
 from dropopt.study.store.code import record_code
 from dropopt.study.store.continuation import may_be_continued
 from dropopt.study.store.experiment import check, create, data_difference, name_of_files, space_of
-from dropopt.study.store.keys import ANCHOR, COMMAND, FACTS, ID, PLAN, PRIOR
+from dropopt.study.store.keys import COMMAND, FACTS, ID, PLAN, PRIOR
 from dropopt.study.store.lease import WorkerIdentity
 from dropopt.study.store.queries import count, find_study, study_names
 from dropopt.study.store.retries import root, unfinished
@@ -214,10 +214,8 @@ class Session:
             study.set_user_attr(PLAN, plan)
         self._record(study, ready)
         study.sampler = self._sampler
-        # An anchor that was run again has several trials. A study that goes on prunes as it did before its controls.
-        trials = [trial for trial in study.get_trials(deepcopy=False) if ANCHOR in trial.user_attrs]
-        anchors = sum(not is_control(name) for name in {trial.user_attrs[ANCHOR] for trial in trials})
-        study.pruner = make_pruner(self._definition.pruner, self._settings.base.train.epochs, anchors=anchors)
+        anchors = first_anchors(study.get_trials(deepcopy=False))
+        study.pruner = make_pruner(self._definition.pruner, self._settings.base.train.epochs, anchors=len(anchors))
         self._study = study
         if self._progress is not None:
             self._progress.opened(study, LivePage(lambda: self._refresh(study)))
@@ -342,9 +340,9 @@ class Session:
     def _ledger(self, study: optuna.Study, classes: int) -> SearchLedger:
         space = space_of(study, self._settings.space)
         base, seed = self._settings.base, self._definition.seed
-        ledger = partial(SearchLedger, study, space, base, seed, classes, self._identity, self._notice)
         controls = partial(enqueue_due_controls, space=space, base=base, classes=classes)
-        return ledger(on_start=controls) if self._definition.anchors else ledger()
+        on_start = controls if self._definition.anchors else None
+        return SearchLedger(study, space, base, seed, classes, self._identity, self._notice, on_start)
 
     def _outcome(self, stopped_by: int | None) -> Outcome:
         return Outcome(

@@ -9,8 +9,8 @@ from dropopt.facts import Facts
 from dropopt.numbers import listed, quantity
 from dropopt.study.show.formatting import format_accuracy, format_duration, format_parameters, format_percent
 from dropopt.study.show.snapshot import Snapshot
-from dropopt.study.store.anchor_names import is_control
-from dropopt.study.store.keys import ACCURACY, ANCHOR, BASE, BEST_EPOCH, CONTINUES, PLAN, PORTFOLIO, SECONDS, SPACE
+from dropopt.study.store.anchor_names import first_anchors
+from dropopt.study.store.keys import ACCURACY, BASE, BEST_EPOCH, CONTINUES, PLAN, PORTFOLIO, SECONDS, SPACE
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -103,11 +103,9 @@ def budget(shot: Snapshot) -> str:
 
 def begins(attributes: Mapping[str, Any], trials: Sequence[FrozenTrial]) -> str:
     """The anchors and the configurations of a portfolio with which a study begins; empty without any."""
-    named, entries = (
-        {trial.user_attrs[key] for trial in trials if key in trial.user_attrs} for key in (ANCHOR, PORTFOLIO)
-    )
-    anchors = sum(not is_control(name) for name in named)
-    parts = [quantity(anchors, "anchor")] if anchors else []
+    anchors = first_anchors(trials)
+    entries = {trial.user_attrs[PORTFOLIO] for trial in trials if PORTFOLIO in trial.user_attrs}
+    parts = [quantity(len(anchors), "anchor")] if anchors else []
     if entries and isinstance(given := attributes.get(PORTFOLIO), Mapping):
         parts.append(
             f"{len(entries)} of the {quantity(len(given['entries']), 'configuration')} of portfolio {given['name']}"

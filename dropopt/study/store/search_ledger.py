@@ -47,7 +47,7 @@ class SearchLedger(Ledger):
         classes: int,
         worker: WorkerIdentity | None = None,
         on_notice: Callable[[str], None] = lambda line: None,
-        on_start: Callable[[optuna.Study, int, int], None] = lambda study, before, target: None,
+        on_start: Callable[[optuna.Study, int, int], None] | None = None,
     ) -> None:
         super().__init__(study, worker)
         self._space = space
@@ -60,7 +60,7 @@ class SearchLedger(Ledger):
     def ask(self, target: int | None = None) -> tuple[optuna.Trial, RunConfig | None] | None:
         """Start the next trial; see :meth:`Ledger.ask`."""
         asked = super().ask(target)
-        if asked is not None and target is not None:
+        if asked is not None and target is not None and self._on_start is not None:
             self._on_start(self.study, self._summary.budget_used(), target)
         return asked
 
