@@ -11,11 +11,12 @@ of samples are multinomial, and the first method starts at a random sample (the 
 the batch), so each sample draws method m with probability w_m wherever it lies in the batch.
 
 Compiled code and CUDA graphs, whose sizes must not depend on data, draw a method for each sample instead and select
-among the gates of all patterns.
+among the gates of all patterns. Features of one unit, as in a hidden layer, have one gate: their patterns are the same.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -99,6 +100,9 @@ def mixture_gate(
     block_size: int,
 ) -> Gate | MixtureGate:
     """Draw a gate in which each sample is masked by one method, drawn for that sample."""
+    if math.prod(x.shape[2:]) == 1:  # the same for all patterns: a feature is one unit, which is dropped by itself
+        method = drawn_methods(x.shape[0], shares)  # len() would fix the size in an export
+        return channel_gate(x, rates[method].view(*x.shape[:2], *[1] * (x.ndim - 2)))
     if is_traced(x):
         return _selected_gate(x, shares, rates, block_size)
     parts = []
@@ -153,7 +157,7 @@ def drawn_methods(samples: int, shares: Tensor) -> Tensor:
 
 def _selected_gate(x: Tensor, shares: Tensor, rates: Tensor, block_size: int) -> Gate:
     """The same gate for traced code: one gate of each pattern for all samples, and a choice for each sample."""
-    method = drawn_methods(x.shape[0], shares)  # len() would fix the size in an export
+    method = drawn_methods(x.shape[0], shares)
     one = [1] * (x.ndim - 2)
     gate = channel_gate(x, rates[method].view(*x.shape[:2], *one)).kept[0]
     for index, pattern in enumerate(_PATTERNS):

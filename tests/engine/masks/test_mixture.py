@@ -124,7 +124,7 @@ def in_order(samples, patterns, shares):
     return found
 
 
-@pytest.mark.parametrize("space", [(), (7,), (6, 5), (3, 2, 4)], ids=str)
+@pytest.mark.parametrize("space", [(7,), (6, 5), (3, 2, 4)], ids=str)
 def test_a_batch_is_masked_pattern_by_pattern(space):
     """Each method's samples have the gate that its pattern draws for them at the method's rates."""
     x, one = torch.rand(11, 4, *space) + 0.5, [1] * len(space)
@@ -139,15 +139,15 @@ def test_a_batch_is_masked_pattern_by_pattern(space):
             mine, rates = x[taken], RATES[methods].view(-1, 4, *one)
             if pattern == "element":
                 gate = element_gate(mine, rates[0, :1])
-            elif pattern == "spatial" and space:
+            elif pattern == "spatial":
                 gate = spatial_gate(mine, rates[0, :1], 3)
             else:
-                gate = channel_gate(mine, rates if pattern == "channel" else rates[0, :1])
+                gate = channel_gate(mine, rates)
             expected[taken] = gate.times(mine)
         assert torch.equal(y, expected), seed
 
 
-@pytest.mark.parametrize("space", [(), (7,), (6, 5), (3, 2, 4)], ids=str)
+@pytest.mark.parametrize("space", [(7,), (6, 5), (3, 2, 4)], ids=str)
 def test_code_for_compilers_selects_among_the_gates_of_all_patterns(space, monkeypatch):
     """A sample has the gate of the method that was drawn for it, with that method's rates."""
     monkeypatch.setattr("dropopt.engine.masks.mixture.is_traced", lambda x: True)
@@ -159,8 +159,20 @@ def test_code_for_compilers_selects_among_the_gates_of_all_patterns(space, monke
         methods = drawn_methods(40, SHARES)
         channel = channel_gate(x, RATES[methods].view(40, 4, *one)).whole()
         element = element_gate(x, RATES[0, :1].view(1, *one)).whole()
-        last = RATES[4, :1].view(1, *one)
-        block = spatial_gate(x, last, 3).whole() if space else channel_gate(x, last).whole()
+        block = spatial_gate(x, RATES[4, :1].view(1, *one), 3).whole()
         for sample, method in enumerate(methods.tolist()):
             gate = {"element": element, "channel": channel, "spatial": block}[OWN_PATTERN[METHODS[method]]]
             torch.testing.assert_close(y[sample].float(), x[sample] * gate.expand_as(x)[sample])
+
+
+@pytest.mark.parametrize("space", [(), (1,), (1, 1)], ids=str)
+@pytest.mark.parametrize("traced", [False, True])
+def test_features_of_one_unit_have_one_gate(space, traced, monkeypatch):
+    """Units, maps and blocks are then the same: each unit is dropped by itself, at the rate of its sample's method."""
+    monkeypatch.setattr("dropopt.engine.masks.mixture.is_traced", lambda x: traced)
+    x = torch.rand(40, 4, *space) + 0.5
+    torch.manual_seed(1)
+    y = make_site().hook(HOST, (), x)
+    torch.manual_seed(1)
+    rates = RATES[drawn_methods(40, SHARES)].view(x.shape)
+    assert torch.equal(y, channel_gate(x, rates).times(x))
