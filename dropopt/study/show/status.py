@@ -52,6 +52,7 @@ class Row:
         waiting: The number of trials whose worker has died or stopped, and that are to run again.
         scale: How its values are shown.
         score: The name of its metric.
+        smoothed: Whether its values are smoothed over epochs, as its metric says in the storage.
         resume: The command that resumes it.
         unknown: Why this version cannot tell its best trial; empty if it can.
     """
@@ -64,6 +65,7 @@ class Row:
     waiting: int = 0
     scale: Scale = field(default_factory=Scale)
     score: str = "accuracy"
+    smoothed: bool = False
     resume: str = "dropopt run"
     unknown: str = ""
 
@@ -84,8 +86,8 @@ class Row:
             "last_activity": self.last and self.last.isoformat(timespec="seconds"),
         }
 
-    def cells(self) -> tuple[str, ...]:
-        """The row as text."""
+    def cells(self, *, mark: bool = False) -> tuple[str, ...]:
+        """The row as text; with ``mark`` it says itself that its value is smoothed."""
         if len(self.objectives) > 1:
             values = ("several objectives", "-", "-")
         elif self.leader is None:
@@ -93,7 +95,8 @@ class Row:
         else:
             value, score = f"{self.scale.name} {self.scale.text(self.leader.value)}", format_accuracy(self.leader)
             named = score if self.score == "accuracy" or score == "-" else f"{self.score} {score}"
-            values = (value.removeprefix("value "), named, str(self.leader.number))
+            shown = f"{'smoothed ' * (mark and self.smoothed)}{value.removeprefix('value ')}"
+            values = (shown, named, str(self.leader.number))
         return self.study, str(self.counts), *values, f"{self.last:%Y-%m-%d %H:%M}" if self.last else "-"
 
 
@@ -119,6 +122,7 @@ def rows(storage: BaseStorage, only: str | None = None, *, alone: bool = False) 
             None,
             last_activity(trials),
             waiting(trials, alone=alone),
+            smoothed=any(metric.endswith(" (smoothed)") for metric in study.metric_names or ()),
             resume=_resume(study),
         )
         try:
@@ -151,11 +155,13 @@ def show_status(
         return
     say(console, url)
     heading = "accuracy" if all(row.score == "accuracy" for row in found) else "metric"
-    table = Table("study", "trials", "best value", heading, "trial", "last activity")
+    smoothed = all(row.smoothed for row in found)
+    value = "best value (smoothed)" if smoothed else "best value"
+    table = Table("study", "trials", value, heading, "trial", "last activity")
     for column in table.columns:
         column.overflow = "fold"
     for row in found:
-        table.add_row(*row.cells())
+        table.add_row(*row.cells(mark=not smoothed))
     console.print(table, width=min(console.width, WIDTH), markup=False)
     for row in found:
         if row.unknown:

@@ -2,17 +2,20 @@
 
 import io
 import json
+import re
 
 import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
+from printed import printed
 from rich.console import Console
 
 import dropopt
 from dropopt.config import ConfigError
 from dropopt.study.command.export import export
 from dropopt.study.show.status import rows, show_status
-from dropopt.study.store.keys import COMMAND
+from dropopt.study.store.experiment import name_metric
+from dropopt.study.store.keys import CLASSES, COMMAND
 from dropopt.study.store.queries import choose, optimised
 
 
@@ -102,3 +105,19 @@ def test_one_study_may_be_listed_alone(storage):
     file = io.StringIO()
     show_status(Console(file=file, width=80), storage, "sqlite:///x.db", "accuracy")
     assert "several" not in file.getvalue()
+
+
+def test_smoothed_losses_are_called_so():
+    """In the heading, or beside each where studies of other programs have others."""
+    storage = optuna.storages.InMemoryStorage()
+    for name, metric in (("mine", "validation loss (smoothed)"), ("other", "loss")):
+        study = optuna.create_study(study_name=name, storage=storage)
+        name_metric(study, metric)
+        study.set_user_attr(CLASSES, 10)
+        study.add_trial(create_trial(value=0.5))
+    alone = printed(lambda console: show_status(console, storage, "s.db", "mine"))
+    both = printed(lambda console: show_status(console, storage, "s.db"))
+    assert "(smoothed)" in alone
+    assert "│ loss 0.5000" in alone
+    assert "(smoothed)" not in both
+    assert re.search("│ smoothed loss .*│ loss 0.5000", both, re.DOTALL)
