@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 
+#: Seconds after which a line is printed in a pipe or a file, so that a study of long trials does not seem to hang.
+SILENCE = 300
+
+
 class Progress(SlotsDisplay):
     """Shows a study on ``console`` while it runs: live on a terminal, otherwise line by line.
 
@@ -39,6 +43,8 @@ class Progress(SlotsDisplay):
         self._counts = Counts()
         self._best: FrozenTrial | None = None
         self._page: LivePage | None = None
+        self._tenths = 0  # of the trials, that had ended when a line was last printed
+        self._said = time.monotonic()
 
     def __enter__(self) -> Self:
         super().__enter__()
@@ -50,11 +56,12 @@ class Progress(SlotsDisplay):
         self._study, self._page = study, page
         self._scale = Scale.of(study)
         self._score = task_of(study).score
-        self._began = time.monotonic()
+        self._began = self._said = time.monotonic()
         self._read()
+        self._tenths = self._ended_tenths()
 
     def ended(self, slot: int, trial: int, failure: str = "") -> None:
-        """A trial has ended. It is announced if it failed or is the best so far."""
+        """A trial has ended. It is announced if it failed or is the best so far; so is each tenth of the trials."""
         super().ended(slot, trial, failure)
         before = self._best
         self._read()
@@ -63,13 +70,35 @@ class Progress(SlotsDisplay):
         best = self._best
         if not self.is_live and best is not None and (before is None or best.number != before.number):
             scores = f"{self._value(best.value)}, {self._score} {format_accuracy(best)}"
-            done = f"{self._summary.budget_spent()} of {quantity(self._n_trials, 'trial')}"
-            say(self._console, f"trial {best.number} is the best so far: {scores} ({done})")
+            self._say(f"trial {best.number} is the best so far: {scores} ({self._done()})")
+        elif not self.is_live and self._tenths < self._ended_tenths() < 10:
+            self._say_progress()
 
     def tick(self) -> None:
-        """Redraw, if it is time."""
+        """Redraw, or print a line, if it is time."""
         if self.is_due:
             self._redraw()
+        elif not self.is_live and self._study is not None and time.monotonic() - self._said >= SILENCE:
+            self._read()
+            self._say_progress()
+
+    def _say_progress(self) -> None:
+        """Print how far the study is: ``12 of 40 trials: 10 complete, 2 pruned; time left 3:05``."""
+        self._say(f"{self._done()}: {self._counts}; time left {self._left()}")
+
+    def _say(self, text: str) -> None:
+        say(self._console, text)
+        self._said, self._tenths = time.monotonic(), self._ended_tenths()
+
+    def _ended_tenths(self) -> int:
+        return 10 * self._summary.budget_spent() // self._n_trials
+
+    def _done(self) -> str:
+        return f"{self._summary.budget_spent()} of {quantity(self._n_trials, 'trial')}"
+
+    def _left(self) -> str:
+        more = self._n_trials - self._summary.budget_spent()
+        return "-" if self._ended < 2 else self._time_left(max(0, more))
 
     def _read(self) -> None:
         """Read the state of the study from its storage."""
@@ -79,8 +108,7 @@ class Progress(SlotsDisplay):
 
     def _redraw(self) -> None:
         done, total = self._summary.budget_spent(), self._n_trials
-        left = "-" if self._ended < 2 else self._time_left(max(0, total - done))
-        words = f"{done} of {quantity(total, 'trial')}", str(self._counts), f"time left {left}"
+        words = self._done(), str(self._counts), f"time left {self._left()}"
         lines: list[Table | Text] = [self._head(done, total, *words)]
         if self._study is None:
             lines.append(Text("starting: loading torch and the data", style="dim"))

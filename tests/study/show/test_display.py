@@ -134,3 +134,28 @@ def test_a_trial_that_has_ended_has_no_line_and_its_failure_is_told():
         "trial 7 continues in a new process: it was killed",
         "trial 7 failed: Broken: why",
     ]
+
+
+def test_a_file_has_a_line_for_each_tenth_and_after_a_silence(monkeypatch):
+    """Besides those of new best trials, which count; what the study had before, and its last trial, have none."""
+    now = [0.0]
+    for module in (display, progress):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    study = optuna.create_study()
+    study.add_trials([create_trial(value=0.5)] * 5)
+    file = io.StringIO()
+    shown = Progress(Console(file=file, width=120), 20)
+    shown.opened(study)
+    for value in (0.5, 0.4, *[0.5] * 13):
+        now[0] += 60
+        study.add_trial(create_trial(value=value))
+        shown.ended(0, len(study.trials) - 1)
+        shown.tick()
+        if len(study.trials) == 10:
+            now[0] += progress.SILENCE
+            shown.tick()
+    first, best, *lines = file.getvalue().splitlines()
+    assert first == "6 of 20 trials: 6 complete; time left -"
+    assert best.endswith("(7 of 20 trials)")
+    assert [line.split()[0] for line in lines] == ["8", "10", "10", "12", "14", "16", "18"]
+    assert lines[0] == "8 of 20 trials: 8 complete; time left 12:00"
