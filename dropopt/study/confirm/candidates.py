@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial
 from dropopt.config import ConfigError, RunConfig
 from dropopt.study.blend.gather import FINISHED
 from dropopt.study.confirm.posterior import expected_scores
-from dropopt.study.store.anchor_names import without_dropout
+from dropopt.study.store.anchor_names import name_of, without_dropout
 from dropopt.study.store.keys import ANCHOR, CONFIG
 from dropopt.study.store.queries import count, diverged, has_result, judged, optimised, ranked
 
@@ -35,11 +35,13 @@ class Candidate:
     searched: float
     #: The name of the anchor that it is; empty if it is none.
     anchor: str = ""
+    #: The name of the anchor, or of the entry of a portfolio, that it is; empty if it is neither.
+    named: str = ""
 
     @property
     def name(self) -> str:
-        """How it is called in tables: ``trial 12`` or ``no dropout``."""
-        return self.anchor or f"trial {self.trial}"
+        """How it is called in tables: ``no dropout``, ``trial 12`` or ``trial 9 (portfolio 3: channel, r0 0.2)``."""
+        return self.anchor or f"trial {self.trial}" + (f" ({self.named})" if self.named else "")
 
 
 @dataclass(frozen=True)
@@ -102,4 +104,4 @@ def _distinct(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
 
 def _candidate(trial: FrozenTrial, value: float) -> Candidate:
     run = RunConfig.parse(trial.user_attrs[CONFIG])
-    return Candidate(trial.number, run, value, trial.user_attrs.get(ANCHOR, ""))
+    return Candidate(trial.number, run, value, trial.user_attrs.get(ANCHOR, ""), name_of(trial))

@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from dropopt.study.show.snapshot import Snapshot
+from dropopt.study.store.anchor_names import name_of
 from dropopt.study.store.history import thinned
 from dropopt.study.store.keys import ACCURACY, ANCHOR, SECONDS
 
@@ -124,8 +125,8 @@ def _table(trial: int, epochs: tuple[int, ...], columns: Any) -> Table:
 def _curve(shot: Snapshot, trial: FrozenTrial, kind: str) -> Curve:
     steps = [(step, value) for step, value in sorted(trial.intermediate_values.items()) if math.isfinite(value)]
     steps = thinned(steps, CURVE_POINTS)
-    anchor = shot.anchors.get(trial.number)
-    name = f"trial {trial.number}" + (f" ({anchor})" if anchor else "")
+    entry = name_of(trial)
+    name = f"trial {trial.number}" + (f" ({entry})" if entry else "")
     return Curve(
         name, kind, tuple(step for step, _ in steps), tuple(short(shot.scale.read(value)) for _, value in steps)
     )

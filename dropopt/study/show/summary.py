@@ -15,7 +15,8 @@ from dropopt.study.show.formatting import anchor_rows, format_accuracy, format_v
 from dropopt.study.show.next_lines import Resume, next_lines
 from dropopt.study.show.snapshot import Snapshot
 from dropopt.study.show.table import Table
-from dropopt.study.store.keys import ANCHOR, BEST_EPOCH, MESSAGE, PORTFOLIO, REASON, SECONDS, UNCOUNTED
+from dropopt.study.store.anchor_names import name_of
+from dropopt.study.store.keys import BEST_EPOCH, MESSAGE, REASON, SECONDS, UNCOUNTED
 from dropopt.study.store.scale import Scale
 from dropopt.study.store.url import VARIABLE
 
@@ -81,8 +82,8 @@ def _best_trials(shot: Snapshot) -> Table:
 
 def _named(trial: FrozenTrial) -> str:
     """The number of a trial, and which anchor or entry of the study's portfolio it is."""
-    entry = trial.user_attrs.get(ANCHOR) or trial.user_attrs.get(PORTFOLIO)
-    return f"{trial.number} ({entry})" if entry else str(trial.number)
+    name = name_of(trial)
+    return f"{trial.number} ({name})" if name else str(trial.number)
 
 
 def _anchors(comparison: Comparison, scale: Scale, score: str) -> Table:

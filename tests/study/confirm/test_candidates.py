@@ -15,7 +15,7 @@ from dropopt.config import ConfigError, RunConfig
 from dropopt.study.confirm.candidates import BY_MODEL, BY_VALUE, choose_candidates
 from dropopt.study.confirm.encoding import encoded
 from dropopt.study.confirm.posterior import expected_scores
-from dropopt.study.store.keys import ACCURACY, ANCHOR, BEST_LOSS, CLASSES, CONFIG
+from dropopt.study.store.keys import ACCURACY, ANCHOR, BEST_LOSS, CLASSES, CONFIG, PORTFOLIO
 
 SPACE = {
     "lr": FloatDistribution(0.01, 1.0, log=True),
@@ -185,6 +185,15 @@ def test_few_trials_are_chosen_by_value():
         (0, "no dropout", 0.5),
     ]
     assert [one.trial for one in choose_candidates(made, 1, anchors=False).all] == [2]
+
+
+def test_a_trial_of_a_portfolio_is_named():
+    """By its place in the file and its dropout, beside its number. It is no anchor."""
+    one = trial(0.5, lr=0.1, r0=0.2, pattern="channel")
+    one.user_attrs[PORTFOLIO] = "portfolio 3"
+    found = choose_candidates(study(one, trial(0.6, anchor="element 0.1", lr=0.1, r0=0.1)), 2).all
+    assert [one.name for one in found] == ["trial 0 (portfolio 3: channel, r0 0.2)", "element 0.1"]
+    assert not found[0].anchor
 
 
 def test_the_best_of_several_anchors_without_dropout():
