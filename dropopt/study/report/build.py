@@ -23,10 +23,10 @@ from dropopt.study.show.formatting import (
     format_parameters,
     format_value,
 )
-from dropopt.study.show.next_lines import next_lines
+from dropopt.study.show.next_lines import first_line, next_lines, with_options
 from dropopt.study.show.snapshot import Snapshot
 from dropopt.study.show.summary import failures
-from dropopt.study.store.keys import BEST_EPOCH, COMMAND, MADE_WITH, PLAN, SECONDS
+from dropopt.study.store.keys import BEST_EPOCH, MADE_WITH, PLAN, SECONDS
 from dropopt.study.store.url import DEFAULT_FILE
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ def _content(shot: Snapshot, storage: str) -> dict[str, Any]:
         "created": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         "version": metadata.version("dropopt"),
         "verdict": _verdict(shot),
+        "brief": capitalised(words.too_brief(shot)),
         "tiles": _tiles(shot),
         "searched": words.searched(shot),
         "settings": [(name, format_value(value)) for name, value in shot.leader.params.items()] if shot.leader else [],
@@ -136,16 +137,18 @@ def _trials(shot: Snapshot) -> list[tuple[str, ...]]:
 def _lines(shot: Snapshot, storage: str) -> list[tuple[str, str]]:
     """The commands that repeat the study and use its result."""
     lines = []
-    made, plan = (shot.attributes.get(key) for key in (MADE_WITH, PLAN))
-    if isinstance(plan, dict) and COMMAND in shot.attributes:
-        command = made.get("command") if isinstance(made, dict) else None
-        again = _again(command or shot.attributes[COMMAND], plan["n_trials"], storage)
-        lines.append(("run the study again, in a new storage", again))
+    plan = shot.attributes.get(PLAN)
+    if isinstance(plan, dict) and (line := first_line(shot)):
+        lines.append(("run the study again, in a new storage", _again(line, plan["n_trials"], storage)))
     wanted = {
         "export": "write the best configuration to a file",
         "train": f"train with it; reports the test {shot.score}",
     }
-    wanted |= {"look": "open the study in the dashboard", "learn": "which method works"}
+    wanted |= {
+        "longer": "train for longer, in a study of its own",
+        "look": "open the study in the dashboard",
+        "learn": "which method works",
+    }
     lines += [(wanted[what], line) for what, line in next_lines(shot, storage) if what in wanted]
     return lines
 
@@ -153,10 +156,7 @@ def _lines(shot: Snapshot, storage: str) -> list[tuple[str, str]]:
 def _again(command: str, n_trials: int, storage: str) -> str:
     """The line that began the study, with its present number of trials and a storage that does not have it yet."""
     parts = shlex.split(command)
-    for option in {"--storage", "--n-trials"} & set(parts):
-        place = parts.index(option)
-        del parts[place : place + 2]
     if "--prior" in parts and not is_file(parts[place := parts.index("--prior") + 1]):
         name, at, where = parts[place].partition("@")
         parts[place] = f"{name}@{where if at else (shlex.split(storage) or [DEFAULT_FILE.as_posix()])[-1]}"
-    return f"{shlex.join(parts)} --n-trials {n_trials} --storage again.db"
+    return with_options(shlex.join(parts), {"--n-trials": n_trials, "--storage": "again.db"})

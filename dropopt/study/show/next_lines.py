@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from dropopt.files import name_part
 from dropopt.study.show.snapshot import Snapshot, learnable
-from dropopt.study.store.keys import COMMAND, CONFIG, PLAN
+from dropopt.study.show.words import too_brief
+from dropopt.study.store.keys import BASE, COMMAND, CONFIG, MADE_WITH, PLAN
 from dropopt.study.store.trial_budget import budget_spent
 
 
@@ -48,6 +49,8 @@ def next_lines(
         yield "learn", f"dropopt efficacy --study {name}{storage}"
     if resume is not None and (line := resume.line(budget_spent(shot.trials))):
         yield "go on", line
+    if too_brief(shot) and (line := _longer(shot)):
+        yield "longer", line
     if shot.leader is not None:
         page = shlex.quote(best_file(shot.name, "html", "report"))
         yield "report", f"dropopt report --study {name}{storage} -o {page}"
@@ -59,6 +62,37 @@ def next_lines(
             trial = "" if with_config[0] is shot.leader else f" --trial {with_config[0].number}"
             yield "export", f"dropopt export --study {name}{trial}{storage} -o {file}"
             yield "train", f"dropopt train {file}"
+
+
+def first_line(shot: Snapshot) -> str:
+    """The line that began a study, without a password; empty if it cannot be typed."""
+    if COMMAND not in shot.attributes:
+        return ""
+    made = shot.attributes.get(MADE_WITH)
+    return str((isinstance(made, Mapping) and made.get("command")) or shot.attributes[COMMAND])
+
+
+def with_options(line: str, options: Mapping[str, object]) -> str:
+    """A line with ``options``, in place of those that it has of the same names.
+
+    Example:
+        >>> with_options("dropopt run digits --epochs 6 --seed 1", {"--epochs": 12})
+        'dropopt run digits --seed 1 --epochs 12'
+    """
+    parts = shlex.split(line)
+    for option in options.keys() & set(parts):
+        place = parts.index(option)
+        del parts[place : place + 2]
+    return shlex.join([*parts, *(str(part) for pair in options.items() for part in pair)])
+
+
+def _longer(shot: Snapshot) -> str:
+    """The line that runs the study with twice the epochs, which needs a study of another name; empty without one."""
+    line, epochs = first_line(shot), shot.attributes[BASE]["train"]["epochs"]
+    if not line or "train.epochs=" in line:  # --set, which --epochs does not replace
+        return ""
+    name = shot.name.removesuffix(f"-{epochs}-epochs")
+    return with_options(line, {"--epochs": 2 * epochs, "--study-name": f"{name}-{2 * epochs}-epochs"})
 
 
 def best_file(study: str, format: str = "yaml", kind: str = "best") -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from dropopt.facts import Facts
@@ -17,6 +18,15 @@ if TYPE_CHECKING:
 
 #: Names of parameters or places that are listed; the rest are counted.
 LISTED = 6
+#: Trials whose learning curves say whether a study trains for long enough: the best ones.
+LEADING = 5
+#: How far their values may fall in the last epoch, as a share (median of the trials), before the study is said to train
+#: too briefly. On 600 digits the falls were 29%, 31%, 22%, 1% and 0% with 3, 6, 12, 25 and 50 epochs, and 33% and 2%
+#: with 6 and 25 at a constant learning rate; on 300 digits 10% with 3 epochs, which had hardly learned; in the study of
+#: digits that is shipped up to 3%, on emoji 0%. A single trial may fall by 18% by chance. A schedule that ends at rate
+#: 0 makes losses flat at the end, also where more epochs would help. What falls then is their average over epochs, so a
+#: study of many epochs is never said to be too short.
+STILL_FALLS = 0.05
 
 Line = tuple[str, str]
 
@@ -122,6 +132,8 @@ def found(shot: Snapshot) -> list[Line]:
         return [*lines, ("best", _no_best(shot))]
     lines += [("best", best(shot.leader, shot)), ("settings", format_parameters(shot.leader.params))]
     lines.append(("how sure", sure(shot)))
+    if brief := too_brief(shot):
+        lines.append(("epochs", brief))
     if shot.learned is not None:
         lines.append(("blend", shot.learned.efficacy.verdict))
     return lines
@@ -160,6 +172,20 @@ def sure(shot: Snapshot) -> str:
     if shot.comparison is not None:
         return shot.comparison.verdict
     return "not compared: the study has no completed anchors (no dropout and plain dropout at customary rates)"
+
+
+def too_brief(shot: Snapshot) -> str:
+    """That the values of the best trials still fall at their last epoch; empty if they do not."""
+    base = shot.attributes.get(BASE)
+    ends = [[value for _, value in sorted(trial.intermediate_values.items())[-2:]] for trial in shot.ranked[:LEADING]]
+    falls = [1 - end[1] / end[0] for end in ends if len(end) == 2 and end[0] > 0]
+    if not isinstance(base, Mapping) or not falls or (fall := median(falls)) <= STILL_FALLS:
+        return ""
+    epochs = quantity(base["train"]["epochs"], "epoch")
+    return (
+        f"the smoothed {shot.scale.stored} of the best trials still falls by about {fall:.0%} at the last epoch; "
+        f"dropout needs longer training than no dropout, so what wins after {epochs} may not win after more"
+    )
 
 
 def saved(shot: Snapshot) -> str:

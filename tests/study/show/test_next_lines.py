@@ -12,6 +12,7 @@ from dropopt.cli import app
 from dropopt.study.show.next_lines import Resume, next_lines
 from dropopt.study.show.snapshot import Snapshot
 from dropopt.study.show.summary import Outcome
+from dropopt.study.store import keys
 from dropopt.study.store.url import redact, storage_hint
 
 
@@ -37,6 +38,19 @@ def test_each_line_parses_as_printed(name, blend):
         assert found[what][1]["storage"] == "my runs/a.db"
     assert found["go on"][1]["n_trials"] == 24
     assert str(found["train"][1]["file"]) == str(found["export"][1]["output"])
+
+
+def test_a_study_that_trains_too_briefly_has_a_line_for_twice_the_epochs():
+    """In a study of another name, since the epochs of a study are fixed; everything else is as it began."""
+    begun = {
+        keys.MADE_WITH: {"command": "dropopt run digits --study-name photos --epochs 6 --no-anchors --storage a.db"}
+    }
+    study = shown_study(12, **begun)
+    assert "longer" not in dict(next_lines(Snapshot.of(study), ""))
+    study.add_trials([create_trial(value=0.3, intermediate_values={5: 0.4, 6: 0.3})] * 5)
+    name, values = parsed(dict(next_lines(Snapshot.of(study), ""))["longer"])
+    given = [values[key] for key in ("study", "name", "epochs", "anchors", "storage")]
+    assert (name, given) == ("run", ["digits", "photos-12-epochs", 12, False, "a.db"])
 
 
 def test_lines_of_odd_studies():
