@@ -17,19 +17,22 @@ def efficacy(
     study: options.StudyName = None,
     output: options.EvidenceOutput = None,
     storage: options.Storage = None,
+    everything: options.Everything = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Report which dropout works, how much, where, when, and whether any does.
 
     Answers each question in words with 90% intervals, or says that the trials are too few. Prints the importance of
-    each parameter and, if the study searched a blend, the effect of each method.
+    each parameter and, if the study searched a blend, the effect of each method, where anything was found.
     """
     from dropopt.config import ConfigError
     from dropopt.study.command.output import check_writable, json_text
     from dropopt.study.search.prior import PRIOR_SUFFIX, prior_of
-    from dropopt.study.show.console import busy, make_console
-    from dropopt.study.show.efficacy import efficacy_report
+    from dropopt.study.show.console import busy, make_console, say, say_command
+    from dropopt.study.show.efficacy import report_of
+    from dropopt.study.show.next_lines import next_lines
+    from dropopt.study.show.snapshot import Snapshot
     from dropopt.study.store.keys import PRIOR
     from dropopt.study.store.opening import opened_study
     from dropopt.study.store.queries import count, no_result
@@ -46,11 +49,19 @@ def efficacy(
             raise ConfigError(no_result(found))
         prior = found.user_attrs.get(PRIOR)
         with busy("analysing the trials", quiet=quiet):
-            report: Any = _plain(found, prior) if as_json else efficacy_report(found, prior=prior)
+            report: Any = _plain(found, prior) if as_json else report_of(found, prior=prior, everything=everything)
         if as_json:
             print(json_text({"study": found.study_name, **report}))
         else:
-            make_console(quiet=quiet).print(report)
+            console, (text, short) = make_console(quiet=quiet), report
+            console.print(text)
+            if short:
+                say(
+                    console,
+                    "\nTables in which nothing was found are left out; --all prints them. More trials may tell.",
+                )
+                if line := dict(next_lines(Snapshot.of(found), "")).get("go on"):
+                    say_command(console, "go on", line)
         if output is not None:
             try:
                 prior_of(found).save(output)

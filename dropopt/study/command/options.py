@@ -43,6 +43,7 @@ OneStudy = Annotated[
     str | None, typer.Option("--study", "--study-name", help="Name of the only study to list. Default: all studies.")
 ]
 
+Everything = Annotated[bool, typer.Option("--all", help="Print tables in which nothing was found, too.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for other programs.")]
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]

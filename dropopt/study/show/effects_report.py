@@ -18,8 +18,8 @@ from dropopt.study.show.table import Table
 LISTED = 4
 
 
-def effects_parts(effects: Effects) -> list[RenderableType]:
-    """The five answers in short, in full, and a table of the parameters."""
+def effects_parts(effects: Effects, *, tables: bool = True) -> list[RenderableType]:
+    """The five answers in short, in full, and with ``tables`` one of the parameters."""
     parts: list[RenderableType] = []
     if any(answer.found for answer in effects.answers):
         parts = [_short(effects), Text("")]
@@ -27,7 +27,7 @@ def effects_parts(effects: Effects) -> list[RenderableType]:
         text = Text(f"{', '.join(titles).capitalize()}: ", style="bold")
         text.append(answer.text, style="" if answer.found else "yellow")
         parts.append(text)
-    if not effects.factors:
+    if not (effects.factors and tables):
         return parts
     parts += [Text(""), _table(effects)]
     sentences = (

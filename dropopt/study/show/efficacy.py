@@ -51,18 +51,32 @@ def efficacy_report(study: Study, names: Names | None = None, prior: Mapping[str
         Which dropout, where, when: Not searched in this study.
         How much, whether at all: Too few trials to say: 3, ...
     """
+    return report_of(study, names, prior)[0]
+
+
+def report_of(
+    study: Study, names: Names | None = None, prior: Mapping[str, Any] | None = None, *, everything: bool = True
+) -> tuple[Group, bool]:
+    """The report of :func:`efficacy_report`, and whether tables are left out of it.
+
+    Unless ``everything`` is wanted, those are left out in which nothing was found.
+    """
     effects = study_effects(study)
-    parts = effects_parts(effects)
+    tables = everything or any(answer.found for answer in effects.answers)
+    parts, short = effects_parts(effects, tables=tables), bool(effects.factors) and not tables
     with suppress(NoBlendError):
-        parts += [Text(""), *_blend(learned(study, names, prior), effects.objective.in_units().called)]
-    return Group(*parts)
+        found = learned(study, names, prior)
+        tables = everything or found.efficacy.claims
+        parts += [Text(""), *_blend(found, effects.objective.in_units().called, tables=tables)]
+        short |= bool(found.trajectory) and not tables
+    return Group(*parts), short
 
 
-def _blend(found: Learned, called: str) -> list[RenderableType]:
-    """The verdict on the blend, its effects, and the preferred blend over the trials."""
+def _blend(found: Learned, called: str, *, tables: bool) -> list[RenderableType]:
+    """The verdict on the blend and, in ``tables``, its effects and the preferred blend over the trials."""
     efficacy = found.efficacy
     parts: list[RenderableType] = [Text(efficacy.verdict, style="yellow" if efficacy.thin else "bold")]
-    if not found.trajectory:
+    if not (found.trajectory and tables):
         return parts
     unit = f"; 1 is about {short(efficacy.unit)} in {called}" if np.isfinite(efficacy.unit) else ""
     stages = list(by_stage(efficacy))

@@ -66,17 +66,17 @@ def _lines(pairs: Sequence[tuple[str, str]]) -> list[str]:
 
 
 def blend_note(found: Learned) -> str:
-    """Markdown with the verdict, the effect of each method, the synergy of each pair and the preferred blend."""
+    """Markdown with the verdict and, if an effect was found, all effects, synergies and the preferred blend."""
     efficacy = found.efficacy
     lines = ["## Which method works", "", f"**{efficacy.verdict}**", ""]
-    if not found.trajectory:
+    if not (found.trajectory and efficacy.claims):
         return "\n".join(lines)
     for effects in by_stage(efficacy):
         if effects.stage:
             lines += [f"### {effects.stage}", ""]
         lines += [*_table("method", effects.methods), *_table("pair", effects.pairs)]
     blend = ", ".join(f"{name} {share:.2f}" for name, share in found.preferred.items())
-    lines += [f"Preferred blend{efficacy.caution}: {blend or 'none yet'}.", ""]
+    lines += [f"Preferred blend: {blend}.", ""]
     lines += ["Effects are normal scores of the outcome: higher is better. The intervals have a probability of 90%."]
     return "\n".join(lines)
 

@@ -15,7 +15,7 @@ from dropopt.study.command.efficacy import efficacy
 from dropopt.study.search.prior import load_prior
 from dropopt.study.show.effects_table import effect_rows
 from dropopt.study.store.experiment import name_metric
-from dropopt.study.store.keys import PRIOR
+from dropopt.study.store.keys import COMMAND, PLAN, PRIOR
 
 
 @pytest.fixture
@@ -75,11 +75,30 @@ def test_the_prior_of_a_study_counts(tmp_path, capsys):
     assert expected.efficacy.methods != learned(study).efficacy.methods
     efficacy(study="blend", storage=storage, as_json=True)
     assert json.loads(capsys.readouterr().out)["methods"] == json.loads(json.dumps(expected.as_dict()))["methods"]
-    efficacy(study="blend", storage=storage)
+    efficacy(study="blend", storage=storage, everything=True)
     text = capsys.readouterr().out
     for _, (mean, interval, _) in effect_rows(expected.efficacy.methods[0]):
         assert mean in text
         assert interval in text
+
+
+@pytest.mark.parametrize("effect", [0.0, 1.0])
+def test_tables_without_a_finding_are_left_out(tmp_path, capsys, effect):
+    """Unless --all is given. A line to type goes on."""
+    url, line = f"sqlite:///{tmp_path / 's.db'}", "dropopt run digits"
+    study = optuna.create_study(storage=url)
+    study.set_user_attr(PLAN, {"n_trials": 40, "sampler": "auto", "pruner": "median", "seed": 0})
+    study.set_user_attr(COMMAND, line)
+    study.add_trials(random_study(40, effect=effect, shuffle=not effect).trials)
+    efficacy(storage=url)
+    short = capsys.readouterr().out
+    efficacy(storage=url, everything=True)
+    full = capsys.readouterr().out
+    for table in ("Which parameter matters", "Synergy", "Preferred blend"):
+        assert table in full
+        assert (table in short) == bool(effect)
+    assert (f"go on   {line} --n-trials 80" in short) == (not effect)
+    assert "go on" not in full
 
 
 def test_names_in_square_brackets_are_shown() -> None:
