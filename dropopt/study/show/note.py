@@ -43,6 +43,8 @@ def note(shot: Snapshot, storage: str) -> str:
         ]
         if sentence := costs(shot.effects):
             parts += ["", plain(sentence)]
+        if text := words.importances(shot):
+            parts += ["", plain(f"{text}.")]
     if shot.learned is not None:
         parts += ["", blend_note(shot.learned)]
     return "\n".join(parts)

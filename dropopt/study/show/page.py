@@ -50,6 +50,8 @@ def build(study: optuna.Study, storage: str = "") -> Page:
     """
     shot = Snapshot.of(study)
     lines = [*words.found(shot), *words.searched(shot)]
+    if text := words.importances(shot):
+        lines.append(("importances", text))
     lines += [(f"next: {what}", line) for what, line in next_lines(shot, storage, looking=True)]
     pictures = {"dropopt-study": card(shot.name, lines)}
     pictures |= {name: picture for name, draw in _TRIAL_FIGURES.items() if (picture := draw(shot)) is not None}

@@ -174,6 +174,16 @@ def sure(shot: Snapshot) -> str:
     return "not compared: the study has no completed anchors (no dropout and plain dropout at customary rates)"
 
 
+def importances(shot: Snapshot) -> str:
+    """Why the dashboard's own card of importances may contradict those of dropopt; empty if dropopt has none."""
+    if shot.effects is None or not shot.effects.factors:
+        return ""
+    return (
+        "Hyperparameter Importance, the dashboard's own card (PED-ANOVA), may contradict Which parameter matters: it "
+        "describes the trials as the sampler chose them, not the whole search space"
+    )
+
+
 def too_brief(shot: Snapshot) -> str:
     """That the values of the best trials still fall at their last epoch; empty if they do not."""
     base = shot.attributes.get(BASE)

@@ -65,6 +65,14 @@ def test_every_study_has_figures_and_they_are_small(count, blend):
     assert rates["z"][1] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
 
 
+@pytest.mark.parametrize("count", [3, 30])
+def test_the_page_says_why_the_importances_of_the_dashboard_differ(count):
+    """In the note and on the first card, where dropopt has importances of its own."""
+    made = page.build(shown_study(count))
+    for text in (made.note, made.figures["dropopt-study"]):
+        assert ("(PED-ANOVA), may contradict Which parameter matters" in text) == (count > 3)
+
+
 def test_points_that_are_left_out_shift_no_others(monkeypatch):
     """Of long trainings, only some epochs are drawn, the first and the last among them, each with its own value."""
     monkeypatch.setattr("shown_study.EPOCHS", 100)
