@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 #: Names of parameters or places that are listed; the rest are counted.
 LISTED = 6
-#: Trials whose learning curves say whether a study trains for long enough: the best ones.
+#: Trials whose learning curves say whether a study trains for long enough: the best ones, and no fewer than ``FEW``.
 LEADING = 5
+FEW = 3
 #: How far their values may fall in the last epoch, as a share (median of the trials), before the study is said to train
 #: too briefly. On 600 digits the falls were 29%, 31%, 22%, 1% and 0% with 3, 6, 12, 25 and 50 epochs, and 33% and 2%
 #: with 6 and 25 at a constant learning rate; on 300 digits 10% with 3 epochs, which had hardly learned; in the study of
@@ -189,7 +190,7 @@ def too_brief(shot: Snapshot) -> str:
     base = shot.attributes.get(BASE)
     ends = [[value for _, value in sorted(trial.intermediate_values.items())[-2:]] for trial in shot.ranked[:LEADING]]
     falls = [1 - end[1] / end[0] for end in ends if len(end) == 2 and end[0] > 0]
-    if not isinstance(base, Mapping) or not falls or (fall := median(falls)) <= STILL_FALLS:
+    if not isinstance(base, Mapping) or len(falls) < FEW or (fall := median(falls)) <= STILL_FALLS:
         return ""
     epochs = quantity(base["train"]["epochs"], "epoch")
     return (
