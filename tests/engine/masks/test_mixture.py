@@ -31,14 +31,14 @@ def test_methods_are_in_the_order_of_the_equations():
     assert list(OWN_PATTERN.items()) == list(zip(METHODS, patterns, strict=True))
 
 
-@pytest.mark.parametrize(("axis", "shape"), [(1, (13, 4, 7, 6)), (1, (13, 4)), (-1, (13, 5, 4)), (1, (13, 4, 3, 4, 3))])
+@pytest.mark.parametrize(("axis", "shape"), [(1, (13, 4, 7, 6)), (-1, (13, 5, 4))])
 def test_every_unit_is_dropped_at_the_rate_of_eq_15(axis, shape):
     """P(dropped) = sum w r for each feature, for each sample wherever it lies in the batch, and E[output] = input."""
     site = make_site(axis=axis)
-    dropped, total, steps = torch.zeros(13, 4), torch.zeros(13, 4), 1000
+    dropped, total, steps = torch.zeros(13, 4), torch.zeros(13, 4), 600
     torch.manual_seed(0)
     for _ in range(steps):
-        y = site.hook(HOST, (), torch.ones(shape)).movedim(axis, 1).reshape(*shape[:1], 4, -1)
+        y = site.hook(HOST, (), torch.ones(shape)).movedim(axis, 1).flatten(2)
         dropped += (y == 0).float().mean(2)
         total += y.mean(2)
     expected = SHARES @ RATES
@@ -49,16 +49,15 @@ def test_every_unit_is_dropped_at_the_rate_of_eq_15(axis, shape):
     assert (total.mean(0) / steps - 1).abs().max() <= 5 * (0.35 / steps / 13) ** 0.5
 
 
-@pytest.mark.parametrize("shares", [SHARES, *(corner(method) for method in METHODS)])
-def test_a_cuda_graph_draws_methods_at_their_shares_on_the_device(monkeypatch, shares):
+def test_a_cuda_graph_draws_methods_at_their_shares_on_the_device(monkeypatch):
     """A graph would repeat what the CPU has drawn, and cannot hold ``multinomial``, which may wait for the device."""
     monkeypatch.setattr(torch.Tensor, "is_cuda", True)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     monkeypatch.setattr("dropopt.engine.masks.mixture._parts", None)
     monkeypatch.setattr(torch, "multinomial", None)
     torch.manual_seed(0)
-    y = make_site(shares).hook(HOST, (), torch.ones(4000, 4, 8, 8))
-    expected = shares @ RATES
+    y = make_site().hook(HOST, (), torch.ones(4000, 4, 8, 8))
+    expected = SHARES @ RATES
     error = (expected * (1 - expected) / 4000).sqrt()  # if all units of a sample fell together
     assert (((y == 0).float().mean((0, 2, 3)) - expected).abs() <= 5 * error).all()
 
@@ -68,48 +67,6 @@ def test_traced_code_draws_methods_at_their_shares():
     torch.manual_seed(0)
     counts, expected = torch.bincount(drawn_methods(100_000, SHARES), minlength=5), 100_000 * SHARES
     assert ((counts - expected).abs() <= 5 * (expected * (1 - SHARES)).sqrt()).all()
-
-
-def test_the_sizes_of_runs_are_multinomial():
-    """A sample draws each method independently of the others: counts have mean N w and variance N w (1 - w)."""
-    samples, steps = 20, 2000
-    rates = torch.tensor([0.05, 0.1, 0.2, 0.4, 0.8])[:, None].expand(5, 3)
-    site = make_site(rates=rates)
-    scale = (1 / (1 - rates[:, 0])).tolist()
-    counts = torch.zeros(steps, 5)
-    torch.manual_seed(1)
-    for step in range(steps):
-        y = site.hook(HOST, (), torch.ones(samples, 3, 8, 8)).flatten(1).amax(1)  # the scale tells the method
-        counts[step] = torch.stack([torch.isclose(y, torch.tensor(s), atol=1e-4).sum() for s in scale])
-    # Samples of whole channels may lose every unit: with probability r^3.
-    seen = SHARES * torch.tensor([1.0, 1 - 0.1**3, 1 - 0.2**3, 1 - 0.4**3, 1.0])
-    mean, variance = counts.mean(0), counts.var(0)
-    assert ((mean - samples * seen).abs() <= 5 * (samples * seen * (1 - seen) / steps).sqrt()).all()
-    torch.testing.assert_close(variance, samples * seen * (1 - seen), rtol=0.15, atol=0.05)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_a_corner_of_the_simplex_is_one_pattern(method):
-    """With one method alone the units that fall together are those of its own pattern."""
-    site = make_site(corner(method), torch.full((5, 4), 0.3))
-    torch.manual_seed(2)
-    dropped = site.hook(HOST, (), torch.randn(400, 4, 8, 8)) == 0
-    whole_maps = ((share := dropped.float().mean((2, 3))) == 0) | (share == 1)
-    same_for_all_channels = (dropped == dropped[:, :1]).all()
-    pattern = OWN_PATTERN[method]
-    assert bool(whole_maps.all()) == (pattern == "channel")
-    assert bool(same_for_all_channels) == (pattern == "spatial")
-    assert abs(float(dropped.float().mean()) - 0.3) < 0.05
-
-
-def test_the_backward_pass_has_the_mask_of_the_forward_pass():
-    """The gradient of a sum is the gate itself, in contiguous memory and with channels innermost."""
-    for memory_format in (torch.contiguous_format, torch.channels_last):
-        x = torch.rand(32, 4, 9, 9).add(0.5).to(memory_format=memory_format).requires_grad_()
-        y = make_site().hook(HOST, (), x)
-        y.sum().backward()
-        torch.testing.assert_close(x.grad, (y / x).detach())
-        assert y.is_contiguous(memory_format=memory_format)
 
 
 def in_order(samples, patterns, shares):
