@@ -1,4 +1,4 @@
-"""Every equation: golden cases, the formula restated, dtypes, gradients, devices and trends."""
+"""Every equation: golden cases, the formula restated, dtypes, gradients and devices."""
 
 import inspect
 import json
@@ -240,43 +240,3 @@ def test_compiles_whole():
     compiled = torch.compile(everything, backend="eager", fullgraph=True)
     for got, wanted in zip(compiled(values), everything(values), strict=True):
         close(got, wanted, tolerance=0)
-
-
-# (function, reading) -> arguments that it rises with (+) and falls with (-)
-TRENDS = {
-    ("adaptive_rate", None): "+r0 -alpha -depth -progress +theta_depth +theta_epoch",
-    ("adjusted_alpha", "printed"): "+loss -threshold",
-    ("adjusted_alpha", "sound"): "+alpha +loss -threshold",
-    ("threshold_mask", None): "+importance -r",
-    ("random_mask", "printed"): "-noise +structure +r",
-    ("random_mask", "sound"): "+noise -structure -r",
-    ("structured_rate", "printed"): "-r -structure",
-    ("structured_rate", "sound"): "+r +structure",
-    ("complexity_factor", None): "+complexity +theta",
-    ("contextual_rate", None): "+r0 +complexity +duration +performance",
-    ("feature_rate", "printed"): "+r0 +weight +importance",
-    ("feature_rate", "sound"): "+r0 -weight -importance",
-    ("epoch_weight", None): "+initial +kappa +progress -theta",
-    ("integrated_rate", None): "+rates",
-    ("pfid_rate", "printed"): "+r0 -weight -importance",
-    ("pfid_rate", "sound"): "+r0 -weight",
-    ("importance_rate", "printed"): "-alpha",
-    ("importance_rate", "sound"): "+alpha",
-}
-
-
-@pytest.mark.parametrize(("name", "reading"), TRENDS)
-@PROFILE
-@given(data=st.data())
-def test_trends(name, reading, data):
-    """A function is monotonic in each argument, in the direction that the prose states."""
-    values = tensors(data.draw(arguments(name)))
-    if "alpha" in values:  # below 0, the trends with the other arguments are reversed
-        values["alpha"] = values["alpha"].abs()
-    for trend in TRENDS[name, reading].split():
-        sign, key = {"+": 1, "-": -1}[trend[0]], trend[1:]
-        size = len(values[key]) if values[key].dim() else 1
-        other = torch.tensor(data.draw(kind_of(KINDS[name][key], size))).double()
-        low, high = torch.minimum(values[key], other), torch.maximum(values[key], other)
-        change = call(name, values | {key: high}, reading) - call(name, values | {key: low}, reading)
-        assert (sign * change >= -1e-12).all(), trend
