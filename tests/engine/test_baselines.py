@@ -6,77 +6,86 @@ import pytest
 import timm
 import torch
 import torchvision
+from networks import Network
 from residual_net import EXAMPLE, Added, Net
 from small_net import make, train
 from torch import nn
 
 import dropopt
 from dropopt.config import Baseline, ConfigError
-from dropopt.engine.baselines import BaselineSite
+
+HOST = nn.Identity().train()
+PARTS = {"dropout": nn.Dropout(0.4), "dropout2d": nn.Dropout2d(0.4), "dropblock": torchvision.ops.DropBlock2d(0.4, 3)}
 
 
-def library_part(kind, block=3):
-    return {
-        "dropout": nn.Dropout(0.4),
-        "dropout2d": nn.Dropout2d(0.4),
-        "dropblock": torchvision.ops.DropBlock2d(0.4, block),
-    }[kind]
+def drawn(function, *given):
+    torch.manual_seed(1)
+    return function(*given)
 
 
-@pytest.mark.parametrize("kind", ["dropout", "dropout2d", "dropblock"])
-def test_a_baseline_is_the_librarys_own_module(kind):
-    """At every site a baseline draws what torch's or torchvision's module draws, bit for bit."""
-    model, engine = make(Baseline(kind=kind, p=0.4))
-    assert list(engine.sites) == ["one.norm", "two.norm"]
-    x = torch.randn(4, 6, 6, 6)
-    host = nn.Identity().train()
-    for site in engine.sites.values():
-        torch.manual_seed(1)
-        mine = site.hook(host, (), x)
-        torch.manual_seed(1)
-        assert torch.equal(mine, library_part(kind).train()(x))
-    train(model, torch.optim.SGD(model.parameters(), lr=0.1), 2, engine=engine)
-    assert [row["applied"] for row in engine.rates()] == [0.4, 0.4]
+def assert_same_draws(site, part, x):
+    """The site draws what the library's function draws, bit for bit; its features may come last."""
+    expected = drawn(part, x.movedim(site.axis, 1)).movedim(1, site.axis)
+    assert torch.equal(drawn(site.hook, HOST, (), x), expected)
+    assert (expected == 0).any()
 
 
-def test_timms_dropblock_is_timms_own():
-    """``library: timm`` draws what timm's module draws, bit for bit, for even blocks too, at the scheduled rate."""
-    model, engine = make(Baseline(kind="dropblock", library="timm", p=0.4, block_size=4, schedule="linear"))
+@pytest.mark.parametrize(
+    ("settings", "part"),
+    [
+        *(({"kind": kind, "p": 0.4}, part) for kind, part in PARTS.items()),
+        (
+            {"kind": "dropblock", "library": "timm", "p": 0.8, "block_size": 4, "schedule": "linear"},
+            timm.layers.DropBlock2d(0.4, 4),
+        ),
+    ],
+)
+def test_a_baseline_is_the_librarys_own_module(settings, part):
+    """Of torch, torchvision or timm, which has even blocks too, at the scheduled rate."""
+    model, engine = make(Baseline(**settings))
     engine.step(epoch=2, epochs=4)
-    x, part = torch.randn(4, 6, 6, 6), timm.layers.DropBlock2d(0.2, 4).train()
+    assert list(engine.sites) == ["one.norm", "two.norm"]
     for site in engine.sites.values():
-        torch.manual_seed(1)
-        mine = site.hook(nn.Identity().train(), (), x)
-        torch.manual_seed(1)
-        assert torch.equal(mine, part(x))
+        assert_same_draws(site, part, torch.randn(4, 6, 6, 6))
     train(model, torch.optim.SGD(model.parameters(), lr=0.1), 2, engine=engine)
+    assert [row["applied"] for row in engine.rates()] == [settings["p"]] * 2
 
 
 def test_dropblock_fits_every_map():
     """A block that does not fit the map, or would become even in torchvision, is reduced to the next odd size."""
     _, engine = make(Baseline(kind="dropblock", p=0.3, block_size=5))
-    site = next(iter(engine.sites.values()))
-    host = nn.Identity().train()
+    site = engine.sites["one.norm"]
     for size, block in (((2, 2), 1), ((4, 4), 3), ((3, 3), 3), ((5, 5), 5), ((6, 6), 5), ((3, 6), 3), ((7, 4), 3)):
-        x = torch.ones(4, 2, *size)
-        torch.manual_seed(0)
-        mine = site.hook(host, (), x)
-        torch.manual_seed(0)
-        assert torch.equal(mine, torchvision.ops.drop_block2d(x, 0.3, block))
+        assert_same_draws(site, torchvision.ops.DropBlock2d(0.3, block), torch.ones(4, 2, *size))
 
 
-def test_stochastic_depth_falls_back_to_the_input():
-    """Each sample of a block's output is the block's input or input + branch / (1 - p), as in torchvision."""
-    torch.manual_seed(0)
-    model = torchvision.models.resnet18(num_classes=3)
-    example = torch.randn(8, 3, 32, 32)
-    with dropopt.attach(model, Baseline(kind="stochastic_depth", p=0.5), example=example, sites="block") as engine:
-        x, branch = torch.randn(8, 64, 4, 4), torch.randn(8, 64, 4, 4)
-        y = engine.sites["layer1.0"].hook(model.layer1[0].train(), (x,), x + branch)
-        skipped = (y == x).flatten(1).all(1)
-        torch.testing.assert_close(y[~skipped], (x + 2 * branch)[~skipped])
-        assert 0 < skipped.sum() < 8
-        model.train()(example).sum().backward()
+@pytest.mark.parametrize(
+    ("layer", "part", "size"),
+    [
+        (nn.Conv1d(2, 8, 3), nn.Dropout1d(0.4), (6,)),
+        (nn.Conv3d(2, 8, 3), nn.Dropout3d(0.4), (6, 6, 6)),
+        (nn.Linear(2, 8), nn.Dropout(0.4), ()),
+    ],
+)
+def test_dropout2d_drops_whole_channels_of_signals_and_volumes(layer, part, size):
+    """It is torch's Dropout1d and Dropout3d there, and Dropout on vectors."""
+    model = nn.Sequential(layer, nn.ReLU(), nn.Flatten(), nn.LazyLinear(3)).train()
+    example, config = torch.rand(2, 2, *size), Baseline(kind="dropout2d", p=0.4)
+    with dropopt.attach(model, config, example=example, sites="1") as engine:
+        assert engine.sites["1"].axis == 1
+        assert_same_draws(engine.sites["1"], part, torch.ones(64, 8, *size))
+
+
+def test_stochastic_depth_draws_what_the_libraries_draw():
+    """Whole branches of single samples, scaled by 1 / (1 - p), as torchvision and timm do."""
+    model = Net().train()
+    with dropopt.attach(model, Baseline(kind="stochastic_depth", p=0.3), example=EXAMPLE, sites="block") as engine:
+        x, branch = torch.randn(64, 6, 5, 5), torch.rand(64, 6, 5, 5) + 0.5
+        mine = drawn(engine.sites["blocks.0"].hook, HOST, (x,), x + branch)
+        model(EXAMPLE).sum().backward()
+    torch.testing.assert_close(mine, x + drawn(torchvision.ops.stochastic_depth, branch, 0.3, "row"))
+    torch.testing.assert_close(mine, x + drawn(timm.layers.drop_path, branch, 0.3, True))
+    assert 0 < (mine == x).flatten(1).all(1).sum() < 64
 
 
 def test_places_that_stochastic_depth_cannot_skip_are_named():
@@ -99,19 +108,6 @@ def test_places_that_stochastic_depth_cannot_skip_are_named():
     assert not dropopt.attach(plain, Baseline(kind="none"), example=torch.randn(2, 3, 8, 8)).sites
 
 
-@pytest.mark.parametrize(("dims", "conv"), [(1, nn.Conv1d), (3, nn.Conv3d)])
-def test_dropout2d_drops_whole_channels_of_signals_and_volumes(dims, conv):
-    """It is torch's Dropout1d and Dropout3d there, so that a channel of a sample is dropped or kept as a whole."""
-    size = (6,) * dims
-    model = nn.Sequential(conv(2, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 4**dims, 3)).train()
-    with dropopt.attach(model, Baseline(kind="dropout2d", p=0.4), example=torch.rand(2, 2, *size)) as engine:
-        x = torch.ones(64, 8, *size)
-        y = engine.sites["0"].hook(model[0], (), x)
-    channels = y.flatten(2)
-    assert torch.equal(channels.amin(-1), channels.amax(-1))
-    assert 0.2 < float((channels == 0).float().mean()) < 0.6
-
-
 def test_stochastic_depth_without_the_input_is_refused():
     """A block that changes its input in place, or takes it by name, would never be skipped."""
     model = nn.Sequential(nn.Conv2d(3, 6, 3), Added(), Added(), nn.Flatten(), nn.LazyLinear(4))
@@ -122,22 +118,6 @@ def test_stochastic_depth_without_the_input_is_refused():
             with pytest.raises(ConfigError, match=message):
                 call()
         assert model.eval()(EXAMPLE).shape == (len(EXAMPLE), 4)
-
-
-@pytest.mark.parametrize("shape", [(64, 6, 5, 5), (64, 6)])
-def test_stochastic_depth_draws_what_timms_drop_path_draws(shape):
-    """Whole branches of single samples, scaled by 1 / (1 - p), as in torchvision."""
-    site = BaselineSite(torchvision.ops.StochasticDepth(0.3, "row").train(), 1)
-    x, branch = torch.randn(shape), torch.rand(shape) + 0.5
-    torch.manual_seed(2)
-    mine = site.hook(nn.Identity().train(), (x,), x + branch)
-    torch.manual_seed(2)
-    theirs = timm.layers.drop_path(branch, 0.3, training=True)
-    torch.testing.assert_close(mine, x + theirs)
-    torch.manual_seed(2)
-    torch.testing.assert_close(mine, x + torchvision.ops.stochastic_depth(branch, 0.3, "row"))
-    dropped = (theirs.flatten(1) == 0).all(1)
-    assert 0 < dropped.sum() < 64
 
 
 def test_the_linear_schedule_rises_from_zero_to_p():
@@ -157,34 +137,19 @@ def test_the_linear_schedule_rises_from_zero_to_p():
         assert seen == pytest.approx(expected)
 
 
-class Layers(nn.Module):
-    """A norm over maps, channels innermost; tokens; and vectors."""
-
-    def __init__(self):
-        super().__init__()
-        self.maps, self.tokens = nn.LayerNorm(6), nn.Linear(6, 8)
-        self.vectors, self.head = nn.Linear(8, 10), nn.Linear(10, 4)
-
-    def forward(self, x):
-        """Logits."""
-        return self.head(self.vectors(self.tokens(self.maps(x).flatten(1, 2)).mean(1)))
-
-
 @pytest.mark.parametrize("kind", ["dropout", "dropout2d", "dropblock"])
 def test_features_may_come_last(kind):
     """Maps with channels innermost are masked as maps; on tokens and vectors every kind is plain dropout."""
+    parts = {"maps": nn.LayerNorm(6), "tokens": nn.Linear(6, 8), "vectors": nn.Linear(8, 10), "head": nn.Linear(10, 4)}
+    model = Network(
+        lambda self, x: self.head(self.vectors(self.tokens(self.maps(x).flatten(1, 2)).mean(1))), **parts
+    ).train()
     x = torch.rand(16, 5, 7, 6) + 0.5
     baseline, sites = Baseline(kind=kind, p=0.4), ("maps", "tokens", "vectors")
-    with dropopt.attach(Layers().train(), baseline, example=x, sites=sites) as engine:
+    with dropopt.attach(model, baseline, example=x, sites=sites) as engine:
         assert [repr(site).splitlines()[1].strip() for site in engine.sites.values()] == ["axis=-1"] * 3
-        for name, site in engine.sites.items():
-            y = {"maps": x, "tokens": x.flatten(1, 2), "vectors": x[:, 0, 0]}[name]
-            torch.manual_seed(1)
-            mine = site.hook(engine.places[name].module, (), y)
-            torch.manual_seed(1)
-            part = (library_part(kind) if name == "maps" else nn.Dropout(0.4)).train()
-            assert torch.equal(mine, part(y.movedim(-1, 1)).movedim(1, -1))
-            assert (mine == 0).any()
+        for site, y in zip(engine.sites.values(), (x, x.flatten(1, 2), x[:, 0, 0]), strict=True):
+            assert_same_draws(site, PARTS[kind] if y is x else nn.Dropout(0.4), y)
 
 
 @pytest.mark.parametrize(

@@ -5,15 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 from adapted import Adapted
-from small_net import Net, batch, train
+from small_net import Net, batch, every_config, train
 from torch import nn
 
 import dropopt
-from dropopt.config import Baseline, ConfigError, EngineConfig
+from dropopt.config import ConfigError, EngineConfig
 from dropopt.engine.site import DropoutSite
-
-CONFIGS = (EngineConfig(r0=0.5, w_contextual=0), Baseline(kind="dropout2d", p=0.5))
-every_config = pytest.mark.parametrize("config", CONFIGS, ids=["engine", "baseline"])
 
 
 def attached(config, model=None):

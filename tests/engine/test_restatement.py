@@ -1,10 +1,12 @@
 """The engine over several epochs against the paper's formulas, written out again with plain numbers."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 from slow_engine import SlowEngine
-from small_net import Net, batch, make
+from small_net import Net, batch, equal, make
 from torch import nn
 from two_ranks import on_two_ranks
 
@@ -38,13 +40,25 @@ CASES = {
 }
 
 
+def found_in(engine):
+    """The row of each site, and the rates of its features."""
+    rows = {row.pop("site"): row for row in engine.rates()}
+    return {
+        name.removeprefix("module."): (rows[name], site.p.double().numpy().copy())
+        for name, site in engine.sites.items()
+    }
+
+
 def training(config, rank=None):
     """Train a small network and yield what happened: its sites first, then observations, steps, and the rates.
 
-    In the fourth epoch the engine is replaced by a fresh one, which continues from the state of the old one.
+    In the fourth epoch the engine is replaced by a fresh one, which continues from the state of the old one. Of two
+    ranks, each reports other losses and another complexity, and only the second one an accuracy.
     """
     torch.manual_seed(0)
     model = Net().train()
+    apart = 0.0 if rank is None else 0.2 * rank - 0.1
+    network = model if rank is None else nn.parallel.DistributedDataParallel(model, find_unused_parameters=True)
     seen = {name: {} for name in ("one.norm", "two.norm")}
     for name, values in seen.items():
         model.get_submodule(name).register_forward_hook(
@@ -56,7 +70,7 @@ def training(config, rank=None):
     def attach(complexity):
         while behind:
             behind.pop().remove()
-        engine = dropopt.attach(model, config, example=batch()[0], complexity=complexity)
+        engine = dropopt.attach(network, config, example=batch()[0], complexity=complexity + apart)
         for name, values in seen.items():
 
             def keep(module, given, masked, values=values):
@@ -66,11 +80,13 @@ def training(config, rank=None):
         return engine
 
     engine = attach(0.3)
-    network = model if rank is None else nn.parallel.DistributedDataParallel(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     engine.watch(optimizer)
     torch.manual_seed(rank or 0)  # masks differ between ranks
-    yield "sites", {row["site"]: (row["depth"], len(engine.sites[row["site"]].importance)) for row in engine.rates()}
+    yield (
+        "sites",
+        {name: (row["depth"], len(model.get_submodule(name).weight)) for name, (row, _) in found_in(engine).items()},
+    )
     for epoch in range(1, EPOCHS + 1):
         for step in range(1, STEPS + 1):
             images, labels = batch(SAMPLES - 16 * (rank or 0), seed=1000 * (rank or 0) + 10 * epoch + step)
@@ -81,7 +97,7 @@ def training(config, rank=None):
             if engine.needs_probe:
                 with engine.silent():
                     found = PROBES[config.importance](model, engine.places, images[:32], labels[:32])
-                yield "probe", {name: value.double().numpy() for name, value in found.items()}
+                yield "probe", {name.removeprefix("module."): value.double().numpy() for name, value in found.items()}
                 engine.probe(images, labels)
             if epoch == 4 and rank is None:
                 state, random = engine.state_dict(), torch.get_rng_state()
@@ -91,21 +107,24 @@ def training(config, rank=None):
                 engine = attach(0.9)
                 engine.load_state_dict(state)
                 assert torch.equal(torch.get_rng_state(), random)
-                yield "rates", {row.pop("site"): row for row in engine.rates()}
-                yield "p", {name: site.p.double().numpy().copy() for name, site in engine.sites.items()}
-            metrics = {}
-            if step == STEPS:
-                metrics = dict(zip(("val", "train", "accuracy"), METRICS[epoch - 1], strict=True))
+                yield "rates", found_in(engine)
+            val, train, accuracy = METRICS[epoch - 1] if step == STEPS else (None, None, None)
             done = epoch - 1 + step / STEPS
             engine.step(
-                epoch=done, epochs=EPOCHS, val_loss=metrics.get("val"), train_loss=metrics.get("train"),
-                val_accuracy=metrics.get("accuracy"),
-            )  # fmt: skip
-            yield "step", (done / EPOCHS, metrics)
-            rows = {row.pop("site"): row for row in engine.rates()}
-            yield "rates", rows
-            yield "p", {name: site.p.double().numpy().copy() for name, site in engine.sites.items()}
-    yield "end", {name: value.clone() for name, value in model.state_dict().items()}
+                epoch=done,
+                epochs=EPOCHS,
+                val_loss=None if val is None else val + apart,
+                train_loss=None if train is None else train + apart,
+                val_accuracy=None if rank == 0 else accuracy,
+            )
+            yield "step", (done / EPOCHS, val, train, accuracy)
+            yield "rates", found_in(engine)
+    if rank is not None:
+        shared = [copy.deepcopy(engine.state_dict())]
+        drawn = torch.rand(4)
+        torch.distributed.broadcast_object_list(shared, 0)
+        engine.load_state_dict(shared[0])
+        yield "end", ([parameter.detach() for parameter in model.parameters()], drawn, torch.rand(4))
 
 
 def compare(config, *logs):
@@ -125,17 +144,15 @@ def compare(config, *logs):
             for name in first:
                 slow.remember(name, np.mean([value[name] for value in values], 0))
         elif kinds[0] == "step":
-            slow.step(first[0], **first[1])
-        elif kinds[0] == "rates":
+            slow.step(*first)
+        else:
             for value in values:
-                for name, row in value.items():
+                for name, (row, p) in value.items():
                     assert row == pytest.approx(slow.rows[name], rel=2e-4, abs=1e-7), (compared, name)
-                    compared += 1
-        elif kinds[0] == "p":
-            for value in values:
-                for name, p in value.items():
+                    assert row == first[name][0]
                     expected = slow.p[name] if p.size > 1 else [slow.rows[name]["applied"]]
                     np.testing.assert_allclose(p, expected, rtol=1e-3, atol=1e-6)
+                    compared += 1
     return compared
 
 
@@ -153,17 +170,19 @@ def trainings(rank, configs):
 
 
 def test_two_ranks_follow_the_paper(tmp_path):
-    """Two processes that see different data average scores, probes and areas, and keep equal rates and weights.
+    """Two processes that see and report different numbers average them, and keep equal rates and weights.
 
-    They drop the same updates, although their masks differ.
+    They drop the same updates, although their masks differ. The engine is on the wrapper, which its probes leave as it
+    was. From the state of the first rank, only the first one draws the same numbers.
     """
     settings = {"pattern": "structured", "allocation": "importance", "w_spatial": 0.2, "drop_updates": True}
-    kinds = ("statistical", "gradient")
-    configs = [EngineConfig(**UNUSUAL, **ADAPTIVE, **settings, importance=kind) for kind in kinds]
+    configs = [EngineConfig(**UNUSUAL, **ADAPTIVE, **settings, importance=kind) for kind in ("statistical", "lrp")]
     for config, *logs in zip(configs, *on_two_ranks(trainings, configs, folder=tmp_path), strict=True):
+        (weights, drawn, again), (others, _, other) = (log.pop()[1] for log in logs)
         assert compare(config, *logs) == 4 * EPOCHS * STEPS, config.importance
-        (_, first), (_, second) = (log[-1] for log in logs)
-        assert all(torch.equal(first[key], second[key]) for key in first if "running" not in key), config.importance
+        assert equal(weights, others), config.importance
+        assert torch.equal(again, drawn)
+        assert not torch.equal(other, again)
 
 
 def test_no_rate_exceeds_the_largest_one():

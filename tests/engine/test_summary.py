@@ -8,6 +8,7 @@ import torchvision
 from adapted import Adapted
 from networks import Network
 from residual_net import EXAMPLE, Net
+from small_net import every_config
 from torch import nn
 from torch.nn.functional import dropout, dropout2d
 
@@ -16,20 +17,16 @@ from dropopt.config import METHODS, Baseline, ConfigError, EngineConfig
 from dropopt.numbers import span
 
 
-class Regularised(nn.Module):
+def regularised():
     """A convolution with dropout after the activation, and dropout before the output layer, where no engine drops."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv2d(3, 6, 3)
-        self.drop = nn.Dropout2d(0.3)
-        self.embed = nn.Linear(6, 5)
-        self.late = nn.Dropout(0.5)
-        self.head = nn.Linear(5, 4)
-
-    def forward(self, x):
-        """Logits."""
-        return self.head(self.late(self.embed(self.drop(torch.relu(self.conv(x))).mean((2, 3)))))
+    return Network(
+        lambda self, x: self.head(self.late(self.embed(self.drop(torch.relu(self.conv(x))).mean((2, 3))))),
+        conv=nn.Conv2d(3, 6, 3),
+        drop=nn.Dropout2d(0.3),
+        embed=nn.Linear(6, 5),
+        late=nn.Dropout(0.5),
+        head=nn.Linear(5, 4),
+    )
 
 
 def attach(model, config=None, **options):
@@ -81,27 +78,27 @@ def test_repr_names_model_places_and_rates():
     assert span([]) == "0"
 
 
-class Experts(nn.Module):
+def experts():
     """Three experts, of which one image uses the second; ``relevant`` is used in training only."""
 
-    def __init__(self):
-        super().__init__()
-        self.stem = nn.Conv2d(3, 6, 3)
-        self.experts = nn.ModuleList(nn.Sequential(nn.Conv2d(6, 6, 1), nn.BatchNorm2d(6)) for _ in range(3))
-        self.relevant = nn.LayerNorm(6)
-        self.unused = nn.Linear(6, 6)  # may be used without being called, as in nn.MultiheadAttention
-        self.head = nn.Linear(6, 4)
-
-    def forward(self, x):
-        """Logits."""
+    def run(self, x):
         x = self.experts[1](self.stem(x)).mean((2, 3))
         return self.head(self.relevant(x) if self.training else x)
 
+    return Network(
+        run,
+        stem=nn.Conv2d(3, 6, 3),
+        experts=nn.ModuleList(nn.Sequential(nn.Conv2d(6, 6, 1), nn.BatchNorm2d(6)) for _ in range(3)),
+        relevant=nn.LayerNorm(6),
+        unused=nn.Linear(6, 6),  # may be used without being called, as in nn.MultiheadAttention
+        head=nn.Linear(6, 4),
+    )
 
-@pytest.mark.parametrize("config", [EngineConfig(), Baseline(kind="dropout2d")])
+
+@every_config
 def test_parts_that_did_not_run_are_named(config):
     """The largest parts with a convolution or a norm of which nothing ran on the example have no places."""
-    with attach(Experts(), config) as engine:
+    with attach(experts(), config) as engine:
         assert list(engine.places) == ["experts.1.1"]
         assert engine.unrun == ("experts.0", "experts.2", "relevant")
         line = "nothing is dropped in experts.0 and 2 more: not run on the example in eval mode"
@@ -113,7 +110,7 @@ def test_parts_that_did_not_run_are_named(config):
         assert "nothing is dropped in" not in engine.summary()
 
 
-@pytest.mark.parametrize("config", [EngineConfig(), Baseline(kind="dropout2d")])
+@every_config
 def test_parts_that_run_several_times_are_named(config):
     """The encoder of a siamese network with a head of its own; what runs several times inside a place is masked."""
     encoder = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
@@ -135,7 +132,7 @@ def test_parts_that_run_several_times_are_named(config):
 
 def test_places_without_a_gradient_are_named():
     """Frozen layers pass none on, so that no importance by taylor is measured there; activation needs none."""
-    model = Regularised()
+    model = regularised()
     model.conv.requires_grad_(False)
     line = "importance not measured at conv: no gradient passes, as in frozen layers"
     for importance, shown in (("taylor", True), ("activation", False)):
@@ -155,20 +152,20 @@ def test_places_without_a_gradient_are_named():
 def test_dropout_at_the_same_places_is_named():
     """Only the layers that pass on the features of a place, or lie in a place, are named."""
     message = (
-        "^Regularised has dropout of its own where the engine drops: {}. Pass inside='replace' "
+        "^Network has dropout of its own where the engine drops: {}. Pass inside='replace' "
         "to switch it off while the engine is attached, or inside='keep' to apply both$"
     )
     one, two = (re.escape(f"{kind} (p = {p})") for kind, p in (("Dropout2d 'drop'", 0.3), ("Dropout 'late'", 0.5)))
     with pytest.warns(UserWarning, match=message.format(one)) as warned:
-        dropopt.attach(Regularised(), EngineConfig(), example=EXAMPLE, complexity=0.5, sites="conv").detach()
+        dropopt.attach(regularised(), EngineConfig(), example=EXAMPLE, complexity=0.5, sites="conv").detach()
     assert warned[0].filename == __file__  # where the user called attach()
     with pytest.warns(UserWarning, match=message.format(f"{one} and 1 more")):
-        engine = attach(Regularised(), sites=("conv", "embed"))
+        engine = attach(regularised(), sites=("conv", "embed"))
     assert list(map(str, engine.own)) == ["Dropout2d 'drop' (p = 0.3)", "Dropout 'late' (p = 0.5)"]
     with pytest.raises(ConfigError, match=message.format(two)):
-        attach(Regularised(), sites="embed", inside="error")
+        attach(regularised(), sites="embed", inside="error")
     attach(Net(), inside="error").detach()  # it has none
-    silent = Regularised()
+    silent = regularised()
     silent.drop.p = 0.0
     attach(silent, sites="conv", inside="error").detach()  # that drops nothing
     with pytest.raises(ConfigError, match=r"^inside must be one of keep, replace, error, got 'off'$"):
@@ -223,7 +220,7 @@ def test_dropout_functions_at_the_same_places_are_named():
 @pytest.mark.parametrize("config", [EngineConfig(), Baseline(kind="none"), Baseline(kind="dropout2d")])
 def test_replace_switches_it_off_until_detach(config):
     """A layer at a place drops nothing while the engine is attached; other dropout layers stay as they are."""
-    model = Regularised()
+    model = regularised()
     line = "dropout of the network itself at these places: Dropout2d 'drop' (p = 0.3)"
     with attach(model, config, sites="conv", inside="replace") as engine:
         assert (model.drop.p, model.late.p) == (0, 0.5)

@@ -37,3 +37,20 @@ def pulled(function: Callable[[Tensor], Tensor], x: Tensor, r: Tensor) -> Tensor
 def in_proportion(function: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
     """Relevance of the first input of a linear function: each contribution to an output has its share of it."""
     return lambda x, *others: x * pulled(function, x, others[-1] / others[-2])
+
+
+def redistributed(weight: Tensor, x: Tensor, bias: Tensor, relevance: Tensor, positive: bool) -> Tensor:
+    """Relevance of the inputs (I,) of a dense layer, unit by unit: R_i = sum_k w_ki x_i / (sum_l w_kl x_l + b_k) R_k.
+
+    If ``positive``, the sums are over the contributions with the sign of the unit's output.
+    """
+    out = torch.zeros_like(x)
+    for row, b, r in zip(weight, bias, relevance, strict=True):
+        parts = row * x
+        if positive:
+            sign = 1 if parts.sum() + b >= 0 else -1
+            parts, b = (sign * parts).clamp(min=0), (sign * b).clamp(min=0)
+        total = parts.sum() + b
+        if total != 0:
+            out += parts / total * r
+    return out

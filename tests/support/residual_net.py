@@ -54,19 +54,24 @@ class Net(nn.Module):
 
 
 def snapshot(model):
-    """Return everything that attaching must not change."""
-    return (
-        {key: value.clone() for key, value in model.state_dict().items()},
-        [(name, module.training, len(module._forward_hooks), type(module)) for name, module in model.named_modules()],
-        [parameter.grad for parameter in model.parameters()],
-        torch.get_rng_state(),
-    )
+    """Return everything that attaching and probes must not change."""
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    tensors += [(f"{name}.grad", value.grad) for name, value in tensors if value.grad is not None]
+    modules = list(model.named_modules())
+    return {
+        "tensors": {name: value.detach().clone() for name, value in tensors},
+        "gradients": [(name, value.requires_grad) for name, value in tensors],
+        "identity": [*map(id, model.modules()), *((id(value), value.data_ptr()) for _, value in tensors)],
+        "modules": [(name, type(module), module.training) for name, module in modules],
+        "hooks": {name: ([list(getattr(one, kind)) for kind in hooks], sorted(vars(one))) for name, one in modules},
+        "rng": torch.get_rng_state(),
+    }
 
 
-def assert_same(one, other):
-    (state, modules, gradients, rng), (state_2, modules_2, gradients_2, rng_2) = one, other
-    assert list(state) == list(state_2)
-    assert all(torch.equal(value, state_2[key]) for key, value in state.items())
-    assert modules == modules_2
-    assert all(a is b for a, b in zip(gradients, gradients_2, strict=True))
-    assert torch.equal(rng, rng_2)
+def assert_same(before, after):
+    for what, old in before.items():
+        if what in ("tensors", "rng"):
+            torch.testing.assert_close(after[what], old, rtol=0, atol=0, equal_nan=True, msg=what)
+        else:
+            assert after[what] == old, what

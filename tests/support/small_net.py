@@ -1,4 +1,4 @@
-"""A small network with an attached engine, helpers to train it and to compare its gradients, and all patterns."""
+"""A small network with an attached engine, helpers to train it and to compare its gradients, and common parameters."""
 
 from typing import get_args
 
@@ -8,9 +8,13 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import dropopt
-from dropopt.config import EngineConfig, Pattern
+from dropopt.config import Baseline, EngineConfig, Pattern
+from dropopt.engine.site import DropoutSite
 
 every_pattern = pytest.mark.parametrize("pattern", get_args(Pattern))
+every_config = pytest.mark.parametrize(
+    "config", [EngineConfig(r0=0.5, w_contextual=0), Baseline(kind="dropout2d", p=0.5)], ids=["engine", "baseline"]
+)
 
 
 class Block(nn.Module):
@@ -54,6 +58,15 @@ def make(config=None, seed=0, **options):
     model = Net(**options).train()
     config = config or EngineConfig(allocation="feature", r0=0.5)
     return model, dropopt.attach(model, config, example=batch()[0], complexity=0.5)
+
+
+def site_of(pattern, *, features=4, per_feature=False, **options):
+    """A site whose features are dropped at the rate 0.4, in blocks of 2."""
+    site = DropoutSite(1, features, pattern, 2, per_feature=per_feature or pattern == "own", **options)
+    site.p.fill_(0.4)
+    if pattern == "own":
+        site.set_mixture(torch.full((5,), 0.2), torch.full((5, features), 0.4))
+    return site
 
 
 def train(model, optimizer, steps, seed=0, engine=None):

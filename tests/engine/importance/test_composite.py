@@ -41,28 +41,6 @@ def test_composite_matches_explicit_statistics() -> None:
         np.testing.assert_allclose(scores[name].numpy(), slow, rtol=1e-4, atol=1e-5)
 
 
-def test_composite_leaves_out_the_kernel_where_no_layer_is_known() -> None:
-    """Without known weights the other three parts share the weight, so scores still reach 1."""
-    model, (images, labels) = plain(), batch()
-    x = torch.zeros(2, 4, 8, 8)
-    x[:, 0], x[:, 1] = torch.randn(2, 8, 8) + 20 * torch.tensor([-1.0, 1.0]).view(2, 1, 1), torch.randn(2, 8, 8)
-    place = Place("x", model[1], 1, 4, 4, 0.5, ())
-    model[1].register_forward_hook(lambda *_: x)
-    score = PROBES["composite"](model, {"x": place}, images, labels)["x"]
-    assert score[0] > 0.6
-    assert score[2] == score[3] == 0
-
-
-def test_composite_spares_a_copied_map_less_and_ignores_the_order_of_maps() -> None:
-    """Two maps that are copies of each other have no uniqueness; permuting channels permutes the scores."""
-    maps = torch.randn(8, 6, 4, 4, generator=torch.Generator().manual_seed(1))
-    maps[:, 4] = -2 * maps[:, 1] + 3
-    unique = composite.uniqueness(maps.flatten(2))
-    assert unique[[1, 4]].max() < 1e-5 < 0.5 < unique[[0, 2, 3, 5]].min()
-    order = torch.tensor([3, 5, 0, 1, 4, 2])
-    torch.testing.assert_close(composite.uniqueness(maps.flatten(2)[:, order]), unique[order])
-
-
 def test_a_map_counts_as_constant_if_only_rounding_varies() -> None:
     """A constant whose mean is rounded has no uniqueness, while a small variation around a large mean has."""
     maps = torch.randn(3, 3, 49, generator=torch.Generator().manual_seed(1))
@@ -149,8 +127,8 @@ def test_correlations_use_responses_at_even_distances() -> None:
     assert composite.uniqueness(copies).min() >= 0
 
 
-def test_composite_takes_a_single_image_and_infinite_maps() -> None:
-    """One image has no variance; parts that are not finite count as 0."""
+def test_composite_takes_a_single_image_no_layer_and_infinite_maps() -> None:
+    """One image has no variance, no layer no kernel, which is left out; parts that are not finite count as 0."""
     model, (images, labels) = plain(), batch(1)
     x = torch.randn(1, 4, 8, 8)
     model[1].register_forward_hook(lambda *_: x)

@@ -29,76 +29,30 @@ def returned(operation: Callable[..., Any]) -> Callable[..., Tensor]:
     return lambda x, *others: (operation(x, *others), x)[1]
 
 
-def scaled(variance: Callable[[Any], Any], eps: float = 0.3, weight: Any = None) -> Callable[..., Tensor]:
-    """Relevance of a normalisation: slope * x of slope * x + shift = y."""
-    factor = 1 if weight is None else weight
-
-    def expected(x: Tensor, y: Tensor, r: Tensor) -> Tensor:
-        return x * torch.as_tensor(variance(x.numpy()) + eps).rsqrt() * factor / y * r
-
-    return expected
-
-
-def of_group(x: Any) -> Any:
-    sides = x.reshape(len(x), 2, -1).var(-1).repeat(2, 1)
-    return sides.reshape(*sides.shape, *[1] * (x.ndim - 2))
-
-
-PER_MAP, MAPS, LAST = W.view(4, 1, 1), VAR.view(4, 1, 1).numpy(), numbers(5, 6, seed=12)
-NORMS: dict[str, tuple[Callable[[Tensor], Tensor], Tensor, Callable[..., Tensor]]] = {
-    "batch": (lambda x: F.batch_norm(x, MEAN, VAR, W, B, eps=0.3), X, scaled(lambda x: MAPS, weight=PER_MAP)),
-    "batch, plain": (lambda x: F.batch_norm(x, MEAN, VAR), X, scaled(lambda x: MAPS, 1e-5)),
-    "batch, vectors": (lambda x: F.batch_norm(x, MEAN, VAR, W), X[..., 0, 0], scaled(lambda x: VAR.numpy(), 1e-5, W)),
-    "batch, own": (
-        lambda x: F.batch_norm(x, MEAN.clone(), VAR.clone(), W, B, True, 0.1, 0.3),
-        X,
-        scaled(lambda x: x.var((0, 2, 3), keepdims=True), weight=PER_MAP),
-    ),
-    "batch, own, vectors": (
-        lambda x: F.batch_norm(x, None, None, W, B, training=True, eps=0.3),
-        X[..., 0, 0],
-        scaled(lambda x: x.var(0), weight=W),
-    ),
-    "batch after an activation": (
-        lambda x: F.batch_norm(x.neg(), MEAN, VAR, W, B, eps=0.3),
-        X,
-        lambda x, y, r: scaled(lambda x: MAPS, weight=PER_MAP)(-x, y, r),
-    ),
-    "instance": (
-        lambda x: F.instance_norm(x, None, None, W, B, eps=0.3),
-        X,
-        scaled(lambda x: x.var((2, 3), keepdims=True), weight=PER_MAP),
-    ),
-    "instance, signals": (lambda x: F.instance_norm(x), X[..., 0], scaled(lambda x: x.var(2, keepdims=True), 1e-5)),
-    "instance, running": (
-        lambda x: F.instance_norm(x, MEAN, VAR, W, B, use_input_stats=False, eps=0.3),
-        X,
-        scaled(lambda x: MAPS, weight=PER_MAP),
-    ),
-    "layer": (
-        lambda x: F.layer_norm(x, (5, 6), LAST, Y[0, 0], 0.3),
-        X,
-        scaled(lambda x: x.var((2, 3), keepdims=True), weight=LAST),
-    ),
+PER_MAP, LAST = W.view(4, 1, 1), numbers(5, 6, seed=12)
+#: With statistics of their own: the operation, its input, the dimensions of the statistics, epsilon and the weight.
+NORMS: dict[str, tuple[Callable[[Tensor], Tensor], Tensor, Any, float, Any]] = {
+    "batch": (lambda x: F.batch_norm(x, MEAN.clone(), VAR.clone(), W, B, True, 0.1, 0.3), X, (0, 2, 3), 0.3, PER_MAP),
+    "batch, vectors": (lambda x: F.batch_norm(x, None, None, W, B, training=True, eps=0.3), X[..., 0, 0], 0, 0.3, W),
+    "instance": (lambda x: F.instance_norm(x, None, None, W, B, eps=0.3), X, (2, 3), 0.3, PER_MAP),
+    "instance, signals": (lambda x: F.instance_norm(x), X[..., 0], 2, 1e-5, 1),
+    "layer": (lambda x: F.layer_norm(x, (5, 6), LAST, Y[0, 0], 0.3), X, (2, 3), 0.3, LAST),
     "layer, by name": (
-        lambda x: torch.layer_norm(input=x, normalized_shape=(6,), weight=LAST[0], eps=0.3),
-        X,
-        scaled(lambda x: x.var(3, keepdims=True), weight=LAST[0]),
+        lambda x: torch.layer_norm(input=x, normalized_shape=(6,), weight=LAST[0], eps=0.3), X, 3, 0.3, LAST[0]
     ),
-    "layer, plain": (
-        lambda x: torch.layer_norm(x, (6,)),
-        X,
-        scaled(lambda x: x.var(3, keepdims=True), 1e-5),
-    ),
-    "group": (lambda x: F.group_norm(x, 2, W, B, 0.3), X.transpose(2, 3), scaled(of_group, weight=PER_MAP)),
-    "group, signals": (lambda x: torch.group_norm(x, 2), X[..., 0], scaled(of_group, 1e-5)),
+    "layer, plain": (lambda x: torch.layer_norm(x, (6,)), X, 3, 1e-5, 1),
+    "group": (lambda x: F.group_norm(x, 2, W, B, 0.3), X.transpose(2, 3), "groups", 0.3, PER_MAP),
+    "group, signals": (lambda x: torch.group_norm(x, 2), X[..., 0], "groups", 1e-5, 1),
     "group, by name": (
-        lambda x: torch.group_norm(input=x, num_groups=2, weight=W, bias=B, eps=0.3),
-        X,
-        scaled(of_group, weight=PER_MAP),
+        lambda x: torch.group_norm(input=x, num_groups=2, weight=W, bias=B, eps=0.3), X, "groups", 0.3, PER_MAP
     ),
-}
+}  # fmt: skip
 LINEAR: dict[str, Callable[[Tensor], Tensor]] = {
+    "batch norm": lambda x: F.batch_norm(x, MEAN, VAR, W, B, eps=0.3),
+    "batch norm, plain": lambda x: F.batch_norm(x, MEAN, VAR),
+    "batch norm of vectors": lambda x: F.batch_norm(x[..., 0, 0], MEAN, VAR, W),
+    "batch norm after an activation": lambda x: F.batch_norm(x.neg(), MEAN, VAR, W, B, eps=0.3),
+    "instance norm, running": lambda x: F.instance_norm(x, MEAN, VAR, W, B, use_input_stats=False, eps=0.3),
     "dense": lambda x: F.linear(x, SQUARE[:2], B[:2]),
     "dense, by name": lambda x: F.linear(bias=B[:2], input=x, weight=SQUARE[:2]),
     "convolution": lambda x: F.conv2d(x, KERNEL, None, 2, 1),
@@ -155,10 +109,6 @@ def first(x: Tensor, other: Tensor, y: Tensor, r: Tensor) -> tuple[Tensor, Tenso
     return r.sum_to_size(x.shape), torch.zeros_like(other)
 
 
-def second(x: Tensor, other: Tensor, y: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
-    return torch.zeros_like(x), r
-
-
 def both_in_proportion(x: Tensor, other: Tensor, y: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
     return x * pulled(lambda t: t @ other, x, r / y) / 2, other * pulled(lambda t: x @ t, other, r / y) / 2
 
@@ -183,6 +133,7 @@ PAIRS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], tuple[Tensor, Tensor]
     "product of gates": (lambda x, y: x.sigmoid() * y.sigmoid(), (X, Y), half),
     "product with a view of a gate": (lambda x, y: x * y.sigmoid().view(-1)[None].view(3, 4, 5, 6), (X, Y), first),
     "product with a changed gate": (lambda x, y: x * (1 + 2 * y.sigmoid()).relu(), (X, Y), first),
+    "product with a dropped gate": (lambda x, y: F.dropout(y.softmax(1), 0.0) * x, (X, Y), first),
     "product with joined gates": (
         lambda x, y: torch.cat((x, x), 1) * torch.cat((y.sigmoid(), y.sigmoid()), 1),
         (X, Y),
@@ -220,10 +171,15 @@ GRADIENT: dict[str, tuple[Callable[[Tensor], Tensor], Tensor]] = {
 @pytest.mark.parametrize("name", NORMS)
 def test_a_normalisation_is_affine(name: str) -> None:
     """Its statistics are fixed, its weight counts, and its shift absorbs relevance."""
-    operation, x, expected = NORMS[name]
+    operation, x, dims, eps, weight = NORMS[name]
     y, r, (found,) = passed(operation, x)
     torch.testing.assert_close(y, operation(x))
-    torch.testing.assert_close(found, expected(x, y.detach(), r))
+    if dims == "groups":
+        sides = x.reshape(len(x), 2, -1).var(2, correction=0).repeat_interleave(2, 1)
+        variance = sides.view(*sides.shape, *[1] * (x.ndim - 2))
+    else:
+        variance = x.var(dims, correction=0, keepdim=True)
+    torch.testing.assert_close(found, x * (variance + eps).rsqrt() * weight / y.detach() * r)
 
 
 @pytest.mark.parametrize("name", LINEAR)

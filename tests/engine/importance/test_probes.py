@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import copy
+import itertools
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
@@ -12,7 +13,8 @@ import pytest
 import torch
 import torchvision
 from networks import Network
-from probe_models import CLASSES, Functional, Tokens, batch, places_of, plain, worn
+from probe_models import CLASSES, Functional, Tokens, batch, places_of, worn
+from residual_net import assert_same, snapshot
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -127,46 +129,6 @@ def _case(name: str) -> tuple[nn.Module, Tensor, Tensor]:
     return worn(model), images, labels
 
 
-CASES = ["functional", "dense", "tokens", "transformer"]
-
-
-@pytest.mark.parametrize("probe", PROBES)
-@pytest.mark.parametrize("name", CASES)
-def test_scores_are_finite_non_negative_and_not_constant(name: str, probe: str) -> None:
-    """One float32 score per feature at every place of maps, vectors, tokens and transformers."""
-    model, images, labels = _case(name)
-    places = places_of(model, images)
-    scores = PROBES[probe](model, places, images, labels)
-    assert scores.keys() == places.keys()
-    for key, score in scores.items():
-        assert score.shape == (places[key].features,)
-        assert score.dtype == torch.float32
-        assert score.isfinite().all()
-        assert score.min() >= 0
-        steers = probe == "lrp" and key == "gate"  # all relevance goes to the signal of the gate
-        assert bool(score.max() > score.min()) is not steers, key
-
-
-def _snapshot(model: nn.Module) -> dict[str, Any]:
-    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    tensors = [*model.named_parameters(), *model.named_buffers()]
-    gradients = [(f"{k}.grad", v.grad) for k, v in tensors if v.grad is not None]
-    return {
-        "tensors": {k: v.detach().clone() for k, v in (*tensors, *gradients)},
-        "identity": [(k, id(v), v.data_ptr(), v.requires_grad) for k, v in (*tensors, *gradients)],
-        "modules": [(k, type(m), id(m), m.training, sorted(m.__dict__)) for k, m in model.named_modules()],
-        "hooks": [(k, [list(getattr(m, h)) for h in hooks]) for k, m in model.named_modules()],
-        "rng": [torch.get_rng_state()] + ([torch.cuda.get_rng_state()] if torch.cuda.is_available() else []),
-    }
-
-
-def _assert_same(before: dict[str, Any], after: dict[str, Any]) -> None:
-    for what in ("tensors", "rng"):
-        torch.testing.assert_close(before.pop(what), after.pop(what), rtol=0, atol=0, equal_nan=True)
-    for what in before:
-        assert before[what] == after[what], what
-
-
 def _half_trained(model: nn.Module) -> nn.Module:
     """Set mixed training flags, frozen parameters, gradients on some parameters, and a hook of the user."""
     model.train()
@@ -192,17 +154,28 @@ class Noisy(nn.Module):
 
 
 @pytest.mark.parametrize("probe", PROBES)
-@pytest.mark.parametrize("name", CASES)
-def test_a_probe_leaves_no_trace(name: str, probe: str) -> None:
-    """Weights, statistics, gradients, flags, hooks, attributes, identities and the random state do not change."""
+@pytest.mark.parametrize("name", ["functional", "dense", "tokens", "transformer"])
+def test_a_probe_scores_every_feature_and_leaves_no_trace(name: str, probe: str) -> None:
+    """Scores of maps, vectors, tokens and transformers are finite, non-negative and not constant.
+
+    Weights, statistics, gradients, flags, hooks, attributes, identities and the random state do not change.
+    """
     model, images, labels = _case(name)
     model = _half_trained(nn.Sequential(model, Noisy()))
     places, given = places_of(model, images), images.clone()
-    before = _snapshot(model)
-    PROBES[probe](model, places, images, labels)
-    _assert_same(before, _snapshot(model))
+    before = snapshot(model)
+    scores = PROBES[probe](model, places, images, labels)
+    assert_same(before, snapshot(model))
     assert torch.equal(images, given)
     assert images.grad is None
+    assert scores.keys() == places.keys()
+    for key, score in scores.items():
+        assert score.shape == (places[key].features,)
+        assert score.dtype == torch.float32
+        assert score.isfinite().all()
+        assert score.min() >= 0
+        steers = probe == "lrp" and key == "0.gate"  # all relevance goes to the signal of the gate
+        assert bool(score.max() > score.min()) is not steers, key
 
 
 class _Fails(torch.autograd.Function):
@@ -233,71 +206,58 @@ def test_a_probe_that_fails_leaves_no_trace_either(when: str, probe: str) -> Non
     model.act.inplace = True
     places = places_of(_half_trained(model), images)
     model.act[1].broken = True
-    before = _snapshot(model)
+    before = snapshot(model)
     fails = probe != "composite" or when == "forward"  # composite needs neither labels nor a backward pass
     with pytest.raises((RuntimeError, ValueError), match=r"failed|class numbers") if fails else nullcontext():
         PROBES[probe](model, places, images, labels[:2] if when == "labels" else labels)
-    _assert_same(before, _snapshot(model))
+    assert_same(before, snapshot(model))
 
 
-def _surrounded(by: str, model: nn.Module, images: Tensor) -> tuple[nn.Module, Tensor, Any]:
-    surroundings: Any = nullcontext()
-    if by == "no_grad":
-        surroundings = torch.no_grad()
-    elif by == "inference_mode":
-        surroundings = torch.inference_mode()
-    elif by == "autocast":
-        surroundings = torch.autocast("cpu", torch.bfloat16)
-    elif by == "channels_last":
-        model, images = model.to(memory_format=torch.channels_last), images.to(memory_format=torch.channels_last)
-    elif by == "frozen":
-        model.requires_grad_(False)
-    elif by == "training":
-        model.train()
-    elif by == "compiled":
-        model.compile(backend="eager")
-    elif by in ("out_of_place", "checkpoint", "reentrant"):
-        other = Functional(by != "out_of_place", {"checkpoint": False, "reentrant": True}.get(by))
-        other.load_state_dict(model.state_dict())
-        model = other.eval()
-    return model, images, surroundings
+#: What a pass may run in, and what may have been done to the network before it.
+AROUND: dict[str, Any] = {
+    "no_grad": torch.no_grad,
+    "inference_mode": torch.inference_mode,
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+}
+CHANGES: dict[str, Callable[[nn.Module], Any]] = {
+    "channels_last": lambda model: model.to(memory_format=torch.channels_last),
+    "frozen": lambda model: model.requires_grad_(False),
+    "training": lambda model: model.train(),
+    "compiled": lambda model: model.compile(backend="eager"),
+    "second_time": lambda model: None,
+}
+OTHERS = {
+    "out_of_place": {"inplace": False},
+    "checkpoint": {"recompute": False},
+    "reentrant": {"recompute": True},
+}
 
 
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")  # of checkpoints under no_grad
 @pytest.mark.parametrize("probe", PROBES)
-@pytest.mark.parametrize(
-    "by",
-    [
-        *("no_grad", "inference_mode", "autocast", "channels_last", "frozen", "training", "compiled"),
-        *("out_of_place", "checkpoint", "reentrant", "second_time"),
-    ],
-)
+@pytest.mark.parametrize("by", [*AROUND, *CHANGES, *OTHERS])
 def test_scores_do_not_depend_on_the_context(by: str, probe: str) -> None:
     """Grad mode, autocast, layout, frozen weights, training mode, compilation, in-place operations, checkpointing."""
     model, images, labels = _case("functional")
-    model.eval()
-    expected = PROBES[probe](model, places_of(model, images), images, labels)
-    model, images, surroundings = _surrounded(by, model, images)
-    places = places_of(copy.deepcopy(model) if by == "compiled" else model, images)
+    places = places_of(model.eval(), images)
+    expected = PROBES[probe](model, places, images, labels)
+    if by in OTHERS:
+        other = Functional(**OTHERS[by]).eval()
+        other.load_state_dict(model.state_dict())
+        model = other
+    elif by in CHANGES:
+        CHANGES[by](model)
+    if by == "channels_last":
+        images = images.to(memory_format=torch.channels_last)
     places = {name: replace(place, module=model.get_submodule(name)) for name, place in places.items()}
-    with surroundings:
-        if by == "reentrant" and probe == "lrp":
-            with pytest.raises(ConfigError, match="use_reentrant=True"):
-                PROBES[probe](model, places, images, labels)
-            return
+    refused = by == "reentrant" and probe == "lrp"
+    with (
+        AROUND.get(by, nullcontext)(),
+        pytest.raises(ConfigError, match="use_reentrant=True") if refused else nullcontext(),
+    ):
         scores = PROBES[probe](model, places, images, labels)
-    for name in expected:
-        torch.testing.assert_close(scores[name], expected[name], rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.parametrize("probe", ["gradient", "lrp"])
-def test_a_feature_that_nothing_reads_scores_zero(probe: str) -> None:
-    """A channel whose outgoing weights are 0 has neither gradient nor relevance; others have."""
-    model, (images, labels) = plain(), batch()
-    model[3].weight.data[:, 2] = 0
-    score = PROBES[probe](model, places_of(model, images, "conv"), images, labels)["0"]
-    assert score[2] == 0
-    assert score[[0, 1, 3]].min() > 0
+        for name in expected:
+            torch.testing.assert_close(scores[name], expected[name], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("probe", ["gradient", "lrp"])
@@ -317,17 +277,19 @@ def test_a_place_beside_the_logits_scores_zero(probe: str) -> None:
 
 
 def test_the_rule_and_epsilon_of_a_probe_count() -> None:
-    """``lrp`` passes both on."""
+    """``lrp`` passes both on, and scores by |sum over positions of relevance|, averaged over the batch."""
     model, (images, labels) = worn(Functional()), batch()
-    places = places_of(model, images, "norm")
-    scores = {}
-    for rule, epsilon in (("epsilon", 1e-6), ("epsilon", 1.0), ("z_plus", 1e-6)):
+    places = places_of(model, images)
+    scores = []
+    for options in ({}, {"rule": "epsilon"}, {"rule": "epsilon", "epsilon": 1.0}, {"rule": "z_plus"}):
         found: dict[str, Tensor] = {}
-        propagate(model, places, images, labels, found.__setitem__, rule=rule, epsilon=epsilon)
-        scores[rule, epsilon] = lrp(model, places, images, labels, rule=rule, epsilon=epsilon)["norm1"]
-        torch.testing.assert_close(scores[rule, epsilon], found["norm1"].sum((2, 3)).abs().mean(0))
-    one, other, last = scores.values()
-    assert min((one - other).abs().max(), (one - last).abs().max()) > 0.01 * one.max()
+        propagate(model, places, images, labels, found.__setitem__, **options)
+        scores.append(lrp(model, places, images, labels, **options))
+        for name, place in places.items():
+            relevance = found.get(name, torch.zeros(1, place.features))  # nothing flows to the gate
+            torch.testing.assert_close(scores[-1][name], relevance.unsqueeze(-1).flatten(2).sum(2).abs().mean(0))
+    for one, other in itertools.combinations(scores, 2):
+        assert (one["norm1"] - other["norm1"]).abs().max() > 0.01 * one["norm1"].max()
 
 
 def test_inputs_of_a_probe_are_copies_in_the_type_of_the_network() -> None:

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 import torch
-from one_operation import in_proportion, numbers, passed
+from one_operation import in_proportion, numbers, passed, redistributed
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -22,14 +22,8 @@ TOKENS = [numbers(2, 5, 6, seed=seed) for seed in (9, 10, 11)]
 
 
 def plus(x: Tensor, weight: Tensor, bias: Tensor, r: Tensor) -> Tensor:
-    """z+ of a dense layer, unit by unit: contributions with the sign of the output share its relevance."""
-    out = torch.zeros_like(x)
-    for n, k in np.ndindex(r.shape):
-        parts = x[n] * weight[k]
-        sign = 1 if parts.sum() + bias[k] >= 0 else -1
-        parts, b = (sign * parts).clamp(min=0), max(sign * float(bias[k]), 0)
-        out[n] += parts / (parts.sum() + b) * r[n, k]
-    return out
+    """z+ of a dense layer."""
+    return torch.stack([redistributed(weight, *each, True) for each in zip(x, [bias] * len(x), r, strict=True)])
 
 
 RUNNING = {"use_input_stats": False}

@@ -11,8 +11,7 @@ from networks import Network
 from residual_net import EXAMPLE, Added, Net, assert_same, snapshot
 from torch import nn
 
-import dropopt
-from dropopt.config import ConfigError, EngineConfig
+from dropopt.config import ConfigError
 from dropopt.engine.places.find import KINDS, find_places, named_places
 
 AVAILABLE = "allowed: auto, conv (3), norm (3), linear (1), block (2), last:k, a pattern on module names such as 'h*'"
@@ -163,29 +162,24 @@ def test_a_recurrent_cell_of_one_layer_is_left_to_auto():
     assert names(model, "auto") == ["0"]
 
 
-class Waves(nn.Module):
-    """A convolution of complex numbers, and another of their absolute values if there is one."""
-
-    def __init__(self, *layers):
-        super().__init__()
-        self.waves, self.layers = nn.Conv2d(3, 6, 3, dtype=torch.complex64), nn.Sequential(*layers)
-        self.head = nn.Linear(6, 2)
-
-    def forward(self, x):
-        """Logits."""
-        return self.head(self.layers(self.waves(x).abs()).mean((2, 3)))
+def of_waves(*layers):
+    """A convolution of complex numbers, and others of their absolute values if there are some."""
+    parts = {"waves": nn.Conv2d(3, 6, 3, dtype=torch.complex64), "layers": nn.Sequential(*layers)}
+    return Network(
+        lambda self, x: self.head(self.layers(self.waves(x).abs()).mean((2, 3))), **parts, head=nn.Linear(6, 2)
+    )
 
 
 def test_complex_numbers_are_no_places():
     """Selectors of a kind leave them out where there are others; a layer that is named is refused at once."""
     waves = torch.zeros(2, 3, 8, 8, dtype=torch.complex64)
-    mixed, message = Waves(nn.Conv2d(6, 6, 3)), "returns complex numbers, which have no dropout in PyTorch either"
+    mixed, message = of_waves(nn.Conv2d(6, 6, 3)), "returns complex numbers, which have no dropout in PyTorch either"
     assert [names(mixed, sites, waves) for sites in ("auto", "conv")] == [["layers.0"]] * 2
-    for model, sites in ((mixed, "waves"), (Waves(), "conv")):
+    for model, sites in ((mixed, "waves"), (of_waves(), "conv")):
         with pytest.raises(ConfigError, match=f"^module 'waves' {message}: choose other sites$"):
             find_places(model, sites, waves)
     with pytest.raises(ConfigError, match=r"conv \(0\).*\. Modules that return complex numbers have no dropout$"):
-        find_places(Waves(), "auto", waves)
+        find_places(of_waves(), "auto", waves)
 
 
 def test_auto_leaves_out_modules_that_run_twice():
@@ -205,60 +199,58 @@ def test_places_know_their_features_depth_and_weights():
     assert [(p.axis, p.features, p.ndim) for p in places.values()] == [(1, 6, 4)] * 5 + [(-1, 10, 2)]
 
 
-class Tokens(nn.Module):
-    """A residual block on tokens (N, L, D) or on maps (N, C, L), whose sizes may be equal."""
+class Moving(nn.LayerNorm):
+    """Normalises 6 features, and changes the order of dimensions before and after that."""
 
-    def __init__(self, layer, norm):
-        super().__init__()
-        self.layer, self.norm = layer, norm
-
-    def forward(self, x):
-        """Logits."""
-        return x + self.layer(self.norm(x))
-
-
-@pytest.mark.parametrize("size", [6, 9])
-def test_the_feature_dimension_is_found_where_sizes_are_equal(size):
-    """Features are on dimension 1 after convolutions and last after linear layers, also where C = L."""
-    last = [Tokens(nn.Linear(6, 6), nn.LayerNorm(6)) for _ in range(3)]
-    first = [Tokens(nn.Conv1d(6, 6, 3, padding=1), nn.BatchNorm1d(6)) for _ in range(3)]
-    maps = [*last, nn.LayerNorm(6)]
-    for layers, shape, axis in ((last, (2, size, 6), -1), (first, (2, 6, size), 1), (maps, (2, size, 5, 6), -1)):
-        places = find_places(plain(*layers), "block", torch.randn(shape))
-        assert [(place.axis, place.features) for place in places] == [(axis, 6)] * 3
-
-
-def test_a_layer_norm_over_maps_keeps_channels_first():
-    """timm's and torchvision's LayerNorm2d inherit from LayerNorm, but their features are on dimension 1."""
-    norms = (timm.layers.LayerNorm2d(4), timm.layers.LayerNormAct2d(4), torchvision.models.convnext.LayerNorm2d(4))
-    for norm in norms:
-        (place,) = find_places(plain(nn.Conv2d(3, 4, 3), norm), "norm", EXAMPLE)
-        assert (place.axis, place.features) == (1, 4)
-
-
-class Permuted(nn.LayerNorm):
-    """Normalises the features of maps (N, C, H, W), which may have as many columns as features."""
+    def __init__(self, before, after):
+        super().__init__(6)
+        self.before, self.after = before, after
 
     def forward(self, x):
-        """Maps."""
-        return super().forward(x.movedim(1, -1)).movedim(-1, 1).contiguous()
+        """Maps or tokens."""
+        return self.after(super().forward(self.before(x)))
+
+
+LAST = Moving(lambda x: x.movedim(1, -1), lambda x: x.movedim(-1, 1).contiguous())
 
 
 @pytest.mark.parametrize(
     ("layer", "norm", "shape", "axis"),
     [
+        # Over whole maps or positions.
         (nn.Conv2d(3, 6, 1), nn.LayerNorm((6, 5, 4)), (2, 3, 5, 4), 1),
         (nn.Conv2d(3, 6, 1), nn.LayerNorm((5, 4)), (2, 3, 5, 4), 1),
         (nn.Conv1d(3, 6, 1), nn.LayerNorm((6, 5)), (2, 3, 5), 1),
         (nn.Linear(3, 6), nn.LayerNorm((5, 6)), (2, 5, 3), -1),
-        *((nn.Conv2d(1, 6, 1), Permuted(6), (2, 1, side, side), 1) for side in (4, 6, 8)),
+        # Over the features of maps, which may have as many columns as features.
+        *((nn.Conv2d(1, 6, 1), LAST, (2, 1, side, side), 1) for side in (4, 6, 8)),
+        (nn.Conv2d(3, 6, 3), timm.layers.LayerNorm2d(6), (2, 3, 8, 8), 1),
+        (nn.Conv2d(3, 6, 3), timm.layers.LayerNormAct2d(6), (2, 3, 8, 8), 1),
+        (nn.Conv2d(3, 6, 3), torchvision.models.convnext.LayerNorm2d(6), (2, 3, 8, 8), 1),
+        # Of as many tokens as features.
         (nn.Linear(3, 6), nn.LayerNorm(6), (2, 6, 6, 3), -1),
         (nn.Linear(3, 6), nn.RMSNorm(6), (2, 6, 3), -1),
+        (nn.Linear(3, 6), Moving(lambda x: x.mT, lambda x: x.mT), (2, 6, 3), 1),
+        (nn.Linear(3, 6), Moving(lambda x: x.permute(0, -1, 1), lambda x: x.permute(0, -1, 1)), (2, 6, 3), 1),
+        (
+            nn.Linear(3, 6),
+            Moving(lambda x: x.movedim(1, -1), lambda x: x.transpose(0, 2).transpose(0, 1).transpose(0, -1)),
+            (2, 6, 3),
+            1,
+        ),
+        # Moved, but not the features.
+        (
+            nn.Linear(3, 6),
+            Moving(lambda x: x.transpose(0, 1), lambda x: x.transpose(0, 1).double().float()),
+            (2, 6, 3),
+            -1,
+        ),
+        (nn.Linear(3, 6), Moving(lambda x: x, lambda x: x.mT.clone().mT), (2, 6, 3), -1),
     ],
 )
-def test_a_norm_over_several_dimensions_keeps_the_features_of_its_layer(layer, norm, shape, axis):
-    """A norm over whole maps or positions does not make the last dimension the features."""
-    (place,) = find_places(plain(layer, norm), "norm", torch.randn(shape))
+def test_a_norm_has_its_features_where_its_layer_has_them_or_it_moves_them(layer, norm, shape, axis):
+    """The last dimension holds the features only if a norm that moves none of them normalises these alone."""
+    (place,) = find_places(plain(layer, norm), "norm", torch.zeros(shape))
     assert (place.axis, place.features) == (axis, 6)
 
 
@@ -301,51 +293,51 @@ def test_features_are_dropped_once(sites, expected):
     assert names(stages(), sites) == expected
 
 
-@pytest.mark.parametrize("library", ["torchvision", "timm"])
-def test_a_pattern_on_a_stage_selects_its_blocks(library):
+@pytest.mark.parametrize("make", [torchvision.models.get_model, timm.create_model])
+def test_a_pattern_on_a_stage_selects_its_blocks(make):
     """``layer4.*`` is one place per block in both libraries, so that one rate decides about each feature."""
-    torch.manual_seed(0)
-    make = timm.create_model if library == "timm" else torchvision.models.get_model
-    model = make("resnet18", num_classes=3).train()
-    images = torch.randn(32, 3, 32, 32)
-    config = EngineConfig(r0=0.5, w_structured=0, w_contextual=0, w_pfid=0)
-    with dropopt.attach(model, config, example=images[:2], sites="layer4.*") as engine:
-        assert list(engine.sites) == ["layer4.0", "layer4.1"]
-        zero = []
-        model.layer4[1].register_forward_hook(
-            lambda module, args, output: zero.append((args[0] == 0).float().mean().item())
-        )
-        with engine.silent():
-            model(images)
-        model(images)
-    assert zero[1] == pytest.approx(0.5 + 0.5 * zero[0], abs=0.03)
+    assert names(make("resnet18"), "layer4.*", torch.randn(2, 3, 32, 32)) == ["layer4.0", "layer4.1"]
 
 
 # -- refusals
 
 
+def without_features(output):
+    part = Network(lambda self, x: output(self.conv(x)), conv=nn.Conv2d(3, 4, 3))
+    return Network(lambda self, x: self.head(self.part(x)[0].reshape(-1, 1)), part=part, head=nn.Linear(1, 3))
+
+
 @pytest.mark.parametrize(
-    ("sites", "message"),
+    ("model", "sites", "message"),
     [
-        ("layer*", f"sites 'layer*' matches no module; {AVAILABLE}"),
-        (("conv", "layer*"), f"sites 'layer*' matches no module; {AVAILABLE}"),
-        ("last:0", "sites 'last:0': last:k takes a whole number k >= 1, such as last:2"),
-        ("last:two", "sites 'last:two': last:k takes a whole number k >= 1, such as last:2"),
-        ("head", "module 'head' gives the network's output: dropout there would drop classes"),
-        ("unused", "module 'unused' did not run in the forward pass: it cannot be a site"),
+        (Net(), "layer*", f"sites 'layer*' matches no module; {AVAILABLE}"),
+        (Net(), ("conv", "layer*"), f"sites 'layer*' matches no module; {AVAILABLE}"),
+        (Net(), "last:0", "sites 'last:0': last:k takes a whole number k >= 1, such as last:2"),
+        (Net(), "last:two", "sites 'last:two': last:k takes a whole number k >= 1, such as last:2"),
+        (Net(), {"norm"}, "sites must be text, a tuple of texts or a function, got set"),
+        (Net(), [], f"sites is empty and matches no module; {AVAILABLE}"),
+        (Net(), "head", "module 'head' gives the network's output: dropout there would drop classes"),
+        (Net(), "unused", "module 'unused' did not run in the forward pass: it cannot be a site"),
         (
+            Net(),
             "blocks.0.relu",
             "module 'blocks.0.relu' runs 2 times in one forward pass: one mask cannot serve it; "
             "choose other sites (such as 'norm' or 'conv'), or give each use a module of its own",
         ),
+        (without_features(lambda y: (y, y)), "part", "module 'part' returns tuple: no feature dimension to drop"),
+        (
+            without_features(lambda y: y.mean((1, 2, 3))),
+            "part",
+            "module 'part' returns (2,): no feature dimension to drop",
+        ),
+        (nn.Flatten(), "auto", "model Flatten runs no convolution or linear layer to put dropout after"),
     ],
 )
-def test_what_cannot_be_a_site_is_refused_by_name(sites, message):
+def test_what_cannot_be_a_site_is_refused_by_name(model, sites, message):
     """One line names the module or the selector and says what is allowed; the model is left as it was."""
-    model = Net()
     before = snapshot(model)
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
-        dropopt.attach(model, EngineConfig(), example=EXAMPLE, complexity=0.5, sites=sites)
+        find_places(model, sites, EXAMPLE)
     assert_same(before, snapshot(model))
 
 
@@ -359,34 +351,10 @@ def test_a_part_that_is_all_output_is_refused_with_what_to_do():
 
 
 def test_a_list_of_selectors_is_a_tuple():
-    """As in YAML. Other types are refused in a line."""
+    """As in YAML. A function may choose nothing, which is refused."""
     assert names(Net(), ["norm", "linear"]) == names(Net(), ("norm", "linear"))
-    with pytest.raises(ConfigError, match=r"^sites must be text, a tuple of texts or a function, got set$"):
-        find_places(Net(), {"norm"}, EXAMPLE)
-    with pytest.raises(ConfigError, match=r"^sites is empty and matches no module"):
-        find_places(Net(), [], EXAMPLE)
     with pytest.raises(ConfigError, match="matches no module; allowed: auto"):
         find_places(Net(), lambda name, module: False, EXAMPLE)
-
-
-@pytest.mark.parametrize(
-    ("output", "shown"),
-    [(lambda y: (y, y), "tuple"), (lambda y: y.mean((1, 2, 3)), r"\(2,\)")],
-    ids=["tuple", "number"],
-)
-def test_a_module_without_a_feature_dimension_is_refused(output, shown):
-    """It returns several tensors, or one number per sample."""
-    part = Network(lambda self, x: output(self.conv(x)), conv=nn.Conv2d(3, 4, 3))
-    model = Network(lambda self, x: self.head(self.part(x)[0].reshape(-1, 1)), part=part, head=nn.Linear(1, 3))
-    with pytest.raises(ConfigError, match=f"^module 'part' returns {shown}: no feature dimension to drop$"):
-        find_places(model, "part", EXAMPLE)
-
-
-def test_a_model_without_layers_is_refused():
-    """A network with neither convolutions nor linear layers is refused."""
-    message = "^model Flatten runs no convolution or linear layer to put dropout after$"
-    with pytest.raises(ConfigError, match=message):
-        find_places(nn.Flatten(), "auto", EXAMPLE)
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit")
@@ -409,27 +377,3 @@ def test_compiled_modules_are_refused():
         message = f"^module '{name}' is compiled, which ignores new hooks: attach first, then torch.compile$"
         with pytest.raises(ConfigError, match=message):
             find_places(model, "auto", EXAMPLE)
-
-
-@pytest.mark.parametrize(
-    ("axis", "before", "after"),
-    [
-        (1, lambda x: x.mT, lambda x: x.mT),
-        (1, lambda x: x.permute(0, -1, 1), lambda x: x.permute(0, -1, 1)),
-        (1, lambda x: x.movedim(1, -1), lambda x: x.transpose(0, 2).transpose(0, 1).transpose(0, -1)),
-        (-1, lambda x: x.transpose(0, 1), lambda x: x.transpose(0, 1).double().float()),
-        (-1, lambda x: x, lambda x: x.mT.clone().mT),
-    ],
-)
-def test_a_norm_has_its_features_where_it_moves_them(axis, before, after):
-    """Permutations in a norm count only if they move the features, of as many tokens as features."""
-
-    class Moving(nn.LayerNorm):
-        """A LayerNorm that changes the order of dimensions."""
-
-        def forward(self, x):
-            """Before and after the norm."""
-            return after(super().forward(before(x)))
-
-    (place,) = find_places(plain(nn.Linear(3, 6), Moving(6)), "norm", torch.zeros(2, 6, 3))
-    assert place.axis == axis

@@ -54,27 +54,23 @@ RETURNS = {
 }
 
 
-class Heads(nn.Module):
-    """Two heads on one trunk, one of them with a hidden layer."""
+def heads(returns):
+    """Two heads on one trunk, one of them with a hidden layer, whose logits are returned in this form."""
 
-    def __init__(self, returns):
-        super().__init__()
-        self.conv, self.norm = nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6)
-        self.head = nn.Linear(6, 4)
-        self.other = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4), nn.Tanh())
-        self.returns = RETURNS[returns]
-
-    def forward(self, x):
-        """Logits of both heads, in the requested form."""
+    def run(self, x):
         x = nn.functional.relu_(self.norm(self.conv(x)))
         pooled = x.mean((2, 3))
         return self.returns(self.head(pooled), self.other(pooled), x)
+
+    other = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4), nn.Tanh())
+    parts = {"conv": nn.Conv2d(3, 6, 3), "norm": nn.BatchNorm2d(6), "head": nn.Linear(6, 4), "other": other}
+    return Network(run, **parts, returns=RETURNS[returns])
 
 
 @pytest.mark.parametrize("returns", RETURNS)
 def test_no_head_of_several_is_a_site(returns):
     """No layer that gives an output is a place, in any form of output; layers before these are."""
-    model = Heads(returns)
+    model = heads(returns)
     assert [place.name for place in find_places(model, "auto", EXAMPLE)] == ["norm", "other.0"]
     for name in ("head", "other.2", "other.3"):
         with pytest.raises(ConfigError, match=f"^module '{name}' gives the network's output"):
@@ -92,7 +88,7 @@ def test_layers_whose_features_are_detached_are_places():
 @pytest.mark.parametrize("returns", ["object", "data class", "mapping", "other mapping", "tuple"])
 def test_probes_find_the_logits(returns, importance):
     """Logits are the first element or entry, or the entry or attribute ``logits``; labels may have any integer type."""
-    model, found = Heads(returns), []
+    model, found = heads(returns), []
     for form, kind in ((returns, torch.uint8), ("first", torch.int64)):
         model.returns = RETURNS[form]
         config = EngineConfig(importance=importance)
@@ -106,7 +102,7 @@ def test_probes_find_the_logits(returns, importance):
 @pytest.fixture(name="probed")
 def _probed():
     """A network with a mapping as its output, and an engine that probes it."""
-    model = Heads("mapping")
+    model = heads("mapping")
     return model, dropopt.attach(model, EngineConfig(importance="gradient"), example=EXAMPLE, complexity=0.5)
 
 

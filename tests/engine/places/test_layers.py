@@ -67,6 +67,11 @@ ASIDE = Network(
     lambda self, x: self.conv(x) + self.mix(self.act(x)), conv=nn.Conv1d(6, 6, 1), act=nn.ReLU(), mix=nn.Linear(6, 6)
 )
 
+
+def residual(layer, norm):
+    return Network(lambda self, x: x + self.layer(self.norm(x)), layer=layer, norm=norm)
+
+
 AXES = [  # the module is "0" or "1" of a sequence that ends with a linear layer; sizes of the input; axis; depth
     ([nn.ReLU(), nn.Linear(6, 6)], "0", (6, 6), -1, 1 / 2),  # sizes are equal: the next layer decides
     ([nn.ReLU(), nn.Conv1d(6, 6, 1)], "0", (6, 6), 1, 1 / 2),
@@ -83,6 +88,9 @@ AXES = [  # the module is "0" or "1" of a sequence that ends with a linear layer
     ([nn.ReLU(), nn.Conv2d(3, 6, 1)], "0", (3, 8, 4), 1, 1 / 2),  # no layer before
     ([nn.ReLU(), nn.Conv1d(5, 6, 1)], "0", (5, 7), -1, 1 / 2),
     ([nn.Linear(5, 6), nn.ReLU()], "1", (5,), 1, 1 / 2),
+    ([residual(nn.Linear(6, 6), nn.LayerNorm(6))], "0", (6, 6), -1, 1 / 2),  # a block: the layers in it
+    ([residual(nn.Linear(6, 6), nn.LayerNorm(6)), nn.LayerNorm(6)], "0", (6, 5, 6), -1, 1 / 2),
+    ([residual(nn.Conv1d(6, 6, 3, padding=1), nn.BatchNorm1d(6))], "0", (6, 6), 1, 1 / 2),
 ]
 
 
