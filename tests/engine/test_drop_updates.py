@@ -49,10 +49,7 @@ def step_with(config, optimizer_class, **options):
             site.p.copy_(torch.linspace(0, P_MAX, len(site.p)))
     nn.functional.cross_entropy(model(batch(seed=9)[0]), batch(seed=9)[1]).backward()
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    twin = make()[0]
-    twin.load_state_dict(model.state_dict())
-    free = optimizer_class(twin.parameters(), **options)
-    free.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    twin, free = copy.deepcopy((model, optimizer))  # a copied optimizer has no hooks
     for mine, theirs in zip(model.parameters(), twin.parameters(), strict=True):
         theirs.grad = mine.grad.clone()
     free.step()

@@ -83,6 +83,7 @@ def test_dropped_fraction_is_the_rate(pattern, space):
     for seed, rates in enumerate((0.0, 0.001, 0.1, 0.5, P_MAX, UNEVEN)):
         for block in sides:
             assert_rates(make_site(pattern, rates, block), x, rates, seed)
+    for seed, rates in enumerate((0.0, 0.1, UNEVEN)):
         assert_rates(make_site(pattern, rates, axis=-1), last, rates, seed)
     assert_rates(make_site(pattern, UNEVEN), x[:1].expand(4000, *x.shape[1:]), UNEVEN, seed=9)
 
