@@ -3,8 +3,10 @@
 import errno
 import io
 import json
+import math
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -23,7 +25,7 @@ import dropopt
 from dropopt import cli, training
 from dropopt.config import ConfigError, RunConfig
 from dropopt.study import Study
-from dropopt.study.define import script, shipped
+from dropopt.study.define import shipped
 from dropopt.training.evaluate import calibration_of, evaluate
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -49,7 +51,7 @@ def call(*arguments, cwd, code=0, program=PROGRAM, env=()):
 def studied(tmp_path_factory):
     """A folder with a tiny digits study of two trials with four epochs."""
     folder = tmp_path_factory.mktemp("studied")
-    out = call("run", "digits", "--n-trials", "2", "--epochs", "4", "--subset", "900", cwd=folder)
+    out = call("run", "digits", "--n-trials", "2", "--epochs", "4", "--subset", "900", "--n-jobs", "1", cwd=folder)
     return folder, out
 
 
@@ -87,10 +89,17 @@ def trials_of(folder, study="digits"):
     return trials
 
 
+def stored(name):
+    """A study of another program in a.db, with one trial whose configuration is the default."""
+    study = optuna.create_study(study_name=name, storage="sqlite:///a.db")
+    config = RunConfig().model_dump(mode="json")
+    study.add_trial(optuna.trial.create_trial(value=0.5, user_attrs={"config": config, "val_accuracy": math.nan}))
+
+
 def test_help_answers_at_once(tmp_path):
     """``dropopt --help`` takes less than 0.4 s of processor time and names every command."""
     took = []
-    for _ in range(3):
+    for _ in range(2):
         before = os.times()
         out = call("--help", cwd=tmp_path)
         after = os.times()
@@ -101,7 +110,6 @@ def test_help_answers_at_once(tmp_path):
 
 
 def test_run_leaves_a_study_that_optuna_opens(studied):
-    """A study by name stores its trials in runs/dropopt.db and prints the next commands."""
     folder, out = studied
     trials = trials_of(folder)
     assert [trial.state.name for trial in trials] == ["COMPLETE"] * 2
@@ -109,7 +117,7 @@ def test_run_leaves_a_study_that_optuna_opens(studied):
     assert "study digits: 2 complete" in out
     for line in (
         "dropopt dashboard",
-        "dropopt run digits --epochs 4 --subset 900 --n-trials 4",
+        "dropopt run digits --epochs 4 --subset 900 --n-jobs 1 --n-trials 4",
         "dropopt export --study digits -o best-digits.yaml",
         "dropopt train best-digits.yaml",
     ):
@@ -117,7 +125,7 @@ def test_run_leaves_a_study_that_optuna_opens(studied):
     assert "\x1b" not in out
 
 
-def test_a_script_and_its_name_are_the_same_study(studied, command, monkeypatch):
+def test_a_script_and_its_name_are_the_same_study(studied, command, monkeypatch, capsys):
     """``python studies/digits.py`` resumes the study ``digits``; ``dropopt run`` makes one request of both."""
     folder, _ = studied
     script = ROOT / "studies" / "digits.py"
@@ -130,22 +138,17 @@ def test_a_script_and_its_name_are_the_same_study(studied, command, monkeypatch)
     by_name, by_path = requests
     assert by_name.definition == by_path.definition
     assert by_name.script == by_path.script == script
-    assert "--pruner" in call(str(script), "--help", cwd=folder, program=[sys.executable])
+    monkeypatch.setattr(sys, "argv", [str(script), "--help"])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(script), run_name="__main__")
+    assert "--pruner" in capsys.readouterr().out
 
 
-def test_status_lists_studies(in_studied, command):
-    """The table has one row for each study: trials, best trial, last activity."""
-    out = command("status").out
-    assert re.search(r"digits +│ 2 complete +│ loss \d\.\d{4} +│ 0\.\d{4}", out)
-
-
-def test_an_export_of_another_script_is_for_its_loop(tmp_path, command, monkeypatch):
+@pytest.mark.usefixtures("here")
+def test_an_export_of_another_script_is_for_its_loop(command):
     """dropopt knows neither its data nor its network, and its values need not be smoothed."""
-    study = optuna.create_study(study_name="mine", storage=f"sqlite:///{tmp_path}/own.db")
-    run = RunConfig.parse({"engine": {"r0": 0.3}}).model_dump(mode="json")
-    study.add_trial(optuna.trial.create_trial(value=0.5, user_attrs={"config": run}))
-    monkeypatch.chdir(tmp_path)
-    assert command("export", "--storage", "own.db", "-o", "best.yaml").out.splitlines() == [
+    stored("mine")
+    assert command("export", "--storage", "a.db", "-o", "best.yaml").out.splitlines() == [
         "best.yaml: study mine, trial 0, value 0.5000",
         "use it in your training loop: dropopt.attach(model, dropopt.load('best.yaml').engine, ...)",
     ]
@@ -153,7 +156,6 @@ def test_an_export_of_another_script_is_for_its_loop(tmp_path, command, monkeypa
 
 @pytest.mark.parametrize("kind", ["yaml", "json", "toml"])
 def test_export_gives_back_the_best_trial(in_studied, kind, command):
-    """The file contains the whole configuration and its provenance, and ``dropopt.load`` reads it."""
     out = command("export", "--study", "digits", "--format", kind, "-o", f"best.{kind}").out
     assert f"train with it: dropopt train best.{kind}" in out
     loaded = dropopt.load(f"best.{kind}")
@@ -165,11 +167,10 @@ def test_export_gives_back_the_best_trial(in_studied, kind, command):
     assert origin["made_with"]["versions"]["dropopt"] == dropopt.__version__
 
 
-def test_any_name_is_printed_in_any_encoding(tmp_path, command, monkeypatch):
+@pytest.mark.usefixtures("here")
+def test_any_name_is_printed_in_any_encoding(command, monkeypatch):
     """Standard output may lack its characters. An exported file is in UTF-8 nevertheless."""
-    study = optuna.create_study(storage=f"sqlite:///{tmp_path}/a.db", study_name="größe")
-    study.add_trial(optuna.trial.create_trial(value=1, user_attrs={"config": RunConfig().model_dump(mode="json")}))
-    monkeypatch.chdir(tmp_path)
+    stored("größe")
     for words in (["status"], ["export", "--list"], ["report"], ["export", "-o", "-"]):
         printed = io.BytesIO()
         with monkeypatch.context() as patch, io.TextIOWrapper(printed, encoding="ascii") as out:
@@ -182,13 +183,12 @@ def test_any_name_is_printed_in_any_encoding(tmp_path, command, monkeypatch):
     assert dropopt.load("piped.yaml").provenance["study"] == "größe"
 
 
-def test_json_has_no_numbers_that_are_not_finite(tmp_path, command, monkeypatch):
+@pytest.mark.usefixtures("here")
+def test_json_has_no_numbers_that_are_not_finite(command):
     """A metric of one's own may be NaN, and a value of another program infinite; JSON has null for both."""
-    monkeypatch.chdir(tmp_path)
-    study = optuna.create_study(storage="sqlite:///a.db", study_name="one")
-    study.add_trial(optuna.trial.create_trial(value=0.5, user_attrs={"val_accuracy": float("nan")}))
+    stored("one")
     several = optuna.create_study(storage="sqlite:///a.db", study_name="two", directions=["minimize", "minimize"])
-    several.add_trial(optuna.trial.create_trial(values=[1.0, float("inf")]))
+    several.add_trial(optuna.trial.create_trial(values=[1.0, math.inf]))
 
     def read(*words):
         return json.loads(command(*words, "--json", "--storage", "a.db").out, parse_constant=pytest.fail)
@@ -198,14 +198,13 @@ def test_json_has_no_numbers_that_are_not_finite(tmp_path, command, monkeypatch)
 
 
 def test_an_export_goes_to_standard_output_alone(in_studied, command):
-    """With ``-o -``, standard output is the file in every format, and no file is written."""
     before = os.listdir()
     out = command("export", "-o", "-").out
     assert os.listdir() == before
     Path("piped.yaml").write_text(out)
     found = dropopt.load("piped.yaml")
     assert 0 < found.complexity < 1
-    line = "dropopt run digits --epochs 4 --subset 900 --n-trials 2"
+    line = "dropopt run digits --epochs 4 --subset 900 --n-trials 2 --n-jobs 1"
     assert found.provenance["study_command"] == found.provenance["made_with"]["command"] == line
     assert found.provenance["train_command"] == f"dropopt train --study digits --trial {found.provenance['trial']}"
     assert json.loads(command("export", "-o", "-", "--format", "json").out)["schema"] == 1
@@ -217,19 +216,18 @@ def test_an_export_goes_to_standard_output_alone(in_studied, command):
     assert command("export", "--quiet").out == ""
 
 
-def test_a_python_export_trains(in_studied, command):
-    """The program trains as the trial did."""
+def test_a_python_export_trains(in_studied, command, capsys):
     out = command("export", "-o", "loop.py").out
     assert "train with it: python loop.py" in out
-    printed = call("loop.py", cwd=".", program=[sys.executable])
-    last = re.search(r"epoch 4 of 4: loss (\d\.\d+), accuracy (\d\.\d+)\n$", printed)
+    capsys.readouterr()
+    runpy.run_path("loop.py", run_name="__main__")
+    last = re.search(r"epoch 4 of 4: loss (\d\.\d+), accuracy (\d\.\d+)\n$", capsys.readouterr().out)
     command("export", "-o", "same.yaml")
     assert abs(float(last[2]) - dropopt.load("same.yaml").provenance["val_accuracy"]) < 0.15
     command("export", "-o", "loop.py")
 
 
 def test_from_a_trial_to_predictions(in_studied, command, monkeypatch):
-    """A trial is trained from the storage on as many threads as asked, kept as a model, and classifies files."""
     threads = []
     monkeypatch.setattr("torch.set_num_threads", threads.append)
     printed = command("train", "--trial", "1", "--threads", "2", "-o", "my model.safetensors", "--json")
@@ -270,7 +268,6 @@ def test_version_and_short_help(command, monkeypatch):
 
 
 def test_train_reports_validation_and_test(in_studied, command):
-    """``dropopt train`` repeats the exported trial and reports the test accuracy with n and its error."""
     command("export", "-o", "best.yaml")
     out = command("train", "best.yaml", "-o", "model.pt").out
     accuracy = f"{dropopt.load('best.yaml').provenance['val_accuracy']:.4f}"
@@ -293,6 +290,7 @@ def test_train_reports_validation_and_test(in_studied, command):
 )
 def test_a_training_that_is_stopped_says_how_to_go_on(in_studied, command, monkeypatch, options, kept):
     """Only with ``--checkpoints`` does the same line go on."""
+    Path("best.yaml").write_text("provenance: {study: other}")
     command("export", "-o", "best.yaml", "--force")
     monkeypatch.setattr(training, "fit", MagicMock(side_effect=KeyboardInterrupt))
     printed = command("train", "best.yaml", *options, code=130)
@@ -300,7 +298,6 @@ def test_a_training_that_is_stopped_says_how_to_go_on(in_studied, command, monke
 
 
 def test_the_dashboard_shows_the_study_on_this_machine_only(studied):
-    """optuna-dashboard answers at the printed loopback address."""
     folder, _ = studied
     process = subprocess.Popen([*PROGRAM, "dashboard", "--port", "0"], cwd=folder, stdout=subprocess.PIPE, text=True)
     try:
@@ -314,7 +311,6 @@ def test_the_dashboard_shows_the_study_on_this_machine_only(studied):
 
 
 def test_confirm_trains_again_and_reads_the_test_set(studied, tmp_path, command, monkeypatch):
-    """The result is JSON; its test scores are those of the same networks trained again; no checkpoint is left."""
     shutil.copytree(studied[0] / "runs", tmp_path / "runs")
     monkeypatch.chdir(tmp_path)
     options = ("--top", "1", "--seeds", "2", "--json", "--optimise", "accuracy", "--n-jobs", "1")
@@ -332,12 +328,12 @@ def test_confirm_trains_again_and_reads_the_test_set(studied, tmp_path, command,
 
 
 def test_bad_input_is_reported_in_one_line(in_studied, command, monkeypatch):
-    """Each error is one line that names the allowed values, with exit code 2 and no traceback."""
     # One of the URLs has a password, about which there is a warning before the error.
     monkeypatch.setattr("dropopt.study.store.url._warn_of_password", lambda: None)
     Path("file").write_text("")
     Path("bad.yaml").write_text("engine:\n  r0: 1.3\n")
     Path("odd.yaml").write_text("engine:\n  alfa: 0.3\n")
+    Path("other.yaml").write_text("provenance: {study: other}")
     for arguments, message in {
         "run nothing.py": "study nothing.py does not exist; give a .py file or one of: ",
         "run digit": "no study 'digit'; did you mean 'digits'? known: ",
@@ -366,6 +362,7 @@ def test_bad_input_is_reported_in_one_line(in_studied, command, monkeypatch):
         "export --study digit": "no study 'digit' in this storage; did you mean 'digits'? known: digits",
         "export --study digits --trial 9": "study 'digits' has no trial 9; there are: 0 to 1",
         "export --study digits --format xml": "format must be yaml, json, toml or python, got 'xml'",
+        "export --study digits -o other.yaml": "other.yaml exists and is of study 'other'",
         "export --study digits -o none/best.yaml": "none/best.yaml cannot be written",
         "efficacy -o none/prior.json": "none/prior.json cannot be written: its folder does not exist",
         "run digits --set train.epocs=3": "unknown setting 'epocs' of train; did you mean 'epochs'?",
@@ -387,10 +384,10 @@ def test_bad_input_is_reported_in_one_line(in_studied, command, monkeypatch):
         assert message in line, arguments
         assert "secret" not in line
     assert not Path("none.db").exists()
+    assert Path("other.yaml").read_text() == "provenance: {study: other}"
 
 
 def test_the_go_on_line_repeats_every_option(command, monkeypatch):
-    """The command that the summary suggests to resume a study has the options of the session."""
     requests = []
     monkeypatch.setattr("dropopt.study.session.session.run", lambda request: requests.append(request) or 0)
     line = "run digits --study-name a --space paper --epochs 2 --subset 300 --sampler random --pruner none --seed 7"
@@ -401,34 +398,18 @@ def test_the_go_on_line_repeats_every_option(command, monkeypatch):
     assert requests[0].definition.n_trials == 2, "the summary adds --n-trials"
     assert sorted(requests[0].command.split()) == sorted(["dropopt", *line.split(), "--n-trials", "2"])
     assert requests[0].quiet
+    command("run", "digits")
+    assert requests[1].resume_command == requests[1].command == "dropopt run digits"
 
 
-def test_export_does_not_replace_the_file_of_another_study(studied, tmp_path, command, monkeypatch):
-    """A file of another study or of another kind stays, unless --force is given."""
-    folder, _ = studied
-    monkeypatch.chdir(tmp_path)
-    storage = ("--storage", str(folder / "runs" / "dropopt.db"))
-    Path("best.yaml").write_text("provenance: {study: other}")
-    assert "best.yaml exists and is of study 'other'" in command("export", *storage, code=2).err
-    assert Path("best.yaml").read_text() == "provenance: {study: other}"
-    for options in (("--force",), ()):
-        command("export", *options, *storage)
-    assert dropopt.load("best.yaml").provenance["study"] == "digits"
-
-
-def test_json_for_other_programs(in_studied, command):
-    """``status --json`` and ``efficacy --json`` print JSON and nothing else."""
+def test_status_and_efficacy_for_people_and_for_programs(in_studied, command):
+    """A table with one row for each study; with ``--json`` they print JSON and nothing else."""
+    assert re.search(r"digits +│ 2 complete +│ loss \d\.\d{4} +│ 0\.\d{4}", command("status").out)
     (study,) = json.loads(command("status", "--json").out)
     assert (study["study"], study["trials"]["complete"], study["objectives"]) == ("digits", 2, ["minimize"])
     learned = json.loads(command("efficacy", "--json").out)
     assert learned["study"] == "digits"
     assert learned["verdict"]
-
-
-def test_python_m_is_the_command(tmp_path):
-    """``python -m dropopt`` and ``python -m dropopt.cli`` are the command."""
-    for module in ("dropopt", "dropopt.cli"):
-        assert "Usage" in call("--help", cwd=tmp_path, program=[sys.executable, "-m", module])
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
@@ -446,8 +427,6 @@ def test_output_that_cannot_be_written_ends_a_command_in_at_most_one_line():
 
 
 def test_a_file_that_the_system_refuses_is_reported_in_one_line(command, monkeypatch):
-    """The name of the file and the system's reason, whatever the command was doing."""
-
     def refuse(path, **_):  # as with a name that is too long, before Python 3.14
         raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), str(path))
 
@@ -455,42 +434,29 @@ def test_a_file_that_the_system_refuses_is_reported_in_one_line(command, monkeyp
     assert command("status", "--storage", "long", code=1).err == "dropopt: long: File name too long\n"
 
 
-def test_a_study_with_any_name_has_a_figure(tmp_path, command, monkeypatch):
+@pytest.mark.usefixtures("here")
+def test_a_study_with_any_name_has_a_figure(command, monkeypatch):
     """The default name of the file has no part of a path, so that a comparison ends in the folder where it began."""
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("dropopt.study.session.comparing.compare", lambda request, console: (0, object()))
     monkeypatch.setattr("dropopt.study.show.comparison.show_comparison", lambda console, found: None)
     monkeypatch.setattr("dropopt.study.show.comparison.write_figure", lambda found, path: path.write_text("figure"))
     command("compare", "compact", "dropout", "--study-name", "mine/../../first")
-    assert [path.read_text() for path in tmp_path.iterdir()] == ["figure"]
+    assert [path.read_text() for path in Path().iterdir()] == ["figure"]
 
 
-def test_a_mistake_in_a_script_is_reported_with_its_path(tmp_path):
-    """For an unknown setting, a missing study or a syntax error, the message has the file and the reason."""
-    path = tmp_path / "own.py"
-    for text, message in {
-        "from dropopt.study import Study\nstudy = Study(name='a', trian={})\n": "unknown setting 'trian'",
-        "from dropopt.study import Study\nstudy = Study(name='a', train={'lr': -1})\n": "train.lr must be a number > 0",
-        "x = 1\n": "must define one Study (study = Study(...)), found 0",
-        "x = (\n": "own.py: reading it failed: SyntaxError: '(' was never closed (",
-        "x = 1\ny = z\n": "own.py: reading it failed: NameError: name 'z' is not defined (",
-        "from dropopt.study import Study\nstudy = Study(name='a', epochs=3)\n": "'epochs'; it is a setting of train",
-        "from dropopt.study import Study\nstudy = Study(nam='x')\n": "unknown setting 'nam'; did you mean 'name'?",
-        "from dropopt.study import Study\nstudy = Study()\n": "name is required",
-        "from dropopt.study import Study\nStudy(name='a').main()\n": "put study.main() below: if __name__ ==",
-        "from dropopt.study import Study\nstudy = Study(name='a', model=lambda: 1)\n": "model must be a function or",
-    }.items():
-        path.write_text(text)
-        with pytest.raises(ConfigError, match=re.escape(message)):
-            script.load(str(path))
-
-
-def test_a_study_finds_a_space_beside_its_script(tmp_path):
-    """A space's file is searched in the current folder and in the folder of the script."""
-    (tmp_path / "mine.yaml").write_text("engine:\n  r0: {low: 0, high: 0.2}\n")
-    assert Study(name="a", space="mine.yaml").load_space(tmp_path).parameters[0].high == 0.2
-    with pytest.raises(ConfigError, match=r"search space mine\.yaml does not exist"):
-        Study(name="a", space="mine.yaml").load_space(tmp_path / "elsewhere")
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"name": "a", "trian": {}}, "unknown setting 'trian'"),
+        ({"name": "a", "train": {"lr": -1}}, "train.lr must be a number > 0"),
+        ({"name": "a", "epochs": 3}, "'epochs'; it is a setting of train"),
+        ({"nam": "x"}, "unknown setting 'nam'; did you mean 'name'?"),
+        ({}, "name is required"),
+    ],
+)
+def test_a_mistake_in_a_study_is_named(settings, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        Study(**settings)
 
 
 def test_shipped_files_are_found_from_an_installed_package(tmp_path):
@@ -518,7 +484,6 @@ def test_shipped_files_are_found_from_an_installed_package(tmp_path):
 
 
 def test_shipped_names_are_the_files_of_the_repository():
-    """Every study and space of the repository is part of the package."""
     for kind, suffix in (("studies", ".py"), ("search_spaces", ".yaml")):
         assert shipped.names(kind) == sorted(path.stem for path in (ROOT / kind).glob(f"*{suffix}"))
 
@@ -532,13 +497,15 @@ def test_a_current_folder_that_was_deleted_is_named(program):
     assert done.stderr == "dropopt: the current folder was deleted; change to another one, as in: cd ~\n"
 
 
-def test_a_name_in_a_line_does_not_control_the_terminal(tmp_path, command):
-    """The line after an export and that of an error."""
-    storage = f"sqlite:///{tmp_path / 'a.db'}"
-    study = optuna.create_study(study_name="a\x1b[2Jb", storage=storage)
-    study.add_trial(optuna.trial.create_trial(value=0.5, user_attrs={"config": RunConfig().model_dump(mode="json")}))
-    exported = command("export", "--study", "a\x1b[2Jb", "-o", str(tmp_path / "best.yaml"), "--storage", storage)
-    refused = command("report", "--study", "c\x1b[2J", "--storage", storage, code=2)
+def test_python_m_with_the_module_is_the_command(tmp_path):
+    assert "Usage" in call("--help", cwd=tmp_path, program=[sys.executable, "-m", "dropopt.cli"])
+
+
+@pytest.mark.usefixtures("here")
+def test_a_name_in_a_line_does_not_control_the_terminal(command):
+    stored("a\x1b[2Jb")
+    exported = command("export", "--study", "a\x1b[2Jb", "-o", "best.yaml", "--storage", "a.db")
+    refused = command("report", "--study", "c\x1b[2J", "--storage", "a.db", code=2)
     assert "study a[2Jb" in exported.out
     assert "c[2J" in refused.err or "c\\x1b[2J" in refused.err
     assert "\x1b[2J" not in "".join((*exported, *refused))

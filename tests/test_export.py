@@ -8,7 +8,7 @@ from typing import get_args
 
 import pytest
 import yaml
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import dropopt
@@ -82,6 +82,7 @@ def refused(path, text=None, **options):
 class TestRoundTrip:
     """A file that is written and read again gives the same configuration."""
 
+    @settings(max_examples=50)
     @given(run=runs(), facts=st.dictionaries(st.text("ab!", max_size=3), plain_values(), max_size=3))
     @example(run=RunConfig(), facts={"text": "a\x85b", "value": 0.1 + 0.2, "trials": {"complete": 3}})
     @example(run=RunConfig.parse(TRICKY), facts=provenance(trial=1))
@@ -116,7 +117,6 @@ class TestRoundTrip:
                     assert field.default is None, f"{name} cannot be left out of a TOML file"
 
     def test_a_loaded_file_has_its_sections_as_attributes(self, tmp_path):
-        """The result has engine, train, data and model, and ``dropopt.load`` is the same function."""
         save(tmp_path / "best.yaml", RunConfig.parse(TRICKY), {})
         best = dropopt.load(tmp_path / "best.yaml")
         assert isinstance(best.engine, EngineConfig)
@@ -143,7 +143,6 @@ class TestRoundTrip:
             assert RunConfig.parse({k: v for k, v in plain.items() if k not in ("provenance", "schema")}) == run
 
     def test_a_file_is_replaced_whole(self, tmp_path, monkeypatch):
-        """A failed write leaves the old file and no temporary file, and its message is one line."""
         path = tmp_path / "best.yaml"
         save(path, RunConfig(), {"first": 1})
         with monkeypatch.context() as patch:
@@ -156,7 +155,6 @@ class TestRoundTrip:
             save(tmp_path / "none" / "best.yaml", RunConfig(), {})
 
     def test_a_file_has_the_usual_permissions(self, tmp_path):
-        """Others can read an exported file if the user's umask allows it."""
         (tmp_path / "plain").touch()
         save(tmp_path / "best.yaml", RunConfig(), {})
         assert (tmp_path / "best.yaml").stat().st_mode == (tmp_path / "plain").stat().st_mode
@@ -184,9 +182,8 @@ class TestPython:
     """A training loop as a program; tests/test_cli.py runs one."""
 
     def test_the_settings_are_those_of_the_run(self, tmp_path):
-        """The settings in the program, infinity included, give the same configuration."""
-        for settings in (TRICKY, {"engine": {"kind": "none"}}, {"model": {"options": {"x": [float("inf"), None]}}}):
-            run = RunConfig.parse(settings)
+        for chosen in (TRICKY, {"engine": {"kind": "none"}}, {"model": {"options": {"x": [float("inf"), None]}}}):
+            run = RunConfig.parse(chosen)
             save(tmp_path / "best.py", run, {"study": "a", "trial": 3})
             tree = ast.parse((tmp_path / "best.py").read_text())
             (call,) = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and getattr(n.func, "attr", "") == "parse"]
@@ -201,7 +198,6 @@ class TestPython:
         assert not [node for node in ast.walk(tree) if isinstance(node, ast.Raise)]
 
     def test_it_is_run_and_not_loaded(self, tmp_path):
-        """The message says what to type."""
         assert refused(tmp_path / "best.py").endswith(f"run it: python {tmp_path / 'best.py'}")
 
 
@@ -209,7 +205,6 @@ class TestByHand:
     """Files that a person writes."""
 
     def test_a_section_alone_is_enough(self, tmp_path):
-        """Sections and settings that are left out have their defaults."""
         path = tmp_path / "a.yaml"
         path.write_text("engine: {r0: 0.4}\n")
         assert load(path) == Exported(RunConfig(engine=EngineConfig(r0=0.4)), {})
@@ -278,7 +273,6 @@ class TestByHand:
         ],
     )
     def test_json_and_toml_faults_are_reported(self, tmp_path, suffix, text, said):
-        """JSON and TOML are checked as strictly. The messages of their parsers contain the line."""
         assert said in refused(tmp_path / f"a.{suffix}", text)
 
     def test_an_unreadable_file_is_reported(self, tmp_path):
@@ -308,7 +302,6 @@ class TestSafety:
         ],
     )
     def test_tags_are_refused(self, tmp_path, value):
-        """A file with a tag is refused, and the tag has constructed nothing."""
         ran = tmp_path / "ran"
         message = refused(tmp_path / "a.yaml", f"train: {{lr: 0.1}}\nengine: {value.replace('RAN', str(ran))}\n")
         assert message.startswith(":2: ")
@@ -316,7 +309,6 @@ class TestSafety:
         assert not ran.exists()
 
     def test_names_in_a_file_are_only_names(self, tmp_path):
-        """Loading a file that names a function does not import its module."""
         (tmp_path / "a.yaml").write_text("model: {name: 'antigravity:fly'}\ndata: {name: 'this:s'}\n")
         load(tmp_path / "a.yaml")
         assert not {"antigravity", "this"} & set(sys.modules)

@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 import torch
-from loops import DEMANDING, loader, refreshes
+from loops import DEMANDING, assert_continued, loader, refreshes
 from torch.nn import functional as F
 from toy import network, toy
 
@@ -34,11 +34,9 @@ class Module(lightning.LightningModule):
         self.losses = []  # of each batch: its epoch, the sum over its samples, and their number
 
     def forward(self, x):
-        """Logits."""
         return self.net(x)
 
     def training_step(self, batch, _):
-        """Loss of a batch."""
         loss = F.cross_entropy(self(batch[0]), batch[1])
         self.losses.append((self.current_epoch, loss.item() * len(batch[1]), len(batch[1])))
         return loss
@@ -50,7 +48,6 @@ class Module(lightning.LightningModule):
         self.log("val_accuracy", (logits.argmax(1) == batch[1]).float().mean())
 
     def configure_optimizers(self):
-        """SGD with momentum."""
         return torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9)
 
 
@@ -76,22 +73,15 @@ class Stop(lightning.Callback):
         self.epoch = epoch
 
     def on_train_epoch_end(self, trainer, module):
-        """Stop."""
         trainer.should_stop = trainer.current_epoch + 1 >= self.epoch
 
 
 def test_a_training_that_continues_gives_the_same_bits(tmp_path):
-    """Weights, rates and importances, with a probe, updates within the epoch and dropped updates."""
     whole, callback = train(tmp_path / "whole", DropoutCallback(DEMANDING))
     train(tmp_path / "half", DropoutCallback(DEMANDING), stop=1)
     (checkpoint,) = (tmp_path / "half").glob("epoch=0*.ckpt")
     resumed, again = train(tmp_path / "rest", DropoutCallback(DEMANDING), resume=checkpoint)
-    assert again.engine.rates() == callback.engine.rates()
-    for one, other in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True):
-        assert torch.equal(one, other)
-    importances = callback.engine.importances()
-    assert all(torch.equal(value, importances[name]) for name, value in again.engine.importances().items())
-    assert not any(part._forward_hooks for part in whole.modules())  # detached
+    assert_continued((whole, callback.engine), (resumed, again.engine))
 
 
 def test_the_engine_receives_metrics_progress_and_complexity(tmp_path):
@@ -119,14 +109,12 @@ class Unsized(torch.utils.data.IterableDataset):
         self.count = count
 
     def __iter__(self):
-        """Yield samples."""
         return zip(DATA.train.images.contiguous()[: self.count], DATA.train.labels[: self.count], strict=True)
 
 
 @pytest.mark.parametrize(
     "settings",
     [
-        {"data": torch.utils.data.DataLoader(Unsized(), 16)},
         {"data": torch.utils.data.DataLoader(Unsized(), 16), "val_check_interval": 4},
         {"limit_train_batches": 5, "val_check_interval": 0.5},  # after batches 2 and 4
         {"precision": "64-true"},
@@ -169,7 +157,6 @@ def test_without_validation_and_with_a_baseline(tmp_path):
 
 
 def test_a_metric_that_is_not_logged_is_an_error(tmp_path):
-    """The line says which names there are."""
     callback = DropoutCallback(EngineConfig(), val_accuracy="acc", complexity=0.5)
     with pytest.raises(ConfigError, match=r"no metric is called 'acc'; there are: val_loss, val_accuracy\. Log it"):
         train(tmp_path, callback)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from loops import DEMANDING
+from loops import DEMANDING, assert_continued
 from sklearn.base import clone
 from torch import nn
 from toy import network, toy
@@ -29,7 +29,6 @@ class Net(nn.Module):
         self.net = network()
 
     def forward(self, x):
-        """Logits."""
         return self.net(x)
 
 
@@ -45,8 +44,6 @@ def fit(callbacks, epochs=3, **options):
 
 
 def test_a_training_that_continues_gives_the_same_bits(tmp_path):
-    """Two epochs after LoadInitState equal the last two of three."""
-
     def callbacks(load):
         keep = Checkpoint(monitor=None, dirname=tmp_path)
         return [
@@ -58,7 +55,6 @@ def test_a_training_that_continues_gives_the_same_bits(tmp_path):
     # The total is that of the training without a break: one epoch, interrupted by an error.
     class Interrupt(skorch.callbacks.Callback):
         def on_epoch_end(self, net, **kwargs):
-            """Stop after the first epoch."""
             raise KeyboardInterrupt
 
     whole = fit(callbacks(load=False))
@@ -66,10 +62,7 @@ def test_a_training_that_continues_gives_the_same_bits(tmp_path):
     rest = fit(callbacks(load=True), epochs=2)
     assert len(rest.history) == 3
     first, second = dict(whole.callbacks_)["dropout"].engine_, dict(rest.callbacks_)["dropout"].engine_
-    assert first.rates() == second.rates()
-    for one, other in zip(whole.module_.state_dict().values(), rest.module_.state_dict().values(), strict=True):
-        assert torch.equal(one, other)
-    assert not any(part._forward_hooks for part in whole.module_.modules())
+    assert_continued((whole.module_, first), (rest.module_, second))
 
 
 def test_metrics_clones_and_predictions():

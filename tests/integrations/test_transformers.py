@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 import torch
-from loops import DEMANDING, refreshes
+from loops import DEMANDING, assert_continued, refreshes
 from toy import CLASSES, toy
 
 from dropopt.config import ConfigError, EngineConfig
@@ -76,22 +76,17 @@ class Stop(transformers.TrainerCallback):
         self.epoch = epoch
 
     def on_epoch_end(self, args, state, control, **kwargs):
-        """Stop."""
         control.should_training_stop = state.epoch >= self.epoch
 
 
 def test_a_training_that_continues_gives_the_same_bits(tmp_path):
-    """Weights, rates and importances."""
     callback, again = DropoutCallback(DEMANDING), DropoutCallback(DEMANDING)
     whole = train(tmp_path / "whole", callback)
     train(tmp_path / "half", DropoutCallback(DEMANDING), stop=1)
     (checkpoint,) = (tmp_path / "half").glob("checkpoint-*")
     assert (checkpoint / STATE).exists()
     rest = train(tmp_path / "half", again, resume=str(checkpoint))
-    assert again.engine.rates() == callback.engine.rates()
-    states = (whole.model.state_dict().values(), rest.model.state_dict().values())
-    assert all(torch.equal(one, other) for one, other in zip(*states, strict=True))
-    assert not any(part._forward_hooks for part in whole.model.modules())
+    assert_continued((whole.model, callback.engine), (rest.model, again.engine))
     with pytest.raises(ConfigError, match=r"dropopt\.pt does not exist: the checkpoint was written without"):
         train(tmp_path / "elsewhere", DropoutCallback(DEMANDING), resume=str(checkpoint))
 
@@ -120,13 +115,6 @@ def test_accumulated_gradients_leave_the_training_loss(tmp_path, make):
         train(tmp_path, callback, epochs=1, make=make, learning_rate=0.0, gradient_accumulation_steps=batches)
         losses.append(callback.engine._metrics.train_loss)
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-
-
-def test_a_training_that_ends_within_an_epoch_is_done(tmp_path):
-    """Progress is that of all steps of the training."""
-    callback = DropoutCallback(EngineConfig(), complexity=0.5)
-    train(tmp_path, callback, strategy="no", epochs=1.5)
-    assert callback.engine._metrics.progress == 1
 
 
 def test_rates_are_refreshed_once_after_each_due_step_and_epoch(tmp_path, monkeypatch):

@@ -50,7 +50,6 @@ def test_files_of_a_folder_are_prepared_as_its_test_split(tmp_path, kind, side):
 @pytest.mark.parametrize("side", [None, 5, 16])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_arrays_and_their_files_are_prepared_alike(tmp_path, side, channels):
-    """An array in the training's units, and the same pixels as PNG files."""
     shape = (8, 8) if channels == 1 else (8, 8, 3)
     y = np.arange(40) % 2
     arrays = {"x": images(40, *shape), "x_test": images(6, *shape)}
@@ -85,7 +84,6 @@ def test_colour_becomes_grey_for_a_grey_network(tmp_path):
 
 
 def test_what_cannot_be_prepared_is_reported(tmp_path):
-    """Unknown scales, other shapes, and files that are no images."""
     inputs = inputs_of(load_data(DataConfig(name=folder(tmp_path / "a"))))
     Image.fromarray(images(5, 5).astype(np.float32)).save(tmp_path / "deep.tif")
     (tmp_path / "text.png").write_text("text")

@@ -26,11 +26,11 @@ from dropopt.training import load_data
 from dropopt.training.calibration import calibration_error, temperature_of
 from dropopt.training.rates import rates_of
 
-TRAIN = {"epochs": 3, "batch_size": 32, "lr": 0.1, "device": "cpu", "channels_last": True, "amp": "bf16"}
+TRAIN = {"batch_size": 32, "lr": 0.1, "device": "cpu", "channels_last": True, "amp": "bf16"}
 
 
-def trained(path, facts=None, **settings):
-    run = RunConfig.parse({"data": {"subset": 200}, "train": TRAIN, **settings})
+def trained(path, facts=None, epochs=1, **settings):
+    run = RunConfig.parse({"data": {"subset": 200}, "train": {**TRAIN, "epochs": epochs}, **settings})
     done = retrain(run, facts or {}, threads=1, on_notice=print, on_epoch=lambda report: None)
     save_model(done, facts or {}, path)
     return done
@@ -41,7 +41,7 @@ def _digits(tmp_path_factory):
     """A model file of digits, and the training that wrote it."""
     path = tmp_path_factory.mktemp("model") / "model.safetensors"
     engine = {"r0": 0.3, "pattern": "channel", "allocation": "importance"}
-    return path, trained(path, {"study": "a", "trial": 7}, engine=engine)
+    return path, trained(path, {"study": "a", "trial": 7}, epochs=3, engine=engine)
 
 
 def source_units(data, split):
@@ -71,7 +71,6 @@ def test_it_predicts_what_the_training_measured(digits):
 
 
 def test_the_card_says_what_it_is(digits):
-    """Data with their hashes, metrics with intervals, versions and licences, as JSON and as text."""
     path, done = digits
     card = read_model(path).card
     assert card.data["sha256"] == done.data.fingerprint
@@ -106,7 +105,6 @@ def test_confidence_is_calibrated_on_the_validation_split(digits):
 
 
 def test_an_empty_image_gets_a_note(digits):
-    """A black image, and one of a single colour, have a class that means little; others have no note."""
     path, done = digits
     model = dropopt.load_model(path, device="cpu")
     flat = torch.tensor([0.0, 9.0]).view(2, 1, 1, 1).expand(2, 1, 8, 8)
@@ -144,7 +142,7 @@ def test_files_that_cannot_be_read_are_an_error_or_left_out(digits, tmp_path):
 )
 def test_the_rates_of_the_best_epoch_travel(tmp_path, engine):
     """Every pattern and baseline drops at prediction as in the best epoch of training."""
-    done = trained(tmp_path / "m.safetensors", engine=engine)
+    done = trained(tmp_path / "m.safetensors", epochs=3, engine=engine)
     model = dropopt.load_model(tmp_path / "m.safetensors", device="cpu")
     best = done.result.history[done.result.best_epoch - 1]
     applied = [float(site.p.mean()) if hasattr(site, "p") else site.part.p for _, site in model._dropper.sites]
@@ -196,7 +194,6 @@ def test_dropout_of_the_network_itself_is_sampled_beside_the_engines():
 
 @pytest.mark.parametrize("engine", [{"kind": "none"}, {"kind": "dropout2d", "p": 0.0}, {"r0": 0.0}])
 def test_a_network_that_drops_nothing_has_no_samples(tmp_path, engine):
-    """Without dropout, or with all rates at 0, a request for samples is refused."""
     done = trained(tmp_path / "m.safetensors", engine=engine)
     images = source_units(done.data, done.data.test)[:4]
     with pytest.raises(ConfigError, match=r"trained without dropout of its features.*leave out --samples"):
@@ -279,8 +276,6 @@ def test_malformed_files_are_reported_in_one_line(digits, tmp_path):
         ({"dropopt": "[" * 99999}, "its metadata are not valid JSON"),
         ({"weights": {"a": torch.zeros(1)}}, "do not fit the network small"),
         ({"rates": {"nowhere": {"p": [0.1]}}}, "drop rates for 'nowhere', where nothing is dropped"),
-        ({"rates": {"1": {"p": [2.0] * 32}}}, "must be in [0, 0.95], got 2 to 2"),
-        ({"rates": {"1": {"p": [0.1]}}}, "must have the shape (32,), got (1,)"),
         ({"rates": {"1": {"p": "x"}}}, "the drop rates are not lists of numbers"),
         ({"rates": {"1": 3}}, "the drop rates are not lists of numbers"),
     ]
@@ -296,8 +291,6 @@ def test_malformed_files_are_reported_in_one_line(digits, tmp_path):
 
 
 def test_a_network_that_holds_more_than_tensors_needs_another_format(tmp_path, digits):
-    """The message names what to type, and the file is not written."""
-
     class Odd(nn.Module):
         def get_extra_state(self):
             return {"steps": 3}

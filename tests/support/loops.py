@@ -1,5 +1,6 @@
 """What the tests of the integrations share: toy data in a loader, and settings that need every call of an engine."""
 
+import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from dropopt.config import EngineConfig
@@ -26,3 +27,14 @@ def refreshes(monkeypatch):
 
     monkeypatch.setattr(DropoutEngine, "step", spy)
     return seen
+
+
+def assert_continued(whole, rest):
+    """Assert that two trainings ended alike, each a model and its engine: weights, rates, importances, no hooks."""
+    (model, engine), (other, again) = whole, rest
+    assert again.rates() == engine.rates()
+    importances = engine.importances()
+    assert all(torch.equal(value, importances[name]) for name, value in again.importances().items())
+    weights = other.state_dict()
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+    assert not any(part._forward_hooks for part in (*model.modules(), *other.modules()))
