@@ -13,7 +13,6 @@ from dropopt.training.rates import apply_rates, rates_of
 
 
 def test_the_temperature_is_the_slope_of_a_logistic_regression():
-    """With two classes, 1 / T is the only coefficient of scikit-learn's fit to targets smoothed as in Platt scaling."""
     draw = torch.Generator().manual_seed(0)
     gap = 6 * torch.randn(300, generator=draw)
     labels = (torch.rand(300, generator=draw) > torch.sigmoid(gap / 2.5)).long()  # class 0 has the larger logit
@@ -32,7 +31,6 @@ def test_the_temperature_is_the_slope_of_a_logistic_regression():
 
 
 def test_the_temperature_has_limits():
-    """Never wrong among few images is no certainty; never right has no finite temperature."""
     logits = torch.tensor([[4.0, 0.0, 0.0]]).repeat(8, 1)
     # The best confidence is the smoothed target, 1 - 0.1 + 0.1 / 3: exp(4 / T) = 2 * 0.9333 / 0.0667.
     expected = 4 / torch.tensor(2 * (0.9 + 0.1 / 3) / (0.2 / 3)).log()
@@ -75,7 +73,6 @@ def test_rates_are_applied_to_another_engine(settings):
 
 @pytest.mark.parametrize("settings", ENGINES)
 def test_wrong_rates_are_refused(settings):
-    """Those of other sites, of other shapes, and numbers that are no drop rates."""
     with attached(settings) as engine:
         name, tensors = next(iter(rates_of(engine).items()))
         p, shape = tensors["p"], tuple(tensors["p"].shape)

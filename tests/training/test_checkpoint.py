@@ -71,8 +71,6 @@ class TestResume:
         assert seen == []
 
     def test_the_networks_own_dropout_continues(self, tmp_path):
-        """Without an engine, the masks of nn.Dropout are those of an uninterrupted run."""
-
         def run(**options):
             torch.manual_seed(0)
             model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(128, CLASSES))
@@ -88,7 +86,6 @@ class TestCheckpointFile:
     """The file is complete or absent, and never runs code."""
 
     def test_a_kill_at_any_stage_leaves_the_old_file(self, tmp_path):
-        """A process that dies while writing, syncing or renaming leaves the old content; leftovers are cleared."""
         script = textwrap.dedent(
             """
             import os, pathlib, sys
@@ -135,7 +132,6 @@ class TestCheckpointFile:
 
     @pytest.mark.parametrize("function", ["fsync", "replace", "fdopen"])
     def test_a_full_disk_gives_a_warning(self, tmp_path, monkeypatch, function):
-        """Training goes on, the previous checkpoint remains and loads, and no temporary file is left."""
         path = tmp_path / "run.pt"
         whole = train()
 
@@ -154,33 +150,29 @@ class TestCheckpointFile:
         assert_same(whole, train(on_epoch=lambda report: epochs.append(report.epoch), checkpoint=path))
         assert epochs == [3, 4]
 
-    def damaged(self, path, content):
-        """Train with ``content`` in place of the checkpoint."""
+    def set_aside(self, path, content):
+        """Check that ``content`` in place of the checkpoint is not read, and that it is kept."""
         path.write_bytes(content)
         with pytest.warns(UserWarning, match=r"is not usable .* kept as run.pt.bad and training starts afresh"):
-            result = train(checkpoint=path)
+            assert checkpoint.read_checkpoint(path, "mine", torch.device("cpu")) is None
+        assert not path.exists()
         assert path.with_name("run.pt.bad").read_bytes() == content
-        return result
 
     def test_a_damaged_file_is_set_aside(self, tmp_path):
-        """A truncated, damaged or foreign file is renamed to .bad with a warning, and the run equals a fresh one."""
-        path = tmp_path / "run.pt"
-        whole = train(checkpoint=path)
+        path, foreign = tmp_path / "run.pt", io.BytesIO()
+        checkpoint.write_checkpoint(path, "mine", {"a": torch.zeros(200)}, [], torch.device("cpu"))
         content = path.read_bytes()
         flipped = bytearray(content)
         flipped[len(content) // 2] ^= 255
-        foreign = io.BytesIO()
         torch.save([1, 2], foreign)
         cuts = (0, 1, 100, len(content) // 2, len(content) - 1)
         strangers = (bytes(flipped), b"hello", foreign.getvalue(), seal(foreign.getvalue()), seal(b"hello"))
         for bad in (*(content[:cut] for cut in cuts), *strangers):
-            assert_same(whole, self.damaged(path, bad))
+            self.set_aside(path, bad)
 
     @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
     def test_what_is_not_a_file_is_set_aside(self, tmp_path):
-        """Reading a named pipe, or a device without an end, would never return."""
-        path = tmp_path / "run.pt"
-        whole = train()
+        path, whole = tmp_path / "run.pt", train()
         for number, make in enumerate((os.mkfifo, os.mkdir, lambda here: os.symlink("/dev/zero", here))):
             make(path)
             with pytest.warns(UserWarning, match="it is not a file"):
@@ -212,7 +204,6 @@ class TestCheckpointFile:
         assert _identity(model, engine, named, recipe(lr_scale={"1.*": 0.5}), Task()) == digest(more)
 
     def test_the_file_of_another_network_or_version_is_set_aside(self, tmp_path, monkeypatch):
-        """A checkpoint of a network with other shapes, or of another version of the format, is not used."""
         path = tmp_path / "run.pt"
         train(checkpoint=path)
         with pytest.warns(UserWarning, match="it belongs to another run"):
@@ -224,7 +215,6 @@ class TestCheckpointFile:
             train(checkpoint=path.with_name("new.pt"))
 
     def test_leftovers_of_a_killed_process_are_removed(self, tmp_path):
-        """A temporary file beside the checkpoint is deleted by the next run, before it writes."""
         leftover = tmp_path / ".run.pt.abc.tmp"
         leftover.write_bytes(b"half")
         there = []
@@ -252,9 +242,8 @@ class TestCheckpointFile:
             assert checkpoint.read_checkpoint(path, "mine", gpu) is None
 
     def test_it_never_runs_code(self, tmp_path):
-        """A pickle that would create a folder is refused and set aside, even with a valid checksum."""
         evil, saved = MakesFolder(tmp_path / "ran"), io.BytesIO()
         torch.save({"version": 1, "identity": evil}, saved)
         for wrapped in (saved.getvalue(), seal(saved.getvalue()), pickle.dumps(evil), seal(pickle.dumps(evil, 2))):
-            self.damaged(tmp_path / "run.pt", wrapped)
+            self.set_aside(tmp_path / "run.pt", wrapped)
         assert not (tmp_path / "ran").exists()

@@ -34,7 +34,6 @@ class TestEvaluate:
 
     @pytest.mark.parametrize("task", [None, Task(F.cross_entropy, None)])
     def test_a_sum_over_many_batches_keeps_its_digits(self, task):
-        """Sums of batches are added in double precision."""
         count = 3 * 2048 + 100
         logits = torch.zeros(count, 2)
         logits[:, 1] = torch.where(torch.arange(count) < 2048, 1e6, torch.linspace(0.1, 1.1, count))
@@ -60,7 +59,6 @@ class TestEvaluate:
         torch.testing.assert_close(logits_of(model, data.train, config)[0], outputs.float(), rtol=0, atol=0)
 
     def test_outputs_and_labels_are_where_the_model_is(self, monkeypatch):
-        """Batches of a split in main memory go to the device of the model."""
         monkeypatch.setattr(module, "autocast", lambda *_: nullcontext())  # there is none for the device meta
         split = Split(torch.zeros(50, 2, 4, 4), torch.zeros(50, dtype=torch.int64))
         model = nn.Sequential(nn.Flatten(), nn.Linear(32, 3, device="meta"))
@@ -82,7 +80,6 @@ class TestEvaluate:
         assert math.isclose(found, expected, rel_tol=1e-9)
 
     def test_it_changes_nothing(self):
-        """Modes (mixed ones too), BatchNorm statistics, gradients and random state are as before."""
         model = network()
         model.train()
         model[1].eval()
@@ -99,7 +96,6 @@ class TestEvaluate:
 
         class Folded(nn.Flatten):
             def train(self, mode=True):
-                """Say which mode it is."""
                 told.append(mode)
                 return super().train(mode)
 

@@ -24,12 +24,12 @@ CONFIGS = {
 
 
 def by_fit(config, data):
-    """Train with ``fit``; return the rates and losses of each epoch, and the engine's last rates."""
-    seen = []
+    """Train with ``fit``; return the losses, rates and weights of each epoch, and the engine's last rates."""
     settings = recipe(epochs=EPOCHS, batch_size=BATCH, schedule="constant", seed=SEED)
     model = network(SEED)
     with dropopt.attach(model, config, example=data.train.images[:2], complexity=data.complexity) as engine:
-        fit(model, engine, data, settings, lambda report: seen.append((report.train_loss, report.val_loss)))
+        result = fit(model, engine, data, settings)
+        seen = [(report.train_loss, report.val_loss, report.rates, report.weights) for report in result.history]
         return seen, engine.rates()
 
 
@@ -66,25 +66,30 @@ def by_own_loop(config, data):
                 logits = model(data.validation.images.contiguous())
             val_loss = F.cross_entropy(logits, data.validation.labels).item()
             val_accuracy = (logits.argmax(1) == data.validation.labels).double().mean()
+            in_force = engine.rates(), engine.weights()
             engine.probe(images, labels)
             engine.step(
                 epoch=epoch + 1, epochs=EPOCHS, train_loss=train_loss, val_loss=val_loss, val_accuracy=val_accuracy
             )
-            seen.append((train_loss, val_loss))
+            seen.append((train_loss, val_loss, *in_force))
         return seen, engine.rates()
+
+
+def numbers(rows):
+    """Rates by place and by what they are."""
+    return {(row["site"], name): value for row in rows for name, value in row.items() if name != "site"}
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_the_loop_of_the_readme_equals_fit(config):
-    """Losses of every epoch, and the rates of every method at every place, agree."""
     data = toy()
-    (losses, rates), (own_losses, own_rates) = by_fit(config, data), by_own_loop(config, data)
-    assert own_losses == [pytest.approx(pair, rel=1e-5) for pair in losses]
-    assert [row["site"] for row in own_rates] == [row["site"] for row in rates]
-    for one, other in zip(own_rates, rates, strict=True):
-        assert {k: v for k, v in one.items() if k != "site"} == pytest.approx(
-            {k: v for k, v in other.items() if k != "site"}, rel=1e-5
-        )
+    (epochs, rates), (own_epochs, own_rates) = by_fit(config, data), by_own_loop(config, data)
+    for (*losses, in_force, weights), (*own_losses, own_in_force, own_weights) in zip(epochs, own_epochs, strict=True):
+        assert own_losses == pytest.approx(losses, rel=1e-5)
+        assert numbers(own_in_force) == pytest.approx(numbers(in_force), rel=1e-5)
+        assert own_weights == pytest.approx(weights, rel=1e-5)
+    assert numbers(own_rates) == pytest.approx(numbers(rates), rel=1e-5)
+    assert numbers(own_rates) != pytest.approx(numbers(own_in_force), rel=1e-5)
 
 
 NUMBERS = (

@@ -156,7 +156,6 @@ def test_a_network_that_returns_probabilities_is_noted(network, said):
 
 
 def test_a_rehearsal_does_not_change_the_run():
-    """A run gives the same numbers with and without a rehearsal before it."""
     run = run_of("Tutorial", engine={"r0": 0.3})
     alone, _, _ = train_run(run)
     prepare(run)

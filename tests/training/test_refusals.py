@@ -43,7 +43,6 @@ def message(function, *arguments, error=ConfigError, **options):
 
 
 def test_augmentation_needs_images_and_an_order():
-    """Neither signals, nor loaders with batches of their own."""
     said = "augment is for images (N, C, H, W), the samples are (4, 2, 9); remove it"
     assert message(augmentation.draw, ("flip",), torch.zeros(4, 2, 9), seed=0, epoch=1, device=CPU) == said
     said = "augment is for samples of one image, and these have several inputs; remove it"
@@ -57,7 +56,6 @@ def test_augmentation_needs_images_and_an_order():
 
 
 def test_losses_and_metrics_that_give_no_number():
-    """A loss takes a tensor, a metric returns one number; outputs are tensors, or tuples and mappings of them."""
     said = "task.loss mse_loss takes a model that returns a tensor, not tuple"
     assert message(LOSSES["mse_loss"], (1, 2), torch.zeros(2)) == said
     for value in ("text", torch.zeros(2), None):
@@ -89,8 +87,6 @@ def test_a_metric_that_is_not_finite_ends_a_training():
 
 
 def test_a_loader_that_is_exhausted(monkeypatch):
-    """An iterator gives batches once."""
-
     feed = SimpleNamespace(steps=1, epoch=lambda number: iter(()))
     monkeypatch.setattr(sys.modules["dropopt.training.fit"], "feed_of", lambda *given: feed)
     said = "epoch 1 has no training samples: the loader is exhausted"
@@ -118,7 +114,6 @@ def test_a_parameter_that_a_step_does_not_use_stays():
             self.inside, self.early, self.seen = network(), nn.Parameter(torch.ones(1, 1)), []
 
         def forward(self, x):
-            """Logits."""
             self.seen.append(self.early.item())
             return self.inside(x) * self.early if len(self.seen) == 1 else self.inside(x)
 
@@ -139,7 +134,6 @@ def test_the_size_of_a_batch_depends_on_the_largest_input():
 
 
 def test_an_empty_split_is_not_evaluated():
-    """Outputs come in batches of a few images, in eval mode only if the model is."""
     assert message(evaluate, network(), toy().train.head(0), recipe()) == "an empty split cannot be evaluated"
     model, split = network().eval(), toy(n=500, side=32).train
     pooled = nn.Sequential(nn.AdaptiveAvgPool2d(8), model)
@@ -157,7 +151,6 @@ def test_an_empty_split_is_not_evaluated():
         """Outputs in a tuple, with something that is no tensor."""
 
         def forward(self, x):
-            """All of them."""
             return x.mean((1, 2, 3)), 3
 
     task = Task(lambda outputs, targets: outputs[0].mean(), lambda outputs, targets: seen.append(outputs) or 0.5)
@@ -173,7 +166,6 @@ def test_an_empty_split_is_not_evaluated():
 
 @pytest.mark.usefixtures("cache")
 def test_arrays_and_folders_that_cannot_be_read(tmp_path, monkeypatch):
-    """A damaged array, and a folder that may not be read."""
     name = npz(tmp_path / "a.npz", x=images(4, 5, 5), y=np.arange(4) % 2)
 
     def damaged(file, key):
@@ -198,7 +190,6 @@ def test_arrays_and_folders_that_cannot_be_read(tmp_path, monkeypatch):
 
 
 def test_images_of_any_sides(tmp_path):
-    """Height and width, the side of a square, or the size of the file."""
     pixels = images(6, 9, 3)
     Image.fromarray(pixels).save(tmp_path / "a.png")
     Image.fromarray(pixels[..., 0].astype(np.uint16)).save(tmp_path / "b.png")

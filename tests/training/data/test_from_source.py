@@ -36,31 +36,30 @@ class TestSplits:
         assert data.pixels == PixelFormat(white=16.0, whole=True, files=False)
         assert not any(data.duplicates.values())  # digits has no duplicates, so no image is in two splits
 
-    def test_validation_seed_draws_the_validation_split_only(self):
-        """The test split and the subset stay; their other images are divided anew. null is split_seed."""
+    def test_subset_and_validation_seed(self):
+        """Training and validation images together are ``subset``, and the test images those of the whole data set.
+
+        A seed of the validation split divides the images of the subset anew. null is split_seed.
+        """
+
+        def load(**settings):
+            return load_data(DataConfig(name="digits", split_seed=3, **settings))
 
         def pool(data):
             rows = torch.cat([data.train.tensor, data.validation.tensor]) * data.std[0] + data.mean[0]
             return sorted(map(tuple, rows.flatten(1).round().int().tolist()))
 
-        whole, first = (load_data(DataConfig(name="digits", subset=200, split_seed=seed)) for seed in (0, 3))
-        same = load_data(DataConfig(name="digits", subset=200, split_seed=3, validation_seed=3))
-        other = load_data(DataConfig(name="digits", subset=200, split_seed=3, validation_seed=4))
+        whole, first, same = load(), load(subset=200), load(subset=200, validation_seed=3)
+        other, foreign = load(subset=200, validation_seed=4), load_data(DataConfig(name="digits", subset=200))
         assert same.fingerprint == first.fingerprint
-        assert not {*first.fingerprint.values()} & {*whole.fingerprint.values()}
-        assert other.fingerprint["test"] == first.fingerprint["test"]
+        assert not {*first.fingerprint.values()} & {*foreign.fingerprint.values()}
+        assert other.fingerprint["test"] == first.fingerprint["test"] == whole.fingerprint["test"]
         assert other.fingerprint["validation"] != first.fingerprint["validation"]
         assert pool(other) == pool(first)
+        assert len(pool(first)) == 200
         assert len(other.validation) == len(first.validation)
+        assert torch.bincount(first.train.labels).min() >= 15
         assert first.drawn == ("validation", "test")
-
-    def test_subset_is_exact_and_leaves_the_test_split_alone(self):
-        """Training and validation images together are ``subset``; the test images are those of the whole data set."""
-        whole = load_data(DataConfig(name="digits"))
-        part = load_data(DataConfig(name="digits", subset=200))
-        assert len(part.train) + len(part.validation) == 200
-        assert part.fingerprint["test"] == whole.fingerprint["test"]
-        assert torch.bincount(part.train.labels).min() >= 15
 
     @pytest.mark.parametrize(
         ("test", "validation", "sizes"),
@@ -74,7 +73,6 @@ class TestSplits:
         assert all(set(split.labels.tolist()) == {0, 1, 2} for split in data.splits().values())
 
     def test_an_impossible_subset_is_refused(self):
-        """A subset larger than the data, or too small for every class, is refused with the allowed range."""
         for subset in (19, 1439):
             message = f"digits: subset: must be in [20, 1438] images for 10 classes, got {subset}"
             assert refused("digits", subset=subset) == message
@@ -125,6 +123,8 @@ class TestNumbers:
         data = load_data(DataConfig(name=npz(tmp_path / "a.npz", x=x, y=np.arange(300) % 3)))
         train = data.train.images
         assert train.dtype == torch.float32
+        assert train.is_contiguous(memory_format=torch.channels_last)
+        assert (data.channels, data.image_size) == (3, (5, 5))
         assert train.mean((0, 2, 3)).abs().max() < 1e-4
         assert (train.std((0, 2, 3), correction=0) - 1).abs().max() < 1e-4
         assert data.test.images.mean((0, 2, 3)).abs().max() < 0.2
@@ -141,19 +141,16 @@ class TestNumbers:
         assert (data.test.images[:, 1] - 1).abs().max() < 1e-4
 
     def test_an_overflowing_range_is_refused(self, tmp_path):
-        """A range that overflows float32 is refused with the largest value."""
         x = np.full((40, 5, 5), 3e38, np.float32)
         x[:, 0] = -3e38
         name = npz(tmp_path / "a.npz", x=x, y=np.arange(40) % 2)
         assert refused(name) == f"{name}: images must hold values that float32 can normalise, got up to 3e+38"
 
     def test_chunks_hold_a_number_of_values(self, monkeypatch):
-        """As many images as have so many values, in all their channels; at least one."""
         monkeypatch.setattr(memory, "CHUNK", 100)
         assert [memory.images_per_chunk(torch.zeros(9, 2, 5, side)) for side in (3, 5, 10, 20)] == [3, 2, 1, 1]
 
     def test_images_larger_than_memory_are_refused(self):
-        """Images that do not fit into memory give one line with the memory they need."""
         for kind, need in ((torch.uint8, "4.69e+07"), (torch.float32, "1.88e+08")):
             with pytest.raises(ConfigError) as caught:
                 allocate("digits", (10**9, 3, 4096, 4096), kind)
@@ -161,12 +158,6 @@ class TestNumbers:
                 f"digits: 1000000000 images of 3x4096x4096 need {need} GiB, more than is available; use a smaller "
                 "image_size"
             )
-
-    def test_images_are_channels_last(self, tmp_path):
-        """Images are kept in channels_last memory, so that no epoch has to convert them."""
-        data = load_data(DataConfig(name=npz(tmp_path / "a.npz", x=images(20, 3, 5, 5), y=np.arange(20) % 2)))
-        assert data.train.images.is_contiguous(memory_format=torch.channels_last)
-        assert (data.channels, data.image_size) == (3, (5, 5))
 
     def test_the_fingerprint_changes_with_one_pixel(self, tmp_path):
         """Changing one pixel changes the hash of its split and of no other."""
@@ -177,7 +168,6 @@ class TestNumbers:
         assert sum(first[name] != second[name] for name in first) == 1
 
     def test_duplicates_across_splits_are_counted_and_reported(self, tmp_path):
-        """Exact copies of training images in the test split are counted, and a notice reports them."""
         x, test = images(30, 5, 5), images(10, 5, 5)
         test[:3] = x[4]
         arrays = {"x": x, "x_val": images(4, 5, 5), "x_test": test}

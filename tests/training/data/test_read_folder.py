@@ -50,16 +50,10 @@ def tiff(path, pixels, sample_format):
 class TestFolder:
     """One folder of images per class."""
 
-    def test_a_tree_without_splits_is_split(self, tmp_path):
-        """Class folders give the names of the classes; all three splits are drawn."""
-        data = load_data(DataConfig(name=folder(tmp_path / "tree", n=10)))
-        assert data.classes == ("cat", "dog")
-        assert [len(split) for split in data.splits().values()] == [13, 3, 4]
-        assert data.train.images.shape[1:] == (3, 10, 10)  # the shorter side
-
     @pytest.mark.parametrize(
         ("names", "sizes"),
         [
+            (("",), [13, 3, 4]),
             (("train", "validation", "test"), [20, 6, 8]),
             (("train", "val", "test"), [20, 6, 8]),
             (("Train", "Test"), [16, 4, 8]),
@@ -67,15 +61,15 @@ class TestFolder:
         ],
     )
     def test_own_splits_are_used(self, tmp_path, names, sizes):
-        """train/, validation/ (or val/) and test/ are splits, not classes; missing ones are drawn from train/."""
+        """train/, validation/ (or val/) and test/ are splits, not classes; missing ones are drawn."""
         for name in names:
             folder(tmp_path / name, n=10 if name == names[0] else 4 if name == names[-1] else 3)
         data = load_data(DataConfig(name=f"folder:{tmp_path}"))
         assert data.classes == ("cat", "dog")
         assert [len(split) for split in data.splits().values()] == sizes
+        assert data.train.images.shape[1:] == (3, 10, 10)  # the shorter side
 
     def test_the_default_size_is_the_median(self, tmp_path, monkeypatch):
-        """Images of several sizes become squares of the median of their shorter sides, those of a sample of files."""
         for number, size in enumerate([(9, 8), (60, 40), (12, 30), (12, 13), (11, 50)]):
             name = folder(tmp_path / "tree", classes=("cat", "dog"), n=2, size=size)
             for kind in ("cat", "dog"):
@@ -86,13 +80,11 @@ class TestFolder:
         assert load_data(DataConfig(name=name)).image_size == (8, 8)
 
     def test_one_colour_image_gives_three_channels(self, tmp_path):
-        """Greyscale images are repeated in three channels if any image has colours."""
         folder(tmp_path / "tree", classes=("cat",), n=10)
         data = load_data(DataConfig(name=folder(tmp_path / "tree", classes=("dog",), n=10, mode="L")))
         assert data.channels == 3
 
     def test_images_are_read_once(self, tmp_path, monkeypatch):
-        """The second load opens no image; a changed file or a damaged cache is read again."""
         name = folder(tmp_path / "tree")
         config = DataConfig(name=name, image_size=10)
         first = load_data(config)
@@ -116,7 +108,6 @@ class TestFolder:
         assert len(load_data(DataConfig(name=name, image_size=8)).train) > 0
 
     def test_swapped_files_with_old_times_are_read_again(self, tmp_path):
-        """Two images of equal size and modification time that swap classes change the fingerprint."""
         name = folder(tmp_path / "tree", n=10, size=(8, 8))
         cat, dog = (tmp_path / "tree" / kind / "0.bmp" for kind in ("cat", "dog"))
         for path in (cat, dog):
@@ -128,7 +119,6 @@ class TestFolder:
         assert load_data(DataConfig(name=name)).fingerprint != first.fingerprint
 
     def test_a_full_disk_does_not_read_twice(self, tmp_path, monkeypatch):
-        """If the cache file cannot be written, the images already read are used."""
         times = []
         monkeypatch.setattr(module, "_read_all", lambda *given: times.append(1) or _read_all(*given))
 
@@ -141,7 +131,6 @@ class TestFolder:
         assert times == [1]
 
     def test_temporary_files_of_killed_processes_are_removed(self, tmp_path, cache):
-        """An incomplete cache file left by a killed process is deleted by the next one."""
         name = folder(tmp_path / "tree")
         load_data(DataConfig(name=name))
         (kept,) = (cache / "folders").glob("*.pt")
@@ -152,14 +141,12 @@ class TestFolder:
         assert not left.exists()
 
     def test_without_a_cache_folder_there_is_a_warning(self, tmp_path, monkeypatch):
-        """If the cache folder cannot be created, the images are loaded with a warning."""
         (tmp_path / "file").write_text("")
         monkeypatch.setenv("DROPOPT_CACHE", str(tmp_path / "file"))
         with pytest.warns(UserWarning, match="not cached"):
             assert len(load_data(DataConfig(name=folder(tmp_path / "tree"))).train) == 6
 
     def test_damaged_images_are_named(self, tmp_path):
-        """Half an image, a text file with an image's suffix and an empty file are each named."""
         tree = tmp_path / "tree"
         name = folder(tree, n=4, size=(40, 40))
         victim = tree / "dog" / "2.png"
@@ -172,7 +159,6 @@ class TestFolder:
             )
 
     def test_all_damaged_images_are_named(self, tmp_path):
-        """The first with its reason, the others by name, and what to do; without them the folder is read."""
         name = folder(tmp_path / "tree")
         broken = [tmp_path / "tree" / "cat" / f"a{number}.jpg" for number in range(5)]
         for path in broken:
@@ -185,8 +171,6 @@ class TestFolder:
         assert len(load_data(DataConfig(name=name)).train) > 0
 
     def test_invalid_trees_are_refused(self, tmp_path):
-        """A missing folder, one class, an empty class, a class only in test/, and test/ without train/ are refused."""
-
         def message(name):
             return refused(f"folder:{tmp_path / name}").replace(f"{tmp_path}/", "")
 
@@ -217,7 +201,6 @@ class TestFolder:
         assert message("seven") == "seven has both Valid and val; keep one of them"
 
     def test_a_class_missing_from_a_split_is_reported(self, tmp_path):
-        """A test folder without cats is used, and a notice says so; its dogs keep their class number."""
         folder(tmp_path / "train", n=10)
         folder(tmp_path / "test", classes=("dog",), n=2)
         data = load_data(DataConfig(name=f"folder:{tmp_path}"))
@@ -429,7 +412,6 @@ class TestPrecision:
         assert (edges.min(), edges.max()) == (0, 65535)  # interpolation overshoots at edges
 
     def test_what_has_no_common_scale_is_refused(self, tmp_path):
-        """Pixels of 32 bits together with others, and values that are not finite, are refused."""
         name = folder(tmp_path / "tree")
         victim = tmp_path / "tree" / "cat" / "0.tiff"
         Image.fromarray(np.full((8, 8), 0.5, np.float32)).save(victim)

@@ -27,22 +27,7 @@ def seen(data, epoch, **settings):
     return torch.cat([images for images, _ in feed.epoch(epoch)])
 
 
-def test_random_transforms_are_drawn_in_each_epoch():
-    """Training samples of a data set with random transforms differ between epochs; the same seed repeats them."""
-    data = load("augmented")
-    assert isinstance(data.train, Stream)
-    assert isinstance(data.validation, Split)
-    assert "training samples are read anew in each epoch, since they are drawn at random" in data.notices[0]
-    first = seen(data, 1)
-    assert torch.equal(first, seen(load("augmented"), 1))
-    assert not torch.equal(first.sort(0).values, seen(data, 2).sort(0).values)
-    assert not torch.equal(first, seen(data, 1, seed=1))
-    assert data.classes == ("dark", "bright")
-    assert data.fingerprint == load("augmented").fingerprint
-
-
 def test_steady_data_stay_in_memory_and_streaming_them_changes_nothing():
-    """A training on a stream of steady samples ends with the same bits as one in memory."""
     results = []
     for in_memory in (None, False):
         settings = {"name": "other_tasks:steady", "in_memory": in_memory}
@@ -57,7 +42,6 @@ def test_steady_data_stay_in_memory_and_streaming_them_changes_nothing():
 
 
 def test_data_larger_than_memory_are_not_loaded(monkeypatch):
-    """No more samples are held than the measurement needs, also to validate."""
     monkeypatch.setattr(read_torch, "_memory", lambda: 8.0 * 1000)
     monkeypatch.setattr(stream, "SAMPLES", 8)
     data = load("steady")
@@ -90,17 +74,6 @@ def test_workers_of_a_loader_are_used_and_repeat(monkeypatch):
     assert torch.equal(seen(data, 2), second)
     assert not torch.equal(first.sort(0).values, second.sort(0).values)
     assert not torch.equal(first.sort(0).values, other.sort(0).values)
-
-
-def test_a_sampler_of_the_users_own_chooses_the_samples():
-    """Its draws are repeated in the same epoch, and are others in the next."""
-    data = load("weighted")
-    feed = feed_of(data.train, TrainConfig(**TRAIN), torch.device("cpu"))
-    epochs = [[labels for _, labels in feed.epoch(number)] for number in (1, 1)]
-    assert feed.steps == len(epochs[0]) == 4
-    assert torch.cat(epochs[0]).unique().tolist() == [1]
-    assert torch.equal(seen(data, 1), seen(data, 1))
-    assert not torch.equal(seen(data, 1), seen(data, 2))
 
 
 def test_generators_of_their_own_are_reported(monkeypatch):

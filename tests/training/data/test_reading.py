@@ -124,7 +124,6 @@ def test_what_is_read_by_number(given, kind):
 
 
 def test_the_workers_of_a_loader_are_kept():
-    """With their settings; without workers there are none to prefetch."""
     init = lambda number: None  # noqa: E731
     plain = reader_of("a", DataLoader(DATA, 4, worker_init_fn=init))
     assert plain.workers == {"num_workers": 0, "worker_init_fn": init}
@@ -185,7 +184,6 @@ def test_random_samples_are_noticed():
 
 
 def test_draws_that_cannot_be_repeated_are_noticed():
-    """A generator of its own, also if only the second batch draws from it."""
     own = np.random.default_rng(0)
     assert repeats(reader_of("a", Drawing()))
     for first in (0, 8):
@@ -224,7 +222,6 @@ def test_pairs_are_stacked():
 
 
 def test_images_of_pillow_become_tensors():
-    """(C, H, W), grey or in colour."""
     pixels = np.arange(18, dtype=np.uint8).reshape(2, 3, 3)
     assert torch.equal(tensor(Image.fromarray(pixels)), torch.from_numpy(pixels.transpose(2, 0, 1)))
     assert torch.equal(tensor(Image.fromarray(pixels[..., 0])), torch.from_numpy(pixels[None, ..., 0]))
@@ -268,6 +265,10 @@ NUMBERS = "a data set must give tensors, arrays, numbers or images"
             [{"label": 1, "image": 2}],
             f"a must give pairs (sample, target), gives dict; return (sample['image'], sample['label']){SEVERAL}",
         ),
+        (
+            [{"u": 1, "v": 2}],
+            f"a must give pairs (sample, target), gives dict; return (sample['u'], sample['v']){SEVERAL}",
+        ),
         ([("text", 0)], f"a: {NUMBERS}, gives str; turn names and words into numbers"),
         ([(torch.zeros(2), "cat")], f"a: {NUMBERS}, gives str; turn names and words into numbers"),
         ([(("a", "b"), 0)], f"a: {NUMBERS}, gives str; turn names and words into numbers"),
@@ -287,14 +288,12 @@ NUMBERS = "a data set must give tensors, arrays, numbers or images"
     ],
 )
 def test_what_cannot_be_stacked(samples, message):
-    """The message names the data set, the shapes and what to do."""
     with pytest.raises(ConfigError) as caught:
         stacked("a", samples)
     assert str(caught.value) == message
 
 
 def test_batches_are_joined():
-    """In their order; their samples have one shape, and there is at least one."""
     batches = [(torch.arange(6).view(3, 2), torch.arange(3)), [torch.ones(1, 2), torch.ones(1).long()]]
     found = joined("a", batches)
     assert found.images.tolist() == [[0, 1], [2, 3], [4, 5], [1, 1]]
@@ -378,7 +377,6 @@ def test_missing_splits_are_drawn(given, subset, again):
 
 
 def test_a_subset_of_more_samples_than_there_are_is_refused():
-    """The test samples are drawn first; all others may be the subset."""
     config = DataConfig(test_fraction=0.3, subset=21)
     assert len(drawn_splits("a", 30, {"train", "validation"}, config)["train"]) == 21
     with pytest.raises(ConfigError, match=r"^a: subset: must be at most 21 samples, got 22$"):
@@ -427,7 +425,6 @@ def test_the_names_of_classes():
     ],
 )
 def test_data_sets_that_cannot_be_read(given, message):
-    """In one line, with the split."""
     with pytest.raises(ConfigError) as caught:
         read_torch.read_torch("a", {"train": given})
     assert str(caught.value) == message
