@@ -70,7 +70,19 @@ class TestResume:
         assert_same(whole, train(engine, on_epoch=go_on, checkpoint=path, **settings))
         assert seen == []
 
+    def test_resuming_tells_the_reports_before(self, tmp_path):
+        """Once, and only if there are any, with the objective by which they were judged."""
+        told = []
+        options = {"task": Task(by_metric=True), "checkpoint": tmp_path / "c", "on_resume": told.append}
+        result = fit(network(), None, toy(), recipe(epochs=3), **options)
+        assert told == []
+        assert result.history[0].objective != result.history[0].smoothed_loss
+        found = fit(network(), None, toy(), recipe(epochs=3), **options)
+        assert told == [result.history] == [found.history]
+
     def test_the_networks_own_dropout_continues(self, tmp_path):
+        """Without an engine, the masks of nn.Dropout are those of an uninterrupted run."""
+
         def run(**options):
             torch.manual_seed(0)
             model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(128, CLASSES))

@@ -93,16 +93,6 @@ def test_a_loader_that_is_exhausted(monkeypatch):
     assert message(fit, network(), None, toy(), recipe(epochs=1)) == said
 
 
-def test_resuming_tells_the_reports_before(tmp_path):
-    """Once, and only if there are any."""
-    told = []
-    options = {"checkpoint": tmp_path / "c", "on_resume": told.append}
-    result = fit(network(), None, toy(), recipe(epochs=3), **options)
-    assert told == []
-    found = fit(network(), None, toy(), recipe(epochs=3), **options)
-    assert told == [result.history] == [found.history]
-
-
 def test_a_parameter_that_a_step_does_not_use_stays():
     """Neither momentum nor weight decay moves it in that step."""
 
