@@ -13,13 +13,15 @@ from torch.nn.modules.dropout import _DropoutNd
 from torchvision import models
 
 from dropopt.config import ConfigError, ModelConfig
+from dropopt.known import DATA, NETWORKS, library_networks
 from dropopt.randomness import global_stream
 from dropopt.training import build_model
+from dropopt.training.data.load_data import NAMES
 from dropopt.training.networks import reference
+from dropopt.training.networks.build_model import REFERENCE
 from dropopt.training.networks.reference import Residual
 from dropopt.training.networks.torchvision_models import _like
-
-REFERENCE = ("small", "resnet9", "vgg")
+from dropopt.training.networks.untrained import untrained
 
 
 def build(name, channels=3, classes=7, size=32, seed=0, **options):
@@ -49,7 +51,7 @@ class Pair(nn.Module):
 class TestReference:
     """small, resnet9, vgg."""
 
-    @pytest.mark.parametrize("name", REFERENCE)
+    @pytest.mark.parametrize("name", NETWORKS)
     @pytest.mark.parametrize(("size", "channels"), [(4, 1), (5, 4), (28, 1), ((9, 33), 4), (64, 3)])
     def test_any_size_and_channels_train(self, name, size, channels):
         model = build(name, channels, 5, size).to(memory_format=torch.channels_last)
@@ -62,7 +64,7 @@ class TestReference:
             assert parameter.grad.isfinite().all(), key
             assert parameter.grad.any(), key
 
-    @pytest.mark.parametrize("name", REFERENCE)
+    @pytest.mark.parametrize("name", NETWORKS)
     def test_they_contain_no_dropout_and_share_no_module(self, name):
         """The engine adds dropout; every module runs once per forward pass, so the engine can attach to each."""
         model = build(name)
@@ -399,3 +401,38 @@ def test_unknown_names_get_a_suggestion():
     for name, meant in (("smal", "small"), ("torchvision:", "torchvision:NAME"), ("timm:", "timm:NAME")):
         assert refused(name) == f"model.name {name!r} is unknown; did you mean {meant!r}? {known}"
     assert refused(":x") == "':x' does not name a function; expected module:function"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("resnet18", "did you mean torchvision:resnet18 or timm:resnet18?"),
+        ("EfficientNet_B0", "did you mean torchvision:efficientnet_b0 or timm:efficientnet_b0?"),
+        ("resnext50_32x4", "did you mean torchvision:resnext50_32x4d?"),
+        ("convnextv2_atto", "did you mean timm:convnextv2_atto?"),
+        ("qqq", "known: small, resnet9, vgg, torchvision:NAME"),
+    ],
+)
+def test_a_library_is_suggested(name, said):
+    """The exact name in torchvision and timm, else the closest name anywhere."""
+    assert f"is unknown; {said}" in refused(name)
+
+
+def test_the_known_names_are_those_of_the_readers_and_libraries():
+    """They are written or read without importing what takes long to import."""
+    import timm
+
+    assert NAMES == DATA
+    assert tuple(REFERENCE) == NETWORKS
+    assert library_networks("torchvision") == {*models.list_models(module=models)}
+    assert library_networks("timm") == {*timm.list_models()}
+    assert library_networks("no_such_library") == frozenset()
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_what_weights_change_is_kept(name):
+    """torchvision's networks that rescale colours do so with weights; the options say it without them."""
+    options = untrained(ModelConfig(name=f"torchvision:{name}", options={"weights": "DEFAULT"}))
+    assert options == {"weights": None, "transform_input": True}
+    assert untrained(ModelConfig(name=f"torchvision:{name}")) == {}
+    assert untrained(ModelConfig(name="timm:resnet18", options={"pretrained": True})) == {"pretrained": False}
