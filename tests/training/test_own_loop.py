@@ -18,7 +18,7 @@ CONFIGS = {
     "default": EngineConfig(r0=0.4),
     "own patterns": EngineConfig(pattern="own", w_spatial=0.25),
     "lrp": EngineConfig(r0=0.4, allocation="importance", importance="lrp"),
-    "updates within an epoch": EngineConfig(r0=0.4, allocation="feature", importance="gradient", update_every=2),
+    "updates within an epoch": EngineConfig(r0=0.4, allocation="feature", importance="gradient", update_every=4),
     "drop_updates": EngineConfig(r0=0.4, drop_updates=True, efficacy="adaptive", performance="ratio"),
 }
 
