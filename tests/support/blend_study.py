@@ -1,11 +1,11 @@
 """A study whose blend has known effects."""
 
-from __future__ import annotations
+from collections.abc import Iterable
 
 import numpy as np
 import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution
-from optuna.trial import TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 NAMES = (("w_adaptive", "w_structured", "w_pfid"),)
 UNIT = FloatDistribution(0, 1)
@@ -37,3 +37,20 @@ def random_study(
             )
         )
     return study
+
+
+def mirrored(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+    """The trials with the negatives of their values and reports."""
+    found = []
+    for trial in trials:
+        found.append(
+            create_trial(
+                state=trial.state,
+                value=None if trial.value is None else -trial.value,
+                params=trial.params,
+                distributions=trial.distributions,
+                intermediate_values={step: -value for step, value in trial.intermediate_values.items()},
+            )
+        )
+        found[-1].number = trial.number
+    return found

@@ -1,7 +1,6 @@
 """Shares, Scheffe's terms and covariates against moments, loops and scikit-learn."""
 
-from __future__ import annotations
-
+import itertools
 import math
 
 import numpy as np
@@ -16,57 +15,44 @@ from dropopt.study.blend.evidence import Evidence, thinned
 from dropopt.study.blend.mixture import blends_of, normalised, scheffe
 
 
-def test_shares_by_hand() -> None:
+def test_shares_by_hand():
     """Weights are divided by their sum; without any, shares are equal."""
     weights = np.array([[2.0, 6.0], [0.0, 0.0], [0.0, 3.0]])
     assert normalised(weights).tolist() == [[0.25, 0.75], [0.5, 0.5], [0.0, 1.0]]
     assert normalised(weights[0]).tolist() == [0.25, 0.75]
 
 
-def test_blends_by_hand() -> None:
+def test_blends_by_hand():
     """An absent name has the share 0; a stage with zero, negative or infinite weights is NaN, and only that one."""
     names = (("a", "b"), ("c", "d"))
     good = {"c": 3.0, "d": 1.0, "x": "other"}
-    rows = [
-        {"a": 1.0, "b": 1.0, **good},
-        {"b": 2.0, **good},
-        {"a": 0.0, "b": 0.0, **good},
-        {"a": -1.0, "b": 2.0, **good},
-        {"a": math.inf, "b": 1.0, **good},
-        {"a": math.nan, "b": 1.0, **good},
-    ]
-    nan = [math.nan, math.nan]
-    expected = np.array([[0.5, 0.5], [0.0, 1.0], nan, nan, nan, nan])
+    weights = [(1.0, 1.0), (0.0, 0.0), (-1.0, 2.0), (math.inf, 1.0), (math.nan, 1.0)]
+    rows = [{"a": a, "b": b, **good} for a, b in weights] + [{"b": 2.0, **good}]
     found = blends_of(rows, names)
     assert found.shape == (6, 2, 2)
-    np.testing.assert_array_equal(found[:, 0], expected)
+    np.testing.assert_array_equal(found[:, 0], [[0.5, 0.5], *[[math.nan] * 2] * 4, [0.0, 1.0]])
     assert (found[:, 1] == [0.75, 0.25]).all()
     np.testing.assert_array_equal(blends_of(rows[:1], names), found[:1])
     assert blends_of([], names).shape == (0, 2, 2)
 
 
 @pytest.mark.parametrize("methods", [2, 3, 5])
-def test_terms_have_unit_moments(methods: int) -> None:
+def test_terms_have_unit_moments(methods):
     """Each term is its product of shares, with the exact mean and deviation of a flat Dirichlet distribution."""
-    rng = np.random.default_rng(0)
-    shares = rng.dirichlet(np.ones(methods), size=(7, 2))
+    shares = np.random.default_rng(0).dirichlet(np.ones(methods), size=(7, 2))
     linear, pairs = scheffe(shares)
     flat = dirichlet(np.ones(methods))
     assert linear == pytest.approx((shares - flat.mean()) / np.sqrt(flat.var()))
 
-    def moment(powers: list[int]) -> float:  # E[prod w^k] of a flat Dirichlet distribution
-        top = math.prod(math.factorial(k) for k in powers)
-        return top * math.factorial(methods - 1) / math.factorial(methods - 1 + sum(powers))
+    def moment(power):  # E[w_i^k w_j^k] of a flat Dirichlet distribution
+        return math.factorial(power) ** 2 * math.factorial(methods - 1) / math.factorial(methods - 1 + 2 * power)
 
-    couples = [(i, j) for i in range(methods) for j in range(i + 1, methods)]
-    rest = [0] * (methods - 2)
-    mean = moment([1, 1, *rest])
-    deviation = math.sqrt(moment([2, 2, *rest]) - mean**2)
-    expected = np.stack([(shares[..., i] * shares[..., j] - mean) / deviation for i, j in couples], axis=-1)
+    products = [shares[..., i] * shares[..., j] for i, j in itertools.combinations(range(methods), 2)]
+    expected = (np.stack(products, axis=-1) - moment(1)) / math.sqrt(moment(2) - moment(1) ** 2)
     assert pairs == pytest.approx(expected)
 
 
-def test_columns_by_hand() -> None:
+def test_columns_by_hand():
     """Logarithms, integers, indicators of the choices that occur, and NaN where a parameter was not suggested."""
     log, plain = FloatDistribution(1e-4, 1, log=True), FloatDistribution(-1, 1)
     kind, size = CategoricalDistribution(["p", "q", None]), IntDistribution(1, 9, log=True)
@@ -83,12 +69,13 @@ def test_columns_by_hand() -> None:
     nan = math.nan
     expected = [[1, 0, math.log(0.01), nan, nan], [0, 1, 0, math.log(3), nan], [nan, nan, nan, nan, -0.5]]
     np.testing.assert_array_equal(table, np.array(expected))
-    many = [create_trial(value=0.0, params={"id": i}, distributions={"id": unused}) for i in range(MAX_CATEGORIES + 1)]
+    many, most = (
+        [create_trial(value=0.0, params={"id": choice}, distributions={"id": ids}) for choice in ids.choices]
+        for ids in (unused, full)
+    )
     assert covariates_of(many, set())[0] == ()
-    names = full.choices
-    most = [create_trial(value=0.0, params={"id": name}, distributions={"id": full}) for name in names]
     columns, table = covariates_of(most, set())
-    assert columns == tuple(f"id={name!r}" for name in names)
+    assert columns == tuple(f"id={name!r}" for name in full.choices)
     assert (table == np.eye(MAX_CATEGORIES)).all()
     assert covariates_of([], set())[1].shape == (0, 0)
     assert cells_of("lr", 0.01, log) == {"lr": math.log(0.01)}
@@ -96,7 +83,7 @@ def test_columns_by_hand() -> None:
     assert cells_of("kind", None, kind) == {"kind='p'": 0.0, "kind='q'": 0.0, "kind=None": 1.0}
 
 
-def test_standardisation_is_that_of_scikit_learn() -> None:
+def test_standardisation_is_that_of_scikit_learn():
     """Means and deviations ignore NaN; NaN becomes 0, constant columns are left out, and outliers are clipped."""
     rng = np.random.default_rng(0)
     table = rng.normal(size=(60, 4)) * [1, 100, 1e-3, 0] + [0, 5, 1e3, 7]
@@ -116,10 +103,10 @@ def test_standardisation_is_that_of_scikit_learn() -> None:
     assert Standardiser.fit(np.full((2, 1), math.nan)).transform(np.zeros((3, 1))).shape == (3, 0)
 
 
-def evidence(**changed: object) -> Evidence:
+def evidence(**changed):
     """A table of six rows, of which several are equal in their first columns."""
     blend = np.array([[0.2, 0.8], [0.5, 0.5], [0.2, 0.8], [1.0, 0.0], [0.2, 0.8], [0.2, 0.8]])[:, None]
-    parts: dict[str, object] = {
+    parts = {
         "names": (("a", "b"),),
         "blend": blend,
         "score": np.array([0.5, -1.0, 0.5, 2.0, 0.5, 0.5]),
@@ -130,22 +117,15 @@ def evidence(**changed: object) -> Evidence:
         "number": np.arange(6),
         "trials": 6,
     }
-    return Evidence(**parts | changed)  # type: ignore[arg-type]
+    return Evidence(**parts | changed)
 
 
-def test_rows_are_sorted_by_content() -> None:
+def test_rows_are_sorted_by_content():
     """The order is by score, then weight, blend and covariates, NaN last; any permutation gives the same table."""
     table = evidence()
-    expected = sorted(
-        range(6),
-        key=lambda i: (
-            table.score[i],
-            table.weight[i],
-            *table.blend[i, 0, ::-1],
-            math.inf if math.isnan(table.covariates[i, 0]) else table.covariates[i, 0],
-        ),
-    )
-    assert table.sorted().number.tolist() == expected == [1, 4, 5, 0, 2, 3]
+    first = np.nan_to_num(table.covariates[:, 0], nan=math.inf)
+    rows = zip(table.score, table.weight, *table.blend[:, 0, ::-1].T, first, range(6), strict=True)
+    assert table.sorted().number.tolist() == [row[-1] for row in sorted(rows)] == [1, 4, 5, 0, 2, 3]
     for seed in range(5):
         mixed = table.take(np.random.default_rng(seed).permutation(6)).sorted()
         for part in ("blend", "score", "value", "covariates", "weight", "number"):
@@ -155,7 +135,7 @@ def test_rows_are_sorted_by_content() -> None:
     assert one.sorted() is one
 
 
-def test_standardised_covariates() -> None:
+def test_standardised_covariates():
     """One row is standardised as the table is: an absent column is at the mean, an unknown one is ignored."""
     table = evidence()
     present = np.array([1.0, 2, 4, 0, 0])
@@ -170,7 +150,7 @@ def test_standardised_covariates() -> None:
     assert without.standardise({"p": 3.0}).shape == (0,)
 
 
-def test_thinning_by_hand() -> None:
+def test_thinning_by_hand():
     """Half of the limit comes from the top, and the rest is spread from the next to the last."""
     assert thinned(np.arange(10) + 100, 5).tolist() == [100, 101, 102, 105, 109]
     assert thinned(np.arange(11), 4).tolist() == [0, 1, 2, 10]

@@ -1,11 +1,8 @@
 """Exported tables and priors by hand."""
 
-from __future__ import annotations
-
 import json
 import math
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,17 +12,18 @@ from dropopt.config import ConfigError
 from dropopt.study.blend.transfer import exported, imported, with_prior
 
 AB = (("a", "b"),)
+ROW = {"blend": [[0.5, 0.5]], "score": 0.0, "covariates": [0.0]}
 
 
-def prior(count: int = 3, columns: tuple[str, ...] = ("q",), **changed: Any) -> dict[str, Any]:
-    rows = [
-        {"blend": [[(i + 1) / (count + 1), 1 - (i + 1) / (count + 1)]], "score": float(i), "covariates": [i * 10.0]}
-        for i in range(count)
-    ]
-    return {"names": [["a", "b"]], "columns": list(columns), "rows": rows} | changed
+def prior(count=3, **changed):
+    rows = []
+    for i in range(count):
+        share = (i + 1) / (count + 1)
+        rows.append({"blend": [[share, 1 - share]], "score": float(i), "covariates": [i * 10.0]})
+    return {"names": [["a", "b"]], "columns": ["q"], "rows": rows} | changed
 
 
-def test_export_by_hand() -> None:
+def test_export_by_hand():
     """The study's own rows, rounded to 6 digits, with null for an absent covariate."""
     table = replace(
         table_of(2, methods=2),
@@ -47,7 +45,7 @@ def test_export_by_hand() -> None:
     assert (again.names, again.columns) == (AB, ("p", "q"))
 
 
-def test_import_keeps_usable_rows() -> None:
+def test_import_keeps_usable_rows():
     """Shares are those of the study's names; rows without any, or without a finite score, are left out."""
     given = prior(4)
     given["rows"][1]["blend"] = [[0.0, 1.0]]
@@ -63,31 +61,30 @@ def test_import_keeps_usable_rows() -> None:
 @pytest.mark.parametrize(
     "changed",
     [
-        {"rows": [{"blend": [[0.5]], "score": 0.0, "covariates": [0.0]}]},
-        {"rows": [{"blend": [[0.5, 0.5], [1, 0]], "score": 0.0, "covariates": [0.0]}]},
-        {"rows": [{"blend": [[0.5, 0.5]], "score": "high", "covariates": [0.0]}]},
-        {"rows": [{"blend": [[0.5, 0.5]], "score": 0.0, "covariates": [0.0, 1.0]}]},
+        {"rows": [ROW | {"blend": [[0.5]]}]},
+        {"rows": [ROW | {"blend": [[0.5, 0.5], [1, 0]]}]},
+        {"rows": [ROW | {"score": "high"}]},
+        {"rows": [ROW | {"covariates": [0.0, 1.0]}]},
         {"rows": [{"blend": [[0.5, 0.5]], "score": 0.0}]},
         {"rows": 5},
         {"names": None},
     ],
 )
-def test_an_invalid_prior_is_refused(changed: dict[str, Any]) -> None:
+def test_an_invalid_prior_is_refused(changed):
     """Any table that does not have the shape of an export raises one error, which says what is expected."""
-    with pytest.raises(
-        ConfigError, match=r"^a prior must be a dictionary from export_evidence, got an invalid one: \w+Error\("
-    ):
+    said = r"^a prior must be a dictionary from export_evidence, got an invalid one: \w+Error\("
+    with pytest.raises(ConfigError, match=said):
         imported(prior(**changed), AB)
 
 
-def test_a_prior_about_other_names() -> None:
+def test_a_prior_about_other_names():
     """A prior that shares no name with the study is an error that names both."""
     with pytest.raises(ConfigError, match=r"^the prior is about a, b, but this study searches c, d$"):
         imported(prior(), (("c", "d"),))
 
 
 @pytest.mark.parametrize(("trials", "rows", "weight"), [(0, 20, 0.5), (0, 3, 1.0), (90, 4, 0.25), (90, 100, 1 / 40)])
-def test_a_prior_is_appended(trials: int, rows: int, weight: float) -> None:
+def test_a_prior_is_appended(trials, rows, weight):
     """Its rows follow the study's, with a total weight of 100 / (10 + t), at most 1 each and 40 rows.
 
     Columns are the union of both, NaN where one has none.
@@ -105,17 +102,20 @@ def test_a_prior_is_appended(trials: int, rows: int, weight: float) -> None:
     scores = found.score[5:]
     assert (found.covariates[5:, 1] == scores * 10).all()
     assert found.value[5:].tolist() == scores.tolist()
-    expected = [99 - i for i in range(20)] + [int(x) for x in 79 - np.linspace(0, 79, 20).astype(int)]
+    expected = [*range(99, 79, -1), *(79 - np.linspace(0, 79, 20).astype(int))]
     assert scores.tolist() == (expected if rows == 100 else list(range(rows)))
     assert found.blend[5:, 0, 0] == pytest.approx((scores + 1) / (rows + 1))
     assert found.number.tolist() == [*range(5), *[-1] * used]
     assert (found.names, found.trials, found.unit) == (AB, trials, 3.0)
     for part in ("blend", "score", "value"):
         assert (getattr(found, part)[:5] == getattr(table, part)).all()
+
+
+def test_equal_rows_of_a_prior_are_kept_in_their_order():
+    table, ties = replace(table_of(5, methods=2), names=AB), prior(100)
     assert with_prior(table, prior(0)) is table
-    ties = prior(100)
     for row in ties["rows"]:
         row["score"] %= 3
     order = sorted(range(100), key=lambda i: -ties["rows"][i]["score"])
     kept = order[:20] + [order[20 + i] for i in np.linspace(0, 79, 20).astype(int)]
-    assert with_prior(table, ties).covariates[5:, 1].tolist() == [10.0 * i for i in kept]
+    assert with_prior(table, ties).covariates[5:, -1].tolist() == [10.0 * i for i in kept]
