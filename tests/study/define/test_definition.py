@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from spaces import space_of
 from torch import nn
 
 from dropopt.config import Baseline, ConfigError, RunConfig, TaskConfig
@@ -63,8 +64,7 @@ def test_a_name_means_a_file_or_a_shipped_one(here, tmp_path, monkeypatch):
 def test_a_script_defines_one_study(here, tmp_path):
     """It runs under another name than ``__main__``; the same study under two names is one."""
     path = tmp_path / "own.py"
-    text = "from dropopt.study import Study\na = b = Study(name='a' if __name__ != '__main__' else 'x')\n"
-    path.write_text(text)
+    path.write_text("from dropopt.study import Study\na = b = Study(name='a' if __name__ != '__main__' else 'x')\n")
     study, found = load("own.py")
     assert (study.name, found) == ("a", path)
     path.write_text("from dropopt.study import Study\nc, d = Study(name='c'), Study(name='d')\n")
@@ -77,9 +77,8 @@ def test_a_script_that_fails(here, tmp_path, monkeypatch):
     """The path, the error and the line; modules beside it can be imported, after those that are installed."""
     monkeypatch.setattr(sys, "path", list(sys.path))
     (tmp_path / "beside_it.py").write_text("NAME = 'a'\n")
-    (tmp_path / "own.py").write_text(
-        "import beside_it\nfrom dropopt.study import Study\ns = Study(name=beside_it.NAME)\n"
-    )
+    text = "import beside_it\nfrom dropopt.study import Study\ns = Study(name=beside_it.NAME)\n"
+    (tmp_path / "own.py").write_text(text)
     assert load("own.py")[0].name == "a"
     assert sys.path[-1] == str(tmp_path)
     (tmp_path / "bad.py").write_text("\n1 / 0\n")
@@ -123,19 +122,15 @@ def test_the_shared_configuration(tmp_path):
     space = Space.load("dropout")
     run = Study(name="a", train={"epochs": 7}, data={"subset": 50}).base(space)
     assert (run.train.epochs, run.data.subset) == (7, 50)
-    (tmp_path / "one.yaml").write_text("engine:\n  r0: {low: 0, high: 0.5}\n")
-    one = Space.load(tmp_path / "one.yaml")
+    one = space_of(tmp_path, "engine:\n  r0: {low: 0, high: 0.5}\n")
     assert Study(name="a", engine={"alpha": 0.5}).base(one).engine.alpha == 0.5
     everything = {"data": {"subset": 9}, "model": {"name": "vgg"}, "task": {"metric": "loss"}, "train": {"epochs": 7}}
     assert Study(name="a", **everything).base(one) == RunConfig.parse(everything)
     assert isinstance(run.engine, Baseline)
-    (tmp_path / "p.yaml").write_text("engine:\n  kind: dropout\n  p: {low: 0, high: 0.5}\n")
-    assert (
-        Study(name="a", engine={"kind": "dropout", "sites": "norm"}).base(Space.load(tmp_path / "p.yaml")).engine.sites
-        == "norm"
-    )
+    baselines = space_of(tmp_path, "engine:\n  kind: dropout\n  p: {low: 0, high: 0.5}\n")
+    assert Study(name="a", engine={"kind": "dropout", "sites": "norm"}).base(baselines).engine.sites == "norm"
     for engine, said in (
-        ({"r0": 0.1}, r"^study 'a' sets engine.r0, which space '.*one.*' searches; remove one of the two$"),
+        ({"r0": 0.1}, r"^study 'a' sets engine.r0, which space '.*space.*' searches; remove one of the two$"),
         ({"kind": "dropout"}, r"^study 'a' sets the baseline engine.kind = 'dropout', but space '.*' searches the"),
     ):
         with pytest.raises(ConfigError, match=said):
@@ -145,9 +140,8 @@ def test_the_shared_configuration(tmp_path):
 def test_settings_of_training_that_trials_do_not_take_are_named():
     """Those that the space searches, and the seed. A setting that no parameter replaces is used, and not named."""
     study = Study(name="a", train={"lr": 0.3, "seed": 7, "epochs": 4})
-    seed = (
-        "train.seed = 7 is not used: each trial has a training seed of its own, derived from that of the study (--seed)"
-    )
+    own = "each trial has a training seed of its own, derived from that of the study (--seed)"
+    seed = f"train.seed = 7 is not used: {own}"
     searched = study.load_space()
     assert study.unused(searched) == ["train.lr = 0.3 is not used: space compact searches it", seed]
     assert study.unused(replace(searched, parameters=())) == [seed]
@@ -158,9 +152,8 @@ def test_objects_in_place_of_functions_are_named_in_a_few_words():
     """Arrays and networks are not printed."""
     with pytest.raises(ConfigError, match=r"^study: data must be a function that returns what is meant, .* got tuple$"):
         Study(name="a", data=(np.zeros((900, 3, 32, 32)), np.zeros(900)))
-    with pytest.raises(
-        ConfigError, match=r"^study: model must be a function or a class .*, got an object of class ReLU$"
-    ):
+    said = r"^study: model must be a function or a class .*, got an object of class ReLU$"
+    with pytest.raises(ConfigError, match=said):
         Study(name="a", model=nn.ReLU())
 
 
@@ -192,9 +185,8 @@ def test_functions_become_names():
 
 def test_a_space_lies_beside_the_script(tmp_path):
     """A range that depends on the optimizer is that of the study's; it may be choices."""
-    (tmp_path / "by.yaml").write_text(
-        "train:\n  lr: {by: {optimizer: {sgd: {choices: [0.1, 0.2]}, adamw: {low: 0.001, high: 0.01}}}}\n"
-    )
+    ranges = "{sgd: {choices: [0.1, 0.2]}, adamw: {low: 0.001, high: 0.01}}"
+    (tmp_path / "by.yaml").write_text(f"train:\n  lr: {{by: {{optimizer: {ranges}}}}}\n")
     for optimizer, choices, low in (("sgd", (0.1, 0.2), 0.0), ("adamw", (), 0.001)):
         (lr,) = Study(name="a", space="by.yaml", train={"optimizer": optimizer}).load_space(tmp_path).parameters
         assert (lr.name, lr.choices, lr.low) == ("lr", choices, low)

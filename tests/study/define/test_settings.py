@@ -24,12 +24,11 @@ def test_without_settings_nothing_changes():
 
 def test_what_resets_the_others_comes_first():
     """The order on the command line does not matter."""
+    given = {"model": {"name": "small", "options": {"a": 1}}, "engine": {"r0": 0.5}}
     for texts in (["model.options.head=7", "model.name=vgg"], ["engine.p=0.5", "engine.kind=dropout"]):
         settings = [Setting.read(text) for text in texts]
-        values = changed({"model": {"name": "small", "options": {"a": 1}}, "engine": {"r0": 0.5}}, settings)
-        assert values == changed(
-            {"model": {"name": "small", "options": {"a": 1}}, "engine": {"r0": 0.5}}, settings[::-1]
-        )
+        values = changed(given, settings)
+        assert values == changed(given, settings[::-1])
     assert values["engine"] == {"kind": "dropout", "p": 0.5}
     assert changed({}, [Setting("train", "lr", 0.5)]) == {"train": {"lr": 0.5}}
 

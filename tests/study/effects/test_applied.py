@@ -1,7 +1,5 @@
 """The applied drop rate in the answer to "how much"."""
 
-from __future__ import annotations
-
 import numpy as np
 import optuna
 import pytest
@@ -10,25 +8,25 @@ from dropopt.config import RunConfig
 from dropopt.study import study_effects
 from dropopt.study.define.space import Space
 from dropopt.study.effects.applied import applied_effect
+from dropopt.study.effects.effects import needed_trials
+from dropopt.study.effects.factors import factors_of
 from dropopt.study.run.messages import Report
 from dropopt.study.run.running import Running
 from dropopt.study.store.keys import APPLIED
 from dropopt.study.store.search_ledger import SearchLedger
 
 
-def searched(*, record: int, best: float = 0.2, trials: int = 40, rate: str = "r0"):
+def searched(*, record, trials=40, rate="r0"):
     """A study whose loss depends on the applied rate alone: r0 times a number between 0.5 and 1.5, by the pattern."""
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     rng = np.random.default_rng(0)
 
     def loss(trial):
-        share = {"low": 0.5, "middle": 1.0, "high": 1.5}[
-            trial.suggest_categorical("pattern", ["low", "middle", "high"])
-        ]
-        applied = trial.suggest_float(rate, 0.0, 0.6) * share
+        shares = {"low": 0.5, "middle": 1.0, "high": 1.5}
+        applied = shares[trial.suggest_categorical("pattern", [*shares])] * trial.suggest_float(rate, 0.0, 0.6)
         if trial.number < record:
             trial.set_user_attr(APPLIED, applied)
-        return float(np.exp(8 * (applied - best) ** 2 + 0.02 * rng.normal()))
+        return float(np.exp(8 * (applied - 0.2) ** 2 + 0.02 * rng.normal()))
 
     study.optimize(loss, n_trials=trials)
     return study
@@ -84,7 +82,7 @@ def test_few_trials_without_a_rate_are_left_out():
 
 def test_the_rates_of_too_few_trials_are_not_told():
     """As nothing else is claimed of them."""
-    needed = study_effects(searched(record=40)).needed
+    needed = needed_trials(factors_of(searched(record=40).trials))
     for trials in (needed - 1, needed):
         assert (study_effects(searched(record=trials, trials=trials)).applied is None) == (trials < needed)
 

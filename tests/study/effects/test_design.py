@@ -69,14 +69,9 @@ def test_importances_are_the_sobol_indices_of_the_function():
     Conditions are included: a choice has a part in what it switches on and off. With the noise of trainings, the share
     is smaller by the share of the variance that is not noise, here one half.
     """
-    factors = (
-        choice("kind", 3),
-        number("rate"),
-        number("block", Condition(0, (1,))),
-        number("share", Condition(0, (0, 1))),
-        choice("deep", 2),
-        number("depth", Condition(0, (1,)), Condition(4, (1,))),
-    )
+    blocks = number("block", Condition(0, (1,))), number("share", Condition(0, (0, 1)))
+    depths = choice("deep", 2), number("depth", Condition(0, (1,)), Condition(4, (1,)))
+    factors = (choice("kind", 3), number("rate"), *blocks, *depths)
     design = Design(factors)
     function = np.random.default_rng(0).normal(size=design.width)
     function[0] = 0.0
@@ -86,7 +81,7 @@ def test_importances_are_the_sobol_indices_of_the_function():
     noise = float(height.std())  # as much of the variance as the function
     blank = Response(False, height, 1.0, np.ones(len(points)), np.zeros(len(points)))
     model = Model(design, points, blank, Draws(function[:, None], np.array([noise])), len(points), len(points))
-    first, total = true_indices(Problem(factors, lambda p: design.matrix(p) @ function, noise))
+    first, total = true_indices(Problem(factors, lambda p: design.matrix(p) @ function, noise), 2**14)
     found = importances(model)
     assert [one.first.value for one in found] == pytest.approx(first, abs=0.02)
     assert [one.total.value for one in found] == pytest.approx(total, abs=0.02)

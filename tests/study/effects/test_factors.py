@@ -86,14 +86,11 @@ def test_a_parameter_without_a_condition_is_used_everywhere():
 )
 def test_ranges_that_changed_are_united(first, other, united):
     """All choices in their order; of numbers the range that contains both, logarithmic if both are."""
-    kinds = [CategoricalDistribution, FloatDistribution]
-    distributions = [kinds[len(arguments) > 1](*arguments) for arguments in (first, other)]
-    trials = [
-        create_trial(
-            params={"x": arguments[0] if len(arguments) > 1 else arguments[0][0]}, distributions={"x": kind}, value=0.0
-        )
-        for arguments, kind in zip((first, other), distributions, strict=True)
-    ]
+    trials = []
+    for arguments in (first, other):
+        kind = FloatDistribution(*arguments) if len(arguments) > 1 else CategoricalDistribution(*arguments)
+        value = kind.low if len(arguments) > 1 else kind.choices[0]
+        trials.append(create_trial(params={"x": value}, distributions={"x": kind}, value=0.0))
     assert factors_of(trials) == (united,)
 
 

@@ -29,13 +29,9 @@ def test_the_settings_are_drawn_from_their_posterior():
     for first, second, strength, rough in itertools.product(sizes, sizes, together, range(len(ROUGHNESS))):
         prior = DESIGN.prior(Settings(np.exp([first, second]), float(np.exp(strength)), (0, rough)))
         scale = (table * prior) @ table.T + np.diag(1 / WEIGHT)
-        far = [
-            ((first - np.log(1.5)) / 2.5) ** 2,
-            ((second - np.log(1.5)) / 2.5) ** 2,
-            ((strength - np.log(0.3)) / 1.5) ** 2,
-        ]
+        far = (np.array([first, second, strength]) - np.log([1.5, 1.5, 0.3])) / [2.5, 2.5, 1.5]
         rows.append([first, second, strength, *(rough == np.arange(3))])
-        logs.append(multivariate_t.logpdf(value, shape=0.1 * scale, df=2) - 0.5 * sum(far))
+        logs.append(multivariate_t.logpdf(value, shape=0.1 * scale, df=2) - 0.5 * far @ far)
     chance = np.exp(np.array(logs) - max(logs))
     expected = chance @ np.array(rows) / chance.sum()
     chain = Chain(Kernels(DESIGN, POINTS, WEIGHT), value, 8.0, np.random.default_rng(1))

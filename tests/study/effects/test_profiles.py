@@ -65,43 +65,27 @@ def test_costs_are_those_of_the_function(function, ratio):
 
 def test_one_level_is_the_best():
     """The probabilities that a level is the best add up to 1."""
-    model = fit(
-        study_of(Problem(FACTORS, lambda p: p.values[1] + 0.1 * p.values[0], 0.3), "random", 25, 0).trials, False
-    )
+    task = Problem(FACTORS, lambda p: p.values[1] + 0.1 * p.values[0], 0.3)
+    model = fit(study_of(task, "random", 25, 0).trials, False)
     for profile in profiles(model, {}):
         assert sum(level.chance for level in profile.levels) == pytest.approx(1)
         assert max(level.chance for level in profile.levels) < 1
+
+
+SIZE, BLEND = Factor("size", "number", ("size",), low=1, high=5, levels=3), Factor("blend", "blend", ("w_a", "w_b"))
+RATE = Factor("lr", "number", ("lr",), low=1, high=2.0**16, log=True)
+MANY = Factor("n", "number", ("n",), high=17, levels=18)  # more than are shown: it is shown as a range
+EVENLY = [row / 16 for row in range(LEVELS)]
 
 
 @pytest.mark.parametrize(
     ("factor", "labels", "values", "settings"),
     [
         (choice("kind", 3), ["a", "b", "c"], ["a", "b", "c"], [0, 1, 2]),
-        (
-            Factor("size", "number", ("size",), low=1, high=5, levels=3),
-            ["1", "3", "5"],
-            [1, 3, 5],
-            [1 / 6, 1 / 2, 5 / 6],
-        ),
-        (
-            Factor("blend", "blend", ("w_a", "w_b")),
-            ["w_a", "w_b", "equal shares"],
-            ["w_a", "w_b", None],
-            [[1, 0], [0, 1], [0.5, 0.5]],
-        ),
-        (
-            Factor("lr", "number", ("lr",), low=1, high=2.0**16, log=True),
-            None,
-            [2.0**row for row in range(LEVELS)],
-            [row / 16 for row in range(LEVELS)],
-        ),
-        # With more levels than are shown, a number is shown as a range.
-        (
-            Factor("n", "number", ("n",), high=17, levels=18),
-            None,
-            [min(row * 18 // 16, 17) for row in range(LEVELS)],
-            [row / 16 for row in range(LEVELS)],
-        ),
+        (SIZE, ["1", "3", "5"], [1, 3, 5], [1 / 6, 1 / 2, 5 / 6]),
+        (BLEND, ["w_a", "w_b", "equal shares"], ["w_a", "w_b", None], [[1, 0], [0, 1], [0.5, 0.5]]),
+        (RATE, None, [2.0**row for row in range(LEVELS)], EVENLY),
+        (MANY, None, [min(row * 18 // 16, 17) for row in range(LEVELS)], EVENLY),
     ],
 )
 def test_levels_are_spread_over_the_range(factor, labels, values, settings):

@@ -1,7 +1,5 @@
 """Anchors: which trials a study begins with, and how its best trial is compared with them."""
 
-from __future__ import annotations
-
 import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
@@ -152,96 +150,70 @@ def test_a_retry_of_an_anchor_is_an_anchor():
     assert study.trials[1].user_attrs[ANCHOR] == "no dropout"
 
 
+def compared(trials, scale):
+    """The comparison of trials, which get their numbers in a study."""
+    study = optuna.create_study()
+    study.add_trials(trials)
+    return compare(study.trials, scale)
+
+
 def trial(value, anchor=None, state=TrialState.COMPLETE, applied=None):
     attributes = {"val_accuracy": 0.9} | ({ANCHOR: anchor} if anchor else {})
     attributes |= {} if applied is None else {APPLIED: applied}
     return create_trial(state=state, value=value, user_attrs=attributes)
 
 
-LOSS = "smoothed validation loss, one seed each; single seeds often differ by 5%, and by far more near 0"
-ERROR = "smoothed validation error, one seed each"
-
-
-@pytest.mark.parametrize(
-    ("trials", "what", "verdict"),
-    [
-        (
-            [trial(0.5, "no dropout"), trial(0.6, "element 0.1"), trial(0.49)],
-            "loss",
-            "the best trial is not clearly better than no dropout: its loss is 0.4900, and 0.5000 without dropout "
-            f"({LOSS})",
-        ),
-        (
-            [trial(0.5, "no dropout"), trial(0.6, "element 0.1"), trial(0.51)],
-            "error",
-            "the best trial has no dropout, with an error of 0.5000; with dropout, the best is 0.5100 (trial 2), and "
-            f"the difference may be chance ({ERROR})",
-        ),
-        (
-            [trial(0.5, "no dropout"), trial(0.6, "element 0.1"), trial(0.4, applied=0.0), trial(0.45, applied=0.1)],
-            "error",
-            "the best trial has no dropout, with an error of 0.4000; with dropout, the best is 0.4500 (trial 3) "
-            f"({ERROR})",
-        ),
-        (
-            [trial(0.5, "no dropout"), trial(0.6, "element 0.1"), trial(0.4, applied=0.0), trial(0.39, applied=0.1)],
-            "error",
-            "the best trial is not clearly better than no dropout: its error is 0.3900, and 0.4000 without dropout "
-            f"({ERROR})",
-        ),
-        (
-            [trial(0.5, "no dropout"), trial(0.4, "element 0.1"), trial(0.45)],
-            "loss",
-            f"no trial is better than the anchor element 0.1, with a loss of 0.4000 ({LOSS})",
-        ),
-        (
-            [trial(0.4, "element 0.1"), trial(0.45)],
-            "error",
-            f"no trial is better than the anchor element 0.1, with an error of 0.4000 ({ERROR})",
-        ),
-        (
-            [trial(0.5, "no dropout"), trial(0.4, "channel 0.2"), trial(0.36)],
-            "loss",
-            f"the best trial's loss is 10.0% below that of the best anchor, channel 0.2 ({LOSS})",
-        ),
-        (
-            [trial(0.5, "no dropout"), trial(0.4, "channel 0.2"), trial(0.39)],
-            "error",
-            f"the best trial's error is 2.5% below that of the best anchor, channel 0.2, which may be chance ({ERROR})",
-        ),
-        (
-            [trial(0.5, "no dropout"), trial(0.4, "no dropout, trained as trial 2"), trial(0.39)],
-            "loss",
-            "the best trial is not clearly better than no dropout: its loss is 0.3900, and 0.4000 without dropout "
-            f"({LOSS})",
-        ),
+NOTES = {
+    "loss": "smoothed validation loss, one seed each; single seeds often differ by 5%, and by far more near 0",
+    "error": "smoothed validation error, one seed each",
+}
+NONE, ELEMENT, CHANNEL = trial(0.5, "no dropout"), trial(0.6, "element 0.1"), trial(0.4, "channel 0.2")
+CONTROL = trial(0.4, "no dropout, trained as trial 2")
+UNCLEAR = "the best trial is not clearly better than no dropout: its"
+VERDICTS = {
+    f"{UNCLEAR} loss is 0.4900, and 0.5000 without dropout": [NONE, ELEMENT, trial(0.49)],
+    f"{UNCLEAR} loss is 0.3900, and 0.4000 without dropout": [NONE, CONTROL, trial(0.39)],
+    f"{UNCLEAR} error is 0.3900, and 0.4000 without dropout": [NONE, trial(0.4, applied=0.0), trial(0.39, applied=0.1)],
+    "the best trial has no dropout, with an error of 0.5000; with dropout, the best is 0.5100 (trial 2), and the "
+    "difference may be chance": [NONE, ELEMENT, trial(0.51)],
+    "the best trial has no dropout, with an error of 0.4000; with dropout, the best is 0.4500 (trial 2)": [
+        NONE,
+        trial(0.4, applied=0.0),
+        trial(0.45, applied=0.1),
     ],
-)
-def test_the_verdict_in_words(trials, what, verdict):
+    "no trial is better than the anchor channel 0.2, with a loss of 0.4000": [NONE, CHANNEL, trial(0.45)],
+    "no trial is better than the anchor channel 0.2, with an error of 0.4000": [CHANNEL, trial(0.45)],
+    "the best trial's loss is 10.0% below that of the best anchor, channel 0.2": [NONE, CHANNEL, trial(0.36)],
+    "the best trial's error is 2.5% below that of the best anchor, channel 0.2, which may be chance": [
+        NONE,
+        CHANNEL,
+        trial(0.39),
+    ],
+}
+
+
+@pytest.mark.parametrize("verdict", VERDICTS, ids=range(len(VERDICTS)))
+def test_the_verdict_in_words(verdict):
     """The best trial within the noise of no dropout is no evidence; else the best anchor is compared.
 
     A trial whose rates are 0 has no dropout, anchor or not: a portfolio has such configurations.
     """
-    study = optuna.create_study()
-    study.add_trials(trials)
-    found = compare(study.trials, Scale(what))
-    assert (found.verdict, found.leader) == (verdict, study.best_trial.number)
-    rows = sorted((one.value, one.number, one.user_attrs[ANCHOR]) for one in study.trials if ANCHOR in one.user_attrs)
+    what, trials = "loss" if "loss" in verdict else "error", VERDICTS[verdict]
+    found, best = compared(trials, Scale(what)), min(trials, key=lambda one: one.value)
+    assert (found.verdict, found.leader) == (f"{verdict} ({NOTES[what]})", trials.index(best))
+    anchors = [(row.value, number, row.user_attrs.get(ANCHOR)) for number, row in enumerate(trials)]
+    rows = sorted(row for row in anchors if row[2])
     assert [(row.loss, row.trial, row.name, row.accuracy) for row in found.rows] == [(*row, 0.9) for row in rows]
-    assert [row.difference for row in found.rows] == [pytest.approx(study.best_value / loss - 1) for loss, *_ in rows]
+    assert [row.difference for row in found.rows] == [pytest.approx(best.value / loss - 1) for loss, *_ in rows]
 
 
 def test_equal_anchors_and_a_loss_of_zero():
     """The first of equal anchors comes first; a loss of 0 has no ratio."""
-    study = optuna.create_study()
-    study.add_trials([trial(0.5), trial(0.0, "b"), trial(0.0, "a"), create_trial(value=1.0, user_attrs={ANCHOR: "c"})])
-    found = compare(study.trials, Scale())
-    assert [(row.name, row.difference, row.accuracy) for row in found.rows] == [
-        ("b", 0, 0.9),
-        ("a", 0, 0.9),
-        ("c", -1, None),
-    ]
-    assert found.verdict == f"no trial is better than the anchor b, with a loss of 0.0000 ({LOSS})"
+    other = create_trial(value=1.0, user_attrs={ANCHOR: "c"})
+    found = compared([trial(0.5), trial(0.0, "b"), trial(0.0, "a"), other], Scale())
+    rows = [(row.name, row.difference, row.accuracy) for row in found.rows]
+    assert rows == [("b", 0, 0.9), ("a", 0, 0.9), ("c", -1, None)]
+    assert found.verdict == f"no trial is better than the anchor b, with a loss of 0.0000 ({NOTES['loss']})"
 
 
 PLAIN = {f"w_{method}": float(method == "adaptive") for method in METHODS}
@@ -278,35 +250,25 @@ def test_which_engines_are_plain_dropout(change, plain):
 
 
 def test_anchors_without_a_result_are_not_compared():
-    """Without a completed anchor there is no comparison."""
-    study = optuna.create_study()
-    study.add_trial(trial(None, "no dropout", TrialState.FAIL))
-    assert compare([], Scale()) is compare(study.trials, Scale()) is None
-    study.add_trial(trial(0.5))
-    study.add_trial(create_trial(state=TrialState.COMPLETE, value=float("inf"), user_attrs={ANCHOR: "no dropout"}))
-    assert compare(study.trials, Scale()) is None
+    """A comparison needs a complete anchor with a finite value."""
+    failed = trial(None, "no dropout", TrialState.FAIL)
+    for trials in ([], [failed], [failed, trial(0.5), trial(float("inf"), "no dropout")]):
+        assert compared(trials, Scale()) is None
 
 
 def test_a_metric_of_which_more_is_better_is_compared_in_its_units():
     """A fraction of ``1 - metric``, which is what is stored, would be no fraction of the metric."""
-    study = optuna.create_study()
-    study.add_trials([trial(0.5, "no dropout"), trial(0.4, "channel 0.2"), trial(0.3)])
-    found = compare(study.trials, Scale("dice", maximise=True, complement=True))
+    found = compared([NONE, CHANNEL, trial(0.3)], Scale("dice", maximise=True, complement=True))
     assert found.verdict.startswith("the best trial's dice is 0.1000 above that of the best anchor, channel 0.2 (")
 
 
 def test_differences_of_values_below_0_are_in_their_units():
     """As of ``1 - psnr``: a fraction would have the wrong sign, and the size of the noise is not known."""
-
-    def compared(*trials):
-        study = optuna.create_study()  # which numbers the trials
-        study.add_trials(trials)
-        return compare(study.trials, Scale("psnr", maximise=True, complement=True))
-
-    found = compared(trial(-28.0, "no dropout"), trial(-29.0, "channel 0.2"), trial(-29.5))
+    scale = Scale("psnr", maximise=True, complement=True)
+    anchors = [trial(-28.0, "no dropout"), trial(-29.0, "channel 0.2")]
+    found = compared([*anchors, trial(-29.5)], scale)
     assert [row.difference for row in found.rows] == [-0.5, -1.5]
     assert found.verdict.startswith("the best trial's psnr is 0.5000 above that of the best anchor, channel 0.2 (")
-    best = compared(trial(-28.0, "no dropout"), trial(-29.0, "channel 0.2"))
-    assert "anchor channel 0.2, with psnr 30.0000 (smoothed" in best.verdict
-    equal = compared(trial(-28.0), trial(-28.0, "no dropout"))
-    assert equal.verdict.startswith("the best trial is not clearly better than no dropout: its psnr is 29.0000")
+    assert "anchor channel 0.2, with psnr 30.0000 (smoothed" in compared(anchors, scale).verdict
+    equal = compared([trial(-28.0), anchors[0]], scale).verdict
+    assert equal.startswith("the best trial is not clearly better than no dropout: its psnr is 29.0000")

@@ -89,13 +89,12 @@ def test_what_a_sampler_sees_is_the_rule(direction):
             earlier = len(trials) - (limit - best)
             first = next((i for i, one in enumerate(trials) if not one.state.is_finished()), earlier)
             ended = min(first, earlier)
-            cost = {
-                one.number: sign * one.value
-                if one.state == TrialState.COMPLETE and np.isfinite(one.value)
-                else float("inf")
-                for one in trials[:ended]
-            }
-            leaders = sorted(cost, key=lambda one: (cost[one], one))[:best]
+
+            def cost(one):
+                usable = one.state == TrialState.COMPLETE and np.isfinite(one.value)
+                return sign * one.value if usable else float("inf")
+
+            leaders = [one.number for one in sorted(trials[:ended], key=cost)[:best]]
             assert looking.seen == [*sorted(leaders), *range(ended, len(trials))]
             running[-1].suggest_float("y", 0, 1)
             assert len({id(given) for given in looking.studies}) == 1, "one choice of trials for all parameters"
@@ -109,9 +108,8 @@ def test_what_a_sampler_sees_is_the_rule(direction):
             study.tell(trial, value if state == TrialState.COMPLETE else None, state)
             states.add(state)
     assert len(states) == 3
-    other = optuna.create_study(
-        sampler=study.sampler, direction=direction
-    )  # what is known of one study does not count in another
+    # What is known of one study does not count in another.
+    other = optuna.create_study(sampler=study.sampler, direction=direction)
     other.add_trials([create_trial(params={"x": 0.5}, distributions=UNIT, value=sign * value) for value in range(90)])
     other.ask(UNIT)
     assert looking.seen == [*range(3), *range(85, 91)]

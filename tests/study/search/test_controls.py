@@ -1,13 +1,12 @@
 """Controls: when a study tries its anchors with the best trial's settings of training, and with which settings."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import fake_study
 import optuna
 import pytest
 from optuna.trial import TrialState
+from spaces import space_of
 
 from dropopt.config import RunConfig
 from dropopt.study.define.space import Space
@@ -32,22 +31,26 @@ def searched(lowest=0.3, *, anchors=True, target=TARGET, study=None):
     if anchors and new:
         enqueue_anchors(study, SPACE, BASE, 10)
 
-    ledger = SearchLedger(study, SPACE, BASE, seed=0, classes=10, on_start=CONTROLS)
+    ledger = ledger_of(study, on_start=CONTROLS)
     while (asked := ledger.ask(target)) is not None:
         trial, _ = asked
         name = trial.user_attrs.get(ANCHOR, "")
-        value = lowest if trial.number == 8 else LOSSES.get(name, 0.8)
-        ledger.complete(trial, value, accuracy=0.9, best_loss=value, best_epoch=1, seconds=1.0)
+        complete(ledger, trial, lowest if trial.number == 8 else LOSSES.get(name, 0.8))
     return study
+
+
+def ledger_of(study, **options):
+    return SearchLedger(study, SPACE, BASE, seed=0, classes=10, **options)
+
+
+def complete(ledger, trial, value=0.8):
+    ledger.complete(trial, value, accuracy=0.9, best_loss=value, best_epoch=1, seconds=1.0)
 
 
 def controls_in(study):
     """The names of the controls by the number of their trial."""
-    return {
-        trial.number: trial.user_attrs[ANCHOR]
-        for trial in study.trials
-        if " as trial " in trial.user_attrs.get(ANCHOR, "")
-    }
+    names = {trial.number: trial.user_attrs.get(ANCHOR, "") for trial in study.trials}
+    return {number: name for number, name in names.items() if " as trial " in name}
 
 
 def test_controls_come_after_three_quarters_of_a_study():
@@ -96,10 +99,10 @@ def fast(trial):
 def test_the_controls_of_a_study_that_was_stopped_when_they_were_due():
     """The process ended between the start of the trial and the controls: the next trial enqueues them."""
     study = searched(target=15)
-    ledger = SearchLedger(study, SPACE, BASE, seed=0, classes=10)
+    ledger = ledger_of(study)
     trial, _ = ledger.ask(TARGET)
     assert trial.number == 15
-    ledger.complete(trial, 0.8, accuracy=0.9, best_loss=0.8, best_epoch=1, seconds=1.0)
+    complete(ledger, trial)
     assert list(controls_in(searched(study=study))) == [17, 18]
 
 
@@ -114,27 +117,25 @@ def test_no_control_says_that_it_is_trained_as_a_trial_whose_settings_it_cannot_
     """A trial that was enqueued may have a rate outside of the range, and one of another program anything."""
     study = searched(target=15)
     config = study.trials[8].user_attrs[CONFIG]
-    config = config | {"train": {"weight_decay": config["train"]["weight_decay"], **train}}
-    study.add_trial(optuna.trial.create_trial(value=0.1, user_attrs={CONFIG: config}))
+    train = {"weight_decay": config["train"]["weight_decay"], **train}
+    study.add_trial(optuna.trial.create_trial(value=0.1, user_attrs={CONFIG: config | {"train": train}}))
     assert controls_in(searched(study=study)) == {}
 
 
 def test_a_setting_of_training_that_is_searched_with_some_dropout_only(tmp_path):
     """The control without dropout has the pattern ``element``, with which this space searches label smoothing."""
-    file = tmp_path / "smoothed.yaml"
-    file.write_text(
+    space = space_of(
+        tmp_path,
         "engine: {r0: {low: 0.0, high: 0.7}, pattern: [element, channel]}\n"
-        "train: {label_smoothing: {low: 0.1, high: 0.3, when: {pattern: element}}}\n"
+        "train: {label_smoothing: {low: 0.1, high: 0.3, when: {pattern: element}}}\n",
     )
-    space = Space.load(file)
     base = space.base(RunConfig())
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     enqueue_anchors(study, space, base, 10)
     study.enqueue_trial({"r0": 0.3, "pattern": "channel"})
     ledger = SearchLedger(study, space, base, seed=0, classes=10)
     for value in [0.5] * (len(study.trials) - 1) + [0.1]:
-        trial, _ = ledger.ask(TARGET)
-        ledger.complete(trial, value, accuracy=0.9, best_loss=value, best_epoch=1, seconds=1.0)
+        complete(ledger, ledger.ask(TARGET)[0], value)
     assert not [name for name in controls_of(study, study.trials, space, base, 10) if "no dropout" in name]
 
 
@@ -153,10 +154,9 @@ def test_a_process_that_was_killed_between_the_two_controls():
 def test_interrupted_trials_do_not_bring_the_controls_forward():
     """They have numbers, but do not use the budget."""
     study = searched(target=10)
-    ledger = SearchLedger(study, SPACE, BASE, seed=0, classes=10)
+    ledger = ledger_of(study)
     for _ in range(10):
-        trial, _ = ledger.ask(TARGET)
-        ledger.interrupt(trial, "Ctrl-C")
+        ledger.interrupt(ledger.ask(TARGET)[0], "Ctrl-C")
     study = searched(study=study)
     first = min(controls_in(study))
     assert sum(trial.state == TrialState.COMPLETE for trial in study.trials[:first]) == 16
@@ -169,16 +169,16 @@ def test_controls_that_two_workers_enqueued_at_once_run_once():
     CONTROLS(study, 15, TARGET)
     for trial in study.trials[len(copies) :]:
         study.enqueue_trial(trial.system_attrs["fixed_params"], user_attrs=trial.user_attrs)
-    ledger = SearchLedger(study, SPACE, BASE, seed=0, classes=10, worker=WorkerIdentity(exclusive=False))
+    ledger = ledger_of(study, worker=WorkerIdentity(exclusive=False))
     assert [ledger.ask(TARGET) is not None for _ in range(4)] == [True, True, False, False]
 
 
-@pytest.mark.parametrize(("anchors", "controls"), [(True, 2), (False, 0)])
-def test_a_study_that_goes_on_without_anchors_has_no_controls(anchors, controls, tmp_path, monkeypatch):
-    """``--no-anchors`` may be given late."""
-    monkeypatch.chdir(tmp_path)
+def test_a_study_that_goes_on_without_anchors_has_no_controls(here):
+    """``--no-anchors`` may be given late, and only once."""
     fake_study.run("study.db", n_jobs=1, n_trials=10, anchors=True)
     known = optuna.load_study(study_name="fake", storage="sqlite:///study.db")
     known.enqueue_trial({"lr": 0.1, "r0": 0.0, "alpha": 0.5})  # the best trial, which is no anchor
-    fake_study.run("study.db", n_jobs=1, n_trials=20, anchors=anchors)
-    assert sum("trained as" in one.user_attrs.get(ANCHOR, "") for one in fake_study.trials("study.db")) == controls
+    for anchors, target, controls in ((False, 20, 0), (True, 24, 2)):
+        fake_study.run("study.db", n_jobs=1, n_trials=target, anchors=anchors)
+        names = [trial.user_attrs.get(ANCHOR, "") for trial in fake_study.trials("study.db")]
+        assert sum("trained as" in name for name in names) == controls

@@ -1,7 +1,5 @@
 """The forecast pruner: a slow ridge regression decides the same, and what every pruner of Optuna keeps to."""
 
-from __future__ import annotations
-
 import math
 import warnings
 
@@ -38,7 +36,7 @@ def by_leaving_one_out(here: float, reached: np.ndarray, final: np.ndarray) -> f
 
 
 @pytest.mark.parametrize("predictive", [-2.0, 0.0, 0.5, 3.0])
-def test_the_chance_to_win_is_that_of_a_slow_regression(predictive: float) -> None:
+def test_the_chance_to_win_is_that_of_a_slow_regression(predictive):
     """The forecast and its error are those of a ridge regression that is fitted once for each trial left out."""
     for seed in range(6):
         rng = np.random.default_rng(seed)
@@ -52,8 +50,14 @@ def test_the_chance_to_win_is_that_of_a_slow_regression(predictive: float) -> No
     assert chance_to_win(2.0, equal, equal) == pytest.approx(0.5)
 
 
+def prunes(study, here, step=1, **options):
+    """Whether a trial with the value ``here`` at ``step`` is pruned."""
+    trial = create_trial(state=TrialState.RUNNING, intermediate_values={step - 1: 0.0, step: here})
+    return ForecastPruner(**options).prune(study, trial)
+
+
 @pytest.mark.parametrize("direction", ["minimize", "maximize"])
-def test_pruning_is_a_threshold_on_the_chance(direction: str) -> None:
+def test_pruning_is_a_threshold_on_the_chance(direction):
     """A trial behind the best is pruned below the given chance.
 
     Logarithms are compared if all values, with the sign of a loss, are positive. Mirrored studies decide the same.
@@ -68,17 +72,14 @@ def test_pruning_is_a_threshold_on_the_chance(direction: str) -> None:
         for at, value in zip(reached, final, strict=True):
             study.add_trial(create_trial(value=sign * value, intermediate_values={1: 99.0, 3: sign * at}))
         study.add_trial(create_trial(state=TrialState.FAIL, intermediate_values={3: sign * -50.0}))
-        behind = np.quantile(reached, [0.2, 0.35, 0.5, 0.7, 1.0])
-        for here in behind:
+        for here in np.quantile(reached, [0.2, 0.35, 0.5, 0.7, 1.0]):
             given, r, f = float(here), reached, final
             if min(here, r.min(), f.min()) > 0:
                 given, r, f = math.log(here), np.log(r), np.log(f)
             chance = by_leaving_one_out(given, r, f)
-            trial = create_trial(state=TrialState.RUNNING, intermediate_values={2: 0.0, 3: sign * float(here)})
             for limit in (chance * 0.99, min(chance * 1.01, 0.999)):
-                assert ForecastPruner(chance=limit).prune(study, trial) is (limit > chance)
-        front = create_trial(state=TrialState.RUNNING, intermediate_values={3: sign * float(reached.min())})
-        assert not ForecastPruner(chance=0.999).prune(study, front)
+                assert prunes(study, sign * float(here), 3, chance=limit) is (limit > chance)
+        assert not prunes(study, sign * float(reached.min()), 3, chance=0.999)
 
 
 EARLY = np.array([0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0])
@@ -96,13 +97,7 @@ def study_of(transform=float, direction="minimize", count=8):
     return study
 
 
-def prunes(study, here, step=1, **options):
-    """Whether a trial with the value ``here`` at ``step`` is pruned."""
-    trial = create_trial(state=TrialState.RUNNING, intermediate_values={step: here})
-    return ForecastPruner(**options).prune(study, trial)
-
-
-def decisions(direction, transform):
+def decisions(transform, direction="minimize"):
     """For each value of HERE, whether a trial with it is pruned, if all values are transformed."""
     study = study_of(transform, direction)
     return [prunes(study, transform(here)) for here in HERE]
@@ -115,14 +110,14 @@ def test_decisions_depend_neither_on_the_scale_nor_on_the_direction(step, offset
     """Small differences of large numbers, numbers near the largest and near 0: the same trials are pruned."""
     with np.errstate(all="raise", under="ignore"), warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert decisions("minimize", lambda x: offset + step * x) == EXPECTED
-        assert decisions("maximize", lambda x: offset - step * x) == EXPECTED
+        assert decisions(lambda x: offset + step * x) == EXPECTED
+        assert decisions(lambda x: offset - step * x, "maximize") == EXPECTED
 
 
 def test_positive_values_are_compared_by_their_ratios():
     """Losses over hundreds of powers of ten: only ratios count, and a product with a constant changes nothing."""
     for factor in (1e-280, 1.0, 1e200):
-        assert decisions("minimize", lambda x, factor=factor: factor * 10.0 ** (4 * x)) == EXPECTED
+        assert decisions(lambda x, factor=factor: factor * 10.0 ** (4 * x)) == EXPECTED
 
 
 def test_a_slow_start_continues_where_early_values_mislead():
@@ -130,8 +125,8 @@ def test_a_slow_start_continues_where_early_values_mislead():
     study = optuna.create_study()
     for i in range(10):
         study.add_trial(create_trial(value=0.6 - 0.03 * i, intermediate_values={3: 1 + 0.1 * i}))
+    assert not prunes(study, 2.0, 3)
     trial = create_trial(state=TrialState.RUNNING, intermediate_values={3: 2.0})
-    assert not ForecastPruner().prune(study, trial)
     assert optuna.pruners.MedianPruner(n_startup_trials=4).prune(study, trial)
 
 
@@ -185,27 +180,20 @@ def test_wrong_arguments(wrong, message):
     assert (ForecastPruner()._chance, ForecastPruner()._n_startup_trials) == (0.1, 4)
 
 
-@pytest.mark.parametrize("direction", ["minimize", "maximize"])
-def test_a_study_of_two_workers_prunes_and_keeps_its_best_trial(tmp_path, direction):
-    """Reports may come in any order of steps; trials are pruned in both directions, but never the best one."""
-    sign = 1 if direction == "minimize" else -1
+def test_a_study_of_two_workers_prunes_and_keeps_its_best_trial(tmp_path):
+    """Reports may come in any order of steps; trials are pruned, but never the best one."""
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(tmp_path / "study.log")))
 
     def objective(trial):
         x = trial.suggest_float("x", 0, 1)
         for step in (3, 1, 2, 5):
-            trial.report(sign * (x + 1 / (step + 1)), step)
+            trial.report(-x - 1 / (step + 1), step)
             if trial.should_prune():
                 raise optuna.TrialPruned
-        return sign * x
+        return -x
 
-    study = optuna.create_study(
-        storage=storage,
-        direction=direction,
-        sampler=optuna.samplers.RandomSampler(seed=0),
-        pruner=ForecastPruner(),
-    )
+    sampler = optuna.samplers.RandomSampler(seed=0)
+    study = optuna.create_study(storage=storage, direction="maximize", sampler=sampler, pruner=ForecastPruner())
     study.optimize(objective, n_trials=25, n_jobs=2)
-    states = [trial.state for trial in study.trials]
-    assert set(states) == {TrialState.COMPLETE, TrialState.PRUNED}
+    assert {trial.state for trial in study.trials} == {TrialState.COMPLETE, TrialState.PRUNED}
     assert study.best_trial.params["x"] == min(trial.params["x"] for trial in study.trials)

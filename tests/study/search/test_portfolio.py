@@ -1,7 +1,5 @@
 """Portfolios: which configurations a study begins with after its anchors, and what a file may hold."""
 
-from __future__ import annotations
-
 import math
 
 import fake_study
@@ -90,13 +88,9 @@ def test_plain_entries_in_a_space_of_baselines(tmp_path, settings, expected):
     )
     space = space_of(tmp_path, f"engine:\n  kind: [dropout2d, dropout]\n{settings}")
     base = space.base(RunConfig.parse({"engine": {"kind": "dropout", "sites": "norm"}}))
-    found = {
-        name: space.resolve(chosen, base).engine
-        for name, chosen in entries_of(Portfolio(name="some", entries=entries), space, base, 10).items()
-    }
-    assert found == {
-        f"portfolio {number}": Baseline(kind=kind, p=p, sites=sites) for number, (kind, p, sites) in expected.items()
-    }
+    chosen = entries_of(Portfolio(name="some", entries=entries), space, base, 10)
+    found = {int(name[-1]): space.resolve(parameters, base).engine for name, parameters in chosen.items()}
+    assert found == {number: Baseline(kind=kind, p=p, sites=sites) for number, (kind, p, sites) in expected.items()}
 
 
 def test_an_entry_that_is_not_valid_in_the_space_hides_no_other(tmp_path):
@@ -130,17 +124,12 @@ def test_fixed_settings_and_missing_choices_leave_entries_out(tmp_path, settings
 
 def test_numbers_move_into_the_ranges(tmp_path):
     """A rate or a learning rate outside of its range becomes the nearest end of it."""
-    space = space_of(
-        tmp_path,
+    text = (
         f"engine:\n  pattern: own\n  lambda_loss: 0.0\n  r0: {{low: 0.1, high: 0.2}}\n"
-        f"  alpha: {{low: -0.5, high: 1.0}}\n{SEARCHED}train:\n  lr: {{low: 0.1, high: 0.4, log: true}}\n",
+        f"  alpha: {{low: -0.5, high: 1.0}}\n{SEARCHED}train:\n  lr: {{low: 0.1, high: 0.4, log: true}}\n"
     )
-    found = runs(space)
-    assert [(run.engine.r0, run.engine.alpha, run.train.lr) for run in found.values()] == [
-        (0.2, -0.5, 0.1),
-        (0.15, 0.0, 0.1),
-        (0.1, 0.0, 0.1),
-    ]
+    found = [(run.engine.r0, run.engine.alpha, run.train.lr) for run in runs(space_of(tmp_path, text)).values()]
+    assert found == [(0.2, -0.5, 0.1), (0.15, 0.0, 0.1), (0.1, 0.0, 0.1)]
 
 
 def names_of(trials):
@@ -164,10 +153,8 @@ def test_entries_that_the_study_has_already_are_left_out():
 
 
 @pytest.fixture(name="storage")
-def _storage(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("OPTUNA_STORAGE", raising=False)
-    return str(tmp_path / "s.db")
+def _storage(here):
+    return "s.db"
 
 
 def test_a_study_begins_with_its_anchors_and_its_portfolio(storage, tmp_path, capsys):
@@ -177,9 +164,9 @@ def test_a_study_begins_with_its_anchors_and_its_portfolio(storage, tmp_path, ca
     file.write_text(f"entries:\n  - {entry % 0.3}\n  - {entry % 0.4}\n")
     assert fake_study.run(storage, n_jobs=1, n_trials=10, anchors=True, portfolio=str(file)) == 0
     anchors = ["no dropout", "element 0.1", "channel 0.2", "spatial 0.2", "own patterns", "engine's default"]
-    names = [*anchors, "portfolio 1", "portfolio 2", *[None] * 2]
-    assert names_of(fake_study.trials(storage)) == names
+    names = [*anchors, "portfolio 1", "portfolio 2", None, None]
     found = fake_study.trials(storage)
+    assert names_of(found) == names
     assert [trial.state for trial in found[:6]] == [TrialState.COMPLETE] * 6
     assert [found[number].params["r0"] for number in (6, 7)] == [0.3, 0.4]
     printed = capsys.readouterr().out
@@ -190,12 +177,8 @@ def test_a_study_begins_with_its_anchors_and_its_portfolio(storage, tmp_path, ca
     assert names_of(fake_study.trials(storage)) == [*names, None]
 
 
-@pytest.mark.parametrize(
-    "options", [{"n_trials": 9, "anchors": True, "portfolio": "small_images"}, {"n_trials": 10, "anchors": False}]
-)
-def test_studies_without_anchors_and_portfolio(storage, options):
-    """Short ones, and those that do not want them."""
-    assert fake_study.run(storage, **options) == 0
+def test_a_short_study_has_no_anchors_and_no_portfolio(storage):
+    assert fake_study.run(storage, n_trials=9, anchors=True, portfolio="small_images") == 0
     assert set(names_of(fake_study.trials(storage))) == {None}
 
 
@@ -222,8 +205,7 @@ def test_retries_keep_the_name():
     space = Space.load("compact").bound(RunConfig())
     study = optuna.create_study()
     enqueue_portfolio(study, PORTFOLIO_OF_FOUR, space, space.base(RunConfig()), 10, 1)
-    trial = study.ask()
-    study.tell(trial, state=TrialState.FAIL)
+    study.tell(study.ask(), state=TrialState.FAIL)
     enqueue_again(study, study.trials[0])
     assert names_of(study.get_trials()) == ["portfolio 1", "portfolio 1"]
 
@@ -234,9 +216,10 @@ TRAINED = ", ".join(TrainConfig.model_fields)
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("entries: []", "portfolio {} must hold a mapping with a list of entries that is not empty"),
-        ("entries: {a: 1}", "portfolio {} must hold a mapping with a list of entries that is not empty"),
-        ("- 1", "portfolio {} must hold a mapping with a list of entries that is not empty"),
+        *[
+            (text, "portfolio {} must hold a mapping with a list of entries that is not empty")
+            for text in ("entries: []", "entries: {a: 1}", "- 1")
+        ],
         ("schema: 2\nentries: [{engine: {}}]", "portfolio {} has the schema 2; this version of dropopt reads 1"),
         ("entries:\n- engine: {}\n- engine: {r0: 3}", "{}:3: entry 2: r0 must be in [0, 1], got 3"),
         (
@@ -274,55 +257,61 @@ def test_a_file_is_read_as_it_is_written(tmp_path):
 
 
 ENGINE = {"pattern": "spatial", "alpha": 0.5, "w_pfid": 1.0}
+CONSTANT = ENGINE | {"alpha": 0.0}
+PLAIN = {**ALONE, "alpha": 0.0, "pattern": "element", "allocation": "uniform", "r0": 0.3}
+DROPOUT = {"kind": "dropout", "p": 0.1}
 
 
 @pytest.mark.parametrize(
     ("one", "two", "same"),
     [
-        ({"train": {"lr": 0.1, "seed": 1}}, {"train": {"lr": 0.1005, "seed": 2}}, True),
-        ({"train": {"lr": 0.1}}, {"train": {"lr": 0.102}}, False),
-        ({"train": {"weight_decay": 0.0}}, {"train": {"weight_decay": 9e-7}}, True),
-        ({"train": {"weight_decay": 0.0}}, {"train": {"weight_decay": 1e-5}}, False),
-        ({"train": {"schedule": "cosine"}}, {"train": {"schedule": "constant"}}, False),
-        ({"train": {"channels_last": True}}, {"train": {"channels_last": False}}, False),
-        ({"engine": ENGINE | {"lambda_loss": 0.1}}, {"engine": ENGINE | {"lambda_loss": 0.2}}, False),
-        ({"engine": ENGINE | {"r0": 0.3}}, {"engine": ENGINE | {"r0": 0.302}}, True),
-        ({"engine": ENGINE | {"r0": 0.3}}, {"engine": ENGINE | {"r0": 0.31}}, False),
-        *[
-            ({"engine": ENGINE | {"alpha": 0.0, name: 0.1}}, {"engine": ENGINE | {"alpha": 0.0, name: 0.2}}, True)
-            for name in ("lambda_loss", "theta_depth", "theta_epoch", "delta")
-        ],
-        ({"engine": ENGINE | {"alpha": 0.0, "kappa": 1.0}}, {"engine": ENGINE | {"alpha": 0.0, "kappa": 2.0}}, False),
-        (
-            {"engine": ENGINE | {"pattern": "own", "allocation": "uniform"}},
-            {"engine": ENGINE | {"pattern": "own", "allocation": "feature"}},
-            True,
-        ),
-        ({"engine": ENGINE | {"allocation": "uniform"}}, {"engine": ENGINE | {"allocation": "feature"}}, False),
-        ({"engine": ENGINE | {"pattern": "own"}}, {"engine": ENGINE | {"allocation": "uniform"}}, False),
-        (
-            {"engine": {**ALONE, "alpha": 0.0, "pattern": "element", "allocation": "uniform", "r0": 0.3}},
-            {"engine": {**ALONE, "alpha": 0.0, "pattern": "own", "w_adaptive": 0.2, "kappa": 9.0, "r0": 0.3}},
-            True,
-        ),
-        (
-            {"engine": {**ALONE, "alpha": 0.0, "pattern": "element", "allocation": "uniform", "r0": 0.3}},
-            {"engine": {**ALONE, "alpha": 0.0, "pattern": "channel", "allocation": "uniform", "r0": 0.3}},
-            False,
-        ),
-        ({"engine": {f"w_{name}": 0.2 for name in METHODS}}, {"engine": {f"w_{name}": 0.8 for name in METHODS}}, True),
-        ({"engine": EVEN}, {"engine": EVEN | {"w_pfid": (0.2, 0.2, 0.2)}}, True),
-        ({"engine": EVEN}, {"engine": EVEN | {"w_pfid": (0.2, 0.2, 0.3)}}, False),
-        ({"engine": EVEN}, {"engine": EVEN | {"w_pfid": 0.205}}, True),
-        ({"engine": {"kind": "dropout", "p": 0.1}}, {"engine": {"kind": "dropout", "p": 0.1}}, True),
-        ({"engine": {"kind": "dropout", "p": 0.1}}, {"engine": {"kind": "dropout", "p": 0.2}}, False),
-        ({"engine": {"kind": "dropout", "p": 0.1}}, {"engine": {"kind": "dropout2d", "p": 0.1}}, False),
-        ({"engine": {"kind": "dropout", "p": 0.5}}, {"engine": {}}, False),
+        ({"lr": 0.1, "seed": 1}, {"lr": 0.1005, "seed": 2}, True),
+        ({"lr": 0.1}, {"lr": 0.102}, False),
+        ({"weight_decay": 0.0}, {"weight_decay": 9e-7}, True),
+        ({"weight_decay": 0.0}, {"weight_decay": 1e-5}, False),
+        ({"schedule": "cosine"}, {"schedule": "constant"}, False),
+        ({"channels_last": True}, {"channels_last": False}, False),
     ],
 )
-def test_which_configurations_are_the_same(one, two, same):
-    """Those that train the same network in the same way, numbers within one percent, whichever comes first."""
-    first, other = RunConfig.parse(one), RunConfig.parse(two)
+def test_which_trainings_are_the_same(one, two, same):
+    """Numbers within one percent, whichever comes first; the seed does not count."""
+    first, other = RunConfig.parse({"train": one}), RunConfig.parse({"train": two})
+    assert _same(first, other) is _same(other, first) is same
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "same"),
+    [
+        (ENGINE | {"lambda_loss": 0.1}, ENGINE | {"lambda_loss": 0.2}, False),
+        (ENGINE | {"r0": 0.3}, ENGINE | {"r0": 0.302}, True),
+        (ENGINE | {"r0": 0.3}, ENGINE | {"r0": 0.31}, False),
+        *[
+            (CONSTANT | {name: 0.1}, CONSTANT | {name: 0.2}, True)
+            for name in ("lambda_loss", "theta_depth", "theta_epoch", "delta")
+        ],
+        (CONSTANT | {"kappa": 1.0}, CONSTANT | {"kappa": 2.0}, False),
+        (
+            ENGINE | {"pattern": "own", "allocation": "uniform"},
+            ENGINE | {"pattern": "own", "allocation": "feature"},
+            True,
+        ),
+        (ENGINE | {"allocation": "uniform"}, ENGINE | {"allocation": "feature"}, False),
+        (ENGINE | {"pattern": "own"}, ENGINE | {"allocation": "uniform"}, False),
+        (PLAIN, {**ALONE, "alpha": 0.0, "pattern": "own", "w_adaptive": 0.2, "kappa": 9.0, "r0": 0.3}, True),
+        (PLAIN, PLAIN | {"pattern": "channel"}, False),
+        (EVEN, {f"w_{name}": 0.8 for name in METHODS}, True),
+        (EVEN, EVEN | {"w_pfid": (0.2, 0.2, 0.2)}, True),
+        (EVEN, EVEN | {"w_pfid": (0.2, 0.2, 0.3)}, False),
+        (EVEN, EVEN | {"w_pfid": 0.205}, True),
+        (DROPOUT, DROPOUT, True),
+        (DROPOUT, DROPOUT | {"p": 0.2}, False),
+        (DROPOUT, DROPOUT | {"kind": "dropout2d"}, False),
+        (DROPOUT | {"p": 0.5}, {}, False),
+    ],
+)
+def test_which_engines_are_the_same(one, two, same):
+    """Those that drop in the same way, numbers within one percent, whichever comes first."""
+    first, other = RunConfig.parse({"engine": one}), RunConfig.parse({"engine": two})
     assert _same(first, other) is _same(other, first) is same
     assert _same(first, first)
 

@@ -30,22 +30,13 @@ def target(preferred, low, high, clip, log):
 def test_numbers_are_the_nearest_legal_ones(clip):
     """Of a grid, the nearest point; without one, the number itself. They are clipped on request only."""
     options = {"clip": True} if clip else {}
-    for preferred, (low, high, step, log) in itertools.product(PREFERRED, FLOATS):
-        trial = PreferringTrial({"a": preferred, "b": 5.0}, **options)
-        value = trial.suggest_float("a", low, high, step=step, log=log)
-        case = preferred, low, high, step, log
-        assert trial.chosen == {"a": value}, case
-        assert type(value) is float, case
+    for preferred, (low, high, step, log) in itertools.product(PREFERRED, FLOATS + INTEGERS):
+        trial, case, kind = PreferringTrial({"a": preferred, "b": 5.0}, **options), (preferred, low, high), type(low)
+        suggest = trial.suggest_float if kind is float else trial.suggest_int
+        value = suggest("a", low, high, step=step, log=log)
+        assert (trial.chosen, type(value)) == ({"a": value}, kind), case
         wanted = target(preferred, low, high, clip, log)
-        grid = [wanted] if step is None else [low + step * n for n in range(round((high - low) / step) + 1)]
-        assert value in grid, case
-        assert abs(value - wanted) == min(abs(point - wanted) for point in grid), case
-    for preferred, (low, high, step, log) in itertools.product(PREFERRED, INTEGERS):
-        trial = PreferringTrial({"a": preferred}, **options)
-        value = trial.suggest_int("a", low, high, step=step, log=log)
-        case = preferred, low, high, step, log
-        assert (trial.chosen, type(value)) == ({"a": value}, int), case
-        wanted, grid = target(preferred, low, high, clip, log), range(low, high + 1, step)
+        grid = [wanted] if step is None else [low + step * n for n in range(round((high - low) // step) + 1)]
         assert value in grid, case
         assert abs(value - wanted) == min(abs(point - wanted) for point in grid), case
 

@@ -27,7 +27,7 @@ from dropopt.study.search.recent import RecentSampler
 from dropopt.study.search.samplers import blend_of, make_sampler
 
 
-def test_pruners_by_name() -> None:
+def test_pruners_by_name():
     """The class and all arguments of each pruner, for 30 epochs, of which the first half is never pruned."""
     median: Any = make_pruner("median", 30)
     percentile: Any = make_pruner("percentile", 30)
@@ -70,7 +70,7 @@ def tpe_in(sampler: Any) -> Any:
     return sampler._base_sampler
 
 
-def test_samplers_by_name() -> None:
+def test_samplers_by_name():
     """The class, the seed and all arguments of each sampler."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -87,12 +87,11 @@ def test_samplers_by_name() -> None:
     assert (cmaes._n_startup_trials, cmaes._warn_independent_sampling) == (1, False)
     assert (gp._n_startup_trials, gp._warn_independent_sampling) == (10, False)
     for sampler, group in ((tpe, False), (grouped, True)):
-        found = [getattr(sampler, f"_{name}") for name in ("n_startup_trials", "n_ei_candidates", "multivariate")]
-        assert found == [10, 24, True]
+        assert (sampler._n_startup_trials, sampler._n_ei_candidates, sampler._multivariate) == (10, 24, True)
         assert (sampler._group, sampler._constant_liar) == (group, True)
 
 
-def test_the_blend_decides_the_sampler() -> None:
+def test_the_blend_decides_the_sampler():
     """`auto` is `efficacy` if the space searches a blend of ranges, with the space's order, base and seed."""
     prior = {"names": [["w_pfid", "w_adaptive"]], "columns": [], "rows": []}
     for name, given in (("auto", None), ("efficacy", prior)):
@@ -107,7 +106,7 @@ def test_the_blend_decides_the_sampler() -> None:
     assert blend_of(space(*BLEND, "w_spatial", choices=("w_spatial",))) == (("w_pfid", "w_adaptive"),)
 
 
-def test_wrong_samplers() -> None:
+def test_wrong_samplers():
     """What the errors say: no blend for `efficacy`, and a prior for a sampler that does not learn one."""
     with pytest.raises(NoBlendError) as missing:
         make_sampler("efficacy", space("lr"), 0)
@@ -132,9 +131,8 @@ def test_gp_leaves_the_draws_to_tpe(monkeypatch):
         space.suggest(trial, 10)
         study.tell(trial, trial.params["lr"])
     study.sampler = samplers.make_sampler("gp", space, 0, notice=notices.append)
-    monkeypatch.setattr(
-        study.sampler._first, "sample_relative", lambda *_: pytest.fail("the Gaussian process was fitted")
-    )
+    fitted = "the Gaussian process was fitted"
+    monkeypatch.setattr(study.sampler._first, "sample_relative", lambda *_: pytest.fail(fitted))
     space.suggest(study.ask(), 10)
     assert notices == ["the sampler gp is slow above 12 complete trials, so tpe is used from now on"]
 
@@ -182,24 +180,11 @@ def test_cmaes_does_not_read_pickles_of_others(tmp_path, monkeypatch):
     for name, mode in (("mine.db", 0o644), ("group.db", 0o620), ("shared.db", 0o602)):
         Path(name).touch()
         Path(name).chmod(mode)
-    for url in (
-        "sqlite:///mine.db",
-        "sqlite:///mine.db?timeout=3",
-        "sqlite:///none.db",
-        "s.log",
-        f"{tmp_path}/mine.db",
-    ):
+    own, others = "sqlite:///mine.db", "sqlite:///shared.db"
+    for url in (own, f"{own}?timeout=3", "sqlite:///none.db", "s.log", f"{tmp_path}/mine.db"):
         samplers.refuse_pickles("cmaes", url)
-    beyond = "mine.db/below"  # not a folder
-    for url in (
-        "postgresql://h/mine.db",
-        "redis://h",
-        "sqlite:///shared.db",
-        "sqlite:///shared.db?timeout=3",
-        "sqlite:///group.db",
-        "shared.db",
-        beyond,
-    ):
+    servers = ["postgresql://h/mine.db", "redis://h"]
+    for url in (*servers, others, f"{others}?timeout=3", "sqlite:///group.db", "shared.db", "mine.db/below"):
         for name in ("tpe", "efficacy"):
             samplers.refuse_pickles(name, url)
         with pytest.raises(ConfigError) as caught:
