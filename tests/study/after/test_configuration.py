@@ -42,10 +42,8 @@ def test_a_stored_configuration_takes_precedence(study):
     study.add_trial(create_trial(value=1.0, user_attrs={"config": run.model_dump(mode="json")}))
     found = configuration_of(study, study.trials[0])
     assert (found.run, found.stored, found.foreign) == (run, True, True)
-    assert (
-        "use the data and the network that its stored configuration names, digits and small, which may be others"
-        in found.notice
-    )
+    said = "use the data and the network that its stored configuration names, digits and small, which may be others"
+    assert said in found.notice
     study.set_user_attr("base", run.model_dump(mode="json"))  # as dropopt does
     found = configuration_of(study, study.trials[0])
     assert (found.foreign, found.notice) == (False, "")
@@ -54,11 +52,7 @@ def test_a_stored_configuration_takes_precedence(study):
 @pytest.mark.parametrize(
     ("parameters", "attributes", "said"),
     [
-        (
-            {"x": 1.0, "y": 1.0},
-            {},
-            "its parameters are x, y, and none is a setting of dropopt; run the study with dropopt run",
-        ),
+        ({"x": 1.0, "y": 1.0}, {}, "are x, y, and none is a setting of dropopt; run the study with dropopt run"),
         ({}, {}, "its parameters are none"),
         ({"r0": 7.0}, {}, r"its parameters are not a configuration: r0 must be in \[0, 1\], got 7.0"),
         ({"w_pfid": 0.5, "w_pfid_late": 1.0}, {}, "a configuration: w_pfid and w_pfid_late are the same setting"),
@@ -113,14 +107,13 @@ def test_a_trial_of_dropopt_that_ended_before_it_had_a_configuration(study):
     """Its message says why, or else its state; its parameters are not taken for a configuration."""
     study.set_user_attr("base", {})
     ranges = {"lr": FloatDistribution(0, 1)}
-    added = "another program has added it; give another --trial"
-    failed, told = {"state": TrialState.FAIL}, {"value": -5.0}
-    for ended, attributes, said in (
-        (failed, {"message": "no such file"}, "no such file"),
-        (failed, {}, "FAIL"),
-        (told, {}, added),
+    failed = {"state": TrialState.FAIL}
+    for facts, said in (
+        (failed | {"user_attrs": {"message": "no such file"}}, "no such file"),
+        (failed, "FAIL"),
+        ({"value": -5.0}, "another program has added it; give another --trial"),
     ):
-        study.add_trial(create_trial(**ended, params={"lr": 0.5}, distributions=ranges, user_attrs=attributes))
+        study.add_trial(create_trial(**facts, params={"lr": 0.5}, distributions=ranges))
         with pytest.raises(ConfigError, match=f"^trial . of study 'mine' has no configuration to export: {said}$"):
             configuration_of(study, study.trials[-1])
 

@@ -60,15 +60,15 @@ def test_the_provenance_is_complete():
 
 def test_the_provenance_tells_what_the_blend_is_worth():
     """Verdict and preferred blend are those that the trials give together with the evidence of an earlier study."""
-    study = random_study(6)
+    study, told = random_study(6), []
     study.add_trial(create_trial(value=9.0, user_attrs={"config": CONFIG}))
-    for prior in (None, export_evidence(random_study(60, effect=-3.0, seed=1))):
+    for prior in (None, export_evidence(random_study(30, effect=-3.0, seed=1))):
         if prior is not None:
             study.set_user_attr("prior", prior)
         known = learned(study, prior=prior)
-        expected = {"verdict": known.efficacy.verdict, "preferred": known.preferred}
-        assert exported(study, study.trials[-1], "")[1]["efficacy"] == expected
-    assert learned(study).preferred != known.preferred
+        told.append(exported(study, study.trials[-1], "")[1]["efficacy"])
+        assert told[-1] == {"verdict": known.efficacy.verdict, "preferred": known.preferred}
+    assert told[0]["preferred"] != told[1]["preferred"]
 
 
 @pytest.mark.parametrize("kind", ["yaml", "json", "toml", "python"])

@@ -15,7 +15,7 @@ from dropopt.study.after.retrain import retrain
 
 
 def trained(folder, on_epoch=lambda report: None, **train):
-    settings = {"epochs": 4, "batch_size": 32, "lr": 0.1, "device": "cpu", **train}
+    settings = {"epochs": 3, "batch_size": 32, "lr": 0.1, "device": "cpu", **train}
     run = RunConfig.parse({"data": {"subset": 100}, "train": settings, "engine": {"r0": 0.2}})
     return retrain(run, {}, threads=1, on_notice=print, on_epoch=on_epoch, checkpoints=folder)
 
@@ -47,19 +47,20 @@ def test_an_interrupted_training_continues_and_ends_with_the_same_files(tmp_path
         assert float(row[f"rate.{site['site']}"]) == site["applied"]
 
     def interrupt(report):
-        if report.epoch == 3:
+        if report.epoch == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         trained(tmp_path / "b", interrupt)
     seen = []
     resumed = trained(tmp_path / "b", lambda report: seen.append(report.epoch))
-    assert seen == [3, 4]
+    assert seen == [2, 3]
     assert equal(resumed.weights, whole.weights)
     assert resumed.result.rates.keys() == whole.result.rates.keys() != set()
     assert all(equal(rates, whole.result.rates[site]) for site, rates in resumed.result.rates.items())
-    numbers = [[row[name] for name in row if name != "seconds"] for row in rows(tmp_path / "b")]
-    assert numbers == [[row[name] for name in row if name != "seconds"] for row in rows(tmp_path / "a")]
+    assert [row | {"seconds": ""} for row in rows(tmp_path / "b")] == [
+        row | {"seconds": ""} for row in rows(tmp_path / "a")
+    ]
 
 
 def report(epoch, smoothed, **rates):

@@ -33,6 +33,16 @@ def network():
 """
 
 
+def trained(run, provenance=None, **options):
+    """The result of a training that prints its notices and reports no epoch, unless ``options`` say otherwise."""
+    given = {"threads": 1, "on_notice": print, "on_epoch": lambda report: None}
+    return retrain(run, provenance or {}, **given | options)
+
+
+def changed(run, **train):
+    return configured(Exported(run, {}), train)
+
+
 @pytest.fixture
 def run(own_module):
     """A run on data whose best possible accuracy is 1 in training, 0.9 in validation and 0.75 in the test split."""
@@ -50,7 +60,7 @@ def run(own_module):
 def test_validation_and_test_are_estimated_on_their_own_splits(run):
     """Accuracy, loss and size of each estimate are those of its split, recomputed from the weights."""
     reports = []
-    done = retrain(run, {}, threads=1, on_notice=print, on_epoch=reports.append)
+    done = trained(run, on_epoch=reports.append)
     import known_splits  # found now that the current folder is on the import path
 
     model = known_splits.network()
@@ -68,30 +78,27 @@ def test_validation_and_test_are_estimated_on_their_own_splits(run):
 
 def test_options_override_the_recipe_and_nothing_else(run):
     """Requested training settings replace those of the file; data, network, engine and other settings stay."""
-    changed = configured(Exported(run, {}), {"epochs": 3, "lr": 0.2})
-    assert changed.train == TrainConfig(**{**run.train.model_dump(), "epochs": 3, "lr": 0.2})
-    assert changed.model_copy(update={"train": run.train}) == run
+    new = changed(run, epochs=3, lr=0.2)
+    assert new.train == TrainConfig(**run.train.model_dump() | {"epochs": 3, "lr": 0.2})
+    assert new.model_copy(update={"train": run.train}) == run
 
 
 def test_notices_and_failures(run, tmp_path):
     """Other data than those of the study are reported, a loss that diverges is an error of the study, and so on."""
-    short = run.model_copy(update={"train": run.train.model_copy(update={"epochs": 1})})
-    notices = []
+    short, notices = changed(run, epochs=1), []
     for provenance in ({"data_fingerprint": {"train": "x"}}, {}):
-        done = retrain(short, provenance, threads=2, on_notice=notices.append, on_epoch=lambda report: None)
+        done = trained(short, provenance, threads=2, on_notice=notices.append)
     assert torch.get_num_threads() == 2
     torch.set_num_threads(1)
     whole = done.data.fingerprint
     for known in (whole, {"test": whole["test"]}):  # the second is that of a confirmation, whose seeds share no more
-        provenance = {"data_fingerprint": known}
-        retrain(short, provenance, threads=1, on_notice=notices.append, on_epoch=lambda report: None)
+        trained(short, {"data_fingerprint": known}, on_notice=notices.append)
     assert [notice for notice in notices if notice not in done.data.notices] == [
         "the data differ from those of the study, so the study may have trained on images of this test split"
     ]
     assert (done.run, done.weights.keys()) == (short, done.network.state_dict().keys())
-    wild = run.model_copy(update={"train": run.train.model_copy(update={"lr": 1e30})})
     with pytest.raises(StudyError, match="loss"):
-        retrain(wild, {}, threads=1, on_notice=print, on_epoch=lambda report: None)
+        trained(changed(run, lr=1e30))
     save_weights(done.weights, tmp_path / "best.pt")
     assert torch.load(tmp_path / "best.pt", weights_only=True).keys() == done.weights.keys()
     with pytest.raises(StudyError, match=r"^the weights cannot be written to \S+best\.pt/a\.pt: (Not a dir|File ex)"):
@@ -108,16 +115,15 @@ def test_an_accuracy_is_a_share_of_images_where_each_has_one_class():
         (network | {"data": {"name": "other_tasks:masks"}}, False),
     ):
         run = RunConfig.parse({"data": {"subset": 60}, "train": train, **other})
-        done = retrain(run, {}, threads=1, on_notice=print, on_epoch=lambda report: None)
+        done = trained(run)
         assert (done.validation.shares, done.test.shares) == (shares, shares)
 
 
 def test_a_check_of_the_data_comes_before_the_training(run):
     """It gets the data of the training, and its error ends the command before an epoch is trained."""
     seen, epochs = [], []
-    options = {"threads": 1, "on_notice": print, "on_epoch": epochs.append}
-    short = run.model_copy(update={"train": run.train.model_copy(update={"epochs": 1})})
-    done = retrain(short, {}, check=seen.append, **options)
+    short = changed(run, epochs=1)
+    done = trained(short, check=seen.append, on_epoch=epochs.append)
     assert [data.fingerprint for data in seen] == [done.data.fingerprint]
     assert len(epochs) == 1
 
@@ -125,7 +131,7 @@ def test_a_check_of_the_data_comes_before_the_training(run):
         raise StudyError("no")
 
     with pytest.raises(StudyError, match=r"^no$"):
-        retrain(short, {}, check=refuse, **options)
+        trained(short, check=refuse, on_epoch=epochs.append)
     assert len(epochs) == 1
 
 
@@ -135,7 +141,7 @@ def test_a_task_of_ones_own_judges_the_training():
     names = {"data": {"name": "other_tasks:regression"}, "model": {"name": "other_tasks:image_network"}}
     train = {"epochs": 3, "batch_size": 16, "lr": 0.02, "device": "cpu"}
     run = RunConfig.parse({**names, "task": task, "train": train, "engine": {"kind": "none"}})
-    done = retrain(run, {}, threads=1, on_notice=print, on_epoch=lambda report: None)
+    done = trained(run)
     for found, split in ((done.validation, done.data.validation), (done.test, done.data.test)):
         with torch.no_grad():
             outputs = done.network.eval()(split.images)
@@ -150,14 +156,12 @@ def test_a_model_file_holds_the_whole_training(tmp_path):
     """The configuration, the scores of both splits, the provenance, the weights and the drop rates."""
     train = {"epochs": 2, "batch_size": 16, "lr": 0.1, "device": "cpu"}
     run = RunConfig.parse({"data": {"subset": 60}, "train": train, "engine": {"r0": 0.3}})
-    done = retrain(run, {}, threads=1, on_notice=print, on_epoch=lambda report: None)
+    done = trained(run)
     save_model(done, {"study": "mine", "trial": 7}, tmp_path / "m.safetensors")
     found = read_model(tmp_path / "m.safetensors")
     assert (found.card.run, found.card.provenance) == (run, {"study": "mine", "trial": 7})
-    assert found.card.metrics == {
-        name: Score.of(one.accuracy, one.loss, one.n)
-        for name, one in (("validation", done.validation), ("test", done.test))
-    }
+    scores = {"validation": done.validation, "test": done.test}
+    assert found.card.metrics == {name: Score.of(one.accuracy, one.loss, one.n) for name, one in scores.items()}
     assert found.card.best_epoch == done.result.best_epoch
     assert found.card.data["sha256"] == done.data.fingerprint
     assert found.weights.keys() == done.weights.keys()

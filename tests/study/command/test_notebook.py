@@ -1,7 +1,5 @@
 """A study that is run from Python returns its results; its task may be any."""
 
-from __future__ import annotations
-
 import importlib
 import re
 from pathlib import Path
@@ -20,45 +18,35 @@ from dropopt.study.store.keys import COMMAND
 from dropopt.study.store.opening import close, open_storage
 
 
-def test_a_study_of_a_regression_returns_its_results(here, cache):
-    """Trials, the best configuration, its functions by name; the same call continues it. A storage may be a path."""
-    study = Study(
-        name="regression",
-        data=other_tasks.regression,
-        model=other_tasks.image_network,
-        task={
-            "loss": other_tasks.halved,
-            "metric": other_tasks.worst,
-            "direction": "minimize",
-            "objective": "metric",
-        },
-        train={"epochs": 2, "batch_size": 16, "device": "cpu"},
-        space="dropout",
-        n_trials=2,
-    )
-    result = study.run(storage="study.db", n_jobs=1)
-    assert repr(result).startswith("StudyResult('regression', 2 trials, best worst ")
+def test_a_cell_that_runs_a_study_has_its_results(here, cache, capsys):
+    """Trials, the best configuration, its functions by name; the same cell continues it. A storage may be a path.
+
+    A study that Python code runs has no script that ``dropopt run`` could find, neither now nor in its report.
+    """
+    names = {"Study": Study, "tasks": other_tasks, "Path": Path, "__name__": "__main__"}
+    cell = """
+task = {"loss": tasks.halved, "metric": tasks.worst, "direction": "minimize", "objective": "metric"}
+train = {"epochs": 1, "batch_size": 16, "device": "cpu"}
+study = Study(name="cell", data=tasks.regression, model=tasks.image_network, task=task, train=train, space="dropout",
+              n_trials=2)
+result = study.run(storage=storage, n_jobs=1)
+"""
+    exec(cell, names | {"storage": "study.db"})
+    names["storage"] = Path("study.db")
+    exec(cell, names)
+    result = names["result"]
+    assert len(result.trials) == 2
+    assert repr(result).startswith("StudyResult('cell', 2 trials, best worst ")
     assert result.best_value == min(trial.value for trial in result.trials)
     assert result.best.run.task.metric == "other_tasks:worst"
     result.save("best.yaml")
     assert dropopt.load("best.yaml") == result.best
     assert "task:" in Path("best.yaml").read_text()
-    again = Study(**{**study.model_dump(), "n_trials": 2}).run(storage=Path("study.db"), n_jobs=1)
-    assert len(again.trials) == 2
-
-
-def test_no_command_is_named_that_would_run_a_cell_of_a_notebook(here, cache, capsys):
-    """A study that Python code runs has no script that ``dropopt run`` could find, neither now nor in its report."""
-    names = {"Study": Study, "data": other_tasks.regression, "model": other_tasks.image_network, "__name__": "__main__"}
-    task = "task={'loss': 'mse_loss'}, train={'epochs': 1}, space='dropout', n_trials=1"
-    cell = f"Study(name='cell', data=data, model=model, {task}).run(storage='study.db', n_jobs=1)"
-    exec(cell, names)
-    exec(cell, names)
     written = capsys.readouterr().out
     assert "dropopt run" not in written
-    assert "it already has 1 trial; to go on, run it with n_trials = 2" in written
-    with Outside("study.db", "cell") as study:
-        assert COMMAND not in study.user_attrs
+    assert "it already has 2 trials; to go on, run it with n_trials = 4" in written
+    with Outside("study.db", "cell") as stored:
+        assert COMMAND not in stored.user_attrs
 
 
 @pytest.mark.parametrize("call", ["run()", "main()", "main([])", "compare(['dropout', 'blend'])"])
@@ -86,9 +74,8 @@ def test_a_function_of_a_notebook_is_told_how_to_get_into_a_file(monkeypatch):
     names = {"__name__": "__main__"}
     exec("def data():\n    return None", names)
     monkeypatch.delattr("__main__.__file__", raising=False)
-    with pytest.raises(
-        ConfigError, match=r"in a notebook, begin its cell with %%writefile own.py, .*from own import d"
-    ):
+    said = r"in a notebook, begin its cell with %%writefile own.py, .*from own import d"
+    with pytest.raises(ConfigError, match=said):
         Study(name="cell", data=names["data"])
 
 

@@ -12,6 +12,7 @@ from dropopt.config import ConfigError
 from dropopt.study.define.script import load
 from dropopt.study.session import comparing, confirming, continuing, joining, session
 from dropopt.study.session.request import Request
+from dropopt.study.show.snapshot import Snapshot
 
 APP = typer.main.get_command(cli.app)
 #: Commands that print a list or a result as JSON.
@@ -31,14 +32,16 @@ LINES = {
 }
 
 
+def journal(path):
+    return optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path)))
+
+
 @pytest.fixture(scope="module")
 def url(tmp_path_factory):
     """The URL of a storage with a study."""
-    found = f"sqlite:///{tmp_path_factory.mktemp('stored')}/study.db"
-    storage = optuna.storages.RDBStorage(found)
-    shown_study(12, storage)
-    storage.engine.dispose()
-    return found
+    path = tmp_path_factory.mktemp("stored") / "study.log"
+    shown_study(4, journal(path))
+    return str(path)
 
 
 @pytest.fixture
@@ -60,6 +63,7 @@ def stored(url, here, tmp_path, monkeypatch):
     monkeypatch.setattr(continuing, "run", of_request)
     request = Request(load("digits")[0], tmp_path, None, 1, "again")
     monkeypatch.setattr(joining, "stored_request", lambda *_, **__: request)
+    monkeypatch.setattr(Snapshot, "effects", None)  # of a report: their figures take seconds
 
 
 @pytest.mark.parametrize("name", APP.commands)
@@ -103,13 +107,10 @@ def test_quiet_does_not_fail_in_silence(stored, name, room, monkeypatch, capsys)
 
 @pytest.mark.parametrize("line", [["efficacy"], ["export", "--list"], ["export"]])
 @pytest.mark.parametrize("failed", [0, 3])
-def test_studies_without_a_result_are_named(stored, line, failed, monkeypatch, tmp_path):
+def test_studies_without_a_result_are_named(line, failed, monkeypatch, tmp_path):
     """An empty study, and one whose trials have all failed, have nothing to show; an empty table would not say so."""
-    url = f"sqlite:///{tmp_path}/empty.db"
-    study = optuna.create_study(study_name="ein Versuch é", storage=url)
+    study = optuna.create_study(study_name="ein Versuch é", storage=journal(tmp_path / "empty.log"))
     study.add_trials([optuna.trial.create_trial(state=optuna.trial.TrialState.FAIL) for _ in range(failed)])
-    study._storage.remove_session()
-    study._storage._backend.engine.dispose()
-    monkeypatch.setenv("OPTUNA_STORAGE", url)
+    monkeypatch.setenv("OPTUNA_STORAGE", str(tmp_path / "empty.log"))
     with pytest.raises(ConfigError, match=r"'ein Versuch é' has no completed trial yet \((none yet|3 failed)\)"):
         APP(line, standalone_mode=False)

@@ -1,5 +1,6 @@
 """``dropopt worker``: joining a study that only the storage describes."""
 
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -18,13 +19,20 @@ from dropopt.study.session.joining import stored_request
 from dropopt.study.store.errors import StorageError
 
 
-@pytest.fixture
-def storage(here):
-    """A study of two trials in a temporary working folder, whose plan is then set to four."""
-    fake_study.run("s.log", n_trials=2, seed=5, pruner="none")
-    with Outside("s.log") as study:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The file of a study of two trials, whose plan is then set to four."""
+    path = tmp_path_factory.mktemp("made") / "s.log"
+    fake_study.run(str(path), n_trials=2, seed=5, pruner="none")
+    with Outside(str(path)) as study:
         study.set_user_attr("plan", study.user_attrs["plan"] | {"n_trials": 4})
-    return "s.log"
+    return path
+
+
+@pytest.fixture
+def storage(made, here):
+    """A copy of that file, in a temporary working folder."""
+    return shutil.copy(made, "s.log")
 
 
 def join(storage, script=Path()):
