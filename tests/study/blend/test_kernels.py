@@ -89,22 +89,24 @@ def test_the_mean_is_that_of_regression(stages):
         assert path(shares, stages - 1) == pytest.approx(k @ weights)
 
 
-def test_draws_have_the_moments_of_the_posterior():
+@pytest.mark.parametrize("stages", [1, 2])
+def test_draws_have_the_moments_of_the_posterior(stages):
     """Mean and covariance of 1,000 draws are those of a Gaussian process with an unknown noise variance.
 
     In units of sigma, a draw is m / sigma + TEMPER * N(0, K - k G^-1 k'), where m is the posterior mean for sigma = 1
     and 1 / sigma^2 has a gamma distribution.
     """
-    table, kernel, rng = table_of(stages=2), PARTS["all"], np.random.default_rng(0)
-    rows, c = Rows(table), np.array([0.5, -1.0])
+    table, kernel, rng = table_of(stages=stages), PARTS["all"], np.random.default_rng(0)
+    rows, stage, c = Rows(table), stages - 1, np.array([0.5, -1.0])
     shares = np.random.default_rng(1).dirichlet(np.ones(3), size=3)
-    draws = np.array([Path(rows, kernel, table.score, c, rng)(shares, 1) for _ in range(1000)])
+    draws = np.array([Path(rows, kernel, table.score, c, rng)(shares, stage) for _ in range(1000)])
 
     g = rows.covariance(kernel)
-    k = rows.covariance_with(kernel, shares, 1, rows.similarity(c))
+    k = rows.covariance_with(kernel, shares, stage, rows.similarity(c))
     # The candidates' own covariance at this stage: (1 - f) / S^2 + f / S^2 of that of blends with this stage alone.
     part = replace(kernel, covariates=0.0)
-    own = np.array([[between(part, one[None], c, other[None], c) - 10 for other in shares] for one in shares]) / 4
+    own = np.array([[between(part, one[None], c, other[None], c) - 10 for other in shares] for one in shares])
+    own /= stages**2
     shape = 2.0 + rows.amount / 2
     scale = 0.6 + float(table.score @ np.linalg.solve(g, table.score)) / 2
     first = math.exp(math.lgamma(shape + 0.5) - math.lgamma(shape)) / math.sqrt(scale)  # E[1 / sigma]

@@ -112,6 +112,7 @@ def test_words_are_no_weights():
     word = CategoricalDistribution(["low", "high"])
     numbers = create_trial(params={"w_a": 0.3, "w_b": 0.9}, distributions={"w_a": UNIT, "w_b": UNIT}, value=1.0)
     mixed = create_trial(params={"w_a": "low", "w_b": 0.9}, distributions={"w_a": word, "w_b": UNIT}, value=1.0)
+    numbers.number, mixed.number = 0, 1  # of two trials with one number, only the first counts
     assert gather([numbers, mixed], names_in([numbers, mixed]), maximise=False).blend.tolist() == [[[0.25, 0.75]]]
     with pytest.raises(NoBlendError):
         names_in([mixed])

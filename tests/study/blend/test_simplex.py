@@ -195,6 +195,7 @@ def test_candidates_of_a_climb():
 def test_neighbours_reach_their_width():
     """Moves towards a random blend are uniform up to the width, and transfers have the distribution 2 w u^2."""
     rounds, _ = climbed(lambda shares, _: np.zeros(len(shares)), np.full((2000, 3), 1 / 3))
+    assert len(rounds[0]) == 2 * 96 + 3 + 3 + 1 + 2000 + 8000, "of one stage, unless another number is given"
     around = rounds[1] - np.repeat(rounds[0][:8], 10, axis=0)  # of equal heights, the first are kept
     assert ((np.abs(around[1::2]) > 1e-12).sum(axis=1) <= 2).all()
     step = rounds[0][-8000:] - 1 / 3

@@ -23,7 +23,7 @@ from dropopt.study.store.errors import StorageError
 def made(tmp_path_factory):
     """The file of a study of two trials, whose plan is then set to four."""
     path = tmp_path_factory.mktemp("made") / "s.log"
-    fake_study.run(str(path), n_trials=2, seed=5, pruner="none")
+    fake_study.run(str(path), 1, n_trials=2, seed=5, pruner="none")
     with Outside(str(path)) as study:
         study.set_user_attr("plan", study.user_attrs["plan"] | {"n_trials": 4})
     return path

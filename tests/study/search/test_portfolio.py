@@ -1,6 +1,7 @@
 """Portfolios: which configurations a study begins with after its anchors, and what a file may hold."""
 
 import math
+from pathlib import Path
 
 import fake_study
 import optuna
@@ -14,8 +15,9 @@ from dropopt.study import Study
 from dropopt.study.define import shipped
 from dropopt.study.define.space import Space
 from dropopt.study.search.portfolio import Entry, Portfolio, _same, enqueue_portfolio, entries_of, load_portfolio
+from dropopt.study.session.beginning import enqueue_first_trials
+from dropopt.study.session.request import Request
 from dropopt.study.store.keys import ANCHOR, PORTFOLIO, QUEUE
-from dropopt.study.store.opening import close, open_storage
 from dropopt.study.store.retries import enqueue_again, parameters
 
 ALONE = {f"w_{method}": float(method == "adaptive") for method in METHODS}
@@ -177,27 +179,29 @@ def test_a_study_begins_with_its_anchors_and_its_portfolio(storage, tmp_path, ca
     assert names_of(fake_study.trials(storage)) == [*names, None]
 
 
-def test_a_short_study_has_no_anchors_and_no_portfolio(storage):
-    assert fake_study.run(storage, n_trials=9, anchors=True, portfolio="small_images") == 0
-    assert set(names_of(fake_study.trials(storage))) == {None}
+def begin(study, **options):
+    """Enqueue the first trials of a study as a process does that begins it; returns the portfolio that it reads."""
+    request = Request(fake_study.make(**options), Path(), None, 1, "dropopt run fake")
+    enqueue_first_trials(study, request, None, 10)
+    return request.portfolio
 
 
-def test_a_lost_queue_is_filled_from_the_storage(storage, tmp_path):
+def test_a_short_study_has_no_anchors_and_no_portfolio():
+    study = optuna.create_study()
+    assert begin(study, n_trials=9, anchors=True, portfolio="small_images") is None
+    assert study.get_trials() == []
+
+
+def test_a_lost_queue_is_filled_from_the_storage():
     """If a process died while it enqueued, the next one goes on with the entries that the storage keeps."""
-    file = tmp_path / "mine.yaml"
-    file.write_text("entries: [{engine: {pattern: own, r0: 0.3, lambda_loss: 0.0}}]")
-    assert fake_study.run(storage, n_jobs=1, n_trials=10, portfolio=str(file)) == 0
-    opened = open_storage(f"sqlite:///{storage}", create=False)
-    study = optuna.load_study(study_name="fake", storage=opened)
-    kept = study.user_attrs[PORTFOLIO]
-    more = {**kept["entries"][0], "engine": {**kept["entries"][0]["engine"], "r0": 0.4}}
-    study.set_user_attr(PORTFOLIO, {**kept, "entries": [*kept["entries"], more]})
-    study.set_user_attr(QUEUE, "pending")
-    close(opened)
-    assert fake_study.run(storage, n_jobs=1, n_trials=12, portfolio="none") == 0
-    found = {trial.user_attrs.get(PORTFOLIO): trial for trial in fake_study.trials(storage)}
-    assert found.keys() == {None, "portfolio 1", "portfolio 2"}
-    assert found["portfolio 2"].params["r0"] == 0.4
+    study = optuna.create_study()
+    first, second = ({"engine": {"pattern": "own", "r0": r0, "lambda_loss": 0.0}} for r0 in (0.3, 0.4))
+    for entries in ([first], [first, second]):
+        study.set_user_attr(PORTFOLIO, {"name": "mine", "entries": entries})
+        begin(study, n_trials=12)
+    assert names_of(study.get_trials()) == ["portfolio 1", "portfolio 2"]
+    assert [parameters(trial)["r0"] for trial in study.get_trials()] == [0.3, 0.4]
+    assert study.user_attrs[QUEUE] == "done"
 
 
 def test_retries_keep_the_name():
