@@ -58,9 +58,8 @@ def test_which_values_are_preferred(tmp_path):
     train = "train:\n  lr: {low: 0.1, high: 1}\n  schedule: [cosine, constant]\n  momentum: {low: 0, high: 0.5}\n"
     path.write_text(engine + train)
     base = RunConfig.parse({"engine": {"kappa": 2.0, "pattern": "channel"}, "train": {"schedule": "constant"}})
-    ours = {"r0": 0.5, "kappa": 2.0, "pattern": "channel", **dict.fromkeys(["early", "middle", "late"])}
-    ours = {name if name in ("r0", "kappa", "pattern") else f"w_pfid_{name}": value for name, value in ours.items()}
-    ours |= dict.fromkeys([f"w_pfid_{stage}" for stage in ("early", "middle", "late")], 0.25)
+    shares = dict.fromkeys(["w_pfid_early", "w_pfid_middle", "w_pfid_late"], 0.25)
+    ours = {"r0": 0.5, "kappa": 2.0, "pattern": "channel", **shares}
     space, given = Space.load(path), {"r0": 0.5, "w_pfid": 0.25}
     assert preferred_values(space, base, given) == ours | {"schedule": "constant"}
     tuned = {"lr": 0.3, "schedule": "cosine"}
@@ -68,9 +67,7 @@ def test_which_values_are_preferred(tmp_path):
     assert preferred_values(space, base, given, tuned | {"optimizer": "sgd"}) == ours | tuned
     assert preferred_values(space, base, given, tuned | {"optimizer": "adamw"}) == ours | {"schedule": "cosine"}
     adamw = RunConfig.parse({"engine": base.engine.model_dump(), "train": {"optimizer": "adamw"}})
-    assert preferred_values(space, adamw, given, tuned) == ours | tuned, (
-        "an entry without an optimizer is for the study's"
-    )
+    assert preferred_values(space, adamw, given, tuned) == ours | tuned  # without an optimizer: for the study's
     assert preferred_values(space, adamw, given, tuned | {"optimizer": "sgd"}) == ours | {"schedule": "cosine"}
     path.write_text(engine + train + "  optimizer: adamw\n")
     assert preferred_values(Space.load(path), base, given, tuned | {"optimizer": "adamw"}) == ours | tuned
