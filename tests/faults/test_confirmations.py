@@ -137,18 +137,6 @@ def test_a_run_whose_retry_was_lost_goes_on_from_its_checkpoint(storage):
     assert (again.state.name, again.user_attrs["retry_of"]) == ("COMPLETE", first.number)  # it names the checkpoint
 
 
-@pytest.mark.parametrize("name", ["fake-confirmed", "fake-tested"])
-def test_a_kill_while_the_study_of_the_runs_is_created(storage, name):
-    """A study without trials and without the attribute that is written last is completed."""
-    delete(storage, name)
-    with closing(Opened(storage)) as opened:
-        optuna.create_study(study_name=name, storage=opened.storage).set_user_attr("base", {})
-    code, found = confirm(storage, **SMALL)
-    assert (code, found.tested.test.seeds) == (0, 2)
-    with Outside(storage, name) as study:
-        assert "of" in study.user_attrs
-
-
 def test_another_reading_of_the_test_split_that_is_interrupted_goes_on(storage):
     """With and without --again; until then status says how. Data that have changed are not read."""
     process = start(storage, 0.3, **SMALL, again=True)
@@ -205,16 +193,6 @@ def test_damaged_attributes_of_a_confirmation_count_as_absent(storage):
         assert code == 0
         assert found.winner.trial == before.winner.trial
         assert found.tested.test.loss[0] == before.tested.test.loss[0]
-
-
-def test_a_confirmation_of_a_deleted_study_is_not_used_for_another_one(storage):
-    """Its runs are of other configurations with the same numbers."""
-    delete(storage, "fake")
-    assert fake_study.run(storage, n_jobs=1, n_trials=1, seed=5) == 0
-    with pytest.raises(ConfigError, match=r"'fake-confirmed' belongs to an earlier study called 'fake'; delete it"):
-        confirm(storage, **SMALL)
-    delete(storage, "fake-confirmed", "fake-tested")
-    assert confirm(storage, **SMALL)[0] == 0
 
 
 @pytest.mark.parametrize("name", ["s.db", "s.log"])

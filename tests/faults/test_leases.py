@@ -1,6 +1,5 @@
 """Workers that die, stop or start together: their trials run once, on every storage."""
 
-import itertools
 import signal
 
 import fake_study
@@ -11,9 +10,9 @@ from processes import wait_until
 
 from dropopt.config import ConfigError, RunConfig
 from dropopt.study.define.space import Space
-from dropopt.study.store import retries, writing
+from dropopt.study.store import retries
 from dropopt.study.store.errors import TrialEndedError
-from dropopt.study.store.lease import Watch, WorkerIdentity
+from dropopt.study.store.lease import WorkerIdentity
 from dropopt.study.store.opening import open_storage
 from dropopt.study.store.queries import waiting
 from dropopt.study.store.retries import MAX_ATTEMPTS
@@ -219,21 +218,6 @@ def test_a_trial_that_is_taken_over_while_it_is_drawn_is_given_up(journal, monke
     assert states(journal) == [("FAIL", "abandoned"), ("RUNNING", None)]
 
 
-def test_a_result_is_not_lost_if_the_server_restarts_before_it_answers(journal, monkeypatch):
-    """The call is repeated and finds the trial ended, with the same result."""
-    (ledger,) = make_ledgers(journal, 1)
-    trial, _ = ledger.ask()
-    stored = writing.write
-
-    def twice(*arguments):
-        stored(*arguments)
-        stored(*arguments)
-
-    monkeypatch.setattr(writing, "write", twice)
-    assert ledger.complete(trial, 0.5, accuracy=0.5, best_loss=1.0, best_epoch=1, seconds=1.0) == ""
-    assert [(one.state.name, one.value) for one in trials(journal)] == [("COMPLETE", 0.5)]
-
-
 def test_trials_can_be_taken_up_without_waiting(journal):
     """dropopt run --reclaim; until then dropopt status counts those whose worker is known to be dead."""
     far, near, reader = make_ledgers(journal, 3, grace=1000)
@@ -262,42 +246,3 @@ def test_a_trial_that_was_ended_elsewhere_is_noticed(journal):
         else:
             with pytest.raises(TrialEndedError):
                 one.complete(trial, 1.0, accuracy=0.5, best_loss=1.0, best_epoch=1, seconds=1.0)
-
-
-def test_leases_depend_neither_on_clocks_nor_on_gaps():
-    """A worker with a wrong clock is alive while its counter changes; a suspended reader declares no worker dead.
-
-    How long a worker may be silent is what the worker has promised, not what the reader has.
-    """
-    now = itertools.count()
-    time = [0.0]
-    watch = Watch(WorkerIdentity(grace=9), clock=lambda: time[0])
-
-    def observe(seconds, count):
-        time[0] += seconds
-        lease = WorkerIdentity(grace=6).lease(count) | {"worker": "w", "time": -3600.0 + next(now), "process": {}}
-        trial = optuna.trial.create_trial(state=optuna.trial.TrialState.RUNNING, user_attrs={"lease": lease})
-        return bool(watch.observe([trial], own=()))
-
-    assert not any(observe(1, count) for count in range(20))
-    assert not observe(1000, 19)
-    assert [observe(1, 19) for _ in range(5)] == [False, False, True, True, True]
-
-
-def test_a_reused_process_id_is_not_taken_for_the_worker():
-    """On this machine a process is identified by its id and its start time."""
-    one, reader = WorkerIdentity(), WorkerIdentity()
-    lease = one.lease(1)
-
-    def dead(**process):
-        trial = optuna.trial.create_trial(
-            state=optuna.trial.TrialState.RUNNING,
-            user_attrs={"lease": lease | {"process": lease["process"] | process}},
-        )
-        return bool(Watch(reader).observe([trial], own=()))
-
-    assert not dead()
-    assert dead(began="1")
-    assert dead(pid=2**22 + 1)
-    assert not dead(began="1", boot="another")
-    assert not dead(began="1", namespace="another container")

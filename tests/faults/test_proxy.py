@@ -14,8 +14,6 @@ from processes import wait_until
 
 from dropopt.config import ConfigError
 from dropopt.study.store.opening import close, open_storage
-from dropopt.study.store.patient import Patience
-from dropopt.study.store.proxy_server import serve
 
 pytest.importorskip("grpc")
 
@@ -80,23 +78,20 @@ def test_a_call_about_a_study_that_does_not_exist_fails_alone(tmp_path):
         proxy.kill()
 
 
-def test_a_missing_package_is_an_error(monkeypatch, tmp_path):
-    """One line says what to install, for the client and for the server."""
+def test_a_missing_package_is_an_error(monkeypatch):
+    """One line says what to install."""
     monkeypatch.setitem(sys.modules, "grpc", None)
     with pytest.raises(ConfigError, match=r"pip install 'dropopt\[grpc\]'"):
         open_storage("grpc://host:13000")
-    with pytest.raises(ConfigError, match=r"pip install 'dropopt\[grpc\]'"):
-        serve(f"sqlite:///{tmp_path}/s.db", "127.0.0.1", 13000, Patience(), lambda: None)
 
 
 def test_a_proxy_that_stays_away_or_is_not_one_is_an_error(tmp_path):
-    """One line says what to type; a proxy of a SQLite file has its lock, and a journal is refused."""
+    """One line says what to type; a proxy of a SQLite file has its lock."""
     with pytest.raises(ConfigError, match="does not answer; start it with: dropopt storage-proxy"):
         open_storage("grpc://127.0.0.1:1")
-    for url in ("grpc://", "grpc://user:canary@host:1", "grpc://host:port", "grpc://host/name"):
-        with pytest.raises(ConfigError, match="give grpc://HOST:PORT") as caught:
-            open_storage(url)
-        assert "canary" not in str(caught.value)
+    with pytest.raises(ConfigError, match="give grpc://HOST:PORT") as caught:
+        open_storage("grpc://user:canary@host:1")
+    assert "canary" not in str(caught.value)
     proxy = Proxy(tmp_path / "s.db")
     try:
         process = start(proxy.url, seconds=0.05, n_trials=1000, storage_patience=0.5)
@@ -109,6 +104,3 @@ def test_a_proxy_that_stays_away_or_is_not_one_is_an_error(tmp_path):
     code, out = finish(process)
     assert (code, "Traceback" in out) == (1, False), out
     assert out.splitlines()[-1].startswith("dropopt: the storage has been unreachable for")
-    journal = Proxy(tmp_path / "s.log").process
-    journal.communicate()
-    assert journal.returncode == 2

@@ -1,10 +1,7 @@
 """Storages that become unreachable, fill up, are damaged or are changed by others while a study runs."""
 
-import json
-import os
 import resource
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
@@ -19,12 +16,11 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from outside import Outside, check_whole, finish, read_until, reporting, start, trials
 from processes import wait_until
 
-from dropopt.config import ConfigError
 from dropopt.study.store import opening
 from dropopt.study.store.errors import StorageError
 from dropopt.study.store.opening import Opened
 from dropopt.study.store.patient import is_outage
-from dropopt.study.store.queries import best, choose, find_study, ranked
+from dropopt.study.store.queries import find_study
 from dropopt.study.store.trial_budget import budget_used
 from dropopt.study.store.url import resolve
 
@@ -143,15 +139,6 @@ def test_a_full_disk_interrupts_a_study_and_damages_nothing(tmp_path, name):
     check_whole(trials(storage), 5)
 
 
-def test_an_incomplete_last_line_of_a_journal_is_cut_off(tmp_path):
-    """The incomplete line was never acknowledged. Every line is valid afterwards."""
-    path = tmp_path / "s.log"
-    assert fake_study.run(str(path), n_trials=1) == 0
-    os.truncate(path, path.stat().st_size - 1)
-    assert fake_study.run(str(path), n_trials=3) == 0
-    assert all(json.loads(line) for line in path.read_text().splitlines())
-
-
 def test_a_folder_that_cannot_hold_the_best_trials_files_is_reported(tmp_path, capsys):
     """The trials are stored elsewhere, so the study ends as usual."""
     (tmp_path / "s.db.artifacts").write_text("a file where the folder should be")
@@ -188,36 +175,6 @@ def test_a_trial_that_was_ended_elsewhere_does_not_end_the_study(tmp_path):
     assert "trial 0 failed: it was ended by another process" in out
     assert (code, "Traceback" in out) == (1, False), out
     assert out.splitlines()[-1].startswith("dropopt: the study was deleted from the storage")
-
-
-def refused(path):
-    """Return the error of running the study on a storage."""
-    with pytest.raises(ConfigError) as caught:
-        fake_study.run(path, n_trials=2)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
-def test_damaged_files_are_diagnosed_and_left_alone(here):
-    """Empty, truncated and newer SQLite files, and a journal with a damaged line."""
-    fake_study.run("s.db", n_trials=1)
-    whole = Path("s.db").read_bytes()
-    Path("empty.db").touch()
-    Path("cut.db").write_bytes(whole[: len(whole) // 4096 // 2 * 4096])
-    Path("newer.db").write_bytes(whole)
-    with closing(sqlite3.connect("newer.db")) as connection, connection:
-        connection.execute("UPDATE alembic_version SET version_num = 'v99.0.0.a'")
-        connection.execute("UPDATE version_info SET library_version = '99.0.0'")
-    fake_study.run("s.log", n_trials=1)
-    lines = Path("s.log").read_text().splitlines(keepends=True)
-    Path("torn.log").write_text("".join([*lines[:5], lines[5][:20], *lines[6:]]))
-    before = {path: path.read_bytes() for path in Path().iterdir() if path.is_file()}
-    assert "storage empty.db is empty (0 bytes)" in refused("empty.db")
-    assert "storage cut.db cannot be used" in refused("cut.db")
-    assert "newer.db cannot be opened: The runtime optuna version" in refused("newer.db")
-    assert "torn.log is damaged at line 6; to keep the lines before it" in refused("torn.log")
-    assert "head -n 5 torn.log > repaired.log" in refused("torn.log")
-    assert {path: path.read_bytes() for path in before} == before
 
 
 def test_a_parameter_of_another_kind_that_another_program_wrote_is_ignored(tmp_path):
@@ -258,27 +215,3 @@ def test_a_trial_of_another_program_before_the_first_one_may_make_a_study_unusab
     with pytest.raises(StorageError, match=r"in which the parameter 'lr' is of another kind .*; give another --study"):
         fake_study.run(storage, n_jobs=1, n_trials=3)
     assert [trial.state.name for trial in trials(storage)] == ["COMPLETE", "FAIL"]
-
-
-def test_a_trial_whose_loss_is_not_finite_fails(here, monkeypatch):
-    """With this reason, and the study goes on."""
-    monkeypatch.setenv("FAKE_FAULT", "nan")
-    fake_study.run("s.log", n_trials=3)
-    found = trials("s.log")
-    assert [(trial.state.name, trial.user_attrs["reason"]) for trial in found] == [("FAIL", "NotFinite")] * 3
-
-
-def test_a_value_that_another_program_wrote_never_wins_unless_it_is_finite(here, capsys):
-    """It is neither the best, nor in the table, nor exported."""
-    fake_study.run("s.log", n_trials=2)
-    with Outside("s.log") as study:
-        study.add_trial(optuna.trial.create_trial(value=-float("inf"), user_attrs={"config": {}}))
-        capsys.readouterr()
-        assert best(study.trials).number < 2
-        assert [trial.number for trial in ranked(study.trials)] == sorted(
-            range(2), key=lambda number: study.trials[number].value
-        )
-        with pytest.raises(ConfigError, match="trial 2 has the value -inf, which is not finite; give another --trial"):
-            choose(study, 2)
-    fake_study.run("s.log", n_trials=4)
-    assert "inf" not in capsys.readouterr().out

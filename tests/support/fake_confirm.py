@@ -6,11 +6,11 @@ the result as JSON.
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 from fake_study import FAKE, make
+from processes import launch
 from rich.console import Console
 
 from dropopt.study.command.errors import guard
@@ -26,13 +26,8 @@ def confirm(storage, **options):
 
 def start(storage, seconds, **options):
     """Confirm the fake study in a process; each epoch takes ``seconds``."""
-    return subprocess.Popen(
-        [sys.executable, __file__, storage, json.dumps(options)],
-        env=os.environ | {"FAKE_SECONDS": str(seconds), "PYTHONUNBUFFERED": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    environment = os.environ | {"FAKE_SECONDS": str(seconds), "PYTHONUNBUFFERED": "1"}
+    return launch(__file__, storage, json.dumps(options), env=environment)
 
 
 def compare(storage, arms, study=(), **options):

@@ -87,15 +87,6 @@ def misbehave(fault, run):
         sys.exit(3)
     if name == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
-    if name == "hang":
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        time.sleep(3600)
-    if name == "fork":  # a process that outlives its parent, in a session of its own, and holds the parent's pipes
-        if not os.fork():
-            os.setsid()
-            time.sleep(20)
-            os._exit(0)
-        os._exit(5)
     if name == "flood":
         for _ in range(300):
             os.write(2, b"x" * 1_000_000)

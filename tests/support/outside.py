@@ -5,12 +5,12 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import fake_study
 import optuna
 import sqlalchemy
+from processes import launch
 
 from dropopt.study.store.opening import close, open_storage
 from dropopt.study.store.url import resolve
@@ -41,15 +41,9 @@ def start(storage, n_jobs=1, seconds=0.2, skew=0, hangup=signal.SIG_DFL, group=N
         if group is not None:
             group.write_text(str(os.getpid()))
 
-    program = [str(SCRIPT)] if not skew else ["-c", SKEWED, str(skew), str(SCRIPT)]
-    return subprocess.Popen(
-        [sys.executable, *program, json.dumps(options), str(n_jobs)],
-        env=os.environ | {"FAKE_SECONDS": str(seconds), "OPTUNA_STORAGE": str(storage)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        preexec_fn=prepare,
-    )
+    program = [SCRIPT] if not skew else ["-c", SKEWED, skew, SCRIPT]
+    environment = os.environ | {"FAKE_SECONDS": str(seconds), "OPTUNA_STORAGE": str(storage)}
+    return launch(*program, json.dumps(options), n_jobs, env=environment, preexec_fn=prepare)
 
 
 def finish(process, seconds=90):

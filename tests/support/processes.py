@@ -1,9 +1,17 @@
-"""What has become of a process."""
+"""Starting a process, and what has become of it."""
 
 import os
 import subprocess
+import sys
 import time
 from contextlib import suppress
+
+
+def launch(*line, **options):
+    """Start Python with the arguments ``line``; its output and its errors are one text."""
+    return subprocess.Popen(
+        [sys.executable, *map(str, line)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
+    )
 
 
 def children(pid):

@@ -71,6 +71,14 @@ def test_the_end_of_a_child_ends_what_it_has_started(child):
     wait_until(lambda: not alive([int(found[0])]), 30)  # its pipes close shortly before the process is gone
 
 
+def test_a_process_of_another_session_that_holds_the_pipes_does_not_hide_the_end(child):
+    """It is not ended, because it may be the user's own."""
+    _, found, ended = child("setsid sleep 100 & echo $!; exit 5")
+    assert ended.wait(30)
+    assert found[1] == Died("its process ended with exit code 5")
+    os.kill(int(found[0]), signal.SIGKILL)  # it is still there
+
+
 def test_a_killed_child_is_dead_and_stays_unharmed_afterwards(child, monkeypatch):
     """The whole group is killed; once it is reaped, nothing is: its id may be that of another process."""
     slot, found, ended = child("sleep 100 & echo $!; wait")

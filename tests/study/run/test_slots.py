@@ -1,38 +1,14 @@
-"""Slots: child processes that train, stop and share GPUs."""
+"""Slots of child processes: their number, their GPUs and environment, and how a child has ended."""
 
-import time
 from types import SimpleNamespace
 from unittest.mock import Mock
 
 import pytest
 
-from dropopt.config import RunConfig
 from dropopt.study.run.machine import VISIBLE, cards, slots
-from dropopt.study.run.messages import Prepare, Ready, Report, Stop, Stopped, Train, encode
+from dropopt.study.run.messages import Stopped, encode
 from dropopt.study.run.ray_slots import _died
 from dropopt.study.run.slots import KEEP_MEMORY, Died, Event, Pool, Slot, Targets, _environment
-
-
-def received(pool, kind):
-    """Wait for the next event whose content is of class ``kind``."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        event = pool.wait(0.1)
-        if event is not None and isinstance(event.content, kind):
-            return event.content
-    pytest.fail(f"no {kind.__name__} within a minute")
-
-
-def test_a_trial_stops_within_a_step():
-    """A trial stops before the end of its epoch, and the slot accepts another trial."""
-    with Pool(1, Targets(load="fake_training:load", train="odd_training:train_forever")) as pool:
-        pool.send(0, Prepare(RunConfig()))
-        received(pool, Ready)
-        for trial in (3, 4):
-            pool.send(0, Train(trial, RunConfig()))
-            assert received(pool, Report).trial == trial
-            pool.send(0, Stop(trial))
-            assert received(pool, Stopped).trial == trial
 
 
 @pytest.mark.parametrize(

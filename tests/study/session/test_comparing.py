@@ -4,6 +4,7 @@ import errno
 import html
 import os
 import re
+import shutil
 import signal
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,6 +32,24 @@ SPACES = {
 def _spaces(here):
     for name, text in SPACES.items():
         Path(name).write_text(text)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A journal file with a search of one trial in each of the first two spaces."""
+    folder = tmp_path_factory.mktemp("finished")
+    for name in ("low", "high"):
+        (folder / f"{name}.yaml").write_text(SPACES[f"{name}.yaml"])
+        fake_study.run(
+            str(folder / "study.log"), n_jobs=1, n_trials=1, name=f"cmp-{name}", space=str(folder / f"{name}.yaml")
+        )
+    return folder / "study.log"
+
+
+@pytest.fixture
+def _searched(finished):
+    """The searches, in the working folder."""
+    shutil.copy(finished, "study.log")
 
 
 def disk_full(*_):
@@ -118,10 +137,9 @@ def test_mistakes_are_reported_before_the_first_trial(arms, options, message):
     assert not Path("study.log").exists()
 
 
+@pytest.mark.usefixtures("_searched")
 def test_the_last_line_of_a_comparison_that_was_stopped(monkeypatch, capsys):
     """A signal to the confirmation of an arm is not a failure of that arm."""
-    fake_study.run("study.log", n_trials=1, name="cmp-low", space="low.yaml")
-    fake_study.run("study.log", n_trials=1, name="cmp-high", space="high.yaml")
     monkeypatch.setattr(comparing, "confirm", lambda *_: (143, None))
     assert compare("study.log", ["low.yaml", "high.yaml"], study={"n_trials": 1}) == (143, None)
     assert capsys.readouterr().out.splitlines()[-1] == "stopped; the same command goes on where it was"
@@ -144,10 +162,9 @@ def test_the_last_line_of_a_comparison_that_was_stopped(monkeypatch, capsys):
     assert capsys.readouterr().out == "stopped; the same command goes on where it was\n"
 
 
+@pytest.mark.usefixtures("_searched")
 def test_every_arm_is_confirmed_as_asked(monkeypatch, capsys):
     """By what the user chose, which is also what the result is judged by; without anchors, which are in every arm."""
-    for name in ("low", "high"):
-        fake_study.run("study.log", n_trials=1, name=f"cmp-{name}", space=f"{name}.yaml")
     asked = []
     monkeypatch.setattr(comparing, "seconds_of_a_trial", lambda study: 60.0)
     monkeypatch.setattr(
@@ -198,10 +215,10 @@ def test_options_reach_the_comparison(given, expected, monkeypatch):
     assert {name: known[name] for name in expected} == expected
 
 
+@pytest.mark.usefixtures("_searched")
 def test_an_arm_whose_trials_all_fail_is_named(monkeypatch, capsys):
     """In the last line, when its search ends and when the command is typed again; no arm is confirmed before."""
     arms = ["low.yaml", "other.yaml"]
-    fake_study.run("study.log", n_trials=1, name="cmp-low", space="low.yaml")
     monkeypatch.setenv("FAKE_FAULT", "raise:always")
     assert compare("study.log", arms, study={"n_trials": 1}) == (1, None)
     assert capsys.readouterr().out.splitlines()[-1] == "arm other: no trial of its search has a result"
@@ -228,9 +245,9 @@ def test_no_other_process_writes_to_a_sqlite_file_between_the_steps(monkeypatch)
     assert not Path("study.db.lock").exists()
 
 
+@pytest.mark.usefixtures("_searched")
 def test_settings_that_have_changed_since_an_arm_was_searched_are_refused():
     """Although its search is complete, and nothing of it is left to run."""
-    fake_study.run("study.log", n_trials=1, name="cmp-low", space="low.yaml")
     with pytest.raises(ConfigError, match=r"study 'cmp-low' exists and was created with train\.epochs = 8, not 9"):
         compare("study.log", ["low.yaml", "high.yaml"], study={"n_trials": 1, "train": {"epochs": 9}})
     Path("low.yaml").write_text(SPACES["high.yaml"])

@@ -1,8 +1,8 @@
 """``dropopt resume-trial``: a pruned trial is continued to its end."""
 
 import os
+import shutil
 import signal
-import subprocess
 import sys
 
 import fake_study
@@ -11,19 +11,21 @@ import optuna
 import pytest
 from fake_study import resume
 from outside import Outside, finish, reporting, trials
-from processes import wait_until
+from processes import launch, wait_until
 
 from dropopt.config import ConfigError, RunConfig
+from dropopt.seeds import derived_seed
 from dropopt.study.run.errors import StudyError
 from dropopt.study.run.slots import Targets
 from dropopt.study.session import continuing
+from dropopt.study.store.ledger import SEED_BITS
 from dropopt.study.store.retries import enqueue_continuation
 from dropopt.study.store.trial_budget import budget_used
 from dropopt.training import train_run
 
 
 def test_a_resumed_trial_equals_one_that_was_not_pruned(tmp_path, capsys):
-    """Its reports have the same bits: from the checkpoint that was kept, and from the beginning without one."""
+    """Its reports have the same bits: it goes on from the checkpoint that was kept."""
     images = np.random.default_rng(0).integers(0, 256, (100, 8, 8), dtype=np.uint8)
     np.savez(tmp_path / "images.npz", x=images, y=np.arange(100) % 10)  # digits would be read with scikit-learn
     given = {"train": {"epochs": 3, "batch_size": 32}, "sampler": "random", "n_trials": 12}
@@ -32,30 +34,26 @@ def test_a_resumed_trial_equals_one_that_was_not_pruned(tmp_path, capsys):
     storage, folder = tmp_path / "s.log", tmp_path / "s.log.checkpoints"
     assert fake_study.run(str(storage), 1, Targets(), **given) == 0
     pruned = [trial.number for trial in trials(storage) if trial.state.name == "PRUNED"]
-    assert len(pruned) > 1
     assert [path.stem.rpartition("-")[2] for path in folder.iterdir()] == [str(pruned[-1])]
-    for number, start in ((pruned[-1], "from its checkpoint"), (pruned[0], "from the beginning with the same seed")):
-        capsys.readouterr()
-        assert resume(storage, number, Targets()) == 0
-        assert f"it continues {start}" in capsys.readouterr().out
-        new = trials(storage)[-1]
-        assert (new.state.name, new.user_attrs["continues"]) == ("COMPLETE", number)
-        reports = []
-        train_run(RunConfig.parse(trials(storage)[number].user_attrs["config"]), reports.append)
-        assert new.intermediate_values == {report.epoch: report.smoothed_loss for report in reports}
+    capsys.readouterr()
+    assert resume(storage, pruned[-1], Targets()) == 0
+    assert "it continues from its checkpoint" in capsys.readouterr().out
+    new = trials(storage)[-1]
+    assert (new.state.name, new.user_attrs["continues"]) == ("COMPLETE", pruned[-1])
+    reports = []
+    train_run(RunConfig.parse(trials(storage)[pruned[-1]].user_attrs["config"]), reports.append)
+    assert new.intermediate_values == {report.epoch: report.smoothed_loss for report in reports}
     assert not folder.exists()
     assert budget_used(trials(storage)) == 12, "trials that continue others do not count"
 
 
-@pytest.fixture
-def storage(tmp_path, monkeypatch):
-    """A study of four trials: complete, pruned, failed by its time limit, and failed with an error."""
-    monkeypatch.setenv("FAKE_SECONDS", "0.001")
-    path = tmp_path / "s.log"
-    fake_study.run(str(path), n_trials=1, pruner="none")
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    """A study of three trials: complete, pruned, and failed by its time limit."""
+    path = tmp_path_factory.mktemp("stored") / "s.log"
+    fake_study.run(str(path), n_jobs=1, n_trials=1, pruner="none")
     with Outside(path) as study:
-        states = [("PRUNED", {}), ("FAIL", {"reason": "time limit"}), ("FAIL", {"reason": "Broken", "message": "bad"})]
-        for state, facts in states:
+        for state, facts in (("PRUNED", {}), ("FAIL", {"reason": "time limit"})):
             first = study.trials[0]
             study.add_trial(
                 optuna.trial.create_trial(
@@ -69,24 +67,28 @@ def storage(tmp_path, monkeypatch):
     return path
 
 
-def test_a_trial_is_continued_once(storage):
-    """A trial that was pruned or ended by a limit; any other one is refused with the reason."""
+@pytest.fixture
+def storage(stored, tmp_path):
+    return shutil.copy(stored, tmp_path / "s.log")
+
+
+def test_a_trial_is_continued_once(storage, capsys):
+    """A trial that was pruned or ended by a limit.
+
+    Without a checkpoint it begins again, with the seed that its number gives it.
+    """
+    capsys.readouterr()
     assert resume(storage, 1) == 0
+    assert "it continues from the beginning with the same seed" in capsys.readouterr().out
     assert resume(storage, 2) == 0
     new = trials(storage)[-2:]
     assert [(trial.state.name, trial.user_attrs["continues"]) for trial in new] == [("COMPLETE", 1), ("COMPLETE", 2)]
     assert sorted(new[0].intermediate_values) == list(range(1, 9))
     assert new[0].intermediate_values[1] != 99.0
-    refusals = {
-        0: r"trial 0 is complete: loss \d\.\d{4}; only a pruned trial can be continued",
-        1: r"trial 4 has continued trial 1 already: loss \d\.\d{4}$",
-        3: r"trial 3 failed and cannot be continued: Broken: bad",
-        6: r"has no trial 6; there are: 0 to 5",
-    }
-    for number, message in refusals.items():
-        with pytest.raises(ConfigError, match=message):
-            resume(storage, number)
-    assert len(trials(storage)) == 6
+    assert new[0].user_attrs["seed"] == derived_seed(0, "train", 1, bits=SEED_BITS)
+    with pytest.raises(ConfigError, match=r"trial 3 has continued trial 1 already: loss \d\.\d{4}$"):
+        resume(storage, 1)
+    assert len(trials(storage)) == 5
 
 
 def test_two_commands_that_enqueue_one_continuation(storage, capsys):
@@ -96,24 +98,18 @@ def test_two_commands_that_enqueue_one_continuation(storage, capsys):
             enqueue_continuation(study, study.trials[1], study.trials[1])
     capsys.readouterr()
     assert resume(storage, 1) == 0
-    assert "trial 4 continues trial 1: smoothed loss" in capsys.readouterr().out
-    assert trials(storage)[5].user_attrs["reason"] == "given back"
-    with pytest.raises(ConfigError, match="trial 4 has continued trial 1 already"):
+    assert "trial 3 continues trial 1: smoothed loss" in capsys.readouterr().out
+    assert trials(storage)[4].user_attrs["reason"] == "given back"
+    with pytest.raises(ConfigError, match="trial 3 has continued trial 1 already"):
         resume(storage, 1)
-    assert len(trials(storage)) == 6
+    assert len(trials(storage)) == 5
 
 
 def test_an_interrupted_continuation_goes_on(storage):
     """Ctrl-C ends the command; typed again, it finishes the trial that waits, and no other one."""
     program = f"import sys, fake_study; sys.exit(fake_study.resume({str(storage)!r}, 1))"
     path = os.pathsep.join(map(os.path.abspath, sys.path))
-    process = subprocess.Popen(
-        [sys.executable, "-c", program],
-        env=os.environ | {"PYTHONPATH": path, "FAKE_SECONDS": "0.3"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    process = launch("-c", program, env=os.environ | {"PYTHONPATH": path, "FAKE_SECONDS": "0.3"})
     wait_until(lambda: reporting(storage))
     process.send_signal(signal.SIGINT)
     code, out = finish(process)
@@ -122,7 +118,7 @@ def test_an_interrupted_continuation_goes_on(storage):
     with Outside(storage) as study:
         study.enqueue_trial({"lr": 0.01})
     assert resume(storage, 1) == 0
-    found = trials(storage)[4:]
+    found = trials(storage)[3:]
     assert [trial.state.name for trial in found] == ["FAIL", "COMPLETE", "WAITING"]
     assert [trial.user_attrs.get("continues") for trial in found] == [1, 1, None]
 
@@ -145,4 +141,4 @@ def test_a_continuation_that_cannot_begin_leaves_no_trial(storage, monkeypatch, 
         monkeypatch.setenv("FAKE_DATA", fault)
         with pytest.raises((ConfigError, StudyError), match=r"have changed since it began|no such data"):
             resume(storage, 1)
-    assert len(trials(storage)) == 4
+    assert len(trials(storage)) == 3

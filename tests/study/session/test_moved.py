@@ -1,5 +1,6 @@
 """Studies whose data were moved or renamed: the hashes of the data decide whether they are the same."""
 
+import shutil
 from pathlib import Path
 
 import fake_study
@@ -14,10 +15,18 @@ from dropopt.study.command.worker import worker
 from dropopt.study.session import session
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A journal file with a finished study."""
+    path = tmp_path_factory.mktemp("finished") / "study.log"
+    assert fake_study.run(str(path), n_jobs=1, n_trials=2, data={"name": "numpy:a.npz"}) == 0
+    return path
+
+
 @pytest.fixture(autouse=True)
-def _moved(here):
-    """A finished study, whose data have been moved from ``a.npz`` to ``b.npz``."""
-    assert fake_study.run("study.log", n_jobs=1, n_trials=2, data={"name": "numpy:a.npz"}) == 0
+def _moved(finished, here):
+    """The study, whose data have been moved from ``a.npz`` to ``b.npz``."""
+    shutil.copy(finished, "study.log")
     Path("b.npz").touch()
 
 

@@ -1,5 +1,7 @@
 """Which settings make a study another experiment."""
 
+from dataclasses import replace
+
 import optuna
 import pytest
 from optuna.trial import create_trial
@@ -46,8 +48,12 @@ def test_a_study_with_another_value_of_a_setting_is_refused(begun, section, name
 
 @pytest.mark.parametrize(("section", "name", "value"), [("data", "root", "x"), ("train", "device", "cpu")])
 def test_where_the_data_are_and_what_trains_may_differ(begun, section, name, value):
-    """Between machines. The seed of the configuration may differ too, because each trial has its own."""
+    """Between machines, and the name of the file of the space.
+
+    The seed of the configuration may differ too, because each trial has its own.
+    """
     study, space, base = begun
+    check(study, replace(space, name="copy"), base)
     check(study, space, changed(base, section, name, value))
     check(study, space, changed(base, "train", "seed", 99))
 

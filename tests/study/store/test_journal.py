@@ -1,6 +1,7 @@
 """Journal files: whole lines or nothing, damage that is told by its line, and a lock whose holder is named."""
 
 import errno
+import json
 import os
 import shlex
 import subprocess
@@ -35,6 +36,14 @@ def test_the_end_of_the_last_line_is_found_however_long_the_rest_is(tmp_path, le
         descriptor = os.open(path, os.O_RDONLY)
         assert _end_of_last_line(descriptor) == len(begin)
         os.close(descriptor)
+
+
+def test_an_incomplete_last_line_is_cut_off(path):
+    """It was never acknowledged. Every line is valid afterwards."""
+    os.truncate(path, path.stat().st_size - 1)
+    optuna.create_study(study_name="b", storage=open_journal(path, create=True))
+    assert all(json.loads(line) for line in path.read_text().splitlines())
+    assert optuna.get_all_study_names(open_journal(path, create=False)) == ["b"]
 
 
 @pytest.mark.parametrize("fault", ["short", "error", "sync"])

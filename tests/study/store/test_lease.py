@@ -36,6 +36,9 @@ def test_a_lease_says_who_runs_a_trial_and_for_how_long():
     assert not WorkerIdentity().exclusive
     trial = running(process=process)
     assert describe(trial) == f"its worker (process {os.getpid()} on {platform.node()})"
+    assert not certainly_dead(trial, READER)
+    if process.get("began"):  # where the system tells it, a process with the same id that began later is another one
+        assert certainly_dead(running(process=process | {"began": "1"}), READER)
     assert describe(running(process=7)) == describe(create_trial(state=TrialState.RUNNING)) == "its worker"
     assert lease_of(create_trial(state=TrialState.RUNNING)) == {}
 

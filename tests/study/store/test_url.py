@@ -12,13 +12,15 @@ from dropopt.config import ConfigError
 from dropopt.study.store import opening, url
 from dropopt.study.store.opening import is_storage_error
 from dropopt.study.store.proxy import _address, is_remote_outage
-from dropopt.study.store.url import file_of, reason, redact_all, resolve, storage_hint
+from dropopt.study.store.url import file_of, reason, redact, redact_all, resolve, storage_hint
 
 
 @pytest.mark.parametrize(
     ("given", "refused"),
     [
         ("postgresql://u:p@host/db", False),
+        ("postgresql://u:a%40b@h/db", False),
+        ("mysql://h:5432/db?x=a@b", False),
         ("postgresql://u:p@host:5432/db?password=a%40b", False),
         ("postgresql://u:p@[::1]:5432/db", False),
         ("postgresql://host:5432/db?user=a@b", False),
@@ -26,6 +28,9 @@ from dropopt.study.store.url import file_of, reason, redact_all, resolve, storag
         ("postgresql://host/db?user=a@b", False),
         ("sqlite:///a@b/c@d.db", False),
         ("postgresql://u:p@ss@host/db", True),
+        ("postgresql://u:ss@p@host/db", True),
+        ("postgresql://u:p@q/ss@host/db", True),
+        ("redis://:p@ss@host", True),
         ("postgresql://u:p/ss@host/db", True),
         ("postgresql://u:p?ss@host/db", True),
         ("postgresql://u:p:q?ss@host/db", True),
@@ -92,8 +97,13 @@ def test_the_option_is_typed_again_unless_it_holds_a_password(option, hint):
     assert storage_hint(option) == hint
 
 
-def test_every_url_in_a_text_is_told_without_its_password():
-    """Also one with a mistake."""
+def test_passwords_are_not_shown():
+    """In the usual place and in the query, whatever characters they contain, and also of a URL with a mistake."""
+    assert redact("postgresql://u:secret@host/db?password=secret") == "postgresql://u:***@host/db"
+    assert redact("postgresql+psycopg://u:sec@ret/sec@host:5432/db") == "postgresql+psycopg://u:***@host:5432/db"
+    assert redact("mysql://host/db") == "mysql://host/db"
+    for given in ("ht tp://u:secret@host", "a://u:x?secret@host/db", "a://host/db?p=x@secret", "a://u:secret/x"):
+        assert "secret" not in redact(given)
     text = "run --storage postgresql://u:secret@host/db --prior 'b@redis://:secret@h' postgresql:u:secret@host x:y"
     assert redact_all(text) == (
         "run --storage postgresql://u:***@host/db --prior 'b@redis://:***@h' postgresql:... x:y"
