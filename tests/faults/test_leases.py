@@ -23,12 +23,10 @@ GRACE = 2
 ALONE = 0.5
 
 
-@pytest.fixture(params=["sqlite", "journal", "postgres"])
+@pytest.fixture(params=["sqlite", "postgres"])
 def storage(request, tmp_path):
-    """Each kind of storage."""
-    if request.param == "postgres":
-        return request.getfixturevalue("server").url
-    return {"sqlite": f"sqlite:///{tmp_path}/s.db", "journal": str(tmp_path / "s.log")}[request.param]
+    """A storage with one writer, and one with several."""
+    return request.getfixturevalue("server").url if request.param == "postgres" else f"sqlite:///{tmp_path}/s.db"
 
 
 @pytest.fixture
@@ -60,7 +58,7 @@ def states(journal):
 
 
 def test_a_killed_worker_s_trial_is_taken_up_when_the_study_is_resumed(storage):
-    """On each storage, with a lease of another machine: the retry has the same parameters and seed."""
+    """With a lease of another machine: the retry has the same parameters and seed."""
     process = start(storage, seconds=0.5, n_trials=2, grace=ALONE, pruner="none")
     wait_until(lambda: reporting(storage))  # of a trial that lasts seconds more, so that it is killed in the middle
     process.kill()

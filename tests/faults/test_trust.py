@@ -31,7 +31,8 @@ def _here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     yield
-    sys.modules.pop("own_model", None)
+    for name in ("own_model", "evilmod"):
+        sys.modules.pop(name, None)
 
 
 def call(*arguments, program=DROPOPT):
@@ -114,7 +115,7 @@ def test_a_module_beside_a_file_is_not_imported(dropopt):
     assert code == 2
     assert f"would be imported from {Path('evilmod.py').absolute()}" in err
     assert not proof.exists()
-    call("train", "best.yaml", "--trust")
+    dropopt("train", "best.yaml", "--trust")
     assert proof.exists()
 
 

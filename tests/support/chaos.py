@@ -59,60 +59,65 @@ def torment(
     Returns:
         The trials.
     """
+    draw, seen, done, asked = random.Random(seed), {}, 0, n_trials
+    with killed_at_the_end() as running:
+        while done < kills:
+            for process in [one for one in running if one.poll() is not None]:  # the study was complete
+                running.remove(process)
+                code, out = finish(process)
+                assert code == 0, out
+            while len(running) < workers:
+                running.append(start(storage, slots, seconds=seconds, n_trials=n_trials, **OPTIONS))
+            wait_until(
+                lambda: training(storage, running) or any(process.poll() is not None for process in running), 300
+            )
+            time.sleep(draw.uniform(0, pause))
+            remember(seen, trials(storage))
+            if len(seen) > n_trials - MARGIN:  # on a slow machine there are more trials between two kills
+                n_trials += EXTENSION
+                continue
+            if server is not None and done == kills // 2:
+                server.stop()
+                time.sleep(draw.uniform(0, 5))
+                server.start()
+            victim = draw.choice(running)
+            if draw.random() < often:
+                running.remove(victim)
+                victim.kill()
+                finish(victim)
+            elif slots_of := children(victim.pid):
+                send([draw.choice(slots_of)], signal.SIGKILL)
+            done += 1
+            say(f"{done} kills, {len(seen)} results")
+        running += [
+            start(storage, slots, seconds=0.01, n_trials=n_trials, **OPTIONS) for _ in range(workers - len(running))
+        ]
+        for process in running:
+            code, out = finish(process, 600)
+            assert code == 0, out
+        # All workers may have begun before the study was extended.
+        if n_trials > asked and budget_used(trials(storage)) < n_trials:
+            code, out = finish(start(storage, slots, seconds=0.01, n_trials=n_trials, **OPTIONS), 600)
+            assert code == 0, out
+        found = trials(storage)
+        check(found, n_trials)
+        remember(seen, found)
+        check_export(storage, best(found))
+        say(f"whole: {len(found)} trials, of which {n_trials} count, after {done} kills")
+        return found
+
+
+@contextlib.contextmanager
+def killed_at_the_end():
+    """A list of processes; those that still run at the end of the block are killed."""
     running = []
     try:
-        draw = random.Random(seed)
-        return _torment(running, storage, kills, n_trials, draw, workers, slots, often, seconds, pause, server, say)
+        yield running
     finally:
         for process in running:
             if process.poll() is None:
                 process.kill()
                 process.communicate()
-
-
-def _torment(running, storage, kills, n_trials, draw, workers, slots, often, seconds, pause, server, say):
-    seen, done, asked = {}, 0, n_trials
-    while done < kills:
-        for process in [one for one in running if one.poll() is not None]:  # the study was complete
-            running.remove(process)
-            code, out = finish(process)
-            assert code == 0, out
-        while len(running) < workers:
-            running.append(start(storage, slots, seconds=seconds, n_trials=n_trials, **OPTIONS))
-        wait_until(lambda: training(storage, running) or any(process.poll() is not None for process in running), 300)
-        time.sleep(draw.uniform(0, pause))
-        remember(seen, trials(storage))
-        if len(seen) > n_trials - MARGIN:  # on a slow machine there are more trials between two kills
-            n_trials += EXTENSION
-            continue
-        if server is not None and done == kills // 2:
-            server.stop()
-            time.sleep(draw.uniform(0, 5))
-            server.start()
-        victim = draw.choice(running)
-        if draw.random() < often:
-            running.remove(victim)
-            victim.kill()
-            finish(victim)
-        elif slots_of := children(victim.pid):
-            send([draw.choice(slots_of)], signal.SIGKILL)
-        done += 1
-        say(f"{done} kills, {len(seen)} results")
-    running += [
-        start(storage, slots, seconds=0.01, n_trials=n_trials, **OPTIONS) for _ in range(workers - len(running))
-    ]
-    for process in running:
-        code, out = finish(process, 600)
-        assert code == 0, out
-    if n_trials > asked and budget_used(trials(storage)) < n_trials:  # all workers began before the study was extended
-        code, out = finish(start(storage, slots, seconds=0.01, n_trials=n_trials, **OPTIONS), 600)
-        assert code == 0, out
-    found = trials(storage)
-    check(found, n_trials)
-    remember(seen, found)
-    check_export(storage, best(found))
-    say(f"whole: {len(found)} trials, of which {n_trials} count, after {done} kills")
-    return found
 
 
 def training(storage, running):

@@ -23,7 +23,24 @@ from dropopt.study.store.keys import ACCURACY, SECONDS
 EVIL = "<script>alert('1')</script> $x^2$ & co"
 
 
-def test_a_report_has_every_part_and_names_no_other_site(tmp_path):
+@pytest.fixture(scope="module")
+def study():
+    """A study whose effects can be estimated."""
+    return shown_study(30)
+
+
+@pytest.fixture(scope="module")
+def shot(study):
+    return Snapshot.of(study)
+
+
+@pytest.fixture(scope="module")
+def small():
+    """The report of a small study of an odd name."""
+    return build(shown_study(4, name=EVIL), "")
+
+
+def test_a_report_has_every_part_and_names_no_other_site():
     """The parts that the report promises; each chart has a text alternative; ids are unique; nothing is fetched."""
     text = build(shown_study(12, made_with={"python": "3.12", "versions": {"torch": "2"}}), " --storage a.db").html
     for part in (
@@ -62,14 +79,13 @@ def test_a_report_has_every_part_and_names_no_other_site(tmp_path):
 def test_the_line_that_repeats_a_study_has_the_options_that_it_began_with(began, storage, line):
     """Also those that only a new study needs, with a prior that the new storage does not have, and all its trials."""
     made = {"command": f"dropopt run digits {began}"}
-    study = shown_study(12, made_with=made, command="dropopt run digits --seed 1")
+    study = shown_study(3, made_with=made, command="dropopt run digits --seed 1")
     text = html.unescape(build(study, storage).html)
-    assert f">dropopt run digits {line} --n-trials 12 --storage again.db<" in text
+    assert f">dropopt run digits {line} --n-trials 3 --storage again.db<" in text
 
 
-def test_charts_draw_the_numbers_of_the_study():
+def test_charts_draw_the_numbers_of_the_study(shot):
     """Each interval from end to end with its value inside, each curve, each point and each cell."""
-    shot = Snapshot.of(shown_study(30))
     drawn = {chart.name: chart.figure.axes[0] for chart in charts(shot)}
     totals = [(one.name, one.importance.total) for one in shot.effects.factors]
     intervals = {
@@ -95,9 +111,8 @@ def test_charts_draw_the_numbers_of_the_study():
     assert points == {(point.seconds, point.score) for point in series.cost(shot).points}
 
 
-def test_charts_have_names_and_are_described_in_words():
+def test_charts_have_names_and_are_described_in_words(shot):
     """The axes say what they show, and the text alternatives have the numbers."""
-    shot = Snapshot.of(shown_study(30))
     found = {chart.name: chart for chart in charts(shot)}
     axes = {name: chart.figure.axes[0] for name, chart in found.items()}
     assert {name: (one.get_xlabel(), one.get_ylabel()) for name, one in axes.items()} == {
@@ -125,9 +140,8 @@ def test_charts_have_names_and_are_described_in_words():
     assert cells[0, :, 0].tolist() == [0.5, 1.5, 2.5, 3.5, 4.5, 5.5, 6.5]
 
 
-def test_the_numbers_of_the_tables_are_those_of_the_trials():
+def test_the_numbers_of_the_tables_are_those_of_the_trials(study):
     """A few at the top, and a row for each of the ten best trials."""
-    study = shown_study(30)
     page = html.unescape(build(study, "").html)
     seconds = [trial.user_attrs[SECONDS] for trial in study.trials if SECONDS in trial.user_attrs]
     plain = " ".join(re.sub(r"<[^>]+>", " ", page).split())
@@ -149,7 +163,7 @@ def test_the_numbers_of_the_tables_are_those_of_the_trials():
     ]
 
 
-def test_text_of_users_is_escaped(tmp_path):
+def test_text_of_users_is_escaped():
     """Names of studies, layers and choices, and messages of errors, are text and no markup."""
     study = shown_study(12, name=EVIL, command=f"dropopt run {EVIL!r}", space=EVIL)
     text = build(study, "").html
@@ -188,11 +202,10 @@ def test_results_that_were_added_by_hand_have_a_report():
     assert "p is 0.1 in the best trial; 0.1 to 0.25 in the best ones." in build(study, "").html
 
 
-def test_files_are_written_and_not_replaced_unasked(tmp_path):
+def test_files_are_written_and_not_replaced_unasked(tmp_path, small):
     """A report of the same study is replaced, no other file; pictures are large enough for print."""
     path = tmp_path / "report.html"
-    first = build(shown_study(4, name=EVIL), "")
-    write(path, first)
+    write(path, small)
     check_same_report(path, EVIL)
     with pytest.raises(ConfigError, match="reports another study; give another file"):
         check_same_report(path, "other")
@@ -202,27 +215,27 @@ def test_files_are_written_and_not_replaced_unasked(tmp_path):
     check_name(path)
     with pytest.raises(ConfigError, match=r"^a report is an HTML file, got r\.pdf; give r\.html$"):
         check_name(Path("r.pdf"))
-    pictures = write_pictures(tmp_path / "figures", first)
+    pictures = write_pictures(tmp_path / "figures", small)
     assert {one.name for one in pictures} >= {"curves.png", "rates.png", "cost.png"}
     with Image.open(pictures[0]) as image:
         assert image.width >= 1200
 
 
-def test_a_picture_is_whole_or_the_earlier_one(tmp_path, monkeypatch):
+def test_a_picture_is_whole_or_the_earlier_one(tmp_path, monkeypatch, small):
     """Also if the process dies while the chart is drawn."""
-    report = build(shown_study(4), "")
 
     def die(self, target, **options):
         with open(target, "wb") if isinstance(target, Path) else nullcontext(target) as file:
             file.write(b"half")
         raise Killed
 
-    write_pictures(tmp_path, report)
-    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    monkeypatch.setattr(type(report.charts[0].figure), "savefig", die)
+    earlier = {tmp_path / f"{chart.name}.png": b"earlier" for chart in small.charts}
+    for path, content in earlier.items():
+        path.write_bytes(content)
+    monkeypatch.setattr(type(small.charts[0].figure), "savefig", die)
     with pytest.raises(Killed):
-        write_pictures(tmp_path, report)
-    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+        write_pictures(tmp_path, small)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == earlier
 
 
 class Killed(BaseException):

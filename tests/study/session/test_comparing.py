@@ -104,14 +104,14 @@ def test_spaces_are_searched_confirmed_and_compared(capsys, monkeypatch):
 def test_an_unfair_comparison_is_reported(capsys):
     """Other ranges of training settings and other budgets are notes, which the result keeps."""
     fake_study.run("study.log", n_trials=2, name="cmp-low", space="low.yaml")
-    code, found = compare("study.log", ["study:cmp-low", "other.yaml"], study={"n_trials": 3})
+    code, found = compare("study.log", ["study:cmp-low", "other.yaml"], study={"n_trials": 3}, seeds=2)
     assert code == 0
     ranges, budgets = found.notes
     assert "lr (0.01 to 0.5, logarithmic and 0.1 to 0.5)" in ranges
     assert "the arms do not have the same number of trials: cmp-low 2, other 3" in budgets
     assert f"note: {budgets}" in capsys.readouterr().out
     # A space whose search has more trials than it would have now.
-    code, found = compare("study.log", ["low.yaml", "other.yaml"], study={"n_trials": 2})
+    code, found = compare("study.log", ["low.yaml", "other.yaml"], study={"n_trials": 2}, seeds=2)
     assert "the arms do not have the same number of trials: low 2, other 3" in found.notes
 
 

@@ -26,6 +26,11 @@ def study():
     return study
 
 
+@pytest.fixture(scope="module")
+def effects(study):
+    return study_effects(study)
+
+
 def _ends(values, error):
     """The ends of the bars of an error."""
     return [
@@ -34,9 +39,8 @@ def _ends(values, error):
     ]
 
 
-def test_importances_have_intervals(study):
+def test_importances_have_intervals(effects):
     """A bar for each parameter, the most important first, with its interval, and the part alone inside it."""
-    effects = study_effects(study)
     total, alone = importance_figure(effects).data
     assert list(total.y) == [effect.name for effect in effects.factors]
     assert list(total.x) == sorted(total.x, reverse=True)
@@ -45,9 +49,8 @@ def test_importances_have_intervals(study):
     assert all(inner <= outer for inner, outer in zip(alone.x, total.x, strict=True))
 
 
-def test_costs_are_drawn_for_each_parameter(study):
+def test_costs_are_drawn_for_each_parameter(effects):
     """A band and a line for a number, markers for a choice; the axis of a logarithmic range is logarithmic."""
-    effects = study_effects(study)
     picture = effects_figure(effects)
     assert [note.text for note in picture.layout.annotations] == [effect.name for effect in effects.factors]
     kinds = [effect.factor.kind for effect in effects.factors]
@@ -100,16 +103,16 @@ def test_the_report_answers_without_a_blend(study):
     assert "blend" not in text
 
 
-def test_the_costs_fit_into_a_card_of_the_page(study):
+def test_the_costs_fit_into_a_card_of_the_page(effects):
     """A card has a fixed height; the titles of the panels lie below the subtitle, and the rows are apart."""
-    picture = effects_figure(study_effects(study), ON_PAGE)
+    picture = effects_figure(effects, ON_PAGE)
     lines = picture.layout.title.text.count("<br>")
     margin = picture.layout.margin
     assert picture.layout.height == HEIGHT
     assert margin.t >= 50 + LINE_HEIGHT * lines + 28
     upper, lower = picture.layout.yaxis.domain, picture.layout.yaxis3.domain
     assert (upper[0] - lower[1]) * (HEIGHT - margin.t - margin.b) >= 60 - 1e-6
-    assert len(effects_figure(study_effects(study), 1).layout.annotations) == 1
+    assert len(effects_figure(effects, 1).layout.annotations) == 1
 
 
 def test_ticks_of_a_logarithmic_axis_are_numbers_in_full():
@@ -119,9 +122,8 @@ def test_ticks_of_a_logarithmic_axis_are_numbers_in_full():
     assert logarithmic_axis([1e-5, 1e-2])["ticktext"] == ["1e-05", "0.0001", "0.001", "0.01"]
 
 
-def test_costs_are_explained_where_an_answer_has_one(study):
+def test_costs_are_explained_where_an_answer_has_one(effects):
     """A report without a finding does not explain the unit of findings."""
-    effects = study_effects(study)
     unknown = replace(effects, answers=tuple(replace(answer, found=False) for answer in effects.answers))
     known = replace(unknown, answers=(*unknown.answers[1:], replace(unknown.answers[0], found=True)))
     assert costs(known).startswith("A cost is how much higher")

@@ -47,9 +47,16 @@ BASE = RunConfig.parse(
 )
 
 
-def test_every_text_shows_the_metric_and_not_what_is_minimised():
+def read_once(monkeypatch, study):
+    """Let everything that shows ``study`` share one snapshot of it, whose effects are estimated once."""
+    shot = Snapshot.of(study)
+    monkeypatch.setattr(Snapshot, "of", lambda _: shot)
+    return study
+
+
+def test_every_text_shows_the_metric_and_not_what_is_minimised(monkeypatch):
     """The page, the report, the summary, the list of trials and the status: r2, which is 1 - the stored value."""
-    study = shown_study(12, base=BASE.model_dump(mode="json"))
+    study = read_once(monkeypatch, shown_study(12, base=BASE.model_dump(mode="json")))
     outcome = Outcome(None, None, "sqlite:///a.db", "", Resume("dropopt run mine.py", 12))
     built = page.build(study)
     texts = [
@@ -115,7 +122,7 @@ def test_what_is_minimised(task, by, word, cost):
 
 
 def test_values_as_they_are_shown():
-    """No negative zero; of large and small values a column keeps the digits; headings of one metric differ."""
+    """No negative zero; of large and small values a column keeps the digits."""
     dice = Scale("dice", maximise=True, complement=True)
     for show, texts in (
         (dice.text, {1 + 1e-9: "0.0000", 0.25: "0.7500", None: "-"}),
@@ -123,7 +130,6 @@ def test_values_as_they_are_shown():
         (format_score, {4.4810626e13: "4.481e+13", 2.5e-5: "0.0000250", 0.5: "0.5000", 0.0: "0.0000", None: "-"}),
     ):
         assert {value: show(value) for value in texts} == texts
-    assert (dice.heading("dice"), Scale().heading("accuracy")) == ("dice (smoothed)", "loss")
 
 
 def test_train_gives_a_standard_error_to_accuracies_only():
@@ -232,9 +238,9 @@ WORST = {"loss": "mse_loss", "metric": "mine:worst", "direction": "minimize", "o
         (("maximize", 0, ""), "the objective value is .* further below 0", "the objective value is"),
     ],
 )
-def test_effects_are_told_of_what_is_optimised_and_the_right_way_round(study, whether, cost):
+def test_effects_are_told_of_what_is_optimised_and_the_right_way_round(monkeypatch, study, whether, cost):
     """In the answers, the terminal, the figures, the note and the report."""
-    study = _searched(*study)
+    study = read_once(monkeypatch, _searched(*study))
     report = printed(lambda console: console.print(efficacy_report(study)))
     told = " ".join(report.split())
     assert re.search(f"Dropout helps: without it, {whether}", told)

@@ -25,8 +25,10 @@ def parsed(line):
     return name, command.make_context(name, list(rest)).params
 
 
-@pytest.mark.parametrize("name", ["photos", "a study", "-rf", "it's $HOME", "x;y"])
-@pytest.mark.parametrize("blend", [True, False])
+@pytest.mark.parametrize(
+    ("name", "blend"),
+    [("photos", False), *((name, True) for name in ("photos", "a study", "-rf", "it's $HOME", "x;y"))],
+)
 def test_each_line_parses_as_printed(name, blend):
     """The study and the storage arrive as they were given, with and without a blend."""
     shot = Snapshot.of(shown_study(12, name=name, blend=blend))
