@@ -71,9 +71,13 @@ def test_the_end_of_a_child_ends_what_it_has_started(child):
     wait_until(lambda: not alive([int(found[0])]), 30)  # its pipes close shortly before the process is gone
 
 
-def test_a_process_of_another_session_that_holds_the_pipes_does_not_hide_the_end(child):
+def test_a_process_of_another_session_that_holds_the_pipes_does_not_hide_the_end(child, monkeypatch):
     """It is not ended, because it may be the user's own."""
-    _, found, ended = child("setsid sleep 100 & echo $!; exit 5")
+    monkeypatch.setattr(slots, "OUTPUT_SECONDS", 0.1)
+    slot, found, ended = child("setsid sh -c 'echo $$; exec sleep 100' & read line; exit 5")
+    while not found:
+        time.sleep(0.01)
+    slot.send(Stop(3))
     assert ended.wait(30)
     assert found[1] == Died("its process ended with exit code 5")
     os.kill(int(found[0]), signal.SIGKILL)  # it is still there
