@@ -16,6 +16,9 @@ PACKAGES = ("dropopt", "torch", "torchvision", "optuna", "numpy", "scikit-learn"
 #: Seconds before a call of git is given up, for example on a network drive that does not answer.
 _GIT_SECONDS = 5
 
+#: What git is given of the environment, besides ``GIT_*``; the rest may hold a password, such as that of a storage.
+_GIT_VARIABLES = ("PATH", "HOME", "XDG_CONFIG_HOME", "LD_LIBRARY_PATH", "SYSTEMROOT")
+
 
 def provenance(folder: Path | None = None, **facts: Any) -> dict[str, Any]:
     """Describe the environment of a result.
@@ -53,9 +56,11 @@ def _versions() -> dict[str, str]:
 def _git_state(folder: Path) -> dict[str, Any] | None:
     """The commit of the repository of ``folder``, and whether files differ from it; None if there is none."""
 
+    shown = {name: value for name, value in os.environ.items() if name in _GIT_VARIABLES or name.startswith("GIT_")}
+
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(folder), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_GIT_SECONDS, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_GIT_SECONDS, check=True, env=shown)
         return done.stdout.strip()
 
     try:
