@@ -13,9 +13,9 @@ from rich.console import Console
 from dropopt.config import ConfigError
 from dropopt.numbers import quantity
 from dropopt.study.show.console import say
-from dropopt.study.show.formatting import format_accuracy
+from dropopt.study.show.formatting import format_score
 from dropopt.study.show.table import Table
-from dropopt.study.store.keys import ACCURACY, COMMAND
+from dropopt.study.store.keys import ACCURACY, COMMAND, TEST_ACCURACY
 from dropopt.study.store.queries import (
     Counts,
     count,
@@ -93,7 +93,8 @@ class Row:
         elif self.leader is None:
             values = ("-", "-", "-")
         else:
-            value, score = f"{self.scale.name} {self.scale.text(self.leader.value)}", format_accuracy(self.leader)
+            value, found = f"{self.scale.name} {self.scale.text(self.leader.value)}", self.leader.user_attrs
+            score = format_score(found.get(TEST_ACCURACY, found.get(ACCURACY)))  # of the split that the value is of
             named = score if self.score == "accuracy" or score == "-" else f"{self.score} {score}"
             shown = f"{'smoothed ' * (mark and self.smoothed)}{value.removeprefix('value ')}"
             values = (shown, named, str(self.leader.number))

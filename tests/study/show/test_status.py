@@ -47,6 +47,15 @@ def test_the_best_value_of_each_study(storage):
         choose(optuna.load_study(study_name="several", storage=storage), None)
 
 
+def test_the_accuracy_is_that_of_the_split_of_the_value():
+    """A study of tests has the test loss and the test accuracy; JSON names the accuracy that it gives."""
+    study = optuna.create_study(study_name="mine-tested")
+    study.add_trial(create_trial(value=0.7, user_attrs={"val_accuracy": 0.9, "test_accuracy": 0.625}))
+    (row,) = rows(study._storage)
+    assert row.cells()[3] == "0.6250"
+    assert row.plain()["best"] == {"trial": 0, "value": 0.7, "val_accuracy": 0.9}
+
+
 @pytest.mark.parametrize("width", [80, 200])
 def test_the_table_fits_80_columns(storage, width):
     """Long cells are wrapped, not cut off, on any console."""
