@@ -85,9 +85,10 @@ def _classes(facts: Facts, what: str) -> str:
 
 def network_words(facts: Facts) -> str:
     """Parameters, places and the dropout that the network already contains."""
+    both = facts.dropout_at_places if facts.places else 0  # where the engine drops nothing, nothing drops twice
     inside = (
         f"it already contains {quantity(facts.dropout_inside, 'dropout layer')}"
-        + f", {facts.dropout_at_places} of them at these places, where both drop" * bool(facts.dropout_at_places)
+        + f", {both} of them at these places, where both drop" * bool(both)
         if facts.dropout_inside
         else "no dropout of its own"
     )

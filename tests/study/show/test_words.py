@@ -32,6 +32,9 @@ def test_a_network_to_which_no_dropout_is_added():
     facts = Facts({"train": 9}, [1, 8, 8], 2, 0.5, 77, ["a", "b"], 0)
     assert words.network_words(facts) == "77 parameters; dropout at 2 places (a, b); no dropout of its own"
     assert words.network_words(replace(facts, places=[])) == "77 parameters; no dropout is added; no dropout of its own"
+    inside = replace(facts, dropout_inside=2, dropout_at_places=1)
+    assert words.network_words(inside).endswith("2 dropout layers, 1 of them at these places, where both drop")
+    assert words.network_words(replace(inside, places=[])).endswith("added; it already contains 2 dropout layers")
 
 
 @pytest.mark.parametrize("one", [True, False])
