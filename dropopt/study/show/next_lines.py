@@ -50,7 +50,7 @@ def next_lines(
     if resume is not None and (line := resume.line(budget_spent(shot.trials))):
         yield "go on", line
     if too_brief(shot) and (line := _longer(shot)):
-        yield "longer", line
+        yield "longer", f"{line}{storage}"
     if shot.leader is not None:
         page = shlex.quote(best_file(shot.name, "html", "report"))
         yield "report", f"dropopt report --study {name}{storage} -o {page}"
@@ -73,26 +73,32 @@ def first_line(shot: Snapshot) -> str:
 
 
 def with_options(line: str, options: Mapping[str, object]) -> str:
-    """A line with ``options``, in place of those that it has of the same names.
+    """A line with ``options``, in place of those that it has of the same names, and without those that are None.
 
     Example:
-        >>> with_options("dropopt run digits --epochs 6 --seed 1", {"--epochs": 12})
+        >>> with_options("dropopt run digits --epochs 6 --seed 1 --n-jobs 2", {"--epochs": 12, "--n-jobs": None})
         'dropopt run digits --seed 1 --epochs 12'
     """
     parts = shlex.split(line)
     for option in options.keys() & set(parts):
         place = parts.index(option)
         del parts[place : place + 2]
-    return shlex.join([*parts, *(str(part) for pair in options.items() for part in pair)])
+    wanted = [(option, value) for option, value in options.items() if value is not None]
+    return shlex.join([*parts, *(str(part) for pair in wanted for part in pair)])
 
 
 def _longer(shot: Snapshot) -> str:
-    """The line that runs the study with twice the epochs, which needs a study of another name; empty without one."""
+    """The line, without a storage, that runs the study with twice the epochs; empty without one.
+
+    The epochs of a study are fixed, so it begins a study of another name, with the present number of trials.
+    """
     line, epochs = first_line(shot), shot.attributes[BASE]["train"]["epochs"]
     if not line or "train.epochs=" in line:  # --set, which --epochs does not replace
         return ""
-    name = shot.name.removesuffix(f"-{epochs}-epochs")
-    return with_options(line, {"--epochs": 2 * epochs, "--study-name": f"{name}-{2 * epochs}-epochs"})
+    name, plan = shot.name.removesuffix(f"-{epochs}-epochs"), shot.attributes.get(PLAN)
+    trials = {"--n-trials": plan["n_trials"]} if isinstance(plan, Mapping) else {}
+    renamed = {"--epochs": 2 * epochs, "--study-name": f"{name}-{2 * epochs}-epochs"}
+    return with_options(line, {**trials, **renamed, "--storage": None})
 
 
 def best_file(study: str, format: str = "yaml", kind: str = "best") -> str:

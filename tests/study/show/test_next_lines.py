@@ -43,16 +43,16 @@ def test_each_line_parses_as_printed(name, blend):
 
 
 def test_a_study_that_trains_too_briefly_has_a_line_for_twice_the_epochs():
-    """In a study of another name, since the epochs of a study are fixed; everything else is as it began."""
-    begun = {
-        keys.MADE_WITH: {"command": "dropopt run digits --study-name photos --epochs 6 --no-anchors --storage a.db"}
-    }
-    study = shown_study(12, **begun)
+    """In a study of another name with as many trials and the same storage; everything else is as it began."""
+    line = 'dropopt run digits --study-name photos --epochs 6 --no-anchors --n-trials 3 --storage "$OPTUNA_STORAGE"'
+    study, place = shown_study(12, **{keys.MADE_WITH: {"command": line}}), storage_hint("mysql://me:secret@host/db")
     assert "longer" not in dict(next_lines(Snapshot.of(study), ""))
     study.add_trials([create_trial(value=0.3, intermediate_values={5: 0.4, 6: 0.3})] * 5)
-    name, values = parsed(dict(next_lines(Snapshot.of(study), ""))["longer"])
-    given = [values[key] for key in ("study", "name", "epochs", "anchors", "storage")]
-    assert (name, given) == ("run", ["digits", "photos-12-epochs", 12, False, "a.db"])
+    longer = dict(next_lines(Snapshot.of(study), place))["longer"]
+    assert longer.endswith(' --storage "$OPTUNA_STORAGE"')  # in single quotes the shell would not replace it
+    name, values = parsed(longer)
+    given = [values[key] for key in ("study", "name", "epochs", "anchors", "n_trials")]
+    assert (name, given) == ("run", ["digits", "photos-12-epochs", 12, False, 12])
 
 
 def test_lines_of_odd_studies():
