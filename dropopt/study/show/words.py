@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from math import isfinite
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -190,7 +191,7 @@ def too_brief(shot: Snapshot) -> str:
     """That the values of the best trials still fall at their last epoch; empty if they do not."""
     base = shot.attributes.get(BASE)
     ends = [[value for _, value in sorted(trial.intermediate_values.items())[-2:]] for trial in shot.ranked[:LEADING]]
-    falls = [1 - end[1] / end[0] for end in ends if len(end) == 2 and end[0] > 0]
+    falls = [1 - end[1] / end[0] for end in ends if len(end) == 2 and end[0] > 0 and all(map(isfinite, end))]
     if not isinstance(base, Mapping) or len(falls) < FEW or (fall := median(falls)) <= STILL_FALLS:
         return ""
     epochs = quantity(base["train"]["epochs"], "epoch")

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from math import inf
 
 import optuna
 import pytest
@@ -72,13 +73,15 @@ def test_anchors_that_were_tried_again_are_none_that_a_study_begins_with():
     assert words.begins({}, study.trials) == "with 2 anchors"
 
 
-@pytest.mark.parametrize(("fall", "told"), [(0.04, ""), (0.06, "falls by about 6% at the last epoch"), (1.0, "")])
+@pytest.mark.parametrize(
+    ("fall", "told"), [(0.04, ""), (0.06, "falls by about 6% at the last epoch"), (1.0, ""), (inf, "")]
+)
 def test_values_that_still_fall_are_told(fall, told):
-    """By the median of the five best trials: one that falls more, or whose value is 0, says nothing."""
+    """By the median of the five best trials: one that falls more, or from 0 or infinity, says nothing."""
     study = optuna.create_study()
     study.set_user_attr(keys.BASE, RunConfig.parse({"train": {"epochs": 2}}).model_dump(mode="json"))
     for last, share in ((0.1, 0.5), (0.2, fall), (0.3, fall), (0.4, fall), (0.5, -0.5), (0.6, 0.5)):
-        before = last / (1 - share) if share < 1 else 0.0
+        before = last / (1 - share) if share < 1 else share - 1
         study.add_trial(create_trial(value=last, intermediate_values={1: before, 2: last}))
     assert told in words.too_brief(Snapshot.of(study))
     assert bool(words.too_brief(Snapshot.of(study))) == bool(told)
