@@ -17,7 +17,8 @@ PACKAGES = ("dropopt", "torch", "torchvision", "optuna", "numpy", "scikit-learn"
 _GIT_SECONDS = 5
 
 #: What git is given of the environment, besides ``GIT_*``; the rest may hold a password, such as that of a storage.
-_GIT_VARIABLES = ("PATH", "HOME", "XDG_CONFIG_HOME", "LD_LIBRARY_PATH", "SYSTEMROOT")
+#: With SUDO_UID, git reads a repository of the user who has called sudo.
+_GIT_VARIABLES = ("PATH", "HOME", "XDG_CONFIG_HOME", "LD_LIBRARY_PATH", "SUDO_UID", "SYSTEMROOT")
 
 
 def provenance(folder: Path | None = None, **facts: Any) -> dict[str, Any]:

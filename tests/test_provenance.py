@@ -36,11 +36,13 @@ def test_the_state_of_git_is_recorded(tmp_path, monkeypatch):
 
 
 def test_git_is_given_no_password(tmp_path, monkeypatch):
-    """A variable of the environment, such as the URL of a storage, stays in this process."""
+    """The URL of a storage stays in this process; what git needs to read the repository of a user of sudo does not."""
     stand_in = tmp_path / "git"
     stand_in.write_text(f"#!/bin/sh\nenv > {tmp_path}/seen\necho 0\n")
     stand_in.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     monkeypatch.setenv("OPTUNA_STORAGE", "postgresql://me:canary@127.0.0.1/db")
+    monkeypatch.setenv("SUDO_UID", "77")
     assert provenance()["git"] is not None
     assert "canary" not in (tmp_path / "seen").read_text()
+    assert "SUDO_UID=77" in (tmp_path / "seen").read_text()
