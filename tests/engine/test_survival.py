@@ -40,6 +40,18 @@ def test_a_deep_copy_has_sites_of_its_own():
     assert len(sites_of(twin)) == 2
 
 
+def test_an_average_of_weights_drops_nothing():
+    """torch's EMA copies and updates an attached model; in eval mode, the average drops nothing."""
+    model, _ = make()
+    average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.5))
+    for _ in range(2):
+        train(model, torch.optim.SGD(model.parameters(), lr=0.1), 1)
+        average.update_parameters(model)
+    average.eval()
+    assert torch.equal(average(batch()[0]), average(batch()[0]))
+    assert average.module.state_dict().keys() == Net().state_dict().keys()
+
+
 @pytest.mark.filterwarnings("ignore")  # torch's, about its deprecated quantization
 @pytest.mark.parametrize("inplace", [False, True])
 @pytest.mark.parametrize("config", [EngineConfig(r0=0.9), Baseline(kind="dropout", p=0.9)])
