@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -93,7 +94,7 @@ def _longer(shot: Snapshot) -> str:
     The epochs of a study are fixed, so it begins a study of another name, with the present number of trials.
     """
     line, epochs = first_line(shot), shot.attributes[BASE]["train"]["epochs"]
-    if not line or "train.epochs=" in line:  # --set, which --epochs does not replace
+    if not line or re.search(r"train\.epochs\s*=", line):  # --set, which --epochs does not replace
         return ""
     name, plan = shot.name.removesuffix(f"-{epochs}-epochs"), shot.attributes.get(PLAN)
     trials = {"--n-trials": plan["n_trials"]} if isinstance(plan, Mapping) else {}

@@ -53,6 +53,10 @@ def test_a_study_that_trains_too_briefly_has_a_line_for_twice_the_epochs():
     name, values = parsed(longer)
     given = [values[key] for key in ("study", "name", "epochs", "anchors", "n_trials")]
     assert (name, given) == ("run", ["digits", "photos-12-epochs", 12, False, 12])
+    study.set_user_attr(
+        keys.MADE_WITH, {"command": "dropopt run digits --set 'train.epochs = 6'"}
+    )  # wins over --epochs
+    assert "longer" not in dict(next_lines(Snapshot.of(study), place))
 
 
 def test_lines_of_odd_studies():
