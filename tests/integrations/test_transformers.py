@@ -92,14 +92,14 @@ def test_a_training_that_continues_gives_the_same_bits(tmp_path):
 
 
 def test_metrics_reach_the_engine(tmp_path):
-    """Losses and accuracy with evaluations; without, rates follow the epochs. A missing metric is an error."""
+    """Losses and accuracy with evaluations; without, rates follow all steps. A missing metric is an error."""
     callback = DropoutCallback(EngineConfig(), complexity=0.5)
     train(tmp_path, callback, epochs=1)
     metrics = callback.engine._metrics
     assert metrics.progress == 1
     assert None not in (metrics.val_loss, metrics.val_accuracy, metrics.train_loss)
     callback = DropoutCallback(EngineConfig(), complexity=0.5)
-    train(tmp_path / "no", callback, epochs=1, strategy="no")
+    train(tmp_path / "no", callback, epochs=1.5, strategy="no")
     assert callback.engine._metrics.progress == 1
     assert callback.engine._metrics.val_loss is None
     with pytest.raises(ConfigError, match="no metric is called 'acc'"):
