@@ -80,7 +80,7 @@ def _content(shot: Snapshot, storage: str) -> dict[str, Any]:
         "created": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         "version": metadata.version("dropopt"),
         "verdict": _verdict(shot),
-        "brief": capitalised(words.too_brief(shot)),
+        "cautions": [capitalised(text) for text in words.cautions(shot)],
         "tiles": _tiles(shot),
         "searched": words.searched(shot),
         "settings": [(name, format_value(value)) for name, value in shot.leader.params.items()] if shot.leader else [],

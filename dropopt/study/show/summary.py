@@ -15,7 +15,7 @@ from dropopt.study.show.formatting import anchor_rows, format_accuracy, format_v
 from dropopt.study.show.next_lines import Resume, next_lines
 from dropopt.study.show.snapshot import Snapshot
 from dropopt.study.show.table import Table
-from dropopt.study.show.words import too_brief
+from dropopt.study.show.words import cautions
 from dropopt.study.store.anchor_names import name_of
 from dropopt.study.store.keys import BEST_EPOCH, MESSAGE, REASON, SECONDS, UNCOUNTED
 from dropopt.study.store.scale import Scale
@@ -64,8 +64,8 @@ def show_summary(console: Console, study: optuna.Study, outcome: Outcome) -> Non
     if shot.leader is not None and (comparison := shot.comparison):
         console.print(_anchors(comparison, shot.scale, shot.score))
         say(console, comparison.verdict)
-    if brief := too_brief(shot):
-        say(console, brief, "yellow")
+    for text in cautions(shot):
+        say(console, text, "yellow")
     for line in failures(shot.trials)[:FAILURE_LINES]:
         say(console, line, "yellow")
     say(console, f"\nstored in {outcome.url}{outcome.url_note}; next:")

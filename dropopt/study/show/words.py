@@ -135,8 +135,7 @@ def found(shot: Snapshot) -> list[Line]:
         return [*lines, ("best", _no_best(shot))]
     lines += [("best", best(shot.leader, shot)), ("settings", format_parameters(shot.leader.params))]
     lines.append(("how sure", sure(shot)))
-    if brief := too_brief(shot):
-        lines.append(("epochs", brief))
+    lines += [("training", text) for text in cautions(shot)]
     if shot.learned is not None:
         lines.append(("blend", shot.learned.efficacy.verdict))
     return lines
@@ -199,6 +198,25 @@ def too_brief(shot: Snapshot) -> str:
         f"the smoothed {shot.scale.stored} of the best trials still falls by about {fall:.0%} at the last epoch; "
         f"dropout needs longer training than no dropout, so what wins after {epochs} may not win after more"
     )
+
+
+def learned_little(shot: Snapshot) -> str:
+    """That no leading trial is better than always answering the largest class; empty if one is, or none can be told."""
+    scores = [trial.user_attrs.get(ACCURACY) for trial in shot.ranked[:LEADING]]
+    known = [score for score in scores if isinstance(score, float)]
+    share = shot.facts.largest_share if shot.facts is not None and shot.score == "accuracy" else 0.0
+    if not known or max(known) > share:
+        return ""
+    return (
+        f"no accuracy of the best trials is above {share:.0%}, that of always answering the largest class: if the "
+        "networks have learned nothing, they say nothing of dropout; train for longer, and check data, network and "
+        "learning rate"
+    )
+
+
+def cautions(shot: Snapshot) -> list[str]:
+    """What makes the result of a study doubtful, in sentences: too little was learned, or epochs are too few."""
+    return [text for text in (learned_little(shot), too_brief(shot)) if text]
 
 
 def saved(shot: Snapshot) -> str:
