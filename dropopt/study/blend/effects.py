@@ -90,7 +90,7 @@ class Efficacy:
     def verdict(self) -> str:
         """The result in one sentence."""
         if self.thin:
-            return f"Too few trials: {self.trials}, and no claim is made with fewer than {self.needed}."
+            return f"Too few trials: {self.trials}, and no claim about the blend is made with fewer than {self.needed}."
         if not self.claims:
             after = quantity(self.trials, "trial")
             return f"No effect found: the blend matters with probability {self.matters:.2f} after {after}."

@@ -53,15 +53,16 @@ def efficacy(
         if as_json:
             print(json_text({"study": found.study_name, **report}))
         else:
-            console, (text, short) = make_console(quiet=quiet), report
+            console, (text, short, missing) = make_console(quiet=quiet), report
             console.print(text)
             if short:
                 say(
                     console,
                     "\nTables in which nothing was found are left out; --all prints them. More trials may tell.",
                 )
-                if line := dict(next_lines(Snapshot.of(found), "")).get("go on"):
-                    say_command(console, "go on", line)
+            lines = dict(next_lines(Snapshot.of(found), "", missing=missing))
+            if (short or missing) and "go on" in lines:
+                say_command(console, "go on", lines["go on"])
         if output is not None:
             try:
                 prior_of(found).save(output)

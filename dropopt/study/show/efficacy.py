@@ -56,20 +56,22 @@ def efficacy_report(study: Study, names: Names | None = None, prior: Mapping[str
 
 def report_of(
     study: Study, names: Names | None = None, prior: Mapping[str, Any] | None = None, *, everything: bool = True
-) -> tuple[Group, bool]:
-    """The report of :func:`efficacy_report`, and whether tables are left out of it.
+) -> tuple[Group, bool, int]:
+    """The report of :func:`efficacy_report`, whether tables are left out, and the number of trials missing for a claim.
 
-    Unless ``everything`` is wanted, those are left out in which nothing was found.
+    Unless ``everything`` is wanted, tables are left out in which nothing was found.
     """
     effects = study_effects(study)
     tables = everything or any(answer.found for answer in effects.answers)
     parts, short = effects_parts(effects, tables=tables), bool(effects.factors) and not tables
+    missing = effects.needed - effects.trials
     with suppress(NoBlendError):
         found = learned(study, names, prior)
         tables = everything or found.efficacy.claims
         parts += [Text(""), *_blend(found, effects.objective.in_units().called, tables=tables)]
         short |= bool(found.trajectory) and not tables
-    return Group(*parts), short
+        missing = max(missing, found.efficacy.needed - found.efficacy.trials)
+    return Group(*parts), short, max(0, missing)
 
 
 def _blend(found: Learned, called: str, *, tables: bool) -> list[RenderableType]:

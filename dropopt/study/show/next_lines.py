@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dropopt.files import name_part
 from dropopt.study.show.snapshot import Snapshot, learnable
@@ -31,7 +31,7 @@ class Resume:
 
 
 def next_lines(
-    shot: Snapshot, storage: str, resume: Resume | None = None, *, looking: bool = False
+    shot: Snapshot, storage: str, resume: Resume | None = None, *, looking: bool = False, missing: int = 0
 ) -> Iterator[tuple[str, str]]:
     """Yield each possible next action and its command.
 
@@ -40,6 +40,7 @@ def next_lines(
         storage: The option ``--storage`` as it is typed, with a space before it; or empty.
         resume: The command that resumes the study. Default: the one that the study was last run with.
         looking: Whether the reader is looking at the dashboard already.
+        missing: The number of trials that are missing for a claim; with the line that resumes the study, it gets them.
     """
     name, file = shlex.quote(shot.name), shlex.quote(best_file(shot.name))
     if resume is None and isinstance(plan := shot.attributes.get(PLAN), dict) and COMMAND in shot.attributes:
@@ -48,7 +49,10 @@ def next_lines(
         yield "look", f"dropopt dashboard{storage}"
     if not shot.several and learnable(shot.trials):
         yield "learn", f"dropopt efficacy --study {name}{storage}"
-    if resume is not None and (line := resume.line(budget_spent(shot.trials))):
+    spent = budget_spent(shot.trials)
+    if resume is not None and missing and resume.n_trials < spent + missing:
+        resume = replace(resume, n_trials=spent + missing)
+    if resume is not None and (line := resume.line(spent)):
         yield "go on", line
     if too_brief(shot) and (line := _longer(shot)):
         yield "longer", f"{line}{storage}"

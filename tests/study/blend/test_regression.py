@@ -191,7 +191,7 @@ def test_verdicts_by_hand():
     assert unclear.verdict == "No effect found: the blend matters with probability 0.75 after 11 trials."
     assert (unclear.claims, unclear.caution) == (False, " (but no effect was found)")
     thin = efficacy(0.9, 0.05, 0.05, trials=10)
-    assert thin.verdict == "Too few trials: 10, and no claim is made with fewer than 11."
+    assert thin.verdict == "Too few trials: 10, and no claim about the blend is made with fewer than 11."
     assert (thin.claims, thin.caution) == (False, " (too few trials to rely on)")
     assert (efficacy(0.9, 0.05, 0.05).claims, efficacy(0.9, 0.05, 0.05).caution) == (True, "")
     signs = [Effect("a", 0.0, low, high, 0.5).sign for low, high in ((-1, 1), (0, 1), (0.1, 1), (-1, 0), (-1, -0.1))]

@@ -10,7 +10,7 @@ from blend_study import random_study
 from rich.console import Console
 
 from dropopt.config import ConfigError
-from dropopt.study import efficacy_report, export_evidence, learned
+from dropopt.study import efficacy_report, export_evidence, learned, study_effects
 from dropopt.study.command.efficacy import efficacy
 from dropopt.study.search.prior import load_prior
 from dropopt.study.show.effects_table import effect_rows
@@ -101,6 +101,19 @@ def test_tables_without_a_finding_are_left_out(tmp_path, capsys, effect):
         assert (table in short) == bool(effect)
     assert (f"go on   {line} --n-trials 80" in short) == (not effect)
     assert "go on" not in full
+
+
+def test_the_line_to_go_on_gets_the_trials_that_are_missing(tmp_path, capsys):
+    """More than the study has: with fewer, the answer would be the same again."""
+    url = f"sqlite:///{tmp_path / 's.db'}"
+    study = optuna.create_study(storage=url)
+    study.set_user_attr(PLAN, {"n_trials": 4, "sampler": "auto", "pruner": "median", "seed": 0})
+    study.set_user_attr(COMMAND, "dropopt run digits")
+    study.add_trials(random_study(4).trials)
+    needed = max(study_effects(study).needed, learned(study).efficacy.needed)
+    assert needed > 2 * 4
+    efficacy(storage=url)
+    assert f"go on   dropopt run digits --n-trials {needed}" in capsys.readouterr().out
 
 
 def test_names_in_square_brackets_are_shown() -> None:
