@@ -135,7 +135,7 @@ def found(shot: Snapshot) -> list[Line]:
         return [*lines, ("best", _no_best(shot))]
     lines += [("best", best(shot.leader, shot)), ("settings", format_parameters(shot.leader.params))]
     lines.append(("how sure", sure(shot)))
-    lines += [("training", text) for text in cautions(shot)]
+    lines += [("caution", text) for text in cautions(shot)]
     if shot.learned is not None:
         lines.append(("blend", shot.learned.efficacy.verdict))
     return lines
@@ -181,8 +181,8 @@ def importances(shot: Snapshot) -> str:
     if shot.effects is None or not shot.effects.factors:
         return ""
     return (
-        "Hyperparameter Importance, the dashboard's own card (PED-ANOVA), may contradict Which parameter matters: it "
-        "describes the trials as the sampler chose them, not the whole search space"
+        "'Hyperparameter Importance', the dashboard's own card (PED-ANOVA), may contradict 'Which parameter matters': "
+        "it describes the trials as the sampler chose them, not the whole search space"
     )
 
 
