@@ -82,7 +82,7 @@ class EngineConfig(Config):
 
     The defaults are moderate, and a step costs what it costs with ``nn.Dropout2d``: whole channels are dropped, at a
     rate of about r0. With ``pattern="own"`` and the same rates, the test loss was lower on all four data sets on which
-    both were compared (``tests/benchmarks/README.md``). A step of a small network then takes up to a quarter longer.
+    both were compared (``tests/benchmarks/README.md``). A step of a small network then takes a tenth longer.
 
     Args:
         **settings: the fields below, by name.
