@@ -205,7 +205,7 @@ def learned_little(shot: Snapshot) -> str:
     scores = [trial.user_attrs.get(ACCURACY) for trial in shot.ranked[:LEADING]]
     known = [score for score in scores if isinstance(score, float)]
     share = shot.facts.largest_share if shot.facts is not None and shot.score == "accuracy" else 0.0
-    if not known or max(known) > share:
+    if not share or not known or max(known) > share:
         return ""
     return (
         f"no accuracy of the best trials is above {share:.0%}, that of always answering the largest class: if the "

@@ -87,14 +87,15 @@ def test_values_that_still_fall_are_told(fall, told):
     assert bool(words.too_brief(Snapshot.of(study))) == bool(told)
 
 
-@pytest.mark.parametrize(("accuracies", "told"), [((0.26, 0.2), True), ((0.2, 0.27), False), ((), False)])
-def test_networks_that_have_learned_nothing_are_told(accuracies, told):
-    """No leading trial is better than an answer that is always the largest class."""
+@pytest.mark.parametrize(
+    ("accuracies", "share", "told"),
+    [((0.26, 0.2), 0.26, True), ((0.2, 0.27), 0.26, False), ((), 0.26, False), ((-0.5,), 0.0, False)],
+)
+def test_networks_that_have_learned_nothing_are_told(accuracies, share, told):
+    """No leading trial is better than an answer that is always the largest class; other metrics have no such answer."""
     study = optuna.create_study()
-    study.set_user_attr(keys.FACTS, Facts({"train": 80}, [1, 8, 8], 10, 0.26, 5000, ["conv1"], 0).plain())
+    study.set_user_attr(keys.FACTS, Facts({"train": 80}, [1, 8, 8], 10, share, 5000, ["conv1"], 0).plain())
     for accuracy in accuracies:
         study.add_trial(create_trial(value=1 - accuracy, user_attrs={keys.ACCURACY: accuracy}))
     sentences = words.cautions(Snapshot.of(study))
-    assert [f"above {0.26:.0%}, that of always answering the largest class" in text for text in sentences] == [
-        True
-    ] * told
+    assert ["above 26%, that of always answering the largest class" in text for text in sentences] == [True] * told
