@@ -14,6 +14,7 @@ from dropopt.study.report.palette import VARIABLES
 from dropopt.study.report.svg import inline
 from dropopt.study.search.prior import is_file
 from dropopt.study.show import words
+from dropopt.study.show.confirmation import confirmed
 from dropopt.study.show.effects_report import costs
 from dropopt.study.show.formatting import (
     anchor_rows,
@@ -80,6 +81,7 @@ def _content(shot: Snapshot, storage: str) -> dict[str, Any]:
         "created": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         "version": metadata.version("dropopt"),
         "verdict": _verdict(shot),
+        "confirmed": [capitalised(text) for text in confirmed(shot.study)],
         "cautions": [capitalised(text) for text in words.cautions(shot)],
         "tiles": _tiles(shot),
         "searched": words.searched(shot),

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from rich.console import Console
 
+from dropopt.config import ConfigError
 from dropopt.numbers import fixed, quantity
 from dropopt.study.confirm.intervals import Interval, mean_of
-from dropopt.study.confirm.results import Confirmation, Confirmed, Tested
+from dropopt.study.confirm.results import Confirmation, Confirmed, Tested, confirmation
 from dropopt.study.show.console import say
 from dropopt.study.show.table import Table
 from dropopt.study.store.scale import Scale
+
+if TYPE_CHECKING:
+    import optuna
 
 #: The scale of values that are shown as they are stored.
 AS_STORED = Scale()
@@ -32,6 +38,21 @@ def show_confirmation(console: Console, found: Confirmation) -> None:
         say(console, optimism)
     if found.tested is not None:
         say(console, _tested(found, found.tested))
+
+
+def confirmed(study: optuna.Study) -> list[str]:
+    """What the last confirmation of a search says, in sentences: its verdict, and what it read of the test split.
+
+    Empty if there is none, or none of its configurations has been trained on all seeds yet.
+    """
+    try:
+        found = confirmation(study)
+    except ConfigError:  # another study has the name of its runs
+        return []
+    if found is None or found.winner is None:
+        return []
+    verdict = f"confirmed on {quantity(found.seeds, 'fresh seed')}: {found.verdict}"
+    return [verdict, *([] if found.tested is None else [_tested(found, found.tested)])]
 
 
 def _cells(one: Confirmed, found: Confirmation) -> tuple[str, ...]:
@@ -81,8 +102,10 @@ def _optimism(found: Confirmation) -> str:
 
 
 def _too(optimism: float, scale: Scale) -> str:
-    """How far a value of the search was from the confirmed one: ``4% too low``."""
+    """How far a value of the search was from the confirmed one: ``4% too low``, or ``right to within 1%``."""
     amount = fixed(abs(optimism))[0] if scale.complement else f"{abs(optimism):.0%}"
+    if amount == "0%":
+        return "right to within 1%"
     return f"{amount} too {'high' if (optimism > 0) == scale.maximise else 'low'}"
 
 

@@ -2,11 +2,13 @@
 
 import io
 from dataclasses import replace
+from html import unescape
 
 import optuna
 import pytest
 from confirmed_arms import arm, run
 from optuna.trial import TrialState, create_trial
+from printed import printed
 from rich.console import Console
 from scipy import stats
 
@@ -17,6 +19,7 @@ from dropopt.study.confirm.intervals import holm, mean_of
 from dropopt.study.confirm.ledger import Race, RunLedger, outs
 from dropopt.study.confirm.results import confirmation
 from dropopt.study.confirm.runs import CONFIGURATION, REPEAT, make_runs
+from dropopt.study.report.build import build
 from dropopt.study.show.confirmation import show_confirmation
 from dropopt.study.store import keys
 
@@ -62,6 +65,16 @@ def confirmed(losses=LOSSES, *, seeds=3, by="loss", task=None, out=(), accuracie
     return search, runs
 
 
+def test_a_report_has_the_verdict_of_the_confirmation():
+    """A search says nothing that its confirmation does not; runs that belong to another search say nothing at all."""
+    search, runs = confirmed(out=[2])
+    verdict = f"Confirmed on 3 fresh seeds: {confirmation(search).verdict}."
+    assert verdict in unescape(build(search, "").html)
+    runs.set_user_attr(keys.CONFIRMS, "another")
+    assert "Confirmed" not in build(search, "").html
+    assert "Confirmed" not in build(optuna.create_study(study_name="new"), "").html
+
+
 def test_the_winner_has_all_seeds_and_is_not_out():
     """The same holds for the anchor that it is compared with; runs of further seeds do not count."""
     found = confirmation(confirmed(out=[2])[0])
@@ -90,6 +103,13 @@ def test_the_optimism_is_a_share_of_the_confirmed_mean():
     assert found.mean_optimism == pytest.approx((own / 0.31 + few / 0.285 + out / 0.21) / 3)
     for mean, share in ((-0.5, (-0.5 - 0.25) / 0.5), (0.0, 0.0)):
         assert confirmation(confirmed({0: [mean] * 3})[0]).optimism == share
+
+
+@pytest.mark.parametrize(("mean", "said"), [(0.251, "right to within 1%"), (0.3, "17% too low"), (0.2, "25% too high")])
+def test_the_optimism_in_words(mean, said):
+    """The search had given the configuration 0.25."""
+    text = printed(lambda console: show_confirmation(console, confirmation(confirmed({0: [mean] * 3})[0])), 300)
+    assert f"the search had given it the loss 0.2500, which is {said};" in text
 
 
 def test_a_configuration_that_failed_says_with_which_seed():
