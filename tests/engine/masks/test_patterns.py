@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 from dropopt.config import P_MAX
@@ -321,3 +322,21 @@ def test_random_bytes_follow_the_memory_layout():
     plain = torch.empty(2, 3, 4, 5)
     for x in (plain, plain.to(memory_format=torch.channels_last), torch.empty(2, 7, 3).movedim(-1, 1)):
         assert noise.random_bytes(x).stride() == x.stride()
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5])
+def test_a_block_as_large_as_the_map_shifts_over_its_border(rate):
+    """Unlike torchvision's, which drops the whole map: that would make a few images lose all and most lose nothing.
+
+    torchvision's own test counts maps that are dropped as a whole. Here blocks are centred beyond the border as well,
+    so that every position is dropped at the rate, and a map is rarely dropped as a whole.
+    """
+    torch.manual_seed(0)
+    x, error = torch.rand(4000, 1, 5, 5) + 0.5, 5 * (rate / 4000) ** 0.5
+    theirs = (torchvision.ops.drop_block2d(x, rate, 5) == 0).flatten(1)
+    assert (theirs.all(1) == theirs.any(1)).all()
+    assert theirs.all(1).float().mean().item() == pytest.approx(rate, abs=error)
+    mine = (spatial.spatial_gate(x, torch.full((1, 1, 1), rate), 5).times(x) == 0).flatten(1)
+    assert mine.float().mean().item() == pytest.approx(rate, abs=error)
+    assert mine.all(1).float().mean() < rate / 5
+    assert mine.any(1).float().mean() > 1.5 * rate
