@@ -12,6 +12,8 @@ from dropopt.study.command import options
 if TYPE_CHECKING:
     import optuna
 
+    from dropopt.study.show.efficacy import Report
+
 
 def efficacy(
     study: options.StudyName = None,
@@ -29,10 +31,8 @@ def efficacy(
     from dropopt.config import ConfigError
     from dropopt.study.command.output import check_writable, json_text
     from dropopt.study.search.prior import PRIOR_SUFFIX, prior_of
-    from dropopt.study.show.console import busy, make_console, say, say_command
+    from dropopt.study.show.console import busy
     from dropopt.study.show.efficacy import report_of
-    from dropopt.study.show.next_lines import next_lines
-    from dropopt.study.show.snapshot import Snapshot
     from dropopt.study.store.keys import PRIOR
     from dropopt.study.store.opening import opened_study
     from dropopt.study.store.queries import count, no_result
@@ -49,20 +49,11 @@ def efficacy(
             raise ConfigError(no_result(found))
         prior = found.user_attrs.get(PRIOR)
         with busy("analysing the trials", quiet=quiet):
-            report: Any = _plain(found, prior) if as_json else report_of(found, prior=prior, everything=everything)
-        if as_json:
-            print(json_text({"study": found.study_name, **report}))
+            answer = _plain(found, prior) if as_json else report_of(found, prior=prior, everything=everything)
+        if isinstance(answer, dict):
+            print(json_text({"study": found.study_name, **answer}))
         else:
-            console, (text, short, missing) = make_console(quiet=quiet), report
-            console.print(text)
-            if short:
-                say(
-                    console,
-                    "\nTables in which nothing was found are left out; --all prints them. More trials may tell.",
-                )
-            lines = dict(next_lines(Snapshot.of(found), "", missing=missing))
-            if (short or missing) and "go on" in lines:
-                say_command(console, "go on", lines["go on"])
+            _show(answer, found, quiet=quiet)
         if output is not None:
             try:
                 prior_of(found).save(output)
@@ -71,6 +62,22 @@ def efficacy(
             hint = f"{output}: start another study from it with --prior {shlex.quote(str(output))}"
             if not quiet:
                 print(hint, file=sys.stderr if as_json else sys.stdout)
+
+
+def _show(report: Report, study: optuna.Study, *, quiet: bool) -> None:
+    """Print the report, what it leaves out, and the line that goes on where more trials may tell more."""
+    from dropopt.study.show.console import make_console, say, say_command
+    from dropopt.study.show.next_lines import next_lines
+    from dropopt.study.show.snapshot import Snapshot
+
+    console = make_console(quiet=quiet)
+    console.print(report.text)
+    if report.short:
+        say(console, "\nTables in which nothing was found are left out; --all prints them. More trials may tell.")
+    if report.short or report.missing:
+        lines = dict(next_lines(Snapshot.of(study), "", missing=report.missing))
+        if "go on" in lines:
+            say_command(console, "go on", lines["go on"])
 
 
 def _plain(study: optuna.Study, prior: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from optuna.study import Study
@@ -51,16 +51,21 @@ def efficacy_report(study: Study, names: Names | None = None, prior: Mapping[str
         Which dropout, where, when: Not searched in this study.
         How much, whether at all: Too few trials to say: 3, ...
     """
-    return report_of(study, names, prior)[0]
+    return report_of(study, names, prior).text
+
+
+class Report(NamedTuple):
+    """A report on a study."""
+
+    text: Group
+    short: bool  # whether tables in which nothing was found are left out
+    missing: int  # the number of trials that are missing for a claim
 
 
 def report_of(
     study: Study, names: Names | None = None, prior: Mapping[str, Any] | None = None, *, everything: bool = True
-) -> tuple[Group, bool, int]:
-    """The report of :func:`efficacy_report`, whether tables are left out, and the number of trials missing for a claim.
-
-    Unless ``everything`` is wanted, tables are left out in which nothing was found.
-    """
+) -> Report:
+    """The report of :func:`efficacy_report`; without ``everything``, tables in which nothing was found are left out."""
     effects = study_effects(study)
     tables = everything or any(answer.found for answer in effects.answers)
     parts, short = effects_parts(effects, tables=tables), bool(effects.factors) and not tables
@@ -71,7 +76,7 @@ def report_of(
         parts += [Text(""), *_blend(found, effects.objective.in_units().called, tables=tables)]
         short |= bool(found.trajectory) and not tables
         missing = max(missing, found.efficacy.needed - found.efficacy.trials)
-    return Group(*parts), short, max(0, missing)
+    return Report(Group(*parts), short, max(0, missing))
 
 
 def _blend(found: Learned, called: str, *, tables: bool) -> list[RenderableType]:

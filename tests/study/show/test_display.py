@@ -42,11 +42,17 @@ def test_shares_are_told_in_percent():
     assert [format_percent(share) for share in (0.10249, 1.0, 0.0, -0.5)] == ["10.2%", "100%", "0%", "-50%"]
 
 
-def test_the_time_left_is_estimated_from_the_trials_of_the_session(monkeypatch):
-    """Once two have ended; neither the trials before it nor the time before it opened its study count."""
-    now = [0.0]
+@pytest.fixture
+def now(monkeypatch):
+    """The time in seconds, as a list of one number that a test may change."""
+    time = [0.0]
     for module in (display, progress):
-        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: time[0]))
+    return time
+
+
+def test_the_time_left_is_estimated_from_the_trials_of_the_session(now):
+    """Once two have ended; neither the trials before it nor the time before it opened its study count."""
     study = optuna.create_study()
     study.add_trials([create_trial(value=1.0)] * 4)
     file = io.StringIO()
@@ -136,11 +142,8 @@ def test_a_trial_that_has_ended_has_no_line_and_its_failure_is_told():
     ]
 
 
-def test_a_file_has_a_line_for_each_tenth_and_after_a_silence(monkeypatch):
+def test_a_file_has_a_line_for_each_tenth_and_after_a_silence(now):
     """Besides those of new best trials, which count; what the study had before, and its last trial, have none."""
-    now = [0.0]
-    for module in (display, progress):
-        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
     study = optuna.create_study()
     study.add_trials([create_trial(value=0.5)] * 5)
     file = io.StringIO()
