@@ -97,61 +97,67 @@ class EngineConfig(Config):
     """
 
     # -- eq. (1), (2): adaptive rate and dynamic alpha
-    r0: Fraction = Field(0.25, description="base drop rate, in [0, 1]")
+    r0: Fraction = Field(default=0.25, description="base drop rate, in [0, 1]")
     alpha: Annotated[float, Field(ge=-1, le=1)] = Field(
-        0.5, description="how far the adaptive rate falls with depth and time, or rises if < 0, in [-1, 1]"
+        default=0.5, description="how far the adaptive rate falls with depth and time, or rises if < 0, in [-1, 1]"
     )
-    delta: Positive = Field(4.0, description="sensitivity of alpha to the validation loss, in 1/nats, > 0")
-    lambda_loss: NonNegative = Field(1.0, description="validation loss at which alpha is halved, in nats, >= 0")
-    theta_depth: Positive = Field(1.0, description="exponent of relative depth, > 0")
-    theta_epoch: Positive = Field(1.0, description="exponent of the progress of training, > 0")
+    delta: Positive = Field(default=4.0, description="sensitivity of alpha to the validation loss, in 1/nats, > 0")
+    lambda_loss: NonNegative = Field(default=1.0, description="validation loss at which alpha is halved, in nats, >= 0")
+    theta_depth: Positive = Field(default=1.0, description="exponent of relative depth, > 0")
+    theta_epoch: Positive = Field(default=1.0, description="exponent of the progress of training, > 0")
     # -- eq. (9)-(11): contextual rate
-    complexity_theta: NonNegative = Field(10.0, description="Theta: gain of the data's complexity, >= 0")
-    duration_phi: Finite = Field(-5.0, description="Phi: the rate grows during training if < 0, and falls if > 0")
-    performance_psi: Finite = Field(0.2, description="Psi: gain of the feedback from performance")
+    complexity_theta: NonNegative = Field(default=10.0, description="Theta: gain of the data's complexity, >= 0")
+    duration_phi: Finite = Field(
+        default=-5.0, description="Phi: the rate grows during training if < 0, and falls if > 0"
+    )
+    performance_psi: Finite = Field(default=0.2, description="Psi: gain of the feedback from performance")
     performance: Performance = Field(
-        "accuracy", description="P: validation accuracy, validation loss, or validation loss / training loss"
+        default="accuracy", description="P: validation accuracy, validation loss, or validation loss / training loss"
     )
     # -- eq. (13), (14), (16): importance weight
-    lambda_init: NonNegative = Field(0.5, description="importance weight at the start of training, >= 0")
-    kappa: NonNegative = Field(1.0, description="relative growth of the importance weight over training, >= 0")
-    theta: Positive = Field(1.0, description="exponent of progress in that growth, > 0")
+    lambda_init: NonNegative = Field(default=0.5, description="importance weight at the start of training, >= 0")
+    kappa: NonNegative = Field(default=1.0, description="relative growth of the importance weight over training, >= 0")
+    theta: Positive = Field(default=1.0, description="exponent of progress in that growth, > 0")
     # -- eq. (15): efficacy weights, in [0, 1]: one number or (early, middle, late)
     w_adaptive: Weight = 0.25
     w_structured: Weight = 0.25
     w_contextual: Weight = 0.25
     w_pfid: Weight = 0.25
     w_spatial: Weight = 0.0
-    efficacy: Literal["fixed", "adaptive"] = Field("fixed", description="adaptive: change the weights after each epoch")
-    efficacy_step: NonNegative = Field(0.5, description="step size of adaptive efficacy, >= 0")
+    efficacy: Literal["fixed", "adaptive"] = Field(
+        default="fixed", description="adaptive: change the weights after each epoch"
+    )
+    efficacy_step: NonNegative = Field(default=0.5, description="step size of adaptive efficacy, >= 0")
     efficacy_floor: Annotated[float, Field(ge=0, le=0.2)] = Field(
-        0.02, description="smallest share of a member under adaptive efficacy, in [0, 0.2]"
+        default=0.02, description="smallest share of a member under adaptive efficacy, in [0, 0.2]"
     )
     # -- which units
     pattern: Pattern = Field(
-        "channel", description="which units are dropped together; own: each method has a pattern of its own"
+        default="channel", description="which units are dropped together; own: each method has a pattern of its own"
     )
-    allocation: Allocation = Field("uniform", description="how features share the rate: equally, by eq. (13), by lemma")
-    importance: Importance = Field("taylor", description="how the importance of a feature is measured")
+    allocation: Allocation = Field(
+        default="uniform", description="how features share the rate: equally, by eq. (13), by lemma"
+    )
+    importance: Importance = Field(default="taylor", description="how the importance of a feature is measured")
     importance_decay: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.5, description="weight of the past in the moving average of importances, per refresh, in [0, 1)"
+        default=0.5, description="weight of the past in the moving average of importances, per refresh, in [0, 1)"
     )
     structured_threshold: Fraction = Field(
-        0.5, description="highest normalised importance at which a channel may be dropped, in [0, 1]"
+        default=0.5, description="highest normalised importance at which a channel may be dropped, in [0, 1]"
     )
     block_size: Annotated[int, Field(ge=1)] = Field(
-        3, description="side of a block of pattern 'spatial', in positions, >= 1"
+        default=3, description="side of a block of pattern 'spatial', in positions, >= 1"
     )
     # -- how
-    reading: Reading = Field("sound", description="the equations as printed, or as the prose describes them")
+    reading: Reading = Field(default="sound", description="the equations as printed, or as the prose describes them")
     update_every: Literal["epoch"] | Annotated[int, Field(ge=1)] = Field(
-        "epoch", description="refresh rates every epoch, or every n optimizer steps, n >= 1"
+        default="epoch", description="refresh rates every epoch, or every n optimizer steps, n >= 1"
     )
     drop_updates: bool | Literal["only"] = Field(
-        False, description="apply Drop(p) to weight updates too, or 'only' to these"
+        default=False, description="apply Drop(p) to weight updates too, or 'only' to these"
     )
     sites: str | tuple[str, ...] = Field(
-        "auto", description="auto, norm, conv, linear, block, last:k, or patterns on module names"
+        default="auto", description="auto, norm, conv, linear, block, last:k, or patterns on module names"
     )
 
     @model_validator(mode="after")
@@ -193,16 +199,18 @@ class Baseline(Config):
     """
 
     kind: Literal["none", "dropout", "dropout2d", "dropblock", "stochastic_depth"]
-    p: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="drop probability, in [0, 1)")
+    p: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.1, description="drop probability, in [0, 1)")
     schedule: Literal["constant", "linear"] = Field(
-        "constant", description="linear: from 0 at the start to p at the end"
+        default="constant", description="linear: from 0 at the start to p at the end"
     )
     block_size: Annotated[int, Field(ge=1)] = Field(
-        3, description="dropblock only: side of a block, in positions; odd for torchvision's"
+        default=3, description="dropblock only: side of a block, in positions; odd for torchvision's"
     )
-    library: Literal["torchvision", "timm"] = Field("torchvision", description="dropblock only: the implementation")
+    library: Literal["torchvision", "timm"] = Field(
+        default="torchvision", description="dropblock only: the implementation"
+    )
     sites: str | tuple[str, ...] = Field(
-        "auto", description="auto, norm, conv, linear, block, last:k, or patterns on module names"
+        default="auto", description="auto, norm, conv, linear, block, last:k, or patterns on module names"
     )
 
     @model_validator(mode="after")
@@ -217,24 +225,26 @@ class Baseline(Config):
 class DataConfig(Config):
     """Which images to use, and their seeded, stratified split. A study never reads the test split."""
 
-    name: str = Field("digits", description="a data set's name, folder:PATH, numpy:FILE.npz or module:function")
-    root: str = Field("data", description="folder of downloaded data sets")
-    subset: Annotated[int, Field(ge=1)] | None = Field(None, description="use a stratified sample of n training images")
+    name: str = Field(default="digits", description="a data set's name, folder:PATH, numpy:FILE.npz or module:function")
+    root: str = Field(default="data", description="folder of downloaded data sets")
+    subset: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="use a stratified sample of n training images"
+    )
     image_size: Annotated[int, Field(ge=4, le=4096)] | None = Field(
-        None, description="resize images to this side, in pixels, in [4, 4096]"
+        default=None, description="resize images to this side, in pixels, in [4, 4096]"
     )
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
-        0.2, description="fraction of the training images for validation, in (0, 1)"
+        default=0.2, description="fraction of the training images for validation, in (0, 1)"
     )
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
-        0.2, description="fraction for testing, in (0, 1), where the data set has no test split"
+        default=0.2, description="fraction for testing, in (0, 1), where the data set has no test split"
     )
-    split_seed: Annotated[int, Field(ge=0)] = Field(0, description="seed of the split, >= 0")
+    split_seed: Annotated[int, Field(ge=0)] = Field(default=0, description="seed of the split, >= 0")
     validation_seed: Annotated[int, Field(ge=0)] | None = Field(
-        None, description="seed of the validation split alone, >= 0; null: split_seed"
+        default=None, description="seed of the validation split alone, >= 0; null: split_seed"
     )
     in_memory: bool | None = Field(
-        None,
+        default=None,
         description="PyTorch data sets only: whether training samples are read into memory, or anew in each epoch; "
         "null: anew if they are drawn at random or too large",
     )
@@ -252,7 +262,9 @@ class DataConfig(Config):
 class ModelConfig(Config):
     """Which network to train."""
 
-    name: str = Field("small", description="small, resnet9, vgg, torchvision:NAME, timm:NAME or module:function")
+    name: str = Field(
+        default="small", description="small, resnet9, vgg, torchvision:NAME, timm:NAME or module:function"
+    )
     options: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the network's function")
 
 
@@ -270,20 +282,27 @@ class TrainConfig(Config):
         'sgd'
     """
 
-    epochs: Annotated[int, Field(ge=1)] = Field(30, description="passes over the training images, >= 1")
-    batch_size: Annotated[int, Field(ge=1)] = Field(128, description="images per optimizer step, >= 1")
-    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="sgd has Nesterov momentum")
-    lr: Positive = Field(0.1, description="peak learning rate, > 0")
-    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="sgd only, in [0, 1)")
-    weight_decay: NonNegative = Field(5e-4, description="weight decay, >= 0")
-    schedule: Literal["onecycle", "cosine", "constant"] = Field("onecycle", description="learning rate over training")
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="of the training loss, in [0, 1)")
-    augment: tuple[Literal["shift", "flip", "cutout"], ...] = Field((), description="random changes to training images")
+    epochs: Annotated[int, Field(ge=1)] = Field(default=30, description="passes over the training images, >= 1")
+    batch_size: Annotated[int, Field(ge=1)] = Field(default=128, description="images per optimizer step, >= 1")
+    optimizer: Literal["sgd", "adamw"] = Field(default="sgd", description="sgd has Nesterov momentum")
+    lr: Positive = Field(default=0.1, description="peak learning rate, > 0")
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.9, description="sgd only, in [0, 1)")
+    weight_decay: NonNegative = Field(default=5e-4, description="weight decay, >= 0")
+    schedule: Literal["onecycle", "cosine", "constant"] = Field(
+        default="onecycle", description="learning rate over training"
+    )
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.0, description="of the training loss, in [0, 1)"
+    )
+    augment: tuple[Literal["shift", "flip", "cutout"], ...] = Field(
+        default=(), description="random changes to training images"
+    )
     amp: Literal["none", "bf16", "auto"] = Field(
-        "none", description="auto: bf16 if the device computes it in hardware, else float32; emulated bf16 is slower"
+        default="none",
+        description="auto: bf16 if the device computes it in hardware, else float32; emulated bf16 is slower",
     )
     channels_last: bool = Field(
-        False,
+        default=False,
         description="channels innermost: faster on a CPU, but x.view(len(x), -1) fails where x.flatten(1) works",
     )
     lr_scale: dict[str, NonNegative] = Field(
@@ -291,13 +310,15 @@ class TrainConfig(Config):
         description="factors of the learning rate, >= 0, by patterns on parameter names; 0 freezes; first match counts",
     )
     patience: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="stop after n epochs that were not better than the best one, n >= 1"
+        default=None, description="stop after n epochs that were not better than the best one, n >= 1"
     )
     smooth: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.6, description="decay of the moving averages of the validation loss and accuracy, in [0, 1)"
+        default=0.6, description="decay of the moving averages of the validation loss and accuracy, in [0, 1)"
     )
-    device: str = Field("auto", description="auto (cuda if available), cpu, cuda, cuda:1")
-    seed: Annotated[int, Field(ge=0)] = Field(0, description="seed of initial weights, data order and masks, >= 0")
+    device: str = Field(default="auto", description="auto (cuda if available), cpu, cuda, cuda:1")
+    seed: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="seed of initial weights, data order and masks, >= 0"
+    )
 
 
 #: Losses of targets that are no classes.
@@ -308,15 +329,18 @@ class TaskConfig(Config):
     """What the network is trained for. The default is classification."""
 
     loss: str = Field(
-        "cross_entropy",
+        default="cross_entropy",
         description="cross_entropy, mse_loss, l1_loss, binary_cross_entropy_with_logits or module:function",
     )
     metric: str = Field(
-        "accuracy", description="accuracy, loss or module:function; without one, mse_loss and l1_loss have the loss"
+        default="accuracy",
+        description="accuracy, loss or module:function; without one, mse_loss and l1_loss have the loss",
     )
-    direction: Literal["maximize", "minimize"] = Field("maximize", description="whether a higher metric is better")
+    direction: Literal["maximize", "minimize"] = Field(
+        default="maximize", description="whether a higher metric is better"
+    )
     objective: Literal["loss", "metric"] = Field(
-        "loss", description="what epochs and trials are judged by on the validation split"
+        default="loss", description="what epochs and trials are judged by on the validation split"
     )
 
     @model_validator(mode="before")

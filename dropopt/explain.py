@@ -31,8 +31,15 @@ def no_data(path: Path, kind: Literal["folder", "file"]) -> str:
     return f"{path}: no such {kind}{where}{then}, as in --data {source} (for dropopt train: --set data.name={source})"
 
 
-def explain(error: ValidationError, model: type[BaseModel], values: Any) -> str:
-    """Return one line about the first error in ``values``: what was given and what is allowed."""
+def explain(error: ValidationError, model: type[BaseModel], values: Any, *, short: Iterable[str] = ()) -> str:
+    """Return one line about the first error in ``values``: what was given and what is allowed.
+
+    Args:
+        error: What pydantic raised.
+        model: The model that refused ``values``.
+        values: What was given.
+        short: Names that may be given besides the fields of ``model``, since they stand for other settings.
+    """
     # An unknown key is the likelier cause of a missing one.
     first = min(error.errors(), key=lambda one: one["type"] == "missing")
     if first["type"] == "value_error":
@@ -45,7 +52,8 @@ def explain(error: ValidationError, model: type[BaseModel], values: Any) -> str:
         field = owner.model_fields.get(str(part))
         if field is None:  # unknown key
             inside = (f"it is a setting of {section}; " for section in _sections_with(str(part), owner))
-            return f"unknown setting {'.'.join(path)!r}; {next(inside, '')}{suggestion(str(part), owner.model_fields)}"
+            known = [*owner.model_fields, *(short if owner is model else ())]
+            return f"unknown setting {'.'.join(path)!r}; {next(inside, '')}{suggestion(str(part), known)}"
         if not _is_section(field.annotation):
             return f"{'.'.join(path)} must be {allowed(owner, str(part))}, got {given[part]!r}"
         owner, given = field.annotation, given[part]

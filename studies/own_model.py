@@ -15,8 +15,8 @@ from dropopt.study import Study
 
 def data():
     """Images (N, C, H, W) and labels (N,). Return the same data at each call; dropopt scales and splits them."""
-    digits = load_digits()
-    return digits.images[:, None], digits.target
+    images, labels = load_digits(return_X_y=True)
+    return images.reshape(-1, 1, 8, 8), labels
 
 
 def model(channels, classes):

@@ -32,9 +32,9 @@ SPACE = Space.load("compact")  # or the path of a file of your own; see search_s
 
 def data() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Training images and labels, validation images and labels."""
-    digits = load_digits()
-    images = torch.tensor(digits.images, dtype=torch.float32)[:, None] / 8 - 1
-    labels = torch.tensor(digits.target)
+    pixels, classes = load_digits(return_X_y=True)
+    images = torch.tensor(pixels, dtype=torch.float32).view(-1, 1, 8, 8) / 8 - 1
+    labels = torch.tensor(classes)
     train, validation = train_test_split(range(len(labels)), test_size=0.2, stratify=labels, random_state=0)
     return images[train], labels[train], images[validation], labels[validation]
 

@@ -4,17 +4,42 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
-from typing import Any
+from typing import Any, Required, TypedDict, Unpack
 
 from rich.console import Console
 
-from dropopt.config import ConfigError
+from dropopt.config import ConfigError, DataConfig, ModelConfig, Optimise, TaskConfig, TrainConfig
 from dropopt.study.command.compare import compare
 from dropopt.study.command.notebook import StudyResult, run_here, script_of_caller
 from dropopt.study.command.run import run, run_command
-from dropopt.study.define.definition import Definition
+from dropopt.study.define.definition import Definition, Pruner, Sampler
+
+
+class StudyFields(TypedDict, total=False):
+    """What :class:`Study` takes, for editors and type checkers; its docstring describes them."""
+
+    name: Required[str]
+    data: DataConfig | Mapping[str, Any] | Callable[..., Any]
+    model: ModelConfig | Mapping[str, Any] | Callable[..., Any]
+    task: TaskConfig | Mapping[str, Any]
+    train: TrainConfig | Mapping[str, Any]
+    engine: Mapping[str, Any]
+    space: str
+    n_trials: int
+    timeout: float | None
+    trial_timeout: float | None
+    trial_memory: int | None
+    checkpoints: str | None
+    keep_checkpoints: int
+    sampler: Sampler
+    pruner: Pruner
+    seed: int
+    optimise: Optimise
+    prior: str | None
+    anchors: bool
+    portfolio: str
 
 
 class Study(Definition):
@@ -72,6 +97,9 @@ class Study(Definition):
         >>> [parameter.name for parameter in space.parameters][:3]
         ['r0', 'alpha', 'sites']
     """
+
+    def __init__(self, **fields: Unpack[StudyFields]) -> None:
+        super().__init__(**fields)
 
     def main(self, arguments: Sequence[str] | None = None) -> None:
         """Run this study as ``dropopt run`` does, then exit the program.

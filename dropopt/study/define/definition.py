@@ -59,7 +59,8 @@ class Definition(Config):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise ConfigError(f"study: {explain(error, type(self), values)}") from None
+            reason = explain(error, type(self), values, short=["optimise"])
+            raise ConfigError(f"study: {reason}") from None
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from torch import nn
 
 from dropopt.config import Baseline, ConfigError, RunConfig, TaskConfig
 from dropopt.study import Study
+from dropopt.study.command.script import StudyFields
 from dropopt.study.define import shipped
 from dropopt.study.define.script import load
 from dropopt.study.define.space import Space
@@ -105,6 +106,10 @@ def test_a_module_of_a_package_says_how_to_run_it(tmp_path, monkeypatch, line, t
     assert str(caught.value).endswith(f"in {tmp_path}, type python -m pack.inner.mine") == told
 
 
+def test_type_checkers_know_each_field_of_a_study():
+    assert StudyFields.__annotations__.keys() == Study.model_fields.keys() | {"optimise"}
+
+
 def test_what_is_optimised_is_a_setting_of_the_task():
     """It keeps the other settings, given in any form."""
     for task in ({"loss": "mse_loss"}, TaskConfig(loss="mse_loss")):
@@ -113,6 +118,8 @@ def test_what_is_optimised_is_a_setting_of_the_task():
     assert Study(name="a", optimise="accuracy").task == TaskConfig(objective="metric")
     with pytest.raises(ConfigError, match=r"^optimise must be one of loss, accuracy, got 'speed'$"):
         Study(name="a", optimise="speed")
+    with pytest.raises(ConfigError, match=r"unknown setting 'optimize'; did you mean 'optimise'\?"):
+        Study(name="a", optimize="accuracy")
     with pytest.raises(ConfigError, match=r"^study: task must be"):
         Study(name="a", task="mse", optimise="loss")
 
