@@ -1,4 +1,4 @@
-"""Running a study from Python, such as in a notebook, with results in place of an exit code."""
+"""Running and confirming a study from Python, such as in a notebook, with results in place of an exit code."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dropopt.config import ConfigError
+from dropopt.config import ConfigError, Optimise
 from dropopt.export import Exported, save
 from dropopt.numbers import quantity
 from dropopt.study.define.definition import Definition
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
+
+    from dropopt.study.confirm.results import Confirmation
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,42 @@ def run_here(definition: Definition, *, storage: str | None, n_jobs: int, script
             configuration, provenance = exported(study, trial, storage_hint(storage))
             best = Exported(configuration.run, provenance)
     return StudyResult(definition.name, resolve(storage), trials, best)
+
+
+def confirm_here(
+    definition: Definition,
+    *,
+    top: int,
+    seeds: int,
+    optimise: Optimise | None,
+    anchors: bool,
+    again: bool,
+    storage: str | None,
+    n_jobs: int,
+) -> Confirmation:
+    """Confirm the study that ``definition`` names as ``dropopt confirm`` does."""
+    from dropopt.study.run.errors import StudyError
+    from dropopt.study.session.confirming import ConfirmRequest, confirm
+    from dropopt.study.show.confirmation import show_confirmation
+    from dropopt.study.show.console import make_console
+    from dropopt.study.store.errors import StorageError
+    from dropopt.trust import remember, sources
+
+    remember(sources(definition.names).values())
+    try:
+        request = ConfirmRequest(definition.name, storage, top, seeds, n_jobs, optimise, anchors, again)
+        console = make_console()
+        code, found = confirm(request, console)
+    except (ConfigError, StudyError, StorageError) as error:
+        raise type(error)(_with_arguments(str(error))) from None
+    if code > 128:  # a signal
+        raise KeyboardInterrupt
+    if found is None:
+        raise StudyError(
+            f"no configuration of study {definition.name!r} could be trained; the reasons are printed above"
+        )
+    show_confirmation(console, found)
+    return found
 
 
 def _with_arguments(message: str) -> str:

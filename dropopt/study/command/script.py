@@ -6,15 +6,18 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
-from typing import Any, Required, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Required, TypedDict, Unpack
 
 from rich.console import Console
 
 from dropopt.config import ConfigError, DataConfig, ModelConfig, Optimise, TaskConfig, TrainConfig
 from dropopt.study.command.compare import compare
-from dropopt.study.command.notebook import StudyResult, run_here, script_of_caller
+from dropopt.study.command.notebook import StudyResult, confirm_here, run_here, script_of_caller
 from dropopt.study.command.run import run, run_command
 from dropopt.study.define.definition import Definition, Pruner, Sampler
+
+if TYPE_CHECKING:
+    from dropopt.study.confirm.results import Confirmation
 
 
 class StudyFields(TypedDict, total=False):
@@ -148,6 +151,53 @@ class Study(Definition):
         _refuse_import("run")
         place = None if storage is None else os.fspath(storage)
         return run_here(self, storage=place, n_jobs=n_jobs, script=script_of_caller(1))
+
+    def confirm(
+        self,
+        *,
+        top: int = 5,
+        seeds: int = 5,
+        optimise: Optimise | None = None,
+        anchors: bool = True,
+        again: bool = False,
+        storage: str | os.PathLike[str] | None = None,
+        n_jobs: int = -1,
+    ) -> Confirmation:
+        """Train the best configurations of this study again, on fresh seeds, and read the test set for the winner.
+
+        It does what ``dropopt confirm`` does, and the study has to have been run. The test set is read once.
+
+        Args:
+            top: Number of configurations of the search, those with the best posterior means, at least 1.
+            seeds: Number of fresh seeds, at least 2. All configurations share them.
+            optimise: What the winner is chosen by, ``"loss"`` or ``"accuracy"``. Default: what the study optimised.
+            anchors: Whether the anchors are trained again too.
+            again: Whether the test set is read although it was read before.
+            storage: The storage: a URL or a file. Default: as for ``dropopt run``.
+            n_jobs: Runs at a time; -1 for one per core.
+
+        Returns:
+            The configurations with their scores by seed, the winner, its test scores, and a verdict in words.
+
+        Raises:
+            ConfigError: The storage has no such study, the study has no result yet, an argument is out of range, or a
+                script calls it while it is imported.
+            KeyboardInterrupt: A signal stopped it; the same call continues it.
+
+        Example:
+            ``print(Study(name="short", n_trials=20).confirm(top=3).verdict)``
+        """
+        _refuse_import("confirm")
+        return confirm_here(
+            self,
+            top=top,
+            seeds=seeds,
+            optimise=optimise,
+            anchors=anchors,
+            again=again,
+            storage=None if storage is None else os.fspath(storage),
+            n_jobs=n_jobs,
+        )
 
     def compare(self, arms: Sequence[str], arguments: Sequence[str] | None = None) -> None:
         """Compare arms as ``dropopt compare`` does, with the data, network and training of this study; then exit.

@@ -113,6 +113,12 @@ class Confirmation:
     #: The configurations without a result.
     failed: tuple[Unconfirmed, ...] = ()
 
+    def __repr__(self) -> str:
+        winner = "no winner yet"
+        if self.winner is not None:
+            winner = f"winner trial {self.winner.trial} with {self.scale.name} {self.scale.text(self.winner.mean.mean)}"
+        return f"Confirmation({self.study!r}, {quantity(len(self.configurations), 'configuration')}, {winner})"
+
     def from_winner(self, one: Confirmed) -> Difference | None:
         """Return the paired difference of a configuration to the winner; None of the winner, or without one."""
         if self.winner is None or one is self.winner:

@@ -47,13 +47,17 @@ result = study.run(storage=storage, n_jobs=1)
     assert "it already has 2 trials; to go on, run it with n_trials = 4" in written
     with Outside("study.db", "cell") as stored:
         assert COMMAND not in stored.user_attrs
+    found = names["study"].confirm(top=1, seeds=2, anchors=False, storage=Path("study.db"), n_jobs=1)
+    assert repr(found).startswith("Confirmation('cell', 1 configuration, winner trial ")
+    assert found.tested.trial == found.winner.trial
+    assert found.verdict in " ".join(capsys.readouterr().out.split())
 
 
-@pytest.mark.parametrize("call", ["run()", "main()", "main([])", "compare(['dropout', 'blend'])"])
+@pytest.mark.parametrize("call", ["run()", "confirm()", "main()", "main([])", "compare(['dropout', 'blend'])"])
 @pytest.mark.parametrize("text", ["study.{call}", "def go():\n    study.{call}\n\ngo()"])
 def test_importing_a_script_does_not_run_its_study(tmp_path, monkeypatch, text, call):
     """Children import the script for its functions; each would run the study again, in children of its own."""
-    for function in ("run_here", "run_command"):
+    for function in ("run_here", "confirm_here", "run_command"):
         monkeypatch.setattr(f"dropopt.study.command.script.{function}", lambda *_, **__: pytest.fail("it has run"))
     path = tmp_path / "unguarded.py"
     body = text.format(call=call)
@@ -118,3 +122,7 @@ def test_errors_of_a_call_name_its_arguments(here):
         own.run(storage="study.db", n_jobs=1)
     with pytest.raises(ConfigError, match=r"is not a file; give another storage=$"):
         own.run(storage="sqlite:///.", n_jobs=1)
+    with pytest.raises(ConfigError, match=r"^seeds must be 2 or more, got 1$"):
+        own.confirm(seeds=1)
+    with pytest.raises(ConfigError, match=r"^no study 'other' in this storage; known: mine$"):
+        Study(name="other").confirm(storage="study.db")
