@@ -49,7 +49,7 @@ def losers(
         differences = np.array([_log(row[seed]) - _log(started[leader][seed]) for seed in common])
         if _lower_bound(differences, level) > 0:
             worse = math.expm1(float(differences.mean()))
-            out[number] = f"{worse:.0%} above the leader after {len(common)} seeds"
+            out[number] = f"clearly worse than the leader after {len(common)} seeds, by {worse:.0%}"
     return out
 
 

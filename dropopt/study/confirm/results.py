@@ -51,10 +51,17 @@ class Confirmed:
     validation: Scores
     #: The mean of the objective.
     mean: Interval
-    #: Why it was not trained on all seeds; empty if it was.
+    #: Why the race dropped it; empty if it did not.
     out: str
     #: Seconds of training, all seeds together.
     seconds: float
+    #: With which seed it failed, and why; empty if it did not.
+    failure: str = ""
+
+    @property
+    def stopped(self) -> str:
+        """Why it was not trained on all seeds; empty if it was."""
+        return self.out or self.failure
 
     @property
     def chosen(self) -> bool:
@@ -171,7 +178,7 @@ def confirmation(study: optuna.Study, *, seeds: int | None = None, by: str | Non
     found = sorted(
         _configurations(study, runs, seeds, by), key=lambda one: (one.validation.seeds < seeds, one.mean.mean)
     )
-    full = [one for one in found if one.validation.seeds >= seeds and not one.out]
+    full = [one for one in found if one.validation.seeds >= seeds and not one.stopped]
     winner = full[0] if full else None
     anchor = next((one for one in full if one.anchor and one is not winner), None)
     to_anchor = paired(winner.validation.objective, anchor.validation.objective) if winner and anchor else None
@@ -203,7 +210,7 @@ def _configurations(study: optuna.Study, runs: optuna.Study, seeds: int, by: str
         if run.repeat < seeds:
             done.setdefault(run.configuration, {})[run.repeat] = trial
     failures = {run.configuration: f"seed {run.repeat + 1} failed: {why}" for run, why in failed(runs).items()}
-    out, trials = failures | outs(runs, by), study.get_trials(deepcopy=False)
+    out, trials = outs(runs, by), study.get_trials(deepcopy=False)
     found = []
     for entrant in runs.user_attrs[keys.ENTRANTS]:
         number = int(entrant["trial"])
@@ -221,6 +228,7 @@ def _configurations(study: optuna.Study, runs: optuna.Study, seeds: int, by: str
                 validation=scores,
                 mean=mean_of(list(scores.objective.values())),
                 out=out.get(number, ""),
+                failure=failures.get(number, ""),
                 seconds=sum(float(trial.user_attrs.get(keys.SECONDS, 0.0)) for trial in rows.values()),
             )
         )
@@ -353,7 +361,7 @@ def _plain(one: Confirmed, score: str) -> dict[str, Any]:
         "name": one.name,
         "anchor": one.anchor,
         "searched": one.searched,
-        "out": one.out or None,
+        "out": one.stopped or None,
         "seconds": one.seconds,
         **plain_scores(one.validation, score),
     }

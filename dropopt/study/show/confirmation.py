@@ -70,14 +70,14 @@ def _cells(one: Confirmed, found: Confirmation) -> tuple[str, ...]:
 def _from_winner(one: Confirmed, found: Confirmation) -> str:
     if one is found.winner:
         return "winner"
-    if one.out:
-        return f"out: {one.out}"
     difference = found.from_winner(one)
-    if difference is None:
-        return "-"
-    gap = difference.interval
-    mean, half = fixed(found.scale.change(gap.mean), (gap.high - gap.low) / 2, sign=True)
-    return f"{mean} +- {half.removeprefix('+')}"
+    text = "-"
+    if difference is not None:
+        gap = difference.interval
+        mean, half = fixed(found.scale.change(gap.mean), (gap.high - gap.low) / 2, sign=True)
+        text = f"{mean} +- {half.removeprefix('+')}"
+    # Its percentage in the race is of the seeds and of the leader at that time.
+    return f"{text}, out" if one.out else f"out: {one.failure}" if one.failure else text
 
 
 def format_interval(found: Interval, scale: Scale = AS_STORED) -> str:

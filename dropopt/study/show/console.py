@@ -33,7 +33,7 @@ class SafeConsole(Console):
 
 
 def make_console(*, quiet: bool = False, stderr: bool = False) -> Console:
-    """A console on standard output. Lines wrap at the width of a terminal and are not broken in a pipe or a file.
+    """A console on standard output. Lines wrap in a terminal and in a notebook, and not in a pipe or a file.
 
     Args:
         quiet: Whether the console prints nothing.
@@ -44,7 +44,7 @@ def make_console(*, quiet: bool = False, stderr: bool = False) -> Console:
         # FORCE_COLOR asks for colours in a pipe or a file, but lines cannot be redrawn there.
         colours: Any = console.color_system  # its type is wider than that of the argument
         console = SafeConsole(quiet=quiet, stderr=stderr, force_terminal=False, color_system=colours)
-    console.soft_wrap = not console.is_terminal
+    console.soft_wrap = not (console.is_terminal or console.is_jupyter)
     return console
 
 

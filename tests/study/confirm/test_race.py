@@ -15,7 +15,7 @@ def test_only_the_clearly_worse_are_out():
     values = rows([0.30, 0.31, 0.32], [0.60, 0.61, 0.63], [0.31, 0.30, 0.33], [0.9, 0.9])
     found = losers(values, seeds=5)
     assert list(found) == [1]
-    assert found[1] == "98% above the leader after 3 seeds"
+    assert found[1] == "clearly worse than the leader after 3 seeds, by 98%"
     assert losers(values, seeds=5, kept=[1]) == {}
     assert losers({0: values[0]}, seeds=5) == {}
 

@@ -26,6 +26,14 @@ def test_lines_are_indented_and_commands_stay_whole():
     assert command.endswith("-o best.yaml")
 
 
+def test_lines_wrap_in_a_notebook(monkeypatch):
+    """It does not break lines itself, so the end of a verdict was out of sight."""
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    assert make_console().soft_wrap is False
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: False)
+    assert make_console().soft_wrap is True  # standard output of a test is no terminal
+
+
 def test_numbers_in_a_narrow_table_are_not_cut_off():
     """Neither are names: they are wrapped."""
     table = Table("anchor", "trial", "error (smoothed)", "accuracy", "best trial's error", "seconds")
