@@ -200,7 +200,7 @@ def own_errors(name: str) -> Iterator[None]:
         raise
     except (Exception, SystemExit) as error:
         places = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
-        text = str(error)
+        text = message_of(error)
         if isinstance(error, SyntaxError):
             places.append((str(error.filename), error.lineno))
             text = error.msg
@@ -208,6 +208,14 @@ def own_errors(name: str) -> Iterator[None]:
         message = ": ".join([type(error).__name__, *text.splitlines()[:1]])
         advice = "; it must not end the program, as argparse does" if isinstance(error, SystemExit) else ""
         raise ConfigError(f"{name} failed: {message}{own[-1] if own else ''}{advice}") from error
+
+
+def message_of(error: BaseException) -> str:
+    """Return the message of an error, also of one whose own ``__str__`` fails."""
+    try:
+        return str(error)
+    except Exception as failed:
+        return f"its message cannot be shown, because __str__ raised {type(failed).__name__}"
 
 
 def call_with(function: Callable[..., Any], offers: Mapping[str, Any], options: Mapping[str, Any]) -> Any:

@@ -24,6 +24,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
 
+from dropopt.owncode import message_of
 from dropopt.study.run import memory
 from dropopt.study.run.messages import (
     Done,
@@ -98,7 +99,7 @@ class Trainer:
             self._send(self._prepare(message) if isinstance(message, Prepare) else self._fit(message))
         except _StopTraining:
             self._send(Stopped(_running(self._trial)))
-        except (Exception, SystemExit) as error:  # nothing that a trial does may end the study
+        except BaseException as error:  # nothing that a trial does may end the study; Ctrl-C reaches only the owner
             self._send(failure(self._trial, error))
 
     def _prepare(self, message: Prepare) -> Ready:
@@ -193,7 +194,7 @@ def failure(trial: int | None, error: BaseException) -> Failed:
     return Failed(
         trial=trial,
         error=type(error).__name__,
-        message=(str(error) or type(error).__name__)[:MESSAGE_CHARACTERS],
+        message=(message_of(error) or type(error).__name__)[:MESSAGE_CHARACTERS],
         where=f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else "nowhere",
         trace=trace[-TRACE_CHARACTERS:],
         out_of_memory=memory.ran_out(error),

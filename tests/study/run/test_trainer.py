@@ -112,7 +112,13 @@ def test_a_trial_stops_after_a_step_or_an_epoch(answers):
     optimizer.step()
 
 
-@pytest.mark.parametrize("error", [ValueError("x" * 9000), SystemExit(), MemoryError("no")])
+class Panic(BaseException):
+    """No ``Exception``, as the panics of packages in Rust."""
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("x" * 9000), SystemExit(), MemoryError("no"), KeyboardInterrupt(), Panic()]
+)
 def test_an_error_ends_the_trial_alone(answers, error):
     """Its class, message, file and line, and the end of the traceback; errors of the preparation have no trial."""
 
@@ -124,12 +130,29 @@ def test_an_error_ends_the_trial_alone(answers, error):
         (found,) = answers(message, load=fail, train=fail)
         assert isinstance(found, Failed)
         assert (found.trial, found.error) == (trial, type(error).__name__)
-        assert found.message == (str(error)[:MESSAGE_CHARACTERS] or "SystemExit")
+        assert found.message == (str(error)[:MESSAGE_CHARACTERS] or type(error).__name__)
         assert found.where == f"{__file__}, line {line}"
         assert len(found.trace) <= TRACE_CHARACTERS
         assert found.out_of_memory == isinstance(error, MemoryError)
     assert failure(None, KeyError("a")).where == "nowhere"
     assert failure(3, KeyError("a")).trace == "KeyError: 'a'\n"
+
+
+def test_an_error_without_a_message_of_its_own_is_described(answers):
+    """An error of a user's class, whose ``__str__`` fails, ends the trial alone too."""
+
+    class NoText(Exception):
+        def __str__(self):
+            return self.args[3]
+
+    def fail(*_):
+        raise NoText
+
+    (found,) = answers(Train(7, RUN), train=fail)
+    assert (found.error, found.message) == (
+        "NoText",
+        "its message cannot be shown, because __str__ raised IndexError",
+    )
 
 
 def test_messages_are_read_in_order(monkeypatch):
