@@ -77,6 +77,8 @@ def prepare_sqlite(path: Path, create: bool) -> None:
     except sqlite3.Error as error:
         if error.sqlite_errorcode == sqlite3.SQLITE_NOTADB:
             raise ConfigError(f"storage {path} is not a SQLite file; move the file or give another --storage") from None
+        if _is_damage(error):
+            raise _damaged(path, str(error)) from None
         raise ConfigError(f"storage {path} cannot be used: {reason(error)}") from None
 
 
@@ -118,14 +120,24 @@ def _check_pages(connection: sqlite3.Connection, path: Path) -> None:
     try:
         found = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
     except sqlite3.DatabaseError as error:
-        if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_CORRUPT:
+        if not _is_damage(error):
             raise
         found = str(error)
     if found != "ok":
-        raise ConfigError(
-            f"storage {path} cannot be used: {' '.join(found.split())}; restore a copy, or save what can be read with: "
-            f"sqlite3 {shlex.quote(str(path))} .recover | sqlite3 recovered.db"
-        )
+        raise _damaged(path, found)
+
+
+def _is_damage(error: sqlite3.Error) -> bool:
+    """Whether SQLite has found pages that it cannot read."""
+    return error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_CORRUPT
+
+
+def _damaged(path: Path, found: str) -> ConfigError:
+    """The error of a file with pages that cannot be read, and what to type."""
+    return ConfigError(
+        f"storage {path} cannot be used: {' '.join(found.split())}; restore a copy, or save what can be read with: "
+        f"sqlite3 {shlex.quote(str(path))} .recover | sqlite3 recovered.db"
+    )
 
 
 def _is_complete(connection: sqlite3.Connection) -> bool:

@@ -91,7 +91,7 @@ def test_errors_of_storages_that_cannot_be_opened():
     for given, message in {
         "text.db": "storage text.db is not a SQLite file",
         "torn.log": "storage torn.log is not a journal file",
-        "cut.db": "storage cut.db cannot be used: database disk image is malformed",
+        "cut.db": r"storage cut.db cannot be used: database disk image is malformed; .*: sqlite3 cut\.db \.recover",
         "empty.db": r"storage empty.db is empty \(0 bytes\)",
         "newer.db": "newer.db cannot be opened: The runtime optuna version",
         "damaged.log": "damaged at line 6; to keep the lines before it.*head -n 5 damaged.log > repaired.log",
