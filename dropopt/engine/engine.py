@@ -452,8 +452,8 @@ class DropoutEngine(Attached[DropoutSite]):
             for key in sorted(given.keys() | expected.keys()):
                 if given.get(key) != expected.get(key):
                     raise ValueError(
-                        f"the state belongs to another pattern, allocation or importance: {key!r} of site {name!r} has "
-                        f"the shape {given.get(key)}, expected {expected.get(key)}"
+                        "the state belongs to another network, pattern, allocation or importance: "
+                        f"{key!r} of site {name!r} has the shape {given.get(key)}, expected {expected.get(key)}"
                     )
 
     def detach(self) -> None:

@@ -168,7 +168,7 @@ def test_the_state_of_other_sites_is_refused():
     [
         (
             EngineConfig(pattern="own"),
-            "another pattern, allocation or importance: 'method_rates' of site 'one.norm' has the shape None",
+            "another network, pattern, allocation or importance: 'method_rates' of site 'one.norm' has the shape None",
         ),
         (EngineConfig(allocation="feature"), r"'p' of site 'one.norm' has the shape \(1,\), expected \(6,\)$"),
         (

@@ -93,7 +93,8 @@ def _refuse_compiled(model: nn.Module) -> None:
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             raise ConfigError(
-                f"module {name or 'model'!r} is scripted, which hides its layers: attach before scripting"
+                f"module {name or 'model'!r} is scripted, which hides its layers: attach to the module that was given "
+                "to torch.jit.script, and script it after engine.detach()"
             )
         if hasattr(module, "_orig_mod") or module._compiled_call_impl is not None:
             raise ConfigError(

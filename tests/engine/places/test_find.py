@@ -359,11 +359,11 @@ def test_a_list_of_selectors_is_a_tuple():
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit")
 def test_scripted_modules_are_refused():
-    """TorchScript hides the layers; the error names the scripted module, the whole model or a part."""
+    """TorchScript hides the layers; the error names the scripted module, the whole model or a part, and a way out."""
     model = Net()
     model.stem = torch.jit.script(model.stem)
     for scripted, name in ((model.stem, "model"), (model, "stem")):
-        message = f"^module '{name}' is scripted, which hides its layers: attach before scripting$"
+        message = f"^module '{name}' is scripted, .*: attach to the module that .*, and script it after engine.detach"
         with pytest.raises(ConfigError, match=message):
             find_places(scripted, "auto", EXAMPLE)
 
