@@ -177,6 +177,7 @@ def test_two_ranks_follow_the_paper(tmp_path):
     """
     settings = {"pattern": "structured", "allocation": "importance", "w_spatial": 0.2, "drop_updates": True}
     configs = [EngineConfig(**UNUSUAL, **ADAPTIVE, **settings, importance=kind) for kind in ("statistical", "lrp")]
+    configs.append(EngineConfig(**UNUSUAL, **ADAPTIVE, **settings | {"pattern": "own"}, importance="taylor"))
     for config, *logs in zip(configs, *on_two_ranks(trainings, configs, folder=tmp_path), strict=True):
         (weights, drawn, again), (others, _, other) = (log.pop()[1] for log in logs)
         assert compare(config, *logs) == 4 * EPOCHS * STEPS, config.importance

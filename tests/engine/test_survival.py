@@ -209,7 +209,7 @@ def test_a_fake_pass_leaves_nothing_behind(pattern, per_feature):
 @every_pattern
 def test_autocast_trains(pattern, dtype, device):
     """Under autocast outputs keep their half precision, gradients are finite, scores are collected in float32."""
-    model, engine = make(EngineConfig(pattern=pattern, allocation="feature"))
+    model, engine = make(EngineConfig(pattern=pattern, allocation="feature", w_spatial=0.25))
     model.to(device)
     kinds = []
     model.two.conv.register_forward_hook(lambda m, a, y: kinds.append(y.dtype))
@@ -263,7 +263,7 @@ def test_a_step_never_waits_for_its_device(pattern, allocation, importance):
 @every_pattern
 def test_checkpointing_gives_the_same_gradients(pattern, reentrant):
     """The recomputed forward pass draws the same masks."""
-    config = EngineConfig(pattern=pattern, allocation="feature", r0=0.5)
+    config = EngineConfig(pattern=pattern, allocation="feature", r0=0.5, w_spatial=0.25)
     whole, _ = make(config)
     parts, _ = make(config, checkpointing={"use_reentrant": reentrant})
     torch.testing.assert_close(gradients(whole), gradients(parts))

@@ -220,6 +220,7 @@ def _verdict(leader: FrozenTrial, trials: Sequence[FrozenTrial], rows: Sequence[
         told = f"the best trial has no dropout, with {of} {value}"
         rival = best(trial for trial in trials if not _drops_nothing(trial))
         if rival is not None:
+            told = f"dropout does not help here: {told}"
             told += f"; with dropout, the best is {scale.text(rival.value)} (trial {rival.number})"
             told += ", and the difference may be chance" if _may_be_chance(rival.value or 0.0, lowest) else ""
         return f"{told} ({noise})"

@@ -170,17 +170,22 @@ NOTES = {
 NONE, ELEMENT, CHANNEL = trial(0.5, "no dropout"), trial(0.6, "element 0.1"), trial(0.4, "channel 0.2")
 CONTROL = trial(0.4, "no dropout, trained as trial 2")
 UNCLEAR = "the best trial is not clearly better than no dropout: its"
+NO_HELP = "dropout does not help here: the best trial has no dropout, with"
 VERDICTS = {
     f"{UNCLEAR} loss is 0.4900, and 0.5000 without dropout": [NONE, ELEMENT, trial(0.49)],
     f"{UNCLEAR} loss is 0.3900, and 0.4000 without dropout": [NONE, CONTROL, trial(0.39)],
     f"{UNCLEAR} error is 0.3900, and 0.4000 without dropout": [NONE, trial(0.4, applied=0.0), trial(0.39, applied=0.1)],
-    "the best trial has no dropout, with an error of 0.5000; with dropout, the best is 0.5100 (trial 2), and the "
-    "difference may be chance": [NONE, ELEMENT, trial(0.51)],
-    "the best trial has no dropout, with an error of 0.4000; with dropout, the best is 0.4500 (trial 2)": [
+    f"{NO_HELP} an error of 0.5000; with dropout, the best is 0.5100 (trial 2), and the difference may be chance": [
+        NONE,
+        ELEMENT,
+        trial(0.51),
+    ],
+    f"{NO_HELP} an error of 0.4000; with dropout, the best is 0.4500 (trial 2)": [
         NONE,
         trial(0.4, applied=0.0),
         trial(0.45, applied=0.1),
     ],
+    "the best trial has no dropout, with a loss of 0.4000": [NONE, trial(0.4, applied=0.0)],
     "no trial is better than the anchor channel 0.2, with a loss of 0.4000": [NONE, CHANNEL, trial(0.45)],
     "no trial is better than the anchor channel 0.2, with an error of 0.4000": [CHANNEL, trial(0.45)],
     "the best trial's loss is 10.0% below that of the best anchor, channel 0.2": [NONE, CHANNEL, trial(0.36)],
@@ -196,7 +201,8 @@ VERDICTS = {
 def test_the_verdict_in_words(verdict):
     """The best trial within the noise of no dropout is no evidence; else the best anchor is compared.
 
-    A trial whose rates are 0 has no dropout, anchor or not: a portfolio has such configurations.
+    A trial whose rates are 0 has no dropout, anchor or not: a portfolio has such configurations. That dropout does not
+    help is said only if a trial has dropout.
     """
     what, trials = "loss" if "loss" in verdict else "error", VERDICTS[verdict]
     found, best = compared(trials, Scale(what)), min(trials, key=lambda one: one.value)
