@@ -251,11 +251,13 @@ def compare_arms(
 
 
 def _test(found: Confirmation) -> Scores | None:
-    """The test scores of the winner; None if the test split was read for another result."""
+    """The test scores of the winner, on the seeds that count; None if the test split was read for another result."""
     tested, winner = found.tested, found.winner
     if tested is None or winner is None or tested.trial != winner.trial:
         return None
-    return tested.test if tested.test.seeds >= winner.validation.seeds else None
+    counted = winner.validation.objective.keys()
+    scores = [{seed: value for seed, value in row.items() if seed in counted} for row in vars(tested.test).values()]
+    return Scores(*scores) if len(scores[0]) == len(counted) else None
 
 
 def _reference(arms: Sequence[ArmResult], name: str | None) -> ArmResult:

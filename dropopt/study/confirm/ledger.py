@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -198,6 +198,19 @@ def outs(study: optuna.Study, by: str | None = None) -> dict[int, str]:
 def out_key(study: optuna.Study, number: int | str, by: str | None = None) -> str:
     """Return the name of the attribute that says why configuration ``number`` is out; see :func:`outs`."""
     return f"{OUT if by in (None, optimised(study)) else OUT_JUDGED}:{number}"
+
+
+def missing(study: optuna.Study, configurations: Iterable[int], seeds: int, by: str | None = None) -> list[runs.Run]:
+    """Return the runs of ``configurations`` on ``seeds`` seeds that are left, in the order in which they are enqueued.
+
+    A configuration that is out of the race, judged ``by`` loss or accuracy, has none left, nor is one left that failed
+    and would fail again.
+    """
+    out, done = outs(study, by), runs.completed(study)
+    lost = {run for run, reason in runs.failed(study).items() if reason in runs.LASTING}
+    racing = [number for number in configurations if number not in out]
+    wanted = (runs.Run(repeat, number) for repeat in range(seeds) for number in racing)
+    return [run for run in wanted if run not in done and run not in lost]
 
 
 def _waiting(study: optuna.Study) -> list[FrozenTrial]:

@@ -27,7 +27,10 @@ from rich.console import Console
 from dropopt.config import ConfigError
 from dropopt.numbers import quantity
 from dropopt.study.confirm.arms import Arm, arm_of_space, arm_of_study, check_comparable
+from dropopt.study.confirm.candidates import choose_candidates
 from dropopt.study.confirm.comparison import Comparison, arm_result, compare_arms
+from dropopt.study.confirm.ledger import missing
+from dropopt.study.confirm.runs import find_runs
 from dropopt.study.define import shipped
 from dropopt.study.define.definition import Definition
 from dropopt.study.run import machine
@@ -42,6 +45,7 @@ from dropopt.study.session.searched import seconds_of_a_trial
 from dropopt.study.show.console import busy, say
 from dropopt.study.show.formatting import format_seconds
 from dropopt.study.store.experiment import check
+from dropopt.study.store.keys import CONFIRMS
 from dropopt.study.store.opening import Opened, reserve
 from dropopt.study.store.queries import count, find_study, searches, study_names
 from dropopt.study.store.trial_budget import budget_spent
@@ -137,6 +141,8 @@ class _Plan:
     search: Request | None
     #: The number of trials that its search still runs.
     left: int
+    #: The number of runs that its confirmation still has at most.
+    runs: int
     #: The median time of a trial, if it has any.
     seconds: float | None
 
@@ -163,7 +169,7 @@ def _plan(request: CompareRequest, given: str, storage: BaseStorage | None) -> _
         study = find_study(storage, name)
         arm = arm_of_study(name, study)
         _check_result(name, study, "run it first")
-        return _Plan(arm, None, 0, seconds_of_a_trial(study))
+        return _Plan(arm, None, 0, _runs_left(request, study), seconds_of_a_trial(study))
     if given.startswith(STUDY):
         raise ConfigError(f"arm {given}: the storage has no such study; it has: {possible}")
     if not is_space and not Path(name).suffix and not given.startswith(SPACE):
@@ -190,15 +196,25 @@ def _plan_of_space(request: CompareRequest, name: str, storage: BaseStorage | No
         extendable=False,
     )
     space, base = search.settings.space, search.settings.base
-    done, seconds = 0, None
+    done, runs, seconds = 0, request.top * request.seeds, None
     if storage is not None and definition.name in existing:
         study = find_study(storage, definition.name)
         check(study, space, base)
         done, seconds = budget_spent(study.get_trials(deepcopy=False)), seconds_of_a_trial(study)
         if done >= definition.n_trials:
             _check_result(label, study, "give a larger --n-trials, or another --study-name")
+            runs = _runs_left(request, study)
     arm = arm_of_space(label, definition.name, space, base, max(definition.n_trials, done))
-    return _Plan(arm, search, max(0, definition.n_trials - done), seconds)
+    return _Plan(arm, search, max(0, definition.n_trials - done), runs, seconds)
+
+
+def _runs_left(request: CompareRequest, study: optuna.Study) -> int:
+    """The number of runs that the confirmation of a complete search still has at most."""
+    runs = find_runs(study, CONFIRMS)
+    if runs is None:
+        return request.top * request.seeds
+    chosen = choose_candidates(study, request.top, anchors=False, by=request.optimise)
+    return len(missing(runs, [one.trial for one in chosen.all], request.seeds, request.optimise))
 
 
 def _check_result(arm: str, study: optuna.Study, advice: str) -> None:
@@ -223,7 +239,15 @@ def _say_cost(request: CompareRequest, plans: Sequence[_Plan], console: Console,
     """
     base = plans[0].arm.base
     epochs = base.train.epochs
-    trials, runs = sum(plan.left for plan in plans), len(plans) * request.top * request.seeds
+    trials, runs = sum(plan.left for plan in plans), sum(plan.runs for plan in plans)
+    names = ", ".join(plan.arm.name for plan in plans)
+    say(
+        console,
+        f"comparison of {names}: the same data, network, training and budget, {quantity(request.seeds, 'common seed')}",
+    )
+    if not trials + runs:
+        say(console, "cost: none, because all trials and runs have ended")
+        return
     times = [plan.seconds for plan in plans if plan.seconds is not None]
     if times:
         seconds = median(times)
@@ -234,11 +258,6 @@ def _say_cost(request: CompareRequest, plans: Sequence[_Plan], console: Console,
             return
         seconds = measured * epochs
     slots = machine.slots(request.n_jobs, len(machine.cards(base.train.device)))
-    names = ", ".join(plan.arm.name for plan in plans)
-    say(
-        console,
-        f"comparison of {names}: the same data, network, training and budget, {quantity(request.seeds, 'common seed')}",
-    )
     cost = f"{quantity(trials, 'trial')} and {quantity(runs, 'run')} of {quantity(epochs, 'epoch')}"
     say(
         console,

@@ -28,20 +28,10 @@ from dropopt.known import check_names
 from dropopt.numbers import quantity
 from dropopt.provenance import provenance
 from dropopt.study.confirm.candidates import Candidates, choose_candidates
-from dropopt.study.confirm.ledger import Race, RunLedger, outs
+from dropopt.study.confirm.ledger import Race, RunLedger, missing
 from dropopt.study.confirm.reading import reading
 from dropopt.study.confirm.results import Confirmation, confirmation
-from dropopt.study.confirm.runs import (
-    LASTING,
-    Run,
-    checkpoint_of,
-    completed,
-    enqueue,
-    failed,
-    find_runs,
-    make_runs,
-    unfinished,
-)
+from dropopt.study.confirm.runs import Run, checkpoint_of, completed, enqueue, find_runs, make_runs, unfinished
 from dropopt.study.run import machine, memory
 from dropopt.study.run.checkpoints import Checkpoints, default_folder, remove
 from dropopt.study.run.messages import Ready
@@ -173,9 +163,9 @@ class _Session:
         metric = f"{self.base.task.value} (smoothed)"
         runs = make_runs(self.search, keys.CONFIRMS, facts, metric)
         self._record(runs)
-        missing = self._missing(runs)
-        self._announce(len(missing))
-        if not missing:
+        left = self._missing(runs)
+        self._announce(len(left))
+        if not left:
             return
         with RunsProgress(self.console, self._names(), Scale.of(self.search)) as progress:
             ledger = RunLedger(
@@ -186,7 +176,7 @@ class _Session:
                 self._race(),
                 on_out=partial(self._drop, runs, progress),
             )
-            self._work(ledger, progress, self.request.train, len(missing), lambda: enqueue(runs, missing))
+            self._work(ledger, progress, self.request.train, len(left), lambda: enqueue(runs, left))
 
     def is_left(self) -> bool:
         """Whether a run waits, runs or is to run again."""
@@ -221,31 +211,24 @@ class _Session:
 
     def _missing(self, runs: optuna.Study) -> list[Run]:
         """The runs that have not ended."""
-        out, done = outs(runs, self.request.optimise), completed(runs)
-        lost = {run for run, reason in failed(runs).items() if reason in LASTING}
-        return [
-            run
-            for repeat in range(self.request.seeds)
-            for one in self.candidates.all
-            if one.trial not in out and (run := Run(repeat, one.trial)) not in done and run not in lost
-        ]
+        return missing(runs, [one.trial for one in self.candidates.all], self.request.seeds, self.request.optimise)
 
-    def _announce(self, missing: int) -> None:
+    def _announce(self, left: int) -> None:
         known, all_runs = self.candidates, len(self.candidates.all) * self.request.seeds
         anchors = sum(bool(one.anchor) for one in known.all)
         chosen = len(known.all) - anchors
         what = f"{quantity(chosen, 'configuration')} by {known.chosen_by}"
         what += f" and {quantity(anchors, 'anchor')}" if anchors else ""
         say(self.console, f"study {self.search.study_name}: {what}, on {quantity(self.request.seeds, 'fresh seed')}")
-        if not missing:
+        if not left:
             say(self.console, "all runs have ended")
             return
         seconds = seconds_of_a_trial(self.search)
-        slots = self._slots(missing)
-        time = f", about {format_seconds(seconds * missing / slots)}" if seconds else ""
-        ended = all_runs - missing
+        slots = self._slots(left)
+        time = f", about {format_seconds(seconds * left / slots)}" if seconds else ""
+        ended = all_runs - left
         done = f" ({ended} {'has' if ended == 1 else 'have'} ended)" if ended else ""
-        cost = f"{quantity(missing, 'run')} of {quantity(self.base.train.epochs, 'epoch')}"
+        cost = f"{quantity(left, 'run')} of {quantity(self.base.train.epochs, 'epoch')}"
         say(self.console, f"at most {cost}{done}, {slots} at a time{time}")
 
     def _race(self) -> Race:

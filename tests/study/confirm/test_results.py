@@ -222,9 +222,11 @@ def test_the_last_reading_of_the_test_split_counts(task, by, objective):
     assert confirmation(search).tested is None
 
 
-@pytest.mark.parametrize(("configuration", "seeds", "used"), [(0, 3, True), (0, 2, False), (2, 3, False)])
+@pytest.mark.parametrize(("configuration", "seeds", "used"), [(0, 3, True), (0, 4, True), (0, 2, False), (2, 3, False)])
 def test_an_arm_is_tested_by_all_networks_of_its_winner(configuration, seeds, used):
-    """A reading for another configuration, or of fewer seeds, is not the result of the arm."""
+    """A reading for another configuration, or of fewer seeds, is not the result of the arm. Further seeds do not count:
+    the means of all arms are over the same ones.
+    """
     search, _ = confirmed(out=[2])
     tests = make_runs(search, keys.TESTS, {}, "loss")
     tests.set_user_attr(keys.READINGS, [{"configuration": configuration, "seeds": seeds, "at": "today"}])
@@ -232,6 +234,8 @@ def test_an_arm_is_tested_by_all_networks_of_its_winner(configuration, seeds, us
         tests.add_trial(run(configuration, repeat, **{keys.TEST_LOSS: 0.5, keys.TEST_ACCURACY: 0.8}))
     found = arm_result(search._storage, Arm("mine", "mine", True, RunConfig(), None))
     assert (found.test is not None, found.baseline) == (used, True)
+    if used:
+        assert [list(row) for row in vars(found.test).values()] == [[0, 1, 2]] * 3 + [[]]
 
 
 def test_an_arm_without_a_confirmed_configuration_has_no_result():

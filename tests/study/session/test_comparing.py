@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import fake_study
 import pytest
 from confirmed_arms import arm
-from fake_confirm import compare
+from fake_confirm import compare, confirm
 from fake_study import trials
 
 from dropopt.config import ConfigError
@@ -79,7 +79,7 @@ def test_spaces_are_searched_confirmed_and_compared(capsys, monkeypatch):
     assert low.search.epochs == sum(len(trial.intermediate_values) for trial in trials("study.log", "cmp-low"))
     # Studies as arms, one of them by its space again: nothing is left to do.
     code, again = compare("study.log", ["study:cmp-low", "high.yaml"], reference="high")
-    assert "cost: at most 0 trials" in capsys.readouterr().out
+    assert "cost: none, because all trials and runs have ended" in capsys.readouterr().out
     assert [arm.winner for arm in again.arms] == [arm.winner for arm in found.arms]
     with pytest.raises(ConfigError, match=r"no such study; it has: cmp-high, cmp-low$"):  # not their confirmations
         compare("study.log", ["low.yaml", "study:nothing"])
@@ -99,6 +99,18 @@ def test_spaces_are_searched_confirmed_and_compared(capsys, monkeypatch):
     shown = capsys.readouterr()
     assert "better than the reference, high" in shown.out
     assert shown.err.startswith("dropopt: figure.html cannot be written: No space left on device; the result is stored")
+
+
+@pytest.mark.usefixtures("_searched")
+def test_the_cost_is_that_of_what_is_left(monkeypatch, capsys):
+    """Runs that have ended are not counted again; those that a further trial of the search may replace are."""
+    confirm("study.log", study="cmp-low", top=1, seeds=2, anchors=False)
+    monkeypatch.setattr(comparing, "_search_and_confirm", lambda *_: 1)
+    for n_trials, cost in ((1, "0 trials and 6 runs"), (2, "2 trials and 8 runs")):
+        compare("study.log", ["low.yaml", "high.yaml"], study={"n_trials": n_trials})
+        assert f"cost: at most {cost} of 8 epochs" in capsys.readouterr().out
+    compare("study.log", ["study:cmp-low", "study:cmp-high"])
+    assert "cost: at most 0 trials and 6 runs" in capsys.readouterr().out
 
 
 def test_an_unfair_comparison_is_reported(capsys):
@@ -150,7 +162,7 @@ def test_the_last_line_of_a_comparison_that_was_stopped(monkeypatch, capsys):
 
     monkeypatch.setattr(comparing, "seconds_of_an_epoch", stopped)
     assert compare("new.log", ["low.yaml", "high.yaml"]) == (143, None)
-    assert capsys.readouterr().out == "stopped; the same command goes on where it was\n"
+    assert capsys.readouterr().out.splitlines()[-1] == "stopped; the same command goes on where it was"
 
     def interrupt(*_):
         raise KeyboardInterrupt
@@ -159,7 +171,7 @@ def test_the_last_line_of_a_comparison_that_was_stopped(monkeypatch, capsys):
     with pytest.raises(SystemExit) as ended:
         fake_study.make().compare(["low.yaml", "high.yaml"], [])
     assert ended.value.code == 130
-    assert capsys.readouterr().out == "stopped; the same command goes on where it was\n"
+    assert capsys.readouterr().out.splitlines()[-1] == "stopped; the same command goes on where it was"
 
 
 @pytest.mark.usefixtures("_searched")
