@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from dropopt.study.show import trial_figures, words
 from dropopt.study.show.card import card
 from dropopt.study.show.effects_figures import ON_PAGE, effects_figure, importance_figure
+from dropopt.study.show.effects_report import grouped
 from dropopt.study.show.figures import figures
 from dropopt.study.show.next_lines import next_lines
 from dropopt.study.show.note import merged, note
@@ -49,7 +50,7 @@ def build(study: optuna.Study, storage: str = "") -> Page:
         storage: The option ``--storage`` as it is typed, with a space before it; or empty.
     """
     shot = Snapshot.of(study)
-    lines = [*words.found(shot), *words.searched(shot)]
+    lines = [*words.found(shot), *_answers(shot), *words.searched(shot)]
     if text := words.importances(shot):
         lines.append(("importances", text))
     lines += [(f"next: {what}", line) for what, line in next_lines(shot, storage, looking=True)]
@@ -79,6 +80,13 @@ def refresh(study: optuna.Study, storage: str = "") -> None:
         if before.get(name) != picture:
             key = f"{SYSTEM_ATTR_PLOT_DATA}{name}:"
             save_graph_object_json(study._storage, study._study_id, key, picture)
+
+
+def _answers(shot: Snapshot) -> list[words.Line]:
+    """The five questions, such as "how much", with their answers; questions that share an answer are one line."""
+    if shot.effects is None:
+        return []
+    return [(", ".join(titles).lower(), answer.text) for titles, answer in grouped(shot.effects.answers)]
 
 
 def _effects(shot: Snapshot) -> dict[str, Figure]:

@@ -15,6 +15,7 @@ from torch import nn
 
 import dropopt
 from dropopt.config import RunConfig
+from dropopt.study.effects.effects import study_effects
 from dropopt.study.run.weights import write_weights
 from dropopt.study.show import live, page, series, words
 from dropopt.study.show.arrangement import STYLE
@@ -69,6 +70,23 @@ def test_the_page_says_why_the_importances_of_the_dashboard_differ(count):
     made = page.build(shown_study(count))
     for text in (made.note, made.figures["dropopt-study"]):
         assert ("(PED-ANOVA), may contradict" in text) == (count > 3)
+
+
+@pytest.mark.parametrize("count", [3, 30])
+def test_the_first_card_answers_the_questions(count):
+    """It is read without a click, unlike the note. Questions with the same answer share a line."""
+    study = shown_study(count)
+    words, texts = json.loads(page.build(study).figures["dropopt-study"])["data"][0]["cells"]["values"]
+    said = dict(zip(words, texts, strict=True))
+    asked = [word for word in said if "how much" in word or "whether at all" in word]
+    if count == 3:
+        assert asked == ["<b>which dropout, how much, whether at all</b>"]
+        assert said[asked[0]].startswith("Too few trials to say: 3, and no claim is made with fewer than ")
+    else:
+        assert asked == ["<b>how much</b>", "<b>whether at all</b>"]
+        answers = study_effects(study).answers
+        assert [said[word] for word in asked] == [answers[1].text, answers[4].text]
+        assert "90%: " in said["<b>whether at all</b>"]
 
 
 def test_points_that_are_left_out_shift_no_others(monkeypatch):
