@@ -15,6 +15,7 @@ from dropopt.study.confirm.ledger import outs
 from dropopt.study.confirm.runs import completed, failed, failed_trials, find_runs, unfinished
 from dropopt.study.store import keys
 from dropopt.study.store.anchor_names import without_dropout
+from dropopt.study.store.confirmations import entrants_of, readings_of
 from dropopt.study.store.queries import judged, metric_word, optimised, task_of
 from dropopt.study.store.scale import Scale
 
@@ -212,8 +213,8 @@ def _configurations(study: optuna.Study, runs: optuna.Study, seeds: int, by: str
     failures = {run.configuration: f"seed {run.repeat + 1} failed: {why}" for run, why in failed(runs).items()}
     out, trials = outs(runs, by), study.get_trials(deepcopy=False)
     found = []
-    for entrant in runs.user_attrs[keys.ENTRANTS]:
-        number = int(entrant["trial"])
+    for entrant in entrants_of(runs):
+        number = entrant.trial
         rows = dict(sorted(done.get(number, {}).items()))
         if not rows or number >= len(trials):
             continue
@@ -222,8 +223,8 @@ def _configurations(study: optuna.Study, runs: optuna.Study, seeds: int, by: str
         found.append(
             Confirmed(
                 trial=number,
-                name=entrant["name"],
-                anchor=bool(entrant["anchor"]),
+                name=entrant.name,
+                anchor=entrant.anchor,
                 searched=judged(trials[number], by, study),
                 validation=scores,
                 mean=mean_of(list(scores.objective.values())),
@@ -241,15 +242,14 @@ def _unconfirmed(runs: optuna.Study, seeds: int, confirmed: Collection[int]) -> 
     for run, trial in failed_trials(runs).items():
         if run.repeat < seeds and run.configuration not in confirmed:
             failures.setdefault(run.configuration, {})[run.repeat] = trial
-    for entrant in runs.user_attrs[keys.ENTRANTS]:
-        number = int(entrant["trial"])
-        if rows := failures.get(number):
+    for entrant in entrants_of(runs):
+        if rows := failures.get(entrant.trial):
             which = "seed " + listed([repeat + 1 for repeat in sorted(rows)], most=seeds)
             which = f"all {seeds} seeds" if len(rows) == seeds else which
             known = rows[max(rows)].user_attrs
             message = str(known.get(keys.MESSAGE, "")).partition("\n")[0]
             why = dict.fromkeys(filter(None, (known.get(keys.REASON), message)))  # some messages are the reason
-            yield Unconfirmed(number, str(entrant["name"]), ": ".join([f"failed with {which}", *why]))
+            yield Unconfirmed(entrant.trial, entrant.name, ": ".join([f"failed with {which}", *why]))
 
 
 def _by_seed(rows: Mapping[int, FrozenTrial], *names: str) -> list[dict[int, float]]:
@@ -263,21 +263,18 @@ def _by_seed(rows: Mapping[int, FrozenTrial], *names: str) -> list[dict[int, flo
 def _tested(study: optuna.Study, by: str) -> Tested | None:
     """The latest reading of the test split; None before the first, or while it is incomplete."""
     tests = find_runs(study, keys.TESTS)
-    readings: Sequence[Mapping[str, Any]] = tests.user_attrs.get(keys.READINGS) or [] if tests is not None else []
-    if tests is None or not readings:
+    if tests is None or not (readings := readings_of(tests)):
         return None
     last = readings[-1]
     rows = {
-        run.repeat: trial
-        for run, trial in sorted(completed(tests).items())
-        if run.configuration == last["configuration"]
+        run.repeat: trial for run, trial in sorted(completed(tests).items()) if run.configuration == last.configuration
     }
     if unfinished(tests) or not rows:
         return None
     loss, accuracy, ece = _by_seed(rows, keys.TEST_LOSS, keys.TEST_ACCURACY, keys.TEST_ECE)
     task = task_of(study)
     objective = {seed: task.cost(loss[seed], value, by) for seed, value in accuracy.items()}
-    return Tested(int(last["configuration"]), Scores(objective, loss, accuracy, ece), str(last["at"]))
+    return Tested(last.configuration, Scores(objective, loss, accuracy, ece), last.at)
 
 
 def _optimism(one: Confirmed) -> float:
@@ -286,7 +283,7 @@ def _optimism(one: Confirmed) -> float:
 
 def _failures(runs: optuna.Study, winner: Confirmed | None, ended: Mapping[int, str], scale: Scale) -> str:
     """The verdict if every configuration but the winner failed, so that nothing is compared; empty otherwise."""
-    names = {int(entrant["trial"]): str(entrant["name"]) for entrant in runs.user_attrs[keys.ENTRANTS]}
+    names = {entrant.trial: entrant.name for entrant in entrants_of(runs)}
     others = [number for number in names if winner is None or number != winner.trial]
     if not others or not ended.keys() >= set(others):
         return ""

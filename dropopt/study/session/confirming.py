@@ -47,6 +47,7 @@ from dropopt.study.show.formatting import format_seconds
 from dropopt.study.show.runs import RunsProgress
 from dropopt.study.store import keys
 from dropopt.study.store.code import code_of
+from dropopt.study.store.confirmations import Entrant, entrants_of
 from dropopt.study.store.experiment import data_difference
 from dropopt.study.store.lease import GRACE, WorkerIdentity
 from dropopt.study.store.patient import PATIENCE
@@ -195,12 +196,10 @@ class _Session:
 
     def _record(self, runs: optuna.Study) -> None:
         """Store who takes part. Configurations of other confirmations stay in the result."""
-        before = {int(one["trial"]): one for one in runs.user_attrs.get(keys.ENTRANTS, [])}
-        now = {
-            one.trial: {"trial": one.trial, "name": one.name, "anchor": bool(one.anchor)} for one in self.candidates.all
-        }
+        before = {one.trial: one for one in entrants_of(runs)}
+        now = {one.trial: Entrant(one.trial, one.name, bool(one.anchor)) for one in self.candidates.all}
         facts = {
-            keys.ENTRANTS: list((before | now).values()),
+            keys.ENTRANTS: [vars(one) for one in (before | now).values()],
             keys.SEEDS: self.request.seeds,
             keys.CHOSEN_BY: self.candidates.chosen_by,
             keys.JUDGED_BY: self._judged_by,
@@ -322,7 +321,7 @@ class _Session:
     def _configurations(self) -> dict[int, RunConfig]:
         """The configuration of each entrant, those of earlier confirmations included, with the data where they are."""
         runs = find_runs(self.search, keys.CONFIRMS)
-        entrants = {one["trial"] for one in ([] if runs is None else runs.user_attrs.get(keys.ENTRANTS, []))}
+        entrants = set() if runs is None else {one.trial for one in entrants_of(runs)}
         known = {one.trial: one.run for one in self.candidates.all}
         trials = [trial for trial in self.search.get_trials(deepcopy=False) if keys.CONFIG in trial.user_attrs]
         found = {t.number: RunConfig.parse(t.user_attrs[keys.CONFIG]) for t in trials if t.number in entrants} | known

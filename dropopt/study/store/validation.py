@@ -20,6 +20,7 @@ from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr, TypeA
 from dropopt.config import ConfigError
 from dropopt.facts import Facts
 from dropopt.study.store import keys
+from dropopt.study.store.confirmations import Entrant, SplitReading
 from dropopt.study.store.errors import StorageError
 
 _Table = dict[str, Any]
@@ -102,24 +103,6 @@ class _Plan:
     trial_memory: _Positive | None = None
 
 
-@dataclass(frozen=True)
-class _Entrant:
-    """A configuration that takes part in a confirmation."""
-
-    trial: StrictInt
-    name: str
-    anchor: bool
-
-
-@dataclass(frozen=True)
-class _Reading:
-    """A reading of the test split."""
-
-    configuration: StrictInt
-    seeds: StrictInt
-    at: str
-
-
 def _of(kind: Any, *names: str) -> dict[str, TypeAdapter[Any]]:
     return dict.fromkeys(names, TypeAdapter(kind))
 
@@ -152,8 +135,8 @@ _STUDY: _Table = {
     **_of(_Count, keys.CLASSES, keys.SEEDS),
     **_of(list[str], keys.SITES),
     **_of(list[_Code], keys.CODE),
-    **_of(list[_Entrant], keys.ENTRANTS),
-    **_of(list[_Reading], keys.READINGS),
+    **_of(list[Entrant], keys.ENTRANTS),
+    **_of(list[SplitReading], keys.READINGS),
 }
 
 

@@ -58,4 +58,4 @@ def test_another_winner_is_not_read_unasked():
         found = reading(tests, other, {3, 5}, again=False)
         assert (found.begins, found.left, found.is_of(other)) == (False, (), False)
     asked = reading(tests, winner(5, 2), {3, 5}, again=True)
-    assert (asked.configuration, asked.left) == (5, (Run(0, 5), Run(1, 5)))
+    assert (asked.readings[-1].configuration, asked.left) == (5, (Run(0, 5), Run(1, 5)))
