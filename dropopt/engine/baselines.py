@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from dropopt.config import Baseline, ConfigError
 from dropopt.engine.attached import Attached, Seen
 from dropopt.engine.metrics import as_progress
+from dropopt.engine.outputs import require_tensor
 from dropopt.engine.places.place import Example, Place
-from dropopt.engine.site import require_tensor
 from dropopt.engine.summary import place_table
 from dropopt.numbers import listed, quantity
 from dropopt.randomness import random_state, set_random_state

@@ -27,10 +27,11 @@ from dropopt.engine.importance.probes import PROBES
 from dropopt.engine.masks.allocation import mixture_rates, preference, share_out
 from dropopt.engine.members import BY_AREA, BY_IMPORTANCE, alpha, member_rates
 from dropopt.engine.metrics import Metrics, as_number, as_progress, used_metrics
+from dropopt.engine.outputs import without_metadata
 from dropopt.engine.places.place import Example, Place
 from dropopt.engine.places.record import device_of
 from dropopt.engine.ranks import is_sharded, mean_over_ranks, means_over_ranks
-from dropopt.engine.site import DropoutSite, plain
+from dropopt.engine.site import DropoutSite
 from dropopt.engine.summary import method_table, place_table
 from dropopt.inputs import each
 from dropopt.numbers import listed, quantity, span
@@ -217,7 +218,7 @@ class DropoutEngine(Attached[DropoutSite]):
                 f"importance {self.config.importance!r} reads weights, of which each process holds a part only "
                 "(FSDP2): choose taylor or gradient"
             )
-        few = each(lambda part: plain(part)[:PROBED], images)
+        few = each(lambda part: without_metadata(part)[:PROBED], images)
         with self.silent():
             score = PROBES[self.config.importance]
             scores = score(self.model, self.places, few, labels[:PROBED])

@@ -15,13 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dropopt.config import ConfigError
+from dropopt.config import ConfigError, Importance, Pattern
 from dropopt.engine.attached import Seen
 from dropopt.engine.importance import from_training as scores
 from dropopt.engine.masks.mixture import OWN_PATTERN, MixtureGate, mixture_gate, pattern_gate
 from dropopt.engine.masks.noise import in_transform
 from dropopt.engine.masks.patterns import Gate
 from dropopt.engine.masks.spatial import spatial_structure
+from dropopt.engine.outputs import is_annotated, refuse_copies, require_tensor
 from dropopt.engine.ranks import mean_over_ranks
 from dropopt.numbers import span
 
@@ -41,7 +42,7 @@ class DropoutSite(nn.Module):
     Args:
         axis: dimension of the features, 1 or -1.
         features: C, their number.
-        pattern: one of ``dropopt.config.Pattern``.
+        pattern: which units are dropped together.
         block_size: side of a block of pattern ``spatial``, in positions.
         per_feature: whether ``p`` is (C,) rather than (1,).
         importance: kind of score to accumulate; None for none.
@@ -63,11 +64,11 @@ class DropoutSite(nn.Module):
         self,
         axis: int,
         features: int,
-        pattern: str,
+        pattern: Pattern,
         block_size: int = 1,
         *,
         per_feature: bool = False,
-        importance: str | None = None,
+        importance: Importance | None = None,
         track_area: bool = False,
         masks: bool = True,
         batch_ndim: int = 2,
@@ -96,7 +97,9 @@ class DropoutSite(nn.Module):
             self.register_buffer("method_rates", torch.zeros(len(OWN_PATTERN), features, dtype=f32))
             self._shares_on_host = self.shares.cpu().clone()  # the sizes of runs are drawn without waiting for a GPU
         self.register_buffer("importance", torch.ones(features, dtype=f32))
-        self.register_buffer("totals", torch.zeros(scores.ROWS.get(importance or "", 0), features, dtype=f32))
+        self.register_buffer(
+            "totals", torch.zeros(0 if importance is None else scores.ROWS.get(importance, 0), features, dtype=f32)
+        )
         self.register_buffer("count", torch.zeros((), dtype=f32))
         self.register_buffer("refreshes", torch.zeros((), dtype=torch.int64))
         self.register_buffer("area", torch.ones((), dtype=f32))
@@ -107,7 +110,7 @@ class DropoutSite(nn.Module):
         p = span(self.p.tolist())
         return f"{self.importance.numel()} features, axis={self.axis}, pattern={self.pattern!r}, p={p}{off}"
 
-    def hook(self, module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
+    def hook(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
         """Forward hook: return the masked output if ``module`` is in training mode or sampled, else None."""
         if self.silent or not (self.sampling or self.seen.note(module)):
             return None
@@ -119,10 +122,10 @@ class DropoutSite(nn.Module):
                 f"{self.importance.numel()} when the engine was attached: change the model first, then attach"
             )
         if not torch.compiler.is_compiling():
-            _refuse_copies(module)
+            refuse_copies(module)
         if output.numel() == 0:
             return None
-        if type(output) is Tensor or torch.compiler.is_compiling() or not _is_annotated(type(output)):
+        if type(output) is Tensor or torch.compiler.is_compiling() or not is_annotated(type(output)):
             return self._dropped(output)
         # Its functions would wrap each result, which leaves a view that in-place operations must not change.
         with torch._C.DisableTorchFunctionSubclass():
@@ -155,9 +158,9 @@ class DropoutSite(nn.Module):
             return x
         if totals is None and isinstance(gate, Gate) and gate.make is None:
             return gate.times(x)
-        kept = () if gate is None else gate.kept
-        how = gate.without_kept() if isinstance(gate, MixtureGate) else None if gate is None else gate.make
-        masked: Tensor = _Masked.apply(x, totals, self.count, how, *kept)
+        saved = () if gate is None else gate.saved
+        rebuild = gate.without_saved() if isinstance(gate, MixtureGate) else None if gate is None else gate.make
+        masked: Tensor = _Masked.apply(x, totals, self.count, rebuild, *saved)
         return masked
 
     def _gate(self, x: Tensor) -> Gate | MixtureGate:
@@ -238,73 +241,12 @@ class DropoutSite(nn.Module):
         self.refreshes += 1
 
 
-def _is_annotated(kind: type[Tensor]) -> bool:
-    """Whether a type of tensors adds metadata to results of torch's functions, as those of MONAI and fastai do.
-
-    Results of parameters are plain tensors, and types that change what torch dispatches may hold no data of their own.
-    """
-    plain_results = kind.__torch_function__ is nn.Parameter.__torch_function__
-    return not plain_results and kind.__torch_dispatch__ is Tensor.__torch_dispatch__
-
-
-def plain(tensor: Tensor) -> Tensor:
-    """Return the same values as a tensor without metadata."""
-    return tensor.as_subclass(Tensor) if _is_annotated(type(tensor)) else tensor
-
-
-def _refuse_copies(module: nn.Module) -> None:
-    """Raise ConfigError if ``module`` runs as a copy that would share or freeze the state of its site."""
-    if module.__dict__.get("_is_replica"):
-        raise ConfigError(
-            "torch.nn.DataParallel runs copies of the model in threads, which would share the state of one dropout: "
-            "use DistributedDataParallel, or one GPU"
-        )
-    if torch._C._is_tracing():
-        raise ConfigError(
-            "torch.jit.trace would record the current drop rates as constants: call model.eval() or engine.detach() "
-            "before tracing"
-        )
-
-
-def require_tensor(module: nn.Module, output: object, batch_ndim: int) -> None:
-    """Raise ConfigError if the output of a module with a site is no batch of real numbers."""
-    if isinstance(output, Tensor) and output.is_floating_point():
-        if output.ndim < batch_ndim:
-            raise ConfigError(
-                f"module {type(module).__name__} with dropout returned one sample, {tuple(output.shape)}, but batches "
-                f"need {batch_ndim} dimensions: give batches, such as x.unsqueeze(0)"
-            )
-        return
-    kind = type(module).__name__
-    if isinstance(output, Tensor):
-        if output.is_quantized:
-            raise ConfigError(
-                f"module {kind} with dropout returned a quantized tensor in training mode: call engine.detach() before "
-                "the conversion, or model.eval() after it"
-            )
-        if output.is_complex():
-            raise ConfigError(
-                f"module {kind} with dropout returned complex numbers, which have no dropout in PyTorch either: choose "
-                "other sites"
-            )
-        return
-    if isinstance(output, torch.fx.Proxy):
-        raise ConfigError(
-            f"torch.fx cannot trace dropout after a {kind} in training mode: call engine.detach() before tracing, "
-            "or attach with sites='conv', whose layers torch.fx does not trace into"
-        )
-    raise ConfigError(
-        f"module {kind} with dropout returned {type(output).__name__} in training mode, "
-        "but a tensor in eval mode: choose other sites"
-    )
-
-
 class _Masked(torch.autograd.Function):
     """x * gate. The backward pass makes the gate again from its compact form, and scores by taylor if requested.
 
     The score uses the activation before the mask and the gradient after it, so dropped features are scored as well,
     although their own gradient is zero. The scored samples are saved as a copy: in-place operations cannot overwrite
-    it, and the whole activation need not be kept in memory.
+    it, and the whole activation need not be saved in memory.
     """
 
     @staticmethod
@@ -313,27 +255,27 @@ class _Masked(torch.autograd.Function):
         x: Tensor,
         totals: Tensor | None,
         count: Tensor,
-        how: Rebuild,
-        *kept: Tensor,
+        rebuild: Rebuild,
+        *saved: Tensor,
     ) -> Tensor:
-        ctx.save_for_backward(None if totals is None else _sample(x).clone(), *kept)
-        ctx.totals, ctx.count, ctx.how = totals, count, how
+        ctx.save_for_backward(None if totals is None else _sample(x).clone(), *saved)
+        ctx.totals, ctx.count, ctx.rebuild = totals, count, rebuild
         # No view, so that in-place operations may follow.
-        return _gate_of(how, kept).times(x) if kept else x.clone()
+        return _gate_of(rebuild, saved).times(x) if saved else x.clone()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = gradients
-        sample, *kept = ctx.saved_tensors
+        sample, *saved = ctx.saved_tensors
         if ctx.totals is not None:
             _add_taylor(ctx.totals, ctx.count, sample, gradient)
-        masked = _gate_of(ctx.how, tuple(kept)).times(gradient) if kept else gradient
-        return masked, None, None, None, *[None] * len(kept)
+        masked = _gate_of(ctx.rebuild, tuple(saved)).times(gradient) if saved else gradient
+        return masked, None, None, None, *[None] * len(saved)
 
 
-def _gate_of(how: Rebuild, kept: tuple[Tensor, ...]) -> Gate | MixtureGate:
+def _gate_of(rebuild: Rebuild, saved: tuple[Tensor, ...]) -> Gate | MixtureGate:
     """Rebuild a gate from the tensors that were saved for the backward pass."""
-    return how.with_kept(kept) if isinstance(how, MixtureGate) else Gate(kept, how)
+    return rebuild.with_saved(saved) if isinstance(rebuild, MixtureGate) else Gate(saved, rebuild)
 
 
 def _sample(x: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dropopt import equations
+from dropopt.config import Importance
 
 
 def activation_score(x: Tensor) -> Tensor:
@@ -43,7 +44,7 @@ def moments(x: Tensor) -> Tensor:
     return torch.stack([maps.mean(-1).sum(0), maps.square().mean(-1).sum(0)])
 
 
-def from_totals(kind: str, totals: Tensor, count: Tensor) -> Tensor:
+def from_totals(kind: Importance, totals: Tensor, count: Tensor) -> Tensor:
     """Return the importance (C,) from ``totals`` (rows, C), accumulated over ``count`` samples."""
     mean = totals / count
     if kind == "statistical":  # eq. (12)
@@ -52,10 +53,10 @@ def from_totals(kind: str, totals: Tensor, count: Tensor) -> Tensor:
 
 
 #: Rows of the totals that each kind accumulates. Other kinds are set by probes.
-ROWS = {"activation": 1, "taylor": 1, "statistical": 2}
+ROWS: dict[Importance, int] = {"activation": 1, "taylor": 1, "statistical": 2}
 
 #: Kinds that the forward pass alone gives.
-FORWARD: dict[str, Callable[[Tensor], Tensor]] = {
+FORWARD: dict[Importance, Callable[[Tensor], Tensor]] = {
     "activation": lambda x: activation_score(x).unsqueeze(0),
     "statistical": moments,
 }

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
+from dropopt.config import Importance
 from dropopt.engine.importance.composite import composite
 from dropopt.engine.importance.lrp import EPSILON, RULE
 from dropopt.engine.importance.passes import Take, explained, feature_maps, finite, gradients_at, undisturbed
@@ -82,4 +83,4 @@ def propagate(
         return outputs.detach()
 
 
-PROBES: dict[str, Probe] = {"gradient": gradient, "lrp": lrp, "composite": composite}
+PROBES: dict[Importance, Probe] = {"gradient": gradient, "lrp": lrp, "composite": composite}

@@ -23,11 +23,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dropopt.config import Method, Pattern
 from dropopt.engine.masks.patterns import Gate, channel_gate, element_gate, is_traced
 from dropopt.engine.masks.spatial import spatial_gate
 
-#: The pattern of each method, in an order in which methods of one pattern are neighbours.
-OWN_PATTERN = {
+#: The pattern of each method, in the order of METHODS.
+OWN_PATTERN: dict[Method, Pattern] = {
     "adaptive": "element",
     "structured": "channel",
     "contextual": "channel",
@@ -36,7 +37,7 @@ OWN_PATTERN = {
 }
 
 
-def pattern_gate(x: Tensor, pattern: str, p: Tensor, block_size: int) -> Gate:
+def pattern_gate(x: Tensor, pattern: Pattern, p: Tensor, block_size: int) -> Gate:
     """Draw a gate of one pattern, other than ``own``, with rates (1, *1) or (C, *1)."""
     if pattern == "element":
         return element_gate(x, p)
@@ -56,19 +57,19 @@ class MixtureGate(NamedTuple):
     parts: tuple[Part, ...]
 
     @property
-    def kept(self) -> tuple[Tensor, ...]:
+    def saved(self) -> tuple[Tensor, ...]:
         """The tensors of all parts, one after the other."""
-        return tuple(tensor for part in self.parts for tensor in part.gate.kept)
+        return tuple(tensor for part in self.parts for tensor in part.gate.saved)
 
-    def without_kept(self) -> MixtureGate:
+    def without_saved(self) -> MixtureGate:
         """The same gate with empty tensors in place of its own."""
-        return self.with_kept([torch.empty(0)] * len(self.kept))
+        return self.with_saved([torch.empty(0)] * len(self.saved))
 
-    def with_kept(self, kept: Sequence[Tensor]) -> MixtureGate:
+    def with_saved(self, saved: Sequence[Tensor]) -> MixtureGate:
         """The same gate made of other tensors."""
-        left = iter(kept)
+        left = iter(saved)
         return MixtureGate(
-            tuple(Part(pieces, gate.with_kept([next(left) for _ in gate.kept])) for pieces, gate in self.parts)
+            tuple(Part(pieces, gate.with_saved([next(left) for _ in gate.saved])) for pieces, gate in self.parts)
         )
 
     def times(self, x: Tensor) -> Tensor:
@@ -94,7 +95,7 @@ def _gathered(x: Tensor, pieces: Sequence[slice]) -> Tensor:
 
 def mixture_gate(
     x: Tensor,  # (N, C, *spatial)
-    shares: Tensor,  # (M,) on the simplex, in the order of OWN_PATTERN
+    shares: Tensor,  # (M,) on the simplex, in the order of METHODS
     shares_on_host: Tensor,  # the same numbers on the CPU: reading them waits for no device
     rates: Tensor,  # (M, C) drop rates in [0, P_MAX]; those of element and spatial methods are equal for all features
     block_size: int,
@@ -159,7 +160,7 @@ def _selected_gate(x: Tensor, shares: Tensor, rates: Tensor, block_size: int) ->
     """The same gate for traced code: one gate of each pattern for all samples, and a choice for each sample."""
     method = drawn_methods(x.shape[0], shares)
     one = [1] * (x.ndim - 2)
-    gate = channel_gate(x, rates[method].view(*x.shape[:2], *one)).kept[0]
+    gate = channel_gate(x, rates[method].view(*x.shape[:2], *one)).saved[0]
     for index, pattern in enumerate(_PATTERNS):
         if pattern != "channel":
             other = pattern_gate(x, pattern, rates[index, :1], block_size)

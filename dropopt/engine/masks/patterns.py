@@ -34,27 +34,27 @@ _GATHER = 0x8040201008040201 - 2**64
 
 
 class Gate(NamedTuple):
-    """A drawn gate in compact form: tensors to keep for the backward pass, and how to make the gate of them."""
+    """A drawn gate in compact form: tensors to save for the backward pass, and how to make the gate from them."""
 
-    kept: tuple[Tensor, ...]
-    make: Callable[..., Tensor] | None = None  # None: the only kept tensor is the gate itself
+    saved: tuple[Tensor, ...]
+    make: Callable[..., Tensor] | None = None  # None: the only saved tensor is the gate itself
 
-    def with_kept(self, kept: Sequence[Tensor]) -> Gate:
+    def with_saved(self, saved: Sequence[Tensor]) -> Gate:
         """Return this gate with other tensors."""
-        return Gate(tuple(kept), self.make)
+        return Gate(tuple(saved), self.make)
 
     def times(self, x: Tensor) -> Tensor:
         """Return x * gate."""
         if self.make is None:
-            return x * self.kept[0]
-        gate = self.make(*self.kept)
+            return x * self.saved[0]
+        gate = self.make(*self.saved)
         if torch.is_grad_enabled() or in_transform():
             return x * gate
         return gate.mul_(x).detach()  # not a view, so that in-place operations may follow
 
     def whole(self) -> Tensor:
         """Return the gate, broadcastable to x."""
-        return self.kept[0] if self.make is None else self.make(*self.kept)
+        return self.saved[0] if self.make is None else self.make(*self.saved)
 
 
 def channel_gate(x: Tensor, p: Tensor) -> Gate:

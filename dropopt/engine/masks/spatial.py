@@ -42,11 +42,11 @@ def spatial_gate(x: Tensor, p: Tensor, block_size: int) -> Gate:
         split = _split(p, safe.mean(list(range(2, x.ndim)), keepdim=True), windows.units)
     bars = split[:2]
     bars.add_(torch.rand_like(bars)).floor_().sub_(_LEVELS / 2)
-    kept = (safe, _least_noise(x, windows), split)
+    saved = (safe, _least_noise(x, windows), split)
     if p.shape[0] == 1:
-        return Gate((_steered(*kept, dtype=x.dtype),))
+        return Gate((_steered(*saved, dtype=x.dtype),))
     order = None if is_traced(x) else memory_order(x)  # vmap cannot write into a given tensor, compilers need not
-    return Gate(kept, partial(_steered, dtype=x.dtype, order=order))
+    return Gate(saved, partial(_steered, dtype=x.dtype, order=order))
 
 
 def spatial_structure(x: Tensor) -> Tensor:

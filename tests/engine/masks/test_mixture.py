@@ -108,7 +108,7 @@ def test_traced_code_selects_among_the_gates_of_all_patterns(tool, space, monkey
     x, one = torch.rand(40, 4, *space) + 0.5, [1] * len(space)
     for kind in (torch.float32, torch.float64):
         torch.manual_seed(1)
-        y = x.to(kind) * mixture_gate(x.to(kind), SHARES, SHARES, RATES, 3).kept[0]
+        y = x.to(kind) * mixture_gate(x.to(kind), SHARES, SHARES, RATES, 3).saved[0]
         torch.manual_seed(1)
         methods = drawn_methods(40, SHARES)
         channel = channel_gate(x, RATES[methods].view(40, 4, *one)).whole()
