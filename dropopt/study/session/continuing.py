@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import optuna
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
+from rich.console import Console
 
 from dropopt.numbers import quantity
 from dropopt.study.run.checkpoints import Checkpoints, is_kept, restore
@@ -20,6 +22,7 @@ from dropopt.study.show.formatting import format_accuracy
 from dropopt.study.store.continuation import Continuation, last_attempt, latest
 from dropopt.study.store.experiment import name_of_files, space_of
 from dropopt.study.store.keys import MESSAGE, REASON
+from dropopt.study.store.lease import WorkerIdentity
 from dropopt.study.store.queries import find_study, task_of
 from dropopt.study.store.retries import root
 from dropopt.study.store.scale import Scale
@@ -41,8 +44,7 @@ def run(request: Request, number: int) -> int:
         SignalCatcher() as signals,
         worker_storage(request.url, request.storage_patience, request.grace, console, signals) as (storage, identity),
     ):
-        session = Continuing(request, storage, None, console, identity)
-        session.continues = number
+        session = Continuing(request, storage, console, identity, number)
         session.resume()
         session.prepare()
         session.announce(slots=1)
@@ -52,14 +54,18 @@ def run(request: Request, number: int) -> int:
 
 
 class Continuing(Session):
-    """A session that runs one trial, which continues the trial ``continues``."""
+    """A session that runs one trial, which continues trial ``number``."""
 
-    continues: int
+    def __init__(
+        self, request: Request, storage: BaseStorage, console: Console, identity: WorkerIdentity, number: int
+    ) -> None:
+        super().__init__(request, storage, None, console, identity)
+        self._number = number
 
     def announce(self, slots: int) -> None:
         """Check that the trial can be continued, and say from where."""
         study = find_study(self._storage, self._definition.name)
-        last = latest(study, self.continues)
+        last = latest(study, self._number)
         path, epochs = self._checkpoint(study, last), self._settings.base.train.epochs
         reported = max(last.intermediate_values, default=0)
         where = "from the beginning with the same seed: no checkpoint was kept"
@@ -67,13 +73,13 @@ class Continuing(Session):
             where = "from its checkpoint"
         say(
             self._console,
-            f"trial {self.continues} ended after {reported} of {quantity(epochs, 'epoch')}; it continues {where}",
+            f"trial {self._number} ended after {reported} of {quantity(epochs, 'epoch')}; it continues {where}",
         )
 
     def open_study(self, ready: Ready) -> SearchLedger:
         """Check that the data are those of the study, and use the checkpoint that was kept."""
         ledger = super().open_study(ready)
-        path = self._checkpoint(ledger.study, latest(ledger.study, self.continues))
+        path = self._checkpoint(ledger.study, latest(ledger.study, self._number))
         if path is not None:
             restore(path)
         return ledger
@@ -81,18 +87,18 @@ class Continuing(Session):
     def summarise(self, stopped_by: int | None) -> int:
         """Print the result of the trial. Returns the exit code."""
         study = find_study(self._storage, self._definition.name)
-        trial = last_attempt(study, self.continues)
+        trial = last_attempt(study, self._number)
         if trial is not None and trial.state == TrialState.COMPLETE:
             scale = Scale.of(study)
             scores = f"{task_of(study).score} {format_accuracy(trial)}"
             result = f"smoothed {scale.name} {scale.text(trial.value)}, {scores}"
-            say(self._console, f"trial {trial.number} continues trial {self.continues}: {result}")
+            say(self._console, f"trial {trial.number} continues trial {self._number}: {result}")
             return 0
         if trial is None:
-            line = f"trial {self.continues} was not continued"
+            line = f"trial {self._number} was not continued"
         else:
             reasons = (trial.user_attrs.get(REASON, trial.state.name.lower()), trial.user_attrs.get(MESSAGE, ""))
-            line = f"trial {trial.number} continues trial {self.continues}: " + ": ".join(filter(None, reasons))
+            line = f"trial {trial.number} continues trial {self._number}: " + ": ".join(filter(None, reasons))
         say(self._console, line, "yellow")
         complain(self._console, line)
         if stopped_by is not None:
@@ -105,9 +111,8 @@ class Continuing(Session):
 
     def _ledger(self, study: optuna.Study, classes: int) -> Continuation:
         space = space_of(study, self._settings.space)
-        ledger = Continuation(study, space, self._settings.base, self._definition.seed, classes, self._identity)
-        ledger.continues = self.continues
-        return ledger
+        base, seed = self._settings.base, self._definition.seed
+        return Continuation(study, space, base, seed, classes, self._identity, self._number)
 
     def _checkpoint(self, study: optuna.Study, trial: FrozenTrial) -> Path | None:
         """The file of the checkpoint of ``trial``; None if there is no folder for checkpoints."""

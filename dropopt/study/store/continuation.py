@@ -14,8 +14,9 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from dropopt.config import ConfigError, RunConfig
+from dropopt.study.define.space import Space
 from dropopt.study.store.keys import CONTINUES, GIVEN_BACK, MESSAGE, OUT_OF_MEMORY, REASON, TIME_LIMIT, UNCOUNTED
-from dropopt.study.store.lease import describe, lease_of
+from dropopt.study.store.lease import WorkerIdentity, describe, lease_of
 from dropopt.study.store.queries import numbered
 from dropopt.study.store.retries import enqueue_continuation, parameters
 from dropopt.study.store.scale import Scale
@@ -84,16 +85,33 @@ class Continuation(SearchLedger):
     The continuation is enqueued at the moment at which it starts. A session that cannot begin leaves none that waits,
     which another worker would train unasked. One that has begun is run again after an interruption, as any trial.
 
-    Attributes:
-        continues: The number of the trial that is continued.
+    Args:
+        study: The study, with its sampler and pruner.
+        space: The search space.
+        base: The configuration that all trials share.
+        seed: The seed of the study.
+        classes: The number of classes of the data.
+        worker: The worker that this ledger belongs to.
+        number: The number of the trial that is continued.
     """
 
-    continues: int
-    _begun = False
+    def __init__(
+        self,
+        study: optuna.Study,
+        space: Space,
+        base: RunConfig,
+        seed: int,
+        classes: int,
+        worker: WorkerIdentity,
+        number: int,
+    ) -> None:
+        super().__init__(study, space, base, seed, classes, worker)
+        self._number = number
+        self._begun = False
 
     def wants(self, target: int) -> bool:
         """Whether the continuation has not begun, or is to run again."""
-        return not self._begun or bool(_waiting(self.study, self.continues))
+        return not self._begun or bool(_waiting(self.study, self._number))
 
     def ask(self, target: int | None = None) -> tuple[optuna.Trial, RunConfig | None] | None:
         """Start the continuation. The budget does not limit it; a duplicate is given back."""
@@ -104,9 +122,9 @@ class Continuation(SearchLedger):
         return 0
 
     def _take(self) -> optuna.Trial:
-        waiting = enqueue(self.study, self.continues)
+        waiting = enqueue(self.study, self._number)
         if not self.study._storage.set_trial_state_values(waiting._trial_id, TrialState.RUNNING):
-            raise ConfigError(f"another worker has just started to continue trial {self.continues}")
+            raise ConfigError(f"another worker has just started to continue trial {self._number}")
         self._begun = True
         return optuna.trial.Trial(self.study, waiting._trial_id)
 
