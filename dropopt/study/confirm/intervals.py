@@ -25,11 +25,6 @@ class Interval:
     #: The number of values.
     n: int
 
-    @property
-    def ends(self) -> tuple[float, float, float]:
-        """The mean and the ends of the interval."""
-        return self.mean, self.low, self.high
-
     def plain(self) -> dict[str, float | int | None]:
         """Return the fields as values for JSON, which has no infinity."""
         return {name: value if math.isfinite(value) else None for name, value in vars(self).items()}

@@ -92,7 +92,13 @@ def remove(path: Path) -> None:
         path.parent.rmdir()
 
 
-def default_folder(url: str) -> Path | None:
-    """Return the folder of the checkpoints beside the file of a storage; None if the storage is not a file."""
+def folder_of(given: str | None, url: str) -> Path | None:
+    """Return the folder of the checkpoints: the one that was ``given``, else one beside the file of the storage.
+
+    Returns:
+        The folder; None, for no checkpoints, if none was given and the storage is not a file.
+    """
+    if given is not None:
+        return Path(given).expanduser()
     path = file_of(url)
     return None if path is None else path.absolute().with_name(path.name + ".checkpoints")

@@ -163,7 +163,7 @@ def _plan(request: CompareRequest, given: str, storage: BaseStorage | None) -> _
     name = given.removeprefix(STUDY).removeprefix(SPACE)
     is_study = name in existing and not given.startswith(SPACE)
     is_space = not given.startswith(STUDY) and _names_a_space(name, request.script.parent)
-    if is_study and is_space and not given.startswith(STUDY):
+    if is_study and is_space:
         raise ConfigError(f"arm {name} is a study and a search space; give {STUDY}{name} or {SPACE}{name}")
     if is_study and storage is not None:
         study = find_study(storage, name)
@@ -182,10 +182,9 @@ def _plan(request: CompareRequest, given: str, storage: BaseStorage | None) -> _
 
 def _plan_of_space(request: CompareRequest, name: str, storage: BaseStorage | None, existing: list[str]) -> _Plan:
     label = Path(name).stem if Path(name).suffix else name
-    values = {field: getattr(request.definition, field) for field in Definition.model_fields}
     # A portfolio has more configurations for some spaces than for others, so no arm begins with one.
     own = {"name": f"{request.definition.name}-{label}", "space": name, "portfolio": NONE}
-    definition = Definition.parse(values | own)
+    definition = Definition.parse({**dict(request.definition), **own})
     search = Request(
         definition,
         request.script,

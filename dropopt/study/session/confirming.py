@@ -33,7 +33,7 @@ from dropopt.study.confirm.reading import reading
 from dropopt.study.confirm.results import Confirmation, confirmation
 from dropopt.study.confirm.runs import Run, checkpoint_of, completed, enqueue, find_runs, make_runs, unfinished
 from dropopt.study.run import machine, memory
-from dropopt.study.run.checkpoints import Checkpoints, default_folder, remove
+from dropopt.study.run.checkpoints import Checkpoints, folder_of, remove
 from dropopt.study.run.messages import Ready
 from dropopt.study.run.running import Limits
 from dropopt.study.run.signals import SignalCatcher
@@ -143,7 +143,7 @@ class _Session:
         self.search = find_study(self.storage, self.request.study)
         self.base = base_of(self.search)
         names = self.base.names
-        self.request.settle(self.search.study_name, names, code_of(self.search, 10**9))
+        self.request.settle(self.search.study_name, names, code_of(self.search))
         if self.request.data is not None:
             self.base = moved(self.base, self.request.data)
         check_names(self.base)
@@ -338,8 +338,7 @@ class _Session:
         return min(machine.slots(self.request.n_jobs, len(self._cards())), runs)
 
     def _folder(self) -> Path | None:
-        given = self.request.checkpoints
-        return default_folder(self.url) if given is None else Path(given).expanduser()
+        return folder_of(self.request.checkpoints, self.url)
 
     def _remove_checkpoints(self, runs: optuna.Study, configuration: int) -> None:
         folder = self._folder()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -62,7 +61,7 @@ def stored_request(
     """
     with closing(Opened(resolve(storage), create=False, patience=patience)) as opened:
         found = find_study(opened.storage, name)
-        recorded = code_of(found, sys.maxsize)
+        recorded = code_of(found)
         name, facts = found.study_name, found.user_attrs
     if any(key not in facts for key in (BASE, PLAN, SPACE, SPACE_TEXT)):
         raise ConfigError(f"study {name!r} has no stored settings for workers; start or resume it with: dropopt run")

@@ -12,7 +12,7 @@ from dropopt.config import ConfigError, RunConfig
 from dropopt.study.define.definition import Definition
 from dropopt.study.define.space import Space
 from dropopt.study.run import memory
-from dropopt.study.run.checkpoints import default_folder
+from dropopt.study.run.checkpoints import folder_of
 from dropopt.study.run.cluster import Cluster
 from dropopt.study.run.slots import Targets
 from dropopt.study.search.anchors import MIN_TRIALS
@@ -109,5 +109,4 @@ class Request:
     @property
     def checkpoints(self) -> Path | None:
         """The folder of the trials' checkpoints; None to train without them."""
-        given = self.definition.checkpoints
-        return default_folder(self.url) if given is None else Path(given).expanduser()
+        return folder_of(self.definition.checkpoints, self.url)

@@ -179,10 +179,11 @@ def _contrasts(found: Comparison) -> Table:
     title = f"differences to {reference}, paired by seed (95% intervals; p after Holm's correction)"
     table = Table("arm", f"{split} {scale.name}", "p", *([found.score] * (found.score != scale.name)), title=title)
     for one in found.contrasts:
-        gap, other = one.objective.interval, one.accuracy
+        gap = one.objective.interval
+        other = None if one.accuracy is None else one.accuracy.interval
         cells = [_signed(scale.change(gap.mean), *scale.changes(gap.low, gap.high)), f"{one.p_adjusted:.2g}"]
         if found.score != scale.name:
-            cells.append("-" if other is None else _signed(*other.interval.ends))
+            cells.append("-" if other is None else _signed(other.mean, other.low, other.high))
         table.add_row(short[one.arm], *cells)
     return table
 

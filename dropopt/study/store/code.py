@@ -35,10 +35,10 @@ def record_code(study: optuna.Study, base: RunConfig) -> str:
     return f"the source of {', '.join(changed)} has changed since trial {since - 1}" if changed and since else ""
 
 
-def code_of(study: optuna.Study, number: int) -> dict[str, Any] | None:
-    """Return the sources that trial ``number`` used, by module; None if they are not recorded."""
+def code_of(study: optuna.Study, number: int | None = None) -> dict[str, Any] | None:
+    """Return the sources that trial ``number`` used, or those used last, by module; None if they are not recorded."""
     found = None
     for entry in study.user_attrs.get(CODE) or []:
-        if entry["since"] <= number:
+        if number is None or entry["since"] <= number:
             found = entry["modules"]
     return found or None

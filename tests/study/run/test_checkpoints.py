@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dropopt.study.run.checkpoints import Checkpoints, default_folder, is_kept, keep, remove, restore
+from dropopt.study.run.checkpoints import Checkpoints, folder_of, is_kept, keep, remove, restore
 
 
 @pytest.mark.parametrize(
@@ -91,6 +91,6 @@ def test_removal_leaves_nothing(tmp_path):
 def test_the_folder_lies_beside_a_storage_that_is_a_file():
     """A server has no such place."""
     for url in ("sqlite:////tmp/a/runs.db", "sqlite:////tmp/a/runs.db?timeout=3", "/tmp/a/runs.db"):
-        assert str(default_folder(url)) == "/tmp/a/runs.db.checkpoints"
+        assert str(folder_of(None, url)) == "/tmp/a/runs.db.checkpoints"
     for url in ("postgresql://user@host/db", "redis://host"):
-        assert default_folder(url) is None
+        assert folder_of(None, url) is None
