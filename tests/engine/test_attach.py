@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 import dropopt
 from dropopt.config import Allocation, Baseline, ConfigError, EngineConfig, Pattern
-from dropopt.engine.places.find import find_places
+from dropopt.engine.places.find import survey
 
 
 def test_the_argument_overrides_the_setting():
@@ -248,7 +248,7 @@ def test_a_failing_forward_leaves_no_trace():
     model = Net().train()
     before = snapshot(model)
     with pytest.raises(RuntimeError):
-        find_places(model, "auto", torch.zeros(2, 5, 8, 8))
+        survey(model, "auto", torch.zeros(2, 5, 8, 8))
     with pytest.raises(KeyError), dropopt.attach(model, EngineConfig(), example=EXAMPLE, complexity=0.5):
         raise KeyError
     assert_same(before, snapshot(model))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from dropopt.engine.places.find import find_places
+from dropopt.engine.places.find import survey
 from dropopt.engine.places.place import Place
 
 CLASSES = 5
@@ -94,4 +94,4 @@ def has_weights(name: str, module: nn.Module) -> bool:
 
 
 def places_of(model: nn.Module, images: Tensor, sites: Any = has_weights) -> dict[str, Place]:
-    return {p.name: p for p in find_places(model, sites, images)}
+    return {p.name: p for p in survey(model, sites, images).places}

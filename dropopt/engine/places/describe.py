@@ -36,7 +36,7 @@ def describe(forward: Forward, call: Call) -> Place:
         ndim=call.output.ndim,
         depth=forward.depth(call),
         weighted=_weighted(forward, call),
-        makers=makers(forward, call),
+        makers=makers_of_call(forward, call),
         shape=tuple(call.output.shape[1:]),
         reshapes=bool(call.inputs) and call.inputs[0].shape != call.output.shape,
     )
@@ -85,21 +85,21 @@ def _weighted(forward: Forward, call: Call) -> tuple[nn.Module, ...]:
     """The layers whose output features a call returns: a weighted layer itself; a norm and the layer before it."""
     if is_norm(call.module):
         read = {id(t) for t in call.inputs}
-        sources = [c.module for c in forward.calls if id(c.output) in read and is_weighted(c.module)]
-        return (*sources, call.module)
+        before = [c.module for c in forward.calls if id(c.output) in read and is_weighted(c.module)]
+        return (*before, call.module)
     return (call.module,) if is_weighted(call.module) else ()
 
 
-def makers(forward: Forward, call: Call) -> tuple[nn.Module, ...]:
+def makers_of_call(forward: Forward, call: Call) -> tuple[nn.Module, ...]:
     """Return the layers that make the features of a call's output, also through sums and activations."""
     if known := _weighted(forward, call):
         return known
     # A block adds to its input, whose features other layers make.
     own = set(call.module.modules()) if holds_weights(call.module) else None
-    return sources(forward, call.node, own)
+    return makers_of_node(forward, call.node, own)
 
 
-def sources(forward: Forward, node: Any, among: Collection[nn.Module] | None = None) -> tuple[nn.Module, ...]:
+def makers_of_node(forward: Forward, node: Any, among: Collection[nn.Module] | None = None) -> tuple[nn.Module, ...]:
     """Return the layers that make the features of a node of autograd's graph; with ``among``, only those in it."""
     layers = {c.node: c for c in forward.calls if c.node is not None and (is_norm(c.module) or is_weighted(c.module))}
     found = [layers[maker] for maker in graph.makers(node, layers)]

@@ -25,8 +25,17 @@ from dropopt.engine.places.record import Call, Forward, record
 KINDS = ("auto", "norm", "conv", "linear", "block")
 
 
-def find_places(model: nn.Module, sites: Selector, example: Example) -> list[Place]:
-    """Return the places of ``model`` that ``sites`` selects, in order of execution.
+class Survey(NamedTuple):
+    """What one pass through a network shows."""
+
+    places: list[Place]  # in order of execution
+    own: list[OwnDropout | OwnFunction]  # the dropout that the network has at these places
+    unrun: list[str]  # parts that did not run, so that they have no places: experts, or layers after an early exit
+    shared: list[str]  # parts outside of the places that run several times, such as the encoder of a siamese network
+
+
+def survey(model: nn.Module, sites: Selector, example: Example) -> Survey:
+    """Find the places of ``model`` that ``sites`` selects, and what the same pass shows of the rest of the network.
 
     Args:
         model: any module. It is run once on ``example`` and left as it was.
@@ -49,20 +58,6 @@ def find_places(model: nn.Module, sites: Selector, example: Example) -> list[Pla
         ConfigError: if a module is scripted or compiled, if a selector matches nothing, or if a selected module runs
             more than once, does not run, or returns something other than one tensor with features.
     """
-    return survey(model, sites, example).places
-
-
-class Survey(NamedTuple):
-    """What one pass through a network shows."""
-
-    places: list[Place]  # those of `find_places`
-    own: list[OwnDropout | OwnFunction]  # the dropout that the network has at these places
-    unrun: list[str]  # parts that did not run, so that they have no places: experts, or layers after an early exit
-    shared: list[str]  # parts outside of the places that run several times, such as the encoder of a siamese network
-
-
-def survey(model: nn.Module, sites: Selector, example: Example) -> Survey:
-    """Return the places of :func:`find_places`, and what the same pass shows of the rest of the network."""
     _refuse_compiled(model)
     forward = record(model, example)
     selection = _Selection(forward)
@@ -75,7 +70,7 @@ def named_places(model: nn.Module, example: Example) -> dict[str, list[str]]:
     """Return the names of the modules that each of the selectors in KINDS chooses, in order of execution.
 
     The list is empty where the selector matches nothing or cannot be used. ``model`` and ``example`` are those of
-    :func:`find_places`, and the model is run once.
+    :func:`survey`, and the model is run once.
     """
     _refuse_compiled(model)
     forward = record(model, example)
@@ -136,12 +131,12 @@ class _Selection:
         letter = self.forward.last.name[:1]
         allowed = f"allowed: auto, {counts}, last:k, a pattern on module names such as '{letter}*'"
         complex_ones = any(map(is_complex, self.forward.calls))
-        hint = (". Modules that return complex numbers have no dropout" if complex_ones else "") + self._shared()
-        return allowed + (hint or ("" if any(usable.values()) else self._output()))
+        hint = (". Modules that return complex numbers have no dropout" if complex_ones else "") + self._shared_hint()
+        return allowed + (hint or ("" if any(usable.values()) else self._output_hint()))
 
-    def _shared(self) -> str:
+    def _shared_hint(self) -> str:
         """What to do about a part that runs several times, such as a siamese encoder; empty without one."""
-        if not (shared := self._several()):
+        if not (shared := self._shared_calls()):
             return ""
         name, times = shared[0].name, self.forward.times(shared[0])
         return (
@@ -149,7 +144,7 @@ class _Selection:
             f"model.{name} alone, or give each use a module of its own"
         )
 
-    def _output(self) -> str:
+    def _output_hint(self) -> str:
         """What to do about a part of a network, of which everything belongs to its output."""
         return (
             f". Nothing is dropped in the output, which module {self.forward.last.name!r} gives: attach to the whole "
@@ -158,10 +153,10 @@ class _Selection:
 
     def shared(self, chosen: list[Call]) -> list[str]:
         """The names of the parts outside of the ``chosen`` ones that run several times."""
-        several = (call for call in self._several() if not any(_contains(outer, call) for outer in chosen))
-        return list(dict.fromkeys(call.name for call in several))
+        outside = (call for call in self._shared_calls() if not any(_contains(outer, call) for outer in chosen))
+        return list(dict.fromkeys(call.name for call in outside))
 
-    def _several(self) -> list[Call]:
+    def _shared_calls(self) -> list[Call]:
         """The outermost calls of modules with weights that run several times."""
         return _outermost(
             [c for c in self.forward.calls if self.forward.times(c) > 1 and c.name and holds_weights(c.module)]
@@ -229,7 +224,7 @@ class _Selection:
         """The same calls; a module that runs several times is an error, because the user selected it."""
         for call in calls:
             if (times := self.forward.times(call)) > 1:
-                shared = next((c for c in self._several() if c.name == call.name or _contains(c, call)), None)
+                shared = next((c for c in self._shared_calls() if c.name == call.name or _contains(c, call)), None)
                 if shared is None:
                     instead = "choose other sites (such as 'norm' or 'conv')"
                 elif self._auto() and not self._has_inner(shared):  # such as the cell of a recurrent network

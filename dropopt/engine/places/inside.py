@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from dropopt.engine.places.describe import makers, sources
+from dropopt.engine.places.describe import makers_of_call, makers_of_node
 from dropopt.engine.places.place import Place
 from dropopt.engine.places.record import Forward
 
@@ -53,12 +53,12 @@ def dropout_at(forward: Forward, places: list[Place]) -> list[OwnDropout | OwnFu
         attribute = _probability(call.module)
         if attribute is None:
             continue
-        if call.name.startswith(containers) or made.intersection(makers(forward, call)):
+        if call.name.startswith(containers) or made.intersection(makers_of_call(forward, call)):
             found.append(OwnDropout(call.name, call.module, attribute, getattr(call.module, attribute)))
     for used in forward.dropped:
         if used.p == 0 or _probability(used.module) is not None:  # a layer is found above
             continue
-        if f"{used.name}.".startswith(containers) or made.intersection(sources(forward, used.input.grad_fn)):
+        if f"{used.name}.".startswith(containers) or made.intersection(makers_of_node(forward, used.input.grad_fn)):
             found.append(OwnFunction(used.function, used.name or type(used.module).__name__, used.p))
     return found
 

@@ -12,7 +12,7 @@ from residual_net import EXAMPLE, Added, Net, assert_same, snapshot
 from torch import nn
 
 from dropopt.config import ConfigError
-from dropopt.engine.places.find import KINDS, find_places, named_places
+from dropopt.engine.places.find import KINDS, named_places, survey
 
 AVAILABLE = "allowed: auto, conv (3), norm (3), linear (1), block (2), last:k, a pattern on module names such as 'h*'"
 
@@ -22,7 +22,7 @@ def plain(*layers):
 
 
 def names(model, sites, example=EXAMPLE):
-    return [place.name for place in find_places(model, sites, example)]
+    return [place.name for place in survey(model, sites, example).places]
 
 
 # -- selectors
@@ -132,7 +132,7 @@ def test_an_adapted_layer_is_one_layer():
                 parent, _, attribute = name.rpartition(".")
                 setattr(model.get_submodule(parent), attribute, Adapted(layer))
         assert named_places(model, EXAMPLE) == before
-        for place in find_places(model, "conv", EXAMPLE):
+        for place in survey(model, "conv", EXAMPLE).places:
             assert place.weighted == (model.get_submodule(place.name),)
 
 
@@ -146,7 +146,7 @@ def test_a_siamese_network_is_told_to_attach_to_its_encoder():
         ("norm", r"module 'encoder\.1' runs 2 times"),
     ):
         with pytest.raises(ConfigError, match=f"^{start}") as caught:
-            find_places(model, sites, (EXAMPLE, EXAMPLE))
+            survey(model, sites, (EXAMPLE, EXAMPLE))
         assert str(caught.value).endswith(end)
     assert names(model.encoder, "auto") == ["1"]
 
@@ -158,7 +158,7 @@ def test_a_recurrent_cell_of_one_layer_is_left_to_auto():
     message = r"^module '1\.0' runs 2 times .*; choose sites='auto', which leaves it"
     for sites in ("conv", "1.0"):
         with pytest.raises(ConfigError, match=message):
-            find_places(model, sites, EXAMPLE)
+            survey(model, sites, EXAMPLE)
     assert names(model, "auto") == ["0"]
 
 
@@ -177,9 +177,9 @@ def test_complex_numbers_are_no_places():
     assert [names(mixed, sites, waves) for sites in ("auto", "conv")] == [["layers.0"]] * 2
     for model, sites in ((mixed, "waves"), (of_waves(), "conv")):
         with pytest.raises(ConfigError, match=f"^module 'waves' {message}: choose other sites$"):
-            find_places(model, sites, waves)
+            survey(model, sites, waves)
     with pytest.raises(ConfigError, match=r"conv \(0\).*\. Modules that return complex numbers have no dropout$"):
-        find_places(of_waves(), "auto", waves)
+        survey(of_waves(), "auto", waves)
 
 
 def test_auto_leaves_out_modules_that_run_twice():
@@ -191,7 +191,7 @@ def test_auto_leaves_out_modules_that_run_twice():
 def test_places_know_their_features_depth_and_weights():
     """Depth is the fraction of weighted layers that have run; a norm has the features of the convolution before it."""
     model = Net()
-    places = {place.name: place for place in find_places(model, ("norm", "block", "linear"), EXAMPLE)}
+    places = {place.name: place for place in survey(model, ("norm", "block", "linear"), EXAMPLE).places}
     assert [place.depth for place in places.values()] == [0.2, 0.4, 0.4, 0.6, 0.6, 0.8]
     assert places["stem_norm"].weighted == (model.stem, model.stem_norm)
     assert places["hidden"].weighted == (model.hidden,)
@@ -250,7 +250,7 @@ LAST = Moving(lambda x: x.movedim(1, -1), lambda x: x.movedim(-1, 1).contiguous(
 )
 def test_a_norm_has_its_features_where_its_layer_has_them_or_it_moves_them(layer, norm, shape, axis):
     """The last dimension holds the features only if a norm that moves none of them normalises these alone."""
-    (place,) = find_places(plain(layer, norm), "norm", torch.zeros(shape))
+    (place,) = survey(plain(layer, norm), "norm", torch.zeros(shape)).places
     assert (place.axis, place.features) == (axis, 6)
 
 
@@ -337,7 +337,7 @@ def test_what_cannot_be_a_site_is_refused_by_name(model, sites, message):
     """One line names the module or the selector and says what is allowed; the model is left as it was."""
     before = snapshot(model)
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
-        find_places(model, sites, EXAMPLE)
+        survey(model, sites, EXAMPLE)
     assert_same(before, snapshot(model))
 
 
@@ -346,7 +346,7 @@ def test_a_part_that_is_all_output_is_refused_with_what_to_do():
     encoder = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     message = r"Nothing is dropped in the output, which module '0' gives: attach to the whole network if this is a part"
     with pytest.raises(ConfigError, match=message):
-        find_places(encoder, "auto", EXAMPLE)
+        survey(encoder, "auto", EXAMPLE)
     assert names(nn.Sequential(encoder, nn.Linear(8, 4)), "auto") == ["0.1"]
 
 
@@ -354,7 +354,7 @@ def test_a_list_of_selectors_is_a_tuple():
     """As in YAML. A function may choose nothing, which is refused."""
     assert names(Net(), ["norm", "linear"]) == names(Net(), ("norm", "linear"))
     with pytest.raises(ConfigError, match="matches no module; allowed: auto"):
-        find_places(Net(), lambda name, module: False, EXAMPLE)
+        survey(Net(), lambda name, module: False, EXAMPLE)
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit")
@@ -365,7 +365,7 @@ def test_scripted_modules_are_refused():
     for scripted, name in ((model.stem, "model"), (model, "stem")):
         message = f"^module '{name}' is scripted, .*: attach to the module that .*, and script it after engine.detach"
         with pytest.raises(ConfigError, match=message):
-            find_places(scripted, "auto", EXAMPLE)
+            survey(scripted, "auto", EXAMPLE)
 
 
 def test_compiled_modules_are_refused():
@@ -376,4 +376,4 @@ def test_compiled_modules_are_refused():
     for model, name in ((torch.compile(Net()), "model"), (part, "stem"), (whole, "model")):
         message = f"^module '{name}' is compiled, which ignores new hooks: attach first, then torch.compile$"
         with pytest.raises(ConfigError, match=message):
-            find_places(model, "auto", EXAMPLE)
+            survey(model, "auto", EXAMPLE)

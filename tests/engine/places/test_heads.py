@@ -11,7 +11,7 @@ from torch import nn
 
 import dropopt
 from dropopt.config import ConfigError, EngineConfig
-from dropopt.engine.places.find import find_places
+from dropopt.engine.places.find import survey
 
 EXAMPLE = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -71,17 +71,17 @@ def heads(returns):
 def test_no_head_of_several_is_a_site(returns):
     """No layer that gives an output is a place, in any form of output; layers before these are."""
     model = heads(returns)
-    assert [place.name for place in find_places(model, "auto", EXAMPLE)] == ["norm", "other.0"]
+    assert [place.name for place in survey(model, "auto", EXAMPLE).places] == ["norm", "other.0"]
     for name in ("head", "other.2", "other.3"):
         with pytest.raises(ConfigError, match=f"^module '{name}' gives the network's output"):
-            find_places(model, name, EXAMPLE)
+            survey(model, name, EXAMPLE)
 
 
 def test_layers_whose_features_are_detached_are_places():
     """No gradient leads from the output to them, but they have other features than a head."""
     detached = Network(lambda self, x: x.mean((2, 3)).detach())
     model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), detached, nn.Linear(6, 4))
-    assert [place.name for place in find_places(model, "auto", EXAMPLE)] == ["1"]
+    assert [place.name for place in survey(model, "auto", EXAMPLE).places] == ["1"]
 
 
 @pytest.mark.parametrize("importance", ["gradient", "lrp", "composite"])
@@ -145,6 +145,6 @@ def test_parametrised_weights_are_no_activations(kind):
     wrap = getattr(nn.utils.parametrizations, kind)
     model = nn.Sequential(wrap(nn.Conv2d(3, 6, 3)), nn.ReLU(), nn.Flatten(), wrap(nn.Linear(216, 5)))
     for sites in ("auto", "conv"):
-        assert [place.name for place in find_places(model, sites, EXAMPLE)] == ["0"]
+        assert [place.name for place in survey(model, sites, EXAMPLE).places] == ["0"]
     with pytest.raises(ConfigError, match=r"^sites 'norm' matches no module"):
-        find_places(model, "norm", EXAMPLE)
+        survey(model, "norm", EXAMPLE)

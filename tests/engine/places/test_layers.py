@@ -8,7 +8,7 @@ from probe_models import Tokens
 from residual_net import EXAMPLE, Net
 from torch import nn
 
-from dropopt.engine.places.find import find_places, survey
+from dropopt.engine.places.find import survey
 from dropopt.engine.places.layers import (
     feature_axis,
     feature_count,
@@ -103,7 +103,7 @@ def test_the_feature_dimension_of_any_module(number):
     output = []
     model(x)
     model.get_submodule(name).register_forward_hook(lambda module, args, y: output.append(y))
-    (place,) = find_places(model, name, x)
+    (place,) = survey(model, name, x).places
     assert (place.axis, place.features, place.ndim) == (axis, output[0].shape[axis], output[0].ndim)
     assert place.shape == tuple(output[0].shape[1:])
     assert place.depth == depth
@@ -111,10 +111,10 @@ def test_the_feature_dimension_of_any_module(number):
 
 def test_the_example_follows_the_model_to_its_device():
     """Also a model without memory for its weights has places."""
-    names = [place.name for place in find_places(Net(), "norm", EXAMPLE)]
-    assert [place.name for place in find_places(Net().to("meta"), "norm", EXAMPLE)] == names
+    names = [place.name for place in survey(Net(), "norm", EXAMPLE).places]
+    assert [place.name for place in survey(Net().to("meta"), "norm", EXAMPLE).places] == names
     tokens = torch.zeros(2, 5, dtype=torch.int64)
-    assert [place.name for place in find_places(Tokens().to("meta"), "auto", tokens)] == ["norm", "mix"]
+    assert [place.name for place in survey(Tokens().to("meta"), "auto", tokens).places] == ["norm", "mix"]
 
 
 class OddDropout(nn.Identity):
