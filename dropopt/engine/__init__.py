@@ -115,42 +115,21 @@ def attach(
         ['1']
         >>> engine.detach()
     """
-    _require("model", model, nn.Module, "a torch.nn.Module")
-    _require(
-        "config",
-        config,
-        EngineConfig | Baseline,
-        "a dropopt.EngineConfig or dropopt.Baseline, such as dropopt.load(FILE).engine",
-    )
-    for part in parts(example).values() if isinstance(example, tuple | dict) else (example,):
-        _require("example", part, Tensor, _TENSORS)
-    if inside is not None and inside not in get_args(Inside):
-        raise ConfigError(f"inside must be one of {', '.join(get_args(Inside))}, got {inside!r}")
-    places, own, unrun, shared = survey(model, config.sites if sites is None else sites, example)
-    _refuse_taken(places)
-    layers = [one for one in own if isinstance(one, OwnDropout)]
-    functions = [one for one in own if isinstance(one, OwnFunction)]
-    if own and inside == "error":
-        raise ConfigError(_already(model, own))
-    if functions and inside == "replace":
-        raise ConfigError(
-            f"inside='replace' can switch off dropout layers only, and {type(model).__name__} calls {functions[0]}: "
-            "use a layer such as nn.Dropout there, or pass inside='keep' to apply both"
-        )
-    if own and inside is None:
-        warnings.warn(_already(model, own), stacklevel=2)
+    _check_arguments(model, config, example, inside)
+    found = survey(model, config.sites if sites is None else sites, example)
+    _refuse_taken(found.places)
+    _check_own_dropout(model, found.own, inside)
     if complexity is None and isinstance(config, EngineConfig) and config.uses("contextual"):
         warnings.warn(_NO_COMPLEXITY, stacklevel=2)
     engine: Engine
     if isinstance(config, Baseline):
-        engine = BaselineEngine(model, config, places)
+        engine = BaselineEngine(model, config, found)
         if not engine.sites and config.kind != "none":
             warnings.warn(_UNSKIPPED, stacklevel=2)
     else:
-        engine = DropoutEngine(model, config, places, complexity=0.5 if complexity is None else complexity)
-    engine.own, engine.unrun, engine.shared = tuple(own), tuple(unrun), tuple(shared)
+        engine = DropoutEngine(model, config, found, complexity=0.5 if complexity is None else complexity)
     if inside == "replace":
-        engine.take_over(layers)
+        engine.take_over(one for one in found.own if isinstance(one, OwnDropout))
     return engine
 
 
@@ -188,11 +167,38 @@ def detach(model: nn.Module) -> None:
         remove_hook(module, key)
 
 
-def _already(model: nn.Module, own: list[OwnDropout | OwnFunction]) -> str:
-    return (
-        f"{type(model).__name__} has dropout of its own where the engine drops: {listed(own)}. Pass inside='replace' "
+def _check_arguments(model: object, config: object, example: Example, inside: object) -> None:
+    _require("model", model, nn.Module, "a torch.nn.Module")
+    _require(
+        "config",
+        config,
+        EngineConfig | Baseline,
+        "a dropopt.EngineConfig or dropopt.Baseline, such as dropopt.load(FILE).engine",
+    )
+    for part in parts(example).values() if isinstance(example, tuple | dict) else (example,):
+        _require("example", part, Tensor, _TENSORS)
+    if inside is not None and inside not in get_args(Inside):
+        raise ConfigError(f"inside must be one of {', '.join(get_args(Inside))}, got {inside!r}")
+
+
+def _check_own_dropout(model: nn.Module, own: list[OwnDropout | OwnFunction], inside: Inside | None) -> None:
+    """Warn of dropout that the network has where the engine drops, or raise ConfigError, as ``inside`` says."""
+    name = type(model).__name__
+    functions = [one for one in own if isinstance(one, OwnFunction)]
+    if functions and inside == "replace":
+        raise ConfigError(
+            f"inside='replace' can switch off dropout layers only, and {name} calls {functions[0]}: "
+            "use a layer such as nn.Dropout there, or pass inside='keep' to apply both"
+        )
+    if not own or inside in ("keep", "replace"):
+        return
+    already = (
+        f"{name} has dropout of its own where the engine drops: {listed(own)}. Pass inside='replace' "
         "to switch it off while the engine is attached, or inside='keep' to apply both"
     )
+    if inside == "error":
+        raise ConfigError(already)
+    warnings.warn(already, stacklevel=3)
 
 
 def _require(name: str, value: object, kind: type | UnionType, allowed: str) -> None:

@@ -16,7 +16,8 @@ from torch.nn.parameter import is_lazy
 from torch.utils.hooks import RemovableHandle
 
 from dropopt.config import ConfigError
-from dropopt.engine.places.inside import OwnDropout, OwnFunction
+from dropopt.engine.places.find import Survey
+from dropopt.engine.places.inside import OwnDropout
 from dropopt.engine.places.layers import is_adapted
 from dropopt.engine.places.place import Place
 from dropopt.modules import in_sampling_mode
@@ -79,20 +80,21 @@ class Attached(Generic[S]):
         sites: the part that drops, by the module's name.
     """
 
-    def __init__(self, model: nn.Module, places: list[Place]) -> None:
+    def __init__(self, model: nn.Module, found: Survey) -> None:
         self.model = model
-        self.places = {place.name: place for place in places}
+        self.places = {place.name: place for place in found.places}
         self.sites: dict[str, S] = {}
         self._handles: list[RemovableHandle] = []
         self._replaced: list[OwnDropout] = []
         #: Dropout of the model itself at the places.
-        self.own: tuple[OwnDropout | OwnFunction, ...] = ()
+        self.own = tuple(found.own)
         #: Parts of the model that did not run on the example, so that they have no places.
-        self.unrun: tuple[str, ...] = ()
+        self.unrun = tuple(found.unrun)
         #: Parts that run several times in one forward pass, so that nothing in them is a place.
-        self.shared: tuple[str, ...] = ()
-        #: The changes of the parameters until now, at epoch 0; None where they are not known.
-        self._changes: int | None = _changes(model)
+        self.shared = tuple(found.shared)
+        #: How often parameters had been changed in place by the last step with progress 0, or by now; None after a step
+        #: with other progress, and in a copy.
+        self._changes_at_start: int | None = _changes(model)
 
     def _add(self, place: Place, site: S) -> None:
         self.sites[place.name] = site
@@ -105,7 +107,7 @@ class Attached(Generic[S]):
         self.__dict__.update(state)
         for site in self.sites.values():
             site.seen.engine = weakref.ref(self)
-        self._changes = None  # a copy of a parameter counts from 0, and the model may not be complete yet
+        self._changes_at_start = None  # a copy of a parameter counts from 0, and the model may not be complete yet
 
     def _require_hooks(self) -> None:
         """Check that every site is still in the model: code that replaces a module drops the module's hooks.
@@ -131,11 +133,11 @@ class Attached(Generic[S]):
 
     def _warn_if_behind(self, progress: float) -> None:
         """Warn if ``progress``, in [0, 1], is 0 although the model has been trained since the last step."""
-        before, self._changes = self._changes, _changes(self.model) if progress == 0 else None
+        before, self._changes_at_start = self._changes_at_start, _changes(self.model) if progress == 0 else None
         if progress > 0 or not self._has_trained():
             return
         # A pass in training mode alone may be a warm-up. After training, weights have changed or gradients are left.
-        if before not in (None, self._changes) or any(p.grad is not None for p in _leaves(self.model)):
+        if before not in (None, self._changes_at_start) or any(p.grad is not None for p in _leaves(self.model)):
             warnings.warn(
                 "epoch=0 after training: epoch is the number of completed epochs, so give 1 after the first one "
                 "(epoch + 1 in a loop that counts from 0)",

@@ -12,6 +12,7 @@ from dropopt.config import Baseline, ConfigError
 from dropopt.engine.attached import Attached, Seen
 from dropopt.engine.metrics import as_progress
 from dropopt.engine.outputs import require_tensor
+from dropopt.engine.places.find import Survey
 from dropopt.engine.places.place import Example, Place
 from dropopt.engine.summary import place_table
 from dropopt.numbers import listed, quantity
@@ -43,11 +44,11 @@ class BaselineEngine(Attached["BaselineSite"]):
     needs_probe = False
     update_every = None
 
-    def __init__(self, model: nn.Module, config: Baseline, places: list[Place]) -> None:
-        super().__init__(model, places)
+    def __init__(self, model: nn.Module, config: Baseline, found: Survey) -> None:
+        super().__init__(model, found)
         self.config = config
         self._progress = 0.0
-        for place in places:
+        for place in found.places:
             part = _part(config, place)
             if part is not None:
                 self._add(place, BaselineSite(part, place.axis, place.batch_ndim))

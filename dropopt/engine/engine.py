@@ -28,6 +28,7 @@ from dropopt.engine.masks.allocation import mixture_rates, preference, share_out
 from dropopt.engine.members import BY_AREA, BY_IMPORTANCE, alpha, member_rates
 from dropopt.engine.metrics import Metrics, as_number, as_progress, used_metrics
 from dropopt.engine.outputs import without_metadata
+from dropopt.engine.places.find import Survey
 from dropopt.engine.places.place import Example, Place
 from dropopt.engine.places.record import device_of
 from dropopt.engine.ranks import is_sharded, mean_over_ranks, means_over_ranks
@@ -64,11 +65,11 @@ class DropoutEngine(Attached[DropoutSite]):
         ['0']
     """
 
-    def __init__(self, model: nn.Module, config: EngineConfig, places: list[Place], *, complexity: float = 0.5) -> None:
+    def __init__(self, model: nn.Module, config: EngineConfig, found: Survey, *, complexity: float) -> None:
         complexity = as_number("complexity", complexity)
         if not 0 <= complexity <= 1:
             raise ValueError(f"complexity must be in [0, 1], got {complexity}")
-        super().__init__(model, places)
+        super().__init__(model, found)
         self.config = config
         self.complexity = complexity
         self._metrics = Metrics()
@@ -76,7 +77,7 @@ class DropoutEngine(Attached[DropoutSite]):
         self._droppers: list[UpdateDropper] = []
         self._last_update = 0.0  # in epochs: when a watched optimizer was last known to make steps
         with torch.inference_mode(False):  # in inference mode, their state could not change later
-            for place in places:
+            for place in found.places:
                 device = device_of(place.module, default=device_of(model))
                 with torch.device("cpu"):  # a default device may hold no numbers
                     site = self._make_site(place)
