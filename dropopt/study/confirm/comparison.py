@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import optuna
@@ -78,6 +78,8 @@ class Comparison:
 
     #: What is minimised: ``loss`` or ``accuracy`` (then 1 - accuracy).
     optimise: str
+    #: What the networks are trained for.
+    task: TaskConfig
     seeds: int
     #: Whether differences are those on the test split.
     tested: bool
@@ -88,11 +90,21 @@ class Comparison:
     contrasts: tuple[Contrast, ...]
     notes: tuple[str, ...]
     verdict: str
-    #: How values are shown, and the name of the metric.
-    scale: Scale = field(default_factory=Scale)
-    score: str = "accuracy"
-    #: Whether a higher metric is better.
-    higher: bool = True
+
+    @property
+    def scale(self) -> Scale:
+        """How values are shown."""
+        return Scale.of_task(self.task, self.optimise)
+
+    @property
+    def score(self) -> str:
+        """The name of the metric."""
+        return self.task.score
+
+    @property
+    def split(self) -> str:
+        """The split on which the arms are compared."""
+        return "test" if self.tested else "validation"
 
     def plain(self) -> dict[str, Any]:
         """Return the result as values for JSON."""
@@ -100,7 +112,7 @@ class Comparison:
             "optimise": self.optimise,
             "metric": self.score,
             "seeds": self.seeds,
-            "split": "test" if self.tested else "validation",
+            "split": self.split,
             "arms": [_plain_arm(arm, self.score) for arm in self.arms],
             "reference": self.reference,
             "contrasts": [
@@ -215,28 +227,11 @@ def compare_arms(
     tested = all(arm.test is not None for arm in arms)
     base = _reference(arms, reference)
     scores = {arm.name: arm.test if tested and arm.test is not None else arm.winner.validation for arm in arms}
-    rows = []
-    for arm in arms:
-        if arm is base:
-            continue
-        difference = paired(scores[arm.name].objective, scores[base.name].objective)
-        if difference is None:
-            raise ConfigError(f"arms {arm.name} and {base.name} have fewer than two seeds in common")
-        rows.append((arm.name, difference))
-    adjusted = holm([difference.p for _, difference in rows])
-    contrasts = tuple(
-        Contrast(
-            arm=name,
-            objective=difference,
-            p_adjusted=p,
-            accuracy=paired(scores[name].accuracy, scores[base.name].accuracy),
-            ece=paired(scores[name].ece, scores[base.name].ece),
-        )
-        for (name, difference), p in zip(rows, adjusted, strict=True)
-    )
+    contrasts = _contrasts(scores, base.name)
     ordered = sorted(arms, key=lambda arm: mean_of(list(scores[arm.name].objective.values())).mean)
     return Comparison(
         optimise=optimise,
+        task=task,
         seeds=min(scores[arm.name].seeds for arm in arms),
         tested=tested,
         arms=tuple(ordered),
@@ -244,9 +239,29 @@ def compare_arms(
         contrasts=contrasts,
         notes=tuple(notes),
         verdict=_verdict(base, contrasts, "test" if tested else "validation", scale, task.score),
-        scale=scale,
-        score=task.score,
-        higher=task.higher,
+    )
+
+
+def _contrasts(scores: Mapping[str, Scores], base: str) -> tuple[Contrast, ...]:
+    """Compare each arm with the arm ``base``, given the scores of each."""
+    differences: dict[str, Difference] = {}
+    for name in scores:
+        if name == base:
+            continue
+        difference = paired(scores[name].objective, scores[base].objective)
+        if difference is None:
+            raise ConfigError(f"arms {name} and {base} have fewer than two seeds in common")
+        differences[name] = difference
+    adjusted = holm([difference.p for difference in differences.values()])
+    return tuple(
+        Contrast(
+            arm=name,
+            objective=difference,
+            p_adjusted=p,
+            accuracy=paired(scores[name].accuracy, scores[base].accuracy),
+            ece=paired(scores[name].ece, scores[base].ece),
+        )
+        for (name, difference), p in zip(differences.items(), adjusted, strict=True)
     )
 
 

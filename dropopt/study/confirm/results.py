@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial
 
+from dropopt.config import TaskConfig
 from dropopt.numbers import fixed, listed, quantity
 from dropopt.study.confirm.intervals import Difference, Interval, mean_of, paired
 from dropopt.study.confirm.ledger import outs
@@ -100,6 +101,8 @@ class Confirmation:
     study: str
     #: What is minimised: ``loss`` or ``accuracy`` (then 1 - accuracy).
     optimise: str
+    #: What the networks are trained for.
+    task: TaskConfig
     chosen_by: str
     seeds: int
     #: Those trained on all seeds first, from the lowest mean to the highest.
@@ -115,11 +118,18 @@ class Confirmation:
     mean_optimism: float | None
     tested: Tested | None
     verdict: str
-    #: How values are shown, and the name of the metric.
-    scale: Scale = field(default_factory=Scale)
-    score: str = "accuracy"
     #: The configurations without a result.
-    failed: tuple[Unconfirmed, ...] = ()
+    failed: tuple[Unconfirmed, ...]
+
+    @property
+    def scale(self) -> Scale:
+        """How values are shown."""
+        return Scale.of_task(self.task, self.optimise)
+
+    @property
+    def score(self) -> str:
+        """The name of the metric."""
+        return self.task.score
 
     def __repr__(self) -> str:
         winner = "no winner yet"
@@ -185,10 +195,12 @@ def confirmation(study: optuna.Study, *, seeds: int | None = None, by: str | Non
     to_anchor = paired(winner.validation.objective, anchor.validation.objective) if winner and anchor else None
     chosen = [one for one in found if one.chosen]
     ended = {run.configuration: f"seed {run.repeat + 1}, {why}" for run, why in failed(runs).items()}
-    scale = Scale.of_task(task_of(study), by)
+    task = task_of(study)
+    scale = Scale.of_task(task, by)
     return Confirmation(
         study=study.study_name,
         optimise=by,
+        task=task,
         chosen_by=str(runs.user_attrs[keys.CHOSEN_BY]),
         seeds=seeds,
         configurations=tuple(found),
@@ -199,8 +211,6 @@ def confirmation(study: optuna.Study, *, seeds: int | None = None, by: str | Non
         mean_optimism=sum(map(_optimism, chosen)) / len(chosen) if chosen else None,
         tested=_tested(study, by),
         verdict=_failures(runs, winner, ended, scale) or _verdict(full, anchor, scale),
-        scale=scale,
-        score=task_of(study).score,
         failed=tuple(_unconfirmed(runs, seeds, {one.trial for one in found})),
     )
 

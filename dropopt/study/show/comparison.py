@@ -96,10 +96,10 @@ def figure(found: Comparison) -> Figure:
     """Loss and accuracy of each arm: the mean with its 95% interval, and a point for each seed."""
     from plotly.subplots import make_subplots
 
-    split = "test" if found.tested else "validation"
+    split = found.split
     measures = {"loss": f"{split} loss<br>(lower is better)"}
     if found.score != "loss":
-        measures["accuracy"] = f"{split} {found.score}<br>({'higher' if found.higher else 'lower'} is better)"
+        measures["accuracy"] = f"{split} {found.score}<br>({'higher' if found.task.higher else 'lower'} is better)"
     picture = make_subplots(
         rows=1,
         cols=len(measures),
@@ -150,8 +150,7 @@ def _scores(found: Comparison, arm: ArmResult) -> Scores:
 
 
 def _arms(found: Comparison) -> Table:
-    split = "test" if found.tested else "validation"
-    title = f"{quantity(found.seeds, 'fresh seed')}, {split} split (means, 95% intervals; * without the engine)"
+    title = f"{quantity(found.seeds, 'fresh seed')}, {found.split} split (means, 95% intervals; * without the engine)"
     shown = {"loss": "loss"} | ({} if found.score == "loss" else {"accuracy": found.score})
     if any(_scores(found, arm).ece for arm in found.arms):  # classification
         shown["ece"] = "ECE"
@@ -173,11 +172,13 @@ def _costs(found: Comparison) -> Table:
 
 
 def _contrasts(found: Comparison) -> Table:
-    split, scale = "test" if found.tested else "validation", found.scale
+    scale = found.scale
     short = _short(found)
     reference = short.get(found.reference, found.reference)
     title = f"differences to {reference}, paired by seed (95% intervals; p after Holm's correction)"
-    table = Table("arm", f"{split} {scale.name}", "p", *([found.score] * (found.score != scale.name)), title=title)
+    table = Table(
+        "arm", f"{found.split} {scale.name}", "p", *([found.score] * (found.score != scale.name)), title=title
+    )
     for one in found.contrasts:
         gap = one.objective.interval
         other = None if one.accuracy is None else one.accuracy.interval
