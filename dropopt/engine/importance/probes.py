@@ -36,29 +36,18 @@ def gradient(model: nn.Module, places: Mapping[str, Place], images: Example, lab
     return finite(scores)
 
 
-def lrp(
-    model: nn.Module,
-    places: Mapping[str, Place],
-    images: Example,
-    labels: Tensor,
-    *,
-    rule: str = RULE,
-    epsilon: float = EPSILON,
-) -> dict[str, Tensor]:
+def lrp(model: nn.Module, places: Mapping[str, Place], images: Example, labels: Tensor) -> dict[str, Tensor]:
     """Return |relevance| of each feature for the true class, summed over positions, averaged over the batch, (C,).
 
-    The logit, or without classes each output, is redistributed from layer to layer (see ``lrp/relevance.py``), by
-    default with the z+ rule on convolutions and the epsilon rule on dense layers.
-
-    Raises:
-        ValueError: if ``rule`` is not a key of ``lrp.rules.RULES``.
+    The logit, or without classes each output, is redistributed from layer to layer (see ``lrp/relevance.py``), with
+    the z+ rule on convolutions and the epsilon rule on dense layers.
     """
     scores = {name: torch.zeros(place.features, device="cpu") for name, place in places.items()}
 
     def take(name: str, relevance: Tensor) -> None:
         scores[name] = feature_maps(relevance, places[name]).sum(2).abs().mean(0)
 
-    propagate(model, places, images, labels, take, rule=rule, epsilon=epsilon)
+    propagate(model, places, images, labels, take)
     return finite(scores)
 
 
@@ -72,7 +61,11 @@ def propagate(
     rule: str = RULE,
     epsilon: float = EPSILON,
 ) -> Tensor:
-    """Call ``take`` with each place's relevance, in the shape of its output; return the outputs it started from."""
+    """Call ``take`` with each place's relevance, in the shape of its output; return the outputs it started from.
+
+    Raises:
+        ValueError: if ``rule`` is not a key of ``lrp.rules.RULES``.
+    """
     from dropopt.engine.importance.lrp.relevance import RelevanceMode, refuse_reentrant
 
     with undisturbed(model), gradients_at(places, take):

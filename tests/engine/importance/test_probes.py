@@ -276,19 +276,18 @@ def test_a_place_beside_the_logits_scores_zero(probe: str) -> None:
     assert scores["conv"].min() > 0
 
 
-def test_the_rule_and_epsilon_of_a_probe_count() -> None:
-    """``lrp`` passes both on, and scores by |sum over positions of relevance|, averaged over the batch."""
+def test_lrp_scores_by_the_relevance_of_the_rule() -> None:
+    """|sum over positions of relevance|, averaged over the batch. Each rule, and epsilon, gives other relevance."""
     model, (images, labels) = worn(Functional()), batch()
     places = places_of(model, images)
-    scores = []
+    expected = []
     for options in ({}, {"rule": "epsilon"}, {"rule": "epsilon", "epsilon": 1.0}, {"rule": "z_plus"}):
-        found: dict[str, Tensor] = {}
+        found = {name: torch.zeros(1, place.features) for name, place in places.items()}  # nothing flows to the gate
         propagate(model, places, images, labels, found.__setitem__, **options)
-        scores.append(lrp(model, places, images, labels, **options))
-        for name, place in places.items():
-            relevance = found.get(name, torch.zeros(1, place.features))  # nothing flows to the gate
-            torch.testing.assert_close(scores[-1][name], relevance.unsqueeze(-1).flatten(2).sum(2).abs().mean(0))
-    for one, other in itertools.combinations(scores, 2):
+        expected.append({name: r.unsqueeze(-1).flatten(2).sum(2).abs().mean(0) for name, r in found.items()})
+    for name, score in lrp(model, places, images, labels).items():
+        torch.testing.assert_close(score, expected[0][name])
+    for one, other in itertools.combinations(expected, 2):
         assert (one["norm1"] - other["norm1"]).abs().max() > 0.01 * one["norm1"].max()
 
 

@@ -20,7 +20,6 @@ from zennit.rules import Epsilon, ZPlus
 from zennit.torchvision import ResNetCanonizer
 from zennit.types import Linear
 
-from dropopt.engine.importance import probes
 from dropopt.engine.importance.lrp import rules
 from dropopt.engine.importance.probes import propagate
 from dropopt.engine.places.place import Place
@@ -201,4 +200,4 @@ def test_unknown_rules_are_refused() -> None:
     """An unknown rule raises ValueError, which lists the rules."""
     model, (images, labels) = plain(), batch()
     with pytest.raises(ValueError, match="epsilon_plus, epsilon, z_plus"):
-        probes.lrp(model, places_of(model, images), images, labels, rule="gamma")
+        propagate(model, places_of(model, images), images, labels, {}.__setitem__, rule="gamma")
