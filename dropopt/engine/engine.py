@@ -24,7 +24,7 @@ from dropopt.engine.attached import Attached
 from dropopt.engine.drop_updates import UpdateDropper, plain_optimizer
 from dropopt.engine.efficacy import EfficacyWeights
 from dropopt.engine.importance.probes import PROBES
-from dropopt.engine.masks.allocation import mixture_rates, preference, share_out
+from dropopt.engine.masks.allocation import mixture_rates, proportions, share_out
 from dropopt.engine.members import BY_AREA, BY_IMPORTANCE, alpha, member_rates
 from dropopt.engine.metrics import Metrics, as_number, as_progress, used_metrics
 from dropopt.engine.outputs import without_metadata
@@ -142,20 +142,10 @@ class DropoutEngine(Attached[DropoutSite]):
         """
         progress = as_progress(epoch, epochs)
         self._require_hooks()
-        if self.config.drop_updates and not self._droppers:
-            raise ValueError("drop_updates masks the optimizer's updates: call engine.watch(optimizer) before training")
-        if self.needs_probe and any(site.refreshes == 0 for site in self.sites.values()):
-            raise ValueError(
-                f"importance {self.config.importance!r} is measured by a probe: "
-                "call engine.probe(images, labels) with a training batch before engine.step(...)"
-            )
+        self._require_calls()
         given = Metrics().updated(progress, val_loss=val_loss, train_loss=train_loss, val_accuracy=val_accuracy)
-        before = {method: sum(row[method] for row in self._rows) / len(self._rows) for method in METHODS}
-        facts = {"complexity": self.complexity} | before | asdict(given)
-        common: dict[str, Any] = means_over_ranks(facts, device_of(self.model))
-        rates = [common.pop(method) for method in METHODS]
-        self.complexity = common.pop("complexity")
-        self._metrics = self._metrics.updated(**common)
+        common, self.complexity, rates = self._averaged(given)
+        self._metrics = self._metrics.updated(**asdict(common))
         self._unscored = [
             name
             for name, site in self.sites.items()
@@ -164,11 +154,29 @@ class DropoutEngine(Attached[DropoutSite]):
         self._warn_if_behind(progress)
         self._warn_if_unmasked(progress * epochs)
         self._warn_if_idle()
-        if self.config.efficacy == "adaptive" and common["val_loss"] is not None:
+        if self.config.efficacy == "adaptive" and common.val_loss is not None:
             self._adapt_weights(rates)
         for site in self.sites.values():
             site.refresh(self.config.importance_decay)
         self._rows = self._apply()
+
+    def _require_calls(self) -> None:
+        """Raise ValueError if :meth:`watch` or :meth:`probe`, which the settings need, was not called."""
+        if self.config.drop_updates and not self._droppers:
+            raise ValueError("drop_updates masks the optimizer's updates: call engine.watch(optimizer) before training")
+        if self.needs_probe and any(site.refreshes == 0 for site in self.sites.values()):
+            raise ValueError(
+                f"importance {self.config.importance!r} is measured by a probe: "
+                "call engine.probe(images, labels) with a training batch before engine.step(...)"
+            )
+
+    def _averaged(self, given: Metrics) -> tuple[Metrics, float, list[float]]:
+        """Return the metrics, the complexity and the mean rates of the members, averaged over all processes at once."""
+        rates = {method: sum(row[method] for row in self._rows) / len(self._rows) for method in METHODS}
+        own = {"complexity": self.complexity} | rates | asdict(given)
+        common: dict[str, Any] = means_over_ranks(own, device_of(self.model))
+        metrics = Metrics(**{name: common[name] for name in asdict(given)})
+        return metrics, common["complexity"], [common[method] for method in METHODS]
 
     @property
     def needs_probe(self) -> bool:
@@ -507,8 +515,8 @@ class DropoutEngine(Attached[DropoutSite]):
                 site.p.fill_(min(integrated, P_MAX))
             else:
                 progress = self._metrics.progress
-                proportions = preference(self.config, alpha=strength, progress=progress, importance=importance)
-                site.p.copy_(share_out(integrated, proportions))
+                wanted = proportions(self.config, alpha=strength, progress=progress, importance=importance)
+                site.p.copy_(share_out(integrated, wanted))
             applied = float(site.p.mean())
             rows.append(
                 {"site": name, "depth": place.depth, **members, "integrated": integrated, "applied": applied}

@@ -21,7 +21,7 @@ def eligible(importance: Tensor, threshold: float) -> Tensor:
     return dropped if bool(dropped.any()) else torch.ones_like(dropped)
 
 
-def preference(config: EngineConfig, *, alpha: float, progress: float, importance: Tensor) -> Tensor:
+def proportions(config: EngineConfig, *, alpha: float, progress: float, importance: Tensor) -> Tensor:
     """Return the proportions, shape (C,), in which the site's rate is distributed over features.
 
     Args:
@@ -31,19 +31,19 @@ def preference(config: EngineConfig, *, alpha: float, progress: float, importanc
         progress: progress of training, in [0, 1].
         importance: (C,) normalised importance, in [0, 1].
     """
-    proportions = torch.ones_like(importance)
+    found = torch.ones_like(importance)
     if config.allocation == "feature":
-        proportions = by_importance(config, progress, importance)
+        found = by_importance(config, progress, importance)
     elif config.allocation == "importance":  # the lemma
         strength = abs(alpha)
         if config.reading == "sound" and not strength:
             strength = 1.0  # the sound rate is proportional to alpha, so the proportions are the same for every alpha
-        proportions = cast("Tensor", equations.importance_rate(strength, importance, reading=config.reading))
+        found = cast("Tensor", equations.importance_rate(strength, importance, reading=config.reading))
     if config.pattern == "structured":  # eq. (5), (6)
         allowed = eligible(importance, config.structured_threshold)
-        restricted = proportions * allowed
-        proportions = restricted if bool(restricted.any()) else allowed
-    return proportions
+        restricted = found * allowed
+        found = restricted if bool(restricted.any()) else allowed
+    return found
 
 
 def by_importance(config: EngineConfig, progress: float, importance: Tensor) -> Tensor:
@@ -61,37 +61,37 @@ def mixture_rates(config: EngineConfig, members: Mapping[str, float], *, progres
         progress: progress of training, in [0, 1].
         importance: (C,) normalised importance, in [0, 1].
     """
-    proportions = {
+    uneven = {
         "structured": eligible(importance, config.structured_threshold),
         "pfid": by_importance(config, progress, importance),
     }
     even = torch.ones_like(importance)
-    return torch.stack([share_out(members[m], proportions.get(m, even)) for m in METHODS]).to(importance)
+    return torch.stack([share_out(members[m], uneven.get(m, even)) for m in METHODS]).to(importance)
 
 
-def share_out(budget: Tensor | float, preference: Tensor) -> Tensor:
-    """Return drop rates (C,) proportional to ``preference``, at most P_MAX, whose mean is ``budget``.
+def share_out(budget: Tensor | float, proportions: Tensor) -> Tensor:
+    """Return drop rates (C,) proportional to ``proportions``, at most P_MAX, whose mean is ``budget``.
 
     The excess of a capped feature goes to the others. The solution is exact and needs no iteration.
 
     Args:
         budget: mean drop rate, in [0, 1].
-        preference: (C,) non-negative proportions. A feature with 0 is never dropped; all zeros count as all ones.
+        proportions: (C,) non-negative proportions. A feature with 0 is never dropped; all zeros count as all ones.
 
     Returns:
-        The rates, float64. Where the budget exceeds P_MAX times the fraction of features with a positive preference,
+        The rates, float64. Where the budget exceeds P_MAX times the fraction of features with a positive proportion,
         each of these has P_MAX.
     """
-    preference = preference.to(torch.float64)
-    if not bool((preference > 0).any()):
-        preference = torch.ones_like(preference)
-    count = preference.numel()
-    wanted = torch.as_tensor(budget, dtype=torch.float64, device=preference.device) * count
-    order = preference.sort(descending=True).values
-    rest = order.flip(0).cumsum(0).flip(0)  # rest[k]: sum of preferences when the k largest are capped
+    proportions = proportions.to(torch.float64)
+    if not bool((proportions > 0).any()):
+        proportions = torch.ones_like(proportions)
+    count = proportions.numel()
+    wanted = torch.as_tensor(budget, dtype=torch.float64, device=proportions.device) * count
+    order = proportions.sort(descending=True).values
+    rest = order.flip(0).cumsum(0).flip(0)  # rest[k]: sum of proportions when the k largest are capped
     capped = torch.arange(count, dtype=torch.float64, device=order.device)
     scale = (wanted - P_MAX * capped) / rest.clamp(min=torch.finfo(torch.float64).tiny)
     fits = (scale * order <= P_MAX) & (rest > 0)  # the largest uncapped feature stays below the cap
     if not bool(fits.any()):
-        return P_MAX * (preference > 0).to(torch.float64)
-    return (preference * scale[fits.to(torch.int8).argmax()]).clamp(0, P_MAX)
+        return P_MAX * (proportions > 0).to(torch.float64)
+    return (proportions * scale[fits.to(torch.int8).argmax()]).clamp(0, P_MAX)

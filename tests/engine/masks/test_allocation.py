@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dropopt.config import P_MAX, EngineConfig
-from dropopt.engine.masks.allocation import preference, share_out
+from dropopt.engine.masks.allocation import proportions, share_out
 
 
 @settings(max_examples=100)
@@ -37,7 +37,7 @@ def test_the_lemma_ignores_the_sign_of_alpha(reading):
     config = EngineConfig(allocation="importance", reading=reading)
 
     def rates(alpha):
-        return share_out(0.3, preference(config, alpha=alpha, progress=0.5, importance=importance))
+        return share_out(0.3, proportions(config, alpha=alpha, progress=0.5, importance=importance))
 
     torch.testing.assert_close(rates(-0.6), rates(0.6))
     assert rates(0.6)[0] > rates(0.6)[2]
@@ -48,5 +48,5 @@ def test_the_lemma_ignores_the_sign_of_alpha(reading):
 def test_eligible_features_share_evenly_where_their_rates_are_all_zero(importance):
     """Printed rates of the least important features are 0; pattern structured drops these, and no others."""
     config = EngineConfig(pattern="structured", allocation="feature", reading="printed", structured_threshold=0.0)
-    found = preference(config, alpha=0.5, progress=0.5, importance=torch.tensor(importance))
+    found = proportions(config, alpha=0.5, progress=0.5, importance=torch.tensor(importance))
     assert found.tolist() == [float(i == 0) for i in importance]
