@@ -106,7 +106,7 @@ class RunLedger(Ledger):
         self._check_search()
         if self._race is None:
             return
-        found, failures = self._losers(self._race), runs.failed(self.study)
+        found, failures = self._losers(self._race), runs.failed(self.study, self._race.seeds)
         for number, reason in found.items():
             self._out[number] = reason
             self._on_out(number, reason)
@@ -136,7 +136,7 @@ class RunLedger(Ledger):
         kept = {race.reference, leading_anchor(values, race.anchors)}
         out = {
             run.configuration: f"it failed with seed {run.repeat + 1}: {reason}"
-            for run, reason in runs.failed(self.study).items()
+            for run, reason in runs.failed(self.study, race.seeds).items()
             if run.configuration in values
         }
         racing = {number: row for number, row in values.items() if number not in out}

@@ -194,7 +194,7 @@ def confirmation(study: optuna.Study, *, seeds: int | None = None, by: str | Non
     anchor = next((one for one in full if one.anchor and one is not winner), None)
     to_anchor = paired(winner.validation.objective, anchor.validation.objective) if winner and anchor else None
     chosen = [one for one in found if one.chosen]
-    ended = {run.configuration: f"seed {run.repeat + 1}, {why}" for run, why in failed(runs).items()}
+    ended = {run.configuration: f"seed {run.repeat + 1}, {why}" for run, why in failed(runs, seeds).items()}
     task = task_of(study)
     scale = Scale.of_task(task, by)
     return Confirmation(
@@ -220,7 +220,7 @@ def _configurations(study: optuna.Study, runs: optuna.Study, seeds: int, by: str
     for run, trial in completed(runs).items():
         if run.repeat < seeds:
             done.setdefault(run.configuration, {})[run.repeat] = trial
-    failures = {run.configuration: f"seed {run.repeat + 1} failed: {why}" for run, why in failed(runs).items()}
+    failures = {run.configuration: f"seed {run.repeat + 1} failed: {why}" for run, why in failed(runs, seeds).items()}
     out, trials = outs(runs, by), study.get_trials(deepcopy=False)
     found = []
     for entrant in entrants_of(runs):
@@ -249,8 +249,8 @@ def _configurations(study: optuna.Study, runs: optuna.Study, seeds: int, by: str
 def _unconfirmed(runs: optuna.Study, seeds: int, confirmed: Collection[int]) -> Iterator[Unconfirmed]:
     """The entrants that have failed, but those that are ``confirmed`` with some seed."""
     failures: dict[int, dict[int, FrozenTrial]] = {}
-    for run, trial in failed_trials(runs).items():
-        if run.repeat < seeds and run.configuration not in confirmed:
+    for run, trial in failed_trials(runs, seeds).items():
+        if run.configuration not in confirmed:
             failures.setdefault(run.configuration, {})[run.repeat] = trial
     for entrant in entrants_of(runs):
         if rows := failures.get(entrant.trial):

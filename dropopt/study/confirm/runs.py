@@ -152,12 +152,17 @@ def completed(study: optuna.Study) -> dict[Run, FrozenTrial]:
     return found
 
 
-def failed(study: optuna.Study) -> dict[Run, str]:
-    """Return the runs that failed and neither completed nor are to run again, each with the reason."""
-    return {run: str(trial.user_attrs.get(REASON)) for run, trial in failed_trials(study).items()}
+def failed(study: optuna.Study, seeds: int | None = None) -> dict[Run, str]:
+    """Return the runs that failed and neither completed nor are to run again, each with the reason.
+
+    Args:
+        study: The study of the runs.
+        seeds: The number of seeds that count: an earlier confirmation may have had more. None: all.
+    """
+    return {run: str(trial.user_attrs.get(REASON)) for run, trial in failed_trials(study, seeds).items()}
 
 
-def failed_trials(study: optuna.Study) -> dict[Run, FrozenTrial]:
+def failed_trials(study: optuna.Study, seeds: int | None = None) -> dict[Run, FrozenTrial]:
     """Return the runs that failed, as :func:`failed` does, each with its latest trial."""
     done, found = completed(study), {}
     trials = study.get_trials(deepcopy=False)
@@ -165,8 +170,9 @@ def failed_trials(study: optuna.Study) -> dict[Run, FrozenTrial]:
     for trial in trials:
         run = run_of(trial)
         reason = trial.user_attrs.get(REASON)
-        ended = trial.state == TrialState.FAIL and reason not in (INTERRUPTED, GIVEN_BACK)
-        if ended and run is not None and run not in done and run not in open_runs:
+        if run is None or run in done or run in open_runs or (seeds is not None and run.repeat >= seeds):
+            continue
+        if trial.state == TrialState.FAIL and reason not in (INTERRUPTED, GIVEN_BACK):
             found[run] = trial
     return found
 

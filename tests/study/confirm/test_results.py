@@ -247,6 +247,20 @@ def test_an_arm_without_a_confirmed_configuration_has_no_result():
         assert arm_result(search._storage, Arm("mine", "mine", True, RunConfig(), None)) is None
 
 
+def test_a_seed_that_is_not_asked_for_does_not_fail_a_configuration():
+    """An earlier confirmation with more seeds ran out of memory with one of them: the others have a result."""
+    search, runs = confirmed()
+    runs.add_trial(run(2, 5, TrialState.FAIL, **{keys.REASON: "out of memory"}))
+    out = []
+    RunLedger(runs, search, {}, race=Race(3, (2,)), on_out=lambda *one: out.append(one)).update_race()
+    assert out == []
+    found = confirmation(search)
+    assert (found.winner.trial, found.winner.out) == (2, "")
+    assert [one.out for one in confirmation(search, seeds=6).configurations if one.out] == [
+        "seed 6 failed: out of memory"
+    ]
+
+
 def test_the_race_corrects_for_those_that_are_out():
     """The same losses are clear among two entrants, and not among many of which the others are out already."""
     losses = {0: [0.30, 0.31, 0.32], 1: [0.36, 0.38, 0.38]}
