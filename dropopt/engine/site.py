@@ -88,7 +88,8 @@ class DropoutSite(nn.Module):
         # Whether anything depends on the number of features; without it, a network may change its width.
         self._by_feature = per_feature or pattern == "own" or importance is not None
         self._enough = False  # whether enough samples were scored; reading `count` in every step is slower
-        self._early: deque[float] = deque(maxlen=256)  # what the last passes drew that were observed before that
+        # The random numbers of the passes that were observed before that, by which a checkpoint's second pass is known.
+        self._early: deque[float] = deque(maxlen=256)
         # Not of the default type: in half precision, counts and sums would stop growing.
         f32 = torch.float32
         self.register_buffer("p", torch.zeros(features if per_feature else 1, dtype=f32))
@@ -97,9 +98,8 @@ class DropoutSite(nn.Module):
             self.register_buffer("method_rates", torch.zeros(len(OWN_PATTERN), features, dtype=f32))
             self._shares_on_host = self.shares.cpu().clone()  # the sizes of runs are drawn without waiting for a GPU
         self.register_buffer("importance", torch.ones(features, dtype=f32))
-        self.register_buffer(
-            "totals", torch.zeros(0 if importance is None else scores.ROWS.get(importance, 0), features, dtype=f32)
-        )
+        rows = 0 if importance is None else scores.ROWS.get(importance, 0)
+        self.register_buffer("totals", torch.zeros(rows, features, dtype=f32))
         self.register_buffer("count", torch.zeros((), dtype=f32))
         self.register_buffer("refreshes", torch.zeros((), dtype=torch.int64))
         self.register_buffer("area", torch.ones((), dtype=f32))
@@ -178,8 +178,8 @@ class DropoutSite(nn.Module):
             return False
         if torch.compiler.is_compiling() or not self.count.is_cpu:
             return True
-        # Drawn in every step, because a checkpoint draws the same numbers again. It has to save the same tensors again
-        # too, although enough samples may have been scored since.
+        # Drawn in every step, because a checkpoint runs a pass again with the same random numbers. The second pass has
+        # to save the same tensors as the first, although enough samples may have been scored since.
         drawn = torch.rand((), dtype=torch.float64, device="cpu").item()
         if not self._enough:
             self._enough = self.count.item() >= _ENOUGH

@@ -21,7 +21,7 @@ from dropopt.engine.places.layers import holds_weights, is_convolution, is_linea
 from dropopt.engine.places.place import Example, Place, Selector
 from dropopt.engine.places.record import Call, Forward, record
 
-#: The selectors that mean something else in each network, without ``last:k``.
+#: The selectors of a kind of places. Which modules they choose depends on the network.
 KINDS = ("auto", "norm", "conv", "linear", "block")
 
 
