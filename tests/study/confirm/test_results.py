@@ -256,7 +256,7 @@ def test_a_seed_that_is_not_asked_for_does_not_fail_a_configuration():
     assert out == []
     found = confirmation(search)
     assert (found.winner.trial, found.winner.out) == (2, "")
-    assert [one.out for one in confirmation(search, seeds=6).configurations if one.out] == [
+    assert [one.stopped for one in confirmation(search, seeds=6).configurations if one.stopped] == [
         "seed 6 failed: out of memory"
     ]
 
