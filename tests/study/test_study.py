@@ -48,7 +48,7 @@ def test_accuracy_is_optimised_if_the_study_says_so(storage):
         del old["task"]  # as in a study that is older than the setting
         study.set_user_attr("base", old)
     assert fake_study.run(storage, 1, n_trials=3, optimise="loss") == 0
-    with pytest.raises(ConfigError, match=r"was created with task.objective = loss, not metric"):
+    with pytest.raises(ConfigError, match=r"optimises the loss, not the accuracy \(--optimise\); give another"):
         fake_study.run(storage, 1, n_trials=4, optimise="accuracy")
     assert fake_study.run(storage, 1, n_trials=2, name="other", optimise="accuracy") == 0
     with Outside(storage, "other") as study:

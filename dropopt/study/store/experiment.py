@@ -121,6 +121,9 @@ def _difference(study: optuna.Study, space: Space, base: RunConfig, *, begun: bo
         if name == "data.name" and may_be_moved(str(then.get(name)), str(now.get(name))):
             continue  # the hashes of the data decide, once they are loaded
         if then.get(name) != now.get(name) and name not in _LOCAL:
+            if name == "task.objective":
+                one, other = ("loss" if known[name] == "loss" else base.task.score for known in (then, now))
+                return f"optimises the {one}, not the {other} (--optimise)"
             return f"was created with {name} = {then.get(name)}, not {now.get(name)}"
     return ""
 
