@@ -195,15 +195,15 @@ class _Selection:
     def _named(self, pattern: str) -> list[Call]:
         """Calls whose names match; an error if modules match but none of them can be a place."""
 
-        def matches(call: Call) -> bool:
-            return fnmatchcase(call.name, pattern)
+        def matches(name: str) -> bool:
+            return name == pattern or fnmatchcase(name, pattern)  # a name may hold brackets, as keys of ModuleDict do
 
-        if chosen := _outermost(self._inner(matches)):
+        if chosen := _outermost(self._inner(lambda call: matches(call.name))):
             return self._once(self._one_per_chain(chosen))
-        late = [c.name for c in self.forward.calls if not self.forward.is_inner(c) and c.name and matches(c)]
+        late = [c.name for c in self.forward.calls if not self.forward.is_inner(c) and c.name and matches(c.name)]
         if late:
             raise ConfigError(f"module {late[0]!r} gives the network's output: dropout there would drop classes")
-        silent = [name for name, _ in self.forward.model.named_modules() if name and fnmatchcase(name, pattern)]
+        silent = [name for name, _ in self.forward.model.named_modules() if name and matches(name)]
         if silent:
             raise ConfigError(f"module {silent[0]!r} did not run in the forward pass: it cannot be a site")
         return []

@@ -54,6 +54,25 @@ def test_selectors_choose_what_their_names_say():
     assert names(Net(), lambda name, module: isinstance(module, nn.ReLU) and name == "act") == ["act"]
 
 
+def test_a_name_with_brackets_selects_its_module():
+    """In a pattern, brackets hold alternatives; the whole name, as the summary prints it, is that of one module."""
+    parts = nn.ModuleDict({"conv[1]": nn.Conv2d(3, 4, 3), "conv1": nn.Conv2d(4, 4, 3), "flat": nn.Flatten()})
+
+    class Listed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.parts = parts
+            self.head = nn.LazyLinear(2)
+
+        def forward(self, x):
+            for part in self.parts.values():
+                x = part(x)
+            return self.head(x)
+
+    assert names(Listed(), "parts.conv[1]") == ["parts.conv[1]", "parts.conv1"]  # the name, and the pattern
+    assert names(Listed(), "parts.conv[[]*") == ["parts.conv[1]"]
+
+
 def test_auto_falls_back_from_blocks_to_norms_to_convolutions():
     """Without residual blocks auto takes norms and hidden linear layers that no norm follows; without norms, convs."""
     conv, linear = nn.Conv2d(3, 4, 3), nn.LazyLinear(6)
