@@ -109,10 +109,13 @@ def kind_of(path: Path, format: str | None) -> str:
     Raises:
         ConfigError: The format is unknown, or does not fit the suffix.
     """
+    if format not in (None, "python", *FORMATS.values()):
+        raise ConfigError(f"{path}: format must be yaml, json, toml or python, got {format!r}")
+    if format is not None and FORMATS.get(path.suffix.lower(), format) != format:  # the suffix says how to read it
+        kept = _PYTHON if format == "python" else f".{format}"
+        raise ConfigError(f"{path}: the suffix is not that of {format}; give {path.with_suffix(kept)}, or no format")
     if format == "python" or (format is None and path.suffix == _PYTHON):
         return "python"
-    if format is not None and format not in FORMATS.values():
-        raise ConfigError(f"{path}: format must be yaml, json, toml or python, got {format!r}")
     if path.suffix == _PYTHON:  # no command would read it
         raise ConfigError(f"{path}: a .py file holds a program; give --format python, or -o {path.stem}.{format}")
     if format is None and path.suffix.lower() not in FORMATS:

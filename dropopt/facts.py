@@ -23,6 +23,8 @@ class Facts:
         dropout_at_places: Number of these at the places of the engine.
         inputs: The shapes of the inputs of one sample by name, if there are several; ``shape`` is that of the first.
         own_batches: Whether a loader decides the training batches, so that ``train.batch_size`` does not apply.
+        guess: The accuracy on the validation split of always giving the answer that is the most frequent one in the
+            training split; 0 if it is not known, or if the targets have no accuracy.
 
     Example:
         >>> facts = Facts({"train": 80}, [1, 8, 8], 10, 0.1, 5000, ["conv1"], 0)
@@ -40,6 +42,7 @@ class Facts:
     dropout_at_places: int = 0
     inputs: dict[str, list[int]] = field(default_factory=dict)
     own_batches: bool = False
+    guess: float = 0.0
 
     def plain(self) -> dict[str, Any]:
         """The facts as values for JSON."""

@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import re
 import sys
 from typing import get_args
 
@@ -105,6 +106,11 @@ class TestRoundTrip:
             save(tmp_path / "best.txt", RunConfig(), {})
         with pytest.raises(ConfigError, match="format must be yaml, json, toml or python, got 'xml'"):
             save(tmp_path / "best.txt", RunConfig(), {}, format="xml")
+        for other, named in (("yaml", "best.yaml"), ("python", "best.py")):
+            told = re.escape(f"best.JSON: the suffix is not that of {other}; give {tmp_path / named}, or no format")
+            with pytest.raises(ConfigError, match=told):  # no command would read it
+                save(tmp_path / "best.JSON", RunConfig(), {}, format=other)
+        save(tmp_path / "best.yml", RunConfig(), {}, format="yaml")
 
     def test_toml_has_no_settings_that_are_none(self, tmp_path):
         """It has no null, so that what can be None must be so by default."""

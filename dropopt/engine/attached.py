@@ -23,6 +23,12 @@ from dropopt.engine.places.place import Place
 from dropopt.modules import in_sampling_mode
 from dropopt.numbers import listed
 
+#: What to do instead of a step after :meth:`Attached.detach`, from which on training is without dropout.
+ATTACH_AGAIN = (
+    "to train on with it, call dropopt.attach(model, ...) again and load the state_dict() from before; to train on "
+    "without it, leave out step"
+)
+
 
 class Seen:
     """In which modes the module of a place ran since the last step.
@@ -109,6 +115,16 @@ class Attached(Generic[S]):
             site.seen.engine = weakref.ref(self)
         self._changes_at_start = None  # a copy of a parameter counts from 0, and the model may not be complete yet
 
+    def _require_attached(self, advice: str) -> None:
+        """Check that the model has the dropout.
+
+        Raises:
+            ConfigError: after :meth:`detach`, with ``advice``, or if a site is no longer in the model.
+        """
+        if self.sites and not self._handles:
+            raise ConfigError(f"detach() has removed the dropout: {advice}")
+        self._require_hooks()
+
     def _require_hooks(self) -> None:
         """Check that every site is still in the model: code that replaces a module drops the module's hooks.
 
@@ -185,9 +201,7 @@ class Attached(Generic[S]):
             >>> bool(draws.std(0).min() > 0)
             True
         """
-        if self.sites and not self._handles:
-            raise ConfigError("detach() has removed the dropout: draw samples before it")
-        self._require_hooks()
+        self._require_attached("draw samples before it")
         before = [(site, site.sampling) for site in self.sites.values()]
         with in_sampling_mode(self.model):
             for site, _ in before:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dropopt.config import Baseline, ConfigError
-from dropopt.engine.attached import Attached, Seen
+from dropopt.engine.attached import ATTACH_AGAIN, Attached, Seen
 from dropopt.engine.metrics import as_progress
 from dropopt.engine.outputs import require_tensor
 from dropopt.engine.places.find import Survey
@@ -26,7 +26,7 @@ class BaselineEngine(Attached["BaselineSite"]):
 
     Attributes:
         model: the model that it is attached to.
-        config: its settings.
+        config: its settings, which cannot be replaced: detach it and attach another.
         places: what is known about each place, by the module's name.
         sites: the part that drops, by the module's name; empty for ``kind="none"``.
 
@@ -46,13 +46,18 @@ class BaselineEngine(Attached["BaselineSite"]):
 
     def __init__(self, model: nn.Module, config: Baseline, found: Survey) -> None:
         super().__init__(model, found)
-        self.config = config
+        self._config = config
         self._progress = 0.0
         for place in found.places:
             part = _part(config, place)
             if part is not None:
                 self._add(place, BaselineSite(part, place.axis, place.batch_ndim))
         self._apply()
+
+    @property
+    def config(self) -> Baseline:
+        """The settings that it was attached with."""
+        return self._config
 
     def step(
         self,
@@ -77,10 +82,11 @@ class BaselineEngine(Attached["BaselineSite"]):
 
         Raises:
             ValueError: if ``epoch`` is outside its range.
-            ConfigError: if the module of a site was replaced after attaching, which removes its dropout.
+            ConfigError: after :meth:`detach`, or if the module of a site was replaced after attaching, either of which
+                removes its dropout.
         """
         progress = as_progress(epoch, epochs)
-        self._require_hooks()
+        self._require_attached(ATTACH_AGAIN)
         self._warn_if_behind(progress)
         self._warn_if_idle()
         self._progress = progress

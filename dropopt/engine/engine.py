@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from dropopt import equations
 from dropopt.config import METHODS, P_MAX, ConfigError, EngineConfig
-from dropopt.engine.attached import Attached
+from dropopt.engine.attached import ATTACH_AGAIN, Attached
 from dropopt.engine.drop_updates import UpdateDropper, plain_optimizer
 from dropopt.engine.efficacy import EfficacyWeights
 from dropopt.engine.importance.probes import PROBES
@@ -49,7 +49,7 @@ class DropoutEngine(Attached[DropoutSite]):
 
     Attributes:
         model: the model that it is attached to.
-        config: its settings.
+        config: its settings, which cannot be replaced: detach it and attach another.
         complexity: D_complexity of eq. (9), in [0, 1].
         places: what is known about the module of each site, by the module's name.
         sites: the part that drops and observes, by the module's name.
@@ -70,7 +70,7 @@ class DropoutEngine(Attached[DropoutSite]):
         if not 0 <= complexity <= 1:
             raise ValueError(f"complexity must be in [0, 1], got {complexity}")
         super().__init__(model, found)
-        self.config = config
+        self._config = config
         self.complexity = complexity
         self._metrics = Metrics()
         self._efficacy = EfficacyWeights(config)
@@ -85,6 +85,11 @@ class DropoutEngine(Attached[DropoutSite]):
                 self._add(place, site.to("cpu" if device.type == "meta" else device))
             self._rows = self._apply()
         self._unscored: list[str] = []  # sites that trained before the last step, but that no gradient passed
+
+    @property
+    def config(self) -> EngineConfig:
+        """The settings that it was attached with."""
+        return self._config
 
     @property
     def update_every(self) -> int | None:
@@ -127,7 +132,8 @@ class DropoutEngine(Attached[DropoutSite]):
             ValueError: if ``epoch`` or the accuracy is outside its range, if a metric is not a finite number, if
                 ``config.drop_updates`` is set and :meth:`watch` was not called, or if :attr:`needs_probe` is
                 true and :meth:`probe` was not called.
-            ConfigError: if the module of a site was replaced after attaching, which removes its dropout.
+            ConfigError: after :meth:`detach`, or if the module of a site was replaced after attaching, either of which
+                removes its dropout.
 
         Example:
             >>> import dropopt, torch
@@ -141,7 +147,7 @@ class DropoutEngine(Attached[DropoutSite]):
             (0.25, 0.234375)
         """
         progress = as_progress(epoch, epochs)
-        self._require_hooks()
+        self._require_attached(ATTACH_AGAIN)
         self._require_calls()
         given = Metrics().updated(progress, val_loss=val_loss, train_loss=train_loss, val_accuracy=val_accuracy)
         common, self.complexity, rates = self._averaged(given)

@@ -92,6 +92,8 @@ def as_progress(epoch: SupportsFloat, epochs: int) -> float:
         ValueError: if ``epochs`` is below 1, or ``epoch`` is outside [0, epochs].
     """
     done, total = as_number("epoch", epoch), as_number("epochs", epochs)
-    if not 0 <= done <= total * (1 + _ROUNDING) or total < 1:
+    if total < 1:
+        raise ValueError(f"epochs, those of the whole training, must be 1 or more, got {epochs}")
+    if not 0 <= done <= total * (1 + _ROUNDING):
         raise ValueError(f"epoch must be in [0, {epochs}], got {epoch}")
     return min(done / total, 1.0)

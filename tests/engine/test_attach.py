@@ -312,3 +312,31 @@ def test_an_invalid_complexity_is_refused(value, shown):
     """A complexity that is not a number in [0, 1] is an error."""
     with pytest.raises(ValueError, match=f"^complexity must be {shown}$"):
         dropopt.attach(Net(), EngineConfig(), example=EXAMPLE, complexity=value)
+
+
+@every_config
+def test_an_engine_that_was_detached_makes_no_step(config):
+    """Training would go on without dropout, unnoticed. Its rates and its state can still be read, for a new engine."""
+    model = Net()
+    engine = dropopt.attach(model, config, example=EXAMPLE, complexity=0.5)
+    engine.step(epoch=1, epochs=4, val_loss=1.0)
+    engine.detach()
+    told = (
+        "detach() has removed the dropout: to train on with it, call dropopt.attach(model, ...) again and load the "
+        "state_dict() from before"
+    )
+    with pytest.raises(ConfigError, match=f"^{re.escape(told)}$"):
+        engine.step(epoch=2, epochs=4, val_loss=1.0)
+    again = dropopt.attach(model, config, example=EXAMPLE, complexity=0.5)
+    again.load_state_dict(engine.state_dict())
+    assert again.rates() == engine.rates()
+    again.step(epoch=2, epochs=4, val_loss=1.0)
+
+
+@every_config
+def test_the_settings_of_an_engine_cannot_be_replaced(config):
+    """Places, patterns and scores are made when it is attached, so other settings would hold in part only."""
+    engine = dropopt.attach(Net(), config, example=EXAMPLE, complexity=0.5)
+    assert engine.config == config
+    with pytest.raises(AttributeError, match="config"):
+        engine.config = EngineConfig(r0=0.5)

@@ -97,9 +97,14 @@ def test_progress():
     """A fraction of training, from the start to the end, of at least one epoch."""
     assert [as_progress(*given) for given in ((0, 1), (1, 1), (0.5, 4), (4, 4))] == [0, 1, 0.125, 1]
     assert as_progress(sum([0.1] * 30), 3) == 1  # 3.0000000000000013, as where a loop adds fractions of an epoch
-    for epoch, epochs in ((5, 4), (4.01, 4), (-0.1, 4), (0, 0), (0.5, 0.5)):
+    for epoch, epochs in ((5, 4), (4.01, 4), (-0.1, 4)):
         with pytest.raises(ValueError, match=rf"^epoch must be in \[0, {epochs}\], got {epoch}$"):
             as_progress(epoch, epochs)
+    for epochs in (0, -3, 0.5):
+        with pytest.raises(
+            ValueError, match=rf"^epochs, those of the whole training, must be 1 or more, got {epochs}$"
+        ):
+            as_progress(0, epochs)
     with pytest.raises(ValueError, match=r"^epoch must be a number, got 'x'$"):
         as_progress("x", 4)
     with pytest.raises(ValueError, match=r"^epochs must be a number, got 'x'$"):

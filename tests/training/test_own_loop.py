@@ -98,8 +98,9 @@ NUMBERS = (
 )
 BATCHES = (
     "measured on batches (samples, labels) of tensors, such as those of a DataLoader, or on "
-    "measure_complexity(samples, labels); got a batch of type {}"
+    "measure_complexity(samples, labels); got {}"
 )
+SINGLE = "single samples: give a DataLoader of the data set"
 
 
 def test_complexity_of_a_loader_is_that_of_the_data_set():
@@ -138,10 +139,14 @@ def test_complexity_of_other_shapes(shape):
         (torch.zeros(4, 2), torch.zeros(4).long(), "measured on two or more classes, got 1"),
         (torch.zeros(4, 2), torch.arange(4) - 1, "measured with class numbers from 0, got none or a negative one"),
         (torch.zeros(0, 2), torch.zeros(0).long(), "measured with class numbers from 0, got none or a negative one"),
-        ([("a", "b")], None, BATCHES.format("tuple")),
-        ([{"pixel_values": torch.zeros(4, 2), "labels": torch.arange(4)}], None, BATCHES.format("dict")),
-        ([(torch.zeros(2), torch.tensor(1))], None, BATCHES.format("tuple")),  # a data set instead of a loader
-        (torch.zeros(4, 2, 3), None, BATCHES.format("Tensor")),
+        ([("a", "b")], None, BATCHES.format("a batch of type tuple")),
+        (
+            [{"pixel_values": torch.zeros(4, 2), "labels": torch.arange(4)}],
+            None,
+            BATCHES.format("a batch of type dict"),
+        ),
+        *[([(torch.zeros(2), one)], None, BATCHES.format(SINGLE)) for one in (1, torch.tensor(1))],
+        (torch.zeros(4, 2, 3), None, BATCHES.format("a batch of type Tensor")),
     ],
 )
 def test_complexity_refuses_what_has_no_classes(data, labels, message):

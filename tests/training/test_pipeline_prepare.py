@@ -182,7 +182,7 @@ def test_the_facts_describe_data_and_network():
     data = Dataset("blank", ("a", "b"), train=split, validation=split.head(3), test=split.head(2))
     frozen = nn.Linear(4, 4).requires_grad_(False)
     facts = facts_of(data, nn.Sequential(nn.Linear(3, 2), frozen, nn.Dropout(0.5), nn.Dropout2d(0.0)), ["0"])
-    expected = Facts({"train": 4, "validation": 3, "test": 2}, [3, 2, 5], 2, 0.75, 8, ["0"], 1)
+    expected = Facts({"train": 4, "validation": 3, "test": 2}, [3, 2, 5], 2, 0.75, 8, ["0"], 1, guess=1.0)
     assert facts == expected
     stream = Stream(Indexed("blank", None, torch.arange(40)), lambda batch: batch, split, classes=2)
     found = facts_of(replace(data, train=stream), nn.Linear(3, 2), ["0"])
@@ -196,4 +196,22 @@ def test_the_facts_describe_data_and_network():
     model = nn.Sequential(nn.Linear(3, 2), nn.Dropout(0.5))
     own = OwnDropout("1", model[1], "p", 0.5), OwnFunction("dropout", "Net", 0.5)
     found = facts_of(data, model, ["0"], own)
-    assert found == Facts(expected.images, [3], 0, 0.0, 8, ["0"], 2, 2, named)
+    assert found == Facts(expected.images, [3], 0, 0.0, 8, ["0"], 2, 2, named, guess=1.0)
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "guess"),
+    [
+        ([0, 1, 1], [0, 0, 1, 0], 0.25),  # the largest class of the training split, among the validation images
+        ([0.0, 1.0, 1.0], [0.0, 0.0, 1.0, 0.0], 0.25),  # as targets of binary cross-entropy
+        ([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0]], [[0.0, 0.0], [0.0, 1.0]], 0.75),  # a value for each label
+        ([[[0, 2], [2, -100]]], [[[2, 0], [-100, 1]]], 1 / 3),  # masks, some pixels of which count nowhere
+        ([[[-100, -100]]], [[[1, 0]]], 0.0),
+        ([0.5, 2.0], [1.0, 0.5], 0.0),  # a regression
+    ],
+)
+def test_the_facts_say_how_accurate_a_constant_answer_is(train, validation, guess):
+    """On the validation split, which has other shares of the classes than the training split."""
+    splits = [Split(torch.zeros(len(part), 1, 2, 2), torch.tensor(part)) for part in (train, validation)]
+    data = Dataset("blank", (), train=splits[0], validation=splits[1], test=splits[1])
+    assert facts_of(data, nn.Linear(2, 2), ["0"]).guess == pytest.approx(guess)

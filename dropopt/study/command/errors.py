@@ -108,4 +108,6 @@ def _usage(error: Any) -> tuple[int, str]:
     if type(error).__name__ == "NoArgsIsHelpError" or not str(error.format_message()).strip():
         getattr(error, "show", lambda: None)()  # prints the help text
         return (BAD_INPUT, "")
-    return (getattr(error, "exit_code", BAD_INPUT), f"{error.format_message()} (see --help)")
+    found: list[Any] = getattr(error.__cause__, "errors", list)()  # of pydantic, by which new versions of typer check
+    given = f", got {found[0]['input']!r}" if found else ""
+    return (getattr(error, "exit_code", BAD_INPUT), f"{error.format_message()}{given} (see --help)")

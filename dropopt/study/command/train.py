@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from dropopt.export import Exported
     from dropopt.study.after.retrain import Estimate, Retrained
 
+#: Suffixes of files of torch, for the weights alone.
+WEIGHTS = (".pt", ".pth")
+
 
 def train(
     file: options.ConfigurationFile = None,
@@ -63,6 +66,11 @@ def train(
     run = configured(exported, {name: value for name, value in by_option.items() if value is not None}, more)
     if output is not None:
         check_writable(output)
+        if output.suffix not in (SUFFIX, *WEIGHTS):
+            raise ConfigError(
+                f"{output}: the suffix must be {SUFFIX} for a model that stands alone, or {' or '.join(WEIGHTS)} for "
+                "the weights alone"
+            )
         if output.suffix == SUFFIX and run.task != TaskConfig():
             raise ConfigError(
                 f"a {SUFFIX} model file is for classification by cross-entropy, and this configuration has a task of "

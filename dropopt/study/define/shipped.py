@@ -45,6 +45,8 @@ def find(kind: str, name: str, beside: Path | None = None) -> Path:
         what = wrong_kind if given.exists() else "does not exist"
         raise ConfigError(f"{thing} {name} {what}; give a {suffix} file or one of: {', '.join(shipped)}")
     if kind == "studies":
+        if (script := given.with_suffix(suffix)).is_file():
+            raise ConfigError(f"no study {name!r} comes with dropopt; to run your script, give {script}")
         networks = [name] if name in NETWORKS else elsewhere(name, shipped)
         if networks and networks[0].rpartition(":")[2] == name.casefold():
             raise ConfigError(

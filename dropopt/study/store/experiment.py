@@ -157,9 +157,8 @@ def with_defaults(stored: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten nested settings: the keys become ``section.name``."""
+    """Flatten nested settings: the keys become ``section.name``, of which an empty section has none."""
     found: dict[str, Any] = {}
     for name, value in settings.items():
-        nested = isinstance(value, Mapping) and bool(value)
-        found |= _flat(value, f"{prefix}{name}.") if nested else {prefix + name: value}
+        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
     return found

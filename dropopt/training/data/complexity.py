@@ -107,9 +107,11 @@ def _pair(batch: Any) -> tuple[Tensor, Tensor]:
         samples, labels = batch[0], batch[1]
         if all(map(torch.is_tensor, (samples, labels))) and labels.ndim and not torch.is_tensor(batch):
             return samples, labels
+    single = isinstance(batch, tuple | list) and len(batch) == 2 and torch.is_tensor(batch[0])
+    given = "single samples: give a DataLoader of the data set" if single else f"a batch of type {type(batch).__name__}"
     raise ConfigError(
         "the complexity is measured on batches (samples, labels) of tensors, such as those of a DataLoader, or on "
-        f"measure_complexity(samples, labels); got a batch of type {type(batch).__name__}"
+        f"measure_complexity(samples, labels); got {given}"
     )
 
 

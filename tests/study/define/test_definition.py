@@ -55,6 +55,10 @@ def test_a_name_means_a_file_or_a_shipped_one(here, tmp_path, monkeypatch):
         with pytest.raises(ConfigError) as caught:
             find("studies", name)
         assert str(caught.value) == said
+    monkeypatch.chdir(beside)
+    (beside / "mine.py").touch()
+    with pytest.raises(ConfigError, match=r"^no study 'mine' comes with dropopt; to run your script, give mine\.py$"):
+        find("studies", "mine")
     assert find("portfolios", "small_images").parent.name == "portfolios"
     assert find("search_spaces", "paper").parent == find("portfolios", "small_images").parent.parent
     monkeypatch.setenv("HOME", str(beside))

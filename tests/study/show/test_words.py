@@ -88,14 +88,41 @@ def test_values_that_still_fall_are_told(fall, told):
 
 
 @pytest.mark.parametrize(
-    ("accuracies", "share", "told"),
-    [((0.26, 0.2), 0.26, True), ((0.2, 0.27), 0.26, False), ((), 0.26, False), ((-0.5,), 0.0, False)],
+    ("accuracies", "share", "guess", "told"),
+    [
+        *[((0.26, 0.2), 0.26, 0.0, True), ((0.2, 0.27), 0.26, 0.0, False), ((), 0.26, 0.0, False)],
+        *[((-0.5,), 0.0, 0.0, False), ((0.2551,), 0.25, 0.255100001, True), ((0.2552,), 0.26, 0.2551, False)],
+    ],
 )
-def test_networks_that_have_learned_nothing_are_told(accuracies, share, told):
-    """No leading trial is better than an answer that is always the largest class; other metrics have no such answer."""
+def test_networks_that_have_learned_nothing_are_told(accuracies, share, guess, told):
+    """No leading trial is better than an answer that is always the largest class; other metrics have no such answer.
+
+    What counts is the share of the class among the validation images, as far as the study knows it.
+    """
     study = optuna.create_study()
-    study.set_user_attr(keys.FACTS, Facts({"train": 80}, [1, 8, 8], 10, share, 5000, ["conv1"], 0).plain())
+    facts = Facts({"train": 80}, [1, 8, 8], 10, share, 5000, ["conv1"], 0, guess=guess)
+    study.set_user_attr(keys.FACTS, facts.plain())
     for accuracy in accuracies:
         study.add_trial(create_trial(value=1 - accuracy, user_attrs={keys.ACCURACY: accuracy}))
     sentences = words.cautions(Snapshot.of(study))
     assert ["above 26%, that of always answering the largest class" in text for text in sentences] == [True] * told
+
+
+def test_labels_that_no_network_tells_are_told():
+    """An accuracy over several labels is compared with that of one value for each label."""
+    study = optuna.create_study()
+    study.set_user_attr(keys.FACTS, Facts({"train": 80}, [1, 8, 8], 0, 0.0, 5, ["conv1"], 0, guess=0.64).plain())
+    study.add_trial(create_trial(value=0.6, user_attrs={keys.ACCURACY: 0.64}))
+    (sentence,) = words.cautions(Snapshot.of(study))
+    assert sentence.startswith("no accuracy of the best trials is above 64%, that of always giving the most frequent a")
+
+
+def test_a_metric_of_which_more_is_better_still_rises():
+    """The sentence names the metric that is shown, not what the storage holds."""
+    study = optuna.create_study()
+    task = {"metric": "own:dice", "direction": "maximize", "objective": "metric"}
+    study.set_user_attr(keys.BASE, RunConfig.parse({"train": {"epochs": 2}, "task": task}).model_dump(mode="json"))
+    for last in (0.1, 0.2, 0.3):
+        study.add_trial(create_trial(value=last, intermediate_values={1: 2 * last, 2: last}))
+    told = "the smoothed dice of the best trials still rises at the last epoch (1 - dice falls by about 50%); "
+    assert words.too_brief(Snapshot.of(study)).startswith(told)

@@ -164,6 +164,9 @@ def test_a_setting_of_a_later_version_is_another_experiment(begun):
     study.set_user_attr(BASE, settings | {"later": {"a": 1}})
     with pytest.raises(ConfigError, match=r"exists and was created with later\.a = 1, not None; give"):
         check(study, space, changed(base, "data", "root", "x"))
+    study.set_user_attr(BASE, settings)
+    with pytest.raises(ConfigError, match=r"exists and was created with model\.options\.head = None, not 3; give"):
+        check(study, space, changed(base, "model", "options", {"head": 3}))
     study.set_user_attr(BASE, settings | {"data": settings["data"] | {"name": "numpy:a.npz"}})
     check(study, space, changed(base, "data", "name", "numpy:b.npz"))
     with pytest.raises(ConfigError, match=r"exists and was created with data\.name = numpy:a\.npz, not digits; give"):
