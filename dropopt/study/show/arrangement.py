@@ -15,8 +15,8 @@ _DRAWING = r"#user-defined-plot\:dropopt-study"
 #: The card is high enough for all its lines, so that none of them is hidden until a person scrolls.
 STYLE = f"""<style>
 {_CARD} {{ order: -1; flex: 0 0 100%; max-width: 100%; }}
-{_DRAWING} {{ height: 700px; }}
-@media (max-width: 1100px) {{ {_DRAWING} {{ height: 800px; }} }}
+{_DRAWING} {{ height: 880px; }}
+@media (max-width: 1100px) {{ {_DRAWING} {{ height: 1060px; }} }}
 </style>
 """
 

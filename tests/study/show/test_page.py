@@ -284,5 +284,5 @@ def test_a_browser_shows_the_page_at_once(tmp_path):
     assert picture.stat().st_size > 50_000
     size = re.search(r'plot:dropopt-study".*?svg-container" style="[^"]*width: ([\d.]+)px; height: (\d+)px', dom)
     assert float(size[1]) > 1000, "the card in words has the full width"
-    assert int(size[2]) == 700
+    assert int(size[2]) == 880
     study._storage.remove_session()
