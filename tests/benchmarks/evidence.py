@@ -6,6 +6,7 @@
     python -m tests.benchmarks.evidence photos --photos FOLDER    a folder of images, as for studies/folder.py
     python -m tests.benchmarks.evidence digits --network vgg
     python -m tests.benchmarks.evidence digits --draw 1
+    python -m tests.benchmarks.evidence digits --optimise accuracy
     python -m tests.benchmarks.evidence --table runs/evidence-*.db
     python -m tests.benchmarks.evidence --draws runs/evidence-digits.draw*.db
     python -m tests.benchmarks.evidence --figure .github/images/evidence.svg runs/evidence-*.db
@@ -23,14 +24,16 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import get_args
 
 from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "support"))
 import evidence_figure
 import evidence_results
-from evidence_tasks import DATA, NETWORK, add_file_options, definition, given_files, search
+from evidence_tasks import DATA, LOSS, NETWORK, add_file_options, definition, given_files, search
 
+from dropopt.config import Optimise
 from dropopt.study.define.definition import Definition
 from dropopt.study.session.comparing import SPACE, STUDY
 
@@ -65,6 +68,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", help="the arms to compare or to show")
     parser.add_argument("--network", default=NETWORK, help="the network, as in model.name")
     parser.add_argument("--draw", type=int, default=0, help="seed of the search, the images used and their split")
+    parser.add_argument("--optimise", choices=get_args(Optimise), default=LOSS, help="what the searches optimise")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--top", type=int, default=2)
     parser.add_argument("--n-jobs", type=int, help="trials at a time; by default one for each core")
@@ -75,7 +79,9 @@ def main() -> None:
     (data, *others) = options.data
     if others or data not in DATA:
         parser.error(f"give one of: {', '.join(DATA)}")
-    study = definition(data, given_files(options), network=options.network, draw=options.draw)
+    study = definition(
+        data, given_files(options), network=options.network, draw=options.draw, optimise=options.optimise
+    )
     storage, jobs = f"runs/evidence-{study.name}.db", options.n_jobs or -1
     arms = []
     for arm in options.arms or DEFAULT:

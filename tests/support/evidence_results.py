@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
 
-from evidence_tasks import DRAW
+from evidence_tasks import ACCURACY, DRAW, LOSS
 from rich.box import MARKDOWN
 from rich.table import Table
 
@@ -20,8 +20,8 @@ from dropopt.study.store.opening import Opened
 from dropopt.study.store.queries import find_study, searches
 from dropopt.study.store.url import resolve
 
-#: The arm that the others are compared with.
-REFERENCE = "dropout2d"
+#: The arm that the others are compared with, and the one in a table of arms without it.
+REFERENCE, OTHERWISE = "dropout2d", "dropout"
 #: The arms in the order of the figure, and what they are called.
 ARMS = {
     "shipped": "the search of dropopt run",
@@ -95,23 +95,31 @@ def over_draws(found: Mapping[str, Mapping[str, Outcome]]) -> dict[str, dict[str
 
 
 def table(data: str, arms: Mapping[str, Outcome]) -> Table:
-    """The scores of the arms on a data set, from the lowest test loss, and the paired differences to the reference."""
-    order = sorted(arms, key=lambda name: mean_of(list(arms[name].test.loss.values())).mean)
-    reference = arms[REFERENCE].test.loss if REFERENCE in arms else {}
-    gaps = {name: paired(arms[name].test.loss, reference) for name in order if name != REFERENCE}
-    known = {name: gap for name, gap in gaps.items() if gap is not None}
+    """The scores of the arms on a data set, the best one first, and the paired differences to a reference.
+
+    Both are by what the searches optimised, the test loss or the test accuracy.
+    """
+    task, _, draw = data.partition(DRAW)
+    name = task.removesuffix(f".{ACCURACY}")
+    by = LOSS if name == task else ACCURACY
+    scores = {arm: getattr(outcome.test, by) for arm, outcome in arms.items()}
+    order = sorted(arms, key=lambda arm: mean_of(list(scores[arm].values())).mean, reverse=by == ACCURACY)
+    reference = REFERENCE if REFERENCE in arms else OTHERWISE
+    gaps = {arm: paired(scores[arm], scores.get(reference, {})) for arm in order if arm != reference}
+    known = {arm: gap for arm, gap in gaps.items() if gap is not None}
     adjusted = dict(zip(known, holm([gap.p for gap in known.values()]), strict=True))
-    columns = (DATA.get(data, data), "test loss", "test accuracy", "ECE", f"loss compared with {REFERENCE}")
-    result = Table(*columns, "validation loss", box=MARKDOWN)
-    for name in order:
+    title = f"{DATA.get(name, name)}, draw {draw}" if draw else DATA.get(name, name)
+    columns = (title, "test loss", "test accuracy", "ECE", f"{by} compared with {reference}")
+    result = Table(*columns, f"validation {by}", box=MARKDOWN)
+    for arm in order:
         difference = ""
-        if name in known:
-            gap, p = known[name].interval, adjusted[name]
+        if arm in known:
+            gap, p = known[arm].interval, adjusted[arm]
             chance = f"p = {p:.2g}" if p >= 0.0001 else "p < 0.0001"
             difference = f"{gap.mean:+.4f} ({gap.low:+.4f} to {gap.high:+.4f}), {chance}"
-        scores = arms[name].test
-        means = [_mean(values) for values in (scores.loss, scores.accuracy, scores.ece)]
-        result.add_row(ARMS.get(name, name), *means, difference, _mean(arms[name].validation.loss))
+        test, validation = arms[arm].test, arms[arm].validation
+        means = [_mean(values) for values in (test.loss, test.accuracy, test.ece)]
+        result.add_row(ARMS.get(arm, arm), *means, difference, _mean(getattr(validation, by)))
     return result
 
 
@@ -124,6 +132,6 @@ def _by_draw(draws: Mapping[int, Outcome]) -> Outcome:
     return Outcome(any(one.baseline for one in draws.values()), means("test"), means("validation"))
 
 
-def _mean(values: dict[int, float]) -> str:
+def _mean(values: Mapping[int, float]) -> str:
     found = mean_of(list(values.values()))
     return f"{found.mean:.4f} +- {(found.high - found.low) / 2:.4f}"

@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dropopt.config import Optimise
 from dropopt.study import Study
 from dropopt.study.session import session
 from dropopt.study.session.request import Request
@@ -29,6 +30,9 @@ FILES = {**{name: f"the file of arrays of {name}" for name in ARRAYS}, "photos":
 DATA = ("digits", "fashion", *FILES)
 #: The network of the tasks that do not name another.
 NETWORK = "small"
+#: What the searches may optimise, first by default.
+LOSS: Optimise = "loss"
+ACCURACY: Optimise = "accuracy"
 #: What stands before the number of a draw in the name of a task.
 DRAW = ".draw"
 #: Epochs of each training.
@@ -46,13 +50,20 @@ def given_files(options: Namespace) -> dict[str, str]:
     return {name: path for name in FILES if (path := getattr(options, name)) is not None}
 
 
-def task(name: str, network: str, draw: int = 0) -> str:
-    """Return what a data set with a network is called in names of studies: ``digits.vgg``, ``digits.draw1``."""
-    found = name if network == NETWORK else f"{name}.{network.rpartition(':')[2]}"
+def task(name: str, network: str, draw: int = 0, optimise: Optimise = LOSS) -> str:
+    """Return what a task is called in names of studies: ``digits.vgg``, ``digits.accuracy.draw1``."""
+    parts = [name]
+    if network != NETWORK:
+        parts.append(network.rpartition(":")[2])
+    if optimise != LOSS:
+        parts.append(optimise)
+    found = ".".join(parts)
     return found if draw == 0 else f"{found}{DRAW}{draw}"
 
 
-def definition(name: str, files: Mapping[str, str], *, network: str = NETWORK, draw: int = 0) -> Study:
+def definition(
+    name: str, files: Mapping[str, str], *, network: str = NETWORK, draw: int = 0, optimise: Optimise = LOSS
+) -> Study:
     """Return the study that says on which data, with which network and how configurations are trained.
 
     Args:
@@ -60,6 +71,7 @@ def definition(name: str, files: Mapping[str, str], *, network: str = NETWORK, d
         files: The paths of the data sets in :data:`FILES`.
         network: The network, as in ``model.name``.
         draw: Seed of the search, of the images that are used and of their split, from 0.
+        optimise: What the searches optimise and winners are chosen by, ``loss`` or ``accuracy``.
 
     Raises:
         SystemExit: The path of the data set is missing.
@@ -78,7 +90,13 @@ def definition(name: str, files: Mapping[str, str], *, network: str = NETWORK, d
         data = {"name": f"folder:{_absolute(files[name])}", "image_size": 32, "subset": 2000}
     data["split_seed"] = draw
     return Study(
-        name=task(name, network, draw), data=data, model={"name": network}, train=train, n_trials=24, seed=draw
+        name=task(name, network, draw, optimise),
+        data=data,
+        model={"name": network},
+        train=train,
+        n_trials=24,
+        seed=draw,
+        optimise=optimise,
     )
 
 
