@@ -340,3 +340,20 @@ def test_the_settings_of_an_engine_cannot_be_replaced(config):
     assert engine.config == config
     with pytest.raises(AttributeError, match="config"):
         engine.config = EngineConfig(r0=0.5)
+
+
+@pytest.mark.parametrize(
+    ("example", "described"),
+    [
+        (torch.zeros(2, 3, 8, 8, dtype=torch.uint8), r"\(2, 3, 8, 8\) of uint8"),
+        (torch.zeros(2, 5, 8, 8), r"\(2, 5, 8, 8\) of float32"),
+        ((torch.zeros(2, 5, 8, 8),), r"\(2, 5, 8, 8\) of float32"),
+    ],
+)
+def test_an_example_that_the_network_refuses_is_described(example, described):
+    """The error is the network's own, which names neither the example nor what it should be."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(2))
+    with pytest.raises(RuntimeError) as raised:
+        dropopt.attach(model, dropopt.EngineConfig(), example=example)
+    (note,) = raised.value.__notes__
+    assert re.search(rf"on the example, {described}, .*give a batch as in training", note)

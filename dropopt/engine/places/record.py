@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import sys
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -135,10 +135,24 @@ def record(model: nn.Module, example: Example) -> Forward:
             # Inputs require a gradient, so that residual sums show in the graph even if all weights are frozen. The
             # clones protect the example from in-place operations.
             run_model(model, copied(model, example))
+    except Exception as error:
+        error.add_note(
+            f"dropopt ran the model on the example, {_described(example)}, to find its layers: give a batch as in "
+            "training, such as example=images[:2]"
+        )
+        raise
     finally:
         for handle in handles:
             handle.remove()
     return Forward(model, calls, functions.calls, _unrun(model, {call.name for call in calls}, not_layers))
+
+
+def _described(example: Example) -> str:
+    """The shapes and types of the tensors of ``example``: ``(2, 1, 28, 28) of float32``."""
+    parts = example.values() if isinstance(example, Mapping) else example if isinstance(example, tuple) else (example,)
+    tensors = [part for part in parts if isinstance(part, Tensor)]
+    found = [f"{tuple(part.shape)} of {str(part.dtype).removeprefix('torch.')}" for part in tensors]
+    return ", ".join(found) or type(example).__name__
 
 
 def _unrun(model: nn.Module, ran: Collection[str], not_layers: Collection[int]) -> list[str]:
