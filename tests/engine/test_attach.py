@@ -323,7 +323,7 @@ def test_an_engine_that_was_detached_makes_no_step(config):
     engine.detach()
     told = (
         "detach() has removed the dropout: to train on with it, call dropopt.attach(model, ...) again and load the "
-        "state_dict() from before"
+        "state_dict() from before; to train on without it, leave out step"
     )
     with pytest.raises(ConfigError, match=f"^{re.escape(told)}$"):
         engine.step(epoch=2, epochs=4, val_loss=1.0)
