@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from dropopt.config import ConfigError
@@ -45,7 +46,7 @@ def find(kind: str, name: str, beside: Path | None = None) -> Path:
         what = wrong_kind if given.exists() else "does not exist"
         raise ConfigError(f"{thing} {name} {what}; give a {suffix} file or one of: {', '.join(shipped)}")
     if kind == "studies":
-        if (script := given.with_suffix(suffix)).is_file():
+        if os.path.isfile(script := f"{given}{suffix}"):  # no error of a name that no file can have
             raise ConfigError(f"no study {name!r} comes with dropopt; to run your script, give {script}")
         networks = [name] if name in NETWORKS else elsewhere(name, shipped)
         if networks and networks[0].rpartition(":")[2] == name.casefold():

@@ -16,6 +16,9 @@ from dropopt.study.define import shipped
 from dropopt.study.define.script import load
 from dropopt.study.define.space import Space
 
+#: Some of them are a folder, or cannot be the name of a file.
+NO_STUDIES = ("resnet18x", ".", "", "/", "x" * 300)
+
 
 def test_a_name_means_a_file_or_a_shipped_one(here, tmp_path, monkeypatch):
     """A file in the current folder, then one beside the script, then a shipped one; else what is wrong."""
@@ -50,7 +53,7 @@ def test_a_name_means_a_file_or_a_shipped_one(here, tmp_path, monkeypatch):
         ("vgg", f"'vgg' {network} vgg, or dropopt run folder --data folder:PATH --model vgg {images}"),
         ("ResNet18", f"'ResNet18' {network} torchvision:resnet18, or dropopt run folder --data folder:PATH --model "
          f"torchvision:resnet18 {images}"),
-        ("resnet18x", f"no study 'resnet18x'; known: {studies} (or the path of a .py file)"),
+        *[(name, f"no study {name!r}; known: {studies} (or the path of a .py file)") for name in NO_STUDIES],
     ):  # fmt: skip
         with pytest.raises(ConfigError) as caught:
             find("studies", name)
