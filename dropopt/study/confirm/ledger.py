@@ -19,6 +19,9 @@ from dropopt.study.store.lease import WorkerIdentity
 from dropopt.study.store.ledger import Ledger, with_seed
 from dropopt.study.store.queries import judged, optimised
 
+#: How the reason begins why a configuration is out that is not worse, but failed.
+FAILED = "it failed with seed"
+
 
 @dataclass(frozen=True)
 class Race:
@@ -135,7 +138,7 @@ class RunLedger(Ledger):
                 values[run.configuration][run.repeat] = judged(trial, race.by or optimised(self.study), self.study)
         kept = {race.reference, leading_anchor(values, race.anchors)}
         out = {
-            run.configuration: f"it failed with seed {run.repeat + 1}: {reason}"
+            run.configuration: f"{FAILED} {run.repeat + 1}: {reason}"
             for run, reason in runs.failed(self.study, race.seeds).items()
             if run.configuration in values
         }

@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial
 from dropopt.config import TaskConfig
 from dropopt.numbers import fixed, listed, quantity
 from dropopt.study.confirm.intervals import Difference, Interval, mean_of, paired
-from dropopt.study.confirm.ledger import outs
+from dropopt.study.confirm.ledger import FAILED, outs
 from dropopt.study.confirm.runs import completed, failed, failed_trials, find_runs, unfinished
 from dropopt.study.store import keys
 from dropopt.study.store.anchor_names import without_dropout
@@ -221,8 +221,9 @@ def _configurations(study: optuna.Study, runs: optuna.Study, seeds: int, by: str
         if run.repeat < seeds:
             done.setdefault(run.configuration, {})[run.repeat] = trial
     failures = {run.configuration: f"seed {run.repeat + 1} failed: {why}" for run, why in failed(runs, seeds).items()}
-    out, trials = outs(runs, by), study.get_trials(deepcopy=False)
-    found = []
+    trials, found = study.get_trials(deepcopy=False), []
+    out = outs(runs, by)
+    failures = {number: out.pop(number) for number, why in list(out.items()) if why.startswith(FAILED)} | failures
     for entrant in entrants_of(runs):
         number = entrant.trial
         rows = dict(sorted(done.get(number, {}).items()))

@@ -70,14 +70,15 @@ def _cells(one: Confirmed, found: Confirmation) -> tuple[str, ...]:
 def _from_winner(one: Confirmed, found: Confirmation) -> str:
     if one is found.winner:
         return "winner"
+    if one.failure:
+        return f"out: {one.failure}"
     difference = found.from_winner(one)
-    text = "-"
-    if difference is not None:
-        gap = difference.interval
-        mean, half = fixed(found.scale.change(gap.mean), (gap.high - gap.low) / 2, sign=True)
-        text = f"{mean} +- {half.removeprefix('+')}"
-    # Its percentage in the race is of the seeds and of the leader at that time.
-    return f"{text}, out" if one.out else f"out: {one.failure}" if one.failure else text
+    if difference is None:
+        return "out" if one.out else "-"
+    gap = difference.interval
+    mean, half = fixed(found.scale.change(gap.mean), (gap.high - gap.low) / 2, sign=True)
+    # The reason in `out` is left out: its percentage is that to the leader and over the seeds when the race dropped it.
+    return f"{mean} +- {half.removeprefix('+')}{', out' if one.out else ''}"
 
 
 def format_interval(found: Interval, scale: Scale = AS_STORED) -> str:

@@ -1,6 +1,7 @@
 """What the runs of a confirmation say, from runs made by hand: the winner, its anchor, the optimism and the test."""
 
 import io
+import re
 from dataclasses import replace
 from html import unescape
 
@@ -150,6 +151,26 @@ def test_a_configuration_that_failed_with_every_seed_is_shown_with_the_reason():
     assert [" ".join(row.split()) for row in console.file.getvalue().splitlines() if first in row] == [
         f"│ trial 1 │ - │ {first} │ - │ 0 │"
     ]
+
+
+def test_the_table_says_why_a_configuration_failed_that_is_out_of_the_race():
+    """The race records what would fail again, also with a seed that is not asked for; its difference says nothing."""
+    search, runs = confirmed({0: LOSSES[0], 1: LOSSES[1], 2: LOSSES[2]})
+    runs.add_trial(run(1, 2, TrialState.FAIL, **{keys.REASON: "DivergedError"}))
+    runs.add_trial(run(2, 5, TrialState.FAIL, **{keys.REASON: "DivergedError"}))
+    RunLedger(runs, search, {}, race=Race(6, (0, 1, 2))).update_race()
+    assert sorted(outs(runs)) == [1, 2]
+    found = confirmation(search)
+    assert [one.out for one in found.configurations] == ["", "", ""]
+    text = printed(lambda console: show_confirmation(console, found), 300)
+    assert "│ out: seed 3 failed: DivergedError " in text
+    assert "│ out: it failed with seed 6: DivergedError " in text
+
+
+def test_a_configuration_that_is_out_without_common_seeds_is_out():
+    search, _ = confirmed({0: LOSSES[0], 1: LOSSES[1][:1]}, out=[1])
+    text = printed(lambda console: show_confirmation(console, confirmation(search)), 300)
+    assert re.search("trial 1 .* │ out +│", text)
 
 
 def test_nothing_is_compared_with_configurations_that_failed():
