@@ -208,6 +208,7 @@ def test_the_facts_describe_data_and_network():
         ([[[0, 2], [2, -100]]], [[[2, 0], [-100, 1]]], 1 / 3),  # masks, some pixels of which count nowhere
         ([[[-100, -100]]], [[[1, 0]]], 0.0),
         ([0.5, 2.0], [1.0, 0.5], 0.0),  # a regression
+        ([10**15, 1, 1], [1, 1], 0.0),  # of whole numbers, with a loss of the user's own
     ],
 )
 def test_the_facts_say_how_accurate_a_constant_answer_is(train, validation, guess):
