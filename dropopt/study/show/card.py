@@ -13,8 +13,8 @@ from dropopt.study.show.style import GRID, INK, escaped, layout
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-#: Characters of a cell. Plotly draws its text slowly.
-CHARACTERS = 400
+#: Characters of a cell, which are enough for an answer about all settings of the paper. Plotly draws its text slowly.
+CHARACTERS = 1000
 
 
 def card(name: str, lines: Sequence[tuple[str, str]]) -> Figure:

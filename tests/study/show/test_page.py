@@ -16,10 +16,12 @@ from torch import nn
 import dropopt
 from dropopt.config import RunConfig
 from dropopt.study.effects.effects import study_effects
+from dropopt.study.effects.questions import _SETTINGS
 from dropopt.study.run.weights import write_weights
 from dropopt.study.show import live, page, series, words
 from dropopt.study.show.arrangement import STYLE
 from dropopt.study.show.artifacts import artifact_folder, save_artifacts
+from dropopt.study.show.card import CHARACTERS
 from dropopt.study.show.note import MARK
 from dropopt.study.show.snapshot import Snapshot
 from dropopt.study.store.errors import StorageError
@@ -87,6 +89,14 @@ def test_the_first_card_answers_the_questions(count):
         answers = study_effects(study).answers
         assert [said[word] for word in asked] == [answers[1].text, answers[4].text]
         assert "90%: " in said["<b>whether at all</b>"]
+
+
+def test_the_first_card_shows_the_longest_answer_whole():
+    """In the space of the paper, twelve settings say when to drop; each may need many more trials."""
+    needed = "(more than 1000 more trials would be needed)"
+    answer = f"No effect was found of {', '.join(f'{name} {needed}' for name in [*_SETTINGS['when'], 'blend, early'])}."
+    (_, (text, cut)) = page.card("mine", [("when", answer), ("settings", "x" * 9999)]).data[0].cells.values
+    assert (text, len(cut)) == (answer, CHARACTERS)
 
 
 def test_points_that_are_left_out_shift_no_others(monkeypatch):
