@@ -114,7 +114,18 @@ def confirm_here(
 
     remember(sources(definition.names).values())
     try:
-        request = ConfirmRequest(definition.name, storage, top, seeds, n_jobs, optimise, anchors, again)
+        request = ConfirmRequest(
+            definition.name,
+            storage,
+            top,
+            seeds,
+            n_jobs,
+            optimise,
+            anchors,
+            again,
+            checkpoints=definition.checkpoints,
+            data=definition.data.name if "data" in definition.model_fields_set else None,
+        )
         console = make_console()
         code, found = confirm(request, console)
     except (ConfigError, StudyError, StorageError) as error:

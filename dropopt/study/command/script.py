@@ -165,7 +165,8 @@ class Study(Definition):
     ) -> Confirmation:
         """Train the best configurations of this study again, on fresh seeds, and read the test set for the winner.
 
-        It does what ``dropopt confirm`` does, and the study has to have been run. The test set is read once.
+        It does what ``dropopt confirm`` does, and the study has to have been run. The test set is read once. The data
+        and the folder of checkpoints that this study gives are used: the data may have been moved since the search.
 
         Args:
             top: Number of configurations of the search, those with the best posterior means, at least 1.
@@ -182,6 +183,7 @@ class Study(Definition):
         Raises:
             ConfigError: The storage has no such study, the study has no result yet, an argument is out of range, or a
                 script calls it while it is imported.
+            StudyError: No configuration could be trained.
             KeyboardInterrupt: A signal stopped it; the same call continues it.
 
         Example:

@@ -12,6 +12,8 @@ import dropopt
 from dropopt.config import ConfigError, RunConfig
 from dropopt.study import Space, Study
 from dropopt.study.define.script import load
+from dropopt.study.run.errors import StudyError
+from dropopt.study.session import confirming
 from dropopt.study.show.console import busy
 from dropopt.study.store.experiment import create
 from dropopt.study.store.keys import COMMAND
@@ -126,3 +128,13 @@ def test_errors_of_a_call_name_its_arguments(here):
         own.confirm(seeds=1)
     with pytest.raises(ConfigError, match=r"^no study 'other' in this storage; known: mine$"):
         Study(name="other").confirm(storage="study.db")
+
+
+def test_a_confirmation_uses_the_data_and_the_checkpoints_of_the_study(monkeypatch):
+    """Data may have been moved since the search. A study that only gives a name uses those of the search."""
+    asked = []
+    monkeypatch.setattr(confirming, "confirm", lambda request, console: asked.append(request) or (1, None))
+    for own in (Study(name="mine"), Study(name="mine", data={"name": "folder:here"}, checkpoints="fast")):
+        with pytest.raises(StudyError, match="no configuration of study 'mine' could be trained"):
+            own.confirm()
+    assert [(one.data, one.checkpoints) for one in asked] == [(None, None), ("folder:here", "fast")]
