@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import sys
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -19,7 +19,7 @@ from dropopt.engine.places import graph
 from dropopt.engine.places.functional import DropoutFunctions, FunctionCall
 from dropopt.engine.places.layers import feature_count, is_adapted, is_convolution, is_norm, is_weighted
 from dropopt.engine.places.place import Example
-from dropopt.inputs import each, run_model
+from dropopt.inputs import each, parts, run_model
 from dropopt.modules import in_eval_mode
 
 
@@ -149,10 +149,8 @@ def record(model: nn.Module, example: Example) -> Forward:
 
 def _described(example: Example) -> str:
     """The shapes and types of the tensors of ``example``: ``(2, 1, 28, 28) of float32``."""
-    parts = example.values() if isinstance(example, Mapping) else example if isinstance(example, tuple) else (example,)
-    tensors = [part for part in parts if isinstance(part, Tensor)]
-    found = [f"{tuple(part.shape)} of {str(part.dtype).removeprefix('torch.')}" for part in tensors]
-    return ", ".join(found) or type(example).__name__
+    found = parts(example).values()
+    return ", ".join(f"{tuple(part.shape)} of {str(part.dtype).removeprefix('torch.')}" for part in found)
 
 
 def _unrun(model: nn.Module, ran: Collection[str], not_layers: Collection[int]) -> list[str]:

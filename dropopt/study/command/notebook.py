@@ -115,14 +115,14 @@ def confirm_here(
     remember(sources(definition.names).values())
     try:
         request = ConfirmRequest(
-            definition.name,
-            storage,
-            top,
-            seeds,
-            n_jobs,
-            optimise,
-            anchors,
-            again,
+            study=definition.name,
+            storage=storage,
+            top=top,
+            seeds=seeds,
+            n_jobs=n_jobs,
+            optimise=optimise,
+            anchors=anchors,
+            again=again,
             checkpoints=definition.checkpoints,
             data=definition.data.name if "data" in definition.model_fields_set else None,
         )

@@ -14,7 +14,7 @@ from dropopt.config import ConfigError, TaskConfig
 from dropopt.numbers import fixed
 from dropopt.study.confirm.arms import Arm, arm_of_study, check_comparable
 from dropopt.study.confirm.intervals import Difference, holm, mean_of, paired
-from dropopt.study.confirm.results import Confirmation, Confirmed, Scores, confirmation, plain_scores
+from dropopt.study.confirm.results import Confirmation, Confirmed, Judged, Scores, confirmation, plain_scores
 from dropopt.study.confirm.runs import find_runs
 from dropopt.study.store.keys import CONFIRMS, SECONDS
 from dropopt.study.store.queries import find_study, metric_word
@@ -73,13 +73,9 @@ class Contrast:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Judged):
     """The result of ``dropopt compare``."""
 
-    #: What is minimised: ``loss`` or ``accuracy`` (then 1 - accuracy).
-    optimise: str
-    #: What the networks are trained for.
-    task: TaskConfig
     seeds: int
     #: Whether differences are those on the test split.
     tested: bool
@@ -90,16 +86,6 @@ class Comparison:
     contrasts: tuple[Contrast, ...]
     notes: tuple[str, ...]
     verdict: str
-
-    @property
-    def scale(self) -> Scale:
-        """How values are shown."""
-        return Scale.of_task(self.task, self.optimise)
-
-    @property
-    def score(self) -> str:
-        """The name of the metric."""
-        return self.task.score
 
     @property
     def split(self) -> str:

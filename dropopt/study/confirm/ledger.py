@@ -20,7 +20,7 @@ from dropopt.study.store.ledger import Ledger, with_seed
 from dropopt.study.store.queries import judged, optimised
 
 #: How the reason begins why a configuration is out that is not worse, but failed.
-FAILED = "it failed with seed"
+_FAILED = "it failed with seed"
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ class RunLedger(Ledger):
                 values[run.configuration][run.repeat] = judged(trial, race.by or optimised(self.study), self.study)
         kept = {race.reference, leading_anchor(values, race.anchors)}
         out = {
-            run.configuration: f"{FAILED} {run.repeat + 1}: {reason}"
+            run.configuration: f"{_FAILED} {run.repeat + 1}: {reason}"
             for run, reason in runs.failed(self.study, race.seeds).items()
             if run.configuration in values
         }
@@ -196,6 +196,11 @@ def outs(study: optuna.Study, by: str | None = None) -> dict[int, str]:
     found = dict(earlier) if isinstance(earlier, Mapping) else {}
     found |= {key.removeprefix(begins): why for key, why in attributes.items() if key.startswith(begins)}
     return {int(number): why for number, why in found.items() if number.isdecimal() and isinstance(why, str)}
+
+
+def is_failure(reason: str) -> bool:
+    """Whether ``reason``, one of :func:`outs`, is that the configuration failed, not that it is clearly worse."""
+    return reason.startswith(_FAILED)
 
 
 def out_key(study: optuna.Study, number: int | str, by: str | None = None) -> str:

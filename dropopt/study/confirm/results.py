@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial
 from dropopt.config import TaskConfig
 from dropopt.numbers import fixed, listed, quantity
 from dropopt.study.confirm.intervals import Difference, Interval, mean_of, paired
-from dropopt.study.confirm.ledger import FAILED, outs
+from dropopt.study.confirm.ledger import is_failure, outs
 from dropopt.study.confirm.runs import completed, failed, failed_trials, find_runs, unfinished
 from dropopt.study.store import keys
 from dropopt.study.store.anchor_names import without_dropout
@@ -95,14 +95,30 @@ class Tested:
 
 
 @dataclass(frozen=True)
-class Confirmation:
-    """The result of ``dropopt confirm``."""
+class Judged:
+    """A result in which networks are judged by their loss or by their metric."""
 
-    study: str
     #: What is minimised: ``loss`` or ``accuracy`` (then 1 - accuracy).
     optimise: str
     #: What the networks are trained for.
     task: TaskConfig
+
+    @property
+    def scale(self) -> Scale:
+        """How values are shown."""
+        return Scale.of_task(self.task, self.optimise)
+
+    @property
+    def score(self) -> str:
+        """The name of the metric."""
+        return self.task.score
+
+
+@dataclass(frozen=True)
+class Confirmation(Judged):
+    """The result of ``dropopt confirm``."""
+
+    study: str
     chosen_by: str
     seeds: int
     #: Those trained on all seeds first, from the lowest mean to the highest.
@@ -120,16 +136,6 @@ class Confirmation:
     verdict: str
     #: The configurations without a result.
     failed: tuple[Unconfirmed, ...]
-
-    @property
-    def scale(self) -> Scale:
-        """How values are shown."""
-        return Scale.of_task(self.task, self.optimise)
-
-    @property
-    def score(self) -> str:
-        """The name of the metric."""
-        return self.task.score
 
     def __repr__(self) -> str:
         winner = "no winner yet"
@@ -221,9 +227,10 @@ def _configurations(study: optuna.Study, runs: optuna.Study, seeds: int, by: str
         if run.repeat < seeds:
             done.setdefault(run.configuration, {})[run.repeat] = trial
     failures = {run.configuration: f"seed {run.repeat + 1} failed: {why}" for run, why in failed(runs, seeds).items()}
-    trials, found = study.get_trials(deepcopy=False), []
-    out = outs(runs, by)
-    failures = {number: out.pop(number) for number, why in list(out.items()) if why.startswith(FAILED)} | failures
+    out, trials = outs(runs, by), study.get_trials(deepcopy=False)
+    failures = {number: why for number, why in out.items() if is_failure(why)} | failures
+    raced = {number: why for number, why in out.items() if not is_failure(why)}
+    found = []
     for entrant in entrants_of(runs):
         number = entrant.trial
         rows = dict(sorted(done.get(number, {}).items()))
@@ -239,7 +246,7 @@ def _configurations(study: optuna.Study, runs: optuna.Study, seeds: int, by: str
                 searched=judged(trials[number], by, study),
                 validation=scores,
                 mean=mean_of(list(scores.objective.values())),
-                out=out.get(number, ""),
+                out=raced.get(number, ""),
                 failure=failures.get(number, ""),
                 seconds=sum(float(trial.user_attrs.get(keys.SECONDS, 0.0)) for trial in rows.values()),
             )

@@ -185,7 +185,7 @@ def test_a_confirmation_and_a_comparison_show_the_metric():
     )
     assert "0.1105 (95% interval 0.1041 to 0.1169) above the best anchor, no dropout" in verdict
     found = Confirmation(
-        "s", "accuracy", DICE, "model", 2, (best, anchor), best, anchor, gap, 0.1, 0.1, None, verdict, ()
+        "accuracy", DICE, "s", "model", 2, (best, anchor), best, anchor, gap, 0.1, 0.1, None, verdict, ()
     )
     text = " ".join(printed(lambda console: show_confirmation(console, found)).split())
     assert "0.6500 +- 0.1271" in text
